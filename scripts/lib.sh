@@ -1,0 +1,82 @@
+# Set-up shared by the commands in this folder: Debian packages, Python environments.
+# Sourced, never run. Everything that it makes lies in .cache/ of the checkout.
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=$TOP/.cache
+ENVS=$CACHE/env
+UV_VERSION=0.13.9
+mkdir -p "$ENVS"
+
+say() { printf '%s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit "${2:-2}"; }
+
+# step LABEL COMMAND…: runs a command with its output kept for the case that it fails, and says how long it took.
+step() {
+  local label=$1 log started; shift
+  log=$(mktemp) started=$SECONDS
+  printf '  %-52s ' "$label" >&2
+  if "$@" >"$log" 2>&1; then
+    printf '%4d s\n' $((SECONDS - started)) >&2
+    rm -f "$log"
+  else
+    local status=$?
+    printf 'failed (%d)\n' "$status" >&2
+    tail -n 40 "$log" >&2
+    rm -f "$log"
+    return "$status"
+  fi
+}
+
+# debian PACKAGE…: installs what is missing. Only root can; anybody else is told the command.
+debian() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || die "missing Debian packages; run: sudo apt-get install ${missing[*]}"
+  step "Debian packages: ${missing[*]}" debian_install "${missing[@]}"
+}
+
+debian_install() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -qq -o DPkg::Lock::Timeout=300 update
+  # A policy of 101 keeps the maintainer scripts from starting any service of the host.
+  local policy=/usr/sbin/policy-rc.d made=
+  if [ ! -e "$policy" ]; then printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod 755 "$policy"; made=yes; fi
+  apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" || { [ -z "$made" ] || rm -f "$policy"; return 1; }
+  [ -z "$made" ] || rm -f "$policy"
+}
+
+uv() { "$ENVS/uv/bin/uv" --no-progress "$@"; }
+
+python_works() { command -v python3 >/dev/null && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+ensure_uv() {
+  "$ENVS/uv/bin/uv" --version 2>/dev/null | grep -q "^uv $UV_VERSION\b" && return 0
+  python_works || debian python3 python3-venv
+  python_works || die "Python 3.11 or newer is needed, found $(python3 --version 2>&1)"
+  step "package installer" make_uv
+}
+make_uv() { rm -rf "$ENVS/uv"; python3 -m venv "$ENVS/uv" && "$ENVS/uv/bin/pip" -q install --disable-pip-version-check "uv==$UV_VERSION"; }
+
+# environment NAME LOCK [ARGUMENT…]: a virtual environment holding just what the hashed LOCK lists, plus ARGUMENTs
+# (installed without dependencies). Remade when any of them changes.
+environment() {
+  local name=$1 lock=$2 mark want; shift 2
+  mark=$ENVS/$name/.made-from
+  want=$(cat "$lock" "$TOP/pyproject.toml" | sha256sum; printf '%s ' "$@")
+  [ -f "$mark" ] && [ "$(cat "$mark")" = "$want" ] && return 0
+  ensure_uv
+  step "Python environment: $name" make_environment "$name" "$lock" "$@"
+  printf '%s' "$want" >"$mark"
+}
+make_environment() {
+  local name=$1 lock=$2; shift 2
+  [ -x "$ENVS/$name/bin/python" ] || uv venv -q --python "$(command -v python3)" "$ENVS/$name"
+  uv pip sync -q --python "$ENVS/$name/bin/python" --require-hashes "$lock"
+  [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "$@"
+}
+
+dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }
