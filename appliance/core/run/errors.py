@@ -1,0 +1,120 @@
+"""What can go wrong, as values: a cause, the subject it happened to and the remedy.
+
+    ApplianceError                      a known failure, told in one line
+    ├── UsageError              exit 2  the command line
+    ├── ConfigurationError      exit 2  one or more problems of the site's files, each with file and line
+    ├── Unavailable             exit 3  a service or resource that this run cannot do without
+    │   ├── AccessDenied        exit 3  it answered, and refused us
+    │   └── LocalFailure        exit 3  the machine itself: disk full, a file that cannot be read or written
+    └── Busy                    exit 1  another run holds the lock
+
+Only ``main()`` (see `appliance.core.run.cli`) turns one into an exit status. Every other exception that reaches it is
+a bug: exit 4.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ExitStatus(enum.IntEnum):
+    """What a program's exit status tells cron, systemd and administrators."""
+
+    DONE = 0
+    """All done, or nothing to do."""
+    PARTLY = 1
+    """Something was left; it has been listed."""
+    USAGE = 2
+    """The command line or the configuration is wrong; nothing was tried."""
+    NOTHING = 3
+    """Nothing could be done: network, authentication, disk."""
+    BUG = 4
+    """The program itself is wrong."""
+
+
+class ApplianceError(Exception):
+    """A known failure of one subject (a host, a file, a project), told in one line.
+
+    ``cause`` says what is wrong, ``remedy`` what the administrator can do about it; neither ends in a full stop.
+    """
+
+    status = ExitStatus.NOTHING
+
+    def __init__(self, subject: object, cause: str, remedy: str = "") -> None:
+        super().__init__(subject, cause, remedy)
+        self.subject = str(subject)
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        line = f"{self.subject}: {self.cause}" if self.subject else self.cause
+        return " ".join(f"{line}; {self.remedy}".split()) if self.remedy else " ".join(line.split())
+
+
+class UsageError(ApplianceError):
+    """The command line asks for something impossible."""
+
+    status = ExitStatus.USAGE
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One finding in a configuration file. ``line`` counts from 1; 0 means the file as a whole."""
+
+    path: Path
+    line: int
+    option: str
+    text: str
+    is_fatal: bool = True
+
+    def __str__(self) -> str:
+        where = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{where}: {self.option}: {self.text}" if self.option else f"{where}: {self.text}"
+
+
+class ConfigurationError(ApplianceError):
+    """All problems found in the configuration, together."""
+
+    status = ExitStatus.USAGE
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("", "\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class Unavailable(ApplianceError):
+    """A service did not answer as it must."""
+
+
+class AccessDenied(Unavailable):
+    """A service answered, and refused these credentials or this request."""
+
+
+class LocalFailure(Unavailable):
+    """The machine itself: a full disk, a file that cannot be read or written."""
+
+    @classmethod
+    def from_os(cls, error: OSError, *, subject: object = None, remedy: str = "") -> LocalFailure:
+        """Translate an `OSError`; the subject defaults to the file that the error names."""
+        where = subject if subject is not None else (error.filename or "file system")
+        return cls(where, error.strerror or str(error), remedy or _REMEDIES.get(error.errno or 0, ""))
+
+
+class Busy(ApplianceError):
+    """Another run holds the lock and did not release it in time."""
+
+    status = ExitStatus.PARTLY
+
+
+_REMEDIES = {
+    13: "check owner and mode of the file and of the directories above it",
+    28: "free space on this file system; nothing is lost, the next run goes on from here",
+    30: "the file system is read-only: mount it writable",
+    122: "raise the quota; nothing is lost, the next run goes on from here",
+}
