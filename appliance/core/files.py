@@ -1,0 +1,85 @@
+"""Durable changes to the file system.
+
+The order is always the same: write, fsync the file, rename, fsync the directory. After any of these steps the power may
+go: what a reader finds is the old state or the new one, never a mixture. Temporary names are fixed, so what a killed
+run left behind is overwritten by the next one instead of piling up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path, *, mode: int = 0o750) -> None:
+    """Create a directory and its missing parents durably; one that exists keeps its mode."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent, mode=mode)
+    try:
+        path.mkdir(mode=mode)
+    except FileExistsError:
+        if path.is_dir():  # another process was faster
+            return
+        raise NotADirectoryError(errno.ENOTDIR, "is not a directory", str(path)) from None
+    sync_directory(path.parent)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o640) -> None:
+    """Write a file and fsync it, replacing whatever stood under this name; its name is not yet durable."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o640) -> None:
+    """Replace the content of a file; readers see the old content or the new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_new(temporary, data, mode=mode)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Rename a file of the same file system, refusing to replace: `FileExistsError` when ``target`` exists.
+
+    The move is one step: at every moment exactly one of the two names exists. The caller fsyncs the directories.
+    A file system without RENAME_NOREPLACE (NFS) gets link and unlink, where a crash between the two leaves both names.
+    """
+    result = _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if result == 0:
+        return
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS):
+        os.link(source, target)
+        source.unlink()
+        return
+    raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+
+_renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+_renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_renameat2.restype = ctypes.c_int

@@ -1,0 +1,35 @@
+"""Where a site's files are. Every path derives from one root, so that one host can serve many sites."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT_VARIABLE = "FEDCLOUD_ROOT"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one site below its root directory, ``/`` on an ordinary appliance."""
+
+    root: Path = Path("/")
+
+    @classmethod
+    def of_environment(cls) -> Layout:
+        """Return the layout whose root the environment names, else the host's own."""
+        return cls(Path(os.environ.get(ROOT_VARIABLE) or "/"))
+
+    def path(self, absolute: str) -> Path:
+        """Return the place that ``absolute`` (as on the appliance, ``/etc/…``) has in this layout."""
+        return self.root / absolute.lstrip("/")
+
+    @property
+    def runs(self) -> Path:
+        """Directory of run records and metrics, one pair of files a program."""
+        return self.path("/var/lib/fedcloud/runs")
+
+    @property
+    def grid_certificates(self) -> Path:
+        """Directory of the IGTF trust anchors (HASH.0, HASH.r0, HASH.signing_policy)."""
+        return self.path("/etc/grid-security/certificates")

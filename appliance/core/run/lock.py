@@ -1,0 +1,55 @@
+"""One run at a time.
+
+POSIX record locks (``lockf``): the kernel frees them when the holder dies, however it dies, and oslo.concurrency takes
+the same kind, so that cASO and `caso-extract` exclude each other on one lock file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.core import clock, files
+from appliance.core.run.errors import Busy
+
+_POLL_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
+    """Hold the lock file at ``path`` for the block.
+
+    Waits for at most ``wait``, then raises `Busy` naming the holder's pid and start. The file stays afterwards: removing
+    it would let two holders in.
+    """
+    files.make_directory(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    try:
+        _acquire(descriptor, path, deadline=time.monotonic() + wait.total_seconds())
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {clock.now().isoformat(timespec='seconds')}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, *, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                raise Busy(path, _holder(descriptor)) from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _holder(descriptor: int) -> str:
+    pid, _, since = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip().partition(" ")
+    return f"running since {since} (pid {pid})" if since else "held by another program"
