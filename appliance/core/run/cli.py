@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def flags(name: str) -> tuple[str, ...]:
-    """Return both spellings of a long option, ``--extract-from`` and ``--extract_from``, as oslo.config accepts them."""
+    """Return both spellings of a long option, with dashes and with underscores, as oslo.config accepts them."""
     return tuple(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}")))
 
 

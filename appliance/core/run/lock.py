@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.05
 def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
     """Hold the lock file at ``path`` for the block.
 
-    Waits for at most ``wait``, then raises `Busy` naming the holder's pid and start. The file stays afterwards: removing
+    Waits for at most ``wait``, then raises `Busy` naming the holder and its start. The file stays afterwards: removing
     it would let two holders in.
     """
     files.make_directory(path.parent)

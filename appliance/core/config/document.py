@@ -1,0 +1,74 @@
+"""A configuration as read, before anything is known of its options: text, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.core.run.errors import ConfigurationError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One assignment: the text of its value, its file, its line (from 1)."""
+
+    text: str
+    path: Path
+    line: int
+
+
+@dataclass(slots=True)
+class Document:
+    """Sections of options, in file order, from one or several files. Of several assignments the last one counts."""
+
+    sections: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    paths: list[Path] = field(default_factory=list)
+
+    def get(self, section: str, option: str) -> Entry | None:
+        """Return an option's entry, None when no file sets it."""
+        return self.sections.get(section, {}).get(option)
+
+    def set(self, section: str, option: str, entry: Entry) -> None:
+        """Add an assignment; it wins over earlier ones."""
+        self.sections.setdefault(section, {})[option] = entry
+
+    def update(self, other: Document) -> None:
+        """Lay another document's assignments over this one's."""
+        self.paths += other.paths
+        for section, options in other.sections.items():
+            self.sections.setdefault(section, {}).update(options)
+
+
+Dialect = Callable[[Path, str], Document]
+"""Reads a file's text; raises `ConfigurationError` with every line that it cannot read."""
+
+
+def read(paths: Sequence[Path], dialect: Dialect) -> Document:
+    """Read files in order, later ones over earlier ones; raises `ConfigurationError` for all that fail, together."""
+    document, problems = Document(), []
+    for path in paths:
+        try:
+            document.update(dialect(path, read_text(path)))
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return document
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text; a file that is missing, unreadable or not UTF-8 is a `ConfigurationError`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise ConfigurationError([Problem(path, 0, "", f"cannot be read: {cause}")]) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigurationError([Problem(path, line, "", "is not UTF-8 text; save the file as UTF-8")]) from error
+
+
+def first_existing(candidates: Iterable[Path]) -> list[Path]:
+    """Return the first file of ``candidates`` that exists, as a list; an empty list when there is none."""
+    return next(([path] for path in candidates if path.is_file()), [])

@@ -1,0 +1,49 @@
+"""The dialect of Python's ConfigParser as SSM's files use it: sections, ``key: value`` or ``key = value``.
+
+Every line is stripped first. The files that the appliance shipped from 2019 to 2021 had a blank before section headers
+and TABs at line ends; ConfigParser takes such a header for the second line of the value before it, and reads
+``certificate`` in ``[broker]`` without a word. So there are no continuation lines here; no option of these files needs
+them. Interpolation (``%(name)s``) is not done: a password may contain a per cent sign.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from appliance.core.config.document import Document, Entry
+from appliance.core.run.errors import ConfigurationError, Problem
+
+_ASSIGNMENT = re.compile(r"(?P<key>[^:=]+?)\s*[:=]\s*(?P<value>.*)")
+
+
+def parse(path: Path, text: str) -> Document:
+    """Parse a file of this dialect; option names are folded to lower case, nothing may be given twice."""
+    document, problems = Document(paths=[path]), []
+    section: str | None = None
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            section = line.strip("[]").strip()
+            if not line.endswith("]") or not section:
+                problems.append(Problem(path, number, "", f"not a section header: {line[:40]!r}; write [name]"))
+            elif section in document.sections:
+                problems.append(Problem(path, number, "", f"section [{section}] stands here a second time"))
+            document.sections.setdefault(section, {})
+            continue
+        match = _ASSIGNMENT.fullmatch(line)
+        if match is None or section is None:
+            text = "no section header above this line" if match else "neither 'option: value' nor a [section]"
+            problems.append(Problem(path, number, "", f"{text}: {line.split()[0][:40]!r}"))
+            continue
+        key = match["key"].lower()
+        if earlier := document.get(section, key):
+            problems.append(
+                Problem(path, number, key, f"is set a second time in [{section}]; first in line {earlier.line}")
+            )
+        document.set(section, key, Entry(match["value"], path, number))
+    if problems:
+        raise ConfigurationError(problems)
+    return document

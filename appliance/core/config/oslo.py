@@ -1,0 +1,84 @@
+"""The dialect of oslo.config: sections, ``key = value``, continuation lines, quotes, ``$option`` references."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+from oslo_config import iniparser
+
+from appliance.core.config.document import Document, Entry
+from appliance.core.run.errors import ConfigurationError, Problem
+
+
+def parse(path: Path, text: str) -> Document:
+    """Parse a file of this dialect. Dashes in option names count as underscores, as oslo.config takes them."""
+    reader = _Reader(path)
+    reader.parse(text.splitlines())
+    if reader.problems:
+        raise ConfigurationError(reader.problems)
+    return reader.document
+
+
+class _Reader(iniparser.BaseParser):  # type: ignore[misc]  # the library ships no types
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.document = Document(paths=[path])
+        self.problems: list[Problem] = []
+        self._section = "DEFAULT"
+        self._key_line = 0
+
+    def _split_key_value(self, line: str) -> tuple[str, list[str]]:
+        self._key_line = self.lineno
+        if ":" not in line and "=" not in line:
+            return "", []
+        key, value = super()._split_key_value(line)
+        return str(key), value
+
+    def new_section(self, section: str) -> None:
+        self._section = section
+        self.document.sections.setdefault(section, {})
+
+    def assignment(self, key: str, value: list[str]) -> None:
+        entry = Entry("\n".join(value), self.path, self._key_line)
+        self.document.set(self._section, key.replace("-", "_"), entry)
+
+    def _note(self, text: str, line: str) -> None:
+        self.problems.append(Problem(self.path, self.lineno, "", f"{text}: {line.split()[0][:40]!r}"))
+
+    # The parser stops at its first error; these go on, so that all are told together.
+    def error_empty_key(self, line: str) -> None:
+        self._note("neither 'option = value' nor a [section]", line)
+
+    def error_unexpected_continuation(self, line: str) -> None:
+        self._note("begins with a blank, but continues no option; remove the blank", line)
+
+    def error_no_section_end_bracket(self, line: str) -> None:
+        self._note("not a section header, write [name]", line)
+
+    def error_no_section_name(self, line: str) -> None:
+        self._note("a section without a name, write [name]", line)
+
+
+class _Template(string.Template):
+    idpattern = r"[_a-z][\._a-z0-9]*"
+    flags = re.IGNORECASE
+
+
+def interpolate(text: str, lookup: Callable[[str], str | None]) -> str:
+    r"""Replace ``$name``, ``${name}`` and ``$group.name``; ``$$`` and ``\$`` are a dollar sign.
+
+    A name that ``lookup`` does not know stays as it is, so that a password may contain a dollar sign.
+    """
+
+    class _Names(dict[str, str]):
+        def __missing__(self, name: str) -> str:
+            value = lookup(name)
+            if value is None:
+                raise KeyError(name)
+            return value
+
+    return _Template(text.replace(r"\$", "$$")).safe_substitute(_Names())

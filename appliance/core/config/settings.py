@@ -1,0 +1,247 @@
+"""From a configuration document to checked values: typed getters that collect every error instead of stopping.
+
+A program reads each option once, through a getter that knows what is allowed; then `Settings.finish` raises one
+`ConfigurationError` with all findings as ``file:line: option: what is wrong``, or returns the warnings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from appliance.core.config.document import Document, Entry
+from appliance.core.run.errors import ConfigurationError, Problem
+
+_TRUE = frozenset({"true", "1", "on", "yes"})
+_FALSE = frozenset({"false", "0", "off", "no"})
+T = TypeVar("T")
+
+Interpolation = Callable[[str, Callable[[str], str | None]], str]
+"""Resolves references to other options in a value, given a look-up by name."""
+
+Alias = tuple[str, str]
+"""Section and option of an older spelling."""
+
+
+class Settings:
+    """Typed access to one document.
+
+    ``interpolate`` is the dialect's way to refer to other options, if it has one. ``overrides`` are values of the
+    command line: (section, option) to text; they win over the files.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        *,
+        interpolate: Interpolation | None = None,
+        overrides: dict[tuple[str, str], str] | None = None,
+    ) -> None:
+        self._document = document
+        self._interpolate = interpolate
+        self._overrides = overrides or {}
+        self._known: dict[str, set[str]] = {}
+        self._defaults: dict[tuple[str, str], str] = {}
+        self._problems: list[Problem] = []
+
+    def text(
+        self,
+        section: str,
+        option: str,
+        *,
+        default: str = "",
+        aliases: Iterable[Alias] = (),
+        required: str = "",
+        placeholders: Collection[str] = (),
+    ) -> str:
+        """Return an option as text.
+
+        ``required`` is what to tell when it is missing or empty. A value that still is one of ``placeholders`` (or
+        contains one, where a placeholder is longer than a word) is an error.
+        """
+        entry = self._find(section, option, aliases)
+        self._defaults[section, option] = default
+        value = self._expand(entry.text, section) if entry else self._expand(default, section)
+        if required and not value:
+            self._report(entry, section, option, f"must be set: {required}")
+        for placeholder in placeholders:
+            if value == placeholder or (len(placeholder) > 5 and placeholder in value):  # noqa: PLR2004  a word
+                self._report(
+                    entry, section, option, f"is still the placeholder {placeholder!r}; {required}".rstrip("; ")
+                )
+                break
+        return value
+
+    def integer(
+        self,
+        section: str,
+        option: str,
+        *,
+        default: int,
+        minimum: int = 0,
+        maximum: int = 2**31,
+        aliases: Iterable[Alias] = (),
+    ) -> int:
+        """Return an option as a whole number within limits."""
+
+        def convert(text: str) -> int:
+            if not minimum <= int(text) <= maximum:
+                raise ValueError
+            return int(text)
+
+        allowed = f"a whole number from {minimum} to {maximum}"
+        return self._converted(section, option, default, convert, allowed, aliases)
+
+    def boolean(self, section: str, option: str, *, default: bool, aliases: Iterable[Alias] = ()) -> bool:
+        """Return an option as a truth value."""
+
+        def convert(text: str) -> bool:
+            if text.lower() not in _TRUE | _FALSE:
+                raise ValueError
+            return text.lower() in _TRUE
+
+        return self._converted(section, option, default, convert, "true or false", aliases)
+
+    def choice(
+        self, section: str, option: str, *, default: str, allowed: Collection[str], aliases: Iterable[Alias] = ()
+    ) -> str:
+        """Return an option that is one of some words, compared without regard to case."""
+        by_folded = {word.lower(): word for word in allowed}
+
+        def convert(text: str) -> str:
+            if text.lower() not in by_folded:
+                raise ValueError
+            return by_folded[text.lower()]
+
+        return self._converted(section, option, default, convert, " or ".join(allowed), aliases, words=allowed)
+
+    def words(
+        self, section: str, option: str, *, default: Iterable[str] = (), aliases: Iterable[Alias] = ()
+    ) -> tuple[str, ...]:
+        """Return a comma-separated option as its words, without blanks around them and without empty ones."""
+        entry = self._find(section, option, aliases)
+        if entry is None:
+            return tuple(default)
+        return tuple(word for part in self._expand(entry.text, section).split(",") if (word := part.strip()))
+
+    def path(
+        self, section: str, option: str, *, default: Path, aliases: Iterable[Alias] = (), is_directory: bool = False
+    ) -> Path:
+        """Return an option as an absolute path."""
+        entry = self._find(section, option, aliases)
+        self._defaults[section, option] = str(default)
+        if entry is None or not entry.text:
+            return default
+        value = Path(self._expand(entry.text, section)).expanduser()
+        if not value.is_absolute():
+            self._report(entry, section, option, f"must be an absolute path, not {str(value)!r}")
+        elif is_directory and value.exists() and not value.is_dir():
+            self._report(entry, section, option, f"{value} is not a directory")
+        return value
+
+    def file(
+        self, section: str, option: str, *, default: Path | None = None, aliases: Iterable[Alias] = ()
+    ) -> Path | None:
+        """Return an option as the path of a file that must exist and be readable; None when unset without default."""
+        entry = self._find(section, option, aliases)
+        if (entry is None or not entry.text) and default is None:
+            return None
+        value = self.path(section, option, default=default or Path(), aliases=aliases)
+        if value.is_absolute() and not (value.is_file() and os.access(value, os.R_OK)):
+            state = "cannot be read: check owner and mode" if value.exists() else "does not exist"
+            self._report(entry, section, option, f"file {value} {state}")
+        return value
+
+    def where(self, section: str, option: str, *, aliases: Iterable[Alias] = ()) -> Entry | None:
+        """Return where an option is set."""
+        return self._find(section, option, aliases)
+
+    def error(self, section: str, option: str, text: str) -> None:
+        """Report an option as wrong, for rules that span several options."""
+        self._report(self._document.get(section, option), section, option, text)
+
+    def warn(self, section: str, option: str, text: str) -> None:
+        """Report an option as dubious."""
+        self._report(self._document.get(section, option), section, option, text, is_fatal=False)
+
+    def accept(self, section: str, options: Iterable[str]) -> None:
+        """Take options as known that nothing reads: those of upstream that have no effect here."""
+        self._known.setdefault(section, set()).update(options)
+
+    def finish(self) -> tuple[Problem, ...]:
+        """Raise all errors together, or return the warnings, unknown options with the nearest known name among them."""
+        self._warn_of_unknown()
+        problems = sorted(set(self._problems))
+        if any(problem.is_fatal for problem in problems):
+            raise ConfigurationError(problems)
+        return tuple(problems)
+
+    def _find(self, section: str, option: str, aliases: Iterable[Alias] = ()) -> Entry | None:
+        if (text := self._overrides.get((section, option))) is not None:
+            self._known.setdefault(section, set()).add(option)
+            return Entry(text, Path("command line"), 0)
+        found = None
+        for place in ((section, option), *aliases):
+            self._known.setdefault(place[0], set()).add(place[1])
+            found = found or self._document.get(*place)
+        return found
+
+    def _expand(self, text: str, section: str) -> str:
+        if self._interpolate is None:
+            return text
+
+        def lookup(name: str) -> str | None:
+            group, _, option = name.rpartition(".")
+            for place in ((group or section, option), ("DEFAULT", name)):
+                entry = self._document.get(*place)
+                value = entry.text if entry else self._defaults.get(place)
+                if value is not None and f"${name}" not in value:
+                    return self._expand(value, place[0])
+            return None
+
+        return self._interpolate(text, lookup)
+
+    def _converted(
+        self,
+        section: str,
+        option: str,
+        default: T,
+        convert: Callable[[str], T],
+        allowed: str,
+        aliases: Iterable[Alias],
+        words: Collection[str] = (),
+    ) -> T:
+        entry = self._find(section, option, aliases)
+        if entry is None or not entry.text:
+            return default
+        text = self._expand(entry.text, section)
+        try:
+            return convert(text)
+        except ValueError:
+            near = difflib.get_close_matches(text, words, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self._report(entry, section, option, f"{text!r} is not allowed; write {allowed}{hint}")
+            return default
+
+    def _report(self, entry: Entry | None, section: str, option: str, text: str, *, is_fatal: bool = True) -> None:
+        path = entry.path if entry else (self._document.paths or [Path("configuration")])[-1]
+        name = option if section == "DEFAULT" else f"[{section}] {option}"
+        self._problems.append(Problem(path, entry.line if entry else 0, name, text, is_fatal=is_fatal))
+
+    def _warn_of_unknown(self) -> None:
+        for section, options in self._document.sections.items():
+            if section not in self._known:
+                near = difflib.get_close_matches(section, self._known, n=1)
+                for entry in list(options.values())[:1]:
+                    self._report(entry, section, "", f"unknown section{_did_you_mean(near)}", is_fatal=False)
+                continue
+            for option in options.keys() - self._known[section]:
+                near = difflib.get_close_matches(option, self._known[section], n=1)
+                self.warn(section, option, f"unknown option, ignored{_did_you_mean(near)}")
+
+
+def _did_you_mean(near: list[str]) -> str:
+    return f"; did you mean {near[0]}?" if near else ""
