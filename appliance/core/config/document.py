@@ -46,7 +46,8 @@ Dialect = Callable[[Path, str], Document]
 
 def read(paths: Sequence[Path], dialect: Dialect) -> Document:
     """Read files in order, later ones over earlier ones; raises `ConfigurationError` for all that fail, together."""
-    document, problems = Document(), []
+    document = Document()
+    problems: list[Problem] = []
     for path in paths:
         try:
             document.update(dialect(path, read_text(path)))

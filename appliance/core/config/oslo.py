@@ -22,7 +22,7 @@ def parse(path: Path, text: str) -> Document:
     return reader.document
 
 
-class _Reader(iniparser.BaseParser):  # type: ignore[misc]  # the library ships no types
+class _Reader(iniparser.BaseParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
@@ -47,19 +47,19 @@ class _Reader(iniparser.BaseParser):  # type: ignore[misc]  # the library ships 
         self.document.set(self._section, key.replace("-", "_"), entry)
 
     def _note(self, text: str, line: str) -> None:
-        self.problems.append(Problem(self.path, self.lineno, "", f"{text}: {line.split()[0][:40]!r}"))
+        self.problems.append(Problem(self.path, self.lineno, "", f"{text}: {line.split(maxsplit=1)[0][:40]!r}"))
 
     # The parser stops at its first error; these go on, so that all are told together.
-    def error_empty_key(self, line: str) -> None:
+    def error_empty_key(self, line: str) -> None:  # type: ignore[override]
         self._note("neither 'option = value' nor a [section]", line)
 
-    def error_unexpected_continuation(self, line: str) -> None:
+    def error_unexpected_continuation(self, line: str) -> None:  # type: ignore[override]
         self._note("begins with a blank, but continues no option; remove the blank", line)
 
-    def error_no_section_end_bracket(self, line: str) -> None:
+    def error_no_section_end_bracket(self, line: str) -> None:  # type: ignore[override]
         self._note("not a section header, write [name]", line)
 
-    def error_no_section_name(self, line: str) -> None:
+    def error_no_section_name(self, line: str) -> None:  # type: ignore[override]
         self._note("a section without a name, write [name]", line)
 
 
