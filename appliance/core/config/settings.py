@@ -189,17 +189,19 @@ class Settings:
             found = found or self._document.get(*place)
         return found
 
-    def _expand(self, text: str, section: str) -> str:
+    def _expand(self, text: str, section: str, pending: frozenset[str] = frozenset()) -> str:
         if self._interpolate is None:
             return text
 
         def lookup(name: str) -> str | None:
+            if name in pending:  # it refers to itself, by some way round
+                return None
             group, _, option = name.rpartition(".")
             for place in ((group or section, option), ("DEFAULT", name)):
                 entry = self._document.get(*place)
                 value = entry.text if entry else self._defaults.get(place)
-                if value is not None and f"${name}" not in value:
-                    return self._expand(value, place[0])
+                if value is not None:
+                    return self._expand(value, place[0], pending | {name})
             return None
 
         return self._interpolate(text, lookup)
@@ -228,7 +230,7 @@ class Settings:
 
     def _report(self, entry: Entry | None, section: str, option: str, text: str, *, is_fatal: bool = True) -> None:
         path = entry.path if entry else (self._document.paths or [Path("configuration")])[-1]
-        name = option if section == "DEFAULT" else f"[{section}] {option}"
+        name = option if section == "DEFAULT" else f"[{section}] {option}".rstrip()
         self._problems.append(Problem(path, entry.line if entry else 0, name, text, is_fatal=is_fatal))
 
     def _warn_of_unknown(self) -> None:

@@ -1,0 +1,98 @@
+import argparse
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.core.run import cli, log
+from appliance.core.run.errors import Busy, ConfigurationError, ExitStatus, LocalFailure, Problem, Unavailable
+from appliance.core.run.layout import Layout
+
+
+def program(run: Callable[[argparse.Namespace], ExitStatus]) -> cli.Program:
+    return cli.Program("tool", "A tool.", lambda _: None, run)
+
+
+def raising(error: BaseException) -> cli.Program:
+    def run(_arguments: argparse.Namespace) -> ExitStatus:
+        raise error
+
+    return program(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (Unavailable("host:1", "refuses connections", "start it"), 3, "tool: host:1: refuses connections; start it"),
+        (LocalFailure("/x", "No space left on device"), 3, "tool: /x: No space left on device"),
+        (Busy("/lock", "running since T (pid 3)"), 1, "tool: /lock: running since T (pid 3)"),
+        (OSError(errno.ENOSPC, "No space left on device", "/spool"), 3, "tool: /spool: No space left on device; free"),
+        (KeyError("x"), 4, "tool: bug in this program: KeyError: 'x' (test_cli.py:"),
+        (KeyboardInterrupt(), 3, "tool: interrupted"),
+    ],
+)
+def test_every_end_is_one_line_and_its_status(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(raising(error), []) == status
+    shown = capsys.readouterr().err
+    assert shown.startswith(line)
+    assert shown.count("\n") == 1
+
+
+def test_all_problems_of_a_configuration_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [Problem(Path("/etc/a"), 3, "x", "wrong"), Problem(Path("/etc/a"), 0, "", "cannot be read")]
+    assert cli.main(raising(ConfigurationError(problems)), []) == 2
+    assert capsys.readouterr().err == "tool: /etc/a:3: x: wrong\ntool: /etc/a: cannot be read\n"
+
+
+def test_secrets_are_masked_in_errors_and_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    log.hide("pa55word")
+    assert cli.main(raising(ValueError("got pa55word")), ["--debug"]) == 4
+    assert cli.main(raising(Unavailable("x", "said pa55word")), []) == 3
+    shown = capsys.readouterr().err
+    assert "pa55word" not in shown
+    assert "Traceback" in shown
+    log._secrets.clear()
+
+
+def test_compatible_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(program(lambda _: ExitStatus.PARTLY), ["--compat-exit-codes"]) == 1
+    assert cli.main(program(lambda _: ExitStatus.DONE), ["--compat-exit-codes"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("argv", [["--chek-config"], ["--check"], ["extra"]])
+def test_a_wrong_command_line_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(program(lambda _: ExitStatus.DONE), argv)
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "tool --help" in shown
+
+
+def test_the_root_moves_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Layout] = []
+
+    def run(arguments: argparse.Namespace) -> ExitStatus:
+        seen.append(cli.layout(arguments))
+        return ExitStatus.DONE
+
+    cli.main(program(run), ["--root", "/sites/a"])
+    monkeypatch.setenv("FEDCLOUD_ROOT", "/sites/b")
+    cli.main(program(run), [])
+    monkeypatch.delenv("FEDCLOUD_ROOT")
+    cli.main(program(run), [])
+    assert [str(layout.runs) for layout in seen] == [
+        "/sites/a/var/lib/fedcloud/runs",
+        "/sites/b/var/lib/fedcloud/runs",
+        "/var/lib/fedcloud/runs",
+    ]
+    assert str(seen[0].grid_certificates) == "/sites/a/etc/grid-security/certificates"
+
+
+def test_both_spellings_of_a_flag() -> None:
+    assert cli.flags("extract-from") == ("--extract-from", "--extract_from")
+    assert cli.flags("debug") == ("--debug",)

@@ -1,0 +1,123 @@
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from dirq.QueueSimple import QueueSimple
+
+from appliance.core.spool import ElementName, Spool
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "queue")
+
+
+def staged(tmp_path: Path, data: bytes = b"x") -> Path:
+    path = tmp_path / "staged"
+    path.write_bytes(data)
+    return path
+
+
+def test_a_missing_spool_is_empty(spool: Spool) -> None:
+    assert list(spool.names()) == []
+    assert spool.count() == 0
+    assert not spool.path.exists()
+
+
+def test_adopted_elements_come_out_of_dirq_in_order(spool: Spool, tmp_path: Path) -> None:
+    for index in range(200):
+        spool.adopt(staged(tmp_path, str(index).encode()))
+    theirs = QueueSimple(str(spool.path))
+    read = []
+    for name in theirs.names():
+        assert theirs.lock(name)
+        read.append(int(theirs.get(name)))
+        theirs.remove(name)
+    assert read == list(range(200))
+
+
+def test_names_never_go_backwards_when_the_clock_does(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = spool.adopt(staged(tmp_path))
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
+    assert spool.adopt(staged(tmp_path)) > first
+
+
+def test_an_element_under_the_same_name_is_never_replaced(spool: Spool, tmp_path: Path) -> None:
+    names = {spool.adopt(staged(tmp_path, b"ours"))}
+    rival = Spool(spool.path)
+    rival._digit, rival._last_microsecond = spool._digit, spool._last_microsecond - 1
+    names.add(rival.adopt(staged(tmp_path, b"theirs")))
+    assert len(names) == spool.count() == 2
+
+
+def test_foreign_names_are_left_alone(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    directory = (spool.path / name).parent
+    foreign = [
+        spool.path / "openstack",
+        directory / "README",
+        directory / "ABCDEF01234567",
+        directory / f"{'0' * 14}.bak",
+    ]
+    for path in foreign:
+        path.write_text("foreign")
+    os.utime(directory / f"{'0' * 14}.bak", (0, 0))
+    (spool.path / "0000000f").write_text("a file with the name of a directory")
+    assert list(spool.names()) == [name]
+    spool.purge(temporary=timedelta(0), locked=timedelta(0))
+    assert all(path.exists() for path in foreign)
+
+
+def test_a_directory_with_the_name_of_an_element_cannot_be_locked(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    odd = ElementName(f"{name[:9]}{'0' * 14}")
+    (spool.path / odd).mkdir()
+    assert not spool.lock(odd)
+    assert spool.lock(name)
+
+
+def test_a_lock_excludes_and_taking_away_is_no_error(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path, b"payload"))
+    assert spool.lock(name)
+    assert not Spool(spool.path).lock(name)
+    assert spool.read(name) == b"payload"
+    spool.unlock(name)
+    (spool.path / name).unlink()
+    assert not spool.lock(name)
+    assert spool.size(name) == 0
+
+
+def test_purge_breaks_only_old_locks_and_keeps_the_newest_directory(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    directory = (spool.path / name).parent
+    (spool.path / "00000000").mkdir()
+    assert spool.lock(name)
+    spool.purge()
+    assert spool.is_locked(name)
+    assert not (spool.path / "00000000").exists()
+    os.utime(spool.path / f"{name}.lck", (time.time() - 700, time.time() - 700))
+    spool.purge()
+    assert not spool.is_locked(name)
+    assert spool.lock(name)
+    spool.remove(name)
+    spool.purge()
+    assert directory.exists()
+
+
+def test_refresh_keeps_a_lock_young(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    assert spool.lock(name)
+    os.utime(spool.path / name, (0, 0))
+    spool.refresh(name)
+    spool.purge()
+    assert spool.is_locked(name)
+
+
+def test_a_missing_source_is_an_error(spool: Spool, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        spool.adopt(tmp_path / "nothing")
