@@ -80,3 +80,19 @@ make_environment() {
 }
 
 dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }
+
+# One environment for each extra, holding that extra and nothing else: what each container will hold.
+isolated_environments() {
+  local extra wheel
+  ensure_uv
+  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "$TOP/appliance" "$TOP/caso" "$TOP/ssm" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' -print -quit)" ]; then
+    rm -rf "$CACHE/wheel"
+    step "wheel" uv build -q --wheel --out-dir "$CACHE/wheel" "$TOP"
+    touch "$CACHE/wheel/.made"
+    rm -rf "$ENVS"/only-*
+  fi
+  wheel=$(echo "$CACHE"/wheel/*.whl)
+  for extra in caso ssm; do
+    environment "only-$extra" "$TOP/locks/$extra.txt" "$wheel"
+  done
+}
