@@ -1,0 +1,136 @@
+"""Counting again, by other means: Nova's own database, the openssl program, a plain socket to the broker.
+
+Nothing here imports the code whose results it counts.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+Month = str
+"""``YYYY-MM``."""
+
+MONTHLY_SECONDS = """
+WITH RECURSIVE
+  server AS (
+    SELECT uuid, project_id,
+           CAST(strftime('%s', created_at) AS INTEGER) AS born,
+           MIN(:until, COALESCE(CAST(strftime('%s', COALESCE(terminated_at, deleted_at)) AS INTEGER), :until)) AS died
+    FROM instances WHERE launched_at IS NOT NULL AND created_at <= datetime(:until, 'unixepoch')),
+  part AS (
+    SELECT uuid, project_id, born, died,
+           CAST(strftime('%s', born, 'unixepoch', 'start of month', '+1 month') AS INTEGER) AS border, born AS begun
+    FROM server
+    UNION ALL
+    SELECT uuid, project_id, born, died,
+           CAST(strftime('%s', border, 'unixepoch', '+1 month') AS INTEGER), border
+    FROM part WHERE border <= died)
+SELECT project_id, strftime('%Y-%m', begun, 'unixepoch') AS month, COUNT(*), SUM(MIN(died, border) - begun)
+FROM part GROUP BY project_id, month
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What Nova's database says of one project and month: servers that lived in it, and their seconds."""
+
+    servers: int
+    seconds: int
+
+
+def nova_truth(database: Path, until: datetime) -> dict[tuple[str, Month], Truth]:
+    """Return servers and seconds for each (project id, month) up to a moment, computed by SQLite."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        rows = connection.execute(MONTHLY_SECONDS, {"until": int(until.timestamp())}).fetchall()
+    return {(project, month): Truth(servers, seconds) for project, month, servers, seconds in rows}
+
+
+def copies_of_messages(port: int, queue: str) -> Iterator[bytes]:
+    """Take all messages from a queue over STOMP 1.1 with nothing but a socket; ends when none comes for a second."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"CONNECT\naccept-version:1.1\nhost:localhost\n\n\0")
+        connection.sendall(f"SUBSCRIBE\nid:1\nack:auto\ndestination:{queue}\n\n\0".encode())
+        connection.settimeout(1.0)
+        buffer = b""
+        while True:
+            try:
+                data = connection.recv(1 << 16)
+            except TimeoutError:
+                return
+            if not data:
+                return
+            buffer += data
+            while (frame := _whole_frame(buffer)) is not None:
+                used, command, body = frame
+                buffer = buffer[used:]
+                if command == b"MESSAGE":
+                    yield body
+
+
+def _whole_frame(buffer: bytes) -> tuple[int, bytes, bytes] | None:
+    lead = len(buffer) - len(buffer.lstrip(b"\r\n"))
+    head, separator, _ = buffer[lead:].partition(b"\n\n")
+    if not separator:
+        return None
+    start = lead + len(head) + 2
+    length = re.search(rb"\ncontent-length:(\d+)", head)
+    end = start + int(length[1]) if length else buffer.find(b"\0", start)
+    if end < 0 or len(buffer) <= end:
+        return None
+    return end + 1, head.split(b"\n", 1)[0], buffer[start:end]
+
+
+def text_verified_by_openssl(message: bytes, ca_directory: Path) -> str | None:
+    """Return the signed text if the openssl program finds signature, chain and revocation in order, else None."""
+    command = ["openssl", "cms", "-verify", "-inform", "SMIME", "-CApath", str(ca_directory), "-purpose", "any"]
+    shown = subprocess.run([*command, "-crl_check_all"], input=message, capture_output=True, check=False)
+    return shown.stdout.decode().replace("\r\n", "\n").partition("\n\n")[2] if shown.returncode == 0 else None
+
+
+def records(texts: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Yield the records of accounting messages as dictionaries of text."""
+    for text in texts:
+        _, _, body = text.partition("\n")
+        for block in body.split("%%"):
+            pairs = [line.split(": ", 1) for line in block.strip().splitlines() if ": " in line]
+            if pairs:
+                yield dict(pairs)  # type: ignore[arg-type]  # split at most once: two parts
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """What the repository would account, for one VO and month, and how many records came twice."""
+
+    servers: int
+    seconds: int
+
+
+def accounted(received: Iterable[Mapping[str, str]]) -> tuple[dict[tuple[str, Month], Accounted], int]:
+    """Apply APEL's rule: a row for each (VM, month), the last one wins, a month's usage is the growth since the last.
+
+    Returns the sums for each (project id, month) and the number of records that replaced an equal one.
+    """
+    rows: dict[tuple[str, Month], tuple[str, int]] = {}
+    repeated = 0
+    for record in received:
+        wall = int(record["WallDuration"])
+        measured = int(record["EndTime"]) if record["Status"] == "completed" else int(record["StartTime"]) + wall
+        key = (record["VMUUID"], datetime.fromtimestamp(measured, UTC).strftime("%Y-%m"))
+        repeated += rows.get(key) == (record["LocalGroupId"], wall)
+        rows[key] = (record["LocalGroupId"], wall)
+    servers: Counter[tuple[str, Month]] = Counter()
+    seconds: Counter[tuple[str, Month]] = Counter()
+    before: dict[str, int] = {}
+    for (server, month), (project, wall) in sorted(rows.items(), key=lambda item: item[0][1]):
+        servers[project, month] += 1
+        seconds[project, month] += wall - before.get(server, 0)
+        before[server] = wall
+    return {key: Accounted(servers[key], seconds[key]) for key in servers}, repeated

@@ -1,0 +1,51 @@
+"""Says, before anything is installed, what the demo will do. Runs on a bare Python, without any package."""
+
+from __future__ import annotations
+
+import sys
+
+HELP = """\
+usage: scripts/demo [--keep] [--clean] [--state DIR]
+
+Real servers of a real OpenStack become signed accounting messages at the other end of a real broker, and every number
+is counted a second time by somebody else.
+
+  --keep    leave cloud and broker running at the end, and print commands to paste
+  --clean   remove what the demo made, and stop
+  --state   directory for the demo's cloud and site (default: .cache/demo of this checkout)
+
+Exit status: 0 when every number is equal, 1 when one differs, 2 for a wrong command line, 3 when something failed.
+"""
+
+INTRODUCTION = """\
+This demo runs on this machine only, on loopback, in .cache/ of this checkout. It starts and touches no service of yours.
+
+  real        Keystone 30, Glance 33, Placement 16, Nova 34, Neutron 29, Cinder 29 over TLS; ActiveMQ 5.17 with client
+              certificates; a certificate authority and host certificates made for this run; caso-extract, ssmsend,
+              ssmreceive as they are installed
+  stand-in    the hypervisor (Nova's fake driver: servers exist, nothing boots), the network agents, the volume
+              backend; the accounting repository is our own ssmreceive
+  needs       Python 3.11, about 1 GB of disk, 2 GB of memory; Debian packages activemq, openssl (installed when you
+              are root); packages from the Python package index
+  takes       up to 6 minutes the first time, about one minute afterwards
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the introduction, or the help; return 2 for arguments that the demo does not have."""
+    if "--help" in arguments or "-h" in arguments:
+        print(HELP)
+        return 2
+    rest = [argument for argument in arguments if argument not in ("--keep", "--clean")]
+    if rest and rest[0] == "--state":
+        rest = rest[2:]
+    if rest:
+        print(f"demo: unknown argument {rest[0]}; see scripts/demo --help", file=sys.stderr)
+        return 2
+    if "--clean" not in arguments:
+        print(INTRODUCTION, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
