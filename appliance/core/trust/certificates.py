@@ -1,0 +1,135 @@
+"""The host's own certificate and private key, as files that are renewed under a running program."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from appliance.core.run.errors import LocalFailure
+from appliance.core.trust.distinguished_name import DN, slash_form
+from appliance.core.trust.errors import Malformed, Untrusted
+
+EXPIRY_WARNINGS = (1, 7, 14, 30)
+"""Days before its end at which a certificate deserves a word."""
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate, the rest of its file as chain, and the key that fits.
+
+    The key appears in no representation. Its file may be read by its owner, and by the group if that is the group
+    this program runs as; never by others.
+    """
+
+    certificate_path: Path
+    key_path: Path
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    dn: DN
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
+    _stamp: _Stamp = field(repr=False, compare=False)
+
+    @classmethod
+    def load(cls, certificate_path: Path, *, key_path: Path, at: datetime) -> Identity:
+        """Load both files; the first certificate of its file counts, others are its chain.
+
+        :raises LocalFailure: a file that cannot be read
+        :raises Malformed: a file that is not PEM of the right kind
+        :raises Untrusted: key open to others, encrypted or of another certificate; not valid at ``at``
+        """
+        stamp = _stamp(certificate_path, key_path)
+        certificate, *chain = _load_certificates(certificate_path)
+        key = _load_key(key_path)
+        if certificate.public_key() != key.public_key():
+            raise Untrusted(key_path, f"the key does not belong to {certificate_path}", "install the pair together")
+        if at > certificate.not_valid_after_utc:
+            ended = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%MZ}"
+            raise Untrusted(certificate_path, f"the certificate expired on {ended}", "renew it")
+        if at < certificate.not_valid_before_utc:
+            starts = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%MZ}"
+            raise Untrusted(certificate_path, f"the certificate is valid only from {starts}", "check the clock")
+        dn = slash_form(certificate.subject)
+        return cls(certificate_path, key_path, certificate, tuple(chain), dn, key, stamp)
+
+    def expires_within(self, days: int, *, at: datetime) -> bool:
+        """Tell whether the certificate ends within ``days`` after ``at``."""
+        return self.certificate.not_valid_after_utc - at <= timedelta(days=days)
+
+    def expiry_warning(self, *, at: datetime) -> str:
+        """Return a line when the certificate's end is nearer than one of `EXPIRY_WARNINGS`, else nothing."""
+        for days in EXPIRY_WARNINGS:
+            if self.expires_within(days, at=at):
+                ends = f"{self.certificate.not_valid_after_utc:%Y-%m-%d %H:%MZ}"
+                return f"{self.certificate_path}: expires within {days} day{'s' * (days > 1)}, on {ends}; renew it"
+        return ""
+
+    def reload_if_changed(self, *, at: datetime) -> Identity:
+        """Return this identity, or a new one if a file was replaced (inode, size or mtime).
+
+        Certificate and key are replaced one after the other: the error of a pair caught half-way is no reason to
+        give up the identity in use.
+
+        :raises LocalFailure: as `load`
+        :raises Malformed: as `load`
+        :raises Untrusted: as `load`
+        """
+        if _stamp(self.certificate_path, self.key_path) == self._stamp:
+            return self
+        return Identity.load(self.certificate_path, key_path=self.key_path, at=at)
+
+
+def _stamp(*paths: Path) -> _Stamp:
+    stamps = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=path) from None
+        stamps.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(stamps)
+
+
+def _load_certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=path) from None
+    except ValueError:
+        raise Malformed(path, "no certificate in PEM form", "install the host certificate") from None
+
+
+def _load_key(path: Path) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(_read_private(path), password=None)
+    except TypeError:
+        raise Untrusted(path, "the key is encrypted", "store it without a passphrase, mode 0400") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise Malformed(path, "no private key in PEM form", "install the host key") from None
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise Untrusted(path, "the key is neither RSA nor EC", "request a certificate for such a key")
+    return key
+
+
+def _read_private(path: Path) -> bytes:
+    """Read the file whose mode was checked: the mode is asked of the open file, not of the name."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            mode = stat.S_IMODE(status.st_mode)
+            is_ours = status.st_gid == os.getegid()
+            if mode & stat.S_IRWXO or (mode & stat.S_IRWXG and not is_ours):
+                who = "others" if mode & stat.S_IRWXO else f"group {status.st_gid}, which is not this program's"
+                raise Untrusted(path, f"the private key is open to {who} (mode {mode:04o})", f"chmod 0400 {path}")
+            return file.read()
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=path) from None

@@ -1,0 +1,66 @@
+r"""Distinguished names in the slash form that grid software writes and compares.
+
+The form is that of ``X509_NAME_oneline``, OpenSSL's ``-nameopt compat``: ``/DC=EU/DC=EGI/C=ES/O=Hosts/CN=host``,
+attributes in the order of the certificate, one slash per attribute also inside a multi-valued RDN, ``/`` in values
+not escaped (``CN=host/site.example.org`` is an old service name). APEL's lists of accepted DNs, SSM and signing
+policies compare such strings byte by byte. As in SSM, characters beyond ASCII are written as they are; as in OpenSSL,
+control characters are written ``\x0A``, so that a name cannot break a line of a log or a list.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID, ObjectIdentifier
+
+DN = NewType("DN", str)
+"""A distinguished name in slash form."""
+
+_SHORT_NAMES: dict[ObjectIdentifier, str] = {
+    NameOID.COMMON_NAME: "CN",
+    NameOID.COUNTRY_NAME: "C",
+    NameOID.LOCALITY_NAME: "L",
+    NameOID.STATE_OR_PROVINCE_NAME: "ST",
+    NameOID.STREET_ADDRESS: "street",
+    NameOID.ORGANIZATION_IDENTIFIER: "organizationIdentifier",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    NameOID.SERIAL_NUMBER: "serialNumber",
+    NameOID.SURNAME: "SN",
+    NameOID.GIVEN_NAME: "GN",
+    NameOID.TITLE: "title",
+    NameOID.INITIALS: "initials",
+    NameOID.GENERATION_QUALIFIER: "generationQualifier",
+    NameOID.DN_QUALIFIER: "dnQualifier",
+    NameOID.PSEUDONYM: "pseudonym",
+    NameOID.USER_ID: "UID",
+    NameOID.DOMAIN_COMPONENT: "DC",
+    NameOID.EMAIL_ADDRESS: "emailAddress",
+    NameOID.BUSINESS_CATEGORY: "businessCategory",
+    NameOID.POSTAL_ADDRESS: "postalAddress",
+    NameOID.POSTAL_CODE: "postalCode",
+    NameOID.UNSTRUCTURED_NAME: "unstructuredName",
+    NameOID.JURISDICTION_COUNTRY_NAME: "jurisdictionC",
+    NameOID.JURISDICTION_LOCALITY_NAME: "jurisdictionL",
+    NameOID.JURISDICTION_STATE_OR_PROVINCE_NAME: "jurisdictionST",
+    ObjectIdentifier("2.5.4.13"): "description",
+    ObjectIdentifier("2.5.4.41"): "name",
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def slash_form(name: x509.Name) -> DN:
+    """Return ``name`` in slash form; an attribute type without a short name is written as its dotted number."""
+    attributes = (attribute for rdn in name.rdns for attribute in rdn)
+    return DN("".join(f"/{_type(attribute.oid)}={_value(attribute.value)}" for attribute in attributes))
+
+
+def _type(oid: ObjectIdentifier) -> str:
+    return _SHORT_NAMES.get(oid, oid.dotted_string)
+
+
+def _value(value: str | bytes) -> str:
+    text = value if isinstance(value, str) else value.decode("latin-1")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02X}", text)

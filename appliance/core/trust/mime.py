@@ -1,0 +1,167 @@
+"""The little of MIME that detached S/MIME needs (RFC 2045, 2046, 8551), read strictly and written plainly.
+
+Line ends: messages travel with LF or CRLF; what is hashed always has CRLF (`canonical`), what programs work with has
+LF (`with_newlines`). Both are one-to-one, so nothing but what was hashed can reach a reader.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from appliance.core.trust.errors import Malformed
+
+NO_BLANK_LINE = "No blank line between message header and body"
+"""SSM's words, which APEL's operators know."""
+
+_MAX_HEADER = 16 * 1024
+_MAX_SIGNATURE = 64 * 1024
+_FIELD = re.compile(r"([!-9;-~]+)[ \t]*:[ \t]*([^\x00-\x08\x0a-\x1f]*)")
+_FOLD = re.compile(r"\n[ \t]+")
+_TYPE = re.compile(r"\s*([!#-'*+.\w^`{|}~-]+/[!#-'*+.\w^`{|}~-]+)", re.ASCII)
+_PARAMETER = re.compile(r"""\s*;\s*([!#-'*+.\w^`{|}~-]+)\s*=\s*(?:"([^"\\]*)"|([^\s";,]+))""", re.ASCII)
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
+_PREAMBLES = frozenset({b"", b"This is an S/MIME signed message"})
+_SIGNATURE_TYPES = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
+
+
+@dataclass(frozen=True, slots=True)
+class SignedParts:
+    """A detached S/MIME message taken apart: the signed part with LF line ends, the signature in DER or BER."""
+
+    content: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContentType:
+    """A parsed ``Content-Type``; type and names of parameters in lower case."""
+
+    type: str
+    parameters: Mapping[str, str]
+
+
+def with_newlines(text: bytes) -> bytes:
+    """Turn CRLF into LF."""
+    return text.replace(b"\r\n", b"\n")
+
+
+def canonical(text: bytes) -> bytes:
+    """Turn LF into CRLF; ``text`` is the result of `with_newlines`."""
+    return text.replace(b"\n", b"\r\n")
+
+
+def parse_content_type(value: str) -> ContentType:
+    """Parse ``type/subtype; name=value; …``.
+
+    :raises Malformed: anything else, or a parameter given twice
+    """
+    found = _TYPE.match(value)
+    parameters: dict[str, str] = {}
+    position = found.end() if found else 0
+    while found and position < len(value.rstrip()):
+        parameter = _PARAMETER.match(value, position)
+        if parameter is None or parameter[1].lower() in parameters:
+            break
+        parameters[parameter[1].lower()] = parameter[2] if parameter[2] is not None else parameter[3]
+        position = parameter.end()
+    else:
+        if found:
+            return ContentType(found[1].lower(), MappingProxyType(parameters))
+    raise Malformed("message", "a Content-Type header cannot be read")
+
+
+def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
+    """Split ``text`` (LF line ends) at its first empty line into header fields and body.
+
+    Names are in lower case, folded lines joined; of a field given twice the first counts, except that ``Content-*``
+    fields given twice are refused.
+
+    :raises Malformed: no empty line, a line that is no header field, too long a block
+    """
+    end = text.find(b"\n\n", 0, _MAX_HEADER)
+    if end < 0:
+        raise Malformed("message", NO_BLANK_LINE)
+    fields: dict[str, str] = {}
+    for line in _FOLD.sub(" ", text[:end].decode("latin-1")).split("\n"):
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            raise Malformed("message", NO_BLANK_LINE)
+        name = found[1].lower()
+        if name in fields and name.startswith("content-"):
+            raise Malformed("message", f"two {found[1]} headers")
+        fields.setdefault(name, found[2].rstrip())
+    return MappingProxyType(fields), text[end + 2 :]
+
+
+def split_signed(message: bytes) -> SignedParts:
+    """Take a ``multipart/signed`` message apart; the type is that of its top header and nothing else's.
+
+    :raises Malformed: another type, not exactly two parts, text outside of them, a second part that is no signature
+    """
+    text = with_newlines(message)
+    headers, _ = split_header(text)
+    kind = parse_content_type(headers.get("content-type", ""))
+    if kind.type != "multipart/signed":
+        raise Malformed(
+            "message", f"its type is {kind.type}, not multipart/signed", "sign it with a detached signature"
+        )
+    if kind.parameters.get("protocol", "").lower() not in _SIGNATURE_TYPES:
+        raise Malformed("message", "it is signed by a protocol other than S/MIME")
+    boundary = kind.parameters.get("boundary", "")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise Malformed("message", "its boundary is missing or invalid")
+    # The second of the two line ends that close the header may be the first delimiter's own.
+    pieces = text[text.find(b"\n\n") + 1 :].split(b"\n--" + boundary.encode("ascii"), 4)
+    if len(pieces) != 4:  # noqa: PLR2004 - preamble, text, signature, epilogue
+        raise Malformed("message", "it has not exactly two parts")
+    preamble, content, signature, epilogue = pieces
+    if preamble.strip() not in _PREAMBLES:
+        raise Malformed("message", "unsigned text before the first part")
+    if not epilogue.startswith(b"--") or epilogue[2:].strip():
+        raise Malformed("message", "unsigned text after the last part")
+    return SignedParts(_after_delimiter(content), _read_signature(_after_delimiter(signature)))
+
+
+def decode_transfer(body: bytes, *, encoding: str) -> bytes:
+    """Undo a ``Content-Transfer-Encoding``; ``body`` has LF line ends.
+
+    :raises Malformed: an unknown encoding or broken base64
+    """
+    match encoding.lower():
+        case "" | "7bit" | "8bit" | "binary":
+            return body
+        case "quoted-printable":
+            return binascii.a2b_qp(body)
+        case "base64":
+            return _decode_base64(body)
+        case other:
+            raise Malformed("message", f"unknown Content-Transfer-Encoding {other}")
+
+
+def _after_delimiter(piece: bytes) -> bytes:
+    rest, newline, part = piece.partition(b"\n")
+    if not newline or rest.strip(b" \t"):
+        raise Malformed("message", "a line begins like its boundary but goes on otherwise")
+    return part
+
+
+def _read_signature(part: bytes) -> bytes:
+    if len(part) > _MAX_SIGNATURE:
+        raise Malformed("message", f"its signature part is larger than {_MAX_SIGNATURE} bytes")
+    headers, body = split_header(part)
+    if parse_content_type(headers.get("content-type", "")).type not in _SIGNATURE_TYPES:
+        raise Malformed("message", "its second part is not a signature")
+    if headers.get("content-transfer-encoding", "").lower() != "base64":
+        raise Malformed("message", "its signature is not base64")
+    return _decode_base64(body)
+
+
+def _decode_base64(body: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(body.translate(None, b" \t\n"), strict_mode=True)
+    except ValueError:
+        raise Malformed("message", "broken base64") from None
