@@ -1,0 +1,106 @@
+"""The demo: a real cloud, the flow on it, two acts of sabotage, and every number counted twice."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.demo import accounting, report
+from tests.demo.site import Site
+from tests.testbed import SERVICES, Testbed
+
+TOP = Path(__file__).parents[2]
+PORT_BASE = 27000
+
+
+class Story:
+    """Tells what happens, and how long it took."""
+
+    def __init__(self, already: float) -> None:
+        self._begin = time.monotonic() - already
+        self.seconds: dict[str, float] = {"set-up": already}
+
+    def say(self, words: str) -> None:
+        """Print a line with the time since the start."""
+        print(f"[{time.monotonic() - self._begin:4.0f} s] {words}", flush=True)
+
+    @contextmanager
+    def chapter(self, name: str) -> Iterator[None]:
+        """Tell of a part's begin, and keep its duration."""
+        self.say(name)
+        begin = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - begin, 1)
+
+    def finish(self) -> dict[str, float]:
+        """Return the duration of all parts and of the whole."""
+        return self.seconds | {"total": round(time.monotonic() - self._begin, 1)}
+
+
+def tell(testbed: Testbed, state: Path, story: Story) -> list[report.Row]:
+    """Play the whole story and return its rows."""
+    with story.chapter("Starting a cloud and a broker"):
+        testbed.up(SERVICES)
+        seed = testbed.seed()
+        testbed.reset()
+        testbed.bulk(400, project="vo-fedcloud", days=70)
+    moment = datetime.now(UTC).replace(microsecond=0)
+    stage = accounting.Stage(testbed, seed, moment, story.say)
+    rows = []
+    acts: list[tuple[str, str, Callable[[Site], list[report.Row]]]] = [
+        ("Accounting: from Nova's servers to the repository", "site", stage.undisturbed),
+        ("Sabotage: caso-extract is killed at work", "site-extract-killed", stage.extract_killed),
+        ("Sabotage: the broker is killed in mid-send", "site-broker-killed", stage.broker_killed),
+    ]
+    for title, name, act in acts:
+        with story.chapter(title):
+            rows += act(Site.create(state / name, testbed, seed))
+    return rows
+
+
+def paste(testbed: Testbed, state: Path) -> str:
+    """Return commands for somebody who wants to look around."""
+    site = state / "site"
+    python = f"{sys.executable} -m tests.testbed --state {testbed.state} --port-base {testbed.port_base}"
+    return "\n".join(
+        [
+            "Left running. Try:",
+            f"  {' '.join(Site(site).command('caso-projects'))}",
+            f"  {' '.join(Site(site).command('caso-extract', '--dry-run'))}",
+            f"  {' '.join(Site(site).command('ssmsend', '--check-config'))}",
+            f"  {python} status",
+            f"  {python} down",
+            "and scripts/demo --clean to remove everything.",
+        ]
+    )
+
+
+def main() -> int:
+    """Run the demo; return 0 when all is equal, 1 when a number differs."""
+    parser = argparse.ArgumentParser(prog="demo")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--state", type=Path, default=TOP / ".cache/demo")
+    parser.add_argument("--setup-seconds", type=float, default=0.0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    story = Story(arguments.setup_seconds)
+    testbed = Testbed(arguments.state / "testbed", PORT_BASE)
+    try:
+        rows = tell(testbed, arguments.state, story)
+    finally:
+        if not arguments.keep:
+            testbed.down()
+    report.write(TOP / "report.json", rows, story.finish())
+    print(f"\n{report.table(rows)}\n")
+    story.say("report.json written")
+    if arguments.keep:
+        print(paste(testbed, arguments.state))
+    return 0 if all(row.is_equal for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
