@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,30 +83,21 @@ class Stage:
         return Delivery(spooled, site.received(), verified)
 
     def _hours(self, flow: str, delivery: Delivery) -> list[Row]:
-        truth = counters.nova_truth(self.testbed.nova_database, self.moment)
+        counted = counters.nova_usage(self.testbed.nova_database, self.moment)
         done, _ = counters.accounted(counters.records(delivery.spooled))
         delivered, repeated = counters.accounted(counters.records(delivery.received))
-        rows = []
-        for project in sorted(self.seed.projects.values(), key=lambda project: project.name):
-            if project.vo:
-                tolerance = {
-                    month: counters.Accounted(item.servers, item.seconds)
-                    for (owner, month), item in truth.items()
-                    if owner == project.id
-                }
-                rows.append(
-                    Row(
-                        flow=f"{flow}: {project.vo}",
-                        done=_hours_by_month(done, project.id, tolerance),
-                        delivered=_hours_by_month(delivered, project.id, tolerance),
-                        counted=_hours_by_month(
-                            {(project.id, month): item for month, item in tolerance.items()}, project.id, tolerance
-                        ),
-                        counted_by="Nova's database (SQL)",
-                    )
-                )
-        rows.append(Row(f"{flow}: records twice", "0", str(repeated), "0", "APEL's rule, on what arrived"))
-        return rows
+        rows = [
+            Row(
+                flow=f"{flow}: {project.vo}",
+                done=_by_month(done, project.id),
+                delivered=_by_month(delivered, project.id),
+                counted=_by_month(counted, project.id),
+                counted_by="Nova's database, in SQL",
+            )
+            for project in sorted(self.seed.projects.values(), key=lambda project: project.name)
+            if project.vo
+        ]
+        return [*rows, Row(f"{flow}: records twice", "0", str(repeated), "0", "APEL's rule, on what arrived")]
 
 
 def _messages(flow: str, delivery: Delivery) -> Row:
@@ -120,16 +110,6 @@ def _messages(flow: str, delivery: Delivery) -> Row:
     )
 
 
-def _hours_by_month(
-    found: Mapping[tuple[str, Month], counters.Accounted], project: str, truth: Mapping[Month, counters.Accounted]
-) -> str:
-    """Write a project's servers and hours by month; seconds within one for each server's month end count as equal."""
-    by_month: dict[Month, counters.Accounted] = defaultdict(lambda: counters.Accounted(0, 0))
-    by_month |= {month: item for (owner, month), item in found.items() if owner == project}
-    words = []
-    for month in sorted({*by_month, *truth}):
-        item, true = by_month[month], truth.get(month, counters.Accounted(0, 0))
-        seconds = true.seconds if abs(item.seconds - true.seconds) <= true.servers else item.seconds
-        words.append(f"{month[5:]}: {item.servers} VM {seconds / 3600:.3f} h")
-    total = sum(item.seconds for item in by_month.values())
-    return ", ".join(words) + f"; {total} s"
+def _by_month(usage: Mapping[tuple[str, Month], counters.Usage], project: str) -> str:
+    months = sorted((month, item) for (owner, month), item in usage.items() if owner == project)
+    return ", ".join(f"{month} {item.servers} VM {item.seconds} s" for month, item in months)

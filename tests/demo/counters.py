@@ -33,24 +33,27 @@ WITH RECURSIVE
     SELECT uuid, project_id, born, died,
            CAST(strftime('%s', border, 'unixepoch', '+1 month') AS INTEGER), border
     FROM part WHERE border <= died)
-SELECT project_id, strftime('%Y-%m', begun, 'unixepoch') AS month, COUNT(*), SUM(MIN(died, border) - begun)
+SELECT project_id, strftime('%Y-%m', begun, 'unixepoch') AS month, COUNT(*),
+       SUM(MIN(died, border - 1) - CASE WHEN begun = born THEN born ELSE begun - 1 END)
 FROM part GROUP BY project_id, month
 """
+"""Servers and seconds by project and calendar month. A month ends at 23:59:59, as in APEL's tables: the second after it
+belongs to the next one, so that the months of a server add up to its whole life."""
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """What Nova's database says of one project and month: servers that lived in it, and their seconds."""
+class Usage:
+    """Of one project and month: servers that lived in it, and their seconds in it."""
 
     servers: int
     seconds: int
 
 
-def nova_truth(database: Path, until: datetime) -> dict[tuple[str, Month], Truth]:
+def nova_usage(database: Path, until: datetime) -> dict[tuple[str, Month], Usage]:
     """Return servers and seconds for each (project id, month) up to a moment, computed by SQLite."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         rows = connection.execute(MONTHLY_SECONDS, {"until": int(until.timestamp())}).fetchall()
-    return {(project, month): Truth(servers, seconds) for project, month, servers, seconds in rows}
+    return {(project, month): Usage(servers, seconds) for project, month, servers, seconds in rows}
 
 
 def copies_of_messages(port: int, queue: str) -> Iterator[bytes]:
@@ -105,20 +108,12 @@ def records(texts: Iterable[str]) -> Iterator[dict[str, str]]:
                 yield dict(pairs)  # type: ignore[arg-type]  # split at most once: two parts
 
 
-@dataclass(frozen=True, slots=True)
-class Accounted:
-    """What the repository would account, for one VO and month, and how many records came twice."""
-
-    servers: int
-    seconds: int
-
-
-def accounted(received: Iterable[Mapping[str, str]]) -> tuple[dict[tuple[str, Month], Accounted], int]:
+def accounted(received: Iterable[Mapping[str, str]]) -> tuple[dict[tuple[str, Month], Usage], int]:
     """Apply APEL's rule: a row for each (VM, month), the last one wins, a month's usage is the growth since the last.
 
     Returns the sums for each (project id, month) and the number of records that replaced an equal one.
     """
-    rows: dict[tuple[str, Month], tuple[str, int]] = {}
+    rows: dict[tuple[str, Month], tuple[str, int]] = {}  # of (VM, month)
     repeated = 0
     for record in received:
         wall = int(record["WallDuration"])
@@ -133,4 +128,4 @@ def accounted(received: Iterable[Mapping[str, str]]) -> tuple[dict[tuple[str, Mo
         servers[project, month] += 1
         seconds[project, month] += wall - before.get(server, 0)
         before[server] = wall
-    return {key: Accounted(servers[key], seconds[key]) for key in servers}, repeated
+    return {key: Usage(servers[key], seconds[key]) for key in servers}, repeated
