@@ -1,0 +1,133 @@
+"""Kill a program at each of its system calls, run it again, and look whether anything was lost or done twice.
+
+strace counts the calls of one undisturbed run; then, for each call, the program is run on a fresh state and gets
+SIGKILL on entering that call, which is then not executed: the state is the one between two calls. Counting is per
+system call and per thread, as strace's ``when=`` counts.
+
+    matrix = KillMatrix(prepare=make_state, verify=check_state)
+    matrix.run(sample=10, seed=1)        # or sample=None for every point
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHANGES = (
+    *("fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat"),
+    *("mkdir", "rmdir", "utimensat", "ftruncate", "pwrite64", "sendto"),
+)
+"""System calls after which the world is another one. A program that writes to TLS connections sends by ``write``."""
+
+_CALL = re.compile(r"^(\d+) +([a-z_0-9]+)\(")
+_KILLED = 128 + 9
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Point:
+    """On entering the ``number``-th (from 1) call of ``syscall`` in one thread."""
+
+    syscall: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.syscall}#{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program to run. ``env`` is added to the environment."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    timeout: float = 120
+
+    def run(self, *prefix: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, below the command ``prefix`` if there is one."""
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self.env}
+        return subprocess.run(
+            [*prefix, *self.argv],
+            env=env,
+            cwd=self.cwd,
+            timeout=self.timeout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KillMatrix:
+    """One program under every interruption.
+
+    ``prepare`` makes a fresh state and returns the command that works on it; ``verify`` raises `AssertionError` when
+    the state after the second run is not the wanted one. ``between`` is called between the two runs.
+    """
+
+    prepare: Callable[[], Command]
+    verify: Callable[[], None]
+    between: Callable[[], None] = lambda: None
+    syscalls: Sequence[str] = CHANGES
+    status: int = 0
+    """Exit status wanted of the second run."""
+
+    def points(self) -> list[Point]:
+        """Run undisturbed on a fresh state, verify the end, and return all points."""
+        command = self.prepare()
+        with tempfile.NamedTemporaryFile("r", suffix=".strace") as log:
+            done = command.run(
+                *("strace", "-f", "--seccomp-bpf", "-qqq", "-s", "0", "-o", log.name),
+                *("-e", f"trace={self._existing()}", "-e", "signal=none"),
+            )
+            calls = collections.Counter(match.groups() for line in log if (match := _CALL.match(line)))
+        assert done.returncode == self.status, f"undisturbed run: {_told(done)}"
+        self.verify()
+        most: dict[str, int] = {}
+        for (_, syscall), number in calls.items():
+            most[syscall] = max(number, most.get(syscall, 0))
+        return sorted(Point(syscall, n) for syscall, number in most.items() for n in range(1, number + 1))
+
+    def interrupt(self, point: Point) -> bool:
+        """Kill at a point, run again, verify; tells whether the kill struck (the point may lie beyond the end)."""
+        command = self.prepare()
+        inject = f"inject={point.syscall}:signal=KILL:when={point.number}"
+        killed = command.run("strace", "-f", "-qqq", "-o", os.devnull, "-e", "signal=none", "-e", inject)
+        struck = killed.returncode in (-9, _KILLED)
+        assert struck or killed.returncode == self.status, f"first run: {_told(killed)}"
+        self.between()
+        again = command.run()
+        assert again.returncode == self.status, f"run after the kill: {_told(again)}"
+        self.verify()
+        return struck
+
+    def run(self, *, sample: int | None, seed: int = 0) -> None:
+        """Go through ``sample`` points drawn by ``seed``, or through all; all failures come in one `AssertionError`.
+
+        Also fails when fewer than nine tenths of the kills struck: then it would have tested nothing.
+        """
+        points = self.points()
+        if sample is not None:
+            points = sorted(random.Random(seed).sample(points, min(sample, len(points))))
+        struck, failures = 0, []
+        for point in points:
+            try:
+                struck += self.interrupt(point)
+            except AssertionError as error:
+                failures.append(f"{point}: {error}")
+        assert not failures, f"{len(failures)} of {len(points)} points:\n" + "\n".join(failures)
+        assert struck >= 0.9 * len(points), f"only {struck} of {len(points)} kills struck"
+
+    def _existing(self) -> str:
+        return ",".join(f"?{syscall}" for syscall in self.syscalls)
+
+
+def _told(done: subprocess.CompletedProcess[str]) -> str:
+    return f"status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
