@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.pki import HOST_DN, Authority, Credential, KeyKind
+from tests.testbed.pki import HOST_DN, Authority, Credential, Digest, KeyKind
 
 
 def openssl(*arguments: str | Path, check: bool = True) -> str:
