@@ -1,10 +1,10 @@
 r"""Distinguished names in the slash form that grid software writes and compares.
 
-The form is that of ``X509_NAME_oneline``, OpenSSL's ``-nameopt compat``: ``/DC=EU/DC=EGI/C=ES/O=Hosts/CN=host``,
-attributes in the order of the certificate, one slash per attribute also inside a multi-valued RDN, ``/`` in values
-not escaped (``CN=host/site.example.org`` is an old service name). APEL's lists of accepted DNs, SSM and signing
-policies compare such strings byte by byte. As in SSM, characters beyond ASCII are written as they are; as in OpenSSL,
-control characters are written ``\x0A``, so that a name cannot break a line of a log or a list.
+APEL's lists of accepted DNs, SSM and signing policies compare such strings byte by byte, so the form is SSM's:
+``/DC=EU/DC=EGI/C=ES/O=Hosts/CN=host``, attributes in the order of the certificate under OpenSSL's short names, one
+slash per attribute also inside a multi-valued RDN, ``/`` in values not escaped (``CN=host/site.example.org`` is an
+old service name), characters beyond ASCII as they are. OpenSSL's ``-nameopt compat`` differs in the last three only.
+As there, control characters are written ``\x0A``: a name cannot break a line of a log or a list.
 """
 
 from __future__ import annotations

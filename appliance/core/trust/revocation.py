@@ -8,16 +8,18 @@ revokes what it lists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import crypto
 
 _NO_CHECK_TIME = 0x200000
 """``X509_V_FLAG_NO_CHECK_TIME`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
+_MAX_FINDINGS = 4096
 _CERTIFICATE_REVOKED = 23
 """``X509_V_ERR_CERT_REVOKED``."""
 
@@ -29,6 +31,7 @@ class RevocationLists:
     issuer: x509.Certificate
     usable: tuple[x509.CertificateRevocationList, ...]
     flaws: tuple[str, ...]
+    _findings: dict[bytes, Finding] = field(default_factory=dict)
 
     @classmethod
     def read(cls, paths: Sequence[Path], *, issuer: x509.Certificate) -> RevocationLists:
@@ -51,6 +54,14 @@ class RevocationLists:
 
     def judge(self, certificate: x509.Certificate) -> Finding:
         """Say whether the lists cover ``certificate``, and whether it is revoked. The time plays no part."""
+        fingerprint = certificate.fingerprint(SHA256())
+        if fingerprint not in self._findings:
+            if len(self._findings) >= _MAX_FINDINGS:
+                self._findings.clear()
+            self._findings[fingerprint] = self._look_up(certificate)
+        return self._findings[fingerprint]
+
+    def _look_up(self, certificate: x509.Certificate) -> Finding:
         if not self.usable:
             return Finding(is_covered=False, is_revoked=False, cause="no CRL of its issuer is installed")
         store = crypto.X509Store()

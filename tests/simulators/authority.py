@@ -1,0 +1,206 @@
+"""A certificate authority that also makes what no real one would: weak keys, stale lists, wrong policies."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+DAY = timedelta(days=1)
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+_OIDS = {
+    "DC": NameOID.DOMAIN_COMPONENT,
+    "C": NameOID.COUNTRY_NAME,
+    "O": NameOID.ORGANIZATION_NAME,
+    "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "CN": NameOID.COMMON_NAME,
+    "UID": NameOID.USER_ID,
+    "emailAddress": NameOID.EMAIL_ADDRESS,
+}
+_SERIALS = itertools.count(1000)
+
+
+@functools.cache
+def rsa_key(label: str, bits: int = 2048) -> rsa.RSAPrivateKey:
+    """One key per label and run: making them is what takes time."""
+    assert label
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+@functools.cache
+def ec_key(label: str) -> ec.EllipticCurvePrivateKey:
+    assert label
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def name(slash_form: str) -> x509.Name:
+    """Read ``/DC=ORG/CN=x``, without slashes inside of values."""
+    pairs = (part.split("=", 1) for part in slash_form.strip("/").split("/"))
+    return x509.Name([x509.NameAttribute(_OIDS[kind], value) for kind, value in pairs])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate with its key, and files of both for the openssl program."""
+
+    certificate: x509.Certificate
+    key: PrivateKey
+
+    def write(self, directory: Path) -> tuple[Path, Path]:
+        stem = f"{self.certificate.serial_number}"
+        certificate, key = directory / f"{stem}.pem", directory / f"{stem}.key"
+        directory.mkdir(exist_ok=True)
+        certificate.write_bytes(self.certificate.public_bytes(Encoding.PEM))
+        key.write_bytes(private_pem(self.key))
+        return certificate, key
+
+
+@dataclass
+class Authority:
+    pair: Pair
+    revoked: list[int] = field(default_factory=list)
+
+    @classmethod
+    def root(cls, subject: str = "/DC=ORG/DC=TEST-GRID/CN=Test Root", *, key: PrivateKey | None = None) -> Authority:
+        key = key or ec_key(subject)
+        return cls(
+            Pair(_certificate(name(subject), key.public_key(), issuer=name(subject), signing_key=key, ca=True), key)
+        )
+
+    def sub(self, subject: str = "/DC=ORG/DC=TEST-GRID/CN=Test Issuing", **options: object) -> Authority:
+        return Authority(self.issue(subject, ca=True, key=ec_key(subject), **options))  # type: ignore[arg-type]
+
+    def issue(
+        self,
+        subject: str | x509.Name,
+        *,
+        key: PrivateKey | None = None,
+        ca: bool = False,
+        starts: datetime = NOW - DAY,
+        ends: datetime = NOW + 30 * DAY,
+    ) -> Pair:
+        key = key or rsa_key("host")
+        certificate = _certificate(
+            name(subject) if isinstance(subject, str) else subject,
+            key.public_key(),
+            issuer=self.pair.certificate.subject,
+            signing_key=self.pair.key,
+            ca=ca,
+            starts=starts,
+            ends=ends,
+        )
+        return Pair(certificate, key)
+
+    def issue_with(self, digest: str, subject: str, *, directory: Path) -> Pair:
+        """Issue a certificate signed over a digest that cryptography refuses to sign with."""
+        key = rsa_key("host")
+        request = x509.CertificateSigningRequestBuilder().subject_name(name(subject)).sign(key, hashes.SHA256())
+        authority, signing_key = map(str, self.pair.write(directory))
+        command = ["openssl", "x509", "-req", "-CA", authority, "-CAkey", signing_key, f"-{digest}", "-days", "30"]
+        pem = subprocess.run(
+            [*command, "-set_serial", str(next(_SERIALS))],
+            input=request.public_bytes(Encoding.PEM),
+            capture_output=True,
+            check=True,
+        ).stdout
+        return Pair(x509.load_pem_x509_certificate(pem), key)
+
+    def revoke(self, pair: Pair) -> None:
+        self.revoked.append(pair.certificate.serial_number)
+
+    def crl(
+        self,
+        *,
+        last: datetime = NOW - DAY,
+        following: datetime = NOW + 7 * DAY,
+        key: PrivateKey | None = None,
+    ) -> x509.CertificateRevocationList:
+        builder = x509.CertificateRevocationListBuilder(self.pair.certificate.subject, last, following)
+        for serial in self.revoked:
+            entry = x509.RevokedCertificateBuilder(serial, last).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(key or self.pair.key, hashes.SHA256())
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """OpenSSL's name of the CA's files, asked of openssl."""
+        pem = self.pair.certificate.public_bytes(Encoding.PEM)
+        command = ["openssl", "x509", "-noout", "-hash"]
+        return subprocess.run(command, input=pem, capture_output=True, check=True).stdout.decode().strip()
+
+    def publish(
+        self,
+        directory: Path,
+        *,
+        crl: x509.CertificateRevocationList | None = None,
+        policy: str | None = "/*",
+        number: int = 0,
+    ) -> None:
+        """Write certificate, the CRL if one is given, and a policy that lets it sign ``policy``."""
+        directory.mkdir(exist_ok=True)
+        (directory / f"{self.hash}.{number}").write_bytes(self.pair.certificate.public_bytes(Encoding.PEM))
+        if crl is not None:
+            (directory / f"{self.hash}.r{number}").write_bytes(crl.public_bytes(Encoding.PEM))
+        if policy is not None:
+            subject = "".join(
+                f"/{next(short for short, oid in _OIDS.items() if oid == part.oid)}={part.value!s}"
+                for part in self.pair.certificate.subject
+            )
+            (directory / f"{self.hash}.signing_policy").write_text(
+                f"access_id_CA X509 '{subject}'\npos_rights globus CA:sign\ncond_subjects globus '\"{policy}\"'\n"
+            )
+
+
+def private_pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _certificate(
+    subject: x509.Name,
+    public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey,
+    *,
+    issuer: x509.Name,
+    signing_key: PrivateKey,
+    ca: bool,
+    starts: datetime = NOW - DAY,
+    ends: datetime = NOW + 365 * DAY,
+) -> x509.Certificate:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(next(_SERIALS))
+        .not_valid_before(starts)
+        .not_valid_after(ends)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    if not ca:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    return builder.sign(signing_key, hashes.SHA256())
+
+
+def sign(
+    text: bytes, pair: Pair, *options: str, directory: Path, more: tuple[x509.Certificate, ...] = (), eol: bytes = b"\n"
+) -> bytes:
+    """Let the openssl program sign ``text`` the way SSM lets it sign; returned with the line ends ``eol``."""
+    certificate, key = pair.write(directory)
+    command = ["openssl", "smime", "-sign", "-inkey", str(key), "-signer", str(certificate), *options]
+    if more:
+        bag = directory / "bag.pem"
+        bag.write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in more))
+        command += ["-certfile", str(bag)]
+    signed = subprocess.run(command, input=text, capture_output=True, check=True).stdout
+    return signed.replace(b"\r\n", b"\n").replace(b"\n", eol)

@@ -1,0 +1,415 @@
+import os
+import shutil
+import ssl
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from appliance.core.run.errors import ExitStatus, LocalFailure
+from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
+from appliance.core.trust.errors import Untrusted
+from tests.simulators.authority import DAY, NOW, Authority, Pair, ec_key, name, private_pem, rsa_key
+
+HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
+
+
+@pytest.fixture
+def root() -> Authority:
+    return Authority.root()
+
+
+@pytest.fixture
+def directory(tmp_path: Path, root: Authority) -> Path:
+    path = tmp_path / "certificates"
+    root.publish(path, crl=root.crl())
+    return path
+
+
+def refusal(directory: Path, pair: Pair, *, at: datetime = NOW, crls: CRLPolicy = CRLPolicy.WARN) -> str:
+    with pytest.raises(Untrusted) as caught:
+        CADirectory(directory, crls=crls).verify_chain(pair.certificate, at=at)
+    assert caught.value.status is ExitStatus.NOTHING
+    return str(caught.value)
+
+
+# Chains
+
+
+def test_a_host_certificate_of_the_root(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    proven = CADirectory(directory).verify_chain(host.certificate, at=NOW)
+    assert proven.subject == HOST
+    assert proven.certificates == (host.certificate, root.pair.certificate)
+    assert proven.warnings == ()
+
+
+def test_the_intermediate_may_lie_in_the_directory(directory: Path, root: Authority) -> None:
+    sub = root.sub()
+    sub.publish(directory, crl=sub.crl())
+    host = sub.issue(HOST)
+    proven = CADirectory(directory).verify_chain(host.certificate, at=NOW)
+    assert proven.certificates == (host.certificate, sub.pair.certificate, root.pair.certificate)
+
+
+def test_the_intermediate_may_come_along(directory: Path, root: Authority) -> None:
+    sub = root.sub()
+    trust = CADirectory(directory, crls=CRLPolicy.OFF)
+    host = sub.issue(HOST)
+    bag = [sub.issue("/CN=bystander").certificate, sub.pair.certificate]
+    assert len(trust.verify_chain(host.certificate, untrusted=bag, at=NOW).certificates) == 3
+    assert "not among the trust anchors" in refusal(directory, host)
+
+
+def test_a_root_that_comes_along_is_not_believed(directory: Path) -> None:
+    rogue = Authority.root("/CN=Rogue", key=ec_key("rogue"))
+    with pytest.raises(Untrusted, match=r"not among the trust anchors in .*; install the IGTF trust anchors"):
+        CADirectory(directory).verify_chain(rogue.issue(HOST).certificate, untrusted=[rogue.pair.certificate], at=NOW)
+
+
+def test_a_ca_of_the_same_name_with_another_key(directory: Path) -> None:
+    rogue = Authority.root(key=ec_key("rogue"))
+    assert "signature failure" in refusal(directory, rogue.issue(HOST))
+
+
+def test_a_self_signed_certificate(directory: Path) -> None:
+    assert "not among the trust anchors" in refusal(directory, Authority.root("/CN=Self").pair)
+
+
+def test_a_host_is_no_ca(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    forged = Authority(host).issue("/CN=victim")
+    with pytest.raises(Untrusted, match=r"CA /DC=EU.*invalid CA"):
+        CADirectory(directory, crls=CRLPolicy.OFF).verify_chain(
+            forged.certificate, untrusted=[host.certificate], at=NOW
+        )
+
+
+def test_an_intermediate_without_its_root(tmp_path: Path, root: Authority) -> None:
+    sub = root.sub()
+    sub.publish(tmp_path / "certificates")
+    assert "not among the trust anchors" in refusal(tmp_path / "certificates", sub.issue(HOST))
+
+
+def test_too_many_helpers(directory: Path, root: Authority) -> None:
+    with pytest.raises(Untrusted, match="17 certificates came with it"):
+        CADirectory(directory).verify_chain(
+            root.issue(HOST).certificate, untrusted=[root.pair.certificate] * 17, at=NOW
+        )
+
+
+def test_a_renewed_root_takes_the_place_of_the_expired_one(tmp_path: Path) -> None:
+    key = ec_key("renewed")
+    subject = "/DC=ORG/CN=Renewed Root"
+    new = Authority.root(subject, key=key)
+    old = Authority(new.issue(subject, ca=True, key=key, starts=NOW - 9 * DAY, ends=NOW - 8 * DAY))
+    directory = tmp_path / "certificates"
+    old.publish(directory, number=0)
+    new.publish(directory, number=1)
+    host = new.issue(HOST)
+    assert CADirectory(directory).verify_chain(host.certificate, at=NOW).certificates[-1] == new.pair.certificate
+
+
+# Validity at the stated time
+
+
+@pytest.mark.parametrize(
+    ("at", "cause"),
+    [
+        (NOW + 31 * DAY, "its certificate expired on 20"),
+        (NOW - timedelta(hours=9), "its certificate is valid only from 20"),
+    ],
+)
+def test_validity_at_the_stated_time(directory: Path, root: Authority, at: datetime, cause: str) -> None:
+    host = root.issue(HOST, starts=NOW - timedelta(hours=1))
+    assert cause in refusal(directory, host, at=at, crls=CRLPolicy.OFF)
+    CADirectory(directory).verify_chain(host.certificate, at=NOW)
+
+
+def test_one_directory_answers_for_several_times(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    trust = CADirectory(directory, crls=CRLPolicy.OFF)
+    for _ in range(2):
+        trust.verify_chain(host.certificate, at=NOW)
+        with pytest.raises(Untrusted, match="expired"):
+            trust.verify_chain(host.certificate, at=NOW + 31 * DAY)
+
+
+def test_an_expired_intermediate_is_named(directory: Path, root: Authority) -> None:
+    sub = root.sub(ends=NOW - timedelta(hours=1))
+    sub.publish(directory)
+    cause = refusal(directory, sub.issue(HOST))
+    assert f"CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing expired on {NOW - timedelta(hours=1):%Y-%m-%d %H:%MZ}" in cause
+
+
+def test_the_time_may_come_in_any_zone(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST, ends=NOW + timedelta(minutes=30))
+    at = NOW.astimezone(tz=datetime.strptime("+0200", "%z").tzinfo)
+    CADirectory(directory).verify_chain(host.certificate, at=at)
+
+
+# Strength
+
+
+def test_a_short_rsa_key(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST, key=rsa_key("short", 1024))
+    assert "has an RSA key of 1024 bits" in refusal(directory, host)
+
+
+def test_a_short_ec_key(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST, key=ec.generate_private_key(ec.SECP192R1()))
+    assert "has an EC key of 192 bits" in refusal(directory, host)
+
+
+def test_another_kind_of_key(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST, key=ed25519.Ed25519PrivateKey.generate())  # type: ignore[arg-type]
+    assert "has a key that is neither RSA nor EC" in refusal(directory, host)
+
+
+def test_sha1_only_by_option(directory: Path, root: Authority, tmp_path: Path) -> None:
+    host, at = root.issue_with("sha1", HOST, directory=tmp_path), datetime.now(UTC)
+    assert isinstance(host.certificate.signature_hash_algorithm, hashes.SHA1)
+    assert f"{HOST} is signed with SHA1" in refusal(directory, host, at=at)
+    CADirectory(directory, allow_sha1=True).verify_chain(host.certificate, at=at)
+
+
+def test_md5_never(directory: Path, tmp_path: Path) -> None:
+    root = Authority.root("/CN=Old", key=rsa_key("old"))
+    root.publish(directory)
+    host = root.issue_with("md5", HOST, directory=tmp_path)
+    with pytest.raises(Untrusted, match="signed with MD5"):
+        CADirectory(directory, allow_sha1=True).verify_chain(host.certificate, at=datetime.now(UTC))
+
+
+# Revocation
+
+
+def test_a_revoked_certificate(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    root.revoke(host)
+    root.publish(directory, crl=root.crl())
+    for policy in (CRLPolicy.WARN, CRLPolicy.REQUIRE):
+        assert "its certificate was revoked by /DC=ORG/DC=TEST-GRID/CN=Test Root" in refusal(
+            directory, host, crls=policy
+        )
+    CADirectory(directory, crls=CRLPolicy.OFF).verify_chain(host.certificate, at=NOW)
+
+
+def test_a_revoked_intermediate(directory: Path, root: Authority) -> None:
+    sub = root.sub()
+    sub.publish(directory, crl=sub.crl())
+    root.revoke(sub.pair)
+    root.publish(directory, crl=root.crl())
+    assert "CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing was revoked" in refusal(directory, sub.issue(HOST))
+
+
+def test_a_missing_crl(directory: Path, root: Authority) -> None:
+    (directory / f"{root.hash}.r0").unlink()
+    host = root.issue(HOST)
+    assert "no CRL of its issuer is installed; run fetch-crl" in refusal(directory, host, crls=CRLPolicy.REQUIRE)
+    warnings = CADirectory(directory).verify_chain(host.certificate, at=NOW).warnings
+    assert warnings == ("/DC=ORG/DC=TEST-GRID/CN=Test Root: no CRL of its issuer is installed; run fetch-crl",)
+    assert CADirectory(directory, crls=CRLPolicy.OFF).verify_chain(host.certificate, at=NOW).warnings == ()
+
+
+def test_a_stale_crl_still_revokes(directory: Path, root: Authority) -> None:
+    good, bad = root.issue(HOST), root.issue(HOST)
+    root.revoke(bad)
+    root.publish(directory, crl=root.crl(last=NOW - 9 * DAY, following=NOW - 2 * DAY))
+    assert "revoked" in refusal(directory, bad)
+    assert "the CRL is stale since" in refusal(directory, good, crls=CRLPolicy.REQUIRE)
+    [warning] = CADirectory(directory).verify_chain(good.certificate, at=NOW).warnings
+    assert f"stale since {NOW - 2 * DAY:%Y-%m-%d %H:%MZ}" in warning
+
+
+def test_a_crl_from_the_future(directory: Path, root: Authority) -> None:
+    root.publish(directory, crl=root.crl(last=NOW + DAY))
+    assert "the CRL is valid only from" in refusal(directory, root.issue(HOST), crls=CRLPolicy.REQUIRE)
+
+
+def test_a_crl_of_somebody_else_counts_as_missing(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    root.revoke(host)
+    root.publish(directory, crl=root.crl(key=ec_key("rogue")))
+    [missing, flaw] = CADirectory(directory).verify_chain(host.certificate, at=NOW).warnings
+    assert "no CRL" in missing
+    assert "not signed by this CA" in flaw
+    assert "cannot be checked" in refusal(directory, host, crls=CRLPolicy.REQUIRE)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"])
+def test_a_broken_crl_counts_as_missing(directory: Path, root: Authority, content: bytes) -> None:
+    (directory / f"{root.hash}.r0").write_bytes(content)
+    warnings = CADirectory(directory).verify_chain(root.issue(HOST).certificate, at=NOW).warnings
+    assert "not a CRL that can be read" in warnings[1]
+
+
+def test_a_crl_in_der(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    root.revoke(host)
+    (directory / f"{root.hash}.r0").write_bytes(root.crl().public_bytes(Encoding.DER))
+    assert "revoked" in refusal(directory, host)
+
+
+def test_the_newer_of_two_crls_counts(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    old = root.crl(last=NOW - 9 * DAY, following=NOW - 2 * DAY)
+    root.revoke(host)
+    root.publish(directory, crl=root.crl())
+    (directory / f"{root.hash}.r1").write_bytes(old.public_bytes(Encoding.PEM))
+    assert "revoked" in refusal(directory, host, crls=CRLPolicy.REQUIRE)
+    assert CADirectory(directory, crls=CRLPolicy.REQUIRE).verify_chain(root.issue(HOST).certificate, at=NOW)
+
+
+def test_the_crl_of_a_ca_that_lies_under_another_hash_too(directory: Path, root: Authority) -> None:
+    """IGTF's bundles carry every file under two hashes; fetch-crl may write one of them only."""
+    shutil.copy(directory / f"{root.hash}.0", directory / "0123abcd.0")
+    (directory / f"{root.hash}.r0").unlink()
+    host = root.issue(HOST)
+    root.revoke(host)
+    (directory / "0123abcd.r0").write_bytes(root.crl().public_bytes(Encoding.PEM))
+    assert "revoked" in refusal(directory, host)
+
+
+# Signing policy
+
+
+def test_a_name_outside_the_policy(directory: Path, root: Authority) -> None:
+    root.publish(directory, policy="/DC=EU/DC=TEST/*")
+    CADirectory(directory).verify_chain(root.issue(HOST).certificate, at=NOW)
+    cause = refusal(directory, root.issue("/DC=EU/DC=OTHER/CN=host"))
+    assert f"its certificate lies outside the names that {directory / root.hash}.signing_policy lets" in cause
+
+
+def test_no_policy_no_bound(directory: Path, root: Authority) -> None:
+    (directory / f"{root.hash}.signing_policy").unlink()
+    CADirectory(directory).verify_chain(root.issue("/CN=anything").certificate, at=NOW)
+
+
+def test_a_broken_policy_refuses_with_its_line(directory: Path, root: Authority) -> None:
+    (directory / f"{root.hash}.signing_policy").write_text("access_id_CA X509 '/CN=x'\nnonsense\n")
+    assert f"{root.hash}.signing_policy:2: " in refusal(directory, root.issue(HOST))
+
+
+def test_the_policy_binds_an_intermediate_that_came_along(directory: Path, root: Authority) -> None:
+    root.publish(directory, policy="/DC=EU/DC=TEST/*")
+    sub = root.sub()
+    host = sub.issue(HOST)
+    with pytest.raises(Untrusted, match="CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing lies outside the names"):
+        CADirectory(directory).verify_chain(host.certificate, untrusted=[sub.pair.certificate], at=NOW)
+    sub.publish(directory)  # installed: now it is an anchor of its own
+    CADirectory(directory).verify_chain(host.certificate, at=NOW)
+
+
+def test_the_policy_of_an_intermediate_binds_what_it_signs(directory: Path, root: Authority) -> None:
+    sub = root.sub()
+    sub.publish(directory, policy="/DC=EU/DC=TEST/*")
+    assert "lies outside" in refusal(directory, sub.issue("/CN=outside"))
+
+
+# The directory itself
+
+
+def empty(path: Path) -> None:
+    path.mkdir()
+
+
+def without_certificates(path: Path) -> None:
+    path.mkdir()
+    (path / "0123abcd.0").write_text("no certificate\n")
+    (path / "README").write_text("hello\n")
+
+
+def a_file(path: Path) -> None:
+    path.write_text("")
+
+
+@pytest.mark.parametrize("make", [lambda _: None, empty, without_certificates, a_file])
+def test_a_directory_that_holds_no_trust(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "certificates"
+    make(path)
+    with pytest.raises(LocalFailure) as caught:
+        CADirectory(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "install the IGTF trust anchors" in str(caught.value)
+
+
+def test_a_broken_certificate_does_not_take_the_others_down(directory: Path, root: Authority) -> None:
+    (directory / "0123abcd.0").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    (directory / "89abcdef.0").symlink_to("nowhere")
+    trust = CADirectory(directory)
+    trust.verify_chain(root.issue(HOST).certificate, at=NOW)
+    [problem] = trust.problems
+    assert problem.startswith(f"{directory / '0123abcd.0'}: ")
+
+
+def test_a_root_with_serial_number_zero(tmp_path: Path) -> None:
+    """Old grid CAs have one; made by hand, because cryptography refuses to make it."""
+    key = ec_key("/CN=Zero")
+    (tmp_path / "key").write_bytes(private_pem(key))
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        str(tmp_path / "key"),
+        "-subj",
+        "/CN=Zero",
+        "-set_serial",
+        "0",
+    ]
+    pem = subprocess.run([*command, "-days", "9"], capture_output=True, check=True).stdout
+    directory = tmp_path / "certificates"
+    directory.mkdir()
+    (directory / "0123abcd.0").write_bytes(pem)
+    host = Authority(Pair(Authority.root("/CN=Zero", key=key).pair.certificate, key)).issue(HOST)
+    assert len(CADirectory(directory).verify_chain(host.certificate, at=datetime.now(UTC)).certificates) == 2
+
+
+def test_refresh_sees_a_new_crl(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    trust = CADirectory(directory)
+    trust.verify_chain(host.certificate, at=NOW)
+    assert not trust.refresh()
+    root.revoke(host)
+    fresh = directory / "fresh"
+    fresh.write_bytes(root.crl().public_bytes(Encoding.PEM))
+    fresh.replace(directory / f"{root.hash}.r0")
+    trust.verify_chain(host.certificate, at=NOW)  # not yet seen
+    assert trust.refresh()
+    with pytest.raises(Untrusted, match="revoked"):
+        trust.verify_chain(host.certificate, at=NOW)
+    assert not trust.refresh()
+
+
+def test_refresh_sees_a_file_written_in_place(directory: Path, root: Authority) -> None:
+    trust = CADirectory(directory)
+    path = directory / f"{root.hash}.signing_policy"
+    path.write_text(path.read_text())
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert trust.refresh()
+
+
+def test_a_failed_refresh_keeps_the_anchors(directory: Path, root: Authority) -> None:
+    trust = CADirectory(directory)
+    directory.rename(directory.with_name("away"))
+    with pytest.raises(LocalFailure):
+        trust.refresh()
+    trust.verify_chain(root.issue(HOST).certificate, at=NOW)
+    directory.with_name("away").rename(directory)
+
+
+def test_the_bundle_serves_tls(directory: Path, root: Authority) -> None:
+    sub = root.sub()
+    sub.publish(directory)
+    bundle = CADirectory(directory).tls_bundle()
+    context = ssl.create_default_context(cadata=bundle)
+    subjects = {x509.load_der_x509_certificate(der).subject for der in context.get_ca_certs(binary_form=True)}
+    assert subjects == {root.pair.certificate.subject, name("/DC=ORG/DC=TEST-GRID/CN=Test Issuing")}
