@@ -1,0 +1,421 @@
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from asn1crypto import algos, cms
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from appliance.core.trust import mime, smime
+from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
+from appliance.core.trust.errors import Malformed, Tampered, Untrusted
+from tests.simulators.authority import NOW, Authority, Pair, ec_key, rsa_key, sign
+
+HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
+TEXT = b"APEL-cloud-message: v0.4\nVMUUID: one\nStatus: completed\n%%\n\nVMUUID: two\nStatus: started\n%%\n"
+LIMIT = 1 << 20
+
+
+class Workshop:
+    """A CA directory and a host whose messages it proves."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.root = Authority.root()
+        self.root.publish(path / "certificates", crl=self.root.crl())
+        self.host = self.root.issue(HOST)
+        self.trust = CADirectory(path / "certificates")
+
+    def sign(self, text: bytes, *options: str, pair: Pair | None = None, eol: bytes = b"\n") -> bytes:
+        return sign(text, pair or self.host, *options, directory=self.path, eol=eol)
+
+    def verify(self, message: bytes, **options: bool) -> smime.Verified:
+        return smime.verify(message, trust=self.trust, at=NOW, max_bytes=LIMIT, **options)
+
+    def refusal(self, message: bytes, kind: type[Exception] = Malformed, **options: bool) -> str:
+        with pytest.raises((Malformed, Untrusted)) as caught:
+            self.verify(message, **options)
+        assert type(caught.value) is kind, caught.value
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture(scope="module")
+def message(shop: Workshop) -> bytes:
+    return shop.sign(TEXT, "-text")
+
+
+def test_the_text_and_its_signer(shop: Workshop, message: bytes) -> None:
+    found = shop.verify(message)
+    assert found.body == TEXT
+    assert found.signer == HOST
+    assert found.certificate == shop.host.certificate
+    assert dict(found.headers) == {"content-type": "text/plain"}
+    assert found.warnings == ()
+
+
+def test_line_ends_of_the_wire_do_not_matter(shop: Workshop, message: bytes) -> None:
+    assert shop.verify(message.replace(b"\n", b"\r\n")).body == TEXT
+
+
+def test_a_body_that_speaks_of_encryption_is_not_encrypted(shop: Workshop) -> None:
+    text = b"Content-Type: application/pkcs7-mime\n\napplication/x-pkcs7-mime multipart/mixed\n"
+    assert shop.verify(shop.sign(text, "-text")).body == text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encoded", "plain"),
+    [
+        ("quoted-printable", "Universit=C3=A9 =\n1\n", "Université 1\n"),
+        ("Base64", base64.encodebytes("Université\n".encode()).decode(), "Université\n"),
+        ("8bit", "Université\n", "Université\n"),
+        ("7bit", "plain\n", "plain\n"),
+        ("binary", "plain\n", "plain\n"),
+    ],
+)
+def test_transfer_encodings(shop: Workshop, encoding: str, encoded: str, plain: str) -> None:
+    inner = f"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: {encoding}\n\n{encoded}"
+    found = shop.verify(shop.sign(inner.encode()))
+    assert found.body == plain.encode()
+    assert found.headers["content-transfer-encoding"] == encoding
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "cause"), [("x-uuencode", "x", "unknown Content-Transfer-Encoding"), ("base64", "!", "base64")]
+)
+def test_encodings_that_cannot_be_undone(shop: Workshop, encoding: str, body: str, cause: str) -> None:
+    inner = f"Content-Type: text/plain\nContent-Transfer-Encoding: {encoding}\n\n{body}\n"
+    assert cause in shop.refusal(shop.sign(inner.encode()))
+
+
+# The header block inside
+
+
+@pytest.mark.parametrize("text", [b"no header here\n", TEXT, b"\n\nbody\n", b"", b"Content-Type: text/plain\n"])
+def test_ssm_wants_a_header_block_inside(shop: Workshop, text: bytes) -> None:
+    assert "No blank line between message header and body" in shop.refusal(shop.sign(text))
+
+
+def test_image_lists_have_no_header_block_inside(shop: Workshop) -> None:
+    text = b'{\n  "hv:imagelist": {}\n\n}\n'
+    found = shop.verify(shop.sign(text), require_header=False)
+    assert (found.body, dict(found.headers)) == (text, {})
+    found = shop.verify(shop.sign(text, "-text"), require_header=False)
+    assert (found.body, dict(found.headers)) == (text, {"content-type": "text/plain"})
+
+
+def test_folded_headers(shop: Workshop) -> None:
+    inner = b"Content-Type: text/plain;\n\tcharset=utf-8\nX-Note: one\n two\n\nbody\n"
+    assert shop.verify(shop.sign(inner)).headers == {"content-type": "text/plain; charset=utf-8", "x-note": "one two"}
+
+
+def test_two_content_headers_are_ambiguous(shop: Workshop) -> None:
+    assert "two Content-Type headers" in shop.refusal(shop.sign(b"Content-Type: a/b\nContent-Type: c/d\n\nbody\n"))
+
+
+# The frame
+
+
+def boundary(message: bytes) -> bytes:
+    found = re.search(rb'boundary="([^"]+)"', message)
+    assert found
+    return found[1]
+
+
+def add_third_part(message: bytes) -> bytes:
+    line = b"--" + boundary(message)
+    return message.replace(line + b"--", line + b"\nContent-Type: text/plain\n\nunsigned\n" + line + b"--")
+
+
+def swap_parts(message: bytes) -> bytes:
+    head, first, second, tail = message.split(b"--" + boundary(message))
+    return (b"--" + boundary(message)).join([head, second, first, tail])
+
+
+FRAMES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "text after": (lambda m: m + b"unsigned\n", "unsigned text after the last part"),
+    "text before": (lambda m: m.replace(b"This is an", b"Take note: an"), "unsigned text before the first part"),
+    "third part": (add_third_part, "not exactly two parts"),
+    "parts swapped": (swap_parts, "not a signature"),
+    "no end": (lambda m: m[: m.rindex(b"--" + boundary(m))], "not exactly two parts"),
+    "broken end": (lambda m: m[: m.rindex(b"--")], "unsigned text after the last part"),
+    "mixed": (lambda m: m.replace(b"multipart/signed", b"multipart/mixed", 1), "its type is multipart/mixed"),
+    "opaque": (lambda m: m.replace(b"multipart/signed", b"application/pkcs7-mime", 1), "not multipart/signed"),
+    "PGP": (lambda m: m.replace(b"x-pkcs7-signature", b"pgp-signature", 1), "other than S/MIME"),
+    "no boundary": (lambda m: m.replace(b"boundary=", b"limit="), "its boundary is missing"),
+    "quoted pair": (lambda m: m.replace(b'boundary="', b'boundary="\\"'), "cannot be read"),
+    "two boundaries": (lambda m: m.replace(b"; micalg", b"; boundary=x; micalg"), "cannot be read"),
+    "two types": (lambda m: b"Content-Type: text/plain\n" + m, "two Content-Type headers"),
+    "no type": (lambda m: m.replace(b"Content-Type: multipart", b"X-Type: multipart"), "cannot be read"),
+    "blank line first": (lambda m: b"\n" + m, "No blank line"),
+    "header only": (lambda m: m[: m.index(b"\n\n") + 1], "No blank line"),
+    "CR only": (lambda m: m.replace(b"\n", b"\r"), "No blank line"),
+    "long header": (lambda m: b"X: " + b"x" * 20_000 + b"\n" + m, "No blank line"),
+    "encoding": (lambda m: m.replace(b"Encoding: base64", b"Encoding: 7bit"), "its signature is not base64"),
+    "base64": (lambda m: m.replace(b"MII", b"M!I", 1), "broken base64"),
+    "delimiter inside": (lambda m: m.replace(b"VMUUID: two", b"--" + boundary(m) + b" two"), "not exactly two"),
+    "delimiter goes on": (lambda m: m.replace(boundary(m) + b"\n", boundary(m) + b"x\n"), "goes on otherwise"),
+    "large signature": (lambda m: m.replace(b"MII", b"A" * 70_000 + b"MII", 1), "larger than 65536"),
+}
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_frames_that_are_refused(shop: Workshop, message: bytes, case: str) -> None:
+    change, cause = FRAMES[case]
+    changed = change(message)
+    assert changed != message
+    assert cause in shop.refusal(changed)
+
+
+def test_blanks_after_delimiters_and_at_the_end_are_transport(shop: Workshop, message: bytes) -> None:
+    assert shop.verify(message.replace(boundary(message) + b"\n", boundary(message) + b"  \n") + b"\n\n").body == TEXT
+
+
+def test_other_headers_above_do_not_matter(shop: Workshop, message: bytes) -> None:
+    assert shop.verify(b"Received: from a\nReceived: from b\n" + message).body == TEXT
+
+
+def test_the_size_is_bounded(shop: Workshop, message: bytes) -> None:
+    with pytest.raises(Malformed, match="at most 100 are accepted"):
+        smime.verify(message, trust=shop.trust, at=NOW, max_bytes=100)
+
+
+# Tampering
+
+
+def test_a_changed_digit(shop: Workshop, message: bytes) -> None:
+    assert "not the one that was signed" in shop.refusal(message.replace(b"v0.4", b"v0.3"), Tampered)
+
+
+def test_the_signature_of_another_text(shop: Workshop, message: bytes) -> None:
+    other = shop.sign(TEXT + b"more\n", "-text")
+    signature = message[message.index(b"Content-Disposition") :].split(b"\n\n")[1]
+    theirs = other[other.index(b"Content-Disposition") :].split(b"\n\n")[1]
+    assert "not the one that was signed" in shop.refusal(message.replace(signature, theirs), Tampered)
+
+
+# The structure of the signature
+
+
+def rebuild(message: bytes, change: Callable[[cms.ContentInfo], None]) -> bytes:
+    """Change the CMS structure of a message and put it back."""
+    head, old = message[: message.index(b"MII")], message[message.index(b"MII") :]
+    encoded, tail = old.split(b"\n\n", 1)
+    info = cms.ContentInfo.load(base64.b64decode(encoded))
+    change(info)
+    return head + base64.encodebytes(info.dump(force=True)) + b"\n" + tail
+
+
+def signer_info(info: cms.ContentInfo) -> cms.SignerInfo:
+    return info["content"]["signer_infos"][0]
+
+
+def two_signers(info: cms.ContentInfo) -> None:
+    info["content"]["signer_infos"].append(signer_info(info).copy())
+
+
+def no_signer(info: cms.ContentInfo) -> None:
+    info["content"]["signer_infos"] = cms.SignerInfos([])
+
+
+def no_certificate(info: cms.ContentInfo) -> None:
+    info["content"]["certificates"] = cms.CertificateSet([])
+
+
+def twice_the_certificate(info: cms.ContentInfo) -> None:
+    info["content"]["certificates"].append(info["content"]["certificates"][0].copy())
+
+
+def attached(info: cms.ContentInfo) -> None:
+    info["content"]["encap_content_info"] = {"content_type": "data", "content": TEXT}
+
+
+def other_kind(info: cms.ContentInfo) -> None:
+    info["content"]["encap_content_info"] = {"content_type": "signed_data"}
+
+
+def weak_digest(info: cms.ContentInfo) -> None:
+    signer_info(info)["digest_algorithm"] = algos.DigestAlgorithm({"algorithm": "md5"})
+
+
+def contradicting_digest(info: cms.ContentInfo) -> None:
+    signer_info(info)["signature_algorithm"] = algos.SignedDigestAlgorithm({"algorithm": "sha512_rsa"})
+
+
+def unknown_scheme(info: cms.ContentInfo) -> None:
+    signer_info(info)["signature_algorithm"] = algos.SignedDigestAlgorithm({"algorithm": "sha256_ecdsa"})
+
+
+def by_key_identifier(info: cms.ContentInfo) -> None:
+    signer_info(info)["sid"] = cms.SignerIdentifier("subject_key_identifier", b"12345")
+
+
+def keep(*kinds: str) -> Callable[[cms.ContentInfo], None]:
+    def change(info: cms.ContentInfo) -> None:
+        kept = [
+            attribute
+            for kind in kinds
+            for attribute in signer_info(info)["signed_attrs"]
+            if attribute["type"].native == kind
+        ]
+        signer_info(info)["signed_attrs"] = cms.CMSAttributes([attribute.copy() for attribute in kept])
+
+    return change
+
+
+STRUCTURES: list[tuple[Callable[[cms.ContentInfo], None], type[Exception], str]] = [
+    (two_signers, Malformed, "2 signers, exactly one"),
+    (no_signer, Malformed, "0 signers, exactly one"),
+    (no_certificate, Malformed, "0 times, not once"),
+    (twice_the_certificate, Malformed, "2 times, not once"),
+    (attached, Malformed, "not a detached signature over plain data"),
+    (other_kind, Malformed, "not a detached signature over plain data"),
+    (weak_digest, Untrusted, "its digest is MD5"),
+    (contradicting_digest, Malformed, "contradict each other"),
+    (unknown_scheme, Untrusted, "not supported with its key"),
+    (by_key_identifier, Malformed, "not named by issuer and serial"),
+    (keep("content_type"), Malformed, "message_digest is missing"),
+    (keep("message_digest"), Malformed, "content_type is missing"),
+    (keep("content_type", "message_digest", "message_digest"), Malformed, "message_digest is there twice"),
+    (keep("content_type", "message_digest"), Tampered, "the signature does not fit"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "cause"), STRUCTURES)
+def test_structures_that_are_refused(
+    shop: Workshop, message: bytes, change: Callable[[cms.ContentInfo], None], kind: type[Exception], cause: str
+) -> None:
+    assert cause in shop.refusal(rebuild(message, change), kind)
+
+
+def test_rebuilding_alone_changes_nothing(shop: Workshop, message: bytes) -> None:
+    assert shop.verify(rebuild(message, lambda _: None)).body == TEXT
+
+
+@pytest.mark.parametrize("data", [b"", b"\x30\x80" * 5000, b"\x30\x03\x02\x01\x00", b"\x30" + b"\xff" * 40])
+def test_bytes_that_are_no_cms(shop: Workshop, message: bytes, data: bytes) -> None:
+    encoded = message[message.index(b"MII") :].split(b"\n\n")[0]
+    changed = message.replace(encoded, base64.encodebytes(data).rstrip())
+    assert "CMS" in shop.refusal(changed)
+
+
+def test_signed_attributes_passed_off_as_a_text(shop: Workshop, message: bytes) -> None:
+    """The signature over the attributes of a message is one over a text of the same bytes, unless that is refused."""
+    attributes = b""
+
+    def strip(info: cms.ContentInfo) -> None:
+        nonlocal attributes
+        attributes = signer_info(info)["signed_attrs"].untag().dump(force=True)
+        del signer_info(info)["signed_attrs"]
+
+    stripped = rebuild(message, strip)
+    line = b"--" + boundary(stripped) + b"\n"
+    head, _, tail = stripped.split(line)
+    forged = head + line + attributes + b"\n" + line + tail
+    assert "looks like attributes" in shop.refusal(forged, Tampered, require_header=False)
+
+
+# Signers
+
+
+@pytest.mark.parametrize("digest", ["sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+def test_digests_and_keys(shop: Workshop, digest: str, kind: str) -> None:
+    pair = shop.root.issue(HOST, key=rsa_key("host") if kind == "rsa" else ec_key("host"))
+    assert shop.verify(shop.sign(TEXT, "-text", "-md", digest, pair=pair)).body == TEXT
+
+
+def test_sha1_only_by_option(shop: Workshop) -> None:
+    signed = shop.sign(TEXT, "-text", "-md", "sha1")
+    assert "its digest is SHA1" in shop.refusal(signed, Untrusted)
+    assert shop.verify(signed, allow_sha1=True).body == TEXT
+
+
+@pytest.mark.parametrize("options", [["-noattr"], ["-nosmimecap"]])
+def test_fewer_attributes(shop: Workshop, options: list[str]) -> None:
+    assert shop.verify(shop.sign(TEXT, "-text", *options)).body == TEXT
+
+
+@pytest.mark.parametrize("digest", [hashes.SHA256(), hashes.SHA512()])
+def test_pss(shop: Workshop, message: bytes, digest: hashes.HashAlgorithm) -> None:
+    key = shop.host.key
+    assert isinstance(key, rsa.RSAPrivateKey)
+    text = message.split(b"--" + boundary(message))[1].removeprefix(b"\n").removesuffix(b"\n").replace(b"\n", b"\r\n")
+
+    def resign(info: cms.ContentInfo) -> None:
+        signer = signer_info(info)
+        algorithm = {"algorithm": digest.name}
+        signer["digest_algorithm"] = algos.DigestAlgorithm(algorithm)
+        parameters = {
+            "hash_algorithm": algorithm,
+            "mask_gen_algorithm": {"algorithm": "mgf1", "parameters": algorithm},
+            "salt_length": 20,
+        }
+        signer["signature_algorithm"] = algos.SignedDigestAlgorithm(
+            {"algorithm": "rsassa_pss", "parameters": parameters}
+        )
+        del signer["signed_attrs"]
+        signer["signature"] = key.sign(text, padding.PSS(mgf=padding.MGF1(digest), salt_length=20), digest)
+
+    assert shop.verify(rebuild(message, resign)).body == TEXT
+
+
+def test_an_unknown_signer(shop: Workshop) -> None:
+    rogue = Authority.root("/CN=Rogue").issue(HOST)
+    assert "not among the trust anchors" in shop.refusal(shop.sign(TEXT, "-text", pair=rogue), Untrusted)
+
+
+def test_the_certificate_named_by_the_signer_counts(shop: Workshop) -> None:
+    """Others in the message may be of better birth; they did not sign."""
+    rogue = Authority.root("/CN=Rogue").issue("/CN=rogue")
+    signed = sign(TEXT, rogue, "-text", directory=shop.path, more=(shop.host.certificate,))
+    assert "/CN=rogue: its issuer /CN=Rogue" in shop.refusal(signed, Untrusted)
+
+
+def test_a_revoked_signer_and_a_missing_list(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    shop.root.revoke(shop.host)
+    message = shop.sign(TEXT, "-text")
+    assert shop.verify(message).warnings == ()
+    shop.root.publish(tmp_path / "certificates", crl=shop.root.crl())
+    assert shop.trust.refresh()
+    assert "revoked" in shop.refusal(message, Untrusted)
+    next((tmp_path / "certificates").glob("*.r0")).unlink()
+    shop.trust.refresh()
+    assert "no CRL" in shop.verify(message).warnings[0]
+    shop.trust = CADirectory(tmp_path / "certificates", crls=CRLPolicy.REQUIRE)
+    assert "cannot be checked" in shop.refusal(message, Untrusted)
+
+
+def test_a_name_of_a_kilobyte_does_not_reach_a_log(shop: Workshop) -> None:
+    rogue = Authority.root("/CN=Rogue").issue("/OU=" + "/OU=".join(["x" * 60] * 30))
+    assert "longer than 1024 characters" in shop.refusal(shop.sign(TEXT, "-text", pair=rogue))
+
+
+# MIME by itself
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "parameters"),
+    [
+        ("text/plain", "text/plain", {}),
+        (' Text/PLAIN ; Charset=utf-8;x="a; b" ', "text/plain", {"charset": "utf-8", "x": "a; b"}),
+        ('multipart/signed; boundary="a b"', "multipart/signed", {"boundary": "a b"}),
+    ],
+)
+def test_content_types(value: str, kind: str, parameters: dict[str, str]) -> None:
+    found = mime.parse_content_type(value)
+    assert (found.type, dict(found.parameters)) == (kind, parameters)
+
+
+@pytest.mark.parametrize("value", ["", "text", "text/plain; x", "text/plain; x=1; X=2", "text/plain x=1", 'a/b; x="'])
+def test_broken_content_types(value: str) -> None:
+    with pytest.raises(Malformed, match="cannot be read"):
+        mime.parse_content_type(value)
