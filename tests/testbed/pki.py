@@ -142,11 +142,17 @@ class Authority:
             digest=digest,
             alternatives=[_alternative(host) for host in hosts or (common_name,)],
         )
-        stem = self._free_stem(re.sub(r"[^A-Za-z0-9._-]", "_", common_name))
+        stem = self._free_stem(common_name)
         credential = Credential(stem.with_name(f"{stem.name}.pem"), stem.with_name(f"{stem.name}.key"))
         _write_key(credential.key, private)
         credential.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
         return credential
+
+    def find(self, common_name: str) -> Credential | None:
+        """Return the first credential that was issued for this name."""
+        stem = self._stem(common_name)
+        credential = Credential(stem.with_name(f"{stem.name}.pem"), stem.with_name(f"{stem.name}.key"))
+        return credential if credential.certificate.exists() and credential.certificate.stat().st_size else None
 
     def revoke(self, credential: Credential) -> None:
         """Put a certificate on the next CRL that `publish` writes."""
@@ -224,10 +230,14 @@ class Authority:
             number += 1
         return number
 
-    def _free_stem(self, name: str) -> Path:
+    def _stem(self, common_name: str, number: int = 1) -> Path:
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", common_name)
+        return self.directory / "issued" / (name if number == 1 else f"{name}-{number}")
+
+    def _free_stem(self, common_name: str) -> Path:
         number = 1
         while True:
-            stem = self.directory / "issued" / (name if number == 1 else f"{name}-{number}")
+            stem = self._stem(common_name, number)
             try:
                 os.close(os.open(stem.with_name(f"{stem.name}.pem"), os.O_CREAT | os.O_EXCL, 0o644))
             except FileExistsError:

@@ -1,0 +1,164 @@
+"""Processes of one instance: started in sessions of their own, recorded, stopped; never a stranger's.
+
+A process records itself before it becomes the service: boot id, then its line of ``/proc/PID/stat``. Pid, start time
+and boot id together name one process for ever, so a pid that the kernel has given to somebody else is not mistaken for
+ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core.run.errors import Unavailable
+
+_RECORD_AND_BECOME = """
+read -r boot </proc/sys/kernel/random/boot_id
+read -r stat </proc/$$/stat
+echo "$boot $stat" >"$0.new" && mv "$0.new" "$0" && exec "$@"
+"""
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process for ever."""
+
+    pid: int
+    started: int
+    """Clock ticks from the boot to its start."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether it still runs; a zombie does not."""
+        with contextlib.suppress(OSError):
+            process, _, state = _parse(Path(f"/proc/{self.pid}/stat").read_text())
+            return process == self and state != "Z"
+        return False
+
+    @property
+    def session(self) -> list[Process]:
+        """All processes of the session that it leads, itself among them; none when it is dead."""
+        return [process for process, leader in _processes() if leader == self.pid] if self.is_alive else []
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if the process still is the one that it was."""
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                if self.is_alive:
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+
+    def memory(self) -> int:
+        """Return the proportional set size of its session in bytes."""
+        return sum(_proportional_size(process.pid) for process in self.session)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The processes of one instance, by name, in the directory of their records."""
+
+    directory: Path
+
+    def find(self, name: str) -> Process | None:
+        """Return the living process of this name."""
+        try:
+            boot, stat = (self.directory / name).read_text().split(" ", 1)
+        except (FileNotFoundError, ValueError):
+            return None
+        if boot != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+            return None
+        process, _, _ = _parse(stat)
+        return process if process.is_alive else None
+
+    def start(
+        self, name: str, *, command: Sequence[str | Path], output: Path, variables: Mapping[str, str] | None = None
+    ) -> Callable[[], bool]:
+        """Start a command in a session of its own, its output appended to a file; return how to ask whether it lives."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with output.open("ab") as file:
+            child = subprocess.Popen(
+                ["/bin/sh", "-c", _RECORD_AND_BECOME, str(self.directory / name), *map(str, command)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                cwd=self.directory,
+                env=os.environ | dict(variables or {}),
+            )
+        return lambda: child.poll() is None
+
+    def stop(self, names: Iterable[str], *, seconds: float = 15) -> None:
+        """Ask processes to end, all at once; those that have not done so in time are killed."""
+        leaders = {name: leader for name in names if (leader := self.find(name))}
+        members = [member for leader in leaders.values() for member in leader.session]
+        for leader in leaders.values():
+            leader.send(signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while any(member.is_alive for member in members) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        _kill(members)
+        for name in leaders:
+            (self.directory / name).unlink(missing_ok=True)
+
+    def kill(self, name: str) -> None:
+        """Kill a process and its session without asking, and wait for the end."""
+        leader = self.find(name)
+        if leader:
+            _kill(leader.session)
+        (self.directory / name).unlink(missing_ok=True)
+
+
+def wait_until(
+    condition: Callable[[], bool], *, what: str, remedy: str, seconds: float = 120, alive: Callable[[], bool]
+) -> None:
+    """Wait until a condition holds.
+
+    :raises Unavailable: it does not in time, or what should bring it about has died
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if not alive():
+            raise Unavailable(what, "ended at its start", remedy)
+        if time.monotonic() > deadline:
+            raise Unavailable(what, f"not ready within {seconds:.0f} s", remedy)
+        time.sleep(_POLL_SECONDS)
+
+
+def _kill(processes: list[Process]) -> None:
+    for process in processes:
+        process.send(signal.SIGKILL)
+    while any(process.is_alive for process in processes):
+        time.sleep(_POLL_SECONDS)
+
+
+def _processes() -> Iterator[tuple[Process, int]]:
+    """Yield all processes of the machine, each with the pid of its session's leader."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                process, leader, _ = _parse((entry / "stat").read_text())
+                yield process, leader
+
+
+def _parse(stat: str) -> tuple[Process, int, str]:
+    """Return process, session and state of a line of ``/proc/PID/stat`` (proc(5), fields 1, 22, 6 and 3)."""
+    pid = int(stat.split(" ", 1)[0])
+    fields = stat.rpartition(") ")[2].split()
+    return Process(pid, int(fields[19])), int(fields[3]), fields[0]
+
+
+def _proportional_size(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
