@@ -1,4 +1,7 @@
-"""A certificate authority that also makes what no real one would: weak keys, stale lists, wrong policies."""
+"""A certificate authority in memory that also makes what no real one would: weak keys, foreign lists, forged names.
+
+`tests.testbed.pki` is the well-behaved one, in files.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.testbed.pki import slash_form
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 DAY = timedelta(days=1)
@@ -153,10 +158,7 @@ class Authority:
         if crl is not None:
             (directory / f"{self.hash}.r{number}").write_bytes(crl.public_bytes(Encoding.PEM))
         if policy is not None:
-            subject = "".join(
-                f"/{next(short for short, oid in _OIDS.items() if oid == part.oid)}={part.value!s}"
-                for part in self.pair.certificate.subject
-            )
+            subject = slash_form(self.pair.certificate.subject)
             (directory / f"{self.hash}.signing_policy").write_text(
                 f"access_id_CA X509 '{subject}'\npos_rights globus CA:sign\ncond_subjects globus '\"{policy}\"'\n"
             )

@@ -69,7 +69,7 @@ class Anchors:
                 elif _POLICY.fullmatch(name):
                     texts[name] = ""  # a policy that cannot be read lets its CA sign nothing
                     texts[name] = (path / name).read_text(encoding="utf-8", errors="replace")
-            except (OSError, ValueError, crypto.Error) as error:
+            except (OSError, ValueError, x509.InvalidVersion, crypto.Error) as error:
                 problems.append(f"{path / name}: cannot be read: {getattr(error, 'strerror', 'not PEM')}")
         if not anchors:
             raise LocalFailure(path, "no CA certificate (HASH.0) can be read in this directory", INSTALL)

@@ -104,7 +104,7 @@ def _load_certificates(path: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from None
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise Malformed(path, "no certificate in PEM form", "install the host certificate") from None
 
 

@@ -23,8 +23,10 @@ _DIGESTS: dict[str, hashes.HashAlgorithm] = {
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
 }
-_ASN1_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
-"""What asn1crypto raises on bytes that are not the structure asked for."""
+_ASN1_ERRORS = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, x509.InvalidVersion
+)  # fmt: skip
+"""What asn1crypto and cryptography raise on bytes that are not the structure asked for."""
 _SET, _CONTEXT_0 = b"\x31", 0xA0
 
 
@@ -68,7 +70,7 @@ class OneSignature:
                 case ec.EllipticCurvePublicKey(), "ecdsa":
                     key.verify(self.value, text, ec.ECDSA(algorithm))
                 case _:
-                    raise Untrusted(subject, f"a signature of kind {self.scheme} is not supported with its key")
+                    raise Untrusted(subject, f"a signature of kind {self.scheme[:40]} is not supported with its key")
         except InvalidSignature:
             raise Tampered(subject, "the signature does not fit") from None
         except (ValueError, OverflowError, UnsupportedAlgorithm):
@@ -100,7 +102,7 @@ def _read_signed_data(signed: cms.SignedData, *, allow_sha1: bool) -> OneSignatu
         raise Malformed("signature", "it is not a detached signature over plain data")
     digest = signer["digest_algorithm"]["algorithm"].native
     if digest not in _DIGESTS and not (digest == "sha1" and allow_sha1):
-        raise Untrusted("signature", f"its digest is {digest.upper()}", "sign with SHA-256 or better")
+        raise Untrusted("signature", f"its digest is {digest[:40].upper()}", "sign with SHA-256 or better")
     certificate, others = _find_signer(signed["certificates"], sid=signer["sid"])
     attributes, message_digest = _read_attributes(signer["signed_attrs"])
     scheme, salt_length = _read_algorithm(signer["signature_algorithm"], digest=digest)
@@ -143,7 +145,7 @@ def _load_readable(certificates: Sequence[cms.Certificate]) -> list[x509.Certifi
         if certificate["tbs_certificate"]["serial_number"].native > 0:
             try:
                 loaded.append(x509.load_der_x509_certificate(certificate.dump()))
-            except ValueError:
+            except (ValueError, x509.InvalidVersion):
                 continue
     return loaded
 
@@ -159,7 +161,7 @@ def _read_attributes(attributes: cms.CMSAttributes) -> tuple[bytes | None, bytes
     for attribute in attributes:
         name = attribute["type"].native
         if name in found:
-            raise Malformed("signature", f"its attribute {name} is there twice")
+            raise Malformed("signature", f"its attribute {name[:40]} is there twice")
         found[name] = list(attribute["values"])
     kinds, digests = found.get("content_type", []), found.get("message_digest", [])
     if [kind.native for kind in kinds] != ["data"]:

@@ -92,7 +92,7 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
             raise Malformed("message", NO_BLANK_LINE)
         name = found[1].lower()
         if name in fields and name.startswith("content-"):
-            raise Malformed("message", f"two {found[1]} headers")
+            raise Malformed("message", f"two {found[1][:40]} headers")
         fields.setdefault(name, found[2].rstrip())
     return MappingProxyType(fields), text[end + 2 :]
 
@@ -107,7 +107,7 @@ def split_signed(message: bytes) -> SignedParts:
     kind = parse_content_type(headers.get("content-type", ""))
     if kind.type != "multipart/signed":
         raise Malformed(
-            "message", f"its type is {kind.type}, not multipart/signed", "sign it with a detached signature"
+            "message", f"its type is {kind.type[:40]}, not multipart/signed", "sign it with a detached signature"
         )
     if kind.parameters.get("protocol", "").lower() not in _SIGNATURE_TYPES:
         raise Malformed("message", "it is signed by a protocol other than S/MIME")
@@ -139,7 +139,7 @@ def decode_transfer(body: bytes, *, encoding: str) -> bytes:
         case "base64":
             return _decode_base64(body)
         case other:
-            raise Malformed("message", f"unknown Content-Transfer-Encoding {other}")
+            raise Malformed("message", f"unknown Content-Transfer-Encoding {other[:40]}")
 
 
 def _after_delimiter(piece: bytes) -> bytes:

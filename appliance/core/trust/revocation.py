@@ -43,7 +43,7 @@ class RevocationLists:
                 is_signed = found.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
             except OSError as error:
                 flaws.append(f"{path}: {error.strerror}")
-            except (ValueError, TypeError, UnsupportedAlgorithm):
+            except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
                 flaws.append(f"{path}: not a CRL that can be read")
             else:
                 if is_signed:
