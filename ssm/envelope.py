@@ -1,0 +1,139 @@
+"""S/MIME as SSM writes it: detached signature, perhaps encrypted around that; and the way back.
+
+The wire form is the one that openssl's ``smime -sign -text`` prints (RFC 8551, 3.5.3): ``multipart/signed``, LF line
+ends, an inner part that begins with ``Content-Type: text/plain``. What is hashed is that inner part with CRLF line ends
+(RFC 8551, 3.1.1). Text beyond ASCII travels quoted-printable: the one form that every SSM reads. The MIME frame is put
+together by hand, because the text is then copied once instead of by an e-mail generator, five times as fast.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.ciphers import algorithms
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+
+from appliance.core.run.errors import ApplianceError
+from appliance.core.trust import mime, smime
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.certificates import Identity
+from appliance.core.trust.errors import Malformed, Untrusted
+
+_PLAIN = b"Content-Type: text/plain\n\n"
+_QUOTED = b"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\n"
+_SIGNATURE = (
+    b'Content-Type: application/x-pkcs7-signature; name="smime.p7s"\n'
+    b"Content-Transfer-Encoding: base64\n"
+    b'Content-Disposition: attachment; filename="smime.p7s"\n\n'
+)
+_ENCRYPTED = (
+    b"MIME-Version: 1.0\n"
+    b'Content-Disposition: attachment; filename="smime.p7m"\n'
+    b'Content-Type: application/x-pkcs7-mime; smime-type=enveloped-data; name="smime.p7m"\n'
+    b"Content-Transfer-Encoding: base64\n\n"
+)
+_ENCRYPTED_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
+_CIPHERS: dict[str, type[algorithms.AES128 | algorithms.AES256]] = {
+    "aes128": algorithms.AES128,
+    "aes256": algorithms.AES256,
+}
+
+
+class Unsendable(ApplianceError):
+    """A message that no run can ever send as it is."""
+
+
+def sign(text: bytes, *, identity: Identity) -> bytes:
+    """Return ``text`` (UTF-8) as a signed message with LF line ends.
+
+    :raises Unsendable: the text is empty or not UTF-8
+    """
+    inner = _inner_part(text)
+    signature = (
+        pkcs7.PKCS7SignatureBuilder()
+        .set_data(mime.canonical(inner))
+        .add_signer(identity.certificate, identity.key, hashes.SHA256())
+        .sign(Encoding.DER, [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary])
+    )
+    boundary = b"----" + secrets.token_hex(16).upper().encode("ascii")
+    return b"".join(
+        (
+            b'MIME-Version: 1.0\nContent-Type: multipart/signed; protocol="application/x-pkcs7-signature"; ',
+            b'micalg="sha-256"; boundary="%b"\n\nThis is an S/MIME signed message\n\n--%b\n' % (boundary, boundary),
+            inner,
+            b"\n--%b\n" % boundary,
+            _SIGNATURE,
+            base64.encodebytes(signature),
+            b"\n--%b--\n\n" % boundary,
+        )
+    )
+
+
+def encrypt(message: bytes, *, recipient: x509.Certificate, cipher: str) -> bytes:
+    """Return a signed message encrypted to ``recipient``, whose key must be RSA; ``cipher`` is aes128 or aes256."""
+    enveloped = (
+        pkcs7.PKCS7EnvelopeBuilder()
+        .set_data(mime.canonical(message))
+        .add_recipient(recipient)
+        .set_content_encryption_algorithm(_CIPHERS[cipher])
+        .encrypt(Encoding.DER, [pkcs7.PKCS7Options.Binary])
+    )
+    return _ENCRYPTED + base64.encodebytes(enveloped)
+
+
+def check_recipient(recipient: x509.Certificate, *, subject: object) -> None:
+    """Raise `Untrusted` when `encrypt` cannot encrypt to this certificate."""
+    if not isinstance(recipient.public_key(), rsa.RSAPublicKey):
+        raise Untrusted(subject, "its key is not RSA, messages cannot be encrypted to it", "name an RSA certificate")
+
+
+def decrypt(message: bytes, *, identity: Identity) -> bytes:
+    """Return what is inside an encrypted message; one that is not encrypted is returned as it is.
+
+    Whether it is encrypted is said by its top header alone.
+
+    :raises Malformed: its type or its content cannot be read
+    :raises Untrusted: it was not encrypted to ``identity``
+    """
+    headers, body = mime.split_header(mime.with_newlines(message))
+    if mime.parse_content_type(headers.get("content-type", "")).type not in _ENCRYPTED_TYPES:
+        return message
+    if not isinstance(identity.key, rsa.RSAPrivateKey):
+        raise Untrusted(identity.key_path, "only an RSA key can decrypt messages")
+    try:
+        return pkcs7.pkcs7_decrypt_der(base64.b64decode(body), identity.certificate, identity.key, [])
+    except UnsupportedAlgorithm as error:
+        raise Malformed("message", f"encrypted by other means than AES-CBC: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise Untrusted("message", f"not encrypted to this host's certificate: {error}") from None
+
+
+def open_envelope(
+    message: bytes, *, identity: Identity, trust: CADirectory, at: datetime, max_bytes: int
+) -> smime.Verified:
+    """Decrypt a message if it is encrypted, then verify it; raises as `decrypt` and `smime.verify` do."""
+    if len(message) > max_bytes:
+        raise Malformed("message", f"it has {len(message)} bytes, at most {max_bytes} are accepted")
+    return smime.verify(decrypt(message, identity=identity), trust=trust, at=at, max_bytes=max_bytes)
+
+
+def _inner_part(text: bytes) -> bytes:
+    """Return the part that is signed, with LF line ends."""
+    text = mime.with_newlines(text)
+    if not text.strip():
+        raise Unsendable("message", "it is empty")
+    if text.isascii() and b"\r" not in text and b"\0" not in text:
+        return _PLAIN + text
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unsendable("message", f"it is not UTF-8 text: byte {error.start + 1}") from None
+    # A lone carriage return must be encoded, because openssl would strip it; b2a_qp does so only in binary mode.
+    return _QUOTED + mime.with_newlines(binascii.b2a_qp(text, istext=b"\r" not in text))

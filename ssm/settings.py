@@ -1,0 +1,228 @@
+"""sender.cfg and receiver.cfg, as SSM 3.4.1 and 4.0.0 read them, checked as a whole.
+
+Options of our own: ``[broker] host`` takes a list ``host:port, host:port``; ``[certificates] cipher``;
+``[messaging] max_message_size``; ``check_crls`` takes the words of `CRLPolicy` beside true and false.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core.config import document, ini
+from appliance.core.config.settings import Settings
+from appliance.core.run.errors import Problem
+from appliance.core.run.layout import Layout
+
+_LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d{1,5}))?")
+_MAX_PORT = 65535
+_MAX_MESSAGE_SIZE = 16 * 1024 * 1024
+_CRLS = {
+    "true": "require",
+    "yes": "require",
+    "on": "require",
+    "1": "require",
+    "false": "warn",
+    "no": "warn",
+    "0": "warn",
+}
+_ELEMENTS = re.compile(r"[0-9a-f]{8}")
+_NAME_A_HOST = "name the message broker, host: HOST:PORT"
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Host and port of a message broker."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How to reach a queue: brokers in order of preference, own certificate, trust anchors, the queue's name."""
+
+    brokers: tuple[Broker, ...]
+    use_ssl: bool
+    certificate: Path
+    key: Path
+    capath: Path
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Where the log goes and how much of it there is."""
+
+    file: Path
+    level: int
+    console: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SenderSettings:
+    """What `ssmsend` needs."""
+
+    link: Link
+    log: LogSettings
+    path: Path
+    """The spool."""
+    max_message_size: int
+    """Of a message before it is signed, in bytes."""
+    server_cert: Path | None
+    """Encrypt to this certificate."""
+    verify_server_cert: bool
+    cipher: str
+    warnings: tuple[Problem, ...]
+
+    @property
+    def failed(self) -> Path:
+        """Queue of messages that can never be sent; beside the spool, because nothing may be inside one."""
+        return self.path.parent / "failed" / self.path.name
+
+    @property
+    def lock(self) -> Path:
+        """Lock file of a run."""
+        return self.path.parent / f".{self.path.name}.ssm.lock"
+
+    @property
+    def journal(self) -> Path:
+        """Names of the elements that a run has locked or is about to lock."""
+        return self.path.parent / f".{self.path.name}.ssm.inflight"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverSettings:
+    """What `ssmreceive` needs."""
+
+    link: Link
+    log: LogSettings
+    path: Path
+    """Holds the queues ``incoming`` and ``reject``."""
+    max_message_size: int
+    """Of a message as it arrives, in bytes."""
+    crls: str
+    """A word of `CRLPolicy`."""
+    pidfile: Path
+    warnings: tuple[Problem, ...]
+
+
+def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
+    """Read a sender.cfg; raises `ConfigurationError` with everything that is wrong in it."""
+    settings = Settings(document.read([path], ini.parse))
+    link = _read_link(settings, "sender", layout=layout)
+    server_cert = settings.file("certificates", "server_cert")
+    if server_cert is not None and server_cert == link.certificate:
+        settings.error("certificates", "server_cert", "is this host's own; name the receiver's, or remove the option")
+    verify = settings.boolean("certificates", "verify_server_cert", default=True)
+    cipher = settings.choice("certificates", "cipher", default="aes128", allowed=["aes128", "aes256"])
+    spool = settings.path("messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True)
+    _check_spool(settings, spool)
+    settings.accept("certificates", ["check_crls"])
+    log = _read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True)
+    size = _read_size(settings)
+    return SenderSettings(link, log, spool, size, server_cert, verify, cipher, settings.finish())
+
+
+def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
+    """Read a receiver.cfg; raises `ConfigurationError` with everything that is wrong in it."""
+    settings = Settings(document.read([path], ini.parse))
+    link = _read_link(settings, "receiver", layout=layout)
+    allowed = ["warn", "require", "off", *_CRLS]
+    crls = settings.choice("certificates", "check_crls", default="warn", allowed=allowed)
+    queues = settings.path("messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True)
+    pidfile = settings.path("daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"))
+    settings.accept("certificates", ["server_cert", "verify_server_cert", "cipher"])
+    settings.accept("messaging", ["path_type"])
+    log = _read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False)
+    size = _read_size(settings)
+    return ReceiverSettings(link, log, queues, size, _CRLS.get(crls, crls), pidfile, settings.finish())
+
+
+def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
+    _check_protocol(settings, role)
+    use_ssl = settings.boolean("broker", "use_ssl", default=True)
+    if not use_ssl:
+        settings.warn("broker", "use_ssl", "messages travel in clear and the broker is not verified; write true")
+    brokers = _read_brokers(settings)
+    grid = layout.path("/etc/grid-security")
+    certificate = settings.file("certificates", "certificate", default=grid / "hostcert.pem")
+    key = settings.file("certificates", "key", default=grid / "hostkey.pem")
+    capath = settings.path("certificates", "capath", default=layout.grid_certificates, is_directory=True)
+    destination = settings.text("messaging", "destination", required="the queue, for example /queue/NAME")
+    if destination and not destination.startswith("/"):
+        hint = "has the form of an AMS topic; a queue of a STOMP broker is written /queue/NAME"
+        settings.warn("messaging", "destination", f"{destination!r} {hint}")
+    if ".test." in destination:
+        settings.warn("messaging", "destination", f"{destination} is a test queue: what goes there is not accounted")
+    settings.accept("messaging", ["ams_project", "token"])
+    assert certificate is not None and key is not None  # noqa: S101, PT018  both have a default
+    return Link(brokers, use_ssl, certificate, key, capath, destination)
+
+
+def _check_protocol(settings: Settings, role: str) -> None:
+    protocol = settings.choice(role, "protocol", default="", allowed=["STOMP", "AMS"])
+    if protocol == "AMS":
+        settings.error(
+            role,
+            "protocol",
+            "AMS is not spoken by this version; write 'protocol: STOMP', and in [broker] 'host: HOST:PORT' of a "
+            "STOMP broker, in [messaging] 'destination: /queue/NAME'",
+        )
+    elif not protocol and settings.where(role, "protocol") is None:
+        settings.warn(role, "protocol", "not set; STOMP is assumed, as before SSM 4")
+
+
+def _read_brokers(settings: Settings) -> tuple[Broker, ...]:
+    default_port = settings.integer("broker", "port", default=443, minimum=1, maximum=_MAX_PORT)
+    old = [option for option in ("bdii", "network") if settings.where("broker", option)]
+    brokers = []
+    for word in settings.words("broker", "host"):
+        match = _HOST.fullmatch(word)
+        port = int(match["port"] or default_port) if match else 0
+        if match is None or not 1 <= port <= _MAX_PORT:
+            settings.error("broker", "host", f"{word!r} is not allowed; write host or host:port, several with commas")
+            continue
+        if match["name"] == "msg.example.org":
+            settings.error("broker", "host", f"is still the placeholder {word!r}; {_NAME_A_HOST}")
+        brokers.append(Broker(match["v6"] or match["name"], port))
+    if old:
+        text = "brokers are no longer looked up in the information system, this is ignored"
+        settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else _NAME_A_HOST}")
+    if not brokers:
+        settings.error("broker", "host", f"must be set: {_NAME_A_HOST}")
+    return tuple(brokers)
+
+
+def _check_spool(settings: Settings, spool: Path) -> None:
+    kind = settings.choice("messaging", "path_type", default="dirq", allowed=["dirq", "directory"])
+    if kind == "directory":
+        settings.error("messaging", "path_type", "plain directories are not read by this version; write dirq")
+    try:
+        inside = sorted(entry for entry in spool.iterdir() if entry.is_dir() and not _ELEMENTS.fullmatch(entry.name))
+        nested = [entry for entry in inside if any(_ELEMENTS.fullmatch(child.name) for child in entry.iterdir())]
+    except OSError:  # not there yet, or not ours to look into: the run will tell
+        return
+    for entry in nested:
+        settings.warn(
+            "messaging", "path", f"{entry} is a spool of its own, which is not sent; perhaps you mean that one"
+        )
+
+
+def _read_size(settings: Settings) -> int:
+    return settings.integer(
+        "messaging", "max_message_size", default=_MAX_MESSAGE_SIZE, minimum=1024, maximum=8 * _MAX_MESSAGE_SIZE
+    )
+
+
+def _read_log(settings: Settings, default: Path, *, console: bool) -> LogSettings:
+    file = settings.path("logging", "logfile", default=default)
+    word = settings.choice("logging", "level", default="INFO", allowed=_LEVELS)
+    level = logging.getLevelNamesMapping()[word]
+    return LogSettings(file, level, settings.boolean("logging", "console", default=console))

@@ -1,0 +1,290 @@
+"""STOMP 1.2 over TLS: one connection to one broker, told as a stream of events.
+
+The protocol (frames, heart-beats) is stomp.py's. Its way to open and end connections is replaced: it hides why a
+connection failed, accepts no TLS context, does not notice the end of a TLS stream, and ends one by waiting for the
+peer without limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
+from ssm.settings import Broker
+
+os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")  # stomp.py asks the DNS three times when imported
+from stomp.connect import StompConnection12
+from stomp.exception import StompException
+from stomp.listener import ConnectionListener
+from stomp.protocol import Protocol12
+from stomp.transport import Transport
+from stomp.utils import PollableQueue
+
+logging.getLogger("stomp.py").setLevel(logging.CRITICAL)  # what went wrong is told by events
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP and TLS, and again for the broker's greeting."""
+HEART_BEAT_MS = 30_000
+_CLOSE_TIMEOUT = 5.0
+_RECEIVE_BYTES = 64 * 1024
+_SUBSCRIPTION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The broker has taken over the message that was sent with this id."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message from the queue. ``ack`` is what `Connection.ack` wants; ``empa_id`` is None when it has no such id."""
+
+    ack: str
+    message_id: str
+    empa_id: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An ERROR frame; the broker closes the connection after it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is no more. The last event."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Greeting:
+    pass
+
+
+Event = Receipt | Delivery | Refusal | Lost
+
+
+def tls_context(bundle: str, *, certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return a context that verifies broker and host name against the CAs in ``bundle`` (PEM) and shows a certificate.
+
+    ``key`` must not be encrypted (OpenSSL would ask on the terminal); raises `LocalFailure` when OpenSSL refuses them.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=bundle)
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise LocalFailure(certificate, f"cannot be used for TLS: {error.reason}", "renew the certificate") from None
+    return context
+
+
+class Connection:
+    """An open connection. Every method may be called after it was lost: nothing happens then, `Lost` tells."""
+
+    def __init__(self, broker: Broker, *, tls: ssl.SSLContext | None) -> None:
+        """Connect and greet; raises `Unavailable`, or `AccessDenied` when the broker does not want us."""
+        self.broker = broker
+        self._transport = _Transport(broker, tls=tls)
+        self._protocol = Protocol12(self._transport, (HEART_BEAT_MS, HEART_BEAT_MS))
+        listener = _Listener(self._transport)
+        self._events = listener.events
+        self._transport.set_listener("events", listener)
+        try:
+            self._transport.start()
+        except OSError as error:
+            raise _explain(broker, error) from error
+        try:
+            self._greet()
+        except Unavailable:
+            self._transport.disconnect_socket()
+            raise
+
+    def send(self, destination: str, body: bytes, *, message_id: str) -> None:
+        """Queue a message, which is both named and to be receipted by ``message_id``."""
+        headers = {"empa-id": message_id, "receipt": message_id, "persistent": "true"}
+        with _unless_lost():
+            self._protocol.send(destination, body, headers=headers)
+
+    def subscribe(self, destination: str, *, prefetch: int) -> None:
+        """Ask for messages, each to be acknowledged by itself, at most ``prefetch`` of them unacknowledged."""
+        headers = {"activemq.prefetchSize": str(prefetch), "prefetch-count": str(prefetch)}
+        with _unless_lost():
+            self._protocol.subscribe(destination, _SUBSCRIPTION, ack="client-individual", headers=headers)
+
+    def ack(self, delivery: Delivery) -> None:
+        """Tell the broker that it may forget a message."""
+        with _unless_lost():
+            self._protocol.ack(delivery.ack)
+
+    def next_event(self, *, timeout: float) -> Event | None:
+        """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                event = self._events.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                return None
+            if not isinstance(event, _Greeting):
+                return event
+
+    def close(self) -> None:
+        """Disconnect; returns when the broker has processed all that was sent, or after five seconds."""
+        with _unless_lost():
+            self._protocol.disconnect()
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
+        while not isinstance(self.next_event(timeout=max(deadline - time.monotonic(), 0)), Lost | None):
+            pass
+        self._transport.disconnect_socket()
+
+    def _greet(self) -> None:
+        with _unless_lost():
+            self._protocol.connect()
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        while True:
+            try:
+                event = self._events.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                cause = f"accepts connections but does not answer in STOMP within {CONNECT_TIMEOUT:.0f} s"
+                raise Unavailable(self.broker, cause, "check that this port speaks STOMP") from None
+            match event:
+                case _Greeting():
+                    return
+                case Refusal(text):
+                    raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
+                case Lost(cause):
+                    raise AccessDenied(self.broker, f"ends the connection before greeting: {cause}", _REGISTER)
+
+
+class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no types
+    """What stomp.py calls, in its own thread."""
+
+    def __init__(self, transport: _Transport) -> None:
+        self.events: queue.SimpleQueue[Event | _Greeting] = queue.SimpleQueue()
+        self._transport = transport
+
+    def on_connected(self, _frame: Any) -> None:
+        self.events.put(_Greeting())
+
+    def on_receipt(self, frame: Any) -> None:
+        self.events.put(Receipt(frame.headers.get("receipt-id", "")))
+
+    def on_message(self, frame: Any) -> None:
+        headers = frame.headers
+        self.events.put(
+            Delivery(headers.get("ack", ""), headers.get("message-id", ""), headers.get("empa-id"), frame.body)
+        )
+
+    def on_error(self, frame: Any) -> None:
+        words = [frame.headers.get("message", ""), *frame.body.decode("utf-8", "replace").splitlines()[:1]]
+        self.events.put(Refusal(" ".join(dict.fromkeys(filter(None, words)))[:500] or "without a reason"))
+
+    def on_disconnected(self) -> None:
+        self.events.put(Lost(self._transport.cause))
+
+
+class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
+    """stomp.py's transport with sockets of our own."""
+
+    def __init__(self, broker: Broker, *, tls: ssl.SSLContext | None) -> None:
+        super().__init__(
+            [(broker.host, broker.port)],
+            prefer_localhost=False,
+            try_loopback_connect=False,
+            auto_decode=False,
+            is_eol_fc=StompConnection12.is_eol,
+        )
+        self._broker = broker
+        self._tls = tls
+        self.cause = "closed by the broker"
+
+    def attempt_connection(self) -> None:
+        address = (self._broker.host, self._broker.port)
+        made = socket.create_connection(address, CONNECT_TIMEOUT)
+        try:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                made = self._tls.wrap_socket(made, server_hostname=self._broker.host)
+        except OSError:
+            made.close()
+            raise
+        made.setblocking(False)
+        self.socket, self.current_host_and_port, self.blocking = made, address, False
+        self.send_queue, self.sel = _FrameQueue(), selectors.DefaultSelector()
+        self.sel.register(self.send_queue, selectors.EVENT_READ)
+        self.sel.register(self.socket, selectors.EVENT_READ)
+
+    def receive(self) -> bytes:
+        try:
+            data: bytes = self.socket.recv(_RECEIVE_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except BlockingIOError:
+            raise ssl.SSLWantReadError from None
+        except OSError as error:
+            self.cause = _words(error)
+            data = b""
+        if not data and not self.blocking:
+            self.shutdown_queue()  # leaves it "blocking", where stomp.py takes an empty read for the end
+        return data
+
+    def disconnect_socket(self) -> None:
+        """End the stream; stomp.py does so when heart-beats fail, we do so at the end."""
+        self.running = False
+        self.cause = f"no sign of life for {1.5 * HEART_BEAT_MS / 1000:.0f} s"
+        with contextlib.suppress(OSError, AttributeError):
+            # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it read ciphertext.
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+
+class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
+    def put(self, frame: bytes) -> None:
+        super().put(memoryview(frame))  # stomp.py slices what TLS did not take at once: 16 KiB of 1 MB
+
+
+_REGISTER = "check that this host's certificate is registered with the broker, valid, and from a CA that it knows"
+
+
+@contextlib.contextmanager
+def _unless_lost() -> Iterator[None]:
+    """Ignore what stomp.py raises when the other thread has just closed the connection."""
+    with contextlib.suppress(StompException, OSError, AttributeError, KeyError, ValueError):
+        yield
+
+
+def _explain(broker: Broker, error: OSError) -> Unavailable:
+    match error:
+        case ssl.SSLCertVerificationError():
+            cause = f"the broker's certificate is not to be believed: {error.verify_message}"
+            return Unavailable(broker, cause, "check the host's name in the configuration, and capath")
+        case ssl.SSLError():
+            return Unavailable(broker, f"no TLS connection: {_words(error)}", "check port and use_ssl")
+        case socket.gaierror():
+            return Unavailable(broker, "the host's name is not known", "check [broker] host")
+        case TimeoutError():
+            cause = f"does not answer within {CONNECT_TIMEOUT:.0f} s"
+            return Unavailable(broker, cause, "check [broker] host and port, and the firewall")
+        case _:
+            return Unavailable(broker, f"cannot be reached: {_words(error)}", "check that the broker runs")
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    return (error.strerror or str(error)).lower()
