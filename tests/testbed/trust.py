@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +16,7 @@ from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential, KeyK
 CLOUD_DN = "/C=ES/O=Example Cloud/CN=Example Cloud Authority"
 DOMAIN = "example.org"
 _PATIENCE = timedelta(seconds=60)
+_ONE_THREAD = threading.Lock()
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -50,10 +54,16 @@ class Trust:
         full = f"{name}.{DOMAIN}"
         return self._credential(self.grid, full, hosts=(full, *_LOOPBACK))
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Exclude other threads, and other processes; the kernel's lock knows processes only."""
+        with _ONE_THREAD, lock.hold(self.directory / "lock", wait=_PATIENCE):
+            yield
+
     def _authority(self, name: str, *, subject: str, key: KeyKind) -> Authority:
         directory = self.directory / name
         if not (directory / "ca.key").exists():
-            with lock.hold(self.directory / "lock", wait=_PATIENCE):
+            with self._alone():
                 if not (directory / "ca.key").exists():
                     shutil.rmtree(directory, ignore_errors=True)  # one that was never finished
                     return Authority.create(directory, subject=subject, key=key)
@@ -63,7 +73,7 @@ class Trust:
         self, authority: Authority, name: str, *, hosts: tuple[str, ...], key: KeyKind = "rsa", prefix: str = HOST_DN
     ) -> Credential:
         if (made := authority.find(name)) is None:
-            with lock.hold(self.directory / "lock", wait=_PATIENCE):
+            with self._alone():
                 if (made := authority.find(name)) is None:
                     return authority.issue(name, hosts=hosts, key=key, days=3650, prefix=prefix)
         return made

@@ -1,0 +1,124 @@
+"""One instance of the test bed: a cloud and a broker, with all that they have in one directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.core.run import lock
+from appliance.core.run.errors import UsageError
+from tests.testbed import secrets
+from tests.testbed.api import Api, admin_auth
+from tests.testbed.broker import Broker
+from tests.testbed.layout import SERVICES, Layout
+from tests.testbed.pki import Credential
+from tests.testbed.processes import Records
+from tests.testbed.progress import Progress
+from tests.testbed.services import Services
+from tests.testbed.start import Start
+from tests.testbed.trust import Trust
+
+_PATIENCE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """An instance in ``state``, with ports from ``port_base`` on. Creating the object starts nothing."""
+
+    __test__ = False  # not a class of tests, for pytest
+
+    state: Path
+    port_base: int
+    progress: Progress = field(default_factory=Progress, compare=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Where its things are."""
+        return Layout(self.state.absolute(), self.port_base)
+
+    @property
+    def trust(self) -> Trust:
+        """Its authorities."""
+        return Trust(self.layout.pki)
+
+    @property
+    def services(self) -> Services:
+        """Its cloud, service by service."""
+        return Services(self.layout, self.trust)
+
+    @property
+    def broker(self) -> Broker:
+        """Its message broker."""
+        return Broker(self.layout, self.trust)
+
+    @property
+    def keystone_url(self) -> str:
+        """Keystone's URL, with the version."""
+        return self.layout.url("keystone")
+
+    @property
+    def ca_file(self) -> Path:
+        """Certificate of the CA that signed all endpoints of the cloud."""
+        return self.trust.cloud.certificate
+
+    @property
+    def ca_directory(self) -> Path:
+        """Trust anchors of the grid: the broker and its clients."""
+        return self.trust.ca_directory
+
+    @property
+    def nova_database(self) -> Path:
+        """Nova's SQLite file with the servers, for counting without asking Nova."""
+        return self.layout.database("nova")
+
+    def access_log(self, service: str) -> Path:
+        """Return the file that gets a line for each request that a service answered."""
+        return self.layout.access_log(service)
+
+    def host_credential(self, name: str) -> Credential:
+        """Return the grid certificate of the host ``NAME.example.org``, made at the first call."""
+        return self.trust.host(name)
+
+    def admin(self) -> Api:
+        """Return the administrator's door, for what a test has to arrange."""
+        auth = admin_auth(self.keystone_url, secrets.password(self.layout.secrets, "admin"))
+        return Api(auth, ca_file=self.ca_file)
+
+    def running(self) -> list[str]:
+        """Return the services whose processes live."""
+        records = Records(self.layout.run)
+        return [name for name in SERVICES if records.find(name)]
+
+    def up(self, services: Sequence[str] = SERVICES) -> None:
+        """Start what is not running, all at once, and return when everything answers.
+
+        :raises UsageError: there is no such service
+        :raises Unavailable: one does not come up
+        """
+        if unknown := set(services) - set(SERVICES):
+            raise UsageError(", ".join(sorted(unknown)), "no such service", f"there are {', '.join(SERVICES)}")
+        with self._changing():
+            self.trust.publish()
+            names = [name for name in SERVICES if name in services]
+            Start(self.layout, self.services, self.broker, self.admin, self.progress).run(names)
+
+    def down(self) -> None:
+        """Stop everything; the state stays and `up` goes on from it."""
+        with self._changing(), self.progress.step("down"):
+            Records(self.layout.run).stop(SERVICES)
+
+    def wipe(self) -> None:
+        """Stop everything and remove the state."""
+        if self.state.exists():
+            self.down()
+            shutil.rmtree(self.state)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self.state.mkdir(parents=True, exist_ok=True)
+        with lock.hold(self.layout.lock, wait=_PATIENCE):
+            yield
