@@ -112,18 +112,10 @@ class Transport(session.Session):
 class Scope:
     """What the account may do in one project, in the system, or before choosing either: the services' clients."""
 
-    def __init__(
-        self, transport: Transport, plugin: BaseIdentityPlugin, region: str | None, *, has_catalog: bool = True
-    ) -> None:
+    def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, region: str | None) -> None:
         self._transport = transport
         self._plugin = plugin
-        # A token without a scope comes without a catalog; Keystone then is where the token came from.
-        self._keystone_interface = "public" if has_catalog else AUTH_INTERFACE
-        self._common = {
-            "session": transport,
-            "auth": plugin,
-            "region_name": region,
-        }
+        self._region = {"interface": "public", "region_name": region}
 
     @property
     def project_id(self) -> str | None:
@@ -139,10 +131,10 @@ class Scope:
 
     @cached_property
     def keystone(self) -> Keystone:
-        """Return keystoneclient's client."""
+        """Return keystoneclient's client, for the Keystone that gave the token: it serves all regions."""
         from keystoneclient.v3.client import Client  # noqa: PLC0415  a heavy client, imported when used
 
-        return Client(interface=self._keystone_interface, **self._common)
+        return Client(session=self._transport, auth=self._plugin, interface=AUTH_INTERFACE)
 
     @cached_property
     def nova(self) -> Nova:
@@ -151,7 +143,12 @@ class Scope:
         from novaclient.client import SessionClient  # noqa: PLC0415
 
         return SessionClient(
-            interface="public", service_type="compute", api_version=APIVersion("2.1"), timings=False, **self._common
+            session=self._transport,
+            auth=self._plugin,
+            service_type="compute",
+            api_version=APIVersion("2.1"),
+            timings=False,
+            **self._region,
         )
 
     @cached_property
@@ -159,7 +156,7 @@ class Scope:
         """Return glanceclient's HTTP adapter."""
         from glanceclient.common.http import SessionClient  # noqa: PLC0415  a heavy client, imported when used
 
-        return SessionClient(interface="public", **self._common)
+        return SessionClient(session=self._transport, auth=self._plugin, **self._region)
 
 
 class Cloud:
@@ -198,9 +195,11 @@ class Cloud:
                 f"answers {error.http_status} where a Keystone gives a token",
                 "check auth_url; it ends in /v3",
             ) from error
+        except exceptions.InvalidResponse as error:
+            raise Unavailable(self.host, "answers, but is no Keystone", "check auth_url; it ends in /v3") from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token: {error}", "check [keystone_auth]") from error
-        return Scope(self.transport, plugin, self.access.region, has_catalog=self.access.is_bound)
+        return Scope(self.transport, plugin, self.access.region)
 
     @cached_property
     def system(self) -> Scope | None:
@@ -267,7 +266,7 @@ def _wait(error: Exception) -> bool | float:
 
 def _tell_of_retry(details: RetryDetails) -> None:
     error = details.caused_by
-    words = str(error) if isinstance(error, _Busy) else _cause(error)
+    words = str(error) if isinstance(error, _Busy) else f"{_host_in(error)}: {_cause(error)}"
     logger.warning("%s; trying again in %.1f s", words, details.wait_for)
 
 
@@ -289,9 +288,15 @@ def _cause(error: Exception) -> str:
     return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
 
 
-def _unreachable(error: Exception, url: str, auth_url: str) -> Unavailable:
+def _host_in(error: Exception) -> str:
     named = re.search(r"https?://[^/\s'\"]+", str(error))
-    host = _host(named[0] if named else url if "//" in url else auth_url)
+    return _host(named[0]) if named else ""
+
+
+def _unreachable(error: Exception, url: str, auth_url: str) -> Unavailable:
+    host = _host_in(error) or _host(url if "//" in url else auth_url)
+    if isinstance(error, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
+        return Unavailable(host, "does not speak TLS", "correct the URL: https or http, and the port")
     if isinstance(error, exceptions.SSLError):
         return Unavailable(
             host,
