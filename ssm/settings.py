@@ -206,7 +206,8 @@ def _check_spool(settings: Settings, spool: Path) -> None:
     if kind == "directory":
         settings.error("messaging", "path_type", "plain directories are not read by this version; write dirq")
     try:
-        inside = sorted(entry for entry in spool.iterdir() if entry.is_dir() and not _ELEMENTS.fullmatch(entry.name))
+        names = (entry for entry in spool.iterdir() if not entry.name.startswith("."))  # producers stage in hidden ones
+        inside = sorted(entry for entry in names if entry.is_dir() and not _ELEMENTS.fullmatch(entry.name))
         nested = [entry for entry in inside if any(_ELEMENTS.fullmatch(child.name) for child in entry.iterdir())]
     except OSError:  # not there yet, or not ours to look into: the run will tell
         return
