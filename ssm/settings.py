@@ -184,7 +184,8 @@ def _read_brokers(settings: Settings) -> tuple[Broker, ...]:
     default_port = settings.integer("broker", "port", default=443, minimum=1, maximum=_MAX_PORT)
     old = [option for option in ("bdii", "network") if settings.where("broker", option)]
     brokers = []
-    for word in settings.words("broker", "host"):
+    words = settings.words("broker", "host")
+    for word in words:
         match = _HOST.fullmatch(word)
         port = int(match["port"] or default_port) if match else 0
         if match is None or not 1 <= port <= _MAX_PORT:
@@ -196,7 +197,7 @@ def _read_brokers(settings: Settings) -> tuple[Broker, ...]:
     if old:
         text = "brokers are no longer looked up in the information system, this is ignored"
         settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else _NAME_A_HOST}")
-    if not brokers:
+    if not words:
         settings.error("broker", "host", f"must be set: {_NAME_A_HOST}")
     return tuple(brokers)
 
