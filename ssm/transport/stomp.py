@@ -24,7 +24,7 @@ from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
 from ssm.settings import Broker
 
 os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")  # stomp.py asks the DNS three times when imported
-from stomp.connect import StompConnection12
+from stomp.connect import BaseConnection, StompConnection12
 from stomp.exception import StompException
 from stomp.listener import ConnectionListener
 from stomp.protocol import Protocol12
@@ -63,6 +63,8 @@ class Refusal:
     """An ERROR frame; the broker closes the connection after it."""
 
     text: str
+    message_id: str
+    """Of the message that it is about, if the broker says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,11 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class _Greeting:
-    pass
+class Greeting:
+    """The broker has accepted us. The first event, which `Connection` takes itself."""
 
 
-Event = Receipt | Delivery | Refusal | Lost
+Event = Greeting | Receipt | Delivery | Refusal | Lost
 
 
 def tls_context(bundle: str, *, certificate: Path, key: Path) -> ssl.SSLContext:
@@ -101,8 +103,9 @@ class Connection:
     def __init__(self, broker: Broker, *, tls: ssl.SSLContext | None) -> None:
         """Connect and greet; raises `Unavailable`, or `AccessDenied` when the broker does not want us."""
         self.broker = broker
+        self._is_lost = False
         self._transport = _Transport(broker, tls=tls)
-        self._protocol = Protocol12(self._transport, (HEART_BEAT_MS, HEART_BEAT_MS))
+        self._session = _Session(self._transport)
         listener = _Listener(self._transport)
         self._events = listener.events
         self._transport.set_listener("events", listener)
@@ -119,68 +122,81 @@ class Connection:
     def send(self, destination: str, body: bytes, *, message_id: str) -> None:
         """Queue a message, which is both named and to be receipted by ``message_id``."""
         headers = {"empa-id": message_id, "receipt": message_id, "persistent": "true"}
-        with _unless_lost():
-            self._protocol.send(destination, body, headers=headers)
+        with self._unless_lost():
+            self._session.send(destination, body, headers=headers)
 
     def subscribe(self, destination: str, *, prefetch: int) -> None:
         """Ask for messages, each to be acknowledged by itself, at most ``prefetch`` of them unacknowledged."""
         headers = {"activemq.prefetchSize": str(prefetch), "prefetch-count": str(prefetch)}
-        with _unless_lost():
-            self._protocol.subscribe(destination, _SUBSCRIPTION, ack="client-individual", headers=headers)
+        with self._unless_lost():
+            self._session.subscribe(destination, _SUBSCRIPTION, ack="client-individual", headers=headers)
 
     def ack(self, delivery: Delivery) -> None:
         """Tell the broker that it may forget a message."""
-        with _unless_lost():
-            self._protocol.ack(delivery.ack)
+        with self._unless_lost():
+            self._session.ack(delivery.ack)
 
     def next_event(self, *, timeout: float) -> Event | None:
         """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                event = self._events.get(timeout=max(deadline - time.monotonic(), 0))
-            except queue.Empty:
-                return None
-            if not isinstance(event, _Greeting):
-                return event
+        try:
+            event = self._events.get(timeout=timeout) if timeout else self._events.get_nowait()
+        except queue.Empty:
+            return None
+        self._is_lost = isinstance(event, Lost)
+        return event
 
     def close(self) -> None:
         """Disconnect; returns when the broker has processed all that was sent, or after five seconds."""
-        with _unless_lost():
-            self._protocol.disconnect()
+        with self._unless_lost():
+            self._session.disconnect()
         deadline = time.monotonic() + _CLOSE_TIMEOUT
-        while not isinstance(self.next_event(timeout=max(deadline - time.monotonic(), 0)), Lost | None):
-            pass
+        while not self._is_lost and (left := deadline - time.monotonic()) > 0:
+            self.next_event(timeout=left)
         self._transport.disconnect_socket()
 
     def _greet(self) -> None:
-        with _unless_lost():
-            self._protocol.connect()
-        deadline = time.monotonic() + CONNECT_TIMEOUT
-        while True:
-            try:
-                event = self._events.get(timeout=max(deadline - time.monotonic(), 0))
-            except queue.Empty:
+        with self._unless_lost():
+            self._session.connect()
+        match self.next_event(timeout=CONNECT_TIMEOUT):
+            case Greeting():
+                return
+            case Refusal(text, _):
+                raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
+            case Lost(cause):
+                raise AccessDenied(self.broker, f"ends the connection before greeting: {cause}", _REGISTER)
+            case _:
                 cause = f"accepts connections but does not answer in STOMP within {CONNECT_TIMEOUT:.0f} s"
-                raise Unavailable(self.broker, cause, "check that this port speaks STOMP") from None
-            match event:
-                case _Greeting():
-                    return
-                case Refusal(text):
-                    raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
-                case Lost(cause):
-                    raise AccessDenied(self.broker, f"ends the connection before greeting: {cause}", _REGISTER)
+                raise Unavailable(self.broker, cause, "check that this port speaks STOMP")
+
+    @contextlib.contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        """Ignore what stomp.py raises when its other thread has just closed the connection."""
+        try:
+            yield
+        except (StompException, OSError, AttributeError, KeyError, ValueError):
+            if self._transport.running:
+                raise
+
+
+class _Session(BaseConnection, Protocol12):  # type: ignore[misc]  # stomp.py has no types
+    """stomp.py's `StompConnection12` over a transport of our own."""
+
+    def __init__(self, transport: _Transport) -> None:
+        BaseConnection.__init__(self, transport)
+        Protocol12.__init__(self, transport, (HEART_BEAT_MS, HEART_BEAT_MS))
+
+    disconnect = Protocol12.disconnect  # BaseConnection's does nothing
 
 
 class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no types
     """What stomp.py calls, in its own thread."""
 
     def __init__(self, transport: _Transport) -> None:
-        self.events: queue.SimpleQueue[Event | _Greeting] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._transport = transport
 
     def on_connected(self, _frame: Any) -> None:
-        self.events.put(_Greeting())
+        self.events.put(Greeting())
 
     def on_receipt(self, frame: Any) -> None:
         self.events.put(Receipt(frame.headers.get("receipt-id", "")))
@@ -193,7 +209,8 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
 
     def on_error(self, frame: Any) -> None:
         words = [frame.headers.get("message", ""), *frame.body.decode("utf-8", "replace").splitlines()[:1]]
-        self.events.put(Refusal(" ".join(dict.fromkeys(filter(None, words)))[:500] or "without a reason"))
+        text = " ".join(dict.fromkeys(filter(None, words)))[:500] or "without a reason"
+        self.events.put(Refusal(text, frame.headers.get("receipt-id", "")))
 
     def on_disconnected(self) -> None:
         self.events.put(Lost(self._transport.cause))
@@ -241,6 +258,7 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
             self.cause = _words(error)
             data = b""
         if not data and not self.blocking:
+            self.running = False
             self.shutdown_queue()  # leaves it "blocking", where stomp.py takes an empty read for the end
         return data
 
@@ -248,9 +266,11 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
         """End the stream; stomp.py does so when heart-beats fail, we do so at the end."""
         self.running = False
         self.cause = f"no sign of life for {1.5 * HEART_BEAT_MS / 1000:.0f} s"
-        with contextlib.suppress(OSError, AttributeError):
-            # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it read ciphertext.
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+        open_socket = self.socket
+        if open_socket is not None:
+            with contextlib.suppress(OSError):
+                # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it read ciphertext.
+                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
 
 class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
@@ -259,13 +279,6 @@ class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
 
 
 _REGISTER = "check that this host's certificate is registered with the broker, valid, and from a CA that it knows"
-
-
-@contextlib.contextmanager
-def _unless_lost() -> Iterator[None]:
-    """Ignore what stomp.py raises when the other thread has just closed the connection."""
-    with contextlib.suppress(StompException, OSError, AttributeError, KeyError, ValueError):
-        yield
 
 
 def _explain(broker: Broker, error: OSError) -> Unavailable:
