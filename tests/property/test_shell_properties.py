@@ -81,6 +81,8 @@ def test_assignments_mean_what_sh_exports(text: str) -> None:
 @example("A=$B")
 @example('A="$B"')
 @example("A=a b")
+@example('"A"=b')
+@example('A"="b')
 @example("A=~")
 @example("A=a:~")
 @example('A="a:~"b')
