@@ -1,8 +1,10 @@
+import contextlib
 import errno
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,47 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert "File too large" in run.stderr
+    assert f"'{tmp_path}/" in run.stderr  # the error says where
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [files.write_new, files.write_atomic])
+def test_what_stood_under_the_temporary_name_is_not_written_to(
+    tmp_path: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "state"
+    victim.write_text("precious")
+    temporary = path if write is files.write_new else tmp_path / ".state.tmp"
+    for plant in (temporary.symlink_to, temporary.hardlink_to):
+        temporary.unlink(missing_ok=True)
+        plant(victim)
+        write(path, b"new")
+        assert victim.read_text() == "precious"
+        assert path.read_bytes() == b"new"
+        assert not path.is_symlink()
+
+
+def test_a_leftover_s_mode_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / ".state.tmp").write_text("left by a killed run")
+    (tmp_path / ".state.tmp").chmod(0o666)
+    files.write_atomic(tmp_path / "state", b"secret", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
+
+
+def test_writers_at_the_same_time_leave_one_of_their_contents(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    script = (
+        "import sys; from pathlib import Path; from appliance.core import files\n"
+        "for _ in range(40): files.write_atomic(Path(sys.argv[1]), sys.argv[2].encode() * 100_000)"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), letter]) for letter in "abc"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        with contextlib.suppress(FileNotFoundError):
+            seen.add(path.read_bytes())
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert seen <= {letter * 100_000 for letter in (b"a", b"b", b"c")}
     assert list(tmp_path.iterdir()) == [path]
 
 
