@@ -8,6 +8,7 @@ This is the one module that imports ldap3, and only when a connection is made.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -43,9 +44,7 @@ class Directory:
         self._ldap3, self._errors = _import()
         self._socket = socket
         seconds = timeout.total_seconds()
-        server = self._ldap3.Server(
-            f"ldapi://{quote(str(socket))}", get_info=self._ldap3.NONE, connect_timeout=seconds
-        )
+        server = self._ldap3.Server(f"ldapi://{quote(str(socket))}", get_info=self._ldap3.NONE, connect_timeout=seconds)
         self._connection = self._ldap3.Connection(
             server,
             authentication=self._ldap3.SASL,
@@ -76,9 +75,7 @@ class Directory:
         """Yield the entries of a subtree, page by page, without operational attributes; raises `Refused`."""
         cookie = None
         while True:
-            self._change(
-                "search", base, filter_, attributes=["*"], paged_size=_PAGE, paged_cookie=cookie
-            )
+            self._change("search", base, filter_, attributes=["*"], paged_size=_PAGE, paged_cookie=cookie)
             for found in self._connection.response:
                 if found["type"] == "searchResEntry":
                     yield Entry(found["raw_dn"].decode("utf-8", "surrogateescape"), _texts(found["raw_attributes"]))
@@ -89,10 +86,8 @@ class Directory:
 
     def close(self) -> None:
         """Take leave; harmless when the connection is gone already."""
-        try:
+        with contextlib.suppress(self._errors.LDAPException, OSError):
             self._connection.unbind()
-        except (self._errors.LDAPException, OSError):
-            pass
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +126,5 @@ def _octets(values: Sequence[str]) -> list[bytes]:
 
 def _texts(attributes: Mapping[str, Sequence[bytes]]) -> dict[str, tuple[str, ...]]:
     return {
-        name: tuple(value.decode("utf-8", "surrogateescape") for value in values)
-        for name, values in attributes.items()
+        name: tuple(value.decode("utf-8", "surrogateescape") for value in values) for name, values in attributes.items()
     }
