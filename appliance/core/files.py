@@ -108,6 +108,7 @@ def move_new(source: Path, target: Path) -> None:
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS):
         os.link(source, target)
+        sync_directory(target.parent)  # two steps: the new name must outlast a power cut before the old one goes
         source.unlink()
         return
     raise OSError(number, os.strerror(number), str(source), None, str(target))

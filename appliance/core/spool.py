@@ -40,6 +40,7 @@ class Spool:
         self.path = path
         self._digit = secrets.randbelow(16)
         self._last_microsecond = 0
+        self._durable: Path | None = None
 
     def adopt(self, source: Path) -> ElementName:
         """Move a complete, fsynced file of the same file system in as the newest element, durably and in one step.
@@ -50,7 +51,7 @@ class Spool:
         while True:
             name = self._next_name()
             target = self.path / name
-            files.make_directory(target.parent)
+            self._make_directory(target.parent)
             try:
                 files.move_new(source, target)
             except FileExistsError:
@@ -59,7 +60,8 @@ class Spool:
                 if source.exists():  # a purging sender removed the directory under us
                     continue
                 raise
-            files.sync_directory(target.parent)
+            with contextlib.suppress(FileNotFoundError):  # a sender took it, and purged the directory
+                files.sync_directory(target.parent)
             files.sync_directory(source.parent)
             return name
 
@@ -140,6 +142,12 @@ class Spool:
 
     def _lock_path(self, name: ElementName) -> Path:
         return self.path / f"{name}.lck"
+
+    def _make_directory(self, path: Path) -> None:
+        files.make_directory(path)
+        if path != self._durable:  # whoever made it may not have come to fsync its name
+            files.sync_directory(self.path)
+            self._durable = path
 
     def _next_name(self) -> ElementName:
         # Never go backwards within one producer: a sender takes names in order, and order decides which record stays.

@@ -91,6 +91,27 @@ def test_move_new_moves_but_never_replaces(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
+def test_without_noreplace_the_new_name_is_durable_before_the_old_one_goes(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    source, target = tmp_path / "from" / "a", tmp_path / "to" / "b"
+    source.write_text("source")
+    script = "import sys; from pathlib import Path; from appliance.core import files; files.move_new(*map(Path, sys.argv[1:]))"
+    strace = ["strace", "-qq", "-y", "-e", "trace=fsync,link,linkat,unlink,unlinkat,renameat2"]
+    inject = ["-e", "inject=renameat2:error=EINVAL"]  # what NFS says to RENAME_NOREPLACE
+    command = [*strace, *inject, sys.executable, "-c", script, str(source), str(target)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    calls = [line for line in shown.splitlines() if str(tmp_path) in line]
+    assert [line.split("(")[0] for line in calls] == ["renameat2", "link", "fsync", "unlink"]
+    assert str(target.parent) in calls[2]
+    assert target.read_text() == "source"
+    assert not source.exists()
+    source.write_text("again")
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "FileExistsError" in again.stderr
+    assert (source.read_text(), target.read_text()) == ("again", "source")
+
+
 def test_make_directory_is_idempotent_and_refuses_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c"
     files.make_directory(path)

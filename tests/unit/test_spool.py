@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +38,20 @@ def test_adopted_elements_come_out_of_dirq_in_order(spool: Spool, tmp_path: Path
         read.append(int(theirs.get(name)))
         theirs.remove(name)
     assert read == list(range(200))
+
+
+def test_a_directory_that_another_made_is_durable_before_an_element_is(spool: Spool, tmp_path: Path) -> None:
+    minute = int(time.time()) // 60 * 60
+    for directory in (minute, minute + 60):  # by a producer that has not come to fsync their names
+        (spool.path / f"{directory:08x}").mkdir(parents=True)
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
+        "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
+    )
+    strace = ["strace", "-qq", "-y", "-e", "trace=fsync"]
+    command = [*strace, sys.executable, "-c", script, str(spool.path), str(staged(tmp_path))]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert f"<{spool.path}>" in shown
 
 
 def test_names_never_go_backwards_when_the_clock_does(
@@ -121,3 +137,22 @@ def test_refresh_keeps_a_lock_young(spool: Spool, tmp_path: Path) -> None:
 def test_a_missing_source_is_an_error(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         spool.adopt(tmp_path / "nothing")
+
+
+def test_a_sender_may_take_an_element_and_its_directory_at_once(spool: Spool, tmp_path: Path) -> None:
+    (spool.path / "ffffffff").mkdir(parents=True)  # as a clock that was wrong leaves it: ours is never the newest
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
+        "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
+    )
+    slow = ["strace", "-qq", "-o", os.devnull, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_exit=200000"]
+    command = [*slow, sys.executable, "-c", script, str(spool.path), str(staged(tmp_path))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as producer:
+        while producer.poll() is None:
+            for name in spool.names():
+                assert spool.lock(name)
+                spool.remove(name)
+                spool.purge()
+        assert producer.stderr is not None
+        assert (producer.returncode, producer.stderr.read()) == (0, "")
+    assert [path.name for path in spool.path.iterdir()] == ["ffffffff"]
