@@ -43,7 +43,7 @@ class Directory:
     def __init__(self, socket: Path, *, timeout: timedelta = timedelta(seconds=30)) -> None:
         self._ldap3, self._errors = _import()
         self._socket = socket
-        seconds = timeout.total_seconds()
+        seconds = max(1, round(timeout.total_seconds()))
         server = self._ldap3.Server(f"ldapi://{quote(str(socket))}", get_info=self._ldap3.NONE, connect_timeout=seconds)
         self._connection = self._ldap3.Connection(
             server,
