@@ -124,6 +124,12 @@ class Scope:
         return found
 
     @property
+    def project_name(self) -> str | None:
+        """Return the name of that project."""
+        found: str | None = self._plugin.get_access(self._transport).project_name
+        return found
+
+    @property
     def project_domain_name(self) -> str | None:
         """Return the name of that project's domain."""
         found: str | None = self._plugin.get_access(self._transport).project_domain_name
