@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from appliance.core import files, ldif
@@ -32,7 +33,7 @@ SIZE_LIMIT = 1_000_000
 """Entries that one search may return to a stranger: any tree that there is, and an end all the same."""
 
 _TOOL_SECONDS = 600
-_REFUSED = re.compile(r"^slapadd: dn=.*\(line=(\d+)\): \((\d+)\) (.*)$", re.MULTILINE)
+_LINE = re.compile(r"\(line=(\d+)\)(?:: \((\d+)\) (.*))?$")
 _KEYS = (
     *("Group", "ExtensionLocal", "Location", "Contact", "Domain", "Service", "Endpoint", "Share", "Manager"),
     *("Resource", "Activity", "Policy", "Benchmark", "ApplicationEnvironment", "ApplicationHandle"),
@@ -97,11 +98,23 @@ def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
             file.write(block)
     command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c", "-l", str(text)]
     done = _tool(settings, "slapadd", *command)
-    refused = {lines[int(line)]: f"{words} ({code})" for line, code, words in _REFUSED.findall(done.stderr)}
+    refused = dict(_refused(done.stderr.splitlines(), lines))
     if done.returncode and not refused:
         words = " ".join(done.stderr.split())[-400:]
         raise Unavailable(directory, f"slapadd failed: {words}", "check the free space and the schemas")
     return refused
+
+
+def _refused(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn, str]]:
+    """Yield the entries that slapadd's messages name by their lines, with the reason.
+
+    For an entry that it cannot even parse the reason is the message before.
+    """
+    for before, message in pairwise(["", *words]):
+        found = _LINE.search(message)
+        if found is not None and int(found[1]) in lines:
+            reason = f"{found[3]} ({found[2]})" if found[2] else before.rpartition("str2entry: ")[2]
+            yield lines[int(found[1])], reason
 
 
 def _tool(settings: Settings, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
