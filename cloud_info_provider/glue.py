@@ -212,7 +212,7 @@ class _Tree:
         )
 
     def flavor_id(self, flavor: Flavor) -> str:
-        return f"{_FLAVOR}{flavor.id}_{self.auth_url}"
+        return f"{_FLAVOR}{_clean(flavor.id)}_{self.auth_url}"
 
     def flavor(self, flavor: Flavor, vos: Sequence[str]) -> Entry:
         sockets = _number(flavor.extra_specs.get("hw:cpu_sockets"), default=1)
@@ -273,7 +273,7 @@ class _Tree:
         return min(limits, default=None)
 
     def image(self, image: Image, vos: Sequence[str]) -> Entry:
-        identifier = f"{_IMAGE}{image.id}_{self.auth_url}"
+        identifier = f"{_IMAGE}{_clean(image.id)}_{self.auth_url}"
         return _entry(
             child(self.service_dn, "GLUE2ApplicationEnvironmentID", identifier),
             ["GLUE2Entity", "GLUE2ApplicationEnvironment"],
