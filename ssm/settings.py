@@ -157,9 +157,6 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
     key = settings.file("certificates", "key", default=grid / "hostkey.pem")
     capath = settings.path("certificates", "capath", default=layout.grid_certificates, is_directory=True)
     destination = settings.text("messaging", "destination", required="the queue, for example /queue/NAME")
-    if destination and not destination.startswith("/"):
-        hint = "has the form of an AMS topic; a queue of a STOMP broker is written /queue/NAME"
-        settings.warn("messaging", "destination", f"{destination!r} {hint}")
     if ".test." in destination:
         settings.warn("messaging", "destination", f"{destination} is a test queue: what goes there is not accounted")
     settings.accept("messaging", ["ams_project", "token"])

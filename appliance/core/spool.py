@@ -16,6 +16,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -79,13 +80,11 @@ class Spool:
         """Take the lock of an element; False when somebody else has it, or took the element away."""
         element, lock = self.path / name, self._lock_path(name)
         try:
+            if not stat.S_ISREG(element.lstat().st_mode):  # foreign, whatever its name; a link may lead to any file
+                return False
             os.link(element, lock)
         except (FileExistsError, FileNotFoundError):
             return False
-        except PermissionError:
-            if element.is_dir():  # foreign, whatever its name
-                return False
-            raise
         try:
             os.utime(element)  # same inode: stamps the lock, whose age decides when others may break it
         except FileNotFoundError:
@@ -104,7 +103,9 @@ class Spool:
 
     def read(self, name: ElementName) -> bytes:
         """Return the content of an element that this process has locked."""
-        return self._lock_path(name).read_bytes()
+        descriptor = os.open(self._lock_path(name), os.O_RDONLY | os.O_NOFOLLOW)
+        with open(descriptor, "rb") as file:
+            return file.read()
 
     def size(self, name: ElementName) -> int:
         """Return the size of an element in bytes; 0 when it is gone."""
@@ -133,7 +134,7 @@ class Spool:
         for directory in directories:
             for leftover in _listed(self.path / directory, _LEFTOVER):
                 path = self.path / directory / leftover
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                     if now - path.stat().st_mtime > ages[path.suffix].total_seconds():
                         path.unlink()
         for directory in directories[:-1]:

@@ -118,8 +118,10 @@ def test_make_directory_is_idempotent_and_refuses_a_file(tmp_path: Path) -> None
     files.make_directory(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o750 & ~_umask()
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError):
-        files.make_directory(tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for taken in ("file", "link"):
+        with pytest.raises(NotADirectoryError):
+            files.make_directory(tmp_path / taken)
 
 
 def _umask() -> int:

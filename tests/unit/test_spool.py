@@ -82,6 +82,8 @@ def test_foreign_names_are_left_alone(spool: Spool, tmp_path: Path) -> None:
     ]
     for path in foreign:
         path.write_text("foreign")
+    foreign.append(directory / f"{'0' * 14}.tmp")
+    foreign[-1].mkdir()
     os.utime(directory / f"{'0' * 14}.bak", (0, 0))
     (spool.path / "0000000f").write_text("a file with the name of a directory")
     assert list(spool.names()) == [name]
@@ -89,12 +91,19 @@ def test_foreign_names_are_left_alone(spool: Spool, tmp_path: Path) -> None:
     assert all(path.exists() for path in foreign)
 
 
-def test_a_directory_with_the_name_of_an_element_cannot_be_locked(spool: Spool, tmp_path: Path) -> None:
+def test_what_is_no_file_cannot_be_locked(spool: Spool, tmp_path: Path) -> None:
     name = spool.adopt(staged(tmp_path))
-    odd = ElementName(f"{name[:9]}{'0' * 14}")
-    (spool.path / odd).mkdir()
-    assert not spool.lock(odd)
+    odd = [ElementName(f"{name[:9]}{digit * 14}") for digit in "012"]
+    (tmp_path / "key").write_text("of the host")
+    (spool.path / odd[0]).mkdir()
+    (spool.path / odd[1]).symlink_to(tmp_path / "key")
+    os.mkfifo(spool.path / odd[2])
+    assert [spool.lock(path) for path in odd] == [False, False, False]
     assert spool.lock(name)
+    (spool.path / f"{name}.lck").unlink()
+    (spool.path / f"{name}.lck").symlink_to(tmp_path / "key")
+    with pytest.raises(OSError, match="symbolic link"):
+        spool.read(name)
 
 
 def test_a_lock_excludes_and_taking_away_is_no_error(spool: Spool, tmp_path: Path) -> None:
