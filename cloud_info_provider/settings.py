@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
 
 from appliance.core.cloud import access
 from appliance.core.cloud.login import Access
@@ -96,12 +95,15 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     """Read the whole configuration; raises `ConfigurationError` with all that is wrong in it."""
     problems: list[Problem] = []
     account, variables = _read_account(arguments, layout, problems)
+    is_account_read = not problems
     path = _yaml_path(arguments, layout, variables)
     tree = yaml_file.Tree(paths=[path])
     try:
         tree = yaml_file.parse(path, document.read_text(path))
+        is_tree_read = True
     except ConfigurationError as error:
         problems += error.problems
+        is_tree_read = False
     settings, keystone = Settings(tree), Settings(account)
     values = {
         "access": _access(keystone, account, arguments),
@@ -113,31 +115,23 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     }
     known.accept(settings, tree)
     keystone.accept(ACCOUNT, account.sections.get(ACCOUNT, {}))
-    if not (values["shares"] or tree.children.get("compute.shares") or values["project"]):
+    if not (values["shares"] or tree.sections.get("compute.shares") or values["project"]):
         text = "must be set: the VOs, each with auth.project_id; or set OS_PROJECT_ID for the only project"
         settings.error("compute", "shares", text)
-    unread = bool(problems)
-    warnings = [*_finish(keystone, problems), *_finish(settings, problems)]
+    warnings: list[Problem] = []
+    for read, is_read in ((keystone, is_account_read), (settings, is_tree_read)):
+        if is_read:  # else its complaints would only follow from that
+            _finish(read, problems, warnings)
     if problems:
-        _raise(problems, only_fatal_of_files=unread)
+        raise ConfigurationError([_renamed(problem) for problem in problems])
     return Configuration(**values, yaml_file=path, warnings=tuple(map(_renamed, warnings)))  # type: ignore[arg-type]
 
 
-def _finish(settings: Settings, problems: list[Problem]) -> tuple[Problem, ...]:
+def _finish(settings: Settings, problems: list[Problem], warnings: list[Problem]) -> None:
     try:
-        return settings.finish()
+        warnings += settings.finish()
     except ConfigurationError as error:
         problems += error.problems
-        return ()
-
-
-def _raise(problems: Iterable[Problem], *, only_fatal_of_files: bool) -> NoReturn:
-    """Raise all problems; when a file could not be read, without complaints that follow from that."""
-    listed = list(problems)
-    if only_fatal_of_files:
-        unread = {problem.path for problem in listed if not problem.option}
-        listed = [problem for problem in listed if not problem.option or problem.path not in unread]
-    raise ConfigurationError([_renamed(problem) for problem in listed])
 
 
 def _renamed(problem: Problem) -> Problem:
@@ -145,7 +139,7 @@ def _renamed(problem: Problem) -> Problem:
     section, _, option = problem.option.removeprefix("[").partition("] ")
     if not option:
         return problem
-    name = f"{ACCOUNT}_{option.upper()}" if section == ACCOUNT else f"{section}.{option}"
+    name = f"{ACCOUNT}_{option.upper()}" if section == ACCOUNT else f"{section}.{option}".lstrip(".")
     return Problem(problem.path, problem.line, name, problem.text, problem.is_fatal)
 
 
@@ -251,9 +245,9 @@ def _site(settings: Settings) -> Site:
         platform=settings.text("compute.templates.defaults", "platform", default="amd64"),
         capabilities=_capabilities(settings),
     )
-    for option, value in (("total_cores", site.cores), ("total_ram", site.memory)):
-        if not value:
-            settings.warn("compute", option, "is not set: 0 is published, and readers take it for a full cloud")
+    for option in ("total_cores", "total_ram"):
+        if settings.where("compute", option) is None:
+            settings.warn("compute", option, "is not set: 0 is published")
     return site
 
 
@@ -273,9 +267,10 @@ def _capabilities(settings: Settings) -> tuple[str, ...]:
 
 
 def _shares(settings: Settings, tree: yaml_file.Tree, region: str) -> tuple[ShareSettings, ...]:
-    for vo in tree.sections.get("compute.shares", {}):
+    names, bare = tree.children.get("compute.shares", {}), tree.sections.get("compute.shares", {})
+    settings.accept("compute.shares", [*names, *bare])
+    for vo in bare:
         settings.error("compute.shares", vo, _NO_PROJECT)
-    names = tree.children.get("compute.shares", {})
     return tuple(_share(settings, vo, entry, region) for vo, entry in names.items())
 
 
