@@ -100,7 +100,7 @@ def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     done = _tool(settings, "slapadd", *command)
     refused = dict(_refused(done.stderr.splitlines(), lines))
     if done.returncode and not refused:
-        words = " ".join(done.stderr.split())[-400:]
+        words = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
         raise Unavailable(directory, f"slapadd failed: {words}", "check the free space and the schemas")
     return refused
 
