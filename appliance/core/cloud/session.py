@@ -63,7 +63,7 @@ class Transport(session.Session):
         self.requests = 0
         self.keystone_offset: timedelta | None = None
         """How far Keystone's clock is before ours (positive) or behind; None until it has answered."""
-        self._auth_url = access.auth_url
+        self._access = access
         self._lock = threading.Lock()
         set_on_retry_hooks([_tell_of_retry])
 
@@ -81,9 +81,9 @@ class Transport(session.Session):
             remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
             raise Unavailable(_host(error.response.url), f"still {_after_host(error)}", remedy) from error
         except exceptions.ConnectionError as error:
-            raise _unreachable(error, url, self._auth_url) from error
+            raise _unreachable(error, url, self._access) from error
         except exceptions.CatalogException as error:
-            raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._auth_url) from error
+            raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._access) from error
         if raise_exc and response.status_code >= 400:  # noqa: PLR2004  HTTP's errors
             raise exceptions.from_response(response, method, url)
         return response
@@ -92,7 +92,7 @@ class Transport(session.Session):
         with self._lock:
             self.requests += 1
         response = super().request(url, method, raise_exc=False, **kwargs)
-        if response.url.startswith(self._auth_url):
+        if response.url.startswith(self._access.auth_url):
             self._note_clock(response)
         if response.status_code in _BUSY:
             raise _Busy(response)
@@ -112,15 +112,21 @@ class Transport(session.Session):
 class Scope:
     """What the account may do in one project, in the system, or before choosing either: the services' clients."""
 
-    def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, region: str | None) -> None:
+    def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, access: Access) -> None:
         self._transport = transport
         self._plugin = plugin
-        self._region = {"interface": "public", "region_name": region}
+        self._endpoints = {"interface": access.interface, "region_name": access.region}
 
     @property
     def project_id(self) -> str | None:
         """Return the project that the token is for."""
         found: str | None = self._plugin.get_access(self._transport).project_id
+        return found
+
+    @property
+    def project_name(self) -> str | None:
+        """Return the name of that project."""
+        found: str | None = self._plugin.get_access(self._transport).project_name
         return found
 
     @property
@@ -148,7 +154,7 @@ class Scope:
             service_type="compute",
             api_version=APIVersion("2.1"),
             timings=False,
-            **self._region,
+            **self._endpoints,
         )
 
     @cached_property
@@ -156,7 +162,7 @@ class Scope:
         """Return glanceclient's HTTP adapter."""
         from glanceclient.common.http import SessionClient  # noqa: PLC0415  a heavy client, imported when used
 
-        return SessionClient(session=self._transport, auth=self._plugin, **self._region)
+        return SessionClient(session=self._transport, auth=self._plugin, **self._endpoints)
 
 
 class Cloud:
@@ -187,7 +193,7 @@ class Cloud:
             raise AccessDenied(
                 self.host,
                 f"refuses the account {self.access.account!r}: wrong name, domain or password",
-                "correct [keystone_auth]",
+                f"correct [{self.access.section}]",
             ) from error
         except exceptions.HttpError as error:
             raise Unavailable(
@@ -198,8 +204,8 @@ class Cloud:
         except exceptions.InvalidResponse as error:
             raise Unavailable(self.host, "answers, but is no Keystone", "check auth_url; it ends in /v3") from error
         except exceptions.ClientException as error:
-            raise Unavailable(self.host, f"no token: {error}", "check [keystone_auth]") from error
-        return Scope(self.transport, plugin, self.access.region)
+            raise Unavailable(self.host, f"no token: {error}", f"check [{self.access.section}]") from error
+        return Scope(self.transport, plugin, self.access)
 
     @cached_property
     def system(self) -> Scope | None:
@@ -212,7 +218,7 @@ class Cloud:
         except exceptions.ClientException as error:
             logger.debug("no system scope: %s", error)
             return None
-        return Scope(self.transport, plugin, self.access.region)
+        return Scope(self.transport, plugin, self.access)
 
     def project(self, project_id: str) -> Scope:
         """Return the scope of a project; raises `AccessDenied` when the account has no role there.
@@ -241,11 +247,11 @@ class Cloud:
             raise AccessDenied(
                 f"project {project_id}",
                 f"{self.host} gives the account {self.access.account!r} no token for it",
-                f"openstack role add --user {self.access.account} --project {project_id} reader",
+                f"openstack role add --user {self.access.account} --project {project_id} {self.access.role}",
             ) from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token for project {project_id}: {error}") from error
-        return Scope(self.transport, plugin, self.access.region)
+        return Scope(self.transport, plugin, self.access)
 
 
 def _host(url: str) -> str:
@@ -293,24 +299,24 @@ def _host_in(error: Exception) -> str:
     return _host(named[0]) if named else ""
 
 
-def _unreachable(error: Exception, url: str, auth_url: str) -> Unavailable:
-    host = _host_in(error) or _host(url if "//" in url else auth_url)
+def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
+    host = _host_in(error) or _host(url if "//" in url else access.auth_url)
     if isinstance(error, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
         return Unavailable(host, "does not speak TLS", "correct the URL: https or http, and the port")
     if isinstance(error, exceptions.SSLError):
         return Unavailable(
             host,
             f"its TLS certificate is not trusted: {_cause(error)}",
-            "set cafile in [keystone_auth] to the authority that issued it, or renew the certificate",
+            f"set cafile in [{access.section}] to the authority that issued it, or renew the certificate",
         )
     return Unavailable(host, f"cannot be reached: {_cause(error)}", "check the URL, the network and the service")
 
 
-def _not_in_catalog(wanted: dict[str, Any], auth_url: str) -> Unavailable:
+def _not_in_catalog(wanted: dict[str, Any], access: Access) -> Unavailable:
     region = wanted.get("region_name")
     return Unavailable(
-        _host(auth_url),
-        f"its catalog has no public endpoint for {wanted.get('service_type', 'the service')}"
+        _host(access.auth_url),
+        f"its catalog has no {access.interface} endpoint for {wanted.get('service_type', 'the service')}"
         + (f" in region {region}" if region else ""),
         "correct region_name" if region else "look at `openstack catalog list` of this account",
     )
