@@ -85,14 +85,14 @@ dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }
 isolated_environments() {
   local extra wheel
   ensure_uv
-  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "$TOP/appliance" "$TOP/caso" "$TOP/ssm" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' -print -quit)" ]; then
+  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "$TOP/appliance" "$TOP/caso" "$TOP/cloudkeeper" "$TOP/ssm" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' -print -quit)" ]; then
     rm -rf "$CACHE/wheel"
     step "wheel" uv build -q --wheel --out-dir "$CACHE/wheel" "$TOP"
     touch "$CACHE/wheel/.made"
     rm -rf "$ENVS"/only-*
   fi
   wheel=$(echo "$CACHE"/wheel/*.whl)
-  for extra in caso ssm; do
+  for extra in caso cloudkeeper ssm; do
     environment "only-$extra" "$TOP/locks/$extra.txt" "$wheel"
   done
 }
