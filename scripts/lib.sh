@@ -92,7 +92,7 @@ isolated_environments() {
     rm -rf "$ENVS"/only-*
   fi
   wheel=$(echo "$CACHE"/wheel/*.whl)
-  for extra in caso cloudkeeper ssm; do
+  for extra in caso cloudkeeper cloudkeeper-os ssm; do
     environment "only-$extra" "$TOP/locks/$extra.txt" "$wheel"
   done
 }

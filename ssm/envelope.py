@@ -50,6 +50,10 @@ class Unsendable(ApplianceError):
     """A message that no run can ever send as it is."""
 
 
+class Undecipherable(Untrusted):
+    """A message that was not encrypted to this host, or not by means that are read here."""
+
+
 def sign(text: bytes, *, identity: Identity) -> bytes:
     """Return ``text`` (UTF-8) as a signed message with LF line ends.
 
@@ -99,20 +103,20 @@ def decrypt(message: bytes, *, identity: Identity) -> bytes:
 
     Whether it is encrypted is said by its top header alone.
 
-    :raises Malformed: its type or its content cannot be read
-    :raises Untrusted: it was not encrypted to ``identity``
+    :raises Malformed: it has no header that can be read
+    :raises Undecipherable: it cannot be decrypted with the key of ``identity``
     """
     headers, body = mime.split_header(mime.with_newlines(message))
     if mime.parse_content_type(headers.get("content-type", "")).type not in _ENCRYPTED_TYPES:
         return message
     if not isinstance(identity.key, rsa.RSAPrivateKey):
-        raise Untrusted(identity.key_path, "only an RSA key can decrypt messages")
+        raise Undecipherable("message", "it is encrypted, which needs an RSA key to open")
     try:
         return pkcs7.pkcs7_decrypt_der(base64.b64decode(body), identity.certificate, identity.key, [])
     except UnsupportedAlgorithm as error:
-        raise Malformed("message", f"encrypted by other means than AES-CBC: {error}") from None
+        raise Undecipherable("message", f"encrypted by other means than AES-CBC: {error}") from None
     except (ValueError, TypeError) as error:
-        raise Untrusted("message", f"not encrypted to this host's certificate: {error}") from None
+        raise Undecipherable("message", f"not encrypted to this host's certificate: {error}") from None
 
 
 def open_envelope(

@@ -63,6 +63,8 @@ class Refusal:
     """An ERROR frame; the broker closes the connection after it."""
 
     text: str
+    message_id: str
+    """Of the message that it is about, if the broker says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,11 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class _Greeting:
-    pass
+class Greeting:
+    """The broker has accepted us. The first event, which `Connection` takes itself."""
 
 
-Event = Receipt | Delivery | Refusal | Lost
+Event = Greeting | Receipt | Delivery | Refusal | Lost
 
 
 def tls_context(bundle: str, *, certificate: Path, key: Path) -> ssl.SSLContext:
@@ -101,6 +103,7 @@ class Connection:
     def __init__(self, broker: Broker, *, tls: ssl.SSLContext | None) -> None:
         """Connect and greet; raises `Unavailable`, or `AccessDenied` when the broker does not want us."""
         self.broker = broker
+        self._is_lost = False
         self._transport = _Transport(broker, tls=tls)
         self._protocol = Protocol12(self._transport, (HEART_BEAT_MS, HEART_BEAT_MS))
         listener = _Listener(self._transport)
@@ -135,52 +138,46 @@ class Connection:
 
     def next_event(self, *, timeout: float) -> Event | None:
         """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                event = self._events.get(timeout=max(deadline - time.monotonic(), 0))
-            except queue.Empty:
-                return None
-            if not isinstance(event, _Greeting):
-                return event
+        try:
+            event = self._events.get(timeout=timeout) if timeout else self._events.get_nowait()
+        except queue.Empty:
+            return None
+        self._is_lost = isinstance(event, Lost)
+        return event
 
     def close(self) -> None:
         """Disconnect; returns when the broker has processed all that was sent, or after five seconds."""
         with _unless_lost():
             self._protocol.disconnect()
         deadline = time.monotonic() + _CLOSE_TIMEOUT
-        while not isinstance(self.next_event(timeout=max(deadline - time.monotonic(), 0)), Lost | None):
-            pass
+        while not self._is_lost and (left := deadline - time.monotonic()) > 0:
+            self.next_event(timeout=left)
         self._transport.disconnect_socket()
 
     def _greet(self) -> None:
         with _unless_lost():
             self._protocol.connect()
-        deadline = time.monotonic() + CONNECT_TIMEOUT
-        while True:
-            try:
-                event = self._events.get(timeout=max(deadline - time.monotonic(), 0))
-            except queue.Empty:
+        match self.next_event(timeout=CONNECT_TIMEOUT):
+            case Greeting():
+                return
+            case Refusal(text, _):
+                raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
+            case Lost(cause):
+                raise AccessDenied(self.broker, f"ends the connection before greeting: {cause}", _REGISTER)
+            case _:
                 cause = f"accepts connections but does not answer in STOMP within {CONNECT_TIMEOUT:.0f} s"
-                raise Unavailable(self.broker, cause, "check that this port speaks STOMP") from None
-            match event:
-                case _Greeting():
-                    return
-                case Refusal(text):
-                    raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
-                case Lost(cause):
-                    raise AccessDenied(self.broker, f"ends the connection before greeting: {cause}", _REGISTER)
+                raise Unavailable(self.broker, cause, "check that this port speaks STOMP")
 
 
 class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no types
     """What stomp.py calls, in its own thread."""
 
     def __init__(self, transport: _Transport) -> None:
-        self.events: queue.SimpleQueue[Event | _Greeting] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._transport = transport
 
     def on_connected(self, _frame: Any) -> None:
-        self.events.put(_Greeting())
+        self.events.put(Greeting())
 
     def on_receipt(self, frame: Any) -> None:
         self.events.put(Receipt(frame.headers.get("receipt-id", "")))
@@ -193,7 +190,8 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
 
     def on_error(self, frame: Any) -> None:
         words = [frame.headers.get("message", ""), *frame.body.decode("utf-8", "replace").splitlines()[:1]]
-        self.events.put(Refusal(" ".join(dict.fromkeys(filter(None, words)))[:500] or "without a reason"))
+        text = " ".join(dict.fromkeys(filter(None, words)))[:500] or "without a reason"
+        self.events.put(Refusal(text, frame.headers.get("receipt-id", "")))
 
     def on_disconnected(self) -> None:
         self.events.put(Lost(self._transport.cause))

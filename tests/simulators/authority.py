@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import subprocess
+import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,7 +64,7 @@ class Pair:
     key: PrivateKey
 
     def write(self, directory: Path) -> tuple[Path, Path]:
-        stem = f"{self.certificate.serial_number}"
+        stem = self.certificate.fingerprint(hashes.SHA256()).hex()[:16]
         certificate, key = directory / f"{stem}.pem", directory / f"{stem}.key"
         directory.mkdir(exist_ok=True)
         certificate.write_bytes(self.certificate.public_bytes(Encoding.PEM))
@@ -94,6 +95,7 @@ class Authority:
         ca: bool = False,
         starts: datetime = NOW - DAY,
         ends: datetime = NOW + 30 * DAY,
+        serial: int | None = None,
     ) -> Pair:
         key = key or rsa_key("host")
         certificate = _certificate(
@@ -104,6 +106,7 @@ class Authority:
             ca=ca,
             starts=starts,
             ends=ends,
+            serial=serial,
         )
         return Pair(certificate, key)
 
@@ -168,6 +171,16 @@ def private_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
+def serial_zero(subject: str) -> Pair:
+    """A self-signed CA as old ones are, with a serial number that cryptography refuses to write and deplores to read."""
+    key = ec_key(subject)
+    command = ["openssl", "req", "-x509", "-new", "-key", "/dev/stdin", "-subj", subject, "-set_serial", "0"]
+    pem = subprocess.run([*command, "-days", "9"], input=private_pem(key), capture_output=True, check=True).stdout
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Pair(x509.load_pem_x509_certificate(pem), key)
+
+
 def _certificate(
     subject: x509.Name,
     public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey,
@@ -177,13 +190,14 @@ def _certificate(
     ca: bool,
     starts: datetime = NOW - DAY,
     ends: datetime = NOW + 365 * DAY,
+    serial: int | None = None,
 ) -> x509.Certificate:
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
-        .serial_number(next(_SERIALS))
+        .serial_number(serial or next(_SERIALS))
         .not_valid_before(starts)
         .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)

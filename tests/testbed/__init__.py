@@ -9,6 +9,7 @@ or, from the command line, ``python -m tests.testbed --help``.
 
 from tests.testbed.layout import CLOUD_SERVICES, SERVICES
 from tests.testbed.pki import Authority, Credential
+from tests.testbed.seed import Seed
 from tests.testbed.testbed import Testbed
 
-__all__ = ["CLOUD_SERVICES", "SERVICES", "Authority", "Credential", "Testbed"]
+__all__ = ["CLOUD_SERVICES", "SERVICES", "Authority", "Credential", "Seed", "Testbed"]

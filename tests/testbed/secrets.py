@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 
 def password(directory: Path, name: str) -> str:
     """Return the password ``name``, made when it is asked for the first time."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / name
     if not path.exists():
-        private = directory / f".{name}.{os.getpid()}"
-        write_private(private, secrets.token_hex(16))
-        try:
-            os.link(private, path)  # the first one wins, whole
-        except FileExistsError:
-            pass
-        finally:
-            private.unlink()
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = _private_file(path, secrets.token_hex(16))
+        with contextlib.suppress(FileExistsError):  # the first one wins, whole
+            os.link(temporary, path)
+        temporary.unlink()
     return path.read_text()
 
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that nobody but its owner may read, replacing one that is there in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    os.replace(_private_file(path, text), path)
+
+
+def _private_file(beside: Path, text: str) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=f".{beside.name}.", dir=beside.parent)  # mode 0600
+    with open(descriptor, "w") as file:
         file.write(text)
-    os.replace(temporary, path)
+    return Path(name)

@@ -25,6 +25,8 @@ _MODULES = {
     "neutron": "neutron.wsgi.api",
     "cinder": "testbed_cinder",
 }
+_THREADS = {"placement": 1}
+"""Placement, when two requests meet, reads in a second transaction inside of the first, which SQLite cannot serve."""
 _MANAGEMENT = {
     "keystone": "keystone.cmd.manage",
     "glance": "glance.cmd.manage",
@@ -73,6 +75,7 @@ class Services:
         options = {
             "module": _MODULES[service],
             "bind": f"{HOST}:{self.layout.port(service)}",
+            "threads": _THREADS.get(service, 8),
             "certificate": str(credential.certificate),
             "key": str(credential.key),
             "log": str(log),

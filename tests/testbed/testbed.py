@@ -18,6 +18,9 @@ from tests.testbed.layout import SERVICES, Layout
 from tests.testbed.pki import Credential
 from tests.testbed.processes import Records
 from tests.testbed.progress import Progress
+from tests.testbed.seed import Seed
+from tests.testbed.seeding.access import Access
+from tests.testbed.seeding.plant import plant
 from tests.testbed.services import Services
 from tests.testbed.start import Start
 from tests.testbed.trust import Trust
@@ -105,6 +108,14 @@ class Testbed:
             self.trust.publish()
             names = [name for name in SERVICES if name in services]
             Start(self.layout, self.services, self.broker, self.admin, self.progress).run(names)
+
+    def seed(self) -> Seed:
+        """Return what stands in the cloud; the first call plants it, and needs all services of the cloud."""
+        if not self.layout.seed.exists():
+            with self._changing():
+                access = Access(self.layout, self.ca_file, self.admin())
+                plant(access, self.progress).write(self.layout.seed)
+        return Seed.read(self.layout.seed)
 
     def down(self) -> None:
         """Stop everything; the state stays and `up` goes on from it."""

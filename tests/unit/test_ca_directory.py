@@ -1,7 +1,6 @@
 import os
 import shutil
 import ssl
-import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Untrusted
-from tests.simulators.authority import DAY, NOW, Authority, Pair, ec_key, name, private_pem, rsa_key
+from tests.simulators.authority import DAY, NOW, Authority, Pair, ec_key, name, rsa_key, serial_zero
 
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
 
@@ -297,6 +296,14 @@ def test_a_broken_policy_refuses_with_its_line(directory: Path, root: Authority)
     assert f"{root.hash}.signing_policy:2: " in refusal(directory, root.issue(HOST))
 
 
+def test_an_unreadable_policy_permits_nothing(directory: Path, root: Authority) -> None:
+    path = directory / f"{root.hash}.signing_policy"
+    path.unlink()
+    path.mkdir()
+    assert "lies outside" in refusal(directory, root.issue(HOST))
+    assert CADirectory(directory).problems == (f"{path}: cannot be read: Is a directory",)
+
+
 def test_the_policy_binds_an_intermediate_that_came_along(directory: Path, root: Authority) -> None:
     root.publish(directory, policy="/DC=EU/DC=TEST/*")
     sub = root.sub()
@@ -350,27 +357,14 @@ def test_a_broken_certificate_does_not_take_the_others_down(directory: Path, roo
 
 
 def test_a_root_with_serial_number_zero(tmp_path: Path) -> None:
-    """Old grid CAs have one; made by hand, because cryptography refuses to make it."""
-    key = ec_key("/CN=Zero")
-    (tmp_path / "key").write_bytes(private_pem(key))
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-new",
-        "-key",
-        str(tmp_path / "key"),
-        "-subj",
-        "/CN=Zero",
-        "-set_serial",
-        "0",
-    ]
-    pem = subprocess.run([*command, "-days", "9"], capture_output=True, check=True).stdout
-    directory = tmp_path / "certificates"
-    directory.mkdir()
-    (directory / "0123abcd.0").write_bytes(pem)
-    host = Authority(Pair(Authority.root("/CN=Zero", key=key).pair.certificate, key)).issue(HOST)
-    assert len(CADirectory(directory).verify_chain(host.certificate, at=datetime.now(UTC)).certificates) == 2
+    """Old grid CAs have one."""
+    zero = Authority(serial_zero("/CN=Zero"))
+    zero.publish(tmp_path / "certificates")
+    host = zero.issue(HOST)
+    assert (
+        len(CADirectory(tmp_path / "certificates").verify_chain(host.certificate, at=datetime.now(UTC)).certificates)
+        == 2
+    )
 
 
 def test_refresh_sees_a_new_crl(directory: Path, root: Authority) -> None:

@@ -138,6 +138,15 @@ def test_missing_files(files: tuple[Path, Path], index: int) -> None:
     assert str(caught.value).startswith(f"{files[index]}: No such file")
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_files_that_cannot_be_read(files: tuple[Path, Path], index: int) -> None:
+    files[index].unlink()
+    files[index].mkdir()
+    with pytest.raises(LocalFailure) as caught:
+        load(files)
+    assert str(caught.value).startswith(f"{files[index]}: Is a directory")
+
+
 @pytest.mark.parametrize(
     ("at", "cause"), [(NOW + 31 * DAY, "the certificate expired on"), (NOW - 2 * DAY, "is valid only from")]
 )

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from appliance.core.trust import mime, smime
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
-from tests.simulators.authority import NOW, Authority, Pair, ec_key, rsa_key, sign
+from tests.simulators.authority import NOW, Authority, Pair, ec_key, rsa_key, serial_zero, sign
 
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
 TEXT = b"APEL-cloud-message: v0.4\nVMUUID: one\nStatus: completed\n%%\n\nVMUUID: two\nStatus: started\n%%\n"
@@ -98,7 +98,9 @@ def test_encodings_that_cannot_be_undone(shop: Workshop, encoding: str, body: st
 # The header block inside
 
 
-@pytest.mark.parametrize("text", [b"no header here\n", TEXT, b"\n\nbody\n", b"", b"Content-Type: text/plain\n"])
+@pytest.mark.parametrize(
+    "text", [b"no header here\n", TEXT, b"VMUUID: one\n\n%%\n", b"\n\nbody\n", b"", b"Content-Type: text/plain\n"]
+)
 def test_ssm_wants_a_header_block_inside(shop: Workshop, text: bytes) -> None:
     assert "No blank line between message header and body" in shop.refusal(shop.sign(text))
 
@@ -377,6 +379,29 @@ def test_the_certificate_named_by_the_signer_counts(shop: Workshop) -> None:
     rogue = Authority.root("/CN=Rogue").issue("/CN=rogue")
     signed = sign(TEXT, rogue, "-text", directory=shop.path, more=(shop.host.certificate,))
     assert "/CN=rogue: its issuer /CN=Rogue" in shop.refusal(signed, Untrusted)
+
+
+def test_a_stranger_that_cannot_be_read(shop: Workshop) -> None:
+    stranger = shop.root.issue("/CN=stranger").certificate
+    signed = sign(TEXT, shop.host, "-text", directory=shop.path, more=(stranger,))
+
+    def spoil(info: cms.ContentInfo) -> None:
+        certificates = [choice.chosen for choice in info["content"]["certificates"]]
+        [spoilt] = [one for one in certificates if one.serial_number == stranger.serial_number]
+        spoilt["tbs_certificate"]["version"] = 99
+
+    assert shop.verify(rebuild(signed, spoil)).certificate == shop.host.certificate
+
+
+def test_a_stranger_with_the_same_serial_number(shop: Workshop) -> None:
+    serial = shop.host.certificate.serial_number
+    stranger = Authority.root("/CN=Rogue").issue("/CN=stranger", serial=serial).certificate
+    signed = sign(TEXT, shop.host, "-text", directory=shop.path, more=(stranger,))
+    assert shop.verify(signed).certificate == shop.host.certificate
+
+
+def test_a_signer_with_serial_number_zero(shop: Workshop) -> None:
+    assert "is not positive" in shop.refusal(shop.sign(TEXT, "-text", pair=serial_zero("/CN=Zero")))
 
 
 def test_a_revoked_signer_and_a_missing_list(tmp_path: Path) -> None:

@@ -162,11 +162,11 @@ def _build(
 ) -> tuple[x509.Certificate, ...]:
     """Let OpenSSL find and check the chain."""
     subject = _subject(certificate)
-    known = {key: anchor.certificate for key, anchor in anchors.by_fingerprint.items()}
-    known |= {one.fingerprint(hashes.SHA256()): one for one in (*untrusted, certificate)}
+    given = {one.fingerprint(hashes.SHA256()): one for one in (*untrusted, certificate)}
 
     def identify(found: crypto.X509) -> x509.Certificate:
-        return known[hashlib.sha256(crypto.dump_certificate(crypto.FILETYPE_ASN1, found)).digest()]
+        fingerprint = hashlib.sha256(crypto.dump_certificate(crypto.FILETYPE_ASN1, found)).digest()
+        return given.get(fingerprint) or anchors.by_fingerprint[fingerprint].certificate
 
     store = crypto.X509Store()  # one for each chain: the time of a store can be set only once
     for anchor in anchors.by_fingerprint.values():

@@ -27,7 +27,7 @@ _ASN1_ERRORS = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, x509.InvalidVersion
 )  # fmt: skip
 """What asn1crypto and cryptography raise on bytes that are not the structure asked for."""
-_SET, _CONTEXT_0 = b"\x31", 0xA0
+_SET = b"\x31"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +168,7 @@ def _read_attributes(attributes: cms.CMSAttributes) -> tuple[bytes | None, bytes
         raise Malformed("signature", "its attribute content_type is missing or not data")
     if len(digests) != 1:
         raise Malformed("signature", "its attribute message_digest is missing or has several values")
-    raw = attributes.dump()
-    if raw[0] != _CONTEXT_0:
-        raise Malformed("signature", "its signed attributes cannot be read")
-    return _SET + raw[1:], digests[0].native
+    return _SET + attributes.dump()[1:], digests[0].native
 
 
 def _read_algorithm(algorithm: algos.SignedDigestAlgorithm, *, digest: str) -> tuple[str, int]:

@@ -1,6 +1,6 @@
 """Serves one WSGI application over TLS, on one address, with one process of several threads.
 
-usage: testbed_serve.py JSON               JSON: module, bind, certificate, key, log, access_log, arguments
+usage: testbed_serve.py JSON               JSON: module, bind, threads, certificate, key, log, access_log, arguments
 """
 
 import importlib
@@ -25,7 +25,7 @@ class Server(BaseApplication):
             "certfile": self.options["certificate"],
             "keyfile": self.options["key"],
             "workers": 1,
-            "threads": 8,
+            "threads": self.options["threads"],
             "worker_class": "gthread",
             "timeout": 600,
             "keepalive": 15,

@@ -1,0 +1,47 @@
+"""Glance's images: single properties, each image asked for once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from appliance.core.cloud.session import Scope
+from appliance.core.run.errors import Unavailable
+
+
+class ImageProperties:
+    """One property of images by id. What one project may not see, another may."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._found: dict[str, str | None] = {}
+        self._hidden: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+
+    def get(self, image_id: str, scope: Scope) -> str | None:
+        """Return the property; None when the image has none, is gone, or is not for this project to see."""
+        with self._lock:
+            if image_id in self._found:
+                return self._found[image_id]
+            if (image_id, id(scope)) in self._hidden:
+                return None
+        image = _image(image_id, scope)
+        with self._lock:
+            if image is None:
+                self._hidden.add((image_id, id(scope)))
+                return None
+            value = image.get(self._name)
+            self._found[image_id] = value if isinstance(value, str) else None
+            return self._found[image_id]
+
+
+def _image(image_id: str, scope: Scope) -> dict[str, Any] | None:
+    from glanceclient import exc  # noqa: PLC0415  a heavy client, imported when used
+
+    try:
+        _, body = scope.glance.get(f"/v2/images/{image_id}")
+    except (exc.HTTPNotFound, exc.HTTPForbidden):
+        return None
+    except exc.HTTPException as error:
+        raise Unavailable(f"image {image_id}", f"Glance answers {error.code}") from error
+    return body if isinstance(body, dict) else None

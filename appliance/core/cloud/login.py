@@ -1,0 +1,108 @@
+"""How an account proves itself to Keystone: keystoneauth's plugins, without their scope.
+
+A plugin is made anew for each scope (none, the system, one project), so the scope that a configuration file may name
+is left out: cASO 5 passed both and Keystone refused "multiple targets". Application credentials and trusts carry their
+scope in themselves and are never asked for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystoneauth1.identity import BaseIdentityPlugin
+
+SCOPE = frozenset(
+    {
+        *("system_scope", "domain_id", "domain_name", "tenant_id", "tenant_name"),
+        *("project_id", "project_name", "project_domain_id", "project_domain_name"),
+    }
+)
+"""Options of plugins that say which scope to ask for; `Cloud` decides that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a plugin, by the name that configuration files use."""
+
+    name: str
+    aliases: tuple[str, ...]
+    is_required: bool
+    is_secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An account and how to reach its cloud. ``options`` are the plugin's, without those of `SCOPE`."""
+
+    auth_type: str
+    auth_url: str
+    options: Mapping[str, str] = field(repr=False)
+    region: str | None = None
+    verify: bool | str = True
+    """True: the system's certificate authorities; a path: those of that file; False: trust anything."""
+    certificate: str | tuple[str, str] | None = None
+    timeout: timedelta = timedelta(seconds=60)
+    """How long the cloud may be silent before a request counts as failed."""
+    uses_system_scope: bool = True
+    project_domain_id: str = ""
+    """The domain meant where projects of several domains have one name; or ``project_domain_name``."""
+    project_domain_name: str = ""
+
+    @property
+    def is_bound(self) -> bool:
+        """Say whether the credential itself decides which project it is for."""
+        return "applicationcredential" in self.auth_type or bool(self.options.get("trust_id"))
+
+    @property
+    def account(self) -> str:
+        """Return the account as an administrator knows it."""
+        for name in ("username", "user_id", "application_credential_name", "application_credential_id"):
+            if value := self.options.get(name):
+                return value
+        return self.auth_type
+
+
+def options(auth_type: str) -> tuple[Option, ...]:
+    """Return the options of a plugin by its name; `LookupError` with the plugins that there are, if it is not one."""
+    from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
+    from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
+
+    try:
+        found = loading.get_plugin_loader(auth_type).get_options()
+    except NoMatchingPlugin:
+        raise LookupError(*sorted(loading.get_available_plugin_names())) from None
+    return tuple(
+        Option(option.dest, tuple(old.dest for old in option.deprecated), option.required, option.secret)
+        for option in found
+    )
+
+
+def complaint(auth_type: str, given: Mapping[str, str]) -> str:
+    """Return what the plugin itself says against these options, empty when it takes them."""
+    from keystoneauth1.exceptions import ClientException  # noqa: PLC0415  a heavy client, imported when used
+
+    try:
+        plugin(auth_type, given)
+    except ClientException as error:
+        return str(error)
+    return ""
+
+
+def plugin(
+    auth_type: str, given: Mapping[str, str], *, project_id: str | None = None, system: bool = False
+) -> BaseIdentityPlugin:
+    """Return a plugin for the scope of one project, of the system, or none."""
+    from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
+
+    loader: loading.BaseLoader[BaseIdentityPlugin] = loading.get_plugin_loader(auth_type)
+    values: dict[str, str | None] = dict.fromkeys((option.dest for option in loader.get_options()), None)
+    values.update({name: value for name, value in given.items() if name in values})
+    if project_id is not None:
+        values["project_id"] = project_id
+    if system:
+        values["system_scope"] = "all"
+    return loader.load_from_options(**{k: v for k, v in values.items() if v is not None})

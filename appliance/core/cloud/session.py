@@ -1,0 +1,311 @@
+"""One account's sessions with one cloud: a token for each scope, reused by all services.
+
+Every request of every client passes `Transport.request`. There it is counted, repeated when the cloud is only busy
+(429, 5xx, dropped or refused connections: four attempts, backing off, Retry-After honoured), and a failure that stays
+is told in one line that names the host. keystoneauth renews a token that expired (401) by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import stamina
+from keystoneauth1 import exceptions, session
+from keystoneauth1.plugin import AUTH_INTERFACE
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+from appliance.core import clock
+from appliance.core.cloud import login
+from appliance.core.cloud.login import Access
+from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.version import __version__
+
+if TYPE_CHECKING:
+    import requests
+    from glanceclient.common.http import SessionClient as Glance
+    from keystoneauth1.identity import BaseIdentityPlugin
+    from keystoneclient.v3.client import Client as Keystone
+    from novaclient.client import SessionClient as Nova
+
+logger = logging.getLogger(__name__)
+
+_BUSY = frozenset({429, 500, 502, 503, 504})
+_ATTEMPTS = 4
+_LONGEST_WAIT = 60.0
+
+
+class _Busy(Exception):
+    """The service answered that it cannot answer now."""
+
+    def __init__(self, response: requests.Response) -> None:
+        super().__init__(f"{_host(response.url)} answers {response.status_code} {response.reason}".rstrip())
+        self.response = response
+
+
+class Transport(session.Session):
+    """A keystoneauth session that counts, repeats and tells; safe for use by several threads."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(
+            verify=access.verify,
+            cert=access.certificate,
+            timeout=access.timeout.total_seconds(),
+            app_name="egi-fedcloud-appliance",
+            app_version=__version__,
+        )
+        self.requests = 0
+        self.keystone_offset: timedelta | None = None
+        """How far Keystone's clock is before ours (positive) or behind; None until it has answered."""
+        self._auth_url = access.auth_url
+        self._lock = threading.Lock()
+        set_on_retry_hooks([_tell_of_retry])
+
+    # Of keystoneauth's long signature only what matters here has a name.
+    def request(self, url: str, method: str, raise_exc: bool = True, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        """Send a request as keystoneauth does; raises `Unavailable` when the service stays out of reach or busy."""
+        try:
+            for attempt in stamina.retry_context(
+                on=_wait, attempts=_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=8, wait_jitter=0.5
+            ):
+                with attempt:
+                    response = self._send(url, method, **kwargs)
+        except _Busy as error:
+            request_id = error.response.headers.get("x-openstack-request-id", "")
+            remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
+            raise Unavailable(_host(error.response.url), f"still {_after_host(error)}", remedy) from error
+        except exceptions.ConnectionError as error:
+            raise _unreachable(error, url, self._auth_url) from error
+        except exceptions.CatalogException as error:
+            raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._auth_url) from error
+        if raise_exc and response.status_code >= 400:  # noqa: PLR2004  HTTP's errors
+            raise exceptions.from_response(response, method, url)
+        return response
+
+    def _send(self, url: str, method: str, **kwargs: Any) -> requests.Response:
+        with self._lock:
+            self.requests += 1
+        response = super().request(url, method, raise_exc=False, **kwargs)
+        if response.url.startswith(self._auth_url):
+            self._note_clock(response)
+        if response.status_code in _BUSY:
+            raise _Busy(response)
+        return response
+
+    def _note_clock(self, response: requests.Response) -> None:
+        try:
+            told = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+        except (KeyError, ValueError):
+            return
+        offset = told - clock.now()
+        with self._lock:
+            if self.keystone_offset is None or offset < self.keystone_offset:
+                self.keystone_offset = offset
+
+
+class Scope:
+    """What the account may do in one project, in the system, or before choosing either: the services' clients."""
+
+    def __init__(
+        self, transport: Transport, plugin: BaseIdentityPlugin, region: str | None, *, has_catalog: bool = True
+    ) -> None:
+        self._transport = transport
+        self._plugin = plugin
+        # A token without a scope comes without a catalog; Keystone then is where the token came from.
+        self._keystone_interface = "public" if has_catalog else AUTH_INTERFACE
+        self._common = {
+            "session": transport,
+            "auth": plugin,
+            "region_name": region,
+        }
+
+    @property
+    def project_id(self) -> str | None:
+        """Return the project that the token is for."""
+        found: str | None = self._plugin.get_access(self._transport).project_id
+        return found
+
+    @property
+    def project_domain_name(self) -> str | None:
+        """Return the name of that project's domain."""
+        found: str | None = self._plugin.get_access(self._transport).project_domain_name
+        return found
+
+    @cached_property
+    def keystone(self) -> Keystone:
+        """Return keystoneclient's client."""
+        from keystoneclient.v3.client import Client  # noqa: PLC0415  a heavy client, imported when used
+
+        return Client(interface=self._keystone_interface, **self._common)
+
+    @cached_property
+    def nova(self) -> Nova:
+        """Return novaclient's HTTP adapter; the microversion is given with each request."""
+        from novaclient.api_versions import APIVersion  # noqa: PLC0415  a heavy client, imported when used
+        from novaclient.client import SessionClient  # noqa: PLC0415
+
+        return SessionClient(
+            interface="public", service_type="compute", api_version=APIVersion("2.1"), timings=False, **self._common
+        )
+
+    @cached_property
+    def glance(self) -> Glance:
+        """Return glanceclient's HTTP adapter."""
+        from glanceclient.common.http import SessionClient  # noqa: PLC0415  a heavy client, imported when used
+
+        return SessionClient(interface="public", **self._common)
+
+
+class Cloud:
+    """An account's view of its cloud. Creating it sends nothing."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self.transport = Transport(access)
+        self._lock = threading.Lock()
+        self._projects: dict[str, Scope] = {}
+
+    @cached_property
+    def host(self) -> str:
+        """Return Keystone's host and port."""
+        return _host(self.access.auth_url)
+
+    def server_time(self) -> datetime:
+        """Return the earlier of our clock and Keystone's; what happened before it, the cloud knows of."""
+        return clock.now() + min(self.transport.keystone_offset or timedelta(0), timedelta(0))
+
+    @cached_property
+    def unscoped(self) -> Scope:
+        """Log in; raises `AccessDenied` for a wrong name or password, `Unavailable` for a Keystone that is none."""
+        plugin = login.plugin(self.access.auth_type, self.access.options)
+        try:
+            plugin.get_access(self.transport)
+        except exceptions.Unauthorized as error:
+            raise AccessDenied(
+                self.host,
+                f"refuses the account {self.access.account!r}: wrong name, domain or password",
+                "correct [keystone_auth]",
+            ) from error
+        except exceptions.HttpError as error:
+            raise Unavailable(
+                self.host,
+                f"answers {error.http_status} where a Keystone gives a token",
+                "check auth_url; it ends in /v3",
+            ) from error
+        except exceptions.ClientException as error:
+            raise Unavailable(self.host, f"no token: {error}", "check [keystone_auth]") from error
+        return Scope(self.transport, plugin, self.access.region, has_catalog=self.access.is_bound)
+
+    @cached_property
+    def system(self) -> Scope | None:
+        """Return the scope of the whole system; None when it is switched off or the account has no role there."""
+        if not self.access.uses_system_scope or self.access.is_bound:
+            return None
+        plugin = login.plugin(self.access.auth_type, self.access.options, system=True)
+        try:
+            plugin.get_access(self.transport)
+        except exceptions.ClientException as error:
+            logger.debug("no system scope: %s", error)
+            return None
+        return Scope(self.transport, plugin, self.access.region)
+
+    def project(self, project_id: str) -> Scope:
+        """Return the scope of a project; raises `AccessDenied` when the account has no role there.
+
+        A credential that is bound to a project is never asked for another one.
+        """
+        with self._lock:
+            if project_id not in self._projects:
+                self._projects[project_id] = self._login(project_id)
+            return self._projects[project_id]
+
+    def _login(self, project_id: str) -> Scope:
+        if self.access.is_bound:
+            bound_to = self.unscoped.project_id
+            if project_id != bound_to:
+                raise AccessDenied(
+                    f"project {project_id}",
+                    f"the credential {self.access.account!r} belongs to project {bound_to}",
+                    "account this project with a credential of its own, or with a user and password",
+                )
+            return self.unscoped
+        plugin = login.plugin(self.access.auth_type, self.access.options, project_id=project_id)
+        try:
+            plugin.get_access(self.transport)
+        except (exceptions.Unauthorized, exceptions.Forbidden) as error:
+            raise AccessDenied(
+                f"project {project_id}",
+                f"{self.host} gives the account {self.access.account!r} no token for it",
+                f"openstack role add --user {self.access.account} --project {project_id} reader",
+            ) from error
+        except exceptions.ClientException as error:
+            raise Unavailable(self.host, f"no token for project {project_id}: {error}") from error
+        return Scope(self.transport, plugin, self.access.region)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2] or url
+
+
+def _after_host(error: Exception) -> str:
+    return str(error).partition(" ")[2]
+
+
+def _wait(error: Exception) -> bool | float:
+    """Decide whether to try again, and after how many seconds if the service itself told."""
+    if isinstance(error, _Busy):
+        told = error.response.headers.get("Retry-After", "")
+        return min(float(told), _LONGEST_WAIT) if told.isdecimal() else True
+    return isinstance(error, exceptions.ConnectionError) and not isinstance(error, exceptions.SSLError)
+
+
+def _tell_of_retry(details: RetryDetails) -> None:
+    error = details.caused_by
+    words = str(error) if isinstance(error, _Busy) else _cause(error)
+    logger.warning("%s; trying again in %.1f s", words, details.wait_for)
+
+
+_CAUSES = (
+    r"certificate verify failed: ([^('\"]+)",
+    r"(doesn't match)",
+    r"\[Errno -?\d+\] ([\w ,]+)",
+    r"(Remote end closed connection without response)",
+    r"([Tt]imed out)",
+)
+
+
+def _cause(error: Exception) -> str:
+    """Find the few words that matter in what requests and urllib3 wrap around an error."""
+    text = str(error)
+    for pattern in _CAUSES:
+        if found := re.search(pattern, text):
+            return found[1].strip().lower()
+    return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
+
+
+def _unreachable(error: Exception, url: str, auth_url: str) -> Unavailable:
+    named = re.search(r"https?://[^/\s'\"]+", str(error))
+    host = _host(named[0] if named else url if "//" in url else auth_url)
+    if isinstance(error, exceptions.SSLError):
+        return Unavailable(
+            host,
+            f"its TLS certificate is not trusted: {_cause(error)}",
+            "set cafile in [keystone_auth] to the authority that issued it, or renew the certificate",
+        )
+    return Unavailable(host, f"cannot be reached: {_cause(error)}", "check the URL, the network and the service")
+
+
+def _not_in_catalog(wanted: dict[str, Any], auth_url: str) -> Unavailable:
+    region = wanted.get("region_name")
+    return Unavailable(
+        _host(auth_url),
+        f"its catalog has no public endpoint for {wanted.get('service_type', 'the service')}"
+        + (f" in region {region}" if region else ""),
+        "correct region_name" if region else "look at `openstack catalog list` of this account",
+    )

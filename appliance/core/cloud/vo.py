@@ -1,0 +1,171 @@
+"""Which VO a project serves: a property of the project in Keystone, or a mapping file.
+
+Every form of mapping file that Keystone-VOMS, cASO and cloudkeeper-os have read is taken:
+
+    {"vo": {"tenant": "name"}}    {"vo": {"tenants": ["name"]}}    {"vo": {"projects": ["name or id"]}}
+    {"vo": {"project": "name or id", "domain": "name or id"}}
+    {"vos": [{"name": "vo", "auth": {"project_id": "id"}}]}        (also as YAML)
+
+A tag selects a project; it never gives it a VO.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.core.config.document import read_text
+from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, Problem
+
+if TYPE_CHECKING:
+    from appliance.core.cloud.identity import Project
+
+PROPERTIES = ("VO", "egi.VO", "accounting:VO", "egi.eu:VO")
+"""Properties that hold a project's VO at the sites of the federation, in order of preference."""
+
+_KEYS = ("project", "projects", "tenant", "tenants")
+_VO = re.compile(r"[!-~]{1,255}")
+"""A VO's name, or an FQAN: printable ASCII without blanks, no longer than the repository's column."""
+
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class NoVO(ApplianceError):
+    """A project cannot be accounted, because no VO, or more than one, is known for it."""
+
+    status = ExitStatus.PARTLY
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a mapping file. ``project`` is a name or an id; ``domain`` may narrow a name."""
+
+    vo: str
+    project: str
+    domain: str | None = None
+
+    def fits(self, project: Project) -> bool:
+        """Say whether this entry means the project."""
+        if self.project == project.id:
+            return True
+        if self.project != project.name:
+            return False
+        if self.domain is None or self.domain.lower() == project.domain_id.lower():
+            return True
+        # Keystone tells the domain's id only. A name cannot be compared with it and counts as right: at worst two
+        # entries fit, which is told as a conflict. Only the first domain has an id that is its name.
+        return project.domain_id != "default" and not _ID.fullmatch(self.domain)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """What a mapping file says; without one, ``path`` is where it would be."""
+
+    path: Path
+    entries: tuple[Entry, ...] = ()
+
+    def vos(self, project: Project) -> list[str]:
+        """Return the VOs of a project, without repetition: none, one, or a conflict."""
+        return list(dict.fromkeys(entry.vo for entry in self.entries if entry.fits(project)))
+
+
+def vo_of(project: Project, *, mapping: Mapping, preferred: str = "") -> str:
+    """Return a project's VO; raises `NoVO` when there is none, or when sources differ.
+
+    Where the project has the property ``preferred``, its other properties do not count.
+    """
+    properties = [preferred] if project.properties.get(preferred) else PROPERTIES
+    told = [(f"property {name}", value) for name in properties if (value := project.properties.get(name, "").strip())]
+    told += [(str(mapping.path), vo) for vo in mapping.vos(project)]
+    values = list(dict.fromkeys(value for _, value in told))
+    if not values:
+        raise NoVO(
+            project,
+            "no VO is known for it",
+            f"openstack project set --property {preferred or PROPERTIES[0]}=VO {project.id}, or name it in"
+            f" {mapping.path}",
+        )
+    if len(values) > 1:
+        listed = ", ".join(f"{value} ({source})" for source, value in told)
+        raise NoVO(project, f"its sources name different VOs: {listed}", "make them equal")
+    if not _VO.fullmatch(values[0]) or "%%" in values[0]:
+        raise NoVO(project, f"{values[0]!r} ({told[0][0]}) is not the name of a VO", "correct it")
+    return values[0]
+
+
+def read_mapping(path: Path) -> Mapping:
+    """Read a mapping file; raises `ConfigurationError` with every entry that cannot be understood."""
+    text = read_text(path)
+    problems: list[Problem] = []
+    entries: list[Entry] = []
+    for vo, body in _vos(path, text):
+        try:
+            entries += _entries(vo, body)
+        except ValueError as error:
+            problems.append(Problem(path, _line_of(text, vo), vo, str(error)))
+    if problems:
+        raise ConfigurationError(problems)
+    return Mapping(path, tuple(entries))
+
+
+def _vos(path: Path, text: str) -> list[tuple[str, Any]]:
+    tree = _parsed_yaml(path, text) if path.suffix in (".yaml", ".yml") else _parsed_json(path, text)
+    pairs = list(tree.items()) if isinstance(tree, dict) else tree
+    if isinstance(pairs, list) and len(pairs) == 1 and pairs[0][0] == "vos" and isinstance(pairs[0][1], list):
+        listed = [dict(item) for item in pairs[0][1] if isinstance(item, dict | list)]
+        return [(str(item.get("name", "")), item.get("auth")) for item in listed]
+    if not isinstance(pairs, list):
+        raise ConfigurationError([Problem(path, 1, "", 'must be like {"VO": {"projects": ["name or id"]}}')])
+    return [(str(vo), body) for vo, body in pairs]
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object of a JSON text with all its members, repeated names included."""
+
+
+def _parsed_json(path: Path, text: str) -> Any:
+    try:
+        tree = json.loads(text, object_pairs_hook=_Pairs)
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise ConfigurationError([Problem(path, line, "", f"is not JSON: {getattr(error, 'msg', error)}")]) from error
+    return tree if isinstance(tree, _Pairs) else None
+
+
+def _parsed_yaml(path: Path, text: str) -> Any:
+    import yaml  # noqa: PLC0415  start-up is a cost
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigurationError([Problem(path, mark.line + 1 if mark else 1, "", "is not YAML")]) from error
+
+
+def _entries(vo: str, body: Any) -> Iterator[Entry]:
+    options = dict(body) if isinstance(body, dict | _Pairs) else {}
+    names = [name for key in _KEYS for name in _listed(options.get(key))]
+    names += _listed(options.get("project_id"))
+    if not vo or not names:
+        raise ValueError('names no project; write {"projects": ["name or id"]}')
+    domain = options.get("domain")
+    for name in names:
+        yield Entry(vo, name, domain if isinstance(domain, str) else None)
+
+
+def _listed(value: Any) -> list[str]:
+    """Return a name or a list of names as a list. Nothing else is a project, ``null`` least of all."""
+    if isinstance(value, str):
+        return [value] if value else []
+    found: Iterable[Any] = value if isinstance(value, list) and not isinstance(value, _Pairs) else ()
+    return [item for item in found if isinstance(item, str) and item]
+
+
+def _line_of(text: str, vo: str) -> int:
+    before, found, _ = text.partition(f'"{vo}"')
+    return before.count("\n") + 1 if found else 1

@@ -1,0 +1,44 @@
+"""Options of cASO and of the libraries beneath it that are legal in a configuration file and have no effect here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from appliance.core.config.settings import Settings
+
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "DEFAULT": (
+        *("verbose", "use_syslog", "syslog_log_facility", "use_journal", "use_json", "use_stderr", "use_eventlog"),
+        *("watch_log_file", "log_config_append", "log_config", "log_date_format", "log_format", "log_color"),
+        *("default_log_levels", "publish_errors", "instance_format", "instance_uuid_format", "fatal_deprecations"),
+        *("log_rotate_interval", "log_rotate_interval_type", "max_logfile_count", "max_logfile_size_mb"),
+        *("log_rotation_type", "rate_limit_interval", "rate_limit_burst", "rate_limit_except_level"),
+        *("logging_context_format_string", "logging_default_format_string", "logging_debug_format_suffix"),
+        *("logging_exception_prefix", "logging_user_identity_format", "config_source", "shell_completion"),
+        *("migrate_projects",),
+    ),
+    "keystone_auth": (
+        *("auth_type", "auth_plugin", "auth_section", "auth_url", "collect_timing", "split_loggers", "system_scope"),
+        *("tls_ciphers", "tls_min_version", "domain_id", "domain_name", "project_id", "project_name", "tenant_id"),
+        *("tenant_name", "project_domain_id", "project_domain_name", "trust_id", "default_domain_id"),
+        *("default_domain_name", "user_id", "username", "user_name", "user_domain_id", "user_domain_name"),
+    ),
+    "accelerator": ("type_key", "vendor_key", "model_key", "number_key"),
+    "logstash": ("host", "port"),
+    "prometheus": (
+        *("prometheus_endpoint", "prometheus_metric_name", "vm_uuid_label_name", "labels", "prometheus_step_seconds"),
+        *("prometheus_verify_ssl", "cpu_normalization_factor"),
+    ),
+    "greendigit_cim": ("base_url", "email", "password", "verify_ssl"),
+    "oslo_concurrency": ("lock_path", "disable_process_locking"),
+    **{
+        f"messenger_{name}": ("record_types",)
+        for name in ("ssm", "ssmv4", "noop", "logstash", "greendigit_cim", "prometheus")
+    },
+}
+
+
+def accept(settings: Settings) -> None:
+    """Take these options as known."""
+    for section, options in _OPTIONS.items():
+        settings.accept(section, options)

@@ -1,0 +1,94 @@
+"""``caso-mapping-migrate``: bring the mapping file's content into Keystone, as properties of the projects."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from appliance.core.cloud.vo import PROPERTIES, Entry
+from appliance.core.run import cli
+from appliance.core.run.errors import ApplianceError, ExitStatus
+from caso.cmds import common
+from caso.settings import Configuration
+
+if TYPE_CHECKING:
+    from appliance.core.cloud.identity import AllProjects
+
+PROGRAM = "caso-mapping-migrate"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this program's flags."""
+    common.add_arguments(parser)
+    parser.add_argument(
+        *cli.flags("migrate-projects"), action="store_true", help="also tag the projects that the configuration lists"
+    )
+    parser.set_defaults(dry_run=True)
+
+
+def migrate(arguments: argparse.Namespace) -> ExitStatus:
+    """Print the commands that do it, or with ``--nodry-run`` do it."""
+    configuration = common.configure(arguments)
+    if arguments.check_config:
+        return common.report_check(configuration)
+    tagged = configuration.projects if arguments.migrate_projects else ()
+    if configuration.is_dry_run:
+        print("Nothing is changed. Run these as an administrator, or run again with --nodry-run:", file=sys.stderr)
+        for command in _commands(configuration, tagged):
+            print(shlex.join(command))
+        return ExitStatus.DONE
+    from appliance.core.cloud.identity import AllProjects  # noqa: PLC0415  loads the OpenStack clients
+    from appliance.core.cloud.session import Cloud  # noqa: PLC0415
+
+    projects = AllProjects(Cloud(configuration.access))
+    failed = [*_set_properties(configuration, projects), *_set_tags(configuration, tagged, projects)]
+    for error in failed:
+        cli.report(PROGRAM, error)
+    wanted = len(configuration.mapping.entries) + len(tagged)
+    if not failed:
+        return ExitStatus.DONE
+    return ExitStatus.PARTLY if len(failed) < wanted else ExitStatus.NOTHING
+
+
+def _property(configuration: Configuration) -> str:
+    return configuration.vo_property or PROPERTIES[0]
+
+
+def _commands(configuration: Configuration, tagged: Sequence[str]) -> Iterator[list[str]]:
+    base = ["openstack", "project", "set"]
+    for entry in configuration.mapping.entries:
+        domain = ["--domain", entry.domain] if entry.domain else []
+        yield [*base, *domain, "--property", f"{_property(configuration)}={entry.vo}", entry.project]
+    for project in tagged:
+        yield [*base, "--tag", configuration.tag, project]
+
+
+def _set_properties(configuration: Configuration, projects: AllProjects) -> Iterator[ApplianceError]:
+    for entry in configuration.mapping.entries:
+        try:
+            projects.set_property(entry, name=_property(configuration), value=entry.vo)
+        except ApplianceError as error:
+            yield error
+
+
+def _set_tags(configuration: Configuration, tagged: Sequence[str], projects: AllProjects) -> Iterator[ApplianceError]:
+    for name in tagged:
+        try:
+            projects.add_tag(Entry("", name), configuration.tag)
+        except ApplianceError as error:
+            yield error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    program = cli.Program(
+        PROGRAM,
+        "Brings the content of the VO mapping file into Keystone.",
+        add_arguments,
+        migrate,
+        compatible_status=common.compatible_status,
+    )
+    return cli.main(program, argv)

@@ -1,0 +1,42 @@
+"""``caso-projects``: show which projects are accounted, and for which VO."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus
+from caso.cmds import common
+
+PROGRAM = "caso-projects"
+
+
+def show(arguments: argparse.Namespace) -> ExitStatus:
+    """Print a line for each project in cASO's form; what cannot be accounted is told on standard error."""
+    configuration = common.configure(arguments)
+    if arguments.check_config:
+        return common.report_check(configuration)
+    from appliance.core.cloud.session import Cloud  # noqa: PLC0415  loads the OpenStack clients
+    from caso.selection import select  # noqa: PLC0415
+
+    selected, failures = select(Cloud(configuration.access), configuration)
+    for item in selected:
+        print(f"'{item.aliases[0]} ({item.project.name}) mapped to VO '{item.vo}'")
+    for error in failures:
+        cli.report(PROGRAM, error)
+    if not failures:
+        return ExitStatus.DONE
+    return ExitStatus.PARTLY if selected else ExitStatus.NOTHING
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    program = cli.Program(
+        PROGRAM,
+        "Shows which projects are accounted, and for which VO.",
+        common.add_arguments,
+        show,
+        compatible_status=common.compatible_status,
+    )
+    return cli.main(program, argv)

@@ -1,0 +1,149 @@
+"""From a server as Nova describes it to cloud records. Pure: what must be asked for comes in as functions.
+
+Field rules (cASO's, and where they differ, why):
+
+* start: ``created``; ``launched_at`` moves when a server is rebuilt, resized or rescued.
+* end: ``terminated_at``; a server DELETED without it ends when it was last updated; never before its start.
+* A server that was never launched has used nothing and has no record. cASO bills it one second.
+* All times are UTC, whatever the host's time zone.
+* cores, memory and disk (root and ephemeral): of the flavor inside the server (microversion 2.47), so that a flavor
+  that is gone since still counts; CPU time is wall time by cores.
+* status: ``completed`` exactly when the end lies in the window; a server that was deleted later, or is shut off, is
+  ``started``; what the definition has no word for is ``unknown``.
+* image: the endorsed image's URL when the image carries one, else its id; none for a server booted from a volume.
+* public IPs: addresses of type ``floating``.
+* names: made fit for the wire by `caso.text.fit`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from caso.months import Cut, Window, cuts
+from caso.records import Benchmark, CloudRecord, Status
+from caso.text import fit
+
+Server = dict[str, Any]
+
+BENCHMARK_TYPE = "accounting:benchmark_type"
+BENCHMARK_VALUE = "accounting:benchmark_value"
+
+_STATUS = {
+    "ERROR": Status.ERROR,
+    "PAUSED": Status.PAUSED,
+    "SUSPENDED": Status.SUSPENDED,
+    "STOPPED": Status.STOPPED,
+    **dict.fromkeys(
+        (
+            *("ACTIVE", "BUILD", "CONFIRMING_RESIZE", "HARD_REBOOT", "MIGRATING", "PASSWORD", "REBOOT", "REBUILD"),
+            *("RESCUE", "RESIZE", "REVERT_RESIZE", "VERIFY_RESIZE", "SAVING", "SHUTOFF", "DELETED", "TERMINATED"),
+        ),
+        Status.STARTED,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a record names: the site as GOCDB knows it, and the flavor properties that hold the benchmark."""
+
+    site: str
+    service: str
+    benchmark_type: str = BENCHMARK_TYPE
+    benchmark_value: str = BENCHMARK_VALUE
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A project's VO, and how to find out what Nova does not tell. ``warn`` takes a line for the log."""
+
+    vo: str
+    names: Names
+    user_name: Callable[[str], str | None]
+    image: Callable[[str], str]
+    warn: Callable[[str], None]
+
+
+def records(server: Server, window: Window, source: Source) -> Iterator[CloudRecord]:
+    """Yield a server's records, one for each month that the window touches, oldest first.
+
+    Raises `ValueError` in the log's words when Nova's description lacks something or makes no sense.
+    """
+    try:
+        born, died, was_launched = _life(server)
+        parts = list(cuts(born, died, window)) if was_launched else []
+        for cut in parts:
+            yield _record(server, born, cut, source)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"Nova's description of the server is not understood: {error!r}") from error
+
+
+def _life(server: Server) -> tuple[datetime, datetime | None, bool]:
+    born = _moment(server["created"])
+    launched, terminated = server["OS-SRV-USG:launched_at"], server["OS-SRV-USG:terminated_at"]
+    if terminated is not None:
+        died: datetime | None = _moment(terminated)
+    else:
+        died = _moment(server["updated"]) if server["status"] == "DELETED" else None
+    return born, died, launched is not None
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _record(server: Server, born: datetime, cut: Cut, source: Source) -> CloudRecord:
+    flavor = server["flavor"]
+    user = source.user_name(server["user_id"])
+    status = Status.COMPLETED if cut.has_ended else _STATUS.get(server["status"].upper(), Status.UNKNOWN)
+    return CloudRecord(
+        vm_uuid=server["id"],
+        site=source.names.site,
+        service=source.names.service,
+        vo=source.vo,
+        project_id=server["tenant_id"],
+        user_id=fit(server["user_id"]),
+        user_name=(fit(user) or None) if user else None,
+        name=fit(server["name"]),
+        status=status,
+        start=born,
+        end=cut.until if cut.has_ended else None,
+        wall=cut.until - born,
+        cpu_count=int(flavor["vcpus"]),
+        memory=int(flavor["ram"]),
+        disk=int(flavor["disk"]) + int(flavor["ephemeral"]),
+        public_ips=_floating(server["addresses"]),
+        image=fit(source.image(server["image"]["id"])) if server["image"] else None,
+        benchmark=_benchmark(flavor, source),
+    )
+
+
+def _floating(addresses: dict[str, list[dict[str, Any]]]) -> int:
+    return sum(address.get("OS-EXT-IPS:type") == "floating" for network in addresses.values() for address in network)
+
+
+def _benchmark(flavor: dict[str, Any], source: Source) -> Benchmark | None:
+    name = flavor.get("original_name", "")
+    if "extra_specs" not in flavor:
+        source.warn("Nova's policy hides the properties of flavors from the account: records go without Benchmark")
+        return None
+    kind = fit(flavor["extra_specs"].get(source.names.benchmark_type) or "")
+    value = flavor["extra_specs"].get(source.names.benchmark_value)
+    if not kind and not value:
+        return None
+    try:
+        number = float(value or "nan")
+    except ValueError:
+        number = math.nan
+    if not kind or not math.isfinite(number) or number <= 0:
+        source.warn(
+            f"flavor {name}: {source.names.benchmark_type}={kind!r}, {source.names.benchmark_value}={value!r} is no "
+            "benchmark: records go without it"
+        )
+        return None
+    return Benchmark(kind, number)

@@ -1,0 +1,135 @@
+"""One project's usage, from Nova's pages to a committed batch. Memory holds a page, and the ids already seen."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from appliance.core import clock
+from appliance.core.cloud.compute import Server, Servers
+from appliance.core.cloud.identity import UserNames
+from appliance.core.cloud.image import ImageProperties
+from appliance.core.cloud.session import Cloud, Scope
+from caso import quarantine, validation
+from caso.batch import Batch
+from caso.checkpoint import BEGINNING
+from caso.extract.nova import Names, Source, records
+from caso.months import Window
+from caso.records import CloudRecord
+from caso.selection import Selected
+from caso.settings import Configuration
+from caso.wire import cloud as wire
+
+logger = logging.getLogger(__name__)
+
+OVERLAP = timedelta(minutes=5)
+"""How far before its window a run looks for changes. Nova stamps a change before it commits it, and its hosts' clocks
+differ from Keystone's: without this, such a change would belong to no window. What is seen twice gives equal records.
+"""
+
+IMAGE_PROPERTY = "vmcatcher_event_ad_mpuri"
+"""Where vmcatcher and cloudkeeper put an endorsed image's URL."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all projects of a run share: the cloud, and what has been asked for once."""
+
+    cloud: Cloud
+    configuration: Configuration
+    users: UserNames
+    images: ImageProperties = field(default_factory=lambda: ImageProperties(IMAGE_PROPERTY))
+    told: set[str] = field(default_factory=set)
+
+    def warn_once(self, line: str) -> None:
+        """Log a warning that would repeat for each server."""
+        if line not in self.told:
+            self.told.add(line)
+            logger.warning(line)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one project gave."""
+
+    servers: int = 0
+    records: Counter[str] = field(default_factory=Counter)
+    """By month, ``2026-11``."""
+    wall: Counter[str] = field(default_factory=Counter)
+    """Seconds since each server's creation, by month."""
+    refused: list[str] = field(default_factory=list)
+
+
+def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | None) -> Tally:
+    """Ask Nova for a project's servers and add their records to the batch; None only counts them."""
+    scope = shared.cloud.project(selected.project.id)
+    source = _source(selected.vo, scope, shared)
+    reach = Window(window.start - OVERLAP if window.start > BEGINNING else BEGINNING, window.end)
+    tally = Tally()
+    for server in servers(Servers(scope), reach.start):
+        made = 0
+        try:
+            for record in records(server, reach, source):
+                made += 1
+                _add(record, tally, shared.configuration, batch)
+        except ValueError as error:
+            _refuse(str(server.get("id")), str(error), json.dumps(server), tally, shared.configuration, batch)
+        tally.servers += made > 0
+    return tally
+
+
+def servers(listing: Servers, since: datetime) -> Iterator[Server]:
+    """Yield each server that lived since a moment once.
+
+    The living come first: one that is deleted between the two listings is then in the second one at least, where in the
+    other order it could be in neither. Which of both descriptions counts is all the same, because what happens during
+    the run happens after the window's end.
+    """
+    seen: set[str] = set()
+    if since > BEGINNING:
+        pages = [listing.living(), listing.changed(since)]
+    else:
+        listing.check_cells()
+        pages = [listing.changed(since)]
+    for listed in pages:
+        for page in listed:
+            for server in page:
+                if server["id"] not in seen:
+                    seen.add(server["id"])
+                    yield server
+
+
+def _source(vo: str, scope: Scope, shared: Shared) -> Source:
+    names: Names = shared.configuration.names
+    return Source(
+        vo=vo,
+        names=names,
+        user_name=lambda user_id: shared.users.get(user_id, scope),
+        image=lambda image_id: shared.images.get(image_id, scope) or image_id,
+        warn=shared.warn_once,
+    )
+
+
+def _add(record: CloudRecord, tally: Tally, configuration: Configuration, batch: Batch | None) -> None:
+    text = wire.render(record, version=configuration.version or wire.VERSIONS[0])
+    month = record.measured
+    if found := validation.faults(record, now=clock.now()):
+        _refuse(f"{record.vm_uuid}-{month:%Y%m}", "; ".join(found), text, tally, configuration, batch)
+        return
+    name = f"{month:%Y-%m}"
+    tally.records[name] += 1
+    tally.wall[name] += record.wall // timedelta(seconds=1)
+    if batch is not None:
+        batch.add(text, month=month.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+
+
+def _refuse(key: str, reason: str, text: str, tally: Tally, configuration: Configuration, batch: Batch | None) -> None:
+    where: Any = ""
+    if batch is not None:
+        where = quarantine.set_aside(configuration.spool / "quarantine", key=key, reason=reason, text=text)
+    tally.refused.append(f"record {key}: not sent: {reason}{f'; see {where}' if where else ''}")

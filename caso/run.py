@@ -1,0 +1,214 @@
+"""A run of `caso-extract`: finish what an earlier run left, then each project by itself, several at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+from appliance.core import clock
+from appliance.core.cloud.identity import UserNames
+from appliance.core.cloud.session import Cloud
+from appliance.core.run import cli, lock
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.record import RunRecord
+from caso.batch import Staging
+from caso.checkpoint import BEGINNING, Checkpoints
+from caso.extract.project import OVERLAP, Shared, Tally, extract
+from caso.months import Window
+from caso.selection import Selected, select
+from caso.settings import Configuration
+from caso.wire import cloud as wire
+
+logger = logging.getLogger(__name__)
+
+PROGRAM = "caso-extract"
+LOCK_NAME = "caso_should_not_run_in_parallel"
+"""cASO's lock: neither starts while the other works."""
+LOCK_WAIT = timedelta(minutes=10)
+SKEW_TO_TELL = timedelta(seconds=60)
+ONE_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one project."""
+
+    selected: Selected
+    window: Window | None
+    tally: Tally
+    messages: int = 0
+    error: ApplianceError | None = None
+
+
+def run(configuration: Configuration, record: RunRecord) -> ExitStatus:
+    """Account all selected projects; failures of single projects are told and counted, not raised."""
+    with _locked(configuration):
+        return _Run(configuration, record).run()
+
+
+@contextlib.contextmanager
+def _locked(configuration: Configuration) -> Iterator[None]:
+    if configuration.is_dry_run:  # it changes nothing, not even a lock file
+        yield
+        return
+    with lock.hold(configuration.lock / LOCK_NAME, wait=LOCK_WAIT):
+        yield
+
+
+class _Run:
+    def __init__(self, configuration: Configuration, record: RunRecord) -> None:
+        self.configuration = configuration
+        self.record = record
+        self.checkpoints = Checkpoints(configuration.spool)
+        self.staging = Staging(configuration.output, self.checkpoints)
+        self.cloud = Cloud(configuration.access)
+        self.shared = Shared(self.cloud, configuration, UserNames(self.cloud))
+
+    def run(self) -> ExitStatus:
+        self._recover()
+        selected, failures = select(self.cloud, self.configuration)
+        end = self._end()
+        logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
+        with ThreadPoolExecutor(self.configuration.parallel, thread_name_prefix="project") as pool:
+            outcomes = list(pool.map(partial(self._account, end=end), selected))
+        failures += [outcome.error for outcome in outcomes if outcome.error]
+        for error in failures:
+            self._tell(str(error))
+        for outcome in outcomes:
+            self._tell_outcome(outcome)
+        self.record.add("projects", len(selected) + len(failures) - sum(bool(outcome.error) for outcome in outcomes))
+        self.record.add("projects_failed", len(failures))
+        self.record.add("api_requests", self.cloud.transport.requests)
+        return _status(outcomes, failures)
+
+    def _recover(self) -> None:
+        if self.configuration.is_dry_run:
+            for project in self.staging.pending():
+                logger.info("project %s: messages of an earlier run wait to be handed over; not in a dry run", project)
+        elif moved := self.staging.recover():
+            logger.info("%d messages of an interrupted run handed over", moved)
+            self.record.add("messages_recovered", moved)
+
+    def _end(self) -> datetime:
+        """Return the end of this run's windows: never later than what both our clock and the cloud's have reached."""
+        latest = self.cloud.server_time()
+        offset = self.cloud.transport.keystone_offset or timedelta(0)
+        if abs(offset) > SKEW_TO_TELL:
+            logger.warning(
+                "the clocks of this host and of %s differ by %s; set them by NTP", self.cloud.host, abs(offset)
+            )
+        asked = self.configuration.end
+        if asked is not None and asked > latest:
+            logger.warning("extract-to %s is in the future: records end now", asked.isoformat())
+        return min(asked, latest) if asked else latest
+
+    def _account(self, selected: Selected, *, end: datetime) -> Outcome:
+        """Account one project, from asking Nova to the checkpoint; its failure is a value, its neighbours go on."""
+        window = None
+        try:
+            window = self._window(selected, end)
+            if window is None:
+                return Outcome(selected, None, Tally())
+            return self._extract(selected, window)
+        except ApplianceError as error:
+            return Outcome(selected, window, Tally(), error=_about(selected, error))
+        except OSError as error:
+            return Outcome(selected, window, Tally(), error=_about(selected, LocalFailure.from_os(error)))
+
+    def _window(self, selected: Selected, end: datetime) -> Window | None:
+        asked = self.configuration.start
+        start = asked or self._checkpoint(selected) or BEGINNING
+        if start > clock.now() + OVERLAP:
+            raise LocalFailure(
+                self.checkpoints.path(selected.aliases[0]) if asked is None else "extract-from",
+                f"says to go on from {start.isoformat()}, which is in the future",
+                "check this host's clock, or correct the time",
+            )
+        return Window(start, end) if start < end else None
+
+    def _checkpoint(self, selected: Selected) -> datetime | None:
+        found = self.checkpoints.find((*selected.aliases, selected.project.name))
+        for path in found.broken:
+            logger.warning("%s: holds no time; going on from %s, as the project's other file says", path, found.moment)
+        return found.moment
+
+    def _extract(self, selected: Selected, window: Window) -> Outcome:
+        configuration = self.configuration
+        if configuration.is_dry_run or configuration.version is None:
+            tally = extract(selected, window, self.shared, None)
+            if not configuration.is_dry_run:
+                self.checkpoints.write(self._next_checkpoints(selected, window))
+            return Outcome(selected, window, tally)
+        compose = partial(wire.message, version=configuration.version)
+        batch = self.staging.begin(selected.project.id, compose=compose, size=configuration.max_size)
+        try:
+            tally = extract(selected, window, self.shared, batch)
+            batch.commit(self._next_checkpoints(selected, window))
+        except (ApplianceError, OSError):
+            batch.discard()
+            raise
+        self.staging.hand_over(batch.directory)
+        return Outcome(selected, window, tally, batch.messages)
+
+    def _next_checkpoints(self, selected: Selected, window: Window) -> dict[str, str]:
+        """Return the checkpoint files to write; none when the window leaves a gap after the last checkpoint."""
+        if self.configuration.start is not None:
+            with contextlib.suppress(LocalFailure):  # broken files are what an explicit start repairs
+                reached = self._checkpoint(selected)
+                if reached is not None and reached < window.start:
+                    logger.warning(
+                        "%s: from %s to %s nothing has been extracted; its checkpoint stays, the next run begins there",
+                        *(selected.project, reached, window.start),
+                    )
+                    return {}
+        return self.checkpoints.later(selected.aliases, window.end + ONE_SECOND)
+
+    def _tell(self, line: str) -> None:
+        cli.report(PROGRAM, ApplianceError("", line))
+        self.record.fail(line)
+
+    def _tell_outcome(self, outcome: Outcome) -> None:
+        tally = outcome.tally
+        for line in tally.refused:
+            self._tell(line)
+        self.record.add("servers", tally.servers)
+        self.record.add("records", tally.records.total())
+        self.record.add("records_refused", len(tally.refused))
+        self.record.add("messages", outcome.messages)
+        if outcome.error is None:
+            print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
+
+
+def _about(selected: Selected, error: ApplianceError) -> ApplianceError:
+    """Put the project before a failure that does not name it."""
+    name = str(selected.project)
+    if selected.project.id in error.subject:
+        return error
+    return ApplianceError(name, f"{error.subject}: {error.cause}" if error.subject else error.cause, error.remedy)
+
+
+def _status(outcomes: list[Outcome], failures: list[ApplianceError]) -> ExitStatus:
+    if not failures:
+        return ExitStatus.PARTLY if any(outcome.tally.refused for outcome in outcomes) else ExitStatus.DONE
+    return ExitStatus.PARTLY if any(outcome.error is None for outcome in outcomes) else ExitStatus.NOTHING
+
+
+def _summary(outcome: Outcome, *, is_dry_run: bool) -> str:
+    lead = f"{outcome.selected.project}, VO {outcome.selected.vo}"
+    if outcome.window is None:
+        return f"{lead}: nothing to do"
+    tally = outcome.tally
+    counted = f"{tally.servers} servers, {tally.records.total()} records, {outcome.messages} messages"
+    line = f"{lead}: from {outcome.window.start.isoformat(timespec='seconds')}: {counted}"
+    if not is_dry_run:
+        return line
+    months = [
+        f"  {month}: {tally.records[month]} records, {seconds / 3600:.1f} h of wall time since the servers' creation"
+        for month, seconds in sorted(tally.wall.items())
+    ]
+    return "\n".join([line, *months])

@@ -1,0 +1,95 @@
+"""Which projects a run accounts, and for which VO: those that the configuration lists and those that carry the tag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from appliance.core.cloud import identity, vo
+from appliance.core.cloud.identity import Project
+from appliance.core.cloud.session import Cloud
+from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
+from caso.settings import Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A project to account. ``aliases`` are its names as the configuration and cASO write them, the id last."""
+
+    project: Project
+    vo: str
+    aliases: tuple[str, ...]
+
+
+def select(cloud: Cloud, configuration: Configuration) -> tuple[list[Selected], list[ApplianceError]]:
+    """Return the projects to account and, for those that cannot be, what is wrong with each.
+
+    Raises `Unavailable` when Keystone cannot be asked, or when nothing at all is selected.
+    """
+    known = identity.projects(cloud, tag=configuration.tag)
+    aliases: dict[str, list[str]] = {}
+    failures: list[ApplianceError] = []
+    for wanted in dict.fromkeys(configuration.projects):
+        try:
+            project = _find(cloud, known, wanted)
+        except ApplianceError as error:
+            failures.append(error)
+        else:
+            aliases.setdefault(project.id, []).append(wanted)
+    for project in known:
+        if configuration.tag and configuration.tag in project.tags:
+            aliases.setdefault(project.id, []).append(project.id)
+    if not aliases and not failures:
+        raise Unavailable(
+            cloud.host,
+            f"no project is selected: the configuration lists none, and none carries the tag {configuration.tag!r}",
+            f"set projects, or: openstack project set --tag {configuration.tag or 'caso'} PROJECT",
+        )
+    selected: list[Selected] = []
+    for project in known:
+        if project.id in aliases:
+            try:
+                selected.append(_accept(cloud, configuration, project, aliases[project.id]))
+            except ApplianceError as error:
+                failures.append(error)
+    return selected, failures
+
+
+def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
+    found = identity.by_name_or_id([project for project in known if project.has_role], wanted)
+    found = found or identity.by_name_or_id(known, wanted)
+    if len(found) > 1:
+        found = _in_domain(cloud, found) or found
+    if not found:
+        raise AccessDenied(
+            f"project {wanted}",
+            f"{cloud.host} shows the account {cloud.access.account!r} no such project",
+            f"correct its name, or: openstack role add --user {cloud.access.account} --project {wanted} reader",
+        )
+    if len(found) > 1:
+        ids = " or ".join(project.id for project in found)
+        raise AccessDenied(f"project {wanted}", f"{len(found)} projects are called so", f"write the id: {ids}")
+    return found[0]
+
+
+def _in_domain(cloud: Cloud, found: Sequence[Project]) -> list[Project]:
+    """Of projects with one name return those in the domain that the configuration gives for projects."""
+    by_id, by_name = cloud.access.project_domain_id, cloud.access.project_domain_name
+    if by_id:
+        return [project for project in found if project.domain_id == by_id]
+    if by_name:
+        return [project for project in found if cloud.project(project.id).project_domain_name == by_name]
+    return []
+
+
+def _accept(cloud: Cloud, configuration: Configuration, project: Project, aliases: Sequence[str]) -> Selected:
+    if not project.is_enabled:
+        raise AccessDenied(project, "is disabled", f"openstack project set --enable {project.id}")
+    if not project.has_role:
+        raise AccessDenied(
+            project,
+            f"carries the tag {configuration.tag!r}, but the account {cloud.access.account!r} has no role in it",
+            f"openstack role add --user {cloud.access.account} --project {project.id} reader",
+        )
+    found = vo.vo_of(project, mapping=configuration.mapping, preferred=configuration.vo_property)
+    return Selected(project, found, tuple(dict.fromkeys((*aliases, project.id))))

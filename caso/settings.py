@@ -1,0 +1,362 @@
+"""The configuration of the accounting programs: files of cASO 1.1.1 to 5.2.2, the environment, the command line.
+
+Files are those that oslo.config takes for a project named caso; ``OS_GROUP__OPTION`` in the environment comes after
+them, flags last. Options of cASO that have no effect here are accepted; those that want something this version cannot
+do get a warning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from appliance.core.cloud import login
+from appliance.core.cloud import vo as vo_module
+from appliance.core.cloud.login import Access
+from appliance.core.config import document, oslo
+from appliance.core.config.document import Document, Entry
+from appliance.core.config.settings import Settings
+from appliance.core.run import log
+from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run.layout import Layout
+from caso import accepted
+from caso.extract.nova import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
+
+_SPOOL = "/var/spool/caso"
+_OUTPUT = "/var/spool/apel/outgoing/openstack"
+_MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
+_FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
+_NOTHING = "not in this version; what it would do is not done"
+
+_MESSENGERS: Mapping[str, str | None] = {
+    "noop": None,
+    "ssm": "0.4",
+    "ssmv4": "0.4",
+    "ssmv2": "0.2",
+    "caso.messenger.noop.NoopMessenger": None,
+    "caso.messenger.ssm.SSMMessenger": "0.4",
+    "caso.messenger.ssm.SSMMessengerV04": "0.4",
+    "caso.messenger.ssm.SSMMessengerV02": "0.2",
+    "caso.messenger.ssm.SsmMessager": "0.2",
+}
+"""Names of messengers, of all cASO's releases, and the version of the cloud records that they make."""
+_OTHER_MESSENGERS = ("logstash", "greendigit_cim", "caso.messenger.logstash.LogstashMessenger")
+_EXTRACTORS = ("nova",)
+_OTHER_EXTRACTORS = ("cinder", "neutron", "prometheus", "ceilometer")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the programs need to know."""
+
+    access: Access
+    names: Names
+    projects: tuple[str, ...]
+    tag: str
+    vo_property: str
+    """Empty when the configuration names none."""
+    mapping: vo_module.Mapping
+    spool: Path
+    """Directory of the checkpoints and the quarantine."""
+    lock: Path
+    output: Path
+    """The dirq spool of messages."""
+    max_size: int
+    """Records in a message."""
+    version: str | None
+    """Version of the cloud records to send; None when none are sent anywhere."""
+    start: datetime | None
+    end: datetime | None
+    parallel: int
+    is_dry_run: bool
+    log_file: Path | None
+    is_debug: bool
+    warnings: tuple[Problem, ...] = field(compare=False)
+    paths: tuple[Path, ...] = ()
+
+
+def default_files(layout: Layout) -> list[Path]:
+    """Return the configuration files that are read when none is given: the first that exists, and its ``.d`` ones."""
+    candidates = [layout.path(name) for name in _FILES]
+    if layout.root == Path("/"):
+        home = Path.home()
+        candidates = [home / ".caso/caso.conf", home / "caso.conf", *candidates]
+    return document.first_existing(candidates)
+
+
+def default_directories(layout: Layout) -> list[Path]:
+    """Return the directories whose ``*.conf`` files are read when none is given."""
+    return [path for name in _FILES if (path := layout.path(f"{name}.d")).is_dir()][:1]
+
+
+def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
+    """Read the whole configuration; raises `ConfigurationError` with all that is wrong in it."""
+    paths = [Path(path) for path in arguments.config_file or ()] or default_files(layout)
+    directories = [Path(path) for path in arguments.config_dir or ()] or default_directories(layout)
+    for directory in directories:
+        if not directory.is_dir():
+            raise ConfigurationError([Problem(directory, 0, "", "is not a directory")])
+        paths += sorted(directory.glob("*.conf"))
+    if not paths:
+        places = layout.path(_FILES[0])
+        raise ConfigurationError([Problem(places, 0, "", "does not exist; write it, or name another: --config-file")])
+    read = document.read(paths, oslo.parse)
+    _overlay_environment(read)
+    _overlay_flags(read, arguments)
+    settings = Settings(read, interpolate=oslo.interpolate)
+    accepted.accept(settings)
+    try:
+        configuration = _configuration(settings, read, layout)
+    except ConfigurationError as error:  # of the mapping file: tell it together with the rest
+        try:
+            settings.finish()
+        except ConfigurationError as others:
+            raise ConfigurationError([*others.problems, *error.problems]) from error
+        raise
+    return configuration
+
+
+def _configuration(settings: Settings, read: Document, layout: Layout) -> Configuration:
+    spool = settings.path("DEFAULT", "spooldir", default=layout.path(_SPOOL), is_directory=True)
+    site = settings.text(
+        "DEFAULT", "site_name", required="the site's name exactly as in GOCDB", placeholders=("SITE-NAME",)
+    )
+    names = Names(
+        site=_name(settings, "site_name", site),
+        service=_name(settings, "service_name", settings.text("DEFAULT", "service_name", default="$site_name")),
+        benchmark_type=settings.text(
+            "benchmark",
+            "name_key",
+            default=BENCHMARK_TYPE,
+            aliases=[("DEFAULT", "benchmark_name_key")],
+        ),
+        benchmark_value=settings.text(
+            "benchmark",
+            "value_key",
+            default=BENCHMARK_VALUE,
+            aliases=[("DEFAULT", "benchmark_value_key")],
+        ),
+    )
+    _extractors(settings)
+    values = {
+        "access": _access(settings, read),
+        "names": names,
+        "projects": settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
+        "tag": settings.text("DEFAULT", "caso_tag", default="caso"),
+        "vo_property": settings.text("DEFAULT", "vo_property"),
+        "spool": spool,
+        "lock": settings.path("DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool)),
+        "output": settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
+        "max_size": settings.integer("ssm", "max_size", default=100, minimum=1),
+        "version": _version(settings),
+        "start": _moment(settings, "extract_from"),
+        "end": _moment(settings, "extract_to"),
+        "parallel": settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
+        "is_dry_run": settings.boolean("DEFAULT", "dry_run", default=False),
+        "log_file": _log_file(settings),
+        "is_debug": settings.boolean("DEFAULT", "debug", default=False),
+        "mapping": _mapping(settings, layout),
+    }
+    return Configuration(**values, warnings=settings.finish(), paths=tuple(read.paths))  # type: ignore[arg-type]
+
+
+def _overlay_environment(read: Document) -> None:
+    for variable, text in sorted(os.environ.items()):
+        group, separator, option = variable.removeprefix("OS_").partition("__")
+        if variable.startswith("OS_") and separator and group and option:
+            section = "DEFAULT" if group == "DEFAULT" else group.lower()
+            read.set(section, option.lower(), Entry(text, Path(f"environment variable {variable}"), 0))
+
+
+_FLAGS = (
+    *("projects", "extractor", "caso_tag", "vo_property", "mapping_file", "extract_from", "extract_to", "dry_run"),
+    *("debug", "log_file", "log_dir"),
+)
+
+
+def _overlay_flags(read: Document, arguments: argparse.Namespace) -> None:
+    for name in _FLAGS:
+        value = getattr(arguments, name, None)
+        if value is not None:
+            read.set("DEFAULT", name, Entry(str(value), Path(f"command line: --{name.replace('_', '-')}"), 0))
+
+
+def _name(settings: Settings, option: str, value: str) -> str:
+    is_fit = value.isascii() and value.isprintable() and "%%" not in value and len(value) <= 255  # noqa: PLR2004
+    if value and (not is_fit or value.lower() in ("none", "null")):
+        settings.error("DEFAULT", option, f"{value!r} would be refused by the repository; write the name as in GOCDB")
+    return value
+
+
+def _extractors(settings: Settings) -> None:
+    chosen = settings.words("DEFAULT", "extractor", default=_EXTRACTORS)
+    for name in chosen:
+        if name in _OTHER_EXTRACTORS:
+            settings.warn("DEFAULT", "extractor", f"{name}: {_NOTHING}")
+        elif name not in _EXTRACTORS:
+            settings.error("DEFAULT", "extractor", f"{name!r} is not an extractor; write nova")
+    if not set(chosen) & set(_EXTRACTORS):
+        settings.error("DEFAULT", "extractor", "none of these is in this version; write nova")
+
+
+def _version(settings: Settings) -> str | None:
+    chosen = settings.words("DEFAULT", "messengers", default=("noop",))
+    known = [name for name in chosen if name in _MESSENGERS]
+    for name in chosen:
+        if name in _OTHER_MESSENGERS:
+            settings.warn("DEFAULT", "messengers", f"{name}: {_NOTHING}")
+        elif name not in known:
+            settings.error("DEFAULT", "messengers", f"{name!r} is not a messenger; write ssm or noop")
+    if not known:
+        settings.error("DEFAULT", "messengers", "none of these is in this version; write ssm")
+    versions = {version for name in known if (version := _MESSENGERS[name])}
+    types = [word for name in ("ssm", "ssmv4") for word in settings.words(f"messenger_{name}", "record_types")]
+    if types and "cloud" not in types:
+        settings.warn("messenger_ssm", "record_types", "without cloud nothing is sent: other records are not made yet")
+        return None
+    if not versions:
+        settings.warn("DEFAULT", "messengers", "noop: records are thrown away, and not extracted again; write ssm")
+    return max(versions, default=None)
+
+
+def _moment(settings: Settings, option: str) -> datetime | None:
+    text = settings.text("DEFAULT", option)
+    if not text:
+        return None
+    import dateutil.parser  # noqa: PLC0415  start-up is a cost
+
+    try:
+        moment = dateutil.parser.parse(text)
+    except (ValueError, OverflowError):
+        settings.error("DEFAULT", option, f"{text!r} is not a time; write it like 2026-11-01T00:00:00")
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _log_file(settings: Settings) -> Path | None:
+    directory = settings.text("DEFAULT", "log_dir", aliases=[("DEFAULT", "logdir")])
+    name = settings.text("DEFAULT", "log_file", aliases=[("DEFAULT", "logfile")])
+    if not name and not directory:
+        return None
+    return Path(directory, name or "caso-extract.log")
+
+
+def _mapping(settings: Settings, layout: Layout) -> vo_module.Mapping:
+    aliases = [("extractor", "mapping_file")]
+    usual = [layout.path(name) for name in _MAPPINGS]
+    found = document.first_existing(usual) or usual[:1]
+    path = settings.path("DEFAULT", "mapping_file", default=found[0], aliases=aliases)
+    if path.is_file():
+        return vo_module.read_mapping(path)
+    if settings.where("DEFAULT", "mapping_file", aliases=aliases):
+        settings.warn("DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone alone")
+    return vo_module.Mapping(path)
+
+
+def _access(settings: Settings, read: Document) -> Access:
+    group = settings.text("keystone_auth", "auth_section") or "keystone_auth"
+    auth_type = settings.text(
+        group,
+        "auth_type",
+        aliases=[(group, "auth_plugin")],
+        required="write v3password or v3applicationcredential",
+    )
+    auth_url = _auth_url(settings, group)
+    options = {**_options(settings, group, auth_type), "auth_url": auth_url}
+    _warn_of_open_files(settings, read, group, auth_type)
+    insecure = settings.boolean("keystone_auth", "insecure", default=False)
+    if insecure:
+        settings.warn("keystone_auth", "insecure", "true: anybody on the network may read the password; set cafile")
+    ca_file = settings.file("keystone_auth", "cafile")
+    certificate = settings.file("keystone_auth", "certfile")
+    key = settings.file("keystone_auth", "keyfile")
+    pair = (str(certificate), str(key)) if certificate and key else str(certificate) if certificate else None
+    return Access(
+        auth_type=auth_type,
+        auth_url=auth_url,
+        options=options,
+        region=settings.text("DEFAULT", "region_name") or None,
+        verify=False if insecure else str(ca_file) if ca_file else True,
+        certificate=pair,
+        timeout=timedelta(seconds=settings.integer("keystone_auth", "timeout", default=60, minimum=1, maximum=3600)),
+        uses_system_scope=settings.text(group, "system_scope", default="all") == "all",
+        project_domain_id=settings.text(group, "project_domain_id"),
+        project_domain_name=settings.text(group, "project_domain_name"),
+    )
+
+
+def _auth_url(settings: Settings, group: str) -> str:
+    url = settings.text(
+        group, "auth_url", required="Keystone's public URL, https://HOST:5000/v3", placeholders=("yourkeystone",)
+    ).rstrip("/")
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        settings.error(group, "auth_url", f"{url!r} is not a URL; write https://HOST:5000/v3")
+    elif url.endswith("/v2.0"):
+        settings.error(group, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3")
+    return url if url.endswith("/v3") else f"{url}/v3"
+
+
+def _options(settings: Settings, group: str, auth_type: str) -> dict[str, str]:
+    """Read what the plugin needs; what is missing becomes an error of the settings."""
+    if not auth_type:
+        return {}
+    try:
+        known = login.options(auth_type)
+    except LookupError as error:
+        settings.error(
+            group, "auth_type", f"{auth_type!r} is not a plugin; there are {', '.join(map(str, error.args))}"
+        )
+        return {}
+    found: dict[str, str] = {}
+    is_complete = True
+    for option in known:
+        if option.name in login.SCOPE or option.name == "auth_url":
+            continue
+        aliases = [(group, alias) for alias in option.aliases]
+        must = f"{auth_type} needs it" if option.is_required or option.name == "password" else ""
+        value = settings.text(
+            group, option.name, aliases=aliases, required=must, placeholders=("<None>", "<secret>", "<password>")
+        )
+        is_complete &= bool(value) or not must
+        if value:
+            found[option.name] = value
+        if option.is_secret:
+            log.hide(value)
+    _check_plugin(settings, group, auth_type, found, is_complete=is_complete)
+    return found
+
+
+def _check_plugin(
+    settings: Settings, group: str, auth_type: str, found: Mapping[str, str], *, is_complete: bool
+) -> None:
+    if auth_type in ("v3password", "password"):
+        domains = ("user_domain_id", "user_domain_name", *(["default_domain_id"] if auth_type == "password" else []))
+        if not found.keys() & {"username", "user_id"}:
+            settings.error(group, "username", "must be set: the account's name")
+            is_complete = False
+        elif "user_id" not in found and not found.keys() & {*domains, "default_domain_name"}:
+            settings.error(group, "user_domain_name", "must be set: the domain of the account, often Default")
+            is_complete = False
+    said = login.complaint(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
+    if said:
+        settings.error(group, "auth_type", f"{auth_type} does not take these options: {said}")
+
+
+def _warn_of_open_files(settings: Settings, read: Document, group: str, auth_type: str) -> None:
+    for option in _secret_options(auth_type):
+        entry = read.get(group, option)
+        if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
+            settings.warn(group, option, f"anybody on this host can read it; chmod o-r {entry.path}")
+
+
+def _secret_options(auth_type: str) -> Iterable[str]:
+    try:
+        return [option.name for option in login.options(auth_type) if option.is_secret] if auth_type else []
+    except LookupError:
+        return []

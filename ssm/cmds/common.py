@@ -1,0 +1,105 @@
+"""What both commands do alike around their work."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.core import clock
+from appliance.core.run import cli, log
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.layout import Layout
+from appliance.core.run.record import RunRecord
+from appliance.core.version import __version__
+from ssm.settings import Link, LogSettings, ReceiverSettings, SenderSettings
+
+if TYPE_CHECKING:  # start-up is a cost
+    from appliance.core.trust.ca_directory import CADirectory
+    from appliance.core.trust.certificates import Identity
+    from ssm.transport.brokers import Brokers
+
+RULE = "=" * 40
+
+
+def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
+    """Add the flags that both commands have."""
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help=f"configuration (default: {config})")
+    parser.add_argument("-l", "--log_config", metavar="FILE", help="accepted, without effect: see [logging]")
+
+
+def configure_log(name: str, settings: SenderSettings | ReceiverSettings, arguments: argparse.Namespace) -> None:
+    """Log as the configuration says, and write its warnings; a log file that cannot be opened is one of them."""
+    os.umask(0o027)
+    level = cli.log_level(arguments, settings.log.level)
+    warnings = [str(problem) for problem in settings.warnings]
+    try:
+        _open_log(settings.log, level, arguments)
+    except LocalFailure as error:
+        log.configure(level=level, as_json=arguments.log_json)
+        warnings.append(f"{error}; logging to standard error only")
+    layout = cli.layout(arguments)
+    if arguments.log_config or layout.path("/etc/apel/logging.cfg").exists():
+        warnings.append("a separate logging configuration has no effect: set level and logfile in [logging]")
+    logger = logging.getLogger(name)
+    for warning in warnings:
+        logger.warning("%s", warning)
+
+
+def _open_log(settings: LogSettings, level: int, arguments: argparse.Namespace) -> None:
+    if arguments.check_config:
+        if not os.access(settings.file.parent, os.W_OK | os.X_OK):
+            raise LocalFailure(settings.file, "the log file's directory is missing or not writable")
+        return
+    log.configure(level=level, file=settings.file, console=settings.console, as_json=arguments.log_json)
+
+
+def announce(name: str, what: str) -> None:
+    """Write SSM's opening lines."""
+    logger = logging.getLogger(name)
+    logger.info(RULE)
+    logger.info("Starting %s SSM version %s.", what, __version__)
+
+
+def load_identity(link: Link) -> Identity:
+    """Load certificate and key, and say when the certificate ends soon."""
+    from appliance.core.trust.certificates import Identity  # noqa: PLC0415  start-up is a cost
+
+    identity = Identity.load(link.certificate, key_path=link.key, at=clock.now())
+    if warning := identity.expiry_warning(at=clock.now()):
+        logging.getLogger("ssm.ssm2").warning("%s", warning)
+    return identity
+
+
+def brokers(link: Link, *, trust: CADirectory) -> Brokers:
+    """Return the configured brokers, not yet connected to."""
+    from ssm.transport.brokers import Brokers  # noqa: PLC0415  start-up is a cost
+    from ssm.transport.stomp import tls_context  # noqa: PLC0415
+
+    tls = tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key) if link.use_ssl else None
+    return Brokers(link.brokers, tls=tls)
+
+
+@contextmanager
+def recorded(program: str, layout: Layout) -> Iterator[RunRecord]:
+    """Give a run record, and close it if the block ends with a failure."""
+    record = RunRecord(program)
+    try:
+        yield record
+    except (ApplianceError, OSError) as error:
+        record.fail(str(error))
+        record.close(getattr(error, "status", ExitStatus.NOTHING), layout.runs)
+        raise
+
+
+def flag_of(number: signal.Signals) -> threading.Event:
+    """Return an event that is set when this process gets the signal."""
+    event = threading.Event()
+    signal.signal(number, lambda *_: event.set())
+    return event

@@ -1,0 +1,106 @@
+"""`ssmreceive`: receives messages until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.core.run import cli, lock
+from appliance.core.run.errors import ExitStatus
+from appliance.core.run.record import RunRecord
+from ssm.cmds import common, daemon
+from ssm.settings import ReceiverSettings, load_receiver
+
+if TYPE_CHECKING:  # start-up is a cost
+    from ssm.judge import Judge
+
+_CONFIG = "/etc/apel/receiver.cfg"
+_NAMES = "/etc/apel/dns"
+logger = logging.getLogger("ssmreceive")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's own flags."""
+    common.add_arguments(parser, _CONFIG)
+    parser.add_argument(
+        "-d", "--dn_file", type=Path, metavar="FILE", help=f"names of accepted senders (default: {_NAMES})"
+    )
+    parser.add_argument("--daemon", action="store_true", help="go to the background")
+    parser.add_argument("--count", type=int, metavar="N", help="end after N messages")
+    parser.add_argument("--idle-exit", type=_seconds, metavar="SECONDS", help="end when none has come for so long")
+
+
+def _seconds(text: str) -> timedelta:
+    return timedelta(seconds=float(text))
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Receive, or only check the configuration."""
+    layout = cli.layout(arguments)
+    settings = load_receiver(arguments.config or layout.path(_CONFIG), layout=layout)
+    common.configure_log("ssmreceive", settings, arguments)
+    names = (arguments.dn_file or layout.path(_NAMES)).absolute()
+    if arguments.check_config:
+        _judge(settings, names, RunRecord("ssmreceive"))
+        print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
+        return ExitStatus.DONE
+    if arguments.daemon:
+        daemon.detach(settings.pidfile)
+    common.announce("ssmreceive", "receiving")
+    with common.recorded("ssmreceive", layout) as record, lock.hold(settings.path / ".ssmreceive.lock"):
+        _receive(settings, names, record, arguments)
+        logger.info("SSM run has finished.")
+        record.close(ExitStatus.DONE, layout.runs)
+    return ExitStatus.DONE
+
+
+def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, arguments: argparse.Namespace) -> None:
+    from ssm import receiver  # noqa: PLC0415  start-up is a cost
+    from ssm.store import Store  # noqa: PLC0415
+
+    stop, reload = common.flag_of(signal.SIGTERM), common.flag_of(signal.SIGHUP)
+
+    def is_reload_wanted() -> bool:
+        is_wanted = reload.is_set()
+        reload.clear()
+        return is_wanted
+
+    judge = _judge(settings, names, record)
+    store = Store(settings.path, record=record)
+    store.recover()
+    receiver.Receiver(
+        judge,
+        store,
+        brokers=common.brokers(settings.link, trust=judge.trust),
+        record=record,
+        destination=settings.link.destination,
+        limits=receiver.Limits(arguments.count, arguments.idle_exit),
+        is_stopping=stop.is_set,
+        reload=is_reload_wanted,
+        report=lambda: record.close(ExitStatus.DONE, cli.layout(arguments).runs),
+    ).run()
+    store.close()
+
+
+def _judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
+    from ssm.judge import Judge  # noqa: PLC0415
+    from ssm.names import AcceptedNames  # noqa: PLC0415
+
+    return Judge(
+        trust=CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls)),
+        names=AcceptedNames(names, banned=names.with_name("banned-dns")),
+        identity=common.load_identity(settings.link),
+        max_bytes=settings.max_message_size,
+        record=record,
+    )
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    description = "Receive signed messages from a message broker into a queue on disk."
+    return cli.main(cli.Program("ssmreceive", description, add_arguments, run, version_flags=("-v", "--version")))

@@ -1,0 +1,128 @@
+"""What becomes of a received message: accepted, refused and kept with the reason, or nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from appliance.core import clock
+from appliance.core.run.errors import ApplianceError
+from appliance.core.run.record import RunRecord
+from appliance.core.trust import mime
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.certificates import Identity
+from appliance.core.trust.errors import Malformed, Tampered, Untrusted
+from appliance.core.trust.smime import Verified
+from ssm import envelope
+from ssm.journal import Key
+from ssm.names import AcceptedNames
+from ssm.transport.stomp import Delivery
+
+logger = logging.getLogger("ssm.ssm2")
+
+INCOMING = "incoming"
+REJECT = "reject"
+_NO_ID = "noid"
+_NO_SIGNER = "Not available."
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A message for the queue `INCOMING` or `REJECT`: what it is known by, and its fields there."""
+
+    key: Key
+    fields: dict[str, bytes]
+
+
+@dataclass(slots=True)
+class Judge:
+    """Verifies messages and looks up their signers."""
+
+    trust: CADirectory
+    names: AcceptedNames
+    identity: Identity
+    max_bytes: int
+    record: RunRecord
+    _warned: set[str] = field(default_factory=set, init=False)
+
+    def judge(self, batch: Sequence[Delivery]) -> list[Verdict]:
+        """Return what is to be stored of a batch, in its order."""
+        self.record.add("messages_received", len(batch))
+        self.record.add("bytes_received", sum(len(delivery.body) for delivery in batch))
+        return [verdict for delivery in batch if (verdict := self._judge(delivery)) is not None]
+
+    def refresh(self, *, force: bool = False) -> None:
+        """Take up changed lists, CAs, CRLs and certificates; what cannot be read is said, and the old stays in use."""
+        self.names.refresh(force=force)
+        try:
+            if self.trust.refresh():
+                self._warned.clear()
+            self.identity = self.identity.reload_if_changed(at=clock.now())
+        except ApplianceError as error:
+            self._warn_once(str(error))
+
+    def _judge(self, delivery: Delivery) -> Verdict | None:
+        logger.info("Received message. ID = %s", delivery.empa_id or _NO_ID)
+        if delivery.empa_id == "ping":
+            return None
+        if not delivery.body:
+            return _refuse(delivery, "Empty text passed to _handle_msg.")
+        try:
+            verified = envelope.open_envelope(
+                delivery.body, identity=self.identity, trust=self.trust, at=clock.now(), max_bytes=self.max_bytes
+            )
+        except (Malformed, Untrusted) as error:
+            return _refuse(delivery, _reason(error))
+        for warning in verified.warnings:
+            self._warn_once(warning)
+        return self._look_up(delivery, verified)
+
+    def _look_up(self, delivery: Delivery, verified: Verified) -> Verdict | None:
+        signer = str(verified.signer)
+        if self.names.bans(signer):
+            logger.info("Message dropped: %s is banned", signer)
+            self.record.add("banned")
+            return None
+        if not self.names.accepts(signer):
+            return _refuse(delivery, f"Signer not in valid DNs list: {signer}", signer=signer)
+        try:
+            verified.body.decode("utf-8")
+        except UnicodeDecodeError:
+            return _refuse(delivery, "Failed to verify message: its text is not UTF-8", signer=signer)
+        logger.info("Valid signer: %s", signer)
+        return _verdict(INCOMING, delivery, signer=signer, body=verified.body)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            logger.warning("%s", text)
+            self._warned.add(text)
+
+
+def _refuse(delivery: Delivery, error: str, *, signer: str = _NO_SIGNER) -> Verdict:
+    logger.warning("Message rejected: %s", error)
+    return _verdict(REJECT, delivery, signer=signer, body=delivery.body, error=error.encode())
+
+
+def _verdict(queue: str, delivery: Delivery, *, signer: str, body: bytes, error: bytes = b"") -> Verdict:
+    # A message without an id of its own is known by the broker's id for it, which stays the same when the broker
+    # delivers again, but not when the sender sends again: a correction must not be taken for a duplicate.
+    message_id = delivery.empa_id or f"broker's {delivery.message_id}"
+    key = Key.of(queue, signer=signer, message_id=message_id, body=body)
+    fields = {"body": body, "signer": signer.encode(), "empaid": (delivery.empa_id or _NO_ID).encode()}
+    return Verdict(key, fields | ({"error": error} if error else {}))
+
+
+def _reason(error: ApplianceError) -> str:
+    """Return SSM's words for a failed verification, which its operators search for, and ours."""
+    if error.cause == mime.NO_BLANK_LINE:
+        return f"Failed to verify message: {mime.NO_BLANK_LINE}"
+    match error:
+        case envelope.Undecipherable():
+            return f"Failed to decrypt message: {error.cause}"
+        case Tampered():
+            return f"Failed to verify message: Possible tampering. See OpenSSL error: {error.cause}"
+        case Untrusted():
+            return f"Failed to verify message: Unverified signer: {error}"
+        case _:
+            return f"Failed to verify message: {error.cause}"

@@ -1,0 +1,118 @@
+"""The sender's hold on a spool: which elements it has locked, known also to the next run if this one is killed.
+
+A lock is a hard link that says nothing of its owner. So the names of the elements that are about to be locked stand in
+a journal, durably, before the first of them is. A run that finds a journal takes over the locks of just those names;
+every other lock is somebody else's and is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from appliance.core import files
+from appliance.core.spool import ElementName, Spool
+
+MAX_ELEMENTS = 64
+MAX_BYTES = 8 * 1024 * 1024
+"""Of one block; a single element may be larger."""
+_REFRESH_SECONDS = 60.0
+"""A tenth of the age at which other senders break a lock."""
+_NAME = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
+
+
+class Outgoing:
+    """Elements of a spool, locked block by block. One object at a time, under the run's lock file."""
+
+    def __init__(self, spool: Spool, *, journal: Path) -> None:
+        self.spool = spool
+        self.foreign: list[ElementName] = []
+        """Elements that somebody else has locked."""
+        self.refused: dict[ElementName, str] = {}
+        """Elements that this program may not lock or read, and why."""
+        self._journal = journal
+        self._held: dict[ElementName, None] = {}
+        self._refreshed = time.monotonic()
+
+    def recover(self) -> None:
+        """Give back what a killed run held; an element that it had removed needs only its lock removed."""
+        try:
+            text = self._journal.read_text(encoding="ascii", errors="replace")
+        except FileNotFoundError:
+            return
+        for name in filter(_NAME.fullmatch, text.split()):
+            self.spool.unlock(ElementName(name))
+
+    def blocks(self, *, limit: int | None = None) -> Iterator[list[ElementName]]:
+        """Yield elements oldest first, locked, in blocks, to be settled or refused one by one."""
+        block: list[ElementName] = []
+        size = 0
+        for name in self._free_names(limit):
+            length = self.spool.size(name)
+            if block and (len(block) == MAX_ELEMENTS or size + length > MAX_BYTES):
+                yield self._claim(block)
+                block, size = [], 0
+            block.append(name)
+            size += length
+        if block:
+            yield self._claim(block)
+
+    def settle(self, name: ElementName) -> None:
+        """Remove an element that is safe elsewhere."""
+        self.spool.remove(name)
+        self._held.pop(name, None)
+
+    def refuse(self, name: ElementName, reason: str) -> None:
+        """Give back an element that this run can do nothing with."""
+        self.spool.unlock(name)
+        self._held.pop(name, None)
+        self.refused[name] = reason
+
+    def refresh(self) -> None:
+        """Keep the locks young; to be called often, does something once a minute."""
+        if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+            for name in self._held:
+                self.spool.refresh(name)
+            self._refreshed = time.monotonic()
+
+    def release(self) -> list[ElementName]:
+        """Give back all that is still held, and return it."""
+        held = list(self._held)
+        for name in held:
+            self.spool.unlock(name)
+        self._held.clear()
+        self._journal.unlink(missing_ok=True)
+        return held
+
+    def _free_names(self, limit: int | None) -> Iterator[ElementName]:
+        taken = 0
+        for name in self.spool.names():
+            if limit is not None and taken >= limit:
+                return
+            if self.spool.is_locked(name):
+                self.foreign.append(name)
+            else:
+                taken += 1
+                yield name
+
+    def _claim(self, block: list[ElementName]) -> list[ElementName]:
+        self._write_journal(block)
+        claimed = []
+        for name in block:
+            try:
+                if self.spool.lock(name):
+                    claimed.append(name)
+                elif self.spool.is_locked(name):
+                    self.foreign.append(name)
+            except PermissionError as error:  # neither owned by us nor writable, where hard links are protected
+                self.refused[name] = str(error.strerror)
+        if len(claimed) < len(block):
+            self._write_journal(claimed)
+        self._held = dict.fromkeys(claimed)
+        self._refreshed = time.monotonic()
+        return claimed
+
+    def _write_journal(self, names: list[ElementName]) -> None:
+        files.write_atomic(self._journal, "".join(f"{name}\n" for name in names).encode())

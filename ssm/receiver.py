@@ -1,0 +1,170 @@
+"""From the broker's queue to the queues on disk: judge, store, and only then acknowledge."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from appliance.core.run.errors import Unavailable
+from appliance.core.run.record import RunRecord
+from ssm.judge import Judge
+from ssm.store import Store
+from ssm.transport.brokers import Brokers, pauses
+from ssm.transport.stomp import Connection, Delivery, Lost, Refusal
+
+logger = logging.getLogger("ssm.ssm2")
+
+PREFETCH = 32
+"""Messages that the broker may hand out before one is acknowledged: bounds the memory."""
+_BATCH_BYTES = 8 * 1024 * 1024
+_POLL_SECONDS = 0.5
+_REFRESH_SECONDS = 10.0
+_REPORT_SECONDS = 60.0
+_DISK_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to end: after this many messages, or when none came for so long; None means never."""
+
+    messages: int | None = None
+    idle: timedelta | None = None
+
+
+class Receiver:
+    """Keeps a subscription alive and passes what comes through a `Judge` to a `Store`.
+
+    ``is_stopping`` is asked at least twice a second; ``reload`` says whether files are to be read again now; ``report``
+    is called once a minute.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        store: Store,
+        *,
+        brokers: Brokers,
+        record: RunRecord,
+        destination: str,
+        limits: Limits,
+        is_stopping: Callable[[], bool],
+        reload: Callable[[], bool],
+        report: Callable[[], None],
+    ) -> None:
+        self._judge, self._store, self._brokers, self._record = judge, store, brokers, record
+        self._destination, self._limits = destination, limits
+        self._is_stopping, self._reload, self._report = is_stopping, reload, report
+        self._handled = 0
+        self._last_message = self._last_refresh = self._last_report = time.monotonic()
+
+    def run(self) -> None:
+        """Receive until stopped or a limit is reached.
+
+        :raises Unavailable: no broker answered at all before the limit of idle time
+        """
+        waits = pauses()
+        was_connected = False
+        while not self._is_over():
+            try:
+                connection = self._brokers.connect()
+            except Unavailable as error:
+                if self._is_idle() and not was_connected:
+                    raise
+                logger.warning("%s", error)
+            else:
+                was_connected = True
+                handled = self._handled
+                try:
+                    self._serve(connection)
+                finally:
+                    connection.close()
+                if self._is_over():
+                    return
+                self._record.add("reconnects")
+                if self._handled > handled:
+                    waits = pauses()
+            self._sleep(next(waits))
+
+    def _serve(self, connection: Connection) -> None:
+        """Take messages until the connection is lost or it is time to end."""
+        connection.subscribe(self._destination, prefetch=PREFETCH)
+        self._last_message = time.monotonic()
+        logger.info("Waiting for messages from %s at %s.", self._destination, connection.broker)
+        while not self._is_over():
+            self._refresh()
+            batch, end = _gather(connection, most=self._room())
+            if batch:
+                self._take(batch, connection)
+            match end:
+                case Refusal(text, _):
+                    logger.error("%s: the broker says: %s", connection.broker, text)
+                case Lost(cause):
+                    logger.warning("%s: connection lost: %s", connection.broker, cause)
+                    return
+
+    def _take(self, batch: list[Delivery], connection: Connection) -> None:
+        """Store and acknowledge; while the disk is full, wait, and acknowledge nothing."""
+        verdicts = self._judge.judge(batch)
+        is_paused = False
+        while True:
+            try:
+                self._store.add(verdicts)
+                break
+            except OSError as error:
+                if not is_paused:
+                    logger.warning("%s: %s; paused, nothing is lost", error.filename, error.strerror)
+                is_paused = True
+                if self._is_over():
+                    raise
+                self._sleep(_DISK_PAUSE_SECONDS)
+        if is_paused:
+            logger.info("Going on.")
+        for delivery in batch:
+            connection.ack(delivery)
+        self._handled += len(batch)
+        self._last_message = time.monotonic()
+
+    def _room(self) -> int:
+        return PREFETCH if self._limits.messages is None else min(PREFETCH, self._limits.messages - self._handled)
+
+    def _is_over(self) -> bool:
+        is_enough = self._limits.messages is not None and self._handled >= self._limits.messages
+        return self._is_stopping() or is_enough or self._is_idle()
+
+    def _is_idle(self) -> bool:
+        idle = self._limits.idle
+        return idle is not None and time.monotonic() - self._last_message > idle.total_seconds()
+
+    def _refresh(self) -> None:
+        is_asked = self._reload()
+        if is_asked or time.monotonic() - self._last_refresh > _REFRESH_SECONDS:
+            self._last_refresh = time.monotonic()
+            self._judge.refresh(force=is_asked)
+        if time.monotonic() - self._last_report > _REPORT_SECONDS:
+            self._last_report = time.monotonic()
+            self._report()
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._is_over():
+            time.sleep(min(left, _POLL_SECONDS))
+
+
+def _gather(connection: Connection, *, most: int) -> tuple[list[Delivery], Refusal | Lost | None]:
+    """Return the messages that are there, after waiting for a first one, and the event after them that is none."""
+    batch: list[Delivery] = []
+    size = 0
+    while len(batch) < most and size < _BATCH_BYTES:
+        event = connection.next_event(timeout=0 if batch else _POLL_SECONDS)
+        match event:
+            case Delivery():
+                batch.append(event)
+                size += len(event.body)
+            case Refusal() | Lost():
+                return batch, event
+            case None:
+                break
+    return batch, None

@@ -1,0 +1,87 @@
+"""Received messages on disk, each exactly once.
+
+The order, for each batch of messages:
+
+    stage       write the elements durably beside their queue
+    record      one row each in the journal, in one durable transaction
+    publish     move the elements into their queue
+
+after which the broker may be told to forget them. Killed before *record*, the broker delivers again, and what was
+staged is thrown away. Killed after it, the next start publishes what is staged, and what is delivered again is known.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.core import clock
+from appliance.core.run.record import RunRecord
+from ssm.journal import Journal, Key
+from ssm.judge import INCOMING, REJECT, Verdict
+from ssm.queue import Queue
+
+logger = logging.getLogger("ssm.ssm2")
+
+_KEEP = timedelta(days=30)
+"""How long a message is known."""
+
+
+class Store:
+    """The queues ``incoming`` and ``reject`` below a directory, and the journal beside them; for one process."""
+
+    def __init__(self, path: Path, *, record: RunRecord) -> None:
+        self._queues = {name: Queue(path / name) for name in (INCOMING, REJECT)}
+        self._journal = Journal(path / ".received.sqlite")
+        self._record = record
+        self._unpublished: list[tuple[str, str]] = []
+        """Queue and name of elements that are in the journal."""
+
+    def recover(self) -> None:
+        """Finish what a killed run began."""
+        for kind, queue in self._queues.items():
+            for name in queue.staged():
+                if self._journal.has_element(kind, name):
+                    self._unpublished.append((kind, name))
+                else:
+                    queue.discard(name)
+        self._publish()
+        self._journal.forget(before=clock.now() - _KEEP)
+
+    def add(self, verdicts: Sequence[Verdict]) -> None:
+        """Store messages, except those that are known; when this returns, all of them are safe.
+
+        :raises OSError: the disk is full; nothing is lost, and the same may be given again
+        :raises LocalFailure: the journal is broken
+        """
+        self._publish()
+        fresh = {verdict.key: verdict for verdict in verdicts if not self._journal.knows(verdict.key)}
+        rows: list[tuple[Key, str]] = []
+        try:
+            for key, verdict in fresh.items():
+                rows.append((key, self._queues[key.queue].stage(verdict.fields)))
+            for kind in {key.queue for key in fresh}:
+                self._queues[kind].seal()
+            if rows:
+                self._journal.add(rows, at=clock.now())
+        except OSError:
+            for key, name in rows:
+                self._queues[key.queue].discard(name)
+            raise
+        self._record.add("duplicates", len(verdicts) - len(fresh))
+        self._unpublished += [(key.queue, name) for key, name in rows]
+        self._publish()
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+    def _publish(self) -> None:
+        for kind, queue in self._queues.items():
+            moved = queue.publish([name for place, name in self._unpublished if place == kind])
+            self._unpublished = [item for item in self._unpublished if item[0] != kind]
+            for place in moved.values():
+                logger.info("Message saved to %s queue as %s", kind, place)
+            self._record.add("stored" if kind == INCOMING else "rejected", len(moved))
