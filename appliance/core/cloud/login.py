@@ -51,6 +51,12 @@ class Access:
     project_domain_id: str = ""
     """The domain meant where projects of several domains have one name; or ``project_domain_name``."""
     project_domain_name: str = ""
+    interface: str = "public"
+    """Which of the catalog's endpoints to talk to: public or internal."""
+    section: str = "keystone_auth"
+    """Where the administrator has written all this."""
+    role: str = "reader"
+    """The least role in a project that serves the purpose."""
 
     @property
     def is_bound(self) -> bool:

@@ -63,7 +63,7 @@ class Transport(session.Session):
         self.requests = 0
         self.keystone_offset: timedelta | None = None
         """How far Keystone's clock is before ours (positive) or behind; None until it has answered."""
-        self._auth_url = access.auth_url
+        self._access = access
         self._lock = threading.Lock()
         set_on_retry_hooks([_tell_of_retry])
 
@@ -81,9 +81,9 @@ class Transport(session.Session):
             remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
             raise Unavailable(_host(error.response.url), f"still {_after_host(error)}", remedy) from error
         except exceptions.ConnectionError as error:
-            raise _unreachable(error, url, self._auth_url) from error
+            raise _unreachable(error, url, self._access) from error
         except exceptions.CatalogException as error:
-            raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._auth_url) from error
+            raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._access) from error
         if raise_exc and response.status_code >= 400:  # noqa: PLR2004  HTTP's errors
             raise exceptions.from_response(response, method, url)
         return response
@@ -92,7 +92,7 @@ class Transport(session.Session):
         with self._lock:
             self.requests += 1
         response = super().request(url, method, raise_exc=False, **kwargs)
-        if response.url.startswith(self._auth_url):
+        if response.url.startswith(self._access.auth_url):
             self._note_clock(response)
         if response.status_code in _BUSY:
             raise _Busy(response)
@@ -113,16 +113,17 @@ class Scope:
     """What the account may do in one project, in the system, or before choosing either: the services' clients."""
 
     def __init__(
-        self, transport: Transport, plugin: BaseIdentityPlugin, region: str | None, *, has_catalog: bool = True
+        self, transport: Transport, plugin: BaseIdentityPlugin, access: Access, *, has_catalog: bool = True
     ) -> None:
         self._transport = transport
         self._plugin = plugin
         # A token without a scope comes without a catalog; Keystone then is where the token came from.
-        self._keystone_interface = "public" if has_catalog else AUTH_INTERFACE
+        self._keystone_interface = access.interface if has_catalog else AUTH_INTERFACE
+        self._interface = access.interface
         self._common = {
             "session": transport,
             "auth": plugin,
-            "region_name": region,
+            "region_name": access.region,
         }
 
     @property
@@ -151,7 +152,11 @@ class Scope:
         from novaclient.client import SessionClient  # noqa: PLC0415
 
         return SessionClient(
-            interface="public", service_type="compute", api_version=APIVersion("2.1"), timings=False, **self._common
+            interface=self._interface,
+            service_type="compute",
+            api_version=APIVersion("2.1"),
+            timings=False,
+            **self._common,
         )
 
     @cached_property
@@ -159,7 +164,7 @@ class Scope:
         """Return glanceclient's HTTP adapter."""
         from glanceclient.common.http import SessionClient  # noqa: PLC0415  a heavy client, imported when used
 
-        return SessionClient(interface="public", **self._common)
+        return SessionClient(interface=self._interface, **self._common)
 
 
 class Cloud:
@@ -190,7 +195,7 @@ class Cloud:
             raise AccessDenied(
                 self.host,
                 f"refuses the account {self.access.account!r}: wrong name, domain or password",
-                "correct [keystone_auth]",
+                f"correct [{self.access.section}]",
             ) from error
         except exceptions.HttpError as error:
             raise Unavailable(
@@ -199,8 +204,8 @@ class Cloud:
                 "check auth_url; it ends in /v3",
             ) from error
         except exceptions.ClientException as error:
-            raise Unavailable(self.host, f"no token: {error}", "check [keystone_auth]") from error
-        return Scope(self.transport, plugin, self.access.region, has_catalog=self.access.is_bound)
+            raise Unavailable(self.host, f"no token: {error}", f"check [{self.access.section}]") from error
+        return Scope(self.transport, plugin, self.access, has_catalog=self.access.is_bound)
 
     @cached_property
     def system(self) -> Scope | None:
@@ -213,7 +218,7 @@ class Cloud:
         except exceptions.ClientException as error:
             logger.debug("no system scope: %s", error)
             return None
-        return Scope(self.transport, plugin, self.access.region)
+        return Scope(self.transport, plugin, self.access)
 
     def project(self, project_id: str) -> Scope:
         """Return the scope of a project; raises `AccessDenied` when the account has no role there.
@@ -232,7 +237,7 @@ class Cloud:
                 raise AccessDenied(
                     f"project {project_id}",
                     f"the credential {self.access.account!r} belongs to project {bound_to}",
-                    "account this project with a credential of its own, or with a user and password",
+                    "give this project a credential of its own, or use a user and password",
                 )
             return self.unscoped
         plugin = login.plugin(self.access.auth_type, self.access.options, project_id=project_id)
@@ -242,11 +247,11 @@ class Cloud:
             raise AccessDenied(
                 f"project {project_id}",
                 f"{self.host} gives the account {self.access.account!r} no token for it",
-                f"openstack role add --user {self.access.account} --project {project_id} reader",
+                f"openstack role add --user {self.access.account} --project {project_id} {self.access.role}",
             ) from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token for project {project_id}: {error}") from error
-        return Scope(self.transport, plugin, self.access.region)
+        return Scope(self.transport, plugin, self.access)
 
 
 def _host(url: str) -> str:
@@ -289,23 +294,23 @@ def _cause(error: Exception) -> str:
     return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
 
 
-def _unreachable(error: Exception, url: str, auth_url: str) -> Unavailable:
+def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
     named = re.search(r"https?://[^/\s'\"]+", str(error))
-    host = _host(named[0] if named else url if "//" in url else auth_url)
+    host = _host(named[0] if named else url if "//" in url else access.auth_url)
     if isinstance(error, exceptions.SSLError):
         return Unavailable(
             host,
             f"its TLS certificate is not trusted: {_cause(error)}",
-            "set cafile in [keystone_auth] to the authority that issued it, or renew the certificate",
+            f"set cafile in [{access.section}] to the authority that issued it, or renew the certificate",
         )
     return Unavailable(host, f"cannot be reached: {_cause(error)}", "check the URL, the network and the service")
 
 
-def _not_in_catalog(wanted: dict[str, Any], auth_url: str) -> Unavailable:
+def _not_in_catalog(wanted: dict[str, Any], access: Access) -> Unavailable:
     region = wanted.get("region_name")
     return Unavailable(
-        _host(auth_url),
-        f"its catalog has no public endpoint for {wanted.get('service_type', 'the service')}"
+        _host(access.auth_url),
+        f"its catalog has no {access.interface} endpoint for {wanted.get('service_type', 'the service')}"
         + (f" in region {region}" if region else ""),
         "correct region_name" if region else "look at `openstack catalog list` of this account",
     )
