@@ -125,6 +125,7 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
     spool = settings.path("messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True)
     _check_spool(settings, spool)
     settings.accept("certificates", ["check_crls"])
+    settings.accept("daemon", ["pidfile"])
     log = _read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True)
     size = _read_size(settings)
     return SenderSettings(link, log, spool, size, server_cert, verify, cipher, settings.finish())

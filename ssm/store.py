@@ -67,8 +67,8 @@ class Store:
             if rows:
                 self._journal.add(rows, at=clock.now())
         except OSError:
-            for key, name in rows:
-                self._queues[key.queue].discard(name)
+            for kind, queue in self._queues.items():
+                queue.abandon(name for key, name in rows if key.queue == kind)
             raise
         self._record.add("duplicates", len(verdicts) - len(fresh))
         self._unpublished += [(key.queue, name) for key, name in rows]

@@ -24,7 +24,7 @@ from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
 from ssm.settings import Broker
 
 os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")  # stomp.py asks the DNS three times when imported
-from stomp.connect import StompConnection12
+from stomp.connect import BaseConnection, StompConnection12
 from stomp.exception import StompException
 from stomp.listener import ConnectionListener
 from stomp.protocol import Protocol12
@@ -105,7 +105,7 @@ class Connection:
         self.broker = broker
         self._is_lost = False
         self._transport = _Transport(broker, tls=tls)
-        self._protocol = Protocol12(self._transport, (HEART_BEAT_MS, HEART_BEAT_MS))
+        self._session = _Session(self._transport)
         listener = _Listener(self._transport)
         self._events = listener.events
         self._transport.set_listener("events", listener)
@@ -122,19 +122,19 @@ class Connection:
     def send(self, destination: str, body: bytes, *, message_id: str) -> None:
         """Queue a message, which is both named and to be receipted by ``message_id``."""
         headers = {"empa-id": message_id, "receipt": message_id, "persistent": "true"}
-        with _unless_lost():
-            self._protocol.send(destination, body, headers=headers)
+        with self._unless_lost():
+            self._session.send(destination, body, headers=headers)
 
     def subscribe(self, destination: str, *, prefetch: int) -> None:
         """Ask for messages, each to be acknowledged by itself, at most ``prefetch`` of them unacknowledged."""
         headers = {"activemq.prefetchSize": str(prefetch), "prefetch-count": str(prefetch)}
-        with _unless_lost():
-            self._protocol.subscribe(destination, _SUBSCRIPTION, ack="client-individual", headers=headers)
+        with self._unless_lost():
+            self._session.subscribe(destination, _SUBSCRIPTION, ack="client-individual", headers=headers)
 
     def ack(self, delivery: Delivery) -> None:
         """Tell the broker that it may forget a message."""
-        with _unless_lost():
-            self._protocol.ack(delivery.ack)
+        with self._unless_lost():
+            self._session.ack(delivery.ack)
 
     def next_event(self, *, timeout: float) -> Event | None:
         """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
@@ -147,16 +147,16 @@ class Connection:
 
     def close(self) -> None:
         """Disconnect; returns when the broker has processed all that was sent, or after five seconds."""
-        with _unless_lost():
-            self._protocol.disconnect()
+        with self._unless_lost():
+            self._session.disconnect()
         deadline = time.monotonic() + _CLOSE_TIMEOUT
         while not self._is_lost and (left := deadline - time.monotonic()) > 0:
             self.next_event(timeout=left)
         self._transport.disconnect_socket()
 
     def _greet(self) -> None:
-        with _unless_lost():
-            self._protocol.connect()
+        with self._unless_lost():
+            self._session.connect()
         match self.next_event(timeout=CONNECT_TIMEOUT):
             case Greeting():
                 return
@@ -167,6 +167,25 @@ class Connection:
             case _:
                 cause = f"accepts connections but does not answer in STOMP within {CONNECT_TIMEOUT:.0f} s"
                 raise Unavailable(self.broker, cause, "check that this port speaks STOMP")
+
+    @contextlib.contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        """Ignore what stomp.py raises when its other thread has just closed the connection."""
+        try:
+            yield
+        except (StompException, OSError, AttributeError, KeyError, ValueError):
+            if self._transport.running:
+                raise
+
+
+class _Session(BaseConnection, Protocol12):  # type: ignore[misc]  # stomp.py has no types
+    """stomp.py's `StompConnection12` over a transport of our own."""
+
+    def __init__(self, transport: _Transport) -> None:
+        BaseConnection.__init__(self, transport)
+        Protocol12.__init__(self, transport, (HEART_BEAT_MS, HEART_BEAT_MS))
+
+    disconnect = Protocol12.disconnect  # BaseConnection's does nothing
 
 
 class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no types
@@ -239,6 +258,7 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
             self.cause = _words(error)
             data = b""
         if not data and not self.blocking:
+            self.running = False
             self.shutdown_queue()  # leaves it "blocking", where stomp.py takes an empty read for the end
         return data
 
@@ -246,9 +266,11 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
         """End the stream; stomp.py does so when heart-beats fail, we do so at the end."""
         self.running = False
         self.cause = f"no sign of life for {1.5 * HEART_BEAT_MS / 1000:.0f} s"
-        with contextlib.suppress(OSError, AttributeError):
-            # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it read ciphertext.
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+        open_socket = self.socket
+        if open_socket is not None:
+            with contextlib.suppress(OSError):
+                # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it read ciphertext.
+                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
 
 class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
@@ -257,13 +279,6 @@ class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
 
 
 _REGISTER = "check that this host's certificate is registered with the broker, valid, and from a CA that it knows"
-
-
-@contextlib.contextmanager
-def _unless_lost() -> Iterator[None]:
-    """Ignore what stomp.py raises when the other thread has just closed the connection."""
-    with contextlib.suppress(StompException, OSError, AttributeError, KeyError, ValueError):
-        yield
 
 
 def _explain(broker: Broker, error: OSError) -> Unavailable:
