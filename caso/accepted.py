@@ -21,6 +21,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
         *("auth_type", "auth_plugin", "auth_section", "auth_url", "collect_timing", "split_loggers", "system_scope"),
         *("tls_ciphers", "tls_min_version", "domain_id", "domain_name", "project_id", "project_name", "tenant_id"),
         *("tenant_name", "project_domain_id", "project_domain_name", "trust_id", "default_domain_id"),
+        *("password", "application_credential_id", "application_credential_name", "application_credential_secret"),
         *("default_domain_name", "user_id", "username", "user_name", "user_domain_id", "user_domain_name"),
     ),
     "accelerator": ("type_key", "vendor_key", "model_key", "number_key"),

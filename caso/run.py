@@ -121,11 +121,10 @@ class _Run:
             return Outcome(selected, window, Tally(), error=_about(selected, LocalFailure.from_os(error)))
 
     def _window(self, selected: Selected, end: datetime) -> Window | None:
-        asked = self.configuration.start
-        start = asked or self._checkpoint(selected) or BEGINNING
+        start = self.configuration.start or self._checkpoint(selected) or BEGINNING
         if start > clock.now() + OVERLAP:
             raise LocalFailure(
-                self.checkpoints.path(selected.aliases[0]) if asked is None else "extract-from",
+                self.checkpoints.path(selected.aliases[0]),
                 f"says to go on from {start.isoformat()}, which is in the future",
                 "check this host's clock, or correct the time",
             )

@@ -8,13 +8,15 @@ do get a warning.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from appliance.core import clock
 from appliance.core.cloud import login
 from appliance.core.cloud import vo as vo_module
 from appliance.core.cloud.login import Access
@@ -110,15 +112,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     _overlay_flags(read, arguments)
     settings = Settings(read, interpolate=oslo.interpolate)
     accepted.accept(settings)
-    try:
-        configuration = _configuration(settings, read, layout)
-    except ConfigurationError as error:  # of the mapping file: tell it together with the rest
-        try:
-            settings.finish()
-        except ConfigurationError as others:
-            raise ConfigurationError([*others.problems, *error.problems]) from error
-        raise
-    return configuration
+    return _configuration(settings, read, layout)
 
 
 def _configuration(settings: Settings, read: Document, layout: Layout) -> Configuration:
@@ -154,15 +148,26 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
         "output": settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
         "max_size": settings.integer("ssm", "max_size", default=100, minimum=1),
         "version": _version(settings),
-        "start": _moment(settings, "extract_from"),
-        "end": _moment(settings, "extract_to"),
+        **_period(settings),
         "parallel": settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
         "is_dry_run": settings.boolean("DEFAULT", "dry_run", default=False),
         "log_file": _log_file(settings),
         "is_debug": settings.boolean("DEFAULT", "debug", default=False),
-        "mapping": _mapping(settings, layout),
     }
-    return Configuration(**values, warnings=settings.finish(), paths=tuple(read.paths))  # type: ignore[arg-type]
+    mapping, wrong = _mapping(settings, layout)
+    warnings = _finish(settings, wrong)
+    return Configuration(**values, mapping=mapping, warnings=warnings, paths=tuple(read.paths))  # type: ignore[arg-type]
+
+
+def _finish(settings: Settings, others: Sequence[Problem]) -> tuple[Problem, ...]:
+    """Raise what is wrong in the files and in the mapping file together, or return the warnings."""
+    try:
+        warnings = settings.finish()
+    except ConfigurationError as error:
+        raise ConfigurationError([*error.problems, *others]) from error
+    if others:
+        raise ConfigurationError(others)
+    return warnings
 
 
 def _overlay_environment(read: Document) -> None:
@@ -224,6 +229,15 @@ def _version(settings: Settings) -> str | None:
     return max(versions, default=None)
 
 
+def _period(settings: Settings) -> dict[str, datetime | None]:
+    start, end = _moment(settings, "extract_from"), _moment(settings, "extract_to")
+    if start and start > (now := clock.now()):
+        settings.error("DEFAULT", "extract_from", f"{start.isoformat()} is in the future; it is {now.isoformat()}")
+    elif start and end and start >= end:
+        settings.error("DEFAULT", "extract_from", "is not before extract_to")
+    return {"start": start, "end": end}
+
+
 def _moment(settings: Settings, option: str) -> datetime | None:
     text = settings.text("DEFAULT", option)
     if not text:
@@ -246,16 +260,19 @@ def _log_file(settings: Settings) -> Path | None:
     return Path(directory, name or "caso-extract.log")
 
 
-def _mapping(settings: Settings, layout: Layout) -> vo_module.Mapping:
+def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.Mapping, Sequence[Problem]]:
     aliases = [("extractor", "mapping_file")]
     usual = [layout.path(name) for name in _MAPPINGS]
     found = document.first_existing(usual) or usual[:1]
     path = settings.path("DEFAULT", "mapping_file", default=found[0], aliases=aliases)
     if path.is_file():
-        return vo_module.read_mapping(path)
+        try:
+            return vo_module.read_mapping(path), ()
+        except ConfigurationError as error:
+            return vo_module.Mapping(path), error.problems
     if settings.where("DEFAULT", "mapping_file", aliases=aliases):
         settings.warn("DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone alone")
-    return vo_module.Mapping(path)
+    return vo_module.Mapping(path), ()
 
 
 def _access(settings: Settings, read: Document) -> Access:
@@ -309,9 +326,8 @@ def _options(settings: Settings, group: str, auth_type: str) -> dict[str, str]:
     try:
         known = login.options(auth_type)
     except LookupError as error:
-        settings.error(
-            group, "auth_type", f"{auth_type!r} is not a plugin; there are {', '.join(map(str, error.args))}"
-        )
+        near = ", ".join(difflib.get_close_matches(auth_type, error.args, n=3)) or "v3password, v3applicationcredential"
+        settings.error(group, "auth_type", f"{auth_type!r} is not a plugin; write one like {near}")
         return {}
     found: dict[str, str] = {}
     is_complete = True

@@ -7,9 +7,11 @@ scope in themselves and are never asked for another.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,14 +75,15 @@ class Access:
 
 
 def options(auth_type: str) -> tuple[Option, ...]:
-    """Return the options of a plugin by its name; `LookupError` with the plugins that there are, if it is not one."""
+    """Return the options of a plugin by its name; `LookupError` with the names that there are, if it is not one."""
     from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
     from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
 
+    logging.getLogger("stevedore").setLevel(logging.CRITICAL)  # it tells of every plugin that lacks a library
     try:
         found = loading.get_plugin_loader(auth_type).get_options()
     except NoMatchingPlugin:
-        raise LookupError(*sorted(loading.get_available_plugin_names())) from None
+        raise LookupError(*sorted(metadata.entry_points(group=loading.PLUGIN_NAMESPACE).names)) from None
     return tuple(
         Option(option.dest, tuple(old.dest for old in option.deprecated), option.required, option.secret)
         for option in found

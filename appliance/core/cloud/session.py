@@ -112,19 +112,10 @@ class Transport(session.Session):
 class Scope:
     """What the account may do in one project, in the system, or before choosing either: the services' clients."""
 
-    def __init__(
-        self, transport: Transport, plugin: BaseIdentityPlugin, access: Access, *, has_catalog: bool = True
-    ) -> None:
+    def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, access: Access) -> None:
         self._transport = transport
         self._plugin = plugin
-        # A token without a scope comes without a catalog; Keystone then is where the token came from.
-        self._keystone_interface = access.interface if has_catalog else AUTH_INTERFACE
-        self._interface = access.interface
-        self._common = {
-            "session": transport,
-            "auth": plugin,
-            "region_name": access.region,
-        }
+        self._endpoints = {"interface": access.interface, "region_name": access.region}
 
     @property
     def project_id(self) -> str | None:
@@ -140,10 +131,10 @@ class Scope:
 
     @cached_property
     def keystone(self) -> Keystone:
-        """Return keystoneclient's client."""
+        """Return keystoneclient's client, for the Keystone that gave the token: it serves all regions."""
         from keystoneclient.v3.client import Client  # noqa: PLC0415  a heavy client, imported when used
 
-        return Client(interface=self._keystone_interface, **self._common)
+        return Client(session=self._transport, auth=self._plugin, interface=AUTH_INTERFACE)
 
     @cached_property
     def nova(self) -> Nova:
@@ -152,11 +143,12 @@ class Scope:
         from novaclient.client import SessionClient  # noqa: PLC0415
 
         return SessionClient(
-            interface=self._interface,
+            session=self._transport,
+            auth=self._plugin,
             service_type="compute",
             api_version=APIVersion("2.1"),
             timings=False,
-            **self._common,
+            **self._endpoints,
         )
 
     @cached_property
@@ -164,7 +156,7 @@ class Scope:
         """Return glanceclient's HTTP adapter."""
         from glanceclient.common.http import SessionClient  # noqa: PLC0415  a heavy client, imported when used
 
-        return SessionClient(interface=self._interface, **self._common)
+        return SessionClient(session=self._transport, auth=self._plugin, **self._endpoints)
 
 
 class Cloud:
@@ -203,9 +195,11 @@ class Cloud:
                 f"answers {error.http_status} where a Keystone gives a token",
                 "check auth_url; it ends in /v3",
             ) from error
+        except exceptions.InvalidResponse as error:
+            raise Unavailable(self.host, "answers, but is no Keystone", "check auth_url; it ends in /v3") from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token: {error}", f"check [{self.access.section}]") from error
-        return Scope(self.transport, plugin, self.access, has_catalog=self.access.is_bound)
+        return Scope(self.transport, plugin, self.access)
 
     @cached_property
     def system(self) -> Scope | None:
@@ -237,7 +231,7 @@ class Cloud:
                 raise AccessDenied(
                     f"project {project_id}",
                     f"the credential {self.access.account!r} belongs to project {bound_to}",
-                    "give this project a credential of its own, or use a user and password",
+                    "account this project with a credential of its own, or with a user and password",
                 )
             return self.unscoped
         plugin = login.plugin(self.access.auth_type, self.access.options, project_id=project_id)
@@ -272,7 +266,7 @@ def _wait(error: Exception) -> bool | float:
 
 def _tell_of_retry(details: RetryDetails) -> None:
     error = details.caused_by
-    words = str(error) if isinstance(error, _Busy) else _cause(error)
+    words = str(error) if isinstance(error, _Busy) else f"{_host_in(error)}: {_cause(error)}"
     logger.warning("%s; trying again in %.1f s", words, details.wait_for)
 
 
@@ -294,9 +288,15 @@ def _cause(error: Exception) -> str:
     return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
 
 
-def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
+def _host_in(error: Exception) -> str:
     named = re.search(r"https?://[^/\s'\"]+", str(error))
-    host = _host(named[0] if named else url if "//" in url else access.auth_url)
+    return _host(named[0]) if named else ""
+
+
+def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
+    host = _host_in(error) or _host(url if "//" in url else access.auth_url)
+    if isinstance(error, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
+        return Unavailable(host, "does not speak TLS", "correct the URL: https or http, and the port")
     if isinstance(error, exceptions.SSLError):
         return Unavailable(
             host,
