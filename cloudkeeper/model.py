@@ -116,11 +116,19 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """An image of a list that cannot be used, and why. Without identifier nobody can tell which image it is."""
+
+    identifier: ApplianceId | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageList:
     """A list that was read and believed: only verification makes one.
 
-    ``refused`` names images of the list that cannot be used, with the reason: their copies in the cloud stay as they
-    are, because the list does offer them.
+    ``refused`` are images of the list that cannot be used: their copies in the cloud stay as they are, because the
+    list does offer them.
     """
 
     identifier: ListId
@@ -130,7 +138,7 @@ class ImageList:
     expires: datetime
     version: str
     offers: tuple[Offer, ...]
-    refused: Mapping[ApplianceId, str] = field(default_factory=lambda: MappingProxyType({}))
+    refused: tuple[Refusal, ...] = ()
 
     def is_expired(self, *, at: datetime) -> bool:
         """Tell whether nothing of this list may be offered any longer at ``at``."""
@@ -188,7 +196,9 @@ class Plan:
     list_id: ListId
     changes: tuple[Change, ...] = ()
     unchanged: int = 0
-    """Appliances of the cloud that stay as they are."""
+    """Appliances of the cloud that stay as they are because nothing has changed."""
+    withheld: tuple[Remove, ...] = ()
+    """Removals that are too many to be done unasked."""
 
     @property
     def removals(self) -> tuple[Remove, ...]:
