@@ -1,0 +1,100 @@
+"""The section of a configuration file that says which account to use: ``[keystone_auth]``, ``[keystone_authtoken]``.
+
+Its options are those of keystoneauth's plugin of that ``auth_type``. Whatever the plugin calls a secret is hidden from
+logs and messages from here on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from appliance.core.cloud import login
+from appliance.core.config.document import Document
+from appliance.core.config.settings import Settings
+from appliance.core.run import log
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+_PLACEHOLDERS = ("<None>", "<secret>", "<password>")
+
+
+def read_url(settings: Settings, section: str) -> str:
+    """Return Keystone's URL, with the version."""
+    url = settings.text(
+        section, "auth_url", required="Keystone's public URL, https://HOST:5000/v3", placeholders=("yourkeystone",)
+    ).rstrip("/")
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        settings.error(section, "auth_url", f"{url!r} is not a URL; write https://HOST:5000/v3")
+    elif url.endswith("/v2.0"):
+        settings.error(section, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3")
+    return url if url.endswith("/v3") else f"{url}/v3"
+
+
+def read_options(
+    settings: Settings, section: str, auth_type: str, *, defaults: Mapping[str, str] = _NONE
+) -> dict[str, str]:
+    """Return what the plugin needs, without URL and scope; what is missing becomes an error of the settings."""
+    if not auth_type:
+        return {}
+    try:
+        known = login.options(auth_type)
+    except LookupError as error:
+        near = ", ".join(difflib.get_close_matches(auth_type, error.args, n=3)) or "v3password, v3applicationcredential"
+        settings.error(section, "auth_type", f"{auth_type!r} is not a plugin; write one like {near}")
+        return {}
+    found: dict[str, str] = {}
+    is_complete = True
+    for option in known:
+        if option.name in login.SCOPE or option.name == "auth_url":
+            continue
+        aliases = [(section, alias) for alias in option.aliases]
+        must = f"{auth_type} needs it" if option.is_required or option.name == "password" else ""
+        value = settings.text(
+            section,
+            option.name,
+            default=defaults.get(option.name, ""),
+            aliases=aliases,
+            required=must,
+            placeholders=_PLACEHOLDERS,
+        )
+        is_complete &= bool(value) or not must
+        if value:
+            found[option.name] = value
+        if option.is_secret:
+            log.hide(value)
+    _check_plugin(settings, section, auth_type, found, is_complete=is_complete)
+    return found
+
+
+def warn_of_open_files(settings: Settings, read: Document, section: str, auth_type: str) -> None:
+    """Warn of secrets in files that anybody may read."""
+    for option in _secret_options(auth_type):
+        entry = read.get(section, option)
+        if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
+            settings.warn(section, option, f"anybody on this host can read it; chmod o-r {entry.path}")
+
+
+def _check_plugin(
+    settings: Settings, section: str, auth_type: str, found: Mapping[str, str], *, is_complete: bool
+) -> None:
+    if auth_type in ("v3password", "password"):
+        domains = ("user_domain_id", "user_domain_name", *(["default_domain_id"] if auth_type == "password" else []))
+        if not found.keys() & {"username", "user_id"}:
+            settings.error(section, "username", "must be set: the account's name")
+            is_complete = False
+        elif "user_id" not in found and not found.keys() & {*domains, "default_domain_name"}:
+            settings.error(section, "user_domain_name", "must be set: the domain of the account, often Default")
+            is_complete = False
+    said = login.complaint(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
+    if said:
+        settings.error(section, "auth_type", f"{auth_type} does not take these options: {said}")
+
+
+def _secret_options(auth_type: str) -> Iterable[str]:
+    try:
+        return [option.name for option in login.options(auth_type) if option.is_secret] if auth_type else []
+    except LookupError:
+        return []
