@@ -112,16 +112,15 @@ class Synchronisation:
     allowed: int = 0
     is_dry: bool = False
 
-    def run(self, *, at: datetime) -> Report:
-        """Bring the cloud up to the lists as they are valid at ``at``, or plan it only.
+    def run(self, report: Report, *, at: datetime) -> None:
+        """Bring the cloud up to the lists as they are valid at ``at``, or plan it only; ``report`` takes it all down.
 
         :raises BackendFailure: the backend does not let a run begin, or cannot tell what the cloud holds
         """
-        report = Report()
         if self.is_dry:
             for _, wanted_plan, vo in self._plans(report, at=at):
                 report.outcomes += [Outcome(change, vo) for change in wanted_plan.changes]
-            return report
+            return
         self.workshop.sweep()
         self.backend.begin()
         try:
@@ -129,13 +128,12 @@ class Synchronisation:
                 self._carry_out(wanted_plan.changes, address, vo=vo, report=report)
         finally:
             self._end(report)
-        return report
 
     def _plans(self, report: Report, *, at: datetime) -> Iterator[tuple[Address, Plan, str]]:
         known = set(self.backend.list_ids())
         for address, wanted in self.sources.believed(report, at=at):
-            held = self.backend.appliances(wanted.identifier) if wanted.identifier in known else []
             try:
+                held = self.backend.appliances(wanted.identifier) if wanted.identifier in known else []
                 full = plan.compare(wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata)
             except ApplianceError as error:
                 report.fail(f"{address}: {error}; its images stay as they are")
