@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from cloudkeeper.model import Appliance, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
-from cloudkeeper.wire.status import METADATA_UPDATE, Status, features_of, from_metadata
+from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, Status, features_of, from_metadata
 
 _CHECK = "see that cloudkeeper-os runs and that backend: endpoint: is its address"
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
@@ -47,6 +48,7 @@ class Communicator:
     """A connection to the backend at ``endpoint`` (``host:port``), in clear when there is no ``encryption``."""
 
     def __init__(self, endpoint: str, *, encryption: Encryption | None = None) -> None:
+        self._endpoint = endpoint
         self._name = f"backend {endpoint}"
         credentials = _credentials(encryption) if encryption else None
         self._channel = grpc.secure_channel(endpoint, credentials) if credentials else grpc.insecure_channel(endpoint)
@@ -60,9 +62,10 @@ class Communicator:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def begin(self) -> None:
-        """Tell the backend that a run begins, and learn what it can do."""
-        call = self._call("PreAction", Empty(), _SHORT)
+    def begin(self, *, allowed: int = 0) -> None:
+        """Tell the backend that a run begins, in which ``allowed`` images of a list may go; learn what it can do."""
+        metadata = [(ALLOW_REMOVE, str(allowed))] if allowed else []
+        call = self._call("PreAction", Empty(), _SHORT, metadata=metadata)
         self.can_update_metadata = METADATA_UPDATE in features_of(call.trailing_metadata())
 
     def end(self) -> None:
@@ -95,14 +98,18 @@ class Communicator:
 
         :raises BackendGone: nobody does
         """
+        host, _, port = self._endpoint.rpartition(":")
         try:
-            grpc.channel_ready_future(self._channel).result(timeout=_CONNECT.total_seconds())
-        except grpc.FutureTimeoutError:
-            raise BackendGone(self._name, "cannot be reached", _CHECK) from None
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT.total_seconds()).close()
+        except OSError as error:
+            raise BackendGone(self._name, f"cannot be reached: {error.strerror or error}", _CHECK) from None
 
-    def _call(self, method: str, request: object, deadline: timedelta) -> Any:
+    def _call(
+        self, method: str, request: object, deadline: timedelta, *, metadata: Sequence[tuple[str, str]] = ()
+    ) -> Any:
+        start: Callable[..., Any] = getattr(self._stub, method).with_call
         with self._translated(method):
-            _, call = getattr(self._stub, method).with_call(request, timeout=deadline.total_seconds())
+            _, call = start(request, timeout=deadline.total_seconds(), metadata=metadata)
             self._check_result(method, call)
             return call
 

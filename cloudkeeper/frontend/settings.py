@@ -165,9 +165,9 @@ class _Reader:
         found = self._settings
         configured = self._items("image-lists") + self._items("image-list")
         default = self._layout.path("/etc/cloudkeeper/image-lists.conf")
-        file = found.path(_TOP, "image-lists-file", default=default)
         if not configured:
-            return addresses.read_file(file)
+            file = found.file(_TOP, "image-lists-file", default=default)
+            return addresses.read_file(file) if file and file.is_file() else ([], [])
         if found.where(_TOP, "image-lists-file"):
             found.error(_TOP, "image-lists-file", "cannot be used together with image-lists; keep one of them")
         by_path: dict[Path, list[tuple[str, int]]] = {}

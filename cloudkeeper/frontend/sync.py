@@ -122,7 +122,7 @@ class Synchronisation:
                 report.outcomes += [Outcome(change, vo) for change in wanted_plan.changes]
             return
         self.workshop.sweep()
-        self.backend.begin()
+        self.backend.begin(allowed=self.allowed)
         try:
             for address, wanted_plan, vo in self._plans(report, at=at):
                 self._carry_out(wanted_plan.changes, address, vo=vo, report=report)

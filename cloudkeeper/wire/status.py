@@ -15,6 +15,9 @@ from collections.abc import Iterable, Mapping
 
 METADATA_UPDATE = "metadata-update"
 """The backend changes metadata alone when an Update comes without image; the data stay."""
+ALLOW_REMOVE = "allow-remove"
+"""Key of metadata that a frontend sends with PreAction, ours too: how many images of a list it may remove in this run,
+because the administrator said so."""
 
 _STATUS, _MESSAGE, _FEATURES = "status", "message", "features"
 _MAX_MESSAGE = 2000

@@ -1,0 +1,506 @@
+"""`cloudkeeper sync` as a program: lists and images from a real HTTPS server, a backend behind the real protocol.
+
+What the backend was given is told by sha512sum and qemu-img, what the lists are worth by the openssl program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudkeeper.cmds import frontend
+from tests.simulators import image_backend, image_server
+from tests.simulators.image_backend import Cloud
+from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, in_days, openssl_accepts, sign
+from tests.simulators.image_server import Broken, ImageServer, Redirect
+from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
+
+PROGRAM = Path(sys.prefix) / "bin" / "cloudkeeper"
+ENDORSER = f"{HOST_DN}/CN=lists.example.org"
+TOKEN = "s3cr3t-t0ken-of-this-site"
+
+
+@dataclass
+class Done:
+    """What a run told."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class World:
+    """One site: its files, the servers that it talks to, and the program."""
+
+    root: Path
+    web: ImageServer
+    cloud: Cloud
+    signer: Credential
+    strangers: Credential
+    certificates: Path
+    files: dict[str, bytes]
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "images"
+
+    def publish(self, images: list[dict[str, Any]], *, path: str = "/ops/image.list", **changes: Any) -> bytes:
+        document = image_list(images, dn=changes.pop("dn", ENDORSER), ca=changes.pop("ca", AUTHORITY_DN), **changes)
+        message = sign(document, self.signer)
+        self.web.put(path, message)
+        return message
+
+    def image(self, number: int, name: str, **changes: Any) -> dict[str, Any]:
+        content = self.files[name]
+        uri = self.web.put(f"/images/{name}", content)
+        return image(number, uri=uri, content=content, **{"hv__format": name.rpartition(".")[2].upper()} | changes)
+
+    def configure(self, *lines: str) -> None:
+        (self.root / "image-lists.conf").write_text("\n".join(lines or [self.web.url("/ops/image.list")]) + "\n")
+
+    def command(self, *flags: str) -> list[str]:
+        config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
+        return ["sync", *config, "--backend-endpoint", self.cloud.endpoint, *flags]
+
+    def sync(self, *flags: str) -> Done:
+        """Run the program's main function in this process: a start of Python each time would be most of the test."""
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            status = frontend.main(self.command(*flags))
+        return Done(status, output.getvalue(), errors.getvalue())
+
+    def record(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.root / "var/lib/fedcloud/runs/cloudkeeper.json").read_text())
+        return found
+
+
+def qemu_img(*arguments: str | Path) -> None:
+    subprocess.run(["qemu-img", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return small images of every format by file name."""
+    path = tmp_path_factory.mktemp("disks")
+    raw = path / "one.raw"
+    raw.write_bytes(bytes(510) + b"\x55\xaa" + b"content of a disk " * 9000 + bytes(900_000 + 512 - 162_512 % 512))
+    raw.write_bytes(raw.read_bytes()[: len(raw.read_bytes()) // 512 * 512])
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, path / "one.qcow2")
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, path / "one.vmdk")
+    (path / "one.ovf").write_text("<Envelope/>")
+    with tarfile.open(path / "one.ova", "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in ("one.ovf", "one.vmdk"):
+            archive.add(path / name, arcname=name)
+    raw.with_name("two.raw").write_bytes(raw.read_bytes().replace(b"content", b"CONTENT"))
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", path / "two.raw", path / "two.qcow2")
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.suffix != ".ovf"}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Credential:
+    other = Authority.create(
+        tmp_path_factory.mktemp("strangers") / "ca", subject="/DC=EU/DC=EXAMPLE/CN=Stranger", key="ec"
+    )
+    return other.issue("lists.example.org", key="ec")
+
+
+@pytest.fixture
+def world(tmp_path: Path, authority: Authority, strangers: Credential, disks: dict[str, bytes]) -> Iterator[World]:
+    certificates = tmp_path / "certificates"
+    authority.publish(certificates)
+    signer = authority.find("lists.example.org") or authority.issue("lists.example.org", key="ec")
+    host = authority.find("localhost") or authority.issue("localhost", key="ec")
+    (tmp_path / "cloudkeeper.yml").write_text(
+        "cloudkeeper:\n"
+        f"  image-lists-file: {tmp_path}/image-lists.conf\n"
+        f"  ca-dir: {certificates}\n"
+        f"  image-dir: {tmp_path}/images\n"
+        "  formats:\n    - qcow2\n    - raw\n"
+        "  logging:\n    level: INFO\n"
+    )
+    with image_server.serve(host) as web, image_backend.serve() as cloud:
+        made = World(tmp_path, web, cloud, signer, strangers, certificates, disks)
+        made.configure()
+        handler = signal.getsignal(signal.SIGTERM)
+        yield made
+        signal.signal(signal.SIGTERM, handler)
+        logging.captureWarnings(capture=False)
+        for opened in logging.getLogger().handlers[:]:
+            if isinstance(opened, logging.FileHandler):
+                logging.getLogger().removeHandler(opened)
+                opened.close()
+
+
+def sha512(content: bytes) -> str:
+    done = subprocess.run(["sha512sum"], input=content, capture_output=True, check=True)
+    return done.stdout.split()[0].decode()
+
+
+def key(number: int) -> tuple[str, str]:
+    return (LIST_ID, image_id(number))
+
+
+def test_the_program_itself(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    command = [str(PROGRAM), *world.command("--json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [change["state"] for change in json.loads(done.stdout)["changes"]] == ["done"]
+    assert list(world.cloud.appliances) == [key(1)]
+    version = subprocess.run([str(PROGRAM), "version"], capture_output=True, text=True, check=True)
+    assert version.stdout == f"{metadata.version('egi-fedcloud-appliance')}\n"
+
+
+def test_images_reach_the_cloud_and_stay_there(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    done = world.sync()
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert world.cloud.received == {
+        key(1): sha512(world.files["one.qcow2"]),
+        key(2): sha512(world.files["one.raw"]),
+    }
+    added = world.cloud.appliances[key(1)]
+    assert (added.vo, added.operating_system, added.ram, added.core) == ("ops", "Linux Debian 12", 2**30, 1)
+    assert added.attributes["hv:dn"] == ENDORSER
+    assert world.cloud.calls[0] == "PreAction"
+    assert world.cloud.calls[-1] == "PostAction"
+    assert list(world.spool.iterdir()) == []
+    counts = world.record()["counts"]
+    assert (counts["images_added"], counts["lists_accepted"]) == (2, 1)
+    assert counts["transferred_bytes"] == len(world.files["one.qcow2"]) + len(world.files["one.raw"])
+
+    world.cloud.calls.clear()
+    assert world.sync().returncode == 0
+    assert world.cloud.calls == ["PreAction", "ImageLists", f"Appliances {LIST_ID}", "PostAction"]
+    assert world.web.asked("/images/one.qcow2") == 1
+    assert world.record()["counts"]["images_unchanged"] == 2
+
+
+@pytest.mark.parametrize("name", ["one.ova", "one.vmdk"])
+def test_other_formats_are_converted(world: World, name: str, tmp_path: Path) -> None:
+    world.publish([world.image(1, name)])
+    kept = tmp_path / "kept"
+
+    # The backend of these tests looks at the file; so that qemu-img can too, this one keeps it.
+    def keep() -> None:
+        for path in world.spool.glob("*.qcow2"):
+            kept.write_bytes(path.read_bytes())
+
+    original = world.cloud.received
+    world.cloud.received = _Watching(keep)
+    done = world.sync()
+    world.cloud.received = original
+    assert done.returncode == 0, done.stderr
+    raw = tmp_path / "expected.raw"
+    raw.write_bytes(world.files["one.raw"])
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", raw, kept)
+    assert list(world.spool.iterdir()) == []
+
+
+class _Watching(dict[tuple[str, str], str]):
+    def __init__(self, look: Any) -> None:
+        super().__init__()
+        self.look = look
+
+    def __setitem__(self, key: tuple[str, str], value: str) -> None:
+        self.look()
+        super().__setitem__(key, value)
+
+
+def test_an_update_replaces_data_and_metadata_alone_moves_none(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    assert world.sync().returncode == 0
+    changed = world.image(1, "two.qcow2", hv__version="2026.12.01")
+    world.publish([changed, world.image(2, "one.raw", dc__title="Another title")])
+    world.cloud.calls.clear()
+    done = world.sync()
+    assert done.returncode == 0, done.stderr
+    assert world.cloud.received[key(1)] == sha512(world.files["two.qcow2"])
+    assert world.cloud.appliances[key(1)].version == "2026.12.01"
+    assert world.cloud.appliances[key(2)].title == "Another title"
+    assert world.web.asked("/images/one.raw") == 1
+    assert [call for call in world.cloud.calls if call.startswith("Update")] == [
+        f"UpdateAppliance {image_id(1)}",
+        f"UpdateAppliance {image_id(2)}",
+    ]
+
+
+def test_a_backend_that_cannot_update_metadata_gets_the_data_again(world: World) -> None:
+    world.cloud.features = ""
+    world.publish([world.image(1, "one.qcow2")])
+    assert world.sync().returncode == 0
+    world.publish([world.image(1, "one.qcow2", dc__title="Another title")])
+    assert world.sync().returncode == 0
+    assert world.web.asked("/images/one.qcow2") == 2
+
+
+def test_what_a_list_no_longer_offers_is_removed(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "one.raw")])
+    assert world.sync().returncode == 0
+    world.publish([world.image(1, "one.qcow2"), world.image(3, "one.raw", dc__date__expires=in_days(-1))])
+    done = world.sync("--json")
+    assert done.returncode == 0, done.stderr
+    assert list(world.cloud.appliances) == [key(1)]
+    changes = {change["image"]: change for change in json.loads(done.stdout)["changes"]}
+    assert changes[image_id(2)]["reason"] == "it is no longer in the list"
+    assert changes[image_id(3)]["reason"] == "it has expired"
+
+
+def test_many_removals_wait_for_a_word(world: World) -> None:
+    everything = [world.image(number, "one.raw") for number in range(1, 7)]
+    world.publish(everything)
+    assert world.sync().returncode == 0
+    world.publish(everything[:2])
+    done = world.sync()
+    assert done.returncode == 1
+    assert "4 of 6 images would be removed, which is held back; run once with --allow-remove 4" in done.stderr
+    assert len(world.cloud.appliances) == 6
+    assert world.sync("--allow-remove", "3").returncode == 1
+    done = world.sync("--allow-remove", "4")
+    assert done.returncode == 0, done.stderr
+    assert ("allow-remove", "4") in world.cloud.metadata
+    assert len(world.cloud.appliances) == 2
+
+
+def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    done = world.sync("--dry-run")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f'ops: would add {image_id(1)} "Image 1 [Debian/12/KVM]"',
+        "1 changes, 0 images unchanged, nothing was done",
+    ]
+    assert world.cloud.calls == ["ImageLists"]
+    assert not (world.root / "var/lib").exists()
+    planned = json.loads(world.sync("--dry-run", "--json").stdout)["changes"]
+    assert [(change["action"], change["state"]) for change in planned] == [("Create", "planned")]
+    assert world.web.asked("/images/one.qcow2") == 0
+
+
+def _altered(message: bytes) -> bytes:
+    return message.replace(b'"2026.11.01"', b'"2026.11.02"', 1)
+
+
+def refused(world: World, words: str) -> None:
+    """Assert that the list is refused with these words, and that nothing happened to what was offered before."""
+    before = dict(world.cloud.appliances)
+    assert before
+    done = world.sync()
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if " - ERROR - " in line]
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0]
+    assert world.web.url("/ops/image.list") in lines[0]
+    assert lines[0].endswith("its images stay as they are")
+    assert world.cloud.appliances == before
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def offered(world: World) -> World:
+    """Return a site whose cloud offers an image already."""
+    world.publish([world.image(1, "one.qcow2")])
+    assert world.sync().returncode == 0
+    return world
+
+
+def test_one_altered_byte_is_refused(offered: World) -> None:
+    message = _altered(offered.publish([offered.image(1, "one.qcow2")]))
+    assert not openssl_accepts(message, offered.certificates)
+    offered.web.put("/ops/image.list", message)
+    refused(offered, "the text is not the one that was signed")
+
+
+def test_an_unsigned_list_is_refused(offered: World) -> None:
+    document = image_list([offered.image(1, "two.qcow2")], dn=ENDORSER, ca=AUTHORITY_DN)
+    offered.web.put("/ops/image.list", json.dumps(document).encode())
+    refused(offered, "No blank line between message header and body")
+
+
+def test_an_unknown_authority_is_refused(offered: World) -> None:
+    document = image_list([], dn=ENDORSER, ca="/DC=EU/DC=EXAMPLE/CN=Stranger")
+    message = sign(document, offered.strangers)
+    assert not openssl_accepts(message, offered.certificates)
+    offered.web.put("/ops/image.list", message)
+    refused(offered, "is not among the trust anchors")
+
+
+def test_an_expired_list_is_refused(offered: World) -> None:
+    message = offered.publish([], dc__date__expires=in_days(-0.001))
+    assert openssl_accepts(message, offered.certificates)
+    refused(offered, "it expired on ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dn": f"{HOST_DN}/CN=other.example.org"}, "but its endorser is"),
+        ({"ca": "/DC=EU/DC=EXAMPLE/CN=Other"}, "certificate is issued by"),
+        ({"vo": "dteam"}, "is that of a list of VO ops, but it is for dteam"),
+        ({"ad__vo": None}, "ad:vo is missing"),
+        ({"dc__date__expires": "never"}, "dc:date:expires is no date"),
+        ({"hv__images": {}}, "hv:images of the list has the wrong type"),
+    ],
+    ids=["endorser", "authority", "vo", "no vo", "date", "images"],
+)
+def test_a_signed_list_with_wrong_content_is_refused(offered: World, changes: dict[str, Any], words: str) -> None:
+    message = offered.publish([offered.image(2, "two.qcow2")], **changes)
+    assert openssl_accepts(message, offered.certificates)
+    refused(offered, words)
+
+
+def test_a_revoked_signer_is_refused(offered: World, tmp_path: Path) -> None:
+    own = Authority.create(tmp_path / "own", subject="/DC=EU/DC=EXAMPLE/CN=Revoking", key="ec")
+    gone = own.issue("lists.example.org", key="ec")
+    own.revoke(gone)
+    own.publish(offered.certificates)
+    offered.web.put("/ops/image.list", sign(image_list([], dn=ENDORSER, ca="/DC=EU/DC=EXAMPLE/CN=Revoking"), gone))
+    refused(offered, "was revoked by")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (image_server.Status(404), "the server answers 404"),
+        (Broken(b"MIME-Version: 1.0\n", 1000), "the connection broke after 18 bytes: IncompleteRead"),
+        (Redirect("http://localhost:1/list"), "the server redirects to http, away from https"),
+        (Redirect("/ops/image.list"), "the server redirects more than 5 times"),
+        (Redirect("file:///etc/passwd"), "the server redirects to file"),
+        (bytes(16 * 2**20 + 1), "is larger than 16777216 bytes"),
+    ],
+    ids=["404", "cut", "to http", "loop", "to a file", "large"],
+)
+def test_a_list_that_cannot_be_fetched(offered: World, content: image_server.Content, words: str) -> None:
+    offered.web.put("/ops/image.list", content)
+    refused(offered, words)
+
+
+def test_a_server_that_is_not_proven_gets_no_belief(offered: World, tmp_path: Path) -> None:
+    with image_server.serve(offered.strangers) as other:
+        document = image_list([], dn=ENDORSER, ca=AUTHORITY_DN)
+        other.put("/ops/image.list", sign(document, offered.signer))
+        offered.configure(other.url("/ops/image.list"))
+        done = offered.sync()
+    assert done.returncode == 1
+    assert "the server is not proven: " in done.stderr
+    assert len(offered.cloud.appliances) == 1
+
+
+def test_bad_neighbours_stop_nobody(world: World) -> None:
+    """A line that is no URL, a list that is refused, an image that is unusable, a call that fails: all others go on."""
+    world.publish([world.image(1, "one.qcow2")], path="/vo/a.list", identifier="list-a", vo="a")
+    document = _altered(world.publish([world.image(1, "one.qcow2")], path="/vo/b.list", identifier="list-b", vo="b"))
+    world.web.put("/vo/b.list", document)
+    images = [world.image(number, "one.raw") for number in range(1, 8)]
+    images[0]["hv:image"]["sl:checksum:sha512"] = "0" * 128
+    images[1]["hv:image"]["hv:uri"] = world.web.url("/nowhere")
+    images[2]["hv:image"]["hv:uri"] = "ftp://example.org/image"
+    images[3]["hv:image"]["hv:uri"] = world.web.put("/images/cut", Broken(world.files["one.raw"][:-1], None))
+    world.publish(images, path="/vo/c.list", identifier="list-c", vo="c")
+    world.cloud.misbehave("AddAppliance", image_id(5), how="ERROR_RESOURCE_STATE")
+    world.cloud.misbehave("AddAppliance", image_id(6), how="exception")
+    world.configure(
+        "# lists",
+        "",
+        "  " + world.web.url("/vo/a.list") + "\r",
+        "htps://example.org/list",
+        world.web.url("/vo/b.list"),
+        world.web.url("/vo/c.list"),
+    )
+    done = world.sync()
+    assert done.returncode == 1
+    assert sorted(world.cloud.appliances) == [("list-a", image_id(1)), ("list-c", image_id(7))]
+    told = [line.split(" - ERROR - ")[1] for line in done.stderr.splitlines() if ".sync - ERROR - " in line]
+    assert world.record()["failures"] == told
+    expected = [
+        f"{world.root}/image-lists.conf:4: must begin with https://",
+        "/vo/b.list: ",
+        f"image {image_id(3)} refused: hv:uri is no http or https URL",
+        "the list says 0000000000000000…",
+        "the server answers 404",
+        "bytes came, the list says",
+        "AddAppliance: AddAppliance is made to fail (ERROR_RESOURCE_STATE)",
+        "AddAppliance failed: UNKNOWN",
+    ]
+    assert len(told) == len(expected), told
+    for line, words in zip(told, expected, strict=True):
+        assert words in line
+    assert world.cloud.calls[-1] == "PostAction"
+    assert list(world.spool.iterdir()) == []
+
+
+def test_tokens_are_sent_to_their_host_and_shown_nowhere(world: World) -> None:
+    message = world.publish([world.image(1, "one.qcow2")])
+    url = world.web.put("/ops/image.list", message, token=TOKEN)
+    world.configure(url.replace("https://", f"https://{TOKEN}:x-oauth-basic@"))
+    done = world.sync("--debug")
+    assert done.returncode == 0, done.stderr
+    world.web.tokens["/ops/image.list"] = "another"
+    denied = world.sync("--debug")
+    assert denied.returncode == 1
+    assert "the server answers 401" in denied.stderr
+    assert "check the access token in its URL" in denied.stderr
+    log = (world.root / "var/log/cloudkeeper/cloudkeeper.log").read_text()
+    for text in (done.stdout, done.stderr, denied.stderr, log, json.dumps(world.record())):
+        assert TOKEN not in text
+
+
+def test_credentials_do_not_follow_to_another_host(world: World, authority: Authority) -> None:
+    message = world.publish([])
+    with image_server.serve(authority.find("localhost")) as other:
+        other.put("/list", message)
+        world.web.put("/ops/image.list", Redirect(other.url("/list")))
+        world.configure(world.web.url("/ops/image.list").replace("https://", f"https://{TOKEN}:x-oauth-basic@"))
+        assert world.sync().returncode == 0
+        assert "Authorization" in world.web.requests[0][2]
+        assert [headers.get("Authorization") for _, _, headers in other.requests] == [None]
+
+
+def test_no_backend_is_one_line_and_nothing_is_fetched(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    done = world.sync("--backend-endpoint", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("cloudkeeper: backend 127.0.0.1:1: cannot be reached: ")
+    assert world.web.requests == []
+
+
+def test_a_backend_that_refuses_the_run(world: World) -> None:
+    world.cloud.misbehave("PreAction", how="ERROR_AUTHENTICATION")
+    done = world.sync()
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].endswith("PreAction: PreAction is made to fail (ERROR_AUTHENTICATION)")
+    assert world.record()["status"] == 3
+
+
+def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    world.cloud.misbehave("AddAppliance", how="silence")
+    done = world.sync()
+    assert done.returncode == 1
+    assert "the backend told no result" in done.stderr
+
+
+def test_a_list_whose_images_cannot_be_listed_is_left_alone(offered: World) -> None:
+    offered.cloud.misbehave("Appliances", LIST_ID, how="ERROR_RESOURCE_RETRIEVAL")
+    offered.cloud.calls.clear()
+    refused(offered, "Appliances is made to fail")
+    assert [call for call in offered.cloud.calls if "Appliance " in call] == []
