@@ -37,7 +37,7 @@ def serve(servicer: Servicer, configuration: Configuration) -> None:
         _check_free(configuration)
         # Without SO_REUSEPORT a second server fails, instead of getting half of the calls.
         server = grpc.server(pool, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_QUEUE)
-        pb_grpc.add_CommunicatorServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  generated
+        pb_grpc.add_CommunicatorServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         try:
             server.add_insecure_port(configuration.endpoint)
         except RuntimeError as error:

@@ -117,6 +117,9 @@ def _access(settings: Settings, read: document.Document) -> Access:
     auth_url = access.read_url(settings, _SECTION)
     defaults = _DEFAULTS if auth_type in ("v3password", "password") else {}
     options = access.read_options(settings, _SECTION, auth_type, defaults=defaults)
+    if options.get("user_domain_name") == "default" and "user_domain_id" not in options:
+        # What 0.9.x has for its default is the first domain's id. As a name, only MySQL takes it for "Default".
+        options["user_domain_id"] = options.pop("user_domain_name")
     access.warn_of_open_files(settings, read, _SECTION, auth_type)
     if settings.boolean(_SECTION, "insecure", default=False):
         settings.error(_SECTION, "insecure", "true: endpoints are always verified; set cafile to their authority")

@@ -24,6 +24,8 @@ read -r stat </proc/$$/stat
 echo "$boot $stat" >"$0.new" && mv "$0.new" "$0" && exec "$@"
 """
 _POLL_SECONDS = 0.05
+_children: list[subprocess.Popen[bytes]] = []
+"""Services outlive whoever started them; letting go of one that runs is a ResourceWarning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Records:
                 cwd=self.directory,
                 env=os.environ | dict(variables or {}),
             )
+        _children.append(child)
         return lambda: child.poll() is None
 
     def stop(self, names: Iterable[str], *, seconds: float = 15) -> None:
