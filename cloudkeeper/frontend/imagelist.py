@@ -188,7 +188,7 @@ def _text(holder: Mapping[str, Any], key: str) -> str:
     if len(text) > _MAX_TEXT:
         raise Malformed(_LIST, f"{key[:80]} is longer than {_MAX_TEXT} characters")
     try:
-        text.encode()
+        (key + text).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and nothing else can
         raise Malformed(_LIST, f"{key[:80]!r} is no valid text") from None
     return text

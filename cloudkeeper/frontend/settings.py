@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -118,24 +117,19 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
         candidates.insert(0, Path("~/.cloudkeeper/cloudkeeper.yml").expanduser())
     read = document.read([config] if config else document.first_existing(candidates), yaml_file.parse)
     flags = vars(arguments)
-    given = {option: flags[_dest(option)] for option in (*_VALUES.values(), *_SWITCHES.values())}
-    texts = {_place(option): str(value) for option, value in given.items() if value is not None}
-    return _Reader(read, texts, flags, layout=layout).settings()
+    given = {option: flags[_dest(option)] for option in (*_VALUES.values(), *_SWITCHES.values(), *_LISTS.values())}
+    texts = {
+        _place(option): ",".join(value) if isinstance(value, list) else str(value)
+        for option, value in given.items()
+        if value is not None
+    }
+    return _Reader(Settings(read, overrides=texts), layout).settings()
 
 
 class _Reader:
-    def __init__(
-        self,
-        read: document.Document,
-        texts: dict[tuple[str, str], str],
-        flags: Mapping[str, list[str] | None],
-        *,
-        layout: Layout,
-    ) -> None:
-        self._document = read
-        self._flags = flags
+    def __init__(self, settings: Settings, layout: Layout) -> None:
+        self._settings = settings
         self._layout = layout
-        self._settings = Settings(read, overrides=texts)
 
     def settings(self) -> FrontendSettings:
         found, layout = self._settings, self._layout
@@ -163,39 +157,26 @@ class _Reader:
 
     def _lists(self) -> tuple[list[Address], list[Problem]]:
         found = self._settings
-        configured = self._items("image-lists") + self._items("image-list")
         default = self._layout.path("/etc/cloudkeeper/image-lists.conf")
-        if not configured:
+        alias = (_TOP, "image-list")
+        entry = found.where(_TOP, "image-lists", aliases=[alias])
+        if entry is None:
             file = found.file(_TOP, "image-lists-file", default=default)
             return addresses.read_file(file) if file and file.is_file() else ([], [])
         if found.where(_TOP, "image-lists-file"):
             found.error(_TOP, "image-lists-file", "cannot be used together with image-lists; keep one of them")
-        by_path: dict[Path, list[tuple[str, int]]] = {}
-        for text, path, line in configured:
-            by_path.setdefault(path, []).append((text, line))
-        read = [addresses.read(entries, path=path, option="image-lists") for path, entries in by_path.items()]
-        return [one for lists, _ in read for one in lists], [problem for _, problems in read for problem in problems]
-
-    def _items(self, option: str) -> list[tuple[str, Path, int]]:
-        """Return the items of a list, or a scalar that stands for a list of one, with their places."""
-        given = self._flags.get(_dest(option))
-        entry = self._settings.where(_TOP, option)
-        section = self._document.sections.get(f"{_TOP}.{option}", {})
-        self._settings.accept(f"{_TOP}.{option}", section)
-        if given:
-            return [(text, Path("command line"), 0) for text in given]
-        entries = [entry] if entry else section.values()
-        return [(one.text, one.path, one.line) for one in entries if one.text]
+        urls = found.words(_TOP, "image-lists", aliases=[alias])
+        return addresses.read([(url, entry.line) for url in urls], path=entry.path, option="image-lists")
 
     def _formats(self) -> tuple[Format, ...]:
-        formats = []
-        for text, path, line in self._items("formats") or [("qcow2", Path(), 0)]:
-            if text.lower() in list(Format):
-                formats.append(Format(text.lower()))
-                continue
-            where = f" ({path}:{line})" if line else ""
-            self._settings.error(_TOP, "formats", f"{text!r} is not allowed{where}; write {', '.join(Format)}")
-        return tuple(dict.fromkeys(formats))
+        words = self._settings.words(_TOP, "formats", default=["qcow2"])
+        if not words:
+            self._settings.error(_TOP, "formats", "must name a format that the cloud takes, for example qcow2")
+        for word in words:
+            if word.lower() not in list(Format):
+                allowed = ", ".join(Format)
+                self._settings.error(_TOP, "formats", f"{word!r} is not allowed; write one or more of {allowed}")
+        return tuple(dict.fromkeys(Format(word.lower()) for word in words if word.lower() in list(Format)))
 
     def _endpoint(self) -> str:
         endpoint = self._settings.text(*_place("backend.endpoint"), default="127.0.0.1:50051")

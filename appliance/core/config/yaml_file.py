@@ -1,12 +1,15 @@
-"""The YAML of configuration files: mappings of mappings, with scalars and lists of scalars in them.
+"""The dialect of YAML files, read for their text and its lines; no value is turned into anything but text.
 
-A mapping becomes a section, named by the keys that lead to it with dots between (``cloudkeeper.backend``; the top level
-is the section ````); a list becomes a section too, whose options are the numbers of its items from 0. Scalars are kept
-as they are written: what they mean is for the getters of `Settings` to say. Aliases and a second document are refused.
+A mapping is a section named by its path, ``compute.endpoints.defaults``; its scalars are the section's options. Scalars
+of the outermost mapping stand in section ``DEFAULT``. Version numbers keep all their digits, since nothing becomes a
+float; a value that is null or missing is empty; a list of scalars is one text with commas; a list of mappings is
+sections ``path[0]``, ``path[1]`` … `Tree.children` tells the names below a path where the file chooses them (VOs).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -14,66 +17,112 @@ import yaml
 from appliance.core.config.document import Document, Entry
 from appliance.core.run.errors import ConfigurationError, Problem
 
-_MAX_DEPTH = 8
+OUTERMOST = "DEFAULT"
+_DEEPEST = 20
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NULL = "tag:yaml.org,2002:null"
 
 
-def parse(path: Path, text: str) -> Document:
-    """Parse a file of this dialect; nothing may be given twice."""
+@dataclass(slots=True)
+class Tree(Document):
+    """A document that also knows which sections stand right below which."""
+
+    children: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    """Path of a mapping to the mappings in it, by key, with the line of each."""
+
+
+def parse(path: Path, text: str) -> Tree:
+    """Parse a file of this dialect; raises `ConfigurationError`."""
     try:
-        root = yaml.compose(text, Loader=yaml.CSafeLoader)
+        root = yaml.compose(text, Loader=_LOADER)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        cause = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
-        line = mark.line + 1 if mark else 0
-        raise ConfigurationError([Problem(path, line, "", f"is no YAML: {cause}")]) from None
-    reader = _Reader(path)
-    if isinstance(root, yaml.MappingNode):
-        reader.take(root, ())
-    elif root is not None and root.value:
-        reader.note(root, "", "must begin with a key, write 'name:' and its options below it")
+        mark = getattr(error, "problem_mark", None)
+        cause = getattr(error, "problem", None) or "is not YAML"
+        raise ConfigurationError([Problem(path, mark.line + 1 if mark else 0, "", _told(cause))]) from error
+    reader = _Reader(Tree(paths=[path]), path)
+    if root is not None:
+        reader.read(root)
     if reader.problems:
         raise ConfigurationError(reader.problems)
-    return reader.document
+    return reader.tree
 
 
+def _told(cause: str) -> str:
+    hint = "; indent with blanks, not with TABs" if "\\t" in cause or "start any token" in cause else ""
+    return f"is not YAML: {cause}{hint}"
+
+
+@dataclass(slots=True)
 class _Reader:
-    def __init__(self, path: Path) -> None:
-        self.document = Document(paths=[path])
-        self.problems: list[Problem] = []
-        self._path = path
-        self._seen: set[int] = set()
+    tree: Tree
+    path: Path
+    problems: list[Problem] = field(default_factory=list)
+    _seen: set[int] = field(default_factory=set)
 
-    def note(self, node: yaml.Node, option: str, text: str) -> None:
-        self.problems.append(Problem(self._path, node.start_mark.line + 1, option, text))
+    def read(self, root: yaml.Node) -> None:
+        if isinstance(root, yaml.MappingNode):
+            self._mapping("", root, depth=0)
+        else:
+            self._note(root, "", "must be lines of the form 'name: value'")
 
-    def take(self, node: yaml.Node, keys: tuple[str, ...]) -> None:
-        """Take what stands below ``keys``."""
-        name = ".".join(keys)
-        if id(node) in self._seen or len(keys) > _MAX_DEPTH:
-            self.note(node, name, "is an alias or too deep; write it out where it is meant")
+    def _mapping(self, section: str, node: yaml.MappingNode, *, depth: int) -> None:
+        if not self._is_new(node, section, depth):
             return
-        self._seen.add(id(node))
-        match node:
-            case yaml.ScalarNode():
-                section, option = ".".join(keys[:-1]), keys[-1]
-                text = "" if node.tag == "tag:yaml.org,2002:null" else node.value
-                self.document.set(section, option, Entry(text, self._path, node.start_mark.line + 1))
-            case yaml.SequenceNode():
-                self.document.sections.setdefault(name, {})
-                for number, item in enumerate(node.value):
-                    self.take(item, (*keys, str(number)))
-            case yaml.MappingNode():
-                self._take_mapping(node, keys)
-
-    def _take_mapping(self, node: yaml.MappingNode, keys: tuple[str, ...]) -> None:
-        section = ".".join(keys)
-        self.document.sections.setdefault(section, {})
         lines: dict[str, int] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self.note(key, section, "has a key that is no word")
-            elif key.value in lines:
-                self.note(key, ".".join((*keys, key.value)), f"stands here twice; first in line {lines[key.value]}")
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                self._note(key, section, "this form of key is not read here; write 'name: value'")
+                continue
+            name, line = key.value, key.start_mark.line + 1
+            if name in lines:
+                self._note(key, f"{section}.{name}".lstrip("."), f"is set a second time; first in line {lines[name]}")
+            lines.setdefault(name, line)
+            self._value(section, name, value, line=line, depth=depth)
+
+    def _value(self, section: str, name: str, node: yaml.Node, *, line: int, depth: int) -> None:
+        below = f"{section}.{name}".lstrip(".")
+        if isinstance(node, yaml.MappingNode):
+            self._child(section, name, below, line)
+            self._mapping(below, node, depth=depth + 1)
+        elif isinstance(node, yaml.SequenceNode) and any(isinstance(item, yaml.MappingNode) for item in node.value):
+            for number, item in enumerate(node.value):
+                self._value(section, f"{name}[{number}]", item, line=item.start_mark.line + 1, depth=depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            if self._is_new(node, below, depth):
+                text = ",".join(self._items(below, node))
+                self.tree.set(section or OUTERMOST, name, Entry(text, self.path, line))
+        else:
+            self.tree.set(section or OUTERMOST, name, Entry(_text(node), self.path, line))
+
+    def _items(self, name: str, node: yaml.SequenceNode) -> Iterator[str]:
+        for item in node.value:
+            if not isinstance(item, yaml.ScalarNode):
+                self._note(item, name, "a list within a list is not read here")
+            elif "," in item.value:
+                self._note(item, name, "a comma within an item of a list is not read here")
             else:
-                lines[key.value] = key.start_mark.line + 1
-                self.take(value, (*keys, key.value))
+                yield _text(item)
+
+    def _child(self, section: str, name: str, below: str, line: int) -> None:
+        if below in self.tree.sections:  # `a: {b.c: …}` beside `a: {b: {c: …}}`
+            self._note_line(line, below, "cannot be told from another name of the file")
+        self.tree.sections.setdefault(below, {})
+        self.tree.children.setdefault(section, {})[name] = Entry("", self.path, line)
+
+    def _is_new(self, node: yaml.Node, name: str, depth: int) -> bool:
+        """Say whether a collection is met for the first time, not by an alias, and not too deep."""
+        if id(node) in self._seen or depth > _DEEPEST:
+            self._note(node, name, "aliases and nesting as deep as this are not read here; write the values out")
+            return False
+        self._seen.add(id(node))
+        return True
+
+    def _note(self, node: yaml.Node, name: str, text: str) -> None:
+        self._note_line(node.start_mark.line + 1, name, text)
+
+    def _note_line(self, line: int, name: str, text: str) -> None:
+        self.problems.append(Problem(self.path, line, name, text))
+
+
+def _text(node: yaml.Node) -> str:
+    return "" if node.tag == _NULL else str(node.value)
