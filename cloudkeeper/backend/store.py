@@ -20,7 +20,7 @@ from pathlib import Path
 from appliance.core import clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, Image, Refusal
-from appliance.core.run.errors import ApplianceError
+from appliance.core.run.errors import ApplianceError, Unavailable
 from cloudkeeper.backend import properties
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.installation import Installation
@@ -171,12 +171,14 @@ class Store:
 
     def _fill(self, image_id: str, source: Source) -> Image:
         """Upload, and compare what Glance says that it has with what was sent."""
+        failure = None
         try:
             self.glance.upload(image_id, source)
-        except Refusal as error:
-            if error.code != glance.CONFLICT:  # else a repeated request met the data of the first one
-                raise
+        except Unavailable as error:  # perhaps only the answer was lost, and the request that was repeated is refused
+            failure = error
         image = self.glance.get(image_id)
+        if failure and image.get("status") != "active":
+            raise failure
         algorithm, told = image.get("os_hash_algo") or "md5", image.get("os_hash_value") or image.get("checksum")
         ours = source.sha512 if algorithm == "sha512" and source.sha512 else source.digest(algorithm)
         if image.get("status") != "active" or image.get("size") != len(source) or told != ours:

@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = http.client.HTTPSConnection(*proxy.target, context=proxy.context, timeout=60)
         try:
             self._forward(upstream, fault)
-        except (ConnectionError, http.client.HTTPException):
+        except (ConnectionError, ssl.SSLError, http.client.HTTPException):
             self.close_connection = True
         finally:
             upstream.close()
@@ -146,4 +146,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815  http.server's names
