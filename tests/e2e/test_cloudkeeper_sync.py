@@ -19,9 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cloudkeeper.cmds import frontend
+from tests.e2e.killpoints import Command, KillMatrix
 from tests.simulators import image_backend, image_server
 from tests.simulators.image_backend import Cloud
 from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, in_days, openssl_accepts, sign
@@ -504,3 +506,119 @@ def test_a_list_whose_images_cannot_be_listed_is_left_alone(offered: World) -> N
     offered.cloud.calls.clear()
     refused(offered, "Appliances is made to fail")
     assert [call for call in offered.cloud.calls if "Appliance " in call] == []
+
+
+def test_harmful_and_altered_images_are_refused(world: World, tmp_path: Path) -> None:
+    qemu_img("create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "bad.qcow2", "1M")
+    world.files = world.files | {"bad.qcow2": (tmp_path / "bad.qcow2").read_bytes()}
+    altered = world.image(2, "one.qcow2")
+    world.publish([world.image(1, "bad.qcow2"), altered])
+    world.web.put("/images/one.qcow2", world.files["one.qcow2"].replace(b"content", b"CONTENT", 1))
+    done = world.sync()
+    assert done.returncode == 1
+    assert "has a backing file; an image must be complete" in done.stderr
+    assert "its SHA-512 is " in done.stderr
+    assert world.cloud.appliances == {}
+    assert list(world.spool.iterdir()) == []
+
+
+def test_a_failed_update_leaves_the_old_image_to_the_backend(offered: World) -> None:
+    before = dict(offered.cloud.received)
+    changed = offered.image(1, "two.qcow2", hv__version="2")
+    offered.publish([changed])
+    offered.web.put("/images/two.qcow2", image_server.Status(404))
+    offered.cloud.calls.clear()
+    done = offered.sync()
+    assert done.returncode == 1
+    assert offered.cloud.calls == ["PreAction", "ImageLists", f"Appliances {LIST_ID}", "PostAction"]
+    assert offered.cloud.received == before
+
+
+def test_mutual_tls(world: World, authority: Authority) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    host = authority.find("localhost")
+    client = authority.issue("frontend.example.org", key="ec")
+    assert host is not None
+    pair = (host.key.read_bytes(), host.certificate.read_bytes())
+    credentials = grpc.ssl_server_credentials(
+        [pair], root_certificates=authority.certificate.read_bytes(), require_client_auth=True
+    )
+    flags = ["--authentication", "--certificate", str(client.certificate), "--key", str(client.key)]
+    with image_backend.serve(credentials=credentials) as cloud:
+        endpoint = f"localhost:{cloud.port}"
+        known = ["--backend-endpoint", endpoint, "--backend-certificate", str(authority.certificate)]
+        done = world.sync(*known, *flags)
+        assert done.returncode == 0, done.stderr
+        assert list(cloud.appliances) == [key(1)]
+        assert world.sync("--backend-endpoint", endpoint).returncode == 3
+        stranger = ["--backend-endpoint", endpoint, "--backend-certificate", str(world.strangers.certificate)]
+        done = world.sync(*stranger, *flags)
+    assert done.returncode == 3
+    assert "cannot be reached" in done.stderr
+
+
+def test_a_second_run_waits_for_nobody(world: World) -> None:
+    holder = world.root / "var/lock/cloudkeeper/cloudkeeper.lock"
+    script = "import sys, pathlib\nfrom appliance.core.run import lock\n"
+    script += f"with lock.hold(pathlib.Path({str(holder)!r})):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        done = world.sync()
+        other.communicate("")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"cloudkeeper: {holder}: running since ")
+    assert f"(pid {other.pid})" in done.stderr
+    assert world.cloud.calls == []
+
+
+def test_configuration_is_checked_without_doing_anything(world: World) -> None:
+    done = world.sync("--check-config")
+    assert done.returncode == 0
+    assert f"lists:         {world.web.url('/ops/image.list')}" in done.stdout
+    world.configure("nonsense", world.web.url("/ops/image.list"))
+    done = world.sync("--check-config")
+    assert done.returncode == 2
+    assert done.stderr == f"cloudkeeper: {world.root}/image-lists.conf:1: must begin with https://\n"
+    assert (world.web.requests, world.cloud.calls) == ([], [])
+
+
+def test_exit_codes_of_the_peer(world: World) -> None:
+    assert world.sync("--compat-exit-codes").returncode == 12
+    assert world.sync("--compat-exit-codes", "--backend-endpoint", "127.0.0.1:1").returncode == 1
+    world.publish([])
+    assert world.sync("--compat-exit-codes").returncode == 0
+
+
+def killing(world: World) -> KillMatrix:
+    """Return the matrix of a run that adds an image, replaces one, converts one and removes one."""
+    old = [world.image(1, "one.qcow2"), world.image(2, "one.raw")]
+    new = [world.image(1, "two.qcow2", hv__version="2"), world.image(3, "one.raw"), world.image(4, "one.ova")]
+
+    def prepare() -> Command:
+        world.cloud.appliances.clear()
+        world.cloud.received.clear()
+        world.publish(old)
+        assert world.sync().returncode == 0
+        world.publish(new)
+        return Command([str(PROGRAM), *world.command()])
+
+    def verify() -> None:
+        assert sorted(world.cloud.appliances) == [key(1), key(3), key(4)]
+        assert world.cloud.received[key(1)] == sha512(world.files["two.qcow2"])
+        assert world.cloud.received[key(3)] == sha512(world.files["one.raw"])
+        assert list(world.spool.iterdir()) == []
+
+    return KillMatrix(prepare, verify, syscalls=("fsync", "rename", "unlink", "mkdir", "ftruncate", "sendto", "write"))
+
+
+def test_killed_and_run_again(world: World) -> None:
+    killing(world).run(sample=5, seed=3)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(7200)
+def test_killed_at_every_system_call_and_run_again(world: World) -> None:
+    killing(world).run(sample=None)
