@@ -221,7 +221,7 @@ def _version(settings: Settings) -> str | None:
     if types and "cloud" not in types:
         settings.warn("messenger_ssm", "record_types", "without cloud nothing is sent: other records are not made yet")
         return None
-    if not versions:
+    if known and not versions:
         settings.warn("DEFAULT", "messengers", "noop: records are thrown away, and not extracted again; write ssm")
     return max(versions, default=None)
 

@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS received (
 CREATE INDEX IF NOT EXISTS received_element ON received (queue, element);
 CREATE INDEX IF NOT EXISTS received_at ON received (at);
 """
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+"""The disk is full, and nothing was written. Other errors leave it open whether a transaction counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Journal:
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            if getattr(error, "sqlite_errorcode", None) in _FULL:
                 raise OSError(errno.ENOSPC, "No space left on device", str(self.path)) from error
             remedy = "check owner and mode; a file that is no database may be moved away"
             raise LocalFailure(self.path, f"the journal of received messages: {error}", remedy) from error

@@ -44,6 +44,7 @@ class Outgoing:
             return
         for name in filter(_NAME.fullmatch, text.split()):
             self.spool.unlock(ElementName(name))
+        self._journal.unlink(missing_ok=True)
 
     def blocks(self, *, limit: int | None = None) -> Iterator[list[ElementName]]:
         """Yield elements oldest first, locked, in blocks, to be settled or refused one by one."""

@@ -24,6 +24,8 @@ _POLL_SECONDS = 0.5
 _REFRESH_SECONDS = 10.0
 _REPORT_SECONDS = 60.0
 _DISK_PAUSE_SECONDS = 1.0
+_PATIENCE = timedelta(minutes=10)
+"""With a broker that went away, of a receiver that is to end some time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +60,40 @@ class Receiver:
         self._destination, self._limits = destination, limits
         self._is_stopping, self._reload, self._report = is_stopping, reload, report
         self._handled = 0
-        self._last_message = self._last_refresh = self._last_report = time.monotonic()
+        self._idle_since: float | None = None
+        self._last_refresh = self._last_report = time.monotonic()
 
     def run(self) -> None:
-        """Receive until stopped or a limit is reached.
+        """Receive until stopped or a limit is reached; with a limit of idle time, also give up on a lost broker.
 
-        :raises Unavailable: no broker answered at all before the limit of idle time
+        :raises Unavailable: no broker answered within the idle time, or for ten minutes after the connection was lost
         """
-        waits = pauses()
-        was_connected = False
+        waits, patience, away_since = pauses(), self._limits.idle, time.monotonic()
         while not self._is_over():
             try:
                 connection = self._brokers.connect()
             except Unavailable as error:
-                if self._is_idle() and not was_connected:
+                if patience is not None and time.monotonic() - away_since > patience.total_seconds():
                     raise
                 logger.warning("%s", error)
-            else:
-                was_connected = True
-                handled = self._handled
-                try:
-                    self._serve(connection)
-                finally:
-                    connection.close()
-                if self._is_over():
-                    return
-                self._record.add("reconnects")
-                if self._handled > handled:
-                    waits = pauses()
+                self._sleep(next(waits))
+                continue
+            handled = self._handled
+            try:
+                self._idle_since = time.monotonic()
+                self._serve(connection)
+            finally:
+                connection.close()
+            if self._is_over():
+                return
+            self._record.add("reconnects")
+            waits = pauses() if self._handled > handled else waits
+            patience, away_since, self._idle_since = self._limits.idle and _PATIENCE, time.monotonic(), None
             self._sleep(next(waits))
 
     def _serve(self, connection: Connection) -> None:
         """Take messages until the connection is lost or it is time to end."""
         connection.subscribe(self._destination, prefetch=PREFETCH)
-        self._last_message = time.monotonic()
         logger.info("Waiting for messages from %s at %s.", self._destination, connection.broker)
         while not self._is_over():
             self._refresh()
@@ -125,7 +127,7 @@ class Receiver:
         for delivery in batch:
             connection.ack(delivery)
         self._handled += len(batch)
-        self._last_message = time.monotonic()
+        self._idle_since = time.monotonic()
 
     def _room(self) -> int:
         return PREFETCH if self._limits.messages is None else min(PREFETCH, self._limits.messages - self._handled)
@@ -135,8 +137,9 @@ class Receiver:
         return self._is_stopping() or is_enough or self._is_idle()
 
     def _is_idle(self) -> bool:
-        idle = self._limits.idle
-        return idle is not None and time.monotonic() - self._last_message > idle.total_seconds()
+        if self._limits.idle is None or self._idle_since is None:  # a time without connection is not idle
+            return False
+        return time.monotonic() - self._idle_since > self._limits.idle.total_seconds()
 
     def _refresh(self) -> None:
         is_asked = self._reload()

@@ -157,9 +157,6 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
     key = settings.file("certificates", "key", default=grid / "hostkey.pem")
     capath = settings.path("certificates", "capath", default=layout.grid_certificates, is_directory=True)
     destination = settings.text("messaging", "destination", required="the queue, for example /queue/NAME")
-    if destination and not destination.startswith("/"):
-        hint = "has the form of an AMS topic; a queue of a STOMP broker is written /queue/NAME"
-        settings.warn("messaging", "destination", f"{destination!r} {hint}")
     if ".test." in destination:
         settings.warn("messaging", "destination", f"{destination} is a test queue: what goes there is not accounted")
     settings.accept("messaging", ["ams_project", "token"])
@@ -184,7 +181,8 @@ def _read_brokers(settings: Settings) -> tuple[Broker, ...]:
     default_port = settings.integer("broker", "port", default=443, minimum=1, maximum=_MAX_PORT)
     old = [option for option in ("bdii", "network") if settings.where("broker", option)]
     brokers = []
-    for word in settings.words("broker", "host"):
+    words = settings.words("broker", "host")
+    for word in words:
         match = _HOST.fullmatch(word)
         port = int(match["port"] or default_port) if match else 0
         if match is None or not 1 <= port <= _MAX_PORT:
@@ -196,7 +194,7 @@ def _read_brokers(settings: Settings) -> tuple[Broker, ...]:
     if old:
         text = "brokers are no longer looked up in the information system, this is ignored"
         settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else _NAME_A_HOST}")
-    if not brokers:
+    if not words:
         settings.error("broker", "host", f"must be set: {_NAME_A_HOST}")
     return tuple(brokers)
 
@@ -206,7 +204,8 @@ def _check_spool(settings: Settings, spool: Path) -> None:
     if kind == "directory":
         settings.error("messaging", "path_type", "plain directories are not read by this version; write dirq")
     try:
-        inside = sorted(entry for entry in spool.iterdir() if entry.is_dir() and not _ELEMENTS.fullmatch(entry.name))
+        names = (entry for entry in spool.iterdir() if not entry.name.startswith("."))  # producers stage in hidden ones
+        inside = sorted(entry for entry in names if entry.is_dir() and not _ELEMENTS.fullmatch(entry.name))
         nested = [entry for entry in inside if any(_ELEMENTS.fullmatch(child.name) for child in entry.iterdir())]
     except OSError:  # not there yet, or not ours to look into: the run will tell
         return

@@ -10,18 +10,32 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
 
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an `OSError` of a descriptor the name of its file: the administrator must read which disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -42,25 +56,44 @@ def make_directory(path: Path, *, mode: int = 0o750) -> None:
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o640) -> None:
-    """Write a file and fsync it, replacing whatever stood under this name; its name is not yet durable."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "wb") as file:
+    """Write a file and fsync it, in place of whatever stood under this name; its name is not yet durable.
+
+    What stood there is removed, not opened: a link that somebody planted leads nowhere, and ``mode`` counts.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        descriptor = os.open(path, flags, mode)
+    except FileExistsError:
+        path.unlink()
+        descriptor = os.open(path, flags, mode)
+    with named(path), open(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o640) -> None:
-    """Replace the content of a file; readers see the old content or the new one, also after a power cut."""
+    """Replace a file; readers see the old content or the new one, also after a power cut. A link is not followed.
+
+    Writers in one directory wait for each other, so that none renames what another is still writing. Where a directory
+    cannot be locked (NFS), writers of the same file must exclude each other.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        write_new(temporary, data, mode=mode)
-        os.replace(temporary, path)
-    except OSError:
         with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_directory(path.parent)
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        try:
+            write_new(temporary, data, mode=mode)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        with named(path.parent):
+            os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def move_new(source: Path, target: Path) -> None:
@@ -75,6 +108,7 @@ def move_new(source: Path, target: Path) -> None:
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS):
         os.link(source, target)
+        sync_directory(target.parent)  # two steps: the new name must outlast a power cut before the old one goes
         source.unlink()
         return
     raise OSError(number, os.strerror(number), str(source), None, str(target))

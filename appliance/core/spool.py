@@ -16,6 +16,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -40,6 +41,7 @@ class Spool:
         self.path = path
         self._digit = secrets.randbelow(16)
         self._last_microsecond = 0
+        self._durable: Path | None = None
 
     def adopt(self, source: Path) -> ElementName:
         """Move a complete, fsynced file of the same file system in as the newest element, durably and in one step.
@@ -50,7 +52,7 @@ class Spool:
         while True:
             name = self._next_name()
             target = self.path / name
-            files.make_directory(target.parent)
+            self._make_directory(target.parent)
             try:
                 files.move_new(source, target)
             except FileExistsError:
@@ -59,7 +61,8 @@ class Spool:
                 if source.exists():  # a purging sender removed the directory under us
                     continue
                 raise
-            files.sync_directory(target.parent)
+            with contextlib.suppress(FileNotFoundError):  # a sender took it, and purged the directory
+                files.sync_directory(target.parent)
             files.sync_directory(source.parent)
             return name
 
@@ -77,13 +80,11 @@ class Spool:
         """Take the lock of an element; False when somebody else has it, or took the element away."""
         element, lock = self.path / name, self._lock_path(name)
         try:
+            if not stat.S_ISREG(element.lstat().st_mode):  # foreign, whatever its name; a link may lead to any file
+                return False
             os.link(element, lock)
         except (FileExistsError, FileNotFoundError):
             return False
-        except PermissionError:
-            if element.is_dir():  # foreign, whatever its name
-                return False
-            raise
         try:
             os.utime(element)  # same inode: stamps the lock, whose age decides when others may break it
         except FileNotFoundError:
@@ -102,7 +103,9 @@ class Spool:
 
     def read(self, name: ElementName) -> bytes:
         """Return the content of an element that this process has locked."""
-        return self._lock_path(name).read_bytes()
+        descriptor = os.open(self._lock_path(name), os.O_RDONLY | os.O_NOFOLLOW)
+        with open(descriptor, "rb") as file:
+            return file.read()
 
     def size(self, name: ElementName) -> int:
         """Return the size of an element in bytes; 0 when it is gone."""
@@ -131,7 +134,7 @@ class Spool:
         for directory in directories:
             for leftover in _listed(self.path / directory, _LEFTOVER):
                 path = self.path / directory / leftover
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                     if now - path.stat().st_mtime > ages[path.suffix].total_seconds():
                         path.unlink()
         for directory in directories[:-1]:
@@ -140,6 +143,12 @@ class Spool:
 
     def _lock_path(self, name: ElementName) -> Path:
         return self.path / f"{name}.lck"
+
+    def _make_directory(self, path: Path) -> None:
+        files.make_directory(path)
+        if path != self._durable:  # whoever made it may not have come to fsync its name
+            files.sync_directory(self.path)
+            self._durable = path
 
     def _next_name(self) -> ElementName:
         # Never go backwards within one producer: a sender takes names in order, and order decides which record stays.

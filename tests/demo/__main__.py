@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from appliance.core.run.errors import ApplianceError
 from tests.demo import accounting, report
 from tests.demo.site import Site
 from tests.testbed import SERVICES, Testbed
@@ -80,15 +82,17 @@ def paste(testbed: Testbed, state: Path) -> str:
     )
 
 
-def main() -> int:
-    """Run the demo; return 0 when all is equal, 1 when a number differs."""
-    parser = argparse.ArgumentParser(prog="demo")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--state", type=Path, default=TOP / ".cache/demo")
-    parser.add_argument("--setup-seconds", type=float, default=0.0, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+def clean(testbed: Testbed, state: Path) -> int:
+    """Stop what an earlier demo left running and remove what it made."""
+    testbed.wipe()
+    shutil.rmtree(state, ignore_errors=True)
+    print(f"{state} is gone")
+    return 0
+
+
+def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
+    """Tell the story and print what it came to; return 0 when all is equal, 1 when a number differs."""
     story = Story(arguments.setup_seconds)
-    testbed = Testbed(arguments.state / "testbed", PORT_BASE)
     try:
         rows = tell(testbed, arguments.state, story)
     finally:
@@ -100,6 +104,22 @@ def main() -> int:
     if arguments.keep:
         print(paste(testbed, arguments.state))
     return 0 if all(row.is_equal for row in rows) else 1
+
+
+def main() -> int:
+    """Run the demo; a known failure ends it with one line and status 3."""
+    parser = argparse.ArgumentParser(prog="demo")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--clean", action="store_true")
+    parser.add_argument("--state", type=Path, default=TOP / ".cache/demo")
+    parser.add_argument("--setup-seconds", type=float, default=0.0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    testbed = Testbed(arguments.state / "testbed", PORT_BASE)
+    try:
+        return clean(testbed, arguments.state) if arguments.clean else play(testbed, arguments)
+    except ApplianceError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 3
 
 
 if __name__ == "__main__":

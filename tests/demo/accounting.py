@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from tests.demo import counters
-from tests.demo.counters import Month
 from tests.demo.report import Row
 from tests.demo.site import COPIES, Site
 from tests.testbed import Seed, Testbed
@@ -40,7 +39,7 @@ class Stage:
         self.say(f"  {len(spooled)} messages in the spool")
         site.run("ssmsend")
         delivery = self._receive(site, spooled)
-        return [*self._hours("hours", delivery), _messages("messages", delivery)]
+        return self._rows("undisturbed", delivery)
 
     def extract_killed(self, site: Site) -> list[Row]:
         """Kill `caso-extract` while it moves messages into the spool, run it again, and go on as if nothing had been."""
@@ -55,7 +54,7 @@ class Stage:
         self.say(f"  killed with {before} of {len(spooled)} messages in the spool, then run again")
         site.run("ssmsend")
         delivery = self._receive(site, spooled)
-        return [*self._hours("hours, extract killed", delivery), _messages("messages, extract killed", delivery)]
+        return self._rows("caso-extract killed at work, run again", delivery)
 
     def broker_killed(self, site: Site) -> list[Row]:
         """Kill the broker while `ssmsend` sends, start it again two seconds later."""
@@ -72,7 +71,7 @@ class Stage:
         site.run("ssmsend")
         self.say(f"  broker killed with {left} of {len(spooled)} messages unsent, started again")
         delivery = self._receive(site, spooled)
-        return [*self._hours("hours, broker killed", delivery), _messages("messages, broker killed", delivery)]
+        return self._rows("broker killed in mid-send, started again", delivery)
 
     def _receive(self, site: Site, spooled: list[str]) -> Delivery:
         site.run("ssmreceive", "--idle-exit", "2")
@@ -82,34 +81,38 @@ class Stage:
         verified = list(dict.fromkeys(text.rstrip("\n") for text in texts if text is not None))
         return Delivery(spooled, site.received(), verified)
 
-    def _hours(self, flow: str, delivery: Delivery) -> list[Row]:
+    def _rows(self, act: str, delivery: Delivery) -> list[Row]:
         counted = counters.nova_usage(self.testbed.nova_database, self.moment)
         done, _ = counters.accounted(counters.records(delivery.spooled))
         delivered, repeated = counters.accounted(counters.records(delivery.received))
+        names = {project.id: project.vo for project in self.seed.projects.values() if project.vo}
+        periods = sorted(
+            {key for key in (*counted, *done, *delivered) if key[0] in names}, key=lambda key: (names[key[0]], key)
+        )
         rows = [
             Row(
-                flow=f"{flow}: {project.vo}",
-                done=_by_month(done, project.id),
-                delivered=_by_month(delivered, project.id),
-                counted=_by_month(counted, project.id),
+                act=act,
+                flow=f"usage of {names[project]} in {month}",
+                done=_words(done.get((project, month))),
+                delivered=_words(delivered.get((project, month))),
+                counted=_words(counted.get((project, month))),
                 counted_by="Nova's database, in SQL",
             )
-            for project in sorted(self.seed.projects.values(), key=lambda project: project.name)
-            if project.vo
+            for project, month in periods
         ]
-        return [*rows, Row(f"{flow}: records twice", "0", str(repeated), "0", "APEL's rule, on what arrived")]
+        return [
+            *rows,
+            Row(act, "records accounted twice", "0", str(repeated), "0", "APEL's rule, on what arrived"),
+            Row(
+                act=act,
+                flow="signed messages",
+                done=str(len(delivery.spooled)),
+                delivered=str(len(delivery.received)),
+                counted=str(len(delivery.verified)),
+                counted_by="openssl, on the broker's copies",
+            ),
+        ]
 
 
-def _messages(flow: str, delivery: Delivery) -> Row:
-    return Row(
-        flow=flow,
-        done=str(len(delivery.spooled)),
-        delivered=str(len(delivery.received)),
-        counted=str(len(delivery.verified)),
-        counted_by="openssl, on copies from the broker",
-    )
-
-
-def _by_month(usage: Mapping[tuple[str, Month], counters.Usage], project: str) -> str:
-    months = sorted((month, item) for (owner, month), item in usage.items() if owner == project)
-    return ", ".join(f"{month} {item.servers} VM {item.seconds} s" for month, item in months)
+def _words(usage: counters.Usage | None) -> str:
+    return f"{usage.servers} VM, {usage.seconds} s" if usage else "nothing"

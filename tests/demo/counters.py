@@ -105,7 +105,7 @@ def records(texts: Iterable[str]) -> Iterator[dict[str, str]]:
         for block in body.split("%%"):
             pairs = [line.split(": ", 1) for line in block.strip().splitlines() if ": " in line]
             if pairs:
-                yield dict(pairs)  # type: ignore[arg-type]  # split at most once: two parts
+                yield dict(pairs)
 
 
 def accounted(received: Iterable[Mapping[str, str]]) -> tuple[dict[tuple[str, Month], Usage], int]:

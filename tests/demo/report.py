@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pathlib import Path
 class Row:
     """One claim: what our programs did, what arrived, what somebody else counted."""
 
+    act: str
     flow: str
     done: str
     delivered: str
@@ -27,15 +30,22 @@ HEADINGS = ("flow", "done", "delivered", "counted", "counted independently by", 
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as a table of text."""
-    cells = [HEADINGS]
-    cells += [
-        (row.flow, row.done, row.delivered, row.counted, row.counted_by, "yes" if row.is_equal else "NO")
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    """Return the rows as a table of text, act by act."""
+    cells = {row: _cells(row) for row in rows}
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *cells.values(), strict=True)]
+
+    def line(texts: Sequence[str]) -> str:
+        return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+
+    lines = [line(HEADINGS), line(["-" * width for width in widths])]
+    for act, group in itertools.groupby(rows, key=lambda row: row.act):
+        lines += [f"{act}:", *(line(cells[row]) for row in group)]
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    verdict = "yes" if row.is_equal else "NO"
+    return (f"  {row.flow}", row.done, row.delivered, row.counted, row.counted_by, verdict)
 
 
 def write(path: Path, rows: list[Row], seconds: dict[str, float]) -> None:

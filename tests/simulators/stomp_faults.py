@@ -92,16 +92,23 @@ class FaultBroker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for open_socket in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
-            open_socket.close()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
         for thread in self._threads:
             thread.join(5)
 
     @property
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
+
+    def cut(self) -> None:
+        """End all connections without a word."""
+        with self._lock:
+            for open_socket in self._sockets:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
     def ids(self) -> list[str]:
         """Return the ids of the messages that were sent, in the order of their arrival."""

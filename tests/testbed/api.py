@@ -94,6 +94,11 @@ def password_auth(
     return v3.Password(url, username=user, password=password, user_domain_name=domain, **scope)
 
 
+def application_credential_auth(url: str, id_: str, secret: str) -> v3.Auth:
+    """Return the means to log in with an application credential, which has a scope of its own."""
+    return v3.ApplicationCredential(url, application_credential_id=id_, application_credential_secret=secret)
+
+
 def admin_auth(url: str, password: str) -> v3.Auth:
     """Return the means to log in as the cloud's administrator, which only the test bed itself does."""
     return v3.Password(

@@ -22,7 +22,7 @@ from appliance.core.run.errors import LocalFailure
 from tests.testbed import secrets
 from tests.testbed.layout import HOST, Layout
 from tests.testbed.pki import Authority, Credential
-from tests.testbed.processes import Records, wait_until
+from tests.testbed.processes import Records, require_free
 from tests.testbed.trust import Trust
 
 QUEUE = "accounting"
@@ -112,10 +112,13 @@ class Broker:
         """
         if self.is_running() and self.answers():
             return
+        self.stop()  # one that lives and does not answer
+        for port in (self.tls_port, self.plain_port):
+            require_free(port, "broker")
         self._configure()
         output = self.layout.log / "broker.log"
-        alive = self._records.start("broker", command=self._command(), output=output)
-        wait_until(self.answers, what="broker", remedy=f"see {output}", alive=alive)
+        self._records.start("broker", command=self._command(), output=output)
+        self._records.await_ready("broker", ready=self.answers, remedy=f"see {output}")
 
     def kill(self) -> None:
         """Kill it (SIGKILL), as a power cut would."""

@@ -203,7 +203,8 @@ class Configuration:
         return {"log_file": self.layout.log / f"{service}.log"}
 
     def _database(self, name: str) -> dict[str, object]:
-        return {"connection": f"sqlite:///{self.layout.database(name)}"}
+        # Connections beyond the pool's size would be opened anew for each request.
+        return {"connection": f"sqlite:///{self.layout.database(name)}", "max_pool_size": 20}
 
     def _locks(self, service: str) -> dict[str, object]:
         return {"lock_path": self.layout.data(service) / "locks"}

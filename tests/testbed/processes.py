@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.core.run.errors import Unavailable
+from tests.testbed.layout import HOST
 
 _RECORD_AND_BECOME = """
 read -r boot </proc/sys/kernel/random/boot_id
@@ -24,8 +26,7 @@ read -r stat </proc/$$/stat
 echo "$boot $stat" >"$0.new" && mv "$0.new" "$0" && exec "$@"
 """
 _POLL_SECONDS = 0.05
-_children: list[subprocess.Popen[bytes]] = []
-"""Services outlive whoever started them; letting go of one that runs is a ResourceWarning."""
+_RECORD_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +84,37 @@ class Records:
 
     def start(
         self, name: str, *, command: Sequence[str | Path], output: Path, variables: Mapping[str, str] | None = None
-    ) -> Callable[[], bool]:
-        """Start a command in a session of its own, its output appended to a file; return how to ask whether it lives."""
+    ) -> None:
+        """Start a command in a session of its own, nobody's child, its output appended to a file."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        record = self.directory / name
+        record.unlink(missing_ok=True)
         with output.open("ab") as file:
-            child = subprocess.Popen(
-                ["/bin/sh", "-c", _RECORD_AND_BECOME, str(self.directory / name), *map(str, command)],
+            subprocess.run(
+                ["setsid", "--fork", "/bin/sh", "-c", _RECORD_AND_BECOME, str(record), *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                start_new_session=True,
                 cwd=self.directory,
                 env=os.environ | dict(variables or {}),
+                check=True,
             )
-        _children.append(child)
-        return lambda: child.poll() is None
+        deadline = time.monotonic() + _RECORD_SECONDS
+        while not record.exists() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS / 10)
+
+    def await_ready(self, name: str, *, ready: Callable[[], bool], remedy: str, seconds: float = 120) -> None:
+        """Wait until a process that was started is ready.
+
+        :raises Unavailable: it is not in time, or has ended
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if not self.find(name):
+                raise Unavailable(name, "ended at its start", remedy)
+            if time.monotonic() > deadline:
+                raise Unavailable(name, f"not ready within {seconds:.0f} s", remedy)
+            time.sleep(_POLL_SECONDS)
 
     def stop(self, names: Iterable[str], *, seconds: float = 15) -> None:
         """Ask processes to end, all at once; those that have not done so in time are killed."""
@@ -120,20 +137,17 @@ class Records:
         (self.directory / name).unlink(missing_ok=True)
 
 
-def wait_until(
-    condition: Callable[[], bool], *, what: str, remedy: str, seconds: float = 120, alive: Callable[[], bool]
-) -> None:
-    """Wait until a condition holds.
+def require_free(port: int, service: str) -> None:
+    """Make sure that nobody listens on a port of ours.
 
-    :raises Unavailable: it does not in time, or what should bring it about has died
+    :raises Unavailable: somebody does
     """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if not alive():
-            raise Unavailable(what, "ended at its start", remedy)
-        if time.monotonic() > deadline:
-            raise Unavailable(what, f"not ready within {seconds:.0f} s", remedy)
-        time.sleep(_POLL_SECONDS)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise Unavailable(service, f"port {port}: {error.strerror}", "choose another --port-base") from None
 
 
 def _kill(processes: list[Process]) -> None:

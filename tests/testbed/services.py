@@ -14,7 +14,7 @@ from appliance.core.run.errors import LocalFailure, Unavailable
 from tests.testbed import secrets
 from tests.testbed.configuration import REGION, Configuration
 from tests.testbed.layout import HOST, PLUGINS, Layout, environment
-from tests.testbed.processes import Process, Records, wait_until
+from tests.testbed.processes import Process, Records, require_free
 from tests.testbed.trust import Trust
 
 _MODULES = {
@@ -48,28 +48,38 @@ class Services:
         """Return the living process of a service."""
         return Records(self.layout.run).find(service)
 
-    def create_schema(self, service: str) -> None:
-        """Write a service's configuration and create its tables, unless that has been done."""
+    def runs(self, service: str) -> bool:
+        """Tell whether a service is there and answers."""
+        return self.find(service) is not None and self.answers(service)
+
+    def configure(self, service: str) -> None:
+        """Write a service's configuration."""
         Configuration(self.layout, self.trust.cloud.certificate).write(service)
-        mark = self.layout.done / f"schema-{service}"
-        if mark.exists():
-            return
+
+    def has_schema(self, service: str) -> bool:
+        """Tell whether a service's tables have been created."""
+        return self._schema_mark(service).exists()
+
+    def create_schema(self, service: str) -> None:
+        """Create a service's tables, from nothing."""
         self._drop_databases(service)
         if service == "neutron":
             arguments = ["neutron", f"sqlite:///{self.layout.database('neutron')}"]
         else:
             arguments = [_MANAGEMENT[service], json.dumps(self._management_commands(service))]
         self._run([*self._python("testbed_schema.py"), *arguments], log=self.layout.log / f"{service}.schema.log")
+        mark = self._schema_mark(service)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
     def start(self, service: str) -> None:
-        """Start a service unless it runs, and return when it answers.
+        """Start a service, and return when it answers.
 
         :raises Unavailable: it does not come up
         """
-        if self.find(service) and self.answers(service):
-            return
+        records = Records(self.layout.run)
+        records.stop([service])  # one that lives and does not answer
+        require_free(self.layout.port(service), service)
         credential = self.trust.endpoints()
         log = self.layout.log / f"{service}.server.log"
         options = {
@@ -82,15 +92,14 @@ class Services:
             "access_log": str(self.layout.access_log(service)),
             "arguments": self._configuration_arguments(service) if service != "keystone" else [],
         }
-        alive = Records(self.layout.run).start(
+        records.start(
             service,
             command=[*self._python("testbed_serve.py"), json.dumps(options)],
             output=log,
             variables=self._variables(),
         )
-        wait_until(
-            lambda: self.answers(service), what=service, remedy=f"see {log} and {service}.log beside it", alive=alive
-        )
+        remedy = f"see {log} and {service}.log beside it"
+        records.await_ready(service, ready=lambda: self.answers(service), remedy=remedy)
 
     def answers(self, service: str) -> bool:
         """Tell whether a service answers a request over TLS."""
@@ -103,6 +112,9 @@ class Services:
             return False
         finally:
             connection.close()
+
+    def _schema_mark(self, service: str) -> Path:
+        return self.layout.done / f"schema-{service}"
 
     def _management_commands(self, service: str) -> list[list[str]]:
         files = self._configuration_arguments(service)

@@ -61,17 +61,21 @@ class Start:
 
     def _bring_up(self, name: str, names: Sequence[str]) -> None:
         if name == "broker":
-            with self.progress.step("broker"):
-                self.broker.start()
+            if not self.broker.is_running():
+                with self.progress.step("broker: start"):
+                    self.broker.start()
             return
-        with self._schemas, self.progress.step(f"{name}: schema"):
-            self.services.create_schema(name)
+        self.services.configure(name)
+        if not self.services.has_schema(name):
+            with self._schemas, self.progress.step(f"{name}: schema"):
+                self.services.create_schema(name)
         if name != "keystone":
             self._wait_for(self._catalog)
         if name == "nova":
             self._wait_for(self._placement)
-        with self.progress.step(f"{name}: start"):
-            self.services.start(name)
+        if not self.services.runs(name):
+            with self.progress.step(f"{name}: start"):
+                self.services.start(name)
         match name:
             case "keystone":
                 self._register(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from appliance.core.run import lock
 from appliance.core.run.errors import UsageError
-from tests.testbed import secrets
+from tests.testbed import catalog, secrets
 from tests.testbed.api import Api, admin_auth
 from tests.testbed.broker import Broker
-from tests.testbed.layout import SERVICES, Layout
+from tests.testbed.history import History
+from tests.testbed.layout import CLOUD_SERVICES, SERVICES, Layout
 from tests.testbed.pki import Credential
 from tests.testbed.processes import Records
 from tests.testbed.progress import Progress
@@ -22,6 +24,7 @@ from tests.testbed.seed import Seed
 from tests.testbed.seeding.access import Access
 from tests.testbed.seeding.plant import plant
 from tests.testbed.services import Services
+from tests.testbed.snapshot import Snapshot
 from tests.testbed.start import Start
 from tests.testbed.trust import Trust
 
@@ -114,22 +117,78 @@ class Testbed:
         if not self.layout.seed.exists():
             with self._changing():
                 access = Access(self.layout, self.ca_file, self.admin())
-                plant(access, self.progress).write(self.layout.seed)
+                seed = plant(access, self.progress)
+                Snapshot(self.layout).take()
+                seed.write(self.layout.seed)
         return Seed.read(self.layout.seed)
+
+    def bulk(self, count: int, *, project: str = "vo-fedcloud", days: int = 60, running: int = 10) -> None:
+        """Put ``count`` servers of the last ``days`` into Nova's database, ``running`` percent of them alive."""
+        seed = Seed.read(self.layout.seed)
+        with self._changing(), self.progress.step(f"history: {count} servers of {project}"):
+            History(self.layout).insert(count, seed=seed, project=project, days=days, running=running)
+
+    def clear_bulk(self) -> int:
+        """Remove what `bulk` put there; return how many servers that were."""
+        with self._changing(), self.progress.step("history: cleared"):
+            return History(self.layout).clear()
+
+    def reset(self, *, restore: bool = False) -> None:
+        """Forget the broker's queues and the history. With ``restore`` all else that was changed since seeding, too.
+
+        Restoring stops and starts the cloud; the rest happens while it runs.
+        """
+        self.clear_bulk()
+        with self._changing(), self.progress.step("broker: forgot its queues"):
+            self.broker.forget()
+        if restore and Snapshot(self.layout).exists:
+            running = [name for name in self.running() if name in CLOUD_SERVICES]
+            with self._changing(), self.progress.step("cloud: restored"):
+                Records(self.layout.run).stop(CLOUD_SERVICES)
+                Snapshot(self.layout).restore()
+            if running:
+                self.up(running)
+
+    def show_second_region(self, *, shown: bool) -> None:
+        """Show or hide `RegionTwo`, whose endpoints nobody listens at."""
+        catalog.show_second_region(self.admin(), shown=shown)
 
     def down(self) -> None:
         """Stop everything; the state stays and `up` goes on from it."""
-        with self._changing(), self.progress.step("down"):
-            Records(self.layout.run).stop(SERVICES)
+        if self.running():
+            with self._changing(), self.progress.step("down"):
+                Records(self.layout.run).stop(SERVICES)
 
     def wipe(self) -> None:
-        """Stop everything and remove the state."""
+        """Stop everything and remove the state.
+
+        :raises UsageError: the directory is not one of a test bed
+        """
         if self.state.exists():
-            self.down()
-            shutil.rmtree(self.state)
+            with self._changing(), self.progress.step("wipe"):
+                Records(self.layout.run).stop(SERVICES)
+                shutil.rmtree(self.state)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        self.state.mkdir(parents=True, exist_ok=True)
+        """Claim the directory and exclude everybody else from changing it."""
+        self._claim()
         with lock.hold(self.layout.lock, wait=_PATIENCE):
             yield
+
+    def _claim(self) -> None:
+        """Mark a new directory as ours; refuse one that belongs to something else, or knows itself by other ports."""
+        state = self.layout.state
+        wanted = {"state": str(state), "port_base": self.port_base}
+        mark = state / "instance.json"
+        if not mark.exists():
+            if state.exists() and any(state.iterdir()):
+                raise UsageError(state, "is not empty and not of a test bed", "choose another --state")
+            state.mkdir(parents=True, exist_ok=True)
+            mark.write_text(json.dumps(wanted) + "\n")
+        found = json.loads(mark.read_text())
+        if found != wanted:
+            cause = (
+                f"was made as {found['state']} with port base {found['port_base']}, which are inside of its databases"
+            )
+            raise UsageError(state, cause, "use them, or remove the directory")

@@ -1,8 +1,10 @@
+import contextlib
 import errno
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,47 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert "File too large" in run.stderr
+    assert f"'{tmp_path}/" in run.stderr  # the error says where
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [files.write_new, files.write_atomic])
+def test_what_stood_under_the_temporary_name_is_not_written_to(
+    tmp_path: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "state"
+    victim.write_text("precious")
+    temporary = path if write is files.write_new else tmp_path / ".state.tmp"
+    for plant in (temporary.symlink_to, temporary.hardlink_to):
+        temporary.unlink(missing_ok=True)
+        plant(victim)
+        write(path, b"new")
+        assert victim.read_text() == "precious"
+        assert path.read_bytes() == b"new"
+        assert not path.is_symlink()
+
+
+def test_a_leftover_s_mode_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / ".state.tmp").write_text("left by a killed run")
+    (tmp_path / ".state.tmp").chmod(0o666)
+    files.write_atomic(tmp_path / "state", b"secret", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
+
+
+def test_writers_at_the_same_time_leave_one_of_their_contents(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    script = (
+        "import sys; from pathlib import Path; from appliance.core import files\n"
+        "for _ in range(40): files.write_atomic(Path(sys.argv[1]), sys.argv[2].encode() * 100_000)"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), letter]) for letter in "abc"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        with contextlib.suppress(FileNotFoundError):
+            seen.add(path.read_bytes())
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert seen <= {letter * 100_000 for letter in (b"a", b"b", b"c")}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -49,14 +91,37 @@ def test_move_new_moves_but_never_replaces(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
+def test_without_noreplace_the_new_name_is_durable_before_the_old_one_goes(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    source, target = tmp_path / "from" / "a", tmp_path / "to" / "b"
+    source.write_text("source")
+    script = "import sys; from pathlib import Path; from appliance.core import files; files.move_new(*map(Path, sys.argv[1:]))"
+    strace = ["strace", "-qq", "-y", "-e", "trace=fsync,link,linkat,unlink,unlinkat,renameat2"]
+    inject = ["-e", "inject=renameat2:error=EINVAL"]  # what NFS says to RENAME_NOREPLACE
+    command = [*strace, *inject, sys.executable, "-c", script, str(source), str(target)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    calls = [line for line in shown.splitlines() if str(tmp_path) in line]
+    assert [line.split("(")[0] for line in calls] == ["renameat2", "link", "fsync", "unlink"]
+    assert str(target.parent) in calls[2]
+    assert target.read_text() == "source"
+    assert not source.exists()
+    source.write_text("again")
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "FileExistsError" in again.stderr
+    assert (source.read_text(), target.read_text()) == ("again", "source")
+
+
 def test_make_directory_is_idempotent_and_refuses_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c"
     files.make_directory(path)
     files.make_directory(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o750 & ~_umask()
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError):
-        files.make_directory(tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for taken in ("file", "link"):
+        with pytest.raises(NotADirectoryError):
+            files.make_directory(tmp_path / taken)
 
 
 def _umask() -> int:

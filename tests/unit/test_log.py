@@ -1,5 +1,8 @@
 import json
 import logging
+import os
+import urllib.parse
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +39,111 @@ def test_a_secret_inside_another_is_masked_whole() -> None:
     log.hide("abc")
     log.hide("abcdef")
     assert log.redact("abcdef abc") == "*** ***"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("secret", ['pa"ss\\word', "pässwörd/日本", "p@ss w%rd+1", "pa'ss", "two  blanks", "tab\there"])
+def test_a_secret_is_masked_however_it_is_written(tmp_path: Path, secret: str, as_json: bool) -> None:
+    log.hide(secret)
+    log.configure(file=tmp_path / "log", console=False, as_json=as_json)
+    written = {
+        "plain": secret,
+        "json": json.dumps({"auth": secret}),
+        "utf-8 json": json.dumps({"auth": secret}, ensure_ascii=False),
+        "repr": repr({"auth": secret}),
+        "url": f"https://user:{urllib.parse.quote(secret, safe='')}@host/{urllib.parse.quote(secret)}",
+        "form": urllib.parse.urlencode({"auth": secret}),
+        "folded": " ".join(f"auth {secret}".split()),
+    }
+    for text in written.values():
+        logging.getLogger("x").info("sent %s end", text)
+        logging.getLogger("x").info("sent %r end", text)
+    lines = (tmp_path / "log").read_text().splitlines()
+    if as_json:
+        lines = [json.loads(line)["message"] for line in lines]
+    assert len(lines) == 2 * len(written)
+    for line in lines[::2]:
+        assert "***" in line
+        assert not any(spelling.removeprefix("auth=") in line for spelling in written.values())
+    assert secret not in "".join(lines)
+
+
+def test_blanks_are_no_secret() -> None:
+    log.hide("  ")
+    assert log.redact("a b") == "a b"
+
+
+def test_nothing_that_a_peer_sends_can_pass_for_an_event(tmp_path: Path) -> None:
+    log.configure(file=tmp_path / "log", console=False)
+    forged = "2026-11-24 10:00:00,000 - ssm.ssm2 - INFO - Sent a/b"
+    logger = logging.getLogger("x")
+    for end in ("\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"):
+        logger.warning("name %s", f"x{end}{forged}")
+        try:
+            raise ValueError(f"x{end}{forged}")
+        except ValueError:
+            logger.exception("broken")
+    logger.warning("\x1b[31mred\x1b[0m, a\ttab")
+    text = (tmp_path / "log").read_bytes().decode()
+    assert not any(line.startswith(forged[:10]) and " x - " not in line for line in text.splitlines())
+    assert r"name x\n2026" in text
+    assert "\\x1b[31mred\\x1b[0m, a\ttab\n" in text
+
+
+def test_a_captured_warning_is_one_line(tmp_path: Path) -> None:
+    log.configure(file=tmp_path / "log", console=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        logging.captureWarnings(capture=True)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    text = (tmp_path / "log").read_text()
+    assert text.count("\n") == 1
+    assert "DeprecationWarning: old" in text
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_full_disk_is_told_once_without_traceback_and_secret(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.hide("s3cret")
+    log.configure(file=Path("/dev/full"), console=False, as_json=as_json)
+    for _ in range(3):
+        logging.getLogger("x").info("with %s", "s3cret")
+    assert capsys.readouterr().err == "/dev/full: No space left on device; log lines are lost\n"
+
+
+def test_a_line_that_cannot_be_made_is_told_without_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    log.hide("s3cret")
+    log.configure()
+    logging.getLogger("x").info("without a place", "s3cret")  # noqa: PLE1205
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "test_log.py" in shown
+    assert "s3cret" not in shown
+
+
+def test_names_that_are_no_text_are_logged(tmp_path: Path) -> None:
+    log.configure(file=tmp_path / "log", console=False)
+    logging.getLogger("x").info("found %s", os.fsdecode(b"a\xffb"))
+    assert r"found a\udcffb" in (tmp_path / "log").read_text()
+
+
+def test_libraries_speak_again_when_debugging(tmp_path: Path) -> None:
+    log.configure(console=False)
+    log.configure(level=logging.DEBUG, file=tmp_path / "log", console=False)
+    logging.getLogger("keystoneauth.session").debug("REQ: curl")
+    assert "REQ: curl" in (tmp_path / "log").read_text()
+
+
+def test_a_second_call_replaces_the_first(tmp_path: Path) -> None:
+    log.configure(file=tmp_path / "one", console=False)
+    log.configure(file=tmp_path / "two", console=False)
+    logging.getLogger("x").info("here")
+    assert (tmp_path / "one").read_text() == ""
+    assert "here" in (tmp_path / "two").read_text()
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert str(tmp_path / "two") in opened
+    assert str(tmp_path / "one") not in opened
 
 
 def test_text_lines_have_ssm_s_form(tmp_path: Path) -> None:

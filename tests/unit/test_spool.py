@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +40,20 @@ def test_adopted_elements_come_out_of_dirq_in_order(spool: Spool, tmp_path: Path
     assert read == list(range(200))
 
 
+def test_a_directory_that_another_made_is_durable_before_an_element_is(spool: Spool, tmp_path: Path) -> None:
+    minute = int(time.time()) // 60 * 60
+    for directory in (minute, minute + 60):  # by a producer that has not come to fsync their names
+        (spool.path / f"{directory:08x}").mkdir(parents=True)
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
+        "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
+    )
+    strace = ["strace", "-qq", "-y", "-e", "trace=fsync"]
+    command = [*strace, sys.executable, "-c", script, str(spool.path), str(staged(tmp_path))]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert f"<{spool.path}>" in shown
+
+
 def test_names_never_go_backwards_when_the_clock_does(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +82,8 @@ def test_foreign_names_are_left_alone(spool: Spool, tmp_path: Path) -> None:
     ]
     for path in foreign:
         path.write_text("foreign")
+    foreign.append(directory / f"{'0' * 14}.tmp")
+    foreign[-1].mkdir()
     os.utime(directory / f"{'0' * 14}.bak", (0, 0))
     (spool.path / "0000000f").write_text("a file with the name of a directory")
     assert list(spool.names()) == [name]
@@ -73,12 +91,19 @@ def test_foreign_names_are_left_alone(spool: Spool, tmp_path: Path) -> None:
     assert all(path.exists() for path in foreign)
 
 
-def test_a_directory_with_the_name_of_an_element_cannot_be_locked(spool: Spool, tmp_path: Path) -> None:
+def test_what_is_no_file_cannot_be_locked(spool: Spool, tmp_path: Path) -> None:
     name = spool.adopt(staged(tmp_path))
-    odd = ElementName(f"{name[:9]}{'0' * 14}")
-    (spool.path / odd).mkdir()
-    assert not spool.lock(odd)
+    odd = [ElementName(f"{name[:9]}{digit * 14}") for digit in "012"]
+    (tmp_path / "key").write_text("of the host")
+    (spool.path / odd[0]).mkdir()
+    (spool.path / odd[1]).symlink_to(tmp_path / "key")
+    os.mkfifo(spool.path / odd[2])
+    assert [spool.lock(path) for path in odd] == [False, False, False]
     assert spool.lock(name)
+    (spool.path / f"{name}.lck").unlink()
+    (spool.path / f"{name}.lck").symlink_to(tmp_path / "key")
+    with pytest.raises(OSError, match="symbolic link"):
+        spool.read(name)
 
 
 def test_a_lock_excludes_and_taking_away_is_no_error(spool: Spool, tmp_path: Path) -> None:
@@ -121,3 +146,22 @@ def test_refresh_keeps_a_lock_young(spool: Spool, tmp_path: Path) -> None:
 def test_a_missing_source_is_an_error(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         spool.adopt(tmp_path / "nothing")
+
+
+def test_a_sender_may_take_an_element_and_its_directory_at_once(spool: Spool, tmp_path: Path) -> None:
+    (spool.path / "ffffffff").mkdir(parents=True)  # as a clock that was wrong leaves it: ours is never the newest
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
+        "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
+    )
+    slow = ["strace", "-qq", "-o", os.devnull, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_exit=200000"]
+    command = [*slow, sys.executable, "-c", script, str(spool.path), str(staged(tmp_path))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as producer:
+        while producer.poll() is None:
+            for name in spool.names():
+                assert spool.lock(name)
+                spool.remove(name)
+                spool.purge()
+        assert producer.stderr is not None
+        assert (producer.returncode, producer.stderr.read()) == (0, "")
+    assert [path.name for path in spool.path.iterdir()] == ["ffffffff"]

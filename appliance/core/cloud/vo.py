@@ -59,7 +59,7 @@ class Entry:
             return True
         # Keystone tells the domain's id only. A name cannot be compared with it and counts as right: at worst two
         # entries fit, which is told as a conflict. Only the first domain has an id that is its name.
-        return project.domain_id != "default" and not _ID.fullmatch(self.domain)
+        return "default" not in (project.domain_id, self.domain.lower()) and not _ID.fullmatch(self.domain)
 
 
 @dataclass(frozen=True, slots=True)

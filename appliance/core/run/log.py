@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import quote, quote_plus
 
 from appliance.core.run.errors import LocalFailure
 
@@ -14,13 +18,19 @@ TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 """The form that SSM writes and that EGI's log collectors parse."""
 
 _MASK = "***"
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _secrets: set[str] = set()
 
 
 def hide(secret: str | None) -> None:
-    """Never let this text appear in a log line or an error message of this process."""
-    if secret:
-        _secrets.add(secret)
+    """Never let this text appear in a log line or an error message of this process, however it is spelled there.
+
+    That is: as it is, with its blanks folded, and as JSON, `repr` and URLs write it.
+    """
+    if secret and secret.strip():
+        spellings = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+        spellings |= {quote(secret), quote(secret, safe=""), quote_plus(secret), " ".join(secret.split())}
+        _secrets.update({secret, *spellings})
 
 
 def redact(text: str) -> str:
@@ -30,9 +40,22 @@ def redact(text: str) -> str:
     return text
 
 
+def one_line(text: str) -> str:
+    """Return ``text`` with line ends and terminal controls spelled out: what a peer sends passes for no other line."""
+    return _CONTROLS.sub(lambda control: ascii(control[0])[1:-1], text)
+
+
 class _TextFormatter(logging.Formatter):
+    """One line an event; below it, indented, the traceback if there is one."""
+
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return one_line(redact(super().formatMessage(record)).rstrip("\n"))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(f"  {one_line(line)}" for line in redact(super().formatException(ei)).split("\n"))
 
 
 class _JSONFormatter(logging.Formatter):
@@ -43,11 +66,37 @@ class _JSONFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "logger": record.name,
             "level": record.levelname,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return redact(json.dumps(entry, ensure_ascii=False))
+            entry["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(entry, ensure_ascii=False)
+
+
+class _Complaint(logging.Handler):
+    """Tells once, on standard error, that lines are being lost; logging's own way shows tracebacks and arguments."""
+
+    _is_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exc_info()[1]
+        if self._is_told or sys.stderr is None:
+            return
+        self._is_told = True
+        if isinstance(error, OSError):
+            text = f"{getattr(self, 'baseFilename', 'standard error')}: {error.strerror}; log lines are lost"
+        else:
+            text = f"{record.filename}:{record.lineno}: a log line is lost: {type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):  # standard error itself may be what is full or closed
+            print(one_line(redact(text)), file=sys.stderr)
+
+
+class _Console(_Complaint, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _File(_Complaint, logging.FileHandler):
+    pass
 
 
 def configure(
@@ -58,29 +107,22 @@ def configure(
     Libraries speak from WARNING up unless ``level`` is DEBUG. Raises `LocalFailure` when the file cannot be opened.
     """
     formatter = _JSONFormatter() if as_json else _TextFormatter(TEXT_FORMAT)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if console else []
+    handlers: list[logging.Handler] = [_Console(sys.stderr)] if console else []
     if file is not None:
         try:
-            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+            handlers.append(_File(file, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise LocalFailure.from_os(error, remedy="correct the log file's path or its directory's owner") from error
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-        old.close()
+        with contextlib.suppress(OSError):  # its last lines may still not fit on the disk
+            old.close()
     for handler in handlers or [logging.NullHandler()]:
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(level)
-    if level > logging.DEBUG:
-        for library in (
-            "keystoneauth",
-            "keystoneclient",
-            "novaclient",
-            "glanceclient",
-            "urllib3",
-            "stomp",
-            "stamina",
-        ):
-            logging.getLogger(library).setLevel(max(level, logging.WARNING))
+    for library in ("keystoneauth", "keystoneclient", "novaclient", "glanceclient", "urllib3", "stomp", "stamina"):
+        libraries = logging.NOTSET if level <= logging.DEBUG else max(level, logging.WARNING)
+        logging.getLogger(library).setLevel(libraries)
     logging.captureWarnings(capture=True)

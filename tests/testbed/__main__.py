@@ -1,0 +1,7 @@
+"""Entry point of ``python -m tests.testbed``."""
+
+import sys
+
+from tests.testbed.cli import main
+
+sys.exit(main())

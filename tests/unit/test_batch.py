@@ -1,0 +1,129 @@
+"""Exactly once into the spool. `tests/e2e/test_batch_killed.py` kills the real thing at every system call."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from dirq.QueueSimple import QueueSimple
+
+from appliance.core.run.errors import LocalFailure
+from caso.batch import Staging
+from caso.checkpoint import Checkpoints
+from caso.wire import cloud as wire
+
+OCTOBER, NOVEMBER = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
+MOMENT = datetime(2026, 11, 22, 7, 0, 0, tzinfo=UTC)
+compose = partial(wire.message, version="0.4")
+
+
+class Site:
+    def __init__(self, root: Path) -> None:
+        self.checkpoints = Checkpoints(root / "caso")
+        self.spool = root / "spool"
+        self.staging = Staging(self.spool, self.checkpoints)
+
+    def commit(self, project: str = "p1", records: int = 5, moment: datetime = MOMENT) -> Path:
+        batch = self.staging.begin(project, compose=compose, size=2)
+        for number in range(records):
+            batch.add(f"VMUUID: {number}", month=OCTOBER if number % 2 else NOVEMBER)
+        batch.commit(self.checkpoints.later([project], moment))
+        return batch.directory
+
+    def messages(self) -> list[str]:
+        """Return what a sender that uses the dirq library finds, in its order."""
+        found = []
+        queue = QueueSimple(str(self.spool))
+        for name in queue:
+            assert queue.lock(name)
+            found.append(queue.get(name).decode())
+            queue.unlock(name)
+        return found
+
+    def leftovers(self) -> list[Path]:
+        return [path for path in self.staging.path.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+WANTED = [
+    "APEL-cloud-message: v0.4\nVMUUID: 1\n%%\nVMUUID: 3\n",
+    "APEL-cloud-message: v0.4\nVMUUID: 0\n%%\nVMUUID: 2\n",
+    "APEL-cloud-message: v0.4\nVMUUID: 4\n",
+]
+
+
+def test_oldest_month_first_and_the_checkpoint_last(site: Site) -> None:
+    assert site.staging.hand_over(site.commit()) == 3
+    assert site.messages() == WANTED
+    assert site.checkpoints.find(["p1"]).moment == MOMENT
+    assert site.leftovers() == []
+    assert site.staging.recover() == 0
+
+
+def test_an_uncommitted_batch_is_forgotten(site: Site) -> None:
+    batch = site.staging.begin("p1", compose=compose, size=1)
+    batch.add("VMUUID: 1", month=NOVEMBER)
+    assert site.messages() == []
+    assert site.staging.pending() == []
+    assert site.staging.recover() == 0
+    assert site.leftovers() == []
+    assert site.checkpoints.find(["p1"]).moment is None
+
+
+def test_a_committed_batch_is_finished_by_the_next_run(site: Site) -> None:
+    site.commit()
+    assert site.staging.pending() == ["p1"]
+    assert site.messages() == []
+    assert site.staging.recover() == 3
+    assert site.messages() == WANTED
+    assert site.checkpoints.find(["p1"]).moment == MOMENT
+
+
+def test_recovery_does_not_move_a_checkpoint_back(site: Site) -> None:
+    site.commit()
+    site.checkpoints.write({"lastrun.p1": str(MOMENT + timedelta(days=1))})
+    site.staging.recover()
+    assert site.checkpoints.find(["p1"]).moment == MOMENT + timedelta(days=1)
+
+
+def test_killed_after_the_manifest_went(site: Site) -> None:
+    directory = site.commit(records=0)
+    (directory / "manifest.json").unlink()
+    assert site.staging.recover() == 0
+    assert not directory.exists()
+
+
+def test_a_manifest_names_only_checkpoints(site: Site, tmp_path: Path) -> None:
+    directory = site.commit(records=0)
+    wanted = {"../evil": "x", "lastrun./../evil": "x", "lastrun.p1": str(MOMENT)}
+    (directory / "manifest.json").write_text(json.dumps({"checkpoints": wanted}))
+    site.staging.recover()
+    assert [path.name for path in site.checkpoints.directory.iterdir()] == ["lastrun.p1"]
+
+
+def test_a_broken_manifest_is_one_line(site: Site) -> None:
+    directory = site.commit()
+    (directory / "manifest.json").write_text("{")
+    with pytest.raises(LocalFailure, match=r"manifest\.json: is broken; remove this file"):
+        site.staging.recover()
+
+
+def test_two_configurations_may_share_a_spool(site: Site, tmp_path: Path) -> None:
+    other = Staging(site.spool, Checkpoints(tmp_path / "other"))
+    site.commit()
+    assert other.recover() == 0
+    assert site.staging.pending() == ["p1"]
+
+
+def test_a_full_message_does_not_wait_in_memory(site: Site) -> None:
+    batch = site.staging.begin("p1", compose=compose, size=2)
+    for number in range(7):
+        batch.add(f"VMUUID: {number}", month=NOVEMBER)
+    assert batch.messages == 3
+    batch.discard()
+    assert site.leftovers() == []

@@ -1,0 +1,312 @@
+"""Configuration files of cASO's releases, and everything that can be wrong in one, told at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.core.run import log
+from appliance.core.run.cli import Program, parser
+from appliance.core.run.errors import ConfigurationError, ExitStatus
+from appliance.core.run.layout import Layout
+from caso import settings
+from caso.cmds import common
+from caso.settings import Configuration
+
+LOGIN = """
+[keystone_auth]
+auth_type = v3password
+auth_url = https://keystone.example.org:5000/v3
+username = caso
+user_domain_name = default
+password = pa$$word-17
+"""
+V1 = """
+[DEFAULT]
+verbose = true
+messengers = caso.messenger.ssm.SSMMessengerV04
+site_name = EXAMPLE-SITE
+tenants = ops, fedcloud
+extractor = nova
+benchmark_name_key = my:type
+benchmark_value_key = my:value
+[extractor]
+mapping_file = {root}/etc/voms.json
+[keystone_auth]
+auth_plugin = v3password
+auth_url = https://keystone.example.org:5000/v3
+project_domain_name = default
+user_name = caso
+user_domain_name = default
+password = secret-11
+[logstash]
+host = lumberjack
+port = 5757
+[ssm]
+output_path = {root}/outgoing
+"""
+V5 = """
+[DEFAULT]
+messengers = ssm
+spooldir = {root}/spool
+lock_path = $spooldir/lock
+site_name = EXAMPLE-SITE
+service_name = ${{site_name}}-2
+projects = 0a1b2c3d4e5f60718293a4b5c6d7e8f9,1b2c3d4e5f60718293a4b5c6d7e8f90a
+caso_tag = account
+vo_property = accounting:egi.VO
+region_name = RegionOne
+dry_run = true
+default_log_levels = a=INFO
+[benchmark]
+name_key = bench_type
+value_key = bench_value
+[accelerator]
+number_key = n
+[ssm]
+max_size = 10
+[messenger_ssm]
+record_types = cloud,ip
+[keystone_auth]
+auth_type = v3applicationcredential
+auth_url = https://keystone.example.org:5000/
+application_credential_id = 0a1b
+application_credential_secret = secret-12
+timeout = 30
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_secrets", set())
+    monkeypatch.delenv("CASO_LOCK_PATH", raising=False)
+
+
+def arguments(*argv: str) -> argparse.Namespace:
+    return parser(Program("caso-extract", "", common.add_arguments, lambda _: ExitStatus.DONE)).parse_args(argv)
+
+
+def load(root: Path, text: str, *argv: str) -> Configuration:
+    path = root / "etc/caso/caso.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace("{root}", str(root)).replace("{{", "{").replace("}}", "}"))
+    path.chmod(0o600)
+    return settings.load(arguments(*argv), Layout(root))
+
+
+def problems(root: Path, text: str, *argv: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(root, text, *argv)
+    return [line.removeprefix(f"{root}/etc/caso/") for line in str(caught.value).splitlines()]
+
+
+def test_a_file_of_caso_1(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/voms.json").write_text(json.dumps({"ops": {"tenant": "ops"}}))
+    read = load(tmp_path, V1)
+    assert read.projects == ("ops", "fedcloud")
+    assert (read.names.site, read.names.service) == ("EXAMPLE-SITE", "EXAMPLE-SITE")
+    assert (read.names.benchmark_type, read.names.benchmark_value) == ("my:type", "my:value")
+    assert read.version == "0.4"
+    assert [entry.vo for entry in read.mapping.entries] == ["ops"]
+    assert (read.spool, read.output) == (tmp_path / "var/spool/caso", tmp_path / "outgoing")
+    assert read.access.options == {
+        "auth_url": "https://keystone.example.org:5000/v3",
+        "username": "caso",
+        "user_domain_name": "default",
+        "password": "secret-11",
+    }
+    assert read.access.project_domain_name == "default"
+    assert read.warnings == ()
+
+
+def test_a_file_of_caso_5(tmp_path: Path) -> None:
+    read = load(tmp_path, V5)
+    assert read.projects == ("0a1b2c3d4e5f60718293a4b5c6d7e8f9", "1b2c3d4e5f60718293a4b5c6d7e8f90a")
+    assert (read.tag, read.vo_property) == ("account", "accounting:egi.VO")
+    assert read.names.service == "EXAMPLE-SITE-2"
+    assert (read.spool, read.lock) == (tmp_path / "spool", tmp_path / "spool/lock")
+    assert read.output == tmp_path / "var/spool/apel/outgoing/openstack"
+    assert read.max_size == 10
+    assert read.is_dry_run
+    assert read.access.is_bound
+    assert read.access.auth_url == "https://keystone.example.org:5000/v3"
+    assert read.access.region == "RegionOne"
+    assert read.access.timeout == timedelta(seconds=30)
+    assert read.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("messengers", "version", "warnings"),
+    [
+        ("ssm", "0.4", 0),
+        ("ssmv4", "0.4", 0),
+        ("ssmv2", "0.2", 0),
+        ("caso.messenger.ssm.SsmMessager", "0.2", 0),
+        ("caso.messenger.ssm.SSMMessengerV02, noop", "0.2", 0),
+        ("ssm,logstash", "0.4", 1),
+        ("noop", None, 1),
+    ],
+)
+def test_messengers(messengers: str, version: str | None, warnings: int, tmp_path: Path) -> None:
+    read = load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = {messengers}\n{LOGIN}")
+    assert read.version == version
+    assert len(read.warnings) == warnings
+
+
+def test_the_default_extractors_of_the_peer_are_no_news_but_chosen_ones_are(tmp_path: Path) -> None:
+    assert load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}").warnings == ()
+    read = load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nextractor = nova,cinder\n{LOGIN}")
+    assert [problem.text for problem in read.warnings] == ["cinder: not in this version; what it would do is not done"]
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+    told = problems(
+        tmp_path,
+        """[DEFAULT]
+mesengers = ssm
+messengers = sms
+extractor = novva
+site_name = SITE-NAME
+service_name = none
+extract_from = then
+dry_run = maybe
+spooldir = here
+parallel_projects = 0
+[keystone_auth]
+auth_type = v3password
+auth_url = https://yourkeystone/v3
+username =
+cafile = /nowhere.pem
+[ssm]
+max_size = many
+[sms]
+x = 1
+""",
+    )
+    assert told == [
+        "caso.conf: [keystone_auth] password: must be set: v3password needs it",
+        "caso.conf:2: mesengers: unknown option, ignored; did you mean messengers?",
+        "caso.conf:3: messengers: 'sms' is not a messenger; write ssm or noop",
+        "caso.conf:3: messengers: none of these is in this version; write ssm",
+        "caso.conf:4: extractor: 'novva' is not an extractor; write nova",
+        "caso.conf:4: extractor: none of these is in this version; write nova",
+        "caso.conf:5: site_name: is still the placeholder 'SITE-NAME'; the site's name exactly as in GOCDB",
+        "caso.conf:6: service_name: 'none' would be refused by the repository; write the name as in GOCDB",
+        "caso.conf:7: extract_from: 'then' is not a time; write it like 2026-11-01T00:00:00",
+        "caso.conf:8: dry_run: 'maybe' is not allowed; write true or false",
+        "caso.conf:9: spooldir: must be an absolute path, not 'here'",
+        "caso.conf:10: parallel_projects: '0' is not allowed; write a whole number from 1 to 64",
+        "caso.conf:13: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'; Keystone's public URL, https://HOST:5000/v3",
+        "caso.conf:14: [keystone_auth] username: must be set: the account's name",
+        "caso.conf:15: [keystone_auth] cafile: file /nowhere.pem does not exist",
+        "caso.conf:17: [ssm] max_size: 'many' is not allowed; write a whole number from 1 to 2147483648",
+        "caso.conf:19: [sms]: unknown section; did you mean ssm?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [
+        (
+            "v3password",
+            "v3pasword",
+            "caso.conf:5: [keystone_auth] auth_type: 'v3pasword' is not a plugin; write one like v3",
+        ),
+        ("auth_type = v3password", "", "caso.conf: [keystone_auth] auth_type: must be set: write v3password or v3app"),
+        ("/v3", "/v2.0", "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write https://HOST"),
+        ("https:", "ftp:", "caso.conf:6: [keystone_auth] auth_url: 'ftp://keystone.example.org:5000/v3' is not a URL"),
+        ("user_domain_name = default", "", "caso.conf: [keystone_auth] user_domain_name: must be set: the domain of"),
+        ("pa$$word-17", "<secret>", "caso.conf:9: [keystone_auth] password: is still the placeholder '<secret>'"),
+        (
+            "v3password",
+            "v3applicationcredential",
+            "caso.conf: [keystone_auth] application_credential_secret: must be set: v3applicationcredential needs it",
+        ),
+    ],
+)
+def test_logins_that_cannot_work(before: str, after: str, wanted: str, tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN.strip()}\n".replace(before, after)
+    told = problems(tmp_path, text)
+    assert told[0].startswith(wanted)
+    assert "word-17" not in "".join(told)
+
+
+def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
+    assert told.startswith(
+        "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential does not take these options: "
+    )
+
+
+def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "etc/caso").mkdir(parents=True)
+    (tmp_path / "etc/caso/voms.json").write_text('{"ops": {"tenant": null}}')
+    told = problems(tmp_path, f"[DEFAULT]\nmessengers = ssm\n{LOGIN}")
+    assert told == [
+        "caso.conf: site_name: must be set: the site's name exactly as in GOCDB",
+        'voms.json:1: ops: names no project; write {"projects": ["name or id"]}',
+    ]
+
+
+def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "open.conf"
+    path.write_text(f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}")
+    path.chmod(0o644)
+    (warning,) = settings.load(arguments("--config-file", str(path)), Layout(tmp_path)).warnings
+    assert str(warning).endswith(f"password: anybody on this host can read it; chmod o-r {path}")
+    assert log.redact("pa$word-17") == "***"
+
+
+def test_flags_win_over_the_environment_and_that_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nprojects = a\ncaso_tag = a\nregion_name = a\n{LOGIN}"
+    monkeypatch.setenv("OS_DEFAULT__PROJECTS", "b")
+    monkeypatch.setenv("OS_DEFAULT__CASO_TAG", "b")
+    monkeypatch.setenv("OS_KEYSTONE_AUTH__PASSWORD", "from-the-environment")
+    read = load(
+        tmp_path, text, "--projects", "c,d", "--extract-from", "2026-11-01", "--extract_to", "2026-11-02T01:00+01:00"
+    )
+    assert (read.projects, read.tag, read.access.region) == (("c", "d"), "b", "a")
+    assert read.access.options["password"] == "from-the-environment"
+    assert (read.start, read.end) == (datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))
+    assert load(tmp_path, text + "[DEFAULT]\ndry_run = true\n", "--nodry-run").is_dry_run is False
+
+
+def test_times_that_make_no_window(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
+    (told,) = problems(tmp_path, text, "--extract-from", "2026-11-02", "--extract-to", "2026-11-02")
+    assert told == "command line: --extract-from: extract_from: is not before extract_to"
+    (told,) = problems(tmp_path, text, "--extract-from", "2999-01-01")
+    assert told.startswith("command line: --extract-from: extract_from: 2999-01-01T00:00:00+00:00 is in the future")
+
+
+def test_files_and_directories(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").write_text(f"[DEFAULT]\nsite_name = A\nmessengers = ssm\n{LOGIN}")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/10.conf").write_text("[DEFAULT]\nsite_name = B\n")
+    (tmp_path / "d/20.conf").write_text("[DEFAULT]\nsite_name = C\n")
+    given = ["--config-file", str(tmp_path / "a.conf")]
+    assert settings.load(arguments(*given), Layout(tmp_path)).names.site == "A"
+    assert settings.load(arguments(*given, "--config-dir", str(tmp_path / "d")), Layout(tmp_path)).names.site == "C"
+    with pytest.raises(ConfigurationError, match=r"none: is not a directory"):
+        settings.load(arguments(*given, "--config-dir", str(tmp_path / "none")), Layout(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"etc/caso/caso\.conf: does not exist; write it, or name another"):
+        settings.load(arguments(), Layout(tmp_path))
+
+
+def test_another_section_may_hold_the_login(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN.replace('keystone_auth', 'shared')}"
+    read = load(tmp_path, text + "[keystone_auth]\nauth_section = shared\ninsecure = true\n")
+    assert read.access.account == "caso"
+    assert read.access.verify is False
+    assert [problem.option for problem in read.warnings] == ["[keystone_auth] insecure"]
+
+
+def test_the_system_scope_can_be_switched_off(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
+    assert load(tmp_path, text).access.uses_system_scope
+    assert not load(tmp_path, text + "system_scope =\n").access.uses_system_scope

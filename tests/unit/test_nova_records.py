@@ -1,0 +1,209 @@
+"""Rules of a record's fields, on servers as Nova 34 describes them at microversion 2.69."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from caso.extract.nova import Names, Source, records
+from caso.months import Window
+from caso.records import Benchmark, CloudRecord, Status
+from caso.wire import cloud as wire
+
+NOVEMBER = Window(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 22, 9, tzinfo=UTC))
+
+
+def server(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "27acde94-b86d-44f1-b77a-3ae1b7e192a0",
+        "name": "web",
+        "status": "ACTIVE",
+        "tenant_id": "ea12952f53c7419aba9641538e582811",
+        "user_id": "25981facd2d746618c2a6db9f59df1e7",
+        "created": "2026-11-22T08:13:55Z",
+        "updated": "2026-11-22T08:14:12Z",
+        "OS-SRV-USG:launched_at": "2026-11-22T08:13:58.989736",
+        "OS-SRV-USG:terminated_at": None,
+        "flavor": {
+            "vcpus": 2,
+            "ram": 2048,
+            "disk": 20,
+            "ephemeral": 5,
+            "swap": 0,
+            "original_name": "m1.small",
+            "extra_specs": {"accounting:benchmark_type": "HEPSPEC06", "accounting:benchmark_value": "12.5"},
+        },
+        "image": {"id": "13e32a39-fabf-4d5b-88e5-c2547aa1a0a5"},
+        "addresses": {
+            "net": [
+                {"version": 4, "addr": "10.20.0.7", "OS-EXT-IPS:type": "fixed"},
+                {"version": 4, "addr": "203.0.113.9", "OS-EXT-IPS:type": "floating"},
+            ],
+            "other": [{"version": 6, "addr": "2001:db8::1", "OS-EXT-IPS:type": "floating"}],
+        },
+        **changes,
+    }
+
+
+def made(described: dict[str, Any], window: Window = NOVEMBER, **source: Any) -> list[CloudRecord]:
+    known = Source(
+        **{
+            "vo": "vo.x",
+            "names": Names("SITE", "CLOUD"),
+            "user_name": lambda _: "jane",
+            "image": lambda image: f"https://images/{image}",
+            "warn": lambda _: None,
+            **source,
+        }
+    )
+    return list(records(described, window, known))
+
+
+@pytest.fixture(params=["Europe/Madrid", "America/New_York", "UTC"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield request.param
+    monkeypatch.undo()
+    time.tzset()
+    assert os.environ.get("TZ") != request.param or request.param == "UTC"
+
+
+def test_all_fields_of_a_running_server_in_any_time_zone(zone: str) -> None:
+    (record,) = made(server())
+    assert wire.fields(record) == {
+        "VMUUID": "27acde94-b86d-44f1-b77a-3ae1b7e192a0",
+        "SiteName": "SITE",
+        "CloudComputeService": "CLOUD",
+        "MachineName": "web",
+        "LocalUserId": "25981facd2d746618c2a6db9f59df1e7",
+        "LocalGroupId": "ea12952f53c7419aba9641538e582811",
+        "GlobalUserName": "jane",
+        "FQAN": "vo.x",
+        "Status": "started",
+        "StartTime": "1795335235",  # date -u -d 2026-11-22T08:13:55Z +%s
+        "EndTime": "0",
+        "WallDuration": "2765",
+        "CpuDuration": "5530",
+        "CpuCount": "2",
+        "Memory": "2048",
+        "Disk": "25",
+        "PublicIPCount": "2",
+        "ImageId": "https://images/13e32a39-fabf-4d5b-88e5-c2547aa1a0a5",
+        "Benchmark": "12.5",
+        "BenchmarkType": "HEPSPEC06",
+        "CloudType": record.cloud_type,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "end", "wall"),
+    [
+        ({"OS-SRV-USG:terminated_at": "2026-11-22T08:14:12.615760"}, "completed", "2026-11-22T08:14:12", 17),
+        (
+            {"status": "DELETED", "OS-SRV-USG:terminated_at": "2026-11-22T08:14:12.6"},
+            "completed",
+            "2026-11-22T08:14:12",
+            17,
+        ),
+        # deleted without an end: stuck while it was being deleted
+        ({"status": "DELETED"}, "completed", "2026-11-22T08:14:12", 17),
+        # deleted after the window: as if it went on
+        ({"status": "DELETED", "OS-SRV-USG:terminated_at": "2026-11-23T00:00:00"}, "started", None, 2765),
+        ({"status": "SHUTOFF"}, "started", None, 2765),
+        ({"status": "VERIFY_RESIZE"}, "started", None, 2765),
+        ({"status": "ERROR"}, "error", None, 2765),
+        ({"status": "PAUSED"}, "paused", None, 2765),
+        ({"status": "SUSPENDED"}, "suspended", None, 2765),
+        ({"status": "SHELVED_OFFLOADED"}, "unknown", None, 2765),
+        ({"status": "SOFT_DELETED"}, "unknown", None, 2765),
+        # begun and ended in one second; ended before it began
+        ({"OS-SRV-USG:terminated_at": "2026-11-22T08:13:55.9"}, "completed", "2026-11-22T08:13:55", 0),
+        ({"OS-SRV-USG:terminated_at": "2026-11-22T08:13:54.9"}, "completed", "2026-11-22T08:13:55", 0),
+    ],
+)
+def test_status_and_end(changes: dict[str, Any], status: str, end: str | None, wall: int) -> None:
+    (record,) = made(server(**changes))
+    assert record.status == Status(status)
+    assert record.end == (datetime.fromisoformat(end).replace(tzinfo=UTC) if end else None)
+    assert record.wall == timedelta(seconds=wall)
+    assert wire.fields(record)["WallDuration"] == str(max(wall, 1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": "BUILD", "OS-SRV-USG:launched_at": None},
+        {"status": "ERROR", "OS-SRV-USG:launched_at": None},
+        {"status": "DELETED", "OS-SRV-USG:launched_at": None, "OS-SRV-USG:terminated_at": "2026-11-22T08:14:12"},
+        {"created": "2026-11-22T09:00:01Z"},
+        {"created": "2026-10-01T00:00:00Z", "OS-SRV-USG:terminated_at": "2026-10-31T23:59:59"},
+    ],
+)
+def test_what_never_ran_or_lies_outside_has_no_record(changes: dict[str, Any]) -> None:
+    asked: list[str] = []
+    assert made(server(**changes), user_name=asked.append) == []
+    assert asked == []
+
+
+def test_one_record_for_each_month() -> None:
+    found = made(server(created="2026-09-30T12:00:00Z"), Window(datetime(1970, 1, 1, tzinfo=UTC), NOVEMBER.end))
+    assert [(record.measured.isoformat(), record.status) for record in found] == [
+        ("2026-09-30T23:59:59+00:00", Status.STARTED),
+        ("2026-10-31T23:59:59+00:00", Status.STARTED),
+        ("2026-11-22T09:00:00+00:00", Status.STARTED),
+    ]
+    assert {record.start for record in found} == {datetime(2026, 9, 30, 12, tzinfo=UTC)}
+
+
+def test_images_users_and_names() -> None:
+    (record,) = made(server(image="", name="\N{SNOWMAN}"), user_name=lambda _: None)
+    told = wire.fields(record)
+    assert not told.keys() & {"ImageId", "GlobalUserName", "MachineName"}
+    (record,) = made(server(name="a\nVMUUID: u2\x0b%%\N{LINE SEPARATOR}b%%%c é"), user_name=lambda _: "Ünal %% x")
+    assert record.name == "a VMUUID: u2 %b%c"
+    assert record.user_name == "nal % x"
+
+
+@pytest.mark.parametrize(
+    ("specs", "wanted", "warning"),
+    [
+        (
+            {"accounting:benchmark_type": "HEPscore23", "accounting:benchmark_value": "10"},
+            Benchmark("HEPscore23", 10.0),
+            "",
+        ),
+        ({}, None, ""),
+        ({"accounting:benchmark_type": "HS06"}, None, "flavor m1.small: accounting:benchmark_type='HS06'"),
+        ({"accounting:benchmark_value": "10"}, None, "flavor m1.small: accounting:benchmark_type=''"),
+        ({"accounting:benchmark_type": "HS06", "accounting:benchmark_value": "ten"}, None, "flavor m1.small"),
+        ({"accounting:benchmark_type": "HS06", "accounting:benchmark_value": "nan"}, None, "flavor m1.small"),
+    ],
+)
+def test_benchmarks(specs: dict[str, str], wanted: Benchmark | None, warning: str) -> None:
+    told: list[str] = []
+    (record,) = made(server(flavor={**server()["flavor"], "extra_specs": specs}), warn=told.append)
+    assert record.benchmark == wanted
+    assert [line[: len(warning)] for line in told] == ([warning] if warning else [])
+
+
+def test_hidden_extra_specs_are_told() -> None:
+    flavor = {name: value for name, value in server()["flavor"].items() if name != "extra_specs"}
+    told: list[str] = []
+    (record,) = made(server(flavor=flavor), warn=told.append)
+    assert record.benchmark is None
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("lacking", ["created", "OS-SRV-USG:launched_at", "flavor", "tenant_id", "status"])
+def test_a_description_that_lacks_something_is_told(lacking: str) -> None:
+    described = {name: value for name, value in server().items() if name != lacking}
+    with pytest.raises(ValueError, match=lacking):
+        made(described)
+    with pytest.raises(ValueError, match="Invalid isoformat"):
+        made(server(created="yesterday"))

@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import pytest
+
+from appliance.core.run.errors import ConfigurationError
+from appliance.core.run.layout import Layout
+from ssm.settings import Broker, SenderSettings, load_receiver, load_sender
+
+SENDER = """\
+[sender]
+protocol: STOMP
+[broker]
+host: broker.example.net:6162
+[certificates]
+certificate: {0}/cert.pem
+key: {0}/key.pem
+[messaging]
+destination: /queue/accounting
+path: {0}/outgoing
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).write_text("not looked into here\n")
+    return tmp_path
+
+
+def load(directory: Path, text: str) -> SenderSettings:
+    (directory / "sender.cfg").write_text(text)
+    return load_sender(directory / "sender.cfg", layout=Layout(directory))
+
+
+def problems(directory: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(directory, text)
+    return [str(problem).split("sender.cfg")[1] for problem in caught.value.problems]
+
+
+def warnings(settings: SenderSettings) -> list[str]:
+    return [str(problem).split("sender.cfg")[1] for problem in settings.warnings]
+
+
+def test_what_ssm_4_ships_apart_from_the_protocol(directory: Path) -> None:
+    text = """\
+# Sender configuration
+[sender]
+protocol: STOMP
+
+[broker]
+host: broker.example.net
+# port = 443
+use_ssl: true
+
+[certificates]
+certificate: {0}/cert.pem
+key: {0}/key.pem
+capath: {0}
+#server_cert: /etc/grid-security/servercert.pem
+
+[messaging]
+ams_project: accounting
+destination: /queue/accounting
+path: {0}/outgoing
+path_type: dirq
+
+[logging]
+logfile: {0}/ssmsend.log
+level: INFO
+console: true
+"""
+    settings = load(directory, text.format(directory))
+    assert settings.link.brokers == (Broker("broker.example.net", 443),)
+    assert settings.link.use_ssl
+    assert (settings.server_cert, settings.cipher, settings.warnings) == (None, "aes128", ())
+    assert (settings.log.level, settings.log.console) == (20, True)
+
+
+def test_defaults_are_ssm_s_and_lie_below_the_site_s_root(directory: Path) -> None:
+    grid = directory / "etc/grid-security"
+    (grid / "certificates").mkdir(parents=True)
+    for name in ("hostcert.pem", "hostkey.pem"):
+        (grid / name).write_text("x")
+    settings = load(directory, "[broker]\nhost: h\n[messaging]\ndestination: /queue/q\n")
+    assert settings.link.certificate == grid / "hostcert.pem"
+    assert settings.link.key == grid / "hostkey.pem"
+    assert settings.link.capath == grid / "certificates"
+    assert settings.path == directory / "var/spool/apel/outgoing"
+    assert settings.log.file == directory / "var/log/apel/ssmsend.log"
+    assert warnings(settings) == [": [sender] protocol: not set; STOMP is assumed, as before SSM 4"]
+
+
+def test_hosts_are_a_list(directory: Path) -> None:
+    text = SENDER.format(directory).replace(
+        "broker.example.net:6162", "a.example.net:6162, [2001:db8::1]:61612 ,b\nport: 7"
+    )
+    brokers = load(directory, text).link.brokers
+    assert [str(broker) for broker in brokers] == ["a.example.net:6162", "[2001:db8::1]:61612", "b:7"]
+
+
+def test_everything_wrong_comes_at_once(directory: Path) -> None:
+    text = """\
+[sender]
+protocol: AMS
+[broker]
+host: a:b:c, d:70000
+use_ssl: maybe
+[certificates]
+certificate: {0}/cert.pem
+key: {0}/none.pem
+server_cert: {0}/cert.pem
+[messaging]
+path: spool
+path_type: directory
+[logging]
+level: LOUD
+"""
+    found = problems(directory, text.format(directory))
+    assert len(found) == 10
+    shown = "\n".join(found)
+    for expected in (
+        ": [messaging] destination: must be set: the queue, for example /queue/NAME",
+        ":2: [sender] protocol: AMS is not spoken by this version; write 'protocol: STOMP', and in [broker] 'host: HOST:PORT'",
+        ":4: [broker] host: 'a:b:c' is not allowed; write host or host:port, several with commas",
+        ":4: [broker] host: 'd:70000' is not allowed",
+        ":5: [broker] use_ssl: 'maybe' is not allowed; write true or false",
+        f":8: [certificates] key: file {directory}/none.pem does not exist",
+        ":9: [certificates] server_cert: is this host's own",
+        ":11: [messaging] path: must be an absolute path, not 'spool'",
+        ":12: [messaging] path_type: plain directories are not read",
+        ":14: [logging] level: 'LOUD' is not allowed",
+    ):
+        assert expected in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("host: broker.example.net:6162", "bdii: ldap://bdii.example.net:2170\nnetwork: PROD"), "host: HOST:PORT"),
+        (("broker.example.net", "msg.example.org"), "is still the placeholder"),
+        (("host: broker.example.net:6162", "host:"), "must be set: name the message broker"),
+    ],
+)
+def test_a_broker_must_be_named(directory: Path, change: tuple[str, str], expected: str) -> None:
+    assert any(expected in line for line in problems(directory, SENDER.format(directory).replace(*change)))
+
+
+def test_what_deserves_a_warning(directory: Path) -> None:
+    (directory / "outgoing/openstack/6b029cc8").mkdir(parents=True)
+    (directory / "outgoing/6b029cc8").mkdir()
+    text = SENDER.format(directory).replace("/queue/accounting", "/queue/global.accounting.test.cloud.central")
+    text = text.replace("[certificates]", "bdii: ldap://x\nuse_ssl: false\n[certificates]")
+    assert warnings(load(directory, text)) == [
+        ":5: [broker] bdii: brokers are no longer looked up in the information system, this is ignored; host counts",
+        ":6: [broker] use_ssl: messages travel in clear and the broker is not verified; write true",
+        (
+            ":11: [messaging] destination: /queue/global.accounting.test.cloud.central is a test queue: "
+            "what goes there is not accounted"
+        ),
+        (
+            f":12: [messaging] path: {directory}/outgoing/openstack is a spool of its own, which is not sent; "
+            "perhaps you mean that one"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "policy"),
+    [("true", "require"), ("False", "warn"), ("require", "require"), ("off", "off"), ("warn", "warn")],
+)
+def test_check_crls_takes_both_vocabularies(directory: Path, value: str, policy: str) -> None:
+    text = SENDER.format(directory).replace("[sender]", "[receiver]")
+    (directory / "receiver.cfg").write_text(text.replace("[messaging]", f"check_crls: {value}\n[messaging]"))
+    settings = load_receiver(directory / "receiver.cfg", layout=Layout(directory))
+    assert settings.crls == policy
+    assert settings.pidfile == directory / "var/run/apel/ssmreceive.pid"

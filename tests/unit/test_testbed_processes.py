@@ -1,0 +1,103 @@
+"""Processes of the test bed: found, stopped, and never mistaken for somebody else's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.processes import Records
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+PARENT = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('parent', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    records = Records(tmp_path / "run")
+    yield records
+    records.kill("it")
+
+
+def start(records: Records, *command: str, until: str = "") -> Path:
+    output = records.directory.parent / "output"
+    records.start("it", command=command, output=output)
+    deadline = time.monotonic() + 10
+    while until not in output.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return output
+
+
+def is_living(pid: int) -> bool:
+    """Ask the kernel; a zombie, which nobody may have reaped, does not count."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_started_process_is_found_by_another_object_until_it_is_stopped(records: Records) -> None:
+    start(records, "sleep", "60")
+    found = Records(records.directory).find("it")
+    assert found
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{found.pid}/cmdline").read_bytes() != b"sleep\x0060\x00":
+        assert time.monotonic() < deadline
+    records.stop(["it"])
+    assert records.find("it") is None
+    assert not is_living(found.pid)
+
+
+def test_deaf_process_is_killed_after_a_while(records: Records) -> None:
+    start(records, sys.executable, "-c", DEAF, until="deaf")
+    begin = time.monotonic()
+    records.stop(["it"], seconds=0.5)
+    assert time.monotonic() - begin >= 0.5
+    assert records.find("it") is None
+
+
+def test_children_end_with_it(records: Records) -> None:
+    start(records, sys.executable, "-c", PARENT, until="parent")
+    found = records.find("it")
+    assert found
+    members = found.session
+    assert len(members) == 2
+    records.kill("it")
+    assert not any(is_living(member.pid) for member in members)
+
+
+def test_recycled_pid_is_left_alone(records: Records) -> None:
+    start(records, "sleep", "60")
+    record = records.directory / "it"
+    ours = records.find("it")
+    assert ours
+    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        fields = record.read_text().split(" ")
+        fields[1] = str(stranger.pid)  # the stranger has the pid, but not the start time
+        record.write_text(" ".join(fields))
+        assert records.find("it") is None
+        records.stop(["it"])
+        records.kill("it")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+        os.kill(ours.pid, signal.SIGKILL)
+
+
+def test_record_from_before_a_reboot_is_nobody(records: Records) -> None:
+    start(records, "sleep", "60")
+    ours = records.find("it")
+    assert ours
+    record = records.directory / "it"
+    record.write_text("00000000-0000-0000-0000-000000000000 " + record.read_text().split(" ", 1)[1])
+    assert records.find("it") is None
+    os.kill(ours.pid, signal.SIGKILL)

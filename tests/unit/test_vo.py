@@ -1,0 +1,120 @@
+"""Which VO a project serves: every form of mapping file, and what happens when sources differ."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from appliance.core.cloud.identity import Project
+from appliance.core.cloud.vo import Mapping, NoVO, read_mapping, vo_of
+from appliance.core.run.errors import ConfigurationError
+
+ID = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+
+
+def project(name: str = "ops", *, domain_id: str = "default", **properties: str) -> Project:
+    return Project(ID, name, domain_id, frozenset(), properties)
+
+
+def written(directory: Path, content: object, name: str = "voms.json") -> Path:
+    path = directory / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"vo.x": {"tenant": "ops"}},
+        {"vo.x": {"tenant": ["other", "ops"]}},
+        {"vo.x": {"tenants": ["other", "ops"]}},
+        {"vo.x": {"tenants": [], "tenant": "ops"}},
+        {"vo.x": {"projects": ["ops"], "tenant": None}},
+        {"vo.x": {"projects": [ID]}},
+        {"vo.x": {"project": ID}},
+        {"vo.x": {"project": "ops", "domain": "Default"}},
+        {"vos": [{"name": "other", "auth": {"project_id": "x"}}, {"name": "vo.x", "auth": {"project_id": ID}}]},
+        {"other": {"projects": ["a"]}, "vo.x": {"projects": ["ops"]}},
+    ],
+)
+def test_every_form_that_sites_have(content: object, tmp_path: Path) -> None:
+    assert vo_of(project(), mapping=read_mapping(written(tmp_path, content))) == "vo.x"
+
+
+def test_a_yaml_file_of_sites(tmp_path: Path) -> None:
+    text = (
+        f"gocdb: SITE\n\nvos:\n- name: other\n  auth: {{project_id: x}}\n- name: vo.x\n  auth:\n    project_id: {ID}\n"
+    )
+    path = written(tmp_path, text.replace("gocdb: SITE\n", ""), "site.yaml")
+    assert vo_of(project(), mapping=read_mapping(path)) == "vo.x"
+
+
+def test_a_missing_tenant_is_no_project_called_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"names no project; write \{"):
+        read_mapping(written(tmp_path, {"vo.x": {"tenant": None}}))
+
+
+@pytest.mark.parametrize("name", ["VO", "egi.VO", "accounting:VO", "egi.eu:VO"])
+def test_usual_properties(name: str) -> None:
+    assert vo_of(project(**{name: " vo.x "}), mapping=Mapping(Path("x"))) == "vo.x"
+
+
+def test_a_property_of_the_site_own_choice_comes_first() -> None:
+    chosen = project(**{"accounting:egi.VO": "vo.x", "VO": "else"})
+    assert vo_of(chosen, mapping=Mapping(Path("x")), preferred="accounting:egi.VO") == "vo.x"
+    assert vo_of(project(VO="vo.x"), mapping=Mapping(Path("x")), preferred="accounting:egi.VO") == "vo.x"
+
+
+def test_differing_sources_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path, {"vo.y": {"projects": ["ops"]}, "vo.z": {"projects": [ID]}})
+    with pytest.raises(NoVO) as caught:
+        vo_of(project(VO="vo.x"), mapping=read_mapping(path))
+    assert str(caught.value) == (
+        f"project ops ({ID}): its sources name different VOs: vo.x (property VO), vo.y ({path}), vo.z ({path}); "
+        "make them equal"
+    )
+
+
+def test_without_any_source_the_command_is_named() -> None:
+    with pytest.raises(NoVO, match=f"openstack project set --property VO=VO {ID}, or name it in /x/voms.json"):
+        vo_of(project(), mapping=Mapping(Path("/x/voms.json")))
+
+
+@pytest.mark.parametrize("value", ["two words", "a%%b", "ünïcode", "x" * 256])
+def test_what_is_no_vo(value: str) -> None:
+    with pytest.raises(NoVO, match="is not the name of a VO"):
+        vo_of(project(VO=value), mapping=Mapping(Path("x")))
+
+
+def test_a_domain_tells_projects_of_one_name_apart(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, {"vo.x": {"project": "ops", "domain": "egi"}, "vo.y": {"project": "ops", "domain": "default"}}
+    )
+    mapping = read_mapping(path)
+    assert vo_of(project(), mapping=mapping) == "vo.y"
+    assert vo_of(project(domain_id="54f3dde773ea4143b89520213baf6755"), mapping=mapping) == "vo.x"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"a": {"projects": ["x"]},\n "b" {}}', ":2: is not JSON: Expecting ':' delimiter"),
+        ('["a"]', ':1: must be like {"VO": {"projects": ["name or id"]}}'),
+        ('"a"', ':1: must be like {"VO": {"projects": ["name or id"]}}'),
+        (
+            '{"a": {"projects": ["x"]},\n "b": {"project": []}}',
+            ':2: b: names no project; write {"projects": ["name or id"]}',
+        ),
+        ('{"a": 1}', ':1: a: names no project; write {"projects": ["name or id"]}'),
+    ],
+)
+def test_broken_files(text: str, problem: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        read_mapping(path)
+    assert str(caught.value) == f"{path}{problem}"
+
+
+def test_a_vo_that_stands_twice_keeps_all_its_projects(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"vo.x": {"projects": ["a"]}, "vo.x": {"projects": ["ops"]}}')
+    assert [entry.project for entry in read_mapping(path).entries] == ["a", "ops"]
