@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.core.config import document, yaml_file
+from appliance.core.config import document
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
@@ -111,6 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
     """Read configuration and command line; raises `ConfigurationError` with everything that is wrong in them."""
+    from appliance.core.config import yaml_file  # noqa: PLC0415  start-up is a cost
+
     config: Path | None = arguments.config
     candidates = [layout.path("/etc/cloudkeeper/cloudkeeper.yml")]
     if layout.root == Path("/"):
