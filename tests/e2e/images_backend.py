@@ -194,7 +194,12 @@ class Offer:
         }
         values |= self.fields | fields
         if with_image:
-            image = {"mode": "LOCAL", "location": str(self.path), "format": "QCOW2", "checksum": self.sha512}
+            image: dict[str, Any] = {
+                "mode": "LOCAL",
+                "location": str(self.path),
+                "format": "QCOW2",
+                "checksum": self.sha512,
+            }
             image |= {"size": self.path.stat().st_size, "uri": "https://images.example.org/one.qcow2"}
             values["image"] = image | dict(values.get("image", {}))
         return pb.Appliance(**values)
