@@ -126,10 +126,12 @@ class Sender:
         record: RunRecord,
         deadline: float,
         is_stopping: Callable[[], bool],
+        receipt_timeout: timedelta = RECEIPT_TIMEOUT,
     ) -> None:
         self._settings, self._outgoing, self._packer, self._brokers = settings, outgoing, packer, brokers
         self._record, self._deadline, self._is_stopping = record, deadline, is_stopping
         self._connection: Connection | None = None
+        self._receipt_timeout = receipt_timeout.total_seconds()
         self._sent = 0
         self._attempts = 0
         self._last_receipt = 0.0
@@ -149,11 +151,12 @@ class Sender:
             else:
                 logger.info("Tidying message directory.")
                 self._outgoing.spool.purge()
-        except ApplianceError as error:
+        except (ApplianceError, OSError) as error:
             if not self._sent:
                 raise
-            self._record.fail(str(error))
-            logger.error("%s", error)  # noqa: TRY400  one line, no traceback
+            failure = LocalFailure.from_os(error) if isinstance(error, OSError) else error
+            self._record.fail(str(failure))
+            logger.error("%s", failure)  # noqa: TRY400  one line, no traceback
         finally:
             self._close()
             left = self._outgoing.release()
@@ -222,8 +225,8 @@ class Sender:
                 case Lost():
                     self._start_over(window, connection, event)
                     return
-        if window.in_flight and time.monotonic() - self._last_receipt > RECEIPT_TIMEOUT.total_seconds():
-            self._start_over(window, connection, Lost(f"no receipt for {RECEIPT_TIMEOUT.total_seconds():.0f} s"))
+        if window.in_flight and time.monotonic() - self._last_receipt > self._receipt_timeout:
+            self._start_over(window, connection, Lost(f"no receipt for {self._receipt_timeout:.0f} s"))
 
     def _start_over(self, window: Window, connection: Connection, end: Refusal | Lost) -> None:
         """Leave a connection that is of no more use; bury the message that it broke on, or give up, or go on."""

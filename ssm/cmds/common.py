@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
 
 def configure_log(name: str, settings: SenderSettings | ReceiverSettings, arguments: argparse.Namespace) -> None:
     """Log as the configuration says, and write its warnings; a log file that cannot be opened is one of them."""
-    os.umask(0o027)
     level = cli.log_level(arguments, settings.log.level)
     warnings = [str(problem) for problem in settings.warnings]
     try:
@@ -58,6 +57,14 @@ def _open_log(settings: LogSettings, level: int, arguments: argparse.Namespace) 
             raise LocalFailure(settings.file, "the log file's directory is missing or not writable")
         return
     log.configure(level=level, file=settings.file, console=settings.console, as_json=arguments.log_json)
+
+
+def positive(text: str) -> int:
+    """Convert a command-line number of things."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
 
 
 def announce(name: str, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", "--dn_file", type=Path, metavar="FILE", help=f"names of accepted senders (default: {_NAMES})"
     )
     parser.add_argument("--daemon", action="store_true", help="go to the background")
-    parser.add_argument("--count", type=int, metavar="N", help="end after N messages")
+    parser.add_argument("--count", type=common.positive, metavar="N", help="end after N messages")
     parser.add_argument("--idle-exit", type=_seconds, metavar="SECONDS", help="end when none has come for so long")
 
 
@@ -40,6 +41,7 @@ def _seconds(text: str) -> timedelta:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Receive, or only check the configuration."""
+    os.umask(0o027)  # queues, locks and logs are for this program and its group
     layout = cli.layout(arguments)
     settings = load_receiver(arguments.config or layout.path(_CONFIG), layout=layout)
     common.configure_log("ssmreceive", settings, arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
     common.add_arguments(parser, _CONFIG)
     parser.add_argument("--dry-run", action="store_true", help="sign everything, say what would be sent, send nothing")
-    parser.add_argument("--limit", type=int, metavar="N", help="send at most N messages")
+    parser.add_argument("--limit", type=common.positive, metavar="N", help="send at most N messages")
     parser.add_argument(
         "--max-time", type=float, default=_MAX_TIME, metavar="SECONDS", help="end after so long (default: %(default)s)"
     )
@@ -37,9 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Send, or only check the configuration."""
+    os.umask(0o027)  # queues, locks and logs are for this program and its group
     layout = cli.layout(arguments)
     settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
     common.configure_log("ssmsend", settings, arguments)
+    if not settings.path.is_dir():
+        logger.warning("%s: the spool does not exist (yet); producers make it with their first message", settings.path)
     outgoing = Outgoing(Spool(settings.path), journal=settings.journal)
     if arguments.check_config:
         _sender(settings, outgoing, RunRecord("ssmsend"), arguments)

@@ -1,5 +1,8 @@
 import argparse
 import errno
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +31,8 @@ def raising(error: BaseException) -> cli.Program:
         (LocalFailure("/x", "No space left on device"), 3, "tool: /x: No space left on device"),
         (Busy("/lock", "running since T (pid 3)"), 1, "tool: /lock: running since T (pid 3)"),
         (OSError(errno.ENOSPC, "No space left on device", "/spool"), 3, "tool: /spool: No space left on device; free"),
+        (OSError(errno.ENOSPC, "No space left on device"), 3, "tool: No space left on device; free"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3, "tool: Broken pipe"),
         (KeyError("x"), 4, "tool: bug in this program: KeyError: 'x' (test_cli.py:"),
         (KeyboardInterrupt(), 3, "tool: interrupted"),
     ],
@@ -55,6 +60,77 @@ def test_secrets_are_masked_in_errors_and_tracebacks(capsys: pytest.CaptureFixtu
     assert "pa55word" not in shown
     assert "Traceback" in shown
     log._secrets.clear()
+
+
+def test_a_secret_with_several_blanks_and_controls_do_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    log.hide("pass  word")
+    for error in (ValueError("got pass  word \x1b[2J"), Unavailable("x", "said pass  word \x1b[2J")):
+        cli.main(raising(error), [])
+    log._secrets.clear()
+    shown = capsys.readouterr().err
+    assert "word" not in shown
+    assert "\x1b" not in shown
+    assert shown.count("\n") == 2
+
+
+_TOOL = """
+import sys
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus, Unavailable
+def run(_arguments):
+    {body}
+    return ExitStatus.DONE
+sys.exit(cli.main(cli.Program("tool", "A tool.", lambda _: None, run), []))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("body", "redirection", "status", "told"),
+    [
+        ("print('x')", ">/dev/full", 3, "No space left on device"),
+        ("print('x')", ">&-", 0, ""),
+        ("print('x' * 100_000)", "| true", 0, ""),
+        ("print('x')", "| (exec <&-; sleep 1)", 0, ""),
+        ("raise Unavailable('host', 'refuses')", "2>/dev/full", 3, ""),
+        ("raise Unavailable('host', 'refuses')", "2>&1 >/dev/null | true", 3, ""),
+        ("raise KeyError('x')", "2>/dev/full", 4, ""),
+        ("raise BrokenPipeError(32, 'Broken pipe')", ">/dev/null", 3, "tool: Broken pipe"),
+    ],
+)
+def test_outputs_that_are_full_or_gone(body: str, redirection: str, status: int, told: str, unbuffered: str) -> None:
+    script = _TOOL.format(body=body)
+    command = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    shown = subprocess.run(
+        ["bash", "-c", command, sys.executable, script], env=env, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == status
+    assert told in shown.stderr
+    assert shown.stderr.count("\n") == (1 if told else 0)
+
+
+def test_a_terminal_without_unicode_shows_names_all_the_same() -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    script = _TOOL.format(body="print('ü 日')")
+    shown = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True)
+    assert shown.stdout == b"\xfc \\u65e5\n"
+
+
+def test_a_relative_root_is_one_place_wherever_the_program_goes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Path] = []
+
+    def run(arguments: argparse.Namespace) -> ExitStatus:
+        seen.append(cli.layout(arguments).runs)
+        return ExitStatus.DONE
+
+    monkeypatch.chdir(tmp_path)
+    cli.main(program(run), ["--root", "site"])
+    monkeypatch.setenv("FEDCLOUD_ROOT", "site")
+    cli.main(program(run), [])
+    assert seen == [tmp_path / "site/var/lib/fedcloud/runs"] * 2
 
 
 def test_compatible_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -65,7 +67,7 @@ def parser(program: Program) -> argparse.ArgumentParser:
 
 def layout(arguments: argparse.Namespace) -> Layout:
     """Return the layout of the site that this run is for."""
-    return Layout(arguments.root) if arguments.root else Layout.of_environment()
+    return Layout(arguments.root.absolute()) if arguments.root else Layout.of_environment()
 
 
 def log_level(arguments: argparse.Namespace, configured: int = logging.INFO) -> int:
@@ -75,11 +77,11 @@ def log_level(arguments: argparse.Namespace, configured: int = logging.INFO) -> 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
     """Run a program and return its exit status; no exception passes, and no message carries a secret."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
     log.configure(level=log_level(arguments), as_json=arguments.log_json)
-    status = _guarded(program, arguments)
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+    status = _flushed(program.name, _guarded(program, arguments))
     return program.compatible_status(status) if arguments.compat_exit_codes else int(status)
 
 
@@ -89,16 +91,15 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> ExitStatus:
     except ApplianceError as error:
         report(program.name, error)
         return error.status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nobody to tell
-        return ExitStatus.DONE
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not _is_output_read():
+            return ExitStatus.DONE  # whoever read has seen enough
         if error.filename is None and error.errno is None:
             return _bug(program.name, error, arguments)
         report(program.name, LocalFailure.from_os(error))
         return ExitStatus.NOTHING
     except KeyboardInterrupt:
-        print(f"{program.name}: interrupted; run again to go on", file=sys.stderr)
+        _tell(f"{program.name}: interrupted; run again to go on")
         return ExitStatus.NOTHING
     except Exception as error:  # noqa: BLE001  the edge: whatever is left is a bug, told in one line
         return _bug(program.name, error, arguments)
@@ -107,17 +108,47 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> ExitStatus:
 def report(name: str, error: ApplianceError) -> None:
     """Print a failure to standard error, each of its lines with the program's name before it."""
     for line in log.redact(str(error)).splitlines():
-        print(f"{name}: {line}", file=sys.stderr)
+        _tell(f"{name}: {line}")
 
 
 def _bug(name: str, error: BaseException, arguments: argparse.Namespace) -> ExitStatus:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-    words = " ".join(f"{type(error).__name__}: {error}".split())
-    print(
-        log.redact(f"{name}: bug in this program: {words} ({where}); please report it, with --debug"),
-        file=sys.stderr,
-    )
+    words = " ".join(log.redact(f"{type(error).__name__}: {error}").split())
+    _tell(f"{name}: bug in this program: {words} ({where}); please report it, with --debug")
     if arguments.debug:
-        print(log.redact("".join(traceback.format_exception(error))), file=sys.stderr)
+        for line in log.redact("".join(traceback.format_exception(error))).splitlines():
+            _tell(line)
     return ExitStatus.BUG
+
+
+def _tell(line: str) -> None:
+    """Print a line to standard error, as far as there is one that can be written to."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(log.one_line(log.redact(line)), file=sys.stderr)
+
+
+def _is_output_read() -> bool:
+    """Say whether standard output has a reader: the pipe that broke may be one, or a connection of the program's."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, AttributeError):  # it is no file, or closed
+        return True
+    return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def _flushed(name: str, status: ExitStatus) -> ExitStatus:
+    """Flush the outputs; what could not be written makes a run that was done one that was not."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the interpreter flushes once more at its end
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                report(name, LocalFailure.from_os(error, subject="standard output"))
+                status = ExitStatus.NOTHING if status is ExitStatus.DONE else status
+    return status

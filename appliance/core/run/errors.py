@@ -15,6 +15,7 @@ a bug: exit 4.
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +102,8 @@ class LocalFailure(Unavailable):
 
     @classmethod
     def from_os(cls, error: OSError, *, subject: object = None, remedy: str = "") -> LocalFailure:
-        """Translate an `OSError`; the subject defaults to the file that the error names."""
-        where = subject if subject is not None else (error.filename or "file system")
+        """Translate an `OSError`; the subject defaults to the file that the error names, if it names one."""
+        where = subject if subject is not None else (error.filename or "")
         return cls(where, error.strerror or str(error), remedy or _REMEDIES.get(error.errno or 0, ""))
 
 
@@ -113,8 +114,9 @@ class Busy(ApplianceError):
 
 
 _REMEDIES = {
-    13: "check owner and mode of the file and of the directories above it",
-    28: "free space on this file system; nothing is lost, the next run goes on from here",
-    30: "the file system is read-only: mount it writable",
-    122: "raise the quota; nothing is lost, the next run goes on from here",
+    errno.EPERM: "check the owner of the file and of the directory that it is in",
+    errno.EACCES: "check owner and mode of the file and of the directories above it",
+    errno.ENOSPC: "free space on this file system; nothing is lost, the next run goes on from here",
+    errno.EROFS: "the file system is read-only: mount it writable",
+    errno.EDQUOT: "raise the quota; nothing is lost, the next run goes on from here",
 }

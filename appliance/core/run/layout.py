@@ -18,7 +18,7 @@ class Layout:
     @classmethod
     def of_environment(cls) -> Layout:
         """Return the layout whose root the environment names, else the host's own."""
-        return cls(Path(os.environ.get(ROOT_VARIABLE) or "/"))
+        return cls(Path(os.environ.get(ROOT_VARIABLE) or "/").absolute())
 
     def path(self, absolute: str) -> Path:
         """Return the place that ``absolute`` (as on the appliance, ``/etc/…``) has in this layout."""
