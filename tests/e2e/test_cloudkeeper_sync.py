@@ -5,14 +5,9 @@ What the backend was given is told by sha512sum and qemu-img, what the lists are
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import signal
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cloudkeeper.cmds import frontend
+from tests.e2e.images_frontend import PROGRAM, Done, make_disks, qemu_img, run, sha512
 from tests.e2e.killpoints import Command, KillMatrix
 from tests.simulators import image_backend, image_server
 from tests.simulators.image_backend import Cloud
@@ -30,18 +25,8 @@ from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, i
 from tests.simulators.image_server import Broken, ImageServer, Redirect
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
-PROGRAM = Path(sys.prefix) / "bin" / "cloudkeeper"
 ENDORSER = f"{HOST_DN}/CN=lists.example.org"
 TOKEN = "s3cr3t-t0ken-of-this-site"
-
-
-@dataclass
-class Done:
-    """What a run told."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 @dataclass
@@ -79,37 +64,17 @@ class World:
         return ["sync", *config, "--backend-endpoint", self.cloud.endpoint, *flags]
 
     def sync(self, *flags: str) -> Done:
-        """Run the program's main function in this process: a start of Python each time would be most of the test."""
-        output, errors = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            status = frontend.main(self.command(*flags))
-        return Done(status, output.getvalue(), errors.getvalue())
+        return run(*self.command(*flags))
 
     def record(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.root / "var/lib/fedcloud/runs/cloudkeeper.json").read_text())
         return found
 
 
-def qemu_img(*arguments: str | Path) -> None:
-    subprocess.run(["qemu-img", *map(str, arguments)], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return small images of every format by file name."""
-    path = tmp_path_factory.mktemp("disks")
-    raw = path / "one.raw"
-    raw.write_bytes(bytes(510) + b"\x55\xaa" + b"content of a disk " * 9000 + bytes(900_000 + 512 - 162_512 % 512))
-    raw.write_bytes(raw.read_bytes()[: len(raw.read_bytes()) // 512 * 512])
-    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, path / "one.qcow2")
-    qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, path / "one.vmdk")
-    (path / "one.ovf").write_text("<Envelope/>")
-    with tarfile.open(path / "one.ova", "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in ("one.ovf", "one.vmdk"):
-            archive.add(path / name, arcname=name)
-    raw.with_name("two.raw").write_bytes(raw.read_bytes().replace(b"content", b"CONTENT"))
-    qemu_img("convert", "-f", "raw", "-O", "qcow2", path / "two.raw", path / "two.qcow2")
-    return {file.name: file.read_bytes() for file in path.iterdir() if file.suffix != ".ovf"}
+    return make_disks(tmp_path_factory.mktemp("disks"))
 
 
 @pytest.fixture(scope="module")
@@ -142,19 +107,7 @@ def world(tmp_path: Path, authority: Authority, strangers: Credential, disks: di
     with image_server.serve(host) as web, image_backend.serve() as cloud:
         made = World(tmp_path, web, cloud, signer, strangers, certificates, disks)
         made.configure()
-        handler = signal.getsignal(signal.SIGTERM)
         yield made
-        signal.signal(signal.SIGTERM, handler)
-        logging.captureWarnings(capture=False)
-        for opened in logging.getLogger().handlers[:]:
-            if isinstance(opened, logging.FileHandler):
-                logging.getLogger().removeHandler(opened)
-                opened.close()
-
-
-def sha512(content: bytes) -> str:
-    done = subprocess.run(["sha512sum"], input=content, capture_output=True, check=True)
-    return done.stdout.split()[0].decode()
 
 
 def key(number: int) -> tuple[str, str]:
