@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what is done, or would be, as JSON")
     words = "let each list remove up to N images, however many of its images that is"
     parser.add_argument("--allow-remove", type=_amount, default=0, metavar="N", help=words)
-    parser.add_argument("--no-debug", dest="debug", action="store_false", help="undo --debug")
+    parser.add_argument("--no-debug", dest="debug", action="store_false", default=False, help="undo --debug")
     settings.add_arguments(parser)
 
 

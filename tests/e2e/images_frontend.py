@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,8 @@ from pathlib import Path
 from cloudkeeper.cmds import frontend
 
 PROGRAM = Path(sys.prefix) / "bin" / "cloudkeeper"
+BOOT_SECTOR = bytes(446) + struct.pack("<BBHBBHII", 0x80, 0, 2, 0x83, 0, 3, 1, 2047) + bytes(48) + b"\x55\xaa"
+"""One partition, as Glance wants to see one in a raw disk."""
 
 
 @dataclass
@@ -59,7 +62,7 @@ def make_disks(path: Path) -> dict[str, bytes]:
     """Return small images by name: disk ``one`` as raw, qcow2, vmdk and OVA, disk ``two`` as raw and qcow2."""
     for name in ("one", "two"):
         raw = path / f"{name}.raw"
-        raw.write_bytes(bytes(510) + b"\x55\xaa" + f"content of disk {name} ".encode() * 9000)
+        raw.write_bytes(BOOT_SECTOR + f"content of disk {name} ".encode() * 9000)
         os.truncate(raw, 2**20)
         qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, path / f"{name}.qcow2")
     options = ("-o", "subformat=streamOptimized")

@@ -99,6 +99,10 @@ def test_defaults_are_the_peer_s(tmp_path: Path) -> None:
     assert (found.qemu_img, found.patience) == (Path("/usr/bin/qemu-img"), timedelta(minutes=10))
 
 
+def test_debug_is_off_unless_asked_for() -> None:
+    assert [parse(*flags).debug for flags in ([], ["--debug"], ["--debug", "--no-debug"])] == [False, True, False]
+
+
 def test_flags_win(tmp_path: Path) -> None:
     flags = ["--image-lists", URL, "--formats", "raw", "vmdk", "--backend-endpoint", "[::1]:1", "--no-authentication"]
     flags += ["--logging-level", "debug", "--nginx-port", "1", "--logging-file", ""]
