@@ -8,22 +8,19 @@ do get a warning.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from appliance.core import clock
-from appliance.core.cloud import login
+from appliance.core.cloud import access
 from appliance.core.cloud import vo as vo_module
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
 from appliance.core.config.document import Document, Entry
 from appliance.core.config.settings import Settings
-from appliance.core.run import log
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import accepted
@@ -283,9 +280,9 @@ def _access(settings: Settings, read: Document) -> Access:
         aliases=[(group, "auth_plugin")],
         required="write v3password or v3applicationcredential",
     )
-    auth_url = _auth_url(settings, group)
-    options = {**_options(settings, group, auth_type), "auth_url": auth_url}
-    _warn_of_open_files(settings, read, group, auth_type)
+    auth_url = access.read_url(settings, group)
+    options = {**access.read_options(settings, group, auth_type), "auth_url": auth_url}
+    access.warn_of_open_files(settings, read, group, auth_type)
     insecure = settings.boolean("keystone_auth", "insecure", default=False)
     if insecure:
         settings.warn("keystone_auth", "insecure", "true: anybody on the network may read the password; set cafile")
@@ -305,74 +302,3 @@ def _access(settings: Settings, read: Document) -> Access:
         project_domain_id=settings.text(group, "project_domain_id"),
         project_domain_name=settings.text(group, "project_domain_name"),
     )
-
-
-def _auth_url(settings: Settings, group: str) -> str:
-    url = settings.text(
-        group, "auth_url", required="Keystone's public URL, https://HOST:5000/v3", placeholders=("yourkeystone",)
-    ).rstrip("/")
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        settings.error(group, "auth_url", f"{url!r} is not a URL; write https://HOST:5000/v3")
-    elif url.endswith("/v2.0"):
-        settings.error(group, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3")
-    return url if url.endswith("/v3") else f"{url}/v3"
-
-
-def _options(settings: Settings, group: str, auth_type: str) -> dict[str, str]:
-    """Read what the plugin needs; what is missing becomes an error of the settings."""
-    if not auth_type:
-        return {}
-    try:
-        known = login.options(auth_type)
-    except LookupError as error:
-        near = ", ".join(difflib.get_close_matches(auth_type, error.args, n=3)) or "v3password, v3applicationcredential"
-        settings.error(group, "auth_type", f"{auth_type!r} is not a plugin; write one like {near}")
-        return {}
-    found: dict[str, str] = {}
-    is_complete = True
-    for option in known:
-        if option.name in login.SCOPE or option.name == "auth_url":
-            continue
-        aliases = [(group, alias) for alias in option.aliases]
-        must = f"{auth_type} needs it" if option.is_required or option.name == "password" else ""
-        value = settings.text(
-            group, option.name, aliases=aliases, required=must, placeholders=("<None>", "<secret>", "<password>")
-        )
-        is_complete &= bool(value) or not must
-        if value:
-            found[option.name] = value
-        if option.is_secret:
-            log.hide(value)
-    _check_plugin(settings, group, auth_type, found, is_complete=is_complete)
-    return found
-
-
-def _check_plugin(
-    settings: Settings, group: str, auth_type: str, found: Mapping[str, str], *, is_complete: bool
-) -> None:
-    if auth_type in ("v3password", "password"):
-        domains = ("user_domain_id", "user_domain_name", *(["default_domain_id"] if auth_type == "password" else []))
-        if not found.keys() & {"username", "user_id"}:
-            settings.error(group, "username", "must be set: the account's name")
-            is_complete = False
-        elif "user_id" not in found and not found.keys() & {*domains, "default_domain_name"}:
-            settings.error(group, "user_domain_name", "must be set: the domain of the account, often Default")
-            is_complete = False
-    said = login.complaint(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
-    if said:
-        settings.error(group, "auth_type", f"{auth_type} does not take these options: {said}")
-
-
-def _warn_of_open_files(settings: Settings, read: Document, group: str, auth_type: str) -> None:
-    for option in _secret_options(auth_type):
-        entry = read.get(group, option)
-        if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
-            settings.warn(group, option, f"anybody on this host can read it; chmod o-r {entry.path}")
-
-
-def _secret_options(auth_type: str) -> Iterable[str]:
-    try:
-        return [option.name for option in login.options(auth_type) if option.is_secret] if auth_type else []
-    except LookupError:
-        return []

@@ -13,10 +13,15 @@ ENVIRONMENTS = Path(sys.prefix).parent
 PROGRAMS = {
     "caso": ["caso-extract", "caso-projects", "caso-mapping-migrate"],
     "ssm": ["ssmsend", "ssmreceive"],
+    "cloudkeeper": ["cloudkeeper"],
+    "cloudkeeper-os": ["cloudkeeper-os"],
 }
 CASES = [(extra, program) for extra, programs in PROGRAMS.items() for program in programs]
-TOOLS = {"caso", "ssm"}
-CLIENTS = {"keystoneauth1", "novaclient", "keystoneclient", "glanceclient", "stomp", "OpenSSL", "cryptography"}
+TOOLS = {"caso", "ssm", "cloudkeeper"}
+CLIENTS = {
+    *("keystoneauth1", "novaclient", "keystoneclient", "glanceclient", "stomp", "OpenSSL", "cryptography"),
+    *("grpc", "requests"),
+}
 
 
 def run(extra: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +40,7 @@ def test_help_and_version_answer(extra: str, program: str) -> None:
 
 @pytest.mark.parametrize(("extra", "program"), CASES)
 def test_a_missing_configuration_is_one_line(extra: str, program: str, tmp_path: Path) -> None:
-    flag = "--config-file" if extra == "caso" else "--config"
+    flag = "--config-file" if extra in {"caso", "cloudkeeper-os"} else "--config"
     shown = run(extra, program, "--root", str(tmp_path), flag, str(tmp_path / "none"), "--check-config")
     assert shown.returncode == 2
     assert shown.stderr == f"{program}: {tmp_path}/none: cannot be read: no such file or directory\n"
@@ -52,7 +57,7 @@ def test_starting_loads_nothing_of_other_tools_and_no_client(extra: str, program
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
     shown = subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True)
     loaded = set(json.loads(shown.stdout))
-    assert not loaded & (TOOLS - {extra})
+    assert not loaded & (TOOLS - {extra.removesuffix("-os")})
     assert not loaded & CLIENTS
 
 
@@ -72,6 +77,12 @@ def test_the_environment_holds_no_other_extra(extra: str) -> None:
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
     script = "from importlib.metadata import distributions; print(*{d.name.lower() for d in distributions()})"
     names = set(subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout.split())
-    others = {"caso": {"stomp.py", "stomp-py", "asn1crypto", "pyopenssl"}, "ssm": {"keystoneauth1", "python-novaclient"}}
+    openstack = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"}
+    others = {
+        "caso": {"stomp.py", "stomp-py", "asn1crypto", "pyopenssl", "grpcio"},
+        "ssm": openstack | {"grpcio"},
+        "cloudkeeper": openstack | {"stomp.py", "stomp-py", "oslo.config"},
+        "cloudkeeper-os": {"python-novaclient", "stomp.py", "stomp-py"},
+    }
     assert not names & others[extra]
     assert "pytest" not in names
