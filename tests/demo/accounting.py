@@ -44,11 +44,11 @@ class Stage:
     def extract_killed(self, site: AccountingSite) -> list[Row]:
         """Kill `caso-extract` while it moves messages into the spool, run it again, and go on as if nothing had been."""
         process = site.extract(self.moment)
-        while process.poll() is None and not site.spooled():
+        while process.poll() is None and not site.waiting():
             time.sleep(0.002)
         process.kill()
         process.wait()
-        before = len(site.spooled())
+        before = len(site.waiting())
         site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
         self.say(f"  killed with {before} of {len(spooled)} messages in the spool, then run again")
@@ -61,10 +61,10 @@ class Stage:
         site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
         process = site.site.start("ssmsend")
-        while process.poll() is None and len(site.spooled()) == len(spooled):
+        while process.poll() is None and len(site.waiting()) == len(spooled):
             time.sleep(0.001)
         self.testbed.broker.kill()
-        left = len(site.spooled())
+        left = len(site.waiting())
         time.sleep(2)
         self.testbed.broker.start()
         process.wait(timeout=120)

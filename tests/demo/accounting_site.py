@@ -96,9 +96,13 @@ class AccountingSite:
         """The spool between `caso-extract` and `ssmsend`."""
         return self.site.root / "var/spool/apel/outgoing/openstack"
 
+    def waiting(self) -> list[Path]:
+        """Return the files of the messages that wait in the spool, oldest first."""
+        return sorted(self.spool.glob("????????/" + "?" * 14))
+
     def spooled(self) -> list[str]:
-        """Return the messages that wait in the spool, oldest first, read with nothing but the file system."""
-        return [path.read_text() for path in sorted(self.spool.glob("????????/" + "?" * 14))]
+        """Return the waiting messages, read with nothing but the file system, while nobody sends."""
+        return [path.read_text() for path in self.waiting()]
 
     def received(self) -> list[str]:
         """Return the messages that the repository holds, in the order of arrival."""
