@@ -43,11 +43,9 @@ class Stage:
 
     def extract_killed(self, site: AccountingSite) -> list[Row]:
         """Kill `caso-extract` while it moves messages into the spool, run it again, and go on as if nothing had been."""
-        process = site.extract(self.moment)
-        while process.poll() is None and not site.waiting():
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
+        with site.site.running("caso-extract", "--extract-to", self.moment.isoformat()) as process:
+            while process.poll() is None and not site.waiting():
+                time.sleep(0.002)
         before = len(site.waiting())
         site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
@@ -60,14 +58,14 @@ class Stage:
         """Kill the broker while `ssmsend` sends, start it again two seconds later."""
         site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
-        process = site.site.start("ssmsend")
-        while process.poll() is None and len(site.waiting()) == len(spooled):
-            time.sleep(0.001)
-        self.testbed.broker.kill()
-        left = len(site.waiting())
-        time.sleep(2)
-        self.testbed.broker.start()
-        process.wait(timeout=120)
+        with site.site.running("ssmsend") as process:
+            while process.poll() is None and len(site.waiting()) == len(spooled):
+                time.sleep(0.001)
+            self.testbed.broker.kill()
+            left = len(site.waiting())
+            time.sleep(2)
+            self.testbed.broker.start()
+            process.wait(timeout=120)
         site.site.run("ssmsend")
         self.say(f"  broker killed with {left} of {len(spooled)} messages unsent, started again")
         delivery = self._receive(site, spooled)

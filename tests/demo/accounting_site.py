@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from tests.demo.site import Site
@@ -86,10 +85,6 @@ class AccountingSite:
             site.write(f"etc/apel/{role}.cfg", text)
         site.write("etc/apel/dns", f"{_subject(testbed.host_credential('sender').certificate)}\n")
         return cls(site)
-
-    def extract(self, until: datetime) -> subprocess.Popen[str]:
-        """Start `caso-extract` on the cloud as of a moment."""
-        return self.site.start("caso-extract", "--extract-to", until.isoformat())
 
     @property
     def spool(self) -> Path:

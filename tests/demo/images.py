@@ -99,6 +99,7 @@ class Stage:
 
     def undisturbed(self) -> list[Row]:
         """Offer a qcow2 image, a raw one and an OVA; synchronise."""
+        self._clear()
         self._make_disks()
         self._publish()
         self.site.run("cloudkeeper", "sync")
@@ -130,12 +131,12 @@ class Stage:
         big = self.site.root / "large.qcow2"
         self._disk("large", big, size=_BIG)
         self._publish()
-        process = self.site.start("cloudkeeper", "sync")
-        while process.poll() is None and not self._states("saving"):
-            time.sleep(0.005)
-        self.backend.kill()
-        self.backend.wait()
-        process.wait(timeout=120)
+        with self.site.running("cloudkeeper", "sync") as process:
+            while process.poll() is None and not self._states("saving"):
+                time.sleep(0.005)
+            self.backend.kill()
+            self.backend.wait()
+            process.wait(timeout=120)
         self.say(
             f"  killed with {len(self._states('saving') + self._states('queued'))} image half uploaded, started again"
         )
@@ -158,6 +159,11 @@ class Stage:
                     return
             time.sleep(0.05)
         raise SystemExit(f"cloudkeeper-os does not listen: see {self.site.root}/var/log/cloudkeeper-os.out")
+
+    def _clear(self) -> None:
+        """Remove what an earlier demo left in the project."""
+        for (image_id,) in self._query("SELECT id FROM images WHERE owner = ? AND deleted = 0", self._project):
+            self.testbed.admin().call("DELETE", GLANCE, f"/v2/images/{image_id}")
 
     # -------------------------------------------------------------------------------------------------- the endorser
 

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,16 @@ class Site:
         """Start a program; its output goes to a file beside its logs."""
         with (self.root / f"var/log/{program}.out").open("a") as output:
             return subprocess.Popen(self.command(program, *arguments), stdout=output, stderr=output, text=True)
+
+    @contextmanager
+    def running(self, program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a program for a block; whatever happens there, it does not outlive it."""
+        process = self.start(program, *arguments)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def run(self, program: str, *arguments: str, expect: tuple[int, ...] = (0,)) -> int:
         """Run a program to its end; an exit status that is not expected ends the demo with what the program said."""
