@@ -279,11 +279,10 @@ class Sender:
 
     def _bury(self, name: ElementName, reason: str, window: Window) -> None:
         """Move an element that can never be sent to the queue of failed messages, once whatever happens."""
-        path = self._outgoing.spool.path / name
         queue = Queue(self._settings.failed)
         element = name.split("/")[1]
         if not queue.holds(element):
-            since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            since = datetime.fromtimestamp(int(element[:8], 16), UTC)  # its mtime is that of the lock
             fields = {
                 "body": self._outgoing.spool.read(name),
                 "reason": reason.encode(),
