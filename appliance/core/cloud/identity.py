@@ -91,11 +91,10 @@ class UserNames:
             return None
         except (exceptions.Forbidden, exceptions.Unauthorized):
             self._is_refused = True
-            account = self._cloud.access.account
+            access = self._cloud.access
             logger.warning(
-                "%s: the account %r may not read names of users: records go without GlobalUserName; "
-                "openstack role add --user %s --system all reader",
-                *(self._cloud.host, account, account),
+                "%s: the account %r may not read names of users: records go without GlobalUserName; %s",
+                *(self._cloud.host, access.account, access.grant("--system all")),
             )
             return None
         return name

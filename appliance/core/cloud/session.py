@@ -112,10 +112,11 @@ class Transport(session.Session):
 class Scope:
     """What the account may do in one project, in the system, or before choosing either: the services' clients."""
 
-    def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, region: str | None) -> None:
+    def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, access: Access) -> None:
+        self.access = access
         self._transport = transport
         self._plugin = plugin
-        self._region = {"interface": "public", "region_name": region}
+        self._region = {"interface": "public", "region_name": access.region}
 
     @property
     def project_id(self) -> str | None:
@@ -146,7 +147,7 @@ class Scope:
             session=self._transport,
             auth=self._plugin,
             service_type="compute",
-            api_version=APIVersion("2.1"),
+            api_version=APIVersion(),
             timings=False,
             **self._region,
         )
@@ -199,7 +200,7 @@ class Cloud:
             raise Unavailable(self.host, "answers, but is no Keystone", "check auth_url; it ends in /v3") from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token: {error}", "check [keystone_auth]") from error
-        return Scope(self.transport, plugin, self.access.region)
+        return Scope(self.transport, plugin, self.access)
 
     @cached_property
     def system(self) -> Scope | None:
@@ -212,7 +213,7 @@ class Cloud:
         except exceptions.ClientException as error:
             logger.debug("no system scope: %s", error)
             return None
-        return Scope(self.transport, plugin, self.access.region)
+        return Scope(self.transport, plugin, self.access)
 
     def project(self, project_id: str) -> Scope:
         """Return the scope of a project; raises `AccessDenied` when the account has no role there.
@@ -241,11 +242,11 @@ class Cloud:
             raise AccessDenied(
                 f"project {project_id}",
                 f"{self.host} gives the account {self.access.account!r} no token for it",
-                f"openstack role add --user {self.access.account} --project {project_id} reader",
+                self.access.grant(f"--project {project_id}"),
             ) from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token for project {project_id}: {error}") from error
-        return Scope(self.transport, plugin, self.access.region)
+        return Scope(self.transport, plugin, self.access)
 
 
 def _host(url: str) -> str:
