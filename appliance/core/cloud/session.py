@@ -23,6 +23,7 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from appliance.core import clock
 from appliance.core.cloud import login
+from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.login import Access
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.version import __version__
@@ -166,7 +167,7 @@ class Cloud:
     def __init__(self, access: Access) -> None:
         self.access = access
         self.transport = Transport(access)
-        self._lock = threading.Lock()
+        self._locks = Locks()
         self._projects: dict[str, Scope] = {}
 
     @cached_property
@@ -220,7 +221,7 @@ class Cloud:
 
         A credential that is bound to a project is never asked for another one.
         """
-        with self._lock:
+        with self._locks.of(project_id):
             if project_id not in self._projects:
                 self._projects[project_id] = self._login(project_id)
             return self._projects[project_id]
