@@ -157,7 +157,7 @@ def _check_limits(source: Source, output: IO[bytes], deadline: float, stop: thre
     if stop.is_set():
         raise _LimitReached("ended, because this program ends")
     if time.monotonic() > deadline:
-        raise _LimitReached(f"did not end within {source.timeout.total_seconds():.0f} s")
+        raise _LimitReached(f"did not end within {source.timeout.total_seconds():g} s")
     if os.fstat(output.fileno()).st_size > source.limit:
         raise _LimitReached(f"printed more than {source.limit // 1_000_000} MB (BDII_SOURCE_LIMIT)")
 
