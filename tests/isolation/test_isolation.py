@@ -11,12 +11,36 @@ import pytest
 
 ENVIRONMENTS = Path(sys.prefix).parent
 PROGRAMS = {
+    "bdii": ["bdii-update"],
     "caso": ["caso-extract", "caso-projects", "caso-mapping-migrate"],
+    "cloud-info": ["cloud-info-provider-service"],
     "ssm": ["ssmsend", "ssmreceive"],
 }
+FLAGS = {
+    "caso": ["--config-file"],
+    "cloud-info": ["--os-auth-url=https://k.example.org/v3", "--os-username=x", "--os-password=geheim", "--yaml-file"],
+    "ssm": ["--config"],
+}
+"""What comes before the path of a configuration file."""
+OTHERS = {
+    "caso": {"stomp.py", "stomp-py", "asn1crypto", "pyopenssl", "ldap3"},
+    "cloud-info": {"stomp.py", "stomp-py", "asn1crypto", "pyopenssl", "ldap3", "oslo.config", "grpcio"},
+    "ssm": {"keystoneauth1", "python-novaclient", "ldap3"},
+}
+"""Distributions that an extra must not bring."""
 CASES = [(extra, program) for extra, programs in PROGRAMS.items() for program in programs]
-TOOLS = {"caso", "ssm"}
-CLIENTS = {"keystoneauth1", "novaclient", "keystoneclient", "glanceclient", "stomp", "OpenSSL", "cryptography"}
+TOOLS = {"bdii", "caso", "ssm"}
+CLIENTS = {
+    "keystoneauth1",
+    "novaclient",
+    "keystoneclient",
+    "glanceclient",
+    "ldap3",
+    "stomp",
+    "OpenSSL",
+    "cryptography",
+    "ldap3",
+}
 
 
 def run(extra: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,8 +59,7 @@ def test_help_and_version_answer(extra: str, program: str) -> None:
 
 @pytest.mark.parametrize(("extra", "program"), CASES)
 def test_a_missing_configuration_is_one_line(extra: str, program: str, tmp_path: Path) -> None:
-    flag = "--config-file" if extra == "caso" else "--config"
-    shown = run(extra, program, "--root", str(tmp_path), flag, str(tmp_path / "none"), "--check-config")
+    shown = run(extra, program, "--root", str(tmp_path), *FLAGS[extra], str(tmp_path / "none"), "--check-config")
     assert shown.returncode == 2
     assert shown.stderr == f"{program}: {tmp_path}/none: cannot be read: no such file or directory\n"
 
@@ -52,7 +75,7 @@ def test_starting_loads_nothing_of_other_tools_and_no_client(extra: str, program
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
     shown = subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True)
     loaded = set(json.loads(shown.stdout))
-    assert not loaded & (TOOLS - {extra})
+    assert not loaded & (TOOLS - {entry.module.partition(".")[0]})
     assert not loaded & CLIENTS
 
 
@@ -72,6 +95,10 @@ def test_the_environment_holds_no_other_extra(extra: str) -> None:
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
     script = "from importlib.metadata import distributions; print(*{d.name.lower() for d in distributions()})"
     names = set(subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout.split())
-    others = {"caso": {"stomp.py", "stomp-py", "asn1crypto", "pyopenssl"}, "ssm": {"keystoneauth1", "python-novaclient"}}
+    others = {
+        "bdii": {"keystoneauth1", "stomp-py", "cryptography", "pyyaml"},
+        "caso": {"stomp.py", "stomp-py", "asn1crypto", "pyopenssl"},
+        "ssm": {"keystoneauth1", "python-novaclient"},
+    }
     assert not names & others[extra]
     assert "pytest" not in names
