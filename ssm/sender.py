@@ -29,7 +29,8 @@ from ssm.outgoing import Outgoing
 from ssm.queue import Queue
 from ssm.settings import SenderSettings
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.stomp import Connection, Lost, Receipt, Refusal
+from ssm.transport.events import Lost, Receipt, Refusal
+from ssm.transport.stomp import Connection
 from ssm.window import Window
 
 logger = logging.getLogger("ssm.ssm2")

@@ -57,9 +57,12 @@ def test_after_a_break_sending_starts_over_from_the_oldest_without_receipt(
         names = site.fill(texts(20))
         assert site.run("ssmsend").returncode == 0
         ids = broker.ids()
-        again = ids.index(names[fault.after], fault.after + 1)
-        assert ids[again:] == names[fault.after :]
-        assert ids[:again] == names[:again]
+    arrived = fault.after + 1
+    assert ids[:arrived] == names[:arrived]
+    # Receipts may be lost with the connection; then it starts over from a message before the one that it broke on.
+    oldest = names.index(ids[arrived])
+    assert oldest <= fault.after
+    assert ids[arrived:] == names[oldest:]
     assert site.waiting() == site.locks() == []
 
 

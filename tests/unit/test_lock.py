@@ -55,3 +55,57 @@ def test_waiting_ends_when_the_holder_does(tmp_path: Path) -> None:
         process.stdin.close()
         with lock.hold(path, wait=timedelta(seconds=10)):
             pass
+
+
+def test_another_program_is_not_taken_for_our_last_run(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock.hold(path):
+        pass
+    script = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(Busy, match="held by another program"), lock.hold(path):
+            pass
+        other.kill()
+
+
+def test_a_full_disk_does_not_keep_a_run_from_emptying_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from appliance.core.run import lock\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "with lock.hold(Path(sys.argv[1])): print('held')"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("held\n", "")
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic link") as caught, lock.hold(tmp_path / "lock"):
+        pass
+    assert caught.value.filename == str(tmp_path / "lock")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from appliance.core.run import lock\nwith lock.hold(Path(sys.argv[1])): pass"
+    (tmp_path / "lock").touch()
+    inject = [
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        str(tmp_path / "lock"),
+        "-e",
+        "trace=fcntl",
+        "-e",
+        "inject=fcntl:error=ENOLCK",
+    ]
+    command = [*inject, sys.executable, "-c", script, str(tmp_path / "lock")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert shown.endswith(f"No locks available: '{tmp_path}/lock'\n")

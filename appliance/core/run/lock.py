@@ -25,15 +25,18 @@ def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
     """Hold the lock file at ``path`` for the block.
 
     Waits for at most ``wait``, then raises `Busy` naming the holder and its start. The file stays afterwards: removing
-    it would let two holders in.
+    it would let two holders in. Within one process nothing excludes: whoever closes the file there frees the lock.
     """
     files.make_directory(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
     try:
-        _acquire(descriptor, path, deadline=time.monotonic() + wait.total_seconds())
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {clock.now().isoformat(timespec='seconds')}\n".encode(), 0)
-        yield
+        with files.named(path):
+            _acquire(descriptor, path, deadline=time.monotonic() + wait.total_seconds())
+        _note(descriptor, f"{os.getpid()} {clock.now().isoformat(timespec='seconds')}\n")
+        try:
+            yield
+        finally:
+            _note(descriptor, "")  # the next holder may be a program that leaves no note
     finally:
         os.close(descriptor)
 
@@ -48,6 +51,12 @@ def _acquire(descriptor: int, path: Path, *, deadline: float) -> None:
             time.sleep(_POLL_SECONDS)
         else:
             return
+
+
+def _note(descriptor: int, text: str) -> None:
+    with contextlib.suppress(OSError):  # only for people: a full disk must not keep from running what empties it
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
 
 
 def _holder(descriptor: int) -> str:

@@ -105,7 +105,7 @@ class ServerBed:
             "flavorRef": self.flavors[content.flavor_at_birth(name)].id,
             "imageRef": self.images[content.BOOT_IMAGE].id,
             "metadata": {"purpose": "seed"},
-            "networks": [{"uuid": self.networks[project]}] if self.networks else "none",
+            "networks": [{"uuid": self.networks[project]}] if content.has_network(name) else "none",
         }
         made = self._door(name).call("POST", NOVA, "/servers", {"server": wanted}, headers=_WITH_NETWORKS)
         return name, made["server"]["id"]

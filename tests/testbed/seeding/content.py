@@ -137,6 +137,8 @@ EXTERNAL_RANGE = "203.0.113.0/24"
 """TEST-NET-3 of RFC 5737: nobody's addresses."""
 PROJECT_RANGE = "10.20.0.0/20"
 ASSOCIATED_IPS = ("vo-fedcloud-0", "vo-fedcloud-1", "vo-ops-0", "vo-biomed-0")
+_WITH_NETWORK = 2
+"""Ports are what takes most time at seeding."""
 SPARE_IP_PROJECT = "vo-fedcloud"
 
 STOPPED = ("vo-fedcloud-2", "vo-ops-1")
@@ -174,6 +176,16 @@ def servers_of(project: PlannedProject) -> list[str]:
 def flavor_at_birth(server: str) -> str:
     """Return the flavor that a server is created with."""
     return _EXCEPTIONS.get(server) or _ROTATION[int(server.rpartition("-")[2]) % len(_ROTATION)]
+
+
+def has_network(server: str) -> bool:
+    """Tell whether a server gets an address: the first two of each project do, and those with a floating IP."""
+    return int(server.rpartition("-")[2]) < _WITH_NETWORK or server in ASSOCIATED_IPS
+
+
+def needs_router(project: str) -> bool:
+    """Tell whether a project has floating IPs, which only a router can bring to its network."""
+    return any(project_of(server) == project for server in ASSOCIATED_IPS)
 
 
 def owner(server: str) -> str:

@@ -1,4 +1,4 @@
-"""An external network, one network and router a project, floating IPs."""
+"""An external network, one network a project, routers between them, floating IPs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def plant(access: Access, projects: Iterable[Project]) -> dict[str, str]:
     networks = {content.EXTERNAL_NETWORK: external}
     for project in projects:
         name = f"{project.name}-net"
-        networks[project.name] = known.get(name) or _project_network(_door(access, project), name, external=external)
+        networks[project.name] = known.get(name) or _project_network(
+            _door(access, project), name, external=external if content.needs_router(project.name) else None
+        )
         quota = {"floatingip": 20, "network": 10, "port": 500}
         admin.put(NEUTRON, f"/v2.0/quotas/{project.id}", {"quota": quota})
     return networks
@@ -49,12 +51,13 @@ def _external(admin: Api) -> str:
     return network
 
 
-def _project_network(door: Api, name: str, *, external: str) -> str:
+def _project_network(door: Api, name: str, *, external: str | None) -> str:
     network = str(door.post(NEUTRON, "/v2.0/networks", {"network": {"name": name}})["network"]["id"])
     subnet = _subnet(door, name, network, content.PROJECT_RANGE)
-    wanted = {"name": f"{name}-router", "external_gateway_info": {"network_id": external}}
-    router = door.post(NEUTRON, "/v2.0/routers", {"router": wanted})["router"]["id"]
-    door.put(NEUTRON, f"/v2.0/routers/{router}/add_router_interface", {"subnet_id": subnet})
+    if external:
+        wanted = {"name": f"{name}-router", "external_gateway_info": {"network_id": external}}
+        router = door.post(NEUTRON, "/v2.0/routers", {"router": wanted})["router"]["id"]
+        door.put(NEUTRON, f"/v2.0/routers/{router}/add_router_interface", {"subnet_id": subnet})
     return network
 
 
