@@ -121,7 +121,7 @@ def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: thre
 
 
 def _useless(source: Source, *causes: str) -> Answer:
-    return Answer(source.name, None, problems=tuple(f"{source.name}: {cause}" for cause in causes))
+    return Answer(source.name, None, problems=tuple(tree.printable(f"{source.name}: {cause}") for cause in causes))
 
 
 # ------------------------------------------------------------------------------------------------------------ running
@@ -182,7 +182,7 @@ def _last_lines(errors: IO[bytes]) -> list[str]:
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - 4000))
     lines = errors.read().decode("utf-8", "replace").splitlines()
-    return [" ".join(line.split())[:200] for line in lines if line.strip()][-_TOLD:]
+    return [tree.printable(" ".join(line.split())[:200]) for line in lines if line.strip()][-_TOLD:]
 
 
 # ------------------------------------------------------------------------------------------------------ understanding
@@ -226,7 +226,7 @@ def _understood(
     if not entries:
         return _useless(source, "gave no entry", *told)
     told += [f"VO {vo} could not be read" for vo in sorted(reader.failed)]
-    problems = tuple(f"{source.name}: {line}" for line in told)
+    problems = tuple(tree.printable(f"{source.name}: {line}") for line in told)
     return Answer(source.name, entries, frozenset(reader.failed), problems, digest.digest())
 
 

@@ -19,6 +19,7 @@ NO_TREE: Tree = {}
 SUFFIX = Dn("o=glue")
 CREATION_TIME = "GLUE2EntityCreationTime"
 OTHER_INFO = "GLUE2EntityOtherInfo"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*,")
 
 
@@ -47,9 +48,11 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     problems = []
     for entry in entries:
         try:
+            entry.dn.encode()
             dn = normal(entry.dn)
-        except LdifError as error:
-            problems.append(f"line {entry.line}: {error}")
+        except (LdifError, UnicodeEncodeError) as error:
+            cause = error if isinstance(error, LdifError) else f"{entry.dn}: is not UTF-8"
+            problems.append(f"line {entry.line}: {cause}")
             continue
         if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
             problems.append(f"line {entry.line}: {entry.dn}: not below {SUFFIX}, left out")
@@ -58,6 +61,11 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
         else:
             problems.append(f"line {entry.line}: {entry.dn}: has no objectClass, left out")
     return tree, problems
+
+
+def printable(text: str) -> str:
+    """Return a text of strangers as it may stand in a log line: no control character, nothing that is not UTF-8."""
+    return _CONTROL.sub("?", text).encode("utf-8", "backslashreplace").decode()
 
 
 def sorted_by_depth(tree: Tree) -> list[Dn]:

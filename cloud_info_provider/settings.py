@@ -152,7 +152,8 @@ def _read_account(
     """Return the account's options, and the other variables of the file."""
     path = Path(arguments.rc_file) if arguments.rc_file else layout.path(_RC)
     variables: dict[str, Entry] = {}
-    if arguments.rc_file or path.exists() or not any(name.startswith("OS_") for name in os.environ):
+    is_told = "OS_AUTH_URL" in os.environ or arguments.os_auth_url
+    if arguments.rc_file or path.exists() or not is_told:
         try:
             variables = shell.parse(path, document.read_text(path)).sections.get(shell.SECTION, {})
         except ConfigurationError as error:
