@@ -17,6 +17,9 @@ Tree = Mapping[Dn, Entry]
 
 NO_TREE: Tree = {}
 SUFFIX = Dn("o=glue")
+LONGEST = 4096
+"""Characters that a name may have; real ones have some hundred. A bound for what strangers can make us do."""
+MADE = 3
 CREATION_TIME = "GLUE2EntityCreationTime"
 OTHER_INFO = "GLUE2EntityOtherInfo"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -48,11 +51,9 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     problems = []
     for entry in entries:
         try:
-            entry.dn.encode()
-            dn = normal(entry.dn)
-        except (LdifError, UnicodeEncodeError) as error:
-            cause = error if isinstance(error, LdifError) else f"{entry.dn}: is not UTF-8"
-            problems.append(f"line {entry.line}: {cause}")
+            dn = _checked(entry.dn)
+        except LdifError as error:
+            problems.append(f"line {entry.line}: {error}")
             continue
         if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
             problems.append(f"line {entry.line}: {entry.dn}: not below {SUFFIX}, left out")
@@ -61,6 +62,16 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
         else:
             problems.append(f"line {entry.line}: {entry.dn}: has no objectClass, left out")
     return tree, problems
+
+
+def _checked(dn: str) -> Dn:
+    if len(dn) > LONGEST:
+        raise LdifError(dn[:100], f"is a name of more than {LONGEST} characters")
+    try:
+        dn.encode()
+    except UnicodeEncodeError:
+        raise LdifError(dn, "is not UTF-8") from None
+    return normal(dn)
 
 
 def printable(text: str) -> str:
@@ -76,13 +87,13 @@ def sorted_by_depth(tree: Tree) -> list[Dn]:
 def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
     """Return a tree in which every entry has its parent, and the names of the entries left out for the want of one.
 
-    Missing containers that are known by their name alone (o=glue, GLUE2GroupID=…) are made.
+    Missing containers that are known by their name alone (GLUE2GroupID=…) are made, up to `MADE` in a row.
     """
     whole: dict[Dn, Entry] = {SUFFIX: tree.get(SUFFIX) or _container(SUFFIX)}
     left_out = []
     for dn in sorted_by_depth(tree):
         missing = [] if ldif.parent(dn) in whole else [name for name in ancestors(dn) if name not in whole]
-        if all(name.startswith("glue2groupid=") for name in missing):
+        if len(missing) <= MADE and all(name.startswith("glue2groupid=") for name in missing):
             whole |= {name: _container(name) for name in reversed(missing)}
             whole[dn] = tree[dn]
         else:

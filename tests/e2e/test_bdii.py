@@ -231,6 +231,7 @@ def test_hostile_entries_harm_no_neighbour(tmp_path: Path, entries: int) -> None
         assert bdii.process.poll() is None
     assert {"GLUE2GroupID=cloud,o=glue", "GLUE2GroupID=empty,o=glue", "o=glue"} <= found
     assert any("GLUE2GroupID=a\\2Cb" in dn for dn in found)
+    assert not any("deep" in dn for dn in found)
     assert "Traceback" not in bdii.log
     assert "\x1b" not in bdii.log
     assert "root:" not in bdii.log
