@@ -247,7 +247,8 @@ def _site(settings: Settings) -> Site:
         capabilities=_capabilities(settings),
     )
     for option in ("total_cores", "total_ram"):
-        if settings.where("compute", option) is None:
+        entry = settings.where("compute", option)
+        if entry is None or entry.text in ("", "0"):
             settings.warn("compute", option, "is not set: 0 is published")
     return site
 
@@ -277,7 +278,7 @@ def _shares(settings: Settings, tree: yaml_file.Tree, region: str) -> tuple[Shar
 
 def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSettings:
     section = f"compute.shares.{vo}"
-    project = settings.text(f"{section}.auth", "project_id")
+    project = settings.text(f"{section}.auth", "project_id", placeholders=("PROJECT-ID",))
     if not project:
         settings.error("compute.shares", vo, _NO_PROJECT, entry=entry)
     elif not _PROJECT.fullmatch(project):

@@ -173,6 +173,7 @@ class Cloud:
         self.transport = Transport(access)
         self._lock = threading.Lock()
         self._projects: dict[str, Scope] = {}
+        self._logins: dict[str, threading.Lock] = {}
 
     @cached_property
     def host(self) -> str:
@@ -226,6 +227,8 @@ class Cloud:
         A credential that is bound to a project is never asked for another one.
         """
         with self._lock:
+            turn = self._logins.setdefault(project_id, threading.Lock())
+        with turn:  # one token a project, several projects at a time
             if project_id not in self._projects:
                 self._projects[project_id] = self._login(project_id)
             return self._projects[project_id]
