@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NewType
@@ -48,6 +49,7 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     Part of the tree is what lies at or below o=glue and has values in all its attributes.
     """
     tree: dict[Dn, Entry] = {}
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     problems = []
     for entry in entries:
         try:
@@ -58,7 +60,7 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
         if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
             problems.append(f"line {entry.line}: {entry.dn}: not below {SUFFIX}, left out")
         elif entry.get("objectClass"):
-            tree.setdefault(dn, _with_values(entry))
+            tree.setdefault(dn, _stored(entry, shared))
         else:
             problems.append(f"line {entry.line}: {entry.dn}: has no objectClass, left out")
     return tree, problems
@@ -109,12 +111,19 @@ def _container(dn: Dn) -> Entry:
     return Entry(spelled, {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (value,)})
 
 
-def _with_values(entry: Entry) -> Entry:
-    """Return the entry without empty values, which slapd refuses, and without repeated ones."""
-    if all(all(values) and len(set(values)) == len(values) for values in entry.attributes.values()):
-        return entry
-    kept = {name: tuple(dict.fromkeys(filter(None, values))) for name, values in entry.attributes.items()}
-    return replace(entry, attributes={name: values for name, values in kept.items() if values})
+def _stored(entry: Entry, shared: dict[tuple[str, ...], tuple[str, ...]]) -> Entry:
+    """Return the entry without empty values, which slapd refuses, without repeated ones, and small in memory.
+
+    Names of attributes and classes are the same few in all entries of a tree, so each is kept once.
+    """
+    attributes = {}
+    for name, values in entry.attributes.items():
+        kept = values if len(values) == 1 else tuple(dict.fromkeys(values))
+        if not all(kept):
+            kept = tuple(filter(None, kept))
+        if kept:
+            attributes[sys.intern(name)] = shared.setdefault(kept, kept) if name == "objectClass" else kept
+    return replace(entry, attributes=attributes)
 
 
 def is_same(one: Entry, other: Entry, *, ignoring: str = "") -> bool:

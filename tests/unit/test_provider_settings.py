@@ -106,7 +106,6 @@ def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
         ("/fedcloud.egi.eu", "p-fedcloud", "Far", ("VO:fedcloud.egi.eu", "VOMS:/fedcloud.egi.eu/x")),
     ]
     assert found.shares[0].information == {"default_network_type": "public", "public_network_name": "PUBLIC"}
-    assert found.shares[0].where == f"{tmp_path}/etc/cloud-info-provider/openstack.yaml:5"
     assert (found.site.name, found.site.cores, found.site.memory) == ("EXAMPLE-SITE", 192, 768)
     assert (found.site.hypervisor_version, found.site.authentication) == ("4.20", "oidc")
     assert not found.all_images
