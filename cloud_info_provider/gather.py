@@ -93,7 +93,7 @@ def own_share(account: Account) -> ShareSettings:
     except vo.NoVO as error:
         text = f"is not set, and {error.subject}: {error.cause}; write compute.shares.VO.auth.project_id"
         raise ConfigurationError([Problem(configuration.yaml_file, 0, "compute.shares", text)]) from error
-    return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {}, str(configuration.yaml_file))
+    return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {})
 
 
 def _attempt(account: Account, share: ShareSettings) -> Share | str:

@@ -72,8 +72,6 @@ class ShareSettings:
     region: str
     membership: tuple[str, ...]
     information: Mapping[str, str] = field(hash=False)
-    where: str
-    """File and line, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,5 +291,4 @@ def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSetti
         region=settings.text(f"{section}.auth", "region_name", default=region),
         membership=settings.words(section, "membership", default=(f"VO:{vo}",)),
         information={name: value for name in known.SHARE_TEXTS if (value := settings.text(section, name))},
-        where=f"{entry.path}:{entry.line}",
     )
