@@ -151,14 +151,16 @@ def test_a_nova_older_than_extra_specs_in_listings(cloud: Cloud, tmp_path: Path)
     assert "GLUE2EndpointImplementationVersion: 2.53" in out
 
 
-def test_disabled_flavors_and_private_images_of_others_are_not_offered(cloud: Cloud, tmp_path: Path) -> None:
+def test_disabled_flavors_and_unfinished_or_foreign_images_are_not_offered(cloud: Cloud, tmp_path: Path) -> None:
     cloud.flavors["p0"].append(flavor("off", **{"OS-FLV-DISABLED:disabled": True}))
+    cloud.images["p0"].append(image("early", status="queued"))
     cloud.images["p0"].append(image("hers", visibility="private", owner="p9"))
     cloud.images["p0"].append(image("mine", visibility="private", owner="p0"))
     _, out, _ = run(cloud, tmp_path)
     text = out.replace("\n ", "")
     assert "resource#off_" not in text
     assert "os#hers_" not in text
+    assert "os#early_" not in text
     assert "os#mine_" in text
 
 

@@ -168,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self, name: str, things: list[Json], link: str) -> None:
         query = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        if "status" in query:
+            things = [thing for thing in things if thing["status"] == query["status"]]
         size = min(self.cloud.page, int(query.get("limit", self.cloud.page)))
         start = next((number + 1 for number, thing in enumerate(things) if thing["id"] == query.get("marker")), 0)
         page = things[start : start + size]
