@@ -97,4 +97,5 @@ def merge(last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta) -> 
         stale += sum(1 for dn, entry in part.items() if entry is not source.tree[dn])
         merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
     whole, left_out = tree.complete(merged)
-    return whole, stale, [f"{merged[dn].dn}: left out, because nothing gives the entry above it" for dn in left_out]
+    words = "left out, because nothing gives the entry above it"
+    return whole, stale, [tree.printable(f"{merged[dn].dn}: {words}") for dn in left_out]

@@ -121,7 +121,7 @@ def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: thre
 
 
 def _useless(source: Source, *causes: str) -> Answer:
-    return Answer(source.name, None, problems=tuple(f"{source.name}: {cause}" for cause in causes))
+    return Answer(source.name, None, problems=tuple(tree.printable(f"{source.name}: {cause}") for cause in causes))
 
 
 # ------------------------------------------------------------------------------------------------------------ running
@@ -157,7 +157,7 @@ def _check_limits(source: Source, output: IO[bytes], deadline: float, stop: thre
     if stop.is_set():
         raise _LimitReached("ended, because this program ends")
     if time.monotonic() > deadline:
-        raise _LimitReached(f"did not end within {source.timeout.total_seconds():.0f} s")
+        raise _LimitReached(f"did not end within {source.timeout.total_seconds():g} s")
     if os.fstat(output.fileno()).st_size > source.limit:
         raise _LimitReached(f"printed more than {source.limit // 1_000_000} MB (BDII_SOURCE_LIMIT)")
 
@@ -182,7 +182,7 @@ def _last_lines(errors: IO[bytes]) -> list[str]:
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - 4000))
     lines = errors.read().decode("utf-8", "replace").splitlines()
-    return [" ".join(line.split())[:200] for line in lines if line.strip()][-_TOLD:]
+    return [tree.printable(" ".join(line.split())[:200]) for line in lines if line.strip()][-_TOLD:]
 
 
 # ------------------------------------------------------------------------------------------------------ understanding
@@ -226,7 +226,7 @@ def _understood(
     if not entries:
         return _useless(source, "gave no entry", *told)
     told += [f"VO {vo} could not be read" for vo in sorted(reader.failed)]
-    problems = tuple(f"{source.name}: {line}" for line in told)
+    problems = tuple(tree.printable(f"{source.name}: {line}") for line in told)
     return Answer(source.name, entries, frozenset(reader.failed), problems, digest.digest())
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -106,16 +106,12 @@ class Store:
     def _read(self, path: Path) -> dict[Dn, ldif.Entry]:
         try:
             with path.open("rb") as file:
-                records = list(ldif.read(file))
+                tree, problems = trees.of(_entries(path, file))
         except FileNotFoundError:
             return {}
         except OSError as error:
             logger.warning("%s: cannot be read: %s", path, error.strerror)
             return {}
-        bad = [record for record in records if isinstance(record, Malformed)]
-        if bad:
-            logger.warning("%s:%d: %s; %d records left out", path, bad[0].line, bad[0].cause, len(bad))
-        tree, problems = trees.of(record for record in records if isinstance(record, ldif.Entry))
         for problem in problems:
             logger.warning("%s: %s", path, problem)
         self._written[path] = tree
@@ -126,6 +122,14 @@ class Store:
         before = self._written.get(path)
         if before is not None and len(before) == len(tree) and all(before.get(dn) is tree[dn] for dn in tree):
             return
-        text = "".join(ldif.format_entry(tree[dn]) + "\n" for dn in trees.sorted_by_depth(tree))
-        files.write_atomic(path, text.encode())
+        blocks = (f"{ldif.format_entry(tree[dn])}\n".encode() for dn in trees.sorted_by_depth(tree))
+        files.write_atomic(path, blocks)
         self._written[path] = tree
+
+
+def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:
+    for record in ldif.read(lines):
+        if isinstance(record, ldif.Entry):
+            yield record
+        elif isinstance(record, Malformed):
+            logger.warning("%s:%d: left out: %s", path, record.line, record.cause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NewType
@@ -17,8 +18,12 @@ Tree = Mapping[Dn, Entry]
 
 NO_TREE: Tree = {}
 SUFFIX = Dn("o=glue")
+LONGEST = 4096
+"""Characters that a name may have; real ones have some hundred. A bound for what strangers can make us do."""
+MADE = 3
 CREATION_TIME = "GLUE2EntityCreationTime"
 OTHER_INFO = "GLUE2EntityOtherInfo"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*,")
 
 
@@ -44,20 +49,36 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     Part of the tree is what lies at or below o=glue and has values in all its attributes.
     """
     tree: dict[Dn, Entry] = {}
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     problems = []
     for entry in entries:
         try:
-            dn = normal(entry.dn)
+            dn = _checked(entry.dn)
         except LdifError as error:
             problems.append(f"line {entry.line}: {error}")
             continue
         if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
             problems.append(f"line {entry.line}: {entry.dn}: not below {SUFFIX}, left out")
         elif entry.get("objectClass"):
-            tree.setdefault(dn, _with_values(entry))
+            tree.setdefault(dn, _stored(entry, shared))
         else:
             problems.append(f"line {entry.line}: {entry.dn}: has no objectClass, left out")
     return tree, problems
+
+
+def _checked(dn: str) -> Dn:
+    if len(dn) > LONGEST:
+        raise LdifError(dn[:100], f"is a name of more than {LONGEST} characters")
+    try:
+        dn.encode()
+    except UnicodeEncodeError:
+        raise LdifError(dn, "is not UTF-8") from None
+    return normal(dn)
+
+
+def printable(text: str) -> str:
+    """Return a text of strangers as it may stand in a log line: no control character, nothing that is not UTF-8."""
+    return _CONTROL.sub("?", text).encode("utf-8", "backslashreplace").decode()
 
 
 def sorted_by_depth(tree: Tree) -> list[Dn]:
@@ -68,13 +89,13 @@ def sorted_by_depth(tree: Tree) -> list[Dn]:
 def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
     """Return a tree in which every entry has its parent, and the names of the entries left out for the want of one.
 
-    Missing containers that are known by their name alone (o=glue, GLUE2GroupID=…) are made.
+    Missing containers that are known by their name alone (GLUE2GroupID=…) are made, up to `MADE` in a row.
     """
     whole: dict[Dn, Entry] = {SUFFIX: tree.get(SUFFIX) or _container(SUFFIX)}
     left_out = []
     for dn in sorted_by_depth(tree):
         missing = [] if ldif.parent(dn) in whole else [name for name in ancestors(dn) if name not in whole]
-        if all(name.startswith("glue2groupid=") for name in missing):
+        if len(missing) <= MADE and all(name.startswith("glue2groupid=") for name in missing):
             whole |= {name: _container(name) for name in reversed(missing)}
             whole[dn] = tree[dn]
         else:
@@ -90,12 +111,19 @@ def _container(dn: Dn) -> Entry:
     return Entry(spelled, {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (value,)})
 
 
-def _with_values(entry: Entry) -> Entry:
-    """Return the entry without empty values, which slapd refuses, and without repeated ones."""
-    if all(all(values) and len(set(values)) == len(values) for values in entry.attributes.values()):
-        return entry
-    kept = {name: tuple(dict.fromkeys(filter(None, values))) for name, values in entry.attributes.items()}
-    return replace(entry, attributes={name: values for name, values in kept.items() if values})
+def _stored(entry: Entry, shared: dict[tuple[str, ...], tuple[str, ...]]) -> Entry:
+    """Return the entry without empty values, which slapd refuses, without repeated ones, and small in memory.
+
+    Names of attributes and classes are the same few in all entries of a tree, so each is kept once.
+    """
+    attributes = {}
+    for name, values in entry.attributes.items():
+        kept = values if len(values) == 1 else tuple(dict.fromkeys(values))
+        if not all(kept):
+            kept = tuple(filter(None, kept))
+        if kept:
+            attributes[sys.intern(name)] = shared.setdefault(kept, kept) if name == "objectClass" else kept
+    return replace(entry, attributes=attributes)
 
 
 def is_same(one: Entry, other: Entry, *, ignoring: str = "") -> bool:

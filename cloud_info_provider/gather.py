@@ -36,7 +36,7 @@ class Account:
 
     configuration: Configuration
     _clouds: dict[str, Cloud] = field(default_factory=dict)
-    _endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
+    _services: dict[str, tuple[offer.Compute, Endpoint]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -51,16 +51,15 @@ class Account:
                 self._clouds[region] = Cloud(replace(self.configuration.access, region=region or None))
             return self._clouds[region]
 
-    def endpoint(self, service: offer.Compute, region: str) -> Endpoint:
-        """Return the compute endpoint of a region; its certificate is looked at once."""
+    def service(self, scope: Scope, region: str) -> tuple[offer.Compute, Endpoint]:
+        """Return the compute service of a region, as the first project finds it, and its endpoint."""
         with self._lock:
-            key = service.url, region
-            if key not in self._endpoints:
-                access = self.configuration.access
+            if region not in self._services:
+                service, access = offer.compute(scope), self.configuration.access
                 name = issuer.read(service.url, verify=access.verify, timeout=access.timeout)
                 newest = ".".join(map(str, service.microversion))
-                self._endpoints[key] = Endpoint(service.url, service.version, newest, region, name)
-            return self._endpoints[key]
+                self._services[region] = service, Endpoint(service.url, service.version, newest, region, name)
+            return self._services[region]
 
 
 def gather(account: Account, shares: Sequence[ShareSettings]) -> Facts:
@@ -94,7 +93,7 @@ def own_share(account: Account) -> ShareSettings:
     except vo.NoVO as error:
         text = f"is not set, and {error.subject}: {error.cause}; write compute.shares.VO.auth.project_id"
         raise ConfigurationError([Problem(configuration.yaml_file, 0, "compute.shares", text)]) from error
-    return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {}, str(configuration.yaml_file))
+    return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {})
 
 
 def _attempt(account: Account, share: ShareSettings) -> Share | str:
@@ -111,13 +110,13 @@ def _attempt(account: Account, share: ShareSettings) -> Share | str:
 
 def _read(account: Account, share: ShareSettings) -> Share:
     scope = account.cloud(share.region).project(share.project_id)
-    service = offer.compute(scope)
+    service, endpoint = account.service(scope, share.region)
     return Share(
         vo=share.vo,
         project_id=share.project_id,
         project_name=scope.project_name or "",
         project_domain=scope.project_domain_name or "",
-        endpoint=account.endpoint(service, share.region),
+        endpoint=endpoint,
         flavors=tuple(sorted(map(_flavor, offer.flavors(scope, service)), key=lambda flavor: flavor.id)),
         images=tuple(sorted(_images(scope, account.configuration), key=lambda image: image.id)),
         servers=_servers(scope),

@@ -72,8 +72,6 @@ class ShareSettings:
     region: str
     membership: tuple[str, ...]
     information: Mapping[str, str] = field(hash=False)
-    where: str
-    """File and line, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,8 @@ def _read_account(
     """Return the account's options, and the other variables of the file."""
     path = Path(arguments.rc_file) if arguments.rc_file else layout.path(_RC)
     variables: dict[str, Entry] = {}
-    if arguments.rc_file or path.exists() or not any(name.startswith("OS_") for name in os.environ):
+    is_told = "OS_AUTH_URL" in os.environ or arguments.os_auth_url
+    if arguments.rc_file or path.exists() or not is_told:
         try:
             variables = shell.parse(path, document.read_text(path)).sections.get(shell.SECTION, {})
         except ConfigurationError as error:
@@ -246,7 +245,8 @@ def _site(settings: Settings) -> Site:
         capabilities=_capabilities(settings),
     )
     for option in ("total_cores", "total_ram"):
-        if settings.where("compute", option) is None:
+        entry = settings.where("compute", option)
+        if entry is None or entry.text in ("", "0"):
             settings.warn("compute", option, "is not set: 0 is published")
     return site
 
@@ -276,7 +276,7 @@ def _shares(settings: Settings, tree: yaml_file.Tree, region: str) -> tuple[Shar
 
 def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSettings:
     section = f"compute.shares.{vo}"
-    project = settings.text(f"{section}.auth", "project_id")
+    project = settings.text(f"{section}.auth", "project_id", placeholders=("PROJECT-ID",))
     if not project:
         settings.error("compute.shares", vo, _NO_PROJECT, entry=entry)
     elif not _PROJECT.fullmatch(project):
@@ -291,5 +291,4 @@ def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSetti
         region=settings.text(f"{section}.auth", "region_name", default=region),
         membership=settings.words(section, "membership", default=(f"VO:{vo}",)),
         information={name: value for name in known.SHARE_TEXTS if (value := settings.text(section, name))},
-        where=f"{entry.path}:{entry.line}",
     )

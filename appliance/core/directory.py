@@ -22,6 +22,7 @@ from appliance.core.run.errors import ApplianceError, Unavailable
 
 ALREADY_EXISTS = 68
 NO_SUCH_OBJECT = 32
+_PROTOCOL_ERROR = 2
 _PAGE = 1000
 
 
@@ -98,7 +99,10 @@ class Directory:
         self.close()
 
     def _change(self, operation: str, dn: str, *arguments: Any, **options: Any) -> None:
-        self._call(operation, dn, *arguments, **options)
+        try:
+            self._call(operation, dn, *arguments, **options)
+        except (ValueError, TypeError, self._errors.LDAPException) as error:  # it makes no message that LDAP knows
+            raise Refused(dn, _PROTOCOL_ERROR, f"cannot be sent: {error}") from error
         result = self._connection.result
         if result["result"]:
             text = result["message"] or result["description"]
@@ -107,7 +111,7 @@ class Directory:
     def _call(self, operation: str, *arguments: Any, **options: Any) -> Any:
         try:
             return getattr(self._connection, operation)(*arguments, **options)
-        except (self._errors.LDAPException, OSError) as error:
+        except (self._errors.LDAPCommunicationError, self._errors.LDAPResponseTimeoutError, OSError) as error:
             words = " ".join(str(error).split())
             raise Unavailable(self._socket, f"the directory does not answer: {words}") from error
 

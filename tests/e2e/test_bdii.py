@@ -195,6 +195,48 @@ def test_an_entry_that_slapd_refuses_is_told_counted_and_harms_no_neighbour(tmp_
         assert bdii.statistics()["FailedAdds"] == 0
 
 
+HOSTILE = [
+    b"dn: GLUE2GroupID=\xff\xfe,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: x\n\n",
+    b"dn:: R0xVRTJHcm91cElEPf/+LG89Z2x1ZQ==\nobjectClass: GLUE2Group\nGLUE2GroupID: x\n\n",
+    b"dn: GLUE2GroupID=a\\,b\\+c\\20,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID:: YSxiK2Mg\n\n",
+    b"dn: GLUE2GroupID=nul\\00,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID:: bnVsAA==\n\n",
+    b"dn: GLUE2GroupID=two+GLUE2GroupID=names,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: two\n\n",
+    b"dn: GLUE2GroupID=empty,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: empty\ndescription:\n\n",
+    b"dn: GLUE2GroupID=binary,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: binary\ndescription:: //79/A==\n\n",
+    b"dn: GLUE2GroupID=option,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: option\ndescription;lang-en: x\n\n",
+    b"dn: GLUE2GroupID=escape\x1b[31mred,o=glue\nobjectClass: nonsense\n\n",
+    b"dn: o=glue\nobjectClass: GLUE2Group\no: glue\n\n",
+    b"dn: cn=admin,o=glue\nobjectClass: organizationalRole\ncn: admin\nstructuralObjectClass: x\n\n",
+    b"dn: GLUE2GroupID=file,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID:< file:///etc/passwd\n\n",
+    b"dn: GLUE2GroupID=cloud,o=glue\nchangetype: delete\n\n",
+    b"dn: GLUE2GroupID=deep," + b"GLUE2GroupID=x," * 300 + b"o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: deep\n\n",
+    b"dn: GLUE2GroupID=long,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: long\ndescription: " + b"x" * 500_000 + b"\n\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entries", [10, 300], ids=["one by one", "in bulk"])
+def test_hostile_entries_harm_no_neighbour(tmp_path: Path, entries: int) -> None:
+    bdii = Bdii(tmp_path)
+    data = cloud(*(image(n) for n in range(entries))).encode()
+    (tmp_path / "hostile").write_bytes(b"".join(HOSTILE) + data)
+    bdii.script(f"cat {tmp_path}/hostile")
+    with running(bdii):
+        bdii.wait_for_images(entries)
+        bdii.wait_for_cycles(2)
+        before = csns(bdii)
+        bdii.wait_for_cycles(1)
+        assert csns(bdii) == before
+        found = set(bdii.entries())
+        assert bdii.process is not None
+        assert bdii.process.poll() is None
+    assert {"GLUE2GroupID=cloud,o=glue", "GLUE2GroupID=empty,o=glue", "o=glue"} <= found
+    assert any("GLUE2GroupID=a\\2Cb" in dn for dn in found)
+    assert not any("deep" in dn for dn in found)
+    assert "Traceback" not in bdii.log
+    assert "\x1b" not in bdii.log
+    assert "root:" not in bdii.log
+
+
 def test_refused_entries_of_a_bulk_load_are_left_out_with_those_below(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     text = cloud(*(image(n) for n in range(300)))

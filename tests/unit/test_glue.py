@@ -35,7 +35,7 @@ BIOMED = Share("biomed", "p1", "vo-biomed", "egi", ENDPOINT, (SMALL, LARGE), (UB
 
 
 def configured(*vos: str, **more: Mapping[str, str]) -> list[ShareSettings]:
-    return [ShareSettings(vo, "p", "", (f"VO:{vo}",), more.get(vo, {}), "x:1") for vo in vos]
+    return [ShareSettings(vo, "p", "", (f"VO:{vo}",), more.get(vo, {})) for vo in vos]
 
 
 def tree(facts: Facts, site: Site = SITE, **more: Mapping[str, str]) -> dict[str, ldif.Entry]:
@@ -151,8 +151,8 @@ def test_the_order_in_which_the_cloud_answers_does_not_matter() -> None:
 def test_every_region_has_an_endpoint() -> None:
     far = replace(ENDPOINT, url="https://far.example.org/v2.1", region="Far")
     shares = [
-        ShareSettings("ops", "p0", "", ("VO:ops",), {}, "x:1"),
-        ShareSettings("biomed", "p1", "Far", ("VO:biomed",), {}, "x:2"),
+        ShareSettings("ops", "p0", "", ("VO:ops",), {}),
+        ShareSettings("biomed", "p1", "Far", ("VO:biomed",), {}),
     ]
     facts = Facts((OPS, replace(BIOMED, endpoint=far)), {})
     entries = {entry.dn: entry for entry in glue.entries(facts, SITE, shares=shares, auth_url=KEYSTONE)}

@@ -106,7 +106,6 @@ def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
         ("/fedcloud.egi.eu", "p-fedcloud", "Far", ("VO:fedcloud.egi.eu", "VOMS:/fedcloud.egi.eu/x")),
     ]
     assert found.shares[0].information == {"default_network_type": "public", "public_network_name": "PUBLIC"}
-    assert found.shares[0].where == f"{tmp_path}/etc/cloud-info-provider/openstack.yaml:5"
     assert (found.site.name, found.site.cores, found.site.memory) == ("EXAMPLE-SITE", 192, 768)
     assert (found.site.hypervisor_version, found.site.authentication) == ("4.20", "oidc")
     assert not found.all_images
@@ -248,3 +247,26 @@ def test_checking_the_configuration_touches_nothing(tmp_path: Path, capfd: pytes
     assert service.main(["--root", str(tmp_path), "--check-config"]) == 0
     assert "configuration is usable" in capfd.readouterr().err
     assert not (tmp_path / "var").exists()
+
+
+def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "etc/cloud-info-provider"
+    rc, text = ((shipped / name).read_text() for name in ("openstack.rc", "openstack.yaml"))
+    told = complaints(tmp_path, rc=rc, text=text)
+    assert [line.split(": ", 2)[:2] for line in told] == [
+        ["openstack.rc", "OS_PASSWORD"],
+        ["openstack.rc", "OS_USERNAME"],
+        ["openstack.rc:4", "OS_AUTH_URL"],
+        ["openstack.yaml:3", "site.name"],
+        ["openstack.yaml:7", "compute.total_cores"],
+        ["openstack.yaml:8", "compute.total_ram"],
+        ["openstack.yaml:17", "compute.shares.vo.example.org.auth.project_id"],
+    ]
+    filled = (
+        rc.replace("yourkeystone", "k.example.org")
+        .replace("NAME=\n", "NAME=ci\n")
+        .replace("PASSWORD=\n", "PASSWORD=geheim-9\n")
+    )
+    text = text.replace(": 0", ": 8").replace("SITE-NAME", "A").replace("PROJECT-ID", "p0")
+    found = load(tmp_path, rc=filled, text=text)
+    assert (found.warnings, found.shares[0].vo) == ((), "vo.example.org")

@@ -227,7 +227,7 @@ class Cloud:
 
         A credential that is bound to a project is never asked for another one.
         """
-        with self._locks.of(project_id):
+        with self._locks.of(project_id):  # one token a project, several projects at a time
             if project_id not in self._projects:
                 self._projects[project_id] = self._login(project_id)
             return self._projects[project_id]
