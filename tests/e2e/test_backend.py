@@ -14,7 +14,7 @@ import pytest
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from tests.e2e import images_cloud
 from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer, started
-from tests.e2e.images_cloud import PASSWORD, Cloud
+from tests.e2e.images_cloud import PASSWORD, PORT_BASE, Cloud
 
 pytestmark = pytest.mark.cloud
 
@@ -344,7 +344,7 @@ def test_two_vos_in_one_project(cloud: Cloud, backend: Backend, tmp_path: Path) 
     ("change", "status", "said"),
     [
         (("password = ", "password = x"), "ERROR_AUTHENTICATION", "refuses the account 'images-e2e': wrong name"),
-        ((":33000/v3", ":9/v3"), "ERROR_RESOURCE_RETRIEVAL", "cannot be reached: connection refused"),
+        ((f":{PORT_BASE}/v3", ":9/v3"), "ERROR_RESOURCE_RETRIEVAL", "cannot be reached: connection refused"),
         (("cafile = ", "#"), "ERROR_RESOURCE_RETRIEVAL", "its TLS certificate is not trusted"),
     ],
 )
