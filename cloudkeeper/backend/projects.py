@@ -8,7 +8,7 @@ from appliance.core.cloud import identity
 from appliance.core.cloud.identity import Project
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.cloud.vo import Entry
-from appliance.core.run.errors import ApplianceError
+from appliance.core.run.errors import AccessDenied, ApplianceError
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.wire.status import Status
 
@@ -18,7 +18,10 @@ def resolve(cloud: Cloud, wanted: Mapping[str, Entry]) -> dict[str, tuple[Projec
 
     :raises ApplianceError: Keystone does not let the account in, or does not answer
     """
-    known = identity.projects(cloud)
+    try:
+        known = identity.projects(cloud)
+    except AccessDenied as error:
+        raise Failed(error.subject, error.cause, error.remedy, status=Status.AUTHENTICATION) from error
     found: dict[str, tuple[Project, Scope] | ApplianceError] = {}
     for vo, entry in wanted.items():
         try:

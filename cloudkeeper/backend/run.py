@@ -60,9 +60,24 @@ class Run:
                 seen.add(store.project_id)
                 yield store
 
-    def keys(self, list_id: ListId) -> list[tuple[Store, Key]]:
-        """Return the appliances of a list, wherever they are."""
-        return [(store, key) for store in self.stores() for key in store.keys(list_id)]
+    def withdraw(self, list_id: ListId, wanted: Key | None = None) -> None:
+        """Offer nothing of a list any longer, wherever it is; or only one of its appliances.
+
+        :raises ApplianceError: that would be too much, or some of it was not possible
+        """
+        stores = [self.store(wanted.vo)] if wanted else self.stores()
+        found = [(store, key) for store in stores for key in store.keys(list_id) if wanted in (None, key)]
+        self.tally.allow_removal(list_id, len(found))
+        failures: list[ApplianceError] = []
+        for store, key in found:
+            try:
+                store.withdraw(key)
+            except ApplianceError as error:  # the others go nevertheless
+                failures.append(error)
+        for failure in failures[1:]:
+            self.tally.fail(failure)
+        if failures:
+            raise failures[0]
 
     def finish(self) -> None:
         """Tidy up and write the record."""

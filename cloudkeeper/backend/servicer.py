@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -26,12 +26,9 @@ from cloudkeeper.model import ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
-from cloudkeeper.wire.status import METADATA_UPDATE, Status, to_metadata
+from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, Status, to_metadata
 
 logger = logging.getLogger(__name__)
-
-ALLOW_REMOVE = "allow-remove"
-"""Metadata of PreAction, ours: how many images of a list the administrator lets this run remove."""
 
 
 class Servicer(pb_grpc.CommunicatorServicer):
@@ -80,43 +77,40 @@ class Servicer(pb_grpc.CommunicatorServicer):
 
     def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Offer an appliance; if it is there already, this is an update."""
-        with self._changing(context, request) as run:
+
+        def add(run: Run) -> None:
             appliance = messages.from_message(request)
             if appliance.data is None:
                 raise Failed(properties.key_of(appliance), "comes without an image", status=Status.ERROR)
             run.store(appliance.vo).offer(appliance, is_wanted=lambda: self._is_wanted(context))
-        return Empty()
+
+        return self._change(context, add, request.title)
 
     def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Replace an appliance or, when no image comes along, only what is told of it."""
-        with self._changing(context, request) as run:
+
+        def update(run: Run) -> None:
             appliance = messages.from_message(request)
             store = run.store(appliance.vo)
             if appliance.data is None:
                 store.describe(appliance)
             else:
                 store.offer(appliance, is_wanted=lambda: self._is_wanted(context))
-        return Empty()
+
+        return self._change(context, update, request.title)
 
     def RemoveAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Offer an appliance no longer."""
-        with self._changing(context, request) as run:
+
+        def remove(run: Run) -> None:
             key = properties.key_of(messages.from_message(request))
-            store = run.store(key.vo)
-            if key in store.keys(key.list_id):
-                run.tally.allow_removal(key.list_id, 1)
-                store.withdraw(key)
-        return Empty()
+            run.withdraw(key.list_id, key)
+
+        return self._change(context, remove, request.title)
 
     def RemoveImageList(self, request: pb.ImageListIdentifier, context: grpc.ServicerContext) -> Empty:
         """Offer nothing of a list any longer, in whatever project it is."""
-        with self._changing(context, request) as run:
-            list_id = ListId(request.image_list_identifier)
-            found = run.keys(list_id)
-            run.tally.allow_removal(list_id, len(found))
-            for store, key in found:
-                store.withdraw(key)
-        return Empty()
+        return self._change(context, lambda run: run.withdraw(ListId(request.image_list_identifier)))
 
     def _current(self) -> Run:
         with self._lock:
@@ -124,17 +118,16 @@ class Servicer(pb_grpc.CommunicatorServicer):
                 self._run = Run(self._configuration, self._installation)
             return self._run
 
-    @contextlib.contextmanager
-    def _changing(self, context: grpc.ServicerContext, request: pb.Appliance | pb.ImageListIdentifier) -> Iterator[Run]:
-        """Give the run for a change; a change that fails is among the failures of its record."""
+    def _change(self, context: grpc.ServicerContext, change: Callable[[Run], None], title: str = "") -> Empty:
+        """Make a change; one that fails is among the failures of the run's record."""
         with _told(context):
             run = self._current()
             try:
-                yield run
+                change(run)
             except ApplianceError as error:
-                title = f" ({request.title})" if isinstance(request, pb.Appliance) and request.title else ""
-                run.tally.fail(f"{error}{title}")
+                run.tally.fail(f"{error} ({title})" if title else error)
                 raise
+        return Empty()
 
     def _is_wanted(self, context: grpc.ServicerContext) -> bool:
         return context.is_active() and not self.stopping.is_set()

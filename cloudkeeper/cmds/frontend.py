@@ -29,8 +29,8 @@ logger = logging.getLogger(PROGRAM)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command, our own flags, and those of cloudkeeper."""
-    words = "sync (default): bring the cloud up to the lists; version: print the version"
-    parser.add_argument("command", nargs="?", choices=["sync", "version"], default="sync", help=words)
+    words = "sync (default): bring the cloud up to the lists; version: print the version; help: print this"
+    parser.add_argument("command", nargs="?", choices=["sync", "version", "help"], default="sync", help=words)
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: /etc/cloudkeeper/cloudkeeper.yml")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
     parser.add_argument("--json", action="store_true", help="print what is done, or would be, as JSON")
@@ -42,9 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Do what the command says."""
-    if arguments.command == "version":
-        print(__version__)
-        return ExitStatus.DONE
+    match arguments.command:
+        case "version":
+            print(__version__)
+            return ExitStatus.DONE
+        case "help":
+            cli.parser(_program()).print_help()
+            return ExitStatus.DONE
     configured = settings.load(arguments, cli.layout(arguments))
     _configure_log(configured, arguments)
     if arguments.check_config:
@@ -59,6 +63,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         record.fail(str(known))
         status = known.status
         raise known from error
+    except KeyboardInterrupt:
+        record.fail("interrupted")
+        status = ExitStatus.NOTHING
+        raise
     finally:
         if not arguments.dry_run:
             record.close(status, cli.layout(arguments).runs)
@@ -67,14 +75,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    program = cli.Program(
-        PROGRAM,
-        "Offers in the cloud the images that signed image lists offer, and keeps them up to date.",
-        add_arguments,
-        run,
-        compatible_status=_peer_status,
-    )
-    return cli.main(program, argv)
+    return cli.main(_program(), argv)
+
+
+def _program() -> cli.Program:
+    words = "Offers in the cloud the images that signed image lists offer, and keeps them up to date."
+    return cli.Program(PROGRAM, words, add_arguments, run, compatible_status=_peer_status)
 
 
 def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, record: RunRecord) -> ExitStatus:

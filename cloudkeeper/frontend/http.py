@@ -102,9 +102,8 @@ class Client:
             yield size, _blocks(response, name=name, size=size, deadline=deadline)
 
     def _open(self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts) -> requests.Response:
-        start = urlsplit(url)
+        start = place = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):
-            place = urlsplit(url)
             if start.scheme == "https" and place.scheme != "https":
                 raise Unavailable(name, f"the server redirects to {place.scheme}, away from https")
             if place.scheme not in {"http", "https"}:
@@ -114,7 +113,11 @@ class Client:
             if response.status_code not in _REDIRECTS:
                 return _checked(response, name)
             response.close()
-            url = urljoin(url, response.headers.get("Location", ""))
+            try:
+                url = urljoin(url, response.headers.get("Location", ""))
+                place = urlsplit(url)
+            except ValueError:
+                raise Unavailable(name, "the server redirects to something that is no URL") from None
         raise Unavailable(name, f"the server redirects more than {_MAX_REDIRECTS} times")
 
     def _get(self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts) -> requests.Response:
@@ -126,7 +129,7 @@ class Client:
                 allow_redirects=False,
                 timeout=(timeouts.connect.total_seconds(), timeouts.read.total_seconds()),
             )
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             raise _translated(error, name) from error
 
 
@@ -181,7 +184,7 @@ def _blocks(response: requests.Response, *, name: str, size: int | None, deadlin
         raise Unavailable(name, f"the connection ended after {received} of {size} bytes")
 
 
-def _translated(error: requests.RequestException, name: str) -> ApplianceError:
+def _translated(error: Exception, name: str) -> ApplianceError:
     if isinstance(error, requests.exceptions.SSLError):
         remedy = "install its CA, or ask its administrator"
         return Untrusted(name, f"the server is not proven: {_cause(error)}", remedy)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -17,8 +19,9 @@ from typing import Any
 from tests.testbed import Testbed
 from tests.testbed.api import GLANCE, KEYSTONE, Api, password_auth
 
-STATE = Path(__file__).resolve().parents[2] / ".cache/testbed/images"
-PORT_BASE = 33000
+PORT_BASE = int(os.environ.get("FEDCLOUD_TEST_PORTS", "33000"))
+"""Two runs at a time, each with its own ports, do not meet."""
+STATE = Path(__file__).resolve().parents[2] / f".cache/testbed/images-{PORT_BASE}"
 ACCOUNT, PASSWORD = "images-e2e", "s3cret-of-the-images-account"
 VOS = {"ops": "img-ops", "biomed": "img-biomed"}
 FAULTY = "Faulty"
@@ -95,8 +98,6 @@ class Cloud:
             self.admin.call("DELETE", GLANCE, f"/v2/images/{row.id}")
 
     def patch(self, image_id: str, operations: list[dict[str, object]]) -> None:
-        import json
-
         kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
         self.admin.call("PATCH", GLANCE, f"/v2/images/{image_id}", json.dumps(operations).encode(), headers=kind)
 

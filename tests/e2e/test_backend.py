@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from tests.e2e import images_cloud
 from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer, started
-from tests.e2e.images_cloud import Cloud
+from tests.e2e.images_cloud import PASSWORD, PORT_BASE, Cloud
 
 pytestmark = pytest.mark.cloud
 
@@ -298,3 +301,111 @@ def test_what_a_frontend_says_of_files_is_not_believed(cloud: Cloud, backend: Ba
     assert neighbour == ("SUCCESS", "")
     assert len(cloud.rows()) == 1
     assert len(backend.record()["failures"]) == len(BELIEVED)
+
+
+def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
+    """Names are taken in the configured domain; ids, other domains; what cannot be had costs its own VO only."""
+    mapping = {
+        "by-name": {"tenant": "img-biomed"},
+        "by-id": {"project": cloud.projects["img-ops"]},
+        "elsewhere": {"projects": ["img-biomed"], "domain": "elsewhere"},
+        "closed": {"project": "img-closed"},
+        "misplaced": {"project": "img-ops", "domain": "elsewhere"},
+    }
+    other = Backend.create(tmp_path, cloud, mapping=mapping)
+    offer = Offer.make(other.images)
+    with started(other) as client:
+        outcomes = client.run(*(("AddAppliance", offer.message(vo=vo)) for vo in (*mapping, "unknown")))
+    *good, closed, misplaced, unknown = outcomes
+    assert good == [("SUCCESS", "")] * 3
+    assert closed[0] == misplaced[0] == "ERROR_RESOURCE_NOT_FOUND"
+    assert "shows the account 'images-e2e' no project img-closed; correct the mapping, or: openstack" in closed[1]
+    assert "no project img-ops in domain elsewhere" in misplaced[1]
+    place = f"{tmp_path}/etc/cloudkeeper-os/mapping.json"
+    assert unknown == ("ERROR", f"VO unknown: is mapped to no project; add it to {place}, if its images are wanted")
+    assert {row.properties["APPLIANCE_VO"]: row.owner for row in cloud.rows()} == {
+        "by-name": cloud.projects["img-biomed"],
+        "by-id": cloud.projects["img-ops"],
+        "elsewhere": cloud.projects["img-biomed@elsewhere"],
+    }
+
+
+def test_two_vos_in_one_project(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
+    other = Backend.create(tmp_path, cloud, mapping={"one": {"tenant": "img-ops"}, "two": {"tenant": "img-ops"}})
+    offer = Offer.make(other.images)
+    with started(other) as client:
+        client.run(("AddAppliance", offer.message(vo="one")), ("AddAppliance", offer.message(vo="two")))
+        gone = pb.Appliance(identifier=ONE, vo="one", image_list_identifier=LIST)
+        assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
+    assert [row.properties["APPLIANCE_VO"] for row in cloud.rows("img-ops")] == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        (("password = ", "password = x"), "ERROR_AUTHENTICATION", "refuses the account 'images-e2e': wrong name"),
+        ((f":{PORT_BASE}/v3", ":9/v3"), "ERROR_RESOURCE_RETRIEVAL", "cannot be reached: connection refused"),
+        (("cafile = ", "#"), "ERROR_RESOURCE_RETRIEVAL", "its TLS certificate is not trusted"),
+    ],
+)
+def test_a_cloud_that_cannot_be_entered(
+    cloud: Cloud, tmp_path: Path, change: tuple[str, str], status: str, said: str
+) -> None:
+    other = Backend.create(tmp_path, cloud, options="debug = true")
+    other.config.write_text(other.config.read_text().replace(*change))
+    with started(other) as client:
+        answer = client.call("PreAction")
+        assert client.call("AddAppliance", Offer.make(other.images).message())[0] == status
+    assert answer[0] == status
+    assert said in answer[1]
+    assert PASSWORD not in other.log.read_text() + answer[1]
+    assert other.record()["status"] == 3
+
+
+def test_visibility_that_the_account_may_not_give(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
+    other = Backend.create(tmp_path, cloud, options="image_visibility = public")
+    with started(other) as client:
+        ((status, message),) = client.run(("AddAppliance", Offer.make(other.images).message()))
+    assert status == "ERROR_USER_NOT_AUTHORIZED"
+    assert "Glance answers 403 to PATCH" in message
+    assert cloud.rows() == []
+    community = Backend.create(tmp_path, cloud, options="image_visibility = community")
+    with started(community) as client:
+        client.run(("AddAppliance", Offer.make(community.images).message()))
+    assert cloud.active().visibility == "community"
+
+
+def test_no_secret_in_the_log(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
+    other = Backend.create(tmp_path, cloud, options="debug = true")
+    with started(other) as client:
+        client.run(("AddAppliance", Offer.make(other.images).message()))
+    text = other.log.read_text()
+    assert "keystoneauth" in text
+    assert PASSWORD not in text
+    assert not re.search(r"gAAAA[\w-]{50}", text)  # how Keystone's tokens begin
+
+
+def test_metrics_and_record(backend: Backend, client: Client) -> None:
+    offer = Offer.make(backend.images)
+    client.run(("AddAppliance", offer.message()))
+    record = backend.record()
+    assert (record["program"], record["status"], record["failures"]) == ("cloudkeeper-os", 0, [])
+    assert record["counts"] == {"added": 1, "uploaded_bytes": offer.path.stat().st_size, "images": 1}
+    metrics = (backend.root / "var/lib/fedcloud/runs/cloudkeeper-os.prom").read_text()
+    assert 'fedcloud_run_images{program="cloudkeeper-os"} 1.0' in metrics
+
+
+def test_a_port_that_is_taken(cloud: Cloud, running: Backend, tmp_path: Path) -> None:
+    other = Backend.create(tmp_path, cloud)
+    other.port = running.port
+    shown = subprocess.run(
+        [*other.command, "--grpc-port", str(running.port)], capture_output=True, text=True, check=False
+    )
+    assert (shown.returncode, shown.stdout) == (3, "")
+    assert shown.stderr == (
+        f"cloudkeeper-os: 127.0.0.1:{running.port}: cannot be listened on: address already in use;"
+        " stop the program that has it, or set listen_address or grpc_port\n"
+    )
+    again = subprocess.run([*running.command, "--grpc-port", "1"], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert f"{running.root}/var/lib/fedcloud/cloudkeeper-os/lock: running since" in again.stderr

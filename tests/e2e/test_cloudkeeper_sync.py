@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,7 +23,7 @@ from tests.e2e.killpoints import Command, KillMatrix
 from tests.simulators import image_backend, image_server
 from tests.simulators.image_backend import Cloud
 from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, in_days, openssl_accepts, sign
-from tests.simulators.image_server import Broken, ImageServer, Redirect
+from tests.simulators.image_server import Broken, ImageServer, Redirect, Slow
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
 ENDORSER = f"{HOST_DN}/CN=lists.example.org"
@@ -536,6 +537,26 @@ def test_configuration_is_checked_without_doing_anything(world: World) -> None:
     assert done.returncode == 2
     assert done.stderr == f"cloudkeeper: {world.root}/image-lists.conf:1: must begin with https://\n"
     assert (world.web.requests, world.cloud.calls) == ([], [])
+
+
+def test_a_stop_tidies_up(world: World) -> None:
+    """SIGTERM in mid-download: no file stays, the backend is told that the run is over."""
+    world.publish([world.image(1, "one.qcow2")])
+    world.web.put("/images/one.qcow2", Slow(world.files["one.qcow2"], 1))
+    command = [str(PROGRAM), *world.command()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while not (world.spool.exists() and list(world.spool.iterdir())):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.terminate()
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 3
+    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run again to go on"
+    assert list(world.spool.iterdir()) == []
+    assert world.cloud.calls[-1] == "PostAction"
+    assert world.record()["failures"] == ["interrupted"]
+    assert world.record()["status"] == 3
 
 
 def test_exit_codes_of_the_peer(world: World) -> None:

@@ -184,7 +184,7 @@ def test_killed_in_mid_upload_and_run_again(site: Site, tmp_path: Path, victim: 
     large = tmp_path / "large.raw"
     with large.open("wb") as file:
         file.write(BOOT_SECTOR)
-        for number in range(160):
+        for number in range(48):
             file.write(f"block {number:03}".encode().ljust(64, b".") * 16384)
     uri = site.web.put("/images/large.raw", large)
     content = large.read_bytes()

@@ -219,6 +219,23 @@ def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path
             client.fetch(server.put("/x", b"x"), name="x", max_bytes=10)
 
 
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://[",
+        "https://localhost:99999/",
+        "https://" + "a" * 300 + "/",
+        "https://a..b/",
+        "https:///x",
+        "//",
+        "https://%/",
+    ],
+)
+def test_redirects_to_nonsense(web: ImageServer, client: Client, location: str) -> None:
+    with pytest.raises(Unavailable, match=r"^x: (the server redirects|cannot be|the server answers)"):
+        client.fetch(web.put("/moved", Redirect(location)), name="x", max_bytes=10)
+
+
 def test_nobody_there(client: Client) -> None:
     with pytest.raises(Unavailable, match="x: cannot be reached: connection refused"):
         client.fetch("https://localhost:1/x", name="x", max_bytes=10)
