@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from caso.extract.project import OVERLAP
 from caso.months import SECOND, Window, cuts
 
 BEGIN = datetime(2025, 11, 1, tzinfo=UTC)
@@ -43,11 +44,11 @@ def repository(born: datetime, died: datetime | None, windows: list[Window]) -> 
 
 
 def windows_of(borders: list[datetime]) -> list[Window]:
-    """Return contiguous windows: each begins a second after the end of the one before, as the checkpoints say."""
+    """Return windows as runs have them: from a second after the last one's end, as checkpoints say, less the overlap."""
     found, start = [], datetime(1970, 1, 1, tzinfo=UTC)
     for border in sorted(set(borders)):
         if start < border:
-            found.append(Window(start, border))
+            found.append(Window(start - OVERLAP, border))
             start = border + SECOND
     return found
 
@@ -56,6 +57,7 @@ def windows_of(borders: list[datetime]) -> list[Window]:
     moments, st.none() | moments, st.lists(st.builds(lambda a, b: a + b, moments, fractions), min_size=1, max_size=6)
 )
 @example(datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC), None, [datetime(2026, 2, 1, tzinfo=UTC)])
+@example(BEGIN, BEGIN + SECOND, [BEGIN + timedelta(microseconds=1), BEGIN + 2 * SECOND])
 @example(
     datetime(2025, 12, 31, 12, tzinfo=UTC),
     datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC),
