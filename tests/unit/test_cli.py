@@ -33,6 +33,8 @@ def raising(error: BaseException) -> cli.Program:
         (OSError(errno.ENOSPC, "No space left on device", "/spool"), 3, "tool: /spool: No space left on device; free"),
         (OSError(errno.ENOSPC, "No space left on device"), 3, "tool: No space left on device; free"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3, "tool: Broken pipe"),
+        (OSError("of a library"), 4, "tool: bug in this program: OSError: of a library (test_cli.py:"),
+        (Unavailable("host", "said\nmuch", "ask\tit"), 3, "tool: host: said much; ask it"),
         (KeyError("x"), 4, "tool: bug in this program: KeyError: 'x' (test_cli.py:"),
         (KeyboardInterrupt(), 3, "tool: interrupted"),
     ],

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from appliance.core import files
+from tests.syscalls import trace
+
+_IMPORTS = "import sys; from pathlib import Path; from appliance.core import files"
 
 
 def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -96,20 +99,32 @@ def test_without_noreplace_the_new_name_is_durable_before_the_old_one_goes(tmp_p
     (tmp_path / "to").mkdir()
     source, target = tmp_path / "from" / "a", tmp_path / "to" / "b"
     source.write_text("source")
-    script = "import sys; from pathlib import Path; from appliance.core import files; files.move_new(*map(Path, sys.argv[1:]))"
-    strace = ["strace", "-qq", "-y", "-e", "trace=fsync,link,linkat,unlink,unlinkat,renameat2"]
-    inject = ["-e", "inject=renameat2:error=EINVAL"]  # what NFS says to RENAME_NOREPLACE
-    command = [*strace, *inject, sys.executable, "-c", script, str(source), str(target)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    calls = [line for line in shown.splitlines() if str(tmp_path) in line]
-    assert [line.split("(")[0] for line in calls] == ["renameat2", "link", "fsync", "unlink"]
-    assert str(target.parent) in calls[2]
+    script = f"{_IMPORTS}; files.move_new(*map(Path, sys.argv[1:]))"
+    nfs = "renameat2:error=EINVAL"  # what it says to RENAME_NOREPLACE
+    assert trace(script, source, target, below=tmp_path, inject=nfs) == [
+        "renameat2 from/a to/b",
+        "link from/a to/b",
+        "fsync to",
+        "unlink from/a",
+    ]
     assert target.read_text() == "source"
     assert not source.exists()
     source.write_text("again")
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "FileExistsError" in again.stderr
+    script = f"{_IMPORTS}\ntry: files.move_new(*map(Path, sys.argv[1:]))\nexcept FileExistsError: pass"
+    assert trace(script, source, target, below=tmp_path, inject=nfs) == ["renameat2 from/a to/b", "link from/a to/b"]
     assert (source.read_text(), target.read_text()) == ("again", "source")
+
+
+def test_each_step_is_durable_before_the_next(tmp_path: Path) -> None:
+    script = f"{_IMPORTS}; files.write_atomic(Path(sys.argv[1]), b'x' * 100_000)"
+    assert trace(script, tmp_path / "state", below=tmp_path) == [
+        "write .state.tmp",
+        "fsync .state.tmp",
+        "rename .state.tmp state",
+        "fsync .",
+    ]
+    script = f"{_IMPORTS}; files.make_directory(Path(sys.argv[1]))"
+    assert trace(script, tmp_path / "a" / "b", below=tmp_path) == ["mkdir a", "fsync .", "mkdir a/b", "fsync a"]
 
 
 def test_make_directory_is_idempotent_and_refuses_a_file(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,9 +54,14 @@ def test_waiting_ends_when_the_holder_does(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with holder(path) as process:
         assert process.stdin is not None
-        process.stdin.close()
+        threading.Timer(0.3, process.stdin.close).start()
         with lock.hold(path, wait=timedelta(seconds=10)):
             pass
+    with holder(path):
+        begin = time.monotonic()
+        with pytest.raises(Busy), lock.hold(path, wait=timedelta(seconds=0.3)):
+            pass
+        assert time.monotonic() - begin >= 0.3
 
 
 def test_another_program_is_not_taken_for_our_last_run(tmp_path: Path) -> None:

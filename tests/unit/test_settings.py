@@ -90,6 +90,48 @@ def test_a_reference_to_itself_ends(tmp_path: Path) -> None:
     settings.text("DEFAULT", "a")
 
 
+def test_references_look_in_their_section_then_in_default_or_where_they_say(tmp_path: Path) -> None:
+    text = "[DEFAULT]\nx = above\ny = plain\n[ssm]\nx = here\na = $x\nb = $y\nc = $ssm.x\n[other]\nd = ${ssm.x} $x\n"
+    settings = read(tmp_path, text)
+    assert [settings.text("ssm", name) for name in "abc"] == ["here", "plain", "here"]
+    assert settings.text("other", "d") == "here above"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_left"),
+    [("SITE", True), ("SITES", False), ("<secret>", True), ("https://yourkeystone:5000/v3", True), ("x", False)],
+)
+def test_a_placeholder_is_a_whole_word_or_long_enough_to_be_found_inside(
+    tmp_path: Path, text: str, is_left: bool
+) -> None:
+    settings = read(tmp_path, f"[DEFAULT]\nx = {text}\n")
+    assert settings.text("DEFAULT", "x", placeholders=["SITE", "<secret>", "yourkeystone"]) == text
+    if is_left:
+        assert len(failures(settings)) == 1
+    else:
+        assert settings.finish() == ()
+
+
+@pytest.mark.parametrize(("text", "is_good"), [("1", True), ("10", True), ("0", False), ("11", False), ("x", False)])
+def test_limits_belong_to_what_is_allowed(tmp_path: Path, text: str, is_good: bool) -> None:
+    settings = read(tmp_path, f"[DEFAULT]\nx = {text}\n")
+    settings.integer("DEFAULT", "x", default=5, minimum=1, maximum=10)
+    if is_good:
+        assert settings.finish() == ()
+    else:
+        assert failures(settings) == [f":2: x: {text!r} is not allowed; write a whole number from 1 to 10"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    for dialect in (oslo.parse, ini.parse):
+        (tmp_path / "x").write_bytes(b"\xef\xbb\xbf[ssm]\nx = 1\n")
+        assert document.read([tmp_path / "x"], dialect).sections["ssm"]["x"].text == "1"
+
+
+def test_names_of_ini_options_have_no_case() -> None:
+    assert ini.parse(Path("x"), "[broker]\nHost: a\n").sections == ini.parse(Path("x"), "[broker]\nhost: a\n").sections
+
+
 def test_defaults_can_be_referred_to(tmp_path: Path) -> None:
     settings = read(tmp_path, "[DEFAULT]\nlock_path = $spooldir/lock\n")
     settings.path("DEFAULT", "spooldir", default=Path("/var/spool/caso"))

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 from dirq.QueueSimple import QueueSimple
 
 from appliance.core.spool import ElementName, Spool
+from tests.syscalls import trace
 
 
 @pytest.fixture
@@ -44,14 +46,14 @@ def test_a_directory_that_another_made_is_durable_before_an_element_is(spool: Sp
     minute = int(time.time()) // 60 * 60
     for directory in (minute, minute + 60):  # by a producer that has not come to fsync their names
         (spool.path / f"{directory:08x}").mkdir(parents=True)
+    source = staged(tmp_path)
     script = (
         "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
-        "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
+        "spool = Spool(Path(sys.argv[1])); spool.adopt(Path(sys.argv[2]))"
     )
-    strace = ["strace", "-qq", "-y", "-e", "trace=fsync"]
-    command = [*strace, sys.executable, "-c", script, str(spool.path), str(staged(tmp_path))]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    assert f"<{spool.path}>" in shown
+    calls = trace(script, spool.path, source, below=tmp_path)
+    (name,) = spool.names()
+    assert calls == ["fsync queue", f"renameat2 staged queue/{name}", f"fsync queue/{name[:8]}", "fsync ."]
 
 
 def test_names_never_go_backwards_when_the_clock_does(
@@ -114,6 +116,7 @@ def test_a_lock_excludes_and_taking_away_is_no_error(spool: Spool, tmp_path: Pat
     spool.unlock(name)
     (spool.path / name).unlink()
     assert not spool.lock(name)
+    assert not spool.is_locked(name)
     assert spool.size(name) == 0
 
 
@@ -132,6 +135,49 @@ def test_purge_breaks_only_old_locks_and_keeps_the_newest_directory(spool: Spool
     spool.remove(name)
     spool.purge()
     assert directory.exists()
+
+
+def test_a_lock_begins_young_whatever_the_age_of_its_element(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    os.utime(spool.path / name, (0, 0))
+    assert spool.lock(name)
+    spool.purge()
+    assert spool.is_locked(name)
+
+
+def test_leftovers_of_each_kind_have_their_own_age(spool: Spool, tmp_path: Path) -> None:
+    directory = (spool.path / spool.adopt(staged(tmp_path))).parent
+    for kind in ("tmp", "lck"):
+        path = directory / f"{'a' * 14}.{kind}"
+        path.touch()
+        os.utime(path, (time.time() - 420, time.time() - 420))  # dirq: 5 minutes for one, 10 for the other
+    theirs = QueueSimple(str(tmp_path / "theirs"))
+    shutil.copytree(spool.path, theirs.path, dirs_exist_ok=True)
+    spool.purge()
+    theirs.purge()
+    assert sorted(os.listdir(directory)) == sorted(os.listdir(Path(theirs.path) / directory.name))
+    assert f"{'a' * 14}.lck" in os.listdir(directory)
+
+
+def test_names_are_made_as_dirq_makes_them(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = QueueSimple(str(tmp_path / "theirs"))
+    monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
+    monkeypatch.setattr(time, "time", lambda: 1_900_000_019.5)
+    ours, other = spool.adopt(staged(tmp_path)), theirs.add(b"x")
+    assert ours[:22] == other[:22]
+    assert len(ours) == len(other)
+
+
+def test_what_a_sender_purged_meanwhile_is_made_again(spool: Spool, tmp_path: Path) -> None:
+    (spool.path / "ffffffff").mkdir(parents=True)
+    source = staged(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
+        "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
+    )
+    calls = trace(script, spool.path, source, below=tmp_path, inject="renameat2:error=ENOENT:when=1")
+    assert [call.split()[0] for call in calls].count("renameat2") == 2
+    assert spool.count() == 1
 
 
 def test_refresh_keeps_a_lock_young(spool: Spool, tmp_path: Path) -> None:
