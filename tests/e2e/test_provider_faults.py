@@ -13,7 +13,7 @@ import pytest
 
 from appliance.core import ldif
 from tests.interop import egi_profile
-from tests.simulators.openstack import PASSWORD, Cloud, Fault, flavor, image, server
+from tests.simulators.offers import PASSWORD, Cloud, Fault, flavor, image, server
 
 PROGRAM = Path(sys.executable).with_name("cloud-info-provider-service")
 

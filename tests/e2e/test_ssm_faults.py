@@ -2,6 +2,7 @@
 
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,8 @@ def test_bad_elements_do_not_block_the_others(tmp_path: Path, trust: Trust) -> N
         binary: "message: it is not UTF-8 text: byte 5",
     }
     assert {element["body"] for element in site.buried()} == {b"", b"APEL\xff\n"}
+    seen = {element["firstseen"] for element in site.buried()}
+    assert all(abs((datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()) < 120 for moment in seen)
     assert len(site.record("ssmsend")["failures"]) == 2
 
 

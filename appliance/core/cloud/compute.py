@@ -72,7 +72,7 @@ class Servers:
             raise AccessDenied(
                 _host(response),
                 f"Nova does not let the account list the servers of project {self._scope.project_id}",
-                f"openstack role add --user … --project {self._scope.project_id} reader",
+                self._scope.access.grant(f"--project {self._scope.project_id}"),
             )
         if not response.ok or not isinstance(body, dict) or not isinstance(body.get("servers"), list):
             said = re.sub(r"\s+", " ", response.text)[:120]
