@@ -264,6 +264,18 @@ def test_an_entry_that_becomes_one_of_another_class(tmp_path: Path) -> None:
         assert len(images(bdii.entries())) == 1
 
 
+def test_a_directory_of_providers_that_is_away_takes_nothing_with_it(tmp_path: Path) -> None:
+    bdii = Bdii(tmp_path, {"BDII_SHRINK_HOLD": 0})
+    bdii.provide(cloud(image(1)))
+    with running(bdii):
+        bdii.wait_for_images(1)
+        (tmp_path / "gip").rename(tmp_path / "away")
+        bdii.wait_for(lambda: stale(bdii.entries()) != {})
+        assert len(images(bdii.entries())) == 1
+        (tmp_path / "away").rename(tmp_path / "gip")
+        bdii.wait_for(lambda: not stale(bdii.entries()))
+
+
 def test_slapd_killed_is_back_with_the_same_tree(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path, {"BDII_BREATHE_TIME": 60})
     bdii.provide(cloud(image(1), image(2)))
@@ -275,6 +287,7 @@ def test_slapd_killed_is_back_with_the_same_tree(tmp_path: Path) -> None:
         started = time.monotonic()
         bdii.wait_for(lambda: bdii.slapd() != pid and bdii.entries() == good)
         assert time.monotonic() - started < 5
+        bdii.wait_for(lambda: bdii.statistics()["TotalEntries"] == len(good))
 
 
 def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_once(tmp_path: Path) -> None:
