@@ -114,6 +114,8 @@ class Service:
         try:
             done = engine.cycle(self._stop)
         except (ApplianceError, OSError) as error:
+            if self._stop.is_set():  # who ends us may have ended slapadd, too
+                return False
             logger.error("cycle given up: %s", error)  # noqa: TRY400
             record.fail(str(error))
             record.close(ExitStatus.NOTHING, engine.settings.runs)

@@ -307,6 +307,20 @@ def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_onc
         assert time.monotonic() - started < 10
 
 
+def test_a_broken_file_of_the_published_tree_is_made_good_from_the_sources(tmp_path: Path) -> None:
+    bdii = Bdii(tmp_path)
+    bdii.provide(cloud(image(1), image(2)))
+    with running(bdii):
+        bdii.wait_for_images(2)
+        bdii.wait_for_cycles(1)
+        good = bdii.entries()
+        bdii.signal(signal.SIGTERM)
+    (tmp_path / "state/published.ldif").write_bytes(os.urandom(5000))
+    bdii.script("sleep 60")
+    with running(bdii):
+        bdii.wait_for(lambda: bdii.entries() == good)
+
+
 def test_an_orphaned_slapd_is_ended_by_the_next_start(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud(image(1)))
