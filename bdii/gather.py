@@ -62,7 +62,7 @@ def gather(
     now = clock.now().replace(microsecond=0)
     known: dict[str, LastGood | None] = {}
     if settings.site is not None:
-        own, _ = tree.of(site_entries.entries(settings.site, port=settings.port, now=now))
+        own, _ = tree.of(site_entries.entries(settings.site, port=settings.port))
         known[_SITE] = retain.advance(last.get(_SITE), own, failed=(), now=now)
     known |= {answer.source: _advanced(last.get(answer.source), answer, before, now) for answer in answers}
     kept = {name: entry for name, entry in known.items() if entry is not None}

@@ -35,6 +35,8 @@ def test_what_a_provider_prints_is_what_ldapsearch_finds(tmp_path: Path) -> None
         statistics = bdii.statistics()
         assert bdii.signal(signal.SIGTERM) == 0
     assert next(iter(found)) == "o=glue"
+    dated = [entry for dn, entry in found.items() if entry.pop("GLUE2EntityCreationTime", None)]
+    assert len(dated) == 4  # all but o=glue and the groups
     assert found[f"GLUE2ApplicationEnvironmentID=img1_https://cloud.example.org:5000/v3,{SERVICE}"] == {
         "objectClass": ["GLUE2Entity", "GLUE2ApplicationEnvironment"],
         "GLUE2ApplicationEnvironmentID": ["img1_https://cloud.example.org:5000/v3"],
