@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from appliance.core.config import oslo
 from appliance.core.config.settings import Settings
 
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "DEFAULT": (
-        *("verbose", "use_syslog", "syslog_log_facility", "use_journal", "use_json", "use_stderr", "use_eventlog"),
-        *("watch_log_file", "log_config_append", "log_config", "log_date_format", "log_format", "log_color"),
-        *("default_log_levels", "publish_errors", "instance_format", "instance_uuid_format", "fatal_deprecations"),
-        *("log_rotate_interval", "log_rotate_interval_type", "max_logfile_count", "max_logfile_size_mb"),
-        *("log_rotation_type", "rate_limit_interval", "rate_limit_burst", "rate_limit_except_level"),
-        *("logging_context_format_string", "logging_default_format_string", "logging_debug_format_suffix"),
-        *("logging_exception_prefix", "logging_user_identity_format", "config_source", "shell_completion"),
+        *oslo.LOG_OPTIONS,
+        *("config_source", "shell_completion"),
         *("migrate_projects",),
     ),
     "keystone_auth": (

@@ -8,22 +8,19 @@ do get a warning.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from appliance.core import clock
-from appliance.core.cloud import login
+from appliance.core.cloud import access
 from appliance.core.cloud import vo as vo_module
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
 from appliance.core.config.document import Document, Entry
 from appliance.core.config.settings import Settings
-from appliance.core.run import log
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import accepted
@@ -53,6 +50,14 @@ _OTHER_EXTRACTORS = ("cinder", "neutron", "prometheus", "ceilometer")
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """What time to account, where the administrator says so."""
+
+    start: datetime | None
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What the programs need to know."""
 
@@ -72,22 +77,21 @@ class Configuration:
     """Records in a message."""
     version: str | None
     """Version of the cloud records to send; None when none are sent anywhere."""
-    start: datetime | None
-    end: datetime | None
+    period: Period
     parallel: int
     is_dry_run: bool
     log_file: Path | None
     is_debug: bool
-    warnings: tuple[Problem, ...] = field(compare=False)
-    paths: tuple[Path, ...] = ()
+    paths: tuple[Path, ...]
+    warnings: tuple[Problem, ...]
 
 
 def default_files(layout: Layout) -> list[Path]:
     """Return the configuration files that are read when none is given: the first that exists, and its ``.d`` ones."""
     candidates = [layout.path(name) for name in _FILES]
-    if layout.root == Path("/"):
-        home = Path.home()
-        candidates = [home / ".caso/caso.conf", home / "caso.conf", *candidates]
+    home = os.environ.get("HOME")
+    if home and layout.root == Path("/"):
+        candidates = [Path(home, ".caso/caso.conf"), Path(home, "caso.conf"), *candidates]
     return document.first_existing(candidates)
 
 
@@ -137,26 +141,27 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
         ),
     )
     _extractors(settings)
-    values = {
-        "access": _access(settings, read),
-        "names": names,
-        "projects": settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
-        "tag": settings.text("DEFAULT", "caso_tag", default="caso"),
-        "vo_property": settings.text("DEFAULT", "vo_property"),
-        "spool": spool,
-        "lock": settings.path("DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool)),
-        "output": settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
-        "max_size": settings.integer("ssm", "max_size", default=100, minimum=1),
-        "version": _version(settings),
-        **_period(settings),
-        "parallel": settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
-        "is_dry_run": settings.boolean("DEFAULT", "dry_run", default=False),
-        "log_file": _log_file(settings),
-        "is_debug": settings.boolean("DEFAULT", "debug", default=False),
-    }
     mapping, wrong = _mapping(settings, layout)
-    warnings = _finish(settings, wrong)
-    return Configuration(**values, mapping=mapping, warnings=warnings, paths=tuple(read.paths))  # type: ignore[arg-type]
+    return Configuration(
+        access=_access(settings, read),
+        names=names,
+        projects=settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
+        tag=settings.text("DEFAULT", "caso_tag", default="caso"),
+        vo_property=settings.text("DEFAULT", "vo_property"),
+        mapping=mapping,
+        spool=spool,
+        lock=settings.path("DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool)),
+        output=settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
+        max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
+        version=_version(settings),
+        period=_period(settings),
+        parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
+        is_dry_run=settings.boolean("DEFAULT", "dry_run", default=False),
+        log_file=_log_file(settings),
+        is_debug=settings.boolean("DEFAULT", "debug", default=False),
+        paths=tuple(read.paths),
+        warnings=_finish(settings, wrong),  # last: by now every option has been read
+    )
 
 
 def _finish(settings: Settings, others: Sequence[Problem]) -> tuple[Problem, ...]:
@@ -180,7 +185,7 @@ def _overlay_environment(read: Document) -> None:
 
 _FLAGS = (
     *("projects", "extractor", "caso_tag", "vo_property", "mapping_file", "extract_from", "extract_to", "dry_run"),
-    *("debug", "log_file", "log_dir"),
+    *("log_file", "log_dir"),
 )
 
 
@@ -229,13 +234,14 @@ def _version(settings: Settings) -> str | None:
     return max(versions, default=None)
 
 
-def _period(settings: Settings) -> dict[str, datetime | None]:
-    start, end = _moment(settings, "extract_from"), _moment(settings, "extract_to")
-    if start and start > (now := clock.now()):
-        settings.error("DEFAULT", "extract_from", f"{start.isoformat()} is in the future; it is {now.isoformat()}")
-    elif start and end and start >= end:
+def _period(settings: Settings) -> Period:
+    period = Period(_moment(settings, "extract_from"), _moment(settings, "extract_to"))
+    if period.start and period.start > (now := clock.now()):
+        told = f"{period.start.isoformat()} is in the future; it is {now.isoformat(timespec='seconds')}"
+        settings.error("DEFAULT", "extract_from", told)
+    elif period.start and period.end and period.start >= period.end:
         settings.error("DEFAULT", "extract_from", "is not before extract_to")
-    return {"start": start, "end": end}
+    return period
 
 
 def _moment(settings: Settings, option: str) -> datetime | None:
@@ -283,9 +289,9 @@ def _access(settings: Settings, read: Document) -> Access:
         aliases=[(group, "auth_plugin")],
         required="write v3password or v3applicationcredential",
     )
-    auth_url = _auth_url(settings, group)
-    options = {**_options(settings, group, auth_type), "auth_url": auth_url}
-    _warn_of_open_files(settings, read, group, auth_type)
+    auth_url = access.read_url(settings, group)
+    options = {**access.read_options(settings, group, auth_type), "auth_url": auth_url}
+    access.warn_of_open_files(settings, read, group, auth_type)
     insecure = settings.boolean("keystone_auth", "insecure", default=False)
     if insecure:
         settings.warn("keystone_auth", "insecure", "true: anybody on the network may read the password; set cafile")
@@ -305,74 +311,3 @@ def _access(settings: Settings, read: Document) -> Access:
         project_domain_id=settings.text(group, "project_domain_id"),
         project_domain_name=settings.text(group, "project_domain_name"),
     )
-
-
-def _auth_url(settings: Settings, group: str) -> str:
-    url = settings.text(
-        group, "auth_url", required="Keystone's public URL, https://HOST:5000/v3", placeholders=("yourkeystone",)
-    ).rstrip("/")
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        settings.error(group, "auth_url", f"{url!r} is not a URL; write https://HOST:5000/v3")
-    elif url.endswith("/v2.0"):
-        settings.error(group, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3")
-    return url if url.endswith("/v3") else f"{url}/v3"
-
-
-def _options(settings: Settings, group: str, auth_type: str) -> dict[str, str]:
-    """Read what the plugin needs; what is missing becomes an error of the settings."""
-    if not auth_type:
-        return {}
-    try:
-        known = login.options(auth_type)
-    except LookupError as error:
-        near = ", ".join(difflib.get_close_matches(auth_type, error.args, n=3)) or "v3password, v3applicationcredential"
-        settings.error(group, "auth_type", f"{auth_type!r} is not a plugin; write one like {near}")
-        return {}
-    found: dict[str, str] = {}
-    is_complete = True
-    for option in known:
-        if option.name in login.SCOPE or option.name == "auth_url":
-            continue
-        aliases = [(group, alias) for alias in option.aliases]
-        must = f"{auth_type} needs it" if option.is_required or option.name == "password" else ""
-        value = settings.text(
-            group, option.name, aliases=aliases, required=must, placeholders=("<None>", "<secret>", "<password>")
-        )
-        is_complete &= bool(value) or not must
-        if value:
-            found[option.name] = value
-        if option.is_secret:
-            log.hide(value)
-    _check_plugin(settings, group, auth_type, found, is_complete=is_complete)
-    return found
-
-
-def _check_plugin(
-    settings: Settings, group: str, auth_type: str, found: Mapping[str, str], *, is_complete: bool
-) -> None:
-    if auth_type in ("v3password", "password"):
-        domains = ("user_domain_id", "user_domain_name", *(["default_domain_id"] if auth_type == "password" else []))
-        if not found.keys() & {"username", "user_id"}:
-            settings.error(group, "username", "must be set: the account's name")
-            is_complete = False
-        elif "user_id" not in found and not found.keys() & {*domains, "default_domain_name"}:
-            settings.error(group, "user_domain_name", "must be set: the domain of the account, often Default")
-            is_complete = False
-    said = login.complaint(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
-    if said:
-        settings.error(group, "auth_type", f"{auth_type} does not take these options: {said}")
-
-
-def _warn_of_open_files(settings: Settings, read: Document, group: str, auth_type: str) -> None:
-    for option in _secret_options(auth_type):
-        entry = read.get(group, option)
-        if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
-            settings.warn(group, option, f"anybody on this host can read it; chmod o-r {entry.path}")
-
-
-def _secret_options(auth_type: str) -> Iterable[str]:
-    try:
-        return [option.name for option in login.options(auth_type) if option.is_secret] if auth_type else []
-    except LookupError:
-        return []

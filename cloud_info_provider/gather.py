@@ -175,8 +175,8 @@ def _appliance(text: str) -> Mapping[str, str]:
 def _servers(scope: Scope) -> Servers:
     states: Counter[str] = Counter()
     vcpus = 0
-    for page in Listing(scope).living():
-        states.update(str(server.get("status")) for server in page)
-        vcpus += sum(int(server["flavor"].get("vcpus") or 0) for server in page)
+    for server in Listing(scope).living():
+        states[str(server.get("status"))] += 1
+        vcpus += int(server["flavor"].get("vcpus") or 0)
     suspended, halted = states.pop(_SUSPENDED, 0), states.pop(_HALTED, 0)
     return Servers(running=states.total(), suspended=suspended, halted=halted, vcpus=vcpus)

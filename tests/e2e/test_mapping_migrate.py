@@ -34,7 +34,7 @@ def test_the_commands_are_the_peers(site: CasoSite) -> None:
         "openstack project set --tag caso 'a b'",
     ]
     assert site.files() == before
-    theirs = [line for line in site.run_peer("caso-mapping-migrate", "--migrate-projects").stdout.splitlines()]
+    theirs = site.run_peer("caso-mapping-migrate", "--migrate-projects").stdout.splitlines()
     commands = [line for line in theirs if line.startswith("openstack ")]
     assert commands == [line.replace("'", "") for line in shown.stdout.splitlines()]
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.bdii_service import Bdii, Entries, images, running
 from tests.e2e.test_provider_faults import run
-from tests.simulators.offers import Cloud, Fault, flavor, image, server
+from tests.simulators.offering_cloud import Cloud, Fault, flavor, image, server
 
 PROGRAM = Path(sys.executable).with_name("cloud-info-provider-service")
 

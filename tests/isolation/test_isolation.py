@@ -1,9 +1,9 @@
 """Each extra alone: its programs start, answer, and load no module of another tool and no library of another extra."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
@@ -14,27 +14,35 @@ PROGRAMS = {
     "bdii": ["bdii-update"],
     "caso": ["caso-extract", "caso-projects", "caso-mapping-migrate"],
     "cloud-info": ["cloud-info-provider-service"],
+    "cloudkeeper": ["cloudkeeper"],
+    "cloudkeeper-os": ["cloudkeeper-os"],
     "ssm": ["ssmsend", "ssmreceive"],
 }
 FLAGS = {
     "bdii": ["--config"],
     "caso": ["--config-file"],
     "cloud-info": ["--os-auth-url=https://k.example.org/v3", "--os-username=x", "--os-password=geheim", "--yaml-file"],
+    "cloudkeeper": ["--config"],
+    "cloudkeeper-os": ["--config-file"],
     "ssm": ["--config"],
 }
 """What comes before the path of a configuration file."""
+_OPENSTACK = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"}
+_STOMP = {"stomp.py", "stomp-py"}
 FOREIGN = {
-    "bdii": {"keystoneauth1", "stomp-py", "cryptography", "pyyaml"},
-    "caso": {"stomp.py", "stomp-py", "asn1crypto", "ldap3"},  # pyOpenSSL is glanceclient's own
-    "cloud-info": {"stomp.py", "stomp-py", "asn1crypto", "ldap3"},
-    "ssm": {"keystoneauth1", "python-novaclient", "ldap3"},
+    "bdii": _OPENSTACK | _STOMP | {"cryptography", "pyyaml", "grpcio"},
+    "caso": _STOMP | {"asn1crypto", "ldap3", "grpcio"},  # pyOpenSSL is glanceclient's own
+    "cloud-info": _STOMP | {"asn1crypto", "ldap3", "grpcio"},
+    "cloudkeeper": _OPENSTACK | _STOMP | {"oslo.config", "ldap3"},
+    "cloudkeeper-os": _STOMP | {"python-novaclient", "ldap3"},
+    "ssm": _OPENSTACK | {"ldap3", "grpcio"},
 }
 """Distributions that an extra must not bring."""
 CASES = [(extra, program) for extra, programs in PROGRAMS.items() for program in programs]
-TOOLS = {"bdii", "caso", "cloud_info_provider", "ssm"}
+TOOLS = {"bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm"}
 CLIENTS = {
     *("keystoneauth1", "novaclient", "keystoneclient", "glanceclient"),
-    *("stomp", "OpenSSL", "cryptography", "ldap3"),
+    *("stomp", "OpenSSL", "cryptography", "ldap3", "grpc", "requests"),
 }
 
 
@@ -77,11 +85,13 @@ def test_starting_loads_nothing_of_other_tools_and_no_client(extra: str, program
 @pytest.mark.parametrize(("extra", "program"), CASES)
 def test_starting_is_quick(extra: str, program: str) -> None:
     def seconds() -> float:
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run(extra, program, "--help")
-        return time.perf_counter() - begin
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The figure itself comes from scripts/bench; this only catches a client library imported at start (≥ 0.5 s).
+    # The figure itself comes from scripts/bench; this only catches a client library imported at start (≥ 0.5 s). Of the
+    # processor, because a wall clock measures what else the machine does.
     assert min(seconds() for _ in range(3)) < 0.5
 
 

@@ -16,8 +16,26 @@ CASO = {
     94: "#default_domain_id", 99: "#default_domain_name", 102: "#user_id",
 }  # fmt: skip
 
+CLOUDKEEPER_OS = {
+    1: r"\[DEFAULT\]", 10: "#grpc_port = 50051", 13: "#mapping_file = /etc/cloudkeeper-os/voms.json",
+    17: "#tempdir = /tmp", 26: "#debug", 32: "#verbose", 42: "#log_config_append", 47: "#log_date_format",
+    53: "#log_file", 58: "#log_dir", 65: "#watch_log_file", 70: "#use_syslog", 74: "#syslog_log_facility",
+    78: "#use_stderr", 81: "#logging_context_format_string", 85: "#logging_default_format_string",
+    89: "#logging_debug_format_suffix", 92: "#logging_exception_prefix", 96: "#logging_user_identity_format",
+    100: "#default_log_levels", 103: "#publish_errors", 107: "#instance_format", 111: "#instance_uuid_format",
+    114: "#fatal_deprecations", 117: r"\[keystone_authtoken\]", 124: "#username = cloudkeeper", 127: "#password",
+    130: "#user_domain_name = default", 133: "#project_domain_name = default", 136: "#auth_url",
+}  # fmt: skip
+
 
 @pytest.mark.parametrize(("number", "pattern"), CASO.items())
 def test_the_manual_s_lines_of_caso_conf(number: int, pattern: str) -> None:
     line = (ETC / "caso" / "caso.conf").read_text().splitlines()[number - 1]
     assert re.match(pattern, line), line
+
+
+@pytest.mark.parametrize(("number", "pattern"), CLOUDKEEPER_OS.items())
+def test_the_manual_s_lines_of_cloudkeeper_os_conf(number: int, pattern: str) -> None:
+    lines = (ETC / "cloudkeeper" / "cloudkeeper-os.conf").read_text().splitlines()
+    assert re.match(pattern, lines[number - 1]), lines[number - 1]
+    assert len(lines) == max(CLOUDKEEPER_OS)

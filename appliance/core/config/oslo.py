@@ -12,6 +12,17 @@ from oslo_config import iniparser
 from appliance.core.config.document import Document, Entry, lines
 from appliance.core.run.errors import ConfigurationError, Problem
 
+LOG_OPTIONS = (
+    *("verbose", "use_syslog", "syslog_log_facility", "use_journal", "use_json", "use_stderr", "use_eventlog"),
+    *("watch_log_file", "log_config_append", "log_config", "log_date_format", "log_format", "log_color"),
+    *("default_log_levels", "publish_errors", "instance_format", "instance_uuid_format", "fatal_deprecations"),
+    *("log_rotate_interval", "log_rotate_interval_type", "max_logfile_count", "max_logfile_size_mb"),
+    *("log_rotation_type", "rate_limit_interval", "rate_limit_burst", "rate_limit_except_level"),
+    *("logging_context_format_string", "logging_default_format_string", "logging_debug_format_suffix"),
+    *("logging_exception_prefix", "logging_user_identity_format"),
+)
+"""Options of oslo.log, of all its releases, that are legal in a file and have no effect here."""
+
 
 def parse(path: Path, text: str) -> Document:
     """Parse a file of this dialect. As in oslo.config, sections other than DEFAULT are folded to lower case.

@@ -1,0 +1,126 @@
+"""A project's images in Glance: list, create, upload, change, delete.
+
+Requests go through the adapter of glanceclient's session, but answers are taken as they are: a client that turns each
+status into an exception of its own, reads schemas first and sends data without a length would stand between us and what
+Glance says. Every call may be repeated by the transport, so each must come to the same when it is done twice: ids are
+chosen by the caller, changes replace, data start from their first byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from keystoneauth1 import exceptions
+from keystoneauth1.adapter import Adapter
+
+from appliance.core.cloud.session import Scope
+from appliance.core.run.errors import AccessDenied, Unavailable
+
+if TYPE_CHECKING:
+    import requests
+
+Image = Mapping[str, Any]
+"""An image as Glance's API describes it; properties of its own stand beside the standard ones, as text."""
+Patch = Sequence[Mapping[str, Any]]
+"""Operations of a JSON patch, as Glance takes them: ``add``, ``replace`` and ``remove`` of one level."""
+
+BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 400, 401, 403, 404, 409
+_PAGE = 500
+_PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
+_UPLOAD_PATIENCE = timedelta(minutes=30)
+"""For the answer to an upload: when the last byte has come, some stores still have to write."""
+_TAGS = re.compile(r"<(?:head|style|title).*?</(?:head|style|title)>|<[^>]*>", re.DOTALL)
+
+
+class Refusal(Unavailable):
+    """Glance answered, and said no. ``code`` is the HTTP status."""
+
+    def __init__(self, subject: object, cause: str, remedy: str = "", *, code: int) -> None:
+        super().__init__(subject, cause, remedy)
+        self.code = code
+
+
+class Data(Protocol):
+    """Image data of a known length that can be read from the beginning more than once."""
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield all bytes, in blocks, from the first one."""
+
+
+class Glance:
+    """Glance as one project sees it. Every call raises `Refusal`, or `Unavailable` when there is no answer at all."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def images(self, *, owner: str, hidden: bool) -> Iterator[Image]:
+        """Yield the images that a project owns: those of ordinary listings, or those that are hidden from them."""
+        query = {"owner": owner, "os_hidden": str(hidden).lower(), "limit": str(_PAGE)}
+        while True:
+            body = self._call("GET", f"/v2/images?{urlencode(query)}").json()
+            yield from body["images"]
+            if not body.get("next"):
+                return
+            query = dict(parse_qsl(urlsplit(body["next"]).query))
+
+    def get(self, image_id: str) -> Image:
+        """Return an image."""
+        found: Image = self._call("GET", f"/v2/images/{image_id}").json()
+        return found
+
+    def create(self, image: Image) -> None:
+        """Create the record of an image. It has its ``id``, so that a repeated request cannot create another one."""
+        self._call("POST", "/v2/images", json=image, accept=(CONFLICT,))
+
+    def upload(self, image_id: str, data: Data) -> None:
+        """Give a record its data; Glance checks their number."""
+        self._call(
+            "PUT",
+            f"/v2/images/{image_id}/file",
+            data=data,
+            headers={"Content-Type": "application/octet-stream", "x-openstack-image-size": str(len(data))},
+            timeout=_UPLOAD_PATIENCE.total_seconds(),
+            log=False,
+        )
+
+    def change(self, image_id: str, patch: Patch) -> None:
+        """Change a record in one step: all of the patch or nothing."""
+        self._call("PATCH", f"/v2/images/{image_id}", json=patch, headers={"Content-Type": _PATCH_TYPE})
+
+    def delete(self, image_id: str) -> None:
+        """Delete an image with its data; one that is gone is deleted."""
+        self._call("DELETE", f"/v2/images/{image_id}", accept=(NOT_FOUND,))
+
+    def _call(self, method: str, path: str, *, accept: Sequence[int] = (), **more: Any) -> requests.Response:
+        try:
+            response = Adapter.request(self._scope.glance, path, method, raise_exc=False, **more)
+        except exceptions.Unauthorized as error:
+            raise AccessDenied("Keystone", "no longer gives the account a token", "check its password and roles") from (
+                error
+            )
+        except exceptions.ClientException as error:
+            raise Unavailable("Glance", f"{method} {urlsplit(path).path}: {error}") from error
+        if not response.ok and response.status_code not in accept:
+            code = response.status_code
+            said = " ".join(_TAGS.sub(" ", response.text).split())[:200]
+            raise Refusal(
+                urlsplit(response.url).netloc,
+                f"Glance answers {code} to {method} {urlsplit(path).path}: {said}",
+                _REMEDIES.get(code, ""),
+                code=code,
+            )
+        return response
+
+
+_REMEDIES = {
+    UNAUTHORIZED: "check the account's password and roles",
+    FORBIDDEN: "the account needs the role member in the project; Glance's policy may want more",
+    413: "raise the quota for images, or free space in Glance's store",
+}

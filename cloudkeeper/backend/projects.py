@@ -1,0 +1,63 @@
+"""From a VO to its project: by id or name, in the domain that the mapping or the configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from appliance.core.cloud import identity
+from appliance.core.cloud.identity import Project
+from appliance.core.cloud.session import Cloud, Scope
+from appliance.core.cloud.vo import Entry
+from appliance.core.run.errors import AccessDenied, ApplianceError
+from cloudkeeper.backend.errors import Failed
+from cloudkeeper.wire.status import Status
+
+
+def resolve(cloud: Cloud, wanted: Mapping[str, Entry]) -> dict[str, tuple[Project, Scope] | ApplianceError]:
+    """Return for each VO its project and the door to it, or why there is none.
+
+    :raises ApplianceError: Keystone does not let the account in, or does not answer
+    """
+    try:
+        known = identity.projects(cloud)
+    except AccessDenied as error:
+        raise Failed(error.subject, error.cause, error.remedy, status=Status.AUTHENTICATION) from error
+    found: dict[str, tuple[Project, Scope] | ApplianceError] = {}
+    for vo, entry in wanted.items():
+        try:
+            found[vo] = _find(cloud, known, entry)
+        except ApplianceError as error:
+            found[vo] = error
+    return found
+
+
+def _find(cloud: Cloud, known: list[Project], entry: Entry) -> tuple[Project, Scope]:
+    candidates = [(project, cloud.project(project.id)) for project in known if entry.fits(project)]
+    by_id = [candidate for candidate in candidates if candidate[0].id == entry.project]
+    domain = entry.domain or cloud.access.project_domain_name
+    in_domain = [candidate for candidate in candidates if domain.lower() in _domain(*candidate)]
+    # A domain that the mapping names must be right; the configured one only decides between several.
+    chosen = by_id or in_domain or ([] if entry.domain else candidates)
+    if len(chosen) == 1:
+        return chosen[0]
+    subject = f"VO {entry.vo}"
+    if not chosen:
+        account = cloud.access.account
+        where = f" in domain {entry.domain}" if entry.domain else ""
+        raise Failed(
+            subject,
+            f"{cloud.host} shows the account {account!r} no project {entry.project}{where}",
+            f"correct the mapping, or: openstack role add --user {account} --project {entry.project} member",
+            status=Status.RESOURCE_NOT_FOUND,
+        )
+    ids = " or ".join(project.id for project, _ in chosen)
+    raise Failed(
+        subject,
+        f"{len(chosen)} projects are called {entry.project}",
+        f"write the id into the mapping: {ids}",
+        status=Status.RESOURCE_NOT_FOUND,
+    )
+
+
+def _domain(project: Project, scope: Scope) -> tuple[str, str]:
+    return project.domain_id.lower(), (scope.project_domain_name or "").lower()

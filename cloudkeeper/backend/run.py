@@ -1,0 +1,126 @@
+"""One run of a frontend, from PreAction to PostAction: the projects, what they hold, and what has been done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from appliance.core.cloud.glance import Glance
+from appliance.core.cloud.identity import Project
+from appliance.core.cloud.session import Cloud, Scope
+from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
+from cloudkeeper.backend import projects
+from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.installation import Installation
+from cloudkeeper.backend.properties import Key
+from cloudkeeper.backend.settings import Configuration
+from cloudkeeper.backend.store import Store
+from cloudkeeper.backend.tally import Tally
+from cloudkeeper.model import ListId
+from cloudkeeper.wire.status import Status
+
+
+class Run:
+    """The stores of all projects as they were when the run began, kept up to date by its changes.
+
+    A project that cannot be reached costs the VO's own images, and nobody else's.
+
+    :raises ApplianceError: no project at all can be reached
+    """
+
+    def __init__(self, configuration: Configuration, installation: Installation, *, allowance: int = 0) -> None:
+        self._configuration = configuration
+        self._installation = installation
+        self.tally = Tally(allowance=allowance)
+        self._stores: dict[str, Store | ApplianceError] = {}
+        try:
+            self._open()
+        except ApplianceError as error:
+            self.tally.fail(error)
+            self.close(ExitStatus.NOTHING)
+            raise
+
+    def store(self, vo: str) -> Store:
+        """Return the store of a VO.
+
+        :raises ApplianceError: there is none
+        """
+        found = self._stores.get(vo)
+        if found is None:
+            remedy = f"add it to {self._configuration.mapping}, if its images are wanted"
+            raise Failed(f"VO {vo}", "is mapped to no project", remedy, status=Status.ERROR)
+        if isinstance(found, ApplianceError):
+            raise found
+        return found
+
+    def stores(self) -> Iterator[Store]:
+        """Yield all stores that can be reached, each once."""
+        seen = set()
+        for store in self._stores.values():
+            if isinstance(store, Store) and store.project_id not in seen:
+                seen.add(store.project_id)
+                yield store
+
+    def withdraw(self, list_id: ListId, wanted: Key | None = None) -> None:
+        """Offer nothing of a list any longer, wherever it is; or only one of its appliances.
+
+        :raises ApplianceError: that would be too much, or some of it was not possible
+        """
+        stores = [self.store(wanted.vo)] if wanted else self.stores()
+        found = [(store, key) for store in stores for key in store.keys(list_id) if wanted in (None, key)]
+        self.tally.allow_removal(list_id, len(found))
+        failures: list[ApplianceError] = []
+        for store, key in found:
+            try:
+                store.withdraw(key)
+            except ApplianceError as error:  # the others go nevertheless
+                failures.append(error)
+        for failure in failures[1:]:
+            self.tally.fail(failure)
+        if failures:
+            raise failures[0]
+
+    def finish(self) -> None:
+        """Tidy up and write the record."""
+        for store in self.stores():
+            store.sweep()
+            self.tally.count("images", len(store.offered()))
+        self.close()
+
+    def close(self, status: ExitStatus | None = None) -> None:
+        """Write the record of the run; ``status`` is by what has been noted, if it is not given."""
+        self.tally.close(self._configuration.runs, status=status)
+
+    def _open(self) -> None:
+        cloud = Cloud(self._configuration.access)
+        by_project: dict[str, Store | ApplianceError] = {}
+        for vo, found in projects.resolve(cloud, self._configuration.projects).items():
+            if isinstance(found, ApplianceError):
+                self._stores[vo] = found
+                self.tally.fail(found)
+                continue
+            project, scope = found
+            if project.id not in by_project:
+                by_project[project.id] = self._load(project, scope)
+            self._stores[vo] = by_project[project.id]
+        failures = [found for found in self._stores.values() if isinstance(found, ApplianceError)]
+        if len(failures) == len(self._stores):
+            raise Unavailable(cloud.host, f"no project of {len(failures)} can be used; the first: {failures[0]}")
+
+    def _load(self, project: Project, scope: Scope) -> Store | ApplianceError:
+        store = Store(
+            name=project.name,
+            project_id=project.id,
+            glance=Glance(scope),
+            installation=self._installation,
+            tally=self.tally,
+            visibility=self._configuration.visibility,
+            directory=self._configuration.image_directory,
+        )
+        try:
+            store.load()
+        except ApplianceError as error:
+            self.tally.fail(error)
+            return error
+        store.repair()
+        self.tally.expect(record.key.list_id for record in store.offered())
+        return store

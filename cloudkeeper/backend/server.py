@@ -1,0 +1,92 @@
+"""The server: listens on one address, drains at the first SIGTERM, ends at once at the second."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import grpc
+
+from appliance.core.run.errors import LocalFailure
+from cloudkeeper.backend.servicer import Servicer
+from cloudkeeper.backend.settings import Configuration
+from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
+
+_THREADS = 8
+_QUEUE = 64
+_DRAIN = timedelta(seconds=60)
+"""What calls get to end by themselves; an upload that is cut off then is repaired by the next run."""
+
+
+def serve(servicer: Servicer, configuration: Configuration) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    :raises LocalFailure: the address cannot be had
+    """
+    stop = threading.Event()
+    with _signals(stop, servicer.stopping), ThreadPoolExecutor(_THREADS) as pool:
+        _check_free(configuration)
+        # Without SO_REUSEPORT a second server fails, instead of getting half of the calls.
+        server = grpc.server(pool, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_QUEUE)
+        pb_grpc.add_CommunicatorServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        try:
+            server.add_insecure_port(configuration.endpoint)
+        except RuntimeError as error:
+            raise LocalFailure(configuration.endpoint, "cannot be listened on", _REMEDY) from error
+        server.start()
+        logger.info("listening on %s", configuration.endpoint)
+        _notify("READY=1")
+        stop.wait()
+        _notify("STOPPING=1")
+        logger.info("stopping: waiting at most %d s for the calls that are under way", _DRAIN.total_seconds())
+        ended = server.stop(_DRAIN.total_seconds())
+        while not ended.wait(0.1):
+            if servicer.stopping.is_set():
+                server.stop(0)
+        servicer.stopping.set()  # whatever still runs after the grace period
+
+
+_REMEDY = "stop the program that has it, or set listen_address or grpc_port"
+
+
+def _check_free(configuration: Configuration) -> None:
+    """Find out in plain words: gRPC logs a page."""
+    family = socket.AF_INET6 if ":" in configuration.address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((configuration.address, configuration.port))
+        except OSError as error:
+            cause = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
+            raise LocalFailure(configuration.endpoint, cause, _REMEDY) from error
+
+
+@contextlib.contextmanager
+def _signals(first: threading.Event, second: threading.Event) -> Iterator[None]:
+    def on_signal(*_: object) -> None:
+        (second if first.is_set() else first).set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, if it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client, contextlib.suppress(OSError):
+        client.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,0 +1,158 @@
+"""cloudkeeper-os.conf as cloudkeeper-os 0.9.x reads it, and the file that maps VOs to projects, checked as a whole.
+
+Options of our own: ``listen_address``, ``image_dir``, ``region_name``; in ``[keystone_authtoken]`` ``cafile``,
+``auth_type`` and the options of its plugin. TLS is always verified: 0.9.x never did, and had no option for it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.core.cloud import access, vo
+from appliance.core.cloud.login import Access
+from appliance.core.config import document, oslo
+from appliance.core.config.settings import Settings
+from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run.layout import Layout
+
+FILES = ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf")
+"""Where the file is: in the container and of the newest releases, and where the manual says."""
+_MAPPINGS = ("/etc/cloudkeeper-os/mapping.json", "/etc/cloudkeeper-os/voms.json", "/etc/voms.json")
+_IMAGES = "/var/spool/cloudkeeper/images"
+_STATE = "/var/lib/fedcloud/cloudkeeper-os"
+_SECTION = "keystone_authtoken"
+_DEFAULTS = {"username": "cloudkeeper", "user_domain_name": "default"}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the backend needs to know."""
+
+    access: Access
+    projects: Mapping[str, vo.Entry]
+    """By VO."""
+    mapping: Path
+    address: str
+    port: int
+    image_directory: Path
+    visibility: str
+    state: Path
+    runs: Path
+    log_file: Path | None
+    is_debug: bool
+    warnings: tuple[Problem, ...] = field(compare=False)
+    path: Path = Path()
+
+    @property
+    def endpoint(self) -> str:
+        """Address and port to listen on."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> Configuration:
+    """Read a file, or the one of the layout; ``overrides`` are options of ``[DEFAULT]`` from the command line.
+
+    :raises ConfigurationError: with all that is wrong in it and in the mapping
+    """
+    path = path or _default_file(layout)
+    read = document.read([path], oslo.parse)
+    settings = Settings(
+        read, interpolate=oslo.interpolate, overrides={("DEFAULT", name): text for name, text in overrides.items()}
+    )
+    settings.accept("DEFAULT", (*oslo.LOG_OPTIONS, "tempdir"))
+    mapping, projects, problems = _projects(settings, layout)
+    log_name = settings.text("DEFAULT", "log_file", aliases=[("DEFAULT", "logfile")])
+    log_directory = settings.text("DEFAULT", "log_dir", aliases=[("DEFAULT", "logdir")])
+    values = {
+        "access": _access(settings, read),
+        "address": _address(settings),
+        "port": settings.integer("DEFAULT", "grpc_port", default=50051, minimum=1, maximum=65535),
+        "image_directory": settings.path("DEFAULT", "image_dir", default=layout.path(_IMAGES), is_directory=True),
+        "visibility": settings.choice(
+            "DEFAULT", "image_visibility", default="private", allowed=("public", "private", "shared", "community")
+        ),
+        "log_file": Path(log_directory, log_name or "cloudkeeper-os.log") if log_name or log_directory else None,
+        "is_debug": settings.boolean("DEFAULT", "debug", default=False),
+    }
+    try:
+        warnings = settings.finish()
+    except ConfigurationError as error:
+        problems = [*error.problems, *problems]
+    if problems:
+        raise ConfigurationError(problems)
+    return Configuration(
+        **values,  # type: ignore[arg-type]
+        mapping=mapping,
+        projects=projects,
+        state=layout.path(_STATE),
+        runs=layout.runs,
+        path=path,
+        warnings=warnings,
+    )
+
+
+def _default_file(layout: Layout) -> Path:
+    candidates = [layout.path(name) for name in FILES]
+    found = [path for path in candidates if path.is_file()]
+    if len(found) > 1 and not found[0].samefile(found[1]):
+        raise ConfigurationError([Problem(found[0], 0, "", f"exists, and {found[1]} too; keep one of them")])
+    return (found or candidates[-1:])[0]
+
+
+def _address(settings: Settings) -> str:
+    address = settings.text("DEFAULT", "listen_address", default="127.0.0.1")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        settings.error("DEFAULT", "listen_address", f"{address!r} is not an IP address; the port is grpc_port")
+    return address
+
+
+def _access(settings: Settings, read: document.Document) -> Access:
+    auth_type = settings.text(_SECTION, "auth_type", default="v3password", aliases=[(_SECTION, "auth_plugin")])
+    auth_url = access.read_url(settings, _SECTION)
+    defaults = _DEFAULTS if auth_type in ("v3password", "password") else {}
+    options = access.read_options(settings, _SECTION, auth_type, defaults=defaults)
+    if options.get("user_domain_name") == "default" and "user_domain_id" not in options:
+        # What 0.9.x has for its default is the first domain's id. As a name, only MySQL takes it for "Default".
+        options["user_domain_id"] = options.pop("user_domain_name")
+    access.warn_of_open_files(settings, read, _SECTION, auth_type)
+    if settings.boolean(_SECTION, "insecure", default=False):
+        settings.error(_SECTION, "insecure", "true: endpoints are always verified; set cafile to their authority")
+    ca_file = settings.file(_SECTION, "cafile")
+    return Access(
+        auth_type=auth_type,
+        auth_url=auth_url,
+        options={**options, "auth_url": auth_url},
+        region=settings.text("DEFAULT", "region_name", aliases=[(_SECTION, "region_name")]) or None,
+        verify=str(ca_file) if ca_file else True,
+        timeout=timedelta(seconds=settings.integer(_SECTION, "timeout", default=60, minimum=1, maximum=3600)),
+        uses_system_scope=False,
+        project_domain_name=settings.text(_SECTION, "project_domain_name", default="default"),
+        interface=settings.choice("DEFAULT", "endpoint_type", default="public", allowed=("public", "internal")),
+        section=_SECTION,
+        role="member",
+    )
+
+
+def _projects(settings: Settings, layout: Layout) -> tuple[Path, Mapping[str, vo.Entry], Sequence[Problem]]:
+    usual = [layout.path(name) for name in _MAPPINGS]
+    path = settings.path("DEFAULT", "mapping_file", default=(document.first_existing(usual) or usual)[0])
+    if not path.is_absolute():
+        return path, {}, ()
+    try:
+        entries = vo.read_mapping(path).entries
+    except ConfigurationError as error:
+        return path, {}, error.problems
+    problems = [] if entries else [Problem(path, 0, "", "maps no VO; no image would go anywhere")]
+    found: dict[str, vo.Entry] = {}
+    for entry in entries:
+        if entry.vo in found:
+            text = f"has the projects {found[entry.vo].project} and {entry.project}; keep the one that gets its images"
+            problems.append(Problem(path, 0, entry.vo, text))
+        found[entry.vo] = entry
+    return path, found, problems

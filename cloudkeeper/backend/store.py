@@ -1,0 +1,288 @@
+"""Our images in one project: what there is, and the changes that keep at least one good version at every moment.
+
+    create (STAGING, hidden, all properties) ─ upload ─ verify ─ activate ─ retire the older version
+
+A process may die between any two steps. Until the activation the older version is untouched and the new one is an
+orphan that names its maker; after it there are two versions, of which the newer one counts. `Store.repair` tells these
+cases apart at the beginning of the next run. Retiring is deleting or, when something uses the image, hiding it;
+`Store.sweep` tries again at the end of each run.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from appliance.core import clock
+from appliance.core.cloud import glance
+from appliance.core.cloud.glance import Glance, Image, Refusal
+from appliance.core.run.errors import ApplianceError, Unavailable
+from cloudkeeper.backend import properties
+from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.installation import Installation
+from cloudkeeper.backend.properties import Key, Record, State
+from cloudkeeper.backend.source import Source, open_source
+from cloudkeeper.backend.tally import Tally
+from cloudkeeper.model import Appliance, ImageData, ListId
+from cloudkeeper.wire.status import Status
+
+logger = logging.getLogger(__name__)
+
+_ABANDONED = timedelta(hours=24)
+"""When an incomplete image of another backend counts as left behind."""
+_IN_USE = (glance.FORBIDDEN, glance.CONFLICT)
+"""Answers to a deletion: protected, or used by a server or a copy (stores such as Ceph)."""
+
+
+@dataclass(slots=True)
+class Store:
+    """The images of one project. ``name`` is what the administrator calls the project."""
+
+    name: str
+    project_id: str
+    glance: Glance
+    installation: Installation
+    tally: Tally
+    visibility: str
+    directory: Path
+    """Where files of images must be."""
+    _records: dict[str, Record] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def load(self) -> None:
+        """List the project's images, once a run."""
+        listed = [
+            image for hidden in (False, True) for image in self.glance.images(owner=self.project_id, hidden=hidden)
+        ]
+        found = (properties.recognise(image, owner=self.project_id) for image in listed)
+        self._records = {record.id: record for record in found if record}
+        logger.info("project %s: %d images, %d of them ours", self.name, len(listed), len(self._records))
+
+    def repair(self) -> None:
+        """Mend what killed runs left."""
+        kept = self.installation.uploads
+        for record in left_behind(self._all(), installation=self.installation.id, kept=kept, now=clock.now()):
+            if self._attempt(self._delete, record):
+                self.tally.count("orphans_collected")
+                logger.warning("project %s: image %s was left incomplete; deleted", self.name, record.id)
+        for record in outdated(self._all()):
+            logger.warning("project %s: image %s has a newer version", self.name, record.id)
+            self._attempt(self._retire, record)
+
+    def offered(self) -> list[Record]:
+        """Return what servers can be started from: the newest version of each appliance."""
+        superseded = {record.id for record in outdated(self._all())}
+        return [
+            record
+            for record in self._all()
+            if record.state is State.ACTIVE and record.has_data and record.id not in superseded
+        ]
+
+    def offer(self, appliance: Appliance, *, is_wanted: Callable[[], bool]) -> None:
+        """Make an appliance with these data the one that is offered; data that are there already are not moved.
+
+        :raises ApplianceError: nothing has changed
+        """
+        assert appliance.data is not None  # noqa: S101  the caller has looked
+        key = properties.key_of(appliance)
+        with self.installation.claim((self.project_id, key)):
+            older = self._versions(key)
+            if older and _has_these_data(older[0], appliance.data):
+                self._describe(older.pop(0), appliance)
+            else:
+                self._create(appliance, key, appliance.data, is_wanted)
+                self.tally.count("updated" if older else "added")
+            for record in older:
+                self._attempt(self._retire, record)
+
+    def describe(self, appliance: Appliance) -> None:
+        """Change what is told of an appliance; its data stay.
+
+        :raises Failed: it is not offered
+        """
+        key = properties.key_of(appliance)
+        with self.installation.claim((self.project_id, key)):
+            found = self._versions(key)
+            if not found:
+                raise Failed(key, f"not in project {self.name}", status=Status.APPLIANCE_NOT_FOUND)
+            self._describe(found[0], appliance)
+
+    def withdraw(self, key: Key) -> None:
+        """Offer an appliance no longer; one that is not offered is no failure."""
+        with self.installation.claim((self.project_id, key)):
+            for record in self._versions(key):
+                self._retire(record)
+                self.tally.count("removed")
+                logger.info("project %s: removed %s, image %s", self.name, key, record.id)
+
+    def keys(self, list_id: ListId) -> list[Key]:
+        """Return the appliances of a list."""
+        found = (record.key for record in self._all() if record.state is State.ACTIVE)
+        return list(dict.fromkeys(key for key in found if key.list_id == list_id))
+
+    def sweep(self) -> None:
+        """Delete what could not be deleted earlier. What still is in use is counted, and no failure."""
+        for record in [record for record in self._all() if record.state is State.EOL]:
+            try:
+                self._delete(record)
+            except Refusal as error:
+                if error.code not in _IN_USE:
+                    self.tally.fail(error)
+                    continue
+                self.tally.count("still_in_use")
+                logger.info("project %s: image %s is still in use", self.name, record.id)
+            except ApplianceError as error:
+                self.tally.fail(error)
+
+    def _create(self, appliance: Appliance, key: Key, data: ImageData, is_wanted: Callable[[], bool]) -> None:
+        started = clock.now()
+        with (
+            open_source(data, directory=self.directory, is_wanted=is_wanted) as source,
+            self.installation.upload() as image_id,
+        ):
+            try:
+                self.glance.create(self._blank(appliance, image_id, data))
+                image = self._fill(image_id, source)
+                self.glance.change(image_id, properties.activation(image, visibility=self.visibility))
+            except BaseException:
+                self._abandon(image_id)
+                raise
+        self._keep(image_id)
+        self.tally.count("uploaded_bytes", len(source))
+        seconds = (clock.now() - started).total_seconds()
+        logger.info("project %s: %s is image %s, %d bytes in %.1f s", self.name, key, image_id, len(source), seconds)
+
+    def _blank(self, appliance: Appliance, image_id: str, data: ImageData) -> Image:
+        return {
+            "id": image_id,
+            "visibility": "private",
+            "os_hidden": True,
+            "container_format": "bare",
+            "disk_format": data.format.value,
+            **properties.standard(appliance),
+            **properties.describe(appliance),
+            **properties.mark(self.installation.id, image_id),
+            properties.STATUS: State.STAGING.value,
+        }
+
+    def _fill(self, image_id: str, source: Source) -> Image:
+        """Upload, and compare what Glance says that it has with what was sent."""
+        failure = None
+        try:
+            self.glance.upload(image_id, source)
+        except Unavailable as error:  # perhaps only the answer was lost, and the request that was repeated is refused
+            failure = error
+        image = self.glance.get(image_id)
+        if failure and image.get("status") != "active":
+            raise failure
+        algorithm, told = image.get("os_hash_algo") or "md5", image.get("os_hash_value") or image.get("checksum")
+        ours = source.sha512 if algorithm == "sha512" and source.sha512 else source.digest(algorithm)
+        if image.get("status") != "active" or image.get("size") != len(source) or told != ours:
+            raise Failed(
+                f"image {image_id}",
+                f"Glance has it as {image.get('status')}, {image.get('size')} bytes, {algorithm} {str(told)[:16]}…,"
+                f" after {len(source)} bytes with {ours[:16]}… were sent; not offered",
+                status=Status.RESOURCE_STATE,
+            )
+        return image
+
+    def _abandon(self, image_id: str) -> None:
+        try:
+            self.glance.delete(image_id)
+        except ApplianceError as error:
+            logger.warning("project %s: image %s stays until the next run: %s", self.name, image_id, error)
+
+    def _describe(self, record: Record, appliance: Appliance) -> None:
+        patch = properties.difference(record, appliance, installation=self.installation.id)
+        if patch:
+            self.glance.change(record.id, patch)
+            self._keep(record.id)
+            self.tally.count("metadata_changed")
+            logger.info("project %s: %s described anew, image %s", self.name, record.key, record.id)
+
+    def _retire(self, record: Record) -> None:
+        try:
+            self._delete(record)
+        except Refusal as error:
+            if error.code not in _IN_USE:
+                raise
+            logger.warning("project %s: image %s hidden, not deleted: %s", self.name, record.id, error.cause)
+            self.glance.change(record.id, properties.retirement())
+            self._keep(record.id)
+
+    def _delete(self, record: Record) -> None:
+        self.glance.delete(record.id)
+        with self._lock:
+            self._records.pop(record.id, None)
+
+    def _keep(self, image_id: str) -> None:
+        """Know an image as it is now."""
+        record = properties.recognise(self.glance.get(image_id), owner=self.project_id)
+        if record:
+            with self._lock:
+                self._records[image_id] = record
+
+    def _attempt(self, change: Callable[[Record], None], record: Record) -> bool:
+        """Change something beside the call's purpose: a failure is noted, and the next run tries again."""
+        try:
+            change(record)
+        except ApplianceError as error:
+            self.tally.fail(error)
+            return False
+        return True
+
+    def _versions(self, key: Key) -> list[Record]:
+        """Return what is offered of an appliance, the newest first."""
+        return sorted(
+            _certain(record for record in self._all() if record.key == key and record.state is State.ACTIVE),
+            key=lambda record: (record.has_data, record.created, record.id),
+            reverse=True,
+        )
+
+    def _all(self) -> list[Record]:
+        with self._lock:
+            return list(self._records.values())
+
+
+def left_behind(records: Iterable[Record], *, installation: str, kept: frozenset[str], now: datetime) -> list[Record]:
+    """Return the images that nobody will complete.
+
+    Those are images of this backend that it is not making (``kept``), and old ones of others.
+    """
+    return [
+        record
+        for record in records
+        if record.state is State.STAGING
+        and record.id not in kept
+        and (record.installation == installation or now - record.created > _ABANDONED)
+    ]
+
+
+def outdated(records: Iterable[Record]) -> Iterator[Record]:
+    """Yield all versions of appliances but the newest one. Only marked images are judged: others may be copies."""
+    by_key: dict[Key, list[Record]] = {}
+    for record in records:
+        if record.state is State.ACTIVE and record.installation:
+            by_key.setdefault(record.key, []).append(record)
+    for versions in by_key.values():
+        yield from sorted(versions, key=lambda record: (record.has_data, record.created, record.id))[:-1]
+
+
+def _certain(records: Iterable[Record]) -> list[Record]:
+    """Of versions of one appliance return the marked ones, or all if none is."""
+    listed = list(records)
+    return [record for record in listed if record.installation] or listed
+
+
+def _has_these_data(record: Record, data: ImageData) -> bool:
+    image = record.image
+    return bool(
+        record.has_data
+        and image.get("disk_format") == data.format.value
+        and image.get("os_hash_algo") == "sha512"
+        and image.get("os_hash_value") == data.checksum.lower()
+    )

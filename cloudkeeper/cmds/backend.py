@@ -1,0 +1,74 @@
+"""``cloudkeeper-os``: keeps the images of VOs in Glance, as a frontend tells it over gRPC."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.core.run import cli, lock, log
+from appliance.core.run.errors import ExitStatus
+from cloudkeeper.backend import settings
+from cloudkeeper.backend.settings import Configuration
+
+PROGRAM = "cloudkeeper-os"
+_OVERRIDES = ("listen_address", "grpc_port", "mapping_file")
+logger = logging.getLogger(PROGRAM)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's own flags."""
+    files = " or ".join(settings.FILES)
+    parser.add_argument(
+        *cli.flags("config-file"), type=Path, metavar="PATH", help=f"configuration file (default: {files})"
+    )
+    parser.add_argument(*cli.flags("listen-address"), metavar="ADDRESS", help="listen there (default: 127.0.0.1)")
+    parser.add_argument(*cli.flags("grpc-port"), metavar="PORT", help="listen on this port (default: 50051)")
+    parser.add_argument(*cli.flags("mapping-file"), metavar="PATH", help="file that maps VOs to projects")
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Serve until SIGTERM, or only check the configuration."""
+    given = {name: value for name in _OVERRIDES if (value := getattr(arguments, name))}
+    configuration = settings.load(arguments.config_file, layout=cli.layout(arguments), overrides=given)
+    if arguments.check_config:
+        return _report(configuration)
+    log.configure(
+        level=logging.DEBUG if arguments.debug or configuration.is_debug else logging.INFO,
+        file=configuration.log_file,
+        console=configuration.log_file is None,
+        as_json=arguments.log_json,
+    )
+    for problem in configuration.warnings:
+        logger.warning("%s", problem)
+    from cloudkeeper.backend import server  # noqa: PLC0415  loads gRPC
+    from cloudkeeper.backend.installation import Installation  # noqa: PLC0415
+    from cloudkeeper.backend.servicer import Servicer  # noqa: PLC0415  loads the OpenStack clients
+
+    with lock.hold(configuration.state / "lock"):
+        server.serve(Servicer(configuration, Installation(configuration.state)), configuration)
+    return ExitStatus.DONE
+
+
+def _report(configuration: Configuration) -> ExitStatus:
+    access = configuration.access
+    rows = {
+        "file": configuration.path,
+        "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})",
+        "mapping": f"{configuration.mapping} ({len(configuration.projects)} VOs)",
+        "images": f"from {configuration.image_directory}, {configuration.visibility}",
+        "listens": configuration.endpoint,
+    }
+    print("configuration is good")
+    for name, value in rows.items():
+        print(f"  {name:9} {value}")
+    for problem in configuration.warnings:
+        logger.warning("%s", problem)
+    return ExitStatus.DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    words = "Adds, updates and removes images of VOs in Glance, as a cloudkeeper frontend tells it over gRPC."
+    return cli.main(cli.Program(PROGRAM, words, add_arguments, run), argv)

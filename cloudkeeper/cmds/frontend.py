@@ -1,0 +1,196 @@
+"""``cloudkeeper``: offer in the cloud what signed image lists offer, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.core import clock, files
+from appliance.core.run import cli, lock, log
+from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure
+from appliance.core.run.record import RunRecord
+from appliance.core.version import __version__
+from cloudkeeper.frontend import settings
+from cloudkeeper.frontend.settings import FrontendSettings
+
+if TYPE_CHECKING:  # start-up is a cost
+    from cloudkeeper.frontend.sync import Outcome, Report
+
+PROGRAM = "cloudkeeper"
+_PEER_PARTLY = 12
+logger = logging.getLogger(PROGRAM)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command, our own flags, and those of cloudkeeper."""
+    words = "sync (default): bring the cloud up to the lists; version: print the version; help: print this"
+    parser.add_argument("command", nargs="?", choices=["sync", "version", "help"], default="sync", help=words)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: /etc/cloudkeeper/cloudkeeper.yml")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+    parser.add_argument("--json", action="store_true", help="print what is done, or would be, as JSON")
+    words = "let each list remove up to N images, however many of its images that is"
+    parser.add_argument("--allow-remove", type=_amount, default=0, metavar="N", help=words)
+    parser.add_argument("--no-debug", dest="debug", action="store_false", default=False, help="undo --debug")
+    settings.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Do what the command says."""
+    match arguments.command:
+        case "version":
+            print(__version__)
+            return ExitStatus.DONE
+        case "help":
+            cli.parser(_program()).print_help()
+            return ExitStatus.DONE
+    configured = settings.load(arguments, cli.layout(arguments))
+    _configure_log(configured, arguments)
+    if arguments.check_config:
+        return _report_check(configured)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after control-C
+    record = RunRecord(PROGRAM)
+    status = ExitStatus.BUG
+    try:
+        status = _synchronise(configured, arguments, record)
+    except (ApplianceError, OSError) as error:
+        known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
+        record.fail(str(known))
+        status = known.status
+        raise known from error
+    except KeyboardInterrupt:
+        record.fail("interrupted")
+        status = ExitStatus.NOTHING
+        raise
+    finally:
+        if not arguments.dry_run:
+            record.close(status, cli.layout(arguments).runs)
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    return cli.main(_program(), argv)
+
+
+def _program() -> cli.Program:
+    words = "Offers in the cloud the images that signed image lists offer, and keeps them up to date."
+    return cli.Program(PROGRAM, words, add_arguments, run, compatible_status=_peer_status)
+
+
+def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, record: RunRecord) -> ExitStatus:
+    """Put the parts together and run them, one run at a time."""
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
+    from cloudkeeper.frontend.communicator import Communicator, Encryption  # noqa: PLC0415
+    from cloudkeeper.frontend.http import Client  # noqa: PLC0415
+    from cloudkeeper.frontend.qemu import QemuImg  # noqa: PLC0415
+    from cloudkeeper.frontend.sync import Report, Sources, Synchronisation  # noqa: PLC0415
+    from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
+
+    report = Report()
+    for problem in configured.list_problems:
+        report.fail(str(problem))
+    encryption = Encryption(*configured.certificates) if configured.certificates else None
+    with lock.hold(configured.lock_file), Communicator(configured.endpoint, encryption=encryption) as backend:
+        trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
+        client = Client(trust)
+        qemu = QemuImg(configured.qemu_img, configured.patience)
+        workshop = Workshop(configured.image_dir, configured.formats, client, qemu)
+        sources = Sources(configured.lists, client, trust)
+        run = Synchronisation(sources, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run)
+        try:
+            run.run(report, at=clock.now())
+        finally:
+            _record(report, record)
+    _print(report, as_json=arguments.json, is_dry=arguments.dry_run)
+    return ExitStatus.PARTLY if report.failures else ExitStatus.DONE
+
+
+def _record(report: Report, record: RunRecord) -> None:
+    from cloudkeeper.model import Create, Remove, Update, UpdateMetadata  # noqa: PLC0415
+
+    for line in report.failures:
+        record.fail(line)
+    kinds = {"added": Create, "updated": Update, "metadata_updated": UpdateMetadata, "removed": Remove}
+    for name, kind in kinds.items():
+        record.add(f"images_{name}", report.done(kind))
+    record.add("images_failed", sum(bool(outcome.failure) for outcome in report.outcomes))
+    record.add("images_unchanged", report.unchanged)
+    record.add("removals_withheld", report.withheld)
+    record.add("lists_accepted", report.lists)
+    record.add("lists_refused", report.refused_lists)
+    record.add("transferred_bytes", report.transferred_bytes)
+
+
+def _print(report: Report, *, as_json: bool, is_dry: bool) -> None:
+    """Print to standard output: all there is as JSON, or the plan of a dry run as lines."""
+    from cloudkeeper.frontend.sync import describe  # noqa: PLC0415
+
+    if as_json:
+        changes = [_as_json(outcome, is_dry=is_dry) for outcome in report.outcomes]
+        counts = {"unchanged": report.unchanged, "withheld": report.withheld}
+        print(log.redact(json.dumps({"changes": changes, **counts, "failures": report.failures}, indent=1)))
+    elif is_dry:
+        for outcome in report.outcomes:
+            print(f"{outcome.vo}: would {describe(outcome.change)}")
+        print(f"{len(report.outcomes)} changes, {report.unchanged} images unchanged, nothing was done")
+
+
+def _as_json(outcome: Outcome, *, is_dry: bool) -> dict[str, object]:
+    appliance = outcome.change.appliance
+    return {
+        "action": type(outcome.change).__name__,
+        "vo": outcome.vo,
+        "list": appliance.list_id,
+        "image": appliance.identifier,
+        "title": appliance.title,
+        "reason": getattr(outcome.change, "reason", "it is new in the list"),
+        "state": "planned" if is_dry else ("failed" if outcome.failure else "done"),
+        "failure": outcome.failure,
+    }
+
+
+def _report_check(configured: FrontendSettings) -> ExitStatus:
+    """Print what ``--check-config`` finds in a configuration that can be read."""
+    rows = {
+        "lists": ", ".join(map(str, configured.lists)) or "none",
+        "trust anchors": f"{configured.ca_dir}, CRLs: {configured.crl_policy}",
+        "image files": f"{configured.image_dir}, accepted: {', '.join(configured.formats)}",
+        "backend": f"{configured.endpoint}, {'mutual TLS' if configured.certificates else 'in clear'}",
+        "lock": str(configured.lock_file),
+    }
+    for name, value in rows.items():
+        print(f"{name + ':':15}{value}")
+    if configured.list_problems:
+        raise ConfigurationError(configured.list_problems)
+    return ExitStatus.DONE
+
+
+def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:
+    os.umask(0o027)
+    level = cli.log_level(arguments, configured.log.level)
+    file = None if arguments.check_config else configured.log.file
+    if file is not None:
+        try:
+            files.make_directory(file.parent)
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=file.parent) from error
+    log.configure(level=level, file=file, as_json=arguments.log_json)
+    for problem in configured.warnings:
+        logger.warning("%s", problem)
+
+
+def _amount(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of images")
+    return int(text)
+
+
+def _peer_status(status: ExitStatus) -> int:
+    """Return cloudkeeper's status: 12 when some images were left, 1 when nothing was done."""
+    return {ExitStatus.DONE: 0, ExitStatus.PARTLY: _PEER_PARTLY}.get(status, 1)

@@ -1,0 +1,152 @@
+"""The backend as the frontend sees it: calls with deadlines, whose every failure is a `BackendFailure`."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from appliance.core.run.errors import LocalFailure, Unavailable
+from cloudkeeper.model import Appliance, ListId
+from cloudkeeper.wire import communicator_1x_pb2 as pb
+from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
+from cloudkeeper.wire.messages import from_message, to_message
+from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, Status, features_of, from_metadata
+
+_CHECK = "see that cloudkeeper-os runs and that backend: endpoint: is its address"
+_SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
+"""Deadlines; the last one, for calls that upload, is that of cloudkeeper's youngest backends."""
+_CONNECT = timedelta(seconds=10)
+_GONE = frozenset({grpc.StatusCode.UNAVAILABLE})
+
+
+class BackendFailure(Unavailable):
+    """The backend refused, failed or did not answer."""
+
+
+class BackendGone(BackendFailure):
+    """Nobody answers at the backend's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """Mutual TLS: own certificate and key, and the certificate that the backend must prove. All PEM files."""
+
+    certificate: Path
+    key: Path
+    backend_certificate: Path
+
+
+class Communicator:
+    """A connection to the backend at ``endpoint`` (``host:port``), in clear when there is no ``encryption``."""
+
+    def __init__(self, endpoint: str, *, encryption: Encryption | None = None) -> None:
+        self._endpoint = endpoint
+        self._name = f"backend {endpoint}"
+        credentials = _credentials(encryption) if encryption else None
+        self._channel = grpc.secure_channel(endpoint, credentials) if credentials else grpc.insecure_channel(endpoint)
+        self._stub: Any = stubs.CommunicatorStub(self._channel)  # type: ignore[no-untyped-call]
+        self.can_update_metadata = True
+        """Whether an update without image leaves the data alone; known after `begin`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def begin(self, *, allowed: int = 0) -> None:
+        """Tell the backend that a run begins, in which ``allowed`` images of a list may go; learn what it can do."""
+        metadata = [(ALLOW_REMOVE, str(allowed))] if allowed else []
+        call = self._call("PreAction", Empty(), _SHORT, metadata=metadata)
+        self.can_update_metadata = METADATA_UPDATE in features_of(call.trailing_metadata())
+
+    def end(self) -> None:
+        """Tell the backend that a run is over: it tidies up."""
+        self._call("PostAction", Empty(), _LISTING)
+
+    def list_ids(self) -> list[ListId]:
+        """Return the identifiers of the lists of which the cloud holds images."""
+        return [ListId(found.image_list_identifier) for found in self._stream("ImageLists", Empty())]
+
+    def appliances(self, list_id: ListId) -> list[Appliance]:
+        """Return what the cloud holds of one list."""
+        found = self._stream("Appliances", pb.ImageListIdentifier(image_list_identifier=list_id))
+        return [from_message(message) for message in found]
+
+    def add(self, appliance: Appliance) -> None:
+        """Have an appliance added, whose data are where its ``data`` say."""
+        self._call("AddAppliance", to_message(appliance), _DATA)
+
+    def update(self, appliance: Appliance) -> None:
+        """Have an appliance updated: data and metadata, or the latter only if it comes without ``data``."""
+        self._call("UpdateAppliance", to_message(appliance), _DATA)
+
+    def remove(self, appliance: Appliance) -> None:
+        """Have an appliance removed."""
+        self._call("RemoveAppliance", to_message(appliance), _SHORT)
+
+    def check(self) -> None:
+        """See that somebody answers, so that no image is downloaded for nobody.
+
+        :raises BackendGone: nobody does
+        """
+        host, _, port = self._endpoint.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT.total_seconds()).close()
+        except OSError as error:
+            raise BackendGone(self._name, f"cannot be reached: {error.strerror or error}", _CHECK) from None
+
+    def _call(
+        self, method: str, request: object, deadline: timedelta, *, metadata: Sequence[tuple[str, str]] = ()
+    ) -> Any:
+        start: Callable[..., Any] = getattr(self._stub, method).with_call
+        with self._translated(method):
+            _, call = start(request, timeout=deadline.total_seconds(), metadata=metadata)
+            self._check_result(method, call)
+            return call
+
+    def _stream(self, method: str, request: object) -> list[Any]:
+        start: Callable[..., Any] = getattr(self._stub, method)
+        with self._translated(method):
+            call = start(request, timeout=_LISTING.total_seconds())
+            found = list(call)
+            self._check_result(method, call)
+            return found
+
+    @contextlib.contextmanager
+    def _translated(self, method: str) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            told: Any = error  # what is raised is a grpc.Call too, which its type does not say
+            code, details = told.code(), " ".join((told.details() or "").split())[:300]
+            if code in _GONE:
+                raise BackendGone(self._name, f"cannot be reached: {details}", _CHECK) from error
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise BackendFailure(self._name, f"{method} did not end in time") from error
+            raise BackendFailure(self._name, f"{method} failed: {code.name}: {details}") from error
+
+    def _check_result(self, method: str, call: Any) -> None:
+        status, message = from_metadata(call.trailing_metadata())
+        if status != Status.SUCCESS:
+            raise BackendFailure(self._name, f"{method}: {message or 'no reason given'} ({status})")
+
+
+def _credentials(encryption: Encryption) -> grpc.ChannelCredentials:
+    def read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=path) from error
+
+    return grpc.ssl_channel_credentials(
+        read(encryption.backend_certificate), read(encryption.key), read(encryption.certificate)
+    )

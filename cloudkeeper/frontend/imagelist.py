@@ -1,0 +1,238 @@
+"""From the bytes that a server sent to an `ImageList` that may be acted on.
+
+The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), then the JSON, then the
+endorser that the list names beside the signer that was proven, then the dates. Only a list that passes all of them
+becomes an `ImageList`; a single image that cannot be used is left out of the offers, and the others stand.
+
+The list is JSON in HEPiX's form: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``. All values are texts,
+figures too. Unknown keys are kept: they are attributes of the appliance.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from appliance.core.run.errors import ApplianceError
+from appliance.core.trust import smime
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.distinguished_name import slash_form
+from appliance.core.trust.errors import Malformed, Untrusted
+from cloudkeeper.model import (
+    Appliance,
+    ApplianceId,
+    Endorser,
+    ImageList,
+    ListId,
+    Offer,
+    Refusal,
+    Source,
+    ram_in_bytes,
+)
+
+MAX_BYTES = 16 * 2**20
+"""Of a list with its signature. A thousand images are 1.5 MB."""
+_MAX_IMAGES = 10_000
+_MAX_TEXT = 64 * 1024
+_MAX_FIGURE = 2**63 - 1
+_MAX_CORES = 2**31 - 1
+_LIST = "image list"
+_IDENTIFIER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}", re.ASCII)
+_VO = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}", re.ASCII)
+_SHA512 = re.compile(r"[0-9a-fA-F]{128}", re.ASCII)
+_FIGURE = re.compile(r"[0-9]{1,19}", re.ASCII)
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
+_EMAIL = re.compile(r"/(?:Email|E|EMAILADDRESS)=", re.IGNORECASE)
+
+
+def verify(message: bytes, *, trust: CADirectory, at: datetime) -> tuple[ImageList, tuple[str, ...]]:
+    """Return the image list that ``message`` carries, and warnings, when it may be believed at ``at``.
+
+    :raises Malformed: no signed message, no image list
+    :raises Untrusted: not signed by whom it must be, or expired
+    """
+    proven = smime.verify(message, trust=trust, at=at, max_bytes=MAX_BYTES, require_header=False)
+    found = parse(proven.body)
+    signer = Endorser(proven.signer, slash_form(proven.certificate.issuer))
+    for claimed, actual, what in (
+        (found.endorser.dn, signer.dn, "signed by"),
+        (found.endorser.ca, signer.ca, "its signer's certificate is issued by"),
+    ):
+        if _spelled(claimed) != _spelled(actual):
+            raise Untrusted(_LIST, f"{what} {actual}, but its endorser is {claimed}", "ask the endorser")
+    if found.is_expired(at=at):
+        raise Untrusted(_LIST, f"it expired on {found.expires:%Y-%m-%d %H:%MZ}", "the endorser must renew it")
+    return found, proven.warnings
+
+
+def parse(payload: bytes) -> ImageList:
+    """Read the JSON of a list whose signature is somebody else's business.
+
+    :raises Malformed: it is no image list, or lacks identifier, VO, endorser or expiry
+    """
+    content = _member(_load(payload), "hv:imagelist", dict, "the document")
+    x509 = _member(_member(content, "hv:endorser", dict, "the list"), "hv:x509", dict, "hv:endorser")
+    list_id = ListId(_matching(content, "dc:identifier", _IDENTIFIER))
+    vo = _matching(content, "ad:vo", _VO)
+    images = _member(content, "hv:images", list, "the list")
+    if len(images) > _MAX_IMAGES:
+        raise Malformed(_LIST, f"it has {len(images)} images, at most {_MAX_IMAGES} are accepted")
+    endorser = {key: value for key in x509 if (value := _text(x509, key))}
+    offers, refused = _read_images(images, list_id=list_id, vo=vo, endorser=endorser)
+    return ImageList(
+        identifier=list_id,
+        vo=vo,
+        endorser=Endorser(_required(x509, "hv:dn"), _required(x509, "hv:ca")),
+        created=_date(content, "dc:date:created") if content.get("dc:date:created") else None,
+        expires=_date(content, "dc:date:expires"),
+        version=_text(content, "hv:version"),
+        offers=offers,
+        refused=refused,
+    )
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise Malformed(_LIST, f"the key {key[:80]!r} stands twice in one object")
+        return made
+
+    def refuse(word: str) -> NoReturn:
+        raise Malformed(_LIST, f"{word} is no JSON")
+
+    try:
+        document = json.loads(payload.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=refuse)
+    except UnicodeDecodeError:
+        raise Malformed(_LIST, "its text is not UTF-8") from None
+    except RecursionError:
+        raise Malformed(_LIST, "its JSON is nested too deeply") from None
+    except ValueError as error:
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "a figure too long"
+        raise Malformed(_LIST, f"its text is not JSON: {where}") from None
+    if not isinstance(document, dict):
+        raise Malformed(_LIST, "its JSON is no object")
+    return document
+
+
+def _read_images(
+    images: list[Any], *, list_id: ListId, vo: str, endorser: Mapping[str, str]
+) -> tuple[tuple[Offer, ...], tuple[Refusal, ...]]:
+    offers: list[Offer] = []
+    refused: list[Refusal] = []
+    seen: Counter[ApplianceId] = Counter()
+    for number, entry in enumerate(images, start=1):
+        identifier = None
+        try:
+            image = _member(entry if isinstance(entry, dict) else {}, "hv:image", dict, f"image {number}")
+            identifier = ApplianceId(_matching(image, "dc:identifier", _IDENTIFIER))
+            seen[identifier] += 1
+            offers.append(_read_image(image, identifier, list_id=list_id, vo=vo, endorser=endorser))
+        except ApplianceError as error:
+            refused.append(Refusal(identifier, error.cause if identifier else f"image {number}: {error.cause}"))
+    twice = {identifier for identifier, times in seen.items() if times > 1}
+    refused += [Refusal(identifier, "it stands twice in the list") for identifier in sorted(twice)]
+    return tuple(offer for offer in offers if offer.appliance.identifier not in twice), tuple(refused)
+
+
+def _read_image(
+    image: Mapping[str, Any], identifier: ApplianceId, *, list_id: ListId, vo: str, endorser: Mapping[str, str]
+) -> Offer:
+    attributes = {key: _text(image, key) for key in image if image[key] is not None}
+    uri = _required(image, "hv:uri")
+    if not _is_web_address(uri):
+        raise Malformed(_LIST, "hv:uri is no http or https URL")
+    size = _figure(image, "hv:size", _MAX_FIGURE)
+    system = (_text(image, key) for key in ("sl:os", "sl:osname", "sl:osversion"))
+    appliance = Appliance(
+        identifier=identifier,
+        list_id=list_id,
+        vo=vo,
+        title=_text(image, "dc:title"),
+        description=_text(image, "dc:description"),
+        mpuri=_required(image, "ad:mpuri"),
+        group=_text(image, "ad:group"),
+        ram=ram_in_bytes(_figure(image, "hv:ram_minimum", _MAX_FIGURE) or 0),
+        cores=_figure(image, "hv:core_minimum", _MAX_CORES) or 0,
+        version=_text(image, "hv:version"),
+        architecture=_text(image, "sl:arch"),
+        operating_system=" ".join(" ".join(system).split()),
+        expires=_date(image, "dc:date:expires"),
+        attributes=MappingProxyType({**attributes, **endorser}),
+    )
+    checksum = _matching(image, "sl:checksum:sha512", _SHA512).lower()
+    return Offer(appliance, Source(uri, checksum, size or None))
+
+
+def _member(holder: Mapping[str, Any], key: str, kind: type[Any], where: str) -> Any:
+    value = holder.get(key)
+    if not isinstance(value, kind):
+        raise Malformed(_LIST, f"{where} has no {key}" if value is None else f"{key} of {where} has the wrong type")
+    return value
+
+
+def _text(holder: Mapping[str, Any], key: str) -> str:
+    value = holder.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise Malformed(_LIST, f"{key[:80]} is not a text")
+    text = str(value)
+    if len(text) > _MAX_TEXT:
+        raise Malformed(_LIST, f"{key[:80]} is longer than {_MAX_TEXT} characters")
+    try:
+        (key + text).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and nothing else can
+        raise Malformed(_LIST, f"{key[:80]!r} is no valid text") from None
+    return text
+
+
+def _required(holder: Mapping[str, Any], key: str) -> str:
+    value = _text(holder, key)
+    if not value:
+        raise Malformed(_LIST, f"{key} is missing")
+    return value
+
+
+def _matching(holder: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str:
+    value = _required(holder, key)
+    if not pattern.fullmatch(value):
+        raise Malformed(_LIST, f"{key} has the impossible value {value[:80]!r}")
+    return value
+
+
+def _figure(holder: Mapping[str, Any], key: str, maximum: int) -> int | None:
+    value = _text(holder, key)
+    if not value:
+        return None
+    if not _FIGURE.fullmatch(value) or int(value) > maximum:
+        raise Malformed(_LIST, f"{key} is no whole number in its range: {value[:40]!r}")
+    return int(value)
+
+
+def _date(holder: Mapping[str, Any], key: str) -> datetime:
+    value = _required(holder, key)
+    try:
+        return datetime.strptime(value, _DATE).replace(tzinfo=UTC)
+    except ValueError:
+        raise Malformed(_LIST, f"{key} is no date like 2030-12-31T23:59:59Z: {value[:40]!r}") from None
+
+
+def _is_web_address(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+def _spelled(dn: str) -> str:
+    """Return a DN in one of the spellings that its e-mail attribute has."""
+    return _EMAIL.sub("/emailAddress=", dn)

@@ -1,0 +1,110 @@
+"""What to do for a list: a function of the list, of what the cloud holds of it, and of the time.
+
+Removed is what the list no longer has, or what it says has expired. An image that the list has but that cannot be used
+is left as it is. When an image of the list cannot even be told by name, any image of the cloud might be meant by it, so
+nothing is removed then. Data are replaced when version, checksum or size differ; any other difference changes metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from appliance.core.trust.errors import Untrusted
+from cloudkeeper.model import (
+    IMAGE_KEYS,
+    Appliance,
+    ApplianceId,
+    Change,
+    Create,
+    ImageList,
+    Offer,
+    Plan,
+    Remove,
+    Update,
+    UpdateMetadata,
+)
+
+_FEW = 3
+"""Removals up to this number are always done."""
+
+
+def compare(wanted: ImageList, held: Iterable[Appliance], *, at: datetime, can_update_metadata: bool = True) -> Plan:
+    """Return the changes that make the cloud hold what ``wanted`` offers at ``at``.
+
+    ``held`` are the appliances that the backend reports for this list. A backend that cannot update metadata alone
+    (``can_update_metadata``) gets the data once more instead.
+
+    :raises Untrusted: the cloud's images of this identifier belong to another VO
+    """
+    present = {appliance.identifier: appliance for appliance in held}
+    _check_owner(wanted, present.values())
+    offered = {offer.appliance.identifier: offer for offer in wanted.offers}
+    valid = {key: offer for key, offer in offered.items() if not offer.appliance.is_expired(at=at)}
+    removals = _removals(wanted, present, valid=valid, offered=offered)
+    creations = [Create(offer) for key, offer in valid.items() if key not in present]
+    updates = [
+        change
+        for key, offer in valid.items()
+        if key in present and (change := _update(offer, present[key], can_update_metadata=can_update_metadata))
+    ]
+    unchanged = len(present) - len(removals) - len(updates)
+    return Plan(wanted.identifier, (*removals, *creations, *updates), unchanged)
+
+
+def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
+    """Withhold the removals of a plan when they are more than three and more than half of the ``held`` appliances.
+
+    Up to ``allowed`` removals are done nevertheless.
+    """
+    removals = plan.removals
+    if len(removals) <= max(_FEW, allowed) or 2 * len(removals) <= held:
+        return plan
+    kept: tuple[Change, ...] = tuple(change for change in plan.changes if not isinstance(change, Remove))
+    return replace(plan, changes=kept, withheld=removals)
+
+
+def _check_owner(wanted: ImageList, present: Iterable[Appliance]) -> None:
+    for appliance in present:
+        if appliance.vo and appliance.vo != wanted.vo:
+            cause = (
+                f"its identifier {wanted.identifier} is that of a list of VO {appliance.vo}, but it is for {wanted.vo}"
+            )
+            raise Untrusted("image list", cause, "ask the endorser")
+
+
+def _removals(
+    wanted: ImageList,
+    present: Mapping[ApplianceId, Appliance],
+    *,
+    valid: Mapping[ApplianceId, Offer],
+    offered: Mapping[ApplianceId, Offer],
+) -> list[Remove]:
+    refused = {refusal.identifier for refusal in wanted.refused}
+    if None in refused:
+        return []
+    return [
+        Remove(appliance, "it has expired" if key in offered else "it is no longer in the list")
+        for key, appliance in present.items()
+        if key not in valid and key not in refused
+    ]
+
+
+def _update(offer: Offer, held: Appliance, *, can_update_metadata: bool) -> Update | UpdateMetadata | None:
+    differing = _differing(offer.appliance.attributes, held.attributes)
+    if not differing:
+        return None
+    of_image = [key for key in differing if key in IMAGE_KEYS]
+    reason = f"changed: {', '.join(of_image or differing)}"
+    if of_image:
+        return Update(offer, reason)
+    if not can_update_metadata:
+        return Update(offer, f"{reason}; this backend cannot change metadata alone")
+    return UpdateMetadata(offer.appliance, reason)
+
+
+def _differing(wanted: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
+    """Return the keys of the list's vocabulary (with a colon) whose values differ; peers add keys of their own."""
+    keys = (key for key in wanted.keys() | held.keys() if ":" in key)
+    return sorted(key for key in keys if wanted.get(key, "") != held.get(key, ""))

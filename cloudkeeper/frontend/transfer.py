@@ -1,0 +1,181 @@
+"""From a URL of a list to an image file that the backend may have: verified first, visible afterwards.
+
+A download goes to a file whose name ends in ``.part`` and gets its name only when size and checksum are the list's and
+its headers are harmless; so does a conversion. All names begin with `PREFIX`, which is how the next run finds what a
+killed one left behind. Files live as long as the backend needs them, and no longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.core import files
+from appliance.core.run.errors import LocalFailure, Unavailable
+from appliance.core.trust.errors import Tampered
+from cloudkeeper.frontend import formats
+from cloudkeeper.frontend.formats import Unusable
+from cloudkeeper.frontend.http import BLOCK, Client, Timeouts
+from cloudkeeper.frontend.qemu import QemuImg
+from cloudkeeper.model import Format, ImageData, Offer, Source
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "cloudkeeper-"
+_PART = ".part"
+_RESERVE = 64 * 2**20
+"""Bytes of the file system that are left to others."""
+_SLOWEST = 256 * 1024
+"""Bytes a second that a download must at least do."""
+_FREE_SPACE = "free space there; the next run tries again"
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A file with the size and SHA-512 that were asked for."""
+
+    path: Path
+    sha512: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """A directory for image files, and what fetches and converts them.
+
+    ``accepted`` are the formats that the cloud takes, the preferred one first. One workshop at a time may use a
+    directory; the backend reads in it.
+    """
+
+    directory: Path
+    accepted: tuple[Format, ...]
+    client: Client
+    qemu: QemuImg
+
+    def sweep(self) -> int:
+        """Remove what an earlier run left behind; returns the number of files."""
+        files.make_directory(self.directory)
+        left = [path for path in self.directory.iterdir() if path.name.startswith(PREFIX) and path.is_file()]
+        for path in left:
+            logger.info("%s: left behind by an earlier run, removed", path)
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    @contextlib.contextmanager
+    def prepare(self, offer: Offer) -> Iterator[ImageData]:
+        """Fetch the data of an offer into a file that is there during the block.
+
+        :raises Unavailable: it cannot be fetched
+        :raises Tampered: size or checksum are not those of the list
+        :raises Unusable: the file is of no known format, or harmful, or cannot be converted
+        :raises LocalFailure: the disk is full or not writable
+        """
+        made: list[Path] = []
+        try:
+            try:
+                data = self._prepare(offer, made)
+            except OSError as error:
+                raise LocalFailure.from_os(error) from error
+            yield data
+        finally:
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def _prepare(self, offer: Offer, made: list[Path]) -> ImageData:
+        stem = self.directory / _file_name(offer)
+        part = stem.with_name(f"{stem.name}.download{_PART}")
+        made.append(part)
+        original = self._download(offer.source, part)
+        found = formats.detect(part, declared=offer.appliance.attributes.get("hv:format", ""))
+        disk = formats.inspect(part, found)
+        self.qemu.virtual_size(disk)
+        into = found if found in self.accepted else self._target(part)
+        final = stem.with_name(f"{stem.name}.{into}")
+        made.append(final)
+        if into is found:
+            _publish(part, final)
+            return ImageData(str(final), found, original.sha512, original.size, uri=offer.source.uri)
+        converted = stem.with_name(f"{stem.name}.{into}{_PART}")
+        made.append(converted)
+        logger.info("%s: converting from %s to %s", offer.appliance.identifier, found, into)
+        self._check_room(self.qemu.needed_bytes(disk))
+        self.qemu.convert(disk, into, converted)
+        part.unlink()
+        _publish(converted, final)
+        size, sha512 = _hash(final)
+        return ImageData(str(final), into, sha512, size, uri=offer.source.uri)
+
+    def _target(self, path: Path) -> Format:
+        for wanted in self.accepted:
+            if wanted is not Format.OVA:
+                return wanted
+        raise Unusable(path.name, "cannot be converted to OVA, the only format that is accepted here")
+
+    def _download(self, source: Source, part: Path) -> Downloaded:
+        size = source.size or 0
+        timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or 2**40) // _SLOWEST))
+        self._check_room(size)
+        with self.client.stream(source.uri, name=source.uri, timeouts=timeouts) as (length, blocks):
+            if source.size and length and length != source.size:
+                raise Tampered(source.uri, f"the server has {length} bytes, the list says {source.size}")
+            self._check_room(length or 0)
+            received, sha512 = _write(blocks, part, limit=size or length or self._room())
+        if size and received != size:
+            raise Tampered(source.uri, f"{received} bytes came, the list says {size}")
+        if sha512 != source.sha512:
+            raise Tampered(source.uri, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…")
+        return Downloaded(part, sha512, received)
+
+    def _room(self) -> int:
+        return shutil.disk_usage(self.directory).free - _RESERVE
+
+    def _check_room(self, needed: int) -> None:
+        room = self._room()
+        if needed > room:
+            cause = f"{needed >> 20} MiB are needed, {max(room, 0) >> 20} MiB are free"
+            raise LocalFailure(self.directory, cause, _FREE_SPACE)
+
+
+def _write(blocks: Iterable[bytes], part: Path, *, limit: int) -> tuple[int, str]:
+    """Write and hash; returns bytes and SHA-512. More than ``limit`` bytes are not taken."""
+    digest, received = hashlib.sha512(), 0
+    with part.open("wb") as file:
+        for block in blocks:
+            received += len(block)
+            if received > limit:
+                raise Unavailable(part.name, f"more than {limit} bytes came")
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    return received, digest.hexdigest()
+
+
+def _hash(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        digest = hashlib.sha512()
+        while block := file.read(BLOCK):
+            digest.update(block)
+        return file.tell(), digest.hexdigest()
+
+
+def _publish(part: Path, final: Path) -> None:
+    """Give a finished file its name; the backend, another user of the same group, may read it."""
+    with part.open("rb") as file:
+        os.fchmod(file.fileno(), 0o640)
+        os.fsync(file.fileno())
+    os.replace(part, final)
+    files.sync_directory(final.parent)
+
+
+def _file_name(offer: Offer) -> str:
+    key = f"{offer.appliance.list_id}/{offer.appliance.identifier}".encode()
+    return f"{PREFIX}{offer.appliance.identifier[:64]}-{hashlib.sha256(key).hexdigest()[:16]}"

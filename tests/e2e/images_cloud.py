@@ -1,0 +1,156 @@
+"""Keystone and Glance of the test bed, with projects for images; what they hold is read from Glance's own database.
+
+No part of the product is used to look at the result: rows come from SQLite, bytes from the store's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.testbed import Testbed
+from tests.testbed.api import GLANCE, KEYSTONE, Api, password_auth
+
+PORT_BASE = int(os.environ.get("FEDCLOUD_TEST_PORTS", "33000"))
+"""Two runs at a time, each with its own ports, do not meet."""
+STATE = Path(__file__).resolve().parents[2] / f".cache/testbed/images-{PORT_BASE}"
+ACCOUNT, PASSWORD = "images-e2e", "s3cret-of-the-images-account"
+VOS = {"ops": "img-ops", "biomed": "img-biomed"}
+FAULTY = "Faulty"
+"""A region whose Glance is somewhere else: in front of the real one, see `Cloud.route`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An image as the database has it, deleted ones left out."""
+
+    id: str
+    columns: dict[str, Any]
+    properties: dict[str, str] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.columns[name]
+
+    @property
+    def state(self) -> str | None:
+        return self.properties.get("APPLIANCE_STATUS")
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    bed: Testbed
+    admin: Api
+    projects: dict[str, str]
+    """Ids by name."""
+
+    @classmethod
+    def up(cls) -> Cloud:
+        bed = Testbed(STATE, PORT_BASE)
+        bed.up(["keystone", "glance"])
+        admin = bed.admin()
+        roles = {role["name"]: role["id"] for role in admin.get(KEYSTONE, "/roles")["roles"]}
+        user = _ensure(admin, "user", ACCOUNT, {"domain_id": "default", "password": PASSWORD})
+        other = _ensure(admin, "domain", "elsewhere", {})
+        projects = {name: _ensure(admin, "project", name, {"domain_id": "default"}) for name in VOS.values()}
+        projects["img-biomed@elsewhere"] = _ensure(admin, "project", "img-biomed", {"domain_id": other})
+        for project in projects.values():
+            admin.put(KEYSTONE, f"/projects/{project}/users/{user}/roles/{roles['member']}")
+        projects["img-closed"] = _ensure(admin, "project", "img-closed", {"domain_id": "default"})
+        return cls(bed, admin, projects)
+
+    def rows(self, project: str | None = None) -> list[Row]:
+        database = sqlite3.connect(f"file:{self.bed.layout.database('glance')}?mode=ro", uri=True)
+        with contextlib.closing(database):
+            database.row_factory = sqlite3.Row
+            found = {row["id"]: Row(row["id"], dict(row)) for row in database.execute("select * from images")}
+            for row in database.execute("select image_id, name, value from image_properties where deleted = 0"):
+                found[row["image_id"]].properties[row["name"]] = row["value"]
+        mine = {self.projects[project]} if project else set(self.projects.values())
+        return [row for row in found.values() if not row.deleted and row.owner in mine]
+
+    def active(self, project: str = "img-ops") -> Row:
+        (row,) = [row for row in self.rows(project) if row.state == "ACTIVE"]
+        return row
+
+    def file(self, image_id: str) -> Path:
+        return self.bed.layout.data("glance") / "images" / image_id
+
+    def files(self) -> set[str]:
+        return {path.name for path in (self.bed.layout.data("glance") / "images").iterdir()}
+
+    def door(self, project: str) -> Api:
+        auth = password_auth(self.bed.keystone_url, ACCOUNT, PASSWORD, project_id=self.projects[project])
+        return Api(auth, ca_file=self.bed.ca_file)
+
+    def empty(self) -> None:
+        """Delete all images of the projects, whoever made them."""
+        for row in self.rows():
+            if row.protected:
+                self.patch(row.id, [{"op": "replace", "path": "/protected", "value": False}])
+            self.admin.call("DELETE", GLANCE, f"/v2/images/{row.id}")
+
+    def patch(self, image_id: str, operations: list[dict[str, object]]) -> None:
+        kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+        self.admin.call("PATCH", GLANCE, f"/v2/images/{image_id}", json.dumps(operations).encode(), headers=kind)
+
+    def put_image(self, project: str, data: bytes, **fields: object) -> str:
+        """Make an image as a user of the project would."""
+        door = self.door(project)
+        wanted = {"name": "theirs", "disk_format": "raw", "container_format": "bare"} | fields
+        image: str = door.post(GLANCE, "/v2/images", wanted)["id"]
+        door.put(GLANCE, f"/v2/images/{image}/file", data)
+        return image
+
+    def route(self, url: str) -> None:
+        """Let the region `FAULTY` have its Glance at this URL."""
+        regions = [region["id"] for region in self.admin.get(KEYSTONE, "/regions")["regions"]]
+        if FAULTY not in regions:
+            self.admin.post(KEYSTONE, "/regions", {"region": {"id": FAULTY}})
+        (service,) = self.admin.get(KEYSTONE, "/services?type=image")["services"]
+        endpoints = self.admin.get(KEYSTONE, f"/endpoints?region_id={FAULTY}")["endpoints"]
+        wanted = {"interface": "public", "region_id": FAULTY, "service_id": service["id"], "url": url}
+        for endpoint in endpoints:
+            self.admin.call("DELETE", KEYSTONE, f"/endpoints/{endpoint['id']}")
+        self.admin.post(KEYSTONE, "/endpoints", {"endpoint": wanted})
+
+
+def _ensure(admin: Api, kind: str, name: str, properties: dict[str, Any]) -> str:
+    query = f"&domain_id={properties['domain_id']}" if "domain_id" in properties else ""
+    found = admin.get(KEYSTONE, f"/{kind}s?name={name}{query}")[f"{kind}s"]
+    made = found[0] if found else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
+    return str(made["id"])
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Cloud]:
+    """Give the cloud; stop what this had to start."""
+    was_running = set(Testbed(STATE, PORT_BASE).running())
+    cloud = Cloud.up()
+    try:
+        yield cloud
+    finally:
+        if not was_running:
+            cloud.bed.down()
+
+
+def sha512sum(path: Path) -> str:
+    """Ask coreutils."""
+    return subprocess.run(["sha512sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+def qcow2(path: Path, *, payload: bytes = b"", size: str = "2G") -> str:
+    """Make a real image with qemu-img; return its SHA-512 as coreutils has it."""
+    raw = path.with_suffix(".payload")
+    raw.write_bytes(payload or hashlib.sha512(path.name.encode()).digest() * 2048)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path], check=True)
+    subprocess.run(["qemu-img", "resize", "-q", "-f", "qcow2", path, size], check=True)
+    raw.unlink()
+    return sha512sum(path)

@@ -1,0 +1,107 @@
+"""`cloudkeeper-os` killed at its system calls, with a frontend that simply runs again."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cloudkeeper.wire import communicator_1x_pb2 as pb
+from tests.e2e import images_cloud
+from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer
+from tests.e2e.images_cloud import Cloud
+from tests.e2e.killpoints import Command, KillMatrix
+
+pytestmark = pytest.mark.cloud
+
+THREE = "5b4f1d2e-0000-4000-8000-000000000003"
+SYSCALLS = ("write", "sendto", "sendmsg", "pread64", "fsync", "rename", "renameat", "mkdir", "unlink")
+"""What reaches Glance, the frontend and the disk, and each block of the file that is being uploaded."""
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    with images_cloud.running() as cloud:
+        yield cloud
+
+
+@dataclass(frozen=True)
+class Drive(Command):
+    """Starts the backend below strace, lets a frontend make a run, and stops it; ends as the backend ended."""
+
+    backend: Backend | None = None
+    changes: tuple[tuple[str, object], ...] = ()
+
+    def run(self, *prefix: str) -> subprocess.CompletedProcess[str]:
+        assert self.backend is not None
+        backend = self.backend
+        backend.prefix = prefix
+        try:
+            backend.start()
+            outcomes = self._make_run(backend.client())
+        except (AssertionError, grpc.RpcError) as error:
+            outcomes = str(error)
+        status = backend.stop(signal.SIGTERM)
+        if not prefix and outcomes:
+            status = status or 1
+        return subprocess.CompletedProcess([], status, outcomes, backend.log.read_text())
+
+    def _make_run(self, client: Client) -> str:
+        outcomes = [client.call("PreAction")]
+        outcomes += [client.call(method, request) for method, request in self.changes]
+        outcomes += [client.call("PostAction")]
+        return "\n".join(f"{status} {message}" for status, message in outcomes if status != "SUCCESS")
+
+
+@dataclass
+class Scenario:
+    """One image is replaced, one is added, one of 0.9.x is removed."""
+
+    cloud: Cloud
+    root: Path
+
+    def prepare(self) -> Drive:
+        self.cloud.empty()
+        backend = Backend.create(self.root / uuid.uuid4().hex, self.cloud)
+        self.newer, self.added = raw(backend, "newer.raw"), raw(backend, "added.raw")
+        first = str(uuid.uuid4())
+        self.put(ONE, id=first, APPLIANCE_BACKEND=f"{uuid.uuid4()} {first}")
+        self.put(THREE)
+        gone = pb.Appliance(identifier=THREE, vo="ops", image_list_identifier=LIST)
+        changes = (
+            ("RemoveAppliance", gone),
+            ("AddAppliance", self.added.message(identifier=TWO)),
+            ("UpdateAppliance", self.newer.message()),
+        )
+        return Drive([], backend=backend, changes=changes)
+
+    def put(self, identifier: str, **more: object) -> str:
+        named = {"APPLIANCE_ID": identifier, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops"}
+        return self.cloud.put_image("img-ops", b"old", **named, APPLIANCE_STATUS="ACTIVE", **more)
+
+    def verify(self) -> None:
+        rows = {row.properties["APPLIANCE_ID"]: row for row in self.cloud.rows()}
+        states = [(row.properties["APPLIANCE_ID"], row.state, row.status, row.os_hidden) for row in self.cloud.rows()]
+        assert sorted(states) == [(ONE, "ACTIVE", "active", 0), (TWO, "ACTIVE", "active", 0)]
+        found = {name: images_cloud.sha512sum(self.cloud.file(row.id)) for name, row in rows.items()}
+        assert found == {ONE: self.newer.sha512, TWO: self.added.sha512}
+        assert self.cloud.files() == {row.id for row in rows.values()}
+
+
+def raw(backend: Backend, name: str) -> Offer:
+    path = backend.images / name
+    path.write_bytes(random.Random(name).randbytes(3 * 2**20 // 2))
+    return Offer(path, images_cloud.sha512sum(path), {"image": {"format": "RAW"}})
+
+
+@pytest.mark.parametrize("sample", [8, pytest.param(None, marks=[pytest.mark.matrix, pytest.mark.timeout(14400)])])
+def test_killed_anywhere(cloud: Cloud, tmp_path: Path, sample: int | None) -> None:
+    scenario = Scenario(cloud, tmp_path)
+    KillMatrix(scenario.prepare, scenario.verify, syscalls=SYSCALLS).run(sample=sample, seed=3)

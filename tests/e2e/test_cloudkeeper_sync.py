@@ -1,0 +1,598 @@
+"""`cloudkeeper sync` as a program: lists and images from a real HTTPS server, a backend behind the real protocol.
+
+What the backend was given is told by sha512sum and qemu-img, what the lists are worth by the openssl program.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.e2e.images_frontend import PROGRAM, Done, make_disks, qemu_img, run, sha512
+from tests.e2e.killpoints import Command, KillMatrix
+from tests.simulators import image_backend, image_server
+from tests.simulators.image_backend import Cloud
+from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, in_days, openssl_accepts, sign
+from tests.simulators.image_server import Broken, ImageServer, Redirect, Slow
+from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
+
+ENDORSER = f"{HOST_DN}/CN=lists.example.org"
+TOKEN = "s3cr3t-t0ken-of-this-site"
+
+
+@dataclass
+class World:
+    """One site: its files, the servers that it talks to, and the program."""
+
+    root: Path
+    web: ImageServer
+    cloud: Cloud
+    signer: Credential
+    strangers: Credential
+    certificates: Path
+    files: dict[str, bytes]
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "images"
+
+    def publish(self, images: list[dict[str, Any]], *, path: str = "/ops/image.list", **changes: Any) -> bytes:
+        document = image_list(images, dn=changes.pop("dn", ENDORSER), ca=changes.pop("ca", AUTHORITY_DN), **changes)
+        message = sign(document, self.signer)
+        self.web.put(path, message)
+        return message
+
+    def image(self, number: int, name: str, **changes: Any) -> dict[str, Any]:
+        content = self.files[name]
+        uri = self.web.put(f"/images/{name}", content)
+        return image(number, uri=uri, content=content, **{"hv__format": name.rpartition(".")[2].upper()} | changes)
+
+    def configure(self, *lines: str) -> None:
+        (self.root / "image-lists.conf").write_text("\n".join(lines or [self.web.url("/ops/image.list")]) + "\n")
+
+    def command(self, *flags: str) -> list[str]:
+        config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
+        return ["sync", *config, "--backend-endpoint", self.cloud.endpoint, *flags]
+
+    def sync(self, *flags: str) -> Done:
+        return run(*self.command(*flags))
+
+    def record(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.root / "var/lib/fedcloud/runs/cloudkeeper.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="session")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return small images of every format by file name."""
+    return make_disks(tmp_path_factory.mktemp("disks"))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Credential:
+    other = Authority.create(
+        tmp_path_factory.mktemp("strangers") / "ca", subject="/DC=EU/DC=EXAMPLE/CN=Stranger", key="ec"
+    )
+    return other.issue("lists.example.org", key="ec")
+
+
+@pytest.fixture
+def world(tmp_path: Path, authority: Authority, strangers: Credential, disks: dict[str, bytes]) -> Iterator[World]:
+    certificates = tmp_path / "certificates"
+    authority.publish(certificates)
+    signer = authority.find("lists.example.org") or authority.issue("lists.example.org", key="ec")
+    host = authority.find("localhost") or authority.issue("localhost", key="ec")
+    (tmp_path / "cloudkeeper.yml").write_text(
+        "cloudkeeper:\n"
+        f"  image-lists-file: {tmp_path}/image-lists.conf\n"
+        f"  ca-dir: {certificates}\n"
+        f"  image-dir: {tmp_path}/images\n"
+        "  formats:\n    - qcow2\n    - raw\n"
+        "  logging:\n    level: INFO\n"
+    )
+    with image_server.serve(host) as web, image_backend.serve() as cloud:
+        made = World(tmp_path, web, cloud, signer, strangers, certificates, disks)
+        made.configure()
+        yield made
+
+
+def key(number: int) -> tuple[str, str]:
+    return (LIST_ID, image_id(number))
+
+
+def test_the_program_itself(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    command = [str(PROGRAM), *world.command("--json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [change["state"] for change in json.loads(done.stdout)["changes"]] == ["done"]
+    assert list(world.cloud.appliances) == [key(1)]
+    version = subprocess.run([str(PROGRAM), "version"], capture_output=True, text=True, check=True)
+    assert version.stdout == f"{metadata.version('egi-fedcloud-appliance')}\n"
+
+
+def test_images_reach_the_cloud_and_stay_there(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    done = world.sync()
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert world.cloud.received == {
+        key(1): sha512(world.files["one.qcow2"]),
+        key(2): sha512(world.files["one.raw"]),
+    }
+    added = world.cloud.appliances[key(1)]
+    assert (added.vo, added.operating_system, added.ram, added.core) == ("ops", "Linux Debian 12", 2**30, 1)
+    assert added.attributes["hv:dn"] == ENDORSER
+    assert world.cloud.calls[0] == "PreAction"
+    assert world.cloud.calls[-1] == "PostAction"
+    assert list(world.spool.iterdir()) == []
+    counts = world.record()["counts"]
+    assert (counts["images_added"], counts["lists_accepted"]) == (2, 1)
+    assert counts["transferred_bytes"] == len(world.files["one.qcow2"]) + len(world.files["one.raw"])
+
+    world.cloud.calls.clear()
+    assert world.sync().returncode == 0
+    assert world.cloud.calls == ["PreAction", "ImageLists", f"Appliances {LIST_ID}", "PostAction"]
+    assert world.web.asked("/images/one.qcow2") == 1
+    assert world.record()["counts"]["images_unchanged"] == 2
+
+
+@pytest.mark.parametrize("name", ["one.ova", "one.vmdk"])
+def test_other_formats_are_converted(world: World, name: str, tmp_path: Path) -> None:
+    world.publish([world.image(1, name)])
+    kept = tmp_path / "kept"
+
+    # The backend of these tests looks at the file; so that qemu-img can too, this one keeps it.
+    def keep() -> None:
+        for path in world.spool.glob("*.qcow2"):
+            kept.write_bytes(path.read_bytes())
+
+    original = world.cloud.received
+    world.cloud.received = _Watching(keep)
+    done = world.sync()
+    world.cloud.received = original
+    assert done.returncode == 0, done.stderr
+    raw = tmp_path / "expected.raw"
+    raw.write_bytes(world.files["one.raw"])
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", raw, kept)
+    assert list(world.spool.iterdir()) == []
+
+
+class _Watching(dict[tuple[str, str], str]):
+    def __init__(self, look: Any) -> None:
+        super().__init__()
+        self.look = look
+
+    def __setitem__(self, key: tuple[str, str], value: str) -> None:
+        self.look()
+        super().__setitem__(key, value)
+
+
+def test_an_update_replaces_data_and_metadata_alone_moves_none(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    assert world.sync().returncode == 0
+    changed = world.image(1, "two.qcow2", hv__version="2026.12.01")
+    world.publish([changed, world.image(2, "one.raw", dc__title="Another title")])
+    world.cloud.calls.clear()
+    done = world.sync()
+    assert done.returncode == 0, done.stderr
+    assert world.cloud.received[key(1)] == sha512(world.files["two.qcow2"])
+    assert world.cloud.appliances[key(1)].version == "2026.12.01"
+    assert world.cloud.appliances[key(2)].title == "Another title"
+    assert world.web.asked("/images/one.raw") == 1
+    assert [call for call in world.cloud.calls if call.startswith("Update")] == [
+        f"UpdateAppliance {image_id(1)}",
+        f"UpdateAppliance {image_id(2)}",
+    ]
+
+
+def test_a_backend_that_cannot_update_metadata_gets_the_data_again(world: World) -> None:
+    world.cloud.features = ""
+    world.publish([world.image(1, "one.qcow2")])
+    assert world.sync().returncode == 0
+    world.publish([world.image(1, "one.qcow2", dc__title="Another title")])
+    assert world.sync().returncode == 0
+    assert world.web.asked("/images/one.qcow2") == 2
+
+
+def test_what_a_list_no_longer_offers_is_removed(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "one.raw")])
+    assert world.sync().returncode == 0
+    world.publish([world.image(1, "one.qcow2"), world.image(3, "one.raw", dc__date__expires=in_days(-1))])
+    done = world.sync("--json")
+    assert done.returncode == 0, done.stderr
+    assert list(world.cloud.appliances) == [key(1)]
+    changes = {change["image"]: change for change in json.loads(done.stdout)["changes"]}
+    assert changes[image_id(2)]["reason"] == "it is no longer in the list"
+    assert changes[image_id(3)]["reason"] == "it has expired"
+
+
+def test_many_removals_wait_for_a_word(world: World) -> None:
+    everything = [world.image(number, "one.raw") for number in range(1, 7)]
+    world.publish(everything)
+    assert world.sync().returncode == 0
+    world.publish(everything[:2])
+    done = world.sync()
+    assert done.returncode == 1
+    assert "4 of 6 images would be removed, which is held back; run once with --allow-remove 4" in done.stderr
+    assert len(world.cloud.appliances) == 6
+    assert world.sync("--allow-remove", "3").returncode == 1
+    done = world.sync("--allow-remove", "4")
+    assert done.returncode == 0, done.stderr
+    assert ("allow-remove", "4") in world.cloud.metadata
+    assert len(world.cloud.appliances) == 2
+
+
+def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    done = world.sync("--dry-run")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f'ops: would add {image_id(1)} "Image 1 [Debian/12/KVM]"',
+        "1 changes, 0 images unchanged, nothing was done",
+    ]
+    assert world.cloud.calls == ["ImageLists"]
+    assert not (world.root / "var/lib").exists()
+    planned = json.loads(world.sync("--dry-run", "--json").stdout)["changes"]
+    assert [(change["action"], change["state"]) for change in planned] == [("Create", "planned")]
+    assert world.web.asked("/images/one.qcow2") == 0
+
+
+def _altered(message: bytes) -> bytes:
+    return message.replace(b'"2026.11.01"', b'"2026.11.02"', 1)
+
+
+def refused(world: World, words: str) -> None:
+    """Assert that the list is refused with these words, and that nothing happened to what was offered before."""
+    before = dict(world.cloud.appliances)
+    assert before
+    done = world.sync()
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if " - ERROR - " in line]
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0]
+    assert world.web.url("/ops/image.list") in lines[0]
+    assert lines[0].endswith("its images stay as they are")
+    assert world.cloud.appliances == before
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def offered(world: World) -> World:
+    """Return a site whose cloud offers an image already."""
+    world.publish([world.image(1, "one.qcow2")])
+    assert world.sync().returncode == 0
+    return world
+
+
+def test_one_altered_byte_is_refused(offered: World) -> None:
+    message = _altered(offered.publish([offered.image(1, "one.qcow2")]))
+    assert not openssl_accepts(message, offered.certificates)
+    offered.web.put("/ops/image.list", message)
+    refused(offered, "the text is not the one that was signed")
+
+
+def test_an_unsigned_list_is_refused(offered: World) -> None:
+    document = image_list([offered.image(1, "two.qcow2")], dn=ENDORSER, ca=AUTHORITY_DN)
+    offered.web.put("/ops/image.list", json.dumps(document).encode())
+    refused(offered, "No blank line between message header and body")
+
+
+def test_an_unknown_authority_is_refused(offered: World) -> None:
+    document = image_list([], dn=ENDORSER, ca="/DC=EU/DC=EXAMPLE/CN=Stranger")
+    message = sign(document, offered.strangers)
+    assert not openssl_accepts(message, offered.certificates)
+    offered.web.put("/ops/image.list", message)
+    refused(offered, "is not among the trust anchors")
+
+
+def test_an_expired_list_is_refused(offered: World) -> None:
+    message = offered.publish([], dc__date__expires=in_days(-0.001))
+    assert openssl_accepts(message, offered.certificates)
+    refused(offered, "it expired on ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dn": f"{HOST_DN}/CN=other.example.org"}, "but its endorser is"),
+        ({"ca": "/DC=EU/DC=EXAMPLE/CN=Other"}, "certificate is issued by"),
+        ({"vo": "dteam"}, "is that of a list of VO ops, but it is for dteam"),
+        ({"ad__vo": None}, "ad:vo is missing"),
+        ({"dc__date__expires": "never"}, "dc:date:expires is no date"),
+        ({"hv__images": {}}, "hv:images of the list has the wrong type"),
+    ],
+    ids=["endorser", "authority", "vo", "no vo", "date", "images"],
+)
+def test_a_signed_list_with_wrong_content_is_refused(offered: World, changes: dict[str, Any], words: str) -> None:
+    message = offered.publish([offered.image(2, "two.qcow2")], **changes)
+    assert openssl_accepts(message, offered.certificates)
+    refused(offered, words)
+
+
+def test_a_revoked_signer_is_refused(offered: World, tmp_path: Path) -> None:
+    own = Authority.create(tmp_path / "own", subject="/DC=EU/DC=EXAMPLE/CN=Revoking", key="ec")
+    gone = own.issue("lists.example.org", key="ec")
+    own.revoke(gone)
+    own.publish(offered.certificates)
+    offered.web.put("/ops/image.list", sign(image_list([], dn=ENDORSER, ca="/DC=EU/DC=EXAMPLE/CN=Revoking"), gone))
+    refused(offered, "was revoked by")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (image_server.Status(404), "the server answers 404"),
+        (Broken(b"MIME-Version: 1.0\n", 1000), "the connection broke after 18 bytes: IncompleteRead"),
+        (Redirect("http://localhost:1/list"), "the server redirects to http, away from https"),
+        (Redirect("/ops/image.list"), "the server redirects more than 5 times"),
+        (Redirect("file:///etc/passwd"), "the server redirects to file"),
+        (bytes(16 * 2**20 + 1), "is larger than 16777216 bytes"),
+    ],
+    ids=["404", "cut", "to http", "loop", "to a file", "large"],
+)
+def test_a_list_that_cannot_be_fetched(offered: World, content: image_server.Content, words: str) -> None:
+    offered.web.put("/ops/image.list", content)
+    refused(offered, words)
+
+
+def test_a_server_that_is_not_proven_gets_no_belief(offered: World, tmp_path: Path) -> None:
+    with image_server.serve(offered.strangers) as other:
+        document = image_list([], dn=ENDORSER, ca=AUTHORITY_DN)
+        other.put("/ops/image.list", sign(document, offered.signer))
+        offered.configure(other.url("/ops/image.list"))
+        done = offered.sync()
+    assert done.returncode == 1
+    assert "the server is not proven: " in done.stderr
+    assert len(offered.cloud.appliances) == 1
+
+
+def test_bad_neighbours_stop_nobody(world: World) -> None:
+    """A line that is no URL, a list that is refused, an image that is unusable, a call that fails: all others go on."""
+    world.publish([world.image(1, "one.qcow2")], path="/vo/a.list", identifier="list-a", vo="a")
+    document = _altered(world.publish([world.image(1, "one.qcow2")], path="/vo/b.list", identifier="list-b", vo="b"))
+    world.web.put("/vo/b.list", document)
+    images = [world.image(number, "one.raw") for number in range(1, 8)]
+    images[0]["hv:image"]["sl:checksum:sha512"] = "0" * 128
+    images[1]["hv:image"]["hv:uri"] = world.web.url("/nowhere")
+    images[2]["hv:image"]["hv:uri"] = "ftp://example.org/image"
+    images[3]["hv:image"]["hv:uri"] = world.web.put("/images/cut", Broken(world.files["one.raw"][:-1], None))
+    world.publish(images, path="/vo/c.list", identifier="list-c", vo="c")
+    world.cloud.misbehave("AddAppliance", image_id(5), how="ERROR_RESOURCE_STATE")
+    world.cloud.misbehave("AddAppliance", image_id(6), how="exception")
+    world.configure(
+        "# lists",
+        "",
+        "  " + world.web.url("/vo/a.list") + "\r",
+        "htps://example.org/list",
+        world.web.url("/vo/b.list"),
+        world.web.url("/vo/c.list"),
+    )
+    done = world.sync()
+    assert done.returncode == 1
+    assert sorted(world.cloud.appliances) == [("list-a", image_id(1)), ("list-c", image_id(7))]
+    told = [line.split(" - ERROR - ")[1] for line in done.stderr.splitlines() if ".sync - ERROR - " in line]
+    assert world.record()["failures"] == told
+    expected = [
+        f"{world.root}/image-lists.conf:4: must begin with https://",
+        "/vo/b.list: ",
+        f"image {image_id(3)} refused: hv:uri is no http or https URL",
+        "the list says 0000000000000000…",
+        "the server answers 404",
+        "bytes came, the list says",
+        "AddAppliance: AddAppliance is made to fail (ERROR_RESOURCE_STATE)",
+        "AddAppliance failed: UNKNOWN",
+    ]
+    assert len(told) == len(expected), told
+    for line, words in zip(told, expected, strict=True):
+        assert words in line
+    assert world.cloud.calls[-1] == "PostAction"
+    assert list(world.spool.iterdir()) == []
+
+
+def test_tokens_are_sent_to_their_host_and_shown_nowhere(world: World) -> None:
+    message = world.publish([world.image(1, "one.qcow2")])
+    url = world.web.put("/ops/image.list", message, token=TOKEN)
+    world.configure(url.replace("https://", f"https://{TOKEN}:x-oauth-basic@"))
+    done = world.sync("--debug")
+    assert done.returncode == 0, done.stderr
+    world.web.tokens["/ops/image.list"] = "another"
+    denied = world.sync("--debug")
+    assert denied.returncode == 1
+    assert "the server answers 401" in denied.stderr
+    assert "check the access token in its URL" in denied.stderr
+    log = (world.root / "var/log/cloudkeeper/cloudkeeper.log").read_text()
+    for text in (done.stdout, done.stderr, denied.stderr, log, json.dumps(world.record())):
+        assert TOKEN not in text
+
+
+def test_credentials_do_not_follow_to_another_host(world: World, authority: Authority) -> None:
+    message = world.publish([])
+    with image_server.serve(authority.find("localhost")) as other:
+        other.put("/list", message)
+        world.web.put("/ops/image.list", Redirect(other.url("/list")))
+        world.configure(world.web.url("/ops/image.list").replace("https://", f"https://{TOKEN}:x-oauth-basic@"))
+        assert world.sync().returncode == 0
+        assert "Authorization" in world.web.requests[0][2]
+        assert [headers.get("Authorization") for _, _, headers in other.requests] == [None]
+
+
+def test_no_backend_is_one_line_and_nothing_is_fetched(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    done = world.sync("--backend-endpoint", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("cloudkeeper: backend 127.0.0.1:1: cannot be reached: ")
+    assert world.web.requests == []
+
+
+def test_a_backend_that_refuses_the_run(world: World) -> None:
+    world.cloud.misbehave("PreAction", how="ERROR_AUTHENTICATION")
+    done = world.sync()
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].endswith("PreAction: PreAction is made to fail (ERROR_AUTHENTICATION)")
+    assert world.record()["status"] == 3
+
+
+def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    world.cloud.misbehave("AddAppliance", how="silence")
+    done = world.sync()
+    assert done.returncode == 1
+    assert "the backend told no result" in done.stderr
+
+
+def test_a_list_whose_images_cannot_be_listed_is_left_alone(offered: World) -> None:
+    offered.cloud.misbehave("Appliances", LIST_ID, how="ERROR_RESOURCE_RETRIEVAL")
+    offered.cloud.calls.clear()
+    refused(offered, "Appliances is made to fail")
+    assert [call for call in offered.cloud.calls if "Appliance " in call] == []
+
+
+def test_harmful_and_altered_images_are_refused(world: World, tmp_path: Path) -> None:
+    qemu_img("create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "bad.qcow2", "1M")
+    world.files = world.files | {"bad.qcow2": (tmp_path / "bad.qcow2").read_bytes()}
+    altered = world.image(2, "one.qcow2")
+    world.publish([world.image(1, "bad.qcow2"), altered])
+    world.web.put("/images/one.qcow2", world.files["one.qcow2"].replace(b"content", b"CONTENT", 1))
+    done = world.sync()
+    assert done.returncode == 1
+    assert "has a backing file; an image must be complete" in done.stderr
+    assert "its SHA-512 is " in done.stderr
+    assert world.cloud.appliances == {}
+    assert list(world.spool.iterdir()) == []
+
+
+def test_a_failed_update_leaves_the_old_image_to_the_backend(offered: World) -> None:
+    before = dict(offered.cloud.received)
+    changed = offered.image(1, "two.qcow2", hv__version="2")
+    offered.publish([changed])
+    offered.web.put("/images/two.qcow2", image_server.Status(404))
+    offered.cloud.calls.clear()
+    done = offered.sync()
+    assert done.returncode == 1
+    assert offered.cloud.calls == ["PreAction", "ImageLists", f"Appliances {LIST_ID}", "PostAction"]
+    assert offered.cloud.received == before
+
+
+def test_mutual_tls(world: World, authority: Authority) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    host = authority.find("localhost")
+    client = authority.issue("frontend.example.org", key="ec")
+    assert host is not None
+    pair = (host.key.read_bytes(), host.certificate.read_bytes())
+    credentials = grpc.ssl_server_credentials(
+        [pair], root_certificates=authority.certificate.read_bytes(), require_client_auth=True
+    )
+    flags = ["--authentication", "--certificate", str(client.certificate), "--key", str(client.key)]
+    with image_backend.serve(credentials=credentials) as cloud:
+        endpoint = f"localhost:{cloud.port}"
+        known = ["--backend-endpoint", endpoint, "--backend-certificate", str(authority.certificate)]
+        done = world.sync(*known, *flags)
+        assert done.returncode == 0, done.stderr
+        assert list(cloud.appliances) == [key(1)]
+        assert world.sync("--backend-endpoint", endpoint).returncode == 3
+        stranger = ["--backend-endpoint", endpoint, "--backend-certificate", str(world.strangers.certificate)]
+        done = world.sync(*stranger, *flags)
+    assert done.returncode == 3
+    assert "cannot be reached" in done.stderr
+
+
+def test_a_second_run_waits_for_nobody(world: World) -> None:
+    holder = world.root / "var/lock/cloudkeeper/cloudkeeper.lock"
+    script = "import sys, pathlib\nfrom appliance.core.run import lock\n"
+    script += f"with lock.hold(pathlib.Path({str(holder)!r})):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        done = world.sync()
+        other.communicate("")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"cloudkeeper: {holder}: running since ")
+    assert f"(pid {other.pid})" in done.stderr
+    assert world.cloud.calls == []
+
+
+def test_configuration_is_checked_without_doing_anything(world: World) -> None:
+    done = world.sync("--check-config")
+    assert done.returncode == 0
+    assert f"lists:         {world.web.url('/ops/image.list')}" in done.stdout
+    world.configure("nonsense", world.web.url("/ops/image.list"))
+    done = world.sync("--check-config")
+    assert done.returncode == 2
+    assert done.stderr == f"cloudkeeper: {world.root}/image-lists.conf:1: must begin with https://\n"
+    assert (world.web.requests, world.cloud.calls) == ([], [])
+
+
+def test_a_stop_tidies_up(world: World) -> None:
+    """SIGTERM in mid-download: no file stays, the backend is told that the run is over."""
+    world.publish([world.image(1, "one.qcow2")])
+    world.web.put("/images/one.qcow2", Slow(world.files["one.qcow2"], 1))
+    command = [str(PROGRAM), *world.command()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while not (world.spool.exists() and list(world.spool.iterdir())):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.terminate()
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 3
+    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run again to go on"
+    assert list(world.spool.iterdir()) == []
+    assert world.cloud.calls[-1] == "PostAction"
+    assert world.record()["failures"] == ["interrupted"]
+    assert world.record()["status"] == 3
+
+
+def test_exit_codes_of_the_peer(world: World) -> None:
+    assert world.sync("--compat-exit-codes").returncode == 12
+    assert world.sync("--compat-exit-codes", "--backend-endpoint", "127.0.0.1:1").returncode == 1
+    world.publish([])
+    assert world.sync("--compat-exit-codes").returncode == 0
+
+
+def killing(world: World) -> KillMatrix:
+    """Return the matrix of a run that adds an image, replaces one, converts one and removes one."""
+    old = [world.image(1, "one.qcow2"), world.image(2, "one.raw")]
+    new = [world.image(1, "two.qcow2", hv__version="2"), world.image(3, "one.raw"), world.image(4, "one.ova")]
+
+    def prepare() -> Command:
+        world.cloud.appliances.clear()
+        world.cloud.received.clear()
+        world.publish(old)
+        assert world.sync().returncode == 0
+        world.publish(new)
+        return Command([str(PROGRAM), *world.command()])
+
+    def verify() -> None:
+        assert sorted(world.cloud.appliances) == [key(1), key(3), key(4)]
+        assert world.cloud.received[key(1)] == sha512(world.files["two.qcow2"])
+        assert world.cloud.received[key(3)] == sha512(world.files["one.raw"])
+        assert list(world.spool.iterdir()) == []
+
+    return KillMatrix(prepare, verify, syscalls=("fsync", "rename", "unlink", "mkdir", "ftruncate", "sendto", "write"))
+
+
+def test_killed_and_run_again(world: World) -> None:
+    killing(world).run(sample=5, seed=3)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(7200)
+def test_killed_at_every_system_call_and_run_again(world: World) -> None:
+    killing(world).run(sample=None)

@@ -1,0 +1,212 @@
+"""The image flow as a whole: signed lists on an HTTPS server, `cloudkeeper`, `cloudkeeper-os`, a real Glance.
+
+The outcome is read from Glance's database and by downloads through its public API, hashed by sha512sum.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keystoneauth1 import session
+
+from tests.e2e import images_cloud
+from tests.e2e.images_backend import Backend, started
+from tests.e2e.images_cloud import Cloud, Row
+from tests.e2e.images_frontend import BOOT_SECTOR, PROGRAM, Done, make_disks, qemu_img, run, sha512
+from tests.simulators import image_server
+from tests.simulators.image_lists import image, image_id, image_list, sign
+from tests.simulators.image_server import ImageServer
+from tests.testbed.api import GLANCE
+from tests.testbed.configuration import REGION
+from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
+
+pytestmark = pytest.mark.cloud
+PROJECTS = {"ops": "img-ops", "biomed": "img-biomed"}
+
+
+@dataclass
+class Site:
+    """Everything between an endorser and Glance."""
+
+    cloud: Cloud
+    backend: Backend
+    web: ImageServer
+    signer: Credential
+    files: dict[str, bytes]
+
+    def image(self, number: int, name: str, **changes: Any) -> dict[str, Any]:
+        uri = self.web.put(f"/images/{name}", self.files[name])
+        return image(
+            number, uri=uri, content=self.files[name], **{"hv__format": name.rpartition(".")[2].upper()} | changes
+        )
+
+    def publish(self, vo: str, images: list[dict[str, Any]], **changes: Any) -> bytes:
+        dn = f"{HOST_DN}/CN=lists.example.org"
+        message = sign(
+            image_list(images, dn=dn, ca=AUTHORITY_DN, vo=vo, identifier=f"list-{vo}", **changes), self.signer
+        )
+        self.web.put(f"/{vo}/image.list", message)
+        return message
+
+    @property
+    def command(self) -> list[str]:
+        root = self.backend.root
+        return ["sync", "--root", str(root), "--backend-endpoint", f"127.0.0.1:{self.backend.port}"]
+
+    def sync(self, *flags: str) -> Done:
+        return run(*self.command, *flags)
+
+    def offered(self, vo: str) -> dict[str, Row]:
+        """Return the images of a VO's project that users see, by the identifier of the list."""
+        rows = [row for row in self.cloud.rows(PROJECTS[vo]) if row.state == "ACTIVE"]
+        found = {row.properties["APPLIANCE_ID"]: row for row in rows}
+        assert len(found) == len(rows)
+        return found
+
+    def download(self, vo: str, row: Row) -> bytes:
+        """Return an image as a user of the VO gets it."""
+        made: session.Session = self.cloud.door(PROJECTS[vo]).session
+        where = {"service_type": GLANCE, "interface": "public", "region_name": REGION}
+        content: bytes = made.get(f"/v2/images/{row.id}/file", endpoint_filter=where).content
+        return content
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    with images_cloud.running() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def site(cloud: Cloud, tmp_path: Path) -> Iterator[Site]:
+    authority = Authority.create(tmp_path / "ca", key="ec")
+    root = tmp_path / "root"
+    authority.publish(root / "etc/grid-security/certificates")
+    (tmp_path / "disks").mkdir()
+    cloud.empty()
+    backend = Backend.create(root, cloud)
+    with (
+        image_server.serve(authority.issue("localhost", key="ec")) as web,
+        started(backend),
+    ):
+        signer = authority.issue("lists.example.org", key="ec")
+        site = Site(cloud, backend, web, signer, make_disks(tmp_path / "disks"))
+        lists = root / "etc/cloudkeeper/image-lists.conf"
+        lists.parent.mkdir(parents=True)
+        lists.write_text("".join(web.url(f"/{vo}/image.list") + "\n" for vo in PROJECTS))
+        (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2, raw]\n")
+        yield site
+
+
+def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
+    site.publish("ops", [site.image(1, "one.qcow2"), site.image(2, "one.raw")])
+    site.publish("biomed", [site.image(3, "one.ova")])
+    done = site.sync()
+    assert done.returncode == 0, done.stderr
+    first = {vo: site.offered(vo) for vo in PROJECTS}
+    assert {vo: sorted(rows) for vo, rows in first.items()} == {
+        "ops": [image_id(1), image_id(2)],
+        "biomed": [image_id(3)],
+    }
+    for number, name in ((1, "one.qcow2"), (2, "one.raw")):
+        assert sha512(site.download("ops", first["ops"][image_id(number)])) == sha512(site.files[name])
+    converted = tmp_path / "converted.qcow2"
+    converted.write_bytes(site.download("biomed", first["biomed"][image_id(3)]))
+    (tmp_path / "expected.raw").write_bytes(site.files["one.raw"])
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", tmp_path / "expected.raw", converted)
+    assert list(site.backend.images.iterdir()) == []
+
+    # Nothing has changed: nothing happens.
+    assert site.sync().returncode == 0
+    assert {vo: site.offered(vo) for vo in PROJECTS} == first
+    assert site.web.asked("/images/one.qcow2") == 1
+
+    # One byte of a list is altered; the other list goes on: a new version, a new title, and one image less.
+    altered = site.publish("biomed", []).replace(b'"biomed list"', b'"biomed Iist"', 1)
+    site.web.put("/biomed/image.list", altered)
+    site.publish("ops", [site.image(1, "two.qcow2", hv__version="2026.12.01")])
+    done = site.sync()
+    assert done.returncode == 1
+    assert "the text is not the one that was signed; its images stay as they are" in done.stderr
+    assert site.offered("biomed") == first["biomed"]
+    ops = site.offered("ops")
+    assert list(ops) == [image_id(1)]
+    assert sha512(site.download("ops", ops[image_id(1)])) == sha512(site.files["two.qcow2"])
+
+    # Only what is told of an image changes: the record of Glance stays the same one.
+    site.publish("ops", [site.image(1, "two.qcow2", hv__version="2026.12.01", dc__title="Another title")])
+    assert site.sync().returncode == 1
+    renamed = site.offered("ops")[image_id(1)]
+    assert (renamed.id, renamed.name) == (ops[image_id(1)].id, "Another title")
+    assert renamed.properties["APPLIANCE_TITLE"] == "Another title"
+    assert site.web.asked("/images/two.qcow2") == 1
+
+
+def test_a_wrong_checksum_leaves_the_old_version(site: Site) -> None:
+    site.publish("ops", [site.image(1, "one.qcow2")])
+    site.publish("biomed", [])
+    assert site.sync().returncode == 0
+    before = site.offered("ops")
+    site.publish("ops", [site.image(1, "two.qcow2", hv__version="2", sl__checksum__sha512="0" * 128)])
+    done = site.sync()
+    assert done.returncode == 1
+    assert "the list says 0000000000000000…" in done.stderr
+    assert site.offered("ops") == before
+    assert sha512(site.download("ops", before[image_id(1)])) == sha512(site.files["one.qcow2"])
+
+
+def test_a_vo_without_a_project_stops_no_other(site: Site) -> None:
+    site.publish("ops", [site.image(1, "one.qcow2")])
+    site.publish("biomed", [site.image(2, "one.qcow2")], ad__vo="unknown")
+    done = site.sync()
+    assert done.returncode == 1
+    assert "unknown" in done.stderr
+    assert list(site.offered("ops")) == [image_id(1)]
+
+
+def until_it_uploads(site: Site) -> None:
+    """Wait until Glance has begun to take an image in."""
+    deadline = time.monotonic() + 60
+    while not any(row.status in {"queued", "saving"} for row in site.cloud.rows("img-ops")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("victim", ["frontend", "backend"])
+def test_killed_in_mid_upload_and_run_again(site: Site, tmp_path: Path, victim: str) -> None:
+    large = tmp_path / "large.raw"
+    with large.open("wb") as file:
+        file.write(BOOT_SECTOR)
+        for number in range(48):
+            file.write(f"block {number:03}".encode().ljust(64, b".") * 16384)
+    uri = site.web.put("/images/large.raw", large)
+    content = large.read_bytes()
+    site.publish("ops", [image(1, uri=uri, content=content, hv__format="RAW"), site.image(2, "one.qcow2")])
+    site.publish("biomed", [])
+    with subprocess.Popen(
+        [str(PROGRAM), *site.command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        until_it_uploads(site)
+        if victim == "frontend":
+            running.kill()
+        else:
+            site.backend.stop(signal.SIGKILL)
+        output, _ = running.communicate(timeout=60)
+    if victim == "backend":
+        assert running.returncode == 1, output
+        assert "cannot be reached" in output
+        site.backend.start()
+    assert image_id(1) not in site.offered("ops")
+    done = site.sync()
+    assert done.returncode == 0, done.stderr
+    assert sorted(site.offered("ops")) == [image_id(1), image_id(2)]
+    assert sha512(site.download("ops", site.offered("ops")[image_id(1)])) == sha512(content)
+    assert len(site.cloud.rows("img-ops")) == 2
+    assert list(site.backend.images.iterdir()) == []

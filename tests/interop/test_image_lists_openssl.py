@@ -1,0 +1,115 @@
+"""Image lists that were made apart from this code, and those that openssl signs now, in its several manners."""
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.errors import Malformed, Tampered, Untrusted
+from cloudkeeper.frontend import imagelist
+from cloudkeeper.model import Endorser
+from tests.simulators.image_lists import image, image_list, openssl_accepts, sign
+from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
+
+LISTS = Path(__file__).parent / "image-lists"
+AT = datetime(2027, 1, 1, tzinfo=UTC)
+"""After the sample of an expired list, within the time of the others."""
+
+
+@pytest.fixture(scope="module")
+def samples() -> CADirectory:
+    return CADirectory(LISTS / "certificates")
+
+
+def signed_text(name: str) -> Any:
+    """Return what the openssl program takes out of a list."""
+    command = ["openssl", "smime", "-verify", "-purpose", "any", "-CApath", str(LISTS / "certificates")]
+    done = subprocess.run([*command, "-in", str(LISTS / name)], capture_output=True, check=True)
+    return json.loads(done.stdout)["hv:imagelist"]
+
+
+@pytest.mark.parametrize("name", ["good.list", "good-crlf.list"])
+def test_good_lists_are_believed(samples: CADirectory, name: str) -> None:
+    found, warnings = imagelist.verify((LISTS / name).read_bytes(), trust=samples, at=AT)
+    wanted = signed_text(name)
+    assert found.identifier == wanted["dc:identifier"]
+    assert (found.vo, found.version, found.refused) == ("ops", "20261101.1", ())
+    assert found.endorser == Endorser(
+        "/DC=EU/DC=EXAMPLE/C=NL/O=Hosts/O=Example Foundation/CN=lists.example.org",
+        "/DC=ORG/DC=EXAMPLE-GRID/CN=Example Sample CA",
+    )
+    assert found.expires == datetime(2055, 12, 31, 23, 59, 59, tzinfo=UTC)
+    for offer, entry in zip(found.offers, wanted["hv:images"], strict=True):
+        assert offer.appliance.attributes == entry["hv:image"] | wanted["hv:endorser"]["hv:x509"]
+    first = found.offers[0]
+    assert (first.appliance.ram, first.appliance.cores) == (2**30, 1)
+    assert first.appliance.operating_system == "Linux Debian 12"
+    assert first.source.size == 734003200
+    assert all("CRL is stale" in warning for warning in warnings)
+
+
+def test_the_expired_and_the_tampered_list(samples: CADirectory) -> None:
+    assert openssl_accepts((LISTS / "expired.list").read_bytes(), LISTS / "certificates")
+    with pytest.raises(Untrusted, match="it expired on 2026-03-31"):
+        imagelist.verify((LISTS / "expired.list").read_bytes(), trust=samples, at=AT)
+    assert not openssl_accepts((LISTS / "tampered.list").read_bytes(), LISTS / "certificates")
+    with pytest.raises(Tampered):
+        imagelist.verify((LISTS / "tampered.list").read_bytes(), trust=samples, at=AT)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+    made.publish(made.directory / "certificates")
+    return made
+
+
+@pytest.fixture(scope="module")
+def signer(authority: Authority) -> Credential:
+    return authority.issue("lists.example.org", key="ec")
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    images = [image(1, uri="https://images.example.org/one.qcow2", dc__title="Una imagen añil")]
+    return image_list(images, dn=f"{HOST_DN}/CN=lists.example.org", ca=AUTHORITY_DN, **changes)
+
+
+@pytest.mark.parametrize("options", [[], ["-md", "sha512"], ["-text"], ["-nocerts"], ["-crlfeol"]], ids=str)
+def test_what_openssl_signs(authority: Authority, signer: Credential, options: list[str]) -> None:
+    certificates = authority.directory / "certificates"
+    trust = CADirectory(certificates)
+    message = sign(json.dumps(document(), ensure_ascii=False).encode(), signer, *options)
+    if options == ["-nocerts"]:  # openssl has to be told the signer then, and we do not go looking for one
+        with pytest.raises((Malformed, Untrusted)):
+            imagelist.verify(message, trust=trust, at=datetime.now(UTC))
+        return
+    assert openssl_accepts(message, certificates)
+    found, _ = imagelist.verify(message, trust=trust, at=datetime.now(UTC))
+    assert [offer.appliance.title for offer in found.offers] == ["Una imagen añil"]
+
+
+def test_every_altered_byte_of_the_list_is_noticed(authority: Authority, signer: Credential) -> None:
+    """Flip one byte at many places of the signed text: neither verifier accepts, or the text is the same one."""
+    trust = CADirectory(authority.directory / "certificates")
+    message = sign(document(), signer)
+    start, end = message.index(b"{"), message.rindex(b"}")
+    for position in range(start, end, 37):
+        altered = bytearray(message)
+        altered[position] ^= 1
+        with pytest.raises((Malformed, Untrusted)):
+            imagelist.verify(bytes(altered), trust=trust, at=datetime.now(UTC))
+
+
+def test_the_e_mail_of_a_name_may_be_spelled_in_two_ways(authority: Authority) -> None:
+    own = Authority.create(
+        authority.directory / "mail", subject="/DC=EU/DC=EXAMPLE/CN=Mail/emailAddress=ca@example.org", key="ec"
+    )
+    own.publish(authority.directory / "mail-certificates", may_sign=())
+    one = own.issue("lists.example.org", key="ec")
+    trust = CADirectory(authority.directory / "mail-certificates")
+    listed = image_list([], dn=f"{HOST_DN}/CN=lists.example.org", ca="/DC=EU/DC=EXAMPLE/CN=Mail/Email=ca@example.org")
+    imagelist.verify(sign(listed, one), trust=trust, at=datetime.now(UTC))

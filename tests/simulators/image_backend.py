@@ -1,0 +1,121 @@
+"""A backend of the 1.x protocol that keeps appliances in memory, and fails when told to.
+
+It believes what the frontend says, but looks at the files: ``received`` holds the SHA-512 of what was at each location
+when the call came. `misbehave` makes one method fail for one image.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from cloudkeeper.wire import communicator_1x_pb2 as pb
+from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
+
+SUCCESS = (("status", "SUCCESS"),)
+
+
+@dataclass(slots=True)
+class Cloud:
+    """What is offered, by list and image, and which calls came in which order."""
+
+    appliances: dict[tuple[str, str], pb.Appliance] = field(default_factory=dict)
+    received: dict[tuple[str, str], str] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    faults: dict[tuple[str, str], str] = field(default_factory=dict)
+    metadata: list[tuple[str, str]] = field(default_factory=list)
+    features: str = "metadata-update"
+    port: int = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def misbehave(self, method: str, image: str = "", *, how: str) -> None:
+        """Let ``method`` fail: ``how`` is a status of 1.x, or "exception", or "silence" (no result told)."""
+        self.faults[method, image] = how
+
+
+class _Backend(stubs.CommunicatorServicer):
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+
+    def _note(self, method: str, image: str, context: grpc.ServicerContext) -> bool:
+        self.cloud.calls.append(f"{method} {image}".strip())
+        how = self.cloud.faults.get((method, image)) or self.cloud.faults.get((method, ""))
+        if how == "exception":
+            raise RuntimeError("unexpected")
+        if how is None:
+            context.set_trailing_metadata(SUCCESS)
+        elif how != "silence":
+            context.set_trailing_metadata((("status", how), ("message", f"{method} is made to fail")))
+        return how is None
+
+    def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+        self.cloud.metadata = [(key, str(value)) for key, value in context.invocation_metadata()]
+        if self._note("PreAction", "", context):
+            context.set_trailing_metadata((*SUCCESS, ("features", self.cloud.features)))
+        return request
+
+    def PostAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+        self._note("PostAction", "", context)
+        return request
+
+    def ImageLists(self, request: Empty, context: grpc.ServicerContext) -> Iterator[pb.ImageListIdentifier]:  # noqa: ARG002, N802
+        for name in dict.fromkeys(list_id for list_id, _ in self.cloud.appliances):
+            yield pb.ImageListIdentifier(image_list_identifier=name)
+        self._note("ImageLists", "", context)
+
+    def Appliances(self, request: pb.ImageListIdentifier, context: grpc.ServicerContext) -> Iterator[pb.Appliance]:  # noqa: N802
+        for (list_id, _), appliance in list(self.cloud.appliances.items()):
+            if list_id == request.image_list_identifier:
+                yield appliance
+        self._note("Appliances", request.image_list_identifier, context)
+
+    def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+        self._store("AddAppliance", request, context)
+        return Empty()
+
+    def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+        self._store("UpdateAppliance", request, context)
+        return Empty()
+
+    def RemoveAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+        if self._note("RemoveAppliance", request.identifier, context):
+            self.cloud.appliances.pop((request.image_list_identifier, request.identifier))
+        return Empty()
+
+    def _store(self, method: str, request: pb.Appliance, context: grpc.ServicerContext) -> None:
+        if not self._note(method, request.identifier, context):
+            return
+        key = (request.image_list_identifier, request.identifier)
+        if request.HasField("image"):
+            self.cloud.received[key] = hashlib.sha512(Path(request.image.location).read_bytes()).hexdigest()
+        kept = pb.Appliance()
+        kept.CopyFrom(request)
+        kept.ClearField("image")
+        self.cloud.appliances[key] = kept
+
+
+@contextlib.contextmanager
+def serve(*, credentials: grpc.ServerCredentials | None = None) -> Iterator[Cloud]:
+    """Serve on a free port of loopback until the end of the block."""
+    cloud = Cloud()
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    stubs.add_CommunicatorServicer_to_server(_Backend(cloud), server)  # type: ignore[no-untyped-call]
+    if credentials:
+        cloud.port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        cloud.port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield cloud
+    finally:
+        server.stop(None).wait()

@@ -1,0 +1,173 @@
+"""An HTTPS server of image lists and images that can also misbehave.
+
+    with serve(credential) as server:
+        server.put("/list", b"…", token="secret")
+        server.put("/big.qcow2", path)             # a file, sent in blocks
+        server.put("/moved", Redirect("https://…"))
+        server.put("/short", Broken(b"half of it", announced=100))
+        fetch(server.url("/list"))
+        server.requests                            # [("GET", "/list", headers), …]
+
+Its certificate is the one given; without one it speaks plain HTTP.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import io
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.testbed.pki import Credential
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Answer 302 to another place."""
+
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Send ``content``, claim ``announced`` bytes (None: nothing), and hang up."""
+
+    content: bytes
+    announced: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """Send ``content`` with ``pause`` seconds between its bytes."""
+
+    content: bytes
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Answer with this status ``times`` times, then with ``then``."""
+
+    code: int
+    times: int = 1_000_000
+    then: bytes = b""
+
+
+Content = bytes | Path | Redirect | Broken | Slow | Status
+
+
+@dataclass(slots=True)
+class ImageServer:
+    """What is served, and what was asked for."""
+
+    base: str
+    contents: dict[str, Content] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+    requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
+
+    def put(self, path: str, content: Content, *, token: str = "") -> str:
+        """Serve ``content`` at ``path``, to whoever has ``token`` if there is one; returns the URL."""
+        self.contents[path] = content
+        if token:
+            self.tokens[path] = token
+        return self.url(path)
+
+    def url(self, path: str) -> str:
+        return f"{self.base}{path}"
+
+    def asked(self, path: str) -> int:
+        """Return how often a path was asked for."""
+        return sum(asked == path for _, asked, _ in self.requests)
+
+
+class _Responder(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        world = self.server.world
+        world.requests.append(("GET", self.path, dict(self.headers)))
+        content = world.contents.get(self.path)
+        if (token := world.tokens.get(self.path)) and not self._is_known(token):
+            content = Status(401)
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            self._answer(content)
+
+    def _is_known(self, token: str) -> bool:
+        wanted = base64.b64encode(f"{token}:x-oauth-basic".encode()).decode()
+        return self.headers.get("Authorization") == f"Basic {wanted}"
+
+    def _answer(self, content: Content | None) -> None:
+        match content:
+            case bytes() | Path():
+                self._send(content)
+            case Redirect(location):
+                self._begin(302, 0, location=location)
+            case Broken(text, announced):
+                self._begin(200, announced)
+                self.wfile.write(text)
+                self.close_connection = True
+            case Slow(text, pause):
+                self._begin(200, len(text))
+                for number in range(len(text)):
+                    self.wfile.write(text[number : number + 1])
+                    time.sleep(pause)
+            case Status(code, times, then):
+                if self.server.world.asked(self.path) > times:
+                    self._send(then)
+                else:
+                    self._begin(code, 0)
+            case None:
+                self._begin(404, 0)
+
+    def _send(self, content: bytes | Path) -> None:
+        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+            self._begin(200, len(content) if isinstance(content, bytes) else content.stat().st_size)
+            while block := file.read(2**20):
+                self.wfile.write(block)
+
+    def _begin(self, code: int, length: int | None, *, location: str = "") -> None:
+        self.send_response(code)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        if location:
+            self.send_header("Location", location)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        pass
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    world: ImageServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients of these tests hang up when they do not believe the certificate."""
+
+
+@contextlib.contextmanager
+def serve(credential: Credential | None, *, host: str = "localhost") -> Iterator[ImageServer]:
+    """Serve on a free port of loopback until the end of the block; ``host`` is the name in its URLs."""
+    server = _Server(("127.0.0.1", 0), _Responder)
+    scheme = "http"
+    if credential:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(credential.certificate, credential.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        scheme = "https"
+    server.world = ImageServer(f"{scheme}://{host}:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server.world
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

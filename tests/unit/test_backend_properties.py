@@ -1,0 +1,168 @@
+"""Which images are ours, and what is written at them; property names are those of cloudkeeper-os 0.9.9."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from appliance.core.run.errors import ApplianceError
+from cloudkeeper.backend import properties
+from cloudkeeper.backend.properties import Key, Record, State
+from cloudkeeper.backend.store import left_behind, outdated
+from cloudkeeper.model import Appliance, ApplianceId, ListId
+
+OWNER = "0123456789abcdef0123456789abcdef"
+HERE = "1d7e3f4a-0000-4000-8000-000000000001"
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def image(number: Any = 1, **properties_: Any) -> dict[str, Any]:
+    identifier = f"00000000-0000-4000-8000-{number:012}"
+    return {
+        "id": identifier,
+        "owner": OWNER,
+        "status": "active",
+        "created_at": f"2026-11-24T10:00:{number:02}Z",
+        "APPLIANCE_ID": "one",
+        "APPLIANCE_IMAGE_LIST_ID": "list",
+        "APPLIANCE_VO": "ops",
+        "APPLIANCE_STATUS": "ACTIVE",
+        "APPLIANCE_BACKEND": f"{HERE} {identifier}",
+    } | properties_
+
+
+def record(number: Any = 1, **more: Any) -> Record:
+    found = properties.recognise(image(number, **more), owner=OWNER)
+    assert found is not None
+    return found
+
+
+def appliance(**more: Any) -> Appliance:
+    made = Appliance(ApplianceId("one"), ListId("list"), vo="ops", title="One", attributes={"hv:version": "1"})
+    return replace(made, **more)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"owner": "somebody else"},
+        {"image_type": "snapshot"},
+        {"base_image_ref": "x", "APPLIANCE_BACKEND": None},
+        {"instance_uuid": "x"},
+        {"block_device_mapping": "[]"},
+        {"APPLIANCE_BACKEND": f"{HERE} 00000000-0000-4000-8000-000000000099"},
+        {"APPLIANCE_BACKEND": HERE},
+        {"APPLIANCE_ID": ""},
+        {"APPLIANCE_IMAGE_LIST_ID": None},
+        {"APPLIANCE_STATUS": "active"},
+        {"APPLIANCE_STATUS": None},
+    ],
+)
+def test_images_that_are_not_ours(more: dict[str, Any]) -> None:
+    assert properties.recognise(image(**more), owner=OWNER) is None
+
+
+def test_images_that_are_ours() -> None:
+    assert record().key == Key("ops", ListId("list"), ApplianceId("one"))
+    assert record(APPLIANCE_BACKEND=None).installation == ""
+    assert record(APPLIANCE_STATUS="EOL").state is State.EOL
+    assert record(base_image_ref="").installation == HERE
+
+
+@pytest.mark.parametrize(
+    ("ram", "mib"), [(0, 0), (1, 1), (2**20, 1), (2**20 + 1, 2), (2147483648, 2048), (2**63 - 1, 2**31 - 1), (-5, 0)]
+)
+def test_least_memory_is_rounded_up_to_mib(ram: int, mib: int) -> None:
+    assert properties.standard(appliance(ram=ram))["min_ram"] == mib
+
+
+def test_an_image_without_title_is_called_by_its_identifier() -> None:
+    assert properties.standard(appliance(title=""))["name"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("told", "written"), [("x86_64", "x86_64"), ("i386", "i686"), ("AMD64", "x86_64"), ("riscv", None), ("", None)]
+)
+def test_only_architectures_that_nova_knows(told: str, written: str | None) -> None:
+    assert properties.describe(appliance(architecture=told)).get("architecture") == written
+
+
+def test_a_value_that_is_too_long_is_refused() -> None:
+    attributes = {f"ad:{number}": "x" * 1000 for number in range(66)}
+    with pytest.raises(ApplianceError, match="APPLIANCE_ATTRIBUTES is longer than"):
+        properties.describe(appliance(attributes=attributes))
+
+
+def test_values_that_cannot_be_read_count_as_none() -> None:
+    broken = record(APPLIANCE_RAM="much", APPLIANCE_EXPIRATION_DATE=str(2**62), APPLIANCE_ATTRIBUTES="{")
+    found = properties.read(broken)
+    assert (found.ram, found.expires, dict(found.attributes)) == (0, None, {})
+
+
+def test_what_is_written_is_read_again() -> None:
+    told = appliance(ram=2**31, cores=2, expires=NOW, description="añil\n\u2028", attributes={"dc:title": "\U0001f680"})
+    written = image(**properties.describe(told))
+    found = properties.recognise(written, owner=OWNER)
+    assert found is not None
+    assert properties.read(found) == told
+
+
+def test_a_description_that_is_right_needs_no_patch() -> None:
+    told = appliance()
+    written = record(**properties.describe(told), **properties.standard(told))
+    assert properties.difference(written, told, installation=HERE) == []
+
+
+def test_patches_escape_names_and_leave_others_alone() -> None:
+    told = appliance()
+    written = record(
+        **properties.describe(told), **properties.standard(told), **{"ad:a/b~c": "x", "hw_disk_bus": "scsi"}
+    )
+    patch = properties.difference(written, told, installation=HERE)
+    assert patch == [{"op": "remove", "path": "/ad:a~1b~0c"}]
+
+
+def test_a_description_adopts_the_image_of_another_backend() -> None:
+    told = appliance()
+    written = record(**properties.describe(told), **properties.standard(told), APPLIANCE_BACKEND=None)
+    (operation,) = properties.difference(written, told, installation="new")
+    assert operation == {"op": "add", "path": "/APPLIANCE_BACKEND", "value": f"new {written.id}"}
+
+
+def test_attributes_are_json_of_ascii() -> None:
+    text = properties.describe(appliance(attributes={"b": "\U0001f680", "a": "ñ"}))["APPLIANCE_ATTRIBUTES"]
+    assert text.isascii()
+    assert list(json.loads(text).items()) == [("a", "ñ"), ("b", "\U0001f680")]
+
+
+def test_orphans() -> None:
+    mine, made, young, old = (
+        record(number, APPLIANCE_STATUS="STAGING", **more)
+        for number, more in enumerate(
+            [
+                {},
+                {},
+                {"APPLIANCE_BACKEND": "other 00000000-0000-4000-8000-000000000002"},
+                {
+                    "APPLIANCE_BACKEND": "other 00000000-0000-4000-8000-000000000003",
+                    "created_at": (NOW - timedelta(hours=25)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                },
+            ]
+        )
+    )
+    records = [mine, made, young, old, record(9)]
+    assert left_behind(records, installation=HERE, kept=frozenset({made.id}), now=NOW) == [mine, old]
+
+
+def test_all_versions_but_the_newest_are_outdated() -> None:
+    old, new = record(1), record(2)
+    without_data = record(3, status="queued")
+    unmarked = record(4, APPLIANCE_BACKEND=None)
+    hidden, other = record(5, APPLIANCE_STATUS="EOL"), record(6, APPLIANCE_ID="other")
+    assert set(outdated_ids([without_data, new, old, unmarked, hidden, other])) == {old.id, without_data.id}
+
+
+def outdated_ids(records: list[Record]) -> list[str]:
+    return [found.id for found in outdated(records)]

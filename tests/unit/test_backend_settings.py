@@ -1,0 +1,168 @@
+"""cloudkeeper-os.conf and the mapping: what is taken, what is refused, and where it says so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.core.run.errors import ConfigurationError
+from appliance.core.run.layout import Layout
+from cloudkeeper.backend import settings
+from cloudkeeper.backend.settings import Configuration
+from cloudkeeper.cmds import backend
+
+GOOD = """\
+[DEFAULT]
+debug = true
+tempdir = /tmp
+logging_context_format_string = %(message)s
+[keystone_authtoken]
+password = pass$word
+auth_url = https://cloud.example.org:5000
+"""
+CONFIG = "etc/cloudkeeper/cloudkeeper-os.conf"
+
+
+def write(root: Path, text: str = GOOD, *, mapping: Any = None, name: str = CONFIG) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
+    listed = root / "etc/cloudkeeper-os/mapping.json"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.write_text(json.dumps(mapping or {"ops": {"tenant": "EGI_ops"}}))
+    return path
+
+
+def load(root: Path, **overrides: str) -> Configuration:
+    return settings.load(None, layout=Layout(root), overrides=overrides)
+
+
+def problems(root: Path) -> list[str]:
+    with pytest.raises(ConfigurationError) as raised:
+        load(root)
+    return [str(problem).removeprefix(f"{root}/") for problem in raised.value.problems]
+
+
+def test_defaults_are_those_of_0_9(tmp_path: Path) -> None:
+    write(tmp_path)
+    found = load(tmp_path)
+    assert found.warnings == ()
+    assert (found.endpoint, found.visibility, found.access.interface) == ("127.0.0.1:50051", "private", "public")
+    assert found.image_directory == tmp_path / "var/spool/cloudkeeper/images"
+    assert dict(found.access.options) == {
+        "username": "cloudkeeper",
+        "password": "pass$word",
+        "user_domain_id": "default",
+        "auth_url": "https://cloud.example.org:5000/v3",
+    }
+    assert found.access.verify is True
+
+
+def test_every_option(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    text = f"""\
+[DEFAULT]
+grpc-port = 50052
+listen_address = ::1
+image_visibility = Shared
+endpoint_type = internal
+region_name = RegionOne
+image_dir = {tmp_path}/images
+log_dir = /var/log
+log_file = os.log
+[keystone_authtoken]
+username = account
+password = secret
+user_domain_name = egi
+project_domain_name = egi
+auth_url = https://cloud.example.org:5000/v3
+cafile = {tmp_path}/ca.pem
+"""
+    write(tmp_path, text, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
+    found = load(tmp_path)
+    assert (found.endpoint, found.visibility, found.access.interface) == ("[::1]:50052", "shared", "internal")
+    assert (found.access.region, found.access.verify) == ("RegionOne", f"{tmp_path}/ca.pem")
+    assert (found.access.options["user_domain_name"], found.access.project_domain_name) == ("egi", "egi")
+    assert (found.image_directory, found.log_file) == (tmp_path / "images", Path("/var/log/os.log"))
+    assert load(tmp_path, grpc_port="1234", listen_address="192.0.2.1").endpoint == "192.0.2.1:1234"
+
+
+def test_an_application_credential(tmp_path: Path) -> None:
+    text = GOOD.replace("password = pass$word", "auth_type = v3applicationcredential\napplication_credential_id = a")
+    write(tmp_path, text)
+    assert problems(tmp_path) == [
+        f"{CONFIG}: [keystone_authtoken] application_credential_secret: must be set: v3applicationcredential needs it"
+    ]
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"ops": {"tenant": "p"}},
+        {"ops": {"project": "p"}},
+        {"ops": {"projects": ["p"]}},
+        {"ops": {"tenants": ["p"], "tenant": None}},
+        {"ops": {"project": "p", "domain": "d"}},
+        {"vos": [{"name": "ops", "auth": {"project_id": "p"}}]},
+    ],
+)
+def test_every_form_of_mapping(tmp_path: Path, mapping: Any) -> None:
+    write(tmp_path, mapping=mapping)
+    assert {vo: entry.project for vo, entry in load(tmp_path).projects.items()} == {"ops": "p"}
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    text = """\
+[DEFAULT]
+grpc_port = 70000
+listen_address = localhost
+image_visibility = privat
+image_dir = images
+[keystone_authtoken]
+auth_url = https://yourkeystone/v3
+insecure = true
+cafile = /nowhere/ca.pem
+"""
+    write(tmp_path, text, mapping={"a": {"projects": ["b", "c"]}, "d": {"project": "b"}})
+    told = problems(tmp_path)
+    assert [line.split(": ")[0] for line in told] == [
+        CONFIG,
+        *(f"{CONFIG}:{number}" for number in (2, 3, 4, 5, 7, 8, 9)),
+        "etc/cloudkeeper-os/mapping.json",
+    ]
+    assert told[0].endswith("[keystone_authtoken] password: must be set: v3password needs it")
+    assert told[-1].endswith("a: has the projects b and c; keep the one that gets its images")
+
+
+def test_the_shipped_file_needs_three_things(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "etc/cloudkeeper/cloudkeeper-os.conf"
+    write(tmp_path, shipped.read_text())
+    (tmp_path / "etc/cloudkeeper-os/mapping.json").unlink()
+    assert [line.split(": ", 1)[1] for line in problems(tmp_path)] == [
+        "[keystone_authtoken] auth_url: must be set: Keystone's public URL, https://HOST:5000/v3",
+        "[keystone_authtoken] password: must be set: v3password needs it",
+        "cannot be read: no such file or directory",
+    ]
+
+
+def test_two_files_are_one_too_many(tmp_path: Path) -> None:
+    write(tmp_path)
+    write(tmp_path, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
+    (line,) = problems(tmp_path)
+    assert line == (f"etc/cloudkeeper-os/cloudkeeper-os.conf: exists, and {tmp_path}/{CONFIG} too; keep one of them")
+
+
+def test_check_config_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path)
+    assert backend.main(["--root", str(tmp_path), "--check-config"]) == 0
+    shown = capsys.readouterr()
+    assert "https://cloud.example.org:5000/v3 as cloudkeeper" in shown.out
+    assert "pass$word" not in shown.out + shown.err
+
+
+def test_a_password_that_all_may_read_is_told(tmp_path: Path) -> None:
+    write(tmp_path).chmod(0o644)
+    (warning,) = load(tmp_path).warnings
+    assert str(warning).startswith(f"{tmp_path}/{CONFIG}:6: [keystone_authtoken] password: anybody on this host")

@@ -1,0 +1,101 @@
+"""Files that a frontend names: what is sent of them, and when nothing is."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.source import open_source
+from cloudkeeper.model import Format, ImageData
+
+DATA = b"0123456789abcdef" * 200_000  # three blocks of 1 MiB and a part of one
+
+
+def always() -> bool:
+    return True
+
+
+def described(path: Path, *, algorithm: str = "sha512", size: int = len(DATA)) -> ImageData:
+    return ImageData(str(path), Format.RAW, hashlib.new(algorithm, DATA).hexdigest(), size)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "image.raw"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.mark.parametrize("algorithm", ["sha512", "sha256"])
+def test_all_bytes_are_sent_as_often_as_needed(path: Path, algorithm: str) -> None:
+    with open_source(described(path, algorithm=algorithm), directory=path.parent, is_wanted=always) as source:
+        blocks = iter(source)
+        next(blocks)
+        assert b"".join(source) == DATA
+        assert len(source) == len(DATA)
+        assert source.sha512 == hashlib.sha512(DATA).hexdigest()
+        assert source.digest("md5") == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
+
+
+def test_capital_letters_in_a_checksum(path: Path) -> None:
+    data = ImageData(str(path), Format.RAW, hashlib.sha512(DATA).hexdigest().upper(), 0)
+    with open_source(data, directory=path.parent, is_wanted=always) as source:
+        assert b"".join(source) == DATA
+
+
+@pytest.mark.parametrize("at", [0, len(DATA) - 1])
+def test_the_last_block_is_held_back_when_the_checksum_is_wrong(path: Path, at: int) -> None:
+    path.write_bytes(DATA[:at] + b"?" + DATA[at + 1 :])
+    sent: list[bytes] = []
+    with open_source(described(path), directory=path.parent, is_wanted=always) as source:
+        with pytest.raises(Failed, match=r"its sha512 is [0-9a-f]{16}…, not [0-9a-f]{16}… as told"):
+            sent.extend(source)
+        assert source.sha512 == ""
+    assert len(b"".join(sent)) < len(DATA)
+
+
+def test_a_file_that_is_cut_short_while_it_is_sent(path: Path) -> None:
+    with open_source(described(path), directory=path.parent, is_wanted=always) as source:
+        blocks = iter(source)
+        next(blocks)
+        path.write_bytes(b"")
+        with pytest.raises(Failed, match="has become shorter"):
+            list(blocks)
+
+
+def test_nobody_wants_it_any_longer(path: Path) -> None:
+    answers = iter([True, True, False])
+    with (
+        open_source(described(path), directory=path.parent, is_wanted=lambda: next(answers)) as source,
+        pytest.raises(Failed, match="nothing was stored"),
+    ):
+        list(source)
+
+
+def test_a_link_within_the_directory_is_followed_and_one_out_of_it_is_not(path: Path, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (tmp_path / "link").symlink_to(path)
+    (inner / "link").symlink_to(path)
+    with open_source(described(tmp_path / "link"), directory=tmp_path, is_wanted=always) as source:
+        assert b"".join(source) == DATA
+    with (
+        pytest.raises(Failed, match="is not below the image directory"),
+        open_source(described(inner / "link"), directory=inner, is_wanted=always),
+    ):
+        pass
+
+
+def test_a_sibling_whose_name_begins_alike_is_outside(path: Path, tmp_path: Path) -> None:
+    images = tmp_path / "image"
+    images.mkdir()
+    with pytest.raises(Failed, match="is not below"), open_source(described(path), directory=images, is_wanted=always):
+        pass
+
+
+def test_an_empty_file_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    data = ImageData(str(tmp_path / "empty"), Format.RAW, "0" * 128, 0)
+    with pytest.raises(Failed, match="has 0 bytes"), open_source(data, directory=tmp_path, is_wanted=always):
+        pass

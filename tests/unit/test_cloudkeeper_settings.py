@@ -1,0 +1,189 @@
+"""cloudkeeper.yml in the forms that sites have, and what is told when it is wrong."""
+
+import argparse
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.core.run import cli
+from appliance.core.run.errors import ConfigurationError
+from appliance.core.run.layout import Layout
+from cloudkeeper.cmds import frontend
+from cloudkeeper.frontend import settings
+from cloudkeeper.frontend.settings import FrontendSettings
+from cloudkeeper.model import Format
+
+ETC = Path(__file__).parents[2] / "etc" / "cloudkeeper"
+URL = "https://lists.example.org/image.list"
+
+FULL = """\
+---
+cloudkeeper:
+  image-lists: # the lists
+    - https://lists.example.org/image.list
+    - https://lists.example.org/other.list
+  ca-dir: {root}
+  authentication: true
+  certificate: {root}/host.pem
+  key: {root}/host.key
+  image-dir: {root}/images
+  external-tools:
+    execution-timeout: 30
+    binaries:
+      qemu-img: /opt/qemu-img
+      nginx: /usr/bin/nginx
+  remote-mode: false
+  nginx:
+    runtime-dir: /var/run/cloudkeeper/
+    port: 50505
+    ip-address: 127.0.0.1
+    proxy:
+      ip-address:
+      port:
+      ssl: false
+  backend:
+    endpoint: backend:50051
+    certificate: {root}/backend.pem
+  formats:
+    - raw
+    - QCOW2
+  logging:
+    level: WARN
+    file: {root}/log
+  lock-file: {root}/lock
+  debug: false
+"""
+
+
+def parse(*flags: str) -> argparse.Namespace:
+    program = cli.Program("cloudkeeper", "", frontend.add_arguments, frontend.run)
+    return cli.parser(program).parse_args([*flags])
+
+
+def load(root: Path, text: str, *flags: str) -> FrontendSettings:
+    path = root / "etc/cloudkeeper/cloudkeeper.yml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace("{root}", str(root)))
+    return settings.load(parse(*flags), Layout(root))
+
+
+def problems(root: Path, text: str, *flags: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(root, text, *flags)
+    return [str(problem).removeprefix(f"{root}/etc/cloudkeeper/") for problem in caught.value.problems]
+
+
+def test_every_option_of_1_7_1(tmp_path: Path) -> None:
+    for name in ("host.pem", "host.key", "backend.pem"):
+        (tmp_path / name).touch()
+    found = load(tmp_path, FULL)
+    assert [one.name for one in found.lists] == [URL, "https://lists.example.org/other.list"]
+    assert found.certificates == (tmp_path / "host.pem", tmp_path / "host.key", tmp_path / "backend.pem")
+    assert (found.ca_dir, found.image_dir, found.lock_file) == (tmp_path, tmp_path / "images", tmp_path / "lock")
+    assert (found.qemu_img, found.patience) == (Path("/opt/qemu-img"), timedelta(seconds=30))
+    assert (found.endpoint, found.formats) == ("backend:50051", (Format.RAW, Format.QCOW2))
+    assert (found.log.file, found.log.level) == (tmp_path / "log", logging.WARNING)
+    assert found.warnings == ()
+
+
+def test_defaults_are_the_peer_s(tmp_path: Path) -> None:
+    found = load(tmp_path, f"cloudkeeper:\n  image-lists: [{URL}]\n")
+    assert found.ca_dir == tmp_path / "etc/grid-security/certificates"
+    assert found.image_dir == tmp_path / "var/spool/cloudkeeper/images"
+    assert found.lock_file == tmp_path / "var/lock/cloudkeeper/cloudkeeper.lock"
+    assert found.log.file == tmp_path / "var/log/cloudkeeper/cloudkeeper.log"
+    assert found.log.level == logging.ERROR
+    assert (found.endpoint, found.formats, found.certificates) == ("127.0.0.1:50051", (Format.QCOW2,), None)
+    assert (found.qemu_img, found.patience) == (Path("/usr/bin/qemu-img"), timedelta(minutes=10))
+
+
+def test_debug_is_off_unless_asked_for() -> None:
+    assert [parse(*flags).debug for flags in ([], ["--debug"], ["--debug", "--no-debug"])] == [False, True, False]
+
+
+def test_flags_win(tmp_path: Path) -> None:
+    flags = ["--image-lists", URL, "--formats", "raw", "vmdk", "--backend-endpoint", "[::1]:1", "--no-authentication"]
+    flags += ["--logging-level", "debug", "--nginx-port", "1", "--logging-file", ""]
+    found = load(tmp_path, "cloudkeeper: {authentication: true, formats: [qcow2], backend: {endpoint: 'a:2'}}", *flags)
+    assert [one.name for one in found.lists] == [URL]
+    assert (found.formats, found.endpoint, found.certificates) == ((Format.RAW, Format.VMDK), "[::1]:1", None)
+    assert (found.log.level, found.log.file) == (logging.DEBUG, None)
+
+
+def test_the_list_file(tmp_path: Path) -> None:
+    default = tmp_path / "etc/cloudkeeper/image-lists.conf"
+    default.parent.mkdir(parents=True)
+    default.write_text(f"# x\n{URL}\nnonsense\n")
+    found = load(tmp_path, "cloudkeeper:\n  formats: raw\n")
+    assert [one.origin for one in found.lists] == [f"{default}:2"]
+    assert [str(problem) for problem in found.list_problems] == [f"{default}:3: must begin with https://"]
+    other = tmp_path / "other"
+    other.write_text("https://lists.example.org/third.list\n")
+    found = load(tmp_path, f"cloudkeeper:\n  image-lists-file: {other}\n")
+    assert [one.name for one in found.lists] == ["https://lists.example.org/third.list"]
+
+
+def test_the_single_list_of_2_0(tmp_path: Path) -> None:
+    found = load(tmp_path, f"cloudkeeper:\n  image-list: {URL}\n  verify-image-list: true\n")
+    assert [one.name for one in found.lists] == [URL]
+
+
+def test_all_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
+    text = (
+        "cloudkeeper:\n"
+        "  image-lists-file: /nowhere\n"
+        "  formats: [qcow2, vdi]\n"
+        "  backend:\n"
+        "    endpoint: localhost\n"
+        "  remote-mode: yes\n"
+        "  logging: {level: LOUD}\n"
+        "  verify-image-list: false\n"
+        "  external-tools: {execution-timeout: soon}\n"
+        "  authentication: true\n"
+        "  ca-dri: /x\n"
+    )
+    (tmp_path / "etc/grid-security").mkdir(parents=True)
+    told = problems(tmp_path, text)
+    grid = tmp_path / "etc/grid-security"
+    assert told == [
+        f"cloudkeeper.yml: [cloudkeeper.backend] certificate: file {grid}/backendcert.pem does not exist",
+        f"cloudkeeper.yml: [cloudkeeper] certificate: file {grid}/hostcert.pem does not exist",
+        f"cloudkeeper.yml: [cloudkeeper] key: file {grid}/hostkey.pem does not exist",
+        "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: file /nowhere does not exist",
+        "cloudkeeper.yml:3: [cloudkeeper] formats: 'vdi' is not allowed; write one or more of raw, ova, qcow2, vmdk",
+        "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; write HOST:PORT",
+        "cloudkeeper.yml:6: [cloudkeeper] remote-mode: images are not served over HTTP by this version; share image-dir with the backend, write false",
+        "cloudkeeper.yml:7: [cloudkeeper.logging] level: 'LOUD' is not allowed; write DEBUG or INFO or WARN or ERROR or FATAL or UNKNOWN",
+        "cloudkeeper.yml:8: [cloudkeeper] verify-image-list: lists are always verified; write true",
+        "cloudkeeper.yml:9: [cloudkeeper.external-tools] execution-timeout: 'soon' is not allowed; write a whole number from 1 to 2147483648",
+        "cloudkeeper.yml:11: [cloudkeeper] ca-dri: unknown option, ignored; did you mean ca-dir?",
+    ]
+
+
+def test_lists_in_two_places(tmp_path: Path) -> None:
+    text = f"cloudkeeper:\n  image-lists-file: {tmp_path}/x\n  image-lists: [{URL}]\n"
+    told = problems(tmp_path, text)
+    assert told == [
+        "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: cannot be used together with image-lists; keep one of them"
+    ]
+
+
+def test_no_yaml(tmp_path: Path) -> None:
+    assert problems(tmp_path, "cloudkeeper:\n  a: [1\n  b: 2\n")[0].startswith("cloudkeeper.yml:3: is not YAML: ")
+
+
+def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
+    for name in ("cloudkeeper.yml", "image-lists.conf"):
+        path = tmp_path / "etc/cloudkeeper" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((ETC / name).read_text().replace(" /", f" {tmp_path}/"))
+    shipped = settings.load(parse(), Layout(tmp_path))
+    bare = load(
+        tmp_path, "cloudkeeper: {external-tools: {binaries: {qemu-img: " + f"{tmp_path}/usr/bin/qemu-img" + "}}}\n"
+    )
+    assert shipped == bare
+    assert [str(problem) for problem in shipped.list_problems] == [
+        f"{tmp_path}/etc/cloudkeeper/image-lists.conf: names no image list; write one URL a line"
+    ]

@@ -1,0 +1,246 @@
+"""Formats as qemu-img and tar write them; images that point at other files, which qemu-img would follow."""
+
+import bz2
+import gzip
+import io
+import os
+import struct
+import subprocess
+import tarfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.core.run.errors import LocalFailure
+from cloudkeeper.frontend.formats import Disk, Unusable, detect, inspect
+from cloudkeeper.frontend.qemu import QemuImg
+from cloudkeeper.model import Format
+
+SIZE = 4 * 2**20
+
+
+def qemu_img(*arguments: str | Path, cwd: Path | None = None) -> None:
+    subprocess.run(["qemu-img", *map(str, arguments)], check=True, capture_output=True, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("disks")
+    raw = path / "disk.raw"
+    raw.write_bytes(bytes(510) + b"\x55\xaa" + b"data of a disk.." * 1000)
+    os.truncate(raw, SIZE)
+    make: dict[str, list[str]] = {
+        "v2.qcow2": ["qcow2", "-o", "compat=0.10"],
+        "v3.qcow2": ["qcow2"],
+        "zlib.qcow2": ["qcow2", "-c"],
+        "zstd.qcow2": ["qcow2", "-c", "-o", "compression_type=zstd"],
+        "extended.qcow2": ["qcow2", "-o", "extended_l2=on"],
+        "sparse.vmdk": ["vmdk", "-o", "subformat=monolithicSparse"],
+        "stream.vmdk": ["vmdk", "-o", "subformat=streamOptimized"],
+        "flat.vmdk": ["vmdk", "-o", "subformat=monolithicFlat"],
+        "split.vmdk": ["vmdk", "-o", "subformat=twoGbMaxExtentSparse"],
+        "other.vdi": ["vdi"],
+        "other.vhdx": ["vhdx"],
+    }
+    for name, options in make.items():
+        qemu_img("convert", "-f", "raw", "-O", *options, raw, path / name)
+    qemu_img("create", "-f", "qcow2", "-b", "v3.qcow2", "-F", "qcow2", "backed.qcow2", cwd=path)
+    qemu_img("create", "-f", "qcow2", "-o", "data_file=data.raw", "outside.qcow2", "4M", cwd=path)
+    qemu_img("create", "-f", "vmdk", "-b", "sparse.vmdk", "-F", "vmdk", "child.vmdk", cwd=path)
+    secret = path / "secret"
+    secret.write_text("0123456789abcdef")
+    qemu_img(
+        *("create", "-f", "qcow2", "--object", f"secret,id=s,file={secret}"),
+        *("-o", "encrypt.format=aes,encrypt.key-secret=s", path / "secret.qcow2", "4M"),
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        *((f"{name}.qcow2", Format.QCOW2) for name in ("v2", "v3", "zlib", "zstd", "extended")),
+        *((f"{name}.vmdk", Format.VMDK) for name in ("sparse", "stream")),
+        ("disk.raw", Format.RAW),
+    ],
+)
+def test_harmless_images(disks: Path, tmp_path: Path, name: str, wanted: Format) -> None:
+    found = detect(disks / name, declared="whatever the list says")
+    assert found is wanted
+    disk = inspect(disks / name, found)
+    assert disk == Disk(disks / name, wanted)
+    qemu = QemuImg()
+    assert qemu.virtual_size(disk) == SIZE
+    assert qemu.needed_bytes(disk) < SIZE
+    qemu.convert(disk, Format.QCOW2, tmp_path / "out.qcow2")
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", disks / "disk.raw", tmp_path / "out.qcow2")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("backed.qcow2", "has a backing file"),
+        ("outside.qcow2", "keeps its data in another file"),
+        ("secret.qcow2", "is encrypted"),
+        ("flat.vmdk", "description of disks in other files"),
+        ("split.vmdk", "description of disks in other files"),
+        ("child.vmdk", "has a parent disk"),
+    ],
+)
+def test_images_that_depend_on_something_else(disks: Path, name: str, words: str) -> None:
+    with pytest.raises(Unusable, match=words):
+        inspect(disks / name, detect(disks / name))
+
+
+def altered(path: Path, into: Path, *changes: tuple[int, bytes]) -> Path:
+    content = bytearray(path.read_bytes())
+    for position, text in changes:
+        content[position : position + len(text)] = text
+    into.write_bytes(content)
+    return into
+
+
+def in_descriptor(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda text: text.replace(old, new.ljust(len(old), b"\n"), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("v3.qcow2", (4, struct.pack(">I", 9)), "unknown version 9"),
+        ("v3.qcow2", (24, struct.pack(">Q", 2**50)), "bytes, at most"),
+        ("v3.qcow2", (72, struct.pack(">Q", 2)), "is marked corrupt"),
+        ("v3.qcow2", (72, struct.pack(">Q", 2**40)), "unknown features"),
+        ("sparse.vmdk", (12, struct.pack("<Q", 0)), "describes no complete disk"),
+        ("sparse.vmdk", (12, struct.pack("<Q", 2**50)), "bytes, at most"),
+        ("sparse.vmdk", (28, struct.pack("<Q", 0)), "describes no complete disk"),
+    ],
+)
+def test_forged_headers(disks: Path, tmp_path: Path, name: str, change: tuple[int, bytes], words: str) -> None:
+    path = altered(disks / name, tmp_path / name, change)
+    with pytest.raises(Unusable, match=words):
+        inspect(path, detect(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b'createType="monolithicSparse"', b'createType="custom"', "of type custom"),
+        (b'SPARSE "sparse.vmdk"', b'SPARSE "x"\nRW 1 FLAT "y"', "several extents"),
+        (b"parentCID=ffffffff", b"parentCID=0badcafe", "has a parent disk"),
+    ],
+)
+def test_forged_descriptors(disks: Path, tmp_path: Path, old: bytes, new: bytes, words: str) -> None:
+    text = (disks / "sparse.vmdk").read_bytes()
+    assert old in text
+    text = text.replace(old, new, 1) if len(new) > len(old) else in_descriptor(old, new)(text)
+    (tmp_path / "forged.vmdk").write_bytes(text)
+    with pytest.raises(Unusable, match=words):
+        inspect(tmp_path / "forged.vmdk", Format.VMDK)
+
+
+def archive(path: Path, *members: tuple[str, bytes | str]) -> Path:
+    """Write a TAR of files (bytes) and symbolic links (a text: where to)."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as made:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                member.size = len(content)
+                made.addfile(member, io.BytesIO(content))
+            else:
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                made.addfile(member)
+    return path
+
+
+@pytest.mark.parametrize(
+    "order", [("disk.ovf", "disk.vmdk"), ("disk.vmdk", "disk.ovf"), ("/x/../disk.ovf", "../../disk.vmdk")]
+)
+@pytest.mark.parametrize("kind", ["sparse.vmdk", "stream.vmdk"])
+def test_the_disk_of_an_ova_is_read_where_it_lies(
+    disks: Path, tmp_path: Path, order: tuple[str, str], kind: str
+) -> None:
+    contents = {"ovf": b"<Envelope/>", "vmdk": (disks / kind).read_bytes()}
+    path = archive(tmp_path / "a.ova", *((name, contents[name.rpartition(".")[2]]) for name in order))
+    assert detect(path) is Format.OVA
+    disk = inspect(path, Format.OVA)
+    QemuImg().convert(disk, Format.RAW, tmp_path / "out.raw")
+    assert (tmp_path / "out.raw").read_bytes() == (disks / "disk.raw").read_bytes()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.ova", "out.raw"]
+
+
+def test_archives_that_are_no_ova(disks: Path, tmp_path: Path) -> None:
+    vmdk = (disks / "sparse.vmdk").read_bytes()
+    cases: dict[str, list[tuple[str, bytes | str]]] = {
+        "no OVA of one disk: 1 .ovf and 2 .vmdk": [("a.ovf", b""), ("a.vmdk", vmdk), ("b.vmdk", vmdk)],
+        "no OVA of one disk: 0 .ovf and 1 .vmdk": [("a.vmdk", vmdk)],
+        "something other than plain files": [("a.ovf", b""), ("a.vmdk", "/etc/shadow")],
+        "no OVA of one disk: 1 .ovf and 0 .vmdk": [("a.ovf", b""), *((f"{n}.txt", b"") for n in range(200))],
+        "description of disks in other files": [("a.ovf", b""), ("a.vmdk", b"# Disk DescriptorFile\nRW 1 FLAT")],
+    }
+    for words, members in cases.items():
+        path = archive(tmp_path / "a.ova", *members)
+        with pytest.raises(Unusable, match=words):
+            inspect(path, Format.OVA)
+    path = archive(tmp_path / "a.ova", ("a.ovf", b""), ("a.vmdk", vmdk))
+    path.write_bytes(path.read_bytes()[:4096])
+    with pytest.raises(Unusable, match=r"its archive (is cut off|cannot be read)"):
+        inspect(path, Format.OVA)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b"x" * 999), "compressed by gzip"),
+        (bz2.compress(b"x" * 999), "compressed by bzip2"),
+        (b"\0" * 1024, "in no format that is known .*; the list calls it 'QCOW2'"),
+        (b"", "in no format that is known"),
+        (b"<html>not found</html>", "in no format that is known"),
+    ],
+    ids=["gzip", "bzip2", "zeros", "empty", "html"],
+)
+def test_what_is_no_image(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(Unusable, match=words):
+        detect(tmp_path / "x", declared="QCOW2")
+
+
+@pytest.mark.parametrize("name", ["other.vdi", "other.vhdx"])
+def test_formats_of_others_are_not_taken_for_raw(disks: Path, name: str) -> None:
+    with pytest.raises(Unusable, match="in no format that is known"):
+        detect(disks / name, declared=name.rpartition(".")[2])
+
+
+def test_a_raw_disk_without_boot_sector_is_what_its_list_says(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\0" * 1024)
+    assert detect(tmp_path / "x", declared="RAW") is Format.RAW
+
+
+def test_qemu_img_is_missing_or_does_not_end(disks: Path, tmp_path: Path) -> None:
+    with pytest.raises(LocalFailure, match="install qemu-utils"):
+        QemuImg(tmp_path / "none").virtual_size(Disk(disks / "disk.raw", Format.RAW))
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nsleep 60\n")
+    slow.chmod(0o755)
+    with pytest.raises(Unusable, match="did not end within 1 s"):
+        QemuImg(slow, timedelta(seconds=1)).virtual_size(Disk(disks / "disk.raw", Format.RAW))
+
+
+def test_qemu_img_fails_in_its_own_words(disks: Path) -> None:
+    with pytest.raises(Unusable, match=r"disk\.raw: qemu-img info failed \(1\): .*not in qcow2 format"):
+        QemuImg().virtual_size(Disk(disks / "disk.raw", Format.QCOW2))
+
+
+def test_qemu_img_may_write_no_more_than_the_disk_holds(disks: Path, tmp_path: Path) -> None:
+    greedy = tmp_path / "greedy"
+    greedy.write_text(
+        '#!/bin/sh\ncase $1 in info) exec qemu-img "$@";; esac\nhead -c 200M /dev/zero >"$OUT" || exit 1\n'
+    )
+    greedy.chmod(0o755)
+    target = tmp_path / "out"
+    greedy.write_text(greedy.read_text().replace("$OUT", str(target)))
+    with pytest.raises(Unusable, match="qemu-img convert failed"):
+        QemuImg(greedy).convert(Disk(disks / "disk.raw", Format.RAW), Format.QCOW2, target)
+    assert target.stat().st_size < 100 * 2**20

@@ -1,0 +1,254 @@
+"""Downloads into the directory of image files: nothing unverified gets a name, nothing stays behind."""
+
+import contextlib
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import stamina
+
+from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.errors import Tampered, Untrusted
+from cloudkeeper.frontend.formats import Unusable
+from cloudkeeper.frontend.http import Client, Timeouts
+from cloudkeeper.frontend.qemu import QemuImg
+from cloudkeeper.frontend.transfer import Workshop
+from cloudkeeper.model import Appliance, ApplianceId, Format, ListId, Offer, Source
+from tests.simulators import image_server
+from tests.simulators.image_server import Broken, ImageServer, Redirect, Slow, Status
+from tests.testbed.pki import Authority
+
+RAW = bytes(510) + b"\x55\xaa" + b"data of a disk.." * 4096
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+    made.publish(made.directory / "certificates")
+    return made
+
+
+@pytest.fixture(scope="module")
+def web(authority: Authority) -> Iterator[ImageServer]:
+    with image_server.serve(authority.issue("localhost", key="ec")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(authority: Authority) -> Client:
+    return Client(CADirectory(authority.directory / "certificates"))
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(testing=True, attempts=3):
+        yield
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, client: Client) -> Workshop:
+    made = Workshop(tmp_path / "images", (Format.RAW, Format.QCOW2), client, QemuImg())
+    made.sweep()
+    return made
+
+
+def offer(
+    uri: str, content: bytes = RAW, *, size: int | None = len(RAW), sha512: str = "", declared: str = "RAW"
+) -> Offer:
+    appliance = Appliance(ApplianceId("image-1"), ListId("list-1"), vo="ops", attributes={"hv:format": declared})
+    return Offer(appliance, Source(uri, sha512 or hashlib.sha512(content).hexdigest(), size))
+
+
+def left(workshop: Workshop) -> list[str]:
+    return sorted(path.name for path in workshop.directory.iterdir())
+
+
+@pytest.mark.parametrize("size", [len(RAW), None], ids=["told", "not told"])
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_accepted_format_is_passed_untouched(
+    web: ImageServer, workshop: Workshop, size: int | None, announced: bool
+) -> None:
+    uri = web.put("/one.raw", RAW if announced else Broken(RAW, None))
+    with workshop.prepare(offer(uri, size=size)) as data:
+        path = Path(data.location)
+        assert path.parent == workshop.directory
+        assert (data.format, data.size, data.uri) == (Format.RAW, len(RAW), uri)
+        told = subprocess.run(["sha512sum", data.location], capture_output=True, text=True, check=True)
+        assert told.stdout.split()[0] == data.checksum
+        assert path.stat().st_mode & 0o777 == 0o640
+        assert left(workshop) == [path.name]
+    assert left(workshop) == []
+
+
+def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Workshop) -> None:
+    converting = replace(workshop, accepted=(Format.QCOW2,))
+    with converting.prepare(offer(web.put("/one.raw", RAW))) as data:
+        assert data.format is Format.QCOW2
+        told = subprocess.run(["sha512sum", data.location], capture_output=True, text=True, check=True)
+        assert told.stdout.split()[0] == data.checksum
+        assert Path(data.location).stat().st_size == data.size
+        assert len(left(workshop)) == 1
+    assert left(workshop) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"sha512": "0" * 128}, Tampered, r"its SHA-512 is [0-9a-f]{16}…, the list says 0000000000000000…"),
+        ({"size": len(RAW) + 1}, Tampered, f"the server has {len(RAW)} bytes, the list says {len(RAW) + 1}"),
+        ({"size": 1}, Tampered, "the list says 1"),
+        ({"size": 2**60}, LocalFailure, r"MiB are needed, \d+ MiB are free; free space there"),
+    ],
+    ids=["checksum", "short", "long", "disk"],
+)
+def test_what_is_not_as_listed_is_refused_and_removed(
+    web: ImageServer, workshop: Workshop, changes: dict[str, int | str], error: type[ApplianceError], words: str
+) -> None:
+    uri = web.put("/one.raw", RAW)
+    with pytest.raises(error, match=words), workshop.prepare(offer(uri, **changes)):  # type: ignore[arg-type]
+        pytest.fail("it was given out")
+    assert left(workshop) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (Broken(RAW[:-1], len(RAW)), "the connection broke after"),
+        (Broken(RAW[:-1], None), f"{len(RAW) - 1} bytes came, the list says {len(RAW)}"),
+        (Broken(RAW + b"x", None), f"more than {len(RAW)} bytes came"),
+        (Status(404), "the server answers 404"),
+        (Redirect("/one.raw?"), "the server redirects more than 5 times"),
+    ],
+    ids=["cut", "short", "long", "404", "loop"],
+)
+def test_a_download_that_goes_wrong(
+    web: ImageServer, workshop: Workshop, content: image_server.Content, words: str
+) -> None:
+    web.put("/one.raw?", content)
+    uri = web.put("/one.raw", content)
+    with pytest.raises((Unavailable, Tampered), match=words), workshop.prepare(offer(uri)):
+        pytest.fail("it was given out")
+    assert left(workshop) == []
+
+
+def test_an_image_that_points_at_other_files_is_refused(web: ImageServer, workshop: Workshop, tmp_path: Path) -> None:
+    path = tmp_path / "bad.qcow2"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", str(path), "1M"]
+    subprocess.run(command, check=True)
+    bad = path.read_bytes()
+    uri = web.put("/bad.qcow2", bad)
+    with pytest.raises(Unusable, match="has a backing file"), workshop.prepare(offer(uri, bad, size=len(bad))):
+        pytest.fail("it was given out")
+    assert left(workshop) == []
+
+
+def test_a_full_disk(web: ImageServer, workshop: Workshop) -> None:
+    """The check beforehand sees that there is room; then somebody else takes it."""
+    uri = web.put("/one.raw", RAW)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(workshop.directory)], check=False)
+    if mounted.returncode:
+        pytest.fail("this test mounts a file system: run it as root")
+    try:
+        roomy = _Roomy(workshop.directory, workshop.accepted, workshop.client, workshop.qemu)
+        with pytest.raises(LocalFailure, match="No space left on device; free space"), roomy.prepare(offer(uri)):
+            pytest.fail("it was given out")
+        assert left(workshop) == []
+        with pytest.raises(LocalFailure, match="0 MiB are needed, 0 MiB are free"), workshop.prepare(offer(uri)):
+            pytest.fail("it was given out")
+    finally:
+        subprocess.run(["umount", str(workshop.directory)], check=True)
+
+
+class _Roomy(Workshop):
+    __slots__ = ()
+
+    def _room(self) -> int:
+        return 2**40
+
+
+def test_what_a_killed_run_left_is_swept_and_nothing_else(workshop: Workshop) -> None:
+    (workshop.directory / "cloudkeeper-abc.download.part").write_bytes(b"x")
+    (workshop.directory / "cloudkeeper-abc.qcow2").write_bytes(b"x")
+    (workshop.directory / "image-of-somebody.qcow2").write_bytes(b"x")
+    assert workshop.sweep() == 2
+    assert left(workshop) == ["image-of-somebody.qcow2"]
+
+
+def test_patience(web: ImageServer, client: Client) -> None:
+    uri = web.put("/busy", Status(503, times=2, then=b"at last"))
+    assert client.fetch(uri, name=uri, max_bytes=10) == b"at last"
+    uri = web.put("/busier", Status(503, times=5))
+    with pytest.raises(Unavailable, match="the server answers 503"):
+        client.fetch(uri, name=uri, max_bytes=10)
+    assert web.asked("/busier") == 3
+    uri = web.put("/gone", Status(404))
+    with pytest.raises(Unavailable):
+        client.fetch(uri, name=uri, max_bytes=10)
+    assert web.asked("/gone") == 1
+    uri = web.put("/closed", Status(403))
+    with pytest.raises(AccessDenied, match="check the access token"):
+        client.fetch(uri, name=uri, max_bytes=10)
+
+
+def test_slow_servers(web: ImageServer, client: Client) -> None:
+    uri = web.put("/slow", Slow(b"x" * 40, 0.05))
+    short = Timeouts(timedelta(seconds=5), timedelta(seconds=5), timedelta(seconds=0.2))
+    with pytest.raises(Unavailable, match="is too slow"):
+        client.fetch(uri, name=uri, max_bytes=100, timeouts=short)
+    uri = web.put("/stuck", Slow(b"x" * 2, 3))
+    stuck = Timeouts(timedelta(seconds=5), timedelta(seconds=0.2), timedelta(seconds=5))
+    with pytest.raises(Unavailable, match="the connection broke after 0 bytes: no answer in time"):
+        client.fetch(uri, name=uri, max_bytes=100, timeouts=stuck)
+
+
+def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path) -> None:
+    stranger = Authority.create(tmp_path / "ca", subject="/DC=EU/DC=EXAMPLE/CN=Stranger", key="ec")
+    past = datetime.now(UTC) - timedelta(days=9)
+    cases = {
+        "unable to get local issuer certificate": stranger.issue("localhost", key="ec"),
+        "Hostname mismatch": authority.issue("other.example.org", key="ec"),
+        "certificate has expired": authority.issue("old", hosts=("localhost",), key="ec", not_before=past, days=2),
+    }
+    for words, credential in cases.items():
+        with image_server.serve(credential) as server, pytest.raises(Untrusted, match=words):
+            client.fetch(server.put("/x", b"x"), name="x", max_bytes=10)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://[",
+        "https://localhost:99999/",
+        "https://" + "a" * 300 + "/",
+        "https://a..b/",
+        "https:///x",
+        "//",
+        "https://%/",
+    ],
+)
+def test_redirects_to_nonsense(web: ImageServer, client: Client, location: str) -> None:
+    with pytest.raises(Unavailable, match=r"^x: (the server redirects|cannot be|the server answers)"):
+        client.fetch(web.put("/moved", Redirect(location)), name="x", max_bytes=10)
+
+
+def test_nobody_there(client: Client) -> None:
+    with pytest.raises(Unavailable, match="x: cannot be reached: connection refused"):
+        client.fetch("https://localhost:1/x", name="x", max_bytes=10)
+    with pytest.raises(Unavailable, match=r"x: cannot be reached: (name or service not known|temporary failure)"):
+        client.fetch("https://nowhere.invalid/x", name="x", max_bytes=10)
+
+
+def test_credentials_of_the_user_s_netrc_are_not_used(
+    web: ImageServer, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine localhost login a password b\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    web.requests.clear()
+    with contextlib.suppress(Unavailable):
+        client.fetch(web.put("/x", b"x"), name="x", max_bytes=10)
+    assert [headers.get("Authorization") for _, _, headers in web.requests] == [None]

@@ -1,0 +1,65 @@
+"""Results in trailing metadata, through a real gRPC connection."""
+
+import concurrent.futures
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from google.protobuf.empty_pb2 import Empty
+
+from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
+from cloudkeeper.wire.status import METADATA_UPDATE, Metadata, Status, features_of, from_metadata, to_metadata
+
+SENT: list[Metadata] = []
+
+
+class Backend(stubs.CommunicatorServicer):
+    def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: ARG002, N802
+        context.set_trailing_metadata(SENT.pop())
+        return Empty()
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[stubs.CommunicatorStub]:
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    stubs.add_CommunicatorServicer_to_server(Backend(), server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield stubs.CommunicatorStub(channel)  # type: ignore[no-untyped-call]
+    server.stop(None).wait()
+
+
+def ask(stub: stubs.CommunicatorStub, sent: Metadata) -> tuple[tuple[str, str | bytes], ...]:
+    SENT.append(sent)
+    _, call = stub.PreAction.with_call(Empty(), timeout=10)
+    return tuple((key, value) for key, value in call.trailing_metadata())
+
+
+def test_success(stub: stubs.CommunicatorStub) -> None:
+    told = ask(stub, to_metadata(Status.SUCCESS))
+    assert from_metadata(told) == ("SUCCESS", "")
+    assert features_of(told) == frozenset()
+
+
+def test_a_failure_keeps_its_words_in_one_line_of_ascii(stub: stubs.CommunicatorStub) -> None:
+    told = ask(stub, to_metadata(Status.APPLIANCE_TRANSFER, "disco lleno: añade\nespacio\x07 " + "x" * 9000))
+    status, message = from_metadata(told)
+    assert status == "ERROR_APPLIANCE_TRANSFER"
+    assert message.startswith("disco lleno: a\\xf1ade espacio xxx")
+    assert len(message) == 2000
+
+
+def test_no_status_is_a_failure(stub: stubs.CommunicatorStub) -> None:
+    assert from_metadata(ask(stub, ())) == ("ERROR", "the backend told no result")
+    assert from_metadata(None)[0] == "ERROR"
+
+
+def test_a_word_of_a_newer_peer_is_kept(stub: stubs.CommunicatorStub) -> None:
+    assert from_metadata(ask(stub, (("status", "ERROR_NEW"), ("message", "why")))) == ("ERROR_NEW", "why")
+
+
+def test_features(stub: stubs.CommunicatorStub) -> None:
+    told = ask(stub, to_metadata(Status.SUCCESS, features=[METADATA_UPDATE, "other"]))
+    assert features_of(told) == {"metadata-update", "other"}
+    assert from_metadata(told) == ("SUCCESS", "")
