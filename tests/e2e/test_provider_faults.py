@@ -38,10 +38,11 @@ def run(cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD, project
         f"OS_AUTH_URL={cloud.url}/identity/v3\nOS_USERNAME=ci\nOS_PASSWORD={password}\nOS_USER_DOMAIN_ID=default\n"
     )
     (directory / "openstack.rc").chmod(0o600)
-    shares = "  shares:\n" + "".join(f"    vo-{project}: {{auth: {{project_id: {project}}}}}\n" for project in cloud.flavors)
+    shares = "  shares:\n" + "".join(
+        f"    vo-{project}: {{auth: {{project_id: {project}}}}}\n" for project in cloud.flavors
+    )
     (directory / "openstack.yaml").write_text(
-        f"site: {{name: EXAMPLE-SITE}}\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n"
-        + ("" if project else shares)
+        "site: {name: EXAMPLE-SITE}\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n" + ("" if project else shares)
     )
     flags = (*flags, "--os-project-name", project) if project else flags
     clean = {name: text for name, text in os.environ.items() if not name.startswith("OS_")}
@@ -218,10 +219,14 @@ def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:
 def test_a_single_project_that_cannot_be_told_is_a_configuration_s_fault(
     cloud: Cloud, tmp_path: Path, projects: list[tuple[str, dict[str, str]]], told: str
 ) -> None:
-    cloud.projects = [{"id": key, "name": "lab", "domain_id": "default", "enabled": True, **more} for key, more in projects]
+    cloud.projects = [
+        {"id": key, "name": "lab", "domain_id": "default", "enabled": True, **more} for key, more in projects
+    ]
     status, out, err = run(cloud, tmp_path, project="lab")
     assert (status, out) == (2, "")
-    assert err.startswith(f"cloud-info-provider-service: {tmp_path}/etc/cloud-info-provider/openstack.yaml: compute.shares: ")
+    assert err.startswith(
+        f"cloud-info-provider-service: {tmp_path}/etc/cloud-info-provider/openstack.yaml: compute.shares: "
+    )
     assert told in err
     assert err.count("\n") == 1
 
