@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from appliance.core import clock
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
-from bdii.gather import BASE, gather
+from bdii.gather import BASE, gather, merge
 from bdii.infosys import Statistics
 from bdii.plan import Plan
 from bdii.publisher import Publisher
@@ -50,9 +50,10 @@ class Engine:
     def __init__(self, settings: Settings, store: Store, server: Server) -> None:
         self.settings = settings
         self._store = store
-        self._publisher = Publisher(server, tree.complete({**BASE, **store.published()})[0])
         self._last: Mapping[str, LastGood]
         self._last, self._vanished = store.load()
+        published = store.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
+        self._publisher = Publisher(server, tree.complete({**BASE, **published})[0])
         self._answers: Mapping[str, Answer] = {}
 
     @property

@@ -58,11 +58,11 @@ def gather(
     )
     if settings.site is not None:
         asked += pull.sources(settings.site, limit=settings.source_limit)
-    answers = sources.ask(asked, before=before, scratch=scratch, stop=stop)
+    answers = _of_missing_directories(settings, last) + sources.ask(asked, before=before, scratch=scratch, stop=stop)
     now = clock.now().replace(microsecond=0)
     known: dict[str, LastGood | None] = {}
     if settings.site is not None:
-        own, _ = tree.of(site_entries.entries(settings.site, port=settings.port, now=now))
+        own, _ = tree.of(site_entries.entries(settings.site, port=settings.port))
         known[_SITE] = retain.advance(last.get(_SITE), own, failed=(), now=now)
     known |= {answer.source: _advanced(last.get(answer.source), answer, before, now) for answer in answers}
     kept = {name: entry for name, entry in known.items() if entry is not None}
@@ -75,6 +75,17 @@ def gather(
         stale,
         (*(line for answer in answers for line in answer.problems), *left_out),
     )
+
+
+def _of_missing_directories(settings: Settings, last: Mapping[str, LastGood]) -> list[Answer]:
+    """Return answers of no use for the sources that were in a directory that is not there now: not mounted, perhaps."""
+    directories = {"ldif/": settings.ldif_directory, "provider/": settings.provider_directory}
+    return [
+        Answer(name, None, problems=(f"{name}: directory {directory} does not exist",))
+        for name in last
+        for kind, directory in directories.items()
+        if name.startswith(kind) and not directory.is_dir()
+    ]
 
 
 def _advanced(last: LastGood | None, answer: Answer, before: Mapping[str, Answer], now: datetime) -> LastGood | None:

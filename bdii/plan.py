@@ -126,9 +126,9 @@ def guard(
     A vanished entry stays for ``delay``. Deletions of more than half of the ``size`` entries published are held, all
     of them, for ``hold``: what looks like that is more often a broken source than a site that closed.
     """
-    since = {change.dn: remembered.since.get(change.dn, now) for change in plan.deletes}
+    since = {change.dn: min(remembered.since.get(change.dn, now), now) for change in plan.deletes}
     shrinks = 2 * len(plan.deletes) > size
-    held_since = (remembered.held_since or now) if shrinks else None
+    held_since = min(remembered.held_since or now, now) if shrinks else None  # the clock may have been set back
     if held_since is not None and now - held_since < hold:
         due: tuple[Delete, ...] = ()
     else:

@@ -13,7 +13,18 @@ from datetime import datetime, timedelta
 
 from appliance.core import ldif
 from appliance.core.ldif import Entry
-from bdii.tree import CREATION_TIME, OTHER_INFO, Dn, Tree, ancestors, is_same, sorted_by_depth, with_values
+from bdii.tree import (
+    CREATION_TIME,
+    NO_TREE,
+    OTHER_INFO,
+    Dn,
+    Tree,
+    ancestors,
+    is_same,
+    sorted_by_depth,
+    time_text,
+    with_values,
+)
 
 _RULE = "GLUE2PolicyRule"
 _MARKS = {OTHER_INFO: "VO=", _RULE: "VO:"}
@@ -39,11 +50,13 @@ class LastGood:
 def advance(last: LastGood | None, new: Tree, *, failed: Collection[str], now: datetime) -> LastGood:
     """Return the last good data after an answer that lacks the ``failed`` VOs.
 
-    An entry that differs from the one before in nothing but its creation time stays the one before.
+    An entry that differs from the one before in nothing but its creation time stays the one before; another one that
+    has no creation time gets this one.
     """
+    before = last.tree if last is not None else NO_TREE
+    tree = {dn: _older_if_same(before.get(dn), entry) or _dated(entry, now) for dn, entry in new.items()}
     if last is None:
-        return LastGood(new, now, dict.fromkeys(failed, now))
-    tree = {dn: _older_if_same(last.tree.get(dn), entry) for dn, entry in new.items()}
+        return LastGood(tree, now, dict.fromkeys(failed, now))
     if failed:
         tree = _kept(last.tree, tree, frozenset(failed))
     return LastGood(tree, now, {vo: last.failed.get(vo, last.collected) for vo in failed})
@@ -72,8 +85,20 @@ def _stale_since(owners: frozenset[str], last: LastGood) -> datetime | None:
     return last.collected if last.is_silent else None
 
 
-def _older_if_same(old: Entry | None, new: Entry) -> Entry:
-    return old if old is not None and is_same(old, new, ignoring=CREATION_TIME) else new
+def _older_if_same(old: Entry | None, new: Entry) -> Entry | None:
+    return old if old is not None and is_same(old, new, ignoring=CREATION_TIME) else None
+
+
+def _dated(entry: Entry, now: datetime) -> Entry:
+    if entry.get(CREATION_TIME) or not _is_entity(entry):
+        return entry
+    return with_values(entry, CREATION_TIME, [time_text(now)])
+
+
+def _is_entity(entry: Entry) -> bool:
+    """Tell whether an entry is of a class that has GLUE 2.0's attributes of entities."""
+    classes = {name.lower() for name in entry.get("objectClass")}
+    return any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in classes)
 
 
 # ------------------------------------------------------------------------------------------------------------- owners
@@ -144,13 +169,12 @@ def _add_what_they_need(tree: dict[Dn, Entry], old: Tree, names: list[Dn]) -> No
 
 def _marked(entry: Entry, collected: datetime) -> Entry:
     """Return the entry marked as stale; one that came marked, from a BDII below ours, keeps its older time."""
-    classes = {name.lower() for name in entry.get("objectClass")}
-    if not any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in classes):
+    if not _is_entity(entry):
         return entry
     info = entry.get(OTHER_INFO)
     if "Stale=TRUE" in info:
         return entry
-    time = f"{collected:%Y-%m-%dT%H:%M:%SZ}"
+    time = time_text(collected)
     entry = with_values(entry, OTHER_INFO, (*info, "Stale=TRUE", f"CollectedAt={time}"))
     if entry.get(_HEALTH):
         entry = with_values(entry, _HEALTH, ["unknown"])

@@ -80,6 +80,7 @@ class Service:
                 self._server.serve(engine.published)
             except ApplianceError as error:
                 logger.error("%s", error)  # noqa: TRY400  one clear line
+            self._wake.set()  # the entry below o=infosys has gone with the old database
             not_before = time.monotonic() + _RETRY.total_seconds()
 
     def _work(self, engine: Engine) -> None:
@@ -89,8 +90,9 @@ class Service:
                     self._reload.clear()
                     self._apply_settings(engine)
                 self._wake.clear()
-                self._cycle(engine)
-                self._wake.wait(engine.settings.breathe.total_seconds())
+                is_done = self._cycle(engine)
+                pause = engine.settings.breathe if is_done else min(_RETRY, engine.settings.breathe)
+                self._wake.wait(pause.total_seconds())
         except BaseException as error:  # noqa: BLE001  the main thread raises it
             self._bug = error
             self._end()
@@ -106,23 +108,27 @@ class Service:
         engine.reload(settings)
         logger.info("configuration read again")
 
-    def _cycle(self, engine: Engine) -> None:
+    def _cycle(self, engine: Engine) -> bool:
+        """Do one cycle and record it; tells whether it came to its end."""
         record = RunRecord(f"bdii-{engine.settings.level}")
         try:
             done = engine.cycle(self._stop)
         except (ApplianceError, OSError) as error:
+            if self._stop.is_set():  # who ends us may have ended slapadd, too
+                return False
             logger.error("cycle given up: %s", error)  # noqa: TRY400
             record.fail(str(error))
             record.close(ExitStatus.NOTHING, engine.settings.runs)
-            return
+            return False
         if self._stop.is_set():
-            return
+            return False
         for problem in done.problems:
             logger.warning("%s", problem)
             record.fail(problem)
         record.counts |= figures(done)
         record.close(ExitStatus.PARTLY if done.problems else ExitStatus.DONE, engine.settings.runs)
         logger.info("%s", summary(done))
+        return True
 
 
 def figures(done: Cycle) -> dict[str, float]:

@@ -113,7 +113,7 @@ class Store:
             logger.warning("%s: cannot be read: %s", path, error.strerror)
             return {}
         for problem in problems:
-            logger.warning("%s: %s", path, problem)
+            logger.warning("%s: %s", path, trees.printable(problem))
         self._written[path] = tree
         return tree
 
@@ -132,4 +132,4 @@ def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:
         if isinstance(record, ldif.Entry):
             yield record
         elif isinstance(record, Malformed):
-            logger.warning("%s:%d: left out: %s", path, record.line, record.cause)
+            logger.warning("%s:%d: left out: %s", path, record.line, trees.printable(record.cause))

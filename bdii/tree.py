@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import NewType
 
 from appliance.core import ldif
@@ -136,6 +137,11 @@ def _content(entry: Entry, ignoring: str) -> dict[str, frozenset[str]]:
     return {
         folded: frozenset(values) for name, values in entry.attributes.items() if (folded := name.lower()) != ignored
     }
+
+
+def time_text(time: datetime) -> str:
+    """Return a time in UTC in GLUE's form."""
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def with_values(entry: Entry, name: str, values: Iterable[str]) -> Entry:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 
 from appliance.core import ldif
 from appliance.core.ldif import Entry
 from appliance.core.version import __version__
 from bdii.site.settings import Site
-from bdii.tree import CREATION_TIME, SUFFIX
+from bdii.tree import SUFFIX
 
 _CAPABILITIES = ("information.model", "information.discovery", "information.monitoring")
 
 
-def entries(site: Site, *, port: int, now: datetime) -> list[Entry]:
-    """Return the entries, parents first; what the administrator left out is left out."""
+def entries(site: Site, *, port: int) -> list[Entry]:
+    """Return the entries, parents first; what the administrator left out has an empty value."""
     domain = ldif.child(SUFFIX, "GLUE2DomainID", site.name)
-    made = [*_domain(site, domain), *_service(site, domain, f"{site.host}:{port}")]
-    times = (f"{now:%Y-%m-%dT%H:%M:%SZ}",)
-    return [
-        Entry(
-            entry.dn,
-            {name: values for name, values in entry.attributes.items() if any(values)} | {CREATION_TIME: times},
-        )
-        for entry in made
-    ]
+    return [*_domain(site, domain), *_service(site, domain, f"{site.host}:{port}")]
 
 
 def _entity(parent: str, kinds: tuple[str, ...], identifier: str, **attributes: str | tuple[str, ...]) -> Entry:

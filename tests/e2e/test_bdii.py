@@ -35,6 +35,8 @@ def test_what_a_provider_prints_is_what_ldapsearch_finds(tmp_path: Path) -> None
         statistics = bdii.statistics()
         assert bdii.signal(signal.SIGTERM) == 0
     assert next(iter(found)) == "o=glue"
+    dated = [entry for dn, entry in found.items() if entry.pop("GLUE2EntityCreationTime", None)]
+    assert len(dated) == 4  # all but o=glue and the groups
     assert found[f"GLUE2ApplicationEnvironmentID=img1_https://cloud.example.org:5000/v3,{SERVICE}"] == {
         "objectClass": ["GLUE2Entity", "GLUE2ApplicationEnvironment"],
         "GLUE2ApplicationEnvironmentID": ["img1_https://cloud.example.org:5000/v3"],
@@ -264,6 +266,18 @@ def test_an_entry_that_becomes_one_of_another_class(tmp_path: Path) -> None:
         assert len(images(bdii.entries())) == 1
 
 
+def test_a_directory_of_providers_that_is_away_takes_nothing_with_it(tmp_path: Path) -> None:
+    bdii = Bdii(tmp_path, {"BDII_SHRINK_HOLD": 0})
+    bdii.provide(cloud(image(1)))
+    with running(bdii):
+        bdii.wait_for_images(1)
+        (tmp_path / "gip").rename(tmp_path / "away")
+        bdii.wait_for(lambda: stale(bdii.entries()) != {})
+        assert len(images(bdii.entries())) == 1
+        (tmp_path / "away").rename(tmp_path / "gip")
+        bdii.wait_for(lambda: not stale(bdii.entries()))
+
+
 def test_slapd_killed_is_back_with_the_same_tree(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path, {"BDII_BREATHE_TIME": 60})
     bdii.provide(cloud(image(1), image(2)))
@@ -275,6 +289,7 @@ def test_slapd_killed_is_back_with_the_same_tree(tmp_path: Path) -> None:
         started = time.monotonic()
         bdii.wait_for(lambda: bdii.slapd() != pid and bdii.entries() == good)
         assert time.monotonic() - started < 5
+        bdii.wait_for(lambda: bdii.statistics()["TotalEntries"] == len(good))
 
 
 def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_once(tmp_path: Path) -> None:
@@ -292,6 +307,20 @@ def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_onc
         started = time.monotonic()
         assert bdii.signal(signal.SIGTERM) == 0
         assert time.monotonic() - started < 10
+
+
+def test_a_broken_file_of_the_published_tree_is_made_good_from_the_sources(tmp_path: Path) -> None:
+    bdii = Bdii(tmp_path)
+    bdii.provide(cloud(image(1), image(2)))
+    with running(bdii):
+        bdii.wait_for_images(2)
+        bdii.wait_for_cycles(1)
+        good = bdii.entries()
+        bdii.signal(signal.SIGTERM)
+    (tmp_path / "state/published.ldif").write_bytes(os.urandom(5000))
+    bdii.script("sleep 60")
+    with running(bdii):
+        bdii.wait_for(lambda: bdii.entries() == good)
 
 
 def test_an_orphaned_slapd_is_ended_by_the_next_start(tmp_path: Path) -> None:

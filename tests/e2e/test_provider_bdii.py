@@ -42,6 +42,7 @@ def test_a_vo_that_fails_keeps_what_it_had_and_its_neighbour_changes(cloud: Clou
     bdii.script(f"exec {PROGRAM} --root {site}")
     with running(bdii):
         bdii.wait_for_images(3)
+        bdii.wait_for_cycles(1)  # the cycle that brought them has ended, too
         good = bdii.entries()
         assert len(marked(good, "biomed")) == 2 + 2 + 1  # flavors, images, the share
         assert not stale(good)
@@ -50,6 +51,7 @@ def test_a_vo_that_fails_keeps_what_it_had_and_its_neighbour_changes(cloud: Clou
         cloud.images["ops"].append(image("d"))
         bdii.wait_for_images(4)
         bdii.wait_for(lambda: bool(stale(bdii.entries())), what="stale entries")
+        bdii.wait_for_cycles(1)
         bad = bdii.entries()
         assert bad.keys() - good.keys() == {dn for dn in images(bad) if "os#d_" in dn}
         assert good.keys() <= bad.keys()
@@ -69,8 +71,10 @@ def test_a_cloud_that_is_away_keeps_its_tree(cloud: Cloud, tmp_path: Path) -> No
     bdii.script(f"exec {PROGRAM} --root {site}")
     with running(bdii):
         bdii.wait_for_images(3)
+        bdii.wait_for_cycles(1)  # the cycle that brought them has ended, too
         good = bdii.entries()
         cloud.faults = [Fault("/auth/tokens", status=401)]
         bdii.wait_for(lambda: bool(stale(bdii.entries())), what="stale entries")
+        bdii.wait_for_cycles(1)
         assert bdii.entries().keys() == good.keys()
         assert "wrong name, domain or password" in bdii.log

@@ -30,17 +30,21 @@ def cloud() -> Iterator[Cloud]:
         yield made
 
 
-def run(cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD) -> tuple[int, str, str]:
+def run(cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD, project: str = "") -> tuple[int, str, str]:
+    """Run the program for a share of each project, or for the account's own ``project`` without shares."""
     directory = root / "etc/cloud-info-provider"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "openstack.rc").write_text(
         f"OS_AUTH_URL={cloud.url}/identity/v3\nOS_USERNAME=ci\nOS_PASSWORD={password}\nOS_USER_DOMAIN_ID=default\n"
     )
     (directory / "openstack.rc").chmod(0o600)
-    shares = "".join(f"    vo-{project}: {{auth: {{project_id: {project}}}}}\n" for project in cloud.flavors)
-    (directory / "openstack.yaml").write_text(
-        f"site: {{name: EXAMPLE-SITE}}\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n  shares:\n{shares}"
+    shares = "  shares:\n" + "".join(
+        f"    vo-{project}: {{auth: {{project_id: {project}}}}}\n" for project in cloud.flavors
     )
+    (directory / "openstack.yaml").write_text(
+        "site: {name: EXAMPLE-SITE}\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n" + ("" if project else shares)
+    )
+    flags = (*flags, "--os-project-name", project) if project else flags
     clean = {name: text for name, text in os.environ.items() if not name.startswith("OS_")}
     done = subprocess.run(
         [str(PROGRAM), "--root", str(root), *flags], capture_output=True, text=True, check=False, env=clean, timeout=120
@@ -201,3 +205,37 @@ def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:
     status, out, err = run(cloud, tmp_path, "--debug", "--timeout", "2")
     assert (status, out) == (3, "")
     assert PASSWORD not in err
+
+
+@pytest.mark.parametrize(
+    ("projects", "told"),
+    [
+        ([], "no projects 'lab' for this account; write its id"),
+        ([("p0", {}), ("p1", {})], "2 projects 'lab' for this account; write its id"),
+        ([("p0", {})], "no VO is known for it; write compute.shares.VO.auth.project_id"),
+        ([("p0", {"VO": "a", "egi.VO": "b"})], "its sources name different VOs: a (property VO), b (property egi.VO)"),
+    ],
+)
+def test_a_single_project_that_cannot_be_told_is_a_configuration_s_fault(
+    cloud: Cloud, tmp_path: Path, projects: list[tuple[str, dict[str, str]]], told: str
+) -> None:
+    cloud.projects = [
+        {"id": key, "name": "lab", "domain_id": "default", "enabled": True, **more} for key, more in projects
+    ]
+    status, out, err = run(cloud, tmp_path, project="lab")
+    assert (status, out) == (2, "")
+    assert err.startswith(
+        f"cloud-info-provider-service: {tmp_path}/etc/cloud-info-provider/openstack.yaml: compute.shares: "
+    )
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_a_single_project_of_a_name_that_two_domains_have(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.projects = [
+        {"id": key, "name": "lab", "domain_id": domain, "enabled": True, "VO": "ops"}
+        for key, domain in (("p0", "default"), ("p1", "egi"))
+    ]
+    status, out, err = run(cloud, tmp_path, "--os-project-domain-id", "egi", project="lab")
+    assert (status, err) == (0, "")
+    assert "share_ops_p1" in out.replace("\n ", "")

@@ -43,6 +43,8 @@ class Cloud:
     images: dict[str, list[Json]] = field(default_factory=dict)
     servers: dict[str, list[Json]] = field(default_factory=dict)
     quotas: dict[str, Json] = field(default_factory=dict)
+    projects: list[Json] = field(default_factory=list)
+    """What Keystone says of the account's projects."""
     microversion: str = "2.104"
     page: int = 1000
     latency: float = 0.0
@@ -141,6 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             version = {"id": "v2.1", "status": "CURRENT", "version": cloud.microversion, "min_version": "2.1",
                        "links": [{"rel": "self", "href": f"{cloud.url}/compute/v2.1/"}]}  # fmt: skip
             self._answer(200, {"version": version})
+        elif path.endswith("/auth/projects"):
+            self._answer(200, {"projects": cloud.projects, "links": {}})
         elif path.endswith("/flavors/detail"):
             self._page("flavors", cloud.flavors[project], "flavors_links")
         elif path.endswith("/servers/detail"):

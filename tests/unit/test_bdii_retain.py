@@ -100,20 +100,30 @@ def test_the_time_of_a_vo_that_keeps_failing_is_that_of_its_last_answer() -> Non
     assert names(publishable(second, now=NOW, expiry=timedelta(minutes=119))) == {"s"}
 
 
+def test_an_entity_without_a_creation_time_gets_one_and_keeps_it() -> None:
+    group: Made = (f"GLUE2GroupID=g,{SERVICE}", {"objectClass": ("GLUE2Group",)})
+    first = advance(None, made(SERVICE_ENTRY, group), failed=(), now=EARLIER)
+    second = advance(first, made(SERVICE_ENTRY, group, image("new")), failed=(), now=NOW)
+    times = {dn.partition(",")[0]: entry.get("GLUE2EntityCreationTime") for dn, entry in second.tree.items()}
+    assert times == {
+        "glue2serviceid=s": ("2026-11-24T10:00:00Z",),
+        "glue2groupid=g": (),
+        "glue2applicationenvironmentid=new": ("2026-11-24T12:00:00Z",),
+    }
+
+
 def test_creation_time_changes_only_with_content() -> None:
     old = made(
-        image("a", CreationTime=("1",)),
         image("b", GLUE2EntityCreationTime=("1",)),
         image("c", GLUE2EntityCreationTime=("1",)),
     )
     new = made(
-        image("a", CreationTime=("2",)),
         image("b", GLUE2EntityCreationTime=("2",)),
         image("c", GLUE2EntityCreationTime=("2",), AppName=("x",)),
     )
     last = after(old, new)
     times = {dn[30:31]: entry.get("GLUE2EntityCreationTime") for dn, entry in last.tree.items()}
-    assert times == {"a": (), "b": ("1",), "c": ("2",)}
+    assert times == {"b": ("1",), "c": ("2",)}
 
 
 def test_marks_of_a_bdii_below_keep_their_older_time() -> None:
