@@ -64,7 +64,7 @@ def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
         raise AccessDenied(
             f"project {wanted}",
             f"{cloud.host} shows the account {cloud.access.account!r} no such project",
-            f"correct its name, or: openstack role add --user {cloud.access.account} --project {wanted} reader",
+            f"correct its name, or: {cloud.access.grant(f'--project {wanted}')}",
         )
     if len(found) > 1:
         ids = " or ".join(project.id for project in found)
@@ -89,7 +89,7 @@ def _accept(cloud: Cloud, configuration: Configuration, project: Project, aliase
         raise AccessDenied(
             project,
             f"carries the tag {configuration.tag!r}, but the account {cloud.access.account!r} has no role in it",
-            f"openstack role add --user {cloud.access.account} --project {project.id} reader",
+            cloud.access.grant(f"--project {project.id}"),
         )
     found = vo.vo_of(project, mapping=configuration.mapping, preferred=configuration.vo_property)
     return Selected(project, found, tuple(dict.fromkeys((*aliases, project.id))))

@@ -39,15 +39,22 @@ debian() {
   step "Debian packages: ${missing[*]}" debian_install "${missing[@]}"
 }
 
-debian_install() {
+POLICY=/usr/sbin/policy-rc.d
+# A policy of 101 keeps the maintainer scripts from starting any service of the host. It goes again whatever ends this
+# shell; one that a killed run left is known by its words. One installation at a time, so that each has its policy.
+debian_install() (
+  words='# Made while scripts/lib.sh of the EGI fedcloud appliance installs packages.'
   export DEBIAN_FRONTEND=noninteractive
-  apt-get -qq -o DPkg::Lock::Timeout=300 update
-  # A policy of 101 keeps the maintainer scripts from starting any service of the host.
-  local policy=/usr/sbin/policy-rc.d made=
-  if [ ! -e "$policy" ]; then printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod 755 "$policy"; made=yes; fi
-  apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" || { [ -z "$made" ] || rm -f "$policy"; return 1; }
-  [ -z "$made" ] || rm -f "$policy"
-}
+  exec 9<"$(dirname "$POLICY")"
+  flock 9
+  if [ ! -e "$POLICY" ] || grep -qsF "$words" "$POLICY"; then
+    trap 'rm -f "$POLICY"' EXIT
+    trap 'exit 130' HUP INT TERM
+    printf '#!/bin/sh\n%s\nexit 101\n' "$words" >"$POLICY" && chmod 755 "$POLICY" || exit 1
+  fi
+  apt-get -qq -o DPkg::Lock::Timeout=300 update 9<&- || true  # the lists that are there may do
+  apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" 9<&-
+)
 
 uv() { "$ENVS/uv/bin/uv" --no-progress "$@"; }
 
@@ -67,27 +74,35 @@ environment() {
   local name=$1 lock=$2 mark want; shift 2
   mark=$ENVS/$name/.made-from
   want=$(cat "$lock" "$TOP/pyproject.toml" | sha256sum; printf '%s ' "$@")
-  [ -f "$mark" ] && [ "$(cat "$mark")" = "$want" ] && return 0
-  ensure_uv
-  step "Python environment: $name" make_environment "$name" "$lock" "$@"
-  printf '%s' "$want" >"$mark"
+  is_made() { [ -f "$mark" ] && [ "$(cat "$mark")" = "$want" ]; }
+  is_made || (
+    flock 8  # another command may be making it just now
+    is_made && exit 0
+    ensure_uv 8>&-
+    step "Python environment: $name" make_environment "$name" "$lock" "$@" 8>&-
+    printf '%s' "$want" >"$mark"
+  ) 8>"$ENVS/.lock"
 }
+# Called by step, where bash goes on after a command that fails: hence the chains.
 make_environment() {
   local name=$1 lock=$2; shift 2
-  [ -x "$ENVS/$name/bin/python" ] || uv venv -q --python "$(command -v python3)" "$ENVS/$name"
-  uv pip sync -q --python "$ENVS/$name/bin/python" --require-hashes "$lock"
-  [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "$@"
+  { [ -x "$ENVS/$name/bin/python" ] || uv venv -q --python "$(command -v python3)" "$ENVS/$name"; } &&
+    uv pip sync -q --python "$ENVS/$name/bin/python" --require-hashes "$lock" &&
+    { [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "$@"; }
 }
 
 dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }
 
 # One environment for each extra, holding that extra and nothing else: what each container will hold.
 isolated_environments() {
-  local extra wheel
+  local extra wheel modules
   ensure_uv
+  modules=$(cd "$TOP" && find . -path ./.cache -prune -o -name '*.py' -print | sort)  # one that has gone is no newer file
+  [ "$modules" = "$(cat "$CACHE/wheel/.modules" 2>/dev/null)" ] || rm -f "$CACHE/wheel/.made"
   if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "$TOP/appliance" "$TOP/caso" "$TOP/cloudkeeper" "$TOP/ssm" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' -print -quit)" ]; then
     rm -rf "$CACHE/wheel"
     step "wheel" uv build -q --wheel --out-dir "$CACHE/wheel" "$TOP"
+    printf '%s' "$modules" >"$CACHE/wheel/.modules"
     touch "$CACHE/wheel/.made"
     rm -rf "$ENVS"/only-*
   fi

@@ -17,7 +17,7 @@ from appliance.core.trust.smime import Verified
 from ssm import envelope
 from ssm.journal import Key
 from ssm.names import AcceptedNames
-from ssm.transport.stomp import Delivery
+from ssm.transport.events import Delivery
 
 logger = logging.getLogger("ssm.ssm2")
 

@@ -13,7 +13,8 @@ from appliance.core.run.record import RunRecord
 from ssm.judge import Judge
 from ssm.store import Store
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.stomp import Connection, Delivery, Lost, Refusal
+from ssm.transport.events import Delivery, Lost, Refusal
+from ssm.transport.stomp import Connection
 
 logger = logging.getLogger("ssm.ssm2")
 

@@ -29,7 +29,8 @@ from ssm.outgoing import Outgoing
 from ssm.queue import Queue
 from ssm.settings import SenderSettings
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.stomp import Connection, Lost, Receipt, Refusal
+from ssm.transport.events import Lost, Receipt, Refusal
+from ssm.transport.stomp import Connection
 from ssm.window import Window
 
 logger = logging.getLogger("ssm.ssm2")
@@ -204,7 +205,7 @@ class Sender:
             self._outgoing.refuse(name, str(error.strerror))
             self._settle(window.give_up(name))
             return
-        if not window.in_flight:
+        if window.is_settled:
             self._last_receipt = time.monotonic()
         logger.info("Sending message: %s", name)
         self._connection.send(self._settings.link.destination, wire, message_id=name)
@@ -225,7 +226,7 @@ class Sender:
                 case Lost():
                     self._start_over(window, connection, event)
                     return
-        if window.in_flight and time.monotonic() - self._last_receipt > self._receipt_timeout:
+        if time.monotonic() - self._last_receipt > self._receipt_timeout and not window.is_settled:
             self._start_over(window, connection, Lost(f"no receipt for {self._receipt_timeout:.0f} s"))
 
     def _start_over(self, window: Window, connection: Connection, end: Refusal | Lost) -> None:
@@ -278,11 +279,10 @@ class Sender:
 
     def _bury(self, name: ElementName, reason: str, window: Window) -> None:
         """Move an element that can never be sent to the queue of failed messages, once whatever happens."""
-        path = self._outgoing.spool.path / name
         queue = Queue(self._settings.failed)
         element = name.split("/")[1]
         if not queue.holds(element):
-            since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            since = datetime.fromtimestamp(int(element[:8], 16), UTC)  # its mtime is that of the lock
             fields = {
                 "body": self._outgoing.spool.read(name),
                 "reason": reason.encode(),

@@ -39,13 +39,18 @@ class Window:
         return not self._states
 
     @property
+    def is_settled(self) -> bool:
+        """Say whether nothing is in flight."""
+        return _State.SENT not in self._states.values()
+
+    @property
     def in_flight(self) -> list[str]:
         """Return what was sent and has no receipt yet, oldest first."""
         return [name for name, state in self._states.items() if state is _State.SENT]
 
     def next_to_send(self) -> str | None:
         """Return what to send now; None: first there must be a receipt."""
-        if self._is_careful and self.in_flight:
+        if self._is_careful and not self.is_settled:
             return None
         return next((name for name, state in self._states.items() if state is _State.WAITING), None)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -19,10 +21,25 @@ def instance() -> Iterator[Testbed]:
     """The test bed, started as far as other fixtures need it; at the end as it was before, unless it is to be kept."""
     state = Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or _TOP / ".cache/testbed/tests")
     testbed = Testbed(state, int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000))
-    was_running = testbed.running()
-    yield testbed
-    if not was_running and not os.environ.get("FEDCLOUD_TESTBED_KEEP"):
-        testbed.down()
+    state.parent.mkdir(parents=True, exist_ok=True)
+    ours = state.with_name(f"{state.name}.started-by-tests")
+    with state.with_name(f"{state.name}.users").open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        if not testbed.running():
+            ours.touch()
+        yield testbed
+        if ours.exists() and _is_last(users) and not os.environ.get("FEDCLOUD_TESTBED_KEEP"):
+            testbed.down()
+            ours.unlink()
+
+
+def _is_last(users: TextIO) -> bool:
+    """Tell whether no other test session uses the instance."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -91,17 +91,16 @@ def servers(listing: Servers, since: datetime) -> Iterator[Server]:
     the run happens after the window's end.
     """
     seen: set[str] = set()
-    if since > BEGINNING:
-        pages = [listing.living(), listing.changed(since)]
-    else:
+    if since <= BEGINNING:  # the changed ones are then all there are
         listing.check_cells()
-        pages = [listing.changed(since)]
-    for listed in pages:
-        for page in listed:
-            for server in page:
-                if server["id"] not in seen:
-                    seen.add(server["id"])
-                    yield server
+        yield from listing.changed(since)
+        return
+    for server in listing.living():
+        seen.add(server["id"])
+        yield server
+    for server in listing.changed(since):
+        if server["id"] not in seen:
+            yield server
 
 
 def _source(vo: str, scope: Scope, shared: Shared) -> Source:

@@ -16,12 +16,12 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
 from ssm.settings import Broker
+from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Refusal
 
 os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")  # stomp.py asks the DNS three times when imported
 from stomp.connect import BaseConnection, StompConnection12
@@ -39,47 +39,6 @@ HEART_BEAT_MS = 30_000
 _CLOSE_TIMEOUT = 5.0
 _RECEIVE_BYTES = 64 * 1024
 _SUBSCRIPTION = "1"
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The broker has taken over the message that was sent with this id."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message from the queue. ``ack`` is what `Connection.ack` wants; ``empa_id`` is None when it has no such id."""
-
-    ack: str
-    message_id: str
-    empa_id: str | None
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An ERROR frame; the broker closes the connection after it."""
-
-    text: str
-    message_id: str
-    """Of the message that it is about, if the broker says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The connection is no more. The last event."""
-
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """The broker has accepted us. The first event, which `Connection` takes itself."""
-
-
-Event = Greeting | Receipt | Delivery | Refusal | Lost
 
 
 def tls_context(bundle: str, *, certificate: Path, key: Path) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 HELP = """\
@@ -35,14 +36,16 @@ def main(arguments: list[str]) -> int:
     """Print the introduction, or the help; return 2 for arguments that the demo does not have."""
     if "--help" in arguments or "-h" in arguments:
         print(HELP)
+        return 0
+    parser = argparse.ArgumentParser(prog="scripts/demo", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--clean", action="store_true")
+    parser.add_argument("--state")
+    try:
+        chosen = parser.parse_args(arguments)
+    except SystemExit:
         return 2
-    rest = [argument for argument in arguments if argument not in ("--keep", "--clean")]
-    if rest and rest[0] == "--state":
-        rest = rest[2:]
-    if rest:
-        print(f"demo: unknown argument {rest[0]}; see scripts/demo --help", file=sys.stderr)
-        return 2
-    if "--clean" not in arguments:
+    if not chosen.clean:
         print(INTRODUCTION, flush=True)
     return 0
 

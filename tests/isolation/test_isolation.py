@@ -1,9 +1,9 @@
 """Each extra alone: its programs start, answer, and load no module of another tool and no library of another extra."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
@@ -64,11 +64,13 @@ def test_starting_loads_nothing_of_other_tools_and_no_client(extra: str, program
 @pytest.mark.parametrize(("extra", "program"), CASES)
 def test_starting_is_quick(extra: str, program: str) -> None:
     def seconds() -> float:
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run(extra, program, "--help")
-        return time.perf_counter() - begin
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The figure itself comes from scripts/bench; this only catches a client library imported at start (≥ 0.5 s).
+    # The figure itself comes from scripts/bench; this only catches a client library imported at start (≥ 0.5 s). Of the
+    # processor, because a wall clock measures what else the machine does.
     assert min(seconds() for _ in range(3)) < 0.5
 
 
@@ -79,7 +81,7 @@ def test_the_environment_holds_no_other_extra(extra: str) -> None:
     names = set(subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout.split())
     openstack = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"}
     others = {
-        "caso": {"stomp.py", "stomp-py", "asn1crypto", "pyopenssl", "grpcio"},
+        "caso": {"stomp.py", "stomp-py", "asn1crypto", "grpcio"},
         "ssm": openstack | {"grpcio"},
         "cloudkeeper": openstack | {"stomp.py", "stomp-py", "oslo.config"},
         "cloudkeeper-os": {"python-novaclient", "stomp.py", "stomp-py"},

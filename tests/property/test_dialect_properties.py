@@ -4,6 +4,7 @@ import configparser
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oslo_config import cfg
@@ -16,8 +17,9 @@ PATH = Path("x.conf")
 OPTIONS = ("alpha", "beta", "gamma_delta")
 SECTIONS = ("DEFAULT", "keystone_auth", "ssm")
 
+separators = st.sampled_from("\x0b\x0c\x1c\x1e\x85\xa0\u2028\u2029")  # end a line for str.splitlines, not in files
 words = st.text(
-    st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_characters="$\\\x7f\x85\xa0\xad"), max_size=12
+    st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_characters="$\\\x7f\xad") | separators, max_size=12
 )
 blanks = st.sampled_from(["", " ", "\t", "  "])
 values = st.lists(words, max_size=3).map(" ".join).map(str.strip)
@@ -50,7 +52,7 @@ def test_oslo_files_mean_what_oslo_config_reads(sections: list[tuple[str, list[s
             entry = parsed.get(section, option)
             assert (entry.text if entry else None) == group[option]
             if entry:
-                assert text.splitlines()[entry.line - 1].startswith(option)
+                assert text.split("\n")[entry.line - 1].startswith(option)
 
 
 @settings(max_examples=150, deadline=None)
@@ -67,6 +69,35 @@ def test_ini_files_mean_what_configparser_reads(sections: list[tuple[str, list[s
     assert {name: {key: entry.text for key, entry in options.items()} for name, options in ours.sections.items()} == {
         name: dict(theirs.items(name)) for name in theirs.sections()
     }
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["[SSM]\nalpha = x\n", ""],
+        ["[ssm]\ngamma_delta = new\n", "[ssm]\nold_name = old, but in a later file\n"],
+        ["[ssm]\nold_name = old\n", "[ssm]\ngamma_delta = new\n"],
+        ["[ssm]\nold_name = old\ngamma_delta = new\n", ""],
+        ["alpha = above every section\n[ssm]\n", ""],
+        ["[ssm]\r\nalpha = a\r\n", "[ssm]\rgamma_delta = b\r"],
+    ],
+)
+def test_several_files_and_older_names_as_in_oslo_config(tmp_path: Path, texts: list[str]) -> None:
+    paths = [tmp_path / "a.conf", tmp_path / "b.conf"]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(text.encode())
+    conf = cfg.ConfigOpts()
+    old = cfg.DeprecatedOpt("old_name", group="ssm")
+    conf.register_opts([cfg.StrOpt("alpha"), cfg.StrOpt("gamma_delta", deprecated_opts=[old])], "ssm")
+    try:
+        conf([], project="x", default_config_files=list(map(str, paths)))
+    except cfg.ConfigFileParseError:
+        with pytest.raises(ConfigurationError, match=r"a\.conf:1: alpha: stands above the first section"):
+            document.read(paths, oslo.parse)
+        return
+    read = Settings(document.read(paths, oslo.parse))
+    assert read.text("ssm", "alpha") == (conf.ssm.alpha or "")
+    assert read.text("ssm", "gamma_delta", aliases=[("ssm", "old_name")]) == (conf.ssm.gamma_delta or "")
 
 
 references = st.lists(
@@ -96,4 +127,4 @@ def test_no_text_breaks_a_reader(text: str) -> None:
         try:
             dialect(PATH, text)
         except ConfigurationError as error:  # either outcome is right
-            assert all(0 < problem.line <= len(text.splitlines()) for problem in error.problems)  # noqa: PT017
+            assert all(0 < problem.line <= 1 + text.count("\n") + text.count("\r") for problem in error.problems)  # noqa: PT017

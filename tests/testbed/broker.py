@@ -182,6 +182,7 @@ class Broker:
             "-Xms64m",
             "-Xmx1024m",
             "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",  # starts in half the processor time, which tests that kill it pay each time
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
             f"-Dactivemq.base={self.layout.configuration('broker')}",

@@ -12,10 +12,12 @@ from pathlib import Path
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from tests.testbed.layout import CLOUD_SERVICES, SERVICES, TOP
 from tests.testbed.processes import Records
+from tests.testbed.seed import Seed
 from tests.testbed.testbed import Testbed
 
 _STATE, _PORT_BASE = "FEDCLOUD_TESTBED_STATE", "FEDCLOUD_TESTBED_PORT_BASE"
 _MEBIBYTE = 1 << 20
+_PORTS = (1024, 64000)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--port-base",
-        type=int,
-        default=int(os.environ.get(_PORT_BASE) or 25000),
+        type=_port_base,
+        default=os.environ.get(_PORT_BASE) or "25000",
         help=f"the first of its thousand ports (%(default)s, or ${_PORT_BASE})",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -59,10 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--services", type=lambda text: text.split(","), default=SERVICES, metavar="NAME,NAME")
     commands.add_parser("seed", help="fill the cloud, once")
     bulk = commands.add_parser("bulk", help="add, or clear, thousands of servers of the past")
-    bulk.add_argument("count", type=int, nargs="?", default=0)
+    bulk.add_argument("count", type=_count, nargs="?", default=0)
     bulk.add_argument("--project", default="vo-fedcloud")
-    bulk.add_argument("--days", type=int, default=60, help="how far back they were born (%(default)s)")
-    bulk.add_argument("--running", type=int, default=10, metavar="PERCENT", help="of them that live (%(default)s)")
+    bulk.add_argument("--days", type=_count, default=60, help="how far back they were born (%(default)s)")
+    bulk.add_argument("--running", type=_count, default=10, metavar="PERCENT", help="of them that live (%(default)s)")
     bulk.add_argument("--clear", action="store_true")
     reset = commands.add_parser("reset", help="forget the broker's queues and the servers of the past")
     reset.add_argument("--restore", action="store_true", help="restart the cloud with what was seeded")
@@ -73,6 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop everything, keep the state")
     commands.add_parser("wipe", help="stop everything, remove the state")
     return parser
+
+
+def _port_base(text: str) -> int:
+    number = _count(text)
+    if not _PORTS[0] <= number <= _PORTS[1]:
+        raise argparse.ArgumentTypeError(f"{text} is not between {_PORTS[0]} and {_PORTS[1]}")
+    return number
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a number")
+    return int(text)
 
 
 def _bulk(testbed: Testbed, arguments: argparse.Namespace) -> None:
@@ -97,7 +112,7 @@ def _status(testbed: Testbed, _: argparse.Namespace) -> None:
 
 def _env(testbed: Testbed, _: argparse.Namespace) -> None:
     """Print what is common to all accounts, then each tool's secret under a name of its own."""
-    seed = testbed.seed()
+    seed = Seed.read(testbed.layout.seed)
     exports = {
         "OS_AUTH_URL": testbed.keystone_url,
         "OS_CACERT": str(testbed.ca_file),

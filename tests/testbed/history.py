@@ -64,7 +64,10 @@ _TABLES: dict[str, tuple[str, Mapping[str, str]]] = {
 }
 """For each table: the column that names the server, and the columns that differ from those of the copied one."""
 
-_INVENTED = f"(SELECT uuid FROM main.instances WHERE display_name LIKE '{_NAME}%' AND host = '{_HOST}')"  # noqa: S608  constants
+_DOOMED = f"""
+CREATE TEMP TABLE doomed AS
+SELECT uuid FROM main.instances WHERE display_name LIKE '{_NAME}%' AND host = '{_HOST}' LIMIT {_AT_ONCE}
+"""  # noqa: S608  constants
 
 _PLAN = """
 CREATE TEMP TABLE planned (
@@ -96,11 +99,11 @@ class History:
         """Remove all of them, whatever the project; return how many there were."""
         if not self.layout.database("nova").exists():
             return 0
-        with self._databases() as databases, _transaction(databases):
-            (count,) = databases.execute(f"SELECT COUNT(*) FROM {_INVENTED}").fetchone()  # noqa: S608  constants
-            for table, (column, _) in reversed(_TABLES.items()):
-                databases.execute(f"DELETE FROM {table} WHERE {column} IN {_INVENTED}")  # noqa: S608  constants
-        return int(count)
+        cleared = 0
+        with self._databases() as databases:
+            while count := _clear_some(databases):
+                cleared += count
+        return cleared
 
     @contextlib.contextmanager
     def _databases(self) -> Iterator[sqlite3.Connection]:
@@ -170,6 +173,16 @@ def _insert(databases: sqlite3.Connection, plan: list[tuple[object, ...]]) -> No
                 f"SELECT {values} FROM planned JOIN {table} AS model ON model.{named_by} = planned.model"
             )
         databases.execute("DROP TABLE planned")
+
+
+def _clear_some(databases: sqlite3.Connection) -> int:
+    with _transaction(databases):
+        databases.execute(_DOOMED)
+        for table, (column, _) in _TABLES.items():
+            databases.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT uuid FROM doomed)")  # noqa: S608  constants
+        (count,) = databases.execute("SELECT COUNT(*) FROM doomed").fetchone()
+        databases.execute("DROP TABLE doomed")
+    return int(count)
 
 
 @contextlib.contextmanager

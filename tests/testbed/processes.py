@@ -39,10 +39,10 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether it still runs; a zombie does not."""
+        """Tell whether any of it still runs. A zombie does not, but may have threads that do, with open ports."""
         with contextlib.suppress(OSError):
-            process, _, state = _parse(Path(f"/proc/{self.pid}/stat").read_text())
-            return process == self and state != "Z"
+            seen = _parse(Path(f"/proc/{self.pid}/stat").read_text())
+            return seen.process == self and (not seen.is_zombie or seen.threads > 1)
         return False
 
     @property
@@ -79,7 +79,7 @@ class Records:
             return None
         if boot != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
             return None
-        process, _, _ = _parse(stat)
+        process = _parse(stat).process
         return process if process.is_alive else None
 
     def start(
@@ -162,15 +162,25 @@ def _processes() -> Iterator[tuple[Process, int]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                process, leader, _ = _parse((entry / "stat").read_text())
-                yield process, leader
+                seen = _parse((entry / "stat").read_text())
+                yield seen.process, seen.session
 
 
-def _parse(stat: str) -> tuple[Process, int, str]:
-    """Return process, session and state of a line of ``/proc/PID/stat`` (proc(5), fields 1, 22, 6 and 3)."""
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    """What a line of ``/proc/PID/stat`` says of a process."""
+
+    process: Process
+    session: int
+    is_zombie: bool
+    threads: int
+
+
+def _parse(stat: str) -> _Sighting:
+    """Read the fields 1 (pid), 3 (state), 6 (session), 20 (threads) and 22 (start) of proc(5)."""
     pid = int(stat.split(" ", 1)[0])
-    fields = stat.rpartition(") ")[2].split()
-    return Process(pid, int(fields[19])), int(fields[3]), fields[0]
+    fields = stat.rpartition(") ")[2].split()  # from field 3 on
+    return _Sighting(Process(pid, int(fields[19])), int(fields[3]), fields[0] == "Z", int(fields[17]))
 
 
 def _proportional_size(pid: int) -> int:

@@ -47,8 +47,9 @@ class Start:
         ordered = [name for name in _LONGEST_FIRST if name in names]
         with ThreadPoolExecutor(len(ordered)) as pool:
             outcomes = [pool.submit(self._guard, name, ordered) for name in ordered]
-        for outcome in outcomes:
-            outcome.result()
+        failures = [failure for outcome in outcomes if (failure := outcome.exception())]
+        for failure in sorted(failures, key=lambda failure: isinstance(failure, _Forsaken)):
+            raise failure
 
     def _guard(self, name: str, names: Sequence[str]) -> None:
         try:
@@ -100,4 +101,8 @@ class Start:
     def _wait_for(self, event: threading.Event) -> None:
         event.wait()
         if self._failed:
-            raise Unavailable("test bed", "not started, because another service did not come up")
+            raise _Forsaken("test bed", "another service did not come up")
+
+
+class _Forsaken(Unavailable):
+    """What a service needs did not come up; that has a failure of its own."""

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.core.run import lock
-from appliance.core.run.errors import UsageError
+from appliance.core.run.errors import Unavailable, UsageError
 from tests.testbed import catalog, secrets
 from tests.testbed.api import Api, admin_auth
 from tests.testbed.broker import Broker
@@ -113,8 +113,13 @@ class Testbed:
             Start(self.layout, self.services, self.broker, self.admin, self.progress).run(names)
 
     def seed(self) -> Seed:
-        """Return what stands in the cloud; the first call plants it, and needs all services of the cloud."""
+        """Return what stands in the cloud; the first call plants it.
+
+        :raises Unavailable: a service of the cloud is not up, or does not do its part
+        """
         if not self.layout.seed.exists():
+            if missing := [name for name in CLOUD_SERVICES if not self.services.runs(name)]:
+                raise Unavailable("test bed", f"{', '.join(missing)} not up", "run: python -m tests.testbed up")
             with self._changing():
                 access = Access(self.layout, self.ca_file, self.admin())
                 seed = plant(access, self.progress)

@@ -75,8 +75,10 @@ def test_a_full_disk_does_not_keep_a_run_from_emptying_it(tmp_path: Path) -> Non
     path = tmp_path / "lock"
     script = (
         "import resource, signal, sys; from pathlib import Path; from appliance.core.run import lock\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
-        "with lock.hold(Path(sys.argv[1])): print('held')"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limits = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))\n"
+        "with lock.hold(Path(sys.argv[1])): print('held')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # coverage, which may be measuring, writes at the end"
     )
     run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert (run.stdout, run.stderr) == ("held\n", "")

@@ -1,9 +1,13 @@
 import json
 import logging
+import os
+import stat
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from appliance.core import clock
 from appliance.core.run import log, record
 from appliance.core.run.errors import ExitStatus
 
@@ -35,11 +39,57 @@ def test_a_failed_run_keeps_the_last_success(tmp_path: Path) -> None:
     log._secrets.clear()
 
 
+def test_figures_and_names_of_any_kind_do_not_end_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = record.RunRecord("x")
+    run.add("rate", float("nan"))
+    run.add("ratio", float("inf"))
+    run.fail(f'left: {os.fsdecode(b"a" + bytes([255]))} and "quotes"\n')
+    run.close(ExitStatus.PARTLY, tmp_path)
+
+    def refuse(constant: str) -> float:
+        raise ValueError(constant)
+
+    entry = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert entry["counts"] == {"rate": None, "ratio": None}
+    assert entry["failures"] == ['left: a\udcff and "quotes"\n']
+    assert "fedcloud_run_rate" in (tmp_path / "x.prom").read_text()
+    assert caplog.text == ""
+    for name in ("failures", "with-dash", "exit_status"):
+        odd = record.RunRecord("x")
+        odd.add(name)
+        odd.close(ExitStatus.DONE, tmp_path)
+        assert json.loads((tmp_path / "x.json").read_text())["counts"] == {name: 1}
+    assert "run record not written" in caplog.text
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_duration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = record.RunRecord("x")
+    hour_ago = run.started - timedelta(hours=1)
+    monkeypatch.setattr(clock, "now", lambda: hour_ago)
+    run.close(ExitStatus.DONE, tmp_path)
+    metrics = (tmp_path / "x.prom").read_text()
+    assert 0 <= float(metrics.split('fedcloud_run_duration_seconds{program="x"} ')[1].split()[0]) < 60
+    assert json.loads((tmp_path / "x.json").read_text()).keys() == {
+        *("program", "started", "ended", "status", "counts", "failures", "last_success", "version"),
+    }
+
+
+def test_figures_can_be_read_by_node_exporter_s_account(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        record.RunRecord("x").close(ExitStatus.DONE, tmp_path)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x.prom").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "x.json").stat().st_mode) == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.prom"]
+
+
 def test_an_unwritable_directory_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         record.RunRecord("x").close(ExitStatus.DONE, tmp_path / "file")
-    assert "run record not written" in caplog.text
+    assert f"run record not written: {tmp_path}/file" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"last_success": 3}', '{"last_success": "yesterday"}'])

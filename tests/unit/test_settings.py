@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,9 +109,9 @@ def test_blanks_before_headers_and_tabs_at_line_ends_are_read_as_meant() -> None
     ("text", "line"),
     [
         ("[a]\nx: 1\nx: 2\n", ":3: x: is set a second time in [a]; first in line 2"),
-        ("x: 1\n", ":1: no section header above this line: 'x:'"),
-        ("[a]\nnonsense\n", ":2: neither 'option: value' nor a [section]: 'nonsense'"),
-        ("[a\n", ":1: not a section header: '[a'; write [name]"),
+        ("x: 1\n", ":1: no section header above this line"),
+        ("[a]\nnonsense\n", ":2: neither 'option: value' nor a [section]"),
+        ("[a\n", ":1: not a section header; write [name]"),
         ("[a]\n[a]\n", ":2: section [a] stands here a second time"),
     ],
 )
@@ -116,3 +119,91 @@ def test_what_an_ini_file_may_not_hold(text: str, line: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         ini.parse(Path("x"), text)
     assert str(caught.value) == f"x{line}"
+
+
+def test_a_file_that_cannot_be_a_configuration_is_one_problem(tmp_path: Path) -> None:
+    (tmp_path / "nul").write_bytes(b"[DEFAULT]\nx = a\0b\n")
+    (tmp_path / "utf16").write_text("[DEFAULT]\nx = 1\n", encoding="utf-16")
+    (tmp_path / "log").write_bytes(b"x = 1\n" * 200_000)
+    paths = [tmp_path, tmp_path / "nul", tmp_path / "utf16", tmp_path / "log", Path("/dev/zero")]
+    with pytest.raises(ConfigurationError) as caught:
+        document.read(paths, oslo.parse)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}: cannot be read: is a directory",
+        f"{tmp_path}/nul:2: holds a NUL character; save the file as UTF-8 text",
+        f"{tmp_path}/utf16:1: is not UTF-8 text; save the file as UTF-8",
+        f"{tmp_path}/log: is larger than 1 MiB, which no configuration is",
+        "/dev/zero: is larger than 1 MiB, which no configuration is",
+    ]
+
+
+def test_a_line_that_cannot_be_read_is_not_shown_as_it_may_be_a_secret(tmp_path: Path) -> None:
+    oslo_text = "[keystone_auth]\npassword =\nhunter2\n\n  hunter2\n=hunter2\n"
+    ini_text = "[a]\npassword: \nhunter2\n=hunter2\n"
+    for dialect, text, lines in ((oslo.parse, oslo_text, [3, 6]), (ini.parse, ini_text, [3, 4])):
+        with pytest.raises(ConfigurationError) as caught:
+            dialect(tmp_path / "x.conf", text)
+        assert [problem.line for problem in caught.value.problems] == lines
+        assert "hunter2" not in str(caught.value)
+
+
+def test_homes_of_nobody_and_places_out_of_reach_are_problems_with_their_lines(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "below").mkdir(parents=True)
+    (closed / "key.pem").touch()
+    path = tmp_path / "x.conf"
+    path.write_text(
+        f"[DEFAULT]\nhome = ~nosuchuser/x\nkey = {closed}/key.pem\nspool = {closed}/below\ndir = {tmp_path}\n"
+        f"open = {tmp_path}/readable\nmine = {tmp_path}/unreadable\n"
+    )
+    (tmp_path / "readable").touch()
+    (tmp_path / "unreadable").touch(mode=0o000)
+    closed.chmod(0o000)
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from appliance.core.config import document, oslo; from appliance.core.config.settings import Settings\n"
+        "from appliance.core.run.errors import ConfigurationError\n"
+        "settings = Settings(document.read([Path(sys.argv[1])], oslo.parse))\n"
+        "settings.path('DEFAULT', 'home', default=Path('/'))\n"
+        "for name in ('key', 'dir', 'open', 'mine'): settings.file('DEFAULT', name)\n"
+        "settings.path('DEFAULT', 'spool', default=Path('/'), is_directory=True)\n"
+        "try: settings.finish()\n"
+        "except ConfigurationError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    if os.geteuid() == 0:  # without its capabilities root is an account like any other
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    closed.chmod(0o755)
+    assert shown.stderr == ""
+    assert [line.removeprefix(str(path)) for line in shown.stdout.splitlines()] == [
+        ":2: home: '~nosuchuser/x' is in the home directory of nobody on this host; write an absolute path",
+        f":3: key: file {closed}/key.pem cannot be read: check owner and mode, of its directories too",
+        f":4: spool: {closed}/below cannot be read: check owner and mode, of its directories too",
+        f":5: dir: file {tmp_path} is a directory",
+        f":7: mine: file {tmp_path}/unreadable cannot be read: check owner and mode, of its directories too",
+    ]
+
+
+def test_an_error_of_an_option_set_by_its_old_name_has_its_line(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[DEFAULT]\ntenants = a\n")
+    settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")])
+    settings.error("DEFAULT", "projects", "is wrong")
+    assert failures(settings) == [":2: projects: is wrong"]
+
+
+def test_a_reference_takes_the_command_line_s_value_and_that_of_an_old_name(tmp_path: Path) -> None:
+    text = "[DEFAULT]\nsite_name = file\nservice_name = $site_name\ntenants = a\nx = $projects\n"
+    settings = read(tmp_path, text, overrides={("DEFAULT", "site_name"): "shell"})
+    assert settings.text("DEFAULT", "service_name") == "shell"
+    settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")])
+    assert settings.text("DEFAULT", "x") == "a"
+
+
+def test_an_error_in_a_value_of_the_command_line_does_not_blame_the_file(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[DEFAULT]\nx = 1\n", overrides={("DEFAULT", "x"): "2"})
+    settings.text("DEFAULT", "x")
+    settings.error("DEFAULT", "x", "is wrong")
+    with pytest.raises(ConfigurationError) as caught:
+        settings.finish()
+    assert str(caught.value) == "command line: x: is wrong"

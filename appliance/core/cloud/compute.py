@@ -1,4 +1,4 @@
-"""Nova's servers, page by page, as plain dictionaries.
+"""Nova's servers as plain dictionaries, a page at a time in memory.
 
 Microversion 2.47 or later, so that each server carries the flavor it was booted with: its sizes and extra specs are
 right when the flavor has been changed or deleted since. Pages follow ``servers_links`` until there is no next one: Nova
@@ -23,7 +23,8 @@ PREFERRED = (2, 69)
 """From here on a listing without filters shows servers of a cell that is down, with status UNKNOWN, instead of
 leaving them out."""
 NEEDED = (2, 47)
-_PAGE = 1000
+_PAGE = "500"
+"""Servers in a page: larger ones cost Nova more for each, and us memory."""
 
 
 class Servers:
@@ -33,34 +34,40 @@ class Servers:
         self._scope = scope
         self._version = PREFERRED
 
-    def living(self) -> Iterator[list[Server]]:
-        """Yield pages of the servers that exist now.
+    def living(self) -> Iterator[Server]:
+        """Yield the servers that exist now.
 
         Raises `Unavailable` when a cell of Nova is down: what runs there would be missing without a word.
         """
-        for page in self._pages("/servers/detail", {}):
-            _refuse_unknown(page)
-            yield page
+        # Only a listing without any parameter tells of such a cell; the pages after the first have some anyway.
+        for server in self._listing("/servers/detail", {}):
+            _refuse_unknown(server)
+            yield server
 
-    def changed(self, since: datetime) -> Iterator[list[Server]]:
-        """Yield pages of the servers that changed since a moment, deleted ones included."""
+    def changed(self, since: datetime) -> Iterator[Server]:
+        """Yield the servers that changed since a moment, deleted ones included."""
         moment = since.strftime("%Y-%m-%dT%H:%M:%SZ")
-        yield from self._pages("/servers/detail", {"changes-since": moment, "limit": str(_PAGE)})
+        yield from self._listing("/servers/detail", {"changes-since": moment, "limit": _PAGE})
 
     def check_cells(self) -> None:
-        """Raise `Unavailable` when a cell of Nova is down: a listing with a filter cannot tell."""
-        _refuse_unknown(self._page("/servers", {})["servers"])
+        """Raise `Unavailable` when a cell of Nova is down: `changed` cannot tell."""
+        for server in self._page("/servers", {})["servers"]:
+            _refuse_unknown(server)
 
-    def _pages(self, path: str, query: dict[str, str]) -> Iterator[list[Server]]:
+    def _listing(self, path: str, query: dict[str, str]) -> Iterator[Server]:
         while True:
             body = self._page(path, query)
-            if body["servers"]:
-                yield body["servers"]
+            servers: list[Server] = body["servers"]
             links = [link["href"] for link in body.get("servers_links", ()) if link.get("rel") == "next"]
-            if not links or not body["servers"]:
+            is_last = not links or not servers
+            servers.reverse()
+            while servers:  # a page is gone from memory before the next one comes
+                yield servers.pop()
+            if is_last:
                 return
             # The host in the link is what Nova believes to be called; only the query matters.
-            query = {name: values[-1] for name, values in parse_qs(urlsplit(links[0]).query).items()}
+            told = {name: values[-1] for name, values in parse_qs(urlsplit(links[0]).query).items()}
+            query = {**told, "limit": _PAGE}
 
     def _page(self, path: str, query: dict[str, str]) -> dict[str, Any]:
         url = f"{path}?{urlencode(query)}" if query else path
@@ -72,7 +79,7 @@ class Servers:
             raise AccessDenied(
                 _host(response),
                 f"Nova does not let the account list the servers of project {self._scope.project_id}",
-                f"openstack role add --user … --project {self._scope.project_id} reader",
+                self._scope.access.grant(f"--project {self._scope.project_id}"),
             )
         if not response.ok or not isinstance(body, dict) or not isinstance(body.get("servers"), list):
             said = re.sub(r"\s+", " ", response.text)[:120]
@@ -95,14 +102,13 @@ class Servers:
         self._version = min(newest, PREFERRED)
 
 
-def _refuse_unknown(page: list[Server]) -> None:
-    for server in page:
-        if server.get("status") == "UNKNOWN" and not server.get("name"):
-            raise Unavailable(
-                f"server {server.get('id')}",
-                "Nova knows it, but the cell that holds it does not answer",
-                "bring the cell back; the next run goes on from here",
-            )
+def _refuse_unknown(server: Server) -> None:
+    if server.get("status") == "UNKNOWN" and not server.get("name"):
+        raise Unavailable(
+            f"server {server.get('id')}",
+            "Nova knows it, but the cell that holds it does not answer",
+            "bring the cell back; the next run goes on from here",
+        )
 
 
 def _host(response: Any) -> str:

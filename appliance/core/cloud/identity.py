@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keystoneauth1 import exceptions
 
+from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.cloud.vo import Entry
 from appliance.core.run.errors import AccessDenied
@@ -72,14 +72,14 @@ class UserNames:
         self._cloud = cloud
         self._names: dict[str, str | None] = {}
         self._is_refused = False
-        self._lock = threading.Lock()
+        self._locks = Locks()
 
     def get(self, user_id: str, scope: Scope) -> str | None:
         """Return a user's name; None when there is no such user any more, or the account may not know.
 
         The system's scope is asked when the account has it, else ``scope``, the user's project.
         """
-        with self._lock:
+        with self._locks.of(user_id):
             if user_id not in self._names:
                 self._names[user_id] = None if self._is_refused else self._ask(user_id, self._cloud.system or scope)
             return self._names[user_id]
@@ -91,11 +91,10 @@ class UserNames:
             return None
         except (exceptions.Forbidden, exceptions.Unauthorized):
             self._is_refused = True
-            account = self._cloud.access.account
+            access = self._cloud.access
             logger.warning(
-                "%s: the account %r may not read names of users: records go without GlobalUserName; "
-                "openstack role add --user %s --system all reader",
-                *(self._cloud.host, account, account),
+                "%s: the account %r may not read names of users: records go without GlobalUserName; %s",
+                *(self._cloud.host, access.account, access.grant("--system all")),
             )
             return None
         return name

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
+from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import Unavailable
 
@@ -15,24 +15,20 @@ class ImageProperties:
     def __init__(self, name: str) -> None:
         self._name = name
         self._found: dict[str, str | None] = {}
-        self._hidden: set[tuple[str, int]] = set()
-        self._lock = threading.Lock()
+        self._hidden: set[tuple[str, Scope]] = set()
+        self._locks = Locks()
 
     def get(self, image_id: str, scope: Scope) -> str | None:
         """Return the property; None when the image has none, is gone, or is not for this project to see."""
-        with self._lock:
-            if image_id in self._found:
-                return self._found[image_id]
-            if (image_id, id(scope)) in self._hidden:
-                return None
-        image = _image(image_id, scope)
-        with self._lock:
-            if image is None:
-                self._hidden.add((image_id, id(scope)))
-                return None
-            value = image.get(self._name)
-            self._found[image_id] = value if isinstance(value, str) else None
-            return self._found[image_id]
+        with self._locks.of(image_id):
+            if image_id not in self._found and (image_id, scope) not in self._hidden:
+                image = _image(image_id, scope)
+                if image is None:
+                    self._hidden.add((image_id, scope))
+                else:
+                    value = image.get(self._name)
+                    self._found[image_id] = value if isinstance(value, str) else None
+            return self._found.get(image_id)
 
 
 def _image(image_id: str, scope: Scope) -> dict[str, Any] | None:

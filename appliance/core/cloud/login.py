@@ -73,6 +73,12 @@ class Access:
                 return value
         return self.auth_type
 
+    def grant(self, where: str, role: str = "") -> str:
+        """Return the command with which an administrator gives the account a role, ``where`` being ``--project P``."""
+        domain = self.options.get("user_domain_id") or self.options.get("user_domain_name")
+        user = f"--user {self.account}" + (f" --user-domain {domain}" if domain else "")
+        return f"openstack role add {user} {where} {role or self.role}"
+
 
 def options(auth_type: str) -> tuple[Option, ...]:
     """Return the options of a plugin by its name; `LookupError` with the names that there are, if it is not one."""

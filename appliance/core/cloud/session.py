@@ -23,6 +23,7 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from appliance.core import clock
 from appliance.core.cloud import login
+from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.login import Access
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.version import __version__
@@ -113,6 +114,7 @@ class Scope:
     """What the account may do in one project, in the system, or before choosing either: the services' clients."""
 
     def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, access: Access) -> None:
+        self.access = access
         self._transport = transport
         self._plugin = plugin
         self._endpoints = {"interface": access.interface, "region_name": access.region}
@@ -121,6 +123,12 @@ class Scope:
     def project_id(self) -> str | None:
         """Return the project that the token is for."""
         found: str | None = self._plugin.get_access(self._transport).project_id
+        return found
+
+    @property
+    def project_name(self) -> str | None:
+        """Return the name of that project."""
+        found: str | None = self._plugin.get_access(self._transport).project_name
         return found
 
     @property
@@ -146,7 +154,7 @@ class Scope:
             session=self._transport,
             auth=self._plugin,
             service_type="compute",
-            api_version=APIVersion("2.1"),
+            api_version=APIVersion(),
             timings=False,
             **self._endpoints,
         )
@@ -165,7 +173,7 @@ class Cloud:
     def __init__(self, access: Access) -> None:
         self.access = access
         self.transport = Transport(access)
-        self._lock = threading.Lock()
+        self._locks = Locks()
         self._projects: dict[str, Scope] = {}
 
     @cached_property
@@ -219,7 +227,7 @@ class Cloud:
 
         A credential that is bound to a project is never asked for another one.
         """
-        with self._lock:
+        with self._locks.of(project_id):
             if project_id not in self._projects:
                 self._projects[project_id] = self._login(project_id)
             return self._projects[project_id]
@@ -241,7 +249,7 @@ class Cloud:
             raise AccessDenied(
                 f"project {project_id}",
                 f"{self.host} gives the account {self.access.account!r} no token for it",
-                f"openstack role add --user {self.access.account} --project {project_id} {self.access.role}",
+                self.access.grant(f"--project {project_id}"),
             ) from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token for project {project_id}: {error}") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.core.run.errors import ConfigurationError, Problem
+
+_MAX_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,28 @@ def read(paths: Sequence[Path], dialect: Dialect) -> Document:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text; a file that is missing, unreadable or not UTF-8 is a `ConfigurationError`."""
+    """Return a file's text; one that is missing, unreadable, too large or not UTF-8 text is a `ConfigurationError`."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(_MAX_SIZE + 1)
+        if len(data) > _MAX_SIZE:
+            raise ConfigurationError([Problem(path, 0, "", "is larger than 1 MiB, which no configuration is")])
+        text = data.decode("utf-8-sig")
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
         raise ConfigurationError([Problem(path, 0, "", f"cannot be read: {cause}")]) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigurationError([Problem(path, line, "", "is not UTF-8 text; save the file as UTF-8")]) from error
+    if "\0" in text:
+        line = len(lines(text[: text.index("\0")]))
+        raise ConfigurationError([Problem(path, line, "", "holds a NUL character; save the file as UTF-8 text")])
+    return text
+
+
+def lines(text: str) -> list[str]:
+    """Split as `open` does; `str.splitlines` would also cut values at form feeds, NEL and Unicode separators."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def first_existing(candidates: Iterable[Path]) -> list[Path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Entry, lines
 from appliance.core.run.errors import ConfigurationError, Problem
 
 _ASSIGNMENT = re.compile(r"(?P<key>[^:=]+?)\s*[:=]\s*(?P<value>.*)")
@@ -21,22 +21,22 @@ def parse(path: Path, text: str) -> Document:
     """Parse a file of this dialect; option names are folded to lower case, nothing may be given twice."""
     document, problems = Document(paths=[path]), []
     section: str | None = None
-    for number, raw in enumerate(text.splitlines(), start=1):
+    for number, raw in enumerate(lines(text), start=1):
         line = raw.strip()
         if not line or line[0] in "#;":
             continue
         if line[0] == "[":
             section = line.strip("[]").strip()
             if not line.endswith("]") or not section:
-                problems.append(Problem(path, number, "", f"not a section header: {line[:40]!r}; write [name]"))
+                problems.append(Problem(path, number, "", "not a section header; write [name]"))
             elif section in document.sections:
                 problems.append(Problem(path, number, "", f"section [{section}] stands here a second time"))
             document.sections.setdefault(section, {})
             continue
         match = _ASSIGNMENT.fullmatch(line)
         if match is None or section is None:
-            text = "no section header above this line" if match else "neither 'option: value' nor a [section]"
-            problems.append(Problem(path, number, "", f"{text}: {line.split()[0][:40]!r}"))
+            cause = "no section header above this line" if match else "neither 'option: value' nor a [section]"
+            problems.append(Problem(path, number, "", cause))  # without the line: it may be half of a secret
             continue
         key = match["key"].lower()
         if earlier := document.get(section, key):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oslo_config import iniparser
 
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Entry, lines
 from appliance.core.run.errors import ConfigurationError, Problem
 
 LOG_OPTIONS = (
@@ -25,9 +25,12 @@ LOG_OPTIONS = (
 
 
 def parse(path: Path, text: str) -> Document:
-    """Parse a file of this dialect. Dashes in option names count as underscores, as oslo.config takes them."""
+    """Parse a file of this dialect. As in oslo.config, sections other than DEFAULT are folded to lower case.
+
+    Dashes in option names count as underscores; oslo.config does so for older names only.
+    """
     reader = _Reader(path)
-    reader.parse(text.splitlines())
+    reader.parse(lines(text))
     if reader.problems:
         raise ConfigurationError(reader.problems)
     return reader.document
@@ -39,7 +42,7 @@ class _Reader(iniparser.BaseParser):
         self.path = path
         self.document = Document(paths=[path])
         self.problems: list[Problem] = []
-        self._section = "DEFAULT"
+        self._section = ""
         self._key_line = 0
 
     def _split_key_value(self, line: str) -> tuple[str, list[str]]:
@@ -50,28 +53,32 @@ class _Reader(iniparser.BaseParser):
         return str(key), value
 
     def new_section(self, section: str) -> None:
-        self._section = section
-        self.document.sections.setdefault(section, {})
+        self._section = section if section == "DEFAULT" else section.lower()
+        self.document.sections.setdefault(self._section, {})
 
     def assignment(self, key: str, value: list[str]) -> None:
+        if not self._section:
+            text = "stands above the first section; write [DEFAULT]"
+            self.problems.append(Problem(self.path, self._key_line, key, text))
+            return
         entry = Entry("\n".join(value), self.path, self._key_line)
         self.document.set(self._section, key.replace("-", "_"), entry)
 
-    def _note(self, text: str, line: str) -> None:
-        self.problems.append(Problem(self.path, self.lineno, "", f"{text}: {line.split(maxsplit=1)[0][:40]!r}"))
+    def _note(self, text: str) -> None:
+        self.problems.append(Problem(self.path, self.lineno, "", text))  # without the line: it may be half of a secret
 
     # The parser stops at its first error; these go on, so that all are told together.
-    def error_empty_key(self, line: str) -> None:  # type: ignore[override]
-        self._note("neither 'option = value' nor a [section]", line)
+    def error_empty_key(self, _line: str) -> None:  # type: ignore[override]
+        self._note("neither 'option = value' nor a [section]")
 
-    def error_unexpected_continuation(self, line: str) -> None:  # type: ignore[override]
-        self._note("begins with a blank, but continues no option; remove the blank", line)
+    def error_unexpected_continuation(self, _line: str) -> None:  # type: ignore[override]
+        self._note("begins with a blank, but continues no option; remove the blank")
 
-    def error_no_section_end_bracket(self, line: str) -> None:  # type: ignore[override]
-        self._note("not a section header, write [name]", line)
+    def error_no_section_end_bracket(self, _line: str) -> None:  # type: ignore[override]
+        self._note("not a section header, write [name]")
 
-    def error_no_section_name(self, line: str) -> None:  # type: ignore[override]
-        self._note("a section without a name, write [name]", line)
+    def error_no_section_name(self, _line: str) -> None:  # type: ignore[override]
+        self._note("a section without a name, write [name]")
 
 
 class _Template(string.Template):

@@ -17,6 +17,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no"})
+_OUT_OF_REACH = "cannot be read: check owner and mode, of its directories too"
 T = TypeVar("T")
 
 Interpolation = Callable[[str, Callable[[str], str | None]], str]
@@ -44,6 +45,7 @@ class Settings:
         self._interpolate = interpolate
         self._overrides = overrides or {}
         self._known: dict[str, set[str]] = {}
+        self._found: dict[tuple[str, str], Entry] = {}
         self._defaults: dict[tuple[str, str], str] = {}
         self._problems: list[Problem] = []
 
@@ -135,11 +137,17 @@ class Settings:
         self._defaults[section, option] = str(default)
         if entry is None or not entry.text:
             return default
-        value = Path(self._expand(entry.text, section)).expanduser()
+        text = self._expand(entry.text, section)
+        try:
+            value = Path(text).expanduser()
+        except RuntimeError:
+            cause = f"{text!r} is in the home directory of nobody on this host; write an absolute path"
+            self._report(entry, section, option, cause)
+            return default
         if not value.is_absolute():
             self._report(entry, section, option, f"must be an absolute path, not {str(value)!r}")
-        elif is_directory and value.exists() and not value.is_dir():
-            self._report(entry, section, option, f"{value} is not a directory")
+        elif is_directory and (state := _state(value)) not in ("is a directory", "does not exist"):
+            self._report(entry, section, option, f"{value} {state or 'is not a directory'}")
         return value
 
     def file(
@@ -150,8 +158,7 @@ class Settings:
         if (entry is None or not entry.text) and default is None:
             return None
         value = self.path(section, option, default=default or Path(), aliases=aliases)
-        if value.is_absolute() and not (value.is_file() and os.access(value, os.R_OK)):
-            state = "cannot be read: check owner and mode" if value.exists() else "does not exist"
+        if value.is_absolute() and (state := _state(value)):
             self._report(entry, section, option, f"file {value} {state}")
         return value
 
@@ -161,11 +168,11 @@ class Settings:
 
     def error(self, section: str, option: str, text: str) -> None:
         """Report an option as wrong, for rules that span several options."""
-        self._report(self._document.get(section, option), section, option, text)
+        self._report(self._entry(section, option), section, option, text)
 
     def warn(self, section: str, option: str, text: str) -> None:
         """Report an option as dubious."""
-        self._report(self._document.get(section, option), section, option, text, is_fatal=False)
+        self._report(self._entry(section, option), section, option, text, is_fatal=False)
 
     def accept(self, section: str, options: Iterable[str]) -> None:
         """Take options as known that nothing reads: those of upstream that have no effect here."""
@@ -180,14 +187,26 @@ class Settings:
         return tuple(problems)
 
     def _find(self, section: str, option: str, aliases: Iterable[Alias] = ()) -> Entry | None:
-        if (text := self._overrides.get((section, option))) is not None:
-            self._known.setdefault(section, set()).add(option)
-            return Entry(text, Path("command line"), 0)
-        found = None
-        for place in ((section, option), *aliases):
+        places = ((section, option), *aliases)
+        for place in places:
             self._known.setdefault(place[0], set()).add(place[1])
-            found = found or self._document.get(*place)
+        entries = [entry for place in places if (entry := self._document.get(*place))]
+        # Of several files the last one counts, by whatever name it sets the option, as in oslo.config.
+        found = self._override(section, option) or max(entries, key=self._rank, default=None)
+        if found:
+            self._found[section, option] = found
         return found
+
+    def _rank(self, entry: Entry) -> int:
+        paths = self._document.paths
+        return paths.index(entry.path) if entry.path in paths else len(paths)
+
+    def _override(self, section: str, option: str) -> Entry | None:
+        text = self._overrides.get((section, option))
+        return Entry(text, Path("command line"), 0) if text is not None else None
+
+    def _entry(self, section: str, option: str) -> Entry | None:
+        return self._found.get((section, option)) or self._document.get(section, option)
 
     def _expand(self, text: str, section: str, pending: frozenset[str] = frozenset()) -> str:
         if self._interpolate is None:
@@ -198,7 +217,7 @@ class Settings:
                 return None
             group, _, option = name.rpartition(".")
             for place in ((group or section, option), ("DEFAULT", name)):
-                entry = self._document.get(*place)
+                entry = self._override(*place) or self._entry(*place)
                 value = entry.text if entry else self._defaults.get(place)
                 if value is not None:
                     return self._expand(value, place[0], pending | {name})
@@ -243,6 +262,16 @@ class Settings:
             for option in options.keys() - self._known[section]:
                 near = difflib.get_close_matches(option, self._known[section], n=1)
                 self.warn(section, option, f"unknown option, ignored{_did_you_mean(near)}")
+
+
+def _state(path: Path) -> str:
+    """Say what keeps a path from being a file that can be read; empty when nothing does."""
+    try:
+        if path.is_file():
+            return "" if os.access(path, os.R_OK) else _OUT_OF_REACH
+        return "is a directory" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+    except PermissionError:
+        return _OUT_OF_REACH
 
 
 def _did_you_mean(near: list[str]) -> str:

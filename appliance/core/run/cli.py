@@ -32,6 +32,8 @@ class Program:
     compatible_status: Callable[[ExitStatus], int] = lambda status: int(status is not ExitStatus.DONE)
     """The exit status that the upstream program of this name would give, for ``--compat-exit-codes``."""
     version_flags: Sequence[str] = ("--version",)
+    verbs: Sequence[Program] = ()
+    """Commands of this command, each with flags of its own; `dispatch` then runs the one that was given."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,6 +51,25 @@ def parser(program: Program) -> argparse.ArgumentParser:
     made = _Parser(prog=program.name, description=program.description, allow_abbrev=False)
     made.add_argument(*program.version_flags, action="version", version=f"{program.name} {__version__}")
     program.add_arguments(made)
+    if not program.verbs:
+        _add_common(made)
+        return made
+    verbs = made.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=_Parser)
+    for verb in program.verbs:
+        child = verbs.add_parser(verb.name, description=verb.description, help=verb.description, allow_abbrev=False)
+        verb.add_arguments(child)
+        child.set_defaults(verb=verb)
+        _add_common(child)
+    return made
+
+
+def dispatch(arguments: argparse.Namespace) -> ExitStatus:
+    """Run the verb that the command line names."""
+    verb: Program = arguments.verb
+    return verb.run(arguments)
+
+
+def _add_common(made: argparse.ArgumentParser) -> None:
     common = made.add_argument_group("common to all programs")
     common.add_argument("--check-config", action="store_true", help="read the configuration, report, do nothing else")
     common.add_argument("--debug", action="store_true", help="log every step, and a traceback if the program breaks")
@@ -62,7 +83,6 @@ def parser(program: Program) -> argparse.ArgumentParser:
     common.add_argument(
         "--compat-exit-codes", action="store_true", help="exit as the upstream program of this name does"
     )
-    return made
 
 
 def layout(arguments: argparse.Namespace) -> Layout:

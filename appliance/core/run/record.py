@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -33,6 +35,8 @@ class RunRecord:
     counts: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     last_success: datetime | None = None
+    _begin: float = field(default_factory=time.monotonic, repr=False)
+    """The clock of ``started`` may be set meanwhile; this one measures."""
 
     def add(self, name: str, amount: float = 1) -> None:
         """Add to a figure."""
@@ -47,15 +51,20 @@ class RunRecord:
         self.ended, self.status = clock.now(), status
         self.last_success = self.ended if status is ExitStatus.DONE else last_success(self.program, directory)
         try:
-            files.make_directory(directory)
+            files.make_directory(directory, mode=0o755)
             files.write_atomic(directory / f"{self.program}.json", self._as_json())
-            _write_metrics(self, directory / f"{self.program}.prom")
+            _write_metrics(self, directory / f"{self.program}.prom", seconds=time.monotonic() - self._begin)
         except OSError as error:
-            logger.warning("run record not written: %s: %s", directory, error.strerror)
+            logger.warning("run record not written: %s: %s", error.filename, error.strerror)
+        except ValueError as error:  # prometheus_client does not take a name
+            logger.warning("run record not written: %s: %s", directory / f"{self.program}.prom", error)
 
     def _as_json(self) -> bytes:
         entry = asdict(self) | {"version": __version__, "status": self.status}
-        return json.dumps(entry, indent=1, default=_iso, ensure_ascii=False).encode() + b"\n"
+        del entry["_begin"]
+        entry["counts"] = {name: value if math.isfinite(value) else None for name, value in self.counts.items()}
+        text = json.dumps(entry, indent=1, default=_iso, ensure_ascii=False)
+        return text.encode(errors="backslashreplace") + b"\n"
 
 
 def read(program: str, directory: Path) -> Mapping[str, object] | None:
@@ -76,8 +85,8 @@ def last_success(program: str, directory: Path) -> datetime | None:
         return None
 
 
-def _write_metrics(record: RunRecord, path: Path) -> None:
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile  # noqa: PLC0415  start-up is a cost
+def _write_metrics(record: RunRecord, path: Path, *, seconds: float) -> None:
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # noqa: PLC0415  start-up is a cost
 
     registry = CollectorRegistry()
 
@@ -86,7 +95,7 @@ def _write_metrics(record: RunRecord, path: Path) -> None:
 
     assert record.ended is not None  # noqa: S101  close() sets it
     gauge("run_end_timestamp_seconds", "End of the last run", record.ended.timestamp())
-    gauge("run_duration_seconds", "Duration of the last run", (record.ended - record.started).total_seconds())
+    gauge("run_duration_seconds", "Duration of the last run", seconds)
     gauge("run_exit_status", "Exit status of the last run", float(record.status or 0))
     gauge("run_failures", "Things that the last run left undone", len(record.failures))
     if record.last_success:
@@ -97,7 +106,8 @@ def _write_metrics(record: RunRecord, path: Path) -> None:
         )
     for name, value in sorted(record.counts.items()):
         gauge(f"run_{name}", f"{name.replace('_', ' ')} of the last run", value)
-    write_to_textfile(str(path), registry)
+    files.write_atomic(path, generate_latest(registry))
+    path.chmod(0o644)  # whatever the umask: node_exporter has an account of its own, and nothing here is confidential
 
 
 def _iso(value: object) -> str:

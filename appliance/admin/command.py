@@ -1,0 +1,26 @@
+"""``appliance``: what administrators ask of the appliance as a whole. One verb a folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from appliance.admin.status import verb as status
+from appliance.core.run import cli
+
+PROGRAM = cli.Program(
+    "appliance",
+    "Looks after the appliance of this host.",
+    lambda _parser: None,
+    cli.dispatch,
+    verbs=(status.VERB,),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return cli.main(PROGRAM, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

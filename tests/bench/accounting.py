@@ -1,0 +1,107 @@
+"""Figures of `caso-extract` beside cASO 5.2.2 on the test bed's cloud: rows ``accounting case value unit``.
+
+``scripts/bench accounting`` measures on the seed's 17 servers, ``scripts/bench accounting 10000`` with that many servers
+of history more. Both programs take turns on the same cloud, with the same account and the extractor nova alone. The
+first run accounts everything, the hourly one what has changed within an hour. Requests are counted from the access
+logs of Keystone, Nova and Glance, without those by which the services ask each other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+from tests.bench.usage import Usage, run
+from tests.e2e.caso_site import CasoSite
+from tests.testbed import CLOUD_SERVICES, Testbed
+
+SERVICES = ("keystone", "nova", "glance")
+ROUNDS = 3
+_SERVICES_OWN = "GET /v3/auth/tokens"
+"""A service that validates a caller's token."""
+
+
+class Requests:
+    """Counts the requests that clients made since it was created."""
+
+    def __init__(self, testbed: Testbed) -> None:
+        self._logs = [testbed.access_log(service) for service in SERVICES]
+        self._offsets = [path.stat().st_size for path in self._logs]
+
+    def count(self) -> int:
+        """Return how many there were."""
+        found = 0
+        for path, offset in zip(self._logs, self._offsets, strict=True):
+            with path.open() as log:
+                log.seek(offset)
+                found += sum(_SERVICES_OWN not in line for line in log)
+        return found
+
+
+def measure(testbed: Testbed, case: str, *, hourly: bool, rounds: int) -> None:
+    """Let both programs do the same work in turn, and print the medians."""
+    taken: dict[str, list[tuple[Usage, int]]] = {"ours": [], "cASO 5.2.2": []}
+    for _ in range(rounds):
+        for who, results in taken.items():
+            root = Path(tempfile.mkdtemp(prefix="bench-accounting-"))
+            site = CasoSite(root / "site", testbed, ssm={"max_size": 100})
+            if hourly:
+                _pretend_an_hour_ago(site)
+            argv = site.command("caso-extract") if who == "ours" else site.peer_command("caso-extract")
+            requests = Requests(testbed)
+            used = run(argv)
+            results.append((used, requests.count()))
+            records = len({record["VMUUID"] for record in site.records()})
+            row(f"{case}: {who}: servers reported", records, "")
+            shutil.rmtree(root)
+    for who, results in taken.items():
+        row(f"{case}: {who}: wall", median(used.wall for used, _ in results), "s")
+        row(f"{case}: {who}: CPU", median(used.cpu for used, _ in results), "s")
+        row(f"{case}: {who}: memory", median(used.memory for used, _ in results), "MiB")
+        row(f"{case}: {who}: requests", median(count for _, count in results), "")
+
+
+def _pretend_an_hour_ago(site: CasoSite) -> None:
+    moment = datetime.now(UTC) - timedelta(hours=1)
+    for project in site.testbed.seed().projects.values():
+        (site.state / f"lastrun.{project.id}").write_text(str(moment))
+
+
+def row(case: str, value: float, unit: str) -> None:
+    """Print one figure."""
+    print(f"accounting\t{case}\t{value:.2f}\t{unit}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Start the cloud if need be, and measure."""
+    top = Path(__file__).resolve().parents[2]
+    state = Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or top / ".cache/testbed/tests")
+    testbed = Testbed(state, int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000))
+    was_running = testbed.running()
+    testbed.up(CLOUD_SERVICES)
+    testbed.seed()
+    testbed.clear_bulk()
+    time.sleep(1)
+    try:
+        count = int(arguments[0]) if arguments else 0
+        if count:
+            testbed.bulk(count)
+        case = f"{17 + count} servers"
+        rounds = 1 if count else ROUNDS
+        measure(testbed, f"{case}, first run", hourly=False, rounds=rounds)
+        measure(testbed, f"{case}, hourly run", hourly=True, rounds=rounds)
+    finally:
+        testbed.clear_bulk()
+        if not was_running:
+            testbed.down()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,435 @@
+"""caso-extract on the test bed's cloud, with an account that may only read. Nova's database counts again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.demo import counters
+from tests.e2e.caso_site import PEER, PROGRAMS, CasoSite, lines
+from tests.testbed import Testbed
+
+pytestmark = pytest.mark.cloud
+ALL = {"ops", "biomed", "fedcloud.egi.eu"}
+
+
+@pytest.fixture(scope="module")
+def testbed(testbed: Testbed) -> Iterator[Testbed]:
+    """Return the test bed with servers of the last ten weeks, so that months matter."""
+    testbed.bulk(60, days=70)
+    yield testbed
+    testbed.clear_bulk()
+
+
+@pytest.fixture
+def site(testbed: Testbed, tmp_path: Path) -> CasoSite:
+    return CasoSite(tmp_path / "site", testbed)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    site: CasoSite
+    until: datetime
+
+
+@pytest.fixture(scope="module")
+def extracted(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Extracted:
+    """Return a site after one undisturbed run."""
+    site = CasoSite(tmp_path_factory.mktemp("extracted") / "site", testbed)
+    until = moment()
+    site.run("caso-extract", "--extract-to", until.isoformat())
+    return Extracted(site, until)
+
+
+def moment() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=2)
+
+
+def usage(site: CasoSite, until: datetime) -> dict[tuple[str, str], counters.Usage]:
+    """Return what Nova's database says of the projects that carry the tag."""
+    tagged = {project.id for project in site.testbed.seed().projects.values() if "caso" in project.tags}
+    counted = counters.nova_usage(site.testbed.nova_database, until)
+    return {key: value for key, value in counted.items() if key[0] in tagged}
+
+
+def test_hours_of_each_month_are_those_of_novas_database(extracted: Extracted) -> None:
+    records = extracted.site.records()
+    counted, repeated = counters.accounted(records)
+    assert counted == usage(extracted.site, extracted.until)
+    assert len({month for _, month in counted}) > 2
+    assert repeated == 0
+    assert {record["SiteName"] for record in records} == {"TEST-SITE"}
+
+
+def test_runs_one_after_the_other_add_up(site: CasoSite) -> None:
+    until = moment()
+    for days in (45, 13):
+        site.run("caso-extract", "--extract-to", (until - timedelta(days=days)).isoformat())
+    site.run("caso-extract", "--extract-to", until.isoformat())
+    messages = site.messages()
+    site.run("caso-extract", "--extract-to", until.isoformat())
+    assert site.messages() == messages, "there was nothing left to do"
+    counted, _ = counters.accounted(site.records())
+    assert counted == usage(site, until)
+    assert set(site.checkpoints().values()) == {str(until + timedelta(seconds=1))}
+
+
+def test_fields_are_what_was_planted(extracted: Extracted) -> None:
+    seed = extracted.site.testbed.seed()
+    records = {record["VMUUID"]: record for record in extracted.site.records()}
+    image = "https://appdb.egi.eu/store/vo/image/0000-1111:42/"
+    with_ip = {ip.server for ip in seed.floating_ips if ip.server}
+    for server in seed.servers.values():
+        project = seed.projects[server.project]
+        if project.vo is None:
+            assert server.id not in records
+            continue
+        told, flavor = records[server.id], seed.flavors[server.flavor]
+        assert told["MachineName"] == server.name
+        assert told["GlobalUserName"] == server.user
+        assert told["LocalUserId"] == seed.users[server.user].id
+        assert (told["FQAN"], told["LocalGroupId"]) == (project.vo, project.id)
+        assert told["ImageId"] == image
+        assert told["PublicIPCount"] == str(int(server.name in with_ip))
+        assert told["CpuCount"] == str(flavor.vcpus)
+        assert told["Memory"] == str(flavor.ram)
+        assert told["Disk"] == str(flavor.disk + flavor.ephemeral)
+        assert told.get("BenchmarkType") == flavor.extra_specs.get("accounting:benchmark_type")
+        assert told.get("Benchmark") == flavor.extra_specs.get("accounting:benchmark_value")
+        assert int(told["CpuDuration"]) == int(told["WallDuration"]) * flavor.vcpus
+        assert (told["Status"] == "completed") == (server.status == "DELETED")
+        assert (told["EndTime"] != "0") == (server.status == "DELETED")
+
+
+def test_it_agrees_with_the_peer(extracted: Extracted, tmp_path: Path) -> None:
+    """Field by field, but for what is meant to differ: our name, and months, of which the peer knows the last only."""
+    other = CasoSite(tmp_path / "other", extracted.site.testbed)
+    other.run_peer("caso-extract", "--extract-to", extracted.until.isoformat())
+    ours = {record["VMUUID"]: record for record in extracted.site.records()}
+    theirs = {record["VMUUID"]: record for record in other.records()}
+    assert ours.keys() == theirs.keys()
+    for uuid, record in ours.items():
+        assert {**record, "CloudType": ""} == {**theirs[uuid], "CloudType": ""}
+
+
+def test_a_run_is_recorded(extracted: Extracted) -> None:
+    told = json.loads((extracted.site.root / "var/lib/fedcloud/runs/caso-extract.json").read_text())
+    assert told["status"] == 0
+    counts = told["counts"]
+    records, messages = extracted.site.records(), extracted.site.messages()
+    assert {name: counts[name] for name in ("projects", "servers", "records", "messages")} == {
+        "projects": 3,
+        "servers": 17 + 60,
+        "records": len(records),
+        "messages": len(messages),
+    }
+    # 5 tokens (none, system, 3 projects), 2 lists of projects, 2 listings of each project's servers, 6 users, an image
+    # that projects running at once may each ask for
+    assert counts["api_requests"] <= 5 + 2 + 3 * 2 + 6 + 3
+
+
+def test_a_dry_run_changes_nothing(site: CasoSite) -> None:
+    before = site.files()
+    shown = site.run("caso-extract", "--dry-run")
+    assert site.files() == before
+    assert "VO ops: from 1970-01-01T00:00:00+00:00: 3 servers, 3 records" in shown.stdout
+
+
+def test_the_projects_command_shows_what_is_accounted(site: CasoSite) -> None:
+    projects = site.testbed.seed().projects
+    site.default["projects"] = "vo-ops"
+    site.default["caso_tag"] = ""
+    site.write()
+    shown = site.run("caso-projects")
+    assert shown.stdout == "'vo-ops (vo-ops) mapped to VO 'ops'\n"
+    site.default["projects"] = projects["vo-ops"].id
+    site.write()
+    assert site.run("caso-projects").stdout == site.run_peer("caso-projects", "--caso_tag", "none").stdout
+
+
+# -- what can be wrong
+
+
+def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoSite) -> None:
+    lab = site.testbed.seed().projects["local-lab"].id
+    site.default["projects"] = f"nosuch, vo-ops, {lab}"
+    site.write()
+    shown = site.run("caso-extract", expect=1)
+    url = site.testbed.keystone_url.split("/")[2]
+    told = lines(shown)
+    assert told == [
+        (
+            f"caso-extract: project nosuch: {url} shows the account 'accounting' no such project; correct its name, or: "
+            "openstack role add --user accounting --user-domain Default --project nosuch reader"
+        ),
+        (
+            f"caso-extract: project {lab}: {url} shows the account 'accounting' no such project; correct its name, or: "
+            f"openstack role add --user accounting --user-domain Default --project {lab} reader"
+        ),
+    ]
+    assert {record["FQAN"] for record in site.records()} == ALL
+    failures = json.loads((site.root / "var/lib/fedcloud/runs/caso-extract.json").read_text())["failures"]
+    assert [f"caso-extract: {line}" for line in failures] == told
+
+
+@contextlib.contextmanager
+def extra_project(testbed: Testbed, *, tags: list[str], role: bool, **properties: str) -> Iterator[str]:
+    """Make a project for one test."""
+    admin, seed = testbed.admin(), testbed.seed()
+    body = {"project": {"name": "extra", "domain_id": "default", "tags": tags, **properties}}
+    project = admin.post("identity", "/projects", body)["project"]["id"]
+    try:
+        if role:
+            reader = admin.get("identity", "/roles?name=reader")["roles"][0]["id"]
+            account = seed.accounts["accounting"].id
+            admin.put("identity", f"/projects/{project}/users/{account}/roles/{reader}")
+        yield project
+    finally:
+        admin.call("DELETE", "identity", f"/projects/{project}")
+
+
+def test_a_tagged_project_without_a_role_is_told(site: CasoSite) -> None:
+    with extra_project(site.testbed, tags=["caso"], role=False, VO="vo.x") as project:
+        shown = site.run("caso-extract", expect=1)
+    assert lines(shown) == [
+        (
+            f"caso-extract: project extra ({project}): carries the tag 'caso', but the account 'accounting' has no role in "
+            f"it; openstack role add --user accounting --user-domain Default --project {project} reader"
+        )
+    ]
+    assert {record["FQAN"] for record in site.records()} == ALL
+
+
+def test_a_project_without_a_vo_is_told_with_the_command(site: CasoSite) -> None:
+    with extra_project(site.testbed, tags=[], role=True) as project:
+        site.default["projects"] = "extra"
+        site.write()
+        shown = site.run("caso-projects", expect=1)
+        assert lines(shown) == [
+            (
+                f"caso-projects: project extra ({project}): no VO is known for it; openstack project set --property VO=VO "
+                f"{project}, or name it in {site.root}/etc/caso/voms.json"
+            )
+        ]
+        mapping = site.root / "voms.json"
+        mapping.write_text(json.dumps({"vo.x": {"tenant": "extra"}}))
+        shown = site.run("caso-projects", "--mapping-file", str(mapping))
+        assert "'extra (extra) mapped to VO 'vo.x'\n" in shown.stdout
+
+
+def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:
+    mapping = site.root / "voms.json"
+    mapping.write_text(json.dumps({"other.vo": {"projects": ["vo-ops"]}}))
+    shown = site.run("caso-extract", "--mapping_file", str(mapping), expect=1)
+    (told,) = lines(shown)
+    assert f"its sources name different VOs: ops (property VO), ops (property egi.VO), other.vo ({mapping})" in told
+    assert {record["FQAN"] for record in site.records()} == {"biomed", "fedcloud.egi.eu"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"password": "not-the-password"},
+            "refuses the account 'accounting': wrong name, domain or password; correct [",
+        ),
+        (
+            {"username": "nobody"},
+            "refuses the account 'nobody': wrong name, domain or password; correct [keystone_auth",
+        ),
+        ({"cafile": None}, "its TLS certificate is not trusted: unable to get local issuer certificate; set cafile in"),
+    ],
+)
+def test_a_login_that_fails_is_one_line(change: dict[str, object], told: str, site: CasoSite) -> None:
+    site.login |= change
+    site.write()
+    (line,) = lines(site.run("caso-extract", expect=3))
+    assert line.startswith(f"caso-extract: {site.testbed.keystone_url.split('/')[2]}: {told}")
+    assert site.messages() == []
+    assert site.checkpoints() == {}
+
+
+def test_a_keystone_that_is_not_there_is_one_line(site: CasoSite) -> None:
+    site.login["auth_url"] = "https://127.0.0.1:9/v3"
+    site.write()
+    (line,) = lines(site.run("caso-extract", expect=3))
+    assert line == (
+        "caso-extract: 127.0.0.1:9: cannot be reached: connection refused; check the URL, the network and the service"
+    )
+
+
+def test_something_else_than_a_keystone_is_one_line(site: CasoSite) -> None:
+    site.login["auth_url"] = site.testbed.layout.url("glance")
+    site.write()
+    (line,) = lines(site.run("caso-extract", expect=3))
+    assert "check auth_url; it ends in /v3" in line
+
+
+def test_a_region_that_does_not_exist(site: CasoSite) -> None:
+    site.default["region_name"] = "Atlantis"
+    site.write()
+    told = lines(site.run("caso-extract", expect=3))
+    assert len(told) == 3
+    assert all(
+        "its catalog has no public endpoint for compute in region Atlantis; correct region_name" in line
+        for line in told
+    )
+
+
+def test_an_application_credential_serves_its_own_project_only(site: CasoSite) -> None:
+    credential = site.testbed.seed().application_credential
+    site.login = {
+        "auth_type": "v3applicationcredential",
+        "auth_url": site.testbed.keystone_url,
+        "application_credential_id": credential.id,
+        "application_credential_secret": credential.secret,
+        "password": credential.secret,
+        "cafile": site.testbed.ca_file,
+    }
+    site.write()
+    shown = site.run("caso-extract", expect=1)
+    assert len(lines(shown)) == 2
+    assert all("belongs to project" in line for line in lines(shown))
+    records = site.records()
+    assert records
+    assert {record["FQAN"] for record in records} == {"fedcloud.egi.eu"}
+    assert all("GlobalUserName" not in record for record in records)
+    assert shown.stderr.count("may not read names of users") == 1
+    site.default |= {"projects": credential.project, "caso_tag": ""}
+    site.write()
+    assert lines(site.run("caso-extract")) == []
+
+
+def test_without_the_system_scope(site: CasoSite) -> None:
+    site.login["system_scope"] = ""
+    site.write()
+    shown = site.run("caso-extract")
+    assert {record["FQAN"] for record in site.records()} == ALL
+    assert not [record for record in site.records() if "GlobalUserName" in record]
+    assert shown.stderr.count("openstack role add --user accounting --user-domain Default --system all reader") == 1
+
+
+def test_a_full_disk_loses_nothing(site: CasoSite) -> None:
+    until = moment()
+    full = ("strace", "-f", "-qqq", "-o", "/dev/null", "-e", "signal=none", "-e", "inject=fsync:error=ENOSPC")
+    shown = site.run("caso-extract", "--extract-to", until.isoformat(), prefix=full, expect=3)
+    assert len(lines(shown)) == 3
+    assert all("No space left on device; free space on this file system" in line for line in lines(shown))
+    assert site.messages() == []
+    assert site.checkpoints() == {}
+    site.run("caso-extract", "--extract-to", until.isoformat())
+    counted, repeated = counters.accounted(site.records())
+    assert (counted, repeated) == (usage(site, until), 0)
+
+
+def test_a_spool_that_may_not_be_written(site: CasoSite) -> None:
+    site.ssm["output_path"] = "/proc/spool"
+    site.write()
+    told = lines(site.run("caso-extract", expect=3))
+    assert len(told) == 3
+    assert all("/proc/spool: No such file or directory" in line for line in told)
+
+
+def test_an_empty_checkpoint_is_told_and_mended(site: CasoSite) -> None:
+    site.run("caso-extract")
+    ops = site.testbed.seed().projects["vo-ops"].id
+    (site.state / f"lastrun.{ops}").write_bytes(b"")
+    (line,) = lines(site.run("caso-extract", expect=1))
+    assert f"{site.state}/lastrun.{ops}: holds no time from which to go on; write the time of the last good run" in line
+    site.run("caso-extract", "--extract-from", "2026-01-01")
+    assert site.checkpoints()[f"lastrun.{ops}"]
+    assert lines(site.run("caso-extract")) == []
+
+
+def test_a_checkpoint_in_the_future_is_told(site: CasoSite) -> None:
+    ops = site.testbed.seed().projects["vo-ops"].id
+    (site.state / f"lastrun.{ops}").write_text("2999-01-01 00:00:00+00:00")
+    (line,) = lines(site.run("caso-extract", expect=1))
+    assert "says to go on from 2999-01-01T00:00:00+00:00, which is in the future; check this host's clock" in line
+
+
+def test_an_explicit_period_leaves_no_gap_and_moves_nothing_back(site: CasoSite) -> None:
+    now = moment()
+    site.run("caso-extract", "--extract-to", (now - timedelta(days=2)).isoformat())
+    first = site.checkpoints()
+    # a gap of a day: the checkpoint stays before it
+    site.run("caso-extract", "--extract-from", (now - timedelta(days=1)).isoformat())
+    assert site.checkpoints() == first
+    # a month of long ago: the checkpoint stays after it
+    site.run("caso-extract", "--extract-from", "2026-01-01", "--extract-to", "2026-02-01")
+    assert site.checkpoints() == first
+    site.run("caso-extract")
+    assert min(site.checkpoints().values()) > str(now)
+
+
+# -- beside cASO
+
+
+@pytest.mark.parametrize("first", ["ours", "peer"])
+def test_neither_starts_while_the_other_works(first: str, site: CasoSite) -> None:
+    holder = (
+        "import time, sys\nfrom pathlib import Path\nfrom datetime import timedelta\n"
+        + (
+            "from appliance.core.run.lock import hold\n"
+            f"with hold(Path({str(site.state)!r}) / 'caso_should_not_run_in_parallel'):\n"
+            if first == "ours"
+            else "from oslo_concurrency import lockutils\n"
+            f"with lockutils.external_lock('caso_should_not_run_in_parallel', lock_path={str(site.state)!r}):\n"
+        )
+        + "    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    python = (PROGRAMS if first == "ours" else PEER) / "python"
+    with subprocess.Popen([str(python), "-P", "-c", holder], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        command = site.peer_command("caso-extract") if first == "ours" else site.command("caso-extract")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
+            time.sleep(3)
+            assert second.poll() is None
+            assert site.messages() == []
+            process.kill()
+            process.wait()
+            _, told = second.communicate(timeout=60)
+            assert second.returncode == 0, told
+    assert {record["FQAN"] for record in site.records()} == ALL
+
+
+@pytest.mark.parametrize("order", [("ours", "peer", "ours"), ("peer", "ours", "peer")])
+def test_checkpoints_go_from_one_to_the_other(order: tuple[str, ...], site: CasoSite) -> None:
+    """Each takes up where the other ended, and no server's hours are lost or doubled (the peer puts them elsewhere)."""
+    until = moment()
+    steps = [until - timedelta(days=1), until - timedelta(seconds=20), until]
+    for program, end in zip(order, steps, strict=True):
+        before = site.checkpoints()
+        if program == "ours":
+            site.run("caso-extract", "--extract-to", end.isoformat())
+        else:
+            shown = site.run_peer("caso-extract", "--extract-to", end.isoformat())
+            for name, content in before.items():
+                told = f"({content} to {end})"
+                assert told in shown.stdout, f"{name}: {told}"
+    assert set(site.checkpoints().values()) == {str(until + timedelta(seconds=1))}
+    counted, _ = counters.accounted(site.records())
+    assert totals(counted) == totals(usage(site, until))
+
+
+def totals(counted: Mapping[tuple[str, str], counters.Usage]) -> dict[str, int]:
+    """Return the seconds of each project over all months."""
+    projects = {project for project, _ in counted}
+    return {project: sum(item.seconds for key, item in counted.items() if key[0] == project) for project in projects}
+
+
+def test_a_file_of_caso_1_is_taken_up(site: CasoSite) -> None:
+    end = moment() - timedelta(hours=1)
+    (site.state / "lastrun").write_text(str(end))
+    shown = site.run("caso-extract")
+    assert shown.stdout.count(f"from {end.isoformat()}") == 3
+    assert (site.state / "lastrun").read_text() == str(end)

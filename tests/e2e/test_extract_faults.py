@@ -1,0 +1,241 @@
+"""A cloud that is busy, drops connections, cuts pages short, forgets tokens, or lies: nothing is lost, one line each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.demo import counters
+from tests.simulators.openstack import Answer, Cloud, Fault, Request, serving
+
+PROGRAM = Path(sys.prefix) / "bin/caso-extract"
+
+
+def run(cloud: Cloud, root: Path, *arguments: str, expect: int = 0, **options: str) -> subprocess.CompletedProcess[str]:
+    configuration = root / "caso.conf"
+    more = "\n".join(f"{name} = {value}" for name, value in options.items())
+    configuration.touch(mode=0o600)
+    configuration.write_text(
+        f"[DEFAULT]\nmessengers = ssm\nsite_name = S\n{more}\n[keystone_auth]\nauth_type = v3password\n"
+        f"auth_url = {cloud.url}/v3\nusername = u\nuser_domain_name = Default\npassword = p-a-s-s\n"
+    )
+    command = [str(PROGRAM), "--root", str(root), "--config-file", str(configuration), *arguments]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert shown.returncode == expect, shown.stdout + shown.stderr
+    assert "Traceback" not in shown.stderr
+    return shown
+
+
+def told(shown: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in shown.stderr.splitlines() if line.startswith("caso-extract: ")]
+
+
+def wanted(cloud: Cloud, *, until: datetime) -> dict[str, int]:
+    """Return each server's seconds as the cloud itself knows them."""
+    found = {}
+    for project in cloud.projects:
+        for number in range(cloud.servers):
+            server = cloud.server(project, number)
+            end = server["OS-SRV-USG:terminated_at"]
+            died = datetime.fromisoformat(end).replace(tzinfo=UTC) if end else until
+            found[server["id"]] = int((died - datetime.fromisoformat(server["created"])).total_seconds())
+    return found
+
+
+def seconds(root: Path) -> dict[str, int]:
+    spool = root / "var/spool/apel/outgoing/openstack"
+    texts = [path.read_text() for path in sorted(spool.glob("????????/" + "?" * 14))]
+    return {record["VMUUID"]: int(record["WallDuration"]) for record in counters.records(texts)}
+
+
+def times(number: int, answer: Answer, path: str) -> Fault:
+    """Give the same wrong answer to the first requests whose path contains ``path``."""
+    left = [number]
+
+    def fault(request: Request) -> Answer | None:
+        if path in request.path and left[0]:
+            left[0] -= 1
+            return answer
+        return None
+
+    return fault
+
+
+BUSY = Answer(503, {"error": "busy"})
+LISTING = "/servers/detail"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda: times(1, BUSY, LISTING),
+        lambda: times(3, BUSY, LISTING),
+        lambda: times(1, BUSY, "/v3/auth/tokens"),
+        lambda: times(1, BUSY, "/v3/users"),
+        lambda: times(2, Answer(429, {"error": "slow down"}, {"Retry-After": "1"}), "/v3/auth/projects"),
+        lambda: times(1, Answer(200, {"servers": ["x" * 100]}, drops=True), LISTING),
+        lambda: times(1, Answer(502, None), "/v2/images"),
+    ],
+    ids=["503 once", "503 thrice", "token", "user", "429", "dropped", "image"],
+)
+def test_a_busy_cloud_is_asked_again(fault: Callable[[], Fault], tmp_path: Path) -> None:
+    with serving(Cloud(fault=fault())) as cloud:
+        shown = run(cloud, tmp_path, "--extract-to", cloud.now.isoformat())
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+        assert "; trying again in" in shown.stderr
+
+
+def test_retry_after_is_honoured(tmp_path: Path) -> None:
+    seen: list[datetime] = []
+    slow = times(1, Answer(503, {}, {"Retry-After": "3"}), LISTING)
+
+    def fault(request: Request) -> Answer | None:
+        if LISTING in request.path:
+            seen.append(datetime.now(UTC))
+        return slow(request)
+
+    with serving(Cloud(fault=fault)) as cloud:
+        run(cloud, tmp_path)
+    assert seen[1] - seen[0] >= timedelta(seconds=3)
+
+
+def test_a_cloud_that_stays_busy_loses_one_project_for_one_run(tmp_path: Path) -> None:
+    def fault(request: Request) -> Answer | None:
+        return BUSY if LISTING in request.path and tokens.get(request.token) == "two" else None
+
+    tokens: dict[str, str | None] = {}
+    with serving(Cloud(projects=("one", "two"))) as cloud:
+        cloud.fault = lambda request: (tokens.update({k: v[0] for k, v in cloud._tokens.items()}), fault(request))[1]
+        until = cloud.now.isoformat()
+        shown = run(cloud, tmp_path, "--extract-to", until, expect=1)
+        (line,) = told(shown)
+        assert line.startswith(f"caso-extract: project two (two): {cloud.url[7:]}: still answers 503")
+        assert not (tmp_path / "var/spool/caso/lastrun.two").exists()
+        cloud.fault = lambda _: None
+        run(cloud, tmp_path, "--extract-to", until)
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+
+
+def test_pages_of_any_length(tmp_path: Path) -> None:
+    """Nova may show fewer servers a page than were asked for, and puts an address of its own into the link."""
+    with serving(Cloud(servers=25, deleted=9, max_limit=7)) as cloud:
+        before = cloud.now - timedelta(hours=1)
+        run(cloud, tmp_path, "--extract-to", before.isoformat())
+        assert len(seconds(tmp_path)) == 25
+        run(cloud, tmp_path, "--extract-to", cloud.now.isoformat())
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+
+
+def test_a_token_that_dies_is_renewed(tmp_path: Path) -> None:
+    with serving(Cloud(servers=25, max_limit=2, token_uses=4)) as cloud:
+        run(cloud, tmp_path, "--extract-to", cloud.now.isoformat())
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+        assert cloud.requests["POST /v3/auth/tokens"] > 5
+
+
+@pytest.mark.parametrize(("newest", "expect"), [((2, 47), 0), ((2, 53), 0), ((2, 46), 3), ((2, 1), 3)])
+def test_novas_of_all_ages(newest: tuple[int, int], expect: int, tmp_path: Path) -> None:
+    with serving(Cloud(newest=newest)) as cloud:
+        shown = run(cloud, tmp_path, expect=expect)
+        assert len(seconds(tmp_path)) == (0 if expect else 10)
+        if expect:
+            (line,) = told(shown)
+            assert f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only; 2.47 (the release Pike)" in line
+
+
+@pytest.mark.parametrize("extract_from", ["1970-01-01", "2026-01-01"])
+def test_a_cell_that_is_down_fails_the_project(extract_from: str, tmp_path: Path) -> None:
+    def fault(request: Request) -> Answer | None:
+        if request.path.endswith(("/servers", LISTING)) and not request.query:
+            return Answer(body={"servers": [{"id": "a1", "status": "UNKNOWN", "tenant_id": "one", "created": "x"}]})
+        return None
+
+    with serving(Cloud(fault=fault)) as cloud:
+        (line,) = told(run(cloud, tmp_path, "--extract-from", extract_from, expect=3))
+        assert line == (
+            "caso-extract: project one (one): server a1: Nova knows it, but the cell that holds it does not answer; "
+            "bring the cell back; the next run goes on from here"
+        )
+        assert seconds(tmp_path) == {}
+
+
+def test_a_clock_that_is_fast_makes_no_hole(tmp_path: Path) -> None:
+    """The window ends where Keystone's clock stands, when that is behind ours."""
+    with serving(Cloud(clock_offset=-timedelta(minutes=30))) as cloud:
+        shown = run(cloud, tmp_path)
+        reached = datetime.fromisoformat((tmp_path / "var/spool/caso/lastrun.one").read_text())
+        assert timedelta(minutes=29) < datetime.now(UTC) - reached < timedelta(minutes=31)
+        assert "the clocks of this host and of" in shown.stderr
+    with serving(Cloud(clock_offset=timedelta(minutes=30))) as cloud:
+        run(cloud, tmp_path)
+        reached = datetime.fromisoformat((tmp_path / "var/spool/caso/lastrun.one").read_text())
+        assert datetime.now(UTC) - reached < timedelta(seconds=30)
+
+
+def test_a_server_that_makes_no_sense_is_set_aside(tmp_path: Path) -> None:
+    with serving(Cloud(servers=3, deleted=0)) as cloud:
+        good = [cloud.server("one", number) for number in range(3)]
+        future = {**good[2], "created": "2026-01-01T00:00:00Z", "flavor": {**good[2]["flavor"], "vcpus": -2}}
+        body = {"servers": [good[0], {**good[1], "created": "yesterday"}, future]}
+        cloud.fault = times(9, Answer(body=body), LISTING)
+        shown = run(cloud, tmp_path, expect=1)
+        assert seconds(tmp_path).keys() == {good[0]["id"]}
+        quarantine = tmp_path / "var/spool/caso/quarantine"
+        kept = {path.stem: path.read_text() for path in quarantine.iterdir()}
+        assert any(
+            name == good[1]["id"] and "Invalid isoformat string: 'yesterday'" in text for name, text in kept.items()
+        )
+        assert any(name.startswith(good[2]["id"]) and "refused: CpuCount is -2" in text for name, text in kept.items())
+        assert len(told(shown)) == len(kept)
+        told_again = json.loads((tmp_path / "var/lib/fedcloud/runs/caso-extract.json").read_text())
+        assert told_again["counts"]["records_refused"] == len(kept)
+
+
+def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
+    with serving(Cloud(fault=times(9, Answer(400, {"badRequest": {"message": "no"}}), LISTING))) as cloud:
+        (line,) = told(run(cloud, tmp_path, expect=3))
+        assert 'Nova answers 400 to a listing of servers: {"badRequest": {"message": "no"}}' in line
+
+
+def test_nothing_is_selected(tmp_path: Path) -> None:
+    with serving(Cloud()) as cloud:
+        (line,) = told(run(cloud, tmp_path, "--caso-tag", "other", expect=3))
+        assert "no project is selected: the configuration lists none, and none carries the tag 'other'; set" in line
+
+
+@pytest.mark.matrix
+def test_memory_does_not_grow_with_the_site(tmp_path: Path) -> None:
+    """Peak memory with 50 000 servers is that with 5 000, but for the ids."""
+    peaks = []
+    for number in (5_000, 50_000):
+        with serving(Cloud(servers=number, deleted=0)) as cloud:
+            root = tmp_path / str(number)
+            root.mkdir()
+            run(cloud, root, "--extract-to", (cloud.now - timedelta(hours=2)).isoformat(), "--check-config")
+            command = [
+                sys.executable,
+                "-c",
+                _MEASURE,
+                str(PROGRAM),
+                "--root",
+                str(root),
+                "--config-file",
+                str(root / "caso.conf"),
+            ]
+            shown = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks.append(int(shown.stdout.splitlines()[-1]))
+    assert peaks[1] - peaks[0] < 15_000, peaks
+    assert peaks[1] < 90_000, peaks
+
+
+_MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""

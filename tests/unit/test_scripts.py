@@ -1,0 +1,158 @@
+"""The shell functions that set everything up, with the commands that reach outside replaced."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    top = tmp_path / "a check out"
+    shutil.copytree(SCRIPTS, top / "scripts")
+    (top / "pyproject.toml").touch()
+    (top / "lock.txt").touch()
+    return top
+
+
+def script(checkout: Path, text: str) -> list[str]:
+    return ["bash", "-c", f'. "$0/scripts/lib.sh"\n{text}', str(checkout)]
+
+
+def run(checkout: Path, text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(script(checkout, text), capture_output=True, text=True, check=False, timeout=30)
+
+
+UV = """
+ensure_uv() { :; }
+uv() { [ "$*" != "$broken" ] && [ "$1 $2" != "$broken" ]; }
+"""
+
+
+@pytest.mark.parametrize("broken", ["venv -q", "pip sync", "pip install"])
+def test_an_environment_whose_making_failed_is_not_taken_for_made(checkout: Path, broken: str) -> None:
+    text = f"{UV}broken='{broken}'\nenvironment x \"$TOP/lock.txt\" extra\necho reached"
+    for _ in range(2):
+        shown = run(checkout, text)
+        assert shown.returncode != 0
+        assert "failed" in shown.stderr
+        assert shown.stdout == ""
+    without = run(checkout, f"{UV}broken='pip sync'\nenvironment x \"$TOP/lock.txt\"\necho reached")
+    assert (without.returncode != 0, without.stdout) == (True, "")
+    good = f'{UV}broken=\nmkdir -p "$ENVS/x"\nenvironment x "$TOP/lock.txt" extra'
+    assert "Python environment: x" in run(checkout, good).stderr
+    assert run(checkout, good).stderr == ""
+
+
+def test_two_runs_at_once_make_an_environment_once(checkout: Path) -> None:
+    text = """
+ensure_uv() { :; }
+make_environment() { sleep 1; mkdir -p "$ENVS/x"; echo made >>"$TOP/made"; }
+environment x "$TOP/lock.txt"
+"""
+    both = [subprocess.Popen(script(checkout, text), stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [one.wait(timeout=30) for one in both] == [0, 0]
+    assert (checkout / "made").read_text() == "made\n"
+
+
+def test_the_wheel_of_the_isolation_tests_is_that_of_the_checkout(checkout: Path) -> None:
+    for name in ("appliance", "caso", "ssm"):
+        (checkout / name).mkdir()
+    module = checkout / "ssm" / "gone.py"
+    module.touch()
+    text = """
+ensure_uv() { :; }
+environment() { :; }
+uv() { mkdir -p "$CACHE/wheel"; touch "$CACHE/wheel/x.whl"; echo built >>"$TOP/built"; }
+isolated_environments
+"""
+
+    def built() -> int:
+        assert run(checkout, text).returncode == 0
+        return (checkout / "built").read_text().count("built")
+
+    assert [built(), built()] == [1, 1]
+    module.unlink()
+    assert [built(), built()] == [2, 2]
+    module.write_text("new")
+    os.utime(module, (time.time() + 1, time.time() + 1))
+    assert built() == 3
+
+
+def test_without_being_root_the_missing_packages_are_told(checkout: Path) -> None:
+    text = "id() { echo 1000; }\ndpkg-query() { [ \"$4\" = openssl ] && echo 'ii '; }\ndebian activemq openssl strace"
+    shown = run(checkout, text)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == "error: missing Debian packages; run: sudo apt-get install activemq strace\n"
+
+
+APT = """
+POLICY=$TOP/policy-rc.d
+apt-get() { case "$*" in *install*) cp "$POLICY" "$TOP/seen"; touch "$TOP/installing"; %s ;; esac; }
+step "Debian packages" debian_install strace
+"""
+
+
+def test_the_host_s_services_stay_away_while_packages_are_installed_and_only_then(checkout: Path) -> None:
+    assert run(checkout, APT % "true").returncode == 0
+    assert (checkout / "seen").read_text().splitlines()[-1] == "exit 101"
+    assert not (checkout / "policy-rc.d").exists()
+    assert run(checkout, APT % "false").returncode != 0
+    assert not (checkout / "policy-rc.d").exists()
+    (checkout / "policy-rc.d").write_text("the host's own\n")
+    assert run(checkout, APT % "true").returncode == 0
+    assert (checkout / "policy-rc.d").read_text() == "the host's own\n"
+
+
+def test_an_interrupted_installation_leaves_no_policy(checkout: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        (checkout / "installing").unlink(missing_ok=True)
+        command = script(checkout, APT % "command sleep 30")
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        while not (checkout / "installing").exists():
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=10) != 0
+        deadline = time.monotonic() + 5  # a shell below it may end a moment later
+        while number != signal.SIGKILL and (checkout / "policy-rc.d").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (checkout / "policy-rc.d").exists() == (number == signal.SIGKILL)
+    assert run(checkout, APT % "true").returncode == 0  # a later one knows what a killed one left
+    assert not (checkout / "policy-rc.d").exists()
+
+
+def test_a_failing_step_shows_what_it_said_and_its_status(checkout: Path) -> None:
+    shown = run(checkout, "step label bash -c 'echo said; exit 7'\necho reached")
+    assert (shown.returncode, shown.stdout) == (7, "")
+    assert shown.stderr.split() == ["label", "failed", "(7)", "said"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["bench"], 2, "usage: scripts/bench NAME"),
+        (["bench", "none"], 2, "usage: scripts/bench NAME"),
+        (["test", "--help"], 0, "scripts/test --full"),
+        (["demo", "--help"], 0, "usage: scripts/demo"),
+        (["demo", "--nonsense"], 2, "--nonsense"),
+        (["demo", "--state"], 2, "--state"),
+    ],
+)
+def test_nothing_is_set_up_before_the_command_line_is_understood(
+    tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    top = tmp_path / "a check out"
+    shutil.copytree(SCRIPTS, top / "scripts")
+    shutil.copytree(SCRIPTS.parent / "tests" / "demo", top / "tests" / "demo")
+    command = [str(top / "scripts" / arguments[0]), *arguments[1:]]
+    shown = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=30)
+    assert shown.returncode == status
+    assert said in shown.stdout + shown.stderr
+    assert "*" not in shown.stdout + shown.stderr
+    assert list((top / ".cache").rglob("*")) == [top / ".cache/env"]

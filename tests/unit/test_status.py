@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from appliance.admin.command import main
+from appliance.core.run.errors import ExitStatus
+from appliance.core.run.layout import Layout
+from appliance.core.run.record import RunRecord
+
+
+def ran(root: Path, program: str, status: ExitStatus, *failures: str, **counts: float) -> None:
+    run = RunRecord(program)
+    for name, amount in counts.items():
+        run.add(name, amount)
+    for line in failures:
+        run.fail(line)
+    run.close(status, Layout(root).runs)
+
+
+def test_every_program_s_last_run_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran(tmp_path, "caso-extract", ExitStatus.DONE, records=17, wall_seconds=1.5)
+    assert main(["status", "--root", str(tmp_path)]) == 0
+    ran(tmp_path, "ssmsend", ExitStatus.NOTHING, "msg.example.org:6162: cannot be reached", left=3)
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert [line.split()[:2] for line in shown.splitlines() if "just now" in line][-2:] == [
+        ["caso-extract", "just"],
+        ["ssmsend", "just"],
+    ]
+    assert "caso-extract: records 17, wall seconds 1.5" in shown
+    assert "  ! msg.example.org:6162: cannot be reached" in shown
+    assert "failed" in shown
+
+
+def test_as_json_the_records_are_what_the_files_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran(tmp_path, "caso-extract", ExitStatus.PARTLY, "project x: no VO", records=1)
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {"caso-extract": json.loads((Layout(tmp_path).runs / "caso-extract.json").read_text())}
+
+
+def test_before_the_first_run_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--root", str(tmp_path)]) == 3
+    assert capsys.readouterr().err.startswith(f"appliance: {tmp_path}/var/lib/fedcloud/runs: no program has left")
+
+
+def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran(tmp_path, "caso-extract", ExitStatus.DONE)
+    (Layout(tmp_path).runs / "broken.json").write_text("{")
+    (Layout(tmp_path).runs / "odd.json").write_text('{"counts": [], "failures": 3, "status": 77, "ended": "soon"}')
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "odd" in shown
+    assert "unknown" in shown
+    assert "broken " not in shown
+
+
+def test_a_verb_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["statis"], ["status", "--jsn"]):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
