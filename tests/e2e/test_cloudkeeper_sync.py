@@ -589,7 +589,7 @@ def killing(world: World) -> KillMatrix:
 
 
 def test_killed_and_run_again(world: World) -> None:
-    killing(world).run(sample=5, seed=3)
+    killing(world).run(sample=3, seed=3)
 
 
 @pytest.mark.matrix
