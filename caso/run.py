@@ -43,6 +43,7 @@ class Outcome:
     tally: Tally
     messages: int = 0
     error: ApplianceError | None = None
+    bug: Exception | None = None
 
 
 def run(configuration: Configuration, record: RunRecord) -> ExitStatus:
@@ -84,6 +85,8 @@ class _Run:
         self.record.add("projects", len(selected) + len(failures) - sum(bool(outcome.error) for outcome in outcomes))
         self.record.add("projects_failed", len(failures))
         self.record.add("api_requests", self.cloud.transport.requests)
+        for bug in [outcome.bug for outcome in outcomes if outcome.bug]:
+            raise bug
         return _status(outcomes, failures)
 
     def _recover(self) -> None:
@@ -102,7 +105,7 @@ class _Run:
             logger.warning(
                 "the clocks of this host and of %s differ by %s; set them by NTP", self.cloud.host, abs(offset)
             )
-        asked = self.configuration.end
+        asked = self.configuration.period.end
         if asked is not None and asked > latest:
             logger.warning("extract-to %s is in the future: records end now", asked.isoformat())
         return min(asked, latest) if asked else latest
@@ -119,9 +122,11 @@ class _Run:
             return Outcome(selected, window, Tally(), error=_about(selected, error))
         except OSError as error:
             return Outcome(selected, window, Tally(), error=_about(selected, LocalFailure.from_os(error)))
+        except Exception as bug:  # noqa: BLE001  of this program: the other projects go on, then it is raised
+            return Outcome(selected, window, Tally(), error=ApplianceError(selected.project, "not accounted"), bug=bug)
 
     def _window(self, selected: Selected, end: datetime) -> Window | None:
-        start = self.configuration.start or self._checkpoint(selected) or BEGINNING
+        start = self.configuration.period.start or self._checkpoint(selected) or BEGINNING
         if start > clock.now() + OVERLAP:
             raise LocalFailure(
                 self.checkpoints.path(selected.aliases[0]),
@@ -156,7 +161,7 @@ class _Run:
 
     def _next_checkpoints(self, selected: Selected, window: Window) -> dict[str, str]:
         """Return the checkpoint files to write; none when the window leaves a gap after the last checkpoint."""
-        if self.configuration.start is not None:
+        if self.configuration.period.start is not None:
             with contextlib.suppress(LocalFailure):  # broken files are what an explicit start repairs
                 reached = self._checkpoint(selected)
                 if reached is not None and reached < window.start:

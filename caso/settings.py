@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,6 +50,14 @@ _OTHER_EXTRACTORS = ("cinder", "neutron", "prometheus", "ceilometer")
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """What time to account, where the administrator says so."""
+
+    start: datetime | None
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What the programs need to know."""
 
@@ -69,22 +77,21 @@ class Configuration:
     """Records in a message."""
     version: str | None
     """Version of the cloud records to send; None when none are sent anywhere."""
-    start: datetime | None
-    end: datetime | None
+    period: Period
     parallel: int
     is_dry_run: bool
     log_file: Path | None
     is_debug: bool
-    warnings: tuple[Problem, ...] = field(compare=False)
-    paths: tuple[Path, ...] = ()
+    paths: tuple[Path, ...]
+    warnings: tuple[Problem, ...]
 
 
 def default_files(layout: Layout) -> list[Path]:
     """Return the configuration files that are read when none is given: the first that exists, and its ``.d`` ones."""
     candidates = [layout.path(name) for name in _FILES]
-    if layout.root == Path("/"):
-        home = Path.home()
-        candidates = [home / ".caso/caso.conf", home / "caso.conf", *candidates]
+    home = os.environ.get("HOME")
+    if home and layout.root == Path("/"):
+        candidates = [Path(home, ".caso/caso.conf"), Path(home, "caso.conf"), *candidates]
     return document.first_existing(candidates)
 
 
@@ -134,26 +141,27 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
         ),
     )
     _extractors(settings)
-    values = {
-        "access": _access(settings, read),
-        "names": names,
-        "projects": settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
-        "tag": settings.text("DEFAULT", "caso_tag", default="caso"),
-        "vo_property": settings.text("DEFAULT", "vo_property"),
-        "spool": spool,
-        "lock": settings.path("DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool)),
-        "output": settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
-        "max_size": settings.integer("ssm", "max_size", default=100, minimum=1),
-        "version": _version(settings),
-        **_period(settings),
-        "parallel": settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
-        "is_dry_run": settings.boolean("DEFAULT", "dry_run", default=False),
-        "log_file": _log_file(settings),
-        "is_debug": settings.boolean("DEFAULT", "debug", default=False),
-    }
     mapping, wrong = _mapping(settings, layout)
-    warnings = _finish(settings, wrong)
-    return Configuration(**values, mapping=mapping, warnings=warnings, paths=tuple(read.paths))  # type: ignore[arg-type]
+    return Configuration(
+        access=_access(settings, read),
+        names=names,
+        projects=settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
+        tag=settings.text("DEFAULT", "caso_tag", default="caso"),
+        vo_property=settings.text("DEFAULT", "vo_property"),
+        mapping=mapping,
+        spool=spool,
+        lock=settings.path("DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool)),
+        output=settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
+        max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
+        version=_version(settings),
+        period=_period(settings),
+        parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
+        is_dry_run=settings.boolean("DEFAULT", "dry_run", default=False),
+        log_file=_log_file(settings),
+        is_debug=settings.boolean("DEFAULT", "debug", default=False),
+        paths=tuple(read.paths),
+        warnings=_finish(settings, wrong),  # last: by now every option has been read
+    )
 
 
 def _finish(settings: Settings, others: Sequence[Problem]) -> tuple[Problem, ...]:
@@ -177,7 +185,7 @@ def _overlay_environment(read: Document) -> None:
 
 _FLAGS = (
     *("projects", "extractor", "caso_tag", "vo_property", "mapping_file", "extract_from", "extract_to", "dry_run"),
-    *("debug", "log_file", "log_dir"),
+    *("log_file", "log_dir"),
 )
 
 
@@ -226,13 +234,14 @@ def _version(settings: Settings) -> str | None:
     return max(versions, default=None)
 
 
-def _period(settings: Settings) -> dict[str, datetime | None]:
-    start, end = _moment(settings, "extract_from"), _moment(settings, "extract_to")
-    if start and start > (now := clock.now()):
-        settings.error("DEFAULT", "extract_from", f"{start.isoformat()} is in the future; it is {now.isoformat()}")
-    elif start and end and start >= end:
+def _period(settings: Settings) -> Period:
+    period = Period(_moment(settings, "extract_from"), _moment(settings, "extract_to"))
+    if period.start and period.start > (now := clock.now()):
+        told = f"{period.start.isoformat()} is in the future; it is {now.isoformat(timespec='seconds')}"
+        settings.error("DEFAULT", "extract_from", told)
+    elif period.start and period.end and period.start >= period.end:
         settings.error("DEFAULT", "extract_from", "is not before extract_to")
-    return {"start": start, "end": end}
+    return period
 
 
 def _moment(settings: Settings, option: str) -> datetime | None:

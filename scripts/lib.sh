@@ -8,6 +8,9 @@ ENVS=$CACHE/env
 UV_VERSION=0.13.9
 mkdir -p "$ENVS"
 
+EXTRAS=(bdii caso cloud-info cloudkeeper cloudkeeper-os ssm)
+SOURCES=("$TOP"/{appliance,bdii,caso,cloud_info_provider,cloudkeeper,ssm})
+
 say() { printf '%s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit "${2:-2}"; }
 
@@ -99,7 +102,7 @@ isolated_environments() {
   ensure_uv
   modules=$(cd "$TOP" && find . -path ./.cache -prune -o -name '*.py' -print | sort)  # one that has gone is no newer file
   [ "$modules" = "$(cat "$CACHE/wheel/.modules" 2>/dev/null)" ] || rm -f "$CACHE/wheel/.made"
-  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "$TOP/appliance" "$TOP/caso" "$TOP/cloudkeeper" "$TOP/ssm" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' -print -quit)" ]; then
+  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "${SOURCES[@]}" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' -print -quit)" ]; then
     rm -rf "$CACHE/wheel"
     step "wheel" uv build -q --wheel --out-dir "$CACHE/wheel" "$TOP"
     printf '%s' "$modules" >"$CACHE/wheel/.modules"
@@ -107,7 +110,7 @@ isolated_environments() {
     rm -rf "$ENVS"/only-*
   fi
   wheel=$(echo "$CACHE"/wheel/*.whl)
-  for extra in caso cloudkeeper cloudkeeper-os ssm; do
+  for extra in "${EXTRAS[@]}"; do
     environment "only-$extra" "$TOP/locks/$extra.txt" "$wheel"
   done
 }

@@ -12,7 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _AT_FDCWD = -100
@@ -55,10 +55,11 @@ def make_directory(path: Path, *, mode: int = 0o750) -> None:
     sync_directory(path.parent)
 
 
-def write_new(path: Path, data: bytes, *, mode: int = 0o640) -> None:
+def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
     """Write a file and fsync it, in place of whatever stood under this name; its name is not yet durable.
 
-    What stood there is removed, not opened: a link that somebody planted leads nowhere, and ``mode`` counts.
+    What stood there is removed, not opened: a link that somebody planted leads nowhere, and ``mode`` counts. ``data``
+    may come in pieces, so that a large file need not be in memory.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
@@ -67,12 +68,12 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o640) -> None:
         path.unlink()
         descriptor = os.open(path, flags, mode)
     with named(path), open(descriptor, "wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o640) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
     """Replace a file; readers see the old content or the new one, also after a power cut. A link is not followed.
 
     Writers in one directory wait for each other, so that none renames what another is still writing. Where a directory

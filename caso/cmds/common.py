@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("dry-run", "say what would be done, change nothing", action="store_true", default=None)
     made.add_argument(*cli.flags("nodry-run"), dest="dry_run", action="store_false", help="undo --dry-run")
     made.add_argument("-d", dest="debug", action="store_true", help="as --debug")
-    made.add_argument("--nodebug", dest="debug", action="store_false", help="undo --debug")
+    made.add_argument("--nodebug", action="store_true", help="no debugging, whatever the configuration says")
     add("log-file", "log to this file", metavar="PATH")
     add("log-dir", "directory of --log-file", metavar="DIR")
     _add_ignored(parser)
@@ -50,9 +50,9 @@ def _add_ignored(parser: argparse.ArgumentParser) -> None:
 def configure(arguments: argparse.Namespace) -> Configuration:
     """Read the configuration, set up logging as it says, and log its warnings."""
     configuration = settings.load(arguments, cli.layout(arguments))
-    level = logging.DEBUG if arguments.debug or configuration.is_debug else logging.INFO
+    is_debug = arguments.debug or (configuration.is_debug and not arguments.nodebug)
     log.configure(
-        level=level,
+        level=logging.DEBUG if is_debug else logging.INFO,
         file=configuration.log_file,
         console=configuration.log_file is None,
         as_json=arguments.log_json or arguments.use_json,

@@ -30,6 +30,9 @@ def extract(arguments: argparse.Namespace) -> ExitStatus:
         record.fail(str(known))
         status = known.status
         raise known from error
+    except KeyboardInterrupt:
+        status = ExitStatus.NOTHING
+        raise
     finally:
         record.add("wall_seconds", (clock.now() - record.started).total_seconds())
         if not configuration.is_dry_run:

@@ -6,18 +6,21 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.core.run.errors import ApplianceError
-from tests.demo import accounting, report
+from tests.demo import accounting, images, information, report
+from tests.demo.accounting_site import AccountingSite
 from tests.demo.site import Site
-from tests.testbed import SERVICES, Testbed
+from tests.testbed import SERVICES, Seed, Testbed
+from tests.testbed.seeding.identity import People
 
 TOP = Path(__file__).parents[2]
 PORT_BASE = 27000
+_BDII_PORT, _BACKEND_PORT = 170, 51
 
 
 class Story:
@@ -46,28 +49,61 @@ class Story:
 
 def tell(testbed: Testbed, state: Path, story: Story) -> list[report.Row]:
     """Play the whole story and return its rows."""
-    with story.chapter("Starting a cloud and a broker"):
+    with story.chapter("Starting Keystone and Glance"):
+        testbed.up(("keystone", "glance"))
+        people = testbed.people()
+    rows = tell_of_images(testbed, people, Site.fresh(state / "site-images"), story)
+    with story.chapter("Starting the rest of the cloud, and a broker"):
         testbed.up(SERVICES)
         seed = testbed.seed()
         testbed.reset()
-        testbed.bulk(400, project="vo-fedcloud", days=70)
+    rows += tell_of_information(testbed, seed, Site.fresh(state / "site-information"), story)
+    return rows + tell_of_accounting(testbed, seed, state, story)
+
+
+def tell_of_images(testbed: Testbed, people: People, site: Site, story: Story) -> list[report.Row]:
+    """Play the acts of the image flow."""
+    stage = images.Stage(testbed, people, site, PORT_BASE + _BACKEND_PORT, story.say)
+    rows = []
+    with stage.open():
+        for title, act in (
+            ("Images: from a signed list to Glance", stage.undisturbed),
+            ("Sabotage: one byte of the image list is altered", stage.list_altered),
+            ("Sabotage: cloudkeeper-os is killed in mid-upload", stage.backend_killed),
+        ):
+            with story.chapter(title):
+                rows += act()
+    return rows
+
+
+def tell_of_information(testbed: Testbed, seed: Seed, site: Site, story: Story) -> list[report.Row]:
+    """Play the acts of the information flow."""
+    stage = information.Stage(testbed, seed, site, PORT_BASE + _BDII_PORT, story.say)
+    with story.chapter("Information: from the cloud to ldapsearch at site level"), stage.open():
+        rows = stage.undisturbed()
+        story.say("Sabotage: the provider fails")
+        return rows + stage.provider_fails()
+
+
+def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story) -> list[report.Row]:
+    """Play the acts of the accounting flow."""
+    testbed.bulk(400, project="vo-fedcloud", days=70)
     moment = datetime.now(UTC).replace(microsecond=0)
     stage = accounting.Stage(testbed, seed, moment, story.say)
     rows = []
-    acts: list[tuple[str, str, Callable[[Site], list[report.Row]]]] = [
-        ("Accounting: from Nova's servers to the repository", "site", stage.undisturbed),
+    for title, name, act in (
+        ("Accounting: from Nova's servers to the repository", "site-accounting", stage.undisturbed),
         ("Sabotage: caso-extract is killed at work", "site-extract-killed", stage.extract_killed),
         ("Sabotage: the broker is killed in mid-send", "site-broker-killed", stage.broker_killed),
-    ]
-    for title, name, act in acts:
+    ):
         with story.chapter(title):
-            rows += act(Site.create(state / name, testbed, seed))
+            rows += act(AccountingSite.create(state / name, testbed, seed))
     return rows
 
 
 def paste(testbed: Testbed, state: Path) -> str:
     """Return commands for somebody who wants to look around."""
-    site = state / "site"
+    site = state / "site-accounting"
     python = f"{sys.executable} -m tests.testbed --state {testbed.state} --port-base {testbed.port_base}"
     return "\n".join(
         [
@@ -75,6 +111,7 @@ def paste(testbed: Testbed, state: Path) -> str:
             f"  {' '.join(Site(site).command('caso-projects'))}",
             f"  {' '.join(Site(site).command('caso-extract', '--dry-run'))}",
             f"  {' '.join(Site(site).command('ssmsend', '--check-config'))}",
+            f"  {sys.prefix}/bin/appliance status --root {site}",
             f"  {python} status",
             f"  {python} down",
             "and scripts/demo --clean to remove everything.",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tests.demo import counters
+from tests.demo.accounting_site import COPIES, AccountingSite
 from tests.demo.report import Row
-from tests.demo.site import COPIES, Site
 from tests.testbed import Seed, Testbed
 
 
@@ -32,49 +32,47 @@ class Stage:
     moment: datetime
     say: Callable[[str], None]
 
-    def undisturbed(self, site: Site) -> list[Row]:
+    def undisturbed(self, site: AccountingSite) -> list[Row]:
         """Extract, send, receive; hours against Nova's database, messages against openssl."""
-        site.run("caso-extract", *site.extract_arguments(self.moment))
+        site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
         self.say(f"  {len(spooled)} messages in the spool")
-        site.run("ssmsend")
+        site.site.run("ssmsend")
         delivery = self._receive(site, spooled)
-        return self._rows("undisturbed", delivery)
+        return self._rows("accounting, undisturbed", delivery)
 
-    def extract_killed(self, site: Site) -> list[Row]:
+    def extract_killed(self, site: AccountingSite) -> list[Row]:
         """Kill `caso-extract` while it moves messages into the spool, run it again, and go on as if nothing had been."""
-        process = site.start("caso-extract", *site.extract_arguments(self.moment))
-        while process.poll() is None and not site.spooled():
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
-        before = len(site.spooled())
-        site.run("caso-extract", *site.extract_arguments(self.moment))
+        with site.site.running("caso-extract", "--extract-to", self.moment.isoformat()) as process:
+            while process.poll() is None and not site.waiting():
+                time.sleep(0.002)
+        before = len(site.waiting())
+        site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
         self.say(f"  killed with {before} of {len(spooled)} messages in the spool, then run again")
-        site.run("ssmsend")
+        site.site.run("ssmsend")
         delivery = self._receive(site, spooled)
         return self._rows("caso-extract killed at work, run again", delivery)
 
-    def broker_killed(self, site: Site) -> list[Row]:
+    def broker_killed(self, site: AccountingSite) -> list[Row]:
         """Kill the broker while `ssmsend` sends, start it again two seconds later."""
-        site.run("caso-extract", *site.extract_arguments(self.moment))
+        site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
-        process = site.start("ssmsend")
-        while process.poll() is None and len(site.spooled()) == len(spooled):
-            time.sleep(0.001)
-        self.testbed.broker.kill()
-        left = len(site.spooled())
-        time.sleep(2)
-        self.testbed.broker.start()
-        process.wait(timeout=120)
-        site.run("ssmsend")
+        with site.site.running("ssmsend") as process:
+            while process.poll() is None and len(site.waiting()) == len(spooled):
+                time.sleep(0.001)
+            self.testbed.broker.kill()
+            left = len(site.waiting())
+            time.sleep(2)
+            self.testbed.broker.start()
+            process.wait(timeout=120)
+        site.site.run("ssmsend")
         self.say(f"  broker killed with {left} of {len(spooled)} messages unsent, started again")
         delivery = self._receive(site, spooled)
         return self._rows("broker killed in mid-send, started again", delivery)
 
-    def _receive(self, site: Site, spooled: list[str]) -> Delivery:
-        site.run("ssmreceive", "--idle-exit", "2")
+    def _receive(self, site: AccountingSite, spooled: list[str]) -> Delivery:
+        site.site.run("ssmreceive", "--idle-exit", "2")
         copies = list(counters.copies_of_messages(self.testbed.broker.plain_port, COPIES))
         texts = [counters.text_verified_by_openssl(copy, self.testbed.ca_directory) for copy in copies]
         # A copy that was sent again after the broker's death is the same message: the repository keeps one.

@@ -181,10 +181,10 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
 
 
 @contextlib.contextmanager
-def extra_project(testbed: Testbed, *, tags: list[str], role: bool, **properties: str) -> Iterator[str]:
+def extra_project(testbed: Testbed, *, tags: list[str], role: bool, **attributes: str) -> Iterator[str]:
     """Make a project for one test."""
     admin, seed = testbed.admin(), testbed.seed()
-    body = {"project": {"name": "extra", "domain_id": "default", "tags": tags, **properties}}
+    body = {"project": {"name": "extra", "domain_id": "default", "tags": tags, **attributes}}
     project = admin.post("identity", "/projects", body)["project"]["id"]
     try:
         if role:
@@ -223,6 +223,26 @@ def test_a_project_without_a_vo_is_told_with_the_command(site: CasoSite) -> None
         mapping.write_text(json.dumps({"vo.x": {"tenant": "extra"}}))
         shown = site.run("caso-projects", "--mapping-file", str(mapping))
         assert "'extra (extra) mapped to VO 'vo.x'\n" in shown.stdout
+
+
+def test_projects_of_one_name_are_told_apart_by_their_domain(site: CasoSite) -> None:
+    seed = site.testbed.seed()
+    ops, egi = seed.projects["vo-ops"].id, seed.projects["vo-biomed"].domain_id
+    site.default |= {"projects": "vo-ops", "caso_tag": ""}
+    site.write()
+    with extra_project(site.testbed, tags=[], role=True, name="vo-ops", domain_id=egi, VO="vo.x") as twin:
+        (line,) = lines(site.run("caso-projects", expect=3))
+        ids = " or ".join(sorted([ops, twin]))
+        assert line == f"caso-projects: project vo-ops: 2 projects are called so; write the id: {ids}"
+        for option, value, vo in (
+            ("project_domain_name", "Default", "ops"),
+            ("project_domain_name", "egi", "vo.x"),
+            ("project_domain_id", egi, "vo.x"),
+        ):
+            site.login[option] = value
+            site.write()
+            assert site.run("caso-projects").stdout == f"'vo-ops (vo-ops) mapped to VO '{vo}'\n"
+            del site.login[option]
 
 
 def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:

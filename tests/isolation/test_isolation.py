@@ -11,16 +11,38 @@ import pytest
 
 ENVIRONMENTS = Path(sys.prefix).parent
 PROGRAMS = {
+    "bdii": ["bdii-update"],
     "caso": ["caso-extract", "caso-projects", "caso-mapping-migrate"],
-    "ssm": ["ssmsend", "ssmreceive"],
+    "cloud-info": ["cloud-info-provider-service"],
     "cloudkeeper": ["cloudkeeper"],
     "cloudkeeper-os": ["cloudkeeper-os"],
+    "ssm": ["ssmsend", "ssmreceive"],
 }
+FLAGS = {
+    "bdii": ["--config"],
+    "caso": ["--config-file"],
+    "cloud-info": ["--os-auth-url=https://k.example.org/v3", "--os-username=x", "--os-password=geheim", "--yaml-file"],
+    "cloudkeeper": ["--config"],
+    "cloudkeeper-os": ["--config-file"],
+    "ssm": ["--config"],
+}
+"""What comes before the path of a configuration file."""
+_OPENSTACK = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"}
+_STOMP = {"stomp.py", "stomp-py"}
+FOREIGN = {
+    "bdii": _OPENSTACK | _STOMP | {"cryptography", "pyyaml", "grpcio"},
+    "caso": _STOMP | {"asn1crypto", "ldap3", "grpcio"},  # pyOpenSSL is glanceclient's own
+    "cloud-info": _STOMP | {"asn1crypto", "ldap3", "grpcio"},
+    "cloudkeeper": _OPENSTACK | _STOMP | {"oslo.config", "ldap3"},
+    "cloudkeeper-os": _STOMP | {"python-novaclient", "ldap3"},
+    "ssm": _OPENSTACK | {"ldap3", "grpcio"},
+}
+"""Distributions that an extra must not bring."""
 CASES = [(extra, program) for extra, programs in PROGRAMS.items() for program in programs]
-TOOLS = {"caso", "ssm", "cloudkeeper"}
+TOOLS = {"bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm"}
 CLIENTS = {
-    *("keystoneauth1", "novaclient", "keystoneclient", "glanceclient", "stomp", "OpenSSL", "cryptography"),
-    *("grpc", "requests"),
+    *("keystoneauth1", "novaclient", "keystoneclient", "glanceclient"),
+    *("stomp", "OpenSSL", "cryptography", "ldap3", "grpc", "requests"),
 }
 
 
@@ -40,8 +62,7 @@ def test_help_and_version_answer(extra: str, program: str) -> None:
 
 @pytest.mark.parametrize(("extra", "program"), CASES)
 def test_a_missing_configuration_is_one_line(extra: str, program: str, tmp_path: Path) -> None:
-    flag = "--config-file" if extra in {"caso", "cloudkeeper-os"} else "--config"
-    shown = run(extra, program, "--root", str(tmp_path), flag, str(tmp_path / "none"), "--check-config")
+    shown = run(extra, program, "--root", str(tmp_path), *FLAGS[extra], str(tmp_path / "none"), "--check-config")
     assert shown.returncode == 2
     assert shown.stderr == f"{program}: {tmp_path}/none: cannot be read: no such file or directory\n"
 
@@ -57,7 +78,7 @@ def test_starting_loads_nothing_of_other_tools_and_no_client(extra: str, program
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
     shown = subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True)
     loaded = set(json.loads(shown.stdout))
-    assert not loaded & (TOOLS - {extra.removesuffix("-os")})
+    assert not loaded & (TOOLS - {entry.module.partition(".")[0]})
     assert not loaded & CLIENTS
 
 
@@ -79,12 +100,5 @@ def test_the_environment_holds_no_other_extra(extra: str) -> None:
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
     script = "from importlib.metadata import distributions; print(*{d.name.lower() for d in distributions()})"
     names = set(subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout.split())
-    openstack = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"}
-    others = {
-        "caso": {"stomp.py", "stomp-py", "asn1crypto", "grpcio"},
-        "ssm": openstack | {"grpcio"},
-        "cloudkeeper": openstack | {"stomp.py", "stomp-py", "oslo.config"},
-        "cloudkeeper-os": {"python-novaclient", "stomp.py", "stomp-py"},
-    }
-    assert not names & others[extra]
+    assert not names & FOREIGN[extra]
     assert "pytest" not in names

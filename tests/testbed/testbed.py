@@ -21,7 +21,9 @@ from tests.testbed.pki import Credential
 from tests.testbed.processes import Records
 from tests.testbed.progress import Progress
 from tests.testbed.seed import Seed
+from tests.testbed.seeding import identity
 from tests.testbed.seeding.access import Access
+from tests.testbed.seeding.identity import People
 from tests.testbed.seeding.plant import plant
 from tests.testbed.services import Services
 from tests.testbed.snapshot import Snapshot
@@ -111,6 +113,11 @@ class Testbed:
             self.trust.publish()
             names = [name for name in SERVICES if name in services]
             Start(self.layout, self.services, self.broker, self.admin, self.progress).run(names)
+
+    def people(self) -> People:
+        """Return domains, projects and accounts, planted if they are not there; needs no service but Keystone."""
+        with self._changing():
+            return identity.plant(Access(self.layout, self.ca_file, self.admin()))
 
     def seed(self) -> Seed:
         """Return what stands in the cloud; the first call plants it.

@@ -272,8 +272,14 @@ def test_flags_win_over_the_environment_and_that_over_files(tmp_path: Path, monk
     )
     assert (read.projects, read.tag, read.access.region) == (("c", "d"), "b", "a")
     assert read.access.options["password"] == "from-the-environment"
-    assert (read.start, read.end) == (datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))
-    assert load(tmp_path, text + "[DEFAULT]\ndry_run = true\n", "--nodry-run").is_dry_run is False
+    assert (read.period.start, read.period.end) == (
+        datetime(2026, 11, 1, tzinfo=UTC),
+        datetime(2026, 11, 2, tzinfo=UTC),
+    )
+    more = text + "[DEFAULT]\ndry_run = true\ndebug = true\n"
+    assert load(tmp_path, more).is_dry_run
+    assert load(tmp_path, more).is_debug
+    assert not load(tmp_path, more, "--nodry-run").is_dry_run
 
 
 def test_times_that_make_no_window(tmp_path: Path) -> None:

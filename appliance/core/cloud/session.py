@@ -227,7 +227,7 @@ class Cloud:
 
         A credential that is bound to a project is never asked for another one.
         """
-        with self._locks.of(project_id):
+        with self._locks.of(project_id):  # one token a project, several projects at a time
             if project_id not in self._projects:
                 self._projects[project_id] = self._login(project_id)
             return self._projects[project_id]
@@ -249,7 +249,7 @@ class Cloud:
             raise AccessDenied(
                 f"project {project_id}",
                 f"{self.host} gives the account {self.access.account!r} no token for it",
-                self.access.grant(f"--project {project_id}"),
+                self.access.grant(f"--project {project_id}", self.access.role),
             ) from error
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token for project {project_id}: {error}") from error

@@ -166,13 +166,13 @@ class Settings:
         """Return where an option is set."""
         return self._find(section, option, aliases)
 
-    def error(self, section: str, option: str, text: str) -> None:
-        """Report an option as wrong, for rules that span several options."""
-        self._report(self._entry(section, option), section, option, text)
+    def error(self, section: str, option: str, text: str, *, entry: Entry | None = None) -> None:
+        """Report an option as wrong, for rules that span several options; ``entry`` says where if it is none itself."""
+        self._report(entry or self._entry(section, option), section, option, text)
 
-    def warn(self, section: str, option: str, text: str) -> None:
+    def warn(self, section: str, option: str, text: str, *, entry: Entry | None = None) -> None:
         """Report an option as dubious."""
-        self._report(self._entry(section, option), section, option, text, is_fatal=False)
+        self._report(entry or self._entry(section, option), section, option, text, is_fatal=False)
 
     def accept(self, section: str, options: Iterable[str]) -> None:
         """Take options as known that nothing reads: those of upstream that have no effect here."""

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from appliance.core.config.document import Document, Entry
 from appliance.core.run.errors import ConfigurationError, Problem
 
+if TYPE_CHECKING:
+    import yaml
+
 OUTERMOST = "DEFAULT"
 _DEEPEST = 20
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = "tag:yaml.org,2002:null"
 
 
@@ -33,8 +34,10 @@ class Tree(Document):
 
 def parse(path: Path, text: str) -> Tree:
     """Parse a file of this dialect; raises `ConfigurationError`."""
+    import yaml  # noqa: PLC0415  start-up is a cost
+
     try:
-        root = yaml.compose(text, Loader=_LOADER)
+        root: Any = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         cause = getattr(error, "problem", None) or "is not YAML"
@@ -59,8 +62,8 @@ class _Reader:
     problems: list[Problem] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
 
-    def read(self, root: yaml.Node) -> None:
-        if isinstance(root, yaml.MappingNode):
+    def read(self, root: Any) -> None:
+        if root.id == "mapping":
             self._mapping("", root, depth=0)
         else:
             self._note(root, "", "must be lines of the form 'name: value'")
@@ -70,7 +73,7 @@ class _Reader:
             return
         lines: dict[str, int] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            if key.id != "scalar" or key.tag == "tag:yaml.org,2002:merge":
                 self._note(key, section, "this form of key is not read here; write 'name: value'")
                 continue
             name, line = key.value, key.start_mark.line + 1
@@ -79,15 +82,15 @@ class _Reader:
             lines.setdefault(name, line)
             self._value(section, name, value, line=line, depth=depth)
 
-    def _value(self, section: str, name: str, node: yaml.Node, *, line: int, depth: int) -> None:
+    def _value(self, section: str, name: str, node: Any, *, line: int, depth: int) -> None:
         below = f"{section}.{name}".lstrip(".")
-        if isinstance(node, yaml.MappingNode):
+        if node.id == "mapping":
             self._child(section, name, below, line)
             self._mapping(below, node, depth=depth + 1)
-        elif isinstance(node, yaml.SequenceNode) and any(isinstance(item, yaml.MappingNode) for item in node.value):
+        elif node.id == "sequence" and any(item.id == "mapping" for item in node.value):
             for number, item in enumerate(node.value):
                 self._value(section, f"{name}[{number}]", item, line=item.start_mark.line + 1, depth=depth + 1)
-        elif isinstance(node, yaml.SequenceNode):
+        elif node.id == "sequence":
             if self._is_new(node, below, depth):
                 text = ",".join(self._items(below, node))
                 self.tree.set(section or OUTERMOST, name, Entry(text, self.path, line))
@@ -96,7 +99,7 @@ class _Reader:
 
     def _items(self, name: str, node: yaml.SequenceNode) -> Iterator[str]:
         for item in node.value:
-            if not isinstance(item, yaml.ScalarNode):
+            if item.id != "scalar":
                 self._note(item, name, "a list within a list is not read here")
             elif "," in item.value:
                 self._note(item, name, "a comma within an item of a list is not read here")

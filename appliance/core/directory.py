@@ -1,0 +1,134 @@
+"""A directory server as its one writer sees it: LDAP over its unix socket, as the user that runs it.
+
+There is no password. The server learns from the kernel who is at the other end of the socket (SASL EXTERNAL), and its
+configuration names that user as the one who may write.
+
+This is the one module that imports ldap3, and only when a connection is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from appliance.core.ldif import Entry
+from appliance.core.run.errors import ApplianceError, Unavailable
+
+ALREADY_EXISTS = 68
+NO_SUCH_OBJECT = 32
+_PROTOCOL_ERROR = 2
+_PAGE = 1000
+
+
+class Refused(ApplianceError):
+    """The server answered that it will not do this to this entry. ``code`` is LDAP's (RFC 4511, appendix A)."""
+
+    def __init__(self, dn: str, code: int, text: str) -> None:
+        super().__init__(dn, f"refused by the directory: {text} ({code})")
+        self.code = code
+
+
+class Directory:
+    """A connection, open until `close` or the end of the ``with`` block.
+
+    ``timeout`` bounds each answer. All methods raise `Unavailable` when the connection breaks; whether the operation
+    under way was done is then unknown.
+    """
+
+    def __init__(self, socket: Path, *, timeout: timedelta = timedelta(seconds=30)) -> None:
+        self._ldap3, self._errors = _import()
+        self._socket = socket
+        seconds = max(1, round(timeout.total_seconds()))
+        server = self._ldap3.Server(f"ldapi://{quote(str(socket))}", get_info=self._ldap3.NONE, connect_timeout=seconds)
+        self._connection = self._ldap3.Connection(
+            server,
+            authentication=self._ldap3.SASL,
+            sasl_mechanism=self._ldap3.EXTERNAL,
+            sasl_credentials="",  # empty, not absent: without credentials slapd waits for a second step
+            receive_timeout=seconds,
+            check_names=False,
+            auto_encode=False,
+            auto_range=False,
+        )
+        if not self._call("bind"):
+            raise Unavailable(socket, f"the directory refuses this user: {self._connection.result['description']}")
+
+    def add(self, entry: Entry) -> None:
+        """Add an entry; raises `Refused`."""
+        self._change("add", entry.dn, None, {name: _octets(values) for name, values in entry.attributes.items()})
+
+    def modify(self, dn: str, changes: Mapping[str, Sequence[str]]) -> None:
+        """Give attributes these values instead of those that they have, none to remove them; raises `Refused`."""
+        replace = self._ldap3.MODIFY_REPLACE
+        self._change("modify", dn, {name: [(replace, _octets(values))] for name, values in changes.items()})
+
+    def delete(self, dn: str) -> None:
+        """Remove an entry, which must have none below it; raises `Refused`."""
+        self._change("delete", dn)
+
+    def search(self, base: str, *, filter_: str = "(objectClass=*)") -> Iterator[Entry]:
+        """Yield the entries of a subtree, page by page, without operational attributes; raises `Refused`."""
+        cookie = None
+        while True:
+            self._change("search", base, filter_, attributes=["*"], paged_size=_PAGE, paged_cookie=cookie)
+            for found in self._connection.response:
+                if found["type"] == "searchResEntry":
+                    yield Entry(found["raw_dn"].decode("utf-8", "surrogateescape"), _texts(found["raw_attributes"]))
+            controls = self._connection.result.get("controls") or {}
+            cookie = controls.get("1.2.840.113556.1.4.319", {}).get("value", {}).get("cookie")
+            if not cookie:
+                return
+
+    def close(self) -> None:
+        """Take leave; harmless when the connection is gone already."""
+        with contextlib.suppress(self._errors.LDAPException, OSError):
+            self._connection.unbind()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _change(self, operation: str, dn: str, *arguments: Any, **options: Any) -> None:
+        try:
+            self._call(operation, dn, *arguments, **options)
+        except (ValueError, TypeError, self._errors.LDAPException) as error:  # it makes no message that LDAP knows
+            raise Refused(dn, _PROTOCOL_ERROR, f"cannot be sent: {error}") from error
+        result = self._connection.result
+        if result["result"]:
+            text = result["message"] or result["description"]
+            raise Refused(dn, result["result"], text)
+
+    def _call(self, operation: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return getattr(self._connection, operation)(*arguments, **options)
+        except (self._errors.LDAPCommunicationError, self._errors.LDAPResponseTimeoutError, OSError) as error:
+            words = " ".join(str(error).split())
+            raise Unavailable(self._socket, f"the directory does not answer: {words}") from error
+
+
+def _import() -> tuple[Any, Any]:
+    with warnings.catch_warnings():  # it uses names that pyasn1 has renamed
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import ldap3  # noqa: PLC0415  start-up is a cost
+        from ldap3.core import exceptions  # noqa: PLC0415
+    return ldap3, exceptions
+
+
+def _octets(values: Sequence[str]) -> list[bytes]:
+    return [value.encode("utf-8", "surrogateescape") for value in values]
+
+
+def _texts(attributes: Mapping[str, Sequence[bytes]]) -> dict[str, tuple[str, ...]]:
+    return {
+        name: tuple(value.decode("utf-8", "surrogateescape") for value in values) for name, values in attributes.items()
+    }

@@ -1,0 +1,87 @@
+"""``bdii-update``: publishes what information providers say, by LDAP."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import threading
+from pathlib import Path
+
+from appliance.core import ldif
+from appliance.core.run import cli, log
+from appliance.core.run.cli import Program
+from appliance.core.run.errors import ExitStatus
+from appliance.core.run.layout import Layout
+from bdii import settings as configuration
+from bdii.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run ``bdii-update``."""
+    return cli.main(PROGRAM)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, bdii.conf")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "-d", "--daemon", "--serve", dest="serve", action="store_true",
+        help="run slapd and update it until told to end, in the foreground",
+    )  # fmt: skip
+    mode.add_argument("--diff", action="store_true", help="print what a cycle would change, change nothing")
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Serve, or ask the sources once and print the tree or the differences."""
+    layout = cli.layout(arguments)
+    settings = _read(arguments.config, layout)
+    if arguments.check_config:
+        print(f"{arguments.config}: in order, for the BDII of a {settings.level}")
+        return ExitStatus.DONE
+    level = cli.log_level(arguments, settings.log_level)
+    has_file = arguments.serve and settings.log_file is not None
+    file = settings.log_file if has_file else None
+    log.configure(level=level, file=file, console=not has_file, as_json=arguments.log_json)
+    if arguments.serve:
+        from bdii.serve import Service  # noqa: PLC0415  start-up is a cost
+
+        return Service(settings, lambda: _read(arguments.config, layout)).run()
+    return _show(settings, with_differences=arguments.diff)
+
+
+def _read(path: Path, layout: Layout) -> Settings:
+    settings, warnings = configuration.read(path, layout=layout)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return settings
+
+
+def _show(settings: Settings, *, with_differences: bool) -> ExitStatus:
+    from bdii import plan, tree  # noqa: PLC0415  start-up is a cost
+    from bdii.gather import gather  # noqa: PLC0415
+    from bdii.store import Store  # noqa: PLC0415
+
+    store = Store(settings.state)
+    last, _ = store.load()
+    gathered = gather(settings, last, before={}, scratch=None, stop=threading.Event())
+    for problem in gathered.problems:
+        logger.warning("%s", problem)
+    if with_differences:
+        for line in plan.describe(plan.make(store.published(), gathered.wanted)):
+            print(line)
+    else:
+        wanted = gathered.wanted
+        sys.stdout.writelines(ldif.write(wanted[dn] for dn in tree.sorted_by_depth(wanted)))
+    return ExitStatus.PARTLY if gathered.problems else ExitStatus.DONE
+
+
+PROGRAM = Program(
+    name="bdii-update",
+    description="Publishes what information providers say, by LDAP: runs slapd and keeps it up to date.",
+    add_arguments=add_arguments,
+    run=run,
+)

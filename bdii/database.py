@@ -1,0 +1,177 @@
+"""A database for slapd, made anew from LDIF together with its configuration; slapd only ever starts on such a one.
+
+So there is one way to start, after an update of the tree by the thousands, a crash or a power cut: the LDIF is the
+truth and the database a copy. It need not be synced to the disk, and a broken one is never met.
+
+    STATE/db/N/slapd.conf  infosys.schema  tree.ldif  glue/  infosys/
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from appliance.core import files, ldif
+from appliance.core.run.errors import LocalFailure, Unavailable
+from bdii import infosys, tree
+from bdii.settings import Settings
+from bdii.tree import NO_TREE, SUFFIX, Dn, Tree, ancestors
+
+logger = logging.getLogger(__name__)
+
+MAP_SIZE = 4 * 2**30
+"""What LMDB may grow to, in octets; only address space, room for millions of entries. Its own default is 10 MiB."""
+
+SIZE_LIMIT = 1_000_000
+"""Entries that one search may return to a stranger: any tree that there is, and an end all the same."""
+
+_TOOL_SECONDS = 600
+_LINE = re.compile(r"\(line=(\d+)\)(?:: \((\d+)\) (.*))?$")
+_KEYS = (
+    *("Group", "ExtensionLocal", "Location", "Contact", "Domain", "Service", "Endpoint", "Share", "Manager"),
+    *("Resource", "Activity", "Policy", "Benchmark", "ApplicationEnvironment", "ApplicationHandle"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A directory that slapd can start on, the tree in it, and why each of the other entries is not."""
+
+    directory: Path
+    tree: Tree
+    refused: Mapping[Dn, str]
+
+    @property
+    def configuration(self) -> Path:
+        """Path of slapd's configuration."""
+        return self.directory / "slapd.conf"
+
+
+def make(settings: Settings, wanted: Tree, directory: Path, *, instead: Tree = NO_TREE) -> Database:
+    """Make a database that holds a tree.
+
+    An entry that slapd refuses is taken from the tree ``instead``; if it is not there or refused too, it is left out
+    with all below it. Raises `LocalFailure` or `Unavailable` when there is no disk, no slapd or no schema.
+    """
+    accepted, refused = dict(wanted), dict[Dn, str]()
+    while True:
+        _prepare(settings, directory)
+        found = _load(settings, accepted, directory)
+        if not found:
+            return Database(directory, accepted, refused)
+        refused |= found
+        for dn in found:
+            if (old := instead.get(dn)) is not None and old is not accepted[dn]:
+                accepted[dn] = old
+            else:
+                del accepted[dn]
+        for dn in [dn for dn in accepted if any(name not in accepted for name in ancestors(dn))]:
+            refused.setdefault(dn, "the entry above it was refused")
+            del accepted[dn]
+
+
+def _prepare(settings: Settings, directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    for name in ("glue", "infosys"):
+        files.make_directory(directory / name)
+    (directory / "infosys.schema").write_text(infosys.schema())
+    (directory / "slapd.conf").write_text(configuration(settings, directory))
+
+
+def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
+    """Load a tree with slapadd; returns what it refused, with the reason."""
+    text = directory / "tree.ldif"
+    lines: dict[int, Dn] = {}
+    number = 1
+    with text.open("w", encoding="ascii") as file:
+        for dn in tree.sorted_by_depth(wanted):
+            block = ldif.format_entry(wanted[dn]) + "\n"
+            lines[number] = dn
+            number += block.count("\n")
+            file.write(block)
+    command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c", "-l", str(text)]
+    done = _tool(settings, "slapadd", *command)
+    refused = dict(_refused(done.stderr.splitlines(), lines))
+    if done.returncode and not refused:
+        words = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
+        raise Unavailable(directory, f"slapadd failed: {words}", "check the free space and the schemas")
+    return refused
+
+
+def _refused(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn, str]]:
+    """Yield the entries that slapadd's messages name by their lines, with the reason.
+
+    For an entry that it cannot even parse the reason is the message before.
+    """
+    for before, message in pairwise(["", *words]):
+        found = _LINE.search(message)
+        if found is not None and int(found[1]) in lines:
+            reason = f"{found[3]} ({found[2]})" if found[2] else before.rpartition("str2entry: ")[2]
+            yield lines[int(found[1])], reason
+
+
+def _tool(settings: Settings, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of slapd, which is slapd itself under another name."""
+    try:
+        return subprocess.run(
+            [name, *arguments],
+            executable=settings.slapd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TOOL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(settings.slapd, f"{name} did not end within {_TOOL_SECONDS} s") from None
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=settings.slapd, remedy="install slapd, or set SLAPD") from error
+
+
+def configuration(settings: Settings, directory: Path) -> str:
+    """Return slapd's configuration.
+
+    Only this user writes, known by the kernel's word at the unix socket; there is no password. Everybody reads, within
+    limits of size, time, idleness and pending requests.
+    """
+    owner = f"gidNumber={os.getegid()}+uidNumber={os.geteuid()},cn=peercred,cn=external,cn=auth"
+    schemas = [settings.schemas / f"{name}.schema" for name in ("core", "cosine", "GLUE20")]
+    lines = [
+        *(f'include "{schema}"' for schema in (*schemas, directory / "infosys.schema")),
+        "modulepath /usr/lib/ldap",
+        "moduleload back_mdb",
+        "allow bind_v2",
+        "disallow bind_simple",
+        "loglevel none",
+        "threads 8",
+        f"sizelimit {SIZE_LIMIT}",
+        "timelimit 120",
+        "idletimeout 120",
+        "writetimeout 60",
+        "conn_max_pending 50",
+        "access to * by * read",
+        *_database(SUFFIX, owner, directory / "glue", MAP_SIZE),
+        *(f"index GLUE2{key}ID eq" for key in _KEYS),
+        *_database(infosys.SUFFIX, owner, directory / "infosys", 16 * 2**20),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _database(suffix: str, owner: str, directory: Path, size: int) -> list[str]:
+    return [
+        "database mdb",
+        f'suffix "{suffix}"',
+        f'rootdn "{owner}"',
+        f'directory "{directory}"',
+        f"maxsize {size}",
+        "dbnosync",
+        "index objectClass eq,pres",
+    ]

@@ -1,0 +1,115 @@
+"""One cycle: ask all sources, decide what is to be published, change the directory accordingly, remember.
+
+    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted ──plan, guard──> changes ──> slapd
+                                              └──────── store, before anything is published ────────┘
+
+Everything between the answers and the changes is a function of values. The order of effects: last good data are on
+disk before they are published; the published tree is on disk after it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from appliance.core import clock
+from appliance.core.run.errors import LocalFailure
+from bdii import plan, tree
+from bdii.gather import BASE, gather
+from bdii.infosys import Statistics
+from bdii.plan import Plan
+from bdii.publisher import Publisher
+from bdii.retain import LastGood
+from bdii.server import Server
+from bdii.settings import Settings
+from bdii.sources import Answer
+from bdii.store import Store
+from bdii.tree import Tree
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Cycle:
+    """What a cycle did; ``problems`` are what it left undone, a line each."""
+
+    statistics: Statistics = field(default_factory=Statistics)
+    sources: int = 0
+    stale: int = 0
+    waiting: int = 0
+    """Deletions that a guard holds back."""
+    problems: list[str] = field(default_factory=list)
+
+
+class Engine:
+    """The state between cycles."""
+
+    def __init__(self, settings: Settings, store: Store, server: Server) -> None:
+        self.settings = settings
+        self._store = store
+        self._publisher = Publisher(server, tree.complete({**BASE, **store.published()})[0])
+        self._last: Mapping[str, LastGood]
+        self._last, self._vanished = store.load()
+        self._answers: Mapping[str, Answer] = {}
+
+    @property
+    def published(self) -> Tree:
+        """The tree that is or was served, as known at the end of the last cycle."""
+        return self._publisher.published
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other settings; what the sources say is read anew."""
+        self.settings = settings
+        self._answers = {}
+
+    def cycle(self, stop: threading.Event) -> Cycle:
+        """Do one cycle. Raises `Unavailable` when slapd is away; what was not done is done by the next one."""
+        started = time.monotonic()
+        scratch = self._store.directory
+        gathered = gather(self.settings, self._last, before=self._answers, scratch=scratch, stop=stop)
+        done = Cycle(sources=len(gathered.last), stale=gathered.stale, problems=list(gathered.problems))
+        if stop.is_set():
+            return done
+        collected = time.monotonic()
+        self._publisher.synchronise()
+        changes = self._planned(gathered.wanted, done)
+        self._last, self._answers = gathered.last, gathered.answers
+        _keep(done, lambda: self._store.save(self._last, self._vanished))
+        applied = self._publisher.apply(changes, stop)
+        _keep(done, lambda: self._store.write_published(self.published))
+        done.problems += applied.problems()
+        done.statistics = replace(
+            applied.statistics(len(self.published)),
+            collecting=collected - started,
+            applying=time.monotonic() - collected,
+        )
+        self._publisher.tell(self.settings.hostname, done.statistics)
+        return done
+
+    def _planned(self, wanted: Tree, done: Cycle) -> Plan:
+        """Return the plan after the guards."""
+        size = len(self.published)
+        changes, self._vanished = plan.guard(
+            plan.make(self.published, wanted),
+            size=size,
+            remembered=self._vanished,
+            now=clock.now(),
+            delay=self.settings.delete_delay,
+            hold=self.settings.shrink_hold,
+        )
+        done.waiting = len(changes.waiting)
+        if self._vanished.held_since is not None and changes.waiting:
+            end = self._vanished.held_since + self.settings.shrink_hold
+            done.problems.append(f"{done.waiting} of {size} entries would go at once: held until {end:%H:%M} UTC")
+        return changes
+
+
+def _keep(done: Cycle, write: Callable[[], None]) -> None:
+    """Write to the state directory; a full disk does not stop publishing, and the next cycle tries again."""
+    try:
+        write()
+    except OSError as error:
+        done.problems.append(str(LocalFailure.from_os(error)))

@@ -1,0 +1,101 @@
+"""From the sources to the tree that is wanted: ask them, keep what is last good, merge."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from appliance.core import clock
+from appliance.core.ldif import Entry
+from bdii import retain, sources, tree
+from bdii.retain import LastGood
+from bdii.settings import Settings
+from bdii.site import entries as site_entries
+from bdii.site import pull
+from bdii.sources import Answer
+from bdii.tree import Dn, Tree
+
+BASE: Tree = tree.complete(
+    tree.of(
+        Entry(f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)})
+        for name in ("resource", "grid")
+    )[0]
+)[0]
+"""What every BDII publishes: the containers that clients have always found."""
+
+_SITE = "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What the sources had to say, and the tree that follows from it."""
+
+    last: Mapping[str, LastGood]
+    answers: Mapping[str, Answer]
+    """The latest that were of use."""
+    wanted: Tree
+    stale: int
+    problems: tuple[str, ...]
+
+
+def gather(
+    settings: Settings,
+    last: Mapping[str, LastGood],
+    *,
+    before: Mapping[str, Answer],
+    scratch: Path | None,
+    stop: threading.Event,
+) -> Gathered:
+    """Ask all sources, once."""
+    asked = sources.of_directories(
+        settings.ldif_directory,
+        settings.provider_directory,
+        timeout=settings.read_timeout,
+        limit=settings.source_limit,
+    )
+    if settings.site is not None:
+        asked += pull.sources(settings.site, limit=settings.source_limit)
+    answers = sources.ask(asked, before=before, scratch=scratch, stop=stop)
+    now = clock.now().replace(microsecond=0)
+    known: dict[str, LastGood | None] = {}
+    if settings.site is not None:
+        own, _ = tree.of(site_entries.entries(settings.site, port=settings.port, now=now))
+        known[_SITE] = retain.advance(last.get(_SITE), own, failed=(), now=now)
+    known |= {answer.source: _advanced(last.get(answer.source), answer, before, now) for answer in answers}
+    kept = {name: entry for name, entry in known.items() if entry is not None}
+    wanted, stale, left_out = merge(kept, now=now, expiry=settings.expiry)
+    useful = {answer.source: answer if answer.tree is not None else before.get(answer.source) for answer in answers}
+    return Gathered(
+        kept,
+        {name: answer for name, answer in useful.items() if answer is not None},
+        wanted,
+        stale,
+        (*(line for answer in answers for line in answer.problems), *left_out),
+    )
+
+
+def _advanced(last: LastGood | None, answer: Answer, before: Mapping[str, Answer], now: datetime) -> LastGood | None:
+    if answer.tree is None:
+        return last and replace(last, is_silent=True)
+    if last is not None and answer is before.get(answer.source):
+        return replace(last, collected=now, is_silent=False)
+    return retain.advance(last, answer.tree, failed=answer.failed, now=now)
+
+
+def merge(last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta) -> tuple[Tree, int, list[str]]:
+    """Return the tree that all sources make together, how many of its entries are stale, and lines on what is left out.
+
+    Of entries with one name the first source's counts.
+    """
+    merged: dict[Dn, Entry] = dict(BASE)
+    stale = 0
+    for source in last.values():
+        part = retain.publishable(source, now=now, expiry=expiry)
+        stale += sum(1 for dn, entry in part.items() if entry is not source.tree[dn])
+        merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
+    whole, left_out = tree.complete(merged)
+    words = "left out, because nothing gives the entry above it"
+    return whole, stale, [tree.printable(f"{merged[dn].dn}: {words}") for dn in left_out]

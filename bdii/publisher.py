@@ -1,0 +1,180 @@
+"""Changes carried out in slapd, one by one; what is published is known from its answers, never assumed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+
+from appliance.core.directory import NO_SUCH_OBJECT, Directory, Refused
+from appliance.core.ldif import Entry, parent
+from bdii import infosys, tree
+from bdii.infosys import Statistics
+from bdii.plan import Add, Change, Delete, Modify, Plan
+from bdii.server import Server
+from bdii.tree import SUFFIX, Dn, Tree
+
+logger = logging.getLogger(__name__)
+
+_LASTING = frozenset({17, 18, 19, 20, 21, 34, 64, 65, 69})
+"""Results (RFC 4511, appendix A) that say that the entry is wrong: the same entry need not be tried again."""
+
+_BULK_FACTOR = 10
+_BULK_LEAST = 200
+_TOLD = 5
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of the changes of a plan."""
+
+    added: int = 0
+    modified: int = 0
+    deleted: int = 0
+    failed: list[tuple[Change, str]] = field(default_factory=list)
+
+    def count(self, change: Change) -> None:
+        """Count a change that was made."""
+        match change:
+            case Add():
+                self.added += 1
+            case Modify():
+                self.modified += 1
+            case Delete():
+                self.deleted += 1
+
+    def statistics(self, total: int) -> Statistics:
+        """Return the figures."""
+        kinds = [type(change) for change, _ in self.failed]
+        return Statistics(
+            total=total,
+            new=self.added,
+            modified=self.modified,
+            deleted=self.deleted,
+            failed_adds=kinds.count(Add),
+            failed_modifies=kinds.count(Modify),
+            failed_deletes=kinds.count(Delete),
+        )
+
+    def problems(self) -> list[str]:
+        """Return a line for each of the first failures, and how many more there are."""
+        first = self.failed[:_TOLD]
+        lines = [tree.printable(f"{change.entry.dn}: not published: {reason}") for change, reason in first]
+        more = len(self.failed) - _TOLD
+        return [*lines, f"{more} more entries not published"] if more > 0 else lines
+
+
+class Publisher:
+    """The one writer of a server's tree. ``published`` is replaced, never changed: any thread may read it."""
+
+    def __init__(self, server: Server, published: Tree) -> None:
+        self.published = published
+        self._server = server
+        self._refused: dict[Dn, tuple[Entry, str]] = {}
+        self._generation = 0
+        self._is_unsure = False
+
+    def synchronise(self) -> None:
+        """Learn what is published, when slapd was started anew or its answer to a change was lost."""
+        generation, served = self._server.content()
+        if generation != self._generation:
+            self.published, self._generation, self._is_unsure = served.tree, generation, False
+        elif self._is_unsure:
+            with self._server.connect() as directory:
+                self.published = tree.of(directory.search(SUFFIX))[0]
+            self._is_unsure = False
+
+    def apply(self, plan: Plan, stop: threading.Event) -> Applied:
+        """Carry out a plan. Raises `Unavailable` when slapd goes away; `synchronise` before the next one."""
+        applied = Applied()
+        left = [change for change in plan if not self._is_known_to_fail(change, applied)]
+        if not left:
+            return applied
+        adds = sum(1 for change in left if isinstance(change, Add))
+        if plan.changes_class or adds > max(_BULK_LEAST, _BULK_FACTOR * len(self.published)):
+            self._replace_all(left, applied)
+        else:
+            self._change_each(left, applied, stop)
+        return applied
+
+    def tell(self, host: str, statistics: Statistics) -> None:
+        """Modify the entry below o=infosys, which is made on first use."""
+        entry = infosys.entry(host, statistics)
+        with self._server.connect() as directory:
+            try:
+                directory.modify(entry.dn, entry.attributes)
+            except Refused as error:
+                if error.code != NO_SUCH_OBJECT:
+                    raise
+                directory.add(infosys.BASE)
+                directory.add(entry)
+
+    def _is_known_to_fail(self, change: Change, applied: Applied) -> bool:
+        entry, reason = self._refused.get(change.dn, (None, ""))
+        if entry is None or isinstance(change, Delete) or not tree.is_same(entry, change.entry):
+            return False
+        applied.failed.append((change, reason))
+        return True
+
+    def _replace_all(self, changes: list[Change], applied: Applied) -> None:
+        """Serve the changed tree from a new database."""
+        wanted = dict(self.published)
+        for change in changes:
+            _change_tree(wanted, change)
+        served = self._server.serve(wanted, instead=self.published)
+        self._generation, _ = self._server.content()
+        self.published = served.tree
+        for change in changes:
+            reason = served.refused.get(change.dn)
+            if reason is None or isinstance(change, Delete):
+                applied.count(change)
+                continue
+            applied.failed.append((change, reason))
+            if parent(change.dn) in served.tree:
+                self._refused[change.dn] = (change.entry, reason)
+
+    def _change_each(self, changes: list[Change], applied: Applied, stop: threading.Event) -> None:
+        now = dict(self.published)
+        self._is_unsure = True
+        with self._server.connect() as directory:
+            for change in changes:
+                if stop.is_set():
+                    break
+                reason = self._change_one(directory, change, now)
+                if reason:
+                    applied.failed.append((change, reason))
+                else:
+                    applied.count(change)
+        self.published, self._is_unsure = now, False
+
+    def _change_one(self, directory: Directory, change: Change, now: dict[Dn, Entry]) -> str:
+        """Make one change; returns why not, empty when it is made."""
+        if isinstance(change, Add) and parent(change.dn) not in now:
+            return "the entry above it is not published"
+        try:
+            _change_directory(directory, change)
+        except Refused as error:
+            if not (isinstance(change, Delete) and error.code == NO_SUCH_OBJECT):
+                if error.code in _LASTING:
+                    self._refused[change.dn] = (change.entry, error.cause)
+                return error.cause
+        self._refused.pop(change.dn, None)
+        _change_tree(now, change)
+        return ""
+
+
+def _change_directory(directory: Directory, change: Change) -> None:
+    match change:
+        case Add(_, entry):
+            directory.add(entry)
+        case Modify(_, entry, changes):
+            directory.modify(entry.dn, changes)
+        case Delete(_, entry):
+            directory.delete(entry.dn)
+
+
+def _change_tree(changed: dict[Dn, Entry], change: Change) -> None:
+    if isinstance(change, Delete):
+        changed.pop(change.dn, None)
+    else:
+        changed[change.dn] = change.entry

@@ -1,0 +1,158 @@
+"""What stays published of a source that fails, in whole or for some VOs, and how that is marked.
+
+    (last good, answer) ──advance──> last good, without marks ──publishable──> tree with marks
+
+docs/adr/0010 has the rules by which entries belong to VOs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from appliance.core import ldif
+from appliance.core.ldif import Entry
+from bdii.tree import CREATION_TIME, OTHER_INFO, Dn, Tree, ancestors, is_same, sorted_by_depth, with_values
+
+_RULE = "GLUE2PolicyRule"
+_MARKS = {OTHER_INFO: "VO=", _RULE: "VO:"}
+_HEALTH = "GLUE2EndpointHealthState"
+_HEALTH_INFO = "GLUE2EndpointHealthStateInfo"
+_NOT_ENTITIES = frozenset({"glue2group", "glue2extension"})
+
+
+@dataclass(frozen=True, slots=True)
+class LastGood:
+    """The last good data of a source.
+
+    ``failed`` are the VOs that the latest answer lacks, with the time when each was last read: later expressed, the
+    age of the entries that belong to no other VO. ``is_silent`` says that the source's latest answer was of no use.
+    """
+
+    tree: Tree
+    collected: datetime
+    failed: Mapping[str, datetime] = field(default_factory=dict)
+    is_silent: bool = False
+
+
+def advance(last: LastGood | None, new: Tree, *, failed: Collection[str], now: datetime) -> LastGood:
+    """Return the last good data after an answer that lacks the ``failed`` VOs.
+
+    An entry that differs from the one before in nothing but its creation time stays the one before.
+    """
+    if last is None:
+        return LastGood(new, now, dict.fromkeys(failed, now))
+    tree = {dn: _older_if_same(last.tree.get(dn), entry) for dn, entry in new.items()}
+    if failed:
+        tree = _kept(last.tree, tree, frozenset(failed))
+    return LastGood(tree, now, {vo: last.failed.get(vo, last.collected) for vo in failed})
+
+
+def publishable(last: LastGood, *, now: datetime, expiry: timedelta) -> Tree:
+    """Return the tree to publish: what is too old left out, what is stale marked. The same object when nothing is."""
+    if not last.failed and not last.is_silent:
+        return last.tree
+    owners = _owners(last.tree)
+    tree = {}
+    for dn in sorted_by_depth(last.tree):
+        collected = _stale_since(owners[dn], last)
+        entry = last.tree[dn]
+        if collected is None:
+            tree[dn] = entry
+        elif now - collected <= expiry:
+            tree[dn] = _marked(entry, collected)
+    return tree
+
+
+def _stale_since(owners: frozenset[str], last: LastGood) -> datetime | None:
+    """Return when an entry of these VOs was last read; None when the latest answer had it."""
+    if owners and owners <= last.failed.keys():
+        return max(last.failed[vo] for vo in owners)
+    return last.collected if last.is_silent else None
+
+
+def _older_if_same(old: Entry | None, new: Entry) -> Entry:
+    return old if old is not None and is_same(old, new, ignoring=CREATION_TIME) else new
+
+
+# ------------------------------------------------------------------------------------------------------------- owners
+
+
+def _own_marks(entry: Entry) -> frozenset[str]:
+    return frozenset(
+        value.removeprefix(mark) for name, mark in _MARKS.items() for value in entry.get(name) if value.startswith(mark)
+    )
+
+
+def _owners(tree: Tree) -> dict[Dn, frozenset[str]]:
+    """Return the VOs that each entry belongs to by its own marks, else by those of the entry above."""
+    owners: dict[Dn, frozenset[str]] = {}
+    for dn in sorted_by_depth(tree):
+        owners[dn] = _own_marks(tree[dn]) or owners.get(Dn(ldif.parent(dn)), frozenset())
+    return owners
+
+
+def _kept(old: Tree, new: dict[Dn, Entry], failed: frozenset[str]) -> dict[Dn, Entry]:
+    """Return the new tree with what the old one had of the failed VOs."""
+    owners = _owners(old)
+    tree = dict(new)
+    missing = []
+    for dn, entry in old.items():
+        if not owners[dn] & failed:
+            continue
+        if dn in new:
+            tree[dn] = _with_marks_of(new[dn], entry, failed)
+        else:
+            tree[dn] = _with_marks_of(_without_marks(entry), entry, failed)
+            missing.append(dn)
+    _add_what_they_need(tree, old, missing)
+    return tree
+
+
+def _with_marks_of(entry: Entry, old: Entry, failed: frozenset[str]) -> Entry:
+    for name, mark in _MARKS.items():
+        values = entry.get(name)
+        lost = [v for v in old.get(name) if v.removeprefix(mark) in failed and v.startswith(mark) and v not in values]
+        if lost:
+            entry = with_values(entry, name, (*values, *lost))
+    return entry
+
+
+def _without_marks(entry: Entry) -> Entry:
+    for name, mark in _MARKS.items():
+        if any(value.startswith(mark) for value in entry.get(name)):
+            entry = with_values(entry, name, [v for v in entry.get(name) if not v.startswith(mark)])
+    return entry
+
+
+def _add_what_they_need(tree: dict[Dn, Entry], old: Tree, names: list[Dn]) -> None:
+    """Add from the old tree the entries above the named ones, and those that their foreign keys name."""
+    by_id = {value: dn for dn in old for _, value in ldif.parse_dn(dn)[0]}
+    pending = list(names)
+    while pending:
+        dn = pending.pop()
+        keys = [v for name, values in tree[dn].attributes.items() if name.endswith("ForeignKey") for v in values]
+        for needed in (*ancestors(dn), *(by_id[key] for key in keys if key in by_id)):
+            if needed in old and needed not in tree:
+                tree[needed] = old[needed]
+                pending.append(needed)
+
+
+# -------------------------------------------------------------------------------------------------------------- marks
+
+
+def _marked(entry: Entry, collected: datetime) -> Entry:
+    """Return the entry marked as stale; one that came marked, from a BDII below ours, keeps its older time."""
+    classes = {name.lower() for name in entry.get("objectClass")}
+    if not any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in classes):
+        return entry
+    info = entry.get(OTHER_INFO)
+    if "Stale=TRUE" in info:
+        return entry
+    time = f"{collected:%Y-%m-%dT%H:%M:%SZ}"
+    entry = with_values(entry, OTHER_INFO, (*info, "Stale=TRUE", f"CollectedAt={time}"))
+    if entry.get(_HEALTH):
+        entry = with_values(entry, _HEALTH, ["unknown"])
+        entry = with_values(entry, _HEALTH_INFO, [f"the source of this information has not answered since {time}"])
+    return entry

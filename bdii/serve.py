@@ -1,0 +1,152 @@
+"""The service: slapd on the last good tree at once, then a cycle after another until told to end.
+
+The main thread starts slapd, watches it and takes the signals; a second one does the cycles. SIGTERM and SIGINT end
+both within ten seconds, SIGHUP reads the configuration again and begins a cycle.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from appliance.core.run import lock
+from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus
+from appliance.core.run.record import RunRecord
+from bdii.engine import Cycle, Engine
+from bdii.server import Server
+from bdii.settings import Settings
+from bdii.store import Store
+
+logger = logging.getLogger(__name__)
+
+_WATCH = timedelta(milliseconds=200)
+_RETRY = timedelta(seconds=3)
+_END = timedelta(seconds=6)
+
+
+class Service:
+    """One BDII at work. ``read`` reads the configuration again; it raises `ConfigurationError`."""
+
+    def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._read = read
+        self._server = Server(settings)
+        self._stop = threading.Event()
+        self._reload = threading.Event()
+        self._wake = threading.Event()
+        self._bug: BaseException | None = None
+
+    def run(self) -> ExitStatus:
+        """Serve until told to end. Raises `Busy` when another one serves this directory, and what stops slapd."""
+        with lock.hold(self._settings.state / "lock"):
+            self._server.recover()
+            engine = Engine(self._settings, Store(self._settings.state), self._server)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self._end())
+            signal.signal(signal.SIGHUP, lambda *_: self._read_again())
+            try:
+                self._server.serve(engine.published)
+                logger.info("serving %d entries on port %d", len(engine.published), self._settings.port)
+                worker = threading.Thread(target=self._work, args=(engine,), name="cycles", daemon=True)
+                worker.start()
+                self._watch(engine)
+                worker.join(_END.total_seconds())
+            finally:
+                self._server.stop()
+        if self._bug is not None:
+            raise self._bug
+        return ExitStatus.DONE
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._wake.set()
+
+    def _read_again(self) -> None:
+        self._reload.set()
+        self._wake.set()
+
+    def _watch(self, engine: Engine) -> None:
+        """Keep slapd alive until told to end."""
+        not_before = 0.0
+        while not self._stop.wait(_WATCH.total_seconds()):
+            if self._server.is_alive or time.monotonic() < not_before:
+                continue
+            logger.error("slapd has ended: starting it on the tree published last")
+            try:
+                self._server.serve(engine.published)
+            except ApplianceError as error:
+                logger.error("%s", error)  # noqa: TRY400  one clear line
+            not_before = time.monotonic() + _RETRY.total_seconds()
+
+    def _work(self, engine: Engine) -> None:
+        try:
+            while not self._stop.is_set():
+                if self._reload.is_set():
+                    self._reload.clear()
+                    self._apply_settings(engine)
+                self._wake.clear()
+                self._cycle(engine)
+                self._wake.wait(engine.settings.breathe.total_seconds())
+        except BaseException as error:  # noqa: BLE001  the main thread raises it
+            self._bug = error
+            self._end()
+
+    def _apply_settings(self, engine: Engine) -> None:
+        try:
+            settings = self._read()
+        except ConfigurationError as error:
+            logger.error("configuration not read again, the old one stays: %s", error)  # noqa: TRY400
+            return
+        if settings.listens_unlike(self._settings):
+            logger.warning("addresses, port and directories are read at the start only: restart to change them")
+        engine.reload(settings)
+        logger.info("configuration read again")
+
+    def _cycle(self, engine: Engine) -> None:
+        record = RunRecord(f"bdii-{engine.settings.level}")
+        try:
+            done = engine.cycle(self._stop)
+        except (ApplianceError, OSError) as error:
+            logger.error("cycle given up: %s", error)  # noqa: TRY400
+            record.fail(str(error))
+            record.close(ExitStatus.NOTHING, engine.settings.runs)
+            return
+        if self._stop.is_set():
+            return
+        for problem in done.problems:
+            logger.warning("%s", problem)
+            record.fail(problem)
+        record.counts |= figures(done)
+        record.close(ExitStatus.PARTLY if done.problems else ExitStatus.DONE, engine.settings.runs)
+        logger.info("%s", summary(done))
+
+
+def figures(done: Cycle) -> dict[str, float]:
+    """Return a cycle's figures by the names that metrics have."""
+    statistics = done.statistics
+    return {
+        "entries": statistics.total,
+        "entries_added": statistics.new,
+        "entries_modified": statistics.modified,
+        "entries_deleted": statistics.deleted,
+        "entries_refused": statistics.failed_adds + statistics.failed_modifies + statistics.failed_deletes,
+        "entries_stale": done.stale,
+        "deletions_waiting": done.waiting,
+        "sources": done.sources,
+        "collect_seconds": round(statistics.collecting, 3),
+        "apply_seconds": round(statistics.applying, 3),
+    }
+
+
+def summary(done: Cycle) -> str:
+    """Return a cycle in one line."""
+    statistics = done.statistics
+    return (
+        f"{statistics.total} entries from {done.sources} sources: {statistics.new} added, "
+        f"{statistics.modified} modified, {statistics.deleted} deleted, {done.stale} stale, "
+        f"{done.waiting} deletions waiting, {len(done.problems)} problems"
+    )

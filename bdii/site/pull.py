@@ -1,0 +1,59 @@
+"""What a site's BDII pulls from the BDIIs below it, and where that goes in the site's tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from appliance.core import ldif
+from appliance.core.ldif import Entry, LdifError
+from bdii.site.settings import Pull, Site
+from bdii.sources import Source
+from bdii.tree import SUFFIX, normal
+
+_SUFFIX = re.compile(r"o *= *glue *$", re.IGNORECASE)
+
+
+def sources(site: Site, *, limit: int) -> list[Source]:
+    """Return the sources that a site names."""
+    return [
+        Source(
+            f"site/{pull.name}",
+            _search(pull, site),
+            is_program=True,
+            timeout=site.timeout,
+            limit=limit,
+            translate=lambda entries: below(site.name, entries),
+        )
+        for pull in site.pulls
+    ]
+
+
+def _search(pull: Pull, site: Site) -> list[str]:
+    """Return the command that reads a subtree: another process, whose time and size can be bounded from outside."""
+    seconds = f"{site.timeout.total_seconds():.0f}"
+    return [
+        *("env", "LDAPNOINIT=1", "ldapsearch", "-LLL", "-x", "-o", "ldif-wrap=no", "-o", f"nettimeout={seconds}"),
+        *("-l", seconds, "-H", pull.url, "-b", pull.base),
+    ]
+
+
+def below(site: str, entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield entries with ``o=glue`` at the end of their names replaced by the site's domain.
+
+    Left out are the suffix itself and what lies in this site's domain already: a BDII may list itself, or one that
+    lists it.
+    """
+    domain = ldif.child(SUFFIX, "GLUE2DomainID", site)
+    inside = normal(domain)
+    for entry in entries:
+        try:
+            dn = normal(entry.dn)
+        except LdifError:
+            yield entry  # told of by the reader
+            continue
+        if dn in (SUFFIX, inside) or dn.endswith(f",{inside}"):
+            continue
+        is_moved = dn.endswith(f",{SUFFIX}")
+        yield replace(entry, dn=_SUFFIX.sub(lambda _: domain, entry.dn)) if is_moved else entry

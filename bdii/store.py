@@ -1,0 +1,135 @@
+"""What a BDII keeps on disk, so that a start after any end goes on from there.
+
+    STATE/published.ldif          the tree that was published last, loaded before slapd listens
+    STATE/sources/NAME.ldif       the last good data of each source, without marks
+    STATE/memory.json             when each was collected, which VOs it lacks, which deletions wait since when
+
+Each file is replaced as a whole. Data come before what is said of them: after a kill between two writes a source is
+taken for older than it is, never for younger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from appliance.core import files, ldif
+from appliance.core.ldif import Malformed
+from bdii import tree as trees
+from bdii.plan import NOTHING_VANISHED, Vanished
+from bdii.retain import LastGood
+from bdii.tree import Dn, Tree
+
+logger = logging.getLogger(__name__)
+
+
+class Store:
+    """The files below one directory. What cannot be read is told and counts as absent; writing raises `OSError`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._written: dict[Path, Tree] = {}
+
+    def published(self) -> Tree:
+        """Return the tree that was published last."""
+        return self._read(self.directory / "published.ldif")
+
+    def write_published(self, tree: Tree) -> None:
+        """Keep a tree as the one published."""
+        self._write(self.directory / "published.ldif", tree)
+
+    def load(self) -> tuple[dict[str, LastGood], Vanished]:
+        """Return the last good data of all sources, and what the guards remember."""
+        memory = self._memory()
+        try:
+            sources = {
+                name: LastGood(
+                    self._read(self._source(name)),
+                    datetime.fromisoformat(entry["collected"]),
+                    {vo: datetime.fromisoformat(time) for vo, time in entry["failed"].items()},
+                    is_silent=entry["silent"],
+                )
+                for name, entry in memory.get("sources", {}).items()
+            }
+            since = {Dn(dn): datetime.fromisoformat(time) for dn, time in memory.get("vanished", {}).items()}
+            held = memory.get("held_since")
+            return sources, Vanished(since, datetime.fromisoformat(held) if held else None)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            logger.warning("%s: cannot be understood: %r; the sources are asked anew", self._memory_file, error)
+            return {}, NOTHING_VANISHED
+
+    def save(self, sources: Mapping[str, LastGood], vanished: Vanished) -> None:
+        """Keep the last good data of all sources, and what the guards remember; other sources are forgotten."""
+        files.make_directory(self.directory / "sources")
+        for name, last in sources.items():
+            self._write(self._source(name), last.tree)
+        memory = {
+            "sources": {
+                name: {
+                    "collected": last.collected.isoformat(),
+                    "failed": {vo: time.isoformat() for vo, time in last.failed.items()},
+                    "silent": last.is_silent,
+                }
+                for name, last in sources.items()
+            },
+            "vanished": {dn: time.isoformat() for dn, time in vanished.since.items()},
+            "held_since": vanished.held_since.isoformat() if vanished.held_since else None,
+        }
+        files.write_atomic(self._memory_file, json.dumps(memory, indent=1).encode())
+        wanted = {self._source(name) for name in sources}
+        for path in set((self.directory / "sources").glob("*.ldif")) - wanted:
+            path.unlink(missing_ok=True)
+            self._written.pop(path, None)
+
+    @property
+    def _memory_file(self) -> Path:
+        return self.directory / "memory.json"
+
+    def _source(self, name: str) -> Path:
+        return self.directory / "sources" / f"{quote(name, safe='')}.ldif"
+
+    def _memory(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._memory_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            logger.warning("%s: cannot be read: %s; the sources are asked anew", self._memory_file, error)
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _read(self, path: Path) -> dict[Dn, ldif.Entry]:
+        try:
+            with path.open("rb") as file:
+                tree, problems = trees.of(_entries(path, file))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            logger.warning("%s: cannot be read: %s", path, error.strerror)
+            return {}
+        for problem in problems:
+            logger.warning("%s: %s", path, problem)
+        self._written[path] = tree
+        return tree
+
+    def _write(self, path: Path, tree: Tree) -> None:
+        """Write a tree, unless it is what the file holds by our own last writing or reading."""
+        before = self._written.get(path)
+        if before is not None and len(before) == len(tree) and all(before.get(dn) is tree[dn] for dn in tree):
+            return
+        blocks = (f"{ldif.format_entry(tree[dn])}\n".encode() for dn in trees.sorted_by_depth(tree))
+        files.write_atomic(path, blocks)
+        self._written[path] = tree
+
+
+def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:
+    for record in ldif.read(lines):
+        if isinstance(record, ldif.Entry):
+            yield record
+        elif isinstance(record, Malformed):
+            logger.warning("%s:%d: left out: %s", path, record.line, record.cause)

@@ -1,0 +1,46 @@
+"""Who issued the certificate of an endpoint."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from datetime import timedelta
+from typing import cast
+from urllib.parse import urlsplit
+
+logger = logging.getLogger(__name__)
+
+_SHORT = {
+    "countryName": "C",
+    "stateOrProvinceName": "ST",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "commonName": "CN",
+    "domainComponent": "DC",
+    "emailAddress": "emailAddress",
+}
+
+
+def read(url: str, *, verify: bool | str, timeout: timedelta) -> str:
+    """Return the issuer's name in slash form, ``/C=NL/O=GEANT/CN=…``, as the endpoint shows it in a TLS handshake.
+
+    ``verify`` is as in `appliance.core.cloud.login.Access`. Empty when there is no TLS, when the certificate is not
+    verified (anybody could tell a name then), or when the handshake fails: nothing depends on it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or verify is False:
+        return ""
+    try:
+        context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+        with (
+            socket.create_connection((parts.hostname, parts.port or 443), timeout.total_seconds()) as connection,
+            context.wrap_socket(connection, server_hostname=parts.hostname) as tls,
+        ):
+            certificate = tls.getpeercert() or {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s: its certificate's issuer cannot be told: %s", parts.netloc, error)
+        return ""
+    issuer = cast("tuple[tuple[tuple[str, str], ...], ...]", certificate.get("issuer", ()))
+    return "".join(f"/{_SHORT.get(kind, kind)}={value}" for rdn in issuer for kind, value in rdn)

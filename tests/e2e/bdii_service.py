@@ -1,0 +1,218 @@
+"""A ``bdii-update --serve`` under test, its providers, and what ``ldapsearch`` sees of it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROGRAM = Path(sys.executable).with_name("bdii-update")
+
+Entries = dict[str, dict[str, list[str]]]
+"""Attributes by name, by DN, as OpenLDAP's client prints them."""
+
+SERVICE = "GLUE2ServiceID=https://cloud.example.org:5000/v3_cloud.compute,GLUE2GroupID=cloud,o=glue"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def parse(text: str) -> Entries:
+    """Read what ldapsearch prints without wrapping."""
+    entries: Entries = {}
+    for block in text.strip().split("\n\n"):
+        pairs = [line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != "#"]
+        if pairs:
+            attributes = entries.setdefault(pairs[0][1], {})
+            for name, value in pairs[1:]:
+                attributes.setdefault(name, []).append(value)
+    return entries
+
+
+def search(port: int, base: str = "o=glue", *wanted: str, host: str = "127.0.0.1") -> Entries:
+    """Search a subtree with OpenLDAP's own client."""
+    done = subprocess.run(
+        [
+            "ldapsearch",
+            "-x",
+            "-LLL",
+            "-o",
+            "ldif-wrap=no",
+            "-H",
+            f"ldap://{host}:{port}",
+            "-b",
+            base,
+            "(objectClass=*)",
+            *wanted,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return parse(done.stdout)
+
+
+def image(number: int, *vos: str, name: str = "") -> str:
+    identifier = f"img{number}_https://cloud.example.org:5000/v3"
+    marks = "".join(f"GLUE2EntityOtherInfo: VO={vo}\n" for vo in vos)
+    return (
+        f"dn: GLUE2ApplicationEnvironmentID={identifier},{SERVICE}\n"
+        "objectClass: GLUE2Entity\nobjectClass: GLUE2ApplicationEnvironment\n"
+        f"GLUE2ApplicationEnvironmentID: {identifier}\n"
+        f"GLUE2ApplicationEnvironmentAppName: {name or f'image {number}'}\n"
+        "GLUE2ApplicationEnvironmentComputingManagerForeignKey: https://cloud.example.org:5000/v3_cloud.compute_manager\n"
+        f"{marks}\n"
+    )
+
+
+def cloud(*parts: str) -> str:
+    """Return the LDIF of a cloud: its group, service, endpoint, and ``parts`` below the service."""
+    identifier = SERVICE.split(",", maxsplit=1)[0].removeprefix("GLUE2ServiceID=")
+    return (
+        "dn: GLUE2GroupID=cloud,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: cloud\n\n"
+        f"dn: {SERVICE}\nobjectClass: GLUE2Entity\nobjectClass: GLUE2Service\nGLUE2ServiceID: {identifier}\n"
+        "GLUE2ServiceType: org.cloud.iaas\nGLUE2ServiceQualityLevel: production\n"
+        "GLUE2ServiceAdminDomainForeignKey: TEST-SITE\n\n"
+        f"dn: GLUE2EndpointID={identifier}_endpoint,{SERVICE}\n"
+        "objectClass: GLUE2Entity\nobjectClass: GLUE2Endpoint\n"
+        f"GLUE2EndpointID: {identifier}_endpoint\nGLUE2EndpointURL: https://cloud.example.org:5000/v3\n"
+        "GLUE2EndpointInterfaceName: org.openstack.nova\nGLUE2EndpointQualityLevel: production\n"
+        f"GLUE2EndpointHealthState: ok\nGLUE2EndpointServingState: production\nGLUE2EndpointServiceForeignKey: {identifier}\n\n"
+        + "".join(parts)
+    )
+
+
+@dataclass
+class Bdii:
+    """One BDII in a directory of its own. ``settings`` are more keys of bdii.conf."""
+
+    directory: Path
+    settings: Mapping[str, object] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ldif", "provider"):
+            (self.directory / "gip" / name).mkdir(parents=True, exist_ok=True)
+        keys = {
+            "BDII_VAR_DIR": self.directory / "state",
+            "BDII_RUN_DIR": self.directory / "run",
+            "BDII_LDIF_DIR": self.directory / "gip/ldif",
+            "BDII_PROVIDER_DIR": self.directory / "gip/provider",
+            "SLAPD_HOST": "127.0.0.1",
+            "BDII_PORT": self.port,
+            "BDII_BREATHE_TIME": 1,
+            **self.settings,
+        }
+        self.configuration.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "bdii.conf"
+
+    @property
+    def command(self) -> list[str]:
+        return [str(PROGRAM), "-c", str(self.configuration), "--root", str(self.directory / "root")]
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def provide(self, output: str, *, status: int = 0, name: str = "cloud") -> None:
+        """Make a provider print this."""
+        data = self.directory / f"{name}.ldif"
+        data.with_suffix(".new").write_text(output)
+        data.with_suffix(".new").rename(data)
+        self.script(f"cat {data}; exit {status}", name=name)
+
+    def script(self, text: str, *, name: str = "cloud") -> None:
+        """Make a provider run this; a running one keeps its own."""
+        new = self.directory / "gip/provider" / f".{name}"
+        new.write_text(f"#!/bin/sh\n{text}\n")
+        new.chmod(0o755)
+        new.rename(new.with_name(name))
+        self.kick()
+
+    def once(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self.command, *flags], capture_output=True, text=True, timeout=60, check=False)
+
+    def start(self, *prefix: str) -> None:
+        """Start it, below the command ``prefix`` if there is one."""
+        with (self.directory / "log").open("a") as log:
+            self.process = subprocess.Popen([*prefix, *self.command, "--serve"], stderr=log, text=True)
+
+    def kick(self) -> None:
+        """Let the next cycle begin at once, if it serves."""
+        if self.process is not None and self.process.poll() is None and " serving " in self.log:
+            self.process.send_signal(signal.SIGHUP)
+
+    def signal(self, number: signal.Signals) -> int:
+        """Send a signal that ends it, and return its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+    def slapd(self) -> int:
+        return int((self.directory / "state/slapd.pid").read_text())
+
+    def entries(self, base: str = "o=glue", *wanted: str) -> Entries:
+        return search(self.port, base, *wanted)
+
+    def statistics(self) -> dict[str, int]:
+        found = self.entries("Hostname=localhost,o=infosys")["Hostname=localhost,o=infosys"]
+        return {name: int(value) for name, (value,) in found.items() if value.isdigit()}
+
+    def wait_for(self, is_true: Callable[[], bool], *, seconds: float = 30, what: str = "") -> None:
+        """Wait until something is so; what ldapsearch cannot see yet is not so."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.CalledProcessError, OSError, KeyError, ValueError):
+                if is_true():
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s: {what}\n{self.log}")
+
+    def wait_for_images(self, count: int) -> None:
+        self.wait_for(lambda: len(images(self.entries())) == count, what=f"{count} images")
+
+    def wait_for_cycles(self, count: int = 2) -> None:
+        """Wait until so many cycles have ended from now on."""
+        for _ in range(count):
+            before = self.cycles
+            self.kick()
+            self.wait_for(functools.partial(self._has_done_more_than, before), what="a cycle's end")
+
+    @property
+    def cycles(self) -> int:
+        return self.log.count(" problems\n")
+
+    def _has_done_more_than(self, cycles: int) -> bool:
+        return self.cycles > cycles
+
+
+@contextlib.contextmanager
+def running(bdii: Bdii, *prefix: str) -> Iterator[Bdii]:
+    """Run a BDII for the block."""
+    bdii.start(*prefix)
+    try:
+        yield bdii
+    finally:
+        if bdii.process is not None and bdii.process.poll() is None:
+            bdii.process.terminate()
+            bdii.process.wait(15)
+
+
+def images(entries: Entries) -> Entries:
+    return {dn: attributes for dn, attributes in entries.items() if dn.startswith("GLUE2ApplicationEnvironmentID=")}

@@ -1,0 +1,78 @@
+"""The program killed at each of its system calls while it changes a published tree; the next start repairs."""
+
+import itertools
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.bdii_service import Bdii, Entries, cloud, image, images, parse, running
+from tests.e2e.killpoints import Command, KillMatrix
+
+OLD = cloud(*(image(n, "ops") for n in range(8)))
+NEW = cloud(*(image(n, "ops", name="changed" if n == 4 else "") for n in range(3, 11)))
+
+# Runs the service until the new tree is published, on disk too, and notes what a client sees at the start and the end.
+UNTIL_PUBLISHED = """
+"$@" --serve & pid=$!
+look() { ldapsearch -x -LLL -o ldif-wrap=no -H "ldap://127.0.0.1:$PORT" -b o=glue >"$1" 2>/dev/null && [ -s "$1" ]; }
+until look "$SEEN/first" || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
+until grep -q img10_ "$STATE/published.ldif" || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
+sleep 0.1
+look "$SEEN/last"
+kill -TERM $pid 2>/dev/null
+wait $pid
+"""
+
+CALLS = ("rename", "fsync", "mkdir", "sendto")
+"""Calls that change the world, and that slapd and its tools do not make."""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state directory of a service that has published the old tree."""
+    directory = tmp_path_factory.mktemp("published")
+    bdii = Bdii(directory)
+    bdii.provide(OLD)
+    with running(bdii):
+        bdii.wait_for_images(8)
+        bdii.wait_for_cycles(1)
+        assert bdii.signal(signal.SIGTERM) == 0
+    return directory / "state"
+
+
+def matrix(published: Path, directory: Path) -> KillMatrix:
+    number = itertools.count()
+    latest: list[Path] = []
+
+    def prepare() -> Command:
+        here = directory / str(next(number))
+        here.mkdir()
+        latest[:] = [here]
+        shutil.copytree(published, here / "state")
+        bdii = Bdii(here, {"BDII_BREATHE_TIME": 60})
+        bdii.provide(NEW)
+        env = {"PORT": str(bdii.port), "STATE": str(here / "state"), "SEEN": str(here)}
+        return Command(["sh", "-c", UNTIL_PUBLISHED, "sh", *bdii.command], env)
+
+    def seen(name: str) -> Entries:
+        return parse((latest[0] / name).read_text())
+
+    def verify() -> None:
+        first, last = images(seen("first")), images(seen("last"))
+        assert sorted(last) == sorted(images(parse(NEW)))
+        assert all(sorted(last[dn].items()) == sorted(images(parse(NEW))[dn].items()) for dn in last)
+        assert len(first) >= 5, "a reader saw fewer than both trees have in common"
+
+    return KillMatrix(prepare=prepare, verify=verify, syscalls=CALLS)
+
+
+def test_killed_at_some_calls(published: Path, tmp_path: Path) -> None:
+    matrix(published, tmp_path).run(sample=5, seed=3)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(3600)
+def test_killed_at_every_call(published: Path, tmp_path: Path) -> None:
+    matrix(published, tmp_path).run(sample=None)

@@ -1,0 +1,166 @@
+"""Two levels: a site's BDII that pulls from a resource's, both with slapd, seen through ldapsearch."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.bdii_service import Bdii, cloud, free_port, image, images, running
+
+SITE_CFG = """\
+SITE_NAME = TEST-SITE
+SITE_DESC = A cloud, with commas
+SITE_WEB = https://cloud.example.org
+SITE_DISTRIBUTED = false
+SITE_LOC = Exampleville
+SITE_COUNTRY =  Spain
+SITE_LAT = 43.462306
+SITE_LONG = -3.80998
+SITE_EMAIL = site-admin@example.org
+SITE_SECURITY_EMAIL = site-sec@example.org
+SITE_SUPPORT_EMAIL = site-support@example.org
+OTHERINFO = GRID=EGI
+OTHERINFO = TIER 2
+"""
+DOMAIN = "GLUE2DomainID=TEST-SITE,o=glue"
+
+
+def site(directory: Path, urls: str, *, cfg: str = SITE_CFG, **keys: object) -> Bdii:
+    directory.mkdir()
+    (directory / "site.cfg").write_text(cfg)
+    (directory / "defaults.conf").write_text("SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.org\n")
+    (directory / "urls.conf").write_text(urls)
+    return Bdii(
+        directory,
+        {
+            "BDII_SITE_CFG": directory / "site.cfg",
+            "BDII_SITE_DEFAULTS": directory / "defaults.conf",
+            "BDII_SITE_URLS": directory / "urls.conf",
+            "BDII_SITE_TIMEOUT": 5,
+            **keys,
+        },
+    )
+
+
+def resource(directory: Path) -> Bdii:
+    directory.mkdir()
+    return Bdii(directory)
+
+
+def test_the_site_publishes_itself_and_what_it_pulls_with_images(tmp_path: Path) -> None:
+    below = resource(tmp_path / "resource")
+    below.provide(cloud(image(1, "ops"), image(2, "ops")))
+    own = free_port()
+    above = site(
+        tmp_path / "site",
+        f"# two sources, the first is this BDII itself\nBDII ldap://127.0.0.1:{own}/mds-vo-name=resource,o=grid\n"
+        f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n",
+        SLAPD_PORT=own,
+    )
+    above.port = own
+    with running(below), running(above):
+        below.wait_for_images(2)
+        above.wait_for_images(2)
+        above.wait_for_cycles(2)  # in which it also pulls from itself
+        lower, found = below.entries(), above.entries()
+        again = above.entries("o=glue", "entryCSN")
+        above.wait_for_cycles(2)
+        assert above.entries("o=glue", "entryCSN") == again
+    pulled = {dn: entry for dn, entry in lower.items() if dn.endswith("GLUE2GroupID=cloud,o=glue")}
+    for dn, entry in pulled.items():
+        assert found[dn.replace("o=glue", DOMAIN)] == entry
+    own_entries = found.keys() - {dn.replace("o=glue", DOMAIN) for dn in pulled}
+    assert sorted(dn.split(",")[0] for dn in own_entries) == [
+        "GLUE2ContactID=general.contact.TEST-SITE",
+        "GLUE2ContactID=security.contact.TEST-SITE",
+        "GLUE2ContactID=sysadmin.contact.TEST-SITE",
+        "GLUE2ContactID=usersupport.contact.TEST-SITE",
+        "GLUE2DomainID=TEST-SITE",
+        f"GLUE2EndpointID=bdii.example.org:{own}_sitebdii_endpoint",
+        "GLUE2GroupID=grid",
+        "GLUE2GroupID=resource",
+        "GLUE2GroupID=resource",
+        "GLUE2LocationID=location.TEST-SITE",
+        f"GLUE2PolicyID=bdii.example.org:{own}_sitebdii_endpoint_Policy",
+        "GLUE2ServiceID=TEST-SITE_sitebdii",
+        "o=glue",
+    ]
+    domain = found[DOMAIN]
+    assert domain["GLUE2DomainDescription"] == ["A cloud, with commas"]
+    assert sorted(domain["GLUE2EntityOtherInfo"]) == ["GRID=EGI", "ProfileName=EGI", "ProfileVersion=1.0", "TIER 2"]
+    location = found[f"GLUE2LocationID=location.TEST-SITE,{DOMAIN}"]
+    assert location["GLUE2LocationLatitude"] == ["43.462306"]
+    assert location["GLUE2LocationCountry"] == ["Spain"]
+    assert found[f"GLUE2ContactID=sysadmin.contact.TEST-SITE,{DOMAIN}"]["GLUE2ContactDetail"] == [
+        "mailto:site-admin@example.org"
+    ]
+
+
+def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_path: Path) -> None:
+    below = resource(tmp_path / "resource")
+    below.provide(cloud(image(1, "ops"), image(2, "ops")))
+    other = resource(tmp_path / "other")
+    group = "dn: GLUE2GroupID=storage,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: storage\n\n"
+    other.provide(group)
+    above = site(
+        tmp_path / "site",
+        f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
+        f"STORAGE ldap://127.0.0.1:{other.port}/GLUE2GroupID=storage,o=glue\n",
+    )
+    with running(other), running(above):
+        with running(below):
+            above.wait_for_images(2)
+            good = above.entries()
+        other.provide(group + group.replace("storage", "tape,GLUE2GroupID=storage", 1).replace("storage\n", "tape\n"))
+        above.wait_for(lambda: f"GLUE2GroupID=tape,GLUE2GroupID=storage,{DOMAIN}" in above.entries())
+        above.wait_for(lambda: "CollectedAt" in str(images(above.entries())))
+        bad = above.entries()
+        assert good.keys() <= bad.keys()
+        assert "site/CLOUD: failed with status 255" in above.log
+        assert above.signal(signal.SIGKILL) == -signal.SIGKILL
+        above.start()  # and the source is still down
+        above.wait_for(lambda: above.entries() == bad)
+        with running(below):
+            above.wait_for(lambda: "CollectedAt" not in str(above.entries()), what="no stale entry")
+            assert len(images(above.entries())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("defaults.conf", "SITE_NAME=SITE-NAME\nSITE_BDII_HOST=bdii.example.org\n", "defaults.conf:1: SITE_NAME: is still the placeholder"),
+        ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.com\n", "defaults.conf:2: SITE_BDII_HOST: is still the placeholder"),
+        ("defaults.conf", "SITE_NAME=$(hostname -d)\n", "defaults.conf:1: SITE_NAME: $(…) would be replaced by a shell"),
+        ("defaults.conf", "SITE_NAME=OTHER\nSITE_BDII_HOST=bdii.example.org\n", "site.cfg:1: SITE_NAME: 'TEST-SITE' here, 'OTHER' in"),
+        ("site.cfg", SITE_CFG.replace("TEST-SITE", "SITE-NAME"), "site.cfg:1: SITE_NAME: is still the placeholder 'SITE-NAME'"),
+        ("site.cfg", SITE_CFG.replace("43.46", "north 43"), "site.cfg:7: SITE_LAT: 'north 432306' is not allowed"),
+        ("site.cfg", SITE_CFG.replace("SITE_EMAIL = site-admin@example.org\n", ""), "site.cfg: SITE_EMAIL: must be set"),
+        ("site.cfg", SITE_CFG + "SITE_LOC = There\n", "site.cfg:14: SITE_LOC: is set a second time; first in line 5"),
+        ("urls.conf", "CLOUD ldap://cloud/o=glue\n", "urls.conf:1: not 'NAME ldap://host:port/base', the port included"),
+        ("urls.conf", "\nCLOUD ldap://cloud:2170/dc=org\n", "urls.conf:2: CLOUD: base 'dc=org' is neither below o=glue"),
+        ("bdii.conf", "BDII_PORT=99999\n", "bdii.conf:1: BDII_PORT: '99999' is not allowed"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, name: str, content: str, line: str) -> None:
+    above = site(tmp_path / "site", "")
+    path = tmp_path / "site" / name
+    rest = path.read_text() if name == "bdii.conf" else ""
+    path.write_text(content + rest.replace("BDII_PORT", "#"))
+    for flags in (["--check-config"], ["--serve"]):
+        done = above.once(*flags)
+        assert done.returncode == 2
+        assert line in done.stderr
+        assert all(found.startswith("bdii-update: ") for found in done.stderr.splitlines())
+        assert "Traceback" not in done.stderr
+
+
+def test_left_out_values_leave_no_empty_attribute(tmp_path: Path) -> None:
+    kept = ("SITE_NAME", "SITE_EMAIL", "SITE_SECURITY_EMAIL", "SITE_SUPPORT_EMAIL")
+    cfg = "".join(f"{line}\n" for line in SITE_CFG.splitlines() if line.split()[0] in kept) + "SITE_WEB =\n"
+    above = site(tmp_path / "site", "", cfg=cfg)
+    with running(above):
+        above.wait_for(lambda: f"GLUE2LocationID=location.TEST-SITE,{DOMAIN}" in above.entries())
+        above.wait_for_cycles(1)
+        assert above.statistics()["FailedAdds"] == 0
+        assert len(above.entries()) == 13
+        assert not {"GLUE2DomainDescription", "GLUE2DomainWWW"} & above.entries()[DOMAIN].keys()

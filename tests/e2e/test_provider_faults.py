@@ -1,0 +1,203 @@
+"""cloud-info-provider-service against a cloud that misbehaves: one VO's fault is its own, and each is told."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from appliance.core import ldif
+from tests.interop import egi_profile
+from tests.simulators.offering_cloud import PASSWORD, Cloud, Fault, flavor, image, server
+
+PROGRAM = Path(sys.executable).with_name("cloud-info-provider-service")
+
+
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    made = Cloud(
+        flavors={name: [flavor("1"), flavor("2")] for name in ("p0", "p1", "p2")},
+        images={name: [image("a"), image("b")] for name in ("p0", "p1", "p2")},
+        servers={"p0": [server("x"), server("y", "SHUTOFF"), server("z", "SUSPENDED")]},
+        quotas={"p0": {"cores": 40, "instances": -1}},
+    )
+    with made.serve():
+        yield made
+
+
+def run(cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD) -> tuple[int, str, str]:
+    directory = root / "etc/cloud-info-provider"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "openstack.rc").write_text(
+        f"OS_AUTH_URL={cloud.url}/identity/v3\nOS_USERNAME=ci\nOS_PASSWORD={password}\nOS_USER_DOMAIN_ID=default\n"
+    )
+    (directory / "openstack.rc").chmod(0o600)
+    shares = "".join(f"    vo-{project}: {{auth: {{project_id: {project}}}}}\n" for project in cloud.flavors)
+    (directory / "openstack.yaml").write_text(
+        f"site: {{name: EXAMPLE-SITE}}\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n  shares:\n{shares}"
+    )
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("OS_")}
+    done = subprocess.run(
+        [str(PROGRAM), "--root", str(root), *flags], capture_output=True, text=True, check=False, env=clean, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def failed(output: str) -> list[str]:
+    return re.findall(r"^# failed: (.*)$", output, re.MULTILINE)
+
+
+FAULTS = {
+    "flavors-403": (Fault("/flavors/detail", status=403), "Nova answers 403 to GET"),
+    "flavors-404": (Fault("/flavors/detail", status=404), "Nova answers 404 to GET"),
+    "flavors-html": (Fault("/flavors/detail", body=b"<html>"), "with something that is no JSON object"),
+    "flavors-list": (Fault("/flavors/detail", body=b"[]"), "with something that is no JSON object"),
+    "flavors-empty": (Fault("/flavors/detail", body=b"{}"), "is not understood: KeyError: 'flavors'"),
+    "flavors-short": (
+        Fault("/flavors/detail", body=b'{"flavors": [{"id": "1"}]}'),
+        "is not understood: KeyError: 'vcpus'",
+    ),
+    "flavors-number": (Fault("/flavors/detail", body=b'{"flavors": [7]}'), "is not understood"),
+    "flavors-late": (Fault("/flavors/detail", delay=4), "imed out"),
+    "images-403": (Fault("/v2/images", status=403), "Glance answers 403 to GET"),
+    "images-next": (Fault("/v2/images", body=b'{"images": [], "next": 7}'), "is not understood"),
+    "images-short": (Fault("/v2/images", body=b'{"images": [{}]}'), "is not understood"),
+    "images-circle": (
+        Fault("/v2/images", body=b'{"images": [], "next": "/v2/images?status=active&limit=500"}'),
+        "leads to the same page again",
+    ),
+    "servers-403": (Fault("/servers/detail", status=403), "Nova does not let the account list the servers"),
+    "servers-cell": (
+        Fault("/servers/detail", body=b'{"servers": [{"id": "1", "status": "UNKNOWN"}]}'),
+        "does not answer",
+    ),
+    "quota-400": (Fault("/os-quota-sets", status=400), "Nova answers 400 to GET"),
+    "token-401": (Fault("/auth/tokens", status=401), "gives the account 'ci' no token for it"),
+    "token-none": (Fault("/auth/tokens", body=b"{}"), ""),
+}
+
+
+def test_each_vo_s_fault_is_its_own(cloud: Cloud, tmp_path: Path) -> None:
+    for name, (fault, _) in FAULTS.items():
+        cloud.flavors[name] = [flavor("1")]
+        cloud.faults.append(replace(fault, project=name))
+    status, out, err = run(cloud, tmp_path, "--timeout", "2")
+    assert status == 1
+    assert failed(out) == sorted(f"vo-{name}" for name in FAULTS)
+    lines = [line for line in err.splitlines() if line.startswith("cloud-info-provider-service: ")]
+    assert len(lines) == len(FAULTS)
+    told = {line.split(": ")[1]: line for line in lines}
+    for name, (_, words) in FAULTS.items():
+        assert words in told[f"vo-{name}"]
+    assert "Traceback" not in err
+    entries = egi_profile.load(out, tmp_path / "slapd")
+    shares = [entry["GLUE2ShareID"][0].rpartition("_")[2] for entry in entries.values() if "GLUE2ShareID" in entry]
+    assert sorted(shares) == ["p0", "p1", "p2"]
+    record = json.loads((tmp_path / "var/lib/fedcloud/runs/cloud-info-provider-service.json").read_text())
+    assert len(record["failures"]) == len(FAULTS)
+
+
+def test_a_service_that_is_busy_for_a_moment_is_asked_again(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.faults = [Fault("/v2/images", "p1", 503, times=2), Fault("/flavors/detail", "p2", 500, times=1)]
+    status, out, err = run(cloud, tmp_path)
+    assert (status, failed(out)) == (0, [])
+    assert "trying again" in err
+
+
+def test_when_no_vo_can_be_read_nothing_is_printed(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.faults = [Fault("/flavors/detail", status=403)]
+    status, out, err = run(cloud, tmp_path)
+    assert (status, out) == (3, "")
+    assert all(f"vo-p{number}: " in err for number in range(3))
+    cloud.faults = [Fault("/auth/tokens", status=401)]
+    assert run(cloud, tmp_path)[:2] == (3, "")
+
+
+def test_quotas_that_the_account_may_not_know_are_left_out(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.faults = [Fault("/os-quota-sets", "p0", 403)]
+    status, out, _ = run(cloud, tmp_path)
+    assert (status, failed(out)) == (0, [])
+    assert "quota_" not in out
+
+
+def test_listings_are_followed_to_their_last_page(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.page = 3
+    cloud.flavors["p0"] = [flavor(f"f{number}") for number in range(10)]
+    cloud.images["p0"] = [image(f"i{number}") for number in range(8)]
+    cloud.servers["p0"] = [server(f"s{number}", vcpus=3) for number in range(7)]
+    status, out, _ = run(cloud, tmp_path)
+    assert status == 0
+    entries = egi_profile.load(out, tmp_path / "slapd")
+    environments = [e for e in entries.values() if "GLUE2ExecutionEnvironment" in e["objectClass"]]
+    assert len([e for e in environments if "VO=vo-p0" in e["GLUE2EntityOtherInfo"]]) == 10
+    applications = [e for e in entries.values() if "GLUE2ApplicationEnvironment" in e["objectClass"]]
+    assert len([e for e in applications if "VO=vo-p0" in e["GLUE2EntityOtherInfo"]]) == 8
+    (manager,) = (e for e in entries.values() if "GLUE2ComputingManager" in e["objectClass"])
+    assert manager["GLUE2ComputingManagerSlotsUsedByGridJobs"] == ["21"]
+
+
+def test_a_nova_older_than_extra_specs_in_listings(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.microversion = "2.53"
+    for listed in cloud.flavors.values():
+        for each in listed:
+            del each["extra_specs"]
+    status, out, _ = run(cloud, tmp_path)
+    assert status == 0
+    assert "GLUE2EndpointImplementationVersion: 2.53" in out
+
+
+def test_disabled_flavors_and_unfinished_or_foreign_images_are_not_offered(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.flavors["p0"].append(flavor("off", **{"OS-FLV-DISABLED:disabled": True}))
+    cloud.images["p0"].append(image("early", status="queued"))
+    cloud.images["p0"].append(image("hers", visibility="private", owner="p9"))
+    cloud.images["p0"].append(image("mine", visibility="private", owner="p0"))
+    _, out, _ = run(cloud, tmp_path)
+    text = out.replace("\n ", "")
+    assert "resource#off_" not in text
+    assert "os#hers_" not in text
+    assert "os#early_" not in text
+    assert "os#mine_" in text
+
+
+def test_what_cloudkeeper_keeps_of_a_list_s_entry_is_told(cloud: Cloud, tmp_path: Path) -> None:
+    kept = {"ad:base_mpuri": "https://m.example.org/base/", "hv:version": "2026.10", "dc:title": 7}
+    cloud.images["p0"] = [
+        image("a", APPLIANCE_ATTRIBUTES=json.dumps(kept), vmcatcher_event_dc_description="x\ny", os_distro="ubuntu"),
+        image(
+            "b",
+            APPLIANCE_ATTRIBUTES='{:"hv:version"=>"1"}',
+            vmcatcher_event_ad_mpuri=None,
+            marketplace="https://m.example.org/b/",
+        ),
+        image("c", APPLIANCE_ATTRIBUTES="[" * 20_000, image_version="3"),
+    ]
+    status, out, err = run(cloud, tmp_path)
+    assert (status, err) == (0, "")
+    found = {
+        e["GLUE2EntityName"][0]: e for e in egi_profile.load(out, tmp_path / "slapd").values() if "GLUE2EntityName" in e
+    }
+    assert found["image a"]["GLUE2ApplicationEnvironmentAppVersion"] == ["2026.10"]
+    assert found["image a"]["GLUE2ApplicationEnvironmentDescription"] == ["x y"]
+    assert {"base_mpuri=https://m.example.org/base/", "OSName=ubuntu"} <= set(found["image a"]["GLUE2EntityOtherInfo"])
+    assert found["image b"]["GLUE2ApplicationEnvironmentRepository"] == ["https://m.example.org/b/"]
+    assert found["image c"]["GLUE2ApplicationEnvironmentAppVersion"] == ["3"]
+
+
+def test_the_reader_of_the_product_takes_what_the_program_prints(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.faults = [Fault("/flavors/detail", "p1", 404)]
+    _, out, _ = run(cloud, tmp_path)
+    records = list(ldif.read(out.encode().splitlines(keepends=True)))
+    assert records[-1] == ldif.Comment("failed: vo-p1")
+    assert not [record for record in records if isinstance(record, ldif.Malformed)]
+
+
+def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.faults = [Fault("/auth/tokens", status=500, body=PASSWORD.encode())]
+    status, out, err = run(cloud, tmp_path, "--debug", "--timeout", "2")
+    assert (status, out) == (3, "")
+    assert PASSWORD not in err

@@ -1,0 +1,190 @@
+"""The parts of Keystone, Nova and Glance that an information provider talks to, with faults on demand.
+
+One server plays all three under ``/identity/v3``, ``/compute/v2.1`` and ``/image``. Listings have the form of the real
+services' answers and come in pages. A fault replaces the answer to requests of one project below a path: a status, raw
+bytes, or a delay; it can be limited to the first requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+Json = dict[str, Any]
+PASSWORD = "geheim-42"
+
+
+@dataclass
+class Fault:
+    """What happens to requests of ``project`` (any, if empty) whose path contains ``path``."""
+
+    path: str
+    project: str = ""
+    status: int = 200
+    body: bytes | None = None
+    delay: float = 0.0
+    times: int = 1_000_000
+
+
+@dataclass
+class Cloud:
+    """What stands in the cloud: flavors, images and servers by project id; one may be in several projects."""
+
+    flavors: dict[str, list[Json]] = field(default_factory=dict)
+    images: dict[str, list[Json]] = field(default_factory=dict)
+    servers: dict[str, list[Json]] = field(default_factory=dict)
+    quotas: dict[str, Json] = field(default_factory=dict)
+    microversion: str = "2.104"
+    page: int = 1000
+    latency: float = 0.0
+    faults: list[Fault] = field(default_factory=list)
+    requests: Counter[str] = field(default_factory=Counter)
+    url: str = ""
+
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[Cloud]:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cloud": self}))
+        server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    def fault(self, project: str, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.path in path and fault.project in ("", project) and fault.times > 0:
+                fault.times -= 1
+                return fault
+        return None
+
+
+def flavor(number: str, **more: Any) -> Json:
+    """Return a flavor as microversion 2.61 lists it."""
+    return {
+        "id": number, "name": f"flavor {number}", "vcpus": 2, "ram": 4096, "disk": 20, "swap": "",
+        "OS-FLV-EXT-DATA:ephemeral": 0, "OS-FLV-DISABLED:disabled": False, "os-flavor-access:is_public": True,
+        "extra_specs": {}, "links": [], **more,
+    }  # fmt: skip
+
+
+def image(number: str, **more: Any) -> Json:
+    """Return a public image of the marketplace."""
+    url = f"https://m.example.org/{number}/"
+    return {
+        "id": number, "name": f"image {number}", "status": "active", "visibility": "public", "owner": "admin",
+        "vmcatcher_event_ad_mpuri": url, **more,
+    }  # fmt: skip
+
+
+def server(number: str, status: str = "ACTIVE", vcpus: int = 2) -> Json:
+    """Return a server as microversion 2.47 lists it."""
+    return {"id": number, "name": f"server {number}", "status": status, "flavor": {"vcpus": vcpus, "ram": 4096}}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    cloud: Cloud
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        told = json.loads(self.rfile.read(length))["auth"]
+        project = told.get("scope", {}).get("project", {}).get("id", "") if isinstance(told.get("scope"), dict) else ""
+        if self._begin(project):
+            return
+        if told["identity"]["password"]["user"]["password"] != PASSWORD:
+            self._answer(401, {"error": {"message": "no"}})
+            return
+        if project and project not in self.cloud.flavors:
+            self._answer(401, {"error": {"message": "no role"}})
+            return
+        endpoints = {"compute": f"{self.cloud.url}/compute/v2.1", "image": f"{self.cloud.url}/image"}
+        token: Json = {
+            "methods": ["password"], "expires_at": "2099-01-01T00:00:00.000000Z", "issued_at": "2026-01-01T00:00:00.000000Z",
+            "user": {"id": "u", "name": "ci", "domain": {"id": "default", "name": "Default"}},
+        }  # fmt: skip
+        if project:
+            token["project"] = {
+                "id": project,
+                "name": f"name of {project}",
+                "domain": {"id": "default", "name": "Default"},
+            }
+            token["catalog"] = [
+                {"type": kind, "id": kind, "name": kind, "endpoints": [
+                    {"interface": "public", "url": url, "region": "One", "region_id": "One", "id": kind}]}
+                for kind, url in endpoints.items()
+            ]  # fmt: skip
+        self._answer(201, {"token": token}, {"X-Subject-Token": f"token-{project}"})
+
+    def do_GET(self) -> None:
+        project = self.headers.get("X-Auth-Token", "").removeprefix("token-")
+        if self._begin(project):
+            return
+        cloud, path = self.cloud, urlsplit(self.path).path
+        if re.fullmatch(r"/compute/v2\.1/?", path):
+            version = {"id": "v2.1", "status": "CURRENT", "version": cloud.microversion, "min_version": "2.1",
+                       "links": [{"rel": "self", "href": f"{cloud.url}/compute/v2.1/"}]}  # fmt: skip
+            self._answer(200, {"version": version})
+        elif path.endswith("/flavors/detail"):
+            self._page("flavors", cloud.flavors[project], "flavors_links")
+        elif path.endswith("/servers/detail"):
+            self._page("servers", cloud.servers.get(project, []), "servers_links")
+        elif path.endswith("/v2/images"):
+            self._page("images", cloud.images.get(project, []), "next")
+        elif "/os-quota-sets/" in path:
+            self._answer(200, {"quota_set": {"id": project, **cloud.quotas.get(project, {})}})
+        else:
+            self._answer(404, {})
+
+    def _begin(self, project: str) -> bool:
+        """Count the request and let a fault answer it; say whether one did."""
+        path = urlsplit(self.path).path
+        self.cloud.requests[f"{self.command} {re.sub(r'/os-quota-sets/.*', '/os-quota-sets', path)}"] += 1
+        time.sleep(self.cloud.latency)
+        fault = self.cloud.fault(project, path)
+        if fault is None:
+            return False
+        time.sleep(fault.delay)
+        if fault.status == 200 and fault.body is None:
+            return False
+        self._send(fault.status, fault.body if fault.body is not None else b'{"error": "on demand"}', {})
+        return True
+
+    def _page(self, name: str, things: list[Json], link: str) -> None:
+        query = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        if "status" in query:
+            things = [thing for thing in things if thing["status"] == query["status"]]
+        size = min(self.cloud.page, int(query.get("limit", self.cloud.page)))
+        start = next((number + 1 for number, thing in enumerate(things) if thing["id"] == query.get("marker")), 0)
+        page = things[start : start + size]
+        body: Json = {name: page}
+        if page and start + size < len(things):
+            following = f"{urlsplit(self.path).path}?{urlencode({**query, 'marker': page[-1]['id']})}"
+            body[link] = following.removeprefix("/image") if link == "next" else [{"rel": "next", "href": following}]
+        self._answer(200, body)
+
+    def _answer(self, status: int, body: Json, headers: dict[str, str] | None = None) -> None:
+        self._send(status, json.dumps(body).encode(), headers or {})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)

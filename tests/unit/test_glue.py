@@ -1,0 +1,185 @@
+"""The tree of GLUE objects: shape, identifiers, links, what belongs to which VO, awkward texts."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.core import ldif
+from cloud_info_provider import glue
+from cloud_info_provider.facts import Endpoint, Facts, Flavor, Image, Servers, Share
+from cloud_info_provider.settings import ShareSettings, Site
+
+KEYSTONE = "https://k.example.org:5000/v3"
+SERVICE = f"{KEYSTONE}_cloud.compute"
+ENDPOINT = Endpoint("https://n.example.org:8774/v2.1", "v2.1", "2.96", "", "/C=NL/O=CA/CN=One")
+SITE = Site(
+    name="EXAMPLE-SITE", cores=96, memory=384, hypervisor="KVM", hypervisor_version="8.0", middleware_version="",
+    service_level="production", endpoint_level="testing", authentication="oidc", platform="amd64",
+    capabilities=("executionmanagement.dynamicvmdeploy", "security.accounting"),
+)  # fmt: skip
+SMALL = Flavor("1", "m1.small", 1, 2048, 20, 0, {})
+LARGE = Flavor(
+    "2", "hpc.ib", 16, 65536, 200, 10, {"infiniband": "True", "hw:cpu_sockets": "2", "Accelerator:Model": "A100"}
+)
+UBUNTU = Image(
+    "aaaa-1", "EGI Ubuntu", "https://m.example.org/1:2/", "https://m.example.org/1/", "Ubuntu for EGI", "2026.10",
+    "x86_64", "linux", "ubuntu", "24.04",
+)  # fmt: skip
+BARE = Image("bbbb-2", "", "", "", "", "", "", "", "", "")
+OPS = Share(
+    "ops", "p0", "vo-ops", "Default", ENDPOINT, (SMALL,), (UBUNTU,), Servers(2, 1, 1, 7), {"cores": 40, "instances": -1}
+)
+BIOMED = Share("biomed", "p1", "vo-biomed", "egi", ENDPOINT, (SMALL, LARGE), (UBUNTU, BARE), Servers(), {})
+
+
+def configured(*vos: str, **more: Mapping[str, str]) -> list[ShareSettings]:
+    return [ShareSettings(vo, "p", "", (f"VO:{vo}",), more.get(vo, {})) for vo in vos]
+
+
+def tree(facts: Facts, site: Site = SITE, **more: Mapping[str, str]) -> dict[str, ldif.Entry]:
+    vos = [*(share.vo for share in facts.shares), *facts.failed]
+    listed = glue.entries(facts, site, shares=configured(*vos, **more), auth_url=KEYSTONE)
+    found = {entry.dn: entry for entry in listed}
+    assert len(found) == len(listed)
+    return found
+
+
+def of_class(entries: Mapping[str, ldif.Entry], name: str) -> list[ldif.Entry]:
+    return [entry for entry in entries.values() if f"GLUE2{name}" in entry.get("objectClass")]
+
+
+def single(entries: Mapping[str, ldif.Entry], name: str) -> ldif.Entry:
+    (found,) = of_class(entries, name)
+    return found
+
+
+def test_names_of_the_whole_tree() -> None:
+    below = f"GLUE2ServiceID={SERVICE},GLUE2GroupID=cloud,o=glue"
+    endpoint = f"{ENDPOINT.url}_OpenStack_v2.1_oidc"
+    flavor, image = "http://schemas.openstack.org/template/resource#", "http://schemas.openstack.org/template/os#"
+    assert list(tree(Facts((OPS, BIOMED), {}))) == [
+        "o=glue",
+        "GLUE2GroupID=cloud,o=glue",
+        below,
+        f"GLUE2ManagerID={SERVICE}_manager,{below}",
+        f"GLUE2EndpointID={endpoint},{below}",
+        f"GLUE2PolicyID={endpoint}_policy,GLUE2EndpointID={endpoint},{below}",
+        f"GLUE2ResourceID={flavor}1_{KEYSTONE},{below}",
+        f"GLUE2ResourceID={flavor}2_{KEYSTONE},{below}",
+        f"GLUE2ApplicationEnvironmentID={image}aaaa-1_{KEYSTONE},{below}",
+        f"GLUE2ApplicationEnvironmentID={image}bbbb-2_{KEYSTONE},{below}",
+        f"GLUE2ShareID={SERVICE}_share_biomed_p1,{below}",
+        f"GLUE2PolicyID={SERVICE}_share_biomed_p1_Policy,GLUE2ShareID={SERVICE}_share_biomed_p1,{below}",
+        f"GLUE2ShareID={SERVICE}_share_ops_p0,{below}",
+        f"GLUE2PolicyID={SERVICE}_share_ops_p0_Policy,GLUE2ShareID={SERVICE}_share_ops_p0,{below}",
+    ]
+
+
+def test_parents_come_before_children() -> None:
+    seen: set[str] = set()
+    for dn in tree(Facts((OPS, BIOMED), {})):
+        assert ldif.parent(dn) in {*seen, ""}
+        seen.add(dn)
+
+
+def test_flavors_and_images_say_for_which_vos_they_are() -> None:
+    entries = tree(Facts((OPS, BIOMED), {}))
+    small, large = of_class(entries, "ExecutionEnvironment")
+    assert [value for value in small.get("GLUE2EntityOtherInfo") if value.startswith("VO=")] == ["VO=biomed", "VO=ops"]
+    assert "VO=ops" not in large.get("GLUE2EntityOtherInfo")
+    shares = {entry.get("GLUE2ShareID")[0][-6:]: entry for entry in of_class(entries, "Share")}
+    assert shares["ops_p0"].get("GLUE2ShareResourceForeignKey") == small.get("GLUE2ResourceID")
+    assert set(shares["med_p1"].get("GLUE2ShareResourceForeignKey")) == {
+        *small.get("GLUE2ResourceID"),
+        *large.get("GLUE2ResourceID"),
+    }
+
+
+def test_figures_of_flavors() -> None:
+    small, large = of_class(tree(Facts((BIOMED,), {})), "ExecutionEnvironment")
+    assert small.get("GLUE2ExecutionEnvironmentTotalInstances") == ("96",)  # 96 cores / 1, 384 GB / 2 GB = 192
+    assert large.get("GLUE2ExecutionEnvironmentTotalInstances") == ("6",)  # 96 / 16, 384 GB / 64 GB
+    assert large.get("GLUE2ExecutionEnvironmentPhysicalCPUs") == ("2",)
+    assert large.get("GLUE2ExecutionEnvironmentCPUMultiplicity") == ("multicpu-multicore",)
+    assert large.get("GLUE2ExecutionEnvironmentNetworkInfo") == ("infiniband",)
+    assert "AcceleratorModel=A100" in large.get("GLUE2EntityOtherInfo")
+    assert small.get("GLUE2ExecutionEnvironmentCPUMultiplicity") == ("singlecpu-singlecore",)
+    assert small.get("GLUE2ExecutionEnvironmentNetworkInfo") == ()
+
+
+def test_what_is_unknown_is_left_out() -> None:
+    entries = tree(Facts((BIOMED,), {}), replace(SITE, cores=0, memory=0))
+    assert single(entries, "ComputingManager").get("GLUE2ComputingManagerTotalLogicalCPUs") == ("0",)
+    assert of_class(entries, "ExecutionEnvironment")[0].get("GLUE2ExecutionEnvironmentTotalInstances") == ()
+    bare = of_class(entries, "ApplicationEnvironment")[1]
+    assert bare.get("GLUE2ApplicationEnvironmentAppName") == ("bbbb-2",)
+    assert bare.get("GLUE2ApplicationEnvironmentRepository") == ()
+
+
+def test_a_share_tells_its_project_quotas_and_servers() -> None:
+    entries = tree(Facts((OPS,), {}), ops={"default_network_type": "public", "sla": "https://sla.example.org"})
+    assert set(single(entries, "Share").get("GLUE2EntityOtherInfo")) == {
+        "VO=ops", "project_id=p0", "project_name=vo-ops", "project_domain_name=Default",
+        "default_network_type=public", "sla=https://sla.example.org", "quota_cores=40", "quota_instances=-1",
+        "TotalVM=4", "RunningVM=2", "SuspendedVM=1", "HaltedVM=1",
+    }  # fmt: skip
+
+
+def test_a_vo_that_failed_loses_no_right_and_falsifies_no_total() -> None:
+    whole, partly = tree(Facts((OPS, BIOMED), {})), tree(Facts((OPS,), {"biomed": "no route"}))
+    policy = "GLUE2AccessPolicy"
+    assert single(whole, policy[5:]) == single(partly, policy[5:])
+    assert single(partly, "AccessPolicy").get("GLUE2PolicyRule") == ("VO:biomed", "VO:ops")
+    assert single(whole, "ComputingService").get("GLUE2ComputingServiceTotalJobs") == ("4",)
+    assert single(partly, "ComputingService").get("GLUE2ComputingServiceTotalJobs") == ()
+    assert single(partly, "ComputingManager").get("GLUE2ComputingManagerSlotsUsedByGridJobs") == ()
+    assert single(whole, "ComputingEndpoint").get("GLUE2EndpointHealthState") == ("ok",)
+    assert single(partly, "ComputingEndpoint").get("GLUE2EndpointHealthState") == ("warning",)
+    assert single(partly, "ComputingEndpoint").get("GLUE2EndpointHealthStateInfo") == ("could not be read: biomed",)
+    assert not [dn for dn in partly if "biomed" in dn]
+
+
+def test_the_order_in_which_the_cloud_answers_does_not_matter() -> None:
+    one = glue.entries(Facts((OPS, BIOMED), {}), SITE, shares=configured("ops", "biomed"), auth_url=KEYSTONE)
+    turned = replace(BIOMED, flavors=BIOMED.flavors[::-1], images=BIOMED.images[::-1])
+    other = glue.entries(Facts((turned, OPS), {}), SITE, shares=configured("biomed", "ops"), auth_url=KEYSTONE)
+    assert one == other
+
+
+def test_every_region_has_an_endpoint() -> None:
+    far = replace(ENDPOINT, url="https://far.example.org/v2.1", region="Far")
+    shares = [
+        ShareSettings("ops", "p0", "", ("VO:ops",), {}),
+        ShareSettings("biomed", "p1", "Far", ("VO:biomed",), {}),
+    ]
+    facts = Facts((OPS, replace(BIOMED, endpoint=far)), {})
+    entries = {entry.dn: entry for entry in glue.entries(facts, SITE, shares=shares, auth_url=KEYSTONE)}
+    rules = {
+        entry.get("GLUE2AccessPolicyEndpointForeignKey")[0]: entry.get("GLUE2PolicyRule")
+        for entry in of_class(entries, "AccessPolicy")
+    }
+    assert rules == {
+        "https://far.example.org/v2.1_OpenStack_v2.1_oidc": ("VO:biomed",),
+        "https://n.example.org:8774/v2.1_OpenStack_v2.1_oidc": ("VO:ops",),
+    }
+
+
+texts = st.text(max_size=30) | st.sampled_from([" ", "\ud800", "a\nb: c", 'x="1", y', "é" * 5000, "#x", "\0"])
+
+
+@given(st.lists(st.tuples(texts, texts, texts), max_size=4), texts)
+def test_no_text_of_the_cloud_breaks_the_output(told: list[tuple[str, str, str]], project: str) -> None:
+    images = tuple(Image(f"{n}{i}", name, m, m, name, m, m, m, m, m) for n, (i, name, m) in enumerate(told))
+    flavors = tuple(Flavor(f"{n}{i}", name, 1, 1, 1, 1, {name: m}) for n, (i, name, m) in enumerate(told))
+    share = replace(OPS, images=images, flavors=flavors, project_name=project)
+    entries = list(tree(Facts((share,), {})).values())
+    written = "".join(ldif.write(entries)).encode("ascii")
+    assert ldif.parse(written) == entries
+    assert all(
+        value.strip() == value and value
+        for entry in entries
+        for values in entry.attributes.values()
+        for value in values
+    )
