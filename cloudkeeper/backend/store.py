@@ -66,9 +66,7 @@ class Store:
         """Mend what killed runs left."""
         kept = self.installation.uploads
         for record in left_behind(self._all(), installation=self.installation.id, kept=kept, now=clock.now()):
-            if self._attempt(self._delete, record):
-                self.tally.count("orphans_collected")
-                logger.warning("project %s: image %s was left incomplete; deleted", self.name, record.id)
+            self._attempt(self._collect, record)
         for record in outdated(self._all()):
             logger.warning("project %s: image %s has a newer version", self.name, record.id)
             self._attempt(self._retire, record)
@@ -214,26 +212,37 @@ class Store:
             self.glance.change(record.id, properties.retirement())
             self._keep(record.id)
 
+    def _collect(self, record: Record) -> None:
+        """Delete an incomplete image, unless a call has completed it since it was listed."""
+        now = self._keep(record.id)
+        if now and now.state is State.STAGING:
+            self._delete(now)
+            self.tally.count("orphans_collected")
+            logger.warning("project %s: image %s was left incomplete; deleted", self.name, record.id)
+
     def _delete(self, record: Record) -> None:
         self.glance.delete(record.id)
         with self._lock:
             self._records.pop(record.id, None)
 
-    def _keep(self, image_id: str) -> None:
-        """Know an image as it is now."""
+    def _keep(self, image_id: str) -> Record | None:
+        """Know an image as it is now, if it is ours."""
         record = properties.recognise(self.glance.get(image_id), owner=self.project_id)
-        if record:
-            with self._lock:
+        with self._lock:
+            self._records.pop(image_id, None)
+            if record:
                 self._records[image_id] = record
+        return record
 
-    def _attempt(self, change: Callable[[Record], None], record: Record) -> bool:
+    def _attempt(self, change: Callable[[Record], None], record: Record) -> None:
         """Change something beside the call's purpose: a failure is noted, and the next run tries again."""
         try:
             change(record)
+        except Refusal as error:
+            if error.code != glance.NOT_FOUND:  # else somebody was faster
+                self.tally.fail(error)
         except ApplianceError as error:
             self.tally.fail(error)
-            return False
-        return True
 
     def _versions(self, key: Key) -> list[Record]:
         """Return what is offered of an appliance, the newest first."""

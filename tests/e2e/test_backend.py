@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -409,3 +410,13 @@ def test_a_port_that_is_taken(cloud: Cloud, running: Backend, tmp_path: Path) ->
     again = subprocess.run([*running.command, "--grpc-port", "1"], capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert f"{running.root}/var/lib/fedcloud/cloudkeeper-os/lock: running since" in again.stderr
+
+
+def test_systemd_is_told(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with started(Backend.create(tmp_path, cloud)):
+            assert systemd.recv(100) == b"READY=1"
+        assert systemd.recv(100) == b"STOPPING=1"

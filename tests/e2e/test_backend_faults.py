@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sqlite3
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -269,13 +271,12 @@ def test_too_many_removals_are_refused(cloud: Cloud, backend: Backend, client: C
 
 def test_orphans_of_another_backend_are_given_a_day(cloud: Cloud, backend: Backend, client: Client) -> None:
     """A second backend on the same projects must not delete what the first one is uploading."""
-    import sqlite3
-
     other = Backend.create(backend.root / "other", cloud)
+    image_id = str(uuid.uuid4())
     orphan = {
         "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops", "APPLIANCE_STATUS": "STAGING",
-        "id": "00000000-0000-4000-8000-0000000000aa", "os_hidden": True, "name": "orphan",
-        "APPLIANCE_BACKEND": "somebody-else 00000000-0000-4000-8000-0000000000aa",
+        "id": image_id, "os_hidden": True, "name": "orphan",
+        "APPLIANCE_BACKEND": f"somebody-else {image_id}",
     }  # fmt: skip
     cloud.door("img-ops").post("image", "/v2/images", orphan)
     with started(other) as second:

@@ -31,7 +31,9 @@ Patch = Sequence[Mapping[str, Any]]
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 400, 401, 403, 404, 409
 _PAGE = 500
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
-_UPLOAD_PATIENCE = timedelta(minutes=30)
+_BLOCK_PATIENCE = timedelta(minutes=2)
+"""For connecting, and for each block of an upload to be taken."""
+_ANSWER_PATIENCE = timedelta(minutes=30)
 """For the answer to an upload: when the last byte has come, some stores still have to write."""
 _TAGS = re.compile(r"<(?:head|style|title).*?</(?:head|style|title)>|<[^>]*>", re.DOTALL)
 
@@ -86,7 +88,7 @@ class Glance:
             f"/v2/images/{image_id}/file",
             data=data,
             headers={"Content-Type": "application/octet-stream", "x-openstack-image-size": str(len(data))},
-            timeout=_UPLOAD_PATIENCE.total_seconds(),
+            timeout=(_BLOCK_PATIENCE.total_seconds(), _ANSWER_PATIENCE.total_seconds()),
             log=False,
         )
 
