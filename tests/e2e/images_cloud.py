@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,6 @@ from typing import Any
 from tests.testbed import Testbed
 from tests.testbed.api import GLANCE, KEYSTONE, Api, password_auth
 
-PORT_BASE = int(os.environ.get("FEDCLOUD_TEST_PORTS", "33000"))
-"""Two runs at a time, each with its own ports, do not meet."""
-STATE = Path(__file__).resolve().parents[2] / f".cache/testbed/images-{PORT_BASE}"
 ACCOUNT, PASSWORD = "images-e2e", "s3cret-of-the-images-account"
 VOS = {"ops": "img-ops", "biomed": "img-biomed"}
 FAULTY = "Faulty"
@@ -52,8 +47,8 @@ class Cloud:
     """Ids by name."""
 
     @classmethod
-    def up(cls) -> Cloud:
-        bed = Testbed(STATE, PORT_BASE)
+    def up(cls, bed: Testbed) -> Cloud:
+        """Start what images need of a test bed, and make their projects."""
         bed.up(["keystone", "glance"])
         admin = bed.admin()
         roles = {role["name"]: role["id"] for role in admin.get(KEYSTONE, "/roles")["roles"]}
@@ -127,18 +122,6 @@ def _ensure(admin: Api, kind: str, name: str, properties: dict[str, Any]) -> str
     found = admin.get(KEYSTONE, f"/{kind}s?name={name}{query}")[f"{kind}s"]
     made = found[0] if found else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
     return str(made["id"])
-
-
-@contextlib.contextmanager
-def running() -> Iterator[Cloud]:
-    """Give the cloud; stop what this had to start."""
-    was_running = set(Testbed(STATE, PORT_BASE).running())
-    cloud = Cloud.up()
-    try:
-        yield cloud
-    finally:
-        if not was_running:
-            cloud.bed.down()
 
 
 def sha512sum(path: Path) -> str:

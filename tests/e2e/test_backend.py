@@ -15,15 +15,9 @@ import pytest
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from tests.e2e import images_cloud
 from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer, started
-from tests.e2e.images_cloud import PASSWORD, PORT_BASE, Cloud
+from tests.e2e.images_cloud import PASSWORD, Cloud
 
 pytestmark = pytest.mark.cloud
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    with images_cloud.running() as cloud:
-        yield cloud
 
 
 @pytest.fixture(scope="module")
@@ -344,16 +338,16 @@ def test_two_vos_in_one_project(cloud: Cloud, backend: Backend, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
-        (("password = ", "password = x"), "ERROR_AUTHENTICATION", "refuses the account 'images-e2e': wrong name"),
-        ((f":{PORT_BASE}/v3", ":9/v3"), "ERROR_RESOURCE_RETRIEVAL", "cannot be reached: connection refused"),
-        (("cafile = ", "#"), "ERROR_RESOURCE_RETRIEVAL", "its TLS certificate is not trusted"),
+        ((r"password = ", "password = x"), "ERROR_AUTHENTICATION", "refuses the account 'images-e2e': wrong name"),
+        ((r":\d+/v3", ":9/v3"), "ERROR_RESOURCE_RETRIEVAL", "cannot be reached: connection refused"),
+        ((r"cafile = ", "#"), "ERROR_RESOURCE_RETRIEVAL", "its TLS certificate is not trusted"),
     ],
 )
 def test_a_cloud_that_cannot_be_entered(
     cloud: Cloud, tmp_path: Path, change: tuple[str, str], status: str, said: str
 ) -> None:
     other = Backend.create(tmp_path, cloud, options="debug = true")
-    other.config.write_text(other.config.read_text().replace(*change))
+    other.config.write_text(re.sub(*change, other.config.read_text()))
     with started(other) as client:
         answer = client.call("PreAction")
         assert client.call("AddAppliance", Offer.make(other.images).message())[0] == status

@@ -25,12 +25,6 @@ UPLOAD = r"PUT /v2/images/[^/]+/file"
 
 
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    with images_cloud.running() as cloud:
-        yield cloud
-
-
-@pytest.fixture(scope="module")
 def proxy(cloud: Cloud) -> Iterator[GlanceFaults]:
     target = ("127.0.0.1", cloud.bed.layout.port("glance"))
     with GlanceFaults(target, cloud.bed.ca_file).serving() as proxy:

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +23,6 @@ pytestmark = pytest.mark.cloud
 THREE = "5b4f1d2e-0000-4000-8000-000000000003"
 SYSCALLS = ("write", "sendto", "sendmsg", "pread64", "fsync", "rename", "renameat", "mkdir", "unlink")
 """What reaches Glance, the frontend and the disk, and each block of the file that is being uploaded."""
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    with images_cloud.running() as cloud:
-        yield cloud
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from keystoneauth1 import session
 
-from tests.e2e import images_cloud
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import Cloud, Row
 from tests.e2e.images_frontend import BOOT_SECTOR, PROGRAM, Done, make_disks, qemu_img, run, sha512
@@ -76,12 +75,6 @@ class Site:
         where = {"service_type": GLANCE, "interface": "public", "region_name": REGION}
         content: bytes = made.get(f"/v2/images/{row.id}/file", endpoint_filter=where).content
         return content
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    with images_cloud.running() as cloud:
-        yield cloud
 
 
 @pytest.fixture
