@@ -16,7 +16,8 @@ def trace(script: str, *arguments: object, below: Path, inject: str = "") -> lis
     The directory itself is ``.``. ``inject`` is strace's: ``renameat2:error=EINVAL``.
     """
     options = ["-e", f"inject={inject}"] if inject else []
-    command = ["strace", "-qq", "-y", "-s", "1000", "-e", f"trace={_CHANGES}", *options]
+    traced = ",".join([_CHANGES, *inject.split(":")[:1]]).rstrip(",")
+    command = ["strace", "-qq", "-y", "-s", "1000", "-e", f"trace={traced}", *options]
     command += [sys.executable, "-c", script, *map(str, arguments)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     calls = []

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +52,7 @@ class Usage:
 
 def nova_usage(database: Path, until: datetime) -> dict[tuple[str, Month], Usage]:
     """Return servers and seconds for each (project id, month) up to a moment, computed by SQLite."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute(MONTHLY_SECONDS, {"until": int(until.timestamp())}).fetchall()
     return {(project, month): Usage(servers, seconds) for project, month, servers, seconds in rows}
 

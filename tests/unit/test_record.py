@@ -78,11 +78,14 @@ def test_figures_can_be_read_by_node_exporter_s_account(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
         record.RunRecord("x").close(ExitStatus.DONE, tmp_path)
+        os.umask(0o022)
+        record.RunRecord("x").close(ExitStatus.DONE, tmp_path / "runs")
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "x.prom").stat().st_mode) == 0o644
     assert stat.S_IMODE((tmp_path / "x.json").stat().st_mode) == 0o640
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.prom"]
+    assert stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o755
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "x.json", "x.prom"]
 
 
 def test_an_unwritable_directory_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

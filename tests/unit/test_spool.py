@@ -168,6 +168,16 @@ def test_names_are_made_as_dirq_makes_them(spool: Spool, tmp_path: Path, monkeyp
     assert len(ours) == len(other)
 
 
+def test_an_element_taken_away_while_it_is_locked_leaves_no_lock(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
+        "assert not Spool(Path(sys.argv[1])).lock(sys.argv[2])"
+    )
+    calls = trace(script, spool.path, name, below=spool.path, inject="utimensat:error=ENOENT")
+    assert calls == [f"link {name} {name}.lck", f"utimensat {name}", f"unlink {name}.lck"]
+
+
 def test_what_a_sender_purged_meanwhile_is_made_again(spool: Spool, tmp_path: Path) -> None:
     (spool.path / "ffffffff").mkdir(parents=True)
     source = staged(tmp_path)

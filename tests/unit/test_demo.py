@@ -1,0 +1,142 @@
+"""What counts for the demo, against sums done by hand and by another way of counting."""
+
+import random
+import socket
+import sqlite3
+import threading
+from calendar import monthrange
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.demo import counters, introduction, report
+from tests.demo.counters import Usage
+
+UNTIL = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+def database(path: Path, rows: list[tuple[str | None, ...]]) -> Path:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE instances (uuid TEXT, project_id TEXT, created_at TEXT, launched_at TEXT, terminated_at TEXT,"
+            " deleted_at TEXT)"
+        )
+        connection.executemany("INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?)", rows)
+    return path
+
+
+def test_hours_are_cut_at_the_last_second_of_a_month(tmp_path: Path) -> None:
+    rows: list[tuple[str | None, ...]] = [
+        ("over the end", "p", "2026-01-31 23:59:00", "2026-01-31 23:59:05", "2026-02-01 00:01:00", None),
+        ("still there", "p", "2026-03-10 11:00:00", "2026-03-10 11:00:05", None, None),
+        ("deleted later", "p", "2026-03-10 11:30:00", "2026-03-10 11:30:05", "2026-03-11 00:00:00", None),
+        ("made later", "p", "2026-03-10 12:00:01", "2026-03-10 12:00:05", None, None),
+        ("never ran", "p", "2026-03-01 00:00:00", None, "2026-03-01 00:01:00", None),
+        ("of another", "q", "2026-03-01 00:00:00", "2026-03-01 00:00:05", None, "2026-03-01 00:00:10"),
+    ]
+    odd = tmp_path / "a 100% odd#name?"
+    odd.mkdir()
+    assert counters.nova_usage(database(odd / "nova.sqlite", rows), UNTIL) == {
+        ("p", "2026-01"): Usage(1, 59),
+        ("p", "2026-02"): Usage(1, 61),
+        ("p", "2026-03"): Usage(2, 3600 + 1800),
+        ("q", "2026-03"): Usage(1, 10),
+    }
+
+
+def test_the_months_of_any_server_add_up_to_its_life(tmp_path: Path) -> None:
+    lot = random.Random(1)
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    rows: list[tuple[str | None, ...]] = []
+    expected: dict[tuple[str, str], Usage] = {}
+    for number in range(200):
+        born = begin + timedelta(seconds=lot.randrange(60_000_000))
+        died = min(born + timedelta(seconds=lot.randrange(20_000_000)), UNTIL)
+        project = f"p{number}"
+        rows.append((project, project, f"{born:%F %T}", f"{born:%F %T}", f"{died:%F %T}", None))
+        start, before = born, born  # a month counts from the last second that the one before it counted
+        while before < died:
+            last = datetime(start.year, start.month, monthrange(start.year, start.month)[1], 23, 59, 59, tzinfo=UTC)
+            end = min(last, died)
+            expected[project, f"{start:%Y-%m}"] = Usage(1, int((end - before).total_seconds()))
+            start, before = last + timedelta(seconds=1), end
+    assert counters.nova_usage(database(tmp_path / "nova.sqlite", rows), UNTIL) == expected
+
+
+def record(server: str, end: str, wall: int, status: str = "started") -> dict[str, str]:
+    moment = int(datetime.fromisoformat(end).replace(tzinfo=UTC).timestamp())
+    end_time = str(moment) if status == "completed" else "None"
+    return {
+        "VMUUID": server, "LocalGroupId": "p", "Status": status, "StartTime": str(moment - wall), "EndTime": end_time,
+        "WallDuration": str(wall),
+    }  # fmt: skip
+
+
+def test_the_last_record_of_a_month_wins_and_months_are_growths() -> None:
+    told = [
+        record("a", "2026-01-31 23:59:59", 59),
+        record("a", "2026-02-10 00:00:00", 100),
+        record("a", "2026-02-11 00:00:00", 90, "completed"),
+        record("b", "2026-02-11 00:00:00", 5),
+        record("b", "2026-02-11 00:00:00", 5),
+    ]
+    months, repeated = counters.accounted(told)
+    assert months == {("p", "2026-01"): Usage(1, 59), ("p", "2026-02"): Usage(2, 31 + 5)}
+    assert repeated == 1
+    text = "APEL-cloud-message: v0.4\nVMUUID: a\nSiteName: x: y\n%%\nVMUUID: b\n%%\n"
+    assert list(counters.records([text])) == [{"VMUUID": "a", "SiteName": "x: y"}, {"VMUUID": "b"}]
+
+
+@contextmanager
+def broker(pieces: list[bytes]) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                for piece in pieces:
+                    connection.sendall(piece)
+                connection.settimeout(10)
+                while connection.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()
+
+
+def test_frames_come_in_any_pieces() -> None:
+    frames = (
+        b"CONNECTED\nversion:1.1\n\n\0\n"
+        b"MESSAGE\nsubscription:1\ncontent-length:5\n\na\0\n\nb\0\n"
+        b"MESSAGE\nsubscription:1\n\ntext\0\n\n"
+        b"RECEIPT\nreceipt-id:1\n\n\0"
+    )
+    for size in (1, 7, len(frames)):
+        with broker([frames[at : at + size] for at in range(0, len(frames), size)]) as port:
+            assert list(counters.copies_of_messages(port, "/queue/x")) == [b"a\0\n\nb", b"text"]
+
+
+def test_a_row_is_equal_only_if_all_three_are() -> None:
+    for done, delivered, counted, is_equal in (
+        ("1", "1", "1", True), ("1", "1", "2", False), ("1", "2", "1", False), ("2", "1", "1", False)
+    ):  # fmt: skip
+        row = report.Row("act", "flow", done, delivered, counted, "somebody")
+        assert row.is_equal is is_equal
+        assert report.table([row]).splitlines()[2] == "act:"
+        assert report.table([row]).splitlines()[3].split() == [
+            *("flow", done, delivered, counted, "somebody", "yes" if is_equal else "NO"),
+        ]
+
+
+def test_the_help_names_every_argument_that_the_demo_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert introduction.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for argument in ("--keep", "--clean", "--state"):
+        assert argument in shown
+        assert introduction.main([argument, "x"] if argument == "--state" else [argument]) == 0
+    assert introduction.main(["--stat", "x"]) == 2
