@@ -97,6 +97,7 @@ sys.exit(cli.main(cli.Program("tool", "A tool.", lambda _: None, run), []))
         ("raise Unavailable('host', 'refuses')", "2>/dev/full", 3, ""),
         ("raise Unavailable('host', 'refuses')", "2>&1 >/dev/null | true", 3, ""),
         ("raise KeyError('x')", "2>/dev/full", 4, ""),
+        ("__import__('logging').warning('x')", "2>/dev/full", 0, ""),
         ("raise BrokenPipeError(32, 'Broken pipe')", ">/dev/null", 3, "tool: Broken pipe"),
     ],
 )

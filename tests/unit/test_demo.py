@@ -35,6 +35,7 @@ def test_hours_are_cut_at_the_last_second_of_a_month(tmp_path: Path) -> None:
         ("deleted later", "p", "2026-03-10 11:30:00", "2026-03-10 11:30:05", "2026-03-11 00:00:00", None),
         ("made later", "p", "2026-03-10 12:00:01", "2026-03-10 12:00:05", None, None),
         ("never ran", "p", "2026-03-01 00:00:00", None, "2026-03-01 00:01:00", None),
+        ("to the second", "r", "2026-01-31 23:59:50", "2026-01-31 23:59:50", "2026-02-01 00:00:00", None),
         ("of another", "q", "2026-03-01 00:00:00", "2026-03-01 00:00:05", None, "2026-03-01 00:00:10"),
     ]
     odd = tmp_path / "a 100% odd#name?"
@@ -44,6 +45,8 @@ def test_hours_are_cut_at_the_last_second_of_a_month(tmp_path: Path) -> None:
         ("p", "2026-02"): Usage(1, 61),
         ("p", "2026-03"): Usage(2, 3600 + 1800),
         ("q", "2026-03"): Usage(1, 10),
+        ("r", "2026-01"): Usage(1, 9),
+        ("r", "2026-02"): Usage(1, 1),
     }
 
 
