@@ -56,8 +56,13 @@ class Directory:
             auto_encode=False,
             auto_range=False,
         )
-        if not self._call("bind"):
-            raise Unavailable(socket, f"the directory refuses this user: {self._connection.result['description']}")
+        try:
+            if not self._call("bind"):
+                words = self._connection.result["description"]
+                raise Unavailable(socket, f"the directory refuses this user: {words}")
+        except Unavailable:
+            self.close()
+            raise
 
     def add(self, entry: Entry) -> None:
         """Add an entry; raises `Refused`."""
@@ -89,6 +94,8 @@ class Directory:
         """Take leave; harmless when the connection is gone already."""
         with contextlib.suppress(self._errors.LDAPException, OSError):
             self._connection.unbind()
+        if self._connection.socket is not None:  # what ldap3 leaves when it could not connect, or was cut off
+            self._connection.socket.close()
 
     def __enter__(self) -> Self:
         return self

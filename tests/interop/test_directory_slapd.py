@@ -1,0 +1,125 @@
+"""Our connection to slapd beside OpenLDAP's own client."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.core.directory import NO_SUCH_OBJECT, Directory, Refused
+from appliance.core.ldif import Entry
+from appliance.core.run.errors import Unavailable
+from appliance.core.run.layout import Layout
+from bdii import plan, settings, tree
+from bdii.publisher import Publisher
+from bdii.server import Server
+from tests.e2e.bdii_service import Bdii, search
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    bdii = Bdii(tmp_path)
+    read, _ = settings.read(bdii.configuration, layout=Layout(tmp_path))
+    made = Server(read)
+    made.recover()
+    made.serve({tree.SUFFIX: Entry("o=glue", {"objectClass": ("organization",), "o": ("glue",)})})
+    yield made
+    made.stop()
+
+
+def group(name: str, **attributes: tuple[str, ...]) -> Entry:
+    return Entry(f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,), **attributes})
+
+
+def service(**attributes: tuple[str, ...]) -> Entry:
+    must = {"GLUE2ServiceType": ("t",), "GLUE2ServiceQualityLevel": ("production",)}
+    return Entry(
+        "GLUE2ServiceID=s,o=glue",
+        {"objectClass": ("GLUE2Service",), "GLUE2ServiceID": ("s",), **must, "GLUE2ServiceAdminDomainForeignKey": ("X",), **attributes},
+    )  # fmt: skip
+
+
+def test_what_we_write_is_what_ldapsearch_reads(server: Server) -> None:
+    with server.connect() as directory:
+        directory.add(service(GLUE2ServiceCapability=("one", "two"), GLUE2EntityName=("a name",)))
+        directory.modify("GLUE2ServiceID=s,o=glue", {"GLUE2ServiceCapability": ("three",), "GLUE2EntityName": ()})
+        directory.add(group("gone"))
+        directory.delete("GLUE2GroupID=gone,o=glue")
+    assert search(server.settings.port) == {
+        "o=glue": {"objectClass": ["organization"], "o": ["glue"]},
+        "GLUE2ServiceID=s,o=glue": {
+            "objectClass": ["GLUE2Service"],
+            "GLUE2ServiceID": ["s"],
+            "GLUE2ServiceType": ["t"],
+            "GLUE2ServiceQualityLevel": ["production"],
+            "GLUE2ServiceAdminDomainForeignKey": ["X"],
+            "GLUE2ServiceCapability": ["three"],
+        },
+    }
+
+
+def test_we_read_what_ldapsearch_reads_page_after_page(server: Server) -> None:
+    names = ["é, “x”", *(f"g{number}" for number in range(2300))]
+    dns = ["GLUE2GroupID=é\\, “x”,o=glue", *(f"GLUE2GroupID={name},o=glue" for name in names[1:])]
+    entries = [Entry(dn, group(name).attributes) for dn, name in zip(dns, names, strict=True)]
+    with server.connect() as directory:
+        for entry in entries:
+            directory.add(entry)
+        found = list(directory.search("o=glue"))
+    assert len(found) == len(search(server.settings.port)) == 2302
+    assert {entry.get("GLUE2GroupID") for entry in found[1:]} == {(name,) for name in names}
+    wanted, problems = tree.of(entries)
+    assert not problems
+    assert tree.of(found[1:])[0] == wanted or {*tree.of(found[1:])[0]} == {*wanted}
+
+
+@pytest.mark.parametrize(
+    ("entry", "code"),
+    [
+        (group("x", nosuch=("1",)), 17),
+        (group("x", GLUE2EntityName=("1",)), 65),
+        (service(GLUE2ServiceCapability=("",)), 21),
+        (Entry("GLUE2GroupID=x,GLUE2GroupID=none,o=glue", group("x").attributes), NO_SUCH_OBJECT),
+        (Entry("o=glue", {"objectClass": ("organization",), "o": ("glue",)}), 68),
+        (Entry("nonsense", {"objectClass": ("organization",), "o": ("glue",)}), 34),
+        (Entry("GLUE2GroupID=\udcff,o=glue", group("x").attributes), 2),
+    ],
+)
+def test_a_refusal_has_slapd_s_code_and_the_connection_goes_on(server: Server, entry: Entry, code: int) -> None:
+    with server.connect() as directory:
+        with pytest.raises(Refused) as refused:
+            directory.add(entry)
+        assert refused.value.code == code
+        directory.add(group("after"))
+
+
+def test_a_server_that_is_not_there_or_goes_away_is_unavailable(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="does not answer"):
+        Directory(tmp_path / "none")
+    with server.connect() as directory:
+        os.kill(int((server.settings.state / "slapd.pid").read_text()), signal.SIGKILL)
+        with pytest.raises(Unavailable, match="does not answer"):
+            directory.add(group("x"))
+
+
+def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Server) -> None:
+    publisher = Publisher(server, {})
+    publisher.synchronise()
+    assert {*publisher.published} == {"o=glue"}
+    wanted = {**publisher.published, **tree.of(group(f"g{number}") for number in range(3))[0]}
+    pid = int((server.settings.state / "slapd.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+    with pytest.raises(Unavailable):
+        publisher.apply(plan.make(publisher.published, wanted), threading.Event())
+    server.serve(publisher.published)
+    publisher.synchronise()
+    publisher.apply(plan.make(publisher.published, wanted), threading.Event())
+    assert {*publisher.published} == {*wanted}
+    with server.connect() as directory:  # behind its back: as if the answer to this had been lost
+        directory.add(group("late"))
+    publisher._is_unsure = True
+    publisher.synchronise()
+    assert {tree.normal(dn) for dn in search(server.settings.port)} == {*publisher.published}
