@@ -47,7 +47,7 @@ def _find(cloud: Cloud, known: list[Project], entry: Entry) -> tuple[Project, Sc
         raise Failed(
             subject,
             f"{cloud.host} shows the account {account!r} no project {entry.project}{where}",
-            f"correct the mapping, or: openstack role add --user {account} --project {entry.project} member",
+            f"correct the mapping, or: {cloud.access.grant(f'--project {entry.project}')}",
             status=Status.RESOURCE_NOT_FOUND,
         )
     ids = " or ".join(project.id for project, _ in chosen)
