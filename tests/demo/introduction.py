@@ -8,8 +8,8 @@ import sys
 HELP = """\
 usage: scripts/demo [--keep] [--clean] [--state DIR]
 
-Real servers of a real OpenStack become signed accounting messages at the other end of a real broker, and every number
-is counted a second time by somebody else.
+Signed image lists become images of a real OpenStack; what it offers is read by LDAP at site level; its servers become
+signed accounting messages at the other end of a real broker. Every number is counted a second time by somebody else.
 
   --keep    leave cloud and broker running at the end, and print commands to paste
   --clean   remove what the demo made, and stop
@@ -22,12 +22,13 @@ INTRODUCTION = """\
 This demo runs on this machine only, on loopback, in .cache/ of this checkout. It starts and touches no service of yours.
 
   real        Keystone 30, Glance 33, Placement 16, Nova 34, Neutron 29, Cinder 29 over TLS; ActiveMQ 5.17 with client
-              certificates; a certificate authority and host certificates made for this run; caso-extract, ssmsend,
-              ssmreceive as they are installed
+              certificates; slapd 2.5; a certificate authority and host certificates made for this run; our programs as
+              they are installed
   stand-in    the hypervisor (Nova's fake driver: servers exist, nothing boots), the network agents, the volume
-              backend; the accounting repository is our own ssmreceive
-  needs       Python 3.11, about 1 GB of disk, 2 GB of memory; Debian packages activemq, openssl (installed when you
-              are root); packages from the Python package index
+              backend; the publisher of image lists is a web server of the demo; the accounting repository is our own
+              ssmreceive
+  needs       Python 3.11, about 1 GB of disk, 2 GB of memory; Debian packages activemq, glue-schema, ldap-utils,
+              openssl, qemu-utils, slapd (installed when you are root); packages from the Python package index
   takes       up to 6 minutes the first time, about one minute afterwards
 """
 

@@ -1,6 +1,7 @@
 """What counts for the demo, against sums done by hand and by another way of counting."""
 
 import random
+import re
 import socket
 import sqlite3
 import threading
@@ -143,3 +144,11 @@ def test_the_help_names_every_argument_that_the_demo_takes(capsys: pytest.Captur
         assert argument in shown
         assert introduction.main([argument, "x"] if argument == "--state" else [argument]) == 0
     assert introduction.main(["--stat", "x"]) == 2
+
+
+def test_the_introduction_names_every_package_before_it_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    script = (Path(__file__).parents[2] / "scripts" / "demo").read_text()
+    (line,) = re.findall(r"^debian (.*)$", script, re.MULTILINE)
+    assert introduction.main([]) == 0
+    (told,) = re.findall(r"Debian packages ([^(]*)\(", capsys.readouterr().out)
+    assert told.replace(",", " ").split() == line.split()
