@@ -29,7 +29,7 @@ This demo runs on this machine only, on loopback, in .cache/ of this checkout. I
               ssmreceive
   needs       Python 3.11, about 1 GB of disk, 2 GB of memory; Debian packages activemq, glue-schema, ldap-utils,
               openssl, qemu-utils, slapd (installed when you are root); packages from the Python package index
-  takes       up to 6 minutes the first time, about one minute afterwards
+  takes       some minutes the first time, about a minute and a half afterwards
 """
 
 
