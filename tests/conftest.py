@@ -16,13 +16,6 @@ from tests.testbed.broker import Broker
 _TOP = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests of the test bed to one worker, where several run: they share its cloud and its broker."""
-    for item in items:
-        if item.get_closest_marker("cloud") or item.get_closest_marker("broker"):
-            item.add_marker(pytest.mark.xdist_group("testbed"))
-
-
 @pytest.fixture(scope="session")
 def instance() -> Iterator[Testbed]:
     """The test bed, started as far as other fixtures need it; at the end as it was before, unless it is to be kept."""
