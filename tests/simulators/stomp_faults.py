@@ -210,6 +210,7 @@ class _Session:
                 return False
             case Kind.ERROR_AFTER_SEND:
                 self._send("ERROR", {"message": self.fault.text, "receipt-id": receipt})
+                self._linger()
                 return False
             case Kind.SWAPPED_RECEIPTS:
                 self.withheld.append(receipt)
@@ -221,6 +222,13 @@ class _Session:
             self._send("RECEIPT", {"receipt-id": answer})
             self.confirmed += 1
         return True
+
+    def _linger(self) -> None:
+        """Read on until the client is silent: closing at once would reset the connection under the frame just sent."""
+        self.socket.settimeout(0.3)
+        with contextlib.suppress(OSError):
+            while self.socket.recv(1 << 16):
+                pass
 
     def _start_delivering(self) -> None:
         self.broker._start(self._deliver)
