@@ -8,7 +8,7 @@ ENVS=$CACHE/env
 UV_VERSION=0.13.9
 mkdir -p "$ENVS"
 
-EXTRAS=(bdii caso cloud-info cloudkeeper cloudkeeper-os ssm)
+EXTRAS=(admin bdii caso cloud-info cloudkeeper cloudkeeper-os ssm)
 SOURCES=("$TOP"/{appliance,bdii,caso,cloud_info_provider,cloudkeeper,ssm})
 
 say() { printf '%s\n' "$*" >&2; }

@@ -1,0 +1,58 @@
+"""``caso``: what accounting has done so far, and what it has still to hand over."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+
+from appliance.core import clock
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus
+from caso import checkpoint
+from caso.batch import Staging
+from caso.checkpoint import Checkpoints
+from caso.cmds import common
+
+
+def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
+    """Print each checkpoint file with its time and age; broken files and unfinished batches are told, status 1."""
+    configuration = common.configure(arguments)
+    checkpoints, at, status = Checkpoints(configuration.spool), clock.now(), ExitStatus.DONE
+    for path in sorted(configuration.spool.glob("lastrun*")):
+        try:
+            moment = checkpoint.read(path)
+        except ValueError:
+            print(f"{path.name}: holds no time")
+            status = ExitStatus.PARTLY
+            continue
+        if moment is not None:
+            print(f"{path.name}: accounted up to {moment.isoformat(sep=' ', timespec='seconds')}, {_ago(moment, at)}")
+    for project in Staging(configuration.output, checkpoints).pending():
+        print(f"{project}: a batch waits to be handed over; the next caso-extract does it")
+        status = ExitStatus.PARTLY
+    return status
+
+
+def _ago(moment: datetime, at: datetime) -> str:
+    return f"{at.replace(microsecond=0) - moment.replace(microsecond=0)} ago"
+
+
+PROGRAM = cli.Program(
+    "caso",
+    "Shows the state of accounting.",
+    lambda _parser: None,
+    cli.dispatch,
+    verbs=(
+        cli.Program(
+            "checkpoints",
+            "Shows up to when each project has been accounted.",
+            common.add_arguments,
+            _show_checkpoints,
+        ),
+    ),
+)
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return cli.main(PROGRAM)

@@ -1,0 +1,50 @@
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from caso.cmds import control
+
+CONFIG = """\
+[DEFAULT]
+site_name = TEST
+spooldir = {0}/caso
+projects = ops
+[keystone_auth]
+auth_type = v3password
+auth_url = https://keystone.example.org/v3
+username = u
+user_domain_name = Default
+password = geheim
+[ssm]
+output_path = {0}/out
+"""
+
+
+def shown(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
+    (root / "caso.conf").write_text(CONFIG.format(root))
+    (root / "caso.conf").chmod(0o600)
+    monkeypatch.setattr(sys, "argv", ["caso", "checkpoints", "--config-file", str(root / "caso.conf")])
+    status = control.main()
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_checkpoints_are_told_with_their_age(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "caso").mkdir()
+    moment = datetime.now(UTC) - timedelta(hours=2, seconds=30)
+    (tmp_path / "caso/lastrun.ops").write_text(str(moment))  # as cASO writes it
+    status, lines = shown(tmp_path, capsys, monkeypatch)
+    assert status == 0
+    assert lines[0].startswith(f"lastrun.ops: accounted up to {moment:%Y-%m-%d %H:%M:%S}+00:00, 2:00:3")
+
+
+def test_broken_files_and_waiting_batches_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "caso").mkdir()
+    (tmp_path / "caso/lastrun.ops").write_text("")
+    status, lines = shown(tmp_path, capsys, monkeypatch)
+    assert (status, lines) == (1, ["lastrun.ops: holds no time"])
