@@ -109,12 +109,15 @@ class Cloud:
         regions = [region["id"] for region in self.admin.get(KEYSTONE, "/regions")["regions"]]
         if FAULTY not in regions:
             self.admin.post(KEYSTONE, "/regions", {"region": {"id": FAULTY}})
+        self.close_route()
         (service,) = self.admin.get(KEYSTONE, "/services?type=image")["services"]
-        endpoints = self.admin.get(KEYSTONE, f"/endpoints?region_id={FAULTY}")["endpoints"]
         wanted = {"interface": "public", "region_id": FAULTY, "service_id": service["id"], "url": url}
-        for endpoint in endpoints:
-            self.admin.call("DELETE", KEYSTONE, f"/endpoints/{endpoint['id']}")
         self.admin.post(KEYSTONE, "/endpoints", {"endpoint": wanted})
+
+    def close_route(self) -> None:
+        """Take the region out of the catalog."""
+        for endpoint in self.admin.get(KEYSTONE, f"/endpoints?region_id={FAULTY}")["endpoints"]:
+            self.admin.call("DELETE", KEYSTONE, f"/endpoints/{endpoint['id']}")
 
 
 def _ensure(admin: Api, kind: str, name: str, properties: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ def proxy(cloud: Cloud) -> Iterator[GlanceFaults]:
     with GlanceFaults(target, cloud.bed.ca_file).serving() as proxy:
         cloud.route(proxy.url)
         yield proxy
+        cloud.close_route()
 
 
 @pytest.fixture(scope="module")
