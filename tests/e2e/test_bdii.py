@@ -136,7 +136,7 @@ def test_a_tree_that_shrinks_by_more_than_half_is_held(tmp_path: Path) -> None:
         started = time.monotonic()
         bdii.provide(cloud(image(0), image(99)))
         bdii.wait_for(lambda: len(images(bdii.entries())) == 41, what="the new one beside the old ones")
-        assert "39 of 46 entries would go at once: held until" in bdii.log
+        bdii.wait_for(lambda: "39 of 46 entries would go at once: held until" in bdii.log, what="words about it")
         bdii.wait_for_images(2)
         assert time.monotonic() - started >= 8
 
