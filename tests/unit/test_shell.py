@@ -13,8 +13,8 @@ PATH = Path("/etc/x/openstack.rc")
 @pytest.mark.parametrize(
     ("text", "line", "told"),
     [
-        ("\nexport OS_PASSWORD=$(cat /root/pw)", 2, "OS_PASSWORD: $(…) would be replaced by a shell"),
-        ("export OS_PASSWORD=`cat /root/pw`", 1, "OS_PASSWORD: `…` would be replaced by a shell"),
+        ("\nexport OS_PASSWORD=$(cat /etc/pw)", 2, "OS_PASSWORD: $(…) would be replaced by a shell"),
+        ("export OS_PASSWORD=`cat /etc/pw`", 1, "OS_PASSWORD: `…` would be replaced by a shell"),
         ("OS_AUTH_URL=x\nOS_PASSWORD=a$SECRET", 2, "OS_PASSWORD: $ would be replaced by a shell"),
         ('OS_PASSWORD="a${SECRET}b"', 1, "OS_PASSWORD: $ would be replaced by a shell"),
         ("OS_CACERT=~/ca.pem", 1, "OS_CACERT: ~ would be replaced by a shell"),
