@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -105,3 +106,31 @@ def test_the_environment_holds_no_other_extra(extra: str) -> None:
     names = set(subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout.split())
     assert not names & FOREIGN[extra]
     assert "pytest" not in names
+
+
+SHIPPED = {
+    "bdii-update": ["--config", "bdii/bdii.conf"],
+    "caso-extract": ["--config-file", "caso/caso.conf"],
+    "cloud-info-provider-service": [
+        *("--rc-file", "cloud-info-provider/openstack.rc", "--yaml-file", "cloud-info-provider/openstack.yaml")
+    ],
+    "cloudkeeper": ["--config", "cloudkeeper/cloudkeeper.yml"],
+    "cloudkeeper-os": ["--config-file", "cloudkeeper/cloudkeeper-os.conf"],
+    "ssmreceive": ["--config", "apel/receiver.cfg"],
+    "ssmsend": ["--config", "apel/sender.cfg"],
+}
+"""Flags that name files below ``etc``."""
+
+
+@pytest.mark.parametrize(("extra", "program"), [case for case in CASES if case[1] in SHIPPED])
+def test_the_shipped_file_is_good_or_says_what_to_fill_in(extra: str, program: str) -> None:
+    etc = Path(__file__).parents[2] / "etc"
+    flags = [flag if flag.startswith("--") else str(etc / flag) for flag in SHIPPED[program]]
+    with tempfile.TemporaryDirectory() as root:  # pytest's own are too long for the address of slapd's socket
+        shown = run(extra, program, "--root", root, *flags, "--check-config")
+    assert shown.returncode == (0 if program == "bdii-update" else 2), shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert "unknown option" not in shown.stderr
+    if shown.returncode:
+        assert all(line.startswith(f"{program}: ") for line in shown.stderr.splitlines())
+        assert str(etc) in shown.stderr
