@@ -78,6 +78,7 @@ def test_recycled_pid_is_left_alone(records: Records) -> None:
     record = records.directory / "it"
     ours = records.find("it")
     assert ours
+    time.sleep(2 / os.sysconf("SC_CLK_TCK"))  # the kernel tells start times in ticks: the stranger's is another one
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
         fields = record.read_text().split(" ")
