@@ -120,7 +120,8 @@ def _check_vmdk(path: Path, *, offset: int) -> None:
         _, _, _, capacity, _, position, length = _VMDK_HEADER.unpack_from(header)
         if not capacity or position != _VMDK_DESCRIPTOR or not 0 < length <= _MAX_DESCRIPTOR:
             raise Unusable(path.name, "its VMDK header describes no complete disk")
-        text = file.read(max(length, _LEAST_DESCRIPTOR) * _SECTOR).split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
+        descriptor = file.read(max(length, _LEAST_DESCRIPTOR) * _SECTOR)
+    text = descriptor.split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
     check_virtual_size(path, capacity * _SECTOR)
     fields = dict(_VMDK_FIELD.findall(text))
     if fields.get("createType") not in _VMDK_TYPES:

@@ -34,6 +34,8 @@ _RESERVE = 64 * 2**20
 """Bytes of the file system that are left to others."""
 _SLOWEST = 256 * 1024
 """Bytes a second that a download must at least do."""
+_USUAL = 32 * 2**30
+"""Bytes that an image may have when nobody has told how many: they decide how long its download may take."""
 _FREE_SPACE = "free space there; the next run tries again"
 
 
@@ -62,7 +64,11 @@ class Workshop:
     def sweep(self) -> int:
         """Remove what an earlier run left behind; returns the number of files."""
         files.make_directory(self.directory)
-        left = [path for path in self.directory.iterdir() if path.name.startswith(PREFIX) and path.is_file()]
+        left = [
+            path
+            for path in self.directory.iterdir()
+            if path.name.startswith(PREFIX) and (path.is_symlink() or path.is_file())
+        ]
         for path in left:
             logger.info("%s: left behind by an earlier run, removed", path)
             path.unlink(missing_ok=True)
@@ -121,7 +127,7 @@ class Workshop:
 
     def _download(self, source: Source, part: Path) -> Downloaded:
         size = source.size or 0
-        timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or 2**40) // _SLOWEST))
+        timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))
         self._check_room(size)
         with self.client.stream(source.uri, name=source.uri, timeouts=timeouts) as (length, blocks):
             if source.size and length and length != source.size:
@@ -147,7 +153,7 @@ class Workshop:
 def _write(blocks: Iterable[bytes], part: Path, *, limit: int) -> tuple[int, str]:
     """Write and hash; returns bytes and SHA-512. More than ``limit`` bytes are not taken."""
     digest, received = hashlib.sha512(), 0
-    with part.open("wb") as file:
+    with part.open("xb") as file:  # whatever stands there was not made by this run: a link may lead anywhere
         for block in blocks:
             received += len(block)
             if received > limit:
