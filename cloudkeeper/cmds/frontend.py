@@ -137,7 +137,7 @@ def _print(report: Report, *, as_json: bool, is_dry: bool) -> None:
         print(log.redact(json.dumps({"changes": changes, **counts, "failures": report.failures}, indent=1)))
     elif is_dry:
         for outcome in report.outcomes:
-            print(f"{outcome.vo}: would {describe(outcome.change)}")
+            print(log.one_line(log.redact(f"{outcome.vo}: would {describe(outcome.change)}")))
         print(f"{len(report.outcomes)} changes, {report.unchanged} images unchanged, nothing was done")
 
 

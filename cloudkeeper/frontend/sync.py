@@ -23,6 +23,7 @@ from cloudkeeper.model import Change, Create, ImageList, ListId, Offer, Plan, Re
 
 logger = logging.getLogger(__name__)
 
+_BUG = "bug in cloudkeeper"
 _BY_CONFIRMATION = "run once with --allow-remove"
 
 
@@ -133,7 +134,8 @@ class Synchronisation:
         known = set(self.backend.list_ids())
         for address, wanted in self.sources.believed(report, at=at):
             try:
-                held = self.backend.appliances(wanted.identifier) if wanted.identifier in known else []
+                is_asked = wanted.identifier in known or self.backend.can_check_vo
+                held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
                 full = plan.compare(wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata)
             except ApplianceError as error:
                 report.fail(f"{address}: {error}; its images stay as they are")
@@ -153,6 +155,10 @@ class Synchronisation:
                 report.transferred_bytes += self._apply(change)
             except ApplianceError as error:
                 failure = str(error)
+            except Exception as error:  # what one image brings about must not cost the others
+                failure = f"{_BUG}: {type(error).__name__}: {error}"
+                logger.exception("%s: %s", address, _BUG)
+            if failure:
                 report.fail(f"{address}: {describe(change)}: {failure}")
             else:
                 logger.info("%s: %s: done", address, describe(change))

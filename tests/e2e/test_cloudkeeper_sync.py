@@ -245,11 +245,57 @@ def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
         f'ops: would add {image_id(1)} "Image 1 [Debian/12/KVM]"',
         "1 changes, 0 images unchanged, nothing was done",
     ]
-    assert world.cloud.calls == ["ImageLists"]
+    assert world.cloud.calls == ["ImageLists", f"Appliances {LIST_ID}"]
     assert not (world.root / "var/lib").exists()
     planned = json.loads(world.sync("--dry-run", "--json").stdout)["changes"]
     assert [(change["action"], change["state"]) for change in planned] == [("Create", "planned")]
     assert world.web.asked("/images/one.qcow2") == 0
+
+
+def test_what_a_list_says_cannot_steer_a_terminal(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2", dc__title="\x1b[2J\r\nops: would remove all")])
+    done = world.sync("--dry-run")
+    assert done.stdout.splitlines()[0] == f'ops: would add {image_id(1)} "\\x1b[2J\\r\\nops: would remove all"'
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_vo_without_a_project_costs_one_line_and_no_download(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    world.publish([world.image(3, "two.raw")], path="/dteam.list", identifier="list-d", vo="dteam")
+    world.configure(world.web.url("/ops/image.list"), world.web.url("/dteam.list"))
+    world.cloud.unmapped.add("ops")
+    done = world.sync()
+    assert done.returncode == 1
+    (line,) = world.record()["failures"]
+    assert line.startswith(world.web.url("/ops/image.list"))
+    assert "VO ops: is mapped to no project" in line
+    assert (world.web.asked("/images/one.qcow2"), world.web.asked("/images/two.raw")) == (0, 1)
+    assert list(world.cloud.appliances) == [("list-d", image_id(3))]
+
+
+def test_a_bug_that_one_image_brings_about_costs_no_other(world: World) -> None:
+    """A qemu-img that says something unheard of."""
+    strange = world.root / "qemu-img"
+    strange.write_text('#!/bin/sh\ncase "$*" in *000000000001*) echo "{}";; *) exec /usr/bin/qemu-img "$@";; esac\n')
+    strange.chmod(0o755)
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    done = world.sync("--qemu-img-binary", str(strange))
+    assert done.returncode == 1
+    (line,) = world.record()["failures"]
+    assert line.endswith("bug in cloudkeeper: KeyError: 'virtual-size'")
+    assert list(world.cloud.appliances) == [key(2)]
+    assert world.cloud.calls[-1] == "PostAction"
+
+
+def test_a_proxy_of_the_environment_is_not_between_us_and_the_backend(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish([])
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "localhost")
+    done = world.sync()
+    assert done.returncode == 0, done.stderr
 
 
 def _altered(message: bytes) -> bytes:
