@@ -463,6 +463,32 @@ def test_two_lists_of_one_identifier(world: World) -> None:
         assert list(world.cloud.appliances) == [key(1)]
 
 
+def test_a_list_that_fails_leaves_its_identifier_to_nobody(offered: World, authority: Authority) -> None:
+    """Another endorser offers images as those of a list that cannot be fetched right now."""
+    other = authority.find("other.example.org") or authority.issue("other.example.org", key="ec")
+    images = [offered.image(1, "two.qcow2", hv__version="2")]
+    document = image_list(images, dn=f"{HOST_DN}/CN=other.example.org", ca=AUTHORITY_DN)
+    offered.web.put("/other.list", sign(document, other))
+    offered.web.put("/ops/image.list", image_server.Status(404))
+    offered.configure(offered.web.url("/ops/image.list"), offered.web.url("/other.list"))
+    before = dict(offered.cloud.received)
+    done = offered.sync()
+    assert done.returncode == 1
+    assert f"its endorser is {HOST_DN}/CN=other.example.org of {AUTHORITY_DN}, but was {ENDORSER}" in done.stderr
+    assert (offered.cloud.received, offered.web.asked("/images/two.qcow2")) == (before, 0)
+
+
+def test_an_old_list_is_not_believed_again(offered: World) -> None:
+    old = offered.publish([offered.image(1, "one.qcow2")], dc__date__created="2026-01-02T03:04:05Z")
+    refused(offered, "it was made 2026-01-02 03:04:05Z, before one of 20")
+    offered.publish([offered.image(1, "one.qcow2")], dc__date__created=None)
+    refused(offered, "it was made at no known time, before one of 20")
+    assert offered.sync("--dry-run").returncode == 1
+    (offered.root / "var/lib/fedcloud/cloudkeeper/lists.json").unlink()
+    offered.web.put("/ops/image.list", old)
+    assert offered.sync().returncode == 0
+
+
 def test_tokens_are_sent_to_their_host_and_shown_nowhere(world: World) -> None:
     message = world.publish([world.image(1, "one.qcow2")])
     url = world.web.put("/ops/image.list", message, token=TOKEN)
