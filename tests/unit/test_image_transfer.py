@@ -137,6 +137,17 @@ def test_a_download_that_goes_wrong(
     assert left(workshop) == []
 
 
+def test_secrets_in_an_image_s_url_are_not_told(web: ImageServer, workshop: Workshop) -> None:
+    url = web.put("/signed.raw?signature=s3cr3t", RAW).replace("https://", "https://user:s3cr3t@")
+    for wrong in (offer(url, sha512="0" * 128), offer(url, size=1), offer(url.replace("signed", "gone"))):
+        with pytest.raises(ApplianceError) as failure, workshop.prepare(wrong):
+            pytest.fail("it was given out")
+        assert str(failure.value).startswith("https://localhost:")
+        assert "s3cr3t" not in str(failure.value)
+    with workshop.prepare(offer(url)) as data:
+        assert data.uri == url
+
+
 def test_an_image_that_points_at_other_files_is_refused(web: ImageServer, workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "bad.qcow2"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", str(path), "1M"]
