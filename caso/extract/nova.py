@@ -17,6 +17,7 @@ Field rules (cASO's, and where they differ, why):
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,18 +69,34 @@ class Source:
     warn: Callable[[str], None]
 
 
+class NotUnderstood(Exception):
+    """Nova's description of a server lacks something or makes no sense. In the log's words."""
+
+
 def records(server: Server, window: Window, source: Source) -> Iterator[CloudRecord]:
     """Yield a server's records, one for each month that the window touches, oldest first.
 
-    Raises `ValueError` in the log's words when Nova's description lacks something or makes no sense.
+    Raises `NotUnderstood` for this server alone; what the functions of ``source`` raise says nothing of it, and passes.
     """
-    try:
+    with _reading():
         born, died, was_launched = _life(server)
         parts = list(cuts(born, died, window)) if was_launched else []
-        for cut in parts:
-            yield _record(server, born, cut, source)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"Nova's description of the server is not understood: {error!r}") from error
+        user_id, image_id = server["user_id"], server["image"]["id"] if server["image"] else ""
+    if not parts:
+        return
+    user, image = source.user_name(user_id), source.image(image_id) if image_id else ""
+    for cut in parts:
+        with _reading():
+            record = _record(server, born, cut, source, user=user or "", image=image)
+        yield record
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise NotUnderstood(f"Nova's description of the server is not understood: {error!r}") from error
 
 
 def _life(server: Server) -> tuple[datetime, datetime | None, bool]:
@@ -97,9 +114,8 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _record(server: Server, born: datetime, cut: Cut, source: Source) -> CloudRecord:
+def _record(server: Server, born: datetime, cut: Cut, source: Source, *, user: str, image: str) -> CloudRecord:
     flavor = server["flavor"]
-    user = source.user_name(server["user_id"])
     status = Status.COMPLETED if cut.has_ended else _STATUS.get(server["status"].upper(), Status.UNKNOWN)
     return CloudRecord(
         vm_uuid=server["id"],
@@ -108,7 +124,7 @@ def _record(server: Server, born: datetime, cut: Cut, source: Source) -> CloudRe
         vo=source.vo,
         project_id=server["tenant_id"],
         user_id=fit(server["user_id"]),
-        user_name=(fit(user) or None) if user else None,
+        user_name=fit(user) or None,
         name=fit(server["name"]),
         status=status,
         start=born,
@@ -118,7 +134,7 @@ def _record(server: Server, born: datetime, cut: Cut, source: Source) -> CloudRe
         memory=int(flavor["ram"]),
         disk=int(flavor["disk"]) + int(flavor["ephemeral"]),
         public_ips=_floating(server["addresses"]),
-        image=fit(source.image(server["image"]["id"])) if server["image"] else None,
+        image=fit(image) or None,
         benchmark=_benchmark(flavor, source),
     )
 

@@ -18,7 +18,7 @@ from appliance.core.cloud.session import Cloud, Scope
 from caso import quarantine, validation
 from caso.batch import Batch
 from caso.checkpoint import BEGINNING
-from caso.extract.nova import Names, Source, records
+from caso.extract.nova import Names, NotUnderstood, Source, records
 from caso.months import Window
 from caso.records import CloudRecord
 from caso.selection import Selected
@@ -77,7 +77,7 @@ def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | N
             for record in records(server, reach, source):
                 made += 1
                 _add(record, tally, shared.configuration, batch)
-        except ValueError as error:
+        except NotUnderstood as error:
             _refuse(str(server.get("id")), str(error), json.dumps(server), tally, shared.configuration, batch)
         tally.servers += made > 0
     return tally

@@ -203,6 +203,35 @@ def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
         assert 'Nova answers 400 to a listing of servers: {"badRequest": {"message": "no"}}' in line
 
 
+@pytest.mark.parametrize(
+    ("path", "answer", "wanted_line"),
+    [
+        ("/v3/auth/tokens", Answer(body=None), "answers, but is no Keystone; check auth_url"),
+        ("/v3/auth/projects", Answer(body="<html>"), "the answer is none that Keystone gives: "),
+        ("/v3/auth/projects", Answer(404, {}), "Keystone answers 404"),
+        ("/v3/users", Answer(body="<html>"), "the answer is none that Keystone gives: "),
+        ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is none that Keystone gives: "),
+        ("/v3/users", Answer(400, {}), "Keystone answers 400"),
+        ("/v2/images", Answer(body="<html>"), "the answer is none that Glance gives: "),
+        ("/v2/images", Answer(410, "gone"), "the answer is none that Glance gives: "),
+        (LISTING, Answer(body={"servers": ["x"]}), "Nova answers 200 to a listing of servers: "),
+        (LISTING, Answer(body={"servers": [{"name": "x"}]}), "Nova answers 200 to a listing of servers: "),
+    ],
+)
+def test_what_answers_in_a_services_stead_loses_nothing(
+    path: str, answer: Answer, wanted_line: str, tmp_path: Path
+) -> None:
+    """Such an answer says nothing of a server: its record is not set aside, and the next run begins where this one did."""
+    with serving(Cloud(servers=4, fault=lambda request: answer if path in request.path else None)) as cloud:
+        until = cloud.now.isoformat()
+        (line,) = told(run(cloud, tmp_path, "--extract-to", until, expect=3))
+        assert wanted_line in line
+        assert not list((tmp_path / "var/spool/caso").glob("*/*"))
+        cloud.fault = lambda _: None
+        run(cloud, tmp_path, "--extract-to", until)
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+
+
 def test_nothing_is_selected(tmp_path: Path) -> None:
     with serving(Cloud()) as cloud:
         (line,) = told(run(cloud, tmp_path, "--caso-tag", "other", expect=3))
