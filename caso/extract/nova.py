@@ -4,7 +4,8 @@ Field rules (cASO's, and where they differ, why):
 
 * start: ``created``; ``launched_at`` moves when a server is rebuilt, resized or rescued.
 * end: ``terminated_at``; a server DELETED without it ends when it was last updated; never before its start.
-* A server that was never launched has used nothing and has no record. cASO bills it one second.
+* A server that was never launched has used nothing and has no record. cASO bills it one second. One that was being
+  built while the last run passed had none then; so it gets those of the months before the window too.
 * All times are UTC, whatever the host's time zone.
 * cores, memory and disk (root and ephemeral): of the flavor inside the server (microversion 2.47), so that a flavor
   that is gone since still counts; CPU time is wall time by cores.
@@ -21,7 +22,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from caso.months import Cut, Window, cuts
@@ -29,6 +30,9 @@ from caso.records import Benchmark, CloudRecord, Status
 from caso.text import fit
 
 Server = dict[str, Any]
+
+LONGEST_BUILD = timedelta(days=1)
+"""``launched_at`` moves when a server is rebuilt or resized, so of an old one it tells nothing."""
 
 BENCHMARK_TYPE = "accounting:benchmark_type"
 BENCHMARK_VALUE = "accounting:benchmark_value"
@@ -79,8 +83,8 @@ def records(server: Server, window: Window, source: Source) -> Iterator[CloudRec
     Raises `NotUnderstood` for this server alone; what the functions of ``source`` raise says nothing of it, and passes.
     """
     with _reading():
-        born, died, was_launched = _life(server)
-        parts = list(cuts(born, died, window)) if was_launched else []
+        born, died, launched = _life(server)
+        parts = list(cuts(born, died, _reach(window, born, launched))) if launched else []
         user_id, image_id = server["user_id"], server["image"]["id"] if server["image"] else ""
     if not parts:
         return
@@ -99,14 +103,19 @@ def _reading() -> Iterator[None]:
         raise NotUnderstood(f"Nova's description of the server is not understood: {error!r}") from error
 
 
-def _life(server: Server) -> tuple[datetime, datetime | None, bool]:
+def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
     born = _moment(server["created"])
     launched, terminated = server["OS-SRV-USG:launched_at"], server["OS-SRV-USG:terminated_at"]
     if terminated is not None:
         died: datetime | None = _moment(terminated)
     else:
         died = _moment(server["updated"]) if server["status"] == "DELETED" else None
-    return born, died, launched is not None
+    return born, died, None if launched is None else _moment(launched)
+
+
+def _reach(window: Window, born: datetime, launched: datetime) -> Window:
+    was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
+    return Window(born, window.end) if was_being_built else window
 
 
 def _moment(text: str) -> datetime:

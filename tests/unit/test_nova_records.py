@@ -161,6 +161,22 @@ def test_one_record_for_each_month() -> None:
     assert {record.start for record in found} == {datetime(2026, 9, 30, 12, tzinfo=UTC)}
 
 
+@pytest.mark.parametrize(
+    ("created", "launched", "wanted"),
+    [
+        # built across the end of the month: when the last run passed, before the window, it had no record
+        ("2026-10-31T23:30:00Z", "2026-11-01T00:10:00.5", ["2026-10-31T23:59:59", "2026-11-22T09:00:00"]),
+        # it had one then
+        ("2026-10-31T23:30:00Z", "2026-10-31T23:31:00", ["2026-11-22T09:00:00"]),
+        # rebuilt: launched anew, but not new
+        ("2026-10-20T12:00:00Z", "2026-11-05T00:00:00", ["2026-11-22T09:00:00"]),
+    ],
+)
+def test_a_server_built_while_the_last_run_passed(created: str, launched: str, wanted: list[str]) -> None:
+    found = made(server(created=created, **{"OS-SRV-USG:launched_at": launched}))
+    assert [record.measured.replace(tzinfo=None).isoformat() for record in found] == wanted
+
+
 def test_images_users_and_names() -> None:
     (record,) = made(server(image="", name="\N{SNOWMAN}"), user_name=lambda _: None)
     told = wire.fields(record)
