@@ -232,6 +232,40 @@ def test_what_answers_in_a_services_stead_loses_nothing(
         assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
 
 
+def test_a_cell_that_is_slow_fails_the_project(tmp_path: Path) -> None:
+    """Nova leaves its servers out of the second listing without a word, the deleted ones among them."""
+
+    def fault(request: Request) -> Answer | None:
+        return Answer(body={"servers": []}) if "changes-since" in request.query else None
+
+    with serving(Cloud(servers=3, deleted=1)) as cloud:
+        since = (cloud.now - timedelta(days=50)).isoformat()
+        cloud.fault = fault
+        (line,) = told(run(cloud, tmp_path, "--extract-from", since, expect=3))
+        assert "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in time" in line
+        assert not list((tmp_path / "var/spool/caso").glob("lastrun*"))
+        cloud.fault = lambda _: None
+        run(cloud, tmp_path, "--extract-from", since, "--extract-to", cloud.now.isoformat())
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+
+
+@pytest.mark.parametrize(("name", "begins"), [("other", "2026-11-01"), ("same", "1970-01-01")])
+def test_a_checkpoint_by_name_counts_for_one_project_only(name: str, begins: str, tmp_path: Path) -> None:
+    """Two projects of one name, in two domains: the file may be the other's, and would hide this one's past."""
+    listed = [
+        {"id": key, "name": called, "domain_id": key, "enabled": True, "tags": ["caso"], "VO": f"vo.{key}"}
+        for key, called in (("one", "same"), ("two", name))
+    ]
+    answer = Answer(body={"projects": listed, "links": {"next": None}})
+    with serving(Cloud(fault=lambda request: answer if request.path.endswith("/projects") else None)) as cloud:
+        state = tmp_path / "var/spool/caso"
+        state.mkdir(parents=True)
+        (state / "lastrun.same").write_text("2026-11-01 00:00:00+00:00")
+        shown = run(cloud, tmp_path, "--dry-run")
+    assert f"project same (one), VO vo.one: from {begins}T00:00:00+00:00: " in shown.stdout
+    assert f"project {name} (two), VO vo.two: from 1970-01-01T00:00:00+00:00: " in shown.stdout
+
+
 def test_nothing_is_selected(tmp_path: Path) -> None:
     with serving(Cloud()) as cloud:
         (line,) = told(run(cloud, tmp_path, "--caso-tag", "other", expect=3))
