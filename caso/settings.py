@@ -252,10 +252,10 @@ def _moment(settings: Settings, option: str) -> datetime | None:
 
     try:
         moment = dateutil.parser.parse(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         settings.error("DEFAULT", option, f"{text!r} is not a time; write it like 2026-11-01T00:00:00")
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _log_file(settings: Settings) -> Path | None:

@@ -290,6 +290,13 @@ def test_times_that_make_no_window(tmp_path: Path) -> None:
     assert told.startswith("command line: --extract-from: extract_from: 2999-01-01T00:00:00+00:00 is in the future")
 
 
+@pytest.mark.parametrize("time", ["2026-11-01T00:00+99:00", "0001-01-01T00:00+14:00", "2026-11-31", "now"])
+def test_what_is_no_time(time: str, tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
+    (told,) = problems(tmp_path, text, "--extract-from", time)
+    assert told.endswith(f"extract_from: {time!r} is not a time; write it like 2026-11-01T00:00:00")
+
+
 def test_files_and_directories(tmp_path: Path) -> None:
     (tmp_path / "a.conf").write_text(f"[DEFAULT]\nsite_name = A\nmessengers = ssm\n{LOGIN}")
     (tmp_path / "d").mkdir()
