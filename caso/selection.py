@@ -97,5 +97,5 @@ def _accept(cloud: Cloud, configuration: Configuration, project: Project, aliase
             f"carries the tag {configuration.tag!r}, but the account {cloud.access.account!r} has no role in it",
             cloud.access.grant(f"--project {project.id}"),
         )
-    found = vo.vo_of(project, mapping=configuration.mapping, preferred=configuration.vo_property)
+    found = vo.vo_of(project, mapping=configuration.mapping, preferred=configuration.vo_properties)
     return Selected(project, found, tuple(dict.fromkeys((*aliases, project.id))))

@@ -17,6 +17,8 @@ from caso.cmds import common
 def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
     """Print each checkpoint file with its time and age; broken files and unfinished batches are told, status 1."""
     configuration = common.configure(arguments)
+    if arguments.check_config:
+        return common.report_check(configuration)
     checkpoints, at, status = Checkpoints(configuration.spool), clock.now(), ExitStatus.DONE
     for path in sorted(configuration.spool.glob("lastrun*")):
         try:
