@@ -107,11 +107,9 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
 
 def test_a_cloud_that_stays_busy_loses_one_project_for_one_run(tmp_path: Path) -> None:
     def fault(request: Request) -> Answer | None:
-        return BUSY if LISTING in request.path and tokens.get(request.token) == "two" else None
+        return BUSY if LISTING in request.path and cloud.scope_of(request.token) == "two" else None
 
-    tokens: dict[str, str | None] = {}
-    with serving(Cloud(projects=("one", "two"))) as cloud:
-        cloud.fault = lambda request: (tokens.update({k: v[0] for k, v in cloud._tokens.items()}), fault(request))[1]
+    with serving(Cloud(projects=("one", "two"), fault=fault)) as cloud:
         until = cloud.now.isoformat()
         shown = run(cloud, tmp_path, "--extract-to", until, expect=1)
         (line,) = told(shown)
@@ -247,6 +245,29 @@ def test_a_cell_that_is_slow_fails_the_project(tmp_path: Path) -> None:
         cloud.fault = lambda _: None
         run(cloud, tmp_path, "--extract-from", since, "--extract-to", cloud.now.isoformat())
         assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_project_that_vanishes_in_mid_run_loses_only_itself(status: int, tmp_path: Path) -> None:
+    """Its token dies with it, and Keystone gives no other."""
+    is_gone = False
+
+    def fault(request: Request) -> Answer | None:
+        nonlocal is_gone
+        scope = request.body.get("auth", {}).get("scope", {})
+        if is_gone and scope.get("project", {}).get("id") == "two":
+            return Answer(status, {"error": {"code": status, "message": "no"}})
+        if request.path.endswith(LISTING) and cloud.scope_of(request.token) == "two":
+            is_gone = True
+            return Answer(401, {})
+        return None
+
+    with serving(Cloud(projects=("one", "two"), servers=3, fault=fault)) as cloud:
+        (line,) = told(run(cloud, tmp_path, "--extract-to", cloud.now.isoformat(), expect=1))
+        assert line.startswith("caso-extract: project two (two): ")
+        assert f"gives the account 'u' no new token: answers {status}; look whether" in line
+        assert len(seconds(tmp_path)) == 3
+        assert [path.name for path in (tmp_path / "var/spool/caso").glob("lastrun*")] == ["lastrun.one"]
 
 
 @pytest.mark.parametrize(("name", "begins"), [("other", "2026-11-01"), ("same", "1970-01-01")])

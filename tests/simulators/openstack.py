@@ -99,6 +99,10 @@ class Cloud:
     def uuid(project: str, number: int) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{project}-{number}"))
 
+    def scope_of(self, token: str) -> str | None:
+        """Return the project of a token; ``system`` or ``none`` for other scopes."""
+        return self._tokens.get(token, (None, 0))[0]
+
     def answer(self, request: Request) -> Answer:
         """Answer a request."""
         with self._lock:

@@ -85,6 +85,12 @@ class Transport(session.Session):
             raise Unavailable(_host(error.response.url), f"still {_after_host(error)}", remedy) from error
         except exceptions.ConnectionError as error:
             raise _unreachable(error, url, self._access) from error
+        except exceptions.HttpError as error:  # not of this request: of the one for a token in place of one that died
+            raise AccessDenied(
+                _host(self._access.auth_url),
+                f"gives the account {self._access.account!r} no new token: answers {error.http_status}",
+                "look whether account and project still exist, are enabled and belong together",
+            ) from error
         except exceptions.CatalogException as error:
             raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._access) from error
         if raise_exc and response.status_code >= 400:  # noqa: PLR2004  HTTP's errors
