@@ -27,6 +27,10 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
             print(f"{path.name}: holds no time")
             status = ExitStatus.PARTLY
             continue
+        except OSError as error:
+            print(f"{path.name}: cannot be read: {(error.strerror or str(error)).lower()}")
+            status = ExitStatus.PARTLY
+            continue
         if moment is not None:
             print(f"{path.name}: accounted up to {moment.isoformat(sep=' ', timespec='seconds')}, {_ago(moment, at)}")
     for project in Staging(configuration.output, checkpoints).pending():

@@ -48,8 +48,9 @@ def test_broken_files_and_waiting_batches_are_told(
 ) -> None:
     (tmp_path / "caso").mkdir()
     (tmp_path / "caso/lastrun.ops").write_text("")
+    (tmp_path / "caso/lastrun.dir").mkdir()
     status, lines = shown(tmp_path, capsys, monkeypatch)
-    assert (status, lines) == (1, ["lastrun.ops: holds no time"])
+    assert (status, lines) == (1, ["lastrun.dir: cannot be read: is a directory", "lastrun.ops: holds no time"])
 
 
 def test_the_configuration_alone_can_be_checked(
