@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.run import log
+from caso.cmds import extract
 from tests.demo import counters
 from tests.simulators.openstack import Answer, Cloud, Fault, Request, serving
 
@@ -201,30 +203,35 @@ def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
         assert 'Nova answers 400 to a listing of servers: {"badRequest": {"message": "no"}}' in line
 
 
-@pytest.mark.parametrize(
-    ("path", "answer", "wanted_line"),
-    [
-        ("/v3/auth/tokens", Answer(body=None), "answers, but is no Keystone; check auth_url"),
-        ("/v3/auth/projects", Answer(body="<html>"), "the answer is none that Keystone gives: "),
-        ("/v3/auth/projects", Answer(404, {}), "Keystone answers 404"),
-        ("/v3/users", Answer(body="<html>"), "the answer is none that Keystone gives: "),
-        ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is none that Keystone gives: "),
-        ("/v3/users", Answer(400, {}), "Keystone answers 400"),
-        ("/v2/images", Answer(body="<html>"), "the answer is none that Glance gives: "),
-        ("/v2/images", Answer(410, "gone"), "the answer is none that Glance gives: "),
-        (LISTING, Answer(body={"servers": ["x"]}), "Nova answers 200 to a listing of servers: "),
-        (LISTING, Answer(body={"servers": [{"name": "x"}]}), "Nova answers 200 to a listing of servers: "),
-    ],
-)
+NO_ANSWERS = [
+    ("/v3/auth/tokens", Answer(body=None), "answers, but is no Keystone; check auth_url"),
+    ("/v3/auth/projects", Answer(body="<html>"), "the answer is none that Keystone gives: "),
+    ("/v3/auth/projects", Answer(404, {}), "Keystone answers 404"),
+    ("/v3/users", Answer(body="<html>"), "the answer is none that Keystone gives: "),
+    ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is none that Keystone gives: "),
+    ("/v3/users", Answer(400, {}), "Keystone answers 400"),
+    ("/v2/images", Answer(body="<html>"), "the answer is none that Glance gives: "),
+    ("/v2/images", Answer(410, "gone"), "the answer is none that Glance gives: "),
+    (LISTING, Answer(body={"servers": ["x"]}), "Nova answers 200 to a listing of servers: "),
+    (LISTING, Answer(body={"servers": [{"name": "x"}]}), "Nova answers 200 to a listing of servers: "),
+]
+
+
 def test_what_answers_in_a_services_stead_loses_nothing(
-    path: str, answer: Answer, wanted_line: str, tmp_path: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such an answer says nothing of a server: its record is not set aside, and the next run begins where this one did."""
-    with serving(Cloud(servers=4, fault=lambda request: answer if path in request.path else None)) as cloud:
+    monkeypatch.setattr(log, "_secrets", set())
+    with serving(Cloud(servers=4)) as cloud:
         until = cloud.now.isoformat()
-        (line,) = told(run(cloud, tmp_path, "--extract-to", until, expect=3))
-        assert wanted_line in line
-        assert not list((tmp_path / "var/spool/caso").glob("*/*"))
+        run(cloud, tmp_path, "--check-config")  # writes the configuration
+        for path, answer, wanted_line in NO_ANSWERS:
+            cloud.fault = times(99, answer, path)
+            flags = ["--root", str(tmp_path), "--config-file", str(tmp_path / "caso.conf"), "--extract-to", until]
+            assert extract.main(flags) == 3  # in this process: a start takes longer than a run
+            (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caso-extract: ")]
+            assert wanted_line in line
+            assert not list((tmp_path / "var/spool/caso").glob("*/*"))
         cloud.fault = lambda _: None
         run(cloud, tmp_path, "--extract-to", until)
         assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
@@ -247,7 +254,7 @@ def test_a_cell_that_is_slow_fails_the_project(tmp_path: Path) -> None:
         assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 404])
 def test_a_project_that_vanishes_in_mid_run_loses_only_itself(status: int, tmp_path: Path) -> None:
     """Its token dies with it, and Keystone gives no other."""
     is_gone = False
