@@ -109,4 +109,4 @@ def merge(last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta) -> 
         merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
     whole, left_out = tree.complete(merged)
     words = "left out, because nothing gives the entry above it"
-    return whole, stale, [tree.printable(f"{merged[dn].dn}: {words}") for dn in left_out]
+    return whole, stale, sources.few([tree.printable(f"{tree.shown(merged[dn].dn)}: {words}") for dn in left_out])

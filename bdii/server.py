@@ -85,8 +85,8 @@ class Server:
             directory = self._databases / str(self.generation + 1)
             made = database.make(self.settings, wanted, directory, instead=instead)
             self.stop()
-            self.generation += 1
             self._start(made)
+            self.generation += 1
             if self._database is not None:
                 shutil.rmtree(self._database.directory, ignore_errors=True)
             self._database = made

@@ -220,7 +220,7 @@ def _understood(
     file.seek(0)
     reader = _Reader()
     entries, left_out = tree.of(source.translate(reader.entries(file)))
-    told = _few(reader.malformed + left_out)
+    told = few(reader.malformed + left_out)
     if status and not (status == _PARTLY and reader.failed):
         return _useless(source, ": ".join([f"failed with {_status(status)}", *words]), *told)
     if not entries:
@@ -234,5 +234,6 @@ def _status(status: int) -> str:
     return f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
-def _few(lines: Sequence[str]) -> list[str]:
+def few(lines: Sequence[str]) -> list[str]:
+    """Return the first of many lines, and how many there are more."""
     return [*lines[:_TOLD], *([f"{len(lines) - _TOLD} more of this kind"] if len(lines) > _TOLD else [])]
