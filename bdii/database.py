@@ -104,7 +104,7 @@ def _why_unfit(entry: Entry, integers: Collection[str]) -> str:
             return f"{name}: invalid per syntax, not a whole number"
         if not all(value.isascii() or _is_text(value) for value in values):
             return f"{name}: invalid per syntax, not UTF-8"
-        if len(values) > 1 and len({" ".join(value.split(" ")) for value in values}) < len(values):
+        if len(values) > 1 and len({" ".join(filter(None, value.split(" "))) for value in values}) < len(values):
             return f"{name}: a value provided more than once"
     return ""
 
