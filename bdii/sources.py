@@ -35,6 +35,7 @@ _GRACE = timedelta(seconds=2)
 _POLL_SECONDS = 0.02
 _PARTLY = 1
 _FAILED = "failed:"
+_BLOCK = 4096
 _TOLD = 5  # lines of a source's troubles that are passed on
 
 Translate = Callable[[Iterable[Entry]], Iterable[Entry]]
@@ -147,18 +148,26 @@ def _run(source: Source, output: IO[bytes], errors: IO[bytes], stop: threading.E
     try:
         while not _has_ended(process):
             time.sleep(_POLL_SECONDS)
-            _check_limits(source, output, deadline, stop)
+            _check_limits(source, (output, errors), deadline, stop)
     finally:
         _end_group(process)
+    _check_space(output)
     return process.returncode
 
 
-def _check_limits(source: Source, output: IO[bytes], deadline: float, stop: threading.Event) -> None:
+def _check_space(output: IO[bytes]) -> None:
+    """Raise `OSError` when the disk of an output is full: programs that do not look whether they can write are many."""
+    size = os.fstat(output.fileno()).st_size
+    os.posix_fallocate(output.fileno(), size, _BLOCK)
+    os.ftruncate(output.fileno(), size)
+
+
+def _check_limits(source: Source, outputs: Sequence[IO[bytes]], deadline: float, stop: threading.Event) -> None:
     if stop.is_set():
         raise _LimitReached("ended, because this program ends")
     if time.monotonic() > deadline:
         raise _LimitReached(f"did not end within {source.timeout.total_seconds():g} s")
-    if os.fstat(output.fileno()).st_size > source.limit:
+    if max(os.fstat(output.fileno()).st_size for output in outputs) > source.limit:
         raise _LimitReached(f"printed more than {source.limit // 1_000_000} MB (BDII_SOURCE_LIMIT)")
 
 

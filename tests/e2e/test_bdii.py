@@ -395,6 +395,7 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     bdii.provide(cloud(image(1)))
+    log = tmp_path / "logged"
     with running(bdii):
         bdii.wait_for_images(1)
         text = bdii.configuration.read_text()
@@ -406,6 +407,14 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         bdii.configuration.write_text(text + f"BDII_LDIF_DIR={other}\n")
         bdii.process.send_signal(signal.SIGHUP)
         bdii.wait_for(lambda: "GLUE2GroupID=more,o=glue" in bdii.entries())
+        bdii.configuration.write_text(text + f"BDII_LOG_LEVEL=WARNING\nBDII_LOG_FILE={log}\nBDII_RAM_DISK=yes\n")
+        bdii.process.send_signal(signal.SIGHUP)
+        bdii.wait_for(log.exists)
+        log.rename(tmp_path / "moved away")  # as logrotate does
+        bdii.script("exit 5")
+        bdii.process.send_signal(signal.SIGHUP)
+        bdii.wait_for(lambda: "provider/cloud: failed with status 5" in log.read_text())
+        assert "INFO" not in log.read_text()
 
 
 def test_once_prints_the_tree_and_diff_prints_the_changes(tmp_path: Path) -> None:

@@ -158,3 +158,15 @@ def test_a_start_that_fails_changes_nothing_of_what_is_known_as_published(server
             server.serve(wanted)
     publisher.synchronise()
     assert {*publisher.published} == {*wanted}
+
+
+def test_a_start_removes_no_database_of_another_program(server: Server) -> None:
+    foreign = server.settings.state / "db/glue"
+    foreign.mkdir()
+    (foreign / "data.mdb").write_text("of the bdii package's slapd")
+    left = server.settings.state / "db/7"
+    left.mkdir()
+    server.stop()
+    server.recover()
+    assert (foreign / "data.mdb").exists()
+    assert not left.exists()
