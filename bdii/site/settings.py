@@ -24,8 +24,8 @@ _PULL = re.compile(r"(?P<name>[-.\w]+)\s+(?P<url>ldap://(?:\[[0-9A-Fa-f:.]+\]|[-
 _RESOURCE = re.compile(r"(?:.*,)?mds-vo-name=resource,o=grid", re.IGNORECASE)
 _DOMAIN = re.compile(r"mds-vo-name=(?P<name>[^,]+),o=grid", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
-_NAME = re.compile(r"[!-~]{1,100}")
-_NO_NAME = "{!r} is not the name of a site: write it as in GOCDB, printable ASCII without blanks"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_NO_NAME = "{!r} is not the name of a site in GOCDB: letters, digits and . _ -"
 _GLUE = re.compile(r"(?:.*,)?o=glue", re.IGNORECASE)
 
 
