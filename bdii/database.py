@@ -131,8 +131,9 @@ def _prepare(settings: Settings, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     for name in ("glue", "infosys"):
         files.make_directory(directory / name)
-    (directory / "infosys.schema").write_text(infosys.schema())
-    (directory / "slapd.conf").write_text(configuration(settings, directory))
+    for name, content in (("infosys.schema", infosys.schema()), ("slapd.conf", configuration(settings, directory))):
+        with files.named(directory / name):
+            (directory / name).write_text(content)
 
 
 def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
@@ -140,7 +141,7 @@ def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     text = directory / "tree.ldif"
     lines: dict[int, Dn] = {}
     number = 1
-    with text.open("w", encoding="ascii") as file:
+    with files.named(text), text.open("w", encoding="ascii") as file:
         for dn in tree.sorted_by_depth(wanted):
             block = ldif.format_entry(wanted[dn]) + "\n"
             lines[number] = dn

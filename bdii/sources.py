@@ -129,7 +129,7 @@ def _useless(source: Source, *causes: str) -> Answer:
 
 
 class _LimitReached(Exception):
-    """A program was ended."""
+    """A program was ended, or its output."""
 
 
 def _run(source: Source, output: IO[bytes], errors: IO[bytes], stop: threading.Event) -> int:
@@ -156,9 +156,12 @@ def _run(source: Source, output: IO[bytes], errors: IO[bytes], stop: threading.E
 
 
 def _check_space(output: IO[bytes]) -> None:
-    """Raise `OSError` when the disk of an output is full: programs that do not look whether they can write are many."""
+    """Take no output from a full disk: programs that do not look whether they can write are many."""
     size = os.fstat(output.fileno()).st_size
-    os.posix_fallocate(output.fileno(), size, _BLOCK)
+    try:
+        os.posix_fallocate(output.fileno(), size, _BLOCK)
+    except OSError as error:
+        raise _LimitReached(f"its output does not fit into BDII_VAR_DIR: {error.strerror}") from error
     os.ftruncate(output.fileno(), size)
 
 

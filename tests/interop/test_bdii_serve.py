@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -53,5 +54,19 @@ def test_a_slapd_that_does_not_answer_is_killed(
         alive.append(made._server.is_alive)
         assert made._cycle(engine)
         assert alive == [False, True]
+    finally:
+        made._server.stop()
+
+
+def test_figures_that_cannot_be_told_do_not_undo_a_cycle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = service(tmp_path)
+    made._server.recover()
+    engine = Engine(made._settings, Store(tmp_path / "state"), made._server)
+    made._server.serve(engine.published)
+    try:
+        engine.settings = replace(made._settings, hostname="ü")  # no value of this schema, as on a full disk nothing is
+        (tmp_path / "gip/ldif/x.ldif").write_text("dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\n\n")
+        assert made._cycle(engine)
+        assert "Hostname=ü,o=infosys: refused by the directory" in caplog.text
     finally:
         made._server.stop()

@@ -105,4 +105,4 @@ def test_an_output_cut_short_by_a_full_disk_is_of_no_use(tmp_path: Path) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert answer.tree is None
-    assert answer.problems[0].startswith("provider/p0: File too large")
+    assert answer.problems[0].startswith("provider/p0: its output does not fit")
