@@ -1,5 +1,6 @@
 """What a BDII finds on its disk when that is not what it wrote."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from bdii.plan import NOTHING_VANISHED
 from bdii.retain import LastGood
 from bdii.store import Store
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+WRITTEN = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 TREE = tree.of([Entry("GLUE2GroupID=x,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("x",)})])[0]
 
 
@@ -19,12 +20,15 @@ TREE = tree.of([Entry("GLUE2GroupID=x,o=glue", {"objectClass": ("GLUE2Group",), 
     "memory", [None, "", "{", "[]", "null", '{"sources": 3}', '{"sources": {"provider/cloud": {}}}']
 )
 def test_last_good_data_outlive_the_memory_of_their_age(tmp_path: Path, memory: str | None) -> None:
-    Store(tmp_path).save({"provider/cloud": LastGood(TREE, NOW)}, NOTHING_VANISHED)
+    Store(tmp_path).save({"provider/cloud": LastGood(TREE, WRITTEN)}, NOTHING_VANISHED)
+    file_time = (WRITTEN + timedelta(hours=1)).timestamp()
+    (file,) = (tmp_path / "sources").iterdir()
+    os.utime(file, (file_time, file_time))
     if memory is None:
         (tmp_path / "memory.json").unlink()
     else:
         (tmp_path / "memory.json").write_text(memory)
     found, vanished = Store(tmp_path).load()
     assert {name: dict(last.tree) for name, last in found.items()} == {"provider/cloud": TREE}
-    assert abs(found["provider/cloud"].collected - NOW) < timedelta(minutes=1)
+    assert found["provider/cloud"].collected == WRITTEN + timedelta(hours=1)
     assert vanished == NOTHING_VANISHED
