@@ -38,6 +38,8 @@ class Gathered:
     """The latest that were of use."""
     wanted: Tree
     stale: int
+    unheard: int
+    """Sources that have never said anything of use."""
     problems: tuple[str, ...]
 
 
@@ -75,6 +77,7 @@ def gather(
         {name: answer for name, answer in useful.items() if answer is not None},
         wanted,
         stale,
+        len(known) - len(kept),
         (*(line for answer in answers for line in answer.problems), *left_out),
     )
 

@@ -111,7 +111,7 @@ def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: thre
             status = _run(source, output, errors, stop)
             output.seek(0)
             told = _last_lines(errors)
-            answer = _understood(source, output, before, status=status, words=told[-1:])
+            answer = _understood(source, output, before, status=status, words=_cause(told))
     except _LimitReached as error:
         return _useless(source, str(error))
     except OSError as error:
@@ -195,6 +195,11 @@ def _last_lines(errors: IO[bytes]) -> list[str]:
     errors.seek(max(0, size - 4000))
     lines = errors.read().decode("utf-8", "replace").splitlines()
     return [tree.printable(" ".join(line.split())[:200]) for line in lines if line.strip()][-_TOLD:]
+
+
+def _cause(told: list[str]) -> list[str]:
+    """Return the last line that tells a cause: ldapsearch goes on after it."""
+    return [line for line in told if not line.startswith("Matched DN:")][-1:]
 
 
 # ------------------------------------------------------------------------------------------------------ understanding

@@ -125,6 +125,17 @@ def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_p
             assert len(images(above.entries())) == 2
 
 
+def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: Path) -> None:
+    below = resource(tmp_path / "resource")
+    below.provide(cloud(image(1, "ops"), image(2, "ops")))
+    urls = f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
+    above = site(tmp_path / "site", urls, BDII_BREATHE_TIME=600)
+    with running(above):
+        above.wait_for(lambda: "1 problems" in above.log, what="a cycle without the source")
+        with running(below):
+            above.wait_for_images(2)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
