@@ -61,6 +61,8 @@ class Judge:
             self.identity = self.identity.reload_if_changed(at=clock.now())
         except ApplianceError as error:
             self._warn_once(str(error))
+        if warning := self.identity.expiry_warning(at=clock.now()):
+            self._warn_once(warning)
 
     def _judge(self, delivery: Delivery) -> Verdict | None:
         logger.info("Received message. ID = %s", delivery.empa_id or _NO_ID)
@@ -74,6 +76,10 @@ class Judge:
             )
         except (Malformed, Untrusted) as error:
             return _refuse(delivery, _reason(error))
+        except Exception as error:  # noqa: BLE001  ours; but it would come again, and no message after it
+            logger.error("bug in this program: %s: %s; please report it", type(error).__name__, error)  # noqa: TRY400
+            self.record.add("bugs")
+            return _refuse(delivery, f"Failed to verify message: this program failed on it: {type(error).__name__}")
         for warning in verified.warnings:
             self._warn_once(warning)
         return self._look_up(delivery, verified)
