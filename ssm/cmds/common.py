@@ -7,16 +7,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.core import clock
 from appliance.core.run import cli, log
-from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
-from appliance.core.run.layout import Layout
-from appliance.core.run.record import RunRecord
+from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
 from ssm.settings import Link, LogSettings, ReceiverSettings, SenderSettings
 
@@ -91,18 +87,6 @@ def brokers(link: Link, *, trust: CADirectory) -> Brokers:
 
     tls = tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key) if link.use_ssl else None
     return Brokers(link.brokers, tls=tls)
-
-
-@contextmanager
-def recorded(program: str, layout: Layout) -> Iterator[RunRecord]:
-    """Give a run record, and close it if the block ends with a failure."""
-    record = RunRecord(program)
-    try:
-        yield record
-    except (ApplianceError, OSError) as error:
-        record.fail(str(error))
-        record.close(getattr(error, "status", ExitStatus.NOTHING), layout.runs)
-        raise
 
 
 def flag_of(number: signal.Signals) -> threading.Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus
-from appliance.core.run.record import RunRecord
+from appliance.core.run.record import RunRecord, recorded
 from ssm.cmds import common, daemon
 from ssm.settings import ReceiverSettings, load_receiver
 
@@ -51,12 +52,17 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
         return ExitStatus.DONE
     if arguments.daemon:
+        _judge(settings, names, RunRecord("ssmreceive"))  # what is wrong is told while there is somebody to read it
         daemon.detach(settings.pidfile)
     common.announce("ssmreceive", "receiving")
-    with common.recorded("ssmreceive", layout) as record, lock.hold(settings.path / ".ssmreceive.lock"):
+    with contextlib.ExitStack() as stack:
+        record = stack.enter_context(recorded("ssmreceive", layout.runs))
+        stack.enter_context(lock.hold(settings.path / ".ssmreceive.lock"))
+        if arguments.daemon:
+            stack.enter_context(daemon.named_in(settings.pidfile))
         _receive(settings, names, record, arguments)
         logger.info("SSM run has finished.")
-        record.close(ExitStatus.DONE, layout.runs)
+        record.status = ExitStatus.DONE
     return ExitStatus.DONE
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from appliance.core import clock
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus
-from appliance.core.run.record import RunRecord
+from appliance.core.run.record import RunRecord, recorded
 from appliance.core.spool import Spool
 from ssm.cmds import common
 from ssm.outgoing import Outgoing
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         sender = _sender(settings, outgoing, RunRecord("ssmsend"), arguments)
         return sender.dry_run(limit=arguments.limit)
     common.announce("ssmsend", "sending")
-    with common.recorded("ssmsend", layout) as record, lock.hold(settings.lock):
+    with recorded("ssmsend", layout.runs) as record, lock.hold(settings.lock):
         outgoing.recover()
         status = ExitStatus.DONE
         if next(outgoing.spool.names(), None) is None:
@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             status = _sender(settings, outgoing, record, arguments).run(limit=arguments.limit)
             logger.info("SSM run has finished.")
         logger.info(common.RULE)
-        record.close(status, layout.runs)
-        return status
+        record.status = status
+    return status
 
 
 def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace) -> Sender:

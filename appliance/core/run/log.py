@@ -118,9 +118,18 @@ class _File(_Complaint, logging.FileHandler):
 
     def _is_name_of(self, stream: TextIO) -> bool:
         try:
-            return os.path.samestat(os.stat(self.baseFilename), os.fstat(stream.fileno()))
+            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(stream.fileno()))
         except OSError:
             return False
+
+
+def keep(line: str, *, name: str) -> None:
+    """Write to the log file, if there is one, what standard error is told: nobody may be there to read it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _File):
+            handler.handle(
+                logging.makeLogRecord({"name": name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": line})
+            )
 
 
 def configure(
