@@ -17,6 +17,8 @@ from appliance.core.version import __version__
 from ssm.settings import Link, LogSettings, ReceiverSettings, SenderSettings
 
 if TYPE_CHECKING:  # start-up is a cost
+    import ssl
+
     from appliance.core.trust.ca_directory import CADirectory
     from appliance.core.trust.certificates import Identity
     from ssm.transport.brokers import Brokers
@@ -85,7 +87,10 @@ def brokers(link: Link, *, trust: CADirectory) -> Brokers:
     from ssm.transport.brokers import Brokers  # noqa: PLC0415  start-up is a cost
     from ssm.transport.stomp import tls_context  # noqa: PLC0415
 
-    tls = tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key) if link.use_ssl else None
+    def tls() -> ssl.SSLContext | None:
+        return tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key) if link.use_ssl else None
+
+    tls()  # what is wrong with it is said now, not with the first connection
     return Brokers(link.brokers, tls=tls)
 
 

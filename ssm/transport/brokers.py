@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from appliance.core.run.errors import Unavailable
 from ssm.settings import Broker
@@ -18,18 +18,22 @@ _LONGEST_PAUSE = 300.0
 
 
 class Brokers:
-    """Brokers that serve the same queues."""
+    """Brokers that serve the same queues.
 
-    def __init__(self, brokers: Sequence[Broker], *, tls: ssl.SSLContext | None) -> None:
+    ``tls`` is asked before each connection: certificates and CAs are renewed while a receiver runs.
+    """
+
+    def __init__(self, brokers: Sequence[Broker], *, tls: Callable[[], ssl.SSLContext | None]) -> None:
         self._brokers = list(brokers)
-        self.tls = tls
+        self._tls = tls
 
     def connect(self) -> Connection:
         """Return a connection to the first that answers; raises `Unavailable` with what each of them said."""
         failures: list[Unavailable] = []
+        tls = self._tls()
         for broker in list(self._brokers):
             try:
-                connection = Connection(broker, tls=self.tls)
+                connection = Connection(broker, tls=tls)
             except Unavailable as error:
                 failures.append(error)
                 continue
