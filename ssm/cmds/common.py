@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,20 @@ def _open_log(settings: LogSettings, level: int, arguments: argparse.Namespace) 
 
 def positive(text: str) -> int:
     """Convert a command-line number of things."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; write a whole number, 1 or more")
+    return int(text)
+
+
+def duration(text: str) -> timedelta:
+    """Convert a command-line number of seconds."""
+    try:
+        found = timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        found = -timedelta.resolution
+    if found < timedelta(0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; write a number of seconds")
+    return found
 
 
 def announce(name: str, what: str) -> None:

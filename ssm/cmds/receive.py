@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--daemon", action="store_true", help="go to the background")
     parser.add_argument("--count", type=common.positive, metavar="N", help="end after N messages")
-    parser.add_argument("--idle-exit", type=_seconds, metavar="SECONDS", help="end when none has come for so long")
-
-
-def _seconds(text: str) -> timedelta:
-    return timedelta(seconds=float(text))
+    parser.add_argument(
+        "--idle-exit", type=common.duration, metavar="SECONDS", help="end when none has come for so long"
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
     from ssm.sender import Sender
 
 _CONFIG = "/etc/apel/sender.cfg"
-_MAX_TIME = 50 * 60
 logger = logging.getLogger("ssmsend")
 
 
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="sign everything, say what would be sent, send nothing")
     parser.add_argument("--limit", type=common.positive, metavar="N", help="send at most N messages")
     parser.add_argument(
-        "--max-time", type=float, default=_MAX_TIME, metavar="SECONDS", help="end after so long (default: %(default)s)"
+        "--max-time", type=common.duration, default="3000", metavar="SECONDS", help="end after so long (default: 3000)"
     )
 
 
@@ -84,7 +83,7 @@ def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arg
         packer=packer,
         brokers=common.brokers(settings.link, trust=trust),
         record=record,
-        deadline=time.monotonic() + arguments.max_time,
+        deadline=time.monotonic() + arguments.max_time.total_seconds(),
         is_stopping=common.flag_of(signal.SIGTERM).is_set,
     )
 
