@@ -74,6 +74,10 @@ def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, argumen
         reload.clear()
         return is_wanted
 
+    def report() -> None:
+        store.tidy()
+        record.close(ExitStatus.DONE, cli.layout(arguments).runs)
+
     judge = _judge(settings, names, record)
     store = Store(settings.path, record=record)
     store.recover()
@@ -86,7 +90,7 @@ def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, argumen
         limits=receiver.Limits(arguments.count, arguments.idle_exit),
         is_stopping=stop.is_set,
         reload=is_reload_wanted,
-        report=lambda: record.close(ExitStatus.DONE, cli.layout(arguments).runs),
+        report=report,
     ).run()
     store.close()
 
