@@ -77,6 +77,7 @@ def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arg
         recipient=sender.load_recipient(settings, trust=trust, at=clock.now()),
         cipher=settings.cipher,
         max_size=settings.max_message_size,
+        max_wire=sender.max_wire(settings.link),
     )
     return sender.Sender(
         settings,

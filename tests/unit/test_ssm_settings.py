@@ -102,7 +102,7 @@ def test_hosts_are_a_list(directory: Path) -> None:
 def test_everything_wrong_comes_at_once(directory: Path) -> None:
     text = """\
 [sender]
-protocol: AMS
+protocol: HTTP
 [broker]
 host: a:b:c, d:70000
 use_ssl: maybe
@@ -121,7 +121,7 @@ level: LOUD
     shown = "\n".join(found)
     for expected in (
         ": [messaging] destination: must be set: the queue, for example /queue/NAME",
-        ":2: [sender] protocol: AMS is not spoken by this version; write 'protocol: STOMP', and in [broker] 'host: HOST:PORT'",
+        ":2: [sender] protocol: 'HTTP' is not allowed; write one of STOMP, AMS",
         ":4: [broker] host: 'a:b:c' is not allowed; write host or host:port, several with commas",
         ":4: [broker] host: 'd:70000' is not allowed",
         ":5: [broker] use_ssl: 'maybe' is not allowed; write true or false",
