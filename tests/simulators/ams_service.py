@@ -29,7 +29,6 @@ from typing import Any, Self
 
 from tests.testbed.pki import Credential
 
-MAX_MESSAGE = 1024 * 1024
 _STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 408: "TIMEOUT"}
 _PATHS = {
     "publish": re.compile(r"/v1/projects/([^/]+)/topics/([^/:]+):publish"),
@@ -106,6 +105,8 @@ class AMS:
     faults: Sequence[Fault] = ()
     project: str = "accounting"
     ack_deadline: float = 10.0
+    max_message: int = 1024 * 1024
+    """Bytes of a message in a request."""
     topics: dict[str, list[Stored]] = field(default_factory=dict)
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
@@ -207,7 +208,7 @@ class AMS:
     def _publish(self, topic: str, content: Any) -> tuple[int, dict[str, Any]]:
         ids = []
         for message in content["messages"]:
-            if len(json.dumps(message)) > MAX_MESSAGE:  # those before it stay published
+            if len(json.dumps(message)) > self.max_message:  # those before it stay published
                 return _error(413, "Message size is too large")
             self.topics[topic].append(Stored(message.get("attributes") or {}, message["data"]))
             ids.append(str(len(self.topics[topic]) - 1))

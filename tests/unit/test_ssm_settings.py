@@ -121,7 +121,7 @@ level: LOUD
     shown = "\n".join(found)
     for expected in (
         ": [messaging] destination: must be set: the queue, for example /queue/NAME",
-        ":2: [sender] protocol: 'HTTP' is not allowed; write one of STOMP, AMS",
+        ":2: [sender] protocol: 'HTTP' is not allowed; write STOMP or AMS",
         ":4: [broker] host: 'a:b:c' is not allowed; write host or host:port, several with commas",
         ":4: [broker] host: 'd:70000' is not allowed",
         ":5: [broker] use_ssl: 'maybe' is not allowed; write true or false",

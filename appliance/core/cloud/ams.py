@@ -52,6 +52,7 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _TOKEN = re.compile(r"[!-~]{1,4096}")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
+_CLOSED = "closes the connection without an answer"
 _LASTS = "if it lasts, ask the service's operators"
 _LOOK = "check [broker] host and what stands before it"
 
@@ -285,10 +286,10 @@ class _Line:
         try:
             with self._deadline():
                 return self._exchange(method, target, body, headers=headers, limit=limit)
-        except (http.client.RemoteDisconnected, ConnectionError):
+        except (ssl.SSLEOFError, ConnectionError):  # http.client's RemoteDisconnected is one
             self.close()
             if not is_kept or self._is_interrupted:
-                raise Interrupted(self._address, "closes the connection without an answer", _LOOK) from None
+                raise Interrupted(self._address, _CLOSED, _LASTS) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise _explain(self._address, error) from error
@@ -410,7 +411,7 @@ def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
 
 def _refused_certificate(error: Interrupted) -> Unavailable:
     """Say what it means when the authentication service ends TLS: since TLS 1.3 it does so after the handshake."""
-    if "alert" not in error.cause and "closes the connection" not in error.cause:
+    if "alert" not in error.cause and _CLOSED not in error.cause:
         return error
     cause = f"does not accept this host's certificate: {error.cause}"
     return AccessDenied(error.subject, cause, "check that it is valid and from a CA that the service knows")
@@ -421,6 +422,8 @@ def _explain(address: str, error: OSError | http.client.HTTPException) -> Unavai
         case ssl.SSLCertVerificationError():
             cause = f"the service's certificate is not to be believed: {error.verify_message}"
             return Unavailable(address, cause, "check the host's name in the configuration, and capath")
+        case ssl.SSLEOFError() | ConnectionResetError():
+            return Interrupted(address, _CLOSED, "check that the service accepts this host's certificate")
         case ssl.SSLError():
             words = (error.reason or str(error)).replace("_", " ").lower()
             return Interrupted(address, f"no TLS connection: {words}", "check host and port")
