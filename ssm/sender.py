@@ -72,7 +72,7 @@ def max_wire(link: Link) -> int | None:
     """Return how large a message may be as it is sent; None: the broker will say."""
     if link.ams is None:
         return None
-    from appliance.core.cloud.ams import MAX_DATA  # noqa: PLC0415  start-up is a cost
+    from ssm.transport.argo import MAX_DATA  # noqa: PLC0415  start-up is a cost
 
     return MAX_DATA
 

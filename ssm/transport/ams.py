@@ -12,9 +12,9 @@ import ssl
 import threading
 from dataclasses import dataclass
 
-from appliance.core.cloud import ams
 from appliance.core.run.errors import Unavailable
 from ssm.settings import AMSAccess, Broker
+from ssm.transport import argo
 from ssm.transport.events import Delivery, Event, Lost, Receipt, Refusal
 
 MAX_MESSAGES = 64
@@ -44,13 +44,13 @@ class Connection:
     def __init__(self, broker: Broker, *, access: AMSAccess, tls: ssl.SSLContext) -> None:
         """Connect and get a token; raises `Unavailable`, or `AccessDenied` when the service does not want us."""
         self.broker = broker
-        service = ams.Service(broker.host, access.project, broker.port, access.authn_port)
-        self._client = ams.Client(service, tls=tls, token=access.token)
+        service = argo.Service(broker.host, access.project, broker.port, access.authn_port)
+        self._client = argo.Client(service, tls=tls, token=access.token)
         self._events: queue.SimpleQueue[Event | _Failure] = queue.SimpleQueue()
         self._is_lost = False
         self._worker: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._outbox: list[tuple[str, ams.Message]] = []
+        self._outbox: list[tuple[str, argo.Message]] = []
         self._acks: list[str] = []
         self._is_closing = False
         self._client.open()
@@ -58,7 +58,7 @@ class Connection:
     def send(self, destination: str, body: bytes, *, message_id: str) -> None:
         """Queue a message, which is both named and to be receipted by ``message_id``."""
         with self._changed:
-            self._outbox.append((destination, ams.Message(body, {_EMPAID: message_id})))
+            self._outbox.append((destination, argo.Message(body, {_EMPAID: message_id})))
             self._changed.notify_all()
         if self._worker is None:
             self._start(self._publish_all)
@@ -104,7 +104,7 @@ class Connection:
         assert callable(work)  # noqa: S101  one of the two below
         try:
             work(*arguments)
-        except ams.Interrupted as error:
+        except argo.Interrupted as error:
             self._events.put(Lost(error.cause, is_passing=error.http_status != 0))
         except Unavailable as error:
             self._events.put(Refusal(error.cause, "", error))
@@ -120,24 +120,24 @@ class Connection:
             if not self._publish(topic, [message for _, message in batch]):
                 return
 
-    def _next_batch(self) -> list[tuple[str, ams.Message]]:
+    def _next_batch(self) -> list[tuple[str, argo.Message]]:
         """Wait for messages; return those that go into one request, none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._outbox or self._is_closing)
             count, size = 0, 0
             for topic, message in self._outbox[:MAX_MESSAGES]:
                 size += message.size
-                if count and (size > ams.MAX_REQUEST or topic != self._outbox[0][0]):
+                if count and (size > argo.MAX_REQUEST or topic != self._outbox[0][0]):
                     break
                 count += 1
             batch, self._outbox = self._outbox[:count], self._outbox[count:]
             return [] if self._is_closing else batch
 
-    def _publish(self, topic: str, messages: list[ams.Message]) -> bool:
+    def _publish(self, topic: str, messages: list[argo.Message]) -> bool:
         """Publish and receipt; one that is too large is found by halving. Tells whether there was none."""
         try:
             ids = self._client.publish(topic, messages)
-        except ams.TooLarge as error:
+        except argo.TooLarge as error:
             if len(messages) == 1:
                 self._events.put(Refusal(error.cause, messages[0].attributes[_EMPAID]))
                 self._events.put(Lost(error.cause))
@@ -175,7 +175,7 @@ class Connection:
             count -= len(acks)
             try:
                 self._client.acknowledge(subscription, acks)
-            except ams.Interrupted as error:
+            except argo.Interrupted as error:
                 if error.http_status != _REQUEST_TIMEOUT:  # too late: they come again, and are known then
                     raise
 

@@ -305,6 +305,6 @@ def test_nothing_to_send_is_no_work(tmp_path: Path, trust: Trust) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
         command = [site.command("ssmsend").argv[0].replace("ssmsend", "python"), "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        unwanted = {"appliance.core.cloud.ams", "ssm.transport.ams", "ssm.transport.tls", "cryptography", "requests"}
+        unwanted = {"ssm.transport.argo", "ssm.transport.ams", "ssm.transport.tls", "cryptography", "requests"}
         assert not set(done.stdout.split()) & unwanted
         assert service.connections == 0

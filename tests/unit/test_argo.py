@@ -10,13 +10,13 @@ from datetime import timedelta
 
 import pytest
 
-from appliance.core.cloud import ams
 from appliance.core.run.errors import AccessDenied, Unavailable
+from ssm.transport import argo
 from tests.simulators.ams_service import AMS, Fault, Kind
 from tests.testbed.trust import Trust
 
 PAGE = b"<html><head><title>502 Bad\nGateway</title></head><body>nginx</body></html>"
-MESSAGE = ams.Message(b"\x00 any bytes", {"empaid": "6b029cc8/6b029cd9717820"})
+MESSAGE = argo.Message(b"\x00 any bytes", {"empaid": "6b029cc8/6b029cd9717820"})
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def tls(trust: Trust, credential: str = "client") -> ssl.SSLContext:
     return context
 
 
-def client_of(service: AMS, trust: Trust, *, token: str = "", project: str = "accounting") -> ams.Client:
-    address = ams.Service("localhost", project, service.port, service.authn_port)
-    return ams.Client(address, tls=tls(trust), token=token)
+def client_of(service: AMS, trust: Trust, *, token: str = "", project: str = "accounting") -> argo.Client:
+    address = argo.Service("localhost", project, service.port, service.authn_port)
+    return argo.Client(address, tls=tls(trust), token=token)
 
 
-def publish_one(client: ams.Client) -> list[str]:
+def publish_one(client: argo.Client) -> list[str]:
     client.open()
     return client.publish("topic", [MESSAGE])
 
@@ -50,7 +50,7 @@ def publish_one(client: ams.Client) -> list[str]:
 def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
-    messages = [ams.Message(bytes([number]) * 1000, {"empaid": str(number)}) for number in range(5)]
+    messages = [argo.Message(bytes([number]) * 1000, {"empaid": str(number)}) for number in range(5)]
     assert client.publish("topic", messages) == ["0", "1", "2", "3", "4"]
     for _ in range(2):
         pulled = client.pull("subscription", most=3)
@@ -69,10 +69,10 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
         (Fault(Kind.STATUS, status=400, body=b""), Unavailable, "refuses the request (400: Bad Request)"),
         (Fault(Kind.STATUS, status=403), AccessDenied, "access is refused (403: broken on demand)"),
         (Fault(Kind.STATUS, status=404), Unavailable, "does not exist (404: broken on demand)"),
-        (Fault(Kind.STATUS, status=413, body=PAGE), ams.TooLarge, "too large (413: 502 Bad Gateway)"),
+        (Fault(Kind.STATUS, status=413, body=PAGE), argo.TooLarge, "too large (413: 502 Bad Gateway)"),
         (Fault(Kind.STATUS, status=418, body=b"\x1b[31m" + b"x" * 999), Unavailable, f"[31m{'x' * 196}…)"),
         *(
-            (Fault(Kind.STATUS, status=status), ams.Interrupted, f"is out of order ({status}: broken on demand)")
+            (Fault(Kind.STATUS, status=status), argo.Interrupted, f"is out of order ({status}: broken on demand)")
             for status in (408, 429, 500, 502, 503, 504)
         ),
         (Fault(Kind.ANSWER, body=PAGE), Unavailable, "does not answer as an AMS: 502 Bad Gateway"),
@@ -83,12 +83,12 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
         (Fault(Kind.ANSWER, body=b"[]"), Unavailable, "no JSON object"),
         (Fault(Kind.ANSWER, body=b" " * 100_000), Unavailable, "answers with more than 65536 bytes"),
         (Fault(Kind.REDIRECT), Unavailable, "sends elsewhere (302): https://elsewhere.example.org"),
-        (Fault(Kind.HALF), ams.Interrupted, "breaks off in the middle of an answer"),
-        (Fault(Kind.HALF_UNANNOUNCED), ams.Interrupted, "breaks off in the middle of an answer"),
-        (Fault(Kind.NO_HTTP), ams.Interrupted, "does not answer in HTTP"),
-        (Fault(Kind.CLOSE_BEFORE, times=2), ams.Interrupted, "closes the connection without an answer"),
-        (Fault(Kind.CLOSE_AFTER, times=2), ams.Interrupted, "closes the connection without an answer"),
-        (Fault(Kind.STATUS, on="token", status=503), ams.Interrupted, "is out of order (503: broken on demand)"),
+        (Fault(Kind.HALF), argo.Interrupted, "breaks off in the middle of an answer"),
+        (Fault(Kind.HALF_UNANNOUNCED), argo.Interrupted, "breaks off in the middle of an answer"),
+        (Fault(Kind.NO_HTTP), argo.Interrupted, "does not answer in HTTP"),
+        (Fault(Kind.CLOSE_BEFORE, times=2), argo.Interrupted, "closes the connection without an answer"),
+        (Fault(Kind.CLOSE_AFTER, times=2), argo.Interrupted, "closes the connection without an answer"),
+        (Fault(Kind.STATUS, on="token", status=503), argo.Interrupted, "is out of order (503: broken on demand)"),
         (Fault(Kind.STATUS, on="token", status=404), AccessDenied, "gives no token for this host's certificate (404"),
         (Fault(Kind.STATUS, on="token", status=401), AccessDenied, "gives no token for this host's certificate (401"),
         (Fault(Kind.ANSWER, on="token", body=PAGE), Unavailable, "does not answer as an AMS: 502 Bad Gateway"),
@@ -115,16 +115,16 @@ def test_answers(service: AMS, trust: Trust, fault: Fault, kind: type[Unavailabl
         (b"{}", []),
         (
             b'{"receivedMessages": [{"ackId": "a:1", "message": {"data": "no base64!", "messageId": 7}}]}',
-            [ams.Pulled("a:1", "7", {}, b"no base64!")],
+            [argo.Pulled("a:1", "7", {}, b"no base64!")],
         ),
         (
             b'{"receivedMessages": [{"ackId": "a:1", "message": {"attributes": {"empaid": 3}, "data": null}}]}',
-            [ams.Pulled("a:1", "", {"empaid": "3"}, b"")],
+            [argo.Pulled("a:1", "", {"empaid": "3"}, b"")],
         ),
     ],
 )
 def test_what_is_odd_in_a_pulled_message_blocks_nothing(
-    service: AMS, trust: Trust, body: bytes, expected: list[ams.Pulled]
+    service: AMS, trust: Trust, body: bytes, expected: list[argo.Pulled]
 ) -> None:
     service.faults = [Fault(Kind.ANSWER, on="pull", body=body)]
     client = client_of(service, trust)
@@ -148,12 +148,12 @@ def test_there_is_a_time_for_the_whole_answer(
     service: AMS, trust: Trust, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tenth of a second between bytes never lets a single read run out of time."""
-    monkeypatch.setattr(ams, "REQUEST_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(argo, "REQUEST_TIMEOUT", timedelta(seconds=1))
     service.faults = [Fault(kind)]
     client = client_of(service, trust)
     client.open()
     begin = time.monotonic()
-    with pytest.raises(ams.Interrupted, match="gives no whole answer within 1 s"):
+    with pytest.raises(argo.Interrupted, match="gives no whole answer within 1 s"):
         client.publish("topic", [MESSAGE] * 20)
     assert time.monotonic() - begin < 5
     client.close()
@@ -164,7 +164,7 @@ def test_another_thread_can_end_a_request(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
     threading.Timer(0.3, client.interrupt).start()
-    with pytest.raises(ams.Interrupted):
+    with pytest.raises(argo.Interrupted):
         client.publish("topic", [MESSAGE])
     client.close()
 
@@ -263,10 +263,10 @@ def test_requests_go_through_the_environment_s_proxy(trust: Trust, monkeypatch: 
 def test_the_largest_message_fits(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
-    largest = ams.Message(b"x" * ams.MAX_DATA, {"empaid": "6b029cc8/6b029cd9717820"})
+    largest = argo.Message(b"x" * argo.MAX_DATA, {"empaid": "6b029cc8/6b029cd9717820"})
     client.publish("topic", [largest])
     [request] = service.asked("publish")
     sent = int(request.headers["content-length"])
     assert sent <= largest.size + 64
-    assert largest.size <= ams.MAX_REQUEST
+    assert largest.size <= argo.MAX_REQUEST
     client.close()
