@@ -105,10 +105,11 @@ class Receiver:
                     if self._limits.idle is not None:  # a run that is to end
                         raise final
                     logger.error("%s", final)
+                    return
                 case Refusal(text, _):
                     logger.error("%s: the broker says: %s", connection.broker, text)
-                case Lost(cause):
-                    logger.warning("%s: connection lost: %s", connection.broker, cause)
+                case Lost(cause, error):
+                    logger.warning("%s", error or f"{connection.broker}: connection lost: {cause}")
                     return
 
     def _take(self, batch: list[Delivery], connection: Connection) -> None:

@@ -257,18 +257,20 @@ class Sender:
         in_flight = window.in_flight
         window.connection_broke()
         match end:
+            case Refusal(error=Unavailable() as final):
+                raise final
             case Refusal(text, name) if _TOO_LARGE.search(text) and (len(in_flight) == 1 or name in in_flight):
                 culprit = name if name in in_flight else in_flight[0]
                 self._bury(ElementName(culprit), f"the broker says: {text}", window)
                 return
-            case Refusal(error=Unavailable() as final):
-                raise final
             case Refusal(text, _):
                 error: Unavailable = AccessDenied(
                     f"{connection.broker}, {self._settings.link.destination}",
                     f"the broker refuses messages: {text}",
                     "check that this host's certificate may write to this queue",
                 )
+            case Lost(error=Unavailable() as told):
+                error = told
             case Lost(cause):
                 error = Unavailable(connection.broker, f"connection broken: {cause}", "look into the broker's log")
         is_passing = isinstance(end, Lost) and end.is_passing

@@ -92,8 +92,14 @@ def brokers(link: Link, *, trust: CADirectory) -> Brokers:
     from ssm.transport.brokers import Brokers  # noqa: PLC0415  start-up is a cost
 
     connect = _connect_ams if link.ams is not None else _connect_stomp
-    _tls(link, trust)  # tells now what would fail later
     return Brokers(link.brokers, connect=lambda broker: connect(broker, link, trust))
+
+
+def check_tls(link: Link) -> None:
+    """Raise `LocalFailure` when certificate, key or CA directory cannot be used for a connection."""
+    from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
+
+    _tls(link, CADirectory(link.capath))
 
 
 def _connect_ams(broker: Broker, link: Link, trust: CADirectory) -> Connection:

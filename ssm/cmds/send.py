@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     outgoing = Outgoing(Spool(settings.path), journal=settings.journal)
     if arguments.check_config:
         _sender(settings, outgoing, RunRecord("ssmsend"), arguments)
+        common.check_tls(settings.link)
         print(f"ssmsend: the configuration is good; {outgoing.spool.count()} messages wait in {settings.path}")
         return ExitStatus.DONE
     if arguments.dry_run:

@@ -22,7 +22,7 @@ MAX_MESSAGES = 64
 _EMPAID = "empaid"
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between pulls that bring nothing."""
-_PULL_BYTES = 4 * 1024 * 1024
+_PULL_BYTES = 2 * 1024 * 1024
 """What a pull should bring at the most, going by the messages before."""
 _FIRST_PULL = 4
 _GATHER_SECONDS = 0.05
@@ -105,10 +105,9 @@ class Connection:
         try:
             work(*arguments)
         except argo.Interrupted as error:
-            self._events.put(Lost(error.cause, is_passing=error.http_status != 0))
+            self._events.put(Lost(error.cause, error, is_passing=error.http_status != 0))
         except Unavailable as error:
             self._events.put(Refusal(error.cause, "", error))
-            self._events.put(Lost(error.cause))
         except Exception as error:  # noqa: BLE001  goes on in the thread that asks for events
             self._events.put(_Failure(error))
 
@@ -140,7 +139,6 @@ class Connection:
         except argo.TooLarge as error:
             if len(messages) == 1:
                 self._events.put(Refusal(error.cause, messages[0].attributes[_EMPAID]))
-                self._events.put(Lost(error.cause))
                 return False
             middle = len(messages) // 2
             return self._publish(topic, messages[:middle]) and self._publish(topic, messages[middle:])

@@ -46,6 +46,8 @@ class Lost:
     """The connection is no more. The last event."""
 
     cause: str
+    error: Unavailable | None = None
+    """What to tell, where the protocol knows more than that."""
     is_passing: bool = False
     """Whether the broker itself says that it is out of order for a while."""
 
