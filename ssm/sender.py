@@ -27,10 +27,9 @@ from appliance.core.trust.errors import Malformed, Untrusted
 from ssm import envelope
 from ssm.outgoing import Outgoing
 from ssm.queue import Queue
-from ssm.settings import SenderSettings
+from ssm.settings import Link, SenderSettings
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.events import Lost, Receipt, Refusal
-from ssm.transport.stomp import Connection
+from ssm.transport.events import Connection, Lost, Receipt, Refusal
 from ssm.window import Window
 
 logger = logging.getLogger("ssm.ssm2")
@@ -40,6 +39,8 @@ RECONNECT_LIMIT = timedelta(minutes=10)
 """How long a broker may be away in the middle of a run."""
 MAX_ATTEMPTS = 3
 """Connections that may break one after the other without a single receipt between them."""
+MAX_PASSING_ATTEMPTS = 6
+"""The same, when the service says that it is out of order for a while: half a minute in all."""
 _POLL_SECONDS = 0.5
 _LISTED = 20
 _DRAIN_SECONDS = 3.0
@@ -70,6 +71,15 @@ def load_recipient(settings: SenderSettings, *, trust: CADirectory, at: datetime
     return recipient
 
 
+def max_wire(link: Link) -> int | None:
+    """Return how large a message may be as it is sent; None: the broker will say."""
+    if link.ams is None:
+        return None
+    from ssm.transport.argo import MAX_DATA  # noqa: PLC0415  start-up is a cost
+
+    return MAX_DATA
+
+
 @dataclass(slots=True)
 class Packer:
     """Makes the wire form of a message: signed and, with a ``recipient``, encrypted."""
@@ -79,6 +89,8 @@ class Packer:
     recipient: x509.Certificate | None
     cipher: str
     max_size: int
+    max_wire: int | None = None
+    """Of the wire form, in bytes."""
     _is_checked: bool = False
 
     def pack(self, text: bytes) -> bytes:
@@ -95,9 +107,13 @@ class Packer:
         signed = envelope.sign(text, identity=self.identity)
         if not self._is_checked:
             self._check(signed, text)
-        if self.recipient is None:
-            return signed
-        return envelope.encrypt(signed, recipient=self.recipient, cipher=self.cipher)
+        wire = signed
+        if self.recipient is not None:
+            wire = envelope.encrypt(signed, recipient=self.recipient, cipher=self.cipher)
+        if self.max_wire is not None and len(wire) > self.max_wire:
+            cause = f"signed, it has {len(wire)} bytes, and AMS takes at most {self.max_wire}"
+            raise envelope.Unsendable("message", cause, "put fewer records into one: [ssm] max_size of cASO")
+        return wire
 
     def _check(self, signed: bytes, text: bytes) -> None:
         try:
@@ -138,7 +154,9 @@ class Sender:
         self._receipt_timeout = receipt_timeout.total_seconds()
         self._sent = 0
         self._attempts = 0
+        self._pauses = pauses()
         self._last_receipt = 0.0
+        self._argo_ids: dict[str, str] = {}
 
     def run(self, *, limit: int | None = None) -> ExitStatus:
         """Send what is in the spool, at most ``limit`` elements; what was left undone is in the run record.
@@ -225,8 +243,10 @@ class Sender:
         while (event := connection.next_event(timeout=_POLL_SECONDS if wait else 0)) is not None:
             wait = False
             match event:
-                case Receipt(name) if name in window.in_flight:
+                case Receipt(name, argo_id) if name in window.in_flight:
                     self._last_receipt, self._attempts = time.monotonic(), 0
+                    self._pauses = pauses()
+                    self._argo_ids[name] = argo_id
                     self._settle(window.receipt(name))
                 case Refusal():
                     self._start_over(window, connection, event)
@@ -245,6 +265,8 @@ class Sender:
         in_flight = window.in_flight
         window.connection_broke()
         match end:
+            case Refusal(error=Unavailable() as final):
+                raise final
             case Refusal(text, name) if _TOO_LARGE.search(text) and (len(in_flight) == 1 or name in in_flight):
                 culprit = name if name in in_flight else in_flight[0]
                 self._bury(ElementName(culprit), f"the broker says: {text}", window)
@@ -255,12 +277,15 @@ class Sender:
                     f"the broker refuses messages: {text}",
                     "check that this host's certificate may write to this queue",
                 )
+            case Lost(error=Unavailable() as told):
+                error = told
             case Lost(cause):
                 error = Unavailable(connection.broker, f"connection broken: {cause}", "look into the broker's log")
-        if self._attempts >= MAX_ATTEMPTS:
+        is_passing = isinstance(end, Lost) and end.is_passing
+        if self._attempts >= (MAX_PASSING_ATTEMPTS if is_passing else MAX_ATTEMPTS):
             raise error
         logger.warning("%s: %s", error.subject, error.cause)
-        self._sleep(next(pauses()))
+        self._sleep(next(self._pauses))
 
     def _connect(self) -> Connection:
         """Connect; in the middle of a run try again while there is hope."""
@@ -281,7 +306,8 @@ class Sender:
         for name in names:
             logger.info("Broker received message: %s", name)
             self._outgoing.settle(ElementName(name))
-            logger.info("Sent %s", name)
+            argo_id = self._argo_ids.pop(name, "")
+            logger.info("Sent %s%s", name, f", Argo ID: {argo_id}" if argo_id else "")
         self._sent += len(names)
         self._record.add("messages_sent", len(names))
 

@@ -15,7 +15,7 @@ from appliance.core import clock
 from appliance.core.run import cli, log
 from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
-from ssm.settings import Link, LogSettings, ReceiverSettings, SenderSettings
+from ssm.settings import Broker, Link, LogSettings, ReceiverSettings, SenderSettings
 
 if TYPE_CHECKING:  # start-up is a cost
     import ssl
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # start-up is a cost
     from appliance.core.trust.ca_directory import CADirectory
     from appliance.core.trust.certificates import Identity
     from ssm.transport.brokers import Brokers
+    from ssm.transport.events import Connection
 
 RULE = "=" * 40
 
@@ -96,13 +97,40 @@ def load_identity(link: Link) -> Identity:
 def brokers(link: Link, *, trust: CADirectory) -> Brokers:
     """Return the configured brokers, not yet connected to."""
     from ssm.transport.brokers import Brokers  # noqa: PLC0415  start-up is a cost
-    from ssm.transport.stomp import tls_context  # noqa: PLC0415
 
-    def tls() -> ssl.SSLContext | None:
-        return tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key) if link.use_ssl else None
+    connect = _connect_ams if link.ams is not None else _connect_stomp
+    return Brokers(link.brokers, connect=lambda broker: connect(broker, link, trust))
 
-    tls()  # what is wrong with it is said now, not with the first connection
-    return Brokers(link.brokers, tls=tls)
+
+def check_tls(link: Link) -> None:
+    """Raise `LocalFailure` when certificate, key or CA directory cannot be used for a connection."""
+    from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
+
+    _tls(link, CADirectory(link.capath))
+
+
+def _connect_ams(broker: Broker, link: Link, trust: CADirectory) -> Connection:
+    from ssm.transport import ams  # noqa: PLC0415  start-up is a cost
+
+    tls = _tls(link, trust)
+    assert link.ams is not None and tls is not None  # noqa: S101, PT018  AMS is chosen, and always over TLS
+    return ams.Connection(broker, access=link.ams, tls=tls)
+
+
+def _connect_stomp(broker: Broker, link: Link, trust: CADirectory) -> Connection:
+    from ssm.transport import stomp  # noqa: PLC0415  start-up is a cost
+
+    return stomp.Connection(broker, tls=_tls(link, trust))
+
+
+def _tls(link: Link, trust: CADirectory) -> ssl.SSLContext | None:
+    """Read CAs, certificate and key as they are now: each connection sees those that were renewed."""
+    from ssm.transport.tls import tls_context  # noqa: PLC0415  start-up is a cost
+
+    if not link.use_ssl:
+        return None
+    with_system = link.ams is not None and link.ams.system_cas
+    return tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key, with_system=with_system)
 
 
 def flag_of(number: signal.Signals) -> threading.Event:

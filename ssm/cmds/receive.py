@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     names = (arguments.dn_file or layout.path(_NAMES)).absolute()
     if arguments.check_config:
         _judge(settings, names, RunRecord("ssmreceive"))
+        common.check_tls(settings.link)
         print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
         return ExitStatus.DONE
     if arguments.daemon:

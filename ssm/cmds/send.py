@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     outgoing = Outgoing(Spool(settings.path), journal=settings.journal)
     if arguments.check_config:
         _sender(settings, outgoing, RunRecord("ssmsend"), arguments)
+        common.check_tls(settings.link)
         print(f"ssmsend: the configuration is good; {outgoing.spool.count()} messages wait in {settings.path}")
         return ExitStatus.DONE
     if arguments.dry_run:
@@ -76,6 +77,7 @@ def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arg
         recipient=sender.load_recipient(settings, trust=trust, at=clock.now()),
         cipher=settings.cipher,
         max_size=settings.max_message_size,
+        max_wire=sender.max_wire(settings.link),
     )
     return sender.Sender(
         settings,

@@ -16,10 +16,9 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
+from appliance.core.run.errors import AccessDenied, Unavailable
 from ssm.settings import Broker
 from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Refusal
 
@@ -46,23 +45,6 @@ _SOCKET_OPTIONS = (
 _CLOSE_TIMEOUT = 5.0
 _RECEIVE_BYTES = 64 * 1024
 _SUBSCRIPTION = "1"
-
-
-def tls_context(bundle: str, *, certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return a context that verifies broker and host name against the CAs in ``bundle`` (PEM) and shows a certificate.
-
-    ``key`` must not be encrypted; raises `LocalFailure` when OpenSSL refuses them.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=bundle)
-    try:
-        context.load_cert_chain(certificate, key, password="")  # one that needs none ignores it; OpenSSL must not ask
-    except ssl.SSLError as error:
-        raise LocalFailure(certificate, f"cannot be used for TLS: {error.reason}", "renew the certificate") from None
-    except OSError as error:
-        raise LocalFailure.from_os(error, subject=key) from None
-    return context
 
 
 class Connection:

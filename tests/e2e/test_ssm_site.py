@@ -131,14 +131,14 @@ def test_a_certificate_that_ends_soon_sends_and_warns(site: Site, broker: FaultB
 
 
 def test_a_wrong_configuration(site: Site, broker: FaultBroker) -> None:
-    change(site, "protocol: STOMP", "protocol: AMS")
+    change(site, "protocol: STOMP", "protocol: HTTP")
     change(site, "destination: /queue/test", "destination:")
     names = site.fill(["a"])
     done = site.run("ssmsend")
     assert done.returncode == 2
     config = f"ssmsend: {site.root}/etc/apel/sender.cfg"
     lines = done.stderr.splitlines()
-    assert lines[0].startswith(f"{config}:2: [sender] protocol: AMS is not spoken by this version")
+    assert lines[0].startswith(f"{config}:2: [sender] protocol: 'HTTP' is not allowed")
     assert lines[1].startswith(f"{config}:12: [messaging] destination: must be set")
     assert len(lines) == 2
     assert site.run("ssmsend", "--compat-exit-codes").returncode == 1

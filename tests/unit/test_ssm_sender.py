@@ -21,7 +21,8 @@ from ssm.outgoing import Outgoing
 from ssm.sender import Packer, Sender
 from ssm.settings import load_sender
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.stomp import tls_context
+from ssm.transport.stomp import Connection
+from ssm.transport.tls import tls_context
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
 
@@ -52,7 +53,7 @@ def sender_to(
         settings,
         Outgoing(Spool(settings.path), journal=settings.journal),
         packer=Packer(identity, anchors, None, "aes128", 1_000_000),
-        brokers=Brokers(settings.link.brokers, tls=lambda: tls),
+        brokers=Brokers(settings.link.brokers, connect=lambda broker: Connection(broker, tls=tls)),
         record=RunRecord("ssmsend"),
         deadline=time.monotonic() + seconds,
         is_stopping=is_stopping,
