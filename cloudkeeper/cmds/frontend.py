@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from appliance.core import clock, files
 from appliance.core.run import cli, lock, log
-from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure
-from appliance.core.run.record import RunRecord
+from appliance.core.run.errors import ConfigurationError, ExitStatus, LocalFailure
+from appliance.core.run.record import RunRecord, recorded
 from appliance.core.version import __version__
 from cloudkeeper.frontend import settings
 from cloudkeeper.frontend.settings import FrontendSettings
@@ -54,23 +54,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return _report_check(configured)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after control-C
-    record = RunRecord(PROGRAM)
-    status = ExitStatus.BUG
-    try:
-        status = _synchronise(configured, arguments, record)
-    except (ApplianceError, OSError) as error:
-        known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
-        record.fail(str(known))
-        status = known.status
-        raise known from error
-    except KeyboardInterrupt:
-        record.fail("interrupted")
-        status = ExitStatus.NOTHING
-        raise
-    finally:
-        if not arguments.dry_run:
-            record.close(status, cli.layout(arguments).runs)
-    return status
+    with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
+        record.status = _synchronise(configured, arguments, record)
+    return record.status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
