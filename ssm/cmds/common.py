@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import signal
-import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,8 +132,25 @@ def _tls(link: Link, trust: CADirectory) -> ssl.SSLContext | None:
     return tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key, with_system=with_system)
 
 
-def flag_of(number: signal.Signals) -> threading.Event:
-    """Return an event that is set when this process gets the signal."""
-    event = threading.Event()
-    signal.signal(number, lambda *_: event.set())
-    return event
+class Flag:
+    """Raised when this process gets a signal.
+
+    No event, though one would do as much: a handler may interrupt the main thread while it holds an event's lock.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._raised = self._taken = 0
+        signal.signal(number, self._raise)
+
+    def _raise(self, *_: object) -> None:
+        self._raised += 1
+
+    def is_up(self) -> bool:
+        """Tell whether it has been raised since it was taken down."""
+        return self._raised != self._taken
+
+    def take(self) -> bool:
+        """Tell whether it is up, and take it down; a signal that comes meanwhile raises it again."""
+        raised = self._raised
+        is_up, self._taken = raised != self._taken, raised
+        return is_up

@@ -68,12 +68,7 @@ def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, argumen
     from ssm import receiver  # noqa: PLC0415  start-up is a cost
     from ssm.store import Store  # noqa: PLC0415
 
-    stop, reload = common.flag_of(signal.SIGTERM), common.flag_of(signal.SIGHUP)
-
-    def is_reload_wanted() -> bool:
-        is_wanted = reload.is_set()
-        reload.clear()
-        return is_wanted
+    stop, reload = common.Flag(signal.SIGTERM), common.Flag(signal.SIGHUP)
 
     def report() -> None:
         store.tidy()
@@ -89,8 +84,8 @@ def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, argumen
         record=record,
         destination=settings.link.destination,
         limits=receiver.Limits(arguments.count, arguments.idle_exit),
-        is_stopping=stop.is_set,
-        reload=is_reload_wanted,
+        is_stopping=stop.is_up,
+        reload=reload.take,
         report=report,
     ).run()
     store.close()

@@ -86,7 +86,7 @@ def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arg
         brokers=common.brokers(settings.link, trust=trust),
         record=record,
         deadline=time.monotonic() + arguments.max_time.total_seconds(),
-        is_stopping=common.flag_of(signal.SIGTERM).is_set,
+        is_stopping=common.Flag(signal.SIGTERM).is_up,
     )
 
 
