@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from appliance.core import clock
+from appliance.core.directory import Refused
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
 from bdii.gather import BASE, gather, merge
@@ -87,7 +88,10 @@ class Engine:
             collecting=collected - started,
             applying=time.monotonic() - collected,
         )
-        self._publisher.tell(self.settings.hostname, done.statistics)
+        try:
+            self._publisher.tell(self.settings.hostname, done.statistics)
+        except Refused as error:
+            done.problems.append(str(error))
         return done
 
     def _planned(self, wanted: Tree, done: Cycle) -> Plan:

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from appliance.core.directory import NoAnswer
 from appliance.core.run import lock
-from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
 from bdii.engine import Cycle, Engine
 from bdii.server import Server
@@ -29,7 +30,7 @@ _END = timedelta(seconds=6)
 
 
 class Service:
-    """One BDII at work. ``read`` reads the configuration again; it raises `ConfigurationError`."""
+    """One BDII at work. ``read`` reads the configuration again; it raises `ApplianceError`."""
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         self._settings = settings
@@ -78,8 +79,8 @@ class Service:
             logger.error("slapd has ended: starting it on the tree published last")
             try:
                 self._server.serve(engine.published)
-            except ApplianceError as error:
-                logger.error("%s", error)  # noqa: TRY400  one clear line
+            except (ApplianceError, OSError) as error:
+                logger.error("%s", _told(error))  # noqa: TRY400  one clear line
             self._wake.set()  # the entry below o=infosys has gone with the old database
             not_before = time.monotonic() + _RETRY.total_seconds()
 
@@ -100,7 +101,7 @@ class Service:
     def _apply_settings(self, engine: Engine) -> None:
         try:
             settings = self._read()
-        except ConfigurationError as error:
+        except ApplianceError as error:
             logger.error("configuration not read again, the old one stays: %s", error)  # noqa: TRY400
             return
         if settings.listens_unlike(self._settings):
@@ -111,13 +112,16 @@ class Service:
     def _cycle(self, engine: Engine) -> bool:
         """Do one cycle and record it; tells whether it came to its end."""
         record = RunRecord(f"bdii-{engine.settings.level}")
+        generation = self._server.generation
         try:
             done = engine.cycle(self._stop)
         except (ApplianceError, OSError) as error:
             if self._stop.is_set():  # who ends us may have ended slapadd, too
                 return False
-            logger.error("cycle given up: %s", error)  # noqa: TRY400
-            record.fail(str(error))
+            logger.error("cycle given up: %s", _told(error))  # noqa: TRY400
+            if isinstance(error, NoAnswer):
+                self._server.give_up(generation)
+            record.fail(_told(error))
             record.close(ExitStatus.NOTHING, engine.settings.runs)
             return False
         if self._stop.is_set():
@@ -129,6 +133,10 @@ class Service:
         record.close(ExitStatus.PARTLY if done.problems else ExitStatus.DONE, engine.settings.runs)
         logger.info("%s", summary(done))
         return True
+
+
+def _told(error: ApplianceError | OSError) -> str:
+    return str(error if isinstance(error, ApplianceError) else LocalFailure.from_os(error))
 
 
 def figures(done: Cycle) -> dict[str, float]:

@@ -88,6 +88,7 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
     from cloudkeeper.frontend.communicator import Communicator, Encryption  # noqa: PLC0415
     from cloudkeeper.frontend.http import Client  # noqa: PLC0415
+    from cloudkeeper.frontend.memory import Memory  # noqa: PLC0415
     from cloudkeeper.frontend.qemu import QemuImg  # noqa: PLC0415
     from cloudkeeper.frontend.sync import Report, Sources, Synchronisation  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
@@ -101,7 +102,8 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
         client = Client(trust)
         qemu = QemuImg(configured.qemu_img, configured.patience)
         workshop = Workshop(configured.image_dir, configured.formats, client, qemu)
-        sources = Sources(configured.lists, client, trust)
+        memory = Memory(cli.layout(arguments).path("/var/lib/fedcloud/cloudkeeper/lists.json"))
+        sources = Sources(configured.lists, client, trust, memory, keeps=not arguments.dry_run)
         run = Synchronisation(sources, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run)
         try:
             run.run(report, at=clock.now())
@@ -137,7 +139,7 @@ def _print(report: Report, *, as_json: bool, is_dry: bool) -> None:
         print(log.redact(json.dumps({"changes": changes, **counts, "failures": report.failures}, indent=1)))
     elif is_dry:
         for outcome in report.outcomes:
-            print(f"{outcome.vo}: would {describe(outcome.change)}")
+            print(log.one_line(log.redact(f"{outcome.vo}: would {describe(outcome.change)}")))
         print(f"{len(report.outcomes)} changes, {report.unchanged} images unchanged, nothing was done")
 
 
