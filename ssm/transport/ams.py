@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from appliance.core.run.errors import Unavailable
 from ssm.settings import AMSAccess, Broker
-from ssm.transport import argo
+from ssm.transport import argo, https
 from ssm.transport.events import Delivery, Event, Lost, Receipt, Refusal
 
 MAX_MESSAGES = 64
@@ -104,7 +104,7 @@ class Connection:
         assert callable(work)  # noqa: S101  one of the two below
         try:
             work(*arguments)
-        except argo.Interrupted as error:
+        except https.Interrupted as error:
             self._events.put(Lost(error.cause, error, is_passing=error.http_status != 0))
         except Unavailable as error:
             self._events.put(Refusal(error.cause, "", error))
@@ -173,7 +173,7 @@ class Connection:
             count -= len(acks)
             try:
                 self._client.acknowledge(subscription, acks)
-            except argo.Interrupted as error:
+            except https.Interrupted as error:
                 if error.http_status != _REQUEST_TIMEOUT:  # too late: they come again, and are known then
                     raise
 

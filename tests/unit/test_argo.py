@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from appliance.core.run.errors import AccessDenied, Unavailable
-from ssm.transport import argo
+from ssm.transport import argo, https
 from tests.simulators.ams_service import AMS, Fault, Kind
 from tests.testbed.trust import Trust
 
@@ -72,7 +72,7 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
         (Fault(Kind.STATUS, status=413, body=PAGE), argo.TooLarge, "too large (413: 502 Bad Gateway)"),
         (Fault(Kind.STATUS, status=418, body=b"\x1b[31m" + b"x" * 999), Unavailable, f"[31m{'x' * 196}…)"),
         *(
-            (Fault(Kind.STATUS, status=status), argo.Interrupted, f"is out of order ({status}: broken on demand)")
+            (Fault(Kind.STATUS, status=status), https.Interrupted, f"is out of order ({status}: broken on demand)")
             for status in (408, 429, 500, 502, 503, 504)
         ),
         (Fault(Kind.ANSWER, body=PAGE), Unavailable, "does not answer as an AMS: 502 Bad Gateway"),
@@ -83,12 +83,12 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
         (Fault(Kind.ANSWER, body=b"[]"), Unavailable, "no JSON object"),
         (Fault(Kind.ANSWER, body=b" " * 100_000), Unavailable, "answers with more than 65536 bytes"),
         (Fault(Kind.REDIRECT), Unavailable, "sends elsewhere (302): https://elsewhere.example.org"),
-        (Fault(Kind.HALF), argo.Interrupted, "breaks off in the middle of an answer"),
-        (Fault(Kind.HALF_UNANNOUNCED), argo.Interrupted, "breaks off in the middle of an answer"),
-        (Fault(Kind.NO_HTTP), argo.Interrupted, "does not answer in HTTP"),
-        (Fault(Kind.CLOSE_BEFORE, times=2), argo.Interrupted, "closes the connection without an answer"),
-        (Fault(Kind.CLOSE_AFTER, times=2), argo.Interrupted, "closes the connection without an answer"),
-        (Fault(Kind.STATUS, on="token", status=503), argo.Interrupted, "is out of order (503: broken on demand)"),
+        (Fault(Kind.HALF), https.Interrupted, "breaks off in the middle of an answer"),
+        (Fault(Kind.HALF_UNANNOUNCED), https.Interrupted, "breaks off in the middle of an answer"),
+        (Fault(Kind.NO_HTTP), https.Interrupted, "does not answer in HTTP"),
+        (Fault(Kind.CLOSE_BEFORE, times=2), https.Interrupted, "closes the connection without an answer"),
+        (Fault(Kind.CLOSE_AFTER, times=2), https.Interrupted, "closes the connection without an answer"),
+        (Fault(Kind.STATUS, on="token", status=503), https.Interrupted, "is out of order (503: broken on demand)"),
         (Fault(Kind.STATUS, on="token", status=404), AccessDenied, "gives no token for this host's certificate (404"),
         (Fault(Kind.STATUS, on="token", status=401), AccessDenied, "gives no token for this host's certificate (401"),
         (Fault(Kind.ANSWER, on="token", body=PAGE), Unavailable, "does not answer as an AMS: 502 Bad Gateway"),
@@ -148,12 +148,12 @@ def test_there_is_a_time_for_the_whole_answer(
     service: AMS, trust: Trust, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tenth of a second between bytes never lets a single read run out of time."""
-    monkeypatch.setattr(argo, "REQUEST_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(https, "REQUEST_TIMEOUT", timedelta(seconds=1))
     service.faults = [Fault(kind)]
     client = client_of(service, trust)
     client.open()
     begin = time.monotonic()
-    with pytest.raises(argo.Interrupted, match="gives no whole answer within 1 s"):
+    with pytest.raises(https.Interrupted, match="gives no whole answer within 1 s"):
         client.publish("topic", [MESSAGE] * 20)
     assert time.monotonic() - begin < 5
     client.close()
@@ -164,7 +164,7 @@ def test_another_thread_can_end_a_request(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
     threading.Timer(0.3, client.interrupt).start()
-    with pytest.raises(argo.Interrupted):
+    with pytest.raises(https.Interrupted):
         client.publish("topic", [MESSAGE])
     client.close()
 

@@ -17,18 +17,19 @@ from appliance.core.run.record import RunRecord
 from appliance.core.spool import Spool
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.certificates import Identity
+from ssm.cmds.common import brokers
 from ssm.outgoing import Outgoing
 from ssm.sender import Packer, Sender
 from ssm.settings import load_sender
-from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.stomp import Connection
-from ssm.transport.tls import tls_context
+from ssm.transport.brokers import pauses
+from tests.simulators import ams_service
+from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
 
 
 def sender_to(
-    broker: FaultBroker,
+    broker: FaultBroker | AMS,
     directory: Path,
     trust: Trust,
     count: int,
@@ -38,22 +39,25 @@ def sender_to(
 ) -> tuple[Sender, list[str]]:
     credential = trust.host("sender")
     config = directory / "sender.cfg"
+    is_ams = isinstance(broker, AMS)
     config.write_text(
-        f"[sender]\nprotocol: STOMP\n[broker]\nhost: localhost:{broker.port}\n[certificates]\n"
+        f"[sender]\nprotocol: {'AMS' if is_ams else 'STOMP'}\n[broker]\nhost: localhost:{broker.port}\n[certificates]\n"
         f"certificate: {credential.certificate}\nkey: {credential.key}\ncapath: {trust.ca_directory}\n"
-        f"[messaging]\ndestination: /queue/x\npath: {directory}/spool\n"
+        f"[messaging]\nams_project: accounting\ndestination: {'x' if is_ams else '/queue/x'}\npath: {directory}/spool\n"
     )
+    if isinstance(broker, AMS):
+        broker.create("x")
+        config.write_text(config.read_text().replace("[cert", f"authn_port: {broker.authn_port}\n[cert"))
     settings = load_sender(config, layout=Layout(directory))
     queue = QueueSimple(str(settings.path))
     names = [queue.add(f"{number}\n") for number in range(count)]
     anchors = CADirectory(settings.link.capath)
     identity = Identity.load(settings.link.certificate, key_path=settings.link.key, at=clock.now())
-    tls = tls_context(anchors.tls_bundle(), certificate=settings.link.certificate, key=settings.link.key)
     made = Sender(
         settings,
         Outgoing(Spool(settings.path), journal=settings.journal),
         packer=Packer(identity, anchors, None, "aes128", 1_000_000),
-        brokers=Brokers(settings.link.brokers, connect=lambda broker: Connection(broker, tls=tls)),
+        brokers=brokers(settings.link, trust=anchors),
         record=RunRecord("ssmsend"),
         deadline=time.monotonic() + seconds,
         is_stopping=is_stopping,
@@ -156,6 +160,20 @@ def test_elements_that_a_neighbour_took_are_no_reason_to_stop(tmp_path: Path, tr
         assert sender.run() is ExitStatus.PARTLY
         assert broker.ids() == []
     assert sender._record.failures == [f"{name}: another sender took it" for name in names]
+
+
+def test_a_service_that_stays_out_of_order_is_asked_six_times(
+    tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssm.sender.pauses", lambda: itertools.repeat(0.01))
+    faults = [ams_service.Fault(ams_service.Kind.STATUS, times=99)]
+    with AMS(trust.host("broker"), trust.grid.certificate, faults) as service:
+        sender, names = sender_to(service, tmp_path, trust, 2)
+        with pytest.raises(Unavailable, match=r"is out of order \(503: broken on demand\); if it lasts, ask"):
+            sender.run()
+        assert len(service.asked("publish")) == 6
+    assert QueueSimple(str(tmp_path / "spool")).count() == len(names) == 2
+    assert list((tmp_path / "spool").glob("*/*.lck")) == []
 
 
 def test_pauses_double_up_to_five_minutes_less_a_random_part() -> None:
