@@ -279,7 +279,7 @@ def test_a_hanging_service_does_not_hold_a_run_that_is_to_end(tmp_path: Path, tr
         names = site.fill(texts(3))
         begin = time.monotonic()
         assert site.run("ssmsend", "--max-time", "1").returncode == 1
-        assert time.monotonic() - begin < 12
+        assert time.monotonic() - begin < 40  # the whole answer may take 60 s
     assert (site.waiting(), site.locks()) == (names, [])
 
 
