@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return sender.dry_run(limit=arguments.limit)
     common.announce("ssmsend", "sending")
     with recorded("ssmsend", layout.runs) as record, lock.hold(settings.lock):
+        record.counts |= dict.fromkeys(("messages_sent", "dead_letters", "left"), 0)
         outgoing.recover()
         status = ExitStatus.DONE
         if next(outgoing.spool.names(), None) is None:
