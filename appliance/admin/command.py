@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from appliance.admin.run import verb as run
 from appliance.admin.status import verb as status
 from appliance.core.run import cli
 
@@ -13,7 +14,7 @@ PROGRAM = cli.Program(
     "Looks after the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
-    verbs=(status.VERB,),
+    verbs=(run.VERB, status.VERB),
 )
 
 
