@@ -19,6 +19,7 @@ from appliance.core.run.errors import Unavailable
 
 PROJECT = "fedcloud"
 JOB_LABEL = "eu.egi.fedcloud.job"
+_ONE_OFF = "com.docker.compose.oneoff"
 _SERVICE = "com.docker.compose.service"
 _ANSWER = 20  # seconds that the engine may take
 T = TypeVar("T")
@@ -90,7 +91,9 @@ class Engine:
 
     def services(self) -> list[ServiceState]:
         """Return the state of all containers of the project that are no jobs."""
-        found = [one for one in self._containers() if JOB_LABEL not in one.labels]
+        found = [
+            one for one in self._containers() if one.labels.get(_ONE_OFF) != "True" and JOB_LABEL not in one.labels
+        ]
         return sorted((_state(one) for one in found), key=lambda state: state.service)
 
     def logs(self, service: str, *, lines: int, follow: bool) -> Iterator[bytes]:

@@ -35,6 +35,8 @@ class Program:
     version_flags: Sequence[str] = ("--version",)
     verbs: Sequence[Program] = ()
     """Commands of this command, each with flags of its own; `dispatch` then runs the one that was given."""
+    takes_h: bool = False
+    """Whether ``-h`` is a flag of its own; help is ``--help`` alone then."""
     has_rest: bool = False
     """Whether the words after ``--`` are for another program; they are in ``rest`` then."""
 
@@ -75,7 +77,11 @@ def parser(program: Program) -> argparse.ArgumentParser:
 def _add_verbs(made: argparse.ArgumentParser, verbs: Sequence[Program]) -> None:
     added = made.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=_Parser)
     for verb in verbs:
-        child = added.add_parser(verb.name, description=verb.description, help=verb.description, allow_abbrev=False)
+        conflicts = "resolve" if verb.takes_h else "error"
+        words = verb.description
+        child = added.add_parser(
+            verb.name, description=words, help=words, allow_abbrev=False, conflict_handler=conflicts
+        )
         verb.add_arguments(child)
         if verb.verbs:
             _add_verbs(child, verb.verbs)
