@@ -33,7 +33,9 @@ class Host:
     version: str
     """Of the images, as ``FEDCLOUD_VERSION`` in ``appliance.env``; empty when nothing says it."""
     environment_file: Path
-    compose_files: tuple[Path, ...]
+    compose_file: Path
+    root: Path
+    """Of the site; the compose file finds all mounts below it."""
     warnings: tuple[Problem, ...]
 
 
@@ -49,15 +51,14 @@ def load(layout: Layout) -> Host:
     }
     socket = settings.path("engine", "socket", default=_SOCKET)
     compose = settings.path("engine", "compose", default=_COMPOSE)
-    main = layout.path("/etc/fedcloud/docker-compose.yml")
-    override = main.with_name("docker-compose.override.yml")
     return Host(
         socket=socket,
         compose=compose,
         timeouts=timeouts,
         version=_variables(environment_file).get("FEDCLOUD_VERSION", ""),
         environment_file=environment_file,
-        compose_files=(main, override) if override.exists() else (main,),
+        compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
+        root=layout.root,
         warnings=settings.finish(),
     )
 
@@ -71,7 +72,7 @@ def _variables(path: Path) -> Mapping[str, str]:
 
 def require_files(host: Host) -> None:
     """Raise `ConfigurationError` when docker-compose would not find what it is told to read."""
-    missing = [path for path in (host.compose_files[0], host.environment_file) if not path.is_file()]
+    missing = [path for path in (host.compose_file, host.environment_file) if not path.is_file()]
     if missing:
         raise ConfigurationError(
             [Problem(path, 0, "", "does not exist; run scripts/install again") for path in missing]
@@ -83,8 +84,19 @@ def require_files(host: Host) -> None:
 
 def compose_command(host: Host, *arguments: str) -> list[str]:
     """Return the command line of docker-compose for this appliance's project."""
-    files = [flag for path in host.compose_files for flag in ("-f", str(path))]
-    return [str(host.compose), "-p", "fedcloud", "--env-file", str(host.environment_file), *files, *arguments]
+    files = ["--env-file", str(host.environment_file), "-f", str(host.compose_file)]
+    return [str(host.compose), "-p", "fedcloud", *files, *arguments]
+
+
+def compose_environment(host: Host) -> Mapping[str, str]:
+    """Return the environment of docker-compose: nothing of the caller's, since a variable wins over the site's file."""
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/root",
+        "DOCKER_HOST": f"unix://{host.socket}",
+    }
+    return environment if host.root == Path("/") else environment | {"FEDCLOUD_ROOT": str(host.root)}
 
 
 def _minutes(span: timedelta) -> int:

@@ -135,7 +135,7 @@ def test_of_the_caller_s_environment_nothing_reaches_docker_compose(
     assert site.run("caso").returncode == 0
     told = set(site.told("environment"))
     assert not any(line.startswith(("FEDCLOUD_VERSION", "OS_PASSWORD")) for line in told)
-    assert f"DOCKER_HOST=unix://{site.engine.socket}" in told
+    assert {f"DOCKER_HOST=unix://{site.engine.socket}", f"FEDCLOUD_ROOT={site.root}"} <= told
 
 
 @pytest.mark.parametrize("status", [1, 2, 3, 137])

@@ -29,7 +29,6 @@ from appliance.core.run.layout import Layout
 logger = logging.getLogger(__name__)
 
 _STOP = timedelta(seconds=10)
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,12 +133,14 @@ class _Run:
 
     def _supervised(self, command: Sequence[str], *, forward: supervise.Forward) -> int:
         program = self._job.command[0]
-        # Nothing of the caller's: docker-compose lets a variable of its environment win over the site's settings.
-        environment = {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": "/root", "DOCKER_HOST": f"unix://{self._host.socket}"}
         logger.info("%s: starts", self._job.name)
         with self._output() as output:
             outcome = supervise.run(
-                command, environment=environment, output=output, timeout=self._timeout, forward=forward
+                command,
+                environment=settings.compose_environment(self._host),
+                output=output,
+                timeout=self._timeout,
+                forward=forward,
             )
         if outcome.stopped_by:
             self._record.fail(f"{program} was stopped by {outcome.stopped_by}")

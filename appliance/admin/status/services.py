@@ -34,7 +34,7 @@ class Services:
 def look(layout: Layout) -> Services | None:
     """Ask the engine; None where no services are installed."""
     host = settings.load(layout)
-    if not host.compose_files[0].exists():
+    if not host.compose_file.exists():
         return None
     try:
         with Engine(host.socket) as engine:
