@@ -123,7 +123,7 @@ def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site)
         *("caso", "caso-extract", "--dry-run", "-v"),
     ]
     record = site.record("caso")
-    assert (record["status"], record["failures"], record["counts"]) == (0, [], {"exit_status": 0})
+    assert (record["status"], record["failures"], record["counts"]) == (0, [], {"job_exit_status": 0})
     assert record["started"] < record["ended"] == record["last_success"]
 
 
@@ -146,7 +146,7 @@ def test_the_exit_status_is_the_container_s(site: Site, status: int) -> None:
     assert shown.returncode == status
     assert f"caso: caso-extract ended with exit status {status}" in shown.stderr
     record = site.record("caso")
-    assert record["counts"] == {"exit_status": status}
+    assert record["counts"] == {"job_exit_status": status}
     assert record["last_success"] is None
     assert record["failures"] == [f"caso-extract ended with exit status {status}; see /var/log/caso.log"]
 

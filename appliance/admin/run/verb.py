@@ -66,7 +66,7 @@ def _end_of_other(job: Job, layout: Layout, *, limit: timedelta) -> int:
     """Wait for the run that holds the lock; return its exit status."""
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
         counts = (record.read(f"job-{job.name}", layout.runs) or {}).get("counts")
-    status = counts.get("exit_status") if isinstance(counts, dict) else None
+    status = counts.get("job_exit_status") if isinstance(counts, dict) else None
     return int(status) if isinstance(status, int | float) else ExitStatus.DONE
 
 
@@ -94,7 +94,7 @@ class _Run:
             status = ExitStatus.NOTHING
             raise
         finally:
-            self._record.add("exit_status", status)
+            self._record.add("job_exit_status", status)
             self._record.close(
                 ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING, self._layout.runs
             )
