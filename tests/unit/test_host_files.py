@@ -271,3 +271,32 @@ def test_the_shipped_settings_are_the_defaults(tmp_path: Path) -> None:
     shipped = settings.load(Layout(tmp_path))
     assert shipped.warnings == ()
     assert (shipped.socket, shipped.compose, shipped.timeouts) == (bare.socket, bare.compose, bare.timeouts)
+
+
+def test_the_shipped_sender_sends_to_the_repository_of_today() -> None:
+    # R20, D05, D06: no queue for tests; and no logging.cfg that could be broken
+    text = (TOP / "etc/apel/sender.cfg").read_text()
+    active = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert "protocol: AMS" in active
+    assert "destination: eu-egi-cloud-accounting" in active
+    assert not [line for line in active if "test" in line.lower()]
+    assert not (TOP / "etc/apel/logging.cfg").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+
+def test_every_promise_and_every_fault_has_its_row_and_its_tests() -> None:
+    text = (TOP / "docs/requirements.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    names = [row[0].strip("| ") for row in rows if re.match(r"\|? ?[RD]\d\d", row[0])]
+    assert names == [f"R{number:02}" for number in range(1, 41)] + [f"D{number:02}" for number in range(1, 18)]
+    for path in re.findall(r"`(tests/\w+/test_\w+\.py)", text):
+        assert (TOP / path).is_file(), path
+    proven = re.findall(r"`((?:tests/\w+/)?test_\w+\.py)((?:::test_\w+…?`(?:, `)?)+)", text)
+    for file, tests in proven:
+        (found,) = [path for path in TOP.glob("tests/*/test_*.py") if f"/{path.relative_to(TOP)}".endswith(f"/{file}")]
+        for name in re.findall(r"::(test_\w+)", tests):
+            assert f"def {name}" in found.read_text(), (file, name)
