@@ -1,0 +1,194 @@
+"""Builds the images: base and packages from the Debian archive, wheels by their hashes, then `docker build` offline.
+
+What comes from outside is kept in the cache under the hash of what asked for it, so a second build needs no network:
+
+    CACHE/base/HASH/         base.tar, slapd/*.deb, qemu/*.deb
+    CACHE/wheelhouse/HASH/   the wheels of all locks
+    CACHE/context/           what the engine gets to see
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy import contents
+from deploy.engine import DOCKER, Engine
+
+TOP = Path(__file__).resolve().parents[1]
+HERE = TOP / "deploy"
+LOCKS = TOP / "locks"
+REPOSITORY = "egifedcloud"
+NEWEST_INDEX = 1764547200
+"""Time of everything in the base unless SOURCE_DATE_EPOCH says otherwise, in seconds."""
+
+EXTRAS = ("admin", "bdii", "caso", "cloud-info", "cloudkeeper", "cloudkeeper-os", "ssm")
+
+
+def version() -> str:
+    """Return the version of the checkout."""
+    found = re.search(r'__version__ = "(.+)"', (TOP / "appliance/core/version.py").read_text())
+    assert found is not None  # noqa: S101  hatchling reads the same line
+    return found[1]
+
+
+def commit() -> str:
+    """Return the commit of the checkout, marked when it has changes; ``unknown`` when it is no checkout."""
+    words = ["git", "-c", f"safe.directory={TOP}", "-C", str(TOP)]
+    done = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return "unknown"
+    changed = subprocess.run([*words, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() + ("-changed" if changed.stdout.strip() else "")
+
+
+def tag(name: str) -> str:
+    """Return the full name of an image of this version."""
+    return f"{REPOSITORY}/{name}:{version()}"
+
+
+def build(engine: Engine, cache: Path) -> Mapping[str, str]:
+    """Build all images; returns their ids by name. Raises `EngineError` and CalledProcessError."""
+    base = fetch_base(cache)
+    wheels = fetch_wheels(cache)
+    context = lay_out(cache, base, wheels, build_wheel(cache, wheels))
+    ids = {}
+    base_tag = _load_base(engine, base)
+    for name in contents.IMAGES:
+        arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit()}
+        options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
+        engine.docker("build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options, context)
+        ids[name] = engine.docker("image", "inspect", "--format", "{{.Id}}", tag(name)).stdout.strip()
+    return ids
+
+
+def fetch_base(cache: Path) -> Path:
+    """Return the directory with the base and the packages."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or str(NEWEST_INDEX)
+    asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
+
+    def make(directory: Path) -> None:
+        subprocess.run([HERE / "base", directory], check=True, env={**os.environ, "SOURCE_DATE_EPOCH": epoch})
+
+    return _kept(cache / "base", [epoch.encode(), *(path.read_bytes() for path in asked)], make)
+
+
+def fetch_wheels(cache: Path) -> Path:
+    """Return the directory with all wheels that the locks of the programs and of the build name."""
+    locks = [LOCKS / f"{name}.txt" for name in (*EXTRAS, "build")]
+    wanted = contents.everything(locks)
+
+    def make(directory: Path) -> None:
+        directory.mkdir()
+        requirements = directory / "requirements.txt"
+        requirements.write_text(wanted)
+        options = ("--require-hashes", "--only-binary=:all:", "--no-deps", "--disable-pip-version-check", "--quiet")
+        pip = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download"]
+        subprocess.run([*pip, *options, "--dest", directory, "--requirement", requirements], check=True)
+
+    return _kept(cache / "wheelhouse", [wanted.encode()], make)
+
+
+def build_wheel(cache: Path, wheels: Path) -> Path:
+    """Build the distribution itself with what is in the wheelhouse; returns the wheel."""
+    out = cache / "own"
+    shutil.rmtree(out, ignore_errors=True)
+    uv = [TOP / ".cache/env/uv/bin/uv", "build", "--quiet", "--wheel", "--offline", "--no-index"]
+    subprocess.run([*uv, "--find-links", wheels, "--out-dir", out, TOP], check=True, stdin=subprocess.DEVNULL)
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
+    """Lay out what `docker build` sees; returns the directory."""
+    context = cache / "context"
+    shutil.rmtree(context, ignore_errors=True)
+    for directory in ("wheelhouse", "requirements", "own", "debs"):
+        (context / directory).mkdir(parents=True)
+    for wheel in wheels.glob("*.whl"):
+        (context / "wheelhouse" / wheel.name).hardlink_to(wheel)
+    for name in ("slapd", "qemu"):
+        shutil.copytree(base / name, context / "debs" / name)
+    for name, text in contents.layers(LOCKS).items():
+        if text:
+            (context / "requirements" / f"{name}.txt").write_text(text)
+    shutil.copy(own, context / "own")
+    for name in ("assemble.py", "contents.py", "grpc-answers", "provider", "unpack"):
+        shutil.copy(HERE / name, context)
+    shutil.copy(TOP / "Dockerfile", context)
+    return context
+
+
+def _kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
+    """Return what was made for the same wishes earlier, else make it: whole or not at all."""
+    digest = hashlib.sha256()
+    for part in asked:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    found = directory / digest.hexdigest()[:16]
+    if not found.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        unfinished = directory / f".{found.name}.{os.getpid()}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            make(unfinished)
+            unfinished.rename(found)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return found
+
+
+def _load_base(engine: Engine, base: Path) -> str:
+    """Load the base as an image whose id follows from its content alone; returns its tag."""
+    layer = base / "base.tar"
+    with layer.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = f"{REPOSITORY}/base:{digest[:16]}"
+    if engine.docker("image", "inspect", name, check=False).returncode == 0:
+        return name
+    when = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or NEWEST_INDEX), UTC).isoformat()
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": when,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [{"created": when, "created_by": "deploy/base"}],
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    process = subprocess.Popen(
+        [DOCKER, "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=engine.environment
+    )
+    assert process.stdin is not None  # noqa: S101
+    with process.stdin, tarfile.open(mode="w|", fileobj=process.stdin) as archive:
+        for member, value in (("config.json", config), ("manifest.json", manifest)):
+            octets = json.dumps(value).encode()
+            info = tarfile.TarInfo(member)
+            info.size = len(octets)
+            archive.addfile(info, io.BytesIO(octets))
+        archive.add(layer, "layer.tar")
+    if process.wait():
+        raise subprocess.CalledProcessError(process.returncode, "docker load")
+    return name
+
+
+def main() -> int:
+    """Build with the engine that DOCKER_HOST names, or with one of our own; prints the images and their ids."""
+    engine = Engine(TOP / ".cache/docker")
+    engine.up()
+    for name, identifier in build(engine, TOP / ".cache/deploy").items():
+        print(tag(name), identifier)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
