@@ -8,6 +8,8 @@ RUN sh /w/unpack /slapd /w/slapd/*.deb \
  && sh /w/unpack /qemu /w/qemu/*.deb \
  && rm -rf /qemu/usr/bin/qemu-io /qemu/usr/bin/qemu-nbd /qemu/usr/sbin /qemu/usr/share/qemu \
  && rm -rf /slapd/etc/ldap/slapd.d /slapd/etc/default /slapd/etc/apparmor.d /slapd/usr/share/slapd /slapd/usr/share/perl* \
+ && find /slapd/usr/lib/ldap -mindepth 1 ! -name 'back_mdb*' -delete \
+ && find /slapd/etc/ldap/schema -type f ! -name core.schema ! -name cosine.schema ! -name GLUE20.schema -delete \
  && install -d /slapd/etc/bdii /slapd/etc/glite-info-static/site \
  && ln -s /etc/sitebdii /slapd/etc/bdii/gip \
  && ln -s /etc/sitebdii/site.cfg /slapd/etc/glite-info-static/site/site.cfg
@@ -53,6 +55,7 @@ LABEL org.opencontainers.image.title="egifedcloud/ssm" org.opencontainers.image.
 CMD ["ssmsend"]
 
 FROM openstack AS cloud-info
+COPY --from=libraries /layers/cloud-info/ /
 COPY --from=programs /layers/cloud-info/ /
 ARG VERSION
 ARG COMMIT
