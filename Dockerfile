@@ -17,13 +17,13 @@ RUN sh /w/unpack /slapd /w/slapd/*.deb \
 FROM ${BASE} AS libraries
 COPY wheelhouse/ /w/wheelhouse/
 COPY requirements/ /w/requirements/
-COPY contents.py assemble.py /w/
-RUN python3 /w/assemble.py libraries /w/wheelhouse /w/requirements
+COPY deploy/ /w/deploy/
+RUN cd /w && python3 -m deploy.assemble libraries /w/wheelhouse /w/requirements
 
 FROM ${BASE} AS programs
-COPY contents.py assemble.py /w/
+COPY deploy/ /w/deploy/
 COPY own/ /w/own/
-RUN python3 /w/assemble.py programs /w/own/*.whl
+RUN cd /w && python3 -m deploy.assemble programs /w/own/*.whl
 
 # What all that run share. Certificates of authorities are the host's: those of an image would grow stale.
 FROM ${BASE} AS plain

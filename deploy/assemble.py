@@ -1,7 +1,7 @@
 """Runs while images are built: puts libraries and programs below /layers/NAME as they will lie in the image NAME.
 
-    python3 assemble.py libraries WHEELHOUSE REQUIREMENTS     one directory for each layer
-    python3 assemble.py programs WHEEL                        one for each image, with only what it runs of ours
+    python3 -m deploy.assemble libraries WHEELHOUSE REQUIREMENTS     one directory for each layer
+    python3 -m deploy.assemble programs WHEEL                        one for each image, with only what it runs of ours
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zipfile
 from compileall import compile_dir
 from pathlib import Path
 
-from contents import IMAGES
+from deploy.contents import IMAGES
 
 LAYERS = Path("/layers")
 PREFIX = "opt/fedcloud"

@@ -47,7 +47,7 @@ class Engine:
     @property
     def environment(self) -> Mapping[str, str]:
         """What a client's environment needs to be."""
-        return {**os.environ, "DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0", "DOCKER_CONFIG": os.fspath(self.directory / "client")}
+        return {**os.environ, "DOCKER_HOST": f"unix://{self.socket}", "DOCKER_CONFIG": os.fspath(self.directory / "client")}
 
     @property
     def log(self) -> Path:
@@ -103,6 +103,32 @@ class Engine:
             words = (done.stderr.strip() or done.stdout.strip())[-2000:]
             raise EngineError(f"{' '.join(map(str, command))}: status {done.returncode}: {words}")
         return done
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Have the daemon run for the block; the last user ends it, unless it ran before the first."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ours = self.directory / "started-by-users"
+        with (self.directory / "users").open("w") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if self.pid() is None:
+                ours.touch()
+            self.up()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if ours.exists():
+                        ours.unlink()
+                        self.down()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Exclude others that need a name in this engine, or a port of the machine, which only one can have."""
+        with (self.directory / "alone").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -57,6 +57,31 @@ def tag(name: str) -> str:
     return f"{REPOSITORY}/{name}:{version()}"
 
 
+def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
+    """Build all images unless the engine has them from the same sources; returns their ids by name."""
+    note, wanted = engine.directory / "images.json", _sources()
+    try:
+        made = json.loads(note.read_text())
+    except (OSError, ValueError):
+        made = {}
+    ids: dict[str, str] = made.get("ids", {})
+    if made.get("sources") == wanted and engine.docker("image", "inspect", *ids.values(), check=False).returncode == 0:
+        return ids
+    ids = dict(build(engine, cache))
+    note.write_text(json.dumps({"sources": wanted, "ids": ids}))
+    return ids
+
+
+def _sources() -> str:
+    """Return a digest of all that images are made from, the version of the checkout included."""
+    digest = hashlib.sha256(f"{version()} {commit()}".encode())
+    tops = ["appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm", "deploy", "locks"]
+    found = [path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    for path in sorted([*found, TOP / "Dockerfile", TOP / "pyproject.toml"]):
+        digest.update(f"{path.relative_to(TOP)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
 def build(engine: Engine, cache: Path) -> Mapping[str, str]:
     """Build all images; returns their ids by name. Raises `EngineError` and CalledProcessError."""
     base = fetch_base(cache)
@@ -67,7 +92,8 @@ def build(engine: Engine, cache: Path) -> Mapping[str, str]:
     for name in contents.IMAGES:
         arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit()}
         options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
-        engine.docker("build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options, context)
+        command = [DOCKER, "build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options]
+        engine.run([*command, context], environment={"DOCKER_BUILDKIT": "1"})
         ids[name] = engine.docker("image", "inspect", "--format", "{{.Id}}", tag(name)).stdout.strip()
     return ids
 
@@ -113,7 +139,7 @@ def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
     """Lay out what `docker build` sees; returns the directory."""
     context = cache / "context"
     shutil.rmtree(context, ignore_errors=True)
-    for directory in ("wheelhouse", "requirements", "own", "debs"):
+    for directory in ("wheelhouse", "requirements", "own", "debs", "deploy"):
         (context / directory).mkdir(parents=True)
     for wheel in wheels.glob("*.whl"):
         (context / "wheelhouse" / wheel.name).hardlink_to(wheel)
@@ -123,8 +149,10 @@ def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
         if text:
             (context / "requirements" / f"{name}.txt").write_text(text)
     shutil.copy(own, context / "own")
-    for name in ("assemble.py", "contents.py", "grpc-answers", "provider", "unpack"):
+    for name in ("grpc-answers", "provider", "unpack"):
         shutil.copy(HERE / name, context)
+    for name in ("__init__.py", "assemble.py", "contents.py"):
+        shutil.copy(HERE / name, context / "deploy")
     shutil.copy(TOP / "Dockerfile", context)
     return context
 
@@ -185,7 +213,7 @@ def main() -> int:
     """Build with the engine that DOCKER_HOST names, or with one of our own; prints the images and their ids."""
     engine = Engine(TOP / ".cache/docker")
     engine.up()
-    for name, identifier in build(engine, TOP / ".cache/deploy").items():
+    for name, identifier in ensure(engine, TOP / ".cache/deploy").items():
         print(tag(name), identifier)
     return 0
 
