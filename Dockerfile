@@ -71,7 +71,8 @@ ARG VERSION
 ARG COMMIT
 LABEL org.opencontainers.image.title="egifedcloud/cloudbdii" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
 EXPOSE 2170
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", "-H", "ldap://localhost:2170", "-s", "base", "-b", "o=glue", "1.1"]
+# By the socket that is the same in every network; slapd serves both or does not start.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", "-H", "ldapi://%2Fvar%2Flib%2Ffedcloud%2Fbdii%2Fresource%2Frun%2Fldapi", "-s", "base", "-b", "o=glue", "1.1"]
 CMD ["bdii-update", "--serve", "-c", "/etc/bdii/bdii.conf"]
 
 FROM plain AS sitebdii
@@ -82,7 +83,8 @@ ARG VERSION
 ARG COMMIT
 LABEL org.opencontainers.image.title="egifedcloud/sitebdii" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
 EXPOSE 2170
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", "-H", "ldap://localhost:2170", "-s", "base", "-b", "o=glue", "1.1"]
+# By the socket that is the same in every network; slapd serves both or does not start.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", "-H", "ldapi://%2Fvar%2Flib%2Ffedcloud%2Fbdii%2Fsite%2Frun%2Fldapi", "-s", "base", "-b", "o=glue", "1.1"]
 CMD ["bdii-update", "--serve", "-c", "/etc/sitebdii/bdii.conf"]
 
 FROM common AS cloudkeeper

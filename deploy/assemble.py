@@ -1,7 +1,7 @@
 """Runs while images are built: puts libraries and programs below /layers/NAME as they will lie in the image NAME.
 
-    python3 -m deploy.assemble libraries WHEELHOUSE REQUIREMENTS     one directory for each layer
-    python3 -m deploy.assemble programs WHEEL                        one for each image, with only what it runs of ours
+python3 -m deploy.assemble libraries WHEELHOUSE REQUIREMENTS     one directory for each layer
+python3 -m deploy.assemble programs WHEEL                        one for each image, with only what it runs of ours
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ def libraries(wheelhouse: Path, requirements: Path) -> None:
     for path in sorted(requirements.glob("*.txt")):
         site = LAYERS / path.stem / SITE
         site.mkdir(parents=True)
-        options = ("--no-index", "--no-deps", "--no-compile", "--require-hashes", "--only-binary=:all:", "--no-cache-dir")
+        options = (
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--no-cache-dir",
+        )
         subprocess.run(
             [
                 *(sys.executable, pip / "pip", "install", "--quiet", "--disable-pip-version-check", *options),
@@ -99,4 +106,10 @@ def _compile(layer: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"libraries": libraries, "programs": programs}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    match sys.argv[1:]:
+        case ["libraries", found, lists]:
+            libraries(Path(found), Path(lists))
+        case ["programs", found]:
+            programs(Path(found))
+        case _:
+            sys.exit(__doc__)

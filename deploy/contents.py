@@ -78,8 +78,8 @@ def layers(locks: Path) -> dict[str, str]:
         shared = set.intersection(*(set(wanted[name]) for name in users)) - set(below)
         made[layer] = {key: wanted[users[0]][key] for key in sorted(shared)}
     for name, image in IMAGES.items():
-        below = {key for layer in image.below for key in made[layer]}
-        made[name] = {key: text for key, text in wanted[name].items() if key not in below}
+        there = {key for layer in image.below for key in made[layer]}
+        made[name] = {key: text for key, text in wanted[name].items() if key not in there}
     return {name: "".join(requirements.values()) for name, requirements in made.items()}
 
 

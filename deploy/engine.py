@@ -47,7 +47,11 @@ class Engine:
     @property
     def environment(self) -> Mapping[str, str]:
         """What a client's environment needs to be."""
-        return {**os.environ, "DOCKER_HOST": f"unix://{self.socket}", "DOCKER_CONFIG": os.fspath(self.directory / "client")}
+        return {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": os.fspath(self.directory / "client"),
+        }
 
     @property
     def log(self) -> Path:
@@ -86,18 +90,29 @@ class Engine:
                 os.close(descriptor)
             shutil.rmtree(self._run, ignore_errors=True)
 
-    def docker(self, *arguments: str | Path, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def docker(
+        self, *arguments: str | Path, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run Debian's client. Raises `EngineError` with what it said."""
         return self.run([DOCKER, *arguments], check=check, stdin=stdin)
 
     def run(
-        self, command: Sequence[str | Path], *, check: bool = True, stdin: str | None = None,
+        self,
+        command: Sequence[str | Path],
+        *,
+        check: bool = True,
+        stdin: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program that talks to this engine. Raises `EngineError` with what it said."""
         done = subprocess.run(
-            command, input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, text=True,
-            check=False, env={**self.environment, **(environment or {})},
+            command,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**self.environment, **(environment or {})},
         )
         if check and done.returncode:
             words = (done.stderr.strip() or done.stdout.strip())[-2000:]
@@ -142,7 +157,7 @@ class Engine:
         self._run.mkdir(mode=0o700)
         (self.directory / "client").mkdir(exist_ok=True)
         octet = int(self._key[:2], 16)
-        command = [
+        command: list[str | Path] = [
             *(DAEMON, "--data-root", self.directory / "data", "--exec-root", self._run / "exec"),
             *("--pidfile", self._pid_file, "--host", f"unix://{self.socket}", "--bridge", "none"),
             # Two engines on one machine do not see each other's networks: each takes its own.
@@ -151,7 +166,9 @@ class Engine:
         ]
         (self._run / "daemon.json").write_text("{}")
         with self.log.open("wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             if self._answers():

@@ -18,12 +18,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy import contents
-from deploy.engine import DOCKER, Engine
+from deploy.engine import DOCKER, Engine, EngineError
 
 TOP = Path(__file__).resolve().parents[1]
 HERE = TOP / "deploy"
@@ -76,14 +76,16 @@ def _sources() -> str:
     """Return a digest of all that images are made from, the version of the checkout included."""
     digest = hashlib.sha256(f"{version()} {commit()}".encode())
     tops = ["appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm", "deploy", "locks"]
-    found = [path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    found = [
+        path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     for path in sorted([*found, TOP / "Dockerfile", TOP / "pyproject.toml"]):
         digest.update(f"{path.relative_to(TOP)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
     return digest.hexdigest()
 
 
 def build(engine: Engine, cache: Path) -> Mapping[str, str]:
-    """Build all images; returns their ids by name. Raises `EngineError` and CalledProcessError."""
+    """Build all images; returns their ids by name. Raises `EngineError`."""
     base = fetch_base(cache)
     wheels = fetch_wheels(cache)
     context = lay_out(cache, base, wheels, build_wheel(cache, wheels))
@@ -104,7 +106,7 @@ def fetch_base(cache: Path) -> Path:
     asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
 
     def make(directory: Path) -> None:
-        subprocess.run([HERE / "base", directory], check=True, env={**os.environ, "SOURCE_DATE_EPOCH": epoch})
+        _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch})
 
     return _kept(cache / "base", [epoch.encode(), *(path.read_bytes() for path in asked)], make)
 
@@ -119,8 +121,8 @@ def fetch_wheels(cache: Path) -> Path:
         requirements = directory / "requirements.txt"
         requirements.write_text(wanted)
         options = ("--require-hashes", "--only-binary=:all:", "--no-deps", "--disable-pip-version-check", "--quiet")
-        pip = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download"]
-        subprocess.run([*pip, *options, "--dest", directory, "--requirement", requirements], check=True)
+        pip: list[str | Path] = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download"]
+        _quietly([*pip, *options, "--dest", directory, "--requirement", requirements])
 
     return _kept(cache / "wheelhouse", [wanted.encode()], make)
 
@@ -129,8 +131,8 @@ def build_wheel(cache: Path, wheels: Path) -> Path:
     """Build the distribution itself with what is in the wheelhouse; returns the wheel."""
     out = cache / "own"
     shutil.rmtree(out, ignore_errors=True)
-    uv = [TOP / ".cache/env/uv/bin/uv", "build", "--quiet", "--wheel", "--offline", "--no-index"]
-    subprocess.run([*uv, "--find-links", wheels, "--out-dir", out, TOP], check=True, stdin=subprocess.DEVNULL)
+    uv: list[str | Path] = [TOP / ".cache/env/uv/bin/uv", "build", "--quiet", "--wheel", "--offline", "--no-index"]
+    _quietly([*uv, "--find-links", wheels, "--out-dir", out, TOP])
     (wheel,) = out.glob("*.whl")
     return wheel
 
@@ -155,6 +157,17 @@ def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
         shutil.copy(HERE / name, context / "deploy")
     shutil.copy(TOP / "Dockerfile", context)
     return context
+
+
+def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+    """Run a program; what it said is only told, in the `EngineError`, if it fails."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())[-2000:]
+        raise EngineError(f"{Path(command[0]).name}: status {done.returncode}: {words}")
 
 
 def _kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
@@ -205,18 +218,21 @@ def _load_base(engine: Engine, base: Path) -> str:
             archive.addfile(info, io.BytesIO(octets))
         archive.add(layer, "layer.tar")
     if process.wait():
-        raise subprocess.CalledProcessError(process.returncode, "docker load")
+        raise EngineError(f"docker load: status {process.returncode}")
     return name
 
 
 def main() -> int:
-    """Build with the engine that DOCKER_HOST names, or with one of our own; prints the images and their ids."""
+    """Build what is not there yet in an engine of our own; prints the images and their ids."""
     engine = Engine(TOP / ".cache/docker")
-    engine.up()
-    for name, identifier in ensure(engine, TOP / ".cache/deploy").items():
-        print(tag(name), identifier)
+    with engine.used():
+        for name, identifier in ensure(engine, TOP / ".cache/deploy").items():
+            print(tag(name), identifier)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except EngineError as error:
+        sys.exit(f"images: {error}")

@@ -1,7 +1,7 @@
 """cloudkeeper.yml as cloudkeeper 1.7.1 reads it, each option with its flag on the command line, which wins.
 
-The backend that ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT`` name wins over the file's: containers have always been
-linked so. Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``. Without any option for lists,
+The backend that ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT`` name wins over the file's: containers are linked so.
+Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``. Without any option for lists,
 ``/etc/cloudkeeper/image-lists.conf`` is read.
 """
 

@@ -100,7 +100,9 @@ class ContainerSite:
 
     def compose(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run compose; its exit status must be as expected, unless that is None."""
-        done = self.engine.run([*self.command, *arguments], check=False, environment={"HTTP_PROXY": "", "HTTPS_PROXY": ""})
+        done = self.engine.run(
+            [*self.command, *arguments], check=False, environment={"HTTP_PROXY": "", "HTTPS_PROXY": ""}
+        )
         assert expect in (None, done.returncode), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -75,7 +75,7 @@ def test_an_image_holds_the_libraries_of_its_locks_and_no_other(engine: Engine, 
     wanted = {"egi-fedcloud-appliance": images.version()}
     for extra in contents.IMAGES[name].extras:
         lock = (TOP / f"locks/{extra}.txt").read_text()
-        wanted |= {key: version for key, version in re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.MULTILINE)}
+        wanted |= dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.MULTILINE))
     for key in NEVER_IMPORTED:
         wanted.pop(key, None)
     assert dict(line.split() for line in shown.splitlines()) == wanted
@@ -103,16 +103,22 @@ def test_each_program_shows_its_help_within_a_fifth_of_a_second(engine: Engine, 
     assert max(seconds.values()) <= 0.2, seconds
 
 
-@pytest.mark.parametrize(("name", "command"), [("cloudbdii", "slapd"), ("sitebdii", "slapd"), ("cloudkeeper", "qemu-img")])
+@pytest.mark.parametrize(
+    ("name", "command"), [("cloudbdii", "slapd"), ("sitebdii", "slapd"), ("cloudkeeper", "qemu-img")]
+)
 def test_what_is_not_python_finds_its_libraries(engine: Engine, name: str, command: str) -> None:
-    said = engine.docker("run", *LIMITS, images.tag(name), command, *(["-VVV"] if command == "slapd" else ["--version"]))
+    said = engine.docker(
+        "run", *LIMITS, images.tag(name), command, *(["-VVV"] if command == "slapd" else ["--version"])
+    )
     assert re.search(r"slapd 2\.5|qemu-img version", said.stdout + said.stderr)
     others = "for tool in slapd qemu-img; do command -v $tool; done; true"
     assert run(engine, name, "sh", "-c", others).split("/")[-1].strip() == command
 
 
 def test_qemu_img_converts_in_its_image(engine: Engine) -> None:
-    script = "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && qemu-img info --output=json b"
+    script = (
+        "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && qemu-img info --output=json b"
+    )
     shown = engine.docker("run", *LIMITS, "--tmpfs", "/tmp", images.tag("cloudkeeper"), "sh", "-c", script).stdout
     assert json.loads(shown)["format"] == "qcow2"
 
@@ -121,7 +127,9 @@ def test_the_images_together_are_small_because_they_share_layers(engine: Engine)
     """At most 450 MB, each layer counted once; told by the engine's own accounts of its layers."""
     layers: dict[tuple[str, ...], int] = {}
     for name in NAMES:
-        shown = engine.docker("history", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", images.tag(name)).stdout
+        shown = engine.docker(
+            "history", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", images.tag(name)
+        ).stdout
         made = [line for line in reversed(shown.splitlines()) if "deploy/base" in line or "COPY" in line]
         digests = inspect(engine, name)["RootFS"]["Layers"]
         changes = digests if len(digests) == len(made) else [digest for digest in digests if digest != _EMPTY]
@@ -132,7 +140,9 @@ def test_the_images_together_are_small_because_they_share_layers(engine: Engine)
             layers[chain] = int(line.split()[0])
     assert 200 * MEGABYTE < sum(layers.values()) <= 450 * MEGABYTE
     assert len({chain[0] for chain in layers}) == 1
-    assert len({chain for chain in layers if len(chain) == 2}) == 2  # libraries of most, and the server of the site's BDII
+    assert (
+        len({chain for chain in layers if len(chain) == 2}) == 2
+    )  # libraries of most, and the server of the site's BDII
 
 
 @pytest.mark.parametrize("name", NAMES)

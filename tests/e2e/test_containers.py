@@ -96,9 +96,11 @@ def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) 
     found = site.container(service)
     limits = found["HostConfig"]
     assert limits["ReadonlyRootfs"]
-    assert limits["CapDrop"] == ["ALL"] and not limits["CapAdd"] and not limits["Privileged"]
+    assert (limits["CapDrop"], limits["CapAdd"], limits["Privileged"]) == (["ALL"], None, False)
     assert limits["SecurityOpt"] == ["no-new-privileges:true"]
-    assert 0 < limits["PidsLimit"] <= 256 and 0 < limits["Memory"] <= 2**30 and limits["NanoCpus"] > 0
+    assert 0 < limits["PidsLimit"] <= 256
+    assert 0 < limits["Memory"] <= 2**30
+    assert limits["NanoCpus"] > 0
     assert limits["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
     assert limits["RestartPolicy"]["Name"] == "unless-stopped"
     assert found["Config"]["User"] == "1999:1999"
@@ -121,7 +123,9 @@ def test_the_backend_is_reached_through_its_own_network_only(site: ContainerSite
     site.job("cloudkeeper", "python", "-c", probe, "backend")
     site.job("cloudkeeper", "sh", "-c", f"exec python -c '{probe}' $BACKEND_PORT_50051_TCP_ADDR")
     address = networks["fedcloud_out"]["IPAddress"]
-    refused = "import socket, sys; s = socket.socket(); s.settimeout(2); sys.exit(s.connect_ex((sys.argv[1], 50051)) == 0)"
+    refused = (
+        "import socket, sys; s = socket.socket(); s.settimeout(2); sys.exit(s.connect_ex((sys.argv[1], 50051)) == 0)"
+    )
     site.job("caso", "python", "-c", refused, address)
 
 
@@ -146,7 +150,9 @@ def test_a_killed_slapd_is_replaced_inside(site: ContainerSite) -> None:
     before = site.container("sitebdii")["State"]["StartedAt"]
     (slapd,) = [pid for pid in _processes(site, "sitebdii") if _name(pid) == "slapd"]
     os.kill(slapd, signal.SIGKILL)
-    seconds = wait(lambda: not Path(f"/proc/{slapd}").exists() and bool(entries()), seconds=30, what=lambda: site.log("sitebdii"))
+    seconds = wait(
+        lambda: not Path(f"/proc/{slapd}").exists() and bool(entries()), seconds=30, what=lambda: site.log("sitebdii")
+    )
     assert seconds <= 5
     assert site.container("sitebdii")["State"]["StartedAt"] == before
 
@@ -199,7 +205,9 @@ def test_both_versions_of_compose_read_the_file_alike(tmp_path: Path, network: s
     for version in COMPOSE:
         root = tmp_path / version / "root"
         root.mkdir(parents=True)
-        site = ContainerSite.lay_out(Engine(tmp_path), root, version=version, project="fedcloud", port=PORT, network=network)
+        site = ContainerSite.lay_out(
+            Engine(tmp_path), root, version=version, project="fedcloud", port=PORT, network=network
+        )
         command = [*site.command, "--profile", "jobs", "config"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True)
         assert shown.stderr == ""
