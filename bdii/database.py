@@ -8,17 +8,19 @@ truth and the database a copy. It need not be synced to the disk, and a broken o
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from appliance.core import files, ldif
+from appliance.core.ldif import Entry
 from appliance.core.run.errors import LocalFailure, Unavailable
 from bdii import infosys, tree
 from bdii.settings import Settings
@@ -33,7 +35,11 @@ SIZE_LIMIT = 1_000_000
 """Entries that one search may return to a stranger: any tree that there is, and an end all the same."""
 
 _TOOL_SECONDS = 600
-_LINE = re.compile(r"\(line=(\d+)\)(?:: \((\d+)\) (.*))?$")
+_LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
+_ABORTED = "txn_aborted!"
+_TYPE = re.compile(r"attributetype\s*\(\s*[\d.]+\s+NAME\s+'(\w+)'.*?SYNTAX\s+([\d.]+)", re.IGNORECASE | re.DOTALL)
+_INTEGER_SYNTAX = "1.3.6.1.4.1.1466.115.121.1.27"
+_INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
 _KEYS = (
     *("Group", "ExtensionLocal", "Location", "Contact", "Domain", "Service", "Endpoint", "Share", "Manager"),
     *("Resource", "Activity", "Policy", "Benchmark", "ApplicationEnvironment", "ApplicationHandle"),
@@ -61,28 +67,73 @@ def make(settings: Settings, wanted: Tree, directory: Path, *, instead: Tree = N
     with all below it. Raises `LocalFailure` or `Unavailable` when there is no disk, no slapd or no schema.
     """
     accepted, refused = dict(wanted), dict[Dn, str]()
+    while found := _unfit(settings, accepted):
+        _leave_out(accepted, refused, found, instead)
     while True:
         _prepare(settings, directory)
         found = _load(settings, accepted, directory)
         if not found:
             return Database(directory, accepted, refused)
-        refused |= found
-        for dn in found:
-            if (old := instead.get(dn)) is not None and old is not accepted[dn]:
-                accepted[dn] = old
-            else:
-                del accepted[dn]
-        for dn in [dn for dn in accepted if any(name not in accepted for name in ancestors(dn))]:
-            refused.setdefault(dn, "the entry above it was refused")
+        _leave_out(accepted, refused, found, instead)
+
+
+def _leave_out(accepted: dict[Dn, Entry], refused: dict[Dn, str], found: Mapping[Dn, str], instead: Tree) -> None:
+    refused |= found
+    for dn in found:
+        if (old := instead.get(dn)) is not None and old is not accepted[dn]:
+            accepted[dn] = old
+        else:
             del accepted[dn]
+    for dn in [dn for dn in accepted if any(name not in accepted for name in ancestors(dn))]:
+        refused.setdefault(dn, "the entry above it was refused")
+        del accepted[dn]
+
+
+def _unfit(settings: Settings, wanted: Tree) -> dict[Dn, str]:
+    """Return the entries with values that slapd refuses over LDAP, with the reason.
+
+    slapadd, when it is to be quick, takes any value.
+    """
+    integers = _integers(settings.schemas / "GLUE20.schema")
+    return {dn: reason for dn, entry in wanted.items() if (reason := _why_unfit(entry, integers))}
+
+
+def _why_unfit(entry: Entry, integers: Collection[str]) -> str:
+    for name, values in entry.attributes.items():
+        if name.lower() in integers and not all(map(_INTEGER.fullmatch, values)):
+            return f"{name}: invalid per syntax, not a whole number"
+        if not all(value.isascii() or _is_text(value) for value in values):
+            return f"{name}: invalid per syntax, not UTF-8"
+        if len(values) > 1 and len({" ".join(filter(None, value.split(" "))) for value in values}) < len(values):
+            return f"{name}: a value provided more than once"
+    return ""
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@functools.cache
+def _integers(schema: Path) -> frozenset[str]:
+    """Return the attributes of a schema that are whole numbers, in lower case."""
+    try:
+        text = schema.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise LocalFailure.from_os(error, remedy="install glue-schema, or set BDII_SCHEMA_DIR") from error
+    return frozenset(name.lower() for name, syntax in _TYPE.findall(text) if syntax == _INTEGER_SYNTAX)
 
 
 def _prepare(settings: Settings, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     for name in ("glue", "infosys"):
         files.make_directory(directory / name)
-    (directory / "infosys.schema").write_text(infosys.schema())
-    (directory / "slapd.conf").write_text(configuration(settings, directory))
+    for name, content in (("infosys.schema", infosys.schema()), ("slapd.conf", configuration(settings, directory))):
+        with files.named(directory / name):
+            (directory / name).write_text(content)
 
 
 def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
@@ -90,7 +141,7 @@ def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     text = directory / "tree.ldif"
     lines: dict[int, Dn] = {}
     number = 1
-    with text.open("w", encoding="ascii") as file:
+    with files.named(text), text.open("w", encoding="ascii") as file:
         for dn in tree.sorted_by_depth(wanted):
             block = ldif.format_entry(wanted[dn]) + "\n"
             lines[number] = dn
@@ -98,10 +149,13 @@ def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
             file.write(block)
     command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c", "-l", str(text)]
     done = _tool(settings, "slapadd", *command)
-    refused = dict(_refused(done.stderr.splitlines(), lines))
+    words = done.stderr.splitlines()
+    # What follows an entry at which the whole transaction was given up are only consequences.
+    aborted = [line for line in words if _ABORTED in line and _LINE.search(line)][:1]
+    refused = dict(_refused(aborted or words, lines))
     if done.returncode and not refused:
-        words = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
-        raise Unavailable(directory, f"slapadd failed: {words}", "check the free space and the schemas")
+        told = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
+        raise Unavailable(directory, f"slapadd failed: {told}", "check the free space and the schemas")
     return refused
 
 
@@ -113,7 +167,7 @@ def _refused(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn
     for before, message in pairwise(["", *words]):
         found = _LINE.search(message)
         if found is not None and int(found[1]) in lines:
-            reason = f"{found[3]} ({found[2]})" if found[2] else before.rpartition("str2entry: ")[2]
+            reason = f"{found[3]} ({found[2]})" if found[2] else found[3] or before.rpartition("str2entry: ")[2]
             yield lines[int(found[1])], reason
 
 

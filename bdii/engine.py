@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from appliance.core import clock
+from appliance.core.directory import Refused
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
 from bdii.gather import BASE, gather, merge
@@ -39,6 +40,8 @@ class Cycle:
     statistics: Statistics = field(default_factory=Statistics)
     sources: int = 0
     stale: int = 0
+    unheard: int = 0
+    """Sources that have never said anything of use."""
     waiting: int = 0
     """Deletions that a guard holds back."""
     problems: list[str] = field(default_factory=list)
@@ -71,7 +74,9 @@ class Engine:
         started = time.monotonic()
         scratch = self._store.directory
         gathered = gather(self.settings, self._last, before=self._answers, scratch=scratch, stop=stop)
-        done = Cycle(sources=len(gathered.last), stale=gathered.stale, problems=list(gathered.problems))
+        done = Cycle(
+            sources=len(gathered.last), stale=gathered.stale, unheard=gathered.unheard, problems=[*gathered.problems]
+        )
         if stop.is_set():
             return done
         collected = time.monotonic()
@@ -87,7 +92,10 @@ class Engine:
             collecting=collected - started,
             applying=time.monotonic() - collected,
         )
-        self._publisher.tell(self.settings.hostname, done.statistics)
+        try:
+            self._publisher.tell(self.settings.hostname, done.statistics)
+        except Refused as error:
+            done.problems.append(str(error))
         return done
 
     def _planned(self, wanted: Tree, done: Cycle) -> Plan:

@@ -38,6 +38,8 @@ class Gathered:
     """The latest that were of use."""
     wanted: Tree
     stale: int
+    unheard: int
+    """Sources that have never said anything of use."""
     problems: tuple[str, ...]
 
 
@@ -68,13 +70,26 @@ def gather(
     kept = {name: entry for name, entry in known.items() if entry is not None}
     wanted, stale, left_out = merge(kept, now=now, expiry=settings.expiry)
     useful = {answer.source: answer if answer.tree is not None else before.get(answer.source) for answer in answers}
+    if settings.site is not None:
+        left_out += [line for answer in answers for line in _of_other_sites(answer, settings.site.name)]
     return Gathered(
         kept,
         {name: answer for name, answer in useful.items() if answer is not None},
         wanted,
         stale,
+        len(known) - len(kept),
         (*(line for answer in answers for line in answer.problems), *left_out),
     )
+
+
+def _of_other_sites(answer: Answer, site: str) -> list[str]:
+    """Return a line when a source says of its services that they belong to another site."""
+    services = (entry for dn, entry in (answer.tree or {}).items() if dn.startswith("glue2serviceid="))
+    others = sorted({name for entry in services for name in entry.get("GLUE2ServiceAdminDomainForeignKey")} - {site})
+    if not others:
+        return []
+    listed = ", ".join(sources.few(others))
+    return [tree.printable(f"{answer.source}: its services name the site {listed}, not {site}: correct one of them")]
 
 
 def _of_missing_directories(settings: Settings, last: Mapping[str, LastGood]) -> list[Answer]:
@@ -109,4 +124,4 @@ def merge(last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta) -> 
         merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
     whole, left_out = tree.complete(merged)
     words = "left out, because nothing gives the entry above it"
-    return whole, stale, [tree.printable(f"{merged[dn].dn}: {words}") for dn in left_out]
+    return whole, stale, sources.few([tree.printable(f"{tree.shown(merged[dn].dn)}: {words}") for dn in left_out])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from appliance.core.directory import NO_SUCH_OBJECT, Directory, Refused
 from appliance.core.ldif import Entry, parent
+from appliance.core.run.errors import Unavailable
 from bdii import infosys, tree
 from bdii.infosys import Statistics
 from bdii.plan import Add, Change, Delete, Modify, Plan
@@ -59,7 +60,7 @@ class Applied:
     def problems(self) -> list[str]:
         """Return a line for each of the first failures, and how many more there are."""
         first = self.failed[:_TOLD]
-        lines = [tree.printable(f"{change.entry.dn}: not published: {reason}") for change, reason in first]
+        lines = [tree.printable(f"{tree.shown(change.entry.dn)}: not published: {reason}") for change, reason in first]
         more = len(self.failed) - _TOLD
         return [*lines, f"{more} more entries not published"] if more > 0 else lines
 
@@ -137,6 +138,8 @@ class Publisher:
         now = dict(self.published)
         self._is_unsure = True
         with self._server.connect() as directory:
+            if self._server.content()[0] != self._generation:
+                raise Unavailable("slapd", "was started anew meanwhile, the plan is for the one before")
             for change in changes:
                 if stop.is_set():
                     break

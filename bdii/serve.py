@@ -6,15 +6,18 @@ both within ten seconds, SIGHUP reads the configuration again and begins a cycle
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import signal
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from appliance.core.directory import NoAnswer
 from appliance.core.run import lock
-from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
 from bdii.engine import Cycle, Engine
 from bdii.server import Server
@@ -29,12 +32,14 @@ _END = timedelta(seconds=6)
 
 
 class Service:
-    """One BDII at work. ``read`` reads the configuration again; it raises `ConfigurationError`."""
+    """One BDII at work. ``read`` reads the configuration again; it raises `ApplianceError`."""
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         self._settings = settings
         self._read = read
         self._server = Server(settings)
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        """What handlers write to: they may interrupt the main thread while it holds the lock of an event."""
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._wake = threading.Event()
@@ -45,9 +50,8 @@ class Service:
         with lock.hold(self._settings.state / "lock"):
             self._server.recover()
             engine = Engine(self._settings, Store(self._settings.state), self._server)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self._end())
-            signal.signal(signal.SIGHUP, lambda *_: self._read_again())
+            for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(handled, lambda number, _: self._signals.put(number))
             try:
                 self._server.serve(engine.published)
                 logger.info("serving %d entries on port %d", len(engine.published), self._settings.port)
@@ -65,34 +69,41 @@ class Service:
         self._stop.set()
         self._wake.set()
 
-    def _read_again(self) -> None:
-        self._reload.set()
-        self._wake.set()
+    def _take_signal(self, patience: timedelta) -> None:
+        with contextlib.suppress(queue.Empty):
+            number = self._signals.get(timeout=patience.total_seconds())
+            (self._reload if number == signal.SIGHUP else self._stop).set()
+            self._wake.set()
 
     def _watch(self, engine: Engine) -> None:
         """Keep slapd alive until told to end."""
         not_before = 0.0
-        while not self._stop.wait(_WATCH.total_seconds()):
-            if self._server.is_alive or time.monotonic() < not_before:
+        while not self._stop.is_set():
+            self._take_signal(_WATCH)
+            if self._stop.is_set() or self._server.is_alive or time.monotonic() < not_before:
                 continue
             logger.error("slapd has ended: starting it on the tree published last")
             try:
                 self._server.serve(engine.published)
-            except ApplianceError as error:
-                logger.error("%s", error)  # noqa: TRY400  one clear line
+            except (ApplianceError, OSError) as error:
+                logger.error("%s", _told(error))  # noqa: TRY400  one clear line
             self._wake.set()  # the entry below o=infosys has gone with the old database
             not_before = time.monotonic() + _RETRY.total_seconds()
 
     def _work(self, engine: Engine) -> None:
+        patience = _RETRY
         try:
             while not self._stop.is_set():
+                self._wake.clear()
                 if self._reload.is_set():
                     self._reload.clear()
                     self._apply_settings(engine)
-                self._wake.clear()
-                is_done = self._cycle(engine)
-                pause = engine.settings.breathe if is_done else min(_RETRY, engine.settings.breathe)
-                self._wake.wait(pause.total_seconds())
+                done = self._cycle(engine)
+                breathe = engine.settings.breathe
+                pause = breathe if done else _RETRY
+                if done and done.unheard:  # often it only starts later than we did
+                    pause, patience = patience, min(2 * patience, breathe)
+                self._wake.wait(min(pause, breathe).total_seconds())
         except BaseException as error:  # noqa: BLE001  the main thread raises it
             self._bug = error
             self._end()
@@ -100,7 +111,7 @@ class Service:
     def _apply_settings(self, engine: Engine) -> None:
         try:
             settings = self._read()
-        except ConfigurationError as error:
+        except ApplianceError as error:
             logger.error("configuration not read again, the old one stays: %s", error)  # noqa: TRY400
             return
         if settings.listens_unlike(self._settings):
@@ -108,27 +119,34 @@ class Service:
         engine.reload(settings)
         logger.info("configuration read again")
 
-    def _cycle(self, engine: Engine) -> bool:
-        """Do one cycle and record it; tells whether it came to its end."""
+    def _cycle(self, engine: Engine) -> Cycle | None:
+        """Do one cycle and record it; None when it did not come to its end."""
         record = RunRecord(f"bdii-{engine.settings.level}")
+        generation = self._server.generation
         try:
             done = engine.cycle(self._stop)
         except (ApplianceError, OSError) as error:
             if self._stop.is_set():  # who ends us may have ended slapadd, too
-                return False
-            logger.error("cycle given up: %s", error)  # noqa: TRY400
-            record.fail(str(error))
+                return None
+            logger.error("cycle given up: %s", _told(error))  # noqa: TRY400
+            if isinstance(error, NoAnswer):
+                self._server.give_up(generation)
+            record.fail(_told(error))
             record.close(ExitStatus.NOTHING, engine.settings.runs)
-            return False
+            return None
         if self._stop.is_set():
-            return False
+            return None
         for problem in done.problems:
             logger.warning("%s", problem)
             record.fail(problem)
         record.counts |= figures(done)
         record.close(ExitStatus.PARTLY if done.problems else ExitStatus.DONE, engine.settings.runs)
         logger.info("%s", summary(done))
-        return True
+        return done
+
+
+def _told(error: ApplianceError | OSError) -> str:
+    return str(error if isinstance(error, ApplianceError) else LocalFailure.from_os(error))
 
 
 def figures(done: Cycle) -> dict[str, float]:

@@ -34,6 +34,7 @@ CONNECTIONS = 512
 """File descriptors that slapd may have: as many strangers can be connected, less a few."""
 
 _START_TIME = timedelta(seconds=15)
+_ANSWER_TIME = timedelta(seconds=30)
 _STOP_TIME = timedelta(seconds=3)
 _POLL_SECONDS = 0.02
 
@@ -71,7 +72,8 @@ class Server:
             files.make_directory(self.settings.run, mode=0o700)
             with contextlib.suppress(OSError, ValueError):
                 _end_stranger(int(self._pid_file.read_text()), self._databases)
-            shutil.rmtree(self._databases, ignore_errors=True)
+            for directory in self._databases.glob("[0-9]*"):  # other names may be those of the bdii package's slapd
+                shutil.rmtree(directory, ignore_errors=True)
 
     def serve(self, wanted: Tree, *, instead: Tree = NO_TREE) -> Database:
         """Serve a tree from a database of its own instead of what is served now; returns it.
@@ -85,8 +87,8 @@ class Server:
             directory = self._databases / str(self.generation + 1)
             made = database.make(self.settings, wanted, directory, instead=instead)
             self.stop()
-            self.generation += 1
             self._start(made)
+            self.generation += 1
             if self._database is not None:
                 shutil.rmtree(self._database.directory, ignore_errors=True)
             self._database = made
@@ -106,9 +108,16 @@ class Server:
             self._process = None
             self._pid_file.unlink(missing_ok=True)
 
+    def give_up(self, generation: int) -> None:
+        """Kill slapd, which does not answer, unless another one serves by now: whoever watches starts a new one."""
+        with self._lock:
+            if self._process is not None and generation == self.generation:
+                self._process.kill()
+                self._process.wait()
+
     def connect(self) -> Directory:
         """Return a connection that may write; raises `Unavailable`."""
-        return Directory(self.settings.socket)
+        return Directory(self.settings.socket, timeout=_ANSWER_TIME)
 
     @property
     def _databases(self) -> Path:

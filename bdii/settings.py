@@ -7,6 +7,7 @@ site files say; without, it is the resource's, which publishes what the programs
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,8 @@ from bdii.site.settings import read as read_site
 SECTION = "DEFAULT"
 LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
 _SOCKET_LENGTH = 100  # of the 107 octets that a socket's address has
+
+_HOST = re.compile(r"[!-~]{1,200}")
 
 _WITHOUT_EFFECT = {
     "BDII_PID_FILE": "the lock file in BDII_VAR_DIR holds the process id",
@@ -104,7 +107,7 @@ def read(path: Path, *, layout: Layout) -> tuple[Settings, tuple[Problem, ...]]:
     log_file = get.path(SECTION, "BDII_LOG_FILE", default=Path())
     settings = Settings(
         level=level,
-        hostname=get.text(SECTION, "BDII_HOSTNAME", default="localhost"),
+        hostname=get.text(SECTION, "BDII_HOSTNAME", default="localhost") or "localhost",
         addresses=_addresses(get),
         port=get.integer(SECTION, "SLAPD_PORT", default=port, minimum=1, maximum=65535),
         state=state,
@@ -141,6 +144,8 @@ def _addresses(get: Getters) -> tuple[str, ...]:
 
 
 def _check(get: Getters, settings: Settings) -> None:
+    if not _HOST.fullmatch(settings.hostname):
+        get.error(SECTION, "BDII_HOSTNAME", f"{settings.hostname!r} is not the name of a host")
     for option, instead in _WITHOUT_EFFECT.items():
         get.accept(SECTION, [option])
         if get.where(SECTION, option) is not None:

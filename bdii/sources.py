@@ -35,6 +35,7 @@ _GRACE = timedelta(seconds=2)
 _POLL_SECONDS = 0.02
 _PARTLY = 1
 _FAILED = "failed:"
+_BLOCK = 4096
 _TOLD = 5  # lines of a source's troubles that are passed on
 
 Translate = Callable[[Iterable[Entry]], Iterable[Entry]]
@@ -110,7 +111,7 @@ def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: thre
             status = _run(source, output, errors, stop)
             output.seek(0)
             told = _last_lines(errors)
-            answer = _understood(source, output, before, status=status, words=told[-1:])
+            answer = _understood(source, output, before, status=status, words=_cause(told))
     except _LimitReached as error:
         return _useless(source, str(error))
     except OSError as error:
@@ -128,7 +129,7 @@ def _useless(source: Source, *causes: str) -> Answer:
 
 
 class _LimitReached(Exception):
-    """A program was ended."""
+    """A program was ended, or its output."""
 
 
 def _run(source: Source, output: IO[bytes], errors: IO[bytes], stop: threading.Event) -> int:
@@ -147,18 +148,29 @@ def _run(source: Source, output: IO[bytes], errors: IO[bytes], stop: threading.E
     try:
         while not _has_ended(process):
             time.sleep(_POLL_SECONDS)
-            _check_limits(source, output, deadline, stop)
+            _check_limits(source, (output, errors), deadline, stop)
     finally:
         _end_group(process)
+    _check_space(output)
     return process.returncode
 
 
-def _check_limits(source: Source, output: IO[bytes], deadline: float, stop: threading.Event) -> None:
+def _check_space(output: IO[bytes]) -> None:
+    """Take no output from a full disk: programs that do not look whether they can write are many."""
+    size = os.fstat(output.fileno()).st_size
+    try:
+        os.posix_fallocate(output.fileno(), size, _BLOCK)
+    except OSError as error:
+        raise _LimitReached(f"its output does not fit into BDII_VAR_DIR: {error.strerror}") from error
+    os.ftruncate(output.fileno(), size)
+
+
+def _check_limits(source: Source, outputs: Sequence[IO[bytes]], deadline: float, stop: threading.Event) -> None:
     if stop.is_set():
         raise _LimitReached("ended, because this program ends")
     if time.monotonic() > deadline:
         raise _LimitReached(f"did not end within {source.timeout.total_seconds():g} s")
-    if os.fstat(output.fileno()).st_size > source.limit:
+    if max(os.fstat(output.fileno()).st_size for output in outputs) > source.limit:
         raise _LimitReached(f"printed more than {source.limit // 1_000_000} MB (BDII_SOURCE_LIMIT)")
 
 
@@ -183,6 +195,11 @@ def _last_lines(errors: IO[bytes]) -> list[str]:
     errors.seek(max(0, size - 4000))
     lines = errors.read().decode("utf-8", "replace").splitlines()
     return [tree.printable(" ".join(line.split())[:200]) for line in lines if line.strip()][-_TOLD:]
+
+
+def _cause(told: list[str]) -> list[str]:
+    """Return the last line that tells a cause: ldapsearch goes on after it."""
+    return [line for line in told if not line.startswith("Matched DN:")][-1:]
 
 
 # ------------------------------------------------------------------------------------------------------ understanding
@@ -220,7 +237,7 @@ def _understood(
     file.seek(0)
     reader = _Reader()
     entries, left_out = tree.of(source.translate(reader.entries(file)))
-    told = _few(reader.malformed + left_out)
+    told = few(reader.malformed + left_out)
     if status and not (status == _PARTLY and reader.failed):
         return _useless(source, ": ".join([f"failed with {_status(status)}", *words]), *told)
     if not entries:
@@ -234,5 +251,6 @@ def _status(status: int) -> str:
     return f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
-def _few(lines: Sequence[str]) -> list[str]:
+def few(lines: Sequence[str]) -> list[str]:
+    """Return the first of many lines, and how many there are more."""
     return [*lines[:_TOLD], *([f"{len(lines) - _TOLD} more of this kind"] if len(lines) > _TOLD else [])]

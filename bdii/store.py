@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from appliance.core import files, ldif
 from appliance.core.ldif import Malformed
@@ -26,6 +26,9 @@ from bdii.retain import LastGood
 from bdii.tree import Dn, Tree
 
 logger = logging.getLogger(__name__)
+
+
+_INSTEAD = "the last good data count as old as their files"
 
 
 class Store:
@@ -46,6 +49,8 @@ class Store:
     def load(self) -> tuple[dict[str, LastGood], Vanished]:
         """Return the last good data of all sources, and what the guards remember."""
         memory = self._memory()
+        if memory is None:
+            return self._of_files(), NOTHING_VANISHED
         try:
             sources = {
                 name: LastGood(
@@ -60,8 +65,8 @@ class Store:
             held = memory.get("held_since")
             return sources, Vanished(since, datetime.fromisoformat(held) if held else None)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            logger.warning("%s: cannot be understood: %r; the sources are asked anew", self._memory_file, error)
-            return {}, NOTHING_VANISHED
+            logger.warning("%s: cannot be understood: %r; %s", self._memory_file, error, _INSTEAD)
+            return self._of_files(), NOTHING_VANISHED
 
     def save(self, sources: Mapping[str, LastGood], vanished: Vanished) -> None:
         """Keep the last good data of all sources, and what the guards remember; other sources are forgotten."""
@@ -93,15 +98,24 @@ class Store:
     def _source(self, name: str) -> Path:
         return self.directory / "sources" / f"{quote(name, safe='')}.ldif"
 
-    def _memory(self) -> dict[str, Any]:
+    def _of_files(self) -> dict[str, LastGood]:
+        """Return the last good data without what memory.json says of them: each as old as its file."""
+        return {
+            unquote(path.stem): LastGood(self._read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC))
+            for path in sorted((self.directory / "sources").glob("*.ldif"))
+            if not path.name.startswith(".")
+        }
+
+    def _memory(self) -> dict[str, Any] | None:
+        """Return what memory.json holds; None when there is no such file that can be read."""
         try:
             found = json.loads(self._memory_file.read_bytes())
         except FileNotFoundError:
-            return {}
+            return None
         except (OSError, ValueError) as error:
-            logger.warning("%s: cannot be read: %s; the sources are asked anew", self._memory_file, error)
-            return {}
-        return found if isinstance(found, dict) else {}
+            logger.warning("%s: cannot be read: %s; %s", self._memory_file, error, _INSTEAD)
+            return None
+        return found if isinstance(found, dict) else None
 
     def _read(self, path: Path) -> dict[Dn, ldif.Entry]:
         try:

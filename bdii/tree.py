@@ -21,6 +21,11 @@ NO_TREE: Tree = {}
 SUFFIX = Dn("o=glue")
 LONGEST = 4096
 """Characters that a name may have; real ones have some hundred. A bound for what strangers can make us do."""
+LONGEST_RELATIVE = 245
+"""Octets that an entry's own part of its name may have in slapd's spelling: LMDB has room for twice that in a key."""
+LARGEST = 1_000_000
+"""Characters that the values of one entry may have together: slapd hangs up on a request of more than 16 MB."""
+LONGEST_SHOWN = 300
 MADE = 3
 CREATION_TIME = "GLUE2EntityCreationTime"
 OTHER_INFO = "GLUE2EntityOtherInfo"
@@ -54,9 +59,9 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     problems = []
     for entry in entries:
         try:
-            dn = _checked(entry.dn)
+            dn = _checked(entry)
         except LdifError as error:
-            problems.append(f"line {entry.line}: {error}")
+            problems.append(f"line {entry.line}: {error}, left out")
             continue
         if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
             problems.append(f"line {entry.line}: {entry.dn}: not below {SUFFIX}, left out")
@@ -67,14 +72,26 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     return tree, problems
 
 
-def _checked(dn: str) -> Dn:
+def _checked(entry: Entry) -> Dn:
+    dn = entry.dn
     if len(dn) > LONGEST:
-        raise LdifError(dn[:100], f"is a name of more than {LONGEST} characters")
+        raise LdifError(shown(dn), f"is a name of more than {LONGEST} characters")
     try:
         dn.encode()
     except UnicodeEncodeError:
-        raise LdifError(dn, "is not UTF-8") from None
-    return normal(dn)
+        raise LdifError(shown(dn), "is not UTF-8") from None
+    name = normal(dn)
+    own = name.removesuffix(ldif.parent(name))
+    if len(own.encode()) - 1 + own.count("\\") > LONGEST_RELATIVE:  # slapd spells escaped characters by three octets
+        raise LdifError(shown(dn), f"begins with a name of more than {LONGEST_RELATIVE} octets, which no slapd stores")
+    if sum(len(value) for values in entry.attributes.values() for value in values) > LARGEST:
+        raise LdifError(shown(dn), f"has values of more than {LARGEST} characters")
+    return name
+
+
+def shown(dn: str) -> str:
+    """Return a name as it stands in a message: a long one without its middle."""
+    return dn if len(dn) <= LONGEST_SHOWN else f"{dn[: LONGEST_SHOWN // 2]}…{dn[-LONGEST_SHOWN // 2 :]}"
 
 
 def printable(text: str) -> str:
@@ -96,12 +113,17 @@ def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
     left_out = []
     for dn in sorted_by_depth(tree):
         missing = [] if ldif.parent(dn) in whole else [name for name in ancestors(dn) if name not in whole]
-        if len(missing) <= MADE and all(name.startswith("glue2groupid=") for name in missing):
+        if len(missing) <= MADE and all(map(_is_container, missing)):
             whole |= {name: _container(name) for name in reversed(missing)}
             whole[dn] = tree[dn]
         else:
             left_out.append(dn)
     return whole, left_out
+
+
+def _is_container(dn: Dn) -> bool:
+    """Tell whether a name alone says what its entry is."""
+    return dn.startswith("glue2groupid=") and len(ldif.parse_dn(dn)[0]) == 1
 
 
 def _container(dn: Dn) -> Entry:

@@ -108,7 +108,10 @@ def read(path: Path) -> datetime | None:
     if not _FULL.fullmatch(text):
         raise ValueError(text)
     moment = datetime.fromisoformat(text)
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError(text) from error
 
 
 def _is_before(path: Path, moment: datetime) -> bool:

@@ -136,7 +136,7 @@ class _Run:
         return Window(start, end) if start < end else None
 
     def _checkpoint(self, selected: Selected) -> datetime | None:
-        found = self.checkpoints.find((*selected.aliases, selected.project.name))
+        found = self.checkpoints.find((*selected.aliases, *selected.former))
         for path in found.broken:
             logger.warning("%s: holds no time; going on from %s, as the project's other file says", path, found.moment)
         return found.moment

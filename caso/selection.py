@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.core.cloud import identity, vo
 from appliance.core.cloud.identity import Project
@@ -14,11 +14,15 @@ from caso.settings import Configuration
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A project to account. ``aliases`` are its names as the configuration and cASO write them, the id last."""
+    """A project to account. ``aliases`` are its names as the configuration and cASO write them, the id last.
+
+    ``former`` are others by which it may have been accounted before: its name, if no other project is called so.
+    """
 
     project: Project
     vo: str
     aliases: tuple[str, ...]
+    former: tuple[str, ...] = ()
 
 
 def select(cloud: Cloud, configuration: Configuration) -> tuple[list[Selected], list[ApplianceError]]:
@@ -49,7 +53,9 @@ def select(cloud: Cloud, configuration: Configuration) -> tuple[list[Selected], 
     for project in known:
         if project.id in aliases:
             try:
-                selected.append(_accept(cloud, configuration, project, aliases[project.id]))
+                accepted = _accept(cloud, configuration, project, aliases[project.id])
+                is_unique = [other.name for other in known].count(project.name) == 1
+                selected.append(replace(accepted, former=(project.name,) if is_unique else ()))
             except ApplianceError as error:
                 failures.append(error)
     return selected, failures
@@ -91,5 +97,5 @@ def _accept(cloud: Cloud, configuration: Configuration, project: Project, aliase
             f"carries the tag {configuration.tag!r}, but the account {cloud.access.account!r} has no role in it",
             cloud.access.grant(f"--project {project.id}"),
         )
-    found = vo.vo_of(project, mapping=configuration.mapping, preferred=configuration.vo_property)
+    found = vo.vo_of(project, mapping=configuration.mapping, preferred=configuration.vo_properties)
     return Selected(project, found, tuple(dict.fromkeys((*aliases, project.id))))

@@ -45,6 +45,7 @@ _MESSENGERS: Mapping[str, str | None] = {
 }
 """Names of messengers, of all cASO's releases, and the version of the cloud records that they make."""
 _OTHER_MESSENGERS = ("logstash", "greendigit_cim", "caso.messenger.logstash.LogstashMessenger")
+_OTHER_RECORDS = ("ip", "accelerator", "storage", "energy")
 _EXTRACTORS = ("nova",)
 _OTHER_EXTRACTORS = ("cinder", "neutron", "prometheus", "ceilometer")
 
@@ -65,7 +66,7 @@ class Configuration:
     names: Names
     projects: tuple[str, ...]
     tag: str
-    vo_property: str
+    vo_properties: tuple[str, ...]
     """Empty when the configuration names none."""
     mapping: vo_module.Mapping
     spool: Path
@@ -141,13 +142,15 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
         ),
     )
     _extractors(settings)
+    if entry := settings.where("accelerator", "number_key") or settings.where("accelerator", "type_key"):
+        settings.warn("accelerator", "", f"accelerator records: {_NOTHING}", entry=entry)
     mapping, wrong = _mapping(settings, layout)
     return Configuration(
         access=_access(settings, read),
         names=names,
         projects=settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
         tag=settings.text("DEFAULT", "caso_tag", default="caso"),
-        vo_property=settings.text("DEFAULT", "vo_property"),
+        vo_properties=settings.words("DEFAULT", "vo_property"),
         mapping=mapping,
         spool=spool,
         lock=settings.path("DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool)),
@@ -225,13 +228,23 @@ def _version(settings: Settings) -> str | None:
     if not known:
         settings.error("DEFAULT", "messengers", "none of these is in this version; write ssm")
     versions = {version for name in known if (version := _MESSENGERS[name])}
-    types = [word for name in ("ssm", "ssmv4") for word in settings.words(f"messenger_{name}", "record_types")]
-    if types and "cloud" not in types:
-        settings.warn("messenger_ssm", "record_types", "without cloud nothing is sent: other records are not made yet")
-        return None
+    for name in sorted({"ssm", "ssmv4"} & set(known)):
+        _record_types(settings, f"messenger_{name}")
     if known and not versions:
         settings.warn("DEFAULT", "messengers", "noop: records are thrown away, and not extracted again; write ssm")
     return max(versions, default=None)
+
+
+def _record_types(settings: Settings, section: str) -> None:
+    """Check which records are to be sent. A run that sends none would still move the checkpoints."""
+    chosen = settings.words(section, "record_types", default=("cloud",))
+    for word in chosen:
+        if word in _OTHER_RECORDS:
+            settings.warn(section, "record_types", f"{word}: {_NOTHING}")
+        elif word != "cloud":
+            settings.error(section, "record_types", f"{word!r} is not a type of records; write cloud")
+    if chosen and "cloud" not in chosen:
+        settings.error(section, "record_types", "none of these is in this version; add cloud")
 
 
 def _period(settings: Settings) -> Period:
@@ -252,10 +265,10 @@ def _moment(settings: Settings, option: str) -> datetime | None:
 
     try:
         moment = dateutil.parser.parse(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         settings.error("DEFAULT", option, f"{text!r} is not a time; write it like 2026-11-01T00:00:00")
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _log_file(settings: Settings) -> Path | None:

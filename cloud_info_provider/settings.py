@@ -37,6 +37,7 @@ _OLD_NAMES = {
     "NOVACLIENT_INSECURE": "insecure",
 }
 _VO = re.compile(r"[!-~]{1,255}")
+_SITE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _PROJECT = re.compile(r"[!-~]{1,64}")
 _NO_PROJECT = "has no project: write auth: project_id: below it"
 _DEFAULT_CAPABILITIES = ("executionmanagement.dynamicvmdeploy", "security.accounting")
@@ -244,6 +245,8 @@ def _site(settings: Settings) -> Site:
         platform=settings.text("compute.templates.defaults", "platform", default="amd64"),
         capabilities=_capabilities(settings),
     )
+    if site.name and not _SITE.fullmatch(site.name):
+        settings.error("site", "name", f"{site.name!r} is not the name of a site in GOCDB: letters, digits and . _ -")
     for option in ("total_cores", "total_ram"):
         entry = settings.where("compute", option)
         if entry is None or entry.text in ("", "0"):

@@ -23,7 +23,7 @@ logger = logging.getLogger("ssm.ssm2")
 
 INCOMING = "incoming"
 REJECT = "reject"
-_NO_ID = "noid"
+_NO_ID, _NO_ARGO_ID = "noid", "N/A"
 _NO_SIGNER = "Not available."
 
 
@@ -61,9 +61,12 @@ class Judge:
             self.identity = self.identity.reload_if_changed(at=clock.now())
         except ApplianceError as error:
             self._warn_once(str(error))
+        if warning := self.identity.expiry_warning(at=clock.now()):
+            self._warn_once(warning)
 
     def _judge(self, delivery: Delivery) -> Verdict | None:
-        logger.info("Received message. ID = %s", delivery.empa_id or _NO_ID)
+        argo_id = f", Argo ID = {delivery.message_id}" if delivery.is_argo else ""
+        logger.info("Received message. ID = %s%s", _id_of(delivery), argo_id)
         if delivery.empa_id == "ping":
             return None
         if not delivery.body:
@@ -74,6 +77,10 @@ class Judge:
             )
         except (Malformed, Untrusted) as error:
             return _refuse(delivery, _reason(error))
+        except Exception as error:  # noqa: BLE001  ours; but it would come again, and no message after it
+            logger.error("bug in this program: %s: %s; please report it", type(error).__name__, error)  # noqa: TRY400
+            self.record.add("bugs")
+            return _refuse(delivery, f"Failed to verify message: this program failed on it: {type(error).__name__}")
         for warning in verified.warnings:
             self._warn_once(warning)
         return self._look_up(delivery, verified)
@@ -109,8 +116,12 @@ def _verdict(queue: str, delivery: Delivery, *, signer: str, body: bytes, error:
     # delivers again, but not when the sender sends again: a correction must not be taken for a duplicate.
     message_id = delivery.empa_id or f"broker's {delivery.message_id}"
     key = Key.of(queue, signer=signer, message_id=message_id, body=body)
-    fields = {"body": body, "signer": signer.encode(), "empaid": (delivery.empa_id or _NO_ID).encode()}
+    fields = {"body": body, "signer": signer.encode(), "empaid": _id_of(delivery).encode()}
     return Verdict(key, fields | ({"error": error} if error else {}))
+
+
+def _id_of(delivery: Delivery) -> str:
+    return delivery.empa_id or (_NO_ARGO_ID if delivery.is_argo else _NO_ID)
 
 
 def _reason(error: ApplianceError) -> str:

@@ -59,7 +59,7 @@ def _stamp(path: Path) -> _Stamp:
 
 def _read(path: Path, *, may_be_missing: bool = False) -> frozenset[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # an editor's mark must not spare the first banned name
     except FileNotFoundError:
         if may_be_missing:
             return frozenset()

@@ -2,24 +2,33 @@
 
 A lock is a hard link that says nothing of its owner. So the names of the elements that are about to be locked stand in
 a journal, durably, before the first of them is. A run that finds a journal takes over the locks of just those names;
-every other lock is somebody else's and is left alone.
+every other lock is somebody else's and is left alone. So is one that is younger than the journal, whose time is renewed
+with that of the locks: since the run was killed another sender has broken our lock, or found none, and set its own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.core import files
+from appliance.core.run.errors import LocalFailure
 from appliance.core.spool import ElementName, Spool
+
+logger = logging.getLogger("ssm.ssm2")
 
 MAX_ELEMENTS = 64
 MAX_BYTES = 8 * 1024 * 1024
 """Of one block; a single element may be larger."""
 _REFRESH_SECONDS = 60.0
 """A tenth of the age at which other senders break a lock."""
+_CLAIM_SECONDS = 30.0
+"""In which a block is locked, or its locks are renewed."""
 _NAME = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
 
 
@@ -40,10 +49,13 @@ class Outgoing:
         """Give back what a killed run held; an element that it had removed needs only its lock removed."""
         try:
             text = self._journal.read_text(encoding="ascii", errors="replace")
+            end = self._journal.stat().st_mtime + _CLAIM_SECONDS
         except FileNotFoundError:
             return
-        for name in filter(_NAME.fullmatch, text.split()):
-            self.spool.unlock(ElementName(name))
+        for name in map(ElementName, filter(_NAME.fullmatch, text.split())):
+            since = self.spool.locked_since(name)
+            if since is not None and since <= end:
+                self.spool.unlock(name)
         self._journal.unlink(missing_ok=True)
 
     def blocks(self, *, limit: int | None = None) -> Iterator[list[ElementName]]:
@@ -76,6 +88,8 @@ class Outgoing:
         if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
             for name in self._held:
                 self.spool.refresh(name)
+            with contextlib.suppress(OSError):
+                os.utime(self._journal)
             self._refreshed = time.monotonic()
 
     def release(self) -> list[ElementName]:
@@ -108,7 +122,7 @@ class Outgoing:
                 elif self.spool.is_locked(name):
                     self.foreign.append(name)
             except PermissionError as error:  # neither owned by us nor writable, where hard links are protected
-                self.refused[name] = str(error.strerror)
+                self.refused[name] = str(LocalFailure.from_os(error, subject=""))
         if len(claimed) < len(block):
             self._write_journal(claimed)
         self._held = dict.fromkeys(claimed)
@@ -116,4 +130,8 @@ class Outgoing:
         return claimed
 
     def _write_journal(self, names: list[ElementName]) -> None:
-        files.write_atomic(self._journal, "".join(f"{name}\n" for name in names).encode())
+        try:
+            files.write_atomic(self._journal, "".join(f"{name}\n" for name in names).encode())
+        except OSError as error:  # a full disk must not keep from sending what fills it
+            failure = LocalFailure.from_os(error, subject=self._journal)
+            logger.warning("%s; should this run be killed, its locks will hold for ten minutes", failure)

@@ -13,8 +13,7 @@ from appliance.core.run.record import RunRecord
 from ssm.judge import Judge
 from ssm.store import Store
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.events import Delivery, Lost, Refusal
-from ssm.transport.stomp import Connection
+from ssm.transport.events import Connection, Delivery, Lost, Refusal
 
 logger = logging.getLogger("ssm.ssm2")
 
@@ -102,10 +101,15 @@ class Receiver:
             if batch:
                 self._take(batch, connection)
             match end:
+                case Refusal(error=Unavailable() as final):
+                    if self._limits.idle is not None:  # a run that is to end
+                        raise final
+                    logger.error("%s", final)
+                    return
                 case Refusal(text, _):
                     logger.error("%s: the broker says: %s", connection.broker, text)
-                case Lost(cause):
-                    logger.warning("%s: connection lost: %s", connection.broker, cause)
+                case Lost(cause, error):
+                    logger.warning("%s", error or f"{connection.broker}: connection lost: {cause}")
                     return
 
     def _take(self, batch: list[Delivery], connection: Connection) -> None:

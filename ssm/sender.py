@@ -27,10 +27,9 @@ from appliance.core.trust.errors import Malformed, Untrusted
 from ssm import envelope
 from ssm.outgoing import Outgoing
 from ssm.queue import Queue
-from ssm.settings import SenderSettings
+from ssm.settings import Link, SenderSettings
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.events import Lost, Receipt, Refusal
-from ssm.transport.stomp import Connection
+from ssm.transport.events import Connection, Lost, Receipt, Refusal
 from ssm.window import Window
 
 logger = logging.getLogger("ssm.ssm2")
@@ -40,9 +39,14 @@ RECONNECT_LIMIT = timedelta(minutes=10)
 """How long a broker may be away in the middle of a run."""
 MAX_ATTEMPTS = 3
 """Connections that may break one after the other without a single receipt between them."""
+MAX_PASSING_ATTEMPTS = 6
+"""The same, when the service says that it is out of order for a while: half a minute in all."""
 _POLL_SECONDS = 0.5
 _LISTED = 20
-_TOO_LARGE = re.compile(r"too (large|big|long)|frame size|maximum|exceed", re.IGNORECASE)
+_DRAIN_SECONDS = 3.0
+"""How long to wait, when a run is to end, for receipts of what was sent: what has none will be sent again."""
+_TOO_LARGE = re.compile(r"too (large|big|long)|frame size|data length|message size|larger than", re.IGNORECASE)
+"""What brokers say of one message. They speak of limits and maxima also when they are full, which passes."""
 
 
 def load_recipient(settings: SenderSettings, *, trust: CADirectory, at: datetime) -> x509.Certificate | None:
@@ -67,6 +71,15 @@ def load_recipient(settings: SenderSettings, *, trust: CADirectory, at: datetime
     return recipient
 
 
+def max_wire(link: Link) -> int | None:
+    """Return how large a message may be as it is sent; None: the broker will say."""
+    if link.ams is None:
+        return None
+    from ssm.transport.argo import MAX_DATA  # noqa: PLC0415  start-up is a cost
+
+    return MAX_DATA
+
+
 @dataclass(slots=True)
 class Packer:
     """Makes the wire form of a message: signed and, with a ``recipient``, encrypted."""
@@ -76,6 +89,8 @@ class Packer:
     recipient: x509.Certificate | None
     cipher: str
     max_size: int
+    max_wire: int | None = None
+    """Of the wire form, in bytes."""
     _is_checked: bool = False
 
     def pack(self, text: bytes) -> bytes:
@@ -92,9 +107,13 @@ class Packer:
         signed = envelope.sign(text, identity=self.identity)
         if not self._is_checked:
             self._check(signed, text)
-        if self.recipient is None:
-            return signed
-        return envelope.encrypt(signed, recipient=self.recipient, cipher=self.cipher)
+        wire = signed
+        if self.recipient is not None:
+            wire = envelope.encrypt(signed, recipient=self.recipient, cipher=self.cipher)
+        if self.max_wire is not None and len(wire) > self.max_wire:
+            cause = f"signed, it has {len(wire)} bytes, and AMS takes at most {self.max_wire}"
+            raise envelope.Unsendable("message", cause, "put fewer records into one: [ssm] max_size of cASO")
+        return wire
 
     def _check(self, signed: bytes, text: bytes) -> None:
         try:
@@ -135,7 +154,9 @@ class Sender:
         self._receipt_timeout = receipt_timeout.total_seconds()
         self._sent = 0
         self._attempts = 0
+        self._pauses = pauses()
         self._last_receipt = 0.0
+        self._argo_ids: dict[str, str] = {}
 
     def run(self, *, limit: int | None = None) -> ExitStatus:
         """Send what is in the spool, at most ``limit`` elements; what was left undone is in the run record.
@@ -143,6 +164,7 @@ class Sender:
         :raises ApplianceError: nothing at all could be sent
         """
         logger.info("Found %d messages.", self._outgoing.spool.count())
+        is_complete = False
         try:
             self._connection = self._connect()
             for block in self._outgoing.blocks(limit=limit):
@@ -150,6 +172,7 @@ class Sender:
                 if self._is_over():
                     break
             else:
+                is_complete = True
                 logger.info("Tidying message directory.")
                 self._outgoing.spool.purge()
         except (ApplianceError, OSError) as error:
@@ -161,7 +184,7 @@ class Sender:
         finally:
             self._close()
             left = self._outgoing.release()
-        return self._conclude(left)
+        return self._conclude(left, is_complete=is_complete)
 
     def dry_run(self, *, limit: int | None = None) -> ExitStatus:
         """Sign every message and print what would be sent; touches nothing."""
@@ -192,18 +215,21 @@ class Sender:
                 self._send(ElementName(name), window)
             self._handle_events(window, self._connection, wait=name is None)
             self._outgoing.refresh()
+        end = time.monotonic() + _DRAIN_SECONDS
+        while self._connection is not None and not window.is_settled and time.monotonic() < end:
+            self._handle_events(window, self._connection, wait=True)
 
     def _send(self, name: ElementName, window: Window) -> None:
         assert self._connection is not None  # noqa: S101  _send_block sees to it
         try:
             text = self._outgoing.spool.read(name)
+        except OSError as error:
+            self._leave(name, _words(error), window)
+            return
+        try:
             wire = self._packer.pack(text)
         except envelope.Unsendable as error:
             self._bury(name, str(error), window)
-            return
-        except (PermissionError, FileNotFoundError) as error:  # the latter: somebody took our lock for abandoned
-            self._outgoing.refuse(name, str(error.strerror))
-            self._settle(window.give_up(name))
             return
         if window.is_settled:
             self._last_receipt = time.monotonic()
@@ -217,8 +243,10 @@ class Sender:
         while (event := connection.next_event(timeout=_POLL_SECONDS if wait else 0)) is not None:
             wait = False
             match event:
-                case Receipt(name):
+                case Receipt(name, argo_id) if name in window.in_flight:
                     self._last_receipt, self._attempts = time.monotonic(), 0
+                    self._pauses = pauses()
+                    self._argo_ids[name] = argo_id
                     self._settle(window.receipt(name))
                 case Refusal():
                     self._start_over(window, connection, event)
@@ -237,6 +265,8 @@ class Sender:
         in_flight = window.in_flight
         window.connection_broke()
         match end:
+            case Refusal(error=Unavailable() as final):
+                raise final
             case Refusal(text, name) if _TOO_LARGE.search(text) and (len(in_flight) == 1 or name in in_flight):
                 culprit = name if name in in_flight else in_flight[0]
                 self._bury(ElementName(culprit), f"the broker says: {text}", window)
@@ -247,12 +277,15 @@ class Sender:
                     f"the broker refuses messages: {text}",
                     "check that this host's certificate may write to this queue",
                 )
+            case Lost(error=Unavailable() as told):
+                error = told
             case Lost(cause):
                 error = Unavailable(connection.broker, f"connection broken: {cause}", "look into the broker's log")
-        if self._attempts >= MAX_ATTEMPTS:
+        is_passing = isinstance(end, Lost) and end.is_passing
+        if self._attempts >= (MAX_PASSING_ATTEMPTS if is_passing else MAX_ATTEMPTS):
             raise error
         logger.warning("%s: %s", error.subject, error.cause)
-        self._sleep(next(pauses()))
+        self._sleep(next(self._pauses))
 
     def _connect(self) -> Connection:
         """Connect; in the middle of a run try again while there is hope."""
@@ -273,15 +306,30 @@ class Sender:
         for name in names:
             logger.info("Broker received message: %s", name)
             self._outgoing.settle(ElementName(name))
-            logger.info("Sent %s", name)
+            argo_id = self._argo_ids.pop(name, "")
+            logger.info("Sent %s%s", name, f", Argo ID: {argo_id}" if argo_id else "")
         self._sent += len(names)
         self._record.add("messages_sent", len(names))
 
     def _bury(self, name: ElementName, reason: str, window: Window) -> None:
-        """Move an element that can never be sent to the queue of failed messages, once whatever happens."""
+        """Move an element that can never be sent to the queue of failed messages; if it cannot be moved, leave it."""
+        try:
+            self._copy_to_failed(name, reason)
+        except OSError as error:
+            self._leave(name, f"{reason}; it cannot be moved to {self._settings.failed}: {_words(error)}", window)
+            return
+        logger.error("Message %s cannot be sent: %s; moved to %s", name, reason, self._settings.failed)
+        self._record.add("dead_letters")
+        self._record.fail(f"{name}: {reason}; it is now in {self._settings.failed}")
+        self._outgoing.settle(name)
+        self._settle(window.give_up(name))
+
+    def _copy_to_failed(self, name: ElementName, reason: str) -> None:
         queue = Queue(self._settings.failed)
         element = name.split("/")[1]
-        if not queue.holds(element):
+        if queue.holds(element):  # by a run that was killed before it removed the original
+            return
+        try:
             since = datetime.fromtimestamp(int(element[:8], 16), UTC)  # its mtime is that of the lock
             fields = {
                 "body": self._outgoing.spool.read(name),
@@ -293,24 +341,32 @@ class Sender:
             queue.stage(fields, name=element)
             queue.seal()
             queue.publish([element])
-        logger.error("Message %s cannot be sent: %s; moved to %s", name, reason, self._settings.failed)
-        self._record.add("dead_letters")
-        self._record.fail(f"{name}: {reason}; it is now in {self._settings.failed}")
-        self._outgoing.settle(name)
+        except OSError:
+            queue.abandon([element])
+            raise
+
+    def _leave(self, name: ElementName, reason: str, window: Window) -> None:
+        """Give back an element that this run can do nothing with; the others go on."""
+        self._outgoing.refuse(name, reason)
         self._settle(window.give_up(name))
 
-    def _conclude(self, left: list[ElementName]) -> ExitStatus:
+    def _conclude(self, left: list[ElementName], *, is_complete: bool) -> ExitStatus:
         for name in self._outgoing.foreign:
             logger.warning("Message was locked. %s will not be sent.", name)
         if self._outgoing.foreign:
             self._record.fail(f"{_some(self._outgoing.foreign)}: locked by another sender")
         for name, reason in self._outgoing.refused.items():
             logger.error("Message %s was left: %s", name, reason)
-            self._record.fail(f"{name}: {reason.lower()}; check owner and mode")
+            self._record.fail(f"{name}: {reason}")
         if left:
             logger.warning("%s: not sent; the next run goes on from here", _some(left))
             self._record.fail(f"{_some(left)}: not sent; the next run goes on from here")
-        self._record.add("left", len(left) + len(self._outgoing.foreign) + len(self._outgoing.refused))
+        known = len(left) + len(self._outgoing.foreign) + len(self._outgoing.refused)
+        if not is_complete and (further := self._outgoing.spool.count() - known) > 0:
+            logger.warning("%d further messages were not reached; the next run goes on from here", further)
+            self._record.fail(f"{further} further messages: not reached; the next run goes on from here")
+            known += further
+        self._record.add("left", known)
         return ExitStatus.PARTLY if self._record.failures else ExitStatus.DONE
 
     def _is_over(self) -> bool:
@@ -326,6 +382,14 @@ class Sender:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _words(error: OSError) -> str:
+    return (
+        "another sender took it"
+        if isinstance(error, FileNotFoundError)
+        else str(LocalFailure.from_os(error, subject=""))
+    )
 
 
 def _some(names: list[ElementName]) -> str:

@@ -1,14 +1,15 @@
 """sender.cfg and receiver.cfg, as SSM 3.4.1 and 4.0.0 read them, checked as a whole.
 
-Options of our own: ``[broker] host`` takes a list ``host:port, host:port``; ``[certificates] cipher``;
-``[messaging] max_message_size``; ``check_crls`` takes the words of `CRLPolicy` beside true and false.
+Options of our own: ``[broker] host`` takes a list ``host:port, host:port``; ``[broker] authn_port`` and ``system_cas``,
+for AMS; ``[certificates] cipher``; ``[messaging] max_message_size``; ``check_crls`` takes the words of `CRLPolicy`
+beside true and false.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.core.config import document, ini
@@ -30,7 +31,12 @@ _CRLS = {
     "0": "warn",
 }
 _ELEMENTS = re.compile(r"[0-9a-f]{8}")
-_NAME_A_HOST = "name the message broker, host: HOST:PORT"
+_NAME_A_HOST = {"STOMP": "name the message broker, host: HOST:PORT", "AMS": "EGI's is msg.argo.grnet.gr"}
+_AMS_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_TOKEN = re.compile(r"[!-~]+")
+_HTTPS_PORT = 443
+_AUTHN_PORT = 8443
+_OTHERS = 0o004
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,23 @@ class Broker:
 
 
 @dataclass(frozen=True, slots=True)
+class AMSAccess:
+    """What else AMS wants to know. Without a token the certificate is exchanged for one at ``authn_port``."""
+
+    project: str
+    token: str = field(repr=False)
+    authn_port: int
+    system_cas: bool
+    """Whether the CAs of the operating system are believed as well: AMS at EGI has a certificate of a public one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
-    """How to reach a queue: brokers in order of preference, own certificate, trust anchors, the queue's name."""
+    """How to reach a queue: brokers in order of preference, own certificate, trust anchors, the queue's name.
+
+    With ``ams`` the brokers are AMS endpoints and ``destination`` is a topic or a subscription; without, they are STOMP
+    brokers.
+    """
 
     brokers: tuple[Broker, ...]
     use_ssl: bool
@@ -54,6 +75,7 @@ class Link:
     key: Path
     capath: Path
     destination: str
+    ams: AMSAccess | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,38 +169,76 @@ def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
 
 
 def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
-    _check_protocol(settings, role)
+    protocol = _read_protocol(settings, role)
+    ams = _read_ams(settings) if protocol == "AMS" else None
     use_ssl = settings.boolean("broker", "use_ssl", default=True)
+    if ams is None:
+        settings.accept("broker", ["authn_port", "system_cas"])
+        settings.accept("messaging", ["ams_project", "token"])
     if not use_ssl:
-        settings.warn("broker", "use_ssl", "messages travel in clear and the broker is not verified; write true")
-    brokers = _read_brokers(settings)
+        text = (
+            "has no effect: AMS always uses TLS" if ams else "messages travel in clear and the broker is not verified"
+        )
+        settings.warn("broker", "use_ssl", f"{text}; write true")
+    brokers = _read_brokers(settings, protocol)
     grid = layout.path("/etc/grid-security")
     certificate = settings.file("certificates", "certificate", default=grid / "hostcert.pem")
     key = settings.file("certificates", "key", default=grid / "hostkey.pem")
     capath = settings.path("certificates", "capath", default=layout.grid_certificates, is_directory=True)
-    destination = settings.text("messaging", "destination", required="the queue, for example /queue/NAME")
+    destination = _read_destination(settings, role, protocol)
+    assert certificate is not None and key is not None  # noqa: S101, PT018  both have a default
+    return Link(brokers, use_ssl or ams is not None, certificate, key, capath, destination, ams)
+
+
+def _read_protocol(settings: Settings, role: str) -> str:
+    protocol = settings.choice(role, "protocol", default="", allowed=["STOMP", "AMS"])
+    if not protocol and settings.where(role, "protocol") is None:
+        settings.warn(role, "protocol", "not set; STOMP is assumed, as before SSM 4")
+    return protocol or "STOMP"
+
+
+def _read_ams(settings: Settings) -> AMSAccess:
+    project = settings.text("messaging", "ams_project", required="the project at AMS; EGI's is accounting")
+    if project and not _AMS_NAME.fullmatch(project):
+        settings.error("messaging", "ams_project", f"{project!r} is no name of a project at AMS")
+    token = settings.text("messaging", "token")
+    if token and not _TOKEN.fullmatch(token):
+        settings.error("messaging", "token", "holds blanks or characters that no token has")
+    entry = settings.where("messaging", "token")
+    if token and entry is not None and _is_open(entry.path):
+        settings.warn("messaging", "token", "every user of this host may read this file; chmod 0640")
+    port = settings.where("broker", "port")
+    if port is not None and port.text.strip() != str(_HTTPS_PORT):
+        settings.warn("broker", "port", "has no effect with AMS; for another port than 443 write host: HOST:PORT")
+    authn_port = settings.integer("broker", "authn_port", default=_AUTHN_PORT, minimum=1, maximum=_MAX_PORT)
+    system_cas = settings.boolean("broker", "system_cas", default=True)
+    return AMSAccess(project, token, authn_port, system_cas)
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & _OTHERS)
+    except OSError:
+        return False
+
+
+def _read_destination(settings: Settings, role: str, protocol: str) -> str:
+    what = "the queue, for example /queue/NAME"
+    if protocol == "AMS":
+        what = "the topic; EGI's for clouds is eu-egi-cloud-accounting" if role == "sender" else "the subscription"
+    destination = settings.text("messaging", "destination", required=what)
+    if protocol == "AMS" and destination and not _AMS_NAME.fullmatch(destination):
+        settings.error("messaging", "destination", f"{destination!r} is no name at AMS; name {what}")
     if ".test." in destination:
         settings.warn("messaging", "destination", f"{destination} is a test queue: what goes there is not accounted")
-    settings.accept("messaging", ["ams_project", "token"])
-    assert certificate is not None and key is not None  # noqa: S101, PT018  both have a default
-    return Link(brokers, use_ssl, certificate, key, capath, destination)
+    return destination
 
 
-def _check_protocol(settings: Settings, role: str) -> None:
-    protocol = settings.choice(role, "protocol", default="", allowed=["STOMP", "AMS"])
+def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
+    default_port = settings.integer("broker", "port", default=_HTTPS_PORT, minimum=1, maximum=_MAX_PORT)
     if protocol == "AMS":
-        settings.error(
-            role,
-            "protocol",
-            "AMS is not spoken by this version; write 'protocol: STOMP', and in [broker] 'host: HOST:PORT' of a "
-            "STOMP broker, in [messaging] 'destination: /queue/NAME'",
-        )
-    elif not protocol and settings.where(role, "protocol") is None:
-        settings.warn(role, "protocol", "not set; STOMP is assumed, as before SSM 4")
-
-
-def _read_brokers(settings: Settings) -> tuple[Broker, ...]:
-    default_port = settings.integer("broker", "port", default=443, minimum=1, maximum=_MAX_PORT)
+        default_port = _HTTPS_PORT
+    name_a_host = _NAME_A_HOST[protocol]
     old = [option for option in ("bdii", "network") if settings.where("broker", option)]
     brokers = []
     words = settings.words("broker", "host")
@@ -189,13 +249,13 @@ def _read_brokers(settings: Settings) -> tuple[Broker, ...]:
             settings.error("broker", "host", f"{word!r} is not allowed; write host or host:port, several with commas")
             continue
         if match["name"] == "msg.example.org":
-            settings.error("broker", "host", f"is still the placeholder {word!r}; {_NAME_A_HOST}")
+            settings.error("broker", "host", f"is still the placeholder {word!r}; {name_a_host}")
         brokers.append(Broker(match["v6"] or match["name"], port))
     if old:
         text = "brokers are no longer looked up in the information system, this is ignored"
-        settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else _NAME_A_HOST}")
+        settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else name_a_host}")
     if not words:
-        settings.error("broker", "host", f"must be set: {_NAME_A_HOST}")
+        settings.error("broker", "host", f"must be set: {name_a_host}")
     return tuple(brokers)
 
 

@@ -12,6 +12,7 @@ staged is thrown away. Killed after it, the next start publishes what is staged,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
@@ -48,7 +49,12 @@ class Store:
                 else:
                     queue.discard(name)
         self._publish()
-        self._journal.forget(before=clock.now() - _KEEP)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Forget what has been known long enough; to be called now and then."""
+        with contextlib.suppress(OSError):  # a full disk: another time
+            self._journal.forget(before=clock.now() - _KEEP)
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
         """Store messages, except those that are known; when this returns, all of them are safe.

@@ -34,10 +34,14 @@ class Refused(ApplianceError):
         self.code = code
 
 
+class NoAnswer(Unavailable):
+    """The connection broke, or the server was silent for too long."""
+
+
 class Directory:
     """A connection, open until `close` or the end of the ``with`` block.
 
-    ``timeout`` bounds each answer. All methods raise `Unavailable` when the connection breaks; whether the operation
+    ``timeout`` bounds each answer. All methods raise `NoAnswer` when the connection breaks; whether the operation
     under way was done is then unknown.
     """
 
@@ -120,7 +124,7 @@ class Directory:
             return getattr(self._connection, operation)(*arguments, **options)
         except (self._errors.LDAPCommunicationError, self._errors.LDAPResponseTimeoutError, OSError) as error:
             words = " ".join(str(error).split())
-            raise Unavailable(self._socket, f"the directory does not answer: {words}") from error
+            raise NoAnswer(self._socket, f"the directory does not answer: {words}") from error
 
 
 def _import() -> tuple[Any, Any]:

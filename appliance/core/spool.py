@@ -96,6 +96,13 @@ class Spool:
         """Say whether anybody holds the lock of an element."""
         return self._lock_path(name).exists()
 
+    def locked_since(self, name: ElementName) -> float | None:
+        """Return when the lock of an element was set or renewed (seconds since the epoch); None when there is none."""
+        try:
+            return self._lock_path(name).lstat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def refresh(self, name: ElementName) -> None:
         """Renew a lock that this process holds, so that no other sender takes it for abandoned."""
         with contextlib.suppress(FileNotFoundError):

@@ -47,15 +47,21 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         print(f"{arguments.config}: in order, for the BDII of a {settings.level}")
         return ExitStatus.DONE
+    _log(arguments, settings)
+    if arguments.serve:
+        from bdii.serve import Service  # noqa: PLC0415  start-up is a cost
+
+        return Service(settings, lambda: _log(arguments, _read(arguments.config, layout, arguments.listen))).run()
+    return _show(settings, with_differences=arguments.diff)
+
+
+def _log(arguments: argparse.Namespace, settings: Settings) -> Settings:
+    """Log as the configuration says; a file is opened anew, since the old one may have been moved away."""
     level = cli.log_level(arguments, settings.log_level)
     has_file = arguments.serve and settings.log_file is not None
     file = settings.log_file if has_file else None
     log.configure(level=level, file=file, console=not has_file, as_json=arguments.log_json)
-    if arguments.serve:
-        from bdii.serve import Service  # noqa: PLC0415  start-up is a cost
-
-        return Service(settings, lambda: _read(arguments.config, layout, arguments.listen)).run()
-    return _show(settings, with_differences=arguments.diff)
+    return settings
 
 
 def _port(text: str) -> int:

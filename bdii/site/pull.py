@@ -12,7 +12,7 @@ from bdii.site.settings import Pull, Site
 from bdii.sources import Source
 from bdii.tree import SUFFIX, normal
 
-_SUFFIX = re.compile(r"o *= *glue *$", re.IGNORECASE)
+_SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
 
 
 def sources(site: Site, *, limit: int) -> list[Source]:
@@ -55,5 +55,9 @@ def below(site: str, entries: Iterable[Entry]) -> Iterator[Entry]:
             continue
         if dn in (SUFFIX, inside) or dn.endswith(f",{inside}"):
             continue
-        is_moved = dn.endswith(f",{SUFFIX}")
-        yield replace(entry, dn=_SUFFIX.sub(lambda _: domain, entry.dn)) if is_moved else entry
+        if not dn.endswith(f",{SUFFIX}"):
+            yield entry  # told of by the reader, too
+        elif _SUFFIX.search(entry.dn):
+            yield replace(entry, dn=_SUFFIX.sub(lambda _: f",{domain}", entry.dn))
+        else:  # the suffix is there in another spelling, with escapes
+            yield replace(entry, dn=dn.removesuffix(SUFFIX) + domain)

@@ -23,6 +23,9 @@ _ASSIGNMENT = re.compile(r"(?P<key>\w+)\s*=\s*(?P<value>.*)")
 _PULL = re.compile(r"(?P<name>[-.\w]+)\s+(?P<url>ldap://(?:\[[0-9A-Fa-f:.]+\]|[-.\w]+):\d{1,5})/(?P<base>\S+)")
 _RESOURCE = re.compile(r"(?:.*,)?mds-vo-name=resource,o=grid", re.IGNORECASE)
 _DOMAIN = re.compile(r"mds-vo-name=(?P<name>[^,]+),o=grid", re.IGNORECASE)
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_NO_NAME = "{!r} is not the name of a site in GOCDB: letters, digits and . _ -"
 _GLUE = re.compile(r"(?:.*,)?o=glue", re.IGNORECASE)
 
 
@@ -94,6 +97,10 @@ def _read_defaults(path: Path) -> tuple[str, str]:
         required="the name under which this machine is reached from outside",
         placeholders=["bdii.example.com"],
     )
+    if host and not _HOST.fullmatch(host):
+        get.error(SECTION, "SITE_BDII_HOST", f"{host!r} is not the name of a host")
+    if name and not _NAME.fullmatch(name):
+        get.error(SECTION, "SITE_NAME", _NO_NAME.format(name))
     get.finish()
     return name, host
 
@@ -120,6 +127,8 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
         other_info=tuple(entry.text for entry in other_info if entry.text),
     )
     get.accept(SECTION, ["SITE_DISTRIBUTED"])
+    if site.name and not _NAME.fullmatch(site.name):
+        get.error(SECTION, "SITE_NAME", _NO_NAME.format(site.name))
     if name and site.name and site.name != name:
         get.error(
             SECTION, "SITE_NAME", f"{site.name!r} here, {name!r} in glite-info-site-defaults.conf; write one name"

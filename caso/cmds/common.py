@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("projects", "projects to account, by name or id, separated by commas", metavar="LIST")
     add("extractor", "what to account (nova)", metavar="LIST")
     add("caso-tag", "tag of projects to account", metavar="TAG")
-    add("vo-property", "property of projects that holds the VO", metavar="NAME")
+    add("vo-property", "properties of projects that hold the VO", metavar="LIST")
     add("mapping-file", "file that maps VOs to projects", metavar="PATH")
     add("extract-from", "account from this time on (default: from where the last run ended)", metavar="TIME")
     add("extract-to", "account up to this time (default: now)", metavar="TIME")
@@ -70,8 +70,8 @@ def report_check(configuration: Configuration) -> ExitStatus:
         "site": f"{configuration.names.site}, service {configuration.names.service}",
         "projects": ", ".join(configuration.projects) or "none",
         "tag": configuration.tag or "none",
-        "VO from": f"{configuration.vo_property or 'the usual properties'}, then {configuration.mapping.path}"
-        f" ({len(configuration.mapping.entries)} projects)",
+        "VO from": f"{', '.join(configuration.vo_properties) or 'the usual properties'},"
+        f" then {configuration.mapping.path} ({len(configuration.mapping.entries)} projects)",
         "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})"
         + (f", region {access.region}" if access.region else ""),
         "records": f"cloud v{configuration.version}, {configuration.max_size} a message, to {configuration.output}"

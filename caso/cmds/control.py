@@ -17,12 +17,18 @@ from caso.cmds import common
 def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
     """Print each checkpoint file with its time and age; broken files and unfinished batches are told, status 1."""
     configuration = common.configure(arguments)
+    if arguments.check_config:
+        return common.report_check(configuration)
     checkpoints, at, status = Checkpoints(configuration.spool), clock.now(), ExitStatus.DONE
     for path in sorted(configuration.spool.glob("lastrun*")):
         try:
             moment = checkpoint.read(path)
         except ValueError:
             print(f"{path.name}: holds no time")
+            status = ExitStatus.PARTLY
+            continue
+        except OSError as error:
+            print(f"{path.name}: cannot be read: {(error.strerror or str(error)).lower()}")
             status = ExitStatus.PARTLY
             continue
         if moment is not None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from appliance.core import clock
 from appliance.core.run import cli
-from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
-from appliance.core.run.record import RunRecord
+from appliance.core.run.errors import ExitStatus
+from appliance.core.run.record import recorded
 from caso.cmds import common
 
 PROGRAM = "caso-extract"
@@ -21,23 +21,12 @@ def extract(arguments: argparse.Namespace) -> ExitStatus:
         return common.report_check(configuration)
     from caso import run  # noqa: PLC0415  loads the OpenStack clients
 
-    record = RunRecord(PROGRAM)
-    status = ExitStatus.BUG
-    try:
-        status = run.run(configuration, record)
-    except (ApplianceError, OSError) as error:
-        known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
-        record.fail(str(known))
-        status = known.status
-        raise known from error
-    except KeyboardInterrupt:
-        status = ExitStatus.NOTHING
-        raise
-    finally:
-        record.add("wall_seconds", (clock.now() - record.started).total_seconds())
-        if not configuration.is_dry_run:
-            record.close(status, cli.layout(arguments).runs)
-    return status
+    with recorded(PROGRAM, None if configuration.is_dry_run else cli.layout(arguments).runs) as record:
+        try:
+            record.status = run.run(configuration, record)
+        finally:
+            record.add("wall_seconds", (clock.now() - record.started).total_seconds())
+    return record.status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

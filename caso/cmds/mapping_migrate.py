@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from appliance.core.cloud.vo import PROPERTIES, Entry
 from appliance.core.run import cli
-from appliance.core.run.errors import ApplianceError, ExitStatus
+from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, Problem, UsageError
 from caso.cmds import common
 from caso.settings import Configuration
 
@@ -35,6 +35,9 @@ def migrate(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return common.report_check(configuration)
     tagged = configuration.projects if arguments.migrate_projects else ()
+    if tagged and not configuration.tag:
+        raise UsageError("--migrate-projects", "the configuration names no tag", "set caso_tag")
+    _refuse_two_vos(configuration)
     if configuration.is_dry_run:
         print("Nothing is changed. Run these as an administrator, or run again with --nodry-run:", file=sys.stderr)
         for command in _commands(configuration, tagged):
@@ -54,7 +57,22 @@ def migrate(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _property(configuration: Configuration) -> str:
-    return configuration.vo_property or PROPERTIES[0]
+    return (configuration.vo_properties or PROPERTIES)[0]
+
+
+def _refuse_two_vos(configuration: Configuration) -> None:
+    """Raise `ConfigurationError` when the file gives one project two VOs: the last one would win, unseen."""
+    mapping = configuration.mapping
+    vos: dict[tuple[str, str | None], list[str]] = {}
+    for entry in mapping.entries:
+        vos.setdefault((entry.project, entry.domain), []).append(entry.vo)
+    problems = [
+        Problem(mapping.path, 0, project, f"has several VOs: {', '.join(found)}; a project serves one")
+        for (project, _), found in vos.items()
+        if len(set(found)) > 1
+    ]
+    if problems:
+        raise ConfigurationError(problems)
 
 
 def _commands(configuration: Configuration, tagged: Sequence[str]) -> Iterator[list[str]]:

@@ -4,7 +4,8 @@ Field rules (cASO's, and where they differ, why):
 
 * start: ``created``; ``launched_at`` moves when a server is rebuilt, resized or rescued.
 * end: ``terminated_at``; a server DELETED without it ends when it was last updated; never before its start.
-* A server that was never launched has used nothing and has no record. cASO bills it one second.
+* A server that was never launched has used nothing and has no record. cASO bills it one second. One that was being
+  built while the last run passed had none then; so it gets those of the months before the window too.
 * All times are UTC, whatever the host's time zone.
 * cores, memory and disk (root and ephemeral): of the flavor inside the server (microversion 2.47), so that a flavor
   that is gone since still counts; CPU time is wall time by cores.
@@ -17,10 +18,11 @@ Field rules (cASO's, and where they differ, why):
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from caso.months import Cut, Window, cuts
@@ -28,6 +30,9 @@ from caso.records import Benchmark, CloudRecord, Status
 from caso.text import fit
 
 Server = dict[str, Any]
+
+LONGEST_BUILD = timedelta(days=1)
+"""``launched_at`` moves when a server is rebuilt or resized, so of an old one it tells nothing."""
 
 BENCHMARK_TYPE = "accounting:benchmark_type"
 BENCHMARK_VALUE = "accounting:benchmark_value"
@@ -68,28 +73,49 @@ class Source:
     warn: Callable[[str], None]
 
 
+class NotUnderstood(Exception):
+    """Nova's description of a server lacks something or makes no sense. In the log's words."""
+
+
 def records(server: Server, window: Window, source: Source) -> Iterator[CloudRecord]:
     """Yield a server's records, one for each month that the window touches, oldest first.
 
-    Raises `ValueError` in the log's words when Nova's description lacks something or makes no sense.
+    Raises `NotUnderstood` for this server alone; what the functions of ``source`` raise says nothing of it, and passes.
     """
+    with _reading():
+        born, died, launched = _life(server)
+        parts = list(cuts(born, died, _reach(window, born, launched))) if launched else []
+        user_id, image_id = server["user_id"], server["image"]["id"] if server["image"] else ""
+    if not parts:
+        return
+    user, image = source.user_name(user_id), source.image(image_id) if image_id else ""
+    for cut in parts:
+        with _reading():
+            record = _record(server, born, cut, source, user=user or "", image=image)
+        yield record
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
     try:
-        born, died, was_launched = _life(server)
-        parts = list(cuts(born, died, window)) if was_launched else []
-        for cut in parts:
-            yield _record(server, born, cut, source)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"Nova's description of the server is not understood: {error!r}") from error
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise NotUnderstood(f"Nova's description of the server is not understood: {error!r}") from error
 
 
-def _life(server: Server) -> tuple[datetime, datetime | None, bool]:
+def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
     born = _moment(server["created"])
     launched, terminated = server["OS-SRV-USG:launched_at"], server["OS-SRV-USG:terminated_at"]
     if terminated is not None:
         died: datetime | None = _moment(terminated)
     else:
         died = _moment(server["updated"]) if server["status"] == "DELETED" else None
-    return born, died, launched is not None
+    return born, died, None if launched is None else _moment(launched)
+
+
+def _reach(window: Window, born: datetime, launched: datetime) -> Window:
+    was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
+    return Window(born, window.end) if was_being_built else window
 
 
 def _moment(text: str) -> datetime:
@@ -97,9 +123,8 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _record(server: Server, born: datetime, cut: Cut, source: Source) -> CloudRecord:
+def _record(server: Server, born: datetime, cut: Cut, source: Source, *, user: str, image: str) -> CloudRecord:
     flavor = server["flavor"]
-    user = source.user_name(server["user_id"])
     status = Status.COMPLETED if cut.has_ended else _STATUS.get(server["status"].upper(), Status.UNKNOWN)
     return CloudRecord(
         vm_uuid=server["id"],
@@ -108,7 +133,7 @@ def _record(server: Server, born: datetime, cut: Cut, source: Source) -> CloudRe
         vo=source.vo,
         project_id=server["tenant_id"],
         user_id=fit(server["user_id"]),
-        user_name=(fit(user) or None) if user else None,
+        user_name=fit(user) or None,
         name=fit(server["name"]),
         status=status,
         start=born,
@@ -118,7 +143,7 @@ def _record(server: Server, born: datetime, cut: Cut, source: Source) -> CloudRe
         memory=int(flavor["ram"]),
         disk=int(flavor["disk"]) + int(flavor["ephemeral"]),
         public_ips=_floating(server["addresses"]),
-        image=fit(source.image(server["image"]["id"])) if server["image"] else None,
+        image=fit(image) or None,
         benchmark=_benchmark(flavor, source),
     )
 

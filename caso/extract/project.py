@@ -15,10 +15,11 @@ from appliance.core.cloud.compute import Server, Servers
 from appliance.core.cloud.identity import UserNames
 from appliance.core.cloud.image import ImageProperties
 from appliance.core.cloud.session import Cloud, Scope
+from appliance.core.run.errors import Unavailable
 from caso import quarantine, validation
 from caso.batch import Batch
 from caso.checkpoint import BEGINNING
-from caso.extract.nova import Names, Source, records
+from caso.extract.nova import Names, NotUnderstood, Source, records
 from caso.months import Window
 from caso.records import CloudRecord
 from caso.selection import Selected
@@ -77,7 +78,7 @@ def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | N
             for record in records(server, reach, source):
                 made += 1
                 _add(record, tally, shared.configuration, batch)
-        except ValueError as error:
+        except NotUnderstood as error:
             _refuse(str(server.get("id")), str(error), json.dumps(server), tally, shared.configuration, batch)
         tally.servers += made > 0
     return tally
@@ -89,18 +90,37 @@ def servers(listing: Servers, since: datetime) -> Iterator[Server]:
     The living come first: one that is deleted between the two listings is then in the second one at least, where in the
     other order it could be in neither. Which of both descriptions counts is all the same, because what happens during
     the run happens after the window's end.
+
+    Raises `Unavailable` when the second listing lacks a server that the first one says has changed: Nova leaves out
+    what a cell of its own does not tell in time, and with it would go what was deleted there.
     """
     seen: set[str] = set()
+    awaited: set[str] = set()
     if since <= BEGINNING:  # the changed ones are then all there are
         listing.check_cells()
         yield from listing.changed(since)
         return
     for server in listing.living():
         seen.add(server["id"])
+        if _has_changed(server, since):
+            awaited.add(server["id"])
         yield server
     for server in listing.changed(since):
+        awaited.discard(server["id"])
         if server["id"] not in seen:
             yield server
+    if awaited:
+        raise Unavailable(
+            f"server {min(awaited)}",
+            "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in time",
+            "look into Nova's logs; the next run goes on from here",
+        )
+
+
+def _has_changed(server: Server, since: datetime) -> bool:
+    """Say whether a server must be in the listing of changed ones. Nova shows seconds, and now where it has no time."""
+    updated = server.get("updated")
+    return bool(server.get("OS-SRV-USG:launched_at") and updated and updated >= f"{since:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _source(vo: str, scope: Scope, shared: Shared) -> Source:

@@ -22,6 +22,9 @@ PROGRAM = "cloud-info-provider-service"
 
 logger = logging.getLogger(__name__)
 
+_TIMEOUT = 30
+"""Four attempts of this length, and those of a last login, are over before a BDII's patience (300 s) is."""
+
 _CHOICES = {
     "middleware": (
         "openstack",
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--all-images", action="store_true", help="also images that come from no marketplace")
     made.add_argument("--insecure", action="store_true", help="trust any certificate")
     made.add_argument(
-        "--timeout", type=_seconds, default=60, metavar="SECONDS", help="how long the cloud may be silent"
+        "--timeout", type=_seconds, default=_TIMEOUT, metavar="SECONDS", help="how long the cloud may be silent"
     )
     for name in known.ACCOUNT_FLAGS:
         made.add_argument(f"--os-{name.replace('_', '-')}", metavar="TEXT", help=f"instead of OS_{name.upper()}")

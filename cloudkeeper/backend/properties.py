@@ -7,7 +7,8 @@ Releases since 2019 write each attribute as a property of its own instead; that 
 An image is believed to be ours when all of this holds: the project owns it, it has the properties that name list,
 appliance and state, and it is no copy. Nova hands the properties of an image on to snapshots of its servers, and Cinder
 to images of its volumes, so a user's copy looks like ours. Therefore ``APPLIANCE_BACKEND`` names the image's own id,
-which is wrong in every copy. Images that 0.9.x made lack it; among them, only what Nova adds to a snapshot tells.
+which is wrong in every copy. Images that 0.9.x made lack it, and get it when they are seen first; until then, what Nova
+adds to a snapshot tells, and there being only one.
 """
 
 from __future__ import annotations
@@ -183,6 +184,11 @@ def read(record: Record) -> Appliance:
 def mark(installation: str, image_id: str) -> dict[str, str]:
     """Return the property that tells an image of this installation from copies of it."""
     return {MARK: f"{installation} {image_id}"}
+
+
+def adoption(installation: str, image_id: str) -> list[dict[str, object]]:
+    """Return the patch that marks an image as one of this installation."""
+    return [_operation("add", name, value) for name, value in mark(installation, image_id).items()]
 
 
 def difference(record: Record, appliance: Appliance, *, installation: str) -> list[dict[str, object]]:

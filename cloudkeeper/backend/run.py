@@ -11,7 +11,7 @@ from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
 from cloudkeeper.backend import projects
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.installation import Installation
-from cloudkeeper.backend.properties import Key
+from cloudkeeper.backend.properties import Key, Record
 from cloudkeeper.backend.settings import Configuration
 from cloudkeeper.backend.store import Store
 from cloudkeeper.backend.tally import Tally
@@ -22,21 +22,26 @@ from cloudkeeper.wire.status import Status
 class Run:
     """The stores of all projects as they were when the run began, kept up to date by its changes.
 
-    A project that cannot be reached costs the VO's own images, and nobody else's.
+    A project that cannot be reached costs the VO's own images, and nobody else's. With ``is_look`` nothing is mended
+    and no record is written: it is only for looking.
 
     :raises ApplianceError: no project at all can be reached
     """
 
-    def __init__(self, configuration: Configuration, installation: Installation, *, allowance: int = 0) -> None:
+    def __init__(
+        self, configuration: Configuration, installation: Installation, *, allowance: int = 0, is_look: bool = False
+    ) -> None:
         self._configuration = configuration
         self._installation = installation
+        self._is_look = is_look
         self.tally = Tally(allowance=allowance)
         self._stores: dict[str, Store | ApplianceError] = {}
         try:
             self._open()
         except ApplianceError as error:
             self.tally.fail(error)
-            self.close(ExitStatus.NOTHING)
+            if not is_look:
+                self.close(ExitStatus.NOTHING)
             raise
 
     def store(self, vo: str) -> Store:
@@ -59,6 +64,11 @@ class Run:
             if isinstance(store, Store) and store.project_id not in seen:
                 seen.add(store.project_id)
                 yield store
+
+    def offered(self) -> Iterator[Record]:
+        """Yield what is offered of each VO in its own project; what lies in another one helps none of its users."""
+        for store in self.stores():
+            yield from (record for record in store.offered() if self._stores.get(record.key.vo) is store)
 
     def withdraw(self, list_id: ListId, wanted: Key | None = None) -> None:
         """Offer nothing of a list any longer, wherever it is; or only one of its appliances.
@@ -102,9 +112,17 @@ class Run:
             if project.id not in by_project:
                 by_project[project.id] = self._load(project, scope)
             self._stores[vo] = by_project[project.id]
+        self._tell_of_misplaced()
         failures = [found for found in self._stores.values() if isinstance(found, ApplianceError)]
         if len(failures) == len(self._stores):
             raise Unavailable(cloud.host, f"no project of {len(failures)} can be used; the first: {failures[0]}")
+
+    def _tell_of_misplaced(self) -> None:
+        for store in self.stores():
+            for vo in sorted({record.key.vo for record in store.offered()}):
+                if self._stores.get(vo) is not store:
+                    where = f"project {store.name}: has images of VO {vo}, which is not mapped to it"
+                    self.tally.fail(f"{where}: they stay as they are; delete them, or correct the mapping")
 
     def _load(self, project: Project, scope: Scope) -> Store | ApplianceError:
         store = Store(
@@ -121,6 +139,7 @@ class Run:
         except ApplianceError as error:
             self.tally.fail(error)
             return error
-        store.repair()
+        if not self._is_look:
+            store.repair()
         self.tally.expect(record.key.list_id for record in store.offered())
         return store

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -23,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _THREADS = 8
 _QUEUE = 64
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _DRAIN = timedelta(seconds=60)
 """What calls get to end by themselves; an upload that is cut off then is repaired by the next run."""
 
@@ -32,8 +32,7 @@ def serve(servicer: Servicer, configuration: Configuration) -> None:
 
     :raises LocalFailure: the address cannot be had
     """
-    stop = threading.Event()
-    with _signals(stop, servicer.stopping), ThreadPoolExecutor(_THREADS) as pool:
+    with _signals_held(), ThreadPoolExecutor(_THREADS) as pool:
         _check_free(configuration)
         # Without SO_REUSEPORT a second server fails, instead of getting half of the calls.
         server = grpc.server(pool, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_QUEUE)
@@ -45,12 +44,13 @@ def serve(servicer: Servicer, configuration: Configuration) -> None:
         server.start()
         logger.info("listening on %s", configuration.endpoint)
         _notify("READY=1")
-        stop.wait()
+        signal.sigwait(_SIGNALS)
         _notify("STOPPING=1")
         logger.info("stopping: waiting at most %d s for the calls that are under way", _DRAIN.total_seconds())
         ended = server.stop(_DRAIN.total_seconds())
         while not ended.wait(0.1):
-            if servicer.stopping.is_set():
+            if signal.sigtimedwait(_SIGNALS, 0):
+                servicer.stopping.set()
                 server.stop(0)
         servicer.stopping.set()  # whatever still runs after the grace period
 
@@ -71,16 +71,19 @@ def _check_free(configuration: Configuration) -> None:
 
 
 @contextlib.contextmanager
-def _signals(first: threading.Event, second: threading.Event) -> Iterator[None]:
-    def on_signal(*_: object) -> None:
-        (second if first.is_set() else first).set()
+def _signals_held() -> Iterator[None]:
+    """Keep the signals from this thread and those that it starts, to be waited for.
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    The kernel may hand a signal to any thread that takes it, and Python's handler then runs when the main thread wakes
+    up, which, waiting for the very signal, it would not.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        while signal.sigtimedwait(_SIGNALS, 0):
+            pass  # one more than were needed: the run ends in good order all the same
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _notify(state: str) -> None:

@@ -26,7 +26,7 @@ from cloudkeeper.model import ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
-from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, Status, to_metadata
+from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, VO, VO_CHECK, Status, to_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,17 @@ class Servicer(pb_grpc.CommunicatorServicer):
         self._installation = installation
         self._lock = threading.Lock()
         self._run: Run | None = None
+        self._look: Run | None = None
+        """What a frontend that began no run was told of: it only wants to know."""
         self.stopping = threading.Event()
         """Set it to end uploads at their next block."""
 
     def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         """Begin a run: log in, look at all projects, mend what killed runs left."""
-        with _told(context, features=(METADATA_UPDATE,)), self._lock:
+        with _told(context, features=(METADATA_UPDATE, VO_CHECK)), self._lock:
             if self._run:
                 logger.warning("a run began that has not been ended: its frontend must have died")
-            self._run = None
+            self._run = self._look = None
             self._run = Run(self._configuration, self._installation, allowance=_allowance(context))
         return request
 
@@ -63,17 +65,18 @@ class Servicer(pb_grpc.CommunicatorServicer):
         """Tell the lists of which there are images."""
         del request
         with _told(context):
-            records = [record for store in self._current().stores() for record in store.offered()]
-            for list_id in dict.fromkeys(record.key.list_id for record in records):
+            for list_id in dict.fromkeys(record.key.list_id for record in self._seen(anew=True).offered()):
                 yield pb.ImageListIdentifier(image_list_identifier=list_id)
 
     def Appliances(self, request: pb.ImageListIdentifier, context: grpc.ServicerContext) -> Iterator[pb.Appliance]:
         """Tell the appliances of a list, without their data."""
         with _told(context):
-            for store in self._current().stores():
-                for record in store.offered():
-                    if record.key.list_id == request.image_list_identifier:
-                        yield messages.to_message(properties.read(record))
+            run = self._seen()
+            if vo := dict(context.invocation_metadata()).get(VO):
+                run.store(str(vo))
+            for record in run.offered():
+                if record.key.list_id == request.image_list_identifier:
+                    yield messages.to_message(properties.read(record))
 
     def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Offer an appliance; if it is there already, this is an update."""
@@ -111,6 +114,15 @@ class Servicer(pb_grpc.CommunicatorServicer):
     def RemoveImageList(self, request: pb.ImageListIdentifier, context: grpc.ServicerContext) -> Empty:
         """Offer nothing of a list any longer, in whatever project it is."""
         return self._change(context, lambda run: run.withdraw(ListId(request.image_list_identifier)))
+
+    def _seen(self, *, anew: bool = False) -> Run:
+        """Return the run, or a look at the cloud that changes nothing when none has begun: a dry run begins none."""
+        with self._lock:
+            if self._run:
+                return self._run
+            if anew or self._look is None:
+                self._look = Run(self._configuration, self._installation, is_look=True)
+            return self._look
 
     def _current(self) -> Run:
         with self._lock:

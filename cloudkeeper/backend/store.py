@@ -4,15 +4,15 @@
 
 A process may die between any two steps. Until the activation the older version is untouched and the new one is an
 orphan that names its maker; after it there are two versions, of which the newer one counts. `Store.repair` tells these
-cases apart at the beginning of the next run. Retiring is deleting or, when something uses the image, hiding it;
-`Store.sweep` tries again at the end of each run.
+cases apart at the beginning of the next run, and marks as ours what a backend of 0.9.x left. Retiring is deleting or,
+when something uses the image, hiding it; `Store.sweep` tries again at the end of each run.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -70,15 +70,17 @@ class Store:
         for record in outdated(self._all()):
             logger.warning("project %s: image %s has a newer version", self.name, record.id)
             self._attempt(self._retire, record)
+        for key, records in by_key(self._all()).items():
+            ours = certain(records)
+            if [record for record in ours if not record.installation]:
+                self._attempt(self._adopt, ours[0])
+            elif strangers := [record.id for record in records if not record.installation]:
+                self._tell_of_strangers(key, strangers, is_known=bool(ours))
 
     def offered(self) -> list[Record]:
         """Return what servers can be started from: the newest version of each appliance."""
-        superseded = {record.id for record in outdated(self._all())}
-        return [
-            record
-            for record in self._all()
-            if record.state is State.ACTIVE and record.has_data and record.id not in superseded
-        ]
+        newest = [in_order(certain(records))[:1] for records in by_key(self._all()).values()]
+        return [record for found in newest for record in found if record.has_data]
 
     def offer(self, appliance: Appliance, *, is_wanted: Callable[[], bool]) -> None:
         """Make an appliance with these data the one that is offered; data that are there already are not moved.
@@ -220,6 +222,19 @@ class Store:
             self.tally.count("orphans_collected")
             logger.warning("project %s: image %s was left incomplete; deleted", self.name, record.id)
 
+    def _adopt(self, record: Record) -> None:
+        """Mark an image of 0.9.x as ours, before a user copies it and nobody can tell the two apart."""
+        self.glance.change(record.id, properties.adoption(self.installation.id, record.id))
+        self._keep(record.id)
+        logger.info("project %s: image %s, made by cloudkeeper-os 0.9, is ours now", self.name, record.id)
+
+    def _tell_of_strangers(self, key: Key, images: list[str], *, is_known: bool) -> None:
+        told = f"project {self.name}: {', '.join(sorted(images))} without mark of a backend, and called {key}"
+        if is_known:
+            logger.warning("%s: copies, which stay as they are", told)
+        else:
+            self.tally.fail(f"{told}: all but one are copies, so none is taken for it; delete what nobody needs")
+
     def _delete(self, record: Record) -> None:
         self.glance.delete(record.id)
         with self._lock:
@@ -246,11 +261,7 @@ class Store:
 
     def _versions(self, key: Key) -> list[Record]:
         """Return what is offered of an appliance, the newest first."""
-        return sorted(
-            _certain(record for record in self._all() if record.key == key and record.state is State.ACTIVE),
-            key=lambda record: (record.has_data, record.created, record.id),
-            reverse=True,
-        )
+        return in_order(certain(by_key(self._all()).get(key, [])))
 
     def _all(self) -> list[Record]:
         with self._lock:
@@ -273,18 +284,31 @@ def left_behind(records: Iterable[Record], *, installation: str, kept: frozenset
 
 def outdated(records: Iterable[Record]) -> Iterator[Record]:
     """Yield all versions of appliances but the newest one. Only marked images are judged: others may be copies."""
-    by_key: dict[Key, list[Record]] = {}
+    for versions in by_key(record for record in records if record.installation).values():
+        yield from in_order(versions)[1:]
+
+
+def by_key(records: Iterable[Record]) -> dict[Key, list[Record]]:
+    """Return the images that are offered, by the appliance that they are."""
+    found: dict[Key, list[Record]] = {}
     for record in records:
-        if record.state is State.ACTIVE and record.installation:
-            by_key.setdefault(record.key, []).append(record)
-    for versions in by_key.values():
-        yield from sorted(versions, key=lambda record: (record.has_data, record.created, record.id))[:-1]
+        if record.state is State.ACTIVE:
+            found.setdefault(record.key, []).append(record)
+    return found
 
 
-def _certain(records: Iterable[Record]) -> list[Record]:
-    """Of versions of one appliance return the marked ones, or all if none is."""
-    listed = list(records)
-    return [record for record in listed if record.installation] or listed
+def in_order(versions: Iterable[Record]) -> list[Record]:
+    """Return versions of one appliance, the one that counts first."""
+    return sorted(versions, key=lambda record: (record.has_data, record.created, record.id), reverse=True)
+
+
+def certain(versions: Sequence[Record]) -> list[Record]:
+    """Of versions of one appliance return those that are certainly ours: the marked ones or, without any, a single one.
+
+    0.9.x keeps one version. Of several without a mark, all but one are copies that users have made by way of a volume.
+    """
+    marked = [record for record in versions if record.installation]
+    return marked or (list(versions) if len(versions) == 1 else [])
 
 
 def _has_these_data(record: Record, data: ImageData) -> bool:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from appliance.core import clock, files
 from appliance.core.run import cli, lock, log
-from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure
-from appliance.core.run.record import RunRecord
+from appliance.core.run.errors import ConfigurationError, ExitStatus, LocalFailure
+from appliance.core.run.record import RunRecord, recorded
 from appliance.core.version import __version__
 from cloudkeeper.frontend import settings
 from cloudkeeper.frontend.settings import FrontendSettings
@@ -54,23 +54,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return _report_check(configured)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after control-C
-    record = RunRecord(PROGRAM)
-    status = ExitStatus.BUG
-    try:
-        status = _synchronise(configured, arguments, record)
-    except (ApplianceError, OSError) as error:
-        known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
-        record.fail(str(known))
-        status = known.status
-        raise known from error
-    except KeyboardInterrupt:
-        record.fail("interrupted")
-        status = ExitStatus.NOTHING
-        raise
-    finally:
-        if not arguments.dry_run:
-            record.close(status, cli.layout(arguments).runs)
-    return status
+    with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
+        record.status = _synchronise(configured, arguments, record)
+    return record.status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +74,7 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
     from cloudkeeper.frontend.communicator import Communicator, Encryption  # noqa: PLC0415
     from cloudkeeper.frontend.http import Client  # noqa: PLC0415
+    from cloudkeeper.frontend.memory import Memory  # noqa: PLC0415
     from cloudkeeper.frontend.qemu import QemuImg  # noqa: PLC0415
     from cloudkeeper.frontend.sync import Report, Sources, Synchronisation  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
@@ -101,7 +88,8 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
         client = Client(trust)
         qemu = QemuImg(configured.qemu_img, configured.patience)
         workshop = Workshop(configured.image_dir, configured.formats, client, qemu)
-        sources = Sources(configured.lists, client, trust)
+        memory = Memory(cli.layout(arguments).path("/var/lib/fedcloud/cloudkeeper/lists.json"))
+        sources = Sources(configured.lists, client, trust, memory, keeps=not arguments.dry_run)
         run = Synchronisation(sources, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run)
         try:
             run.run(report, at=clock.now())
@@ -137,7 +125,7 @@ def _print(report: Report, *, as_json: bool, is_dry: bool) -> None:
         print(log.redact(json.dumps({"changes": changes, **counts, "failures": report.failures}, indent=1)))
     elif is_dry:
         for outcome in report.outcomes:
-            print(f"{outcome.vo}: would {describe(outcome.change)}")
+            print(log.one_line(log.redact(f"{outcome.vo}: would {describe(outcome.change)}")))
         print(f"{len(report.outcomes)} changes, {report.unchanged} images unchanged, nothing was done")
 
 

@@ -7,6 +7,7 @@ credentials and its query names the list in every message; the rest is hidden fr
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,13 @@ class Address:
     origin: str
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+
+    @property
+    def place(self) -> str:
+        """The URL as it may be written down; where its query, which may hide a token, matters, as a digest of it."""
+        if self.url == self.name:
+            return self.name
+        return f"{self.name}?{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
     def __str__(self) -> str:
         return self.name

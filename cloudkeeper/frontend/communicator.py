@@ -18,12 +18,14 @@ from cloudkeeper.model import Appliance, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
-from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, Status, features_of, from_metadata
+from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, VO, VO_CHECK, Status, features_of, from_metadata
 
 _CHECK = "see that cloudkeeper-os runs and that backend: endpoint: is its address"
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
 """Deadlines; the last one, for calls that upload, is that of cloudkeeper's youngest backends."""
 _CONNECT = timedelta(seconds=10)
+_OPTIONS = (("grpc.enable_http_proxy", 0),)
+"""The backend is a neighbour; a proxy that the environment names is for the images."""
 _GONE = frozenset({grpc.StatusCode.UNAVAILABLE})
 
 
@@ -51,10 +53,15 @@ class Communicator:
         self._endpoint = endpoint
         self._name = f"backend {endpoint}"
         credentials = _credentials(encryption) if encryption else None
-        self._channel = grpc.secure_channel(endpoint, credentials) if credentials else grpc.insecure_channel(endpoint)
+        if credentials:
+            self._channel = grpc.secure_channel(endpoint, credentials, options=_OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
         self._stub: Any = stubs.CommunicatorStub(self._channel)  # type: ignore[no-untyped-call]
         self.can_update_metadata = True
         """Whether an update without image leaves the data alone; known after `begin`."""
+        self.can_check_vo = True
+        """Whether `appliances` fails for a VO that has no project; known after `begin`."""
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +73,8 @@ class Communicator:
         """Tell the backend that a run begins, in which ``allowed`` images of a list may go; learn what it can do."""
         metadata = [(ALLOW_REMOVE, str(allowed))] if allowed else []
         call = self._call("PreAction", Empty(), _SHORT, metadata=metadata)
-        self.can_update_metadata = METADATA_UPDATE in features_of(call.trailing_metadata())
+        features = features_of(call.trailing_metadata())
+        self.can_update_metadata, self.can_check_vo = METADATA_UPDATE in features, VO_CHECK in features
 
     def end(self) -> None:
         """Tell the backend that a run is over: it tidies up."""
@@ -76,9 +84,10 @@ class Communicator:
         """Return the identifiers of the lists of which the cloud holds images."""
         return [ListId(found.image_list_identifier) for found in self._stream("ImageLists", Empty())]
 
-    def appliances(self, list_id: ListId) -> list[Appliance]:
-        """Return what the cloud holds of one list."""
-        found = self._stream("Appliances", pb.ImageListIdentifier(image_list_identifier=list_id))
+    def appliances(self, list_id: ListId, *, vo: str) -> list[Appliance]:
+        """Return what the cloud holds of one list, which is for ``vo``."""
+        request = pb.ImageListIdentifier(image_list_identifier=list_id)
+        found = self._stream("Appliances", request, metadata=[(VO, vo)])
         return [from_message(message) for message in found]
 
     def add(self, appliance: Appliance) -> None:
@@ -113,10 +122,10 @@ class Communicator:
             self._check_result(method, call)
             return call
 
-    def _stream(self, method: str, request: object) -> list[Any]:
+    def _stream(self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()) -> list[Any]:
         start: Callable[..., Any] = getattr(self._stub, method)
         with self._translated(method):
-            call = start(request, timeout=_LISTING.total_seconds())
+            call = start(request, timeout=_LISTING.total_seconds(), metadata=metadata)
             found = list(call)
             self._check_result(method, call)
             return found

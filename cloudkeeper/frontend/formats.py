@@ -27,7 +27,9 @@ _QCOW2_FEATURES, _QCOW2_V3 = slice(72, 80), 3
 _QCOW2_CORRUPT, _QCOW2_DATA_FILE, _QCOW2_KNOWN = 0b10, 0b100, 0b11111
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
 """Magic, version, flags, capacity, grain size, descriptor's offset and size; all but the first three in sectors."""
-_MAX_DESCRIPTOR = 40
+_VMDK_DESCRIPTOR, _LEAST_DESCRIPTOR, _MAX_DESCRIPTOR = 1, 20, 40
+"""Sectors: where a descriptor lies, how much QEMU reads of it, how much is read here. QEMU asks the header for none of
+these, so a header that names another place must not lead us past what QEMU sees."""
 _VMDK_TYPES = {"monolithicSparse", "streamOptimized"}
 _VMDK_EXTENT = re.compile(r"^(?:RW|RDONLY|NOACCESS)\s", re.MULTILINE)
 _VMDK_FIELD = re.compile(r'^(createType|parentCID)\s*=\s*"?(\w*)"?\s*$', re.MULTILINE)
@@ -101,7 +103,7 @@ def _check_qcow2(path: Path) -> None:
         raise Unusable(path.name, "has a backing file; an image must be complete")
     if encryption:
         raise Unusable(path.name, "is encrypted")
-    _check_virtual_size(path, virtual)
+    check_virtual_size(path, virtual)
     features = int.from_bytes(header[_QCOW2_FEATURES], "big") if version == _QCOW2_V3 else 0
     if features & _QCOW2_DATA_FILE:
         raise Unusable(path.name, "keeps its data in another file; an image must be complete")
@@ -116,11 +118,11 @@ def _check_vmdk(path: Path, *, offset: int) -> None:
         if not header.startswith(_VMDK) or len(header) < _SECTOR:
             raise Unusable(path.name, "is a VMDK description of disks in other files, or none at all")
         _, _, _, capacity, _, position, length = _VMDK_HEADER.unpack_from(header)
-        if not capacity or not position or not 0 < length <= _MAX_DESCRIPTOR:
+        if not capacity or position != _VMDK_DESCRIPTOR or not 0 < length <= _MAX_DESCRIPTOR:
             raise Unusable(path.name, "its VMDK header describes no complete disk")
-        file.seek(offset + position * _SECTOR)
-        text = file.read(length * _SECTOR).split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
-    _check_virtual_size(path, capacity * _SECTOR)
+        descriptor = file.read(max(length, _LEAST_DESCRIPTOR) * _SECTOR)
+    text = descriptor.split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
+    check_virtual_size(path, capacity * _SECTOR)
     fields = dict(_VMDK_FIELD.findall(text))
     if fields.get("createType") not in _VMDK_TYPES:
         raise Unusable(path.name, f"is a VMDK of type {fields.get('createType', 'unknown')[:40]}, not of one file")
@@ -146,7 +148,7 @@ def _find_disk(path: Path) -> Disk:
                 descriptions += member.name.lower().endswith(".ovf")
                 if member.name.lower().endswith(".vmdk"):
                     disks.append(Disk(path, Format.VMDK, member.offset_data, member.size))
-    except tarfile.TarError:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError):  # the latter: of figures in its headers
         raise Unusable(path.name, "its archive cannot be read") from None
     if number > _MAX_MEMBERS or descriptions != 1 or len(disks) != 1:
         raise Unusable(path.name, f"is no OVA of one disk: {descriptions} .ovf and {len(disks)} .vmdk files in it")
@@ -154,6 +156,10 @@ def _find_disk(path: Path) -> Disk:
     return disks[0]
 
 
-def _check_virtual_size(path: Path, size: int) -> None:
+def check_virtual_size(path: Path, size: int) -> None:
+    """Refuse a disk that no server could have.
+
+    :raises Unusable: it is larger than 2 TiB
+    """
     if size > _MAX_VIRTUAL:
         raise Unusable(path.name, f"its disk has {size} bytes, at most {_MAX_VIRTUAL} are accepted")

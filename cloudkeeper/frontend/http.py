@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +24,8 @@ from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
 from appliance.core.version import __version__
+from cloudkeeper.frontend import patience
+from cloudkeeper.frontend.patience import Watch
 
 BLOCK = 2**20
 """Bytes that are read at a time."""
@@ -37,7 +38,7 @@ _OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits of one download: ``total`` for all of it, the others for single waits."""
+    """Limits of one download: ``total`` for all of it, attempts included, the others for single waits."""
 
     connect: timedelta = timedelta(seconds=20)
     read: timedelta = timedelta(seconds=60)
@@ -56,6 +57,7 @@ class Client:
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
         self._session.headers["Accept-Encoding"] = "identity"  # a checksum is over the file, and sizes mean its bytes
+        self._session.mount("http://", _Adapter())
         self._session.mount("https://", _TrustingAdapter(_tls(trust)))
 
     def fetch(
@@ -90,16 +92,21 @@ class Client:
 
         :raises Unavailable: also from within the blocks
         """
-        deadline = time.monotonic() + timeouts.total.total_seconds()
         auth = (user, password) if user or password else None
         retry = stamina.retry_context(on=Transient, attempts=self._attempts, timeout=timeouts.total, wait_initial=0.5)
-        for attempt in retry:
-            with attempt:
-                response = self._open(url, name=name, auth=auth, timeouts=timeouts)
-        with response:
-            length = response.headers.get("Content-Length", "")
-            size = int(length) if length.isascii() and length.isdigit() else None
-            yield size, _blocks(response, name=name, size=size, deadline=deadline)
+        with patience.limit(timeouts.total) as watch:
+            try:
+                for attempt in retry:
+                    with attempt:
+                        response = self._open(url, name=name, auth=auth, timeouts=timeouts)
+            except ApplianceError as error:
+                if watch.is_over:
+                    raise Unavailable(name, "is too slow: no answer came within the time for all of it") from error
+                raise
+            with response:
+                length = response.headers.get("Content-Length", "")
+                size = int(length) if length.isascii() and length.isdigit() else None
+                yield size, _blocks(response, name=name, size=size, watch=watch)
 
     def _open(self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts) -> requests.Response:
         start = place = urlsplit(url)
@@ -133,7 +140,20 @@ class Client:
             raise _translated(error, name) from error
 
 
-class _TrustingAdapter(HTTPAdapter):
+class _Adapter(HTTPAdapter):
+    """Makes connections that can be watched."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = patience.POOLS
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = patience.POOLS
+        return manager
+
+
+class _TrustingAdapter(_Adapter):
     """Gives all connections one TLS context, whose authorities are chosen by us."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -170,16 +190,24 @@ def _checked(response: requests.Response, name: str) -> requests.Response:
     raise (Transient if status in _PATIENCE else Unavailable)(name, told)
 
 
-def _blocks(response: requests.Response, *, name: str, size: int | None, deadline: float) -> Iterator[bytes]:
+def _blocks(response: requests.Response, *, name: str, size: int | None, watch: Watch) -> Iterator[bytes]:
     received = 0
+
+    def too_slow() -> Unavailable:
+        return Unavailable(name, f"is too slow: {received} bytes came within the time for all of it")
+
     try:
         while block := response.raw.read(BLOCK):
             received += len(block)
-            if time.monotonic() > deadline:
-                raise Unavailable(name, f"is too slow: {received} bytes came within the time for all of it")
+            if watch.is_over:
+                raise too_slow()
             yield block
     except (urllib3.exceptions.HTTPError, OSError) as error:
+        if watch.is_over:
+            raise too_slow() from error
         raise Unavailable(name, f"the connection broke after {received} bytes: {_cause(error)}") from error
+    if watch.is_over:  # an end of the connection that we have made is no end of the content
+        raise too_slow()
     if size is not None and received != size:
         raise Unavailable(name, f"the connection ended after {received} of {size} bytes")
 

@@ -2,7 +2,8 @@
 
 Removed is what the list no longer has, or what it says has expired. An image that the list has but that cannot be used
 is left as it is. When an image of the list cannot even be told by name, any image of the cloud might be meant by it, so
-nothing is removed then. Data are replaced when version, checksum or size differ; any other difference changes metadata.
+nothing is removed then but what the list itself calls expired. Data are replaced when version, checksum or size differ;
+any other difference changes metadata.
 """
 
 from __future__ import annotations
@@ -82,13 +83,11 @@ def _removals(
     offered: Mapping[ApplianceId, Offer],
 ) -> list[Remove]:
     refused = {refusal.identifier for refusal in wanted.refused}
+    expired = [Remove(present[key], "it has expired") for key in present if key in offered and key not in valid]
     if None in refused:
-        return []
-    return [
-        Remove(appliance, "it has expired" if key in offered else "it is no longer in the list")
-        for key, appliance in present.items()
-        if key not in valid and key not in refused
-    ]
+        return expired
+    gone = [key for key in present if key not in offered and key not in refused]
+    return [*expired, *(Remove(present[key], "it is no longer in the list") for key in gone)]
 
 
 def _update(offer: Offer, held: Appliance, *, can_update_metadata: bool) -> Update | UpdateMetadata | None:

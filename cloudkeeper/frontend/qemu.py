@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.core.run.errors import LocalFailure
-from cloudkeeper.frontend.formats import Disk, Unusable
+from cloudkeeper.frontend.formats import Disk, Unusable, check_virtual_size
 from cloudkeeper.model import Format
 
 _MEMORY = 2 * 2**30
@@ -32,7 +32,7 @@ class QemuImg:
     def virtual_size(self, disk: Disk) -> int:
         """Return the size in bytes of the disk that a machine will see.
 
-        :raises Unusable: it cannot be opened, or consists of more than its one file
+        :raises Unusable: it cannot be opened, is too large, or consists of more than its one file
         :raises LocalFailure: the program is missing
         """
         told = self._ask("info", disk)
@@ -41,7 +41,9 @@ class QemuImg:
             raise Unusable(disk.path.name, "depends on another file or on a key; an image must be complete")
         if len(details.get("extents", ())) > 1:
             raise Unusable(disk.path.name, "has several extents; an image must be one file")
-        return int(told["virtual-size"])
+        size = int(told["virtual-size"])
+        check_virtual_size(disk.path, size)  # a VMDK may have a second header at its end, which is the one that counts
+        return size
 
     def needed_bytes(self, disk: Disk) -> int:
         """Return how much room the disk takes when it is written anew, holes left out."""

@@ -14,15 +14,18 @@ from datetime import datetime
 
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend import imagelist, plan
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.communicator import Communicator
 from cloudkeeper.frontend.http import Client
+from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import Change, Create, ImageList, ListId, Offer, Plan, Remove, Update, UpdateMetadata
 
 logger = logging.getLogger(__name__)
 
+_BUG = "bug in cloudkeeper"
 _BY_CONFIRMATION = "run once with --allow-remove"
 
 
@@ -54,6 +57,11 @@ class Report:
         self.failures.append(line)
         logger.error("%s", line)
 
+    def refuse_list(self, line: str) -> None:
+        """Note a list that is not acted on."""
+        self.fail(f"{line}; its images stay as they are")
+        self.refused_lists += 1
+
     def done(self, kind: type[Change]) -> int:
         """Return how many changes of a kind were carried out."""
         return sum(isinstance(outcome.change, kind) and not outcome.failure for outcome in self.outcomes)
@@ -61,11 +69,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where lists come from and who is believed."""
+    """Where lists come from and who is believed. ``keeps`` tells whether what is believed is remembered."""
 
     addresses: Sequence[Address]
     client: Client
     trust: CADirectory
+    memory: Memory
+    keeps: bool = True
 
     def believed(self, report: Report, *, at: datetime) -> Iterator[tuple[Address, ImageList]]:
         """Fetch list after list; gives those that may be acted on, reports the others."""
@@ -73,14 +83,18 @@ class Sources:
         for address in self.addresses:
             try:
                 found = self._fetch(address, at=at)
+                if (other := seen.setdefault(found.identifier, address)) is not address:
+                    raise Untrusted(
+                        address.name, f"has the identifier of {other}, {found.identifier}", "remove one of them"
+                    )
+                if self.keeps:
+                    self.memory.note(found, url=address.place, at=at)
             except ApplianceError as error:
-                told = str(error) if error.subject == address.name else f"{address}: {error}"
-                report.fail(f"{told}; its images stay as they are")
-                report.refused_lists += 1
+                report.refuse_list(str(error) if error.subject == address.name else f"{address}: {error}")
                 continue
-            if (other := seen.setdefault(found.identifier, address)) is not address:
-                report.fail(f"{address}: has the identifier of {other}, {found.identifier}; remove one of them")
-                report.refused_lists += 1
+            except Exception as error:  # what one list brings about must not cost the others
+                logger.exception("%s: %s", address, _BUG)
+                report.refuse_list(f"{address}: {_BUG}: {type(error).__name__}: {error}")
                 continue
             report.lists += 1
             for refusal in found.refused:
@@ -96,6 +110,7 @@ class Sources:
             password=address.password,
         )
         found, warnings = imagelist.verify(message, trust=self.trust, at=at)
+        self.memory.check(found, url=address.place)
         for warning in warnings:
             logger.warning("%s: %s", address, warning)
         logger.info("%s: list %s of VO %s, %d images", address, found.identifier, found.vo, len(found.offers))
@@ -133,7 +148,8 @@ class Synchronisation:
         known = set(self.backend.list_ids())
         for address, wanted in self.sources.believed(report, at=at):
             try:
-                held = self.backend.appliances(wanted.identifier) if wanted.identifier in known else []
+                is_asked = wanted.identifier in known or self.backend.can_check_vo
+                held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
                 full = plan.compare(wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata)
             except ApplianceError as error:
                 report.fail(f"{address}: {error}; its images stay as they are")
@@ -153,6 +169,10 @@ class Synchronisation:
                 report.transferred_bytes += self._apply(change)
             except ApplianceError as error:
                 failure = str(error)
+            except Exception as error:  # what one image brings about must not cost the others
+                failure = f"{_BUG}: {type(error).__name__}: {error}"
+                logger.exception("%s: %s", address, _BUG)
+            if failure:
                 report.fail(f"{address}: {describe(change)}: {failure}")
             else:
                 logger.info("%s: %s: done", address, describe(change))

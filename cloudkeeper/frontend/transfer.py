@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from appliance.core import files
 from appliance.core.run.errors import LocalFailure, Unavailable
@@ -34,6 +35,8 @@ _RESERVE = 64 * 2**20
 """Bytes of the file system that are left to others."""
 _SLOWEST = 256 * 1024
 """Bytes a second that a download must at least do."""
+_USUAL = 32 * 2**30
+"""Bytes that an image may have when nobody has told how many: they decide how long its download may take."""
 _FREE_SPACE = "free space there; the next run tries again"
 
 
@@ -62,7 +65,11 @@ class Workshop:
     def sweep(self) -> int:
         """Remove what an earlier run left behind; returns the number of files."""
         files.make_directory(self.directory)
-        left = [path for path in self.directory.iterdir() if path.name.startswith(PREFIX) and path.is_file()]
+        left = [
+            path
+            for path in self.directory.iterdir()
+            if path.name.startswith(PREFIX) and (path.is_symlink() or path.is_file())
+        ]
         for path in left:
             logger.info("%s: left behind by an earlier run, removed", path)
             path.unlink(missing_ok=True)
@@ -120,18 +127,18 @@ class Workshop:
         raise Unusable(path.name, "cannot be converted to OVA, the only format that is accepted here")
 
     def _download(self, source: Source, part: Path) -> Downloaded:
-        size = source.size or 0
-        timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or 2**40) // _SLOWEST))
+        name, size = _shown(source.uri), source.size or 0
+        timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))
         self._check_room(size)
-        with self.client.stream(source.uri, name=source.uri, timeouts=timeouts) as (length, blocks):
+        with self.client.stream(source.uri, name=name, timeouts=timeouts) as (length, blocks):
             if source.size and length and length != source.size:
-                raise Tampered(source.uri, f"the server has {length} bytes, the list says {source.size}")
+                raise Tampered(name, f"the server has {length} bytes, the list says {source.size}")
             self._check_room(length or 0)
             received, sha512 = _write(blocks, part, limit=size or length or self._room())
         if size and received != size:
-            raise Tampered(source.uri, f"{received} bytes came, the list says {size}")
+            raise Tampered(name, f"{received} bytes came, the list says {size}")
         if sha512 != source.sha512:
-            raise Tampered(source.uri, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…")
+            raise Tampered(name, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…")
         return Downloaded(part, sha512, received)
 
     def _room(self) -> int:
@@ -147,7 +154,7 @@ class Workshop:
 def _write(blocks: Iterable[bytes], part: Path, *, limit: int) -> tuple[int, str]:
     """Write and hash; returns bytes and SHA-512. More than ``limit`` bytes are not taken."""
     digest, received = hashlib.sha512(), 0
-    with part.open("wb") as file:
+    with part.open("xb") as file:  # whatever stands there was not made by this run: a link may lead anywhere
         for block in blocks:
             received += len(block)
             if received > limit:
@@ -174,6 +181,12 @@ def _publish(part: Path, final: Path) -> None:
         os.fsync(file.fileno())
     os.replace(part, final)
     files.sync_directory(final.parent)
+
+
+def _shown(uri: str) -> str:
+    """Return a URL without what may be a secret in it: user name, password and query."""
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _file_name(offer: Offer) -> str:

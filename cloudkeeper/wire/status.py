@@ -15,6 +15,11 @@ from collections.abc import Iterable, Mapping
 
 METADATA_UPDATE = "metadata-update"
 """The backend changes metadata alone when an Update comes without image; the data stay."""
+VO_CHECK = "vo-check"
+"""The backend fails ``Appliances`` when there is no project for the VO that came along as `VO`."""
+VO = "vo"
+"""Key of metadata that a frontend sends with Appliances: the VO of the list. So a VO without a project costs one line
+and no download."""
 ALLOW_REMOVE = "allow-remove"
 """Key of metadata that a frontend sends with PreAction, ours too: how many images of a list it may remove in this run,
 because the administrator said so."""

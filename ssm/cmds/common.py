@@ -6,24 +6,23 @@ import argparse
 import logging
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.core import clock
 from appliance.core.run import cli, log
-from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
-from appliance.core.run.layout import Layout
-from appliance.core.run.record import RunRecord
+from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
-from ssm.settings import Link, LogSettings, ReceiverSettings, SenderSettings
+from ssm.settings import Broker, Link, LogSettings, ReceiverSettings, SenderSettings
 
 if TYPE_CHECKING:  # start-up is a cost
+    import ssl
+
     from appliance.core.trust.ca_directory import CADirectory
     from appliance.core.trust.certificates import Identity
     from ssm.transport.brokers import Brokers
+    from ssm.transport.events import Connection
 
 RULE = "=" * 40
 
@@ -61,10 +60,20 @@ def _open_log(settings: LogSettings, level: int, arguments: argparse.Namespace) 
 
 def positive(text: str) -> int:
     """Convert a command-line number of things."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; write a whole number, 1 or more")
+    return int(text)
+
+
+def duration(text: str) -> timedelta:
+    """Convert a command-line number of seconds."""
+    try:
+        found = timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        found = -timedelta.resolution
+    if found < timedelta(0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; write a number of seconds")
+    return found
 
 
 def announce(name: str, what: str) -> None:
@@ -87,26 +96,61 @@ def load_identity(link: Link) -> Identity:
 def brokers(link: Link, *, trust: CADirectory) -> Brokers:
     """Return the configured brokers, not yet connected to."""
     from ssm.transport.brokers import Brokers  # noqa: PLC0415  start-up is a cost
-    from ssm.transport.stomp import tls_context  # noqa: PLC0415
 
-    tls = tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key) if link.use_ssl else None
-    return Brokers(link.brokers, tls=tls)
-
-
-@contextmanager
-def recorded(program: str, layout: Layout) -> Iterator[RunRecord]:
-    """Give a run record, and close it if the block ends with a failure."""
-    record = RunRecord(program)
-    try:
-        yield record
-    except (ApplianceError, OSError) as error:
-        record.fail(str(error))
-        record.close(getattr(error, "status", ExitStatus.NOTHING), layout.runs)
-        raise
+    connect = _connect_ams if link.ams is not None else _connect_stomp
+    return Brokers(link.brokers, connect=lambda broker: connect(broker, link, trust))
 
 
-def flag_of(number: signal.Signals) -> threading.Event:
-    """Return an event that is set when this process gets the signal."""
-    event = threading.Event()
-    signal.signal(number, lambda *_: event.set())
-    return event
+def check_tls(link: Link) -> None:
+    """Raise `LocalFailure` when certificate, key or CA directory cannot be used for a connection."""
+    from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
+
+    _tls(link, CADirectory(link.capath))
+
+
+def _connect_ams(broker: Broker, link: Link, trust: CADirectory) -> Connection:
+    from ssm.transport import ams  # noqa: PLC0415  start-up is a cost
+
+    tls = _tls(link, trust)
+    assert link.ams is not None and tls is not None  # noqa: S101, PT018  AMS is chosen, and always over TLS
+    return ams.Connection(broker, access=link.ams, tls=tls)
+
+
+def _connect_stomp(broker: Broker, link: Link, trust: CADirectory) -> Connection:
+    from ssm.transport import stomp  # noqa: PLC0415  start-up is a cost
+
+    return stomp.Connection(broker, tls=_tls(link, trust))
+
+
+def _tls(link: Link, trust: CADirectory) -> ssl.SSLContext | None:
+    """Read CAs, certificate and key as they are now: each connection sees those that were renewed."""
+    from ssm.transport.tls import tls_context  # noqa: PLC0415  start-up is a cost
+
+    if not link.use_ssl:
+        return None
+    with_system = link.ams is not None and link.ams.system_cas
+    return tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key, with_system=with_system)
+
+
+class Flag:
+    """Raised when this process gets a signal.
+
+    No event, though one would do as much: a handler may interrupt the main thread while it holds an event's lock.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._raised = self._taken = 0
+        signal.signal(number, self._raise)
+
+    def _raise(self, *_: object) -> None:
+        self._raised += 1
+
+    def is_up(self) -> bool:
+        """Tell whether it has been raised since it was taken down."""
+        return self._raised != self._taken
+
+    def take(self) -> bool:
+        """Tell whether it is up, and take it down; a signal that comes meanwhile raises it again."""
+        raised = self._raised
+        is_up, self._taken = raised != self._taken, raised
+        return is_up

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.core import clock
-from appliance.core.run import cli
+from appliance.core.run import cli, log
 from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.spool import ElementName, Spool
 from ssm.settings import load_sender
@@ -60,7 +60,7 @@ def _verify(arguments: argparse.Namespace) -> ExitStatus:
     for warning in proven.warnings:
         print(f"warning: {warning}")
     first = proven.body.split(b"\n", 1)[0].decode("utf-8", "backslashreplace")[:120]
-    print(f"signed by {proven.signer}\n{len(proven.body)} bytes: {first}")
+    print(f"signed by {log.one_line(proven.signer)}\n{len(proven.body)} bytes: {log.one_line(first)}")
     return ExitStatus.DONE
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus
-from appliance.core.run.record import RunRecord
+from appliance.core.run.record import RunRecord, recorded
 from ssm.cmds import common, daemon
 from ssm.settings import ReceiverSettings, load_receiver
 
@@ -32,11 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--daemon", action="store_true", help="go to the background")
     parser.add_argument("--count", type=common.positive, metavar="N", help="end after N messages")
-    parser.add_argument("--idle-exit", type=_seconds, metavar="SECONDS", help="end when none has come for so long")
-
-
-def _seconds(text: str) -> timedelta:
-    return timedelta(seconds=float(text))
+    parser.add_argument(
+        "--idle-exit", type=common.duration, metavar="SECONDS", help="end when none has come for so long"
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -48,15 +46,21 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     names = (arguments.dn_file or layout.path(_NAMES)).absolute()
     if arguments.check_config:
         _judge(settings, names, RunRecord("ssmreceive"))
+        common.check_tls(settings.link)
         print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
         return ExitStatus.DONE
     if arguments.daemon:
+        _judge(settings, names, RunRecord("ssmreceive"))  # what is wrong is told while there is somebody to read it
         daemon.detach(settings.pidfile)
     common.announce("ssmreceive", "receiving")
-    with common.recorded("ssmreceive", layout) as record, lock.hold(settings.path / ".ssmreceive.lock"):
+    with contextlib.ExitStack() as stack:
+        record = stack.enter_context(recorded("ssmreceive", layout.runs))
+        stack.enter_context(lock.hold(settings.path / ".ssmreceive.lock"))
+        if arguments.daemon:
+            stack.enter_context(daemon.named_in(settings.pidfile))
         _receive(settings, names, record, arguments)
         logger.info("SSM run has finished.")
-        record.close(ExitStatus.DONE, layout.runs)
+        record.status = ExitStatus.DONE
     return ExitStatus.DONE
 
 
@@ -64,12 +68,11 @@ def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, argumen
     from ssm import receiver  # noqa: PLC0415  start-up is a cost
     from ssm.store import Store  # noqa: PLC0415
 
-    stop, reload = common.flag_of(signal.SIGTERM), common.flag_of(signal.SIGHUP)
+    stop, reload = common.Flag(signal.SIGTERM), common.Flag(signal.SIGHUP)
 
-    def is_reload_wanted() -> bool:
-        is_wanted = reload.is_set()
-        reload.clear()
-        return is_wanted
+    def report() -> None:
+        store.tidy()
+        record.close(ExitStatus.DONE, cli.layout(arguments).runs)
 
     judge = _judge(settings, names, record)
     store = Store(settings.path, record=record)
@@ -81,9 +84,9 @@ def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, argumen
         record=record,
         destination=settings.link.destination,
         limits=receiver.Limits(arguments.count, arguments.idle_exit),
-        is_stopping=stop.is_set,
-        reload=is_reload_wanted,
-        report=lambda: record.close(ExitStatus.DONE, cli.layout(arguments).runs),
+        is_stopping=stop.is_up,
+        reload=reload.take,
+        report=report,
     ).run()
     store.close()
 

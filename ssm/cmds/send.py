@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from appliance.core import clock
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus
-from appliance.core.run.record import RunRecord
+from appliance.core.run.record import RunRecord, recorded
 from appliance.core.spool import Spool
 from ssm.cmds import common
 from ssm.outgoing import Outgoing
@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
     from ssm.sender import Sender
 
 _CONFIG = "/etc/apel/sender.cfg"
-_MAX_TIME = 50 * 60
 logger = logging.getLogger("ssmsend")
 
 
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="sign everything, say what would be sent, send nothing")
     parser.add_argument("--limit", type=common.positive, metavar="N", help="send at most N messages")
     parser.add_argument(
-        "--max-time", type=float, default=_MAX_TIME, metavar="SECONDS", help="end after so long (default: %(default)s)"
+        "--max-time", type=common.duration, default="3000", metavar="SECONDS", help="end after so long (default: 3000)"
     )
 
 
@@ -47,13 +46,14 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     outgoing = Outgoing(Spool(settings.path), journal=settings.journal)
     if arguments.check_config:
         _sender(settings, outgoing, RunRecord("ssmsend"), arguments)
+        common.check_tls(settings.link)
         print(f"ssmsend: the configuration is good; {outgoing.spool.count()} messages wait in {settings.path}")
         return ExitStatus.DONE
     if arguments.dry_run:
         sender = _sender(settings, outgoing, RunRecord("ssmsend"), arguments)
         return sender.dry_run(limit=arguments.limit)
     common.announce("ssmsend", "sending")
-    with common.recorded("ssmsend", layout) as record, lock.hold(settings.lock):
+    with recorded("ssmsend", layout.runs) as record, lock.hold(settings.lock):
         outgoing.recover()
         status = ExitStatus.DONE
         if next(outgoing.spool.names(), None) is None:
@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             status = _sender(settings, outgoing, record, arguments).run(limit=arguments.limit)
             logger.info("SSM run has finished.")
         logger.info(common.RULE)
-        record.close(status, layout.runs)
-        return status
+        record.status = status
+    return status
 
 
 def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace) -> Sender:
@@ -77,6 +77,7 @@ def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arg
         recipient=sender.load_recipient(settings, trust=trust, at=clock.now()),
         cipher=settings.cipher,
         max_size=settings.max_message_size,
+        max_wire=sender.max_wire(settings.link),
     )
     return sender.Sender(
         settings,
@@ -84,8 +85,8 @@ def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arg
         packer=packer,
         brokers=common.brokers(settings.link, trust=trust),
         record=record,
-        deadline=time.monotonic() + arguments.max_time,
-        is_stopping=common.flag_of(signal.SIGTERM).is_set,
+        deadline=time.monotonic() + arguments.max_time.total_seconds(),
+        is_stopping=common.Flag(signal.SIGTERM).is_up,
     )
 
 

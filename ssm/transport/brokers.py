@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from appliance.core.run.errors import Unavailable
 from ssm.settings import Broker
-from ssm.transport.stomp import Connection
+from ssm.transport.events import Connection
 
 logger = logging.getLogger("ssm.ssm2")
 
@@ -18,18 +17,18 @@ _LONGEST_PAUSE = 300.0
 
 
 class Brokers:
-    """Brokers that serve the same queues."""
+    """Brokers that serve the same queues; ``connect`` opens a connection to one of them or raises `Unavailable`."""
 
-    def __init__(self, brokers: Sequence[Broker], *, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, brokers: Sequence[Broker], *, connect: Callable[[Broker], Connection]) -> None:
         self._brokers = list(brokers)
-        self.tls = tls
+        self._connect = connect
 
     def connect(self) -> Connection:
         """Return a connection to the first that answers; raises `Unavailable` with what each of them said."""
         failures: list[Unavailable] = []
         for broker in list(self._brokers):
             try:
-                connection = Connection(broker, tls=self.tls)
+                connection = self._connect(broker)
             except Unavailable as error:
                 failures.append(error)
                 continue

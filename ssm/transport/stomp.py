@@ -16,10 +16,9 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
+from appliance.core.run.errors import AccessDenied, Unavailable
 from ssm.settings import Broker
 from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Refusal
 
@@ -36,24 +35,16 @@ logging.getLogger("stomp.py").setLevel(logging.CRITICAL)  # what went wrong is t
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS, and again for the broker's greeting."""
 HEART_BEAT_MS = 30_000
+_SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),  # a broker may not want heart-beats, and then vanish
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
 _CLOSE_TIMEOUT = 5.0
 _RECEIVE_BYTES = 64 * 1024
 _SUBSCRIPTION = "1"
-
-
-def tls_context(bundle: str, *, certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return a context that verifies broker and host name against the CAs in ``bundle`` (PEM) and shows a certificate.
-
-    ``key`` must not be encrypted (OpenSSL would ask on the terminal); raises `LocalFailure` when OpenSSL refuses them.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=bundle)
-    try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        raise LocalFailure(certificate, f"cannot be used for TLS: {error.reason}", "renew the certificate") from None
-    return context
 
 
 class Connection:
@@ -194,7 +185,8 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
         address = (self._broker.host, self._broker.port)
         made = socket.create_connection(address, CONNECT_TIMEOUT)
         try:
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for level, option, value in _SOCKET_OPTIONS:
+                made.setsockopt(level, option, value)
             if self._tls is not None:
                 made = self._tls.wrap_socket(made, server_hostname=self._broker.host)
         except OSError:

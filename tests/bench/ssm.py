@@ -1,7 +1,8 @@
-"""Figures of `ssmsend` and `ssmreceive` over the test bed's broker: rows ``ssm case value unit``.
+"""Figures of `ssmsend` and `ssmreceive` over the test bed's broker, and over an AMS: rows ``ssm case value unit``.
 
 CPU is that of the whole program, start-up taken off: the figure that stays the same on a busy machine. SSM itself is
-not in the package index, so it cannot be run beside ours.
+not in the package index, so it cannot be run beside ours; over AMS the library that it sends with can: one message a
+request, each over a connection of its own, without the signatures that ours makes. The AMS is a thread of this program.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.ssm_site import Site
+from argo_ams_library import AmsMessage, ArgoMessagingService
+
+from tests.e2e.ssm_site import TOPIC, Site
+from tests.simulators.ams_service import AMS
 from tests.testbed import Testbed
+from tests.testbed.trust import Trust
 
 RECORD = "".join(f"Field{number:02}: a value of some length\n" for number in range(19))
 """About 700 bytes, as one cloud record has."""
@@ -70,6 +75,23 @@ def measure(site: Site, case: str, *, count: int, size: int) -> None:
         row(f"{verb} {case}: memory", used.memory, "MiB")
 
 
+def measure_ams(directory: Path, trust: Trust) -> None:
+    """Send and receive over an AMS, and publish the same over SSM's library."""
+    with AMS(trust.host("broker"), trust.grid.certificate) as service:
+        site = Site.at_ams(directory, trust, service)
+        measure(site, "AMS small", count=1000, size=700)
+        measure(site, "AMS 0.5 MB", count=50, size=500_000)
+        os.environ["REQUESTS_CA_BUNDLE"] = str(trust.grid.certificate)
+        [token, *_] = service.tokens
+        peer = ArgoMessagingService(endpoint=f"localhost:{service.port}", token=token, project=service.project)
+        for case, count, size in (("small", 300, 3500), ("0.5 MB", 50, 500_000)):
+            messages = [AmsMessage(data="x" * size, attributes={"empaid": str(n)}).dict() for n in range(count)]
+            begin = time.perf_counter()
+            for message in messages:
+                peer.publish(TOPIC, message)
+            row(f"argo-ams-library publishes {case}: rate", count / (time.perf_counter() - begin), "msg/s")
+
+
 def row(case: str, value: float, unit: str) -> None:
     """Print one figure."""
     print(f"ssm\t{case}\t{value:.2f}\t{unit}", flush=True)
@@ -89,6 +111,7 @@ def main() -> None:
         row("send nothing: time", empty.wall, "s")
         measure(site, "small", count=1000, size=700)
         measure(site, "0.7 MB", count=100, size=700_000)
+        measure_ams(directory / "ams", broker.trust)
     finally:
         shutil.rmtree(directory)
         testbed.down()

@@ -171,7 +171,9 @@ class Bdii:
         return search(self.port, base, *wanted)
 
     def statistics(self) -> dict[str, int]:
-        found = self.entries("Hostname=localhost,o=infosys")["Hostname=localhost,o=infosys"]
+        name = "Hostname=localhost,o=infosys"
+        self.wait_for(lambda: name in self.entries(name), what="the first cycle's end")  # the tree is there before it
+        found = self.entries(name)[name]
         return {name: int(value) for name, (value,) in found.items() if value.isdigit()}
 
     def wait_for(self, is_true: Callable[[], bool], *, seconds: float = 30, what: str = "") -> None:

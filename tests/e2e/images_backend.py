@@ -129,8 +129,8 @@ class Client:
         _, call = getattr(self._stub, method).with_call(Empty() if request is None else request, timeout=120, **more)
         return _outcome(call)
 
-    def stream(self, method: str, request: object = None) -> tuple[list[Any], str]:
-        call = getattr(self._stub, method)(Empty() if request is None else request, timeout=60)
+    def stream(self, method: str, request: object = None, **more: Any) -> tuple[list[Any], str]:
+        call = getattr(self._stub, method)(Empty() if request is None else request, timeout=60, **more)
         return list(call), _outcome(call)[0]
 
     def run(self, *changes: tuple[str, object]) -> list[tuple[str, str]]:

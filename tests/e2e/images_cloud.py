@@ -79,18 +79,27 @@ class Cloud:
         return self.bed.layout.data("glance") / "images" / image_id
 
     def files(self) -> set[str]:
-        return {path.name for path in (self.bed.layout.data("glance") / "images").iterdir()}
+        """Return the names of the store's files, but of those that are images of somebody else."""
+        return {path.name for path in self.file("").iterdir()} - self._images_of_others()
+
+    def _images_of_others(self) -> set[str]:
+        database = sqlite3.connect(f"file:{self.bed.layout.database('glance')}?mode=ro", uri=True)
+        with contextlib.closing(database):
+            rows = database.execute("select id, owner from images where deleted = 0").fetchall()
+        return {image_id for image_id, owner in rows if owner not in self.projects.values()}
 
     def door(self, project: str) -> Api:
         auth = password_auth(self.bed.keystone_url, ACCOUNT, PASSWORD, project_id=self.projects[project])
         return Api(auth, ca_file=self.bed.ca_file)
 
     def empty(self) -> None:
-        """Delete all images of the projects, whoever made them."""
+        """Delete all images of the projects, whoever made them, and files that interrupted tests left without one."""
         for row in self.rows():
             if row.protected:
                 self.patch(row.id, [{"op": "replace", "path": "/protected", "value": False}])
             self.admin.call("DELETE", GLANCE, f"/v2/images/{row.id}")
+        for name in self.files():
+            self.file(name).unlink(missing_ok=True)
 
     def patch(self, image_id: str, operations: list[dict[str, object]]) -> None:
         kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}

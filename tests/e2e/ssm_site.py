@@ -16,17 +16,19 @@ from dirq.queue import Queue
 from dirq.QueueSimple import QueueSimple
 
 from tests.e2e.killpoints import Command
+from tests.simulators.ams_service import AMS
 from tests.testbed.trust import Trust
 
 PROGRAMS = Path(sys.prefix) / "bin"
 QUEUE = "/queue/test"
+TOPIC = "eu-egi-cloud-accounting"
 SCHEMA = {"body": "string", "signer": "string", "empaid": "string?", "error": "string?"}
 
 _CONFIG = """\
 [{role}]
-protocol: STOMP
+protocol: {protocol}
 [broker]
-host: {hosts}
+host: {hosts}{broker}
 [certificates]
 certificate: {certificate}
 key: {key}
@@ -34,7 +36,7 @@ capath: {capath}
 check_crls: true
 {certificates}
 [messaging]
-destination: {queue}
+destination: {queue}{messaging}
 path: {path}
 [logging]
 logfile: {root}/var/log/apel/{role}.log
@@ -50,7 +52,18 @@ class Site:
     trust: Trust
 
     @classmethod
-    def create(cls, root: Path, trust: Trust, *, hosts: str, certificates: str = "", queue: str = QUEUE) -> Site:
+    def create(
+        cls,
+        root: Path,
+        trust: Trust,
+        *,
+        hosts: str,
+        certificates: str = "",
+        queue: str = QUEUE,
+        protocol: str = "STOMP",
+        broker: str = "",
+        messaging: str = "",
+    ) -> Site:
         for name in ("etc/apel", "var/log/apel"):
             (root / name).mkdir(parents=True, exist_ok=True)
         site = cls(root, trust)
@@ -58,7 +71,10 @@ class Site:
             credential = trust.host(role)
             text = _CONFIG.format(
                 role=role,
+                protocol=protocol,
                 hosts=hosts,
+                broker=broker,
+                messaging=messaging,
                 certificate=credential.certificate,
                 key=credential.key,
                 capath=trust.ca_directory,
@@ -70,6 +86,21 @@ class Site:
             (root / f"etc/apel/{role}.cfg").write_text(text)
         (root / "etc/apel/dns").write_text(f"# senders\n\n{site.sender_dn}\n")
         return site
+
+    @classmethod
+    def at_ams(cls, root: Path, trust: Trust, service: AMS, *, certificates: str = "", messaging: str = "") -> Site:
+        """A site whose sender publishes to a topic, and whose receiver pulls from the subscription of that name."""
+        service.create(TOPIC, TOPIC)
+        return cls.create(
+            root,
+            trust,
+            hosts=f"localhost:{service.port}",
+            certificates=certificates,
+            queue=TOPIC,
+            protocol="AMS",
+            broker=f"\nauthn_port: {service.authn_port}",
+            messaging=f"\nams_project: {service.project}\n{messaging}",
+        )
 
     @property
     def spool(self) -> Path:

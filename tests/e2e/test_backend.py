@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -261,6 +262,103 @@ def test_images_of_0_9_are_adopted(cloud: Cloud, backend: Backend, client: Clien
     newer = Offer.make(backend.images, "two.qcow2")
     client.run(("UpdateAppliance", newer.message()))
     assert first not in {row.id for row in cloud.rows()}
+
+
+def of_0_9(offer: Offer, **more: str) -> dict[str, str]:
+    """Return the properties of an image that cloudkeeper-os 0.9.9 has made of an offer."""
+    sent = offer.message()
+    return {
+        "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops", "APPLIANCE_STATUS": "ACTIVE",
+        "APPLIANCE_TITLE": sent.title, "APPLIANCE_ATTRIBUTES": json.dumps(dict(sent.attributes)),
+    } | more  # fmt: skip
+
+
+def properties_of(cloud: Cloud, image: str) -> dict[str, str]:
+    (row,) = [row for row in cloud.rows() if row.id == image]
+    return row.properties
+
+
+def test_a_copy_of_an_image_of_0_9_is_its_user_s(cloud: Cloud, backend: Backend, client: Client) -> None:
+    """Cinder gives an image that is made of a volume all properties of the image that the volume was made of."""
+    properties = of_0_9(Offer.make(backend.images))
+    original = cloud.put_image("img-ops", b"original", **properties)
+    client.run()
+    before = cloud.put_image("img-ops", b"made before we came", **properties)
+    after = cloud.put_image("img-ops", b"made since", **properties_of(cloud, original))
+    client.call("PreAction")
+    assert set(client.appliances()) == {ONE}
+    gone = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
+    assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
+    assert {row.id for row in cloud.rows()} == {before, after}
+
+
+def test_images_of_0_9_that_cannot_be_told_apart_are_left_alone(cloud: Cloud, backend: Backend, client: Client) -> None:
+    offer = Offer.make(backend.images)
+    theirs = {cloud.put_image("img-ops", name, **of_0_9(offer)) for name in (b"original", b"copy")}
+    client.call("PreAction")
+    assert client.appliances() == {}
+    request = pb.ImageListIdentifier(image_list_identifier=LIST)
+    assert client.run(("RemoveImageList", request), ("AddAppliance", offer.message())) == [("SUCCESS", "")] * 2
+    (line,) = backend.record()["failures"]
+    assert all(image in line for image in theirs)
+    assert line.endswith("so none is taken for it; delete what nobody needs")
+    ours = {row.id for row in cloud.rows()} - theirs
+    assert len(ours) == 1
+    client.run()
+    assert backend.record()["failures"] == []
+    assert {row.id for row in cloud.rows()} == theirs | ours
+
+
+def test_who_only_looks_changes_nothing(cloud: Cloud, backend: Backend, client: Client) -> None:
+    """A dry run begins no run, so nothing is mended in it, and what it sees is as new as it is."""
+    offer = Offer.make(backend.images)
+    client.run(("AddAppliance", offer.message()))
+    (record_file,) = backend.root.glob("var/lib/fedcloud/runs/cloudkeeper-os.json")
+    told = record_file.read_bytes()
+    mark = cloud.active().properties["APPLIANCE_BACKEND"].split()[0]
+    for state in ("STAGING", "ACTIVE"):
+        image = str(uuid.uuid4())
+        more = {"APPLIANCE_STATUS": state, "APPLIANCE_BACKEND": f"{mark} {image}"}
+        cloud.put_image("img-ops", b"left by a killed run", id=image, **of_0_9(offer, **more))
+    cloud.put_image("img-ops", b"of 0.9", **of_0_9(offer, APPLIANCE_ID=TWO))
+    before = cloud.rows()
+    assert client.lists() == {LIST}
+    assert set(client.appliances()) == {ONE, TWO}
+    assert cloud.rows() == before
+    cloud.put_image("img-ops", b"of another list", **of_0_9(offer, APPLIANCE_IMAGE_LIST_ID="another"))
+    assert client.lists() == {LIST, "another"}
+    assert set(client.appliances("another")) == {ONE}
+    assert client.call("PostAction") == ("SUCCESS", "")
+    assert record_file.read_bytes() == told
+    client.run()
+    assert len(cloud.rows()) == len(before) + 1 - 2
+
+
+def test_a_vo_that_moves_to_another_project(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
+    """Its images in the old one, another VO's now, are no reason to give it none in the new one."""
+    first, second = {"ops": {"tenant": "img-ops"}}, {"ops": {"tenant": "img-biomed"}, "biomed": {"tenant": "img-ops"}}
+    moving = Backend.create(tmp_path, cloud, mapping=first)
+    offer = Offer.make(moving.images)
+    with started(moving) as client:
+        client.run(("AddAppliance", offer.message()))
+    Backend.create(tmp_path, cloud, mapping=second)
+    moving.config.write_text(re.sub(r"grpc_port = \d+", f"grpc_port = {moving.port}", moving.config.read_text()))
+    with started(moving) as client:
+        client.call("PreAction")
+        assert (client.lists(), client.appliances()) == (set(), {})
+        assert client.call("AddAppliance", offer.message()) == ("SUCCESS", "")
+        client.call("PostAction")
+        (line,) = moving.record()["failures"]
+    assert line.startswith("project img-ops: has images of VO ops, which is not mapped to it")
+    assert [len(cloud.rows(project)) for project in ("img-ops", "img-biomed")] == [1, 1]
+
+
+def test_a_vo_without_a_project_is_told_before_anything_is_fetched(backend: Backend, client: Client) -> None:
+    client.call("PreAction")
+    request = pb.ImageListIdentifier(image_list_identifier=LIST)
+    assert client.stream("Appliances", request, metadata=[("vo", "nobody")]) == ([], "ERROR")
+    assert client.stream("Appliances", request, metadata=[("vo", "ops")]) == ([], "SUCCESS")
+    client.call("PostAction")
 
 
 BELIEVED = {

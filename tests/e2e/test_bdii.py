@@ -212,6 +212,9 @@ HOSTILE = [
     b"dn: GLUE2GroupID=file,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID:< file:///etc/passwd\n\n",
     b"dn: GLUE2GroupID=cloud,o=glue\nchangetype: delete\n\n",
     b"dn: GLUE2GroupID=deep," + b"GLUE2GroupID=x," * 300 + b"o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: deep\n\n",
+    b"dn: GLUE2ServiceID=orphan,GLUE2GroupID=a+o=b,o=glue\nobjectClass: GLUE2Service\nGLUE2ServiceID: orphan\n\n",
+    b"dn: GLUE2GroupID=" + b"l" * 233 + b",o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: " + b"l" * 233 + b"\n\n",
+    b"dn: GLUE2GroupID=huge,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: huge\ndescription: " + b"x" * 20_000_000 + b"\n\n",
     b"dn: GLUE2GroupID=long,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: long\ndescription: " + b"x" * 500_000 + b"\n\n",
 ]  # fmt: skip
 
@@ -245,12 +248,15 @@ def test_refused_entries_of_a_bulk_load_are_left_out_with_those_below(tmp_path: 
     orphan = "dn: GLUE2ServiceID=s,GLUE2GroupID=bad,o=glue\nobjectClass: GLUE2Service\nGLUE2ServiceID: s\n"
     orphan += "GLUE2ServiceType: t\nGLUE2ServiceQualityLevel: production\nGLUE2ServiceAdminDomainForeignKey: X\n\n"
     bad = "dn: GLUE2GroupID=bad,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: bad\nnosuch: attribute\n\n"
+    for value in (" twice\nGLUE2EntityOtherInfo: twice ", ": //79/A=="):
+        bad += image(1000 + len(bad)).rstrip() + f"\nGLUE2EntityOtherInfo:{value}\n\n"
+    bad += image(1000 + len(bad)).rstrip() + "\nGLUE2ApplicationEnvironmentMaxSlots: many\n\n"
     bdii.provide(text + bad + orphan)
     with running(bdii):
         bdii.wait_for_images(300)
         bdii.wait_for_cycles(1)
         assert not [dn for dn in bdii.entries() if "bad" in dn]
-        assert bdii.statistics()["FailedAdds"] == 2
+        assert bdii.statistics()["FailedAdds"] == 5
 
 
 def test_an_entry_that_becomes_one_of_another_class(tmp_path: Path) -> None:
@@ -389,6 +395,7 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     bdii.provide(cloud(image(1)))
+    log = tmp_path / "logged"
     with running(bdii):
         bdii.wait_for_images(1)
         text = bdii.configuration.read_text()
@@ -400,6 +407,14 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         bdii.configuration.write_text(text + f"BDII_LDIF_DIR={other}\n")
         bdii.process.send_signal(signal.SIGHUP)
         bdii.wait_for(lambda: "GLUE2GroupID=more,o=glue" in bdii.entries())
+        bdii.configuration.write_text(text + f"BDII_LOG_LEVEL=WARNING\nBDII_LOG_FILE={log}\nBDII_RAM_DISK=yes\n")
+        bdii.process.send_signal(signal.SIGHUP)
+        bdii.wait_for(log.exists)
+        log.rename(tmp_path / "moved away")  # as logrotate does
+        bdii.script("exit 5")
+        bdii.process.send_signal(signal.SIGHUP)
+        bdii.wait_for(lambda: "provider/cloud: failed with status 5" in log.read_text())
+        assert "INFO" not in log.read_text()
 
 
 def test_once_prints_the_tree_and_diff_prints_the_changes(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_p
             assert len(images(above.entries())) == 2
 
 
+def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: Path) -> None:
+    below = resource(tmp_path / "resource")
+    below.provide(cloud(image(1, "ops"), image(2, "ops")))
+    urls = f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
+    above = site(tmp_path / "site", urls, BDII_BREATHE_TIME=600)
+    with running(above):
+        above.wait_for(lambda: "1 problems" in above.log, what="a cycle without the source")
+        with running(below):
+            above.wait_for_images(2)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
@@ -132,6 +143,9 @@ def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_p
         ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.com\n", "defaults.conf:2: SITE_BDII_HOST: is still the placeholder"),
         ("defaults.conf", "SITE_NAME=$(hostname -d)\n", "defaults.conf:1: SITE_NAME: $(…) would be replaced by a shell"),
         ("defaults.conf", "SITE_NAME=OTHER\nSITE_BDII_HOST=bdii.example.org\n", "site.cfg:1: SITE_NAME: 'TEST-SITE' here, 'OTHER' in"),
+        ("defaults.conf", "SITE_NAME='TEST SITE'\nSITE_BDII_HOST=bdii.example.org\n", "defaults.conf:1: SITE_NAME: 'TEST SITE' is not the name of a site"),
+        ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=ldap://b:2170\n", "defaults.conf:2: SITE_BDII_HOST: 'ldap://b:2170' is not the name of a host"),
+        ("bdii.conf", "BDII_HOSTNAME='a b'\n", "bdii.conf:1: BDII_HOSTNAME: 'a b' is not the name of a host"),
         ("site.cfg", SITE_CFG.replace("TEST-SITE", "SITE-NAME"), "site.cfg:1: SITE_NAME: is still the placeholder 'SITE-NAME'"),
         ("site.cfg", SITE_CFG.replace("43.46", "north 43"), "site.cfg:7: SITE_LAT: 'north 432306' is not allowed"),
         ("site.cfg", SITE_CFG.replace("SITE_EMAIL = site-admin@example.org\n", ""), "site.cfg: SITE_EMAIL: must be set"),

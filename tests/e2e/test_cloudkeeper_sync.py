@@ -245,11 +245,57 @@ def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
         f'ops: would add {image_id(1)} "Image 1 [Debian/12/KVM]"',
         "1 changes, 0 images unchanged, nothing was done",
     ]
-    assert world.cloud.calls == ["ImageLists"]
+    assert world.cloud.calls == ["ImageLists", f"Appliances {LIST_ID}"]
     assert not (world.root / "var/lib").exists()
     planned = json.loads(world.sync("--dry-run", "--json").stdout)["changes"]
     assert [(change["action"], change["state"]) for change in planned] == [("Create", "planned")]
     assert world.web.asked("/images/one.qcow2") == 0
+
+
+def test_what_a_list_says_cannot_steer_a_terminal(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2", dc__title="\x1b[2J\r\nops: would remove all")])
+    done = world.sync("--dry-run")
+    assert done.stdout.splitlines()[0] == f'ops: would add {image_id(1)} "\\x1b[2J\\r\\nops: would remove all"'
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_vo_without_a_project_costs_one_line_and_no_download(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    world.publish([world.image(3, "two.raw")], path="/dteam.list", identifier="list-d", vo="dteam")
+    world.configure(world.web.url("/ops/image.list"), world.web.url("/dteam.list"))
+    world.cloud.unmapped.add("ops")
+    done = world.sync()
+    assert done.returncode == 1
+    (line,) = world.record()["failures"]
+    assert line.startswith(world.web.url("/ops/image.list"))
+    assert "VO ops: is mapped to no project" in line
+    assert (world.web.asked("/images/one.qcow2"), world.web.asked("/images/two.raw")) == (0, 1)
+    assert list(world.cloud.appliances) == [("list-d", image_id(3))]
+
+
+def test_a_bug_that_one_image_brings_about_costs_no_other(world: World) -> None:
+    """A qemu-img that says something unheard of."""
+    strange = world.root / "qemu-img"
+    strange.write_text('#!/bin/sh\ncase "$*" in *000000000001*) echo "{}";; *) exec /usr/bin/qemu-img "$@";; esac\n')
+    strange.chmod(0o755)
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    done = world.sync("--qemu-img-binary", str(strange))
+    assert done.returncode == 1
+    (line,) = world.record()["failures"]
+    assert line.endswith("bug in cloudkeeper: KeyError: 'virtual-size'")
+    assert list(world.cloud.appliances) == [key(2)]
+    assert world.cloud.calls[-1] == "PostAction"
+
+
+def test_a_proxy_of_the_environment_is_not_between_us_and_the_backend(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish([])
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "localhost")
+    done = world.sync()
+    assert done.returncode == 0, done.stderr
 
 
 def _altered(message: bytes) -> bytes:
@@ -415,6 +461,32 @@ def test_two_lists_of_one_identifier(world: World) -> None:
         first = world.web.url("/ops/image.list")
         assert f"/copy/image.list: has the identifier of {first}, {LIST_ID}; remove one of them" in done.stderr
         assert list(world.cloud.appliances) == [key(1)]
+
+
+def test_a_list_that_fails_leaves_its_identifier_to_nobody(offered: World, authority: Authority) -> None:
+    """Another endorser offers images as those of a list that cannot be fetched right now."""
+    other = authority.find("other.example.org") or authority.issue("other.example.org", key="ec")
+    images = [offered.image(1, "two.qcow2", hv__version="2")]
+    document = image_list(images, dn=f"{HOST_DN}/CN=other.example.org", ca=AUTHORITY_DN)
+    offered.web.put("/other.list", sign(document, other))
+    offered.web.put("/ops/image.list", image_server.Status(404))
+    offered.configure(offered.web.url("/ops/image.list"), offered.web.url("/other.list"))
+    before = dict(offered.cloud.received)
+    done = offered.sync()
+    assert done.returncode == 1
+    assert f"its endorser is {HOST_DN}/CN=other.example.org of {AUTHORITY_DN}, but was {ENDORSER}" in done.stderr
+    assert (offered.cloud.received, offered.web.asked("/images/two.qcow2")) == (before, 0)
+
+
+def test_an_old_list_is_not_believed_again(offered: World) -> None:
+    old = offered.publish([offered.image(1, "one.qcow2")], dc__date__created="2026-01-02T03:04:05Z")
+    refused(offered, "it was made 2026-01-02 03:04:05Z, before one of 20")
+    offered.publish([offered.image(1, "one.qcow2")], dc__date__created=None)
+    refused(offered, "it was made at no known time, before one of 20")
+    assert offered.sync("--dry-run").returncode == 1
+    (offered.root / "var/lib/fedcloud/cloudkeeper/lists.json").unlink()
+    offered.web.put("/ops/image.list", old)
+    assert offered.sync().returncode == 0
 
 
 def test_tokens_are_sent_to_their_host_and_shown_nowhere(world: World) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.run import log
+from caso.cmds import extract
 from tests.demo import counters
 from tests.simulators.openstack import Answer, Cloud, Fault, Request, serving
 
@@ -107,11 +109,9 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
 
 def test_a_cloud_that_stays_busy_loses_one_project_for_one_run(tmp_path: Path) -> None:
     def fault(request: Request) -> Answer | None:
-        return BUSY if LISTING in request.path and tokens.get(request.token) == "two" else None
+        return BUSY if LISTING in request.path and cloud.scope_of(request.token) == "two" else None
 
-    tokens: dict[str, str | None] = {}
-    with serving(Cloud(projects=("one", "two"))) as cloud:
-        cloud.fault = lambda request: (tokens.update({k: v[0] for k, v in cloud._tokens.items()}), fault(request))[1]
+    with serving(Cloud(projects=("one", "two"), fault=fault)) as cloud:
         until = cloud.now.isoformat()
         shown = run(cloud, tmp_path, "--extract-to", until, expect=1)
         (line,) = told(shown)
@@ -201,6 +201,97 @@ def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
     with serving(Cloud(fault=times(9, Answer(400, {"badRequest": {"message": "no"}}), LISTING))) as cloud:
         (line,) = told(run(cloud, tmp_path, expect=3))
         assert 'Nova answers 400 to a listing of servers: {"badRequest": {"message": "no"}}' in line
+
+
+NO_ANSWERS = [
+    ("/v3/auth/tokens", Answer(body=None), "answers, but is no Keystone; check auth_url"),
+    ("/v3/auth/projects", Answer(body="<html>"), "the answer is none that Keystone gives: "),
+    ("/v3/auth/projects", Answer(404, {}), "Keystone answers 404"),
+    ("/v3/users", Answer(body="<html>"), "the answer is none that Keystone gives: "),
+    ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is none that Keystone gives: "),
+    ("/v3/users", Answer(400, {}), "Keystone answers 400"),
+    ("/v2/images", Answer(body="<html>"), "the answer is none that Glance gives: "),
+    ("/v2/images", Answer(410, "gone"), "the answer is none that Glance gives: "),
+    (LISTING, Answer(body={"servers": ["x"]}), "Nova answers 200 to a listing of servers: "),
+    (LISTING, Answer(body={"servers": [{"name": "x"}]}), "Nova answers 200 to a listing of servers: "),
+]
+
+
+def test_what_answers_in_a_services_stead_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an answer says nothing of a server: its record is not set aside, and the next run begins where this one did."""
+    monkeypatch.setattr(log, "_secrets", set())
+    with serving(Cloud(servers=4)) as cloud:
+        until = cloud.now.isoformat()
+        run(cloud, tmp_path, "--check-config")  # writes the configuration
+        for path, answer, wanted_line in NO_ANSWERS:
+            cloud.fault = times(99, answer, path)
+            flags = ["--root", str(tmp_path), "--config-file", str(tmp_path / "caso.conf"), "--extract-to", until]
+            assert extract.main(flags) == 3  # in this process: a start takes longer than a run
+            (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caso-extract: ")]
+            assert wanted_line in line
+            assert not list((tmp_path / "var/spool/caso").glob("*/*"))
+        cloud.fault = lambda _: None
+        run(cloud, tmp_path, "--extract-to", until)
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+
+
+def test_a_cell_that_is_slow_fails_the_project(tmp_path: Path) -> None:
+    """Nova leaves its servers out of the second listing without a word, the deleted ones among them."""
+
+    def fault(request: Request) -> Answer | None:
+        return Answer(body={"servers": []}) if "changes-since" in request.query else None
+
+    with serving(Cloud(servers=3, deleted=1)) as cloud:
+        since = (cloud.now - timedelta(days=50)).isoformat()
+        cloud.fault = fault
+        (line,) = told(run(cloud, tmp_path, "--extract-from", since, expect=3))
+        assert "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in time" in line
+        assert not list((tmp_path / "var/spool/caso").glob("lastrun*"))
+        cloud.fault = lambda _: None
+        run(cloud, tmp_path, "--extract-from", since, "--extract-to", cloud.now.isoformat())
+        assert seconds(tmp_path) == wanted(cloud, until=cloud.now)
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_project_that_vanishes_in_mid_run_loses_only_itself(status: int, tmp_path: Path) -> None:
+    """Its token dies with it, and Keystone gives no other."""
+    is_gone = False
+
+    def fault(request: Request) -> Answer | None:
+        nonlocal is_gone
+        scope = request.body.get("auth", {}).get("scope", {})
+        if is_gone and scope.get("project", {}).get("id") == "two":
+            return Answer(status, {"error": {"code": status, "message": "no"}})
+        if request.path.endswith(LISTING) and cloud.scope_of(request.token) == "two":
+            is_gone = True
+            return Answer(401, {})
+        return None
+
+    with serving(Cloud(projects=("one", "two"), servers=3, fault=fault)) as cloud:
+        (line,) = told(run(cloud, tmp_path, "--extract-to", cloud.now.isoformat(), expect=1))
+        assert line.startswith("caso-extract: project two (two): ")
+        assert f"gives the account 'u' no new token: answers {status}; look whether" in line
+        assert len(seconds(tmp_path)) == 3
+        assert [path.name for path in (tmp_path / "var/spool/caso").glob("lastrun*")] == ["lastrun.one"]
+
+
+@pytest.mark.parametrize(("name", "begins"), [("other", "2026-11-01"), ("same", "1970-01-01")])
+def test_a_checkpoint_by_name_counts_for_one_project_only(name: str, begins: str, tmp_path: Path) -> None:
+    """Two projects of one name, in two domains: the file may be the other's, and would hide this one's past."""
+    listed = [
+        {"id": key, "name": called, "domain_id": key, "enabled": True, "tags": ["caso"], "VO": f"vo.{key}"}
+        for key, called in (("one", "same"), ("two", name))
+    ]
+    answer = Answer(body={"projects": listed, "links": {"next": None}})
+    with serving(Cloud(fault=lambda request: answer if request.path.endswith("/projects") else None)) as cloud:
+        state = tmp_path / "var/spool/caso"
+        state.mkdir(parents=True)
+        (state / "lastrun.same").write_text("2026-11-01 00:00:00+00:00")
+        shown = run(cloud, tmp_path, "--dry-run")
+    assert f"project same (one), VO vo.one: from {begins}T00:00:00+00:00: " in shown.stdout
+    assert f"project {name} (two), VO vo.two: from 1970-01-01T00:00:00+00:00: " in shown.stdout
 
 
 def test_nothing_is_selected(tmp_path: Path) -> None:

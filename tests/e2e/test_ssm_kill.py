@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.killpoints import CHANGES, Command, KillMatrix
-from tests.e2e.ssm_site import Site
+from tests.e2e.ssm_site import TOPIC, Site
 from tests.e2e.test_ssm_receive import signed
+from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import FaultBroker
 from tests.testbed.trust import Trust
 
@@ -40,18 +41,52 @@ class Stage:
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def renew(self) -> None:
-        self._stack.close()
+        self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+        self._serve()
+
+    def _serve(self) -> None:
         self.broker = self._stack.enter_context(FaultBroker(self.trust.host("broker"), self.trust.grid.certificate))
         self.site = Site.create(self.directory, self.trust, hosts=f"localhost:{self.broker.port}")
+
+    def sent(self) -> list[tuple[str, bytes]]:
+        """Return id and wire form of all that arrived, in order."""
+        return [(frame.headers["empa-id"], frame.body) for frame in self.broker.sent]
+
+    def enqueue(self, messages: list[tuple[bytes, str | None]]) -> None:
+        headers = [{"empa-id": name} if name else {} for _, name in messages]
+        self.broker.enqueue([body for body, _ in messages], headers=headers)
+
+    def left(self) -> int:
+        return len(self.broker.queue)
 
     def close(self) -> None:
         self._stack.close()
 
 
-@pytest.fixture
-def stage(tmp_path: Path, trust: Trust) -> Iterator[Stage]:
-    made = Stage(tmp_path / "site", trust)
+@dataclass(slots=True)
+class AMSStage(Stage):
+    """The same with an AMS in place of the broker."""
+
+    service: AMS = field(init=False)
+
+    def _serve(self) -> None:
+        self.service = self._stack.enter_context(AMS(self.trust.host("broker"), self.trust.grid.certificate))
+        self.site = Site.at_ams(self.directory, self.trust, self.service)
+
+    def sent(self) -> list[tuple[str, bytes]]:
+        return [(stored.attributes["empaid"], stored.body) for stored in self.service.topics[TOPIC]]
+
+    def enqueue(self, messages: list[tuple[bytes, str | None]]) -> None:
+        self.service.enqueue(TOPIC, [body for body, _ in messages], ids=[name for _, name in messages])
+
+    def left(self) -> int:
+        return self.service.left(TOPIC)
+
+
+@pytest.fixture(params=[Stage, AMSStage], ids=["stomp", "ams"])
+def stage(request: pytest.FixtureRequest, tmp_path: Path, trust: Trust) -> Iterator[Stage]:
+    made: Stage = request.param(tmp_path / "site", trust)
     yield made
     made.close()
 
@@ -68,11 +103,12 @@ def sender_matrix(stage: Stage, *, with_a_bad_one: bool) -> KillMatrix:
         return stage.site.command("ssmsend")
 
     def verify() -> None:
-        ids = stage.broker.ids()
+        arrived = stage.sent()
+        ids = [name for name, _ in arrived]
         last = list(dict.fromkeys(reversed(ids)))[::-1]
         assert last == names, f"sent {ids}"
         assert len(ids) <= 2 * len(names)
-        assert [stage.site.opened(frame.body) for frame in stage.broker.sent[-4:]][-1] == text(3)
+        assert stage.site.opened(arrived[-1][1]) == text(3)
         assert stage.site.waiting() == stage.site.locks() == []
         assert [element["empaid"] for element in stage.site.buried()] == bad
         left = {path.name for path in stage.site.spool.parent.iterdir()}
@@ -85,22 +121,22 @@ def sender_matrix(stage: Stage, *, with_a_bad_one: bool) -> KillMatrix:
 
 def receiver_matrix(stage: Stage) -> KillMatrix:
     sender, stranger = stage.trust.host("sender"), stage.trust.host("stranger")
-    name = {"empa-id": "6b029cc8/6b029cd9717820"}
-    messages = [
+    name = "6b029cc8/6b029cd9717820"
+    messages: list[tuple[bytes, str | None]] = [
         (signed(text(0), sender), name),
-        (signed(text(1), stranger), {"empa-id": "6b029cc8/6b029cd9717830"}),
+        (signed(text(1), stranger), "6b029cc8/6b029cd9717830"),
         (signed(text(0), sender), name),
-        (signed(text(2), sender), {}),
-        (signed(text(3), sender), {"empa-id": "6b029cc8/6b029cd9717840"}),
+        (signed(text(2), sender), None),
+        (signed(text(3), sender), "6b029cc8/6b029cd9717840"),
     ]
 
     def prepare() -> Command:
         stage.renew()
-        stage.broker.enqueue([body for body, _ in messages], headers=[headers for _, headers in messages])
+        stage.enqueue(messages)
         return stage.site.command("ssmreceive", "--idle-exit", "0.4")
 
     def verify() -> None:
-        assert stage.broker.queue == []
+        assert stage.left() == 0
         assert [element["body"] for element in stage.site.elements()] == [text(0), text(2), text(3)]
         assert [element["body"].encode() for element in stage.site.elements("reject")] == [messages[1][0]]
         for queue in ("incoming", "reject"):

@@ -227,6 +227,26 @@ def test_it_goes_to_the_background_once(tmp_path: Path, trust: Trust) -> None:
     assert len(site.elements()) == 1
 
 
+def test_what_is_wrong_is_told_before_it_goes_to_the_background_and_logged_after(tmp_path: Path, trust: Trust) -> None:
+    with broker_with(trust) as broker:
+        site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
+        names = tmp_path / "etc/apel/dns"
+        accepted = names.read_text()
+        names.write_text("# none\n")
+        done = site.run("ssmreceive", "--daemon")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        names.write_text(accepted)
+        first = site.start("ssmreceive")
+        wait_for(lambda: "Waiting for messages" in site.log("receiver"))
+        assert site.run("ssmreceive", "--daemon").returncode == 0
+        wait_for(lambda: f"ssmreceive - ERROR - {site.received}/.ssmreceive.lock: running" in site.log("receiver"))
+        assert not (tmp_path / "run/ssmreceive.pid").exists()
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(timeout=20) == 0
+        first.communicate()
+    assert site.record("ssmreceive")["failures"] == []
+
+
 def test_no_names_no_start(tmp_path: Path, trust: Trust) -> None:
     with broker_with(trust) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")

@@ -1,5 +1,6 @@
 """`ssmsend` and `ssmreceive` on sites whose files are wrong, or about to be: one line each, nothing sent."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus
+from ssm.cmds import receive, send
 from tests.e2e.ssm_site import Site
 from tests.simulators.stomp_faults import FaultBroker
 from tests.testbed.pki import Credential
@@ -127,14 +131,14 @@ def test_a_certificate_that_ends_soon_sends_and_warns(site: Site, broker: FaultB
 
 
 def test_a_wrong_configuration(site: Site, broker: FaultBroker) -> None:
-    change(site, "protocol: STOMP", "protocol: AMS")
+    change(site, "protocol: STOMP", "protocol: HTTP")
     change(site, "destination: /queue/test", "destination:")
     names = site.fill(["a"])
     done = site.run("ssmsend")
     assert done.returncode == 2
     config = f"ssmsend: {site.root}/etc/apel/sender.cfg"
     lines = done.stderr.splitlines()
-    assert lines[0].startswith(f"{config}:2: [sender] protocol: AMS is not spoken by this version")
+    assert lines[0].startswith(f"{config}:2: [sender] protocol: 'HTTP' is not allowed")
     assert lines[1].startswith(f"{config}:12: [messaging] destination: must be set")
     assert len(lines) == 2
     assert site.run("ssmsend", "--compat-exit-codes").returncode == 1
@@ -149,6 +153,29 @@ def test_a_missing_log_directory_is_no_reason_to_stop(site: Site, broker: FaultB
     assert f"{site.root}/no/such/sender.log: No such file or directory" in done.stderr
     assert "logging to standard error only" in done.stderr
     assert f"Sent {names[0]}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "flag", "value"),
+    [
+        *[("ssmsend", "--max-time", value) for value in ("nan", "-1", "1e400", "soon")],
+        *[("ssmreceive", "--idle-exit", value) for value in ("nan", "-1", "1e20")],
+        *[("ssmsend", "--limit", value) for value in ("0", "-1", "1.5", "many")],
+    ],
+)
+def test_numbers_that_are_none(program: str, flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.parser(
+        cli.Program(program, "", {"ssmsend": send, "ssmreceive": receive}[program].add_arguments, no_run)
+    )
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args([f"{flag}={value}"])
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert (shown.count("\n"), f"{value!r} is not allowed; write a" in shown) == (1, True)
+
+
+def no_run(_: argparse.Namespace) -> ExitStatus:
+    raise NotImplementedError
 
 
 def test_old_flags_are_accepted(site: Site) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +113,8 @@ def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Server) 
     wanted = {**publisher.published, **tree.of(group(f"g{number}") for number in range(3))[0]}
     pid = int((server.settings.state / "slapd.pid").read_text())
     os.kill(pid, signal.SIGSTOP)
+    while any(stat.read_text().rpartition(") ")[2][0] != "T" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+        time.sleep(0.01)
     threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
     with pytest.raises(Unavailable):
         publisher.apply(plan.make(publisher.published, wanted), threading.Event())
@@ -123,3 +127,46 @@ def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Server) 
     publisher._is_unsure = True
     publisher.synchronise()
     assert {tree.normal(dn) for dn in search(server.settings.port)} == {*publisher.published}
+
+
+def test_a_plan_for_one_slapd_is_not_carried_out_in_another(server: Server) -> None:
+    publisher = Publisher(server, {})
+    publisher.synchronise()
+    wanted = {**publisher.published, **tree.of([group("g")])[0]}
+    changes = plan.make(publisher.published, wanted)
+    server.serve(publisher.published)
+    with pytest.raises(Unavailable, match="started anew"):
+        publisher.apply(changes, threading.Event())
+    publisher.synchronise()
+    publisher.apply(plan.make(publisher.published, wanted), threading.Event())
+    publisher.synchronise()
+    assert {*publisher.published} == {*wanted}
+    assert {tree.normal(dn) for dn in search(server.settings.port)} == {*wanted}
+
+
+def test_a_start_that_fails_changes_nothing_of_what_is_known_as_published(server: Server) -> None:
+    publisher = Publisher(server, {})
+    publisher.synchronise()
+    wanted = {**publisher.published, **tree.of([group("g")])[0]}
+    publisher.apply(plan.make(publisher.published, wanted), threading.Event())
+    server.stop()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", server.settings.port))
+        taken.listen()
+        with pytest.raises(Unavailable, match="is taken"):
+            server.serve(wanted)
+    publisher.synchronise()
+    assert {*publisher.published} == {*wanted}
+
+
+def test_a_start_removes_no_database_of_another_program(server: Server) -> None:
+    foreign = server.settings.state / "db/glue"
+    foreign.mkdir()
+    (foreign / "data.mdb").write_text("of the bdii package's slapd")
+    left = server.settings.state / "db/7"
+    left.mkdir()
+    server.stop()
+    server.recover()
+    assert (foreign / "data.mdb").exists()
+    assert not left.exists()

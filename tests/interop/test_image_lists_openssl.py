@@ -104,6 +104,20 @@ def test_every_altered_byte_of_the_list_is_noticed(authority: Authority, signer:
             imagelist.verify(bytes(altered), trust=trust, at=datetime.now(UTC))
 
 
+def test_a_key_that_is_not_for_signatures(authority: Authority) -> None:
+    """The CA's own: it may sign certificates and CRLs, and nothing else."""
+    own = Credential(authority.certificate, authority.directory / "ca.key")
+    message = sign(image_list([], dn=AUTHORITY_DN, ca=AUTHORITY_DN), own)
+    certificates = authority.directory / "certificates"
+    told = subprocess.run(
+        ["openssl", "x509", "-noout", "-text", "-in", own.certificate], capture_output=True, text=True, check=True
+    )
+    assert "Certificate Sign, CRL Sign" in told.stdout
+    assert "Digital Signature" not in told.stdout
+    with pytest.raises(Untrusted, match="is not for signatures"):
+        imagelist.verify(message, trust=CADirectory(certificates), at=datetime.now(UTC))
+
+
 def test_the_e_mail_of_a_name_may_be_spelled_in_two_ways(authority: Authority) -> None:
     own = Authority.create(
         authority.directory / "mail", subject="/DC=EU/DC=EXAMPLE/CN=Mail/emailAddress=ca@example.org", key="ec"

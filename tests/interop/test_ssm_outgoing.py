@@ -77,6 +77,33 @@ def test_only_locks_that_stand_in_the_journal_are_taken_over(tmp_path: Path, the
     assert list(again.blocks()) == [[last]]
 
 
+def test_a_lock_that_is_younger_than_a_killed_run_is_somebody_else_s(tmp_path: Path, theirs: QueueSimple) -> None:
+    names = [theirs.add(f"{number}") for number in range(2)]
+    assert list(ours(tmp_path).blocks()) == [names]
+    for name in names:
+        os.utime(tmp_path / "spool" / name, (0, 0))
+    theirs.purge()  # the killed run's locks are old, and broken
+    os.utime(tmp_path / "journal", (0, 0))
+    assert theirs.lock(names[0])
+    again = ours(tmp_path)
+    again.recover()
+    assert locked(tmp_path) == {names[0]}
+    assert list(again.blocks()) == [[names[1]]]
+    assert again.foreign == [names[0]]
+
+
+def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_sent(
+    tmp_path: Path, theirs: QueueSimple, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = theirs.add("x")
+    mine = Outgoing(Spool(tmp_path / "spool"), journal=tmp_path / "missing" / "journal")
+    assert list(mine.blocks()) == [[name]]
+    assert f"{tmp_path}/missing/journal: No such file or directory" in caplog.text
+    mine.settle(ElementName(name))
+    mine.release()
+    assert theirs.count() == 0
+
+
 def test_a_broken_journal_touches_nothing(tmp_path: Path, theirs: QueueSimple) -> None:
     name = theirs.add("x")
     theirs.lock(name)
@@ -111,4 +138,4 @@ def test_an_element_that_may_not_be_locked_is_left(tmp_path: Path, theirs: Queue
 
     mine = Outgoing(Protected(tmp_path / "spool"), journal=tmp_path / "journal")
     assert list(mine.blocks()) == [[names[1]]]
-    assert mine.refused == {names[0]: "Operation not permitted"}
+    assert mine.refused[names[0]].startswith("Operation not permitted; check the owner")

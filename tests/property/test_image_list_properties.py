@@ -234,6 +234,10 @@ def test_refused_images_stay_and_an_unknown_one_protects_all(cloud: dict[int, di
     assert gone == {found.identifier for found in held} - {image_id(number) for number in range(5)}
     unknown = parsed(image_list([*bad, {"hv:image": {}}], dn=DN, ca=CA))
     assert plan.compare(unknown, held, at=NOW).changes == ()
+    expired = image(0, uri=URI, dc__date__expires="2026-11-23T00:00:00Z")
+    both = parsed(image_list([expired, {"hv:image": {}}], dn=DN, ca=CA))
+    gone = {change.appliance.identifier for change in plan.compare(both, held, at=NOW).changes}
+    assert gone == {found.identifier for found in held if found.identifier == image_id(0)}
 
 
 @given(st.randoms())

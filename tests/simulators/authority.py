@@ -133,11 +133,14 @@ class Authority:
         last: datetime = NOW - DAY,
         following: datetime = NOW + 7 * DAY,
         key: PrivateKey | None = None,
+        extension: x509.ExtensionType | None = None,
     ) -> x509.CertificateRevocationList:
         builder = x509.CertificateRevocationListBuilder(self.pair.certificate.subject, last, following)
         for serial in self.revoked:
             entry = x509.RevokedCertificateBuilder(serial, last).build()
             builder = builder.add_revoked_certificate(entry)
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=True)
         return builder.sign(key or self.pair.key, hashes.SHA256())
 
     @functools.cached_property

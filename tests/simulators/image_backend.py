@@ -31,7 +31,9 @@ class Cloud:
     calls: list[str] = field(default_factory=list)
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
     metadata: list[tuple[str, str]] = field(default_factory=list)
-    features: str = "metadata-update"
+    features: str = "metadata-update,vo-check"
+    unmapped: set[str] = field(default_factory=set)
+    """VOs that have no project."""
     port: int = 0
 
     @property
@@ -77,7 +79,10 @@ class _Backend(stubs.CommunicatorServicer):
         for (list_id, _), appliance in list(self.cloud.appliances.items()):
             if list_id == request.image_list_identifier:
                 yield appliance
-        self._note("Appliances", request.image_list_identifier, context)
+        if self._note("Appliances", request.image_list_identifier, context):
+            vo = str(dict(context.invocation_metadata()).get("vo", ""))
+            if vo in self.cloud.unmapped:
+                context.set_trailing_metadata((("status", "ERROR"), ("message", f"VO {vo}: is mapped to no project")))
 
     def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
         self._store("AddAppliance", request, context)

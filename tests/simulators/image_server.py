@@ -51,6 +51,14 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
+class Dripping:
+    """Send ``begin`` as it is, then ``drop`` again and again until the client has had enough."""
+
+    begin: bytes
+    drop: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Answer with this status ``times`` times, then with ``then``."""
 
@@ -59,7 +67,7 @@ class Status:
     then: bytes = b""
 
 
-Content = bytes | Path | Redirect | Broken | Slow | Status
+Content = bytes | Path | Redirect | Broken | Slow | Dripping | Status
 
 
 @dataclass(slots=True)
@@ -118,6 +126,8 @@ class _Responder(http.server.BaseHTTPRequestHandler):
                 for number in range(len(text)):
                     self.wfile.write(text[number : number + 1])
                     time.sleep(pause)
+            case Dripping():
+                self._drip(content)
             case Status(code, times, then):
                 if self.server.world.asked(self.path) > times:
                     self._send(then)
@@ -125,6 +135,12 @@ class _Responder(http.server.BaseHTTPRequestHandler):
                     self._begin(code, 0)
             case None:
                 self._begin(404, 0)
+
+    def _drip(self, content: Dripping) -> None:
+        self.wfile.write(content.begin)
+        while True:
+            self.wfile.write(content.drop)
+            time.sleep(0.01)
 
     def _send(self, content: bytes | Path) -> None:
         with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:

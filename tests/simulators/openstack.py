@@ -12,7 +12,7 @@ import socket
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -91,9 +91,17 @@ class Cloud:
             "metadata": {"padding": "x" * 1000},
         }
 
+    def _updated(self, number: int) -> str:
+        changed: str = self.server("", number)["updated"]
+        return changed
+
     @staticmethod
     def uuid(project: str, number: int) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{project}-{number}"))
+
+    def scope_of(self, token: str) -> str | None:
+        """Return the project of a token; ``system`` or ``none`` for other scopes."""
+        return self._tokens.get(token, (None, 0))[0]
 
     def answer(self, request: Request) -> Answer:
         """Answer a request."""
@@ -159,15 +167,14 @@ class Cloud:
             return scope
 
     def _nova(self, request: Request, project: str) -> Answer:
-        first, last = (0, self.servers) if "changes-since" in request.query else (self.deleted, self.servers)
-        since = request.query.get("changes-since")
-        if since and not since.startswith("1970"):
-            first = last  # nothing changed lately
-        marker = request.query.get("marker")
-        if marker:
-            first = next(n for n in range(first, last) if self.uuid(project, n) == marker) + 1
+        numbers: Sequence[int] = range(self.deleted, self.servers)
+        if since := request.query.get("changes-since"):
+            numbers = [n for n in range(self.servers) if since.startswith("1970") or self._updated(n) >= since]
+        first = 0
+        if marker := request.query.get("marker"):
+            first = next(place for place, n in enumerate(numbers) if self.uuid(project, n) == marker) + 1
         length = min(int(request.query.get("limit", self.max_limit)), self.max_limit)
-        shown = range(first, min(last, first + length))
+        shown = numbers[first : first + length]
         body: dict[str, Any] = {"servers": [self.server(project, number) for number in shown]}
         if len(shown) == length:
             query = "&".join(f"{k}={v}" for k, v in {**request.query, "marker": self.uuid(project, shown[-1])}.items())

@@ -81,6 +81,8 @@ class FaultBroker:
     queue: list[Message] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
     connections: int = 0
+    clients: list[str] = field(default_factory=list)
+    """Common names that the clients' certificates bear, one for each connection."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _sockets: list[socket.socket] = field(default_factory=list)
     _listener: socket.socket = field(init=False)
@@ -145,6 +147,8 @@ class FaultBroker:
             with self._lock:
                 fault = self.faults[self.connections] if self.connections < len(self.faults) else Fault(Kind.NONE)
                 self.connections += 1
+                subject = (made.getpeercert() or {})["subject"]
+                self.clients.append(dict(pair for rdn in subject for pair in rdn)["commonName"])  # type: ignore[misc]
                 self._sockets.append(made)
             with contextlib.closing(made):
                 _Session(self, made, fault).run()

@@ -1,5 +1,6 @@
 """Providers as programs: what of their output is taken, and that nothing of them outlives their time."""
 
+import resource
 import threading
 import time
 from datetime import timedelta
@@ -36,6 +37,7 @@ def ask(tmp_path: Path, *scripts: str, timeout: float = 10, before: tuple[Answer
         (f"printf '{ENTRY}dn: nonsense\no: x\n'", 1, set(), "provider/p0: line 5: nonsense: "),
         (f"printf '{ENTRY}dn: o=grid\nobjectClass: organization\n'", 1, set(), "provider/p0: line 5: o=grid: not below"),
         (f"printf '{ENTRY}dn: o=glue\nwhatever\n'", 1, set(), "provider/p0: line 6: neither"),
+        ("yes 'a line of nothing much' >&2; sleep 9", None, set(), "provider/p0: printed more than 1 MB"),
         ("yes 'a line of nothing much' | head -c 2000000; sleep 9", None, set(), "provider/p0: printed more than 1 MB"),
     ],
 )  # fmt: skip
@@ -91,3 +93,16 @@ def test_stopping_ends_the_programs(tmp_path: Path) -> None:
     (answer,) = sources.ask(found, before={}, scratch=None, stop=stop)
     assert time.monotonic() - started < 5
     assert answer.tree is None
+
+
+def test_an_output_cut_short_by_a_full_disk_is_of_no_use(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: writes beyond it fail, and this program does not look."""
+    (tmp_path / "whole").write_text(ENTRY * 2000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(ENTRY) * 1000, before[1]))
+    try:
+        (answer,) = ask(tmp_path, f"trap '' XFSZ; cat {tmp_path}/whole; exit 0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert answer.tree is None
+    assert answer.problems[0].startswith("provider/p0: its output does not fit")

@@ -227,6 +227,34 @@ def test_a_stale_crl_still_revokes(directory: Path, root: Authority) -> None:
     assert f"stale since {NOW - 2 * DAY:%Y-%m-%d %H:%MZ}" in warning
 
 
+@pytest.mark.parametrize(
+    "extension",
+    [
+        x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"),
+        x509.DeltaCRLIndicator(3),
+        x509.IssuingDistributionPoint(
+            None,
+            None,
+            only_contains_user_certs=False,
+            only_contains_ca_certs=True,
+            only_some_reasons=None,
+            indirect_crl=False,
+            only_contains_attribute_certs=False,
+        ),
+    ],
+)
+def test_a_crl_that_openssl_does_not_use_still_revokes_what_it_lists(
+    directory: Path, root: Authority, extension: x509.ExtensionType
+) -> None:
+    good, bad = root.issue(HOST), root.issue(HOST)
+    root.revoke(bad)
+    root.publish(directory, crl=root.crl(extension=extension))
+    assert "was revoked by" in refusal(directory, bad)
+    [warning] = CADirectory(directory).verify_chain(good.certificate, at=NOW).warnings
+    assert "CRL" in warning
+    assert "cannot be checked" in refusal(directory, good, crls=CRLPolicy.REQUIRE)
+
+
 def test_a_crl_from_the_future(directory: Path, root: Authority) -> None:
     root.publish(directory, crl=root.crl(last=NOW + DAY))
     assert "the CRL is valid only from" in refusal(directory, root.issue(HOST), crls=CRLPolicy.REQUIRE)

@@ -22,10 +22,12 @@ output_path = {0}/out
 """
 
 
-def shown(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
+def shown(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *flags: str
+) -> tuple[int, list[str]]:
     (root / "caso.conf").write_text(CONFIG.format(root))
     (root / "caso.conf").chmod(0o600)
-    monkeypatch.setattr(sys, "argv", ["caso", "checkpoints", "--config-file", str(root / "caso.conf")])
+    monkeypatch.setattr(sys, "argv", ["caso", "checkpoints", "--config-file", str(root / "caso.conf"), *flags])
     status = control.main()
     return status, capsys.readouterr().out.splitlines()
 
@@ -46,5 +48,15 @@ def test_broken_files_and_waiting_batches_are_told(
 ) -> None:
     (tmp_path / "caso").mkdir()
     (tmp_path / "caso/lastrun.ops").write_text("")
+    (tmp_path / "caso/lastrun.dir").mkdir()
     status, lines = shown(tmp_path, capsys, monkeypatch)
-    assert (status, lines) == (1, ["lastrun.ops: holds no time"])
+    assert (status, lines) == (1, ["lastrun.dir: cannot be read: is a directory", "lastrun.ops: holds no time"])
+
+
+def test_the_configuration_alone_can_be_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "caso").mkdir()
+    (tmp_path / "caso/lastrun.ops").write_text("")
+    status, lines = shown(tmp_path, capsys, monkeypatch, "--check-config")
+    assert (status, lines[0]) == (0, "configuration is good")

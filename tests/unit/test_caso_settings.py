@@ -127,7 +127,7 @@ def test_a_file_of_caso_1(tmp_path: Path) -> None:
 def test_a_file_of_caso_5(tmp_path: Path) -> None:
     read = load(tmp_path, V5)
     assert read.projects == ("0a1b2c3d4e5f60718293a4b5c6d7e8f9", "1b2c3d4e5f60718293a4b5c6d7e8f90a")
-    assert (read.tag, read.vo_property) == ("account", "accounting:egi.VO")
+    assert (read.tag, read.vo_properties) == ("account", ("accounting:egi.VO",))
     assert read.names.service == "EXAMPLE-SITE-2"
     assert (read.spool, read.lock) == (tmp_path / "spool", tmp_path / "spool/lock")
     assert read.output == tmp_path / "var/spool/apel/outgoing/openstack"
@@ -137,7 +137,10 @@ def test_a_file_of_caso_5(tmp_path: Path) -> None:
     assert read.access.auth_url == "https://keystone.example.org:5000/v3"
     assert read.access.region == "RegionOne"
     assert read.access.timeout == timedelta(seconds=30)
-    assert read.warnings == ()
+    assert [(problem.option, problem.text.split(":")[0]) for problem in read.warnings] == [
+        ("[accelerator]", "accelerator records"),
+        ("[messenger_ssm] record_types", "ip"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,28 @@ def test_messengers(messengers: str, version: str | None, warnings: int, tmp_pat
     read = load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = {messengers}\n{LOGIN}")
     assert read.version == version
     assert len(read.warnings) == warnings
+
+
+@pytest.mark.parametrize(
+    ("types", "told"),
+    [
+        ("ip,storage", ["ip: not in", "none of these is in this version; add cloud", "storage: not in"]),
+        ("cloud,clouds", ["'clouds' is not a type of records; write cloud"]),
+    ],
+)
+def test_a_run_that_would_send_nothing_is_refused(types: str, told: list[str], tmp_path: Path) -> None:
+    """It would move the checkpoints all the same."""
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}[messenger_ssm]\nrecord_types = {types}\n"
+    shown = problems(tmp_path, text)
+    assert len(shown) == len(told)
+    assert all(f"[messenger_ssm] record_types: {words}" in line for words, line in zip(told, shown, strict=True))
+    assert load(tmp_path, text.replace("= ssm", "= noop")).version is None
+
+
+def test_several_properties_may_hold_the_vo(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nvo_property = egi.VO, accounting:VO\n{LOGIN}"
+    assert load(tmp_path, text).vo_properties == ("egi.VO", "accounting:VO")
+    assert load(tmp_path, text, "--vo-property", "VO").vo_properties == ("VO",)
 
 
 def test_the_default_extractors_of_the_peer_are_no_news_but_chosen_ones_are(tmp_path: Path) -> None:
@@ -237,7 +262,7 @@ def test_logins_that_cannot_work(before: str, after: str, wanted: str, tmp_path:
 
 
 def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
-    (told,) = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
+    _, _, told = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
     assert told.startswith(
         "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential does not take these options: "
     )
@@ -288,6 +313,13 @@ def test_times_that_make_no_window(tmp_path: Path) -> None:
     assert told == "command line: --extract-from: extract_from: is not before extract_to"
     (told,) = problems(tmp_path, text, "--extract-from", "2999-01-01")
     assert told.startswith("command line: --extract-from: extract_from: 2999-01-01T00:00:00+00:00 is in the future")
+
+
+@pytest.mark.parametrize("time", ["2026-11-01T00:00+99:00", "0001-01-01T00:00+14:00", "2026-11-31", "now"])
+def test_what_is_no_time(time: str, tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
+    (told,) = problems(tmp_path, text, "--extract-from", time)
+    assert told.endswith(f"extract_from: {time!r} is not a time; write it like 2026-11-01T00:00:00")
 
 
 def test_files_and_directories(tmp_path: Path) -> None:

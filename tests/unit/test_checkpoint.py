@@ -40,7 +40,20 @@ def test_a_day_is_enough(text: str, checkpoints: Checkpoints) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\n", "2026", "2026-1", "2026-11-2", "2026-11-22 0", "10", "yesterday", b"\0" * 32, b"\xff"]
+    "text",
+    [
+        "",
+        "\n",
+        "2026",
+        "2026-1",
+        "2026-11-2",
+        "2026-11-22 0",
+        "10",
+        "yesterday",
+        b"\0" * 32,
+        b"\xff",
+        "0001-01-01 00:00:00+14:00",
+    ],
 )
 def test_what_is_cut_off_is_never_taken_for_a_time(text: str | bytes, checkpoints: Checkpoints) -> None:
     put(checkpoints, "lastrun.ops", text)

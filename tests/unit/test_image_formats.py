@@ -141,6 +141,41 @@ def test_forged_descriptors(disks: Path, tmp_path: Path, old: bytes, new: bytes,
         inspect(tmp_path / "forged.vmdk", Format.VMDK)
 
 
+def with_descriptor(disk: Path, into: Path, text: bytes, *, header: tuple[int, int], decoy: bytes = b"") -> Path:
+    """Write a VMDK whose header says ``header`` (first sector and number of sectors) of its descriptor."""
+    content = bytearray(disk.read_bytes())
+    content += bytes(-len(content) % 512)
+    content[512 : 512 + 20 * 512] = text.ljust(20 * 512, b"\0")
+    content[28:44] = struct.pack("<QQ", header[0] or len(content) // 512, header[1])
+    into.write_bytes(content + decoy.ljust(20 * 512, b"\0"))
+    return into
+
+
+@pytest.mark.parametrize("way", ["decoy", "second sector"])
+def test_a_descriptor_that_qemu_reads_otherwise(disks: Path, tmp_path: Path, way: str) -> None:
+    """The header names a harmless descriptor; QEMU reads twenty sectors from the second one on, whatever it says."""
+    innocent = (disks / "sparse.vmdk").read_bytes()[512 : 512 + 20 * 512].split(b"\0")[0]
+    path = tmp_path / "forged.vmdk"
+    hint = b'parentFileNameHint="/etc/passwd"\n'
+    if way == "decoy":
+        with_descriptor(disks / "sparse.vmdk", path, innocent + hint, header=(0, 20), decoy=innocent)
+    else:
+        padded = innocent + b"#".ljust(511 - len(innocent), b"#") + b"\n"
+        with_descriptor(disks / "sparse.vmdk", path, padded + hint, header=(1, 1))
+    told = subprocess.run(["qemu-img", "info", "-U", path], capture_output=True, text=True, check=False).stdout
+    assert "backing file: /etc/passwd" in told
+    with pytest.raises(Unusable, match=r"has a parent disk|describes no complete disk"):
+        inspect(path, Format.VMDK)
+
+
+def test_a_disk_that_no_header_limits(tmp_path: Path) -> None:
+    path = tmp_path / "huge.raw"
+    path.touch()
+    os.truncate(path, 2**42)
+    with pytest.raises(Unusable, match=f"has {2**42} bytes, at most"):
+        QemuImg().virtual_size(Disk(path, Format.RAW))
+
+
 def archive(path: Path, *members: tuple[str, bytes | str]) -> Path:
     """Write a TAR of files (bytes) and symbolic links (a text: where to)."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as made:
@@ -187,6 +222,20 @@ def test_archives_that_are_no_ova(disks: Path, tmp_path: Path) -> None:
     path = archive(tmp_path / "a.ova", ("a.ovf", b""), ("a.vmdk", vmdk))
     path.write_bytes(path.read_bytes()[:4096])
     with pytest.raises(Unusable, match=r"its archive (is cut off|cannot be read)"):
+        inspect(path, Format.OVA)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE])
+@pytest.mark.parametrize("size", [b"\x80" + b"\x7f" * 11, b"\xff" * 11 + b"\0", b"\xff" * 10 + b"\xfe\0"])
+def test_archives_with_impossible_figures(tmp_path: Path, kind: bytes, size: bytes) -> None:
+    """Sizes beyond 2**63 and below zero, in members and in headers for members."""
+    path = archive(tmp_path / "a.ova", ("a.ovf", b"<Envelope/>"), ("a.vmdk", bytes(1024)))
+    header = bytearray(path.read_bytes())
+    header[124:136], header[156:157] = size, kind
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    path.write_bytes(header)
+    with pytest.raises(Unusable):
         inspect(path, Format.OVA)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from cloudkeeper.frontend.qemu import QemuImg
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import Appliance, ApplianceId, Format, ListId, Offer, Source
 from tests.simulators import image_server
-from tests.simulators.image_server import Broken, ImageServer, Redirect, Slow, Status
+from tests.simulators.image_server import Broken, Dripping, ImageServer, Redirect, Slow, Status
 from tests.testbed.pki import Authority
 
 RAW = bytes(510) + b"\x55\xaa" + b"data of a disk.." * 4096
@@ -136,6 +137,17 @@ def test_a_download_that_goes_wrong(
     assert left(workshop) == []
 
 
+def test_secrets_in_an_image_s_url_are_not_told(web: ImageServer, workshop: Workshop) -> None:
+    url = web.put("/signed.raw?signature=s3cr3t", RAW).replace("https://", "https://user:s3cr3t@")
+    for wrong in (offer(url, sha512="0" * 128), offer(url, size=1), offer(url.replace("signed", "gone"))):
+        with pytest.raises(ApplianceError) as failure, workshop.prepare(wrong):
+            pytest.fail("it was given out")
+        assert str(failure.value).startswith("https://localhost:")
+        assert "s3cr3t" not in str(failure.value)
+    with workshop.prepare(offer(url)) as data:
+        assert data.uri == url
+
+
 def test_an_image_that_points_at_other_files_is_refused(web: ImageServer, workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "bad.qcow2"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", str(path), "1M"]
@@ -179,6 +191,24 @@ def test_what_a_killed_run_left_is_swept_and_nothing_else(workshop: Workshop) ->
     assert left(workshop) == ["image-of-somebody.qcow2"]
 
 
+def test_a_link_that_somebody_planted_leads_nowhere(web: ImageServer, workshop: Workshop, tmp_path: Path) -> None:
+    uri = web.put("/one.raw", RAW)
+    with workshop.prepare(offer(uri)) as data:
+        name = Path(data.location).stem + ".download.part"
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"of somebody")
+    link = workshop.directory / name
+    link.symlink_to(precious)
+    with pytest.raises(LocalFailure, match="File exists"), workshop.prepare(offer(uri)):
+        pytest.fail("it was given out")
+    assert precious.read_bytes() == b"of somebody"
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path / "nowhere")
+    assert workshop.sweep() == 1
+    with workshop.prepare(offer(uri)):
+        assert not (tmp_path / "nowhere").exists()
+
+
 def test_patience(web: ImageServer, client: Client) -> None:
     uri = web.put("/busy", Status(503, times=2, then=b"at last"))
     assert client.fetch(uri, name=uri, max_bytes=10) == b"at last"
@@ -204,6 +234,35 @@ def test_slow_servers(web: ImageServer, client: Client) -> None:
     stuck = Timeouts(timedelta(seconds=5), timedelta(seconds=0.2), timedelta(seconds=5))
     with pytest.raises(Unavailable, match="the connection broke after 0 bytes: no answer in time"):
         client.fetch(uri, name=uri, max_bytes=100, timeouts=stuck)
+
+
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    ],
+    ids=["header", "length", "no length", "chunks", "length of a chunk"],
+)
+@pytest.mark.timeout(30)
+def test_servers_that_drip(web: ImageServer, client: Client, begin: bytes, drop: bytes) -> None:
+    """No single wait is long, and none would ever end."""
+    uri = web.put("/drip", Dripping(begin, drop))
+    times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(seconds=0.3))
+    with pytest.raises(Unavailable, match="is too slow"):
+        client.fetch(uri, name=uri, max_bytes=10**7, timeouts=times)
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_never_ends_its_handshake(client: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"https://localhost:{silent.getsockname()[1]}/x"
+        times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(seconds=0.3))
+        with pytest.raises(Unavailable, match="is too slow"):
+            client.fetch(uri, name=uri, max_bytes=10, timeouts=times)
 
 
 def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path) -> None:

@@ -146,6 +146,35 @@ def test_a_second_call_replaces_the_first(tmp_path: Path) -> None:
     assert str(tmp_path / "one") not in opened
 
 
+def test_a_log_file_that_is_rotated_goes_on_under_its_name(tmp_path: Path) -> None:
+    log.configure(file=tmp_path / "log", console=False)
+    logger = logging.getLogger("x")
+    logger.info("one")
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    logger.info("two")
+    (tmp_path / "log").rename(tmp_path / "log.2")
+    (tmp_path / "log").touch()
+    logger.info("three")
+    texts = [(tmp_path / name).read_text() for name in ("log.1", "log.2", "log")]
+    assert [text.split(" - ")[-1] for text in texts] == ["one\n", "two\n", "three\n"]
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert not {str(tmp_path / "log.1"), str(tmp_path / "log.2")} & set(opened)
+
+
+def test_a_log_file_that_cannot_be_opened_again_goes_on_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").mkdir()
+    log.configure(file=tmp_path / "logs" / "log", console=False)
+    (tmp_path / "logs").rename(tmp_path / "moved")
+    for number in range(3):
+        logging.getLogger("x").info("line %d", number)
+    assert (tmp_path / "moved" / "log").read_text().count("\n") == 3
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert f"{tmp_path}/logs/log: No such file or directory; the log goes on in the file that was moved away" in shown
+
+
 def test_text_lines_have_ssm_s_form(tmp_path: Path) -> None:
     log.configure(file=tmp_path / "log", console=False)
     logging.getLogger("ssm.ssm2").info("Sent %s", "a/b")

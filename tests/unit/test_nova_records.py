@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from caso.extract.nova import Names, Source, records
+from caso.extract.nova import Names, NotUnderstood, Source, records
 from caso.months import Window
 from caso.records import Benchmark, CloudRecord, Status
 from caso.wire import cloud as wire
@@ -161,6 +161,22 @@ def test_one_record_for_each_month() -> None:
     assert {record.start for record in found} == {datetime(2026, 9, 30, 12, tzinfo=UTC)}
 
 
+@pytest.mark.parametrize(
+    ("created", "launched", "wanted"),
+    [
+        # built across the end of the month: when the last run passed, before the window, it had no record
+        ("2026-10-31T23:30:00Z", "2026-11-01T00:10:00.5", ["2026-10-31T23:59:59", "2026-11-22T09:00:00"]),
+        # it had one then
+        ("2026-10-31T23:30:00Z", "2026-10-31T23:31:00", ["2026-11-22T09:00:00"]),
+        # rebuilt: launched anew, but not new
+        ("2026-10-20T12:00:00Z", "2026-11-05T00:00:00", ["2026-11-22T09:00:00"]),
+    ],
+)
+def test_a_server_built_while_the_last_run_passed(created: str, launched: str, wanted: list[str]) -> None:
+    found = made(server(created=created, **{"OS-SRV-USG:launched_at": launched}))
+    assert [record.measured.replace(tzinfo=None).isoformat() for record in found] == wanted
+
+
 def test_images_users_and_names() -> None:
     (record,) = made(server(image="", name="\N{SNOWMAN}"), user_name=lambda _: None)
     told = wire.fields(record)
@@ -203,7 +219,33 @@ def test_hidden_extra_specs_are_told() -> None:
 @pytest.mark.parametrize("lacking", ["created", "OS-SRV-USG:launched_at", "flavor", "tenant_id", "status"])
 def test_a_description_that_lacks_something_is_told(lacking: str) -> None:
     described = {name: value for name, value in server().items() if name != lacking}
-    with pytest.raises(ValueError, match=lacking):
+    with pytest.raises(NotUnderstood, match=lacking):
         made(described)
-    with pytest.raises(ValueError, match="Invalid isoformat"):
-        made(server(created="yesterday"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"created": "yesterday"}, "Invalid isoformat string: 'yesterday'"),
+        ({"created": "0001-01-01T00:00:00+14:00"}, "OverflowError"),
+        ({"flavor": {"vcpus": "two"}}, "invalid literal for int"),
+        ({"flavor": {"vcpus": float("inf")}}, "OverflowError"),
+        ({"addresses": {"net": [None]}}, "NoneType"),
+        ({"image": "x"}, "TypeError"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_told(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(NotUnderstood, match=told):
+        made(server(**changes))
+
+
+@pytest.mark.parametrize("failure", [KeyError("user"), TypeError("x"), ValueError("no JSON")])
+@pytest.mark.parametrize("asked", ["user_name", "image"])
+def test_what_a_question_raises_is_not_the_servers_fault(asked: str, failure: Exception) -> None:
+    """A record would be set aside for ever, where another run gets a better answer."""
+
+    def ask(_: str) -> str:
+        raise failure
+
+    with pytest.raises(type(failure)):
+        made(server(), NOVEMBER, **{asked: ask})

@@ -6,10 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.core import clock
 from appliance.core.run import log, record
-from appliance.core.run.errors import ExitStatus
+from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure
 
 
 def test_a_run_is_recorded_for_people_and_for_prometheus(tmp_path: Path) -> None:
@@ -22,6 +23,65 @@ def test_a_run_is_recorded_for_people_and_for_prometheus(tmp_path: Path) -> None
     metrics = (tmp_path / "runs" / "caso-extract.prom").read_text()
     assert 'fedcloud_run_records{program="caso-extract"} 23.0' in metrics
     assert 'fedcloud_run_exit_status{program="caso-extract"} 0.0' in metrics
+
+
+def test_prometheus_reads_the_figures(tmp_path: Path) -> None:
+    figures = {
+        "records": 23,
+        "rate": float("nan"),
+        "up": float("inf"),
+        "down": float("-inf"),
+        "tiny": 1e-7,
+        "big": 2e18,
+    }
+    run = record.RunRecord("caso-extract")
+    run.counts |= figures
+    run.close(ExitStatus.PARTLY, tmp_path)
+    found = {}
+    for family in text_string_to_metric_families((tmp_path / "caso-extract.prom").read_text()):
+        assert family.type == "gauge"
+        assert family.documentation
+        [sample] = family.samples
+        assert sample.labels == {"program": "caso-extract"}
+        found[sample.name.removeprefix("fedcloud_run_")] = sample.value
+    assert repr({name: found[name] for name in figures}) == repr(
+        {name: float(value) for name, value in figures.items()}
+    )
+    assert found.keys() - figures.keys() == {"end_timestamp_seconds", "duration_seconds", "exit_status", "failures"}
+    assert found["exit_status"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "failures"),
+    [
+        (ApplianceError("cloud", "is away"), 3, ["cloud: is away"]),
+        (LocalFailure("disk", "is full"), 3, ["disk: is full"]),
+        (PermissionError(13, "Permission denied", "/x"), 3, ["/x: Permission denied; check owner and mode"]),
+        (KeyboardInterrupt(), 3, ["interrupted"]),
+        (ZeroDivisionError(), 4, []),
+    ],
+)
+def test_whatever_ends_a_run_is_recorded(
+    tmp_path: Path, error: BaseException, status: int, failures: list[str]
+) -> None:
+    with pytest.raises((type(error), LocalFailure)), record.recorded("x", tmp_path):
+        raise error
+    entry = json.loads((tmp_path / "x.json").read_text())
+    assert entry["status"] == status
+    assert len(entry["failures"]) == len(failures)
+    assert all(found.startswith(expected) for found, expected in zip(entry["failures"], failures, strict=True))
+
+
+def test_a_run_that_is_refused_leaves_the_record_of_the_one_that_goes_on(tmp_path: Path) -> None:
+    with record.recorded("x", tmp_path) as run:
+        run.status = ExitStatus.DONE
+    before = (tmp_path / "x.json").read_bytes()
+    with pytest.raises(Busy), record.recorded("x", tmp_path):
+        raise Busy("lock", "running since noon")
+    assert (tmp_path / "x.json").read_bytes() == before
+    with record.recorded("y", None) as run:
+        run.status = ExitStatus.DONE
+    assert not (tmp_path / "y.json").exists()
 
 
 def test_a_failed_run_keeps_the_last_success(tmp_path: Path) -> None:

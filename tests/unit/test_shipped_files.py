@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.run.layout import Layout
+from ssm.settings import AMSAccess, Broker, SenderSettings, load_sender
+
 ETC = Path(__file__).parents[2] / "etc"
 
 CASO = {
@@ -39,3 +42,40 @@ def test_the_manual_s_lines_of_cloudkeeper_os_conf(number: int, pattern: str) ->
     lines = (ETC / "cloudkeeper" / "cloudkeeper-os.conf").read_text().splitlines()
     assert re.match(pattern, lines[number - 1]), lines[number - 1]
     assert len(lines) == max(CLOUDKEEPER_OS)
+
+
+def shipped_sender(site: Path, text: str) -> SenderSettings:
+    """Load the text as the sender.cfg of a host that has a certificate and trust anchors."""
+    (site / "certificates").mkdir(parents=True)
+    for name in ("hostcert.pem", "hostkey.pem"):
+        (site / name).write_text("x")
+    config = site / "sender.cfg"
+    config.write_text(text.replace("/etc/grid-security", str(site)))
+    return load_sender(config, layout=Layout(site))
+
+
+def test_sender_cfg_sends_to_today_s_egi(tmp_path: Path) -> None:
+    """R20: the defaults are right for a cloud in EGI, nothing has to be filled in."""
+    settings = shipped_sender(tmp_path, (ETC / "apel/sender.cfg").read_text())
+    assert settings.link.ams == AMSAccess("accounting", "", 8443, system_cas=True)
+    assert settings.link.brokers == (Broker("msg.argo.grnet.gr", 443),)
+    assert settings.link.destination == "eu-egi-cloud-accounting"
+    assert settings.path == Path("/var/spool/apel/outgoing/openstack")
+    assert settings.warnings == ()
+
+
+def test_sender_cfg_holds_the_lines_for_stomp_commented(tmp_path: Path) -> None:
+    """R20: what a private federation needs is a matter of moving some #."""
+    text = (ETC / "apel/sender.cfg").read_text()
+    ours, theirs = (
+        ("protocol: AMS", "host: msg", "ams_project", "destination: eu"),
+        ("protocol", "host", "use_ssl", "dest"),
+    )
+    text = re.sub(rf"^(?={'|'.join(ours)})", "!", text, flags=re.MULTILINE)
+    text = re.sub(rf"^#(?={'|'.join(theirs)})", "", text, flags=re.MULTILINE).replace("!", "#")
+    settings = shipped_sender(tmp_path, text.replace("msg.example.org", "broker.example.net"))
+    assert settings.link.ams is None
+    assert settings.link.use_ssl
+    assert settings.link.brokers == (Broker("broker.example.net", 6162),)
+    assert settings.link.destination == "/queue/accounting"
+    assert settings.warnings == ()

@@ -393,6 +393,19 @@ def test_a_stranger_that_cannot_be_read(shop: Workshop) -> None:
     assert shop.verify(rebuild(signed, spoil)).certificate == shop.host.certificate
 
 
+def test_an_issuer_s_name_that_only_openssl_can_read(shop: Workshop) -> None:
+    """Anybody can make such a message; it must not end who verifies it."""
+    sub = Authority.root("/CN=Rogue Root").sub("/CN=Rogue Issuing")
+    signed = sign(TEXT, sub.issue(HOST), "-text", directory=shop.path, more=(sub.pair.certificate,))
+    head, old = signed[: signed.index(b"MII")], signed[signed.index(b"MII") :]
+    encoded, tail = old.split(b"\n\n", 1)
+    value = b"\x0aRogue Root"
+    structure = base64.b64decode(encoded)
+    assert structure.count(b"\x0c" + value) == 1
+    spoilt = structure.replace(b"\x0c" + value, b"\x07" + value)  # an ObjectDescriptor instead of a UTF8String
+    assert "name cannot be read" in shop.refusal(head + base64.encodebytes(spoilt) + b"\n" + tail)
+
+
 def test_a_stranger_with_the_same_serial_number(shop: Workshop) -> None:
     serial = shop.host.certificate.serial_number
     stranger = Authority.root("/CN=Rogue").issue("/CN=stranger", serial=serial).certificate

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from dirq.queue import Queue as Dirq
 
+from appliance.core import clock
 from appliance.core.run.errors import LocalFailure
+from appliance.core.run.record import RunRecord
 from ssm.journal import Journal, Key
 from ssm.queue import Queue
+from ssm.store import Store
 
 SCHEMA = {"body": "string", "signer": "string", "empaid": "string?"}
 FIELDS = {"body": "Größe\n".encode(), "signer": b"/CN=a", "empaid": b"x/y"}
@@ -124,6 +127,18 @@ def test_a_key_is_signer_id_and_text_in_one_queue(tmp_path: Path) -> None:
     again.forget(before=NOW + timedelta(seconds=1))
     assert not again.knows(key)
     again.close()
+
+
+def test_a_receiver_forgets_while_it_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path, record=RunRecord("ssmreceive"))
+    other = Journal(tmp_path / ".received.sqlite")
+    old, new = (Key.of("incoming", signer="s", message_id=name, body=b"") for name in ("old", "new"))
+    other.add([(old, "e1")], at=clock.now() - timedelta(days=31))
+    other.add([(new, "e2")], at=clock.now() - timedelta(days=29))
+    store.tidy()
+    assert (other.knows(old), other.knows(new)) == (False, True)
+    other.close()
+    store.close()
 
 
 def test_rows_are_written_all_or_none(tmp_path: Path) -> None:

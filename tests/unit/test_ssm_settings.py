@@ -4,7 +4,7 @@ import pytest
 
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
-from ssm.settings import Broker, SenderSettings, load_receiver, load_sender
+from ssm.settings import AMSAccess, Broker, SenderSettings, load_receiver, load_sender
 
 SENDER = """\
 [sender]
@@ -102,7 +102,7 @@ def test_hosts_are_a_list(directory: Path) -> None:
 def test_everything_wrong_comes_at_once(directory: Path) -> None:
     text = """\
 [sender]
-protocol: AMS
+protocol: HTTP
 [broker]
 host: a:b:c, d:70000
 use_ssl: maybe
@@ -121,7 +121,7 @@ level: LOUD
     shown = "\n".join(found)
     for expected in (
         ": [messaging] destination: must be set: the queue, for example /queue/NAME",
-        ":2: [sender] protocol: AMS is not spoken by this version; write 'protocol: STOMP', and in [broker] 'host: HOST:PORT'",
+        ":2: [sender] protocol: 'HTTP' is not allowed; write STOMP or AMS",
         ":4: [broker] host: 'a:b:c' is not allowed; write host or host:port, several with commas",
         ":4: [broker] host: 'd:70000' is not allowed",
         ":5: [broker] use_ssl: 'maybe' is not allowed; write true or false",
@@ -175,3 +175,80 @@ def test_check_crls_takes_both_vocabularies(directory: Path, value: str, policy:
     settings = load_receiver(directory / "receiver.cfg", layout=Layout(directory))
     assert settings.crls == policy
     assert settings.pidfile == directory / "var/run/apel/ssmreceive.pid"
+
+
+AMS = """\
+[sender]
+protocol: AMS
+[broker]
+host: msg.example.net
+[certificates]
+certificate: {0}/cert.pem
+key: {0}/key.pem
+[messaging]
+ams_project: accounting
+destination: eu-egi-cloud-accounting
+path: {0}/outgoing
+"""
+
+
+def test_ams_as_ssm_4_ships_it(directory: Path) -> None:
+    """Port and TLS are AMS's own; a port that an older file left there is none of AMS."""
+    link = load(directory, AMS.format(directory)).link
+    assert link.brokers == (Broker("msg.example.net", 443),)
+    assert link.ams == AMSAccess("accounting", "", 8443, system_cas=True)
+    assert link.use_ssl
+    settings = load(
+        directory, AMS.format(directory).replace("[certificates]", "port: 6163\nuse_ssl: no\n[certificates]")
+    )
+    assert settings.link.brokers == (Broker("msg.example.net", 443),)
+    assert settings.link.use_ssl
+    assert warnings(settings) == [
+        ":5: [broker] port: has no effect with AMS; for another port than 443 write host: HOST:PORT",
+        ":6: [broker] use_ssl: has no effect: AMS always uses TLS; write true",
+    ]
+
+
+def test_ams_options_of_our_own(directory: Path) -> None:
+    text = AMS.format(directory).replace(
+        "msg.example.net", "a.example.net, b:4443\nauthn_port: 8444\nsystem_cas: false"
+    )
+    link = load(directory, text).link
+    assert link.brokers == (Broker("a.example.net", 443), Broker("b", 4443))
+    assert link.ams == AMSAccess("accounting", "", 8444, system_cas=False)
+
+
+def test_a_token_is_taken_and_shown_nowhere(directory: Path) -> None:
+    text = AMS.format(directory).replace("[messaging]", "[messaging]\ntoken: geheim")
+    (directory / "sender.cfg").touch(0o644)
+    settings = load(directory, text)
+    assert settings.link.ams is not None
+    assert settings.link.ams.token == "geheim"
+    assert "geheim" not in repr(settings)
+    assert warnings(settings) == [":9: [messaging] token: every user of this host may read this file; chmod 0640"]
+    (directory / "sender.cfg").chmod(0o640)
+    assert load(directory, text).warnings == ()
+    [problem] = problems(directory, text.replace("geheim", "geheim nis"))
+    assert problem == ":9: [messaging] token: holds blanks or characters that no token has"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("ams_project: accounting", "ams_project:"), "[messaging] ams_project: must be set: the project at AMS"),
+        (("ams_project: accounting", "ams_project: a/b"), "'a/b' is no name of a project at AMS"),
+        (("eu-egi-cloud-accounting", "/queue/x"), "'/queue/x' is no name at AMS; name the topic"),
+        (("destination: eu-egi-cloud-accounting", ""), "[messaging] destination: must be set: the topic; EGI's"),
+        (("host: msg.example.net", "host:"), "[broker] host: must be set: EGI's is msg.argo.grnet.gr"),
+        (("host: msg.example.net", "host: msg.example.net\nauthn_port: 0"), "[broker] authn_port"),
+    ],
+)
+def test_what_is_wrong_for_ams(directory: Path, change: tuple[str, str], expected: str) -> None:
+    assert any(expected in line for line in problems(directory, AMS.format(directory).replace(*change)))
+
+
+def test_options_of_ams_disturb_no_stomp(directory: Path) -> None:
+    text = SENDER.format(directory).replace("[messaging]", "[messaging]\nams_project: x\ntoken: y")
+    settings = load(directory, text)
+    assert settings.link.ams is None
+    assert settings.warnings == ()

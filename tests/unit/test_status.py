@@ -49,11 +49,13 @@ def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFi
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     (Layout(tmp_path).runs / "broken.json").write_text("{")
     (Layout(tmp_path).runs / "odd.json").write_text('{"counts": [], "failures": 3, "status": 77, "ended": "soon"}')
+    (Layout(tmp_path).runs / "naive.json").write_text('{"ended": "2026-01-01T00:00:00", "failures": ["\\u001b[2Jx"]}')
     assert main(["status", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "odd" in shown
     assert "unknown" in shown
     assert "broken " not in shown
+    assert "  ! \\x1b[2Jx" in shown.splitlines()
 
 
 def test_a_verb_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

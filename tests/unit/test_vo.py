@@ -61,8 +61,14 @@ def test_usual_properties(name: str) -> None:
 
 def test_a_property_of_the_site_own_choice_comes_first() -> None:
     chosen = project(**{"accounting:egi.VO": "vo.x", "VO": "else"})
-    assert vo_of(chosen, mapping=Mapping(Path("x")), preferred="accounting:egi.VO") == "vo.x"
-    assert vo_of(project(VO="vo.x"), mapping=Mapping(Path("x")), preferred="accounting:egi.VO") == "vo.x"
+    nothing = Mapping(Path("x"))
+    assert vo_of(chosen, mapping=nothing, preferred=("accounting:egi.VO",)) == "vo.x"
+    assert vo_of(project(VO="vo.x"), mapping=nothing, preferred=("accounting:egi.VO",)) == "vo.x"
+    assert vo_of(project(VO="vo.x", mine=" "), mapping=nothing, preferred=("mine",)) == "vo.x"
+    several = project(second="vo.x", VO="else")
+    assert vo_of(several, mapping=nothing, preferred=("first", "second")) == "vo.x"
+    with pytest.raises(NoVO, match=r"vo\.y \(property first\), vo\.x \(property second\)"):
+        vo_of(project(first="vo.y", second="vo.x"), mapping=nothing, preferred=("first", "second"))
 
 
 def test_differing_sources_are_named(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.core import clock
-from appliance.core.run import cli, record
+from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, Unavailable
 
 _WORDS = {
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print the records of all programs."""
     directory = cli.layout(arguments).runs
+    if directory.exists():
+        os.scandir(directory).close()  # the listing below passes over a directory that may not be read
     found = {
         path.stem: told for path in sorted(directory.glob("*.json")) if (told := record.read(path.stem, directory))
     }
@@ -73,9 +76,10 @@ def _last(program: str, told: Mapping[str, object]) -> Last:
 
 def _moment(text: object) -> datetime | None:
     try:
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
@@ -94,7 +98,7 @@ def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
     for last in runs:
         figures = ", ".join(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in last.counts.items())
         lines.append(f"\n{last.program}: {figures or 'no figures'}")
-        lines += [f"  ! {line}" for line in last.failures]
+        lines += [f"  ! {log.one_line(line)}" for line in last.failures]
     return "\n".join([*lines, f"\nRecords and metrics: {directory}"])
 
 

@@ -81,7 +81,7 @@ class Servers:
                 f"Nova does not let the account list the servers of project {self._scope.project_id}",
                 self._scope.access.grant(f"--project {self._scope.project_id}"),
             )
-        if not response.ok or not isinstance(body, dict) or not isinstance(body.get("servers"), list):
+        if not response.ok or not isinstance(body, dict) or not _are_servers(body.get("servers")):
             said = re.sub(r"\s+", " ", response.text)[:120]
             raise Unavailable(_host(response), f"Nova answers {response.status_code} to a listing of servers: {said}")
         return body
@@ -100,6 +100,10 @@ class Servers:
                 "2.47 (the release Pike) or later is needed",
             )
         self._version = min(newest, PREFERRED)
+
+
+def _are_servers(listed: object) -> bool:
+    return isinstance(listed, list) and all(isinstance(item, dict) and item.get("id") for item in listed)
 
 
 def _refuse_unknown(server: Server) -> None:

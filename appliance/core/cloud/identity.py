@@ -10,11 +10,13 @@ from typing import Any
 from keystoneauth1 import exceptions
 
 from appliance.core.cloud.locks import Locks
-from appliance.core.cloud.session import Cloud, Scope
+from appliance.core.cloud.session import Cloud, Scope, understood
 from appliance.core.cloud.vo import Entry
 from appliance.core.run.errors import AccessDenied
 
 logger = logging.getLogger(__name__)
+
+_REFUSED = (exceptions.Forbidden, exceptions.Unauthorized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +42,25 @@ def projects(cloud: Cloud, *, tag: str = "") -> list[Project]:
     With ``tag``, those that carry it without giving the account a role come too, if its role on the system lets it see
     them.
     """
-    found = {project.id: project for project in map(_project, cloud.unscoped.keystone.auth.projects())}
-    if tag and cloud.system is not None:
-        try:
-            tagged = cloud.system.keystone.projects.list(tags=tag)
-        except (exceptions.Forbidden, exceptions.Unauthorized) as error:
-            logger.debug("tagged projects cannot be listed: %s", error)
-        else:
-            for resource in tagged:
-                found.setdefault(resource.id, _project(resource, has_role=False))
+    account = cloud.unscoped
+    with understood(cloud.host, "Keystone"):
+        found = {project.id: project for project in map(_project, account.keystone.auth.projects())}
+    if tag:
+        for project in _tagged(cloud, tag):
+            found.setdefault(project.id, project)
     return [found[key] for key in sorted(found)]
+
+
+def _tagged(cloud: Cloud, tag: str) -> list[Project]:
+    if cloud.system is None:
+        return []
+    keystone = cloud.system.keystone
+    try:
+        with understood(cloud.host, "Keystone", passing=_REFUSED):
+            return [_project(resource, has_role=False) for resource in keystone.projects.list(tags=tag)]
+    except _REFUSED as error:
+        logger.debug("tagged projects cannot be listed: %s", error)
+        return []
 
 
 def _project(resource: Any, *, has_role: bool = True) -> Project:
@@ -86,10 +97,10 @@ class UserNames:
 
     def _ask(self, user_id: str, scope: Scope) -> str | None:
         try:
-            name: str = scope.keystone.users.get(user_id).name
+            return self._named(user_id, scope)
         except exceptions.NotFound:
             return None
-        except (exceptions.Forbidden, exceptions.Unauthorized):
+        except _REFUSED:
             self._is_refused = True
             access = self._cloud.access
             logger.warning(
@@ -97,7 +108,13 @@ class UserNames:
                 *(self._cloud.host, access.account, access.grant("--system all")),
             )
             return None
-        return name
+
+    def _named(self, user_id: str, scope: Scope) -> str:
+        with understood(self._cloud.host, "Keystone", passing=(exceptions.NotFound, *_REFUSED)):
+            name = scope.keystone.users.get(user_id).name
+            if not isinstance(name, str):
+                raise TypeError(name)
+            return name
 
 
 class AllProjects:

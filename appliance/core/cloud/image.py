@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.core.cloud.locks import Locks
-from appliance.core.cloud.session import Scope
+from appliance.core.cloud.session import Scope, understood
 from appliance.core.run.errors import Unavailable
 
 
@@ -35,9 +35,12 @@ def _image(image_id: str, scope: Scope) -> dict[str, Any] | None:
     from glanceclient import exc  # noqa: PLC0415  a heavy client, imported when used
 
     try:
-        _, body = scope.glance.get(f"/v2/images/{image_id}")
+        with understood(f"image {image_id}", "Glance"):
+            _, body = scope.glance.get(f"/v2/images/{image_id}")
+            if not isinstance(body, dict) or body.get("id") != image_id:
+                raise TypeError(body)
     except (exc.HTTPNotFound, exc.HTTPForbidden):
         return None
     except exc.HTTPException as error:
         raise Unavailable(f"image {image_id}", f"Glance answers {error.code}") from error
-    return body if isinstance(body, dict) else None
+    return body

@@ -19,6 +19,7 @@ from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
 _PAGE = "500"
+_MOST_PAGES = 1000
 _WITH_SPECS = (2, 61)
 
 
@@ -52,7 +53,7 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
     administrator's account would see the private flavors of all other projects.
     """
     microversion = ".".join(map(str, min(_WITH_SPECS, service.microversion)))
-    query = {"limit": _PAGE}
+    query, seen = {"limit": _PAGE}, set[str]()
     while True:
         body = _get(scope.nova, f"/flavors/detail?{urlencode(query)}", "Nova", microversion=microversion)
         for flavor in body["flavors"]:
@@ -61,12 +62,12 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
         links = [link["href"] for link in body.get("flavors_links", ()) if link["rel"] == "next"]
         if not links or not body["flavors"]:
             return
-        query = _next(links[0], query, "Nova")
+        query = _next(links[0], seen, "Nova")
 
 
 def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
     """Yield the active images that the project may boot: public, its own, and those shared with it and accepted."""
-    query = {"status": "active", "limit": _PAGE}
+    query, seen = {"status": "active", "limit": _PAGE}, set[str]()
     while True:
         body = _get(scope.glance, f"/v2/images?{urlencode(query)}", "Glance")
         for image in body["images"]:
@@ -75,7 +76,7 @@ def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
                 yield image
         if not body.get("next"):
             return
-        query = _next(body["next"], query, "Glance")
+        query = _next(body["next"], seen, "Glance")
 
 
 def quotas(scope: Scope) -> Mapping[str, int]:
@@ -87,11 +88,15 @@ def quotas(scope: Scope) -> Mapping[str, int]:
     return {name: value for name, value in body["quota_set"].items() if isinstance(value, int)}
 
 
-def _next(link: str, query: Mapping[str, str], service: str) -> dict[str, str]:
-    found = dict(parse_qsl(urlsplit(link).query))
-    if found == query:
+def _next(link: str, seen: set[str], service: str) -> dict[str, str]:
+    """Return the query of a link to the next page, and note it among those ``seen`` in this listing."""
+    query = urlsplit(link).query
+    if query in seen:
         raise Unavailable(service, "its link to the next page leads to the same page again")
-    return found
+    if len(seen) == _MOST_PAGES:
+        raise Unavailable(service, f"its listing has no end after {_MOST_PAGES} pages")
+    seen.add(query)
+    return dict(parse_qsl(query))
 
 
 def _get(adapter: Any, path: str, service: str, **more: Any) -> dict[str, Any]:

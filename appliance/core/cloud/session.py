@@ -7,9 +7,11 @@ is told in one line that names the host. keystoneauth renews a token that expire
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -83,6 +85,12 @@ class Transport(session.Session):
             raise Unavailable(_host(error.response.url), f"still {_after_host(error)}", remedy) from error
         except exceptions.ConnectionError as error:
             raise _unreachable(error, url, self._access) from error
+        except exceptions.HttpError as error:  # not of this request: of the one for a token in place of one that died
+            raise AccessDenied(
+                _host(self._access.auth_url),
+                f"gives the account {self._access.account!r} no new token: answers {error.http_status}",
+                "look whether account and project still exist, are enabled and belong together",
+            ) from error
         except exceptions.CatalogException as error:
             raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._access) from error
         if raise_exc and response.status_code >= 400:  # noqa: PLR2004  HTTP's errors
@@ -190,7 +198,7 @@ class Cloud:
         """Log in; raises `AccessDenied` for a wrong name or password, `Unavailable` for a Keystone that is none."""
         plugin = login.plugin(self.access.auth_type, self.access.options)
         try:
-            plugin.get_access(self.transport)
+            self._get_token(plugin)
         except exceptions.Unauthorized as error:
             raise AccessDenied(
                 self.host,
@@ -216,11 +224,18 @@ class Cloud:
             return None
         plugin = login.plugin(self.access.auth_type, self.access.options, system=True)
         try:
-            plugin.get_access(self.transport)
+            self._get_token(plugin)
         except exceptions.ClientException as error:
             logger.debug("no system scope: %s", error)
             return None
         return Scope(self.transport, plugin, self.access)
+
+    def _get_token(self, plugin: BaseIdentityPlugin) -> None:
+        """Log in; raises keystoneauth's errors for what Keystone refuses, `Unavailable` for what is no Keystone."""
+        try:
+            plugin.get_access(self.transport)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unavailable(self.host, "answers, but is no Keystone", "check auth_url; it ends in /v3") from error
 
     def project(self, project_id: str) -> Scope:
         """Return the scope of a project; raises `AccessDenied` when the account has no role there.
@@ -244,7 +259,7 @@ class Cloud:
             return self.unscoped
         plugin = login.plugin(self.access.auth_type, self.access.options, project_id=project_id)
         try:
-            plugin.get_access(self.transport)
+            self._get_token(plugin)
         except (exceptions.Unauthorized, exceptions.Forbidden) as error:
             raise AccessDenied(
                 f"project {project_id}",
@@ -254,6 +269,27 @@ class Cloud:
         except exceptions.ClientException as error:
             raise Unavailable(self.host, f"no token for project {project_id}: {error}") from error
         return Scope(self.transport, plugin, self.access)
+
+
+@contextlib.contextmanager
+def understood(host: str, service: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Tell what a client library makes of an answer that it does not understand as one line, whatever it raises.
+
+    A proxy or a load balancer may answer in a service's stead, with status 200 and a page for people. Refusals that
+    mean something to the caller, ``passing``, go on as they are; all else becomes `Unavailable`.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except exceptions.HttpError as error:
+        raise Unavailable(host, f"{service} answers {error.http_status}: {_short(error.message)}") from error
+    except (exceptions.ClientException, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unavailable(host, f"the answer is none that {service} gives: {_short(repr(error))}") from error
+
+
+def _short(text: object) -> str:
+    return " ".join(str(text).split())[:120]
 
 
 def _host(url: str) -> str:

@@ -74,20 +74,19 @@ class Mapping:
         return list(dict.fromkeys(entry.vo for entry in self.entries if entry.fits(project)))
 
 
-def vo_of(project: Project, *, mapping: Mapping, preferred: str = "") -> str:
+def vo_of(project: Project, *, mapping: Mapping, preferred: tuple[str, ...] = ()) -> str:
     """Return a project's VO; raises `NoVO` when there is none, or when sources differ.
 
-    Where the project has the property ``preferred``, its other properties do not count.
+    Where the project has one of the properties ``preferred``, its usual ones do not count.
     """
-    properties = [preferred] if project.properties.get(preferred) else PROPERTIES
-    told = [(f"property {name}", value) for name in properties if (value := project.properties.get(name, "").strip())]
+    told = _told(project, preferred) or _told(project, PROPERTIES)
     told += [(str(mapping.path), vo) for vo in mapping.vos(project)]
     values = list(dict.fromkeys(value for _, value in told))
     if not values:
         raise NoVO(
             project,
             "no VO is known for it",
-            f"openstack project set --property {preferred or PROPERTIES[0]}=VO {project.id}, or name it in"
+            f"openstack project set --property {(preferred or PROPERTIES)[0]}=VO {project.id}, or name it in"
             f" {mapping.path}",
         )
     if len(values) > 1:
@@ -96,6 +95,10 @@ def vo_of(project: Project, *, mapping: Mapping, preferred: str = "") -> str:
     if not _VO.fullmatch(values[0]) or "%%" in values[0]:
         raise NoVO(project, f"{values[0]!r} ({told[0][0]}) is not the name of a VO", "correct it")
     return values[0]
+
+
+def _told(project: Project, properties: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(f"property {name}", value) for name in properties if (value := project.properties.get(name, "").strip())]
 
 
 def read_mapping(path: Path) -> Mapping:

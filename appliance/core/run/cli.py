@@ -129,13 +129,16 @@ def report(name: str, error: ApplianceError) -> None:
     """Print a failure to standard error, each of its lines with the program's name before it."""
     for line in log.redact(str(error)).splitlines():
         _tell(f"{name}: {line}")
+        log.keep(line, name=name)
 
 
 def _bug(name: str, error: BaseException, arguments: argparse.Namespace) -> ExitStatus:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     words = " ".join(log.redact(f"{type(error).__name__}: {error}").split())
-    _tell(f"{name}: bug in this program: {words} ({where}); please report it, with --debug")
+    line = f"bug in this program: {words} ({where}); please report it, with --debug"
+    _tell(f"{name}: {line}")
+    log.keep(line, name=name)
     if arguments.debug:
         for line in log.redact("".join(traceback.format_exception(error))).splitlines():
             _tell(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
 from datetime import UTC, datetime
@@ -80,13 +81,15 @@ class _Complaint(logging.Handler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self.complain(f"{getattr(self, 'baseFilename', 'standard error')}: {error.strerror}; log lines are lost")
+        else:
+            self.complain(f"{record.filename}:{record.lineno}: a log line is lost: {type(error).__name__}: {error}")
+
+    def complain(self, text: str) -> None:
         if self._is_told or sys.stderr is None:
             return
         self._is_told = True
-        if isinstance(error, OSError):
-            text = f"{getattr(self, 'baseFilename', 'standard error')}: {error.strerror}; log lines are lost"
-        else:
-            text = f"{record.filename}:{record.lineno}: a log line is lost: {type(error).__name__}: {error}"
         with contextlib.suppress(OSError):  # standard error itself may be what is full or closed
             print(one_line(redact(text)), file=sys.stderr)
 
@@ -96,7 +99,37 @@ class _Console(_Complaint, logging.StreamHandler[TextIO]):
 
 
 class _File(_Complaint, logging.FileHandler):
-    pass
+    """A log file that is opened again when its name leads to another one, or to none: logrotate has moved it away.
+
+    logging.handlers has the like, which takes a tenth of a start to import, and ends the program when it cannot open.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (old := self.stream) is not None and not self._is_name_of(old):
+            try:
+                fresh = self._open()
+            except OSError as error:
+                self.complain(f"{self.baseFilename}: {error.strerror}; the log goes on in the file that was moved away")
+            else:
+                with contextlib.suppress(OSError):
+                    old.close()
+                self.stream = fresh
+        super().emit(record)
+
+    def _is_name_of(self, stream: TextIO) -> bool:
+        try:
+            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(stream.fileno()))
+        except OSError:
+            return False
+
+
+def keep(line: str, *, name: str) -> None:
+    """Write to the log file, if there is one, what standard error is told: nobody may be there to read it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _File):
+            handler.handle(
+                logging.makeLogRecord({"name": name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": line})
+            )
 
 
 def configure(

@@ -7,21 +7,25 @@ done has not failed because they could not be written, so that is a warning.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from appliance.core import clock, files
 from appliance.core.run import log
-from appliance.core.run.errors import ExitStatus
+from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure
 from appliance.core.version import __version__
 
 logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 @dataclass(slots=True)
@@ -56,7 +60,7 @@ class RunRecord:
             _write_metrics(self, directory / f"{self.program}.prom", seconds=time.monotonic() - self._begin)
         except OSError as error:
             logger.warning("run record not written: %s: %s", error.filename, error.strerror)
-        except ValueError as error:  # prometheus_client does not take a name
+        except ValueError as error:  # a name that Prometheus would not take
             logger.warning("run record not written: %s: %s", directory / f"{self.program}.prom", error)
 
     def _as_json(self) -> bytes:
@@ -65,6 +69,35 @@ class RunRecord:
         entry["counts"] = {name: value if math.isfinite(value) else None for name, value in self.counts.items()}
         text = json.dumps(entry, indent=1, default=_iso, ensure_ascii=False)
         return text.encode(errors="backslashreplace") + b"\n"
+
+
+@contextlib.contextmanager
+def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
+    """Give the record of a run that the block is, and write it with the ``status`` that the block sets.
+
+    Whatever ends the block is noted, an `OSError` as the `LocalFailure` that it becomes; without a status it is a bug.
+    Nothing is written without a ``directory``, nor when another run holds the lock (`Busy`): the record in place is
+    that run's, or becomes it.
+    """
+    record = RunRecord(program)
+    record.status = ExitStatus.BUG
+    try:
+        yield record
+    except Busy:
+        directory = None
+        raise
+    except (ApplianceError, OSError) as error:
+        known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
+        record.fail(str(known))
+        record.status = known.status
+        raise known from error
+    except KeyboardInterrupt:
+        record.fail("interrupted")
+        record.status = ExitStatus.NOTHING
+        raise
+    finally:
+        if directory is not None:
+            record.close(record.status, directory)
 
 
 def read(program: str, directory: Path) -> Mapping[str, object] | None:
@@ -86,28 +119,28 @@ def last_success(program: str, directory: Path) -> datetime | None:
 
 
 def _write_metrics(record: RunRecord, path: Path, *, seconds: float) -> None:
-    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # noqa: PLC0415  start-up is a cost
-
-    registry = CollectorRegistry()
-
-    def gauge(name: str, words: str, value: float) -> None:
-        Gauge(f"fedcloud_{name}", words, ["program"], registry=registry).labels(record.program).set(value)
-
     assert record.ended is not None  # noqa: S101  close() sets it
-    gauge("run_end_timestamp_seconds", "End of the last run", record.ended.timestamp())
-    gauge("run_duration_seconds", "Duration of the last run", seconds)
-    gauge("run_exit_status", "Exit status of the last run", float(record.status or 0))
-    gauge("run_failures", "Things that the last run left undone", len(record.failures))
+    gauges = {
+        "end_timestamp_seconds": ("End of the last run", record.ended.timestamp()),
+        "duration_seconds": ("Duration of the last run", seconds),
+        "exit_status": ("Exit status of the last run", float(record.status or 0)),
+        "failures": ("Things that the last run left undone", float(len(record.failures))),
+    }
     if record.last_success:
-        gauge(
-            "run_last_success_timestamp_seconds",
-            "End of the last complete run",
-            record.last_success.timestamp(),
-        )
+        gauges["last_success_timestamp_seconds"] = ("End of the last complete run", record.last_success.timestamp())
     for name, value in sorted(record.counts.items()):
-        gauge(f"run_{name}", f"{name.replace('_', ' ')} of the last run", value)
-    files.write_atomic(path, generate_latest(registry))
+        if name in gauges or not _NAME.fullmatch(name):
+            raise ValueError(f"no name for a figure: {name!r}")
+        gauges[name] = (f"{name.replace('_', ' ')} of the last run", float(value))
+    lines = [_gauge(f"fedcloud_run_{name}", *gauge, program=record.program) for name, gauge in gauges.items()]
+    files.write_atomic(path, "".join(lines).encode())
     path.chmod(0o644)  # whatever the umask: node_exporter has an account of its own, and nothing here is confidential
+
+
+def _gauge(name: str, words: str, value: float, *, program: str) -> str:
+    """Return one gauge in Prometheus's text format (its client takes longer to import than most runs to do)."""
+    number = repr(value) if math.isfinite(value) else {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, "NaN")
+    return f'# HELP {name} {words}\n# TYPE {name} gauge\n{name}{{program="{program}"}} {number}\n'
 
 
 def _iso(value: object) -> str:

@@ -182,8 +182,9 @@ def _build(
     except crypto.Error:
         raise Malformed(subject, "OpenSSL cannot read its certificates") from None
     if code in _NO_ISSUER:
-        issuer = slash_form(culprit.issuer)
-        raise Untrusted(subject, f"its issuer {issuer} is not among the trust anchors in {anchors.path}", INSTALL)
+        raise Untrusted(
+            subject, f"its issuer {_issuer(culprit)} is not among the trust anchors in {anchors.path}", INSTALL
+        )
     who = _who(culprit, subject)
     if code == _EXPIRED:
         raise Untrusted(subject, f"{who} expired on {culprit.not_valid_after_utc:%Y-%m-%d %H:%MZ}", "renew it")
@@ -227,3 +228,10 @@ def _subject(certificate: x509.Certificate) -> DN:
         return slash_form(certificate.subject)
     except ValueError:
         raise Malformed("certificate", "its subject cannot be read") from None
+
+
+def _issuer(certificate: x509.Certificate) -> DN:
+    try:
+        return slash_form(certificate.issuer)
+    except ValueError:
+        raise Malformed("certificate", "its issuer's name cannot be read") from None

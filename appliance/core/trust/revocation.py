@@ -2,7 +2,7 @@
 
 A CRL is usable when it can be read and its signature fits the CA's key. OpenSSL judges whether it covers the
 certificate and lists it, with its clock switched off; the age of the CRL is judged apart, so that a stale CRL still
-revokes what it lists.
+revokes what it lists. So does one that OpenSSL cannot make full use of (an extension, its scope, the CA's key usage).
 """
 
 from __future__ import annotations
@@ -73,8 +73,14 @@ class RevocationLists:
             crypto.X509StoreContext(store, crypto.X509.from_cryptography(certificate)).verify_certificate()
         except crypto.X509StoreContextError as error:
             code, _depth, cause = error.errors
-            return Finding(is_covered=False, is_revoked=code == _CERTIFICATE_REVOKED, cause=f"its CRL: {cause}")
+            is_revoked = code == _CERTIFICATE_REVOKED or self._is_listed(certificate)
+            return Finding(is_covered=False, is_revoked=is_revoked, cause=f"its CRL: {cause}")
         return Finding(is_covered=True, is_revoked=False)
+
+    def _is_listed(self, certificate: x509.Certificate) -> bool:
+        """Say whether a list names the certificate that OpenSSL would not use for it: its CA's word all the same."""
+        serial = certificate.serial_number
+        return any(found.get_revoked_certificate_by_serial_number(serial) is not None for found in self.usable)
 
     def staleness(self, *, at: datetime) -> str:
         """Say what is wrong with the age of the newest CRL at ``at``, or nothing."""

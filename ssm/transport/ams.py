@@ -1,0 +1,186 @@
+"""AMS as a stream of events, like a message broker's connection.
+
+A thread of its own talks to the service: while a request is under way, messages are signed, and those that have come
+together by then go in the next one. What it publishes is receipted one by one, in order. What it pulls is handed out,
+and it pulls again only when all of that has been acknowledged, because until then the service gives the same messages.
+"""
+
+from __future__ import annotations
+
+import queue
+import ssl
+import threading
+from dataclasses import dataclass
+
+from appliance.core.run.errors import Unavailable
+from ssm.settings import AMSAccess, Broker
+from ssm.transport import argo, https
+from ssm.transport.events import Delivery, Event, Lost, Receipt, Refusal
+
+MAX_MESSAGES = 64
+"""Of one request."""
+_EMPAID = "empaid"
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+"""Seconds between pulls that bring nothing."""
+_PULL_BYTES = 2 * 1024 * 1024
+"""What a pull should bring at the most, going by the messages before."""
+_FIRST_PULL = 4
+_GATHER_SECONDS = 0.05
+"""How long to wait for more acknowledgements before telling them."""
+_CLOSE_TIMEOUT = 5.0
+_REQUEST_TIMEOUT = 408
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """The thread has failed in a way that nobody foresaw."""
+
+    error: BaseException
+
+
+class Connection:
+    """An AMS that has let us in; either sends or subscribes."""
+
+    def __init__(self, broker: Broker, *, access: AMSAccess, tls: ssl.SSLContext) -> None:
+        """Connect and get a token; raises `Unavailable`, or `AccessDenied` when the service does not want us."""
+        self.broker = broker
+        service = argo.Service(broker.host, access.project, broker.port, access.authn_port)
+        self._client = argo.Client(service, tls=tls, token=access.token)
+        self._events: queue.SimpleQueue[Event | _Failure] = queue.SimpleQueue()
+        self._is_lost = False
+        self._worker: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._outbox: list[tuple[str, argo.Message]] = []
+        self._acks: list[str] = []
+        self._is_closing = False
+        self._client.open()
+
+    def send(self, destination: str, body: bytes, *, message_id: str) -> None:
+        """Queue a message, which is both named and to be receipted by ``message_id``."""
+        with self._changed:
+            self._outbox.append((destination, argo.Message(body, {_EMPAID: message_id})))
+            self._changed.notify_all()
+        if self._worker is None:
+            self._start(self._publish_all)
+
+    def subscribe(self, destination: str, *, prefetch: int) -> None:
+        """Pull from a subscription, at most ``prefetch`` messages at a time."""
+        self._start(self._pull_all, destination, prefetch)
+
+    def ack(self, delivery: Delivery) -> None:
+        """Tell the service that it may forget a message."""
+        with self._changed:
+            self._acks.append(delivery.ack)
+            self._changed.notify_all()
+
+    def next_event(self, *, timeout: float) -> Event | None:
+        """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
+        try:
+            event = self._events.get(timeout=timeout) if timeout else self._events.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(event, _Failure):
+            raise event.error
+        self._is_lost = isinstance(event, Lost)
+        return event
+
+    def close(self) -> None:
+        """End, after what was acknowledged has been told to the service and a request has been answered."""
+        with self._changed:
+            self._is_closing = True
+            self._outbox.clear()
+            self._changed.notify_all()
+        if self._worker is not None:
+            self._worker.join(_CLOSE_TIMEOUT)
+            self._client.interrupt()
+            self._worker.join(_CLOSE_TIMEOUT)
+        self._client.close()
+
+    def _start(self, work: object, *arguments: object) -> None:
+        self._worker = threading.Thread(target=self._run, args=(work, *arguments), daemon=True, name="ams")
+        self._worker.start()
+
+    def _run(self, work: object, *arguments: object) -> None:
+        assert callable(work)  # noqa: S101  one of the two below
+        try:
+            work(*arguments)
+        except https.Interrupted as error:
+            self._events.put(Lost(error.cause, error, is_passing=error.http_status != 0))
+        except Unavailable as error:
+            self._events.put(Refusal(error.cause, "", error))
+        except Exception as error:  # noqa: BLE001  goes on in the thread that asks for events
+            self._events.put(_Failure(error))
+
+    # Sending.
+
+    def _publish_all(self) -> None:
+        while batch := self._next_batch():
+            topic = batch[0][0]
+            if not self._publish(topic, [message for _, message in batch]):
+                return
+
+    def _next_batch(self) -> list[tuple[str, argo.Message]]:
+        """Wait for messages; return those that go into one request, none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._outbox or self._is_closing)
+            count, size = 0, 0
+            for topic, message in self._outbox[:MAX_MESSAGES]:
+                size += message.size
+                if count and (size > argo.MAX_REQUEST or topic != self._outbox[0][0]):
+                    break
+                count += 1
+            batch, self._outbox = self._outbox[:count], self._outbox[count:]
+            return [] if self._is_closing else batch
+
+    def _publish(self, topic: str, messages: list[argo.Message]) -> bool:
+        """Publish and receipt; one that is too large is found by halving. Tells whether there was none."""
+        try:
+            ids = self._client.publish(topic, messages)
+        except argo.TooLarge as error:
+            if len(messages) == 1:
+                self._events.put(Refusal(error.cause, messages[0].attributes[_EMPAID]))
+                return False
+            middle = len(messages) // 2
+            return self._publish(topic, messages[:middle]) and self._publish(topic, messages[middle:])
+        for message, argo_id in zip(messages, ids, strict=True):
+            self._events.put(Receipt(message.attributes[_EMPAID], argo_id))
+        return True
+
+    # Receiving.
+
+    def _pull_all(self, subscription: str, prefetch: int) -> None:
+        most, pause = min(_FIRST_PULL, prefetch), _SHORTEST_PAUSE
+        while not self._is_closing:
+            received = self._client.pull(subscription, most=most)
+            if not received:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_closing, pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            for message in received:
+                empa_id = message.attributes.get(_EMPAID)
+                self._events.put(Delivery(message.ack_id, message.message_id, empa_id, message.data, is_argo=True))
+            self._acknowledge(subscription, len(received))
+            average = sum(len(message.data) for message in received) // len(received)
+            most, pause = max(1, min(prefetch, _PULL_BYTES // (average + 1))), _SHORTEST_PAUSE
+
+    def _acknowledge(self, subscription: str, count: int) -> None:
+        """Wait until so many messages have been acknowledged, and tell the service; at the end, of those that were."""
+        while count > 0:
+            acks = self._next_acks(count)
+            if not acks:
+                return
+            count -= len(acks)
+            try:
+                self._client.acknowledge(subscription, acks)
+            except https.Interrupted as error:
+                if error.http_status != _REQUEST_TIMEOUT:  # too late: they come again, and are known then
+                    raise
+
+    def _next_acks(self, most: int) -> list[str]:
+        """Wait for acknowledgements, a moment longer for those that come together; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._acks or self._is_closing)
+            self._changed.wait_for(lambda: len(self._acks) >= most or self._is_closing, _GATHER_SECONDS)
+            acks, self._acks = self._acks, []
+            return acks

@@ -1,0 +1,251 @@
+"""The Argo Messaging Service (AMS): messages published to topics and pulled from subscriptions, over HTTPS and JSON.
+
+    GET  https://HOST:8443/v1/service-types/ams/hosts/HOST:authx509       a token for this host's certificate
+    POST https://HOST/v1/projects/PROJECT/topics/TOPIC:publish
+    POST https://HOST/v1/projects/PROJECT/subscriptions/NAME:pull
+    POST https://HOST/v1/projects/PROJECT/subscriptions/NAME:acknowledge
+
+An error is an answer with a status of 4xx or 5xx and ``{"error": {"code": …, "message": …}}``, unless something before
+the service gives it, in its own words. A subscription is an offset into its topic: acknowledging a message acknowledges
+all before it, and until then a pull gives the same ones again.
+
+    Unavailable
+    ├── Interrupted     it will pass by itself: no connection, no whole answer, 408, 429, 5xx
+    ├── TooLarge        413
+    └── AccessDenied    401, 403, or a certificate that stands for nobody
+
+Anything else is `Unavailable`: trying again without a change of configuration is of no use.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import http.client
+import json
+import re
+import ssl
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.core.run.errors import AccessDenied, Unavailable
+from ssm.transport.https import CLOSED, LASTS, LOOK, Answer, Interrupted, Line, address
+
+MAX_REQUEST = 1024 * 1024
+"""Bytes of a request: as much as the service takes for one message."""
+MAX_DATA = (MAX_REQUEST - 1024) // 4 * 3
+"""Bytes of one message's data: what fits into a request in base64, beside some short attributes."""
+
+_MAX_ANSWER = 64 * 1024
+_MAX_PULLED = 64 * 1024 * 1024
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_TOKEN = re.compile(r"[!-~]{1,4096}")
+
+
+class TooLarge(Unavailable):
+    """A message is larger than the service takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where an AMS and its authentication service listen, and the project there."""
+
+    host: str
+    project: str
+    port: int = 443
+    authn_port: int = 8443
+
+    def __str__(self) -> str:
+        return address(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to be published."""
+
+    data: bytes
+    attributes: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Return about how many bytes it has in a request, never less."""
+        return (len(self.data) + 2) // 3 * 4 + sum(len(k) + len(v) + 8 for k, v in self.attributes.items()) + 64
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A message of a subscription; ``ack_id`` is what `Client.acknowledge` wants."""
+
+    ack_id: str
+    message_id: str
+    attributes: Mapping[str, str]
+    data: bytes
+
+
+class Client:
+    """One account at one service; for one thread, except `interrupt`.
+
+    ``tls`` verifies the service and shows this host's certificate. Without a ``token`` the certificate is exchanged for
+    one, again when the service no longer knows it. No message of an error holds the token.
+    """
+
+    def __init__(self, service: Service, *, tls: ssl.SSLContext, token: str = "") -> None:
+        self.service = service
+        self._tls = tls
+        self._token = token
+        self._is_token_given = bool(token)
+        self._line = Line(service.host, service.port, tls=tls)
+
+    def open(self) -> None:
+        """Connect, and get a token unless there is one; raises `Unavailable`."""
+        self._line.open()
+        if not self._token:
+            self._token = self._exchange_certificate()
+
+    def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
+        """Publish messages in their order and return the service's ids for them.
+
+        After an error some of them may have been published nevertheless.
+
+        :raises TooLarge: one of them is too large
+        """
+        listed = [
+            {"attributes": dict(message.attributes), "data": base64.b64encode(message.data).decode("ascii")}
+            for message in messages
+        ]
+        answer = self._post(f"topics/{_quote(topic)}:publish", {"messages": listed})
+        ids = answer.get("messageIds")
+        if not isinstance(ids, list) or len(ids) != len(messages):
+            given = len(ids) if isinstance(ids, list) else "none"
+            raise Unavailable(self.service, f"confirms {given} of {len(messages)} published messages", LOOK)
+        return [str(message_id) for message_id in ids]
+
+    def pull(self, subscription: str, *, most: int) -> list[Pulled]:
+        """Return the oldest messages that are not acknowledged, at most so many, without waiting for any."""
+        request = {"maxMessages": str(most), "returnImmediately": "true"}
+        answer = self._post(f"subscriptions/{_quote(subscription)}:pull", request, limit=_MAX_PULLED)
+        received = answer.get("receivedMessages") or []
+        try:
+            return [_read_message(entry) for entry in received]
+        except (KeyError, TypeError, AttributeError):
+            raise Unavailable(self.service, "answers a pull with something that is no list of messages", LOOK) from None
+
+    def acknowledge(self, subscription: str, ack_ids: Sequence[str]) -> None:
+        """Tell the service that it may forget these messages and all before them.
+
+        :raises Interrupted: with status 408: too late, they will come again
+        """
+        self._post(f"subscriptions/{_quote(subscription)}:acknowledge", {"ackIds": list(ack_ids)})
+
+    def interrupt(self) -> None:
+        """End a request that another thread has under way: it raises `Interrupted`."""
+        self._line.interrupt()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._line.close()
+
+    def _post(self, path: str, content: dict[str, Any], *, limit: int = _MAX_ANSWER) -> dict[str, Any]:
+        body = json.dumps(content, separators=(",", ":")).encode("ascii")
+        target = f"/v1/projects/{_quote(self.service.project)}/{path}"
+        answer = self._ask(target, body, limit=limit)
+        if answer.status == http.client.UNAUTHORIZED and not self._is_token_given:
+            self._token = self._exchange_certificate()
+            answer = self._ask(target, body, limit=limit)
+        return self._content(answer, path)
+
+    def _ask(self, target: str, body: bytes, *, limit: int) -> Answer:
+        headers = {"x-api-key": self._token, "Content-Type": "application/json"}
+        return self._line.ask("POST", target, body, headers=headers, limit=limit)
+
+    def _content(self, answer: Answer, path: str) -> dict[str, Any]:
+        """Return what an answer says; raises what its status means."""
+        subject = f"{self.service}, {path.partition(':')[0]} of project {self.service.project}"
+        if answer.status == http.client.OK:
+            return _parse(answer, subject=self.service)
+        told = f"{answer.status}: {answer.detail}"
+        match answer.status:
+            case http.client.REQUEST_ENTITY_TOO_LARGE:
+                raise TooLarge(subject, f"too large ({told})")
+            case http.client.UNAUTHORIZED:
+                remedy = "check [messaging] token" if self._is_token_given else "register this host's certificate"
+                raise AccessDenied(self.service, f"does not accept the token ({told})", remedy)
+            case http.client.FORBIDDEN:
+                raise AccessDenied(
+                    subject, f"access is refused ({told})", "check destination, and that this host is registered for it"
+                )
+            case http.client.NOT_FOUND:
+                raise Unavailable(subject, f"does not exist ({told})", "check [messaging] ams_project and destination")
+            case status if status in _PASSING:
+                raise Interrupted(self.service, f"is out of order ({told})", LASTS, status=status)
+            case status if status // 100 == 3:  # noqa: PLR2004  the class of redirections
+                raise Unavailable(self.service, f"sends elsewhere ({answer.status}): {answer.location}", LOOK)
+            case _:
+                raise Unavailable(subject, f"refuses the request ({told})", LOOK)
+
+    def _exchange_certificate(self) -> str:
+        """Return the token that this host's certificate stands for."""
+        host, port = self.service.host, self.service.authn_port
+        subject = address(host, port)
+        line = Line(host, port, tls=self._tls)
+        target = f"/v1/service-types/ams/hosts/{_quote(host)}:authx509"
+        with contextlib.closing(line):
+            try:
+                answer = line.ask("GET", target, None, headers={}, limit=_MAX_ANSWER)
+            except Interrupted as error:
+                raise _refused_certificate(error) from None
+        if answer.status in _PASSING:
+            raise Interrupted(
+                subject, f"is out of order ({answer.status}: {answer.detail})", LASTS, status=answer.status
+            )
+        if answer.status // 100 == 3:  # noqa: PLR2004  the class of redirections
+            raise Unavailable(subject, f"sends elsewhere ({answer.status}): {answer.location}", LOOK)
+        if answer.status != http.client.OK:
+            cause = f"gives no token for this host's certificate ({answer.status}: {answer.detail})"
+            raise AccessDenied(subject, cause, "register the certificate's subject in GOCDB, or set [messaging] token")
+        token = _parse(answer, subject=subject).get("token")
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise Unavailable(subject, "answers without a token", LOOK)
+        return token
+
+
+def _read_message(entry: dict[str, Any]) -> Pulled:
+    message = entry["message"]
+    attributes = message.get("attributes") or {}
+    data = message.get("data") or ""
+    try:
+        body = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        body = data.encode()  # whoever reads it will find what is wrong; here it would block all after it
+    known = {str(name): str(value) for name, value in attributes.items()}
+    return Pulled(str(entry["ackId"]), str(message.get("messageId", "")), known, body)
+
+
+def _parse(answer: Answer, *, subject: object) -> dict[str, Any]:
+    text = answer.body.strip()
+    if not text:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        if text.startswith(b"{"):
+            raise Interrupted(subject, "breaks off in the middle of an answer", LASTS) from None
+        raise Unavailable(subject, f"does not answer as an AMS: {answer.detail}", LOOK) from None
+    if not isinstance(content, dict):
+        raise Unavailable(subject, "does not answer as an AMS: no JSON object", LOOK)
+    return content
+
+
+def _quote(name: str) -> str:
+    return urllib.parse.quote(name, safe="")
+
+
+def _refused_certificate(error: Interrupted) -> Unavailable:
+    """Say what it means when the authentication service ends TLS: since TLS 1.3 it does so after the handshake."""
+    if "alert" not in error.cause and CLOSED not in error.cause:
+        return error
+    cause = f"does not accept this host's certificate: {error.cause}"
+    return AccessDenied(error.subject, cause, "check that it is valid and from a CA that the service knows")

@@ -1,0 +1,222 @@
+"""HTTPS for one client of one service: a connection that is kept, a time for the whole answer, one line for each error.
+
+`http.client` speaks the protocol. It follows no redirection, which is wanted here, and it sets no limit to the time and
+size of an answer, which is added here.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import re
+import socket
+import ssl
+import threading
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from appliance.core.run.errors import Unavailable
+from appliance.core.version import __version__
+
+CONNECT_TIMEOUT = timedelta(seconds=10)
+REQUEST_TIMEOUT = timedelta(seconds=60)
+"""From the first byte of a request to the last of its answer."""
+
+CLOSED = "closes the connection without an answer"
+LASTS = "if it lasts, ask the service's operators"
+LOOK = "check [broker] host and what stands before it"
+
+_MAX_DETAIL = 200
+_MAX_READ_FOR_DETAIL = 64 * 1024
+_PROXY_PORT = 3128
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
+
+
+class Interrupted(Unavailable):
+    """The service could not be reached or did not answer, this time."""
+
+    def __init__(self, subject: object, cause: str, remedy: str = "", *, status: int = 0) -> None:
+        super().__init__(subject, cause, remedy)
+        self.http_status = status
+        """0 when there was no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service answered; ``location`` is the site of a redirection."""
+
+    status: int
+    reason: str
+    location: str
+    body: bytes
+    secret: str
+
+    @property
+    def detail(self) -> str:
+        """Return the words for people: of the JSON error, or of a page; on one line, cut, printable, without secret."""
+        text = self.body[:_MAX_READ_FOR_DETAIL].decode("utf-8", "replace")
+        try:
+            text = str(json.loads(text)["error"]["message"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            title = _TITLE.search(text)
+            text = _TAG.sub(" ", title[1] if title else text)
+        if self.secret:
+            text = text.replace(self.secret, "…")
+        words = " ".join("".join(c if c.isprintable() else " " for c in text).split()) or self.reason
+        return words if len(words) <= _MAX_DETAIL else f"{words[:_MAX_DETAIL]}…"
+
+
+class Line:
+    """A connection that is kept from one request to the next, and made anew when the other side has closed it."""
+
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext) -> None:
+        self._address = address(host, port)
+        self._is_interrupted = False
+        seconds = CONNECT_TIMEOUT.total_seconds()
+        if (proxy := _proxy(host)) is None:
+            self._http = http.client.HTTPSConnection(host, port, timeout=seconds, context=tls)
+            return
+        self._http = http.client.HTTPSConnection(
+            proxy.hostname or "", proxy.port or _PROXY_PORT, timeout=seconds, context=tls
+        )
+        self._http.set_tunnel(host, port, headers=_proxy_headers(proxy))
+
+    def open(self) -> None:
+        """Connect; raises `Unavailable`."""
+        try:
+            self._http.connect()
+        except (OSError, http.client.HTTPException) as error:
+            self._http.close()
+            raise _explain(self._address, error) from error
+
+    def ask(self, method: str, target: str, body: bytes | None, *, headers: Mapping[str, str], limit: int) -> Answer:
+        """Return the answer to a request, whole, at most ``limit`` bytes of it."""
+        is_kept = self._http.sock is not None
+        if not is_kept:
+            self.open()
+        try:
+            with self._deadline():
+                return self._exchange(method, target, body, headers=headers, limit=limit)
+        except (ssl.SSLEOFError, ConnectionError):  # http.client's RemoteDisconnected is one
+            self.close()
+            if not is_kept or self._is_interrupted:
+                raise Interrupted(self._address, CLOSED, LASTS) from None
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise _explain(self._address, error) from error
+        return self.ask(method, target, body, headers=headers, limit=limit)  # it was closed while nothing was asked
+
+    def _exchange(
+        self, method: str, target: str, body: bytes | None, *, headers: Mapping[str, str], limit: int
+    ) -> Answer:
+        sent = {"Accept": "application/json", "User-Agent": f"egi-fedcloud-appliance/{__version__}", **headers}
+        self._http.request(method, target, body, sent)
+        with self._http.getresponse() as response:
+            content = response.read(limit + 1)
+            if len(content) > limit:
+                self.close()
+                raise Unavailable(self._address, f"answers with more than {limit} bytes", LOOK)
+            if response.length:  # read() with a limit returns a half answer like a whole one
+                raise http.client.IncompleteRead(content, response.length)
+            if response.will_close:
+                self.close()
+            location = _site(response.getheader("Location") or "")
+            return Answer(response.status, response.reason, location, content, headers.get("x-api-key", ""))
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Cut the connection when a request takes too long, however its answer trickles."""
+        assert self._http.sock is not None  # noqa: S101  it was opened
+        self._http.sock.settimeout(REQUEST_TIMEOUT.total_seconds())
+        is_late = threading.Event()
+
+        def cut() -> None:
+            is_late.set()
+            self._shut()
+
+        timer = threading.Timer(REQUEST_TIMEOUT.total_seconds(), cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            if is_late.is_set() or isinstance(error, TimeoutError):
+                cause = f"gives no whole answer within {REQUEST_TIMEOUT.total_seconds():.0f} s"
+                self.close()
+                raise Interrupted(self._address, cause, LASTS) from error
+            raise
+        finally:
+            timer.cancel()
+
+    def interrupt(self) -> None:
+        """End a request that another thread has under way; no other will be made."""
+        self._is_interrupted = True
+        self._shut()
+
+    def _shut(self) -> None:
+        made = self._http.sock
+        if made is not None:
+            with contextlib.suppress(OSError):
+                # SSLSocket's own method would first end TLS, under the thread that reads.
+                socket.socket.shutdown(made, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens it again."""
+        self._http.close()
+
+
+def address(host: str, port: int) -> str:
+    """Write host and port as in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _site(location: str) -> str:
+    """Return scheme and host of a URL; the rest of it may hold secrets."""
+    parts = urllib.parse.urlsplit(location)
+    return f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else "another path"
+
+
+def _proxy(host: str) -> urllib.parse.SplitResult | None:
+    """Return the proxy that the environment names for this host (HTTPS_PROXY, NO_PROXY)."""
+    import urllib.request  # noqa: PLC0415  twenty milliseconds
+
+    proxy = urllib.request.getproxies().get("https")
+    if not proxy or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+
+
+def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    login = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode('ascii')}"}
+
+
+def _explain(subject: str, error: OSError | http.client.HTTPException) -> Unavailable:
+    match error:
+        case ssl.SSLCertVerificationError():
+            cause = f"the service's certificate is not to be believed: {error.verify_message}"
+            return Unavailable(subject, cause, "check the host's name in the configuration, and capath")
+        case ssl.SSLEOFError() | ConnectionResetError():
+            return Interrupted(subject, CLOSED, "check that the service accepts this host's certificate")
+        case ssl.SSLError():
+            words = (error.reason or str(error)).replace("_", " ").lower()
+            return Interrupted(subject, f"no TLS connection: {words}", "check host and port")
+        case socket.gaierror():
+            return Interrupted(subject, "the host's name is not known", "check [broker] host")
+        case TimeoutError():
+            cause = f"does not answer within {CONNECT_TIMEOUT.total_seconds():.0f} s"
+            return Interrupted(subject, cause, "check [broker] host, and the firewall")
+        case http.client.IncompleteRead():
+            return Interrupted(subject, "breaks off in the middle of an answer", LASTS)
+        case http.client.HTTPException():
+            return Interrupted(subject, f"does not answer in HTTP: {type(error).__name__}", LOOK)
+        case _:
+            words = (error.strerror or str(error)).lower()
+            return Interrupted(subject, f"cannot be reached: {words}", "check that the service runs")

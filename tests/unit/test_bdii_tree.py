@@ -1,0 +1,35 @@
+"""What strangers may put into a tree: bounded in size, and never a reason to stop."""
+
+import pytest
+
+from appliance.core.ldif import Entry
+from bdii import tree
+
+
+def group(value: str, **more: tuple[str, ...]) -> Entry:
+    return Entry(f"GLUE2GroupID={value},o=glue", {"objectClass": ("GLUE2Group",), **more})
+
+
+@pytest.mark.parametrize(
+    ("value", "is_taken"),
+    [("z" * 232, True), ("z" * 233, False), ("é" * 116, True), ("é" * 117, False), ("\\," * 77, True), ("\\," * 78, False)],
+)  # fmt: skip
+def test_names_longer_than_slapd_can_store_are_left_out(value: str, is_taken: bool) -> None:
+    """Limits found by trying: slapadd takes 245 octets, with three for each escaped character."""
+    made, problems = tree.of([group(value), group("neighbour")])
+    assert len(made) == 1 + is_taken
+    assert len(problems) == 1 - is_taken
+    assert all("more than 245 octets" in line and len(line) < 500 for line in problems)
+
+
+def test_an_entry_of_more_than_a_megabyte_is_left_out() -> None:
+    made, problems = tree.of([group("large", o=("x" * 600_000, "y" * 500_000)), group("neighbour")])
+    assert list(made) == ["glue2groupid=neighbour,o=glue"]
+    assert problems == ["line 0: GLUE2GroupID=large,o=glue: has values of more than 1000000 characters, left out"]
+
+
+def test_a_missing_container_with_a_name_of_two_values_is_not_made_up() -> None:
+    orphan = Entry("GLUE2ServiceID=s,GLUE2GroupID=a+o=b,o=glue", {"objectClass": ("GLUE2Service",)})
+    whole, left_out = tree.complete(tree.of([orphan, group("neighbour")])[0])
+    assert left_out == ["glue2serviceid=s,glue2groupid=a+o=b,o=glue"]
+    assert "glue2groupid=neighbour,o=glue" in whole

@@ -1,0 +1,113 @@
+"""What is remembered of lists that were believed, and what is refused because of it."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.core.run.errors import LocalFailure
+from appliance.core.trust.errors import Untrusted
+from cloudkeeper.frontend.addresses import read
+from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.model import Endorser, ImageList, ListId
+
+_NUMBERS = '[{"url": 1, "list_id": 1, "vo": 1, "dn": 1, "ca": 1, "created": 1}]'
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+URL = "https://lists.example.org/ops.list"
+KNOWN = ImageList(
+    ListId("list-a"), "ops", Endorser("/CN=one", "/CN=CA"), NOW - 2 * HOUR, NOW + 9 * HOUR, version="1", offers=()
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "state/lists.json"
+    Memory(path).note(KNOWN, url=URL, at=NOW)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"identifier": "list-b"}, "it is list list-b, but here was list list-a"),
+        ({"vo": "dteam"}, "is that of a list of VO ops, but it is for dteam"),
+        ({"endorser": Endorser("/CN=two", "/CN=CA")}, "its endorser is /CN=two of /CN=CA, but was /CN=one of /CN=CA"),
+        ({"endorser": Endorser("/CN=one", "/CN=CB")}, "its endorser is /CN=one of /CN=CB, but was /CN=one of /CN=CA"),
+        ({"created": NOW - 3 * HOUR}, r"it was made 2026-11-24 09:00:00Z, before one of 2026-11-24T10:00:00\+00:00"),
+        ({"created": None}, "it was made at no known time, before one of"),
+    ],
+)
+def test_what_is_not_the_list_that_it_was(path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(Untrusted, match=words) as refused:
+        Memory(path).check(replace(KNOWN, **changes), url=URL)
+    assert str(refused.value).endswith(f"ask the endorser; if it is right, remove the list from {path}")
+    if "identifier" not in changes:  # nor does another URL change anything about it
+        with pytest.raises(Untrusted, match=words):
+            Memory(path).check(replace(KNOWN, **changes), url=f"{URL}.2")
+
+
+def test_what_is_newer_is_believed_and_remembered(path: Path) -> None:
+    Memory(path).check(KNOWN, url=URL)
+    newer = replace(KNOWN, created=NOW - HOUR, version="2")
+    memory = Memory(path)
+    memory.check(newer, url=URL)
+    memory.note(newer, url=URL, at=NOW)
+    for found in (memory, Memory(path)):
+        with pytest.raises(Untrusted, match="before one of"):
+            found.check(KNOWN, url=URL)
+
+
+def test_lists_do_not_mix(path: Path) -> None:
+    other = replace(KNOWN, identifier=ListId("list-b"), vo="dteam", endorser=Endorser("/CN=two", "/CN=CA"))
+    memory = Memory(path)
+    memory.check(other, url=f"{URL}.2")
+    memory.note(other, url=f"{URL}.2", at=NOW)
+    Memory(path).check(KNOWN, url=URL)
+    Memory(path).check(other, url=f"{URL}.2")
+
+
+def test_a_list_may_move(path: Path) -> None:
+    memory = Memory(path)
+    memory.check(KNOWN, url=f"{URL}.2")
+    memory.note(KNOWN, url=f"{URL}.2", at=NOW)
+    assert [entry["url"] for entry in json.loads(path.read_text())] == [f"{URL}.2"]
+
+
+def test_a_date_in_the_future_is_not_held_against_later_lists(path: Path) -> None:
+    memory = Memory(path)
+    memory.note(replace(KNOWN, created=NOW + 999 * HOUR), url=URL, at=NOW)
+    memory.check(replace(KNOWN, created=NOW + HOUR), url=URL)
+
+
+def test_nothing_is_written_when_nothing_is_new(path: Path) -> None:
+    before = path.stat()
+    Memory(path).note(KNOWN, url=URL, at=NOW + HOUR)
+    assert path.stat() == before
+
+
+@pytest.mark.parametrize("text", ["[{]", "{}x", '[{"url": "x"}]', "[1]", "null", "7", '{"a": 1}', _NUMBERS])
+def test_a_damaged_file_believes_nothing(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(LocalFailure, match="is not what was written there; restore it, or remove it"):
+        Memory(path)
+
+
+def test_a_place_without_room(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(LocalFailure, match="Not a directory"):
+        Memory(tmp_path / "state/lists.json")
+    with pytest.raises(LocalFailure):
+        Memory(Path("/proc/nowhere/lists.json")).note(KNOWN, url=URL, at=NOW)
+
+
+def test_a_query_tells_lists_apart_and_is_not_written_down(tmp_path: Path) -> None:
+    urls = [f"{URL}?token=s3cr3t-{number}" for number in range(2)]
+    found, _ = read([(url, 1) for url in [*urls, URL]], path=tmp_path)
+    places = {address.place for address in found}
+    assert len(places) == 3
+    assert URL in places
+    assert "s3cr3t" not in str(places)
