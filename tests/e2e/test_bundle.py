@@ -81,7 +81,7 @@ def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(engine: Engine
 def test_the_host_s_wheels_are_those_of_its_lock(made: Path, tmp_path: Path) -> None:
     """Installed offline into a new environment, with hashes, as the installer does it."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "host"], check=True)
-    pip = [
+    pip: list[str | Path] = [
         tmp_path / "host/bin/pip",
         "install",
         "--quiet",
@@ -89,7 +89,7 @@ def test_the_host_s_wheels_are_those_of_its_lock(made: Path, tmp_path: Path) -> 
         "--no-index",
         "--no-cache-dir",
     ]
-    found = ["--find-links", made / "wheels"]
+    found: list[str | Path] = ["--find-links", made / "wheels"]
     subprocess.run([*pip, *found, "--require-hashes", "--requirement", made / "requirements.txt"], check=True)
     subprocess.run([*pip, "--no-deps", *(made / "wheels").glob("egi_fedcloud_appliance-*.whl")], check=True)
     shown = subprocess.run([tmp_path / "host/bin/appliance", "--version"], capture_output=True, text=True, check=True)
