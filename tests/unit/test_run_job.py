@@ -200,7 +200,8 @@ def test_waiting_ends_as_the_other_run_ends_and_runs_nothing(site: Site) -> None
     first = site.start("caso")
     site.until_started()
     waiting = [site.start("caso", "--wait") for _ in range(3)]
-    time.sleep(1)
+    for process in waiting:
+        assert process.stdout and "running since" in process.stdout.readline()
     assert all(process.poll() is None for process in waiting)
     with gate.open("w") as open_gate:
         open_gate.write("go\n")
