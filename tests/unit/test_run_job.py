@@ -30,13 +30,14 @@ VERSION = "1.2.3"
 STAND_IN = """#!/bin/sh
 # Called as docker-compose: notes arguments, environment and what the staged key is, then does what "behave" says.
 cd "$(dirname "$0")"
+behave=$(cat behave)
 echo "started $$" >>runs
 printf '%s\\n' "$@" >arguments
 env >environment
 stat -c '%a %u %g' {root}/run/fedcloud/keys/* >keys 2>/dev/null
 echo "from the job"
 echo "and its errors" >&2
-. ./behave
+eval "$behave"
 """
 
 
@@ -212,12 +213,15 @@ def test_waiting_ends_as_the_other_run_ends_and_runs_nothing(site: Site) -> None
 
 
 def test_other_jobs_do_not_wait_for_it(site: Site) -> None:
-    site.behave("sleep 3")
+    gate = site.place / "gate"
+    os.mkfifo(gate)
+    site.behave("read line <gate")
     first = site.start("caso")
     site.until_started()
     site.behave("exit 0")
     assert site.run("ssmsend").returncode == 0
     assert first.poll() is None
+    gate.write_text("go\n")
     first.communicate(timeout=30)
 
 
