@@ -202,7 +202,8 @@ def test_waiting_ends_as_the_other_run_ends_and_runs_nothing(site: Site) -> None
     site.until_started()
     waiting = [site.start("caso", "--wait") for _ in range(3)]
     for process in waiting:
-        assert process.stdout and "running since" in process.stdout.readline()
+        assert process.stdout
+        assert "running since" in process.stdout.readline()
     assert all(process.poll() is None for process in waiting)
     with gate.open("w") as open_gate:
         open_gate.write("go\n")
