@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from appliance.admin.bdii import verb as bdii
+from appliance.admin.logs import verb as logs
+from appliance.admin.run import verb as run
+from appliance.admin.schedule import verb as schedule
 from appliance.admin.status import verb as status
 from appliance.core.run import cli
 
@@ -13,7 +17,7 @@ PROGRAM = cli.Program(
     "Looks after the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
-    verbs=(status.VERB,),
+    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, bdii.VERB),
 )
 
 

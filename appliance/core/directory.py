@@ -1,7 +1,8 @@
-"""A directory server as its one writer sees it: LDAP over its unix socket, as the user that runs it.
+"""A directory server: as its one writer sees it, and as anybody does.
 
-There is no password. The server learns from the kernel who is at the other end of the socket (SASL EXTERNAL), and its
-configuration names that user as the one who may write.
+The writer uses LDAP over the server's unix socket, as the user that runs it. There is no password: the server learns
+from the kernel who is at the other end of the socket (SASL EXTERNAL), and its configuration names that user as the one
+who may write. Everybody else reads over TCP, anonymously: `read`.
 
 This is the one module that imports ldap3, and only when a connection is made.
 """
@@ -125,6 +126,46 @@ class Directory:
         except (self._errors.LDAPCommunicationError, self._errors.LDAPResponseTimeoutError, OSError) as error:
             words = " ".join(str(error).split())
             raise NoAnswer(self._socket, f"the directory does not answer: {words}") from error
+
+
+def read(
+    host: str,
+    *,
+    port: int,
+    base: str,
+    filter_: str = "(objectClass=*)",
+    attributes: Sequence[str] = ("*",),
+    is_base_only: bool = False,
+    timeout: timedelta = timedelta(seconds=30),
+) -> list[Entry]:
+    """Search anonymously over TCP, in a subtree or at its base alone.
+
+    :raises Refused: the server's answer is an error, such as a base that it does not have
+    :raises Unavailable: it cannot be reached, or does not answer in time
+    """
+    ldap3, errors = _import()
+    seconds = max(1, round(timeout.total_seconds()))
+    scope = ldap3.BASE if is_base_only else ldap3.SUBTREE
+    server = ldap3.Server(host, port=port, get_info=ldap3.NONE, connect_timeout=seconds)
+    connection = ldap3.Connection(server, receive_timeout=seconds, check_names=False, auto_range=False)
+    try:
+        connection.open()
+        connection.search(base, filter_, search_scope=scope, attributes=list(attributes))
+        result, response = connection.result, connection.response or []
+    except errors.LDAPInvalidFilterError as error:
+        raise Refused(base, _PROTOCOL_ERROR, f"cannot be sent: {filter_!r} is no filter") from error
+    except (errors.LDAPException, OSError) as error:
+        words = " ".join(str(error).split())
+        raise Unavailable(f"{host}:{port}", f"the directory does not answer: {words}") from error
+    finally:
+        with contextlib.suppress(errors.LDAPException, OSError):
+            connection.unbind()
+        if connection.socket is not None:
+            connection.socket.close()
+    if result["result"]:
+        raise Refused(base, result["result"], result["message"] or result["description"])
+    found = [item for item in response if item["type"] == "searchResEntry"]
+    return [Entry(one["raw_dn"].decode("utf-8", "surrogateescape"), _texts(one["raw_attributes"])) for one in found]
 
 
 def _import() -> tuple[Any, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import logging
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.core import ldif
@@ -27,6 +29,9 @@ def main() -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, bdii.conf")
+    parser.add_argument(
+        "--listen", type=_endpoint, metavar="ADDRESS:PORT", help="instead of the configuration's addresses and port"
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "-d", "--daemon", "--serve", dest="serve", action="store_true",
@@ -38,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Serve, or ask the sources once and print the tree or the differences."""
     layout = cli.layout(arguments)
-    settings = _read(arguments.config, layout)
+    settings = _read(arguments.config, layout, arguments.listen)
     if arguments.check_config:
         print(f"{arguments.config}: in order, for the BDII of a {settings.level}")
         return ExitStatus.DONE
@@ -46,7 +51,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.serve:
         from bdii.serve import Service  # noqa: PLC0415  start-up is a cost
 
-        return Service(settings, lambda: _log(arguments, _read(arguments.config, layout))).run()
+        return Service(settings, lambda: _log(arguments, _read(arguments.config, layout, arguments.listen))).run()
     return _show(settings, with_differences=arguments.diff)
 
 
@@ -59,8 +64,24 @@ def _log(arguments: argparse.Namespace, settings: Settings) -> Settings:
     return settings
 
 
-def _read(path: Path, layout: Layout) -> Settings:
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:  # noqa: PLR2004  TCP's
+        raise ValueError(text)
+    return int(text)
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    try:
+        return str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))), _port(port)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ADDRESS:PORT") from None
+
+
+def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> Settings:
     settings, warnings = configuration.read(path, layout=layout)
+    if listen is not None:
+        settings = replace(settings, addresses=(listen[0],), port=listen[1])
     for warning in warnings:
         logger.warning("%s", warning)
     return settings

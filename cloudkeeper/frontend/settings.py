@@ -1,5 +1,6 @@
 """cloudkeeper.yml as cloudkeeper 1.7.1 reads it, each option with its flag on the command line, which wins.
 
+The backend that ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT`` name wins over the file's: containers are linked so.
 Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``. Without any option for lists,
 ``/etc/cloudkeeper/image-lists.conf`` is read.
 """
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -125,7 +128,17 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
         for option, value in given.items()
         if value is not None
     }
+    if backend := _linked_backend(os.environ):
+        texts.setdefault(_place("backend.endpoint"), backend)
     return _Reader(Settings(read, overrides=texts), layout).settings()
+
+
+def _linked_backend(environment: Mapping[str, str]) -> str:
+    """Return the backend that a container is linked to, in the two variables that links have always set."""
+    address, port = (environment.get(f"BACKEND_PORT_50051_TCP_{name}", "") for name in ("ADDR", "PORT"))
+    if not (address and port):
+        return ""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 class _Reader:

@@ -31,7 +31,7 @@ FLAGS = {
 _OPENSTACK = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"}
 _STOMP = {"stomp.py", "stomp-py"}
 FOREIGN = {
-    "admin": _OPENSTACK | _STOMP | {"cryptography", "grpcio", "ldap3", "oslo.config", "pyyaml"},
+    "admin": _OPENSTACK | _STOMP | {"grpcio", "oslo.config"},
     "bdii": _OPENSTACK | _STOMP | {"cryptography", "pyyaml", "grpcio"},
     "caso": _STOMP | {"asn1crypto", "ldap3", "grpcio"},  # pyOpenSSL is glanceclient's own
     "cloud-info": _STOMP | {"asn1crypto", "ldap3", "grpcio"},
@@ -46,7 +46,7 @@ WITH_VERBS = [("admin", "appliance"), ("caso", "caso"), ("ssm", "ssmctl")]
 TOOLS = {"bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm"}
 CLIENTS = {
     *("keystoneauth1", "novaclient", "keystoneclient", "glanceclient"),
-    *("stomp", "OpenSSL", "cryptography", "ldap3", "grpc", "requests"),
+    *("stomp", "OpenSSL", "cryptography", "docker", "ldap3", "grpc", "requests"),
 }
 
 

@@ -53,10 +53,10 @@ class Cloud:
     url: str = ""
 
     @contextlib.contextmanager
-    def serve(self) -> Iterator[Cloud]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cloud": self}))
+    def serve(self, host: str = "127.0.0.1") -> Iterator[Cloud]:
+        server = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"cloud": self}))
         server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.url = f"http://{host}:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

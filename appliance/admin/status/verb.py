@@ -1,7 +1,7 @@
-"""``appliance status``: what the last run of each program did.
+"""``appliance status``: how the services are, and what the last run of each program did.
 
-Exit status 0 when every last run left nothing undone, 1 when one did (its failures are listed), 3 when no program has
-run yet.
+Exit status 0 when every last run left nothing undone and every service is well, 1 when not (what is wrong is listed),
+3 when no program has run yet and no service is installed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from appliance.admin.status import services
+from appliance.admin.status.services import Services
 from appliance.core import clock
 from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, Unavailable
@@ -46,20 +48,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print the records of all programs."""
-    directory = cli.layout(arguments).runs
+    layout = cli.layout(arguments)
+    directory, told_services = layout.runs, services.look(layout)
     if directory.exists():
         os.scandir(directory).close()  # the listing below passes over a directory that may not be read
     found = {
         path.stem: told for path in sorted(directory.glob("*.json")) if (told := record.read(path.stem, directory))
     }
-    if not found:
+    if not found and told_services is None:
         raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
     runs = [_last(program, told) for program, told in found.items()]
     if arguments.json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        beside = {} if told_services is None else {"services": told_services.as_json()}
+        print(json.dumps(found | beside, indent=1, ensure_ascii=False))
     else:
+        if told_services is not None:
+            print(_services_table(told_services, at=clock.now()))
         print(_table(runs, at=clock.now(), directory=directory))
-    return ExitStatus.DONE if all(last.status is ExitStatus.DONE for last in runs) else ExitStatus.PARTLY
+    is_well = told_services is None or told_services.are_well
+    return ExitStatus.DONE if is_well and all(last.status is ExitStatus.DONE for last in runs) else ExitStatus.PARTLY
+
+
+def _services_table(told: Services, *, at: datetime) -> str:
+    lines = _aligned(services.rows(told, at=at)) if told.states else []
+    if not told.states and not told.failure:
+        lines = ["No service has a container; systemctl start bdii cloudkeeper-os"]
+    return "\n".join([*lines, *(f"  ! {log.one_line(line)}" for line in services.complaints(told)), ""])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _last(program: str, told: Mapping[str, object]) -> Last:
@@ -93,8 +112,7 @@ def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
         )
         for last in runs
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = _aligned(rows)
     for last in runs:
         figures = ", ".join(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in last.counts.items())
         lines.append(f"\n{last.program}: {figures or 'no figures'}")
@@ -116,4 +134,6 @@ def _ago(moment: datetime | None, at: datetime) -> str:
     return f"{minutes} min ago" if minutes else "just now"
 
 
-VERB = cli.Program("status", "Prints what the last run of each program did.", add_arguments, run)
+VERB = cli.Program(
+    "status", "Prints how the services are, and what the last run of each program did.", add_arguments, run
+)

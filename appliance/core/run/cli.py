@@ -28,15 +28,31 @@ class Program:
     name: str
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], ExitStatus]
+    run: Callable[[argparse.Namespace], int]
+    """Returns an `ExitStatus`, or the exit status of a program that it ran."""
     compatible_status: Callable[[ExitStatus], int] = lambda status: int(status is not ExitStatus.DONE)
     """The exit status that the upstream program of this name would give, for ``--compat-exit-codes``."""
     version_flags: Sequence[str] = ("--version",)
     verbs: Sequence[Program] = ()
     """Commands of this command, each with flags of its own; `dispatch` then runs the one that was given."""
+    takes_h: bool = False
+    """Whether ``-h`` is a flag of its own; help is ``--help`` alone then."""
+    has_rest: bool = False
+    """Whether the words after ``--`` are for another program; they are in ``rest`` then."""
 
 
 class _Parser(argparse.ArgumentParser):
+    has_rest = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        """Parse as argparse does, but for what belongs to another program: argparse loses it behind flags."""
+        words = sys.argv[1:] if args is None else list(args)
+        end = words.index("--") if self.has_rest and "--" in words else len(words)
+        found, left = super().parse_known_args(words[:end], namespace)
+        if self.has_rest:
+            found.rest = words[end + 1 :]
+        return found, left
+
     def error(self, message: str) -> NoReturn:
         self.exit(ExitStatus.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
@@ -51,19 +67,31 @@ def parser(program: Program) -> argparse.ArgumentParser:
     made = _Parser(prog=program.name, description=program.description, allow_abbrev=False)
     made.add_argument(*program.version_flags, action="version", version=f"{program.name} {__version__}")
     program.add_arguments(made)
-    if not program.verbs:
+    if program.verbs:
+        _add_verbs(made, program.verbs)
+    else:
         _add_common(made)
-        return made
-    verbs = made.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=_Parser)
-    for verb in program.verbs:
-        child = verbs.add_parser(verb.name, description=verb.description, help=verb.description, allow_abbrev=False)
-        verb.add_arguments(child)
-        child.set_defaults(verb=verb)
-        _add_common(child)
     return made
 
 
-def dispatch(arguments: argparse.Namespace) -> ExitStatus:
+def _add_verbs(made: argparse.ArgumentParser, verbs: Sequence[Program]) -> None:
+    added = made.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=_Parser)
+    for verb in verbs:
+        conflicts = "resolve" if verb.takes_h else "error"
+        words = verb.description
+        child = added.add_parser(
+            verb.name, description=words, help=words, allow_abbrev=False, conflict_handler=conflicts
+        )
+        verb.add_arguments(child)
+        if verb.verbs:
+            _add_verbs(child, verb.verbs)
+        else:
+            child.has_rest = verb.has_rest
+            child.set_defaults(verb=verb)
+            _add_common(child)
+
+
+def dispatch(arguments: argparse.Namespace) -> int:
     """Run the verb that the command line names."""
     verb: Program = arguments.verb
     return verb.run(arguments)
@@ -102,10 +130,12 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     arguments = parser(program).parse_args(argv)
     log.configure(level=log_level(arguments), as_json=arguments.log_json)
     status = _flushed(program.name, _guarded(program, arguments))
-    return program.compatible_status(status) if arguments.compat_exit_codes else int(status)
+    if arguments.compat_exit_codes and status in set(ExitStatus):
+        return program.compatible_status(ExitStatus(status))
+    return int(status)
 
 
-def _guarded(program: Program, arguments: argparse.Namespace) -> ExitStatus:
+def _guarded(program: Program, arguments: argparse.Namespace) -> int:
     try:
         return program.run(arguments)
     except ApplianceError as error:
@@ -162,7 +192,7 @@ def _is_output_read() -> bool:
     return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
-def _flushed(name: str, status: ExitStatus) -> ExitStatus:
+def _flushed(name: str, status: int) -> int:
     """Flush the outputs; what could not be written makes a run that was done one that was not."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:

@@ -1,0 +1,108 @@
+# The images of the appliance, from a base, a wheelhouse and Debian packages that scripts/build lays out as the build's
+# context; nothing is fetched here, the build runs without network. Written for every builder: the engine's own one,
+# BuildKit, podman.
+ARG BASE
+FROM ${BASE} AS unpack
+COPY unpack debs/ /w/
+RUN sh /w/unpack /slapd /w/slapd/*.deb \
+ && sh /w/unpack /qemu /w/qemu/*.deb \
+ && rm -rf /qemu/usr/bin/qemu-io /qemu/usr/bin/qemu-nbd /qemu/usr/sbin /qemu/usr/share/qemu \
+ && rm -rf /slapd/etc/ldap/slapd.d /slapd/etc/default /slapd/etc/apparmor.d /slapd/usr/share/slapd /slapd/usr/share/perl* \
+ && find /slapd/usr/lib/ldap -mindepth 1 ! -name 'back_mdb*' -delete \
+ && find /slapd/etc/ldap/schema -type f ! -name core.schema ! -name cosine.schema ! -name GLUE20.schema -delete \
+ && install -d /slapd/etc/bdii /slapd/etc/glite-info-static/site \
+ && ln -s /etc/sitebdii /slapd/etc/bdii/gip \
+ && ln -s /etc/sitebdii/site.cfg /slapd/etc/glite-info-static/site/site.cfg
+
+FROM ${BASE} AS libraries
+COPY wheelhouse/ /w/wheelhouse/
+COPY requirements/ /w/requirements/
+COPY deploy/ /w/deploy/
+RUN cd /w && python3 -m deploy.assemble libraries /w/wheelhouse /w/requirements
+
+FROM ${BASE} AS programs
+COPY deploy/ /w/deploy/
+COPY own/ /w/own/
+RUN cd /w && python3 -m deploy.assemble programs /w/own/*.whl
+
+# What all that run share. Certificates of authorities are the host's: those of an image would grow stale.
+FROM ${BASE} AS plain
+ENV PATH=/opt/fedcloud/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+USER 1999:1999
+WORKDIR /var/lib/fedcloud
+
+FROM plain AS common
+COPY --from=libraries /layers/common/ /
+
+FROM common AS openstack
+COPY --from=libraries /layers/openstack/ /
+
+FROM openstack AS caso
+COPY --from=libraries /layers/caso/ /
+COPY --from=programs /layers/caso/ /
+ARG VERSION
+ARG COMMIT
+LABEL org.opencontainers.image.title="egifedcloud/caso" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
+CMD ["caso-extract"]
+
+FROM common AS ssm
+COPY --from=libraries /layers/ssm/ /
+COPY --from=programs /layers/ssm/ /
+ARG VERSION
+ARG COMMIT
+LABEL org.opencontainers.image.title="egifedcloud/ssm" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
+CMD ["ssmsend"]
+
+FROM openstack AS cloud-info
+COPY --from=libraries /layers/cloud-info/ /
+COPY --from=programs /layers/cloud-info/ /
+ARG VERSION
+ARG COMMIT
+LABEL org.opencontainers.image.title="egifedcloud/cloud-info" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
+CMD ["cloud-info-provider-service"]
+
+FROM openstack AS cloudbdii
+COPY --from=unpack /slapd/ /
+COPY --from=libraries /layers/cloudbdii/ /
+COPY --from=programs /layers/cloudbdii/ /
+COPY provider /var/lib/bdii/gip/provider/cloud-info-provider
+ARG VERSION
+ARG COMMIT
+LABEL org.opencontainers.image.title="egifedcloud/cloudbdii" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
+EXPOSE 2170
+# By the socket that is the same in every network; slapd serves both or does not start.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", "-H", "ldapi://%2Fvar%2Flib%2Ffedcloud%2Fbdii%2Fresource%2Frun%2Fldapi", "-s", "base", "-b", "o=glue", "1.1"]
+CMD ["bdii-update", "--serve", "-c", "/etc/bdii/bdii.conf"]
+
+FROM plain AS sitebdii
+COPY --from=unpack /slapd/ /
+COPY --from=libraries /layers/sitebdii/ /
+COPY --from=programs /layers/sitebdii/ /
+ARG VERSION
+ARG COMMIT
+LABEL org.opencontainers.image.title="egifedcloud/sitebdii" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
+EXPOSE 2170
+# By the socket that is the same in every network; slapd serves both or does not start.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", "-H", "ldapi://%2Fvar%2Flib%2Ffedcloud%2Fbdii%2Fsite%2Frun%2Fldapi", "-s", "base", "-b", "o=glue", "1.1"]
+CMD ["bdii-update", "--serve", "-c", "/etc/sitebdii/bdii.conf"]
+
+FROM common AS cloudkeeper
+COPY --from=unpack /qemu/ /
+COPY --from=libraries /layers/cloudkeeper/ /
+COPY --from=programs /layers/cloudkeeper/ /
+ARG VERSION
+ARG COMMIT
+LABEL org.opencontainers.image.title="egifedcloud/cloudkeeper" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
+CMD ["cloudkeeper", "sync"]
+
+FROM openstack AS cloudkeeper-os
+COPY --from=libraries /layers/cloudkeeper-os/ /
+COPY --from=programs /layers/cloudkeeper-os/ /
+COPY grpc-answers /usr/lib/fedcloud/grpc-answers
+ARG VERSION
+ARG COMMIT
+LABEL org.opencontainers.image.title="egifedcloud/cloudkeeper-os" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
+EXPOSE 50051
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python3", "-IS", "/usr/lib/fedcloud/grpc-answers", "127.0.0.1", "50051"]
+CMD ["cloudkeeper-os", "--listen-address", "0.0.0.0"]

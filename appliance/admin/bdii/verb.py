@@ -1,0 +1,92 @@
+"""``appliance bdii search`` and ``appliance bdii wait``: LDAP as its clients speak it.
+
+``search`` takes the options that ldapsearch had until OpenLDAP 2.4, ``-h`` and ``-p`` among them, so that lines of old
+manuals work with its name in place of ldapsearch's; ``-x`` and ``-LLL`` are what it does anyway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from appliance.core import directory, ldif
+from appliance.core.run import cli
+from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable, UsageError
+
+PORT = 2170
+_PAUSE = 0.2
+_ANSWER = timedelta(seconds=5)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-h", dest="host", metavar="HOST", default="localhost", help="default: localhost")
+    parser.add_argument("-p", dest="port", metavar="PORT", type=int, default=PORT, help=f"default: {PORT}")
+    parser.add_argument("-H", dest="url", metavar="URL", help="ldap://HOST:PORT, instead of the two")
+
+
+def _place(arguments: argparse.Namespace) -> tuple[str, int]:
+    if not arguments.url:
+        return arguments.host, arguments.port
+    try:
+        parts = urlsplit(arguments.url)
+        host, port = parts.hostname, parts.port or PORT
+    except ValueError:
+        host, port = None, 0
+    if host is None or parts.scheme != "ldap":
+        raise UsageError("-H", f"{arguments.url!r} is no address", "write ldap://HOST:PORT")
+    return host, port
+
+
+def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_place(parser)
+    parser.add_argument("-b", dest="base", metavar="BASE", default="o=glue", help="where to begin; default: o=glue")
+    parser.add_argument("-x", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("-L", action="count", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", metavar="[FILTER] ATTRIBUTE", help="as of ldapsearch; default: everything")
+
+
+def _search(arguments: argparse.Namespace) -> ExitStatus:
+    host, port = _place(arguments)
+    words = list(arguments.words)
+    # As ldapsearch tells them apart: a filter has an equals sign.
+    filter_ = words.pop(0) if words and "=" in words[0] else "(objectClass=*)"
+    filter_ = filter_ if filter_.startswith("(") else f"({filter_})"
+    found = directory.read(host, port=port, base=arguments.base, filter_=filter_, attributes=words or ["*"])
+    for text in ldif.write(found):
+        print(text, end="")
+    print(f"# numEntries: {len(found)}")
+    return ExitStatus.DONE
+
+
+def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_place(parser)
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="default: 120")
+
+
+def _wait(arguments: argparse.Namespace) -> ExitStatus:
+    host, port = _place(arguments)
+    deadline = time.monotonic() + arguments.timeout
+    while True:
+        try:
+            directory.read(host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER)
+        except ApplianceError as error:
+            if time.monotonic() >= deadline:
+                cause = f"no answer within {arguments.timeout} s, lastly: {error.cause}"
+                raise Unavailable(f"{host}:{port}", cause, "see appliance logs sitebdii") from error
+            time.sleep(_PAUSE)
+        else:
+            return ExitStatus.DONE
+
+
+VERB = cli.Program(
+    "bdii",
+    "Asks the BDII as its clients do.",
+    lambda _parser: None,
+    cli.dispatch,
+    verbs=(
+        cli.Program("search", "Searches, and prints LDIF.", _add_search_arguments, _search, takes_h=True),
+        cli.Program("wait", "Waits until it answers.", _add_wait_arguments, _wait, takes_h=True),
+    ),
+)

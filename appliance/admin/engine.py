@@ -1,0 +1,163 @@
+"""The Docker engine as the appliance asks it: what runs, how it fares, what it said.
+
+This is the one module that imports docker.
+
+Containers are known by the labels that docker-compose gives them, never by their names: those differ between its
+versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from appliance.core.run.errors import Unavailable
+
+PROJECT = "fedcloud"
+JOB_LABEL = "eu.egi.fedcloud.job"
+_ONE_OFF = "com.docker.compose.oneoff"
+_SERVICE = "com.docker.compose.service"
+_ANSWER = 20  # seconds that the engine may take
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """One long-running service. ``health`` is docker's word: healthy, unhealthy, starting, or empty without a check."""
+
+    service: str
+    state: str
+    health: str
+    since: datetime | None
+    restarts: int
+    said: str
+    """What the last health check printed."""
+
+    @property
+    def is_well(self) -> bool:
+        """Say whether it runs, and nothing that it says of itself is bad."""
+        return self.state == "running" and self.health in ("", "healthy")
+
+
+class Engine:
+    """A connection to the engine, open until the end of the ``with`` block. All methods raise `Unavailable`."""
+
+    def __init__(self, socket: Path) -> None:
+        import docker  # noqa: PLC0415  start-up is a cost
+        import docker.errors  # noqa: PLC0415
+        import requests  # noqa: PLC0415
+
+        self._errors = docker.errors
+        self._broken = (docker.errors.DockerException, requests.RequestException, OSError)
+        self._socket = socket
+        remedy = "see systemctl status docker, and start it with systemctl start docker"
+        if not socket.exists():
+            raise Unavailable(socket, "the Docker engine does not run", remedy)
+        try:
+            self._client = docker.DockerClient(base_url=f"unix://{socket}", version="auto", timeout=_ANSWER)
+        except self._broken as error:
+            raise Unavailable(socket, f"the Docker engine does not answer: {_words(error)}", remedy) from error
+
+    def image(self, tag: str) -> str:
+        """Return the id of an image, empty when the engine does not have it."""
+        try:
+            found: Any = self._ask(self._client.images.get, tag)
+        except _Missing:
+            return ""
+        return str(found.id)
+
+    def remove_job(self, job: str, *, grace: timedelta) -> int:
+        """Stop and remove what is left of a job whose wrapper was killed; returns how many containers that were."""
+        left = self._containers(f"{JOB_LABEL}={job}")
+        for container in left:
+            with contextlib.suppress(_Missing):  # it has ended meanwhile, and was told to remove itself
+                self._ask(container.stop, timeout=round(grace.total_seconds()))
+                self._ask(container.remove, force=True, v=True)
+        return len(left)
+
+    def signal_job(self, job: str, signal: str) -> bool:
+        """Send a signal to a job's container; returns whether there is one that runs."""
+        told = False
+        for container in self._containers(f"{JOB_LABEL}={job}"):
+            if container.status == "running":
+                with contextlib.suppress(_Missing):
+                    self._ask(container.kill, signal=signal)
+                    told = True
+        return told
+
+    def services(self) -> list[ServiceState]:
+        """Return the state of all containers of the project that are no jobs."""
+        found = [
+            one for one in self._containers() if one.labels.get(_ONE_OFF) != "True" and JOB_LABEL not in one.labels
+        ]
+        return sorted((_state(one) for one in found), key=lambda state: state.service)
+
+    def logs(self, service: str, *, lines: int, follow: bool) -> Iterator[bytes]:
+        """Yield what a service has written, as far as the engine has kept it; without end while it ``follow``s."""
+        found = self._containers(f"{_SERVICE}={service}")
+        if not found:
+            raise Unavailable(service, "has no container", f"see docker-compose -p {PROJECT} ps")
+        for container in found:
+            if follow:
+                yield from self._ask(container.logs, tail=lines, stream=True, follow=True)
+            else:
+                yield self._ask(container.logs, tail=lines)
+
+    def close(self) -> None:
+        """Take leave."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _containers(self, *labels: str) -> Sequence[Any]:
+        wanted = {"label": [f"com.docker.compose.project={PROJECT}", *labels]}
+        found: Sequence[Any] = self._ask(self._client.containers.list, all=True, filters=wanted, ignore_removed=True)
+        return found
+
+    def _ask(self, question: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        try:
+            return question(*arguments, **options)
+        except self._errors.NotFound as error:
+            raise _Missing(self._socket, _words(error)) from error
+        except self._broken as error:
+            raise Unavailable(self._socket, f"the Docker engine: {_words(error)}") from error
+
+
+class _Missing(Unavailable):
+    """The engine has no such thing, or no longer."""
+
+
+def _state(container: Any) -> ServiceState:
+    state = container.attrs.get("State") or {}
+    health = state.get("Health") or {}
+    checks = health.get("Log") or []
+    return ServiceState(
+        service=container.labels.get(_SERVICE, container.name),
+        state=state.get("Status", ""),
+        health=health.get("Status", ""),
+        since=_moment(state.get("StartedAt" if state.get("Running") else "FinishedAt", "")),
+        restarts=int(container.attrs.get("RestartCount", 0)),
+        said=" ".join(str(checks[-1].get("Output", "")).split()) if checks else "",
+    )
+
+
+def _moment(text: str) -> datetime | None:
+    """Read the engine's time, whose fractions have nine digits."""
+    try:
+        moment = datetime.fromisoformat(text[:19] + "+00:00")
+    except ValueError:
+        return None
+    return moment if moment.year > 1 else None  # year 1 stands for never
+
+
+def _words(error: BaseException) -> str:
+    told = getattr(error, "explanation", None) or str(error)
+    return " ".join(str(told).split())

@@ -1,0 +1,195 @@
+"""Installs a proven bundle: ``python3 -m appliance.admin.install BUNDLE [--root DIR]``. ``scripts/install`` calls it.
+
+Each step looks first and changes only what is not as it must be, so that a second run changes nothing, and one after a
+run that was killed does the rest. What makes a version the one that is used comes last: until then the host works with
+the version that it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.admin.install import host, images, ownership, programs
+from appliance.admin.install.plan import Action, File, decide, digest, files
+from appliance.admin.install.record import Record
+from appliance.core import files as durable
+from appliance.core.run import cli, lock
+from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
+from appliance.core.version import __version__
+
+_VERSION = re.compile(rb"^FEDCLOUD_VERSION=.*$", re.MULTILINE)
+_ENVIRONMENT = "/etc/fedcloud/appliance.env"
+
+
+@dataclass(slots=True)
+class Installation:
+    """One run of the installer. ``changes`` counts, ``notes`` are lines for the administrator."""
+
+    bundle: Path
+    root: Path
+    record_path: Path
+    record: Record
+    changes: int = 0
+    notes: list[str] = field(default_factory=list)
+    is_unit_changed: bool = False
+
+    def run(self) -> None:
+        """Install."""
+        bundle_digest = hashlib.sha256((self.bundle / "SHA256SUMS").read_bytes()).hexdigest()
+        ids = images.read_lock(self.bundle / "images.lock")
+        host.check_account(self.root)
+        if self.record.bundle != bundle_digest:
+            images.check_bundle(self.bundle, ids)
+        self.changes += host.make_account(self.root)
+        programs.remove_leftovers(root=self.root)
+        self.changes += programs.make(self.bundle, root=self.root, version=__version__, digest=bundle_digest)
+        if self.root == Path("/"):
+            self.changes += images.load(self.bundle, ids)
+        self._install_files()
+        self.changes += self._link_compose()
+        self.changes += host.link_anchors(self.root)
+        host.make_places(self.root)
+        self._give_places()
+        self.changes += host.enable(self.root)
+        if host.is_booted(self.root) and self.is_unit_changed:
+            host.reload_units()
+        self.changes += programs.link(root=self.root, version=__version__, digest=bundle_digest)
+        is_new = self._set_version()
+        self.record.version, self.record.bundle = __version__, bundle_digest
+        self.changes += self.record.write(self.record_path)
+        if is_new and host.is_booted(self.root):
+            host.restart_services()
+
+    def _install_files(self) -> None:
+        is_cron_active = not list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*"))
+        wanted = list(files(self.bundle, is_cron_active=is_cron_active))
+        earlier = {one.target: tuple(self.record.shipped.get(one.target, ())) for one in wanted}
+        offered = {one.target: digest(one.source.read_bytes()) for one in wanted}
+        # Before the first file: after a kill, what stands there is known as ours.
+        for target, hashed in offered.items():
+            self.record.shipped[target] = list(dict.fromkeys([*earlier[target], hashed]))
+        self.record.write(self.record_path)
+        for one in wanted:
+            self._install_file(one, earlier[one.target])
+        self.record.shipped = {target: [hashed] for target, hashed in offered.items()}
+
+    def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
+        target, new = self.root / one.target.lstrip("/"), one.source.read_bytes()
+        found = target.read_bytes() if target.is_file() else None
+        present = _without_version(found) if one.target == _ENVIRONMENT and found is not None else found
+        action = decide(new, present=present, shipped=shipped, kind=one.kind)
+        if target.is_symlink():  # to a place of the administrator's, or masked
+            action = Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
+        if action is Action.BESIDE:
+            beside = self.root / one.beside.lstrip("/")
+            durable.write_atomic(beside, new, mode=one.mode & 0o640)
+            self.notes.append(f"{one.target}: keeps what you changed; the new version is {one.beside}")
+            self.changes += 1
+        elif action is not Action.KEEP:
+            if action is Action.REPLACE:
+                self._put_aside(target)
+            if one.target == _ENVIRONMENT and found is not None:
+                new = _with_version(new, _version_in(found))
+            durable.make_directory(target.parent, mode=0o755)
+            durable.write_atomic(target, new, mode=one.mode)
+            self.is_unit_changed |= "/systemd/" in one.target
+            self.changes += 1
+        if not target.is_symlink():
+            self._set_access(target, one)
+
+    def _put_aside(self, target: Path) -> None:
+        """Move what an earlier release left out of the way."""
+        kept = self.root / "var/lib/fedcloud/replaced" / target.relative_to(self.root)
+        durable.make_directory(kept.parent, mode=0o700)
+        os.replace(target, kept)
+        self.notes.append(
+            f"/{target.relative_to(self.root)}: was an earlier release's; it is /{kept.relative_to(self.root)}"
+        )
+
+    def _set_access(self, target: Path, one: File) -> None:
+        status = target.stat()
+        if (status.st_uid, status.st_gid) != (0, one.group):
+            os.chown(target, 0, one.group)
+            self.changes += 1
+        if status.st_mode & 0o7777 != one.mode:
+            target.chmod(one.mode)
+            self.changes += 1
+
+    def _link_compose(self) -> int:
+        link = self.root / "etc/sitebdii/docker-compose.yml"
+        if link.exists() and not link.is_symlink():
+            self._put_aside(link)
+        return programs.point(link, "/etc/fedcloud/docker-compose.yml")
+
+    def _give_places(self) -> None:
+        for place in ownership.places(self.root):
+            changed, doubtful = ownership.give(place)
+            self.changes += changed
+            self.notes += [f"{path}: has a second name somewhere, so it keeps its owner" for path in doubtful]
+
+    def _set_version(self) -> bool:
+        path = self.root / _ENVIRONMENT.lstrip("/")
+        present = path.read_bytes()
+        wanted = _with_version(present, __version__.encode())
+        if wanted == present:
+            return False
+        status = path.stat()
+        durable.write_atomic(path, wanted, mode=status.st_mode & 0o7777)
+        os.chown(path, status.st_uid, status.st_gid)
+        self.changes += 1
+        return True
+
+
+def _version_in(text: bytes) -> bytes:
+    found = _VERSION.search(text)
+    return found[0].partition(b"=")[2] if found else b""
+
+
+def _with_version(text: bytes, version: bytes) -> bytes:
+    line = b"FEDCLOUD_VERSION=" + version
+    return _VERSION.sub(line, text) if _VERSION.search(text) else text.rstrip(b"\n") + b"\n" + line + b"\n"
+
+
+def _without_version(text: bytes) -> bytes:
+    return _VERSION.sub(b"FEDCLOUD_VERSION=", text)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle that has been verified")
+
+
+def _install(arguments: argparse.Namespace) -> ExitStatus:
+    root, bundle = cli.layout(arguments).root, arguments.bundle.absolute()
+    if os.geteuid() != 0:
+        raise UsageError("install", "only root can install")
+    for name in ("SHA256SUMS", "images.lock", "requirements.txt", "files/docker-compose.yml"):
+        if not (bundle / name).is_file():
+            raise Unavailable(bundle / name, "is missing", "this is no whole bundle; nothing was changed")
+    state = root / "var/lib/fedcloud"
+    for directory in (state, root / "run/fedcloud"):
+        durable.make_directory(directory, mode=0o755)
+    with lock.hold(root / "run/fedcloud/install.lock"):
+        record_path = state / "install.json"
+        made = Installation(bundle, root, record_path, Record.read(record_path))
+        made.run()
+    for note in made.notes:
+        print(note)
+    if made.changes:
+        print(
+            f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii cloudkeeper-os, appliance status."
+        )
+    else:
+        print(f"Nothing to change: {__version__} is installed.")
+    return ExitStatus.DONE
+
+
+PROGRAM = cli.Program("install", "Installs a bundle of the appliance.", _add_arguments, _install)
+
+if __name__ == "__main__":
+    sys.exit(cli.main(PROGRAM))

@@ -1,0 +1,110 @@
+"""What the host itself must have: the account, the trust anchors' directory, places, enabled units."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from appliance.admin import account
+from appliance.admin.install.programs import point
+from appliance.core.run.errors import Unavailable
+
+ANCHORS = "/usr/share/igtf-policy"
+SERVICES = ("bdii.service", "cloudkeeper-os.service")
+_ACCREDITED = ("classic", "mics", "slcs", "iota")
+
+
+def check_account(root: Path) -> None:
+    """Raise `Unavailable` when somebody else has the number or the name."""
+    for name in ("passwd", "group"):
+        for line in _lines(root / "etc" / name):
+            found, number = line.split(":")[0], line.split(":")[2]
+            if (found == account.NAME) != (number == str(account.ID)):
+                kind = "user" if name == "passwd" else "group"
+                cause = f"the {kind} {found} has the number {number}; ours is {account.NAME} with {account.ID}"
+                raise Unavailable(root / "etc" / name, cause, "give that account another number and its files with it")
+
+
+def make_account(root: Path) -> int:
+    """Make the group and the user that are missing; returns how many."""
+    made = 0
+    where = [] if root == Path("/") else ["--prefix", str(root)]
+    home = ["--home-dir", "/var/lib/fedcloud", "--no-create-home", "--shell", "/usr/sbin/nologin"]
+    number = str(account.ID)
+    if not _has(root, "group"):
+        run("/usr/sbin/groupadd", *where, "--gid", number, account.NAME)
+        made += 1
+    if not _has(root, "passwd"):
+        words = ["--uid", number, "--gid", number, "--comment", "EGI fedcloud appliance", *home, account.NAME]
+        run("/usr/sbin/useradd", *where, *words)
+        made += 1
+    return made
+
+
+def _has(root: Path, name: str) -> bool:
+    return any(line.split(":")[0] == account.NAME for line in _lines(root / "etc" / name))
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.count(":") > 2] if path.exists() else []  # noqa: PLR2004
+
+
+def link_anchors(root: Path) -> int:
+    """Link Debian's IGTF anchors into the directory that grid programs read; returns how many links changed.
+
+    What lies there already, such as EGI's own distribution, stays. A link to an anchor that has been withdrawn goes.
+    """
+    directory, changed = root / "etc/grid-security/certificates", 0
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        target = str(path.readlink()) if path.is_symlink() else ""
+        if target.startswith(f"{ANCHORS}/") and not (root / target.lstrip("/")).exists():
+            path.unlink()
+            changed += 1
+    for profile in _ACCREDITED:
+        source = root / ANCHORS.lstrip("/") / profile
+        for path in sorted(source.iterdir()) if source.is_dir() else []:
+            if not os.path.lexists(directory / path.name):
+                changed += point(directory / path.name, f"{ANCHORS}/{profile}/{path.name}")
+    return changed
+
+
+def make_places(root: Path) -> None:
+    """Make the directories and log files of tmpfiles.d/fedcloud.conf."""
+    where = [] if root == Path("/") else [f"--root={root}"]
+    for directory in ("run", "run/lock", "var/log", "var/spool"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    run("/usr/bin/systemd-tmpfiles", *where, "--create", "fedcloud.conf")
+
+
+def enable(root: Path) -> int:
+    """Enable the services; returns how many were not."""
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    missing = [name for name in SERVICES if not (wants / name).is_symlink()]
+    if missing:
+        run("/usr/bin/systemctl", "--quiet", f"--root={root}", "enable", *missing)
+    return len(missing)
+
+
+def is_booted(root: Path) -> bool:
+    """Say whether this is the running host, with systemd as its first process."""
+    return root == Path("/") and Path("/run/systemd/system").exists()
+
+
+def reload_units() -> None:
+    """Let systemd read its units again."""
+    run("/usr/bin/systemctl", "daemon-reload")
+
+
+def restart_services() -> None:
+    """Restart what runs, with the new version."""
+    run("/usr/bin/systemctl", "try-restart", *SERVICES)
+
+
+def run(*command: str) -> None:
+    """Run a program of the system; raises `Unavailable` with what it says."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())
+        raise Unavailable(Path(command[0]).name, words or f"ended with exit status {done.returncode}")

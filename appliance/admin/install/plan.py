@@ -1,0 +1,100 @@
+"""Which files of a bundle go where, with whose rights; and what to do with one that is there already.
+
+A file is the administrator's when its content is none that we have ever put there. Such a file keeps its content: a new
+version comes to lie beside it as ``NAME.fedcloud-new``, and only if the version has changed. What an earlier release of
+the appliance left in the place of a program or a unit (nothing of ours is recorded for it) is put aside and replaced;
+configuration of an earlier release counts as the administrator's.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.admin import account
+
+ROOT = 0
+
+
+class Kind(enum.Enum):
+    """Whose a file is that stands in its place without being recorded."""
+
+    CONFIGURATION = "the administrator's"
+    PROGRAM = "an earlier release's"
+
+
+class Action(enum.Enum):
+    """What becomes of a file."""
+
+    KEEP = "keep"
+    WRITE = "write"
+    REPLACE = "put aside and write"
+    BESIDE = "write beside"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of the bundle. ``target`` is absolute, as on the appliance."""
+
+    source: Path
+    target: str
+    kind: Kind
+    mode: int
+    group: int = ROOT
+
+    @property
+    def beside(self) -> str:
+        """Where a new version goes that must not replace the administrator's."""
+        if "/logrotate.d/" in self.target:  # logrotate reads whatever is in its directory
+            return f"/etc/fedcloud/logrotate-{Path(self.target).name}.fedcloud-new"
+        return f"{self.target}.fedcloud-new"
+
+
+def files(bundle: Path, *, is_cron_active: bool) -> Iterator[File]:
+    """Yield all files that a bundle installs."""
+    top = bundle / "files"
+    for source in _below(top / "etc"):
+        name = source.relative_to(top).as_posix()
+        is_public = (
+            name.startswith(("etc/sitebdii/", "etc/bdii/", "etc/fedcloud/")) and name != "etc/fedcloud/appliance.env"
+        )
+        mode, group = (0o644, ROOT) if is_public else (0o640, account.ID)
+        yield File(source, f"/{name}", Kind.CONFIGURATION, mode, group)
+    tables = "/etc/cron.d" if is_cron_active else "/etc/fedcloud/cron.d"
+    for folder, target, kind, mode in (
+        ("cron.d", tables, Kind.CONFIGURATION, 0o644),
+        ("networks", "/etc/fedcloud/networks", Kind.PROGRAM, 0o644),
+        ("systemd", "/etc/systemd/system", Kind.PROGRAM, 0o644),
+        ("tmpfiles.d", "/etc/tmpfiles.d", Kind.PROGRAM, 0o644),
+        ("logrotate.d", "/etc/logrotate.d", Kind.PROGRAM, 0o644),
+        ("bin", "/usr/local/bin", Kind.PROGRAM, 0o755),
+    ):
+        for source in _below(top / folder):
+            yield File(source, f"{target}/{source.relative_to(top / folder).as_posix()}", kind, mode)
+    yield File(top / "docker-compose.yml", "/etc/fedcloud/docker-compose.yml", Kind.PROGRAM, 0o644)
+    yield File(bundle / "images.lock", "/etc/fedcloud/images.lock", Kind.PROGRAM, 0o644)
+
+
+def _below(top: Path) -> Iterator[Path]:
+    return (path for path in sorted(top.rglob("*")) if path.is_file())
+
+
+def digest(data: bytes) -> str:
+    """Return the hash that records carry."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def decide(new: bytes, *, present: bytes | None, shipped: Collection[str], kind: Kind) -> Action:
+    """Say what becomes of a file: ``present`` is what stands there, ``shipped`` what of ours is recorded for it."""
+    if present is None:
+        return Action.WRITE
+    if present == new:
+        return Action.KEEP
+    if digest(present) in shipped:
+        return Action.WRITE
+    if not shipped and kind is Kind.PROGRAM:
+        return Action.REPLACE
+    return Action.KEEP if digest(new) in shipped else Action.BESIDE

@@ -1,0 +1,94 @@
+"""The programs of the host: an environment of Python's in ``/opt/fedcloud``, made of the bundle's wheels alone.
+
+It is made under another name and renamed when it is whole. Its own name carries the bundle's hash; the name with the
+version alone, and ``/usr/local/bin/appliance``, are links that change in one step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from appliance.core.run.errors import Unavailable
+
+_PYTHON = "/usr/bin/python3"
+_TOP = "/opt/fedcloud"
+_COMMAND = "/usr/local/bin/appliance"
+
+
+def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
+    """Make the environment of a version; says whether there was anything to make."""
+    name = f"{version}-{digest[:12]}"
+    top = root / _TOP.lstrip("/")
+    if (top / name).is_dir():
+        return False
+    unfinished = top / f".{name}.new"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    top.mkdir(parents=True, exist_ok=True)
+    _run(_PYTHON, "-m", "venv", "--without-pip", unfinished)
+    pip = [str(unfinished / "bin/python"), f"{_pip()}/pip", "--quiet", "--no-cache-dir", "install"]
+    wheels = bundle / "wheels"
+    own = sorted(wheels.glob("egi_fedcloud_appliance-*.whl"))
+    if len(own) != 1:
+        raise Unavailable(wheels, f"holds {len(own)} wheels of the appliance, not one", "build the bundle again")
+    _run(*pip, "--no-index", "--find-links", wheels, "--require-hashes", "-r", bundle / "requirements.txt")
+    _run(*pip, "--no-index", "--no-deps", own[0])
+    _name_anew(unfinished, f"{_TOP}/{name}")
+    os.sync()  # whole on the disk before it has its name
+    unfinished.rename(top / name)
+    return True
+
+
+def _pip() -> Path:
+    """Return Debian's own pip, as the wheel that python3-venv brings: none is left behind in the environment."""
+    found = sorted(Path("/usr/share/python-wheels").glob("pip-*.whl"))
+    if not found:
+        raise Unavailable("python3-venv", "is not installed", "apt-get install python3-venv")
+    return found[-1]
+
+
+def _name_anew(environment: Path, place: str) -> None:
+    """Make an environment believe that it was made in its final place: its scripts begin with their interpreter's."""
+    made_in = str(environment).encode()
+    for path in [environment / "pyvenv.cfg", *(environment / "bin").iterdir()]:
+        if path.is_symlink() or not path.is_file():
+            continue
+        data = path.read_bytes()
+        if made_in in data:
+            path.write_bytes(data.replace(made_in, place.encode()))
+
+
+def link(*, root: Path, version: str, digest: str) -> int:
+    """Let the links lead to a version; returns how many changed."""
+    top = root / _TOP.lstrip("/")
+    changed = point(top / version, f"{version}-{digest[:12]}")
+    return changed + point(root / _COMMAND.lstrip("/"), f"{_TOP}/{version}/bin/appliance")
+
+
+def point(link_path: Path, target: str) -> int:
+    """Make a link, or change where it leads, in one step; returns 1 when there was something to do."""
+    if link_path.is_symlink() and str(link_path.readlink()) == target:
+        return 0
+    link_path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = link_path.with_name(f".{link_path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    unfinished.symlink_to(target)
+    os.replace(unfinished, link_path)
+    return 1
+
+
+def remove_leftovers(*, root: Path) -> None:
+    """Remove what killed runs have left half-made."""
+    for path in (root / _TOP.lstrip("/")).glob(".*.new"):
+        shutil.rmtree(path)
+
+
+def _run(*command: str | Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "PIP_CONFIG_FILE": os.devnull}
+    environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        raise Unavailable(Path(command[0]).name, f"{' '.join(map(str, command[1:4]))} failed: {' '.join(words[-2:])}")

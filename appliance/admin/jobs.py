@@ -1,0 +1,64 @@
+"""The jobs of an appliance: which service runs each, with what command, and how often it is started."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from datetime import timedelta
+
+from appliance.core.run.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job. Without a ``service`` it is a program of the host itself."""
+
+    name: str
+    service: str
+    command: tuple[str, ...]
+    """What runs in the service's container, or on the host."""
+    log: str
+    """File in ``/var/log`` that its output goes to when nobody watches."""
+    cron: str
+    """File in ``/etc/cron.d`` that starts it."""
+    timeout: timedelta
+    """After that it is stopped, unless ``appliance.yaml`` says otherwise."""
+    is_scheduled: bool = True
+    """Whether an appliance runs it without being asked to."""
+
+
+JOBS = {
+    job.name: job
+    for job in (
+        Job("caso", "caso", ("caso-extract",), "caso.log", "caso", timedelta(hours=6)),
+        Job("ssmsend", "ssm", ("ssmsend",), "ssm.log", "ssmsend", timedelta(hours=5)),
+        Job("cloudkeeper", "cloudkeeper", ("cloudkeeper", "sync"), "cloudkeeper.log", "cloudkeeper", timedelta(days=1)),
+        Job(
+            "cloud-info",
+            "cloud-info",
+            ("cloud-info-provider-service",),
+            "cloud-info.log",
+            "cloud-info",
+            timedelta(minutes=30),
+            is_scheduled=False,
+        ),
+        Job(
+            "fetch-crl",
+            "",
+            ("/usr/sbin/fetch-crl", "-q", "-p", "4"),
+            "fetch-crl.log",
+            "fedcloud-crl",
+            timedelta(hours=1),
+        ),
+    )
+}
+
+
+def find(name: str) -> Job:
+    """Return a job by its name; raises `UsageError` with the nearest one."""
+    if name in JOBS:
+        return JOBS[name]
+    known = {**{job.name: job for job in JOBS.values()}, **{job.command[0]: job for job in JOBS.values()}}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {known[near[0]].name}?" if near else f"write one of {', '.join(JOBS)}"
+    raise UsageError(name, "there is no such job", hint)

@@ -1,0 +1,1 @@
+"""``appliance logs``: what jobs and services have written."""

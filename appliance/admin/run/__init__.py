@@ -1,0 +1,1 @@
+"""``appliance run``: one job, once, in its container."""

@@ -1,0 +1,95 @@
+"""The host key for a job: a copy on tmpfs that the job's account may read, for as long as the job runs.
+
+The key itself stays where it is, readable by root alone, and no container sees the directory that it lies in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.admin import account
+from appliance.admin.jobs import Job
+from appliance.core import files
+from appliance.core.config import document, yaml_file
+from appliance.core.config.settings import Settings
+from appliance.core.run.errors import ApplianceError
+from appliance.core.run.layout import Layout
+
+if TYPE_CHECKING:
+    from appliance.core.trust.certificates import Identity
+
+logger = logging.getLogger(__name__)
+
+CERTIFICATE = "/etc/grid-security/hostcert.pem"
+KEY = "/etc/grid-security/hostkey.pem"
+
+
+def is_needed(job: Job, layout: Layout) -> bool:
+    """Say whether a job signs or authenticates as the host: ssmsend always, cloudkeeper with ``authentication``."""
+    if job.service != "cloudkeeper":
+        return job.service == "ssm"
+    path = layout.path("/etc/cloudkeeper/cloudkeeper.yml")
+    if not path.exists():
+        return False  # cloudkeeper itself tells better what is missing
+    return Settings(document.read([path], yaml_file.parse)).boolean("cloudkeeper", "authentication", default=False)
+
+
+def staged_path(job: Job, layout: Layout) -> Path:
+    """Return where a job's copy lies while it runs."""
+    return layout.path(f"/run/fedcloud/keys/{job.name}")
+
+
+@contextlib.contextmanager
+def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]:
+    """Check certificate and key, stage the copy for the block, and yield the bind mounts of the container.
+
+    What a killed run left is removed before anything else. Raises what `Identity.load` raises.
+    """
+    copy = staged_path(job, layout)
+    copy.unlink(missing_ok=True)
+    if not is_needed(job, layout):
+        yield ()
+        return
+    certificate, key = layout.path(CERTIFICATE), layout.path(KEY)
+    _check(certificate, key, layout=layout, at=at)
+    files.make_directory(copy.parent, mode=0o700)
+    try:
+        files.write_new(copy, key.read_bytes(), mode=0o400)
+        os.chown(copy, account.ID, account.ID)
+        yield f"{certificate}:{CERTIFICATE}:ro", f"{copy}:{KEY}:ro"
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> None:
+    """Refuse what no peer would take; tell of what one may refuse."""
+    from cryptography import x509  # noqa: PLC0415  start-up is a cost
+    from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
+
+    from appliance.core.trust.certificates import Identity  # noqa: PLC0415
+
+    identity = Identity.load(certificate, key_path=key, at=at)
+    warnings = [identity.expiry_warning(at=at), _chain_warning(identity, layout=layout, at=at)]
+    with contextlib.suppress(x509.ExtensionNotFound):
+        purposes = identity.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+            warnings.append(f"{certificate}: is no client's certificate (extended key usage); request one that is")
+    for warning in filter(None, warnings):
+        logger.warning("%s", warning)
+
+
+def _chain_warning(identity: Identity, *, layout: Layout, at: datetime) -> str:
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
+
+    try:
+        directory = CADirectory(layout.grid_certificates, crls=CRLPolicy.WARN)
+        directory.verify_chain(identity.certificate, untrusted=identity.chain, at=at)
+    except ApplianceError as error:
+        return f"{identity.certificate_path}: peers may not trust it: {error}"
+    return ""

@@ -1,0 +1,124 @@
+"""A child process under watch: it has a deadline, and what this process is told to do, the child's work is told too.
+
+Signals arrive through a pipe and the child's end through its pidfd, so that one ``poll`` waits for both and for the
+deadline. Should this process be killed, the kernel sends the child SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import BinaryIO
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GRACE = timedelta(seconds=30)
+"""What a job gets between being told to stop and being killed."""
+_SETPRIV = "/usr/bin/setpriv"
+
+Forward = Callable[[str], bool]
+"""Passes a signal, by name, to where the work is done; says whether anybody took it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a child ended: its exit status as a shell gives it, and what it was stopped by, if it was."""
+
+    code: int
+    stopped_by: str
+
+
+def run(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    output: BinaryIO | None,
+    timeout: timedelta,
+    forward: Forward,
+    grace: timedelta = GRACE,
+) -> Outcome:
+    """Run a command to its end.
+
+    A signal that ``forward`` finds nobody for goes to the child itself. After ``grace`` follows SIGKILL. ``output``
+    takes both of the child's streams instead of ours.
+    """
+    with _signals() as told:
+        child = subprocess.Popen(
+            [_SETPRIV, "--pdeathsig", "TERM", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            start_new_session=True,  # a terminal's interrupt reaches this process alone, which hands it on once
+        )
+        return _watch(child, told=told, timeout=timeout, grace=grace, forward=forward)
+
+
+def _watch(
+    child: subprocess.Popen[bytes],
+    *,
+    told: int,
+    timeout: timedelta,
+    grace: timedelta,
+    forward: Forward,
+) -> Outcome:
+    end = os.pidfd_open(child.pid)
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    poll.register(told, select.POLLIN)
+    deadline, stopped_by = time.monotonic() + timeout.total_seconds(), ""
+    try:
+        while True:
+            ready = dict(poll.poll(max(0, round((deadline - time.monotonic()) * 1000))))
+            if end in ready:
+                return Outcome(_status(child.wait()), stopped_by)
+            if told in ready:
+                name = signal.Signals(os.read(told, 1)[0]).name
+            elif time.monotonic() < deadline:
+                continue
+            else:
+                name = "SIGKILL" if stopped_by else "SIGTERM"
+            first = not stopped_by
+            if first:
+                stopped_by = name if told in ready else f"its time limit of {_length(timeout)}"
+                deadline = time.monotonic() + grace.total_seconds()
+            if not forward(name) or name == "SIGKILL":
+                child.send_signal(signal.Signals[name])
+            if name == "SIGKILL":
+                deadline = time.monotonic() + grace.total_seconds()
+    finally:
+        os.close(end)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """Yield a descriptor that gives the number of each signal to forward, one octet each."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = {number: signal.signal(number, lambda *_: None) for number in FORWARDED}
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+def _status(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+def _length(span: timedelta) -> str:
+    seconds = round(span.total_seconds())
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length and not seconds % length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,173 @@
+"""``appliance run JOB``: starts a job once, however often it is asked to, and ends as the job ended.
+
+A start that finds the job running says so and is done. What a killed run has left (its container, its copy of the host
+key) the next one removes before it begins. The job's last run is recorded as ``job-NAME`` beside the records that the
+programs themselves write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from appliance.admin import jobs, settings
+from appliance.admin.engine import JOB_LABEL, Engine
+from appliance.admin.jobs import Job
+from appliance.admin.run import hostkey, supervise
+from appliance.core import clock
+from appliance.core.run import cli, lock, record
+from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure, Unavailable, UsageError
+from appliance.core.run.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+_STOP = timedelta(seconds=10)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.add_argument("job", metavar="JOB", help=", ".join(jobs.JOBS))
+    parser.usage = "appliance run JOB [--wait] [--timeout SECONDS] [--log] [-- ARGUMENT ...]"
+    parser.add_argument("--wait", action="store_true", help="when it runs already, wait for its end, and end as it did")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop it after this time")
+    parser.add_argument("--log", action="store_true", help="send its output to its file in /var/log, as timers do")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the job, or find it running."""
+    job, layout = jobs.find(arguments.job), cli.layout(arguments)
+    host = settings.load(layout)
+    for warning in host.warnings:
+        logger.warning("%s", warning)
+    if arguments.check_config:
+        if job.service:
+            settings.require_files(host)
+        return ExitStatus.DONE
+    if os.geteuid() != 0:
+        raise UsageError(job.name, "only root can start a job", f"sudo appliance run {job.name}")
+    for number in supervise.FORWARDED:
+        signal.signal(number, signal.default_int_handler)  # whatever ends us, what is staged goes
+    try:
+        with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
+            return _Run(job, layout, host, arguments).recorded()
+    except Busy as busy:
+        print(f"{job.name}: {busy.cause}", flush=True)
+        return _end_of_other(job, layout, limit=host.timeouts[job.name]) if arguments.wait else ExitStatus.DONE
+
+
+def _end_of_other(job: Job, layout: Layout, *, limit: timedelta) -> int:
+    """Wait for the run that holds the lock; return its exit status."""
+    with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
+        counts = (record.read(f"job-{job.name}", layout.runs) or {}).get("counts")
+    status = counts.get("job_exit_status") if isinstance(counts, dict) else None
+    return int(status) if isinstance(status, int | float) else ExitStatus.DONE
+
+
+class _Run:
+    """One run of one job, under its lock."""
+
+    def __init__(self, job: Job, layout: Layout, host: settings.Host, arguments: argparse.Namespace) -> None:
+        self._job, self._layout, self._host = job, layout, host
+        self._arguments: Sequence[str] = arguments.rest
+        self._timeout: timedelta = arguments.timeout or host.timeouts[job.name]
+        self._is_logged: bool = arguments.log
+        self._record = record.RunRecord(f"job-{job.name}")
+
+    def recorded(self) -> int:
+        """Run, and leave the record, whatever happens."""
+        status: int = ExitStatus.BUG
+        try:
+            status = self._run_on_host() if not self._job.service else self._run_in_container()
+        except ApplianceError as error:
+            self._record.fail(str(error))
+            status = error.status
+            raise
+        except OSError as error:
+            self._record.fail(str(LocalFailure.from_os(error)))
+            status = ExitStatus.NOTHING
+            raise
+        finally:
+            self._record.add("job_exit_status", status)
+            self._record.close(
+                ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING, self._layout.runs
+            )
+        return status
+
+    def _run_on_host(self) -> int:
+        command = [*self._job.command, *self._arguments]
+        if not Path(command[0]).exists():
+            raise Unavailable(command[0], "is not installed", f"apt-get install {Path(command[0]).name}")
+        return self._supervised(command, forward=lambda _: False)
+
+    def _run_in_container(self) -> int:
+        settings.require_files(self._host)
+        if not self._host.compose.exists():
+            raise Unavailable(self._host.compose, "is not installed", "apt-get install docker-compose")
+        name, image = self._job.name, f"egifedcloud/{self._job.service}:{self._host.version}"
+        with Engine(self._host.socket) as engine:
+            if left := engine.remove_job(name, grace=_STOP):
+                logger.warning("%s: removed %d container(s) that a killed run had left", name, left)
+            if not engine.image(image):
+                release = self._host.environment_file
+                raise Unavailable(image, "this image is not on the host", f"install the release that {release} names")
+            with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
+                try:
+                    return self._supervised(
+                        self._compose_run(mounts), forward=lambda sign: engine.signal_job(name, sign)
+                    )
+                finally:
+                    engine.remove_job(name, grace=timedelta(0))
+
+    def _compose_run(self, mounts: Sequence[str]) -> list[str]:
+        volumes = [flag for mount in mounts for flag in ("-v", mount)]
+        flags = ["run", "--rm", "-T", "--no-deps", "--label", f"{JOB_LABEL}={self._job.name}", *volumes]
+        program = [*self._job.command, *self._arguments]
+        return settings.compose_command(self._host, *flags, self._job.service, *program)
+
+    def _supervised(self, command: Sequence[str], *, forward: supervise.Forward) -> int:
+        program = self._job.command[0]
+        logger.info("%s: starts", self._job.name)
+        with self._output() as output:
+            outcome = supervise.run(
+                command,
+                environment=settings.compose_environment(self._host),
+                output=output,
+                timeout=self._timeout,
+                forward=forward,
+            )
+        if outcome.stopped_by:
+            self._record.fail(f"{program} was stopped by {outcome.stopped_by}")
+            logger.error("%s: %s was stopped by %s", self._job.name, program, outcome.stopped_by)
+            return outcome.code or ExitStatus.NOTHING
+        if outcome.code:
+            self._record.fail(f"{program} ended with exit status {outcome.code}; see /var/log/{self._job.log}")
+        level = logging.ERROR if outcome.code else logging.INFO
+        logger.log(level, "%s: %s ended with exit status %d", self._job.name, program, outcome.code)
+        return outcome.code
+
+    @contextlib.contextmanager
+    def _output(self) -> Iterator[BinaryIO | None]:
+        """Yield the file that the job writes to; it is opened anew for each run, so that it can be rotated."""
+        if not self._is_logged:
+            yield None
+            return
+        path = self._layout.path(f"/var/log/{self._job.log}")
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        with open(descriptor, "ab", buffering=0) as file:
+            yield file
+
+
+def _seconds(text: str) -> timedelta:
+    if not text.isdecimal() or not 0 < int(text) < 10**7:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return timedelta(seconds=int(text))
+
+
+VERB = cli.Program("run", "Starts a job once, and ends as it ends.", add_arguments, run, has_rest=True)

@@ -1,0 +1,1 @@
+"""``appliance schedule``: who starts the jobs, cron or systemd."""

@@ -1,0 +1,84 @@
+"""Tables of cron, read as Debian's cron reads them, for the reasons that it has to ignore one without a word.
+
+It wants a name of letters, digits, ``_`` and ``-``; an owner that is root; nobody else who may write; a line end at the
+end; and a sixth field, the user. A bare ``%`` ends a command.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core.run.errors import Problem
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_SETTING = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*\s*=")
+_FIELD = re.compile(r"[\d*/,-]+|[A-Za-z]{3}")
+_OURS = re.compile(r"/usr/local/bin/(caso-extract|ssm-send|cloudkeeper|cloud-info)\.sh\b|/appliance run [a-z-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One job of a table. ``times`` are its five fields, or a word such as ``@daily``.
+
+    In a user's own table ``user`` is empty.
+    """
+
+    path: Path
+    number: int
+    times: str
+    user: str
+    command: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Say whether it starts a job of the appliance."""
+        return _OURS.search(self.command) is not None
+
+
+def lines(path: Path, *, has_user: bool = True) -> Iterator[Line]:
+    """Yield the jobs of a table, whether cron would take them or not."""
+    for number, text in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
+        if not text.strip() or text.lstrip().startswith("#") or _SETTING.match(text):
+            continue
+        words = text.split(maxsplit=1 if text.lstrip().startswith("@") else 5)
+        times, rest = " ".join(words[:-1]), words[-1]
+        user, _, command = rest.partition(" ") if has_user else ("", "", rest)
+        yield Line(path, number, times, user, command.strip())
+
+
+def starts_ours(path: Path) -> bool:
+    """Say whether a table names a job of ours."""
+    return any(_OURS.search(f"{line.user} {line.command}") for line in lines(path))
+
+
+def problems(path: Path) -> Iterator[Problem]:
+    """Yield why cron would ignore a table of ``/etc/cron.d``, or a line of it."""
+    if not _NAME.fullmatch(path.name):
+        yield Problem(path, 0, "", "cron ignores files with such a name; rename it: letters, digits, - and _ only")
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        status = path.stat()
+    if status.st_mode & 0o022:
+        yield Problem(path, 0, "", f"cron ignores it, since others may write to it; chmod 0644 {path}")
+    if status.st_uid != 0:
+        yield Problem(path, 0, "", f"cron ignores it, since it is not root's; chown root: {path}")
+    text = path.read_text(errors="surrogateescape")
+    if text and not text.endswith("\n"):
+        yield Problem(
+            path, text.count("\n") + 1, "", "cron ignores the whole file, since its last line has no line end"
+        )
+    for line in lines(path):
+        yield from _problems_of(line)
+
+
+def _problems_of(line: Line) -> Iterator[Problem]:
+    if not line.times.startswith("@") and not all(map(_FIELD.fullmatch, line.times.split())):
+        yield Problem(line.path, line.number, "", "the first five fields must be times, such as 14 * * * *")
+    if line.user.startswith("/") or not line.command:
+        yield Problem(line.path, line.number, "", "the sixth field must be the user: write root before the command")
+    if re.search(r"(?<!\\)%", line.command):
+        yield Problem(line.path, line.number, "", r"a % ends the command for cron; write \%")

@@ -1,0 +1,124 @@
+"""``appliance schedule cron|systemd``: lets one of the two start the jobs, and the other none of them.
+
+The one that is left is undone first: between the two steps no job starts, never two. Asked for what is so already, it
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.admin import jobs
+from appliance.admin.jobs import JOBS, Job
+from appliance.admin.schedule import state
+from appliance.core import files
+from appliance.core.run import cli
+from appliance.core.run.errors import ConfigurationError, ExitStatus, Unavailable, UsageError
+from appliance.core.run.layout import Layout
+
+_SYSTEMCTL = "/usr/bin/systemctl"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.add_argument("by", nargs="?", choices=("cron", "systemd"), help="who shall start the jobs")
+    parser.add_argument("--show", action="store_true", help="print who starts what, and change nothing")
+    parser.add_argument(
+        "--with", dest="also", action="append", default=[], metavar="JOB", help="a job that not every site needs"
+    )
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Change who starts the jobs, or show it."""
+    layout = cli.layout(arguments)
+    wanted = _wanted([jobs.find(name) for name in arguments.also], layout)
+    if arguments.by and not (arguments.show or arguments.check_config):
+        _change(arguments.by, wanted, layout)
+    elif not arguments.by and arguments.also:
+        raise UsageError("--with", "says nothing about who shall start it", "write cron or systemd before it")
+    return _show(layout)
+
+
+def _wanted(also: Sequence[Job], layout: Layout) -> list[Job]:
+    """Return the jobs to schedule: those of every site, those asked for, and those that are scheduled already."""
+    return [
+        job
+        for job in JOBS.values()
+        if job.is_scheduled or job in also or state.is_enabled(job, layout) or state.active_table(job, layout).exists()
+    ]
+
+
+def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
+    if found := list(state.foreign(layout)):
+        raise ConfigurationError(found)
+    if by == "cron":
+        _systemctl("disable", [state.timer(job) for job in JOBS.values() if state.is_enabled(job, layout)], layout)
+        for job in wanted:
+            _move(state.idle_table(job, layout), state.active_table(job, layout))
+        return
+    missing = [job for job in wanted if not (layout.path("/etc/systemd/system") / state.timer(job)).exists()]
+    if missing:
+        raise Unavailable(state.timer(missing[0]), "is not installed", "run scripts/install again")
+    for job in JOBS.values():
+        if (table := state.active_table(job, layout)).exists():
+            _move(table, state.idle_table(job, layout))
+    _systemctl("enable", [state.timer(job) for job in wanted if not state.is_enabled(job, layout)], layout)
+
+
+def _move(source: Path, target: Path) -> None:
+    if not source.exists():
+        if not target.exists():
+            raise Unavailable(target, "does not exist", "run scripts/install again")
+        return
+    files.make_directory(target.parent, mode=0o755)
+    os.replace(source, target)
+    files.sync_directory(target.parent)
+    files.sync_directory(source.parent)
+
+
+def _systemctl(verb: str, timers: Sequence[str], layout: Layout) -> None:
+    """Enable or disable timers; on the host that runs, start or stop them too."""
+    if not timers:
+        return
+    is_host = layout.root == Path("/") and Path("/run/systemd/system").exists()
+    where = ["--now"] if is_host else [f"--root={layout.root}"]
+    done = subprocess.run([_SYSTEMCTL, "--quiet", *where, verb, *timers], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable("systemctl", f"cannot {verb} the timers: {done.stderr.strip()}")
+
+
+def _show(layout: Layout) -> ExitStatus:
+    found = state.starts(layout)
+    rows = [("JOB", "BY", "WHEN")]
+    for one in found:
+        by = [word for word, holds in (("cron", one.lines), ("systemd", one.has_timer)) if holds]
+        when = ", ".join(line.times for line in one.lines) or (state.timer(one.job) if one.has_timer else "")
+        rows.append((one.job.name, " and ".join(by) or "nobody", when))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    wrong = [*_disagreements(found), *map(str, state.foreign(layout)), *map(str, state.ignored(layout))]
+    for line in wrong:
+        print(f"! {line}")
+    return ExitStatus.PARTLY if wrong else ExitStatus.DONE
+
+
+def _disagreements(found: Sequence[state.Starts]) -> list[str]:
+    twice = [one.job.name for one in found if one.lines and one.has_timer]
+    never = [one.job.name for one in found if one.job.is_scheduled and not one.lines and not one.has_timer]
+    kinds = {bool(one.lines) for one in found if one.lines or one.has_timer}
+    words = []
+    if twice:
+        words.append(f"both cron and systemd start {', '.join(twice)}: choose one with appliance schedule cron|systemd")
+    elif len(kinds) > 1:
+        words.append("cron starts some jobs and systemd others: choose one with appliance schedule cron|systemd")
+    if never:
+        words.append(f"nobody starts {', '.join(never)}: choose with appliance schedule cron|systemd")
+    return words
+
+
+VERB = cli.Program("schedule", "Chooses who starts the jobs, cron or systemd's timers.", add_arguments, run)

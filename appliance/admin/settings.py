@@ -1,0 +1,103 @@
+"""What the command ``appliance`` must know of its host: ``/etc/fedcloud/appliance.yaml`` and ``appliance.env``.
+
+Both may be missing: then the defaults count, and whoever needs the version of the images says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.admin.jobs import JOBS
+from appliance.core.config import document, shell, yaml_file
+from appliance.core.config.settings import Settings
+from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run.layout import Layout
+
+PROFILES = ("egi", "2017", "private")
+_COMPOSE = Path("/usr/bin/docker-compose")
+_SOCKET = Path("/run/docker.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The engine and the programs of this host, and how long its jobs may take."""
+
+    socket: Path
+    """Where the Docker engine listens."""
+    compose: Path
+    timeouts: Mapping[str, timedelta]
+    """By the name of the job."""
+    version: str
+    """Of the images, as ``FEDCLOUD_VERSION`` in ``appliance.env``; empty when nothing says it."""
+    environment_file: Path
+    compose_file: Path
+    root: Path
+    """Of the site; the compose file finds all mounts below it."""
+    warnings: tuple[Problem, ...]
+
+
+def load(layout: Layout) -> Host:
+    """Read the settings of a site's host; raises `ConfigurationError` with all that is wrong in both files."""
+    path = layout.path("/etc/fedcloud/appliance.yaml")
+    environment_file = layout.path("/etc/fedcloud/appliance.env")
+    settings = Settings(document.read([path], yaml_file.parse) if path.exists() else document.Document(paths=[path]))
+    settings.choice("DEFAULT", "profile", default=PROFILES[0], allowed=PROFILES)
+    timeouts = {
+        job.name: timedelta(minutes=settings.integer("timeouts", job.name, default=_minutes(job.timeout), minimum=1))
+        for job in JOBS.values()
+    }
+    socket = settings.path("engine", "socket", default=_SOCKET)
+    compose = settings.path("engine", "compose", default=_COMPOSE)
+    return Host(
+        socket=socket,
+        compose=compose,
+        timeouts=timeouts,
+        version=_variables(environment_file).get("FEDCLOUD_VERSION", ""),
+        environment_file=environment_file,
+        compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
+        root=layout.root,
+        warnings=settings.finish(),
+    )
+
+
+def _variables(path: Path) -> Mapping[str, str]:
+    if not path.exists():
+        return {}
+    read = document.read([path], shell.parse)
+    return {name: entry.text for name, entry in read.sections.get(shell.SECTION, {}).items()}
+
+
+def require_files(host: Host) -> None:
+    """Raise `ConfigurationError` when docker-compose would not find what it is told to read."""
+    missing = [path for path in (host.compose_file, host.environment_file) if not path.is_file()]
+    if missing:
+        raise ConfigurationError(
+            [Problem(path, 0, "", "does not exist; run scripts/install again") for path in missing]
+        )
+    if not host.version:
+        cause = "must be set: the version of the images that scripts/install has loaded"
+        raise ConfigurationError([Problem(host.environment_file, 0, "FEDCLOUD_VERSION", cause)])
+
+
+def compose_command(host: Host, *arguments: str) -> list[str]:
+    """Return the command line of docker-compose for this appliance's project."""
+    files = ["--env-file", str(host.environment_file), "-f", str(host.compose_file)]
+    return [str(host.compose), "-p", "fedcloud", *files, *arguments]
+
+
+def compose_environment(host: Host) -> Mapping[str, str]:
+    """Return the environment of docker-compose: nothing of the caller's, since a variable wins over the site's file."""
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/root",
+        "DOCKER_HOST": f"unix://{host.socket}",
+    }
+    return environment if host.root == Path("/") else environment | {"FEDCLOUD_ROOT": str(host.root)}
+
+
+def _minutes(span: timedelta) -> int:
+    return round(span.total_seconds() / 60)

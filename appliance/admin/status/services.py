@@ -1,0 +1,71 @@
+"""The long-running services of a host, for ``appliance status``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from appliance.admin import settings
+from appliance.admin.engine import Engine, ServiceState
+from appliance.core.run.errors import Unavailable
+from appliance.core.run.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the engine told, or why it told nothing."""
+
+    states: Sequence[ServiceState] = ()
+    failure: str = ""
+
+    @property
+    def are_well(self) -> bool:
+        """Say whether there is nothing to tell but good."""
+        return not self.failure and all(state.is_well for state in self.states)
+
+    def as_json(self) -> object:
+        """Return what JSON can hold."""
+        if self.failure:
+            return {"failure": self.failure}
+        return [asdict(state) | {"since": state.since.isoformat() if state.since else None} for state in self.states]
+
+
+def look(layout: Layout) -> Services | None:
+    """Ask the engine; None where no services are installed."""
+    host = settings.load(layout)
+    if not host.compose_file.exists():
+        return None
+    try:
+        with Engine(host.socket) as engine:
+            return Services(engine.services())
+    except Unavailable as error:
+        return Services(failure=str(error))
+
+
+def rows(services: Services, *, at: datetime) -> list[tuple[str, ...]]:
+    """Return a table with its heading; the time that a service is in its state is in minutes, hours or days."""
+    table: list[tuple[str, ...]] = [("SERVICE", "STATE", "HEALTH", "FOR", "RESTARTS")]
+    for state in services.states:
+        span = _span(at - state.since) if state.since else "-"
+        table.append((state.service, state.state, state.health or "-", span, str(state.restarts)))
+    return table
+
+
+def _span(length: timedelta) -> str:
+    minutes = max(int(length.total_seconds() // 60), 0)
+    for unit, size in (("d", 1440), ("h", 60)):
+        if minutes >= 2 * size:
+            return f"{minutes // size} {unit}"
+    return f"{minutes} min"
+
+
+def complaints(services: Services) -> list[str]:
+    """Return a line for each service that is not well, with what its check said."""
+    if services.failure:
+        return [services.failure]
+    return [
+        f"{state.service}: {state.state} {state.health}".rstrip() + (f": {state.said}" if state.said else "")
+        for state in services.states
+        if not state.is_well
+    ]

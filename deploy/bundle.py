@@ -1,0 +1,191 @@
+"""Makes the bundle that an installation needs: images, the host's wheels, files, what is in the images, and proof.
+
+    DIST/fedcloud-appliance-VERSION/
+      install  signing-key.pem            the installer, and the public key when there is a signature
+      images/images.tar  images.lock      what `docker load` takes; service, tag and id of each, one a line
+      wheels/  requirements.txt           the host's programs, by their hashes
+      files/                              what goes to /etc, /usr/local/bin and the like
+      sbom/NAME.cdx.json                  the content of each image
+      SHA256SUMS  SHA256SUMS.sig          of all other files; signed with the publisher's key
+
+It is made under another name and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy import contents, images, sbom
+from deploy.engine import Engine, EngineError
+from deploy.images import LOCKS, TOP
+
+CACHE = TOP / ".cache/deploy"
+FOLDERS = ("bin", "cron.d", "etc", "logrotate.d", "networks", "systemd", "tmpfiles.d")
+HOST_EXTRA = "admin"
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class BundleError(Exception):
+    """The bundle cannot be made, in one line."""
+
+
+def make(engine: Engine, directory: Path, *, key: Path | None, say: Callable[[str], None]) -> Path:
+    """Make the bundle in ``directory``; returns its own directory. Without a key it is not signed.
+
+    Raises `BundleError` and `EngineError`.
+    """
+    if key is not None:
+        check_key(key)
+    say("images")
+    ids = images.ensure(engine, CACHE)
+    name = f"fedcloud-appliance-{images.version()}"
+    unfinished = directory / f".{name}.new"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        say("files, wheels and images of the bundle")
+        _put_files(unfinished)
+        _put_wheels(unfinished)
+        _put_images(engine, unfinished, ids)
+        say("bills of materials")
+        _put_sboms(engine, unfinished)
+        if key is not None:
+            _run(["openssl", "pkey", "-in", key, "-pubout", "-out", unfinished / "signing-key.pem"])
+        _put_sums(unfinished)
+        if key is not None:
+            sign(unfinished, key)
+        return _name(unfinished, directory / name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_key(key: Path) -> None:
+    """Raise `BundleError` unless the file is a private key that its owner alone can read."""
+    try:
+        mode = key.stat().st_mode
+    except OSError as error:
+        raise BundleError(f"{key}: {error.strerror}; give the publisher's private key, or --unsigned") from None
+    if mode & _OTHERS:
+        raise BundleError(f"{key}: others can read this key; chmod 600")
+    _run(["openssl", "pkey", "-in", key, "-noout"], why=f"{key}: is no private key in PEM form")
+
+
+def sign(bundle: Path, key: Path) -> None:
+    """Sign the list of sums: with an Ed25519 key as it is, with another one over its SHA-256."""
+    sums, signature = bundle / "SHA256SUMS", bundle / "SHA256SUMS.sig"
+    kind = _run(["openssl", "pkey", "-in", key, "-noout", "-text"])
+    if "ED25519" in kind:
+        _run(["openssl", "pkeyutl", "-sign", "-inkey", key, "-rawin", "-in", sums, "-out", signature])
+    else:
+        _run(["openssl", "dgst", "-sha256", "-sign", key, "-out", signature, sums])
+
+
+def _put_files(bundle: Path) -> None:
+    files = bundle / "files"
+    files.mkdir()
+    for folder in FOLDERS:
+        if (TOP / folder).is_dir():
+            shutil.copytree(TOP / folder, files / folder, ignore=shutil.ignore_patterns("__pycache__", "*~", ".*"))
+    shutil.copy(TOP / "docker-compose.yml", files)
+    installer = TOP / "scripts/install"
+    if installer.exists():
+        shutil.copy(installer, bundle / "install")
+
+
+def _put_wheels(bundle: Path) -> None:
+    """Put the host's wheels, and only those that its lock names for this machine's Python."""
+    lock = LOCKS / f"{HOST_EXTRA}.txt"
+    shutil.copy(lock, bundle / "requirements.txt")
+    wheelhouse = images.fetch_wheels(CACHE)
+    pip: list[str | Path] = [
+        TOP / ".cache/env/uv/bin/python",
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    options = ("--no-index", "--no-deps", "--require-hashes", "--only-binary=:all:", "--find-links", wheelhouse)
+    _run([*pip, *options, "--dest", bundle / "wheels", "--requirement", lock])
+    shutil.copy(images.build_wheel(CACHE, wheelhouse), bundle / "wheels")
+
+
+def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str]) -> None:
+    (bundle / "images").mkdir()
+    tags = [images.tag(name) for name in contents.IMAGES]
+    engine.docker("save", "--output", bundle / "images/images.tar", *tags)
+    lines = [f"{name} {images.tag(name)} {ids[name]}\n" for name in contents.IMAGES]
+    (bundle / "images.lock").write_text("# service tag id\n" + "".join(lines))
+
+
+def _put_sboms(engine: Engine, bundle: Path) -> None:
+    (bundle / "sbom").mkdir()
+    at = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or images.NEWEST_INDEX), UTC)
+    for name in contents.IMAGES:
+        (bundle / f"sbom/{name}.cdx.json").write_text(sbom.of_image(engine, images.tag(name), at=at))
+
+
+def _put_sums(bundle: Path) -> None:
+    for path in bundle.rglob("*"):
+        is_program = path.is_dir() or path.name == "install" or path.parent.name == "bin"
+        path.chmod(0o755 if is_program else 0o644)
+    bundle.chmod(0o755)
+    lines = []
+    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        lines.append(f"{digest}  {path.relative_to(bundle)}\n")
+    (bundle / "SHA256SUMS").write_text("".join(lines))
+
+
+def _name(unfinished: Path, finished: Path) -> Path:
+    """Give the bundle its name; an earlier one of the same version goes only now."""
+    old = finished.with_name(f".{finished.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if finished.exists():
+        finished.rename(old)
+    unfinished.rename(finished)
+    shutil.rmtree(old, ignore_errors=True)
+    return finished
+
+
+def _run(command: list[str | Path], *, why: str = "") -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())[-600:]
+        raise BundleError(why or f"{' '.join(map(str, command[:3]))}: {words}")
+    return done.stdout
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="scripts/build", description="Builds the images and the bundle.")
+    proof = parser.add_mutually_exclusive_group(required=True)
+    proof.add_argument("--key", type=Path, metavar="FILE", help="private key (PEM, Ed25519 best) that signs the bundle")
+    proof.add_argument("--unsigned", action="store_true", help="no signature: for an installation by whoever built it")
+    parser.add_argument("--into", type=Path, default=TOP / "dist", metavar="DIR", help="where to (default: dist)")
+    arguments = parser.parse_args()
+    engine = Engine(TOP / ".cache/docker")
+    try:
+        with engine.used():
+            bundle = make(
+                engine, arguments.into, key=arguments.key, say=lambda line: print(f"  {line}", file=sys.stderr)
+            )
+    except (BundleError, EngineError) as error:
+        print(f"build: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BundleError) else 3
+    print(bundle)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

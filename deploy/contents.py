@@ -1,0 +1,92 @@
+"""What each image holds beside the base: libraries from the locks, layer by layer, our packages and our programs.
+
+An image is a chain of layers. A layer that several images need comes early in their chains and is stored once:
+
+    base ─┬─ bdii ──────────────────────────────── sitebdii (slapd)
+          └─ common ─┬─ ssm ────────────────────── ssm
+                     ├─ cloudkeeper ────────────── cloudkeeper (qemu-img)
+                     └─ openstack ─┬─ caso ─────── caso
+                                   ├─ cloud-info ─ cloud-info
+                                   ├─ cloudbdii ── cloudbdii (slapd)
+                                   └─ cloudkeeper-os
+
+Needs nothing but the standard library: it also runs where images are built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(?===)")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image: the extras that it has, the layers that it stands on, and what of ours is in it."""
+
+    extras: tuple[str, ...]
+    below: tuple[str, ...]
+    packages: tuple[str, ...]
+    programs: tuple[str, ...]
+
+
+IMAGES: Mapping[str, Image] = {
+    "caso": Image(
+        ("caso",), ("common", "openstack"), ("caso",), ("caso", "caso-extract", "caso-mapping-migrate", "caso-projects")
+    ),
+    "ssm": Image(("ssm",), ("common",), ("ssm",), ("ssmctl", "ssmreceive", "ssmsend")),
+    "cloudbdii": Image(
+        ("bdii", "cloud-info"),
+        ("common", "openstack"),
+        ("bdii", "cloud_info_provider"),
+        ("bdii-update", "cloud-info-provider-service"),
+    ),
+    "sitebdii": Image(("bdii",), (), ("bdii",), ("bdii-update",)),
+    "cloudkeeper": Image(("cloudkeeper",), ("common",), ("cloudkeeper",), ("cloudkeeper",)),
+    "cloudkeeper-os": Image(("cloudkeeper-os",), ("common", "openstack"), ("cloudkeeper",), ("cloudkeeper-os",)),
+    "cloud-info": Image(
+        ("cloud-info",), ("common", "openstack"), ("cloud_info_provider",), ("cloud-info-provider-service",)
+    ),
+}
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Return a lock's requirements by name, each with its hashes as it is written there."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if match := _REQUIREMENT.match(line):
+            name = match[0]
+        if name:
+            found[name] = found.get(name, "") + line
+    return found
+
+
+def layers(locks: Path) -> dict[str, str]:
+    """Return the requirements of each layer, and of each image what its layers below do not have."""
+    wanted = {
+        name: {key: text for extra in image.extras for key, text in read_lock(locks / f"{extra}.txt").items()}
+        for name, image in IMAGES.items()
+    }
+    made: dict[str, dict[str, str]] = {}
+    for layer in ("common", "openstack"):
+        users = [name for name, image in IMAGES.items() if layer in image.below]
+        below = made.get("common", {})
+        shared = set.intersection(*(set(wanted[name]) for name in users)) - set(below)
+        made[layer] = {key: wanted[users[0]][key] for key in sorted(shared)}
+    for name, image in IMAGES.items():
+        there = {key for layer in image.below for key in made[layer]}
+        made[name] = {key: text for key, text in wanted[name].items() if key not in there}
+    return {name: "".join(requirements.values()) for name, requirements in made.items()}
+
+
+def everything(locks: Iterable[Path]) -> str:
+    """Return one list of all requirements in some locks; the locks agree on versions."""
+    found: dict[str, str] = {}
+    for path in locks:
+        for name, text in read_lock(path).items():
+            found.setdefault(name, text)
+    return "".join(found[name] for name in sorted(found))

@@ -1,0 +1,233 @@
+"""A Docker engine of our own, from Debian's docker.io: its data in one directory, its socket named for it.
+
+    python3 -m deploy.engine DIR up          starts it and prints DOCKER_HOST
+    python3 -m deploy.engine DIR down        ends it; containers end with it
+    python3 -m deploy.engine DIR COMMAND…    runs a command with DOCKER_HOST set
+
+Whoever builds or tests has the same engine, whatever else runs on the machine. Needs root, cgroups, and a file system
+that can carry overlays (ext4, xfs), else the engine copies instead of sharing layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+DOCKER = "/usr/bin/docker"
+"""Debian's client: another one, without its plugins, may come first in PATH."""
+DAEMON = "/usr/sbin/dockerd"
+_START_SECONDS = 60
+_STOP_SECONDS = 30
+
+
+class EngineError(Exception):
+    """The engine cannot be had, in one line."""
+
+
+class Engine:
+    """The engine whose data lie in ``directory``. What it needs while it runs is in /run, whose paths are short."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self._key = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:8]
+        self._run = Path(f"/run/fedcloud-engine-{self._key}")
+        self.socket = self._run / "docker.sock"
+        self._pid_file = self._run / "dockerd.pid"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a client's environment needs to be."""
+        return {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": os.fspath(self.directory / "client"),
+        }
+
+    @property
+    def log(self) -> Path:
+        """What the daemon has to say."""
+        return self.directory / "dockerd.log"
+
+    def pid(self) -> int | None:
+        """Return the daemon's process id, if it runs."""
+        try:
+            pid = int(self._pid_file.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return pid if os.fsencode(self.directory / "data") in command else None
+
+    def up(self) -> None:
+        """Start the daemon, if it does not run. Raises `EngineError`."""
+        with self._locked():
+            if self.pid() is None:
+                _check_host()
+                self._start()
+
+    def down(self) -> None:
+        """End the daemon and with it all its containers."""
+        with self._locked():
+            pid = self.pid()
+            if pid is None:
+                return
+            descriptor = os.pidfd_open(pid)
+            try:
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+                _wait_for_end(pid, _STOP_SECONDS)
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+            shutil.rmtree(self._run, ignore_errors=True)
+
+    def docker(
+        self, *arguments: str | Path, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Debian's client. Raises `EngineError` with what it said."""
+        return self.run([DOCKER, *arguments], check=check, stdin=stdin)
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        check: bool = True,
+        stdin: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program that talks to this engine. Raises `EngineError` with what it said."""
+        done = subprocess.run(
+            command,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**self.environment, **(environment or {})},
+        )
+        if check and done.returncode:
+            words = (done.stderr.strip() or done.stdout.strip())[-2000:]
+            raise EngineError(f"{' '.join(map(str, command))}: status {done.returncode}: {words}")
+        return done
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Have the daemon run for the block; the last user ends it, unless it ran before the first."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ours = self.directory / "started-by-users"
+        with (self.directory / "users").open("w") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if self.pid() is None:
+                ours.touch()
+            self.up()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if ours.exists():
+                        ours.unlink()
+                        self.down()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Exclude others that need a name in this engine, or a port of the machine, which only one can have."""
+        with (self.directory / "alone").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _start(self) -> None:
+        shutil.rmtree(self._run, ignore_errors=True)
+        self._run.mkdir(mode=0o700)
+        (self.directory / "client").mkdir(exist_ok=True)
+        octet = int(self._key[:2], 16)
+        command: list[str | Path] = [
+            *(DAEMON, "--data-root", self.directory / "data", "--exec-root", self._run / "exec"),
+            *("--pidfile", self._pid_file, "--host", f"unix://{self.socket}", "--bridge", "none"),
+            # Two engines on one machine do not see each other's networks: each takes its own.
+            *("--default-address-pool", f"base=10.{octet}.0.0/16,size=24"),
+            *("--config-file", self._run / "daemon.json", "--shutdown-timeout", "5"),
+        ]
+        (self._run / "daemon.json").write_text("{}")
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            if self._answers():
+                return
+            time.sleep(0.05)
+        process.kill()
+        words = " ".join(self.log.read_text(errors="replace").split())[-600:]
+        raise EngineError(f"{DAEMON} does not start: {words}")
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            try:
+                client.connect(os.fspath(self.socket))
+                client.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in client.recv(100)
+            except OSError:
+                return False
+
+
+def _check_host() -> None:
+    if os.geteuid() != 0:
+        raise EngineError("only root can start an engine")
+    if not Path(DAEMON).exists():
+        raise EngineError(f"{DAEMON} is missing: apt-get install docker.io")
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount("/sys/fs/cgroup/memory"):
+        raise EngineError("no cgroups are mounted at /sys/fs/cgroup; an engine cannot work on this machine")
+
+
+def _wait_for_end(pid: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == b"":  # a zombie has none
+                return
+        except OSError:
+            return
+        time.sleep(0.05)
+
+
+def main() -> int:
+    """Run the command line of this module."""
+    if len(sys.argv) < 3:  # noqa: PLR2004  DIR and a word
+        print(__doc__, file=sys.stderr)
+        return 2
+    engine = Engine(Path(sys.argv[1]))
+    match sys.argv[2:]:
+        case ["up"]:
+            engine.up()
+            print(engine.environment["DOCKER_HOST"])
+        case ["down"]:
+            engine.down()
+        case command:
+            return subprocess.run(command, env=engine.environment, check=False).returncode
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except EngineError as error:
+        sys.exit(f"engine: {error}")

@@ -1,0 +1,238 @@
+"""Builds the images: base and packages from the Debian archive, wheels by their hashes, then `docker build` offline.
+
+What comes from outside is kept in the cache under the hash of what asked for it, so a second build needs no network:
+
+    CACHE/base/HASH/         base.tar, slapd/*.deb, qemu/*.deb
+    CACHE/wheelhouse/HASH/   the wheels of all locks
+    CACHE/context/           what the engine gets to see
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy import contents
+from deploy.engine import DOCKER, Engine, EngineError
+
+TOP = Path(__file__).resolve().parents[1]
+HERE = TOP / "deploy"
+LOCKS = TOP / "locks"
+REPOSITORY = "egifedcloud"
+NEWEST_INDEX = 1764547200
+"""Time of everything in the base unless SOURCE_DATE_EPOCH says otherwise, in seconds."""
+
+EXTRAS = ("admin", "bdii", "caso", "cloud-info", "cloudkeeper", "cloudkeeper-os", "ssm")
+
+
+def version() -> str:
+    """Return the version of the checkout."""
+    found = re.search(r'__version__ = "(.+)"', (TOP / "appliance/core/version.py").read_text())
+    assert found is not None  # noqa: S101  hatchling reads the same line
+    return found[1]
+
+
+def commit() -> str:
+    """Return the commit of the checkout, marked when it has changes; ``unknown`` when it is no checkout."""
+    words = ["git", "-c", f"safe.directory={TOP}", "-C", str(TOP)]
+    done = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return "unknown"
+    changed = subprocess.run([*words, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() + ("-changed" if changed.stdout.strip() else "")
+
+
+def tag(name: str) -> str:
+    """Return the full name of an image of this version."""
+    return f"{REPOSITORY}/{name}:{version()}"
+
+
+def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
+    """Build all images unless the engine has them from the same sources; returns their ids by name."""
+    note, wanted = engine.directory / "images.json", _sources()
+    try:
+        made = json.loads(note.read_text())
+    except (OSError, ValueError):
+        made = {}
+    ids: dict[str, str] = made.get("ids", {})
+    if made.get("sources") == wanted and engine.docker("image", "inspect", *ids.values(), check=False).returncode == 0:
+        return ids
+    ids = dict(build(engine, cache))
+    note.write_text(json.dumps({"sources": wanted, "ids": ids}))
+    return ids
+
+
+def _sources() -> str:
+    """Return a digest of all that images are made from, the version of the checkout included."""
+    digest = hashlib.sha256(f"{version()} {commit()}".encode())
+    tops = ["appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm", "deploy", "locks"]
+    found = [
+        path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
+    for path in sorted([*found, TOP / "Dockerfile", TOP / "pyproject.toml"]):
+        digest.update(f"{path.relative_to(TOP)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
+def build(engine: Engine, cache: Path) -> Mapping[str, str]:
+    """Build all images; returns their ids by name. Raises `EngineError`."""
+    base = fetch_base(cache)
+    wheels = fetch_wheels(cache)
+    context = lay_out(cache, base, wheels, build_wheel(cache, wheels))
+    ids = {}
+    base_tag = _load_base(engine, base)
+    for name in contents.IMAGES:
+        arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit()}
+        options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
+        command = [DOCKER, "build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options]
+        engine.run([*command, context], environment={"DOCKER_BUILDKIT": "1"})
+        ids[name] = engine.docker("image", "inspect", "--format", "{{.Id}}", tag(name)).stdout.strip()
+    return ids
+
+
+def fetch_base(cache: Path) -> Path:
+    """Return the directory with the base and the packages."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or str(NEWEST_INDEX)
+    asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
+
+    def make(directory: Path) -> None:
+        _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch})
+
+    return _kept(cache / "base", [epoch.encode(), *(path.read_bytes() for path in asked)], make)
+
+
+def fetch_wheels(cache: Path) -> Path:
+    """Return the directory with all wheels that the locks of the programs and of the build name."""
+    locks = [LOCKS / f"{name}.txt" for name in (*EXTRAS, "build")]
+    wanted = contents.everything(locks)
+
+    def make(directory: Path) -> None:
+        directory.mkdir()
+        requirements = directory / "requirements.txt"
+        requirements.write_text(wanted)
+        options = ("--require-hashes", "--only-binary=:all:", "--no-deps", "--disable-pip-version-check", "--quiet")
+        pip: list[str | Path] = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download"]
+        _quietly([*pip, *options, "--dest", directory, "--requirement", requirements])
+
+    return _kept(cache / "wheelhouse", [wanted.encode()], make)
+
+
+def build_wheel(cache: Path, wheels: Path) -> Path:
+    """Build the distribution itself with what is in the wheelhouse; returns the wheel."""
+    out = cache / "own"
+    shutil.rmtree(out, ignore_errors=True)
+    uv: list[str | Path] = [TOP / ".cache/env/uv/bin/uv", "build", "--quiet", "--wheel", "--offline", "--no-index"]
+    _quietly([*uv, "--find-links", wheels, "--out-dir", out, TOP])
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
+    """Lay out what `docker build` sees; returns the directory."""
+    context = cache / "context"
+    shutil.rmtree(context, ignore_errors=True)
+    for directory in ("wheelhouse", "requirements", "own", "debs", "deploy"):
+        (context / directory).mkdir(parents=True)
+    for wheel in wheels.glob("*.whl"):
+        (context / "wheelhouse" / wheel.name).hardlink_to(wheel)
+    for name in ("slapd", "qemu"):
+        shutil.copytree(base / name, context / "debs" / name)
+    for name, text in contents.layers(LOCKS).items():
+        if text:
+            (context / "requirements" / f"{name}.txt").write_text(text)
+    shutil.copy(own, context / "own")
+    for name in ("grpc-answers", "provider", "unpack"):
+        shutil.copy(HERE / name, context)
+    for name in ("__init__.py", "assemble.py", "contents.py"):
+        shutil.copy(HERE / name, context / "deploy")
+    shutil.copy(TOP / "Dockerfile", context)
+    return context
+
+
+def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+    """Run a program; what it said is only told, in the `EngineError`, if it fails."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())[-2000:]
+        raise EngineError(f"{Path(command[0]).name}: status {done.returncode}: {words}")
+
+
+def _kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
+    """Return what was made for the same wishes earlier, else make it: whole or not at all."""
+    digest = hashlib.sha256()
+    for part in asked:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    found = directory / digest.hexdigest()[:16]
+    if not found.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        unfinished = directory / f".{found.name}.{os.getpid()}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            make(unfinished)
+            unfinished.rename(found)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return found
+
+
+def _load_base(engine: Engine, base: Path) -> str:
+    """Load the base as an image whose id follows from its content alone; returns its tag."""
+    layer = base / "base.tar"
+    with layer.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = f"{REPOSITORY}/base:{digest[:16]}"
+    if engine.docker("image", "inspect", name, check=False).returncode == 0:
+        return name
+    when = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or NEWEST_INDEX), UTC).isoformat()
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": when,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [{"created": when, "created_by": "deploy/base"}],
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    process = subprocess.Popen(
+        [DOCKER, "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=engine.environment
+    )
+    assert process.stdin is not None  # noqa: S101
+    with process.stdin, tarfile.open(mode="w|", fileobj=process.stdin) as archive:
+        for member, value in (("config.json", config), ("manifest.json", manifest)):
+            octets = json.dumps(value).encode()
+            info = tarfile.TarInfo(member)
+            info.size = len(octets)
+            archive.addfile(info, io.BytesIO(octets))
+        archive.add(layer, "layer.tar")
+    if process.wait():
+        raise EngineError(f"docker load: status {process.returncode}")
+    return name
+
+
+def main() -> int:
+    """Build what is not there yet in an engine of our own; prints the images and their ids."""
+    engine = Engine(TOP / ".cache/docker")
+    with engine.used():
+        for name, identifier in ensure(engine, TOP / ".cache/deploy").items():
+            print(tag(name), identifier)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except EngineError as error:
+        sys.exit(f"images: {error}")

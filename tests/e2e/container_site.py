@@ -1,0 +1,149 @@
+"""A site whose programs run in the shipped images by the shipped compose file, its files below a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy import images
+from deploy.engine import Engine
+from tests.testbed.pki import Authority
+
+TOP = Path(__file__).resolve().parents[2]
+COMPOSE = {"1.29.2": Path("/usr/bin/docker-compose"), "v2": TOP / ".cache/compose-v2/docker-compose"}
+ACCOUNT = 1999
+SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
+_STATE = (
+    *("var/lib/fedcloud/" + name for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource")),
+    *("var/lib/fedcloud/bdii/site", "var/lib/fedcloud/runs", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
+    *("image_data", "var/lock/cloudkeeper"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSite:
+    """One site. ``project`` is the name by which compose knows it, ``ports`` are those of the host."""
+
+    engine: Engine
+    root: Path
+    compose_program: Path
+    project: str
+    port: int
+    network: str = "bridge"
+
+    @classmethod
+    def lay_out(
+        cls, engine: Engine, root: Path, *, version: str, project: str, port: int, network: str = "bridge"
+    ) -> ContainerSite:
+        """Copy what is shipped, as an installation does; nothing is configured yet."""
+        site = cls(engine, root, COMPOSE[version], project, port, network)
+        shutil.copytree(TOP / "etc", root / "etc")
+        shutil.copytree(TOP / "networks", root / "etc/fedcloud/networks", dirs_exist_ok=True)
+        shutil.copy(TOP / "docker-compose.yml", root / "etc/fedcloud")
+        for name in _STATE:
+            (root / name).mkdir(parents=True)
+            os.chown(root / name, ACCOUNT, ACCOUNT)
+        Authority.create(root.with_name(f"{root.name}-authority"), key="ec").publish(
+            root / "etc/grid-security/certificates"
+        )
+        (root / "usr/share/igtf-policy").mkdir(parents=True)
+        (root / "etc/voms.json").write_text('{"ops": {"projects": ["ops"]}}\n')
+        site._use_own_ports()
+        site.set(FEDCLOUD_VERSION=images.version(), FEDCLOUD_ROOT=root, FEDCLOUD_NETWORK=network)
+        return site
+
+    def _use_own_ports(self) -> None:
+        """Take other ports than those of the appliance, which may run on the same machine."""
+        for name, text in (("bridge", '"2170:2170"'), ("host", ":2171")):
+            path = self.root / f"etc/fedcloud/networks/{name}.yml"
+            new = f'"{self.port}:2170"' if name == "bridge" else f":{self.port + 1}"
+            assert text in path.read_text()
+            path.write_text(path.read_text().replace(text, new))
+        if self.network == "host":
+            self.edit("etc/sitebdii/bdii.conf", append=f"BDII_PORT={self.port}\nBDII_IPV6_SUPPORT=yes\n")
+            self.edit(
+                "etc/sitebdii/site-urls.conf",
+                text=f"CLOUD ldap://localhost:{self.port + 1}/GLUE2GroupID=cloud,o=glue\n",
+            )
+
+    def set(self, **settings: object) -> None:
+        """Write settings to appliance.env."""
+        path = self.root / "etc/fedcloud/appliance.env"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        old = path.read_text() if path.exists() else ""
+        path.write_text(old + "".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def edit(self, name: str, *, text: str | None = None, append: str = "", mode: int = 0o640) -> Path:
+        """Write a configuration file as an installation leaves it: root's, and readable by the account."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((path.read_text() if text is None else text) + append)
+        path.chmod(mode)
+        os.chown(path, 0, ACCOUNT)
+        return path
+
+    @property
+    def command(self) -> list[str]:
+        """The start of each command line, as the head of the compose file tells it."""
+        directory = self.root / "etc/fedcloud"
+        return [
+            *(os.fspath(self.compose_program), "-p", self.project, "--env-file", f"{directory}/appliance.env"),
+            *("-f", f"{directory}/docker-compose.yml"),
+        ]
+
+    def compose(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run compose; its exit status must be as expected, unless that is None."""
+        done = self.engine.run(
+            [*self.command, *arguments], check=False, environment={"HTTP_PROXY": "", "HTTPS_PROXY": ""}
+        )
+        assert expect in (None, done.returncode), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def job(self, service: str, *command: str, mounts: Sequence[str] = (), expect: int = 0) -> str:
+        """Run a job once; returns all that it said."""
+        volumes = [word for mount in mounts for word in ("-v", mount)]
+        done = self.compose("run", "--rm", "-T", "--no-deps", *volumes, service, *command, expect=None)
+        said = f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == expect, f"{done.returncode}\n{said}"
+        return said
+
+    def container(self, service: str) -> Mapping[str, Any]:
+        """Return all that the engine knows of a service's container."""
+        filters = (f"label=com.docker.compose.project={self.project}", f"label=com.docker.compose.service={service}")
+        shown = self.engine.docker("ps", "-aq", *(word for text in filters for word in ("--filter", text))).stdout
+        (identifier,) = shown.split()
+        found: list[dict[str, Any]] = json.loads(self.engine.docker("inspect", identifier).stdout)
+        return found[0]
+
+    def inside(self, service: str, *command: str) -> str:
+        """Run a command in a service's container."""
+        return self.engine.docker("exec", self.container(service)["Id"], *command).stdout
+
+    def log(self, service: str) -> str:
+        """Return what a service has said."""
+        done = self.engine.docker("logs", self.container(service)["Id"])
+        return done.stdout + done.stderr
+
+    def health(self, service: str) -> str:
+        """Return the engine's word on a service's health."""
+        return str(self.container(service)["State"]["Health"]["Status"])
+
+    def down(self) -> None:
+        """Remove containers and networks."""
+        self.compose("--profile", "jobs", "down", "--volumes", "--timeout", "5", expect=None)
+
+
+def wait(condition: Callable[[], bool], *, seconds: float, what: Callable[[], str]) -> float:
+    """Wait until something holds; returns how long that took, in seconds."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < seconds, what()
+        time.sleep(0.05)
+    return time.monotonic() - begin

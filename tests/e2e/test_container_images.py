@@ -1,0 +1,168 @@
+"""The images as they are built: what is in them, who runs in them, and that the programs start."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import contents, images
+from deploy.assemble import NEVER_IMPORTED
+from deploy.engine import Engine
+
+pytestmark = pytest.mark.container
+
+TOP = Path(__file__).resolve().parents[2]
+NAMES = list(contents.IMAGES)
+LIMITS = ("--rm", "--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+MEGABYTE = 10**6
+_EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # a layer without a file
+_NO_BUILD_TOOLS = "gcc cc make ld as pip pip3 git curl wget apt-get gpg strip"
+
+
+def run(engine: Engine, name: str, *command: str) -> str:
+    """Run a command in a container of an image, restricted as the services are."""
+    return engine.docker("run", *LIMITS, images.tag(name), *command).stdout
+
+
+def inspect(engine: Engine, name: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(engine.docker("image", "inspect", images.tag(name)).stdout)
+    return found[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_runs_as_fedcloud_and_names_version_and_commit(engine: Engine, name: str) -> None:
+    """Nothing runs as root; R01: the images keep the names egifedcloud/*, with a version of our own."""
+    config = inspect(engine, name)["Config"]
+    assert config["User"] == "1999:1999"
+    assert config["Labels"]["org.opencontainers.image.title"] == f"egifedcloud/{name}"
+    assert config["Labels"]["org.opencontainers.image.version"] == images.version()
+    head = subprocess.run(["git", "-C", str(TOP), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert config["Labels"]["org.opencontainers.image.revision"].removesuffix("-changed") == head.stdout.strip()
+    assert run(engine, name, "id").startswith("uid=1999(fedcloud) gid=1999(fedcloud)")
+    is_service = name in ("cloudbdii", "sitebdii", "cloudkeeper-os")
+    assert bool(config.get("Healthcheck")) == is_service
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_holds_no_key_no_build_tool_and_nothing_to_become_root_with(engine: Engine, name: str) -> None:
+    script = f"""
+        for tool in {_NO_BUILD_TOOLS}; do command -v $tool; done
+        find / -xdev \\( -name 'hostkey*' -o -name '*.key' -o -name 'id_rsa*' -o -name '*.whl' -o -name '*.deb' \\) 2>/dev/null
+        find /etc /opt /usr /var -xdev -type f -perm /6000 2>/dev/null
+        find /etc /opt /usr /var -xdev ! -type l -writable ! -path /var/tmp ! -path '/var/lock*' 2>/dev/null
+        grep -rlE 'BEGIN ([A-Z]+ )?PRIVATE KEY' /etc /opt /var 2>/dev/null | grep -v /site-packages/
+        find /var/lib/apt/lists /var/cache/apt /usr/share/man /usr/share/info /usr/share/locale -type f ! -name lock 2>/dev/null
+        find /usr/share/doc -type f ! -name copyright
+        python3 -c 'import setuptools' 2>/dev/null && echo setuptools
+        true
+    """
+    assert run(engine, name, "sh", "-c", script) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_holds_the_libraries_of_its_locks_and_no_other(engine: Engine, name: str) -> None:
+    """The site's BDII, the only public program, has no client of OpenStack."""
+    shown = run(
+        engine, name, "python", "-c",
+        "from importlib.metadata import distributions\n"
+        "for found in distributions(): print(found.name.lower().replace('_', '-').replace('.', '-'), found.version)",
+    )  # fmt: skip
+    wanted = {"egi-fedcloud-appliance": images.version()}
+    for extra in contents.IMAGES[name].extras:
+        lock = (TOP / f"locks/{extra}.txt").read_text()
+        wanted |= dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.MULTILINE))
+    for key in NEVER_IMPORTED:
+        wanted.pop(key, None)
+    assert dict(line.split() for line in shown.splitlines()) == wanted
+    clients = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"} & wanted.keys()
+    assert bool(clients) == (name not in ("sitebdii", "ssm", "cloudkeeper"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_program_shows_its_help_within_a_fifth_of_a_second(engine: Engine, name: str) -> None:
+    """Measured inside, as processor time: other work on the machine is none of the program's."""
+    script = """
+        TIMEFORMAT='%U %S'
+        for program; do
+            $program --help >/tmp/help; head -1 /tmp/help
+            { time $program --help >/dev/null; } 2>&1
+        done
+    """
+    programs = contents.IMAGES[name].programs
+    shown = engine.docker(
+        "run", *LIMITS, "--tmpfs", "/tmp", images.tag(name), "bash", "-c", script, "-", *programs
+    ).stdout.splitlines()  # fmt: skip
+    assert [line.split()[1] for line in shown[::2]] == list(programs)
+    assert all(line.startswith("usage: ") for line in shown[::2])
+    seconds = dict(zip(programs, (sum(map(float, line.split())) for line in shown[1::2]), strict=True))
+    assert max(seconds.values()) <= 0.2, seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("cloudbdii", "slapd"), ("sitebdii", "slapd"), ("cloudkeeper", "qemu-img")]
+)
+def test_what_is_not_python_finds_its_libraries(engine: Engine, name: str, command: str) -> None:
+    said = engine.docker(
+        "run", *LIMITS, images.tag(name), command, *(["-VVV"] if command == "slapd" else ["--version"])
+    )
+    assert re.search(r"slapd 2\.5|qemu-img version", said.stdout + said.stderr)
+    others = "for tool in slapd qemu-img; do command -v $tool; done; true"
+    assert run(engine, name, "sh", "-c", others).split("/")[-1].strip() == command
+
+
+def test_qemu_img_converts_in_its_image(engine: Engine) -> None:
+    script = (
+        "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && qemu-img info --output=json b"
+    )
+    shown = engine.docker("run", *LIMITS, "--tmpfs", "/tmp", images.tag("cloudkeeper"), "sh", "-c", script).stdout
+    assert json.loads(shown)["format"] == "qcow2"
+
+
+def test_the_images_together_are_small_because_they_share_layers(engine: Engine) -> None:
+    """At most 450 MB, each layer counted once; told by the engine's own accounts of its layers."""
+    layers: dict[tuple[str, ...], int] = {}
+    for name in NAMES:
+        shown = engine.docker(
+            "history", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", images.tag(name)
+        ).stdout
+        made = [line for line in reversed(shown.splitlines()) if "deploy/base" in line or "COPY" in line]
+        digests = inspect(engine, name)["RootFS"]["Layers"]
+        changes = digests if len(digests) == len(made) else [digest for digest in digests if digest != _EMPTY]
+        assert len(changes) == len(made), shown
+        chain: tuple[str, ...] = ()
+        for digest, line in zip(changes, made, strict=True):
+            chain = (*chain, digest)
+            layers[chain] = int(line.split()[0])
+    assert 200 * MEGABYTE < sum(layers.values()) <= 450 * MEGABYTE
+    assert len({chain[0] for chain in layers}) == 1
+    assert (
+        len({chain for chain in layers if len(chain) == 2}) == 2
+    )  # libraries of most, and the server of the site's BDII
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_program_meets_a_missing_configuration_with_words(engine: Engine, name: str) -> None:
+    """On a read-only root without any mount: one clear line and no traceback."""
+    command = inspect(engine, name)["Config"]["Cmd"]
+    done = engine.docker("run", *LIMITS, images.tag(name), *command, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert re.search(r"/etc/[a-z/-]+", done.stderr)
+
+
+def test_the_base_is_the_same_octets_when_it_is_made_again(tmp_path: Path) -> None:
+    """Byte for byte, as long as the archive offers the same versions."""
+    kept = images.fetch_base(TOP / ".cache/deploy")
+    again = images.fetch_base(tmp_path)
+    assert (again / "base.tar").read_bytes() == (kept / "base.tar").read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shared_object_of_an_image_finds_what_it_is_linked_to(engine: Engine, name: str) -> None:
+    script = "find /opt /usr/lib /usr/sbin /usr/bin -name '*.so*' -type f -o -type f -perm /111 | xargs ldd 2>/dev/null | grep 'not found'; true"
+    assert run(engine, name, "bash", "-c", script) == ""

@@ -1,0 +1,299 @@
+"""The services in their containers, by the shipped compose file: up, healthy, answering, and back after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.engine import Engine
+from tests.e2e import container_cloud
+from tests.e2e.bdii_service import Entries, images, search
+from tests.e2e.container_site import COMPOSE, SERVICES, ContainerSite, wait
+from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image, server
+from tests.testbed import Testbed
+
+pytestmark = pytest.mark.container
+
+PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 900
+JOBS = ("caso", "cloud-info", "cloudkeeper", "ssm")
+START = 60  # seconds, on a machine that does other things, too
+
+
+def entries(host: str = "127.0.0.1", port: int = PORT) -> Entries:
+    """Return what a stranger finds below o=glue; nothing while nobody answers."""
+    try:
+        return search(port, host=host)
+    except subprocess.CalledProcessError:
+        return {}
+
+
+def wait_for_services(site: ContainerSite) -> None:
+    for service in SERVICES:
+        wait(
+            lambda service=service: site.health(service) == "healthy",  # type: ignore[misc]
+            seconds=START,
+            what=lambda service=service: site.log(service),  # type: ignore[misc]
+        )
+
+
+def gateway(site: ContainerSite) -> str:
+    """Return the address that this machine has in the BDIIs' network."""
+    shown = site.engine.docker("network", "inspect", f"{site.project}_bdii").stdout
+    return str(json.loads(shown)[0]["IPAM"]["Config"][0]["Gateway"])
+
+
+@pytest.fixture(scope="module")
+def site(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerSite]:
+    """Compose 1.29.2, networks of their own, and a cloud on this machine."""
+    root = tmp_path_factory.mktemp("containers") / "root"
+    root.mkdir()
+    with engine.alone():
+        site = ContainerSite.lay_out(engine, root, version="1.29.2", project="fedcloud", port=PORT)
+        container_cloud.name_site(site)
+        cloud = Cloud(
+            flavors={"ops": [flavor("1"), flavor("2")]}, images={"ops": [image("a"), image("b"), image("c")]},
+            servers={"ops": [server("x")]},
+        )  # fmt: skip
+        try:
+            site.compose("up", "--no-start")
+            with cloud.serve(gateway(site)):
+                url = f"{cloud.url}/identity/v3"
+                container_cloud.offer(site, url=url, user="ci", password=PASSWORD, projects={"ops": "ops"})
+                site.compose("up", "-d")
+                wait_for_services(site)
+                yield site
+        finally:
+            site.down()
+
+
+def test_the_site_publishes_its_cloud_on_one_port(site: ContainerSite) -> None:
+    """R24, R33: the site's BDII, alone in public, has what the resource's read from the cloud; by IPv4 and IPv6."""
+    wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("cloudbdii") + site.log("sitebdii"))
+    found = entries()
+    assert any("GLUE2DomainID=TEST-SITE" in dn for dn in found)
+    with socket.socket(socket.AF_INET6) as probe:
+        has_ipv6 = probe.connect_ex(("::1", PORT)) == 0 if socket.has_ipv6 else False
+    if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text().strip():
+        assert has_ipv6
+        assert entries("[::1]").keys() == found.keys()
+    published = {service: site.container(service)["NetworkSettings"]["Ports"] for service in SERVICES}
+    assert {service for service, ports in published.items() if any(ports.values())} == {"sitebdii"}
+    assert list(published["sitebdii"]) == ["2170/tcp"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) -> None:
+    """Root file system, capabilities, account, limits: as the engine has them, not as the file says."""
+    found = site.container(service)
+    limits = found["HostConfig"]
+    assert limits["ReadonlyRootfs"]
+    assert (limits["CapDrop"], limits["CapAdd"], limits["Privileged"]) == (["ALL"], None, False)
+    assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+    assert 0 < limits["PidsLimit"] <= 256
+    assert 0 < limits["Memory"] <= 2**30
+    assert limits["NanoCpus"] > 0
+    assert limits["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert limits["RestartPolicy"]["Name"] == "unless-stopped"
+    assert found["Config"]["User"] == "1999:1999"
+    writable = {mount["Destination"] for mount in found["Mounts"] if mount["RW"]}
+    state = {"cloudbdii": "bdii/resource", "sitebdii": "bdii/site"}.get(service, service)
+    assert writable == {f"/var/lib/fedcloud/{state}", "/var/lib/fedcloud/runs"}
+    assert not [mount for mount in found["Mounts"] if "hostkey" in mount["Source"] + mount["Destination"]]
+    status = site.inside(service, "cat", "/proc/1/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split() == ["1999"] * 4
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_the_backend_is_reached_through_its_own_network_only(site: ContainerSite) -> None:
+    """R35: alias ``backend`` on the network ck; who is on the way out beside it does not reach it."""
+    probe = "import socket, sys; socket.create_connection((sys.argv[1], 50051), timeout=3)"
+    networks = site.container("cloudkeeper-os")["NetworkSettings"]["Networks"]
+    assert "backend" in networks["fedcloud_ck"]["Aliases"]
+    site.job("cloudkeeper", "python", "-c", probe, "backend")
+    site.job("cloudkeeper", "sh", "-c", f"exec python -c '{probe}' $BACKEND_PORT_50051_TCP_ADDR")
+    address = networks["fedcloud_out"]["IPAddress"]
+    refused = (
+        "import socket, sys; s = socket.socket(); s.settimeout(2); sys.exit(s.connect_ex((sys.argv[1], 50051)) == 0)"
+    )
+    site.job("caso", "python", "-c", refused, address)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_killed_service_is_back_within_five_seconds_and_its_neighbours_notice_nothing(
+    site: ContainerSite, service: str
+) -> None:
+    """R38: the program itself is killed, as the kernel does it when memory runs out."""
+    before = {name: site.container(name)["State"] for name in SERVICES}
+    program = _program(site, service)
+    os.kill(program, signal.SIGKILL)
+    wait(lambda: not Path(f"/proc/{program}").exists(), seconds=5, what=lambda: "it lives")
+    seconds = wait(lambda: _answers(site, service), seconds=30, what=lambda: site.log(service))
+    assert seconds <= 5
+    after = {name: site.container(name)["State"] for name in SERVICES}
+    assert {name for name in SERVICES if after[name]["StartedAt"] != before[name]["StartedAt"]} == {service}
+    if service == "sitebdii":
+        assert len(images(entries())) == 3  # what was published last is there at once
+
+
+def test_a_killed_slapd_is_replaced_inside(site: ContainerSite) -> None:
+    before = site.container("sitebdii")["State"]["StartedAt"]
+    (slapd,) = [pid for pid in _processes(site, "sitebdii") if _name(pid) == "slapd"]
+    os.kill(slapd, signal.SIGKILL)
+    seconds = wait(
+        lambda: not Path(f"/proc/{slapd}").exists() and bool(entries()), seconds=30, what=lambda: site.log("sitebdii")
+    )
+    assert seconds <= 5
+    assert site.container("sitebdii")["State"]["StartedAt"] == before
+
+
+def test_the_services_together_need_little_memory(site: ContainerSite) -> None:
+    """At most 200 MB, each page that several share counted by its part (PSS), as the kernel says."""
+    wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("sitebdii"))
+    total = 0
+    for service in SERVICES:
+        for pid in _processes(site, service):
+            try:
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except (ProcessLookupError, FileNotFoundError):  # a provider that has ended meanwhile
+                continue
+            total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    assert total <= 200_000, f"{total} kB"
+
+
+def test_an_edited_file_is_seen_even_if_the_editor_wrote_a_new_one(site: ContainerSite) -> None:
+    """A new inode under the old name: the directories are mounted, so the service sees it when told to read again."""
+    path = site.root / "etc/sitebdii/site.cfg"
+    new = path.with_name(".site.cfg.new")
+    new.write_text(path.read_text().replace("SITE_DESC", "#SITE_DESC") + "SITE_DESC = written by an editor\n")
+    new.chmod(0o644)
+    new.rename(path)
+    site.compose("kill", "-s", "HUP", "sitebdii")
+    wait(lambda: "written by an editor" in str(entries()), seconds=20, what=lambda: site.log("sitebdii"))
+
+
+@pytest.mark.parametrize("version", COMPOSE)
+def test_a_missing_file_is_an_error_and_no_directory_is_made(engine: Engine, tmp_path: Path, version: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    site = ContainerSite.lay_out(engine, root, version=version, project=f"missing{version[0]}", port=PORT + 4)
+    path = site.root / "etc/caso/caso.conf"
+    path.unlink()
+    try:
+        done = site.compose("run", "--rm", "-T", "--no-deps", "caso", "caso-extract", expect=None)
+    finally:
+        site.down()
+    assert done.returncode != 0
+    assert f"{path}" in done.stdout + done.stderr
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_both_versions_of_compose_read_the_file_alike(tmp_path: Path, network: str) -> None:
+    """R01: the same services with the same restrictions, mounts and networks, whichever reads the file."""
+    read = {}
+    for version in COMPOSE:
+        root = tmp_path / version / "root"
+        root.mkdir(parents=True)
+        site = ContainerSite.lay_out(
+            Engine(tmp_path), root, version=version, project="fedcloud", port=PORT, network=network
+        )
+        command = [*site.command, "--profile", "jobs", "config"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert shown.stderr == ""
+        services = yaml.safe_load(shown.stdout.replace(f"{root}/", "/"))["services"]
+        read[version] = {name: _essence(service) for name, service in services.items()}
+    first, second = read.values()
+    assert set(first) == {*SERVICES, *JOBS}
+    assert first == second
+    for name, service in first.items():
+        assert service["restricted"] == (True, ["ALL"], ["no-new-privileges:true"], "1999:1999"), name
+        assert service["network_mode"] == ("host" if network == "host" else None)
+
+
+def _essence(service: dict[str, Any]) -> dict[str, Any]:
+    """Return what matters of a service, whichever way a version of compose writes it."""
+    return {
+        "restricted": (service["read_only"], service["cap_drop"], service["security_opt"], service["user"]),
+        "mounts": sorted(
+            (mount["source"], mount["target"], bool(mount.get("read_only"))) for mount in service["volumes"]
+        ),
+        "tmpfs": sorted(service["tmpfs"]),
+        "networks": sorted(service.get("networks") or ()),
+        "network_mode": service.get("network_mode"),
+        "ports": len(service.get("ports", ())),
+        "init": service["init"],
+        "image": service["image"],
+        "environment": service["environment"],
+        "command": service.get("command"),
+        "profiles": service.get("profiles"),
+    }
+
+
+def _processes(site: ContainerSite, service: str) -> list[int]:
+    """Return the process ids of a container, as this machine has them."""
+    shown = site.engine.docker("top", site.container(service)["Id"], "-eo", "pid").stdout
+    return [int(pid) for pid in shown.split()[1:]]
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def _program(site: ContainerSite, service: str) -> int:
+    """Return the process id of a service's program: the child of the container's first process."""
+    first = site.container(service)["State"]["Pid"]
+    (child, *_) = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    return int(child)
+
+
+def _answers(site: ContainerSite, service: str) -> bool:
+    if service == "sitebdii":
+        return bool(entries())
+    check = site.container(service)["Config"]["Healthcheck"]["Test"][1:]
+    return site.engine.docker("exec", site.container(service)["Id"], *check, check=False).returncode == 0
+
+
+@pytest.fixture
+def host_site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
+    """Compose v2, the host's network, and the test bed's real cloud, which listens on this machine only."""
+    root = tmp_path / "root"
+    root.mkdir()
+    with engine.alone():
+        site = ContainerSite.lay_out(engine, root, version="v2", project="fedcloud2", port=PORT + 2, network="host")
+        container_cloud.name_site(site)
+        container_cloud.offer_test_bed(site, testbed)
+        try:
+            yield site
+        finally:
+            site.down()
+
+
+@pytest.mark.cloud
+def test_a_real_cloud_is_published_from_the_host_s_network(host_site: ContainerSite, testbed: Testbed) -> None:
+    """R24, R26, R33: Compose v2, network_mode host, private CA, IPv4 and IPv6."""
+    site = host_site
+    site.compose("up", "-d", "--wait", "--wait-timeout", "90")
+    assert {site.health(service) for service in SERVICES} == {"healthy"}
+    seed = testbed.seed()
+
+    def shares() -> set[str]:
+        return {dn for dn in entries(port=PORT + 2) if dn.startswith("GLUE2ShareID=")}
+
+    vos = {project.vo for project in seed.projects.values() if project.vo}
+    wait(lambda: len(shares()) == len(vos), seconds=START, what=lambda: site.log("cloudbdii") + site.log("sitebdii"))
+    assert all(any(f"_share_{vo}," in dn for dn in shares()) for vo in vos), shares()
+    for service in SERVICES:
+        assert site.container(service)["HostConfig"]["NetworkMode"] == "host"
+    if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text().strip():
+        assert entries("[::1]", PORT + 2).keys() == entries(port=PORT + 2).keys()

@@ -1,0 +1,373 @@
+"""`scripts/install` into a directory, with bundles of this checkout: once, twice, upgraded, killed, refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from appliance.core.version import __version__
+from tests.testbed import bundle as bundles
+
+TOP = Path(__file__).parents[2]
+INSTALL = TOP / "scripts/install"
+NEWER = "99.0"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with a key and two signed bundles, which tests copy before they change them."""
+    directory = tmp_path_factory.mktemp("bundles")
+    private, _ = bundles.make_key(directory)
+    bundles.make(directory, key=private)
+    newer = bundles.make(directory, version=NEWER, key=private)
+    caso = newer / "files/etc/caso/caso.conf"
+    caso.write_text(caso.read_text() + "# newer\n")
+    unit = newer / "files/systemd/bdii.service"
+    unit.write_text(unit.read_text() + "# newer\n")
+    bundles.seal(newer, key=private)
+    return directory
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nadm:x:4:\n")
+    anchors = root / "usr/share/igtf-policy/classic"
+    anchors.mkdir(parents=True)
+    for name in ("0123abcd.0", "0123abcd.signing_policy", "0123abcd.crl_url"):
+        (anchors / name).write_text(name)
+    return root
+
+
+def older(made: Path) -> Path:
+    return made / f"fedcloud-appliance-{__version__}"
+
+
+def newer(made: Path) -> Path:
+    return made / f"fedcloud-appliance-{NEWER}"
+
+
+def install(bundle: Path, root: Path, *flags: str, key: Path | None = None) -> subprocess.CompletedProcess[str]:
+    words = ["--key", key or bundle.parent / "key.pub", "--root", root, *flags]
+    command = [str(word) for word in (INSTALL, bundle, *words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def state(root: Path) -> dict[str, tuple[object, ...]]:
+    """Return all that is below a directory: kind, owner, mode, time and content of each name."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(set(root.rglob("*")) - {root / "run/fedcloud/install.lock"}):
+        status = path.lstat()
+        content = str(path.readlink()) if path.is_symlink() else b""
+        if stat.S_ISREG(status.st_mode):
+            content = hashlib.sha256(path.read_bytes()).digest()
+        access = (status.st_uid, status.st_gid, oct(status.st_mode))
+        if path.is_dir():
+            found[str(path.relative_to(root))] = access
+        else:
+            found[str(path.relative_to(root))] = (*access, status.st_mtime_ns, content)
+    return found
+
+
+def access(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+
+
+def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
+    # R13, R20, R22, R23, R31: everything in its place with its rights; and again: nothing changes, which is said
+    shown = install(older(made), root)
+    assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr
+    assert shown.stdout.startswith(f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii")
+    assert re.search("^fedcloud:[x!]:1999:1999:", (root / "etc/passwd").read_text(), re.MULTILINE)
+    assert access(root / "etc/caso/caso.conf") == (0, 1999, 0o640)
+    assert access(root / "etc/apel/sender.cfg") == (0, 1999, 0o640)
+    assert access(root / "etc/sitebdii/site.cfg") == (0, 0, 0o644)
+    assert access(root / "etc/cron.d/caso") == (0, 0, 0o644)
+    assert access(root / "etc/cron.d/ssmsend") == (0, 0, 0o644)
+    assert access(root / "usr/local/bin/caso-extract.sh") == (0, 0, 0o755)
+    assert access(root / "var/spool/apel/outgoing/openstack") == (1999, 1999, 0o750)
+    assert access(root / "image_data") == (1999, 1999, 0o750)
+    assert (root / "etc/sitebdii/docker-compose.yml").readlink() == Path("/etc/fedcloud/docker-compose.yml")
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    assert sorted(path.name for path in wants.iterdir()) == ["bdii.service", "cloudkeeper-os.service"]
+    assert f"FEDCLOUD_VERSION={__version__}\n" in (root / "etc/fedcloud/appliance.env").read_text()
+    anchor = root / "etc/grid-security/certificates/0123abcd.0"
+    assert anchor.readlink() == Path("/usr/share/igtf-policy/classic/0123abcd.0")
+    assert not list(root.rglob("*.fedcloud-new"))
+    before = state(root)
+    again = install(older(made), root)
+    assert (again.returncode, again.stdout) == (0, f"Nothing to change: {__version__} is installed.\n"), again.stderr
+    assert state(root) == before
+
+
+def test_the_command_works_from_where_it_is_installed(made: Path, root: Path) -> None:
+    install(older(made), root)
+    link = root / "usr/local/bin/appliance"
+    assert link.readlink() == Path(f"/opt/fedcloud/{__version__}/bin/appliance")
+    script = root / str(link.readlink()).lstrip("/")
+    first = script.read_text().splitlines()[0]
+    assert first.startswith(f"#!/opt/fedcloud/{__version__}-")
+    assert str(root) not in (script.parents[1] / "pyvenv.cfg").read_text()
+    python = root / first.removeprefix("#!/")
+    shown = subprocess.run([python, "-I", script, "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"appliance {__version__}\n"
+
+
+def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path) -> None:
+    install(older(made), root)
+    caso, env, sender = (
+        root / f"etc/{name}" for name in ("caso/caso.conf", "fedcloud/appliance.env", "apel/sender.cfg")
+    )
+    caso.write_text(caso.read_text().replace("SITE-NAME", "MY-SITE"))
+    env.write_text(env.read_text().replace("NETWORK=bridge", "NETWORK=host"))
+    sender.unlink()
+    shown = install(newer(made), root)
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert (
+        lines[0] == "/etc/caso/caso.conf: keeps what you changed; the new version is /etc/caso/caso.conf.fedcloud-new"
+    )
+    assert lines[1].startswith(f"Installed {NEWER}.")
+    assert "MY-SITE" in caso.read_text()
+    beside = root / "etc/caso/caso.conf.fedcloud-new"
+    assert beside.read_text().endswith("# newer\n")
+    assert not beside.stat().st_mode & 0o007
+    assert (root / "etc/systemd/system/bdii.service").read_text().endswith("# newer\n")
+    assert {"FEDCLOUD_NETWORK=host", f"FEDCLOUD_VERSION={NEWER}"} <= set(env.read_text().splitlines())
+    assert sender.exists()
+    assert (root / "opt/fedcloud" / __version__).exists()
+    again = install(newer(made), root)
+    assert again.stdout == f"Nothing to change: {NEWER} is installed.\n"
+
+
+def test_a_unit_that_was_changed_is_kept_and_a_masked_one_stays_masked(made: Path, root: Path) -> None:
+    install(older(made), root)
+    unit = root / "etc/systemd/system/bdii.service"
+    unit.write_text(unit.read_text() + "# mine\n")
+    masked = root / "etc/systemd/system/cloudkeeper-os.service"
+    masked.unlink()
+    masked.symlink_to("/dev/null")
+    shown = install(newer(made), root)
+    assert "/etc/systemd/system/bdii.service: keeps what you changed" in shown.stdout
+    assert unit.read_text().endswith("# mine\n")
+    assert masked.readlink() == Path("/dev/null")
+
+
+def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> None:
+    # R19, R31: its spools are root's, its programs and units make way, its configuration stays; links are not followed
+    spool = root / "var/spool/apel/outgoing/openstack/5a1b2c3d"
+    spool.mkdir(parents=True)
+    (spool / "5a1b2c3d4e5f60").write_text("record")
+    (root / "var/spool/caso").mkdir()
+    (root / "var/spool/caso/lastrun").write_text("2017-08-09T00:00:00")
+    outside = root / "etc/secret"
+    outside.write_text("root:*\n")
+    (root / "var/spool/caso/link").symlink_to(outside)
+    (root / "var/spool/apel/twice").hardlink_to(outside)
+    wrapper = root / "usr/local/bin/caso-extract.sh"
+    wrapper.parent.mkdir(parents=True)
+    wrapper.write_text("#!/bin/sh\ndocker run egifedcloud/caso\n")
+    compose = root / "etc/sitebdii/docker-compose.yml"
+    compose.parent.mkdir()
+    compose.write_text("version: '2'\n")
+    caso = root / "etc/caso/caso.conf"
+    caso.parent.mkdir()
+    caso.write_text("[DEFAULT]\nsite_name = MY-SITE\n")
+    caso.chmod(0o644)
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    for path in (spool, spool / "5a1b2c3d4e5f60", root / "var/spool/caso/lastrun", root / "var/spool/apel"):
+        assert access(path)[:2] == (1999, 1999), path
+    assert access(outside)[:2] == (0, 0)
+    assert (root / "var/spool/caso/link").lstat().st_uid == 1999
+    assert f"{root}/var/spool/apel/twice: has a second name somewhere, so it keeps its owner" in shown.stdout
+    assert "appliance run caso" in wrapper.read_text()
+    replaced = root / "var/lib/fedcloud/replaced"
+    assert "docker run" in (replaced / "usr/local/bin/caso-extract.sh").read_text()
+    assert "version" in (replaced / "etc/sitebdii/docker-compose.yml").read_text()
+    assert compose.is_symlink()
+    assert caso.read_text() == "[DEFAULT]\nsite_name = MY-SITE\n"
+    assert access(caso) == (0, 1999, 0o640)
+
+
+def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
+    # R12: an upgrade does not bring cron's tables back
+    install(older(made), root)
+    python = next((root / "opt/fedcloud").glob(f"{__version__}-*/bin/python"))
+    command = [
+        str(word) for word in (python, "-I", "-m", "appliance.admin.command", "schedule", "systemd", "--root", root)
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert not list((root / "etc/cron.d").iterdir())
+    assert install(newer(made), root).returncode == 0
+    assert not list((root / "etc/cron.d").iterdir())
+    assert (root / "etc/fedcloud/cron.d/caso").exists()
+
+
+def test_killed_anywhere_it_leaves_a_version_that_works_and_a_second_run_finishes(made: Path, root: Path) -> None:
+    install(older(made), root)
+    clean = root.with_name("clean")
+    shutil.copytree(root, clean, symlinks=True)
+    began = time.monotonic()
+    install(newer(made), clean)
+    whole = time.monotonic() - began
+    expected = {name: seen[0:3] + seen[4:] for name, seen in state(clean).items()}
+    for share in (2, 4, 6, 8, 9):
+        killed = root.with_name(f"killed{share}")
+        shutil.copytree(root, killed, symlinks=True)
+        words = [str(word) for word in (INSTALL, newer(made), "--key", made / "key.pub", "--root", killed)]
+        process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(whole * share / 10)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert_works(killed)
+        shown = install(newer(made), killed)
+        assert shown.returncode == 0, shown.stderr
+        assert "keeps what you changed" not in shown.stdout
+        now = {name: seen[0:3] + seen[4:] for name, seen in state(killed).items()}
+        ignored = {name for name in expected.keys() ^ now.keys() if "__pycache__" in name}
+        assert now.keys() - ignored == expected.keys() - ignored
+        differing = {name for name in now.keys() & expected.keys() if now[name] != expected[name]}
+        assert not {name for name in differing if not name.endswith((".pyc", "RECORD"))}
+        shutil.rmtree(killed)
+
+
+def assert_works(root: Path) -> None:
+    """Check that the command runs, that the version of the images is one of the two, and that no file is half there."""
+    link = root / "usr/local/bin/appliance"
+    script = root / str(link.readlink()).lstrip("/")
+    python = root / script.read_text().splitlines()[0].removeprefix("#!/")
+    shown = subprocess.run([python, "-I", script, "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.split()[1] in (__version__, NEWER)
+    lines = (root / "etc/fedcloud/appliance.env").read_text().splitlines()
+    assert (
+        len([line for line in lines if line in (f"FEDCLOUD_VERSION={__version__}", f"FEDCLOUD_VERSION={NEWER}")]) == 1
+    )
+    unit = (root / "etc/systemd/system/bdii.service").read_text()
+    assert "WantedBy=multi-user.target\n" in unit
+    assert (root / "etc/cron.d/caso").read_text().endswith("/var/log/caso.log 2>&1\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.fixture
+def own(made: Path, tmp_path: Path) -> Path:
+    """Return a bundle that a test may change, beside its keys."""
+    shutil.copytree(older(made), tmp_path / "own" / older(made).name)
+    for name in ("key.pem", "key.pub"):
+        shutil.copy(made / name, tmp_path / "own")
+    return tmp_path / "own" / older(made).name
+
+
+def refused(bundle: Path, root: Path, *flags: str, key: Path | None = None) -> str:
+    """Install what must not be installed; returns the line that says so."""
+    before = state(root)
+    shown = install(bundle, root, *flags, key=key)
+    assert shown.returncode in (2, 3), shown.stdout
+    assert shown.stderr.count("\n") == 1, shown.stderr
+    assert state(root) == before
+    return shown.stderr
+
+
+def test_an_altered_file_is_refused(own: Path, root: Path) -> None:
+    # R01: nothing is touched before the bundle is proven
+    path = own / "files/bin/caso-extract.sh"
+    path.write_text(path.read_text() + "# \n")
+    assert refused(own, root) == (
+        f"install: {own}: altered or incomplete: files/bin/caso-extract.sh: FAILED; get it again; nothing was changed\n"
+    )
+
+
+def test_a_missing_and_an_added_file_are_refused(own: Path, root: Path) -> None:
+    (own / "files/etc/evil").write_text("x")
+    assert "files that SHA256SUMS does not list: files/etc/evil" in refused(own, root)
+    (own / "files/etc/evil").unlink()
+    (own / "files/etc/voms.json").unlink()
+    assert "altered or incomplete: files/etc/voms.json" in refused(own, root)
+
+
+def test_a_link_is_refused(own: Path, root: Path) -> None:
+    path = own / "files/etc/voms.json"
+    path.rename(own.parent / "voms.json")
+    path.symlink_to(own.parent / "voms.json")
+    assert "holds links" in refused(own, root)
+
+
+def test_another_s_signature_is_refused(own: Path, root: Path) -> None:
+    _, public = bundles.make_key(own.parent, "other")
+    assert f"its signature is not of {public}; nothing was changed" in refused(own, root, key=public)
+    bundles.seal(own, key=None)
+    assert "not signed; nothing was changed" in refused(own, root)
+    assert "no such key" in refused(own, root, key=own / "none")
+    assert install(own, root, "--unsigned").returncode == 0
+
+
+def test_an_rsa_signature_by_openssl_dgst_is_taken(own: Path, root: Path) -> None:
+    private, public = own.parent / "rsa.pem", own.parent / "rsa.pub"
+    subprocess.run(["openssl", "genrsa", "-out", private, "2048"], check=True, capture_output=True)
+    subprocess.run(["openssl", "rsa", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    place = own / "SHA256SUMS"
+    subprocess.run(["openssl", "dgst", "-sha256", "-sign", private, "-out", f"{place}.sig", str(place)], check=True)
+    assert install(own, root, key=public).returncode == 0
+
+
+def test_a_missing_and_an_altered_image_are_refused(own: Path, root: Path) -> None:
+    # R01: against images.lock
+    bundles.image(own / "images/caso.tar", "egifedcloud/other:1")
+    bundles.seal(own, key=own.parent / "key.pem")
+    assert f"egifedcloud/caso:{__version__}: this image is missing from the bundle" in refused_by_python(own, root)
+    bundles.image(own / "images/caso.tar", f"egifedcloud/caso:{__version__}")
+    lock = own / "images.lock"
+    lock.write_text(lock.read_text().rsplit(":", 1)[0] + f":{'0' * 64}\n")
+    bundles.seal(own, key=own.parent / "key.pem")
+    assert f"egifedcloud/caso:{__version__}: the bundle's image is sha256:" in refused_by_python(own, root)
+
+
+def test_the_number_1999_taken_is_refused(own: Path, root: Path) -> None:
+    with (root / "etc/passwd").open("a") as file:
+        file.write("alice:x:1999:1999::/home/alice:/bin/sh\n")
+    told = refused_by_python(own, root)
+    assert "etc/passwd: the user alice has the number 1999; ours is fedcloud with 1999; give that account" in told
+
+
+def refused_by_python(bundle: Path, root: Path) -> str:
+    """Install what is refused after the signature; nothing but the directories of the installer's lock and record is there afterwards."""
+
+    def outside_of_var() -> dict[str, tuple[object, ...]]:
+        return {name: seen for name, seen in state(root).items() if not name.startswith(("var", "run"))}
+
+    before = outside_of_var()
+    shown = install(bundle, root)
+    assert shown.returncode in (2, 3), shown.stdout
+    assert shown.stderr.count("\n") == 1, shown.stderr
+    assert outside_of_var() == before
+    return shown.stderr
+
+
+def test_a_broken_record_is_told(own: Path, root: Path) -> None:
+    (root / "var/lib/fedcloud").mkdir(parents=True)
+    (root / "var/lib/fedcloud/install.json").write_text("{")
+    assert "var/lib/fedcloud/install.json: is no record of an installation; move it away" in install(own, root).stderr
+
+
+def test_a_tar_is_as_good_as_a_directory(own: Path, root: Path) -> None:
+    archive = own.parent / "bundle.tar"
+    subprocess.run(["tar", "-C", own.parent, "-cf", archive, own.name], check=True)
+    shutil.rmtree(own)
+    assert install(archive, root).returncode == 0
+    archive.write_bytes(b"no tar")
+    assert "no readable tar" in install(archive, root).stderr.splitlines()[-1]

@@ -1,0 +1,122 @@
+"""A Docker engine's answers on its unix socket, for faults that a real engine is not asked to have.
+
+    with serve(directory) as engine:
+        engine.images["egifedcloud/caso:1"] = "sha256:…"
+        engine.add("caso", labels={…})
+        engine.told                        # [("stop", "caso"), …]
+
+It speaks API 1.41: version, images/NAME/json, containers/json with labels as filter, and of one container json, logs,
+kill, stop and removal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import re
+import socketserver
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+@dataclass(slots=True)
+class Engine:
+    """What the engine has, and what it was told to do."""
+
+    socket: Path
+    images: dict[str, str] = field(default_factory=dict)
+    containers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    output: dict[str, bytes] = field(default_factory=dict)
+    told: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, *, labels: Mapping[str, str], state: Mapping[str, Any] | None = None) -> None:
+        """Add a container that runs, or is in the state given."""
+        self.containers[name] = {
+            "Id": name,
+            "Name": f"/{name}",
+            "RestartCount": 0,
+            "State": {"Status": "running", "Running": True, "StartedAt": "2026-11-25T00:00:00.123456789Z"}
+            | dict(state or {}),
+            "Config": {"Labels": dict(labels), "Tty": False},
+        }
+
+    def answer(self, verb: str, path: str, query: Mapping[str, list[str]]) -> tuple[int, object]:
+        """Return status and body."""
+        if path == "version":
+            return 200, {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24"}
+        if match := re.fullmatch(r"images/(.+)/json", path):
+            tag = unquote(match[1])
+            return (
+                (200, {"Id": self.images[tag]}) if tag in self.images else (404, {"message": f"No such image: {tag}"})
+            )
+        if path == "containers/json":
+            wanted = json.loads(query.get("filters", ["{}"])[0]).get("label", [])
+            return 200, [{"Id": name} for name, one in self.containers.items() if _has(one, wanted)]
+        match = re.fullmatch(r"containers/([^/]+)(?:/(\w+))?", path)
+        if match is None or match[1] not in self.containers:
+            return 404, {"message": f"No such container: {path}"}
+        return self._of_container(match[1], "remove" if verb == "DELETE" else match[2], query)
+
+    def _of_container(self, name: str, action: str, query: Mapping[str, list[str]]) -> tuple[int, object]:
+        if action == "json":
+            return 200, self.containers[name]
+        if action == "logs":
+            return 200, self.output.get(name, b"")
+        self.told.append((action if action != "kill" else query["signal"][0], name))
+        if action == "stop":
+            self.containers[name]["State"].update(Status="exited", Running=False)
+        elif action == "remove":
+            del self.containers[name]
+        return 204, None
+
+
+def _has(container: Mapping[str, Any], wanted: list[str]) -> bool:
+    labels = container["Config"]["Labels"]
+    return all(labels.get(name) == value for name, _, value in (label.partition("=") for label in wanted))
+
+
+@contextlib.contextmanager
+def serve(directory: Path) -> Iterator[Engine]:
+    """Serve in ``directory``, whose name must be short, for the block."""
+    engine = Engine(directory / "docker.sock")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self) -> None:
+            parts = urlsplit(self.path)
+            path = re.sub(r"^/v[\d.]+/|^/", "", parts.path)
+            status, body = engine.answer(self.command, path, parse_qs(parts.query))
+            content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+            self.send_response(status)
+            kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815  http.server's names
+
+        def address_string(self) -> str:
+            return "unix"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True
+
+    with Server(str(engine.socket), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield engine
+        finally:
+            server.shutdown()
+            thread.join()
+            engine.socket.unlink(missing_ok=True)

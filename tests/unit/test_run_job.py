@@ -1,0 +1,482 @@
+"""One job, once: lock, key, time limit, signals, record, exit status.
+
+Below the lock runs a real program in docker-compose's place: it writes down how it was called and does as it is told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulators import docker_engine
+from tests.testbed import Authority
+
+VERSION = "1.2.3"
+STAND_IN = """#!/bin/sh
+# Called as docker-compose: notes arguments, environment and what the staged key is, then does what "behave" says.
+cd "$(dirname "$0")"
+echo "started $$" >>runs
+printf '%s\\n' "$@" >arguments
+env >environment
+stat -c '%a %u %g' {root}/run/fedcloud/keys/* >keys 2>/dev/null
+echo "from the job"
+echo "and its errors" >&2
+. ./behave
+"""
+
+
+@dataclass
+class Site:
+    """A host's files below ``root``, its engine, and what was run in place of docker-compose."""
+
+    root: Path
+    place: Path
+    engine: docker_engine.Engine
+
+    def behave(self, script: str) -> None:
+        (self.place / "behave").write_text(script + "\n")
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "appliance.admin.command", "run", *arguments[:1], "--root", str(self.root)]
+        return subprocess.Popen(
+            [*command, *arguments[1:]],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    @property
+    def runs(self) -> list[str]:
+        path = self.place / "runs"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def until_started(self, times: int = 1) -> None:
+        deadline = time.monotonic() + 30
+        while len(self.runs) < times:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def told(self, name: str) -> list[str]:
+        return (self.place / name).read_text().splitlines()
+
+    def record(self, job: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.root / f"var/lib/fedcloud/runs/job-{job}.json").read_text())
+        return found
+
+
+@pytest.fixture
+def site(tmp_path: Path, pki: Authority) -> Iterator[Site]:
+    root, place = tmp_path / "root", tmp_path / "place"
+    place.mkdir()
+    (root / "etc/fedcloud").mkdir(parents=True)
+    (root / "var/log").mkdir(parents=True)
+    (root / "etc/fedcloud/docker-compose.yml").write_text("services: {}\n")
+    (root / "etc/fedcloud/appliance.env").write_text(f"FEDCLOUD_VERSION={VERSION}\n")
+    program = place / "docker-compose"
+    program.write_text(STAND_IN.replace("{root}", str(root)))
+    program.chmod(0o755)
+    host = pki.issue("ssm.example.org", hosts=["ssm.example.org"])
+    grid = root / "etc/grid-security"
+    grid.mkdir(parents=True)
+    (grid / "hostcert.pem").write_bytes(host.certificate.read_bytes())
+    (grid / "hostkey.pem").write_bytes(host.key.read_bytes())
+    (grid / "hostkey.pem").chmod(0o400)
+    pki.publish(grid / "certificates")
+    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as engine:
+        engine.images = {f"egifedcloud/{name}:{VERSION}": "sha256:1" for name in ("caso", "ssm", "cloudkeeper")}
+        (root / "etc/fedcloud/appliance.yaml").write_text(f"engine:\n  socket: {engine.socket}\n  compose: {program}\n")
+        site = Site(root, place, engine)
+        site.behave("exit 0")
+        yield site
+
+
+def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site) -> None:
+    # R23: what the wrappers of /usr/local/bin start
+    shown = site.run("caso", "--", "--dry-run", "-v")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == "from the job\n"
+    etc = site.root / "etc/fedcloud"
+    assert site.told("arguments") == [
+        *("-p", "fedcloud", "--env-file", f"{etc}/appliance.env", "-f", f"{etc}/docker-compose.yml"),
+        *("run", "--rm", "-T", "--no-deps", "--label", "eu.egi.fedcloud.job=caso"),
+        *("caso", "caso-extract", "--dry-run", "-v"),
+    ]
+    record = site.record("caso")
+    assert (record["status"], record["failures"], record["counts"]) == (0, [], {"job_exit_status": 0})
+    assert record["started"] < record["ended"] == record["last_success"]
+
+
+def test_of_the_caller_s_environment_nothing_reaches_docker_compose(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDCLOUD_VERSION", "9.9.9")
+    monkeypatch.setenv("OS_PASSWORD", "geheim")
+    assert site.run("caso").returncode == 0
+    told = set(site.told("environment"))
+    assert not any(line.startswith(("FEDCLOUD_VERSION", "OS_PASSWORD")) for line in told)
+    assert {f"DOCKER_HOST=unix://{site.engine.socket}", f"FEDCLOUD_ROOT={site.root}"} <= told
+
+
+@pytest.mark.parametrize("status", [1, 2, 3, 137])
+def test_the_exit_status_is_the_container_s(site: Site, status: int) -> None:
+    # R23
+    site.behave(f"exit {status}")
+    shown = site.run("caso")
+    assert shown.returncode == status
+    assert f"caso: caso-extract ended with exit status {status}" in shown.stderr
+    record = site.record("caso")
+    assert record["counts"] == {"job_exit_status": status}
+    assert record["last_success"] is None
+    assert record["failures"] == [f"caso-extract ended with exit status {status}; see /var/log/caso.log"]
+
+
+HUNDRED = """
+import os, shutil, sys, yaml
+from appliance.admin.command import main
+children = []
+for number in range(100):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(f"{sys.argv[2]}/{number}", os.O_WRONLY | os.O_CREAT), 1)
+        status = main(["run", "caso", "--root", sys.argv[1]])
+        sys.stdout.flush()
+        os._exit(status)
+    children.append(child)
+print(*children)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_a_hundred_simultaneous_starts_make_one_run(site: Site, tmp_path: Path) -> None:
+    # R12: no overlap; a start that finds the job running says so and is done
+    gate, said = site.place / "gate", tmp_path / "said"
+    os.mkfifo(gate)
+    said.mkdir()
+    site.behave("read line <gate; exit 0")
+    command = [sys.executable, "-c", HUNDRED, str(site.root), str(said)]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as starts:
+        deadline = time.monotonic() + 120
+        while len([path for path in said.iterdir() if path.stat().st_size]) < 99:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        gate.write_text("go\n")
+        children, err = starts.communicate(timeout=60)
+    assert starts.returncode == 0, err
+    assert len(site.runs) == 1
+    pattern = r"caso: running since \d{4}-\d\d-\d\dT[\d:]{8}\+00:00 \(pid (\d+)\)\n"
+    found = [re.fullmatch(pattern, path.read_text()) for path in said.iterdir()]
+    holders = {match[1] for match in found if match}
+    assert len([match for match in found if match]) == 99
+    assert len(holders) == 1
+    assert holders < set(children.split())
+
+
+def test_waiting_ends_as_the_other_run_ends_and_runs_nothing(site: Site) -> None:
+    # R12: with --wait
+    gate = site.place / "gate"
+    os.mkfifo(gate)
+    site.behave("read line <gate; exit 3")
+    first = site.start("caso")
+    site.until_started()
+    waiting = [site.start("caso", "--wait") for _ in range(3)]
+    time.sleep(1)
+    assert all(process.poll() is None for process in waiting)
+    with gate.open("w") as open_gate:
+        open_gate.write("go\n")
+    assert [process.wait(timeout=60) for process in (first, *waiting)] == [3] * 4
+    assert len(site.runs) == 1
+    for process in (first, *waiting):
+        process.communicate()
+
+
+def test_other_jobs_do_not_wait_for_it(site: Site) -> None:
+    site.behave("sleep 3")
+    first = site.start("caso")
+    site.until_started()
+    site.behave("exit 0")
+    assert site.run("ssmsend").returncode == 0
+    assert first.poll() is None
+    first.communicate(timeout=30)
+
+
+def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
+    # R21: a copy of the key, 0400 of the containers' account, gone afterwards; the key itself stays root's
+    assert site.run("ssmsend").returncode == 0
+    assert site.told("keys") == ["400 1999 1999"]
+    grid = site.root / "etc/grid-security"
+    arguments = site.told("arguments")
+    volumes = [value for flag, value in itertools.pairwise(arguments) if flag == "-v"]
+    assert volumes == [
+        f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
+        f"{site.root}/run/fedcloud/keys/ssmsend:/etc/grid-security/hostkey.pem:ro",
+    ]
+    assert list((site.root / "run/fedcloud/keys").iterdir()) == []
+    status = (grid / "hostkey.pem").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o400, os.getuid())
+    assert site.run("caso").returncode == 0
+    assert site.told("keys") == []
+
+
+def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
+    # R21
+    path = site.root / "etc/cloudkeeper/cloudkeeper.yml"
+    path.parent.mkdir()
+    for switch, staged in (("false", []), ("true", ["400 1999 1999"])):
+        path.write_text(f"cloudkeeper:\n  authentication: {switch}\n")
+        assert site.run("cloudkeeper").returncode == 0
+        assert site.told("keys") == staged
+
+
+@pytest.mark.parametrize("mode", [0o404, 0o444, 0o406])
+def test_a_key_that_others_can_read_is_refused(site: Site, mode: int) -> None:
+    # R09
+    (site.root / "etc/grid-security/hostkey.pem").chmod(mode)
+    shown = site.run("ssmsend")
+    assert shown.returncode == 3
+    assert f"hostkey.pem: the private key is open to others (mode {mode:04o}); chmod 0400" in shown.stderr
+    assert site.runs == []
+    assert site.record("ssmsend")["failures"]
+
+
+def test_a_key_of_another_certificate_is_refused(site: Site, pki: Authority) -> None:
+    # R09
+    other = pki.issue("other.example.org")
+    key = site.root / "etc/grid-security/hostkey.pem"
+    key.write_bytes(other.key.read_bytes())
+    assert "the key does not belong to" in site.run("ssmsend").stderr
+    assert site.runs == []
+
+
+def test_an_expired_certificate_is_refused_and_nothing_is_sent(site: Site, pki: Authority) -> None:
+    # R09, D16
+    old = pki.issue("ssm.example.org", days=1, not_before=datetime.now(UTC) - timedelta(days=2))
+    grid = site.root / "etc/grid-security"
+    (grid / "hostcert.pem").write_bytes(old.certificate.read_bytes())
+    (grid / "hostkey.pem").write_bytes(old.key.read_bytes())
+    shown = site.run("ssmsend")
+    assert shown.returncode == 3
+    assert "hostcert.pem: the certificate expired on" in shown.stderr
+    assert site.runs == []
+
+
+def test_a_certificate_that_peers_may_not_trust_is_told(site: Site, tmp_path: Path) -> None:
+    # R09: its chain
+    stranger = Authority.create(tmp_path / "stranger", subject="/DC=org/DC=stranger/CN=Stranger CA")
+    host = stranger.issue("ssm.example.org")
+    grid = site.root / "etc/grid-security"
+    (grid / "hostcert.pem").write_bytes(host.certificate.read_bytes())
+    (grid / "hostkey.pem").write_bytes(host.key.read_bytes())
+    shown = site.run("ssmsend")
+    assert shown.returncode == 0
+    assert "hostcert.pem: peers may not trust it" in shown.stderr
+
+
+def test_a_job_that_takes_too_long_is_stopped(site: Site) -> None:
+    site.behave("trap 'echo stopped >>runs; exit 0' TERM; while :; do sleep 0.05; done")
+    shown = site.run("caso", "--timeout", "1")
+    assert shown.returncode == 3
+    assert site.runs[1:] == ["stopped"]
+    assert "caso-extract was stopped by its time limit of 1 s" in shown.stderr
+    assert site.record("caso")["failures"] == ["caso-extract was stopped by its time limit of 1 s"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_reach_the_job_once(site: Site, number: signal.Signals) -> None:
+    name = number.name.removeprefix("SIG")
+    site.behave(f"trap 'echo {name} >>runs; exit 7' {name}; while :; do sleep 0.05; done")
+    process = site.start("caso")
+    site.until_started()
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, site.runs[1:]) == (7, [name])
+    assert f"caso-extract was stopped by SIG{name}" in err
+
+
+def test_signals_go_to_the_container_when_there_is_one(site: Site) -> None:
+    gate = site.place / "gate"
+    os.mkfifo(gate)
+    site.behave("trap 'echo compose >>runs' TERM; read line <gate; exit 4")
+    process = site.start("caso")
+    site.until_started()
+    labels = {"com.docker.compose.project": "fedcloud", "eu.egi.fedcloud.job": "caso"}
+    site.engine.add("one", labels=labels)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while ("SIGTERM", "one") not in site.engine.told:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with gate.open("w") as open_gate:
+        open_gate.write("go\n")
+    process.communicate(timeout=30)
+    assert process.returncode == 4
+    assert len(site.runs) == 1
+    assert site.engine.containers == {}
+
+
+def test_what_a_killed_run_left_goes_at_the_next_start(site: Site) -> None:
+    # R21, D03: neither container nor key of a killed wrapper stays
+    site.behave("while :; do sleep 0.05; done")
+    process = site.start("ssmsend")
+    site.until_started()
+    process.kill()
+    process.communicate(timeout=30)
+    key = site.root / "run/fedcloud/keys/ssmsend"
+    assert key.exists()
+    labels = {"com.docker.compose.project": "fedcloud", "eu.egi.fedcloud.job": "ssmsend"}
+    site.engine.add("left", labels=labels)
+    site.engine.add("other", labels=labels | {"eu.egi.fedcloud.job": "caso"})
+    pid = int(site.runs[0].split()[1])
+    deadline = time.monotonic() + 10  # what ran for it has been told to stop
+    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    site.behave("exit 0")
+    shown = site.run("ssmsend")
+    assert shown.returncode == 0
+    assert "ssmsend: removed 1 container(s) that a killed run had left" in shown.stderr
+    assert site.engine.told == [("stop", "left"), ("remove", "left")]
+    assert list(site.engine.containers) == ["other"]
+    assert not key.exists()
+
+
+def test_with_log_the_output_is_appended_to_the_job_s_file(site: Site) -> None:
+    # R12: the log paths of the manual
+    log = site.root / "var/log/ssm.log"
+    log.write_text("earlier\n")
+    shown = site.run("ssmsend", "--log")
+    assert shown.stdout == ""
+    assert log.read_text() == "earlier\nfrom the job\nand its errors\n"
+    (site.root / "var/log/caso.log").unlink(missing_ok=True)
+    site.run("caso", "--log")
+    assert stat.S_IMODE((site.root / "var/log/caso.log").stat().st_mode) == 0o640
+
+
+def test_an_unknown_job_is_one_line_with_the_nearest(site: Site) -> None:
+    for word, job in (
+        ("cas", "caso"),
+        ("ssm-send", "ssmsend"),
+        ("caso-extract", "caso"),
+        ("cloudkeper", "cloudkeeper"),
+    ):
+        shown = site.run(word)
+        assert (shown.returncode, shown.stderr) == (
+            2,
+            f"appliance: {word}: there is no such job; did you mean {job}?\n",
+        )
+    assert "write one of caso, ssmsend, cloudkeeper, cloud-info, fetch-crl" in site.run("zzz").stderr
+
+
+def test_without_an_engine_there_is_one_line(site: Site) -> None:
+    config = site.root / "etc/fedcloud/appliance.yaml"
+    config.write_text(re.sub("socket: .*", f"socket: {site.place}/none", config.read_text()))
+    shown = site.run("caso")
+    assert shown.returncode == 3
+    assert f"appliance: {site.place}/none: the Docker engine does not run; see systemctl status docker" in shown.stderr
+    assert site.runs == []
+    assert site.record("caso")["status"] == 3
+
+
+def test_an_engine_that_does_not_listen_is_one_line(site: Site) -> None:
+    dead = Path(tempfile.mkdtemp(prefix="e")) / "s"
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    config = site.root / "etc/fedcloud/appliance.yaml"
+    config.write_text(re.sub("socket: .*", f"socket: {dead}", config.read_text()))
+    shown = site.run("caso")
+    assert shown.returncode == 3
+    assert f"appliance: {dead}: the Docker engine does not answer" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_missing_image_is_told_and_never_pulled(site: Site) -> None:
+    # R01, D09: nothing is pulled implicitly
+    site.engine.images.clear()
+    shown = site.run("caso")
+    assert shown.returncode == 3
+    assert f"egifedcloud/caso:{VERSION}: this image is not on the host; install the release that" in shown.stderr
+    assert site.runs == []
+
+
+def test_missing_files_are_told_together(site: Site) -> None:
+    etc = site.root / "etc/fedcloud"
+    (etc / "docker-compose.yml").unlink()
+    (etc / "appliance.env").unlink()
+    shown = site.run("caso")
+    assert shown.returncode == 2
+    assert [line.partition(": does not")[0] for line in shown.stderr.splitlines() if "does not exist" in line] == [
+        f"appliance: {etc}/docker-compose.yml",
+        f"appliance: {etc}/appliance.env",
+    ]
+
+
+def test_without_a_version_the_line_says_where_it_belongs(site: Site) -> None:
+    (site.root / "etc/fedcloud/appliance.env").write_text("FEDCLOUD_NETWORK=host\n")
+    shown = site.run("caso")
+    assert shown.returncode == 2
+    assert "etc/fedcloud/appliance.env: FEDCLOUD_VERSION: must be set" in shown.stderr
+
+
+def test_wrong_settings_are_told_with_their_line(site: Site) -> None:
+    path = site.root / "etc/fedcloud/appliance.yaml"
+    path.write_text(path.read_text() + "timeouts:\n  caso: soon\n  ssmsnd: 3\n")
+    shown = site.run("caso")
+    assert shown.returncode == 2
+    assert f"appliance: {path}:5: [timeouts] caso: 'soon' is not allowed; write a whole number from 1" in shown.stderr
+    path.write_text(path.read_text().replace("soon", "5"))
+    assert f"{path}:6: [timeouts] ssmsnd: unknown option, ignored; did you mean ssmsend?" in site.run("caso").stderr
+
+
+def test_nobody_but_root_starts_jobs() -> None:
+    script = (
+        "import os, shutil, sys\n"
+        "from appliance.admin.command import main\n"
+        "from appliance.admin.run import supervise\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "sys.exit(main(['run', 'caso', '--root', '/nonexistent']))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stderr) == (
+        2,
+        "appliance: caso: only root can start a job; sudo appliance run caso\n",
+    )
+
+
+def test_fetch_crl_runs_on_the_host_and_its_failure_shows(site: Site) -> None:
+    # D13: `fetch-crl || exit 0` hid failures
+    shown = site.run("fetch-crl", "--", "--version")
+    if Path("/usr/sbin/fetch-crl").exists():
+        assert shown.returncode == 0
+    else:
+        assert shown.returncode == 3
+        assert "appliance: /usr/sbin/fetch-crl: is not installed; apt-get install fetch-crl" in shown.stderr
+
+
+def test_length_of_limits() -> None:
+    from appliance.admin.run.supervise import _length
+
+    assert [_length(timedelta(seconds=n)) for n in (5, 60, 90, 7200)] == ["5 s", "1 min", "90 s", "2 h"]

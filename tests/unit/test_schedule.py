@@ -1,0 +1,152 @@
+"""Who starts the jobs: tables of cron and timers of systemd, never both. Timers are enabled by systemctl itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from appliance.admin.command import main
+
+TOP = Path(__file__).parents[2]
+TABLES = ["caso", "cloudkeeper", "fedcloud-crl", "ssmsend"]
+TIMERS = [f"fedcloud-job@{job}.timer" for job in ("caso", "cloudkeeper", "fetch-crl", "ssmsend")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    shutil.copytree(TOP / "etc", root / "etc")
+    shutil.copytree(TOP / "cron.d", root / "etc/cron.d")
+    for path in (root / "etc/cron.d").iterdir():
+        path.chmod(0o644)
+    (root / "etc/cron.d/e2scrub_all").write_text("30 3 * * 0 root test -e /run/systemd/system || /sbin/e2scrub_all\n")
+    shutil.copytree(TOP / "systemd", root / "etc/systemd/system")
+    return root
+
+
+def schedule(root: Path, *words: str) -> int:
+    return main(["schedule", *words, "--root", str(root)])
+
+
+def tables(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "etc/cron.d").iterdir() if path.name != "e2scrub_all")
+
+
+def timers(root: Path) -> list[str]:
+    wants = root / "etc/systemd/system/timers.target.wants"
+    return sorted(path.name for path in wants.iterdir()) if wants.exists() else []
+
+
+def test_tables_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert schedule(root) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1][:3] == ["caso", "cron", "14"]
+    assert rows[4] == ["cloud-info", "nobody"]
+
+
+def test_there_and_back_leaves_everything_as_it_was(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # R12, R34: the same jobs at the same times, by one of the two
+    edited = root / "etc/cron.d/caso"
+    edited.write_text(edited.read_text().replace("14 *", "15 *"))
+    assert schedule(root, "systemd") == 0
+    assert (tables(root), timers(root)) == ([], TIMERS)
+    assert schedule(root, "systemd") == 0
+    assert schedule(root, "cron") == 0
+    assert (tables(root), timers(root)) == (TABLES, [])
+    assert schedule(root, "cron") == 0
+    assert "15 * * * * root" in edited.read_text()
+    assert "nobody starts" not in capsys.readouterr().out
+
+
+def test_showing_changes_nothing(root: Path) -> None:
+    assert schedule(root, "systemd", "--show") == 0
+    assert (tables(root), timers(root)) == (TABLES, [])
+
+
+def test_a_job_that_not_every_site_needs(root: Path) -> None:
+    assert schedule(root, "cron", "--with", "cloud-info") == 0
+    assert tables(root) == sorted([*TABLES, "cloud-info"])
+    assert schedule(root, "systemd") == 0
+    assert timers(root) == sorted([*TIMERS, "fedcloud-job@cloud-info.timer"])
+    assert schedule(root, "cron", "--with", "cloud-inf") == 2
+
+
+def test_both_at_once_are_found_and_undone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wants = root / "etc/systemd/system/timers.target.wants"
+    wants.mkdir()
+    (wants / "fedcloud-job@caso.timer").symlink_to("/etc/systemd/system/fedcloud-job@caso.timer")
+    assert schedule(root, "--show") == 1
+    assert "! both cron and systemd start caso: choose one" in capsys.readouterr().out
+    assert schedule(root, "systemd") == 0
+    assert (tables(root), timers(root)) == ([], TIMERS)
+
+
+def test_half_a_change_is_found_and_finished(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # what a kill between the two steps leaves: no job starts, and it is said
+    (root / "etc/cron.d/caso").rename(root / "etc/fedcloud/cron.d/caso")
+    assert schedule(root) == 1
+    assert "! nobody starts caso: choose" in capsys.readouterr().out
+    assert schedule(root, "systemd") == 0
+    assert (tables(root), timers(root)) == ([], TIMERS)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "line"),
+    [
+        ("var/spool/cron/crontabs/root", "14 */4 * * * /usr/local/bin/caso-extract.sh\n", 1),
+        ("etc/cron.d/mine", "#\n5 * * * * root /usr/local/bin/ssm-send.sh\n", 2),
+        ("etc/crontab", "14 * * * * root /usr/local/bin/appliance run caso\n", 1),
+    ],
+)
+def test_what_would_start_a_job_twice_is_refused(
+    root: Path, path: str, text: str, line: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # D08: releases of 2019 to 2022 had the jobs in root's own table
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+    (root / path).chmod(0o600)
+    assert schedule(root, "systemd") == 2
+    assert capsys.readouterr().err == (
+        f"appliance: {root}/{path}:{line}: starts a job of the appliance a second time; remove this line\n"
+    )
+    assert (tables(root) != [], timers(root)) == (True, [])
+    assert schedule(root) == 1
+
+
+def test_a_missing_timer_is_told_before_anything_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "etc/systemd/system/fedcloud-job@ssmsend.timer").unlink()
+    assert schedule(root, "systemd") == 3
+    assert "fedcloud-job@ssmsend.timer: is not installed; run scripts/install again" in capsys.readouterr().err
+    assert (tables(root), timers(root)) == (TABLES, [])
+
+
+def test_what_cron_ignores_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # R22, D01: cron says nothing of the first, and of the others only in syslog
+    directory = root / "etc/cron.d"
+    good = (directory / "caso").read_text()
+    (directory / "caso").rename(directory / "caso.cron")
+    (directory / "ssmsend").write_text((directory / "ssmsend").read_text().rstrip("\n"))
+    (directory / "cloudkeeper").chmod(0o664)
+    (directory / "fedcloud-crl").write_text("47 */6 * * * /usr/local/bin/appliance run fetch-crl --date=$(date +%F)\n")
+    assert schedule(root) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"! {root}")]
+    last = len((directory / "ssmsend").read_text().splitlines())
+    assert told == [
+        f"! {directory}/caso.cron: cron ignores files with such a name; rename it: letters, digits, - and _ only",
+        f"! {directory}/cloudkeeper: cron ignores it, since others may write to it; chmod 0644 {directory}/cloudkeeper",
+        f"! {directory}/fedcloud-crl:1: the sixth field must be the user: write root before the command",
+        f"! {directory}/fedcloud-crl:1: a % ends the command for cron; write \\%",
+        f"! {directory}/ssmsend:{last}: cron ignores the whole file, since its last line has no line end",
+    ]
+    (directory / "caso").write_text(good)
+    (directory / "caso").chmod(0o644)
+
+
+def test_somebody_else_s_table_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import os
+
+    os.chown(root / "etc/cron.d/caso", 1999, 1999)
+    assert schedule(root) == 1
+    assert "caso: cron ignores it, since it is not root's; chown root: " in capsys.readouterr().out

@@ -1,0 +1,131 @@
+"""`appliance status` and `appliance logs` on what the engine tells of the services."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.admin.command import main
+from appliance.core.run.errors import ExitStatus
+from appliance.core.run.layout import Layout
+from appliance.core.run.record import RunRecord
+from tests.simulators import docker_engine
+from tests.simulators.docker_engine import Engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    etc = tmp_path / "etc/fedcloud"
+    etc.mkdir(parents=True)
+    (etc / "docker-compose.yml").write_text("services: {}\n")
+    RunRecord("caso-extract").close(ExitStatus.DONE, Layout(tmp_path).runs)
+    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
+        (etc / "appliance.yaml").write_text(f"engine:\n  socket: {served.socket}\n")
+        yield served
+
+
+def add(engine: Engine, service: str, health: str = "", said: str = "", **state: object) -> None:
+    checks = {"Health": {"Status": health, "Log": [{"Output": "old"}, {"Output": said}]}} if health else {}
+    labels = {"com.docker.compose.project": "fedcloud", "com.docker.compose.service": service}
+    engine.add(f"fedcloud_{service}_1", labels=labels, state={**checks, **state})
+
+
+def status(root: Path, *flags: str) -> int:
+    return main(["status", "--root", str(root), *flags])
+
+
+def test_healthy_services_are_listed(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # R32, R38: the health of what systemctl starts
+    add(engine, "sitebdii", "healthy")
+    add(engine, "cloudkeeper-os", "healthy")
+    add(engine, "cloudbdii")
+    assert status(tmp_path) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:3] for row in rows[1:4]] == [
+        ["cloudbdii", "running", "-"],
+        ["cloudkeeper-os", "running", "healthy"],
+        ["sitebdii", "running", "healthy"],
+    ]
+
+
+def test_what_is_not_well_is_told_with_what_its_check_said(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(engine, "sitebdii", "unhealthy", said="ldap_sasl_bind: Can't contact\nLDAP server")
+    add(engine, "cloudkeeper-os", Status="exited", Running=False)
+    assert status(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "  ! sitebdii: running unhealthy: ldap_sasl_bind: Can't contact LDAP server\n" in shown
+    assert "  ! cloudkeeper-os: exited\n" in shown
+
+
+def test_jobs_are_no_services(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"com.docker.compose.project": "fedcloud", "eu.egi.fedcloud.job": "caso"}
+    engine.add("run", labels=labels, state={"Status": "exited"})
+    assert status(tmp_path) == 0
+    assert "No service has a container; systemctl start bdii cloudkeeper-os" in capsys.readouterr().out
+
+
+def test_without_an_engine_the_runs_are_shown_all_the_same(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.socket.rename(engine.socket.with_name("gone"))
+    assert status(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert f"  ! {engine.socket}: the Docker engine does not run; see systemctl status docker" in shown
+    assert "caso-extract" in shown
+    engine.socket.with_name("gone").rename(engine.socket)
+
+
+def test_as_json(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(engine, "sitebdii", "healthy", said="ok")
+    assert status(tmp_path, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert sorted(shown) == ["caso-extract", "services"]
+    assert shown["services"] == [
+        {
+            "service": "sitebdii",
+            "state": "running",
+            "health": "healthy",
+            "since": "2026-11-25T00:00:00+00:00",
+            "restarts": 0,
+            "said": "ok",
+        }
+    ]
+
+
+def test_a_service_s_log_is_what_the_engine_kept(
+    engine: Engine, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    add(engine, "sitebdii")
+    line = b"published 8 entries\n"
+    engine.output["fedcloud_sitebdii_1"] = (
+        b"\x01\0\0\0" + len(line).to_bytes(4, "big") + line
+    )  # as the engine frames it
+    assert main(["logs", "sitebdii", "--root", str(tmp_path)]) == 0
+    assert capfdbinary.readouterr().out == line
+    assert main(["logs", "cloudbdii", "--root", str(tmp_path)]) == 3
+    assert b"appliance: cloudbdii: has no container" in capfdbinary.readouterr().err
+
+
+def test_a_job_s_log_is_its_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # R12: where the tables send it
+    logs = tmp_path / "var/log"
+    logs.mkdir(parents=True)
+    assert main(["logs", "ssmsend", "--root", str(tmp_path)]) == 3
+    assert capfd.readouterr().err == f"appliance: {logs}/ssm.log: does not exist; no job has run yet\n"
+    (logs / "ssm.log").write_text("".join(f"{number}\n" for number in range(100)))
+    assert main(["logs", "ssmsend", "-n", "2", "--root", str(tmp_path)]) == 0
+    assert capfd.readouterr().out == "98\n99\n"
+    (logs / "caso.log").write_text("extracted\n")
+    assert main(["logs", "-n", "1", "--root", str(tmp_path)]) == 0
+    assert capfd.readouterr().out == f"==> {logs}/caso.log <==\nextracted\n\n==> {logs}/ssm.log <==\n99\n"
+
+
+def test_an_unknown_name_is_one_line_with_the_nearest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "sitebdi", "--root", str(tmp_path)]) == 2
+    assert capfd.readouterr().err == "appliance: sitebdi: there is no such service or job; did you mean sitebdii?\n"
