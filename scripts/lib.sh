@@ -94,6 +94,14 @@ make_environment() {
     { [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "$@"; }
 }
 
+# What tests of containers need: an engine's programs, both versions of Compose, the images. Only root can have an engine.
+container_images() {
+  debian docker.io docker-compose mmdebstrap
+  ensure_uv
+  step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2"
+  step "container images" env -C "$TOP" "$ENVS/uv/bin/python" -m deploy.images
+}
+
 dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }
 
 # One environment for each extra, holding that extra and nothing else: what each container will hold.

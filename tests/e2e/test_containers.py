@@ -292,7 +292,7 @@ def test_a_real_cloud_is_published_from_the_host_s_network(host_site: ContainerS
 
     vos = {project.vo for project in seed.projects.values() if project.vo}
     wait(lambda: len(shares()) == len(vos), seconds=START, what=lambda: site.log("cloudbdii") + site.log("sitebdii"))
-    assert all(any(f"_share_{vo}," in dn for dn in shares()) for vo in vos), shares()
+    assert all(any(f"_share_{vo}_" in dn for dn in shares()) for vo in vos), shares()
     for service in SERVICES:
         assert site.container(service)["HostConfig"]["NetworkMode"] == "host"
     if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text().strip():

@@ -187,3 +187,27 @@ def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
     assert [str(problem) for problem in shipped.list_problems] == [
         f"{tmp_path}/etc/cloudkeeper/image-lists.conf: names no image list; write one URL a line"
     ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags", "expected"),
+    [
+        ({"ADDR": "172.17.0.3", "PORT": "50051"}, (), "172.17.0.3:50051"),
+        ({"ADDR": "fd00::3", "PORT": "50051"}, (), "[fd00::3]:50051"),
+        ({"ADDR": "backend", "PORT": "50051"}, ("--backend-endpoint", "other:1"), "other:1"),
+        ({"ADDR": "backend"}, (), "127.0.0.1:50051"),
+        ({"ADDR": "", "PORT": ""}, (), "127.0.0.1:50051"),
+    ],
+)
+def test_a_linked_backend_wins_over_the_file_and_a_flag_over_both(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    flags: tuple[str, ...],
+    expected: str,
+) -> None:
+    """R35: the two variables that ``docker run --link cloudkeeper-os:backend`` sets."""
+    for name, text in variables.items():
+        monkeypatch.setenv(f"BACKEND_PORT_50051_TCP_{name}", text)
+    text = "cloudkeeper:\n  image-lists: []\n  backend:\n    endpoint: 127.0.0.1:50051\n"
+    assert load(tmp_path, text, *flags).endpoint == expected

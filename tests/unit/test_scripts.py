@@ -139,6 +139,8 @@ def test_a_failing_step_shows_what_it_said_and_its_status(checkout: Path) -> Non
         (["bench"], 2, "usage: scripts/bench NAME"),
         (["bench", "none"], 2, "usage: scripts/bench NAME"),
         (["test", "--help"], 0, "scripts/test --full"),
+        (["build", "--help"], 0, "scripts/build --unsigned"),
+        (["build"], 2, "scripts/build --key FILE"),
         (["demo", "--help"], 0, "usage: scripts/demo"),
         (["demo", "--nonsense"], 2, "--nonsense"),
         (["demo", "--state"], 2, "--state"),

@@ -1,0 +1,80 @@
+"""What is written in Dockerfile and docker-compose.yml, whoever reads them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy import contents
+
+TOP = Path(__file__).parents[2]
+DOCKERFILE = (TOP / "Dockerfile").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
+RUNNING = {"cloudbdii", "sitebdii", "cloudkeeper-os"}
+
+
+@pytest.mark.parametrize("unknown", [r"^# *syntax=", "<<", r"--mount", r"--chmod", r"^ADD\b", r"https?://"])
+def test_the_dockerfile_is_for_every_builder_and_fetches_nothing(unknown: str) -> None:
+    """The engine's first builder, BuildKit 0.8 and podman know what is left."""
+    assert not re.search(unknown, DOCKERFILE, re.MULTILINE)
+
+
+def test_every_stage_stands_on_the_base_that_is_given() -> None:
+    stages = dict(re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    names = {name for _, name in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)}
+    assert set(stages) - names == {"${BASE}"}
+    assert set(contents.IMAGES) < names
+
+
+def test_a_service_or_a_job_for_every_image() -> None:
+    """R01: the names of the images, with a version that the site's settings must name."""
+    assert set(SERVICES) == set(contents.IMAGES)
+    for name, service in SERVICES.items():
+        assert service["image"].startswith(f"egifedcloud/{name}:${{FEDCLOUD_VERSION:?")
+        assert (service.get("profiles") == ["jobs"]) == (name not in RUNNING)
+        assert service["restart"] == ("unless-stopped" if name in RUNNING else "no")
+
+
+def test_every_mount_is_one_that_refuses_a_missing_source() -> None:
+    for service in SERVICES.values():
+        for mount in service["volumes"]:
+            assert mount["type"] == "bind"
+            assert "bind" not in mount
+
+
+def test_what_can_be_written_is_state_spools_and_images() -> None:
+    """And the host key is mounted nowhere: a job's wrapper adds a copy of it."""
+    written = {
+        name: {mount["target"] for mount in service["volumes"] if not mount.get("read_only")}
+        for name, service in SERVICES.items()
+    }
+    runs = "/var/lib/fedcloud/runs"
+    assert written == {
+        "cloudbdii": {"/var/lib/fedcloud/bdii/resource", runs},
+        "sitebdii": {"/var/lib/fedcloud/bdii/site", runs},
+        "cloudkeeper-os": {"/var/lib/fedcloud/cloudkeeper-os", runs},
+        "cloudkeeper": {
+            "/var/lib/fedcloud/cloudkeeper",
+            "/var/spool/cloudkeeper/images",
+            "/run/lock/cloudkeeper",
+            runs,
+        },
+        "caso": {"/var/lib/fedcloud/caso", "/var/spool/caso", "/var/spool/apel", runs},
+        "ssm": {"/var/lib/fedcloud/ssm", "/var/spool/apel", runs},
+        "cloud-info": {runs},
+    }
+    assert "hostkey" not in (TOP / "docker-compose.yml").read_text()
+
+
+@pytest.mark.parametrize("endpoint", ["2171", "localhost:2171", "127.0.0.1:0", "127.0.0.1:66000", ":2171"])
+def test_an_endpoint_that_is_none_is_told(endpoint: str) -> None:
+    program = Path(sys.executable).with_name("bdii-update")
+    command = [program, "-c", "/nonexistent", "--listen", endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 2
+    assert f"{endpoint!r} is no ADDRESS:PORT" in done.stderr
