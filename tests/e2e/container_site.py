@@ -23,7 +23,7 @@ SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
 _STATE = (
     *("var/lib/fedcloud/" + name for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource")),
     *("var/lib/fedcloud/bdii/site", "var/lib/fedcloud/runs", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
-    *("image_data", "var/lock/cloudkeeper"),
+    *("image_data", "var/lock/cloudkeeper", "var/spool/apel", "var/spool/apel/outgoing"),
 )
 
 
@@ -36,6 +36,7 @@ class ContainerSite:
     compose_program: Path
     project: str
     port: int
+    authority: Authority
     network: str = "bridge"
 
     @classmethod
@@ -43,16 +44,15 @@ class ContainerSite:
         cls, engine: Engine, root: Path, *, version: str, project: str, port: int, network: str = "bridge"
     ) -> ContainerSite:
         """Copy what is shipped, as an installation does; nothing is configured yet."""
-        site = cls(engine, root, COMPOSE[version], project, port, network)
+        authority = Authority.create(root.with_name(f"{root.name}-authority"), key="ec")
+        site = cls(engine, root, COMPOSE[version], project, port, authority, network)
         shutil.copytree(TOP / "etc", root / "etc")
         shutil.copytree(TOP / "networks", root / "etc/fedcloud/networks", dirs_exist_ok=True)
         shutil.copy(TOP / "docker-compose.yml", root / "etc/fedcloud")
         for name in _STATE:
-            (root / name).mkdir(parents=True)
+            (root / name).mkdir(parents=True, exist_ok=True)
             os.chown(root / name, ACCOUNT, ACCOUNT)
-        Authority.create(root.with_name(f"{root.name}-authority"), key="ec").publish(
-            root / "etc/grid-security/certificates"
-        )
+        authority.publish(root / "etc/grid-security/certificates")
         (root / "usr/share/igtf-policy").mkdir(parents=True)
         (root / "etc/voms.json").write_text('{"ops": {"projects": ["ops"]}}\n')
         site._use_own_ports()
