@@ -172,6 +172,7 @@ class Engine:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             if self._answers():
+                process.returncode = 0  # the daemon outlives this object, which would complain of that
                 return
             time.sleep(0.05)
         process.kill()

@@ -316,6 +316,24 @@ def test_another_s_signature_is_refused(own: Path, root: Path) -> None:
     assert install(own, root, "--unsigned").returncode == 0
 
 
+def test_the_key_of_the_first_installation_is_asked_for_ever_after(own: Path, root: Path) -> None:
+    shutil.copy(INSTALL, own / "install")
+    shutil.copy(own.parent / "key.pub", own / "signing-key.pem")
+    bundles.seal(own, key=own.parent / "key.pem")
+    command = [str(own / "install"), "--root", str(root)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    fingerprint = hashlib.sha256((own / "signing-key.pem").read_bytes()).hexdigest()
+    assert shown.stdout.startswith(
+        f"The key came with the bundle; compare its SHA-256 with the publisher's: {fingerprint}\n"
+    )
+    private, public = bundles.make_key(own.parent, "other")
+    shutil.copy(public, own / "signing-key.pem")
+    bundles.seal(own, key=private)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 3
+    assert f"its signature is not of {root}/etc/fedcloud/signing-key.pem; nothing was changed" in again.stderr
+
+
 def test_an_rsa_signature_by_openssl_dgst_is_taken(own: Path, root: Path) -> None:
     private, public = own.parent / "rsa.pem", own.parent / "rsa.pub"
     subprocess.run(["openssl", "genrsa", "-out", private, "2048"], check=True, capture_output=True)

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     else:
         if told_services is not None:
             print(_services_table(told_services, at=clock.now()))
-        print(_table(runs, at=clock.now(), directory=directory))
+        print(_table(runs, at=clock.now(), directory=directory) if runs else f"No program has run yet: {directory}")
     is_well = told_services is None or told_services.are_well
     return ExitStatus.DONE if is_well and all(last.status is ExitStatus.DONE for last in runs) else ExitStatus.PARTLY
 

@@ -1,0 +1,153 @@
+"""`appliance run` with Debian's docker-compose, an engine and the shipped images: what the stand-ins cannot prove."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.engine import Engine
+from tests.e2e.container_site import ACCOUNT, ContainerSite
+from tests.testbed.pki import Authority
+
+pytestmark = pytest.mark.container
+
+PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 940
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Iterator[ContainerSite]:
+    root = tmp_path / "root"
+    root.mkdir()
+    with engine.alone():
+        site = ContainerSite.lay_out(engine, root, version="1.29.2", project="fedcloud", port=PORT)
+        site.edit("etc/fedcloud/appliance.yaml", text=f"engine:\n  socket: {engine.socket}\n")
+        for name in ("etc/caso/caso.conf", "etc/apel/sender.cfg", "etc/voms.json"):
+            site.edit(name)
+        for name in ("var/spool/apel", "var/spool/apel/outgoing"):
+            os.chown(root / name, ACCOUNT, ACCOUNT)
+        (root / "var/log").mkdir()
+        authority = Authority.open(root.with_name("root-authority"))
+        host = authority.issue("ssm.example.org")
+        for source, name, mode in ((host.certificate, "hostcert.pem", 0o644), (host.key, "hostkey.pem", 0o400)):
+            target = root / "etc/grid-security" / name
+            target.write_bytes(source.read_bytes())
+            target.chmod(mode)
+        try:
+            yield site
+        finally:
+            site.down()
+
+
+def start(site: ContainerSite, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "appliance.admin.command", "run", *words[:1], "--root", str(site.root), *words[1:]]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run(site: ContainerSite, *words: str) -> tuple[int, str]:
+    process = start(site, *words)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out + err
+
+
+def left(site: ContainerSite) -> list[str]:
+    """Return the containers of jobs that the engine still has."""
+    filters = ("--filter", f"label=com.docker.compose.project={site.project}")
+    one_off = ("--filter", "label=com.docker.compose.oneoff=True")
+    return site.engine.docker("ps", "-aq", *filters, *one_off).stdout.split()
+
+
+def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerSite) -> None:
+    # R23, D03: the shipped caso.conf still has its placeholders
+    status, said = run(site, "caso")
+    assert status == 2
+    assert "/etc/caso/caso.conf:12: site_name" in said
+    assert left(site) == []
+    record = json.loads((site.root / "var/lib/fedcloud/runs/job-caso.json").read_text())
+    assert record["counts"] == {"job_exit_status": 2}
+
+
+def test_a_change_in_etc_apel_counts(site: ContainerSite) -> None:
+    # R20, D04: nothing to send is well; then a word that the file must not have
+    status, said = run(site, "ssmsend")
+    assert status == 0, said
+    sender = site.root / "etc/apel/sender.cfg"
+    site.edit("etc/apel/sender.cfg", text=sender.read_text().replace("protocol: AMS", "protocol: PIGEON"))
+    status, said = run(site, "ssmsend")
+    assert status == 2
+    assert "/etc/apel/sender.cfg:" in said
+    assert "PIGEON" in said
+
+
+def test_the_program_finds_the_staged_key_and_only_while_it_runs(site: ContainerSite) -> None:
+    # R21: the key itself is root's alone, and the program, which is not root, can use the copy
+    status, said = run(site, "ssmsend", "--", "--check-config")
+    assert status == 0, said
+    assert list((site.root / "run/fedcloud/keys").iterdir()) == []
+    assert "Permission" not in said
+
+
+@pytest.fixture
+def silence(site: ContainerSite) -> Iterator[socket.socket]:
+    """Let caso ask a cloud that accepts and says nothing, on the gateway of its network."""
+    site.compose("up", "--no-start", "cloudkeeper-os")
+    shown = site.engine.docker("network", "inspect", f"{site.project}_out").stdout
+    gateway = json.loads(shown)[0]["IPAM"]["Config"][0]["Gateway"]
+    with socket.create_server((gateway, 0)) as listener:
+        conf = (site.root / "etc/caso/caso.conf").read_text()
+        conf = conf.replace("SITE-NAME", "CI").replace(
+            "auth_url = https://yourkeystone/v3", f"auth_url = http://{gateway}:{listener.getsockname()[1]}/v3"
+        )
+        conf = conf.replace("#username =", "username =").replace("#password =", "password = geheim-4711")
+        conf = conf.replace("#user_domain_name =", "user_domain_name =")
+        site.edit("etc/caso/caso.conf", text=conf)
+        yield listener
+
+
+def accept(silence: socket.socket, process: subprocess.Popen[str]) -> socket.socket:
+    """Wait until the job has connected."""
+    silence.settimeout(0.5)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(TimeoutError):
+            return silence.accept()[0]
+    process.kill()
+    raise AssertionError(process.communicate())
+
+
+def test_a_signal_ends_the_program_in_its_container(site: ContainerSite, silence: socket.socket) -> None:
+    process = start(site, "caso")
+    connection = accept(silence, process)
+    with connection:
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    assert process.returncode != 0
+    assert "caso-extract was stopped by SIGTERM" in err
+    assert left(site) == []
+
+
+def test_after_a_kill_the_next_start_begins_anew(site: ContainerSite, silence: socket.socket) -> None:
+    # D03: whatever is left of the first, there is one container at a time, and none at the end
+    process = start(site, "caso")
+    connection = accept(silence, process)
+    with connection:
+        process.kill()
+        process.communicate(timeout=60)
+        second = start(site, "caso")
+        again = accept(silence, second)
+        with again:
+            assert len(left(site)) == 1
+            second.send_signal(signal.SIGTERM)
+            second.communicate(timeout=60)
+    assert left(site) == []
