@@ -140,7 +140,10 @@ class Engine:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Exclude others that need a name in this engine, or a port of the machine, which only one can have."""
+        """Exclude others that need a name in this engine, or a port of the machine, which only one can have.
+
+        Whoever holds it must not ask for it again.
+        """
         with (self.directory / "alone").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

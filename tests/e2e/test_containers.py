@@ -19,7 +19,6 @@ from tests.e2e import container_cloud
 from tests.e2e.bdii_service import Entries, images, search
 from tests.e2e.container_site import COMPOSE, SERVICES, ContainerSite, wait
 from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image, server
-from tests.testbed import Testbed
 
 pytestmark = pytest.mark.container
 
@@ -262,38 +261,3 @@ def _answers(site: ContainerSite, service: str) -> bool:
         return bool(entries())
     check = site.container(service)["Config"]["Healthcheck"]["Test"][1:]
     return site.engine.docker("exec", site.container(service)["Id"], *check, check=False).returncode == 0
-
-
-@pytest.fixture
-def host_site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
-    """Compose v2, the host's network, and the test bed's real cloud, which listens on this machine only."""
-    root = tmp_path / "root"
-    root.mkdir()
-    with engine.alone():
-        site = ContainerSite.lay_out(engine, root, version="v2", project="fedcloud2", port=PORT + 2, network="host")
-        container_cloud.name_site(site)
-        container_cloud.offer_test_bed(site, testbed)
-        try:
-            yield site
-        finally:
-            site.down()
-
-
-@pytest.mark.cloud
-def test_a_real_cloud_is_published_from_the_host_s_network(host_site: ContainerSite, testbed: Testbed) -> None:
-    """R24, R26, R33: Compose v2, network_mode host, private CA, IPv4 and IPv6."""
-    site = host_site
-    site.compose("up", "-d", "--wait", "--wait-timeout", "90")
-    assert {site.health(service) for service in SERVICES} == {"healthy"}
-    seed = testbed.seed()
-
-    def shares() -> set[str]:
-        return {dn for dn in entries(port=PORT + 2) if dn.startswith("GLUE2ShareID=")}
-
-    vos = {project.vo for project in seed.projects.values() if project.vo}
-    wait(lambda: len(shares()) == len(vos), seconds=START, what=lambda: site.log("cloudbdii") + site.log("sitebdii"))
-    assert all(any(f"_share_{vo}_" in dn for dn in shares()) for vo in vos), shares()
-    for service in SERVICES:
-        assert site.container(service)["HostConfig"]["NetworkMode"] == "host"
-    if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text().strip():
-        assert entries("[::1]", PORT + 2).keys() == entries(port=PORT + 2).keys()

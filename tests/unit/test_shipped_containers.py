@@ -74,7 +74,7 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
 @pytest.mark.parametrize("endpoint", ["2171", "localhost:2171", "127.0.0.1:0", "127.0.0.1:66000", ":2171"])
 def test_an_endpoint_that_is_none_is_told(endpoint: str) -> None:
     program = Path(sys.executable).with_name("bdii-update")
-    command = [program, "-c", "/nonexistent", "--listen", endpoint]
+    command: list[str | Path] = [program, "-c", "/nonexistent", "--listen", endpoint]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
     assert f"{endpoint!r} is no ADDRESS:PORT" in done.stderr
