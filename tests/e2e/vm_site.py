@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import images
+from deploy import bundle, images
+from deploy.engine import Engine
 from tests.e2e import container_cloud
 from tests.e2e.bdii_service import Entries, parse
 from tests.e2e.container_site import ACCOUNT, ContainerSite
 from tests.e2e.ssm_site import Site as Peer
 from tests.testbed import Testbed
+from tests.testbed.bundle import make_key
 from tests.testbed.layout import SERVICES
 from tests.testbed.vm import HOST, Machine
 
-QUEUE = "/queue/machine"
+QUEUE = f"/queue/machine.{os.getpid()}"
+"""Of this session alone: what an interrupted one left does not count."""
 VO, PROJECT = "fedcloud.egi.eu", "vo-fedcloud"
 IMAGES_VO, IMAGES_PROJECT = "ops", "vo-ops"
 CA_BUNDLE = "/etc/ssl/certs/example-cloud.pem"
+TOP = Path(__file__).resolve().parents[2]
 GRID = "etc/grid-security"
 _EVERYTHING = """
     find /etc /opt /usr/local /image_data /var/lib/fedcloud /var/spool /var/log ! -path '/var/log/journal*' ! -type d \
@@ -28,6 +36,24 @@ _EVERYTHING = """
     docker images --no-trunc -q | sort
 """
 """All that an installation could touch: names, access, sizes, times, links; and images."""
+
+
+@contextmanager
+def booted(engine: Engine) -> Iterator[Machine]:
+    """Have a new machine run for the block; below its /media is a signed bundle of this checkout."""
+    directory = TOP / f".cache/vm/{os.getpid()}"
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / "media").mkdir(parents=True)
+    key, _ = make_key(directory)
+    key.chmod(0o600)
+    with engine.alone():
+        bundle.make(engine, directory / "media", key=key, say=lambda _: None)
+    machine = Machine.create(engine, directory, cache=TOP / ".cache/deploy")
+    try:
+        machine.run("systemctl", "stop", "cron")  # its hours are not the tests'
+        yield machine
+    finally:
+        machine.destroy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +72,13 @@ class Appliance:
     @classmethod
     def install(cls, machine: Machine, testbed: Testbed) -> Appliance:
         """Install from the bundle below /media, twice, and configure what was installed."""
-        bundle = f"/media/fedcloud-appliance-{images.version()}"
-        first = machine.run(f"{bundle}/install").stdout
+        place = f"/media/fedcloud-appliance-{images.version()}"
+        first = machine.run(f"{place}/install").stdout
         before = machine.shell(_EVERYTHING).stdout
-        second = machine.run(f"{bundle}/install").stdout
+        second = machine.run(f"{place}/install").stdout
         after = machine.shell(_EVERYTHING).stdout
         changed = "".join(sorted(set(before.splitlines(keepends=True)) ^ set(after.splitlines(keepends=True))))
-        appliance = cls(machine, testbed, bundle, first, second, changed)
+        appliance = cls(machine, testbed, place, first, second, changed)
         appliance.configure()
         return appliance
 
@@ -147,7 +173,7 @@ class Appliance:
     def _images(self) -> None:
         """R36: the backend's account in the manual's lines; and which project serves which VO."""
         account = self.testbed.seed().accounts["images"]
-        shipped = (Path(__file__).resolve().parents[2] / "etc/cloudkeeper/cloudkeeper-os.conf").read_text()
+        shipped = (TOP / "etc/cloudkeeper/cloudkeeper-os.conf").read_text()
         self.write("/etc/cloudkeeper/cloudkeeper-os.conf", shipped)
         for number, text in {
             124: f"username = {account.name}",
@@ -161,7 +187,23 @@ class Appliance:
         text = ", ".join(f'"{vo}": {{"projects": ["{project}"]}}' for vo, project in mapping.items())
         self.write("/etc/voms.json", f"{{{text}}}\n")
 
+    def start(self) -> None:
+        """Have both services run, and the whole cloud published."""
+        self.machine.run("systemctl", "start", "bdii", "cloudkeeper-os")
+        vos = {project.vo for project in self.testbed.seed().projects.values() if project.vo}
+        self.machine.wait(
+            lambda: len(self.shares()) == len(vos) and self.backend_answers(),
+            seconds=90,
+            what=lambda: self.machine.journal("bdii") + self.machine.journal("cloudkeeper-os"),
+        )
+
     # --------------------------------------------------------------------------------------------------- what is seen
+
+    def backend_answers(self) -> bool:
+        """Say whether the backend answers as gRPC servers do."""
+        probe = [sys.executable, "-IS", str(TOP / "deploy/grpc-answers"), "127.0.0.1", "50051"]
+        command = ["nsenter", f"--net=/proc/{self.machine.pid}/ns/net", *probe]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
     def entries(self, *words: str) -> Entries:
         """Return what the machine's ldapsearch finds at the address that others use; nothing while nobody answers."""

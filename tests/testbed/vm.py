@@ -176,3 +176,7 @@ class Machine:
             if process.stdout is not None:
                 process.stdout.close()
         self.doors.clear()
+
+
+if __name__ == "__main__":
+    print(fetch_root(TOP / ".cache/deploy"))
