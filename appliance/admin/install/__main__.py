@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin.install import host, images, ownership, programs
@@ -24,6 +25,8 @@ from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.version import __version__
 
 _VERSION = re.compile(rb"^FEDCLOUD_VERSION=.*$", re.MULTILINE)
+_PATIENCE = timedelta(seconds=30)
+"""For a run that has just been killed, or that is about to end."""
 _ENVIRONMENT = "/etc/fedcloud/appliance.env"
 
 
@@ -174,7 +177,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     state = root / "var/lib/fedcloud"
     for directory in (state, root / "run/fedcloud"):
         durable.make_directory(directory, mode=0o755)
-    with lock.hold(root / "run/fedcloud/install.lock"):
+    with lock.hold(root / "run/fedcloud/install.lock", wait=_PATIENCE):
         record_path = state / "install.json"
         made = Installation(bundle, root, record_path, Record.read(record_path))
         made.run()
