@@ -46,13 +46,16 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def _serve(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
+    at_work: set[asyncio.Task[None] | None] = set()  # the loop itself would not keep them
 
     async def hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        at_work.add(task := asyncio.current_task())
         with contextlib.suppress(OSError):
             from_there, to_there = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.gather(_copy(reader, to_there), _copy(from_there, writer))
             to_there.close()
         writer.close()
+        at_work.discard(task)
 
     async with await asyncio.start_server(hand_on, sock=listener) as server:
         await server.serve_forever()
