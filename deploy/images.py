@@ -108,7 +108,7 @@ def fetch_base(cache: Path) -> Path:
     def make(directory: Path) -> None:
         _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch})
 
-    return _kept(cache / "base", [epoch.encode(), *(path.read_bytes() for path in asked)], make)
+    return kept(cache / "base", [epoch.encode(), *(path.read_bytes() for path in asked)], make)
 
 
 def fetch_wheels(cache: Path) -> Path:
@@ -124,7 +124,7 @@ def fetch_wheels(cache: Path) -> Path:
         pip: list[str | Path] = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download"]
         _quietly([*pip, *options, "--dest", directory, "--requirement", requirements])
 
-    return _kept(cache / "wheelhouse", [wanted.encode()], make)
+    return kept(cache / "wheelhouse", [wanted.encode()], make)
 
 
 def build_wheel(cache: Path, wheels: Path) -> Path:
@@ -170,7 +170,7 @@ def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | Non
         raise EngineError(f"{Path(command[0]).name}: status {done.returncode}: {words}")
 
 
-def _kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
+def kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
     """Return what was made for the same wishes earlier, else make it: whole or not at all."""
     digest = hashlib.sha256()
     for part in asked:

@@ -94,12 +94,17 @@ make_environment() {
     { [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "$@"; }
 }
 
-# What tests of containers need: an engine's programs, both versions of Compose, the images. Only root can have an engine.
+# What tests of containers and of machines need: an engine's programs, both versions of Compose, the images, the root file
+# system of a machine, made beside them. Only root can have an engine.
 container_images() {
+  local machine
   debian docker.io docker-compose mmdebstrap
   ensure_uv
   step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2"
+  env -C "$TOP" "$ENVS/dev/bin/python" -m tests.testbed.vm >"$CACHE/machine.log" 2>&1 &
+  machine=$!
   step "container images" env -C "$TOP" "$ENVS/uv/bin/python" -m deploy.images
+  step "machine for tests" wait $machine || { cat "$CACHE/machine.log" >&2; return 1; }
 }
 
 dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }

@@ -9,6 +9,7 @@ versions.
 from __future__ import annotations
 
 import contextlib
+import socket as socketlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -55,7 +56,7 @@ class Engine:
         self._broken = (docker.errors.DockerException, requests.RequestException, OSError)
         self._socket = socket
         remedy = "see systemctl status docker, and start it with systemctl start docker"
-        if not socket.exists():
+        if not _is_listened_at(socket):
             raise Unavailable(socket, "the Docker engine does not run", remedy)
         try:
             self._client = docker.DockerClient(base_url=f"unix://{socket}", version="auto", timeout=_ANSWER)
@@ -129,6 +130,18 @@ class Engine:
             raise _Missing(self._socket, _words(error)) from error
         except self._broken as error:
             raise Unavailable(self._socket, f"the Docker engine: {_words(error)}") from error
+
+
+def _is_listened_at(path: Path) -> bool:
+    """Say whether somebody listens; an engine that was stopped may leave the name of its socket behind."""
+    with socketlib.socket(socketlib.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:  # whatever else it is, the client tells it better
+            return True
+    return True
 
 
 class _Missing(Unavailable):

@@ -6,14 +6,18 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.core.run.errors import ApplianceError
+from deploy import images as built
+from deploy.engine import Engine, EngineError
 from tests.demo import accounting, images, information, report
 from tests.demo.accounting_site import AccountingSite
+from tests.demo.container_site import BACKEND_PORT, ContainerSite
 from tests.demo.introduction import FLOWS
 from tests.demo.site import PROGRAMS, Site
 from tests.testbed import SERVICES, Seed, Testbed
@@ -48,14 +52,34 @@ class Story:
         return self.seconds | {"total": round(time.monotonic() - self._begin, 1)}
 
 
-def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story) -> list[report.Row]:
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """How a site is begun, below a directory: its programs as they are installed here, or in containers."""
+
+    begin: Callable[[Path], Site]
+    backend_port: int
+
+    @classmethod
+    @contextmanager
+    def chosen(cls, testbed: Testbed, *, in_containers: bool) -> Iterator[Sites]:
+        """Have an engine with the images run for the block, if it is asked for."""
+        if not in_containers:
+            yield cls(Site.fresh, PORT_BASE + _BACKEND_PORT)
+            return
+        engine = Engine(TOP / ".cache/docker")
+        with engine.used(), engine.alone():
+            built.ensure(engine, TOP / ".cache/deploy")
+            yield cls(lambda root: ContainerSite.lay_out(root, engine=engine, testbed=testbed), BACKEND_PORT)
+
+
+def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story, sites: Sites) -> list[report.Row]:
     """Play the story of some flows, images first since they need the least of a cloud, and return its rows."""
     rows = []
     if "images" in flows:
         with story.chapter("Starting Keystone and Glance"):
             testbed.up(("keystone", "glance"))
             people = testbed.people()
-        rows += tell_of_images(testbed, people, Site.fresh(state / "site-images"), story)
+        rows += tell_of_images(testbed, people, state, story, sites)
     if set(flows) == {"images"}:
         return rows
     with story.chapter("Starting the cloud with all its services, and a broker"):
@@ -63,15 +87,15 @@ def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story) ->
         seed = testbed.seed()
         testbed.reset()
     if "information" in flows:
-        rows += tell_of_information(testbed, seed, Site.fresh(state / "site-information"), story)
+        rows += tell_of_information(testbed, seed, sites.begin(state / "site-information"), story)
     if "accounting" in flows:
-        rows += tell_of_accounting(testbed, seed, state, story)
+        rows += tell_of_accounting(testbed, seed, state, story, sites)
     return rows
 
 
-def tell_of_images(testbed: Testbed, people: People, site: Site, story: Story) -> list[report.Row]:
+def tell_of_images(testbed: Testbed, people: People, state: Path, story: Story, sites: Sites) -> list[report.Row]:
     """Play the acts of the image flow."""
-    stage = images.Stage(testbed, people, site, PORT_BASE + _BACKEND_PORT, story.say)
+    stage = images.Stage(testbed, people, sites.begin(state / "site-images"), sites.backend_port, story.say)
     rows = []
     with stage.open():
         for title, act in (
@@ -93,7 +117,7 @@ def tell_of_information(testbed: Testbed, seed: Seed, site: Site, story: Story) 
         return rows + stage.provider_fails()
 
 
-def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story) -> list[report.Row]:
+def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story, sites: Sites) -> list[report.Row]:
     """Play the acts of the accounting flow."""
     testbed.bulk(400, project="vo-fedcloud", days=70)
     moment = datetime.now(UTC).replace(microsecond=0)
@@ -105,7 +129,7 @@ def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story) 
         ("Sabotage: the broker is killed in mid-send", "site-broker-killed", stage.broker_killed),
     ):
         with story.chapter(title):
-            rows += act(AccountingSite.create(state / name, testbed, seed))
+            rows += act(AccountingSite.create(sites.begin(state / name), testbed, seed))
     return rows
 
 
@@ -145,7 +169,8 @@ def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
     story = Story(arguments.setup_seconds)
     flows = arguments.flows or FLOWS
     try:
-        rows = tell(testbed, flows, arguments.state, story)
+        with Sites.chosen(testbed, in_containers=arguments.containers) as sites:
+            rows = tell(testbed, flows, arguments.state, story, sites)
     finally:
         if not arguments.keep:
             testbed.down()
@@ -163,13 +188,14 @@ def main() -> int:
     parser.add_argument("flows", nargs="*")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--clean", action="store_true")
+    parser.add_argument("--containers", action="store_true")
     parser.add_argument("--state", type=Path, default=TOP / ".cache/demo")
     parser.add_argument("--setup-seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     testbed = Testbed(arguments.state / "testbed", PORT_BASE)
     try:
         return clean(testbed, arguments.state) if arguments.clean else play(testbed, arguments)
-    except ApplianceError as error:
+    except (ApplianceError, EngineError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 3
 

@@ -56,10 +56,10 @@ class AccountingSite:
     site: Site
 
     @classmethod
-    def create(cls, root: Path, testbed: Testbed, seed: Seed) -> AccountingSite:
+    def create(cls, site: Site, testbed: Testbed, seed: Seed) -> AccountingSite:
         """Write a new site's files."""
-        site = Site.fresh(root)
-        (root / "var/log/apel").mkdir()
+        root = site.root
+        (root / "var/log/apel").mkdir(exist_ok=True)
         account = seed.accounts["accounting"]
         caso = _CASO.format(
             auth_url=testbed.keystone_url, account=account.name, password=account.password, ca_file=testbed.ca_file

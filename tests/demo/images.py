@@ -73,8 +73,8 @@ class Stage:
     def open(self) -> Iterator[None]:
         """Write the site's files, start server and backend; stop them at the end."""
         root, account = self.site.root, self.people.accounts["images"]
-        (root / "image_data").mkdir()
-        (root / "run").mkdir()
+        (root / "image_data").mkdir(exist_ok=True)
+        (root / "run").mkdir(exist_ok=True)
         where = {"root": root, "port": self.port}
         self.site.write(
             "etc/cloudkeeper/cloudkeeper.yml", _FRONTEND.format(ca_directory=self.testbed.ca_directory, **where)

@@ -89,7 +89,7 @@ class Stage:
         )
         provider = f"exec {PROGRAMS}/cloud-info-provider-service --root {root} --all-images"
         self.site.write("gip/provider/cloud", f"#!/bin/sh\n{provider}\n", mode=0o755)
-        (root / "gip/ldif").mkdir()
+        (root / "gip/ldif").mkdir(parents=True)
         resource = _BDII.format(root=root, level="resource", port=self.port + 1)
         self.site.write("etc/bdii/resource.conf", resource)
         self.site.write(

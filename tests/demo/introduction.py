@@ -8,12 +8,14 @@ import sys
 FLOWS = ("images", "information", "accounting")
 
 HELP = """\
-usage: scripts/demo [--keep] [--clean] [--state DIR] [FLOW ...]
+usage: scripts/demo [--containers] [--keep] [--clean] [--state DIR] [FLOW ...]
 
 Signed image lists become images of a real OpenStack; what it offers is read by LDAP at site level; its servers become
 signed accounting messages at the other end of a real broker. Every number is counted a second time by somebody else.
 
   FLOW      images, information or accounting; several, or all when none is named
+  --containers  run the programs in the shipped images by the shipped compose file, in a Docker engine of the demo's
+            own (Debian packages docker.io, docker-compose, mmdebstrap; only root can)
   --keep    leave cloud and broker running at the end, and print commands to paste
   --clean   remove what the demo made, and stop
   --state   directory for the demo's cloud and site (default: .cache/demo of this checkout)
@@ -45,6 +47,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("flows", nargs="*")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--clean", action="store_true")
+    parser.add_argument("--containers", action="store_true")
     parser.add_argument("--state")
     try:
         chosen = parser.parse_args(arguments)

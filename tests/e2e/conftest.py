@@ -11,7 +11,11 @@ import pytest
 from deploy import images
 from deploy.engine import Engine
 from tests.e2e.images_cloud import Cloud
+from tests.e2e.vm_site import Appliance, booted
 from tests.testbed import Testbed
+from tests.testbed.vm import Machine
+
+TOP = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +27,21 @@ def cloud(instance: Testbed) -> Cloud:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """Return an engine that has the images of this checkout."""
-    top = Path(__file__).resolve().parents[2]
-    engine = Engine(Path(os.environ.get("FEDCLOUD_ENGINE") or top / ".cache/docker"))
+    engine = Engine(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     with engine.used():
         with engine.alone():
-            images.ensure(engine, top / ".cache/deploy")
+            images.ensure(engine, TOP / ".cache/deploy")
         yield engine
+
+
+@pytest.fixture(scope="session")
+def machine(engine: Engine) -> Iterator[Machine]:
+    """Return a machine that has booted, without any network; below /media is a signed bundle of this checkout."""
+    with booted(engine) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def appliance(machine: Machine, testbed: Testbed) -> Appliance:
+    """Return the appliance, installed from its bundle, twice, and configured for the test bed; nothing is started."""
+    return Appliance.install(machine, testbed)

@@ -415,7 +415,7 @@ def test_an_engine_that_does_not_listen_is_one_line(site: Site) -> None:
     config.write_text(re.sub("socket: .*", f"socket: {dead}", config.read_text()))
     shown = site.run("caso")
     assert shown.returncode == 3
-    assert f"appliance: {dead}: the Docker engine does not answer" in shown.stderr
+    assert f"appliance: {dead}: the Docker engine does not run" in shown.stderr
     assert "Traceback" not in shown.stderr
 
 

@@ -1,0 +1,165 @@
+"""What goes wrong on a machine: each ends in one clear line, leaves nothing half done, and what serves goes on serving."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.vm_site import Appliance
+from tests.testbed.vm import HOST
+
+pytestmark = [
+    pytest.mark.container,
+    pytest.mark.vm,
+    pytest.mark.cloud,
+    pytest.mark.broker,
+    pytest.mark.timeout(900),
+]
+
+
+@pytest.fixture
+def serving(appliance: Appliance) -> Iterator[Appliance]:
+    """Return the appliance at work; what a test broke must not have been noticed by anybody who asks it."""
+    appliance.start()
+    before = appliance.containers()
+    yield appliance
+    assert appliance.containers() == before
+    assert appliance.shares()
+    assert appliance.backend_answers()
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Check that something ended with one line that says all this, and without a traceback."""
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(said) == 1, done
+    assert all(word in said[0] for word in words), said
+
+
+def test_an_altered_image_in_the_bundle_is_refused(serving: Appliance) -> None:
+    """R01: nothing is changed before the whole bundle is proven."""
+    machine = serving.machine
+    media = machine.directory / "media"
+    bundle, altered = media / Path(serving.bundle).name, media / "altered"
+    shutil.copytree(bundle, altered, copy_function=lambda source, target: Path(target).hardlink_to(source))
+    images = altered / "images/images.tar"
+    images.unlink()
+    shutil.copyfile(bundle / "images/images.tar", images)
+    with images.open("r+b") as file:
+        file.seek(10**6)
+        octet = file.read(1)
+        file.seek(10**6)
+        file.write(bytes([octet[0] ^ 1]))
+    try:
+        done = machine.run("/media/altered/install", expect=3)
+    finally:
+        shutil.rmtree(altered)
+    refused(done, "altered or incomplete: images/images.tar", "nothing was changed")
+
+
+def test_somebody_else_has_the_account_s_number(serving: Appliance) -> None:
+    """The account file that the installer sees names another user 1999."""
+    machine = serving.machine
+    line = (
+        "sed 's/^fedcloud:x:1999:/other:x:1999:/' /etc/passwd >/tmp/passwd && mount --bind /tmp/passwd /etc/passwd"
+        f" && exec {serving.bundle}/install"
+    )
+    refused(machine.run("unshare", "--mount", "bash", "-c", line, expect=3), "other", "1999")
+
+
+def test_the_source_of_a_mount_is_missing(serving: Appliance) -> None:
+    """The job says which file, makes no directory of that name, and goes on as before once it is there."""
+    machine = serving.machine
+    path = serving.path("/etc/caso/caso.conf")
+    aside = path.with_name("caso.conf.aside")
+    path.rename(aside)
+    try:
+        done = machine.shell("/usr/local/bin/caso-extract.sh", expect=None)
+        assert done.returncode not in (0, 4)
+        assert "/etc/caso/caso.conf" in done.stderr + done.stdout
+        assert "Traceback" not in done.stderr
+        assert not path.exists()
+    finally:
+        aside.rename(path)
+    machine.shell("/usr/local/bin/caso-extract.sh --dry-run")
+
+
+def test_both_schedulers(serving: Appliance) -> None:
+    """R12: timers take over from the tables and give back; one that is smuggled in beside is told and refused."""
+    machine = serving.machine
+    machine.shell("appliance schedule systemd")
+    timers = machine.shell("systemctl list-timers --all --no-legend --plain 'fedcloud-job@*'").stdout
+    assert all(f"fedcloud-job@{job}.timer" in timers for job in ("caso", "ssmsend", "cloudkeeper", "fetch-crl"))
+    assert not serving.path("/etc/cron.d/caso").exists()
+    machine.shell("cp /etc/fedcloud/cron.d/caso /etc/cron.d/caso")
+    done = machine.shell("appliance schedule", expect=None)
+    assert done.returncode != 0
+    assert "both cron and systemd start caso" in done.stdout + done.stderr
+    machine.shell("rm -f /etc/cron.d/caso; appliance schedule cron")
+    assert serving.path("/etc/cron.d/caso").exists()
+    left = machine.shell("systemctl list-timers --all --no-legend --plain 'fedcloud-job@*'").stdout
+    assert left == ""
+
+
+def test_a_timer_s_job_runs_with_the_unit_s_few_rights(serving: Appliance) -> None:
+    """R12: what the timer starts, started once: hardened as it is, it hands over the key and writes log and record."""
+    machine = serving.machine
+    log = serving.path("/var/log/ssm.log")
+    log.write_text("")
+    machine.shell("systemctl start fedcloud-job@ssmsend.service")
+    assert machine.run("systemctl", "is-failed", "fedcloud-job@ssmsend", expect=1).stdout == "inactive\n"
+    assert log.read_text()
+    assert list(serving.path("/run/fedcloud/keys").iterdir()) == []
+
+
+def test_the_port_is_taken(appliance: Appliance) -> None:
+    """The unit's journal has the reason; the backend goes on; once the port is free, a restart is all it takes."""
+    machine = appliance.machine
+    appliance.start()
+    machine.run("systemctl", "stop", "bdii")
+    squatter = "import socket, time; s = socket.create_server(('0.0.0.0', 2170)); time.sleep(600)"
+    machine.run("systemd-run", "--quiet", "--collect", "--unit", "squatter", "python3", "-c", squatter)
+    machine.wait(
+        lambda: "2170" in machine.shell("ss -Hltn 'sport = :2170'").stdout, seconds=10, what=lambda: "nobody listens"
+    )
+    moment = machine.run("date", "+%s").stdout.strip()
+    machine.run("systemctl", "start", "--no-block", "bdii")
+    said = f"journalctl --no-pager -o cat -u bdii --since @{moment}"
+    machine.wait(
+        lambda: "0.0.0.0:2170: is taken by another program" in machine.shell(said).stdout,
+        seconds=60,
+        what=lambda: machine.shell(said).stdout,
+    )
+    assert "Traceback" not in machine.shell(said).stdout
+    assert appliance.backend_answers()
+    machine.run("systemctl", "stop", "squatter")
+    machine.run("systemctl", "restart", "bdii")
+    appliance.start()
+
+
+def test_docker_is_down(appliance: Appliance) -> None:
+    """A job says so in one line and ends; with the engine, the services are back, and the job works."""
+    machine = appliance.machine
+    appliance.start()
+    shares = appliance.shares()
+    machine.run("systemctl", "stop", "docker.service", "docker.socket")
+    refused(machine.shell("/usr/local/bin/caso-extract.sh", expect=3), "the Docker engine does not run", "systemctl")
+    told = machine.shell("appliance status", expect=None)
+    assert "the Docker engine does not run" in told.stdout + told.stderr
+    assert list(appliance.path("/run/fedcloud/keys").iterdir()) == []
+    begin = time.monotonic()
+    machine.run("systemctl", "start", "docker", "bdii", "cloudkeeper-os")
+    machine.wait(lambda: appliance.shares() == shares, seconds=60, what=lambda: machine.journal("bdii"))
+    assert time.monotonic() - begin < 60
+    machine.shell("/usr/local/bin/caso-extract.sh --dry-run")
+
+
+def test_somebody_outside_asks_for_too_much(serving: Appliance) -> None:
+    """R33: nobody changes anything from outside."""
+    change = f"ldapadd -x -H ldap://{HOST}:2170"
+    entry = "dn: GLUE2DomainID=evil,o=glue\nobjectClass: GLUE2Domain\nGLUE2DomainID: evil\n"
+    assert serving.machine.run("bash", "-c", change, stdin=entry, expect=None).returncode != 0
