@@ -67,7 +67,8 @@ class Cloud:
             database.row_factory = sqlite3.Row
             found = {row["id"]: Row(row["id"], dict(row)) for row in database.execute("select * from images")}
             for row in database.execute("select image_id, name, value from image_properties where deleted = 0"):
-                found[row["image_id"]].properties[row["name"]] = row["value"]
+                if row["image_id"] in found:  # not one that was made between the two queries
+                    found[row["image_id"]].properties[row["name"]] = row["value"]
         mine = {self.projects[project]} if project else set(self.projects.values())
         return [row for row in found.values() if not row.deleted and row.owner in mine]
 
