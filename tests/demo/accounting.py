@@ -55,7 +55,7 @@ class Stage:
         return self._rows("caso-extract killed at work, run again", delivery)
 
     def broker_killed(self, site: AccountingSite) -> list[Row]:
-        """Kill the broker while `ssmsend` sends, start it again two seconds later."""
+        """Kill the broker while `ssmsend` sends, start it again a second later."""
         site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
         with site.site.running("ssmsend") as process:
@@ -63,7 +63,7 @@ class Stage:
                 time.sleep(0.001)
             self.testbed.broker.kill()
             left = len(site.waiting())
-            time.sleep(2)
+            time.sleep(1)
             self.testbed.broker.start()
             process.wait(timeout=120)
         site.site.run("ssmsend")
@@ -72,7 +72,7 @@ class Stage:
         return self._rows("broker killed in mid-send, started again", delivery)
 
     def _receive(self, site: AccountingSite, spooled: list[str]) -> Delivery:
-        site.site.run("ssmreceive", "--idle-exit", "2")
+        site.site.run("ssmreceive", "--idle-exit", "1")
         copies = list(counters.copies_of_messages(self.testbed.broker.plain_port, COPIES))
         texts = [counters.text_verified_by_openssl(copy, self.testbed.ca_directory) for copy in copies]
         # A copy that was sent again after the broker's death is the same message: the repository keeps one.
