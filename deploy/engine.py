@@ -88,7 +88,7 @@ class Engine:
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             finally:
                 os.close(descriptor)
-            shutil.rmtree(self._run, ignore_errors=True)
+            self._clear()
 
     def docker(
         self, *arguments: str | Path, check: bool = True, stdin: str | None = None
@@ -155,8 +155,15 @@ class Engine:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _clear(self) -> None:
+        """Remove what a daemon leaves: after a container in the host's network also a mount of that network."""
+        for mounted in self._run.glob("exec/netns/*"):
+            subprocess.run(["umount", "-l", mounted], capture_output=True, check=False)
+        if self._run.exists():
+            shutil.rmtree(self._run)
+
     def _start(self) -> None:
-        shutil.rmtree(self._run, ignore_errors=True)
+        self._clear()
         self._run.mkdir(mode=0o700)
         (self.directory / "client").mkdir(exist_ok=True)
         octet = int(self._key[:2], 16)
