@@ -72,7 +72,7 @@ def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerS
     assert status == 2
     assert "/etc/caso/caso.conf:12: site_name" in said
     assert left(site) == []
-    record = json.loads((site.root / "var/lib/fedcloud/runs/job-caso.json").read_text())
+    record = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())
     assert record["counts"] == {"job_exit_status": 2}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 TOP = Path(__file__).parents[2]
 TABLES = {
@@ -236,6 +237,10 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1999, 1999, 0o750), place
     for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource", "bdii/site"):
         assert (tmp_path / "var/lib/fedcloud" / name).stat().st_uid == 1999
+    records = tmp_path / "var/lib/fedcloud/runs"
+    assert (records.stat().st_uid, stat.S_IMODE(records.stat().st_mode)) == (0, 0o755)  # no container's to write to
+    services = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
+    assert {path.name: path.stat().st_uid for path in records.iterdir()} == dict.fromkeys(services, 1999) | {"jobs": 0}
     assert stat.S_IMODE((tmp_path / "run/fedcloud/keys").stat().st_mode) == 0o700
     assert (tmp_path / "run/fedcloud/keys").stat().st_uid == 0
     for name in LOGS:

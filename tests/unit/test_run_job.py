@@ -82,7 +82,7 @@ class Site:
         return (self.place / name).read_text().splitlines()
 
     def record(self, job: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.root / f"var/lib/fedcloud/runs/job-{job}.json").read_text())
+        found: dict[str, Any] = json.loads((self.root / f"var/lib/fedcloud/runs/jobs/job-{job}.json").read_text())
         return found
 
 

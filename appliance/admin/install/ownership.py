@@ -9,8 +9,14 @@ from pathlib import Path
 
 from appliance.admin import account
 
-_STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii", "runs")
-PLACES = ("/var/spool/apel", "/var/spool/caso", "/image_data", *(f"/var/lib/fedcloud/{name}" for name in _STATE))
+_STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii")
+_RECORDS = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "cloud-info", "cloudbdii", "sitebdii")
+"""Of the containers; the directory that these are in is root's, who writes the jobs' own records there."""
+PLACES = (
+    *("/var/spool/apel", "/var/spool/caso", "/image_data"),
+    *(f"/var/lib/fedcloud/{name}" for name in _STATE),
+    *(f"/var/lib/fedcloud/runs/{name}" for name in _RECORDS),
+)
 
 
 def give(top: Path) -> tuple[int, list[Path]]:

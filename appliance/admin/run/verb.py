@@ -1,8 +1,8 @@
 """``appliance run JOB``: starts a job once, however often it is asked to, and ends as the job ended.
 
 A start that finds the job running says so and is done. What a killed run has left (its container, its copy of the host
-key) the next one removes before it begins. The job's last run is recorded as ``job-NAME`` beside the records that the
-programs themselves write.
+key) the next one removes before it begins. The job's last run is recorded as ``job-NAME``, in a directory that no
+container can write to.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _end_of_other(job: Job, layout: Layout, *, limit: timedelta) -> int:
     """Wait for the run that holds the lock; return its exit status."""
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
-        counts = (record.read(f"job-{job.name}", layout.runs) or {}).get("counts")
+        counts = (record.read(f"job-{job.name}", jobs.records(layout)) or {}).get("counts")
     status = counts.get("job_exit_status") if isinstance(counts, dict) else None
     return int(status) if isinstance(status, int | float) else ExitStatus.DONE
 
@@ -95,9 +95,8 @@ class _Run:
             raise
         finally:
             self._record.add("job_exit_status", status)
-            self._record.close(
-                ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING, self._layout.runs
-            )
+            known = ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING
+            self._record.close(known, jobs.records(self._layout))
         return status
 
     def _run_on_host(self) -> int:
