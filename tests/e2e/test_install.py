@@ -202,6 +202,27 @@ def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> No
     assert access(caso) == (0, 1999, 0o640)
 
 
+def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
+    # R05, R36: its mappings and the backend's configuration stay where they are, and no second one comes beside
+    names = ("caso/voms.json", "cloudkeeper-os/mapping.json", "cloudkeeper-os/cloudkeeper-os.conf")
+    for name in names:
+        (root / "etc" / name).parent.mkdir(exist_ok=True)
+        (root / "etc" / name).write_text("theirs")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert [access(root / "etc" / name) for name in names] == [(0, 1999, 0o640)] * 3
+    assert not (root / "etc/cloudkeeper/cloudkeeper-os.conf").exists()
+    assert (root / "etc/cloudkeeper/cloudkeeper.yml").exists()
+    assert install(older(made), root).stdout.startswith("Nothing to change")
+    second = root / "etc/cloudkeeper/cloudkeeper-os.conf"
+    second.write_text("mine")
+    told = refused(older(made), root)
+    assert f"{root}/etc/{names[2]}: there is {second} too; remove one" in told
+    with (root / "etc/fedcloud/appliance.env").open("a") as env:
+        env.write("FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf\n")
+    assert install(older(made), root).returncode == 0
+
+
 def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
     # R12: an upgrade does not bring cron's tables back
     install(older(made), root)

@@ -168,6 +168,15 @@ def test_the_bdii_s_start_is_over_when_ldap_answers() -> None:
     assert int(re.findall(r"stop -t (\d+)", unit["ExecStop"][0])[0]) <= 10
 
 
+def test_the_backend_s_start_asks_for_its_files() -> None:
+    # R36: before docker-compose, which reads the answer
+    unit = settings_of("cloudkeeper-os.service")
+    (command,) = [line for line in unit["ExecStartPre"] if "appliance" in line]
+    output = command.removeprefix("/usr/local/bin/appliance mounts --output ")
+    assert unit["EnvironmentFile"] == [f"-{output}"]
+    assert output.startswith(f"{unit['ReadWritePaths'][0]}/")
+
+
 @pytest.mark.parametrize("name", ["bdii.service", "cloudkeeper-os.service"])
 def test_services_come_back_and_stop_in_time(name: str) -> None:
     # R38, D15, D17: the unit is the backstop of the engine's own restarts, and no job has such a unit

@@ -139,6 +139,20 @@ def test_of_the_caller_s_environment_nothing_reaches_docker_compose(
     assert {f"DOCKER_HOST=unix://{site.engine.socket}", f"FEDCLOUD_ROOT={site.root}"} <= told
 
 
+def test_the_mapping_of_newer_releases_wins(site: Site) -> None:
+    # R18: by a variable of the compose file, unless appliance.env names another one
+    assert site.run("caso").returncode == 0
+    assert "FEDCLOUD_CASO_MAPPING=/etc/voms.json" in site.told("environment")
+    (site.root / "etc/caso").mkdir()
+    (site.root / "etc/caso/voms.json").write_text("{}")
+    assert site.run("caso").returncode == 0
+    assert "FEDCLOUD_CASO_MAPPING=/etc/caso/voms.json" in site.told("environment")
+    with (site.root / "etc/fedcloud/appliance.env").open("a") as env:
+        env.write("FEDCLOUD_CASO_MAPPING='/etc/mine.json'")
+    assert site.run("caso").returncode == 0
+    assert "FEDCLOUD_CASO_MAPPING=/etc/mine.json" in site.told("environment")
+
+
 @pytest.mark.parametrize("status", [1, 2, 3, 137])
 def test_the_exit_status_is_the_container_s(site: Site, status: int) -> None:
     # R23
