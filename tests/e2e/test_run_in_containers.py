@@ -96,6 +96,18 @@ def test_the_program_finds_the_staged_key_and_only_while_it_runs(site: Container
     assert "Permission" not in said
 
 
+def test_cloudkeeper_has_all_that_mutual_tls_needs(site: ContainerSite) -> None:
+    # R21: with `authentication: true` in the shipped file; the program looks for its three files in the container
+    config = site.root / "etc/cloudkeeper/cloudkeeper.yml"
+    site.edit("etc/cloudkeeper/cloudkeeper.yml", text=config.read_text().replace("tion: false", "tion: true"))
+    site.edit("etc/cloudkeeper/image-lists.conf")
+    (site.root / "etc/grid-security/backendcert.pem").write_bytes(site.authority.certificate.read_bytes())
+    status, said = run(site, "cloudkeeper", "--", "--check-config")
+    assert status == 0, said
+    assert "Permission" not in said
+    assert list((site.root / "run/fedcloud/keys").iterdir()) == []
+
+
 @pytest.fixture
 def silence(site: ContainerSite) -> Iterator[socket.socket]:
     """Let caso ask a cloud that accepts and says nothing, on the gateway of its network."""

@@ -81,6 +81,9 @@ class Site:
     def told(self, name: str) -> list[str]:
         return (self.place / name).read_text().splitlines()
 
+    def volumes(self) -> list[str]:
+        return [value for flag, value in itertools.pairwise(self.told("arguments")) if flag == "-v"]
+
     def record(self, job: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.root / f"var/lib/fedcloud/runs/jobs/job-{job}.json").read_text())
         return found
@@ -245,9 +248,7 @@ def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
     assert site.run("ssmsend").returncode == 0
     assert site.told("keys") == ["400 1999 1999"]
     grid = site.root / "etc/grid-security"
-    arguments = site.told("arguments")
-    volumes = [value for flag, value in itertools.pairwise(arguments) if flag == "-v"]
-    assert volumes == [
+    assert site.volumes() == [
         f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
         f"{site.root}/run/fedcloud/keys/ssmsend:/etc/grid-security/hostkey.pem:ro",
     ]
@@ -264,8 +265,41 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
     path.parent.mkdir()
     for switch, staged in (("false", []), ("true", ["400 1999 1999"])):
         path.write_text(f"cloudkeeper:\n  authentication: {switch}\n")
+        if staged:
+            shown = site.run("cloudkeeper")
+            assert shown.returncode == 3
+            assert f"{site.root}/etc/grid-security/backendcert.pem: No such file" in shown.stderr
+            (site.root / "etc/grid-security/backendcert.pem").write_text("what the backend must prove to be")
         assert site.run("cloudkeeper").returncode == 0
         assert site.told("keys") == staged
+    grid = site.root / "etc/grid-security"
+    assert site.volumes() == [
+        f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
+        f"{grid}/backendcert.pem:/etc/grid-security/backendcert.pem:ro",
+        f"{site.root}/run/fedcloud/keys/cloudkeeper:/etc/grid-security/hostkey.pem:ro",
+    ]
+    (grid / "hostcert.pem").rename(grid / "ck.pem")
+    with path.open("a") as config:
+        config.write("  certificate: /etc/grid-security/ck.pem\n  backend:\n    certificate: /etc/ck/peer.pem\n")
+    (site.root / "etc/ck").mkdir()
+    (site.root / "etc/ck/peer.pem").write_text("what the backend must prove to be")
+    assert site.run("cloudkeeper").returncode == 0
+    assert site.volumes()[:2] == [
+        f"{grid}/ck.pem:/etc/grid-security/ck.pem:ro",
+        f"{site.root}/etc/ck/peer.pem:/etc/ck/peer.pem:ro",
+    ]
+
+
+def test_a_certificate_that_the_containers_cannot_read_is_told(site: Site) -> None:
+    # R09: the wrapper is root and would not notice
+    certificate = site.root / "etc/grid-security/hostcert.pem"
+    certificate.chmod(0o600)
+    shown = site.run("ssmsend")
+    assert shown.returncode == 3
+    assert f"{certificate}: the account of the containers cannot read it; chmod 0644 {certificate}" in shown.stderr
+    os.chown(certificate, 0, 1999)
+    certificate.chmod(0o640)
+    assert site.run("ssmsend").returncode == 0
 
 
 @pytest.mark.parametrize("mode", [0o404, 0o444, 0o406])
