@@ -230,6 +230,25 @@ def test_waiting_ends_as_the_other_run_ends_and_runs_nothing(site: Site) -> None
         process.communicate()
 
 
+def test_waiting_for_a_run_that_is_killed_is_no_success(site: Site) -> None:
+    # the record in place is an earlier run's
+    assert site.run("caso").returncode == 0
+    gate = site.place / "gate"
+    os.mkfifo(gate)
+    site.behave("read line <gate")
+    first = site.start("caso")
+    site.until_started(2)
+    waiting = site.start("caso", "--wait")
+    assert waiting.stdout
+    assert "running since" in waiting.stdout.readline()
+    first.kill()
+    first.communicate(timeout=30)
+    _, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == 3
+    assert "caso: the run that was waited for was killed" in err
+    assert len(site.runs) == 2
+
+
 def test_other_jobs_do_not_wait_for_it(site: Site) -> None:
     gate = site.place / "gate"
     os.mkfifo(gate)
@@ -355,6 +374,44 @@ def test_a_job_that_takes_too_long_is_stopped(site: Site) -> None:
     assert site.record("caso")["failures"] == ["caso-extract was stopped by its time limit of 1 s"]
 
 
+def test_a_limit_of_months_is_one(site: Site) -> None:
+    assert site.run("caso", "--timeout", "9999999").returncode == 0
+
+
+def test_without_an_engine_a_signal_still_ends_the_job(site: Site) -> None:
+    site.behave("trap 'echo TERM >>runs; exit 7' TERM; while :; do sleep 0.05; done")
+    process = site.start("caso")
+    site.until_started()
+    site.engine.failure = "shutting down"  # in the middle of the job
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, site.runs[1:]) == (7, ["TERM"]), err
+    assert "the Docker engine: shutting down\n" in err
+    assert "shutting down; the next start removes what is left" in err
+    assert site.record("caso")["counts"] == {"job_exit_status": 7}
+
+
+def test_a_signal_before_the_job_begins_is_recorded(site: Site) -> None:
+    import socket
+
+    with tempfile.TemporaryDirectory(prefix="e") as short, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{short}/s")
+        silent.listen()
+        config = site.root / "etc/fedcloud/appliance.yaml"
+        config.write_text(re.sub("socket: .*", f"socket: {short}/s", config.read_text()))
+        process = site.start("ssmsend")
+        # The first connection asks whether somebody listens.
+        with silent.accept()[0], silent.accept()[0]:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+    assert process.returncode == 3
+    told = site.record("ssmsend")
+    assert (told["status"], told["counts"]) == (3, {"job_exit_status": 3})
+    assert "interrupted" in told["failures"][0]
+    assert site.runs == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_reach_the_job_once(site: Site, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
@@ -426,6 +483,20 @@ def test_with_log_the_output_is_appended_to_the_job_s_file(site: Site) -> None:
     (site.root / "var/log/caso.log").unlink(missing_ok=True)
     site.run("caso", "--log")
     assert stat.S_IMODE((site.root / "var/log/caso.log").stat().st_mode) == 0o640
+
+
+def test_a_log_that_cannot_be_written_keeps_no_job_from_its_work(site: Site, tmp_path: Path) -> None:
+    # and a link is not followed: root would write to somebody else's file
+    other = tmp_path / "other"
+    other.write_text("somebody's\n")
+    log = site.root / "var/log/ssm.log"
+    log.unlink(missing_ok=True)
+    log.symlink_to(other)
+    shown = site.run("ssmsend", "--log")
+    assert (shown.returncode, shown.stdout) == (0, "from the job\n")
+    assert f"{log}: " in shown.stderr
+    assert "its output goes on to where this is written" in shown.stderr
+    assert other.read_text() == "somebody's\n"
 
 
 def test_an_unknown_job_is_one_line_with_the_nearest(site: Site) -> None:

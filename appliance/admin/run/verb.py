@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -54,20 +54,30 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(job.name, "only root can start a job", f"sudo appliance run {job.name}")
     for number in supervise.FORWARDED:
         signal.signal(number, signal.default_int_handler)  # whatever ends us, what is staged goes
+    earlier = record.read(f"job-{job.name}", jobs.records(layout))
     try:
         with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
             return _Run(job, layout, host, arguments).recorded()
     except Busy as busy:
         print(f"{job.name}: {busy.cause}", flush=True)
-        return _end_of_other(job, layout, limit=host.timeouts[job.name]) if arguments.wait else ExitStatus.DONE
+        if not arguments.wait:
+            return ExitStatus.DONE
+        return _end_of_other(job, layout, limit=host.timeouts[job.name], earlier=earlier)
 
 
-def _end_of_other(job: Job, layout: Layout, *, limit: timedelta) -> int:
-    """Wait for the run that holds the lock; return its exit status."""
+def _end_of_other(job: Job, layout: Layout, *, limit: timedelta, earlier: Mapping[str, object] | None) -> int:
+    """Wait for the run that holds the lock; return its exit status.
+
+    Its record is another one than the ``earlier``, from before the lock was asked for; a run that was killed leaves
+    none.
+    """
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
-        counts = (record.read(f"job-{job.name}", jobs.records(layout)) or {}).get("counts")
+        last = record.read(f"job-{job.name}", jobs.records(layout))
+    if last is None or last == earlier:
+        raise Unavailable(job.name, "the run that was waited for was killed, or could not write its record")
+    counts = last.get("counts")
     status = counts.get("job_exit_status") if isinstance(counts, dict) else None
-    return int(status) if isinstance(status, int | float) else ExitStatus.DONE
+    return int(status) if isinstance(status, int | float) else ExitStatus.NOTHING
 
 
 class _Run:
@@ -91,6 +101,10 @@ class _Run:
             raise
         except OSError as error:
             self._record.fail(str(LocalFailure.from_os(error)))
+            status = ExitStatus.NOTHING
+            raise
+        except KeyboardInterrupt:
+            self._record.fail("interrupted before it began, or after it had ended")
             status = ExitStatus.NOTHING
             raise
         finally:
@@ -118,11 +132,24 @@ class _Run:
                 raise Unavailable(image, "this image is not on the host", f"install the release that {release} names")
             with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
                 try:
-                    return self._supervised(
-                        self._compose_run(mounts), forward=lambda sign: engine.signal_job(name, sign)
-                    )
+                    return self._supervised(self._compose_run(mounts), forward=lambda sign: self._tell(engine, sign))
                 finally:
-                    engine.remove_job(name, grace=timedelta(0))
+                    self._remove_rest(engine)
+
+    def _remove_rest(self, engine: Engine) -> None:
+        """Remove a container that has outlived docker-compose; how the job ended does not hang on that."""
+        try:
+            engine.remove_job(self._job.name, grace=timedelta(0))
+        except Unavailable as error:
+            logger.warning("%s: %s; the next start removes what is left", self._job.name, error)
+
+    def _tell(self, engine: Engine, signal_name: str) -> bool:
+        """Pass a signal to the container; where the engine does not answer, docker-compose is what is left to tell."""
+        try:
+            return engine.signal_job(self._job.name, signal_name)
+        except Unavailable as error:
+            logger.warning("%s: %s", self._job.name, error)
+            return False
 
     def _compose_run(self, mounts: Sequence[str]) -> list[str]:
         volumes = [flag for mount in mounts for flag in ("-v", mount)]
@@ -158,7 +185,12 @@ class _Run:
             yield None
             return
         path = self._layout.path(f"/var/log/{self._job.log}")
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        except OSError as error:  # no reason to leave the work undone: systemd's journal has it then
+            logger.warning("%s; its output goes on to where this is written", LocalFailure.from_os(error, subject=path))
+            yield None
+            return
         with open(descriptor, "ab", buffering=0) as file:
             yield file
 
