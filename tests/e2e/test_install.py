@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,17 @@ def newer(made: Path) -> Path:
     return made / f"fedcloud-appliance-{NEWER}"
 
 
-def install(bundle: Path, root: Path, *flags: str, key: Path | None = None) -> subprocess.CompletedProcess[str]:
+def install(
+    bundle: Path,
+    root: Path,
+    *flags: str,
+    key: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    umask: int = -1,
+) -> subprocess.CompletedProcess[str]:
     words = ["--key", key or bundle.parent / "key.pub", "--root", root, *flags]
     command = [str(word) for word in (INSTALL, bundle, *words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env, umask=umask)
 
 
 def state(root: Path) -> dict[str, tuple[object, ...]]:
@@ -221,6 +229,61 @@ def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
     with (root / "etc/fedcloud/appliance.env").open("a") as env:
         env.write("FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf\n")
     assert install(older(made), root).returncode == 0
+
+
+def test_whoever_calls_it_however(made: Path, root: Path) -> None:
+    # a shell that closes everything to others, knows few places, speaks no UTF-8; and names in another encoding
+    with (root / "etc/passwd").open("ab") as file:
+        file.write(b"jos\xe9:x:1000:1000:Jos\xe9:/home/jose:/bin/sh\n")
+    shown = install(older(made), root, env={"PATH": "/bin", "LC_ALL": "POSIX", "PYTHONHOME": "/none"}, umask=0o077)
+    assert shown.returncode == 0, shown.stderr
+    for name in (
+        "etc/apel",
+        "etc/sitebdii",
+        "etc/cloud-info-provider",
+        "etc/grid-security/certificates",
+        "opt/fedcloud",
+    ):
+        assert access(root / name) == (0, 0, 0o755), name
+    link = root / "usr/local/bin/appliance"
+    script = root / str(link.readlink()).lstrip("/")
+    python = root / script.read_text().splitlines()[0].removeprefix("#!/")
+    for path in (script, python.parent, *(python.parents[1] / "lib").rglob("command.py")):
+        assert path.stat().st_mode & 0o044 == 0o044, path
+    assert b"jos\xe9" in (root / "etc/passwd").read_bytes()
+
+
+def test_images_on_a_volume_that_a_link_leads_to(made: Path, root: Path) -> None:
+    # R10
+    volume = root / "srv/images"
+    volume.mkdir(parents=True)
+    (root / "image_data").symlink_to("/srv/images")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert (root / "image_data").is_symlink()
+    assert access(volume)[:2] == (1999, 1999)
+    assert install(older(made), root).stdout.startswith("Nothing to change")
+
+
+def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
+    # D08: releases of 2019 to 2022 had them there; beside the new tables they would start twice
+    crontab = root / "var/spool/cron/crontabs/root"
+    crontab.parent.mkdir(parents=True)
+    crontab.write_text("# m h\n14 */4 * * * /usr/local/bin/caso-extract.sh\n")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{crontab}:2: starts a job of the appliance a second time; remove this line" in shown.stdout.splitlines()
+
+
+def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> None:
+    (own / "requirements.txt").write_text(f"missing==1 --hash=sha256:{'0' * 64}\n")
+    bundles.seal(own, key=own.parent / "key.pem")
+    shown = install(own, root)
+    assert shown.returncode == 3
+    assert shown.stderr.count("\n") == 1
+    assert "missing" in shown.stderr
+    assert list((root / "opt/fedcloud").iterdir()) == []
+    assert not (root / "usr/local/bin/appliance").is_symlink()
 
 
 def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:

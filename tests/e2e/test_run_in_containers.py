@@ -100,7 +100,7 @@ def test_cloudkeeper_has_all_that_mutual_tls_needs(site: ContainerSite) -> None:
     # R21: with `authentication: true` in the shipped file; the program looks for its three files in the container
     config = site.root / "etc/cloudkeeper/cloudkeeper.yml"
     site.edit("etc/cloudkeeper/cloudkeeper.yml", text=config.read_text().replace("tion: false", "tion: true"))
-    site.edit("etc/cloudkeeper/image-lists.conf")
+    site.edit("etc/cloudkeeper/image-lists.conf", text="https://lists.example.org/image.list\n")
     (site.root / "etc/grid-security/backendcert.pem").write_bytes(site.authority.certificate.read_bytes())
     status, said = run(site, "cloudkeeper", "--", "--check-config")
     assert status == 0, said

@@ -21,6 +21,7 @@ from appliance.admin.install import host, images, ownership, programs
 from appliance.admin.install.plan import Action, File, decide, digest, files
 from appliance.admin.install.record import Record
 from appliance.admin.mounts import choice
+from appliance.admin.schedule.state import foreign
 from appliance.core import files as durable
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
@@ -53,6 +54,8 @@ class Installation:
         choice.check(choice.variables(layout), layout)
         if self.record.bundle != bundle_digest:
             images.check_bundle(self.bundle, ids)
+        if self.root == Path("/"):
+            images.check_engine()
         self.changes += host.make_account(self.root)
         programs.remove_leftovers(root=self.root)
         self.changes += programs.make(self.bundle, root=self.root, version=__version__, digest=bundle_digest)
@@ -181,6 +184,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _install(arguments: argparse.Namespace) -> ExitStatus:
     root, bundle = cli.layout(arguments).root, arguments.bundle.absolute()
+    os.umask(0o022)
     if os.geteuid() != 0:
         raise UsageError("install", "only root can install")
     for name in ("SHA256SUMS", "images.lock", "requirements.txt", "files/docker-compose.yml"):
@@ -193,7 +197,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         record_path = state / "install.json"
         made = Installation(bundle, root, record_path, Record.read(record_path))
         made.run()
-    for note in made.notes:
+    for note in [*made.notes, *map(str, foreign(Layout(root)))]:
         print(note)
     if made.changes:
         print(

@@ -47,7 +47,8 @@ def _has(root: Path, name: str) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.count(":") > 2] if path.exists() else []  # noqa: PLR2004
+    text = path.read_text(errors="surrogateescape") if path.exists() else ""  # names may be in any encoding
+    return [line for line in text.splitlines() if line.count(":") > 2]  # noqa: PLR2004
 
 
 def link_anchors(root: Path) -> int:
