@@ -160,14 +160,27 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
     assert again.stdout == f"Nothing to change: {NEWER} is installed.\n"
 
 
-def test_a_unit_that_was_changed_is_kept_and_a_masked_one_stays_masked(made: Path, root: Path) -> None:
+def test_a_service_that_was_masked_before(made: Path, root: Path) -> None:
+    masked = root / "etc/systemd/system/cloudkeeper-os.service"
+    masked.parent.mkdir(parents=True)
+    masked.symlink_to("/dev/null")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert masked.readlink() == Path("/dev/null")
+    assert [path.name for path in (root / "etc/systemd/system/multi-user.target.wants").iterdir()] == ["bdii.service"]
+
+
+def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_masked(made: Path, root: Path) -> None:
     install(older(made), root)
     unit = root / "etc/systemd/system/bdii.service"
     unit.write_text(unit.read_text() + "# mine\n")
     masked = root / "etc/systemd/system/cloudkeeper-os.service"
     masked.unlink()
     masked.symlink_to("/dev/null")
+    wanted = root / "etc/systemd/system/multi-user.target.wants/bdii.service"
+    wanted.unlink()
     shown = install(newer(made), root)
+    assert not wanted.is_symlink()
     assert "/etc/systemd/system/bdii.service: keeps what you changed" in shown.stdout
     assert unit.read_text().endswith("# mine\n")
     assert masked.readlink() == Path("/dev/null")

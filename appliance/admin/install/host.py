@@ -82,7 +82,8 @@ def make_places(root: Path) -> None:
 def enable(root: Path) -> int:
     """Enable the services; returns how many were not."""
     wants = root / "etc/systemd/system/multi-user.target.wants"
-    missing = [name for name in SERVICES if not (wants / name).is_symlink()]
+    is_masked = {name: (wants.parent / name).is_symlink() for name in SERVICES}
+    missing = [name for name in SERVICES if not ((wants / name).is_symlink() or is_masked[name])]
     if missing:
         run("/usr/bin/systemctl", "--quiet", f"--root={root}", "enable", *missing)
     return len(missing)
