@@ -116,6 +116,32 @@ def test_a_timer_s_job_runs_with_the_unit_s_few_rights(serving: Appliance) -> No
     assert list(serving.path("/run/fedcloud/keys").iterdir()) == []
 
 
+def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
+    """R36: it goes on serving with the one that it has, does not start with a doubtful one, and starts with the one that
+    is named.
+    """
+    machine = appliance.machine
+    appliance.start()
+    machine.shell("mkdir /etc/cloudkeeper-os && cp -p /etc/cloudkeeper/cloudkeeper-os.conf /etc/cloudkeeper-os/")
+    newer, env = "/etc/cloudkeeper-os/cloudkeeper-os.conf", appliance.path("/etc/fedcloud/appliance.env")
+    before = env.read_bytes()
+    try:
+        assert appliance.backend_answers()
+        machine.run("systemctl", "restart", "cloudkeeper-os", expect=1)
+        machine.shell("systemctl stop cloudkeeper-os")
+        said = machine.shell("journalctl --no-pager -o cat -u cloudkeeper-os").stdout
+        assert f"appliance: {newer}: there is /etc/cloudkeeper/cloudkeeper-os.conf too; remove one" in said
+        env.write_bytes(before + f"FEDCLOUD_BACKEND_CONFIG={newer}\n".encode())
+        machine.shell("systemctl reset-failed cloudkeeper-os; systemctl start cloudkeeper-os")
+        machine.wait(appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os"))
+        mounts = machine.shell("docker inspect -f '{{range .Mounts}}{{.Source}} {{end}}' cloudkeeper-os").stdout.split()
+        assert newer in mounts
+    finally:
+        env.write_bytes(before)
+        machine.shell("rm -r /etc/cloudkeeper-os")
+        machine.shell("systemctl reset-failed cloudkeeper-os; systemctl restart cloudkeeper-os")
+
+
 def test_the_port_is_taken(appliance: Appliance) -> None:
     """The start fails with the reason; the backend goes on; systemd tries again until the port is free."""
     machine = appliance.machine
