@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -48,9 +49,9 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[ContainerSite]:
             site.down()
 
 
-def start(site: ContainerSite, *words: str) -> subprocess.Popen[str]:
+def start(site: ContainerSite, *words: str, output: int | BinaryIO = subprocess.PIPE) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "appliance.admin.command", "run", *words[:1], "--root", str(site.root), *words[1:]]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, text=True, stdout=output, stderr=output)
 
 
 def run(site: ContainerSite, *words: str) -> tuple[int, str]:
@@ -147,6 +148,27 @@ def test_a_signal_ends_the_program_in_its_container(site: ContainerSite, silence
     assert process.returncode != 0
     assert "caso-extract was stopped by SIGTERM" in err
     assert left(site) == []
+
+
+@pytest.mark.parametrize("flag", ["--log", "--wait"])
+def test_a_full_disk_of_logs_keeps_no_job_from_its_work(site: ContainerSite, silence: socket.socket, flag: str) -> None:
+    # docker-compose ends when it cannot write what it does; with --wait it is cron that has opened the log
+    logs = site.root / "var/log"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(logs)], check=True)
+    try:
+        with (logs / "caso.log").open("wb", buffering=0) as log:
+            with contextlib.suppress(OSError):
+                while log.write(b"x" * 4096):
+                    pass
+            process = start(site, "caso", flag, output=log if flag == "--wait" else subprocess.PIPE)
+            with accept(silence, process):
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=60)
+    finally:
+        subprocess.run(["umount", str(logs)], check=True)
+    told = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())["failures"]
+    assert told[0] == "/var/log/caso.log: its file system is full: what caso said is lost"
+    assert told[1] == "caso-extract was stopped by SIGTERM"
 
 
 def test_after_a_kill_the_next_start_begins_anew(site: ContainerSite, silence: socket.socket) -> None:

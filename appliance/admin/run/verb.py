@@ -12,10 +12,12 @@ import contextlib
 import logging
 import os
 import signal
+import stat
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from appliance.admin import jobs, settings
 from appliance.admin.engine import JOB_LABEL, Engine
@@ -29,6 +31,7 @@ from appliance.core.run.layout import Layout
 logger = logging.getLogger(__name__)
 
 _STOP = timedelta(seconds=10)
+_ROOM = 2**14  # octets: what docker-compose itself says
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +163,7 @@ class _Run:
     def _supervised(self, command: Sequence[str], *, forward: supervise.Forward) -> int:
         program = self._job.command[0]
         logger.info("%s: starts", self._job.name)
-        with self._output() as output:
+        with self._output() as own, self._unless_full(own) as output:
             outcome = supervise.run(
                 command,
                 environment=settings.compose_environment(self._host),
@@ -193,6 +196,29 @@ class _Run:
             return
         with open(descriptor, "ab", buffering=0) as file:
             yield file
+
+    @contextlib.contextmanager
+    def _unless_full(self, output: BinaryIO | None) -> Iterator[BinaryIO | None]:
+        """Yield the output again, or what swallows all where there is no room for a line.
+
+        docker-compose ends when it cannot write; the job may well free what is full, or write elsewhere.
+        """
+        if not _is_full(sys.stdout if output is None else output):
+            yield output
+            return
+        self._record.fail(f"/var/log/{self._job.log}: its file system is full: what {self._job.name} said is lost")
+        with open(os.devnull, "wb") as nowhere:
+            yield nowhere
+
+
+def _is_full(output: IO[Any]) -> bool:
+    """Say whether a file is on a file system that even root cannot write to any more."""
+    try:
+        number = output.fileno()
+        room = os.fstatvfs(number)
+        return stat.S_ISREG(os.fstat(number).st_mode) and room.f_bfree * room.f_frsize < _ROOM
+    except (OSError, ValueError, AttributeError):  # it is closed, or no file
+        return False
 
 
 def _seconds(text: str) -> timedelta:
