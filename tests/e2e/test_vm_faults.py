@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -152,33 +153,36 @@ def test_the_port_is_taken(appliance: Appliance) -> None:
     machine.wait(
         lambda: "2170" in machine.shell("ss -Hltn 'sport = :2170'").stdout, seconds=10, what=lambda: "nobody listens"
     )
-    begin = time.monotonic()
+    try:
+        told = _fails_to_start(appliance)
+        assert "0.0.0.0:2170: is taken by another program" in told
+        assert appliance.backend_answers()
+    finally:
+        machine.run("systemctl", "stop", "squatter")
+    machine.wait(lambda: bool(appliance.shares()), seconds=60, what=lambda: machine.journal("bdii"))
+
+
+def _fails_to_start(appliance: Appliance) -> str:
+    """Start the BDII, which fails before an administrator loses patience; return what the journal has of it."""
+    machine = appliance.machine
+    moment, begin = machine.run("date", "+%s").stdout.strip(), time.monotonic()
     machine.run("systemctl", "start", "bdii", expect=1)
-    assert time.monotonic() - begin < 30
-    told = machine.shell("systemctl status bdii --no-pager --full", expect=None).stdout
-    assert "0.0.0.0:2170: is taken by another program" in told
+    told = machine.shell(f"journalctl --no-pager -o cat -u bdii --since @{moment}").stdout
+    assert time.monotonic() - begin < 30, told
     assert "Traceback" not in told
-    assert appliance.backend_answers()
-    machine.run("systemctl", "stop", "squatter")
-    begin = time.monotonic()
-    appliance.start()
-    assert time.monotonic() - begin < 60
+    return told
 
 
 def test_a_wrong_configuration_of_the_bdii(appliance: Appliance) -> None:
-    """R32: the start fails at once, status has file and line, the backend goes on; mended, the next start is well."""
+    """R32: the start fails at once, the journal has file and line, the backend goes on; mended, the next start is well."""
     machine, name = appliance.machine, "/etc/sitebdii/bdii.conf"
     appliance.start()
     text = appliance.path(name).read_text()
     appliance.write(name, "BDII_BREATHE_TIME=soon\n", mode=0o644)
     try:
         machine.run("systemctl", "stop", "bdii")
-        begin = time.monotonic()
-        done = machine.run("systemctl", "start", "bdii", expect=1)
-        assert time.monotonic() - begin < 20, done.stderr
-        told = machine.shell("systemctl status bdii --no-pager --full", expect=None).stdout
-        assert f"{name}:1: BDII_BREATHE_TIME: " in told
-        assert "Traceback" not in told
+        told = _fails_to_start(appliance)
+        assert re.search(r"appliance: sitebdii: does not come up: .*/bdii.conf:1: BDII_BREATHE_TIME: ", told), told
         assert appliance.backend_answers()
     finally:
         appliance.write(name, text, mode=0o644)
