@@ -81,6 +81,9 @@ def test_a_change_in_etc_apel_counts(site: ContainerSite) -> None:
     # R20, D04: nothing to send is well; then a word that the file must not have
     status, said = run(site, "ssmsend")
     assert status == 0, said
+    records = site.root / "var/lib/fedcloud/runs"  # of the program, where no other container writes, and of its job
+    assert json.loads((records / "ssm/ssmsend.json").read_text())["status"] == 0
+    assert json.loads((records / "jobs/job-ssmsend.json").read_text())["status"] == 0
     sender = site.root / "etc/apel/sender.cfg"
     site.edit("etc/apel/sender.cfg", text=sender.read_text().replace("protocol: AMS", "protocol: PIGEON"))
     status, said = run(site, "ssmsend")
