@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy import images
 from tests.e2e.vm_site import Appliance
 from tests.testbed.vm import HOST
 
@@ -47,10 +48,10 @@ def test_an_altered_image_in_the_bundle_is_refused(serving: Appliance) -> None:
     media = machine.directory / "media"
     bundle, altered = media / Path(serving.bundle).name, media / "altered"
     shutil.copytree(bundle, altered, copy_function=lambda source, target: Path(target).hardlink_to(source))
-    images = altered / "images/images.tar"
-    images.unlink()
-    shutil.copyfile(bundle / "images/images.tar", images)
-    with images.open("r+b") as file:
+    archive = altered / "images/images.tar"
+    archive.unlink()
+    shutil.copyfile(bundle / "images/images.tar", archive)
+    with archive.open("r+b") as file:
         file.seek(10**6)
         octet = file.read(1)
         file.seek(10**6)
@@ -115,6 +116,16 @@ def test_a_timer_s_job_runs_with_the_unit_s_few_rights(serving: Appliance) -> No
     assert machine.run("systemctl", "is-failed", "fedcloud-job@ssmsend", expect=1).stdout == "inactive\n"
     assert log.read_text()
     assert list(serving.path("/run/fedcloud/keys").iterdir()) == []
+
+
+def test_a_container_that_an_earlier_release_left(appliance: Appliance) -> None:
+    """R38: the unit of 2017 left a stopped container of the same name behind; it makes way."""
+    machine = appliance.machine
+    machine.shell("systemctl stop cloudkeeper-os; docker rm -f cloudkeeper-os")
+    image = images.tag("cloudkeeper-os")
+    machine.run("docker", "run", "--name", "cloudkeeper-os", "--network", "none", "--entrypoint", "/bin/true", image)
+    machine.run("systemctl", "start", "cloudkeeper-os")
+    machine.wait(appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os"))
 
 
 def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
