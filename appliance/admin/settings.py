@@ -19,6 +19,7 @@ from appliance.core.run.layout import Layout
 PROFILES = ("egi", "2017", "private")
 _COMPOSE = Path("/usr/bin/docker-compose")
 _SOCKET = Path("/run/docker.sock")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Host:
     compose_file: Path
     root: Path
     """Of the site; the compose file finds all mounts below it."""
+    proxies: Mapping[str, str]
+    """HTTP_PROXY and the like of ``appliance.env``, as far as they are set."""
     warnings: tuple[Problem, ...]
 
 
@@ -50,15 +53,17 @@ def load(layout: Layout) -> Host:
         for job in JOBS.values()
     }
     socket = settings.path("engine", "socket", default=_SOCKET)
+    variables = _variables(environment_file)
     compose = settings.path("engine", "compose", default=_COMPOSE)
     return Host(
         socket=socket,
         compose=compose,
         timeouts=timeouts,
-        version=_variables(environment_file).get("FEDCLOUD_VERSION", ""),
+        version=variables.get("FEDCLOUD_VERSION", ""),
         environment_file=environment_file,
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
         root=layout.root,
+        proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
         warnings=settings.finish(),
     )
 

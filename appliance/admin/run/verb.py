@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -101,10 +101,12 @@ class _Run:
         return status
 
     def _run_on_host(self) -> int:
-        command = [*self._job.command, *self._arguments]
-        if not Path(command[0]).exists():
-            raise Unavailable(command[0], "is not installed", f"apt-get install {Path(command[0]).name}")
-        return self._supervised(command, forward=lambda _: False)
+        program, *flags = self._job.command
+        if not Path(program).exists():
+            raise Unavailable(program, "is not installed", f"apt-get install {Path(program).name}")
+        environment = {**settings.compose_environment(self._host), **self._host.proxies}
+        flags += through_proxy(self._host)
+        return self._supervised([program, *flags, *self._arguments], environment, forward=lambda _: False)
 
     def _run_in_container(self) -> int:
         settings.require_files(self._host)
@@ -120,7 +122,9 @@ class _Run:
             with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
                 try:
                     return self._supervised(
-                        self._compose_run(mounts), forward=lambda sign: engine.signal_job(name, sign)
+                        self._compose_run(mounts),
+                        settings.compose_environment(self._host),
+                        forward=lambda sign: engine.signal_job(name, sign),
                     )
                 finally:
                     engine.remove_job(name, grace=timedelta(0))
@@ -131,13 +135,13 @@ class _Run:
         program = [*self._job.command, *self._arguments]
         return settings.compose_command(self._host, *flags, self._job.service, *program)
 
-    def _supervised(self, command: Sequence[str], *, forward: supervise.Forward) -> int:
+    def _supervised(self, command: Sequence[str], environment: Mapping[str, str], *, forward: supervise.Forward) -> int:
         program = self._job.command[0]
         logger.info("%s: starts", self._job.name)
         with self._output() as output:
             outcome = supervise.run(
                 command,
-                environment=settings.compose_environment(self._host),
+                environment=environment,
                 output=output,
                 timeout=self._timeout,
                 forward=forward,
@@ -162,6 +166,11 @@ class _Run:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
         with open(descriptor, "ab", buffering=0) as file:
             yield file
+
+
+def through_proxy(host: settings.Host) -> list[str]:
+    """Return what makes fetch-crl, the one job of the host, go through the proxy that its environment names."""
+    return ["--define", "http_proxy=ENV"] if "HTTP_PROXY" in host.proxies else []
 
 
 def _seconds(text: str) -> timedelta:

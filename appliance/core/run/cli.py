@@ -129,6 +129,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
     log.configure(level=log_level(arguments), as_json=arguments.log_json)
+    log.hide_proxies()
     status = _flushed(program.name, _guarded(program, arguments))
     if arguments.compat_exit_codes and status in set(ExitStatus):
         return program.compatible_status(ExitStatus(status))
