@@ -43,13 +43,19 @@ def version() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the checkout, marked when it has changes; ``unknown`` when it is no checkout."""
+    """Return the commit of the checkout, marked when it has changes; ``unknown`` when it is none, or git is missing."""
     words = ["git", "-c", f"safe.directory={TOP}", "-C", str(TOP)]
-    done = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        top = subprocess.run(
+            [*words, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=False
+        )
+        # New files count: the wheel takes them in.
+        changed = subprocess.run([*words, "status", "--porcelain"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
         return "unknown"
-    changed = subprocess.run([*words, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() + ("-changed" if changed.stdout.strip() else "")
+    if top.returncode or Path(top.stdout.splitlines()[0]) != TOP:  # unpacked somewhere in another checkout
+        return "unknown"
+    return top.stdout.split()[-1] + ("-changed" if changed.stdout.strip() else "")
 
 
 def tag(name: str) -> str:
@@ -65,8 +71,11 @@ def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
     except (OSError, ValueError):
         made = {}
     ids: dict[str, str] = made.get("ids", {})
-    if made.get("sources") == wanted and engine.docker("image", "inspect", *ids.values(), check=False).returncode == 0:
-        return ids
+    if made.get("sources") == wanted:
+        # By their tags: these are what runs and what is saved, and they may lead elsewhere by now.
+        shown = engine.docker("image", "inspect", "--format", "{{.Id}}", *map(tag, ids), check=False)
+        if shown.stdout.split() == list(ids.values()):
+            return ids
     ids = dict(build(engine, cache))
     note.write_text(json.dumps({"sources": wanted, "ids": ids}))
     return ids
