@@ -16,9 +16,12 @@ from appliance.core.run.errors import UsageError
 _PORT = 80  # as requests has it
 _FILE = "on an appliance in /etc/fedcloud/appliance.env"
 _REFUSAL = re.compile(r"Tunnel connection failed: (\d+.*?)['\")]*$")
+_ACCOUNT = f"write its account into HTTPS_PROXY, http://NAME:PASSWORD@HOST:PORT, {_FILE}"
 _REMEDIES = {
-    "407": f"write its account into HTTPS_PROXY, http://NAME:PASSWORD@HOST:PORT, {_FILE}",
+    "401": _ACCOUNT,
     "403": "have it let this host and port pass, or name the host in NO_PROXY",
+    "407": _ACCOUNT,
+    **dict.fromkeys(("500", "502", "503", "504"), "check that this host and port answer to the proxy's machine"),
 }
 _OTHER_REMEDY = f"correct HTTPS_PROXY, or name the host in NO_PROXY, {_FILE}"
 
@@ -80,7 +83,7 @@ def explain(url: str, error: Exception, cause: str) -> tuple[str, str]:
     proxy = find(url)
     place = f"the proxy {proxy.hostname}:{proxy.port or _PORT}" if proxy else "the proxy"
     if found := _REFUSAL.search(str(error)):
-        return f"{place} refuses to connect: {found[1].lower()}", _REMEDIES.get(found[1][:3], _OTHER_REMEDY)
+        return f"{place} does not connect: {found[1].lower()}", _REMEDIES.get(found[1][:3], _OTHER_REMEDY)
     return f"{place} cannot be reached: {cause}", _OTHER_REMEDY
 
 

@@ -89,7 +89,7 @@ def said(ask: Callable[[Path], None], anchors: Path) -> ApplianceError:
 
 
 @CLIENTS
-@pytest.mark.parametrize("answer", ["407 Proxy Authentication Required", "403 Filtered"])
+@pytest.mark.parametrize("answer", ["407 Proxy Authentication Required", "403 Filtered", "502 Bad Gateway"])
 def test_a_proxy_that_refuses(
     ask: Callable[[Path], None], answer: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_proxy_that_refuses(
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{port}")
         error = said(ask, anchors)
     assert f"{SITE}: " in str(error)
-    assert f"the proxy 127.0.0.1:{port} refuses to connect: {answer.lower()}; " in str(error)
+    assert f"the proxy 127.0.0.1:{port} does not connect: {answer.lower()}; " in str(error)
     assert ("http://NAME:PASSWORD@HOST:PORT" in error.remedy) == answer.startswith("407")
     assert (error.status, PASSWORD in str(error), "\n" in str(error)) == (3, False, False)
 
