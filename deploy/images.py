@@ -58,6 +58,11 @@ def commit() -> str:
     return top.stdout.split()[-1] + ("-changed" if changed.stdout.strip() else "")
 
 
+def epoch() -> str:
+    """Return the time of everything that is built, in seconds."""
+    return os.environ.get("SOURCE_DATE_EPOCH") or str(NEWEST_INDEX)
+
+
 def tag(name: str) -> str:
     """Return the full name of an image of this version."""
     return f"{REPOSITORY}/{name}:{version()}"
@@ -83,7 +88,7 @@ def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
 
 def _sources() -> str:
     """Return a digest of all that images are made from, the version of the checkout included."""
-    digest = hashlib.sha256(f"{version()} {commit()}".encode())
+    digest = hashlib.sha256(f"{version()} {commit()} {epoch()}".encode())
     tops = ["appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm", "deploy", "locks"]
     found = [
         path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts
@@ -101,7 +106,7 @@ def build(engine: Engine, cache: Path) -> Mapping[str, str]:
     ids = {}
     base_tag = _load_base(engine, base)
     for name in contents.IMAGES:
-        arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit()}
+        arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit(), "EPOCH": epoch()}
         options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
         command = [DOCKER, "build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options]
         engine.run([*command, context], environment={"DOCKER_BUILDKIT": "1"})
@@ -111,13 +116,12 @@ def build(engine: Engine, cache: Path) -> Mapping[str, str]:
 
 def fetch_base(cache: Path) -> Path:
     """Return the directory with the base and the packages."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH") or str(NEWEST_INDEX)
     asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
 
     def make(directory: Path) -> None:
-        _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch})
+        _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch()})
 
-    return kept(cache / "base", [epoch.encode(), *(path.read_bytes() for path in asked)], make)
+    return kept(cache / "base", [epoch().encode(), *(path.read_bytes() for path in asked)], make)
 
 
 def fetch_wheels(cache: Path) -> Path:
@@ -205,7 +209,7 @@ def _load_base(engine: Engine, base: Path) -> str:
     name = f"{REPOSITORY}/base:{digest[:16]}"
     if engine.docker("image", "inspect", name, check=False).returncode == 0:
         return name
-    when = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or NEWEST_INDEX), UTC).isoformat()
+    when = datetime.fromtimestamp(int(epoch()), UTC).isoformat()
     config = {
         "architecture": "amd64",
         "os": "linux",
