@@ -167,7 +167,7 @@ def _check_free(settings: Settings) -> None:
             except OSError as error:
                 is_taken = error.errno == errno.EADDRINUSE
                 cause = "is taken by another program" if is_taken else (error.strerror or str(error))
-                remedy = "stop that program, or set SLAPD_PORT" if is_taken else "correct SLAPD_HOST and SLAPD_PORT"
+                remedy = "stop that program, or set BDII_PORT" if is_taken else "correct SLAPD_HOST and BDII_PORT"
                 raise LocalFailure(f"{_url_host(address)}:{settings.port}", cause, remedy) from None
 
 

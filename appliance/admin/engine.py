@@ -35,6 +35,8 @@ class ServiceState:
     health: str
     since: datetime | None
     restarts: int
+    exit_status: int | None
+    """With which it ended; None while it runs."""
     said: str
     """What the last health check printed."""
 
@@ -158,6 +160,7 @@ def _state(container: Any) -> ServiceState:
         health=health.get("Status", ""),
         since=_moment(state.get("StartedAt" if state.get("Running") else "FinishedAt", "")),
         restarts=int(container.attrs.get("RestartCount", 0)),
+        exit_status=None if state.get("Status") == "running" else int(state.get("ExitCode", 0)),
         said=" ".join(str(checks[-1].get("Output", "")).split()) if checks else "",
     )
 

@@ -27,15 +27,28 @@ INTRODUCTION = """\
 This demo runs on this machine only, on loopback, in .cache/ of this checkout. It starts and touches no service of yours.
 
   real        Keystone 30, Glance 33, Placement 16, Nova 34, Neutron 29, Cinder 29 over TLS; ActiveMQ 5.17 with client
-              certificates; slapd 2.5; a certificate authority and host certificates made for this run; our programs as
-              they are installed
+              certificates; slapd 2.5; a certificate authority and host certificates made for this run; our programs
+              {programs}
   stand-in    the hypervisor (Nova's fake driver: servers exist, nothing boots), the network agents, the volume
               backend; the publisher of image lists is a web server of the demo; the accounting repository is our own
               ssmreceive
-  needs       Python 3.11, about 1 GB of disk, 2 GB of memory; Debian packages activemq, glue-schema, ldap-utils,
-              openssl, qemu-utils, slapd (installed when you are root); packages from the Python package index
-  takes       some minutes the first time, about a minute and a half afterwards; one flow alone under a minute
+  needs       Python 3.11, about {disk} of disk, 2 GB of memory; Debian packages activemq, glue-schema, ldap-utils,
+              openssl, qemu-utils, slapd{packages};
+              packages from the Python package index
+  takes       {time}
 """
+_INSTALLED = {
+    "programs": "as they are installed",
+    "disk": "1 GB",
+    "packages": " (installed when you are root)",
+    "time": "some minutes the first time, about a minute and a half afterwards; one flow alone under a minute",
+}
+_IN_CONTAINERS = {
+    "programs": "in the shipped images, by the shipped compose file, in a Docker engine of the demo's own",
+    "disk": "4 GB",
+    "packages": ", docker.io, docker-compose, mmdebstrap (installed for you)",
+    "time": "some minutes the first time, two of them for the images; about two and a half afterwards",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -57,7 +70,7 @@ def main(arguments: list[str]) -> int:
         print(f"scripts/demo: no flow {unknown[0]!r}; there are {', '.join(FLOWS)}", file=sys.stderr)
         return 2
     if not chosen.clean:
-        print(INTRODUCTION, flush=True)
+        print(INTRODUCTION.format(**(_IN_CONTAINERS if chosen.containers else _INSTALLED)), flush=True)
     return 0
 
 

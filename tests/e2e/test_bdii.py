@@ -359,7 +359,7 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         done = bdii.once("--serve")
     assert done.returncode == 3
     assert done.stderr == (
-        f"bdii-update: 127.0.0.1:{bdii.port}: is taken by another program; stop that program, or set SLAPD_PORT\n"
+        f"bdii-update: 127.0.0.1:{bdii.port}: is taken by another program; stop that program, or set BDII_PORT\n"
     )
 
 

@@ -161,7 +161,9 @@ def test_the_bdii_s_start_is_over_when_ldap_answers() -> None:
     unit = settings_of("bdii.service")
     assert "-f /etc/sitebdii/docker-compose.yml" in " ".join(unit["Environment"])
     assert re.search(r"docker-compose \$COMPOSE up .*cloudbdii sitebdii", unit["ExecStart"][0])
-    assert unit["ExecStartPost"] == ["/usr/local/bin/appliance bdii wait --timeout 120"]
+    assert unit["ExecStartPost"] == [
+        "/usr/local/bin/appliance bdii wait --timeout 120 --service sitebdii --pid=${MAINPID}"
+    ]
     assert int(unit["TimeoutStartSec"][0]) > 120
     assert unit["WantedBy"] == ["multi-user.target"]
     assert int(re.findall(r"stop -t (\d+)", unit["ExecStop"][0])[0]) <= 10

@@ -93,6 +93,7 @@ def test_as_json(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[s
             "health": "healthy",
             "since": "2026-11-25T00:00:00+00:00",
             "restarts": 0,
+            "exit_status": None,
             "said": "ok",
         }
     ]

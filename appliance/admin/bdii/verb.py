@@ -11,12 +11,14 @@ import time
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from appliance.admin.bdii.watch import Watch
 from appliance.core import directory, ldif
 from appliance.core.run import cli
 from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable, UsageError
 
 PORT = 2170
 _PAUSE = 0.2
+_LOOK_EVERY = 2.0
 _ANSWER = timedelta(seconds=5)
 
 
@@ -63,18 +65,26 @@ def _search(arguments: argparse.Namespace) -> ExitStatus:
 def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
     parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="default: 120")
+    parser.add_argument("--service", metavar="NAME", help="wait no longer when the container of this service gives up")
+    parser.add_argument("--pid", type=int, metavar="PID", help="nor when this process, which has it run, has ended")
 
 
 def _wait(arguments: argparse.Namespace) -> ExitStatus:
     host, port = _place(arguments)
-    deadline = time.monotonic() + arguments.timeout
+    watch = Watch(cli.layout(arguments), arguments.service, arguments.pid) if arguments.service else None
+    now = time.monotonic()
+    deadline, look = now + arguments.timeout, now + _LOOK_EVERY
     while True:
         try:
             directory.read(host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER)
         except ApplianceError as error:
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= deadline:
                 cause = f"no answer within {arguments.timeout} s, lastly: {error.cause}"
                 raise Unavailable(f"{host}:{port}", cause, "see appliance logs sitebdii") from error
+            if watch and now >= look:
+                watch.look()
+                look = time.monotonic() + _LOOK_EVERY
             time.sleep(_PAUSE)
         else:
             return ExitStatus.DONE

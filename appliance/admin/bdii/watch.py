@@ -1,0 +1,48 @@
+"""Whether it is of any use to go on waiting for a service of this host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.admin import settings
+from appliance.admin.engine import Engine, ServiceState
+from appliance.core.run.errors import ExitStatus, Unavailable
+from appliance.core.run.layout import Layout
+
+_ENOUGH = 3
+"""How often a container may be started again meanwhile."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the waiting is about: the container of a service, and the process that has it run."""
+
+    layout: Layout
+    service: str
+    pid: int | None
+    _restarts: int | None = field(default=None, init=False)
+
+    def look(self) -> None:
+        """Raise `Unavailable`, with the program's last words, when nothing will come of it.
+
+        That is when the process has ended, when the program in the container calls its configuration wrong, which no
+        other start mends, or when it ends again and again.
+        """
+        if self.pid is not None and not Path(f"/proc/{self.pid}").exists():
+            raise Unavailable(
+                self.service, "what has it run has ended", "see its words above, or systemctl status bdii"
+            )
+        try:
+            with Engine(settings.load(self.layout).socket) as engine:
+                state = next((one for one in engine.services() if one.service == self.service), None)
+                if state is None or not self._has_given_up(state):
+                    return
+                words = b"".join(engine.logs(self.service, lines=1, follow=False)).decode(errors="replace").strip()
+        except Unavailable:
+            return  # an engine that does not answer tells nothing
+        raise Unavailable(self.service, f"does not come up: {words}", f"see appliance logs {self.service}")
+
+    def _has_given_up(self, state: ServiceState) -> bool:
+        self._restarts = state.restarts if self._restarts is None else self._restarts
+        return state.exit_status == ExitStatus.USAGE or state.restarts - self._restarts >= _ENOUGH

@@ -1,0 +1,86 @@
+"""`appliance bdii wait` gives up with the reason as soon as nothing will come of it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.admin.command import main
+from tests.simulators import docker_engine
+from tests.simulators.docker_engine import Engine
+
+NAME = "fedcloud_sitebdii_1"
+WORDS = b"bdii-update: /etc/sitebdii/site.cfg:3: SITE_NAME: is still the placeholder\n"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    etc = tmp_path / "etc/fedcloud"
+    etc.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
+        (etc / "appliance.yaml").write_text(f"engine:\n  socket: {served.socket}\n")
+        served.add(
+            NAME,
+            labels={"com.docker.compose.project": "fedcloud", "com.docker.compose.service": "sitebdii"},
+            state={"Status": "restarting", "ExitCode": 3},
+        )
+        served.containers[NAME]["RestartCount"] = 7
+        served.output[NAME] = b"\x02\0\0\0" + len(WORDS).to_bytes(4, "big") + WORDS
+        yield served
+
+
+def wait(root: Path, *flags: str, timeout: int = 30) -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    place = ["-h", "127.0.0.1", "-p", str(port), "--timeout", str(timeout), "--root", str(root)]
+    return main(["bdii", "wait", *place, "--service", "sitebdii", *flags])
+
+
+def test_a_wrong_configuration_ends_the_waiting(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.containers[NAME]["State"]["ExitCode"] = 2
+    began = time.monotonic()
+    assert wait(tmp_path) == 3
+    assert time.monotonic() - began < 8
+    words = WORDS.decode().strip()
+    assert capsys.readouterr().err == f"appliance: sitebdii: does not come up: {words}; see appliance logs sitebdii\n"
+
+
+def test_a_program_that_ends_again_and_again_ends_the_waiting(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # what it was started again before does not count
+    threading.Timer(4, lambda: engine.containers[NAME].update(RestartCount=10)).start()
+    began = time.monotonic()
+    assert wait(tmp_path) == 3
+    assert 4 <= time.monotonic() - began < 12
+    assert "sitebdii: does not come up: bdii-update: " in capsys.readouterr().err
+
+
+def test_two_more_starts_are_waited_for(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threading.Timer(2.5, lambda: engine.containers[NAME].update(RestartCount=9)).start()
+    assert wait(tmp_path, timeout=6) == 3
+    assert "no answer within 6 s" in capsys.readouterr().err
+
+
+def test_the_end_of_what_has_it_run_ends_the_waiting(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.containers.clear()
+    child = subprocess.Popen(["/bin/true"])
+    child.wait()
+    assert wait(tmp_path, f"--pid={child.pid}") == 3
+    assert "sitebdii: what has it run has ended; see its words above" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_down_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wait(tmp_path, timeout=4) == 3
+    assert "no answer within 4 s" in capsys.readouterr().err
