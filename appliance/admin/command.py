@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from appliance.admin.bdii import verb as bdii
 from appliance.admin.logs import verb as logs
+from appliance.admin.mounts import verb as mounts
 from appliance.admin.run import verb as run
 from appliance.admin.schedule import verb as schedule
 from appliance.admin.status import verb as status
@@ -17,7 +18,7 @@ PROGRAM = cli.Program(
     "Looks after the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
-    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, bdii.VERB),
+    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, mounts.VERB, bdii.VERB),
 )
 
 

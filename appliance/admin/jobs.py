@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from appliance.core.run.errors import UsageError
+from appliance.core.run.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ JOBS = {
         ),
     )
 }
+
+
+def records(layout: Layout) -> Path:
+    """Return the directory of the records that root writes of jobs; no container can write there."""
+    return layout.runs / "jobs"
 
 
 def find(name: str) -> Job:

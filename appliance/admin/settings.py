@@ -11,7 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin.jobs import JOBS
-from appliance.core.config import document, shell, yaml_file
+from appliance.admin.mounts import choice
+from appliance.core.config import document, yaml_file
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
@@ -33,6 +34,8 @@ class Host:
     """By the name of the job."""
     version: str
     """Of the images, as ``FEDCLOUD_VERSION`` in ``appliance.env``; empty when nothing says it."""
+    mounts: Mapping[str, str]
+    """Files that may be in one place or another, by the variable of the compose file."""
     environment_file: Path
     compose_file: Path
     root: Path
@@ -45,7 +48,7 @@ class Host:
 def load(layout: Layout) -> Host:
     """Read the settings of a site's host; raises `ConfigurationError` with all that is wrong in both files."""
     path = layout.path("/etc/fedcloud/appliance.yaml")
-    environment_file = layout.path("/etc/fedcloud/appliance.env")
+    variables = choice.variables(layout)
     settings = Settings(document.read([path], yaml_file.parse) if path.exists() else document.Document(paths=[path]))
     settings.choice("DEFAULT", "profile", default=PROFILES[0], allowed=PROFILES)
     timeouts = {
@@ -53,26 +56,19 @@ def load(layout: Layout) -> Host:
         for job in JOBS.values()
     }
     socket = settings.path("engine", "socket", default=_SOCKET)
-    variables = _variables(environment_file)
     compose = settings.path("engine", "compose", default=_COMPOSE)
     return Host(
         socket=socket,
         compose=compose,
         timeouts=timeouts,
         version=variables.get("FEDCLOUD_VERSION", ""),
-        environment_file=environment_file,
+        mounts=choice.choose(variables, layout),
+        environment_file=layout.path(choice.ENVIRONMENT),
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
         warnings=settings.finish(),
     )
-
-
-def _variables(path: Path) -> Mapping[str, str]:
-    if not path.exists():
-        return {}
-    read = document.read([path], shell.parse)
-    return {name: entry.text for name, entry in read.sections.get(shell.SECTION, {}).items()}
 
 
 def require_files(host: Host) -> None:
@@ -100,6 +96,7 @@ def compose_environment(host: Host) -> Mapping[str, str]:
         "LANG": "C.UTF-8",
         "HOME": "/root",
         "DOCKER_HOST": f"unix://{host.socket}",
+        **host.mounts,
     }
     return environment if host.root == Path("/") else environment | {"FEDCLOUD_ROOT": str(host.root)}
 

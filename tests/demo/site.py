@@ -66,5 +66,8 @@ class Site:
 
     def counts(self, program: str) -> dict[str, Any]:
         """Return the figures that a program's last run recorded."""
-        record = json.loads((self.root / f"var/lib/fedcloud/runs/{program}.json").read_text())
+        (path,) = (self.root / "var/lib/fedcloud/runs").rglob(
+            f"{program}.json"
+        )  # a container's is in its own directory
+        record = json.loads(path.read_text())
         return dict(record["counts"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy import images
+from deploy import contents, images
 from deploy.engine import Engine
 from tests.testbed.pki import Authority
 
@@ -22,7 +22,8 @@ ACCOUNT = 1999
 SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
 _STATE = (
     *("var/lib/fedcloud/" + name for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource")),
-    *("var/lib/fedcloud/bdii/site", "var/lib/fedcloud/runs", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
+    *("var/lib/fedcloud/bdii/site", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
+    *("var/lib/fedcloud/runs/" + name for name in contents.IMAGES),
     *("image_data", "var/lock/cloudkeeper", "var/spool/apel", "var/spool/apel/outgoing"),
 )
 

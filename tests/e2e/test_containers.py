@@ -106,6 +106,8 @@ def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) 
     writable = {mount["Destination"] for mount in found["Mounts"] if mount["RW"]}
     state = {"cloudbdii": "bdii/resource", "sitebdii": "bdii/site"}.get(service, service)
     assert writable == {f"/var/lib/fedcloud/{state}", "/var/lib/fedcloud/runs"}
+    sources = {mount["Source"] for mount in found["Mounts"] if mount["RW"]}
+    assert sources == {f"{site.root}/var/lib/fedcloud/{name}" for name in (state, f"runs/{service}")}
     assert not [mount for mount in found["Mounts"] if "hostkey" in mount["Source"] + mount["Destination"]]
     status = site.inside(service, "cat", "/proc/1/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)

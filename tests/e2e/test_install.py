@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,17 @@ def newer(made: Path) -> Path:
     return made / f"fedcloud-appliance-{NEWER}"
 
 
-def install(bundle: Path, root: Path, *flags: str, key: Path | None = None) -> subprocess.CompletedProcess[str]:
+def install(
+    bundle: Path,
+    root: Path,
+    *flags: str,
+    key: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    umask: int = -1,
+) -> subprocess.CompletedProcess[str]:
     words = ["--key", key or bundle.parent / "key.pub", "--root", root, *flags]
     command = [str(word) for word in (INSTALL, bundle, *words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env, umask=umask)
 
 
 def state(root: Path) -> dict[str, tuple[object, ...]]:
@@ -152,14 +160,27 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
     assert again.stdout == f"Nothing to change: {NEWER} is installed.\n"
 
 
-def test_a_unit_that_was_changed_is_kept_and_a_masked_one_stays_masked(made: Path, root: Path) -> None:
+def test_a_service_that_was_masked_before(made: Path, root: Path) -> None:
+    masked = root / "etc/systemd/system/cloudkeeper-os.service"
+    masked.parent.mkdir(parents=True)
+    masked.symlink_to("/dev/null")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert masked.readlink() == Path("/dev/null")
+    assert [path.name for path in (root / "etc/systemd/system/multi-user.target.wants").iterdir()] == ["bdii.service"]
+
+
+def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_masked(made: Path, root: Path) -> None:
     install(older(made), root)
     unit = root / "etc/systemd/system/bdii.service"
     unit.write_text(unit.read_text() + "# mine\n")
     masked = root / "etc/systemd/system/cloudkeeper-os.service"
     masked.unlink()
     masked.symlink_to("/dev/null")
+    wanted = root / "etc/systemd/system/multi-user.target.wants/bdii.service"
+    wanted.unlink()
     shown = install(newer(made), root)
+    assert not wanted.is_symlink()
     assert "/etc/systemd/system/bdii.service: keeps what you changed" in shown.stdout
     assert unit.read_text().endswith("# mine\n")
     assert masked.readlink() == Path("/dev/null")
@@ -200,6 +221,82 @@ def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> No
     assert compose.is_symlink()
     assert caso.read_text() == "[DEFAULT]\nsite_name = MY-SITE\n"
     assert access(caso) == (0, 1999, 0o640)
+
+
+def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
+    # R05, R36: its mappings and the backend's configuration stay where they are, and no second one comes beside
+    names = ("caso/voms.json", "cloudkeeper-os/mapping.json", "cloudkeeper-os/cloudkeeper-os.conf")
+    for name in names:
+        (root / "etc" / name).parent.mkdir(exist_ok=True)
+        (root / "etc" / name).write_text("theirs")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert [access(root / "etc" / name) for name in names] == [(0, 1999, 0o640)] * 3
+    assert not (root / "etc/cloudkeeper/cloudkeeper-os.conf").exists()
+    assert (root / "etc/cloudkeeper/cloudkeeper.yml").exists()
+    assert install(older(made), root).stdout.startswith("Nothing to change")
+    second = root / "etc/cloudkeeper/cloudkeeper-os.conf"
+    second.write_text("mine")
+    told = refused(older(made), root)
+    assert f"{root}/etc/{names[2]}: there is {second} too; remove one" in told
+    with (root / "etc/fedcloud/appliance.env").open("a") as env:
+        env.write("FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf\n")
+    assert install(older(made), root).returncode == 0
+
+
+def test_whoever_calls_it_however(made: Path, root: Path) -> None:
+    # a shell that closes everything to others, knows few places, speaks no UTF-8; and names in another encoding
+    with (root / "etc/passwd").open("ab") as file:
+        file.write(b"jos\xe9:x:1000:1000:Jos\xe9:/home/jose:/bin/sh\n")
+    shown = install(older(made), root, env={"PATH": "/bin", "LC_ALL": "POSIX", "PYTHONHOME": "/none"}, umask=0o077)
+    assert shown.returncode == 0, shown.stderr
+    for name in (
+        "etc/apel",
+        "etc/sitebdii",
+        "etc/cloud-info-provider",
+        "etc/grid-security/certificates",
+        "opt/fedcloud",
+    ):
+        assert access(root / name) == (0, 0, 0o755), name
+    link = root / "usr/local/bin/appliance"
+    script = root / str(link.readlink()).lstrip("/")
+    python = root / script.read_text().splitlines()[0].removeprefix("#!/")
+    for path in (script, python.parent, *(python.parents[1] / "lib").rglob("command.py")):
+        assert path.stat().st_mode & 0o044 == 0o044, path
+    assert b"jos\xe9" in (root / "etc/passwd").read_bytes()
+
+
+def test_images_on_a_volume_that_a_link_leads_to(made: Path, root: Path) -> None:
+    # R10
+    volume = root / "srv/images"
+    volume.mkdir(parents=True)
+    (root / "image_data").symlink_to("/srv/images")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert (root / "image_data").is_symlink()
+    assert access(volume)[:2] == (1999, 1999)
+    assert install(older(made), root).stdout.startswith("Nothing to change")
+
+
+def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
+    # D08: releases of 2019 to 2022 had them there; beside the new tables they would start twice
+    crontab = root / "var/spool/cron/crontabs/root"
+    crontab.parent.mkdir(parents=True)
+    crontab.write_text("# m h\n14 */4 * * * /usr/local/bin/caso-extract.sh\n")
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{crontab}:2: starts a job of the appliance a second time; remove this line" in shown.stdout.splitlines()
+
+
+def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> None:
+    (own / "requirements.txt").write_text(f"missing==1 --hash=sha256:{'0' * 64}\n")
+    bundles.seal(own, key=own.parent / "key.pem")
+    shown = install(own, root)
+    assert shown.returncode == 3
+    assert shown.stderr.count("\n") == 1
+    assert "missing" in shown.stderr
+    assert list((root / "opt/fedcloud").iterdir()) == []
+    assert not (root / "usr/local/bin/appliance").is_symlink()
 
 
 def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -48,9 +49,9 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[ContainerSite]:
             site.down()
 
 
-def start(site: ContainerSite, *words: str) -> subprocess.Popen[str]:
+def start(site: ContainerSite, *words: str, output: int | BinaryIO = subprocess.PIPE) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "appliance.admin.command", "run", *words[:1], "--root", str(site.root), *words[1:]]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, text=True, stdout=output, stderr=output)
 
 
 def run(site: ContainerSite, *words: str) -> tuple[int, str]:
@@ -72,7 +73,7 @@ def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerS
     assert status == 2
     assert "/etc/caso/caso.conf:12: site_name" in said
     assert left(site) == []
-    record = json.loads((site.root / "var/lib/fedcloud/runs/job-caso.json").read_text())
+    record = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())
     assert record["counts"] == {"job_exit_status": 2}
 
 
@@ -80,6 +81,9 @@ def test_a_change_in_etc_apel_counts(site: ContainerSite) -> None:
     # R20, D04: nothing to send is well; then a word that the file must not have
     status, said = run(site, "ssmsend")
     assert status == 0, said
+    records = site.root / "var/lib/fedcloud/runs"  # of the program, where no other container writes, and of its job
+    assert json.loads((records / "ssm/ssmsend.json").read_text())["status"] == 0
+    assert json.loads((records / "jobs/job-ssmsend.json").read_text())["status"] == 0
     sender = site.root / "etc/apel/sender.cfg"
     site.edit("etc/apel/sender.cfg", text=sender.read_text().replace("protocol: AMS", "protocol: PIGEON"))
     status, said = run(site, "ssmsend")
@@ -94,6 +98,18 @@ def test_the_program_finds_the_staged_key_and_only_while_it_runs(site: Container
     assert status == 0, said
     assert list((site.root / "run/fedcloud/keys").iterdir()) == []
     assert "Permission" not in said
+
+
+def test_cloudkeeper_has_all_that_mutual_tls_needs(site: ContainerSite) -> None:
+    # R21: with `authentication: true` in the shipped file; the program looks for its three files in the container
+    config = site.root / "etc/cloudkeeper/cloudkeeper.yml"
+    site.edit("etc/cloudkeeper/cloudkeeper.yml", text=config.read_text().replace("tion: false", "tion: true"))
+    site.edit("etc/cloudkeeper/image-lists.conf", text="https://lists.example.org/image.list\n")
+    (site.root / "etc/grid-security/backendcert.pem").write_bytes(site.authority.certificate.read_bytes())
+    status, said = run(site, "cloudkeeper", "--", "--check-config")
+    assert status == 0, said
+    assert "Permission" not in said
+    assert list((site.root / "run/fedcloud/keys").iterdir()) == []
 
 
 @pytest.fixture
@@ -135,6 +151,27 @@ def test_a_signal_ends_the_program_in_its_container(site: ContainerSite, silence
     assert process.returncode != 0
     assert "caso-extract was stopped by SIGTERM" in err
     assert left(site) == []
+
+
+@pytest.mark.parametrize("flag", ["--log", "--wait"])
+def test_a_full_disk_of_logs_keeps_no_job_from_its_work(site: ContainerSite, silence: socket.socket, flag: str) -> None:
+    # docker-compose ends when it cannot write what it does; with --wait it is cron that has opened the log
+    logs = site.root / "var/log"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(logs)], check=True)
+    try:
+        with (logs / "caso.log").open("wb", buffering=0) as log:
+            with contextlib.suppress(OSError):
+                while log.write(b"x" * 4096):
+                    pass
+            process = start(site, "caso", flag, output=log if flag == "--wait" else subprocess.PIPE)
+            with accept(silence, process):
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=60)
+    finally:
+        subprocess.run(["umount", str(logs)], check=True)
+    told = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())["failures"]
+    assert told[0] == "/var/log/caso.log: its file system is full: what caso said is lost"
+    assert told[1] == "caso-extract was stopped by SIGTERM"
 
 
 def test_after_a_kill_the_next_start_begins_anew(site: ContainerSite, silence: socket.socket) -> None:

@@ -176,7 +176,7 @@ def test_a_wrapper_ends_as_its_program_ends(appliance: Appliance) -> None:
 def test_cron_fires_the_jobs_and_records_arrive(appliance: Appliance, tmp_path: Path) -> None:
     """R12, R22: nobody but cron starts anything: its clock runs sixty times as fast from 06:13:30, its tables are ours."""
     machine = appliance.machine
-    record = appliance.path("/var/lib/fedcloud/runs/job-caso.json")
+    record = appliance.path("/var/lib/fedcloud/runs/jobs/job-caso.json")
     record.unlink()
     machine.shell("rm -rf /var/spool/caso/* /var/lib/fedcloud/caso/*")
     assert not appliance.waiting()

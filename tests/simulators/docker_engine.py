@@ -33,6 +33,8 @@ class Engine:
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
     output: dict[str, bytes] = field(default_factory=dict)
     told: list[tuple[str, str]] = field(default_factory=list)
+    failure: str = ""
+    """What it says instead of which containers it has, when there is something."""
 
     def add(self, name: str, *, labels: Mapping[str, str], state: Mapping[str, Any] | None = None) -> None:
         """Add a container that runs, or is in the state given."""
@@ -54,6 +56,8 @@ class Engine:
             return (
                 (200, {"Id": self.images[tag]}) if tag in self.images else (404, {"message": f"No such image: {tag}"})
             )
+        if path == "containers/json" and self.failure:
+            return 500, {"message": self.failure}
         if path == "containers/json":
             wanted = json.loads(query.get("filters", ["{}"])[0]).get("label", [])
             return 200, [{"Id": name} for name, one in self.containers.items() if _has(one, wanted)]

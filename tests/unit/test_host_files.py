@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 TOP = Path(__file__).parents[2]
 TABLES = {
@@ -169,6 +170,15 @@ def test_the_bdii_s_start_is_over_when_ldap_answers() -> None:
     assert int(re.findall(r"stop -t (\d+)", unit["ExecStop"][0])[0]) <= 10
 
 
+def test_the_backend_s_start_asks_for_its_files() -> None:
+    # R36: before docker-compose, which reads the answer
+    unit = settings_of("cloudkeeper-os.service")
+    (command,) = [line for line in unit["ExecStartPre"] if "appliance" in line]
+    output = command.removeprefix("/usr/local/bin/appliance mounts --output ")
+    assert unit["EnvironmentFile"] == [f"-{output}"]
+    assert output.startswith(f"{unit['ReadWritePaths'][0]}/")
+
+
 @pytest.mark.parametrize("name", ["bdii.service", "cloudkeeper-os.service"])
 def test_services_come_back_and_stop_in_time(name: str) -> None:
     # R38, D15, D17: the unit is the backstop of the engine's own restarts, and no job has such a unit
@@ -238,6 +248,10 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1999, 1999, 0o750), place
     for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource", "bdii/site"):
         assert (tmp_path / "var/lib/fedcloud" / name).stat().st_uid == 1999
+    records = tmp_path / "var/lib/fedcloud/runs"
+    assert (records.stat().st_uid, stat.S_IMODE(records.stat().st_mode)) == (0, 0o755)  # no container's to write to
+    services = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
+    assert {path.name: path.stat().st_uid for path in records.iterdir()} == dict.fromkeys(services, 1999) | {"jobs": 0}
     assert stat.S_IMODE((tmp_path / "run/fedcloud/keys").stat().st_mode) == 0o700
     assert (tmp_path / "run/fedcloud/keys").stat().st_uid == 0
     for name in LOGS:

@@ -81,8 +81,11 @@ class Site:
     def told(self, name: str) -> list[str]:
         return (self.place / name).read_text().splitlines()
 
+    def volumes(self) -> list[str]:
+        return [value for flag, value in itertools.pairwise(self.told("arguments")) if flag == "-v"]
+
     def record(self, job: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.root / f"var/lib/fedcloud/runs/job-{job}.json").read_text())
+        found: dict[str, Any] = json.loads((self.root / f"var/lib/fedcloud/runs/jobs/job-{job}.json").read_text())
         return found
 
 
@@ -137,6 +140,20 @@ def test_of_the_caller_s_environment_nothing_reaches_docker_compose(
     told = set(site.told("environment"))
     assert not any(line.startswith(("FEDCLOUD_VERSION", "OS_PASSWORD")) for line in told)
     assert {f"DOCKER_HOST=unix://{site.engine.socket}", f"FEDCLOUD_ROOT={site.root}"} <= told
+
+
+def test_the_mapping_of_newer_releases_wins(site: Site) -> None:
+    # R18: by a variable of the compose file, unless appliance.env names another one
+    assert site.run("caso").returncode == 0
+    assert "FEDCLOUD_CASO_MAPPING=/etc/voms.json" in site.told("environment")
+    (site.root / "etc/caso").mkdir()
+    (site.root / "etc/caso/voms.json").write_text("{}")
+    assert site.run("caso").returncode == 0
+    assert "FEDCLOUD_CASO_MAPPING=/etc/caso/voms.json" in site.told("environment")
+    with (site.root / "etc/fedcloud/appliance.env").open("a") as env:
+        env.write("FEDCLOUD_CASO_MAPPING='/etc/mine.json'")
+    assert site.run("caso").returncode == 0
+    assert "FEDCLOUD_CASO_MAPPING=/etc/mine.json" in site.told("environment")
 
 
 @pytest.mark.parametrize("status", [1, 2, 3, 137])
@@ -213,6 +230,25 @@ def test_waiting_ends_as_the_other_run_ends_and_runs_nothing(site: Site) -> None
         process.communicate()
 
 
+def test_waiting_for_a_run_that_is_killed_is_no_success(site: Site) -> None:
+    # the record in place is an earlier run's
+    assert site.run("caso").returncode == 0
+    gate = site.place / "gate"
+    os.mkfifo(gate)
+    site.behave("read line <gate")
+    first = site.start("caso")
+    site.until_started(2)
+    waiting = site.start("caso", "--wait")
+    assert waiting.stdout
+    assert "running since" in waiting.stdout.readline()
+    first.kill()
+    first.communicate(timeout=30)
+    _, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == 3
+    assert "caso: the run that was waited for was killed" in err
+    assert len(site.runs) == 2
+
+
 def test_other_jobs_do_not_wait_for_it(site: Site) -> None:
     gate = site.place / "gate"
     os.mkfifo(gate)
@@ -231,9 +267,7 @@ def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
     assert site.run("ssmsend").returncode == 0
     assert site.told("keys") == ["400 1999 1999"]
     grid = site.root / "etc/grid-security"
-    arguments = site.told("arguments")
-    volumes = [value for flag, value in itertools.pairwise(arguments) if flag == "-v"]
-    assert volumes == [
+    assert site.volumes() == [
         f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
         f"{site.root}/run/fedcloud/keys/ssmsend:/etc/grid-security/hostkey.pem:ro",
     ]
@@ -250,8 +284,41 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
     path.parent.mkdir()
     for switch, staged in (("false", []), ("true", ["400 1999 1999"])):
         path.write_text(f"cloudkeeper:\n  authentication: {switch}\n")
+        if staged:
+            shown = site.run("cloudkeeper")
+            assert shown.returncode == 3
+            assert f"{site.root}/etc/grid-security/backendcert.pem: No such file" in shown.stderr
+            (site.root / "etc/grid-security/backendcert.pem").write_text("what the backend must prove to be")
         assert site.run("cloudkeeper").returncode == 0
         assert site.told("keys") == staged
+    grid = site.root / "etc/grid-security"
+    assert site.volumes() == [
+        f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
+        f"{grid}/backendcert.pem:/etc/grid-security/backendcert.pem:ro",
+        f"{site.root}/run/fedcloud/keys/cloudkeeper:/etc/grid-security/hostkey.pem:ro",
+    ]
+    (grid / "hostcert.pem").rename(grid / "ck.pem")
+    with path.open("a") as config:
+        config.write("  certificate: /etc/grid-security/ck.pem\n  backend:\n    certificate: /etc/ck/peer.pem\n")
+    (site.root / "etc/ck").mkdir()
+    (site.root / "etc/ck/peer.pem").write_text("what the backend must prove to be")
+    assert site.run("cloudkeeper").returncode == 0
+    assert site.volumes()[:2] == [
+        f"{grid}/ck.pem:/etc/grid-security/ck.pem:ro",
+        f"{site.root}/etc/ck/peer.pem:/etc/ck/peer.pem:ro",
+    ]
+
+
+def test_a_certificate_that_the_containers_cannot_read_is_told(site: Site) -> None:
+    # R09: the wrapper is root and would not notice
+    certificate = site.root / "etc/grid-security/hostcert.pem"
+    certificate.chmod(0o600)
+    shown = site.run("ssmsend")
+    assert shown.returncode == 3
+    assert f"{certificate}: the account of the containers cannot read it; chmod 0644 {certificate}" in shown.stderr
+    os.chown(certificate, 0, 1999)
+    certificate.chmod(0o640)
+    assert site.run("ssmsend").returncode == 0
 
 
 @pytest.mark.parametrize("mode", [0o404, 0o444, 0o406])
@@ -305,6 +372,44 @@ def test_a_job_that_takes_too_long_is_stopped(site: Site) -> None:
     assert site.runs[1:] == ["stopped"]
     assert "caso-extract was stopped by its time limit of 1 s" in shown.stderr
     assert site.record("caso")["failures"] == ["caso-extract was stopped by its time limit of 1 s"]
+
+
+def test_a_limit_of_months_is_one(site: Site) -> None:
+    assert site.run("caso", "--timeout", "9999999").returncode == 0
+
+
+def test_without_an_engine_a_signal_still_ends_the_job(site: Site) -> None:
+    site.behave("trap 'echo TERM >>runs; exit 7' TERM; while :; do sleep 0.05; done")
+    process = site.start("caso")
+    site.until_started()
+    site.engine.failure = "shutting down"  # in the middle of the job
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, site.runs[1:]) == (7, ["TERM"]), err
+    assert "the Docker engine: shutting down\n" in err
+    assert "shutting down; the next start removes what is left" in err
+    assert site.record("caso")["counts"] == {"job_exit_status": 7}
+
+
+def test_a_signal_before_the_job_begins_is_recorded(site: Site) -> None:
+    import socket
+
+    with tempfile.TemporaryDirectory(prefix="e") as short, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{short}/s")
+        silent.listen()
+        config = site.root / "etc/fedcloud/appliance.yaml"
+        config.write_text(re.sub("socket: .*", f"socket: {short}/s", config.read_text()))
+        process = site.start("ssmsend")
+        # The first connection asks whether somebody listens.
+        with silent.accept()[0], silent.accept()[0]:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+    assert process.returncode == 3
+    told = site.record("ssmsend")
+    assert (told["status"], told["counts"]) == (3, {"job_exit_status": 3})
+    assert "interrupted" in told["failures"][0]
+    assert site.runs == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -378,6 +483,20 @@ def test_with_log_the_output_is_appended_to_the_job_s_file(site: Site) -> None:
     (site.root / "var/log/caso.log").unlink(missing_ok=True)
     site.run("caso", "--log")
     assert stat.S_IMODE((site.root / "var/log/caso.log").stat().st_mode) == 0o640
+
+
+def test_a_log_that_cannot_be_written_keeps_no_job_from_its_work(site: Site, tmp_path: Path) -> None:
+    # and a link is not followed: root would write to somebody else's file
+    other = tmp_path / "other"
+    other.write_text("somebody's\n")
+    log = site.root / "var/log/ssm.log"
+    log.unlink(missing_ok=True)
+    log.symlink_to(other)
+    shown = site.run("ssmsend", "--log")
+    assert (shown.returncode, shown.stdout) == (0, "from the job\n")
+    assert f"{log}: " in shown.stderr
+    assert "its output goes on to where this is written" in shown.stderr
+    assert other.read_text() == "somebody's\n"
 
 
 def test_an_unknown_job_is_one_line_with_the_nearest(site: Site) -> None:

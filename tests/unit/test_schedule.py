@@ -115,6 +115,45 @@ def test_what_would_start_a_job_twice_is_refused(
     assert schedule(root) == 1
 
 
+def test_a_table_that_counts_is_not_replaced_by_one_that_waits(root: Path) -> None:
+    # an upgrade brings cloud-info's table again, while an edited one counts
+    assert schedule(root, "cron", "--with", "cloud-info") == 0
+    counts, waits = root / "etc/cron.d/cloud-info", root / "etc/fedcloud/cron.d/cloud-info"
+    shipped = counts.read_text()
+    counts.write_text(shipped.replace("4,34 *", "5 *"))
+    waits.write_text(shipped)
+    assert schedule(root, "cron") == 0
+    assert "5 * * * * root" in counts.read_text()
+    assert schedule(root, "systemd") == 0
+    assert schedule(root, "cron") == 0
+    assert "5 * * * * root" in counts.read_text()
+
+
+def test_a_missing_table_is_told_before_anything_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert schedule(root, "systemd") == 0
+    (root / "etc/fedcloud/cron.d/ssmsend").unlink()
+    assert schedule(root, "cron") == 3
+    assert f"{root}/etc/cron.d/ssmsend: does not exist; run scripts/install again" in capsys.readouterr().err
+    assert (tables(root), timers(root)) == ([], TIMERS)
+
+
+def test_what_an_upgrade_puts_beside_a_table_is_no_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "etc/cron.d/caso.fedcloud-new").write_text((root / "etc/cron.d/caso").read_text())
+    assert schedule(root) == 0
+    assert "!" not in capsys.readouterr().out
+
+
+def test_lines_that_end_in_cr_lf_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # cron takes the file, and sh cannot open the log "1\r"
+    table = root / "etc/cron.d/caso"
+    text = table.read_text()
+    table.write_bytes(text.replace("2>&1\n", "2>&1\r\n").encode())
+    assert schedule(root) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
+    number = len(text.splitlines())
+    assert told == [f"! {table}:{number}: lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {table}"]
+
+
 def test_a_missing_timer_is_told_before_anything_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "etc/systemd/system/fedcloud-job@ssmsend.timer").unlink()
     assert schedule(root, "systemd") == 3

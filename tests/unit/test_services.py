@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +129,24 @@ def test_a_job_s_log_is_its_file(tmp_path: Path, capfd: pytest.CaptureFixture[st
     (logs / "caso.log").write_text("extracted\n")
     assert main(["logs", "-n", "1", "--root", str(tmp_path)]) == 0
     assert capfd.readouterr().out == f"==> {logs}/caso.log <==\nextracted\n\n==> {logs}/ssm.log <==\n99\n"
+
+
+def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
+    log = tmp_path / "var/log/caso.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("extracted\n")
+    command = [sys.executable, "-m", "appliance.admin.command", "logs", "-f", "caso", "--root", str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "extracted\n"
+        log.rename(log.with_name("caso.log.1"))  # as logrotate does
+        log.write_text("again\n")
+        assert process.stdout.readline() == "again\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "interrupted" not in err
 
 
 def test_an_unknown_name_is_one_line_with_the_nearest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

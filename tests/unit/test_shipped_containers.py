@@ -71,6 +71,19 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
     assert "hostkey" not in (TOP / "docker-compose.yml").read_text()
 
 
+def test_no_two_containers_write_to_one_place_but_for_what_they_hand_on() -> None:
+    """State and run records of each are its own; the spool is what caso fills and ssm empties."""
+    writers: dict[str, list[str]] = {}
+    for name, service in SERVICES.items():
+        for mount in service["volumes"]:
+            if not mount.get("read_only"):
+                writers.setdefault(mount["source"].removeprefix("${FEDCLOUD_ROOT:-}"), []).append(name)
+    assert {place: names for place, names in writers.items() if len(names) > 1} == {"/var/spool/apel": ["caso", "ssm"]}
+    assert all(f"/var/lib/fedcloud/runs/{name}" in writers for name in SERVICES)
+    nested = [(a, b) for a in writers for b in writers if b.startswith(f"{a}/")]
+    assert nested == []
+
+
 @pytest.mark.parametrize("endpoint", ["2171", "localhost:2171", "127.0.0.1:0", "127.0.0.1:66000", ":2171"])
 def test_an_endpoint_that_is_none_is_told(endpoint: str) -> None:
     program = Path(sys.executable).with_name("bdii-update")

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,25 @@ def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFi
     assert "unknown" in shown
     assert "broken " not in shown
     assert "  ! \\x1b[2Jx" in shown.splitlines()
+
+
+def test_records_of_containers_stand_beside_those_of_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each container has a directory of its own; none of them replaces what root has written, nor stops who looks."""
+    runs = Layout(tmp_path).runs
+    job = RunRecord("job-caso")
+    job.fail("stopped by its time limit")
+    job.close(ExitStatus.NOTHING, runs / "jobs")
+    RunRecord("caso-extract").close(ExitStatus.DONE, runs / "caso")
+    RunRecord("job-caso").close(ExitStatus.DONE, runs / "sitebdii")
+    (tmp_path / "secret.json").write_text('{"failures": ["geheim"]}')
+    (runs / "caso/link.json").symlink_to(tmp_path / "secret.json")
+    os.mkfifo(runs / "caso/pipe.json")
+    (runs / "caso/flood.json").write_text('{"failures": ["' + "x" * 2**23 + '"]}')
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[1:3]] == ["caso-extract", "job-caso"]
+    assert "  ! stopped by its time limit" in shown
+    assert not {"geheim", "flood", "pipe", "link"} & set(shown.replace(":", " ").split())
 
 
 def test_a_verb_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,18 +16,21 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.admin import account
 from appliance.admin.install import host, images, ownership, programs
 from appliance.admin.install.plan import Action, File, decide, digest, files
 from appliance.admin.install.record import Record
+from appliance.admin.mounts import choice
+from appliance.admin.schedule.state import foreign
 from appliance.core import files as durable
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
+from appliance.core.run.layout import Layout
 from appliance.core.version import __version__
 
 _VERSION = re.compile(rb"^FEDCLOUD_VERSION=.*$", re.MULTILINE)
 _PATIENCE = timedelta(seconds=30)
 """For a run that has just been killed, or that is about to end."""
-_ENVIRONMENT = "/etc/fedcloud/appliance.env"
 
 
 @dataclass(slots=True)
@@ -47,8 +50,12 @@ class Installation:
         bundle_digest = hashlib.sha256((self.bundle / "SHA256SUMS").read_bytes()).hexdigest()
         ids = images.read_lock(self.bundle / "images.lock")
         host.check_account(self.root)
+        layout = Layout(self.root)
+        choice.check(choice.variables(layout), layout)
         if self.record.bundle != bundle_digest:
             images.check_bundle(self.bundle, ids)
+        if self.root == Path("/"):
+            images.check_engine()
         self.changes += host.make_account(self.root)
         programs.remove_leftovers(root=self.root)
         self.changes += programs.make(self.bundle, root=self.root, version=__version__, digest=bundle_digest)
@@ -59,7 +66,8 @@ class Installation:
         self.changes += host.link_anchors(self.root)
         host.make_places(self.root)
         self._give_places()
-        self.changes += host.enable(self.root)
+        if not self.record.version:  # ever after, an administrator who has disabled one has had reason to
+            self.changes += host.enable(self.root)
         if host.is_booted(self.root) and self.is_unit_changed:
             host.reload_units()
         self.changes += programs.link(root=self.root, version=__version__, digest=bundle_digest)
@@ -71,7 +79,11 @@ class Installation:
 
     def _install_files(self) -> None:
         is_cron_active = not list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*"))
-        wanted = list(files(self.bundle, is_cron_active=is_cron_active))
+        layout = Layout(self.root)
+        mounts = choice.choose(choice.variables(layout), layout)
+        # A second configuration beside the one that counts would raise the question which one does.
+        idle = set(choice.PLACES[choice.BACKEND_CONFIG]) - {mounts[choice.BACKEND_CONFIG]}
+        wanted = [one for one in files(self.bundle, is_cron_active=is_cron_active) if one.target not in idle]
         earlier = {one.target: tuple(self.record.shipped.get(one.target, ())) for one in wanted}
         offered = {one.target: digest(one.source.read_bytes()) for one in wanted}
         # Before the first file: after a kill, what stands there is known as ours.
@@ -80,12 +92,16 @@ class Installation:
         self.record.write(self.record_path)
         for one in wanted:
             self._install_file(one, earlier[one.target])
+        for name, place in mounts.items():  # an earlier release's is the containers' to read, and nobody else's
+            path = layout.path(place)
+            if place in choice.PLACES[name] and path.is_file() and not path.is_symlink():
+                self._set_access(path, mode=0o640, group=account.ID)
         self.record.shipped = {target: [hashed] for target, hashed in offered.items()}
 
     def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
         target, new = self.root / one.target.lstrip("/"), one.source.read_bytes()
         found = target.read_bytes() if target.is_file() else None
-        present = _without_version(found) if one.target == _ENVIRONMENT and found is not None else found
+        present = _without_version(found) if one.target == choice.ENVIRONMENT and found is not None else found
         action = decide(new, present=present, shipped=shipped, kind=one.kind)
         if target.is_symlink():  # to a place of the administrator's, or masked
             action = Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
@@ -97,14 +113,14 @@ class Installation:
         elif action is not Action.KEEP:
             if action is Action.REPLACE:
                 self._put_aside(target)
-            if one.target == _ENVIRONMENT and found is not None:
+            if one.target == choice.ENVIRONMENT and found is not None:
                 new = _with_version(new, _version_in(found))
             durable.make_directory(target.parent, mode=0o755)
             durable.write_atomic(target, new, mode=one.mode)
             self.is_unit_changed |= "/systemd/" in one.target
             self.changes += 1
         if not target.is_symlink():
-            self._set_access(target, one)
+            self._set_access(target, mode=one.mode, group=one.group)
 
     def _put_aside(self, target: Path) -> None:
         """Move what an earlier release left out of the way."""
@@ -115,13 +131,13 @@ class Installation:
             f"/{target.relative_to(self.root)}: was an earlier release's; it is /{kept.relative_to(self.root)}"
         )
 
-    def _set_access(self, target: Path, one: File) -> None:
+    def _set_access(self, target: Path, *, mode: int, group: int) -> None:
         status = target.stat()
-        if (status.st_uid, status.st_gid) != (0, one.group):
-            os.chown(target, 0, one.group)
+        if (status.st_uid, status.st_gid) != (0, group):
+            os.chown(target, 0, group)
             self.changes += 1
-        if status.st_mode & 0o7777 != one.mode:
-            target.chmod(one.mode)
+        if status.st_mode & 0o7777 != mode:
+            target.chmod(mode)
             self.changes += 1
 
     def _link_compose(self) -> int:
@@ -137,7 +153,7 @@ class Installation:
             self.notes += [f"{path}: has a second name somewhere, so it keeps its owner" for path in doubtful]
 
     def _set_version(self) -> bool:
-        path = self.root / _ENVIRONMENT.lstrip("/")
+        path = self.root / choice.ENVIRONMENT.lstrip("/")
         present = path.read_bytes()
         wanted = _with_version(present, __version__.encode())
         if wanted == present:
@@ -169,6 +185,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _install(arguments: argparse.Namespace) -> ExitStatus:
     root, bundle = cli.layout(arguments).root, arguments.bundle.absolute()
+    os.umask(0o022)
     if os.geteuid() != 0:
         raise UsageError("install", "only root can install")
     for name in ("SHA256SUMS", "images.lock", "requirements.txt", "files/docker-compose.yml"):
@@ -181,7 +198,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         record_path = state / "install.json"
         made = Installation(bundle, root, record_path, Record.read(record_path))
         made.run()
-    for note in made.notes:
+    for note in [*made.notes, *map(str, foreign(Layout(root)))]:
         print(note)
     if made.changes:
         print(

@@ -47,7 +47,8 @@ def _has(root: Path, name: str) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.count(":") > 2] if path.exists() else []  # noqa: PLR2004
+    text = path.read_text(errors="surrogateescape") if path.exists() else ""  # names may be in any encoding
+    return [line for line in text.splitlines() if line.count(":") > 2]  # noqa: PLR2004
 
 
 def link_anchors(root: Path) -> int:
@@ -81,7 +82,8 @@ def make_places(root: Path) -> None:
 def enable(root: Path) -> int:
     """Enable the services; returns how many were not."""
     wants = root / "etc/systemd/system/multi-user.target.wants"
-    missing = [name for name in SERVICES if not (wants / name).is_symlink()]
+    is_masked = {name: (wants.parent / name).is_symlink() for name in SERVICES}
+    missing = [name for name in SERVICES if not ((wants / name).is_symlink() or is_masked[name])]
     if missing:
         run("/usr/bin/systemctl", "--quiet", f"--root={root}", "enable", *missing)
     return len(missing)

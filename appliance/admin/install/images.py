@@ -57,6 +57,11 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
             raise Unavailable(tag, cause, "get the bundle again; nothing was changed")
 
 
+def check_engine() -> None:
+    """Raise `Unavailable` when the engine does not answer."""
+    _docker("version", "--format", "{{.Server.Version}}")
+
+
 def load(bundle: Path, ids: Mapping[str, str]) -> int:
     """Load what the engine lacks, and compare; returns how many images were missing. Raises `Unavailable`."""
     missing = [tag for tag, identifier in ids.items() if _present(tag) != identifier]

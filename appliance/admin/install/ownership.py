@@ -9,18 +9,24 @@ from pathlib import Path
 
 from appliance.admin import account
 
-_STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii", "runs")
-PLACES = ("/var/spool/apel", "/var/spool/caso", "/image_data", *(f"/var/lib/fedcloud/{name}" for name in _STATE))
+_STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii")
+_RECORDS = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "cloud-info", "cloudbdii", "sitebdii")
+"""Of the containers; the directory that these are in is root's, who writes the jobs' own records there."""
+PLACES = (
+    *("/var/spool/apel", "/var/spool/caso", "/image_data"),
+    *(f"/var/lib/fedcloud/{name}" for name in _STATE),
+    *(f"/var/lib/fedcloud/runs/{name}" for name in _RECORDS),
+)
 
 
 def give(top: Path) -> tuple[int, list[Path]]:
-    """Give a directory and all below it to the account, following no link and leaving no file system.
+    """Give a directory and all below it to the account, following no link below it and leaving no file system.
 
     Returns how many things changed hands, and files with a second name somewhere, which are left as they are: that name
     may be one of the system's.
     """
     changed, doubtful = 0, list[Path]()
-    if top.is_symlink() or not top.is_dir():
+    if not top.is_dir():
         return changed, doubtful
     device = top.lstat().st_dev
     changed += _give(top.name, os.lstat(top), top, None)
@@ -50,6 +56,12 @@ def _give(name: str, status: os.stat_result, path: Path, descriptor: int | None)
     return 1
 
 
-def places(layout_root: Path) -> Iterator[Path]:
-    """Yield the directories that belong to the account."""
-    return (layout_root / place.lstrip("/") for place in PLACES)
+def places(root: Path) -> Iterator[Path]:
+    """Yield the directories that belong to the account.
+
+    Their names stand in directories of root's: a link there is the administrator's, such as one to a volume for images.
+    """
+    for place in PLACES:
+        path = root / place.lstrip("/")
+        target = path.readlink() if path.is_symlink() else path
+        yield root / str(target).lstrip("/") if path.is_symlink() and target.is_absolute() else path.parent / target

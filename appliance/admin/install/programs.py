@@ -25,8 +25,20 @@ def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
     if (top / name).is_dir():
         return False
     unfinished = top / f".{name}.new"
-    shutil.rmtree(unfinished, ignore_errors=True)
     top.mkdir(parents=True, exist_ok=True)
+    try:
+        _fill(unfinished, bundle)
+        _name_anew(unfinished, f"{_TOP}/{name}")
+    except BaseException:  # a full disk, too, is better without it
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    os.sync()  # whole on the disk before it has its name
+    unfinished.rename(top / name)
+    return True
+
+
+def _fill(unfinished: Path, bundle: Path) -> None:
+    """Make an environment and install the bundle's wheels into it."""
     _run(_PYTHON, "-m", "venv", "--without-pip", unfinished)
     pip = [str(unfinished / "bin/python"), f"{_pip()}/pip", "--quiet", "--no-cache-dir", "install"]
     wheels = bundle / "wheels"
@@ -35,10 +47,6 @@ def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
         raise Unavailable(wheels, f"holds {len(own)} wheels of the appliance, not one", "build the bundle again")
     _run(*pip, "--no-index", "--find-links", wheels, "--require-hashes", "-r", bundle / "requirements.txt")
     _run(*pip, "--no-index", "--no-deps", own[0])
-    _name_anew(unfinished, f"{_TOP}/{name}")
-    os.sync()  # whole on the disk before it has its name
-    unfinished.rename(top / name)
-    return True
 
 
 def _pip() -> Path:

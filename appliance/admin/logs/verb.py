@@ -29,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print the lines."""
+    try:
+        return _print(arguments)
+    except KeyboardInterrupt:
+        if arguments.follow:  # that is how one takes leave
+            return ExitStatus.DONE
+        raise
+
+
+def _print(arguments: argparse.Namespace) -> ExitStatus:
     layout, name = cli.layout(arguments), arguments.name
     if arguments.lines < 0:
         raise UsageError("-n", "a number of lines cannot be negative")

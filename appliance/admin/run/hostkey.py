@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from appliance.admin.jobs import Job
 from appliance.core import files
 from appliance.core.config import document, yaml_file
 from appliance.core.config.settings import Settings
-from appliance.core.run.errors import ApplianceError
+from appliance.core.run.errors import ApplianceError, LocalFailure, Unavailable
 from appliance.core.run.layout import Layout
 
 if TYPE_CHECKING:
@@ -28,16 +30,34 @@ logger = logging.getLogger(__name__)
 
 CERTIFICATE = "/etc/grid-security/hostcert.pem"
 KEY = "/etc/grid-security/hostkey.pem"
+_BACKEND = "/etc/grid-security/backendcert.pem"
 
 
-def is_needed(job: Job, layout: Layout) -> bool:
-    """Say whether a job signs or authenticates as the host: ssmsend always, cloudkeeper with ``authentication``."""
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a job proves itself with, as absolute paths of an appliance; they are the same in its container."""
+
+    certificate: str = CERTIFICATE
+    key: str = KEY
+    peer: str = ""
+    """What the other side must prove to be, if that is a file."""
+
+
+def needs(job: Job, layout: Layout) -> Needs | None:
+    """Say what a job signs or authenticates with: ssmsend always does, cloudkeeper with ``authentication``."""
     if job.service != "cloudkeeper":
-        return job.service == "ssm"
+        return Needs() if job.service == "ssm" else None
     path = layout.path("/etc/cloudkeeper/cloudkeeper.yml")
     if not path.exists():
-        return False  # cloudkeeper itself tells better what is missing
-    return Settings(document.read([path], yaml_file.parse)).boolean("cloudkeeper", "authentication", default=False)
+        return None  # cloudkeeper itself tells better what is missing, and what is wrong
+    found = Settings(document.read([path], yaml_file.parse))
+    if not found.boolean("cloudkeeper", "authentication", default=False):
+        return None
+    return Needs(
+        certificate=str(found.path("cloudkeeper", "certificate", default=Path(CERTIFICATE))),
+        key=str(found.path("cloudkeeper", "key", default=Path(KEY))),
+        peer=str(found.path("cloudkeeper.backend", "certificate", default=Path(_BACKEND))),
+    )
 
 
 def staged_path(job: Job, layout: Layout) -> Path:
@@ -53,18 +73,37 @@ def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]
     """
     copy = staged_path(job, layout)
     copy.unlink(missing_ok=True)
-    if not is_needed(job, layout):
+    wanted = needs(job, layout)
+    if wanted is None:
         yield ()
         return
-    certificate, key = layout.path(CERTIFICATE), layout.path(KEY)
+    certificate, key = layout.path(wanted.certificate), layout.path(wanted.key)
     _check(certificate, key, layout=layout, at=at)
+    public = [place for place in (wanted.certificate, wanted.peer) if place]
+    for place in public:
+        _require_open(layout.path(place))
     files.make_directory(copy.parent, mode=0o700)
     try:
         files.write_new(copy, key.read_bytes(), mode=0o400)
         os.chown(copy, account.ID, account.ID)
-        yield f"{certificate}:{CERTIFICATE}:ro", f"{copy}:{KEY}:ro"
+        yield *(f"{layout.path(place)}:{place}:ro" for place in public), f"{copy}:{wanted.key}:ro"
     finally:
         copy.unlink(missing_ok=True)
+
+
+def _require_open(path: Path) -> None:
+    """Refuse a certificate that the engine would make a directory for, or that the job's account cannot read."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=path) from None
+    bits = [
+        (True, stat.S_IROTH),
+        (status.st_gid == account.ID, stat.S_IRGRP),
+        (status.st_uid == account.ID, stat.S_IRUSR),
+    ]
+    if not any(holds and status.st_mode & bit for holds, bit in bits):
+        raise Unavailable(path, "the account of the containers cannot read it", f"chmod 0644 {path}")
 
 
 def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> None:

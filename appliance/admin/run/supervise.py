@@ -21,6 +21,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = timedelta(seconds=30)
 """What a job gets between being told to stop and being killed."""
 _SETPRIV = "/usr/bin/setpriv"
+_LONGEST_POLL = 86400  # seconds: the kernel counts milliseconds in 32 bits
 
 Forward = Callable[[str], bool]
 """Passes a signal, by name, to where the work is done; says whether anybody took it."""
@@ -75,7 +76,7 @@ def _watch(
     deadline, stopped_by = time.monotonic() + timeout.total_seconds(), ""
     try:
         while True:
-            ready = dict(poll.poll(max(0, round((deadline - time.monotonic()) * 1000))))
+            ready = dict(poll.poll(round(min(max(0, deadline - time.monotonic()), _LONGEST_POLL) * 1000)))
             if end in ready:
                 return Outcome(_status(child.wait()), stopped_by)
             if told in ready:

@@ -1,8 +1,8 @@
 """``appliance run JOB``: starts a job once, however often it is asked to, and ends as the job ended.
 
 A start that finds the job running says so and is done. What a killed run has left (its container, its copy of the host
-key) the next one removes before it begins. The job's last run is recorded as ``job-NAME`` beside the records that the
-programs themselves write.
+key) the next one removes before it begins. The job's last run is recorded as ``job-NAME``, in a directory that no
+container can write to.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import contextlib
 import logging
 import os
 import signal
+import stat
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from appliance.admin import jobs, settings
 from appliance.admin.engine import JOB_LABEL, Engine
@@ -29,6 +31,7 @@ from appliance.core.run.layout import Layout
 logger = logging.getLogger(__name__)
 
 _STOP = timedelta(seconds=10)
+_ROOM = 2**14  # octets: what docker-compose itself says
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,20 +57,30 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(job.name, "only root can start a job", f"sudo appliance run {job.name}")
     for number in supervise.FORWARDED:
         signal.signal(number, signal.default_int_handler)  # whatever ends us, what is staged goes
+    earlier = record.read(f"job-{job.name}", jobs.records(layout))
     try:
         with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
             return _Run(job, layout, host, arguments).recorded()
     except Busy as busy:
         print(f"{job.name}: {busy.cause}", flush=True)
-        return _end_of_other(job, layout, limit=host.timeouts[job.name]) if arguments.wait else ExitStatus.DONE
+        if not arguments.wait:
+            return ExitStatus.DONE
+        return _end_of_other(job, layout, limit=host.timeouts[job.name], earlier=earlier)
 
 
-def _end_of_other(job: Job, layout: Layout, *, limit: timedelta) -> int:
-    """Wait for the run that holds the lock; return its exit status."""
+def _end_of_other(job: Job, layout: Layout, *, limit: timedelta, earlier: Mapping[str, object] | None) -> int:
+    """Wait for the run that holds the lock; return its exit status.
+
+    Its record is another one than the ``earlier``, from before the lock was asked for; a run that was killed leaves
+    none.
+    """
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
-        counts = (record.read(f"job-{job.name}", layout.runs) or {}).get("counts")
+        last = record.read(f"job-{job.name}", jobs.records(layout))
+    if last is None or last == earlier:
+        raise Unavailable(job.name, "the run that was waited for was killed, or could not write its record")
+    counts = last.get("counts")
     status = counts.get("job_exit_status") if isinstance(counts, dict) else None
-    return int(status) if isinstance(status, int | float) else ExitStatus.DONE
+    return int(status) if isinstance(status, int | float) else ExitStatus.NOTHING
 
 
 class _Run:
@@ -93,11 +106,14 @@ class _Run:
             self._record.fail(str(LocalFailure.from_os(error)))
             status = ExitStatus.NOTHING
             raise
+        except KeyboardInterrupt:
+            self._record.fail("interrupted before it began, or after it had ended")
+            status = ExitStatus.NOTHING
+            raise
         finally:
             self._record.add("job_exit_status", status)
-            self._record.close(
-                ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING, self._layout.runs
-            )
+            known = ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING
+            self._record.close(known, jobs.records(self._layout))
         return status
 
     def _run_on_host(self) -> int:
@@ -124,10 +140,25 @@ class _Run:
                     return self._supervised(
                         self._compose_run(mounts),
                         settings.compose_environment(self._host),
-                        forward=lambda sign: engine.signal_job(name, sign),
+                        forward=lambda sign: self._tell(engine, sign),
                     )
                 finally:
-                    engine.remove_job(name, grace=timedelta(0))
+                    self._remove_rest(engine)
+
+    def _remove_rest(self, engine: Engine) -> None:
+        """Remove a container that has outlived docker-compose; how the job ended does not hang on that."""
+        try:
+            engine.remove_job(self._job.name, grace=timedelta(0))
+        except Unavailable as error:
+            logger.warning("%s: %s; the next start removes what is left", self._job.name, error)
+
+    def _tell(self, engine: Engine, signal_name: str) -> bool:
+        """Pass a signal to the container; where the engine does not answer, docker-compose is what is left to tell."""
+        try:
+            return engine.signal_job(self._job.name, signal_name)
+        except Unavailable as error:
+            logger.warning("%s: %s", self._job.name, error)
+            return False
 
     def _compose_run(self, mounts: Sequence[str]) -> list[str]:
         volumes = [flag for mount in mounts for flag in ("-v", mount)]
@@ -138,7 +169,7 @@ class _Run:
     def _supervised(self, command: Sequence[str], environment: Mapping[str, str], *, forward: supervise.Forward) -> int:
         program = self._job.command[0]
         logger.info("%s: starts", self._job.name)
-        with self._output() as output:
+        with self._output() as own, self._unless_full(own) as output:
             outcome = supervise.run(
                 command,
                 environment=environment,
@@ -163,9 +194,37 @@ class _Run:
             yield None
             return
         path = self._layout.path(f"/var/log/{self._job.log}")
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        except OSError as error:  # no reason to leave the work undone: systemd's journal has it then
+            logger.warning("%s; its output goes on to where this is written", LocalFailure.from_os(error, subject=path))
+            yield None
+            return
         with open(descriptor, "ab", buffering=0) as file:
             yield file
+
+    @contextlib.contextmanager
+    def _unless_full(self, output: BinaryIO | None) -> Iterator[BinaryIO | None]:
+        """Yield the output again, or what swallows all where there is no room for a line.
+
+        docker-compose ends when it cannot write; the job may well free what is full, or write elsewhere.
+        """
+        if not _is_full(sys.stdout if output is None else output):
+            yield output
+            return
+        self._record.fail(f"/var/log/{self._job.log}: its file system is full: what {self._job.name} said is lost")
+        with open(os.devnull, "wb") as nowhere:
+            yield nowhere
+
+
+def _is_full(output: IO[Any]) -> bool:
+    """Say whether a file is on a file system that even root cannot write to any more."""
+    try:
+        number = output.fileno()
+        room = os.fstatvfs(number)
+        return stat.S_ISREG(os.fstat(number).st_mode) and room.f_bfree * room.f_frsize < _ROOM
+    except (OSError, ValueError, AttributeError):  # it is closed, or no file
+        return False
 
 
 def through_proxy(host: settings.Host) -> list[str]:

@@ -66,7 +66,11 @@ def problems(path: Path) -> Iterator[Problem]:
         yield Problem(path, 0, "", f"cron ignores it, since others may write to it; chmod 0644 {path}")
     if status.st_uid != 0:
         yield Problem(path, 0, "", f"cron ignores it, since it is not root's; chown root: {path}")
-    text = path.read_text(errors="surrogateescape")
+    with path.open(errors="surrogateescape", newline="") as file:
+        text = file.read()
+    if "\r" in text:
+        number = text[: text.index("\r")].count("\n") + 1
+        yield Problem(path, number, "", f"lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {path}")
     if text and not text.endswith("\n"):
         yield Problem(
             path, text.count("\n") + 1, "", "cron ignores the whole file, since its last line has no line end"

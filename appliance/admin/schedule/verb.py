@@ -56,9 +56,13 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
     if found := list(state.foreign(layout)):
         raise ConfigurationError(found)
     if by == "cron":
+        for job in wanted:
+            if not (state.active_table(job, layout).exists() or state.idle_table(job, layout).exists()):
+                raise Unavailable(state.active_table(job, layout), "does not exist", "run scripts/install again")
         _systemctl("disable", [state.timer(job) for job in JOBS.values() if state.is_enabled(job, layout)], layout)
         for job in wanted:
-            _move(state.idle_table(job, layout), state.active_table(job, layout))
+            if not (table := state.active_table(job, layout)).exists():  # else that is what counts, as it is
+                _move(state.idle_table(job, layout), table)
         return
     missing = [job for job in wanted if not (layout.path("/etc/systemd/system") / state.timer(job)).exists()]
     if missing:
@@ -70,10 +74,6 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    if not source.exists():
-        if not target.exists():
-            raise Unavailable(target, "does not exist", "run scripts/install again")
-        return
     files.make_directory(target.parent, mode=0o755)
     os.replace(source, target)
     files.sync_directory(target.parent)

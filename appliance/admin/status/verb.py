@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from appliance.admin import jobs
 from appliance.admin.status import services
 from appliance.admin.status.services import Services
 from appliance.core import clock
@@ -52,12 +53,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     directory, told_services = layout.runs, services.look(layout)
     if directory.exists():
         os.scandir(directory).close()  # the listing below passes over a directory that may not be read
-    found = {
-        path.stem: told for path in sorted(directory.glob("*.json")) if (told := record.read(path.stem, directory))
-    }
+    # Each container's records are in a directory of its own, and none of them replaces what root has written of a job.
+    paths = [*directory.glob("*.json"), *directory.glob("*/*.json"), *jobs.records(layout).glob("*.json")]
+    found = {path.stem: told for path in paths if (told := record.read(path.stem, path.parent))}
     if not found and told_services is None:
         raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
-    runs = [_last(program, told) for program, told in found.items()]
+    runs = [_last(program, told) for program, told in sorted(found.items())]
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))

@@ -11,7 +11,9 @@ import contextlib
 import json
 import logging
 import math
+import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,6 +28,7 @@ from appliance.core.version import __version__
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_MAX_SIZE = 2**22
 
 
 @dataclass(slots=True)
@@ -101,10 +104,16 @@ def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
 
 
 def read(program: str, directory: Path) -> Mapping[str, object] | None:
-    """Return the last run's record; None when there is none, or none that can be read."""
+    """Return the last run's record; None when there is none, or none that can be read.
+
+    Root reads what containers have written: links are not followed, and a pipe or a flood is no record.
+    """
     try:
-        entry = json.loads((directory / f"{program}.json").read_bytes())
-    except (OSError, ValueError):
+        descriptor = os.open(directory / f"{program}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            data = file.read(_MAX_SIZE + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        entry = json.loads(data) if len(data) <= _MAX_SIZE else None
+    except (OSError, ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 

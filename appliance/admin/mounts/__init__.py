@@ -1,0 +1,1 @@
+"""``appliance mounts``: which of a site's files its containers get."""
