@@ -1,8 +1,10 @@
 # The images of the appliance, from a base, a wheelhouse and Debian packages that scripts/build lays out as the build's
 # context; nothing is fetched here, the build runs without network. Written for every builder: the engine's own one,
-# BuildKit, podman.
+# BuildKit, podman. All files get the time EPOCH: what is built again from the same parts is the same layers, which an
+# upgrade need not store twice.
 ARG BASE
 FROM ${BASE} AS unpack
+ARG EPOCH
 COPY unpack debs/ /w/
 RUN sh /w/unpack /slapd /w/slapd/*.deb \
  && sh /w/unpack /qemu /w/qemu/*.deb \
@@ -12,18 +14,26 @@ RUN sh /w/unpack /slapd /w/slapd/*.deb \
  && find /slapd/etc/ldap/schema -type f ! -name core.schema ! -name cosine.schema ! -name GLUE20.schema -delete \
  && install -d /slapd/etc/bdii /slapd/etc/glite-info-static/site \
  && ln -s /etc/sitebdii /slapd/etc/bdii/gip \
- && ln -s /etc/sitebdii/site.cfg /slapd/etc/glite-info-static/site/site.cfg
+ && ln -s /etc/sitebdii/site.cfg /slapd/etc/glite-info-static/site/site.cfg \
+ && find /slapd /qemu -exec touch -h -d "@$EPOCH" {} +
 
 FROM ${BASE} AS libraries
+ARG EPOCH
 COPY wheelhouse/ /w/wheelhouse/
 COPY requirements/ /w/requirements/
 COPY deploy/ /w/deploy/
-RUN cd /w && python3 -m deploy.assemble libraries /w/wheelhouse /w/requirements
+RUN cd /w && python3 -m deploy.assemble libraries /w/wheelhouse /w/requirements \
+ && find /layers -exec touch -h -d "@$EPOCH" {} +
 
 FROM ${BASE} AS programs
+ARG EPOCH
 COPY deploy/ /w/deploy/
 COPY own/ /w/own/
-RUN cd /w && python3 -m deploy.assemble programs /w/own/*.whl
+COPY provider grpc-answers /w/
+RUN cd /w && python3 -m deploy.assemble programs /w/own/*.whl \
+ && install -D provider /layers/cloudbdii/var/lib/bdii/gip/provider/cloud-info-provider \
+ && install -D -m 644 grpc-answers /layers/cloudkeeper-os/usr/lib/fedcloud/grpc-answers \
+ && find /layers -exec touch -h -d "@$EPOCH" {} +
 
 # What all that run share. Certificates of authorities are the host's: those of an image would grow stale.
 FROM ${BASE} AS plain
@@ -66,7 +76,6 @@ FROM openstack AS cloudbdii
 COPY --from=unpack /slapd/ /
 COPY --from=libraries /layers/cloudbdii/ /
 COPY --from=programs /layers/cloudbdii/ /
-COPY provider /var/lib/bdii/gip/provider/cloud-info-provider
 ARG VERSION
 ARG COMMIT
 LABEL org.opencontainers.image.title="egifedcloud/cloudbdii" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
@@ -99,7 +108,6 @@ CMD ["cloudkeeper", "sync"]
 FROM openstack AS cloudkeeper-os
 COPY --from=libraries /layers/cloudkeeper-os/ /
 COPY --from=programs /layers/cloudkeeper-os/ /
-COPY grpc-answers /usr/lib/fedcloud/grpc-answers
 ARG VERSION
 ARG COMMIT
 LABEL org.opencontainers.image.title="egifedcloud/cloudkeeper-os" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import socket
 import ssl
 from datetime import timedelta
+from http.client import HTTPException
 from typing import cast
 from urllib.parse import urlsplit
+
+from appliance.core import proxy
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +37,13 @@ def read(url: str, *, verify: bool | str, timeout: timedelta) -> str:
         return ""
     try:
         context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
-        with (
-            socket.create_connection((parts.hostname, parts.port or 443), timeout.total_seconds()) as connection,
-            context.wrap_socket(connection, server_hostname=parts.hostname) as tls,
-        ):
-            certificate = tls.getpeercert() or {}
-    except (OSError, ValueError) as error:
+        connection = proxy.https_connection(
+            parts.hostname, parts.port or 443, timeout=timeout.total_seconds(), tls=context
+        )
+        with contextlib.closing(connection):
+            connection.connect()
+            certificate = connection.sock.getpeercert() or {}
+    except (OSError, ValueError, HTTPException) as error:
         logger.warning("%s: its certificate's issuer cannot be told: %s", parts.netloc, error)
         return ""
     issuer = cast("tuple[tuple[tuple[str, str], ...], ...]", certificate.get("issuer", ()))

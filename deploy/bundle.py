@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shutil
 import stat
 import subprocess
@@ -129,7 +128,7 @@ def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str]) -> None:
 
 def _put_sboms(engine: Engine, bundle: Path) -> None:
     (bundle / "sbom").mkdir()
-    at = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or images.NEWEST_INDEX), UTC)
+    at = datetime.fromtimestamp(int(images.epoch()), UTC)
     for name in contents.IMAGES:
         (bundle / f"sbom/{name}.cdx.json").write_text(sbom.of_image(engine, images.tag(name), at=at))
 

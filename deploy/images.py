@@ -43,13 +43,24 @@ def version() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the checkout, marked when it has changes; ``unknown`` when it is no checkout."""
+    """Return the commit of the checkout, marked when it has changes; ``unknown`` when it is none, or git is missing."""
     words = ["git", "-c", f"safe.directory={TOP}", "-C", str(TOP)]
-    done = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        top = subprocess.run(
+            [*words, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=False
+        )
+        # New files count: the wheel takes them in.
+        changed = subprocess.run([*words, "status", "--porcelain"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
         return "unknown"
-    changed = subprocess.run([*words, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() + ("-changed" if changed.stdout.strip() else "")
+    if top.returncode or Path(top.stdout.splitlines()[0]) != TOP:  # unpacked somewhere in another checkout
+        return "unknown"
+    return top.stdout.split()[-1] + ("-changed" if changed.stdout.strip() else "")
+
+
+def epoch() -> str:
+    """Return the time of everything that is built, in seconds."""
+    return os.environ.get("SOURCE_DATE_EPOCH") or str(NEWEST_INDEX)
 
 
 def tag(name: str) -> str:
@@ -65,8 +76,11 @@ def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
     except (OSError, ValueError):
         made = {}
     ids: dict[str, str] = made.get("ids", {})
-    if made.get("sources") == wanted and engine.docker("image", "inspect", *ids.values(), check=False).returncode == 0:
-        return ids
+    if made.get("sources") == wanted:
+        # By their tags: these are what runs and what is saved, and they may lead elsewhere by now.
+        shown = engine.docker("image", "inspect", "--format", "{{.Id}}", *map(tag, ids), check=False)
+        if shown.stdout.split() == list(ids.values()):
+            return ids
     ids = dict(build(engine, cache))
     note.write_text(json.dumps({"sources": wanted, "ids": ids}))
     return ids
@@ -74,7 +88,7 @@ def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
 
 def _sources() -> str:
     """Return a digest of all that images are made from, the version of the checkout included."""
-    digest = hashlib.sha256(f"{version()} {commit()}".encode())
+    digest = hashlib.sha256(f"{version()} {commit()} {epoch()}".encode())
     tops = ["appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm", "deploy", "locks"]
     found = [
         path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts
@@ -92,7 +106,7 @@ def build(engine: Engine, cache: Path) -> Mapping[str, str]:
     ids = {}
     base_tag = _load_base(engine, base)
     for name in contents.IMAGES:
-        arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit()}
+        arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit(), "EPOCH": epoch()}
         options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
         command = [DOCKER, "build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options]
         engine.run([*command, context], environment={"DOCKER_BUILDKIT": "1"})
@@ -102,13 +116,12 @@ def build(engine: Engine, cache: Path) -> Mapping[str, str]:
 
 def fetch_base(cache: Path) -> Path:
     """Return the directory with the base and the packages."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH") or str(NEWEST_INDEX)
     asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
 
     def make(directory: Path) -> None:
-        _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch})
+        _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch()})
 
-    return kept(cache / "base", [epoch.encode(), *(path.read_bytes() for path in asked)], make)
+    return kept(cache / "base", [epoch().encode(), *(path.read_bytes() for path in asked)], make)
 
 
 def fetch_wheels(cache: Path) -> Path:
@@ -196,7 +209,7 @@ def _load_base(engine: Engine, base: Path) -> str:
     name = f"{REPOSITORY}/base:{digest[:16]}"
     if engine.docker("image", "inspect", name, check=False).returncode == 0:
         return name
-    when = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or NEWEST_INDEX), UTC).isoformat()
+    when = datetime.fromtimestamp(int(epoch()), UTC).isoformat()
     config = {
         "architecture": "amd64",
         "os": "linux",

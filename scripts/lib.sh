@@ -98,7 +98,7 @@ make_environment() {
 # system of a machine, made beside them. Only root can have an engine.
 container_images() {
   local machine
-  debian docker.io docker-compose mmdebstrap
+  debian docker.io docker-compose iproute2 mmdebstrap tinyproxy-bin
   ensure_uv
   step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2"
   env -C "$TOP" "$ENVS/dev/bin/python" -m tests.testbed.vm >"$CACHE/machine.log" 2>&1 &

@@ -20,6 +20,7 @@ from appliance.core.run.layout import Layout
 PROFILES = ("egi", "2017", "private")
 _COMPOSE = Path("/usr/bin/docker-compose")
 _SOCKET = Path("/run/docker.sock")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Host:
     compose_file: Path
     root: Path
     """Of the site; the compose file finds all mounts below it."""
+    proxies: Mapping[str, str]
+    """HTTP_PROXY and the like of ``appliance.env``, as far as they are set."""
     warnings: tuple[Problem, ...]
 
 
@@ -63,6 +66,7 @@ def load(layout: Layout) -> Host:
         environment_file=layout.path(choice.ENVIRONMENT),
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
         root=layout.root,
+        proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
         warnings=settings.finish(),
     )
 

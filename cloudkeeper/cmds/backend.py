@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import logging
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.core.run import cli, lock, log
-from appliance.core.run.errors import ExitStatus
+from appliance.core.run.errors import ExitStatus, UsageError
 from cloudkeeper.backend import settings
 from cloudkeeper.backend.settings import Configuration
 
@@ -23,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *cli.flags("config-file"), type=Path, metavar="PATH", help=f"configuration file (default: {files})"
     )
-    parser.add_argument(*cli.flags("listen-address"), metavar="ADDRESS", help="listen there (default: 127.0.0.1)")
+    parser.add_argument(
+        *cli.flags("listen-address"), metavar="ADDRESS", help="listen there, or where a name leads (default: 127.0.0.1)"
+    )
     parser.add_argument(*cli.flags("grpc-port"), metavar="PORT", help="listen on this port (default: 50051)")
     parser.add_argument(*cli.flags("mapping-file"), metavar="PATH", help="file that maps VOs to projects")
 
@@ -31,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Serve until SIGTERM, or only check the configuration."""
     given = {name: value for name in _OVERRIDES if (value := getattr(arguments, name))}
+    if arguments.listen_address:
+        given["listen_address"] = _address(arguments.listen_address)
     configuration = settings.load(arguments.config_file, layout=cli.layout(arguments), overrides=given)
     if arguments.check_config:
         return _report(configuration)
@@ -49,6 +55,19 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     with lock.hold(configuration.state / "lock"):
         server.serve(Servicer(configuration, Installation(configuration.state)), configuration)
     return ExitStatus.DONE
+
+
+def _address(text: str) -> str:
+    """Return an address as it is, and the one of a name: a container learns its addresses by names only."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    try:
+        return str(socket.getaddrinfo(text, None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        words = error.strerror if isinstance(error, OSError) and error.strerror else "no name of a host"
+        raise UsageError("--listen-address", f"{text}: {words.lower()}", "write an address of this host") from None
 
 
 def _report(configuration: Configuration) -> ExitStatus:

@@ -20,6 +20,7 @@ import stamina
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from appliance.core import proxy
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
@@ -53,6 +54,7 @@ class Client:
     """Fetches with the trust of one CA directory. ``attempts`` is how often an answer is asked for."""
 
     def __init__(self, trust: CADirectory, *, attempts: int = 3) -> None:
+        proxy.check()
         self._attempts = attempts
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
@@ -137,7 +139,7 @@ class Client:
                 timeout=(timeouts.connect.total_seconds(), timeouts.read.total_seconds()),
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise _translated(error, name) from error
+            raise _translated(error, url, name) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -212,7 +214,10 @@ def _blocks(response: requests.Response, *, name: str, size: int | None, watch: 
         raise Unavailable(name, f"the connection ended after {received} of {size} bytes")
 
 
-def _translated(error: Exception, name: str) -> ApplianceError:
+def _translated(error: Exception, url: str, name: str) -> ApplianceError:
+    if isinstance(error, requests.exceptions.ProxyError):
+        cause, remedy = proxy.explain(url, error, _cause(error))
+        return (Unavailable if proxy.is_refusal(error) else Transient)(name, f"cannot be reached: {cause}", remedy)
     if isinstance(error, requests.exceptions.SSLError):
         remedy = "install its CA, or ask its administrator"
         return Untrusted(name, f"the server is not proven: {_cause(error)}", remedy)

@@ -6,7 +6,6 @@ size of an answer, which is added here.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from appliance.core import proxy
 from appliance.core.run.errors import Unavailable
 from appliance.core.version import __version__
 
@@ -32,7 +32,6 @@ LOOK = "check [broker] host and what stands before it"
 
 _MAX_DETAIL = 200
 _MAX_READ_FOR_DETAIL = 64 * 1024
-_PROXY_PORT = 3128
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
 
@@ -78,21 +77,17 @@ class Line:
         self._address = address(host, port)
         self._is_interrupted = False
         seconds = CONNECT_TIMEOUT.total_seconds()
-        if (proxy := _proxy(host)) is None:
-            self._http = http.client.HTTPSConnection(host, port, timeout=seconds, context=tls)
-            return
-        self._http = http.client.HTTPSConnection(
-            proxy.hostname or "", proxy.port or _PROXY_PORT, timeout=seconds, context=tls
-        )
-        self._http.set_tunnel(host, port, headers=_proxy_headers(proxy))
+        self._http = proxy.https_connection(host, port, timeout=seconds, tls=tls)
+        self._is_direct = proxy.find(f"https://{self._address}") is None
 
     def open(self) -> None:
         """Connect; raises `Unavailable`."""
         try:
             self._http.connect()
         except (OSError, http.client.HTTPException) as error:
+            is_direct = self._is_direct or (self._http.sock is not None and not proxy.is_refusal(error))
             self._http.close()
-            raise _explain(self._address, error) from error
+            raise (_explain if is_direct else _explain_proxy)(self._address, error) from error
 
     def ask(self, method: str, target: str, body: bytes | None, *, headers: Mapping[str, str], limit: int) -> Answer:
         """Return the answer to a request, whole, at most ``limit`` bytes of it."""
@@ -181,21 +176,9 @@ def _site(location: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else "another path"
 
 
-def _proxy(host: str) -> urllib.parse.SplitResult | None:
-    """Return the proxy that the environment names for this host (HTTPS_PROXY, NO_PROXY)."""
-    import urllib.request  # noqa: PLC0415  twenty milliseconds
-
-    proxy = urllib.request.getproxies().get("https")
-    if not proxy or urllib.request.proxy_bypass(host):
-        return None
-    return urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-
-
-def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
-    if not proxy.username:
-        return {}
-    login = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode('ascii')}"}
+def _explain_proxy(subject: str, error: OSError | http.client.HTTPException) -> Unavailable:
+    words = "no answer in time" if isinstance(error, TimeoutError) else str(getattr(error, "strerror", "") or error)
+    return Interrupted(subject, *proxy.explain(f"https://{subject}", error, words.lower()))
 
 
 def _explain(subject: str, error: OSError | http.client.HTTPException) -> Unavailable:

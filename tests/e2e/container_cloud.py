@@ -8,6 +8,20 @@ from tests.e2e.container_site import ContainerSite
 from tests.testbed import Testbed
 
 SITE = "TEST-SITE"
+_CASO = """\
+[DEFAULT]
+site_name = TEST-SITE
+messengers = ssm
+projects = vo-fedcloud
+extractor = nova
+extract_from = 2020-01-01
+[keystone_auth]
+auth_type = v3password
+auth_url = {url}
+username = {user}
+password = {password}
+user_domain_name = Default
+"""
 
 
 def name_site(site: ContainerSite) -> None:
@@ -54,3 +68,11 @@ def offer_test_bed(site: ContainerSite, testbed: Testbed) -> None:
     projects = {project.vo: project.id for project in seed.projects.values() if project.vo}
     site.set(FEDCLOUD_CA_BUNDLE=testbed.ca_file)
     offer(site, url=testbed.keystone_url, user=account.name, password=account.password, projects=projects)
+
+
+def account_for(site: ContainerSite, testbed: Testbed) -> None:
+    """Let usage in one project of the test bed's cloud be extracted."""
+    account = testbed.seed().accounts["accounting"]
+    text = _CASO.format(url=testbed.keystone_url, user=account.name, password=account.password)
+    site.edit("etc/caso/caso.conf", text=text)
+    site.edit("etc/voms.json", text='{"fedcloud.egi.eu": {"projects": ["vo-fedcloud"]}}\n')

@@ -12,7 +12,7 @@ import pytest
 
 from deploy import contents, images
 from deploy.assemble import NEVER_IMPORTED
-from deploy.engine import Engine
+from deploy.engine import DOCKER, Engine
 
 pytestmark = pytest.mark.container
 
@@ -161,6 +161,22 @@ def test_the_base_is_the_same_octets_when_it_is_made_again(tmp_path: Path) -> No
     kept = images.fetch_base(TOP / ".cache/deploy")
     again = images.fetch_base(tmp_path)
     assert (again / "base.tar").read_bytes() == (kept / "base.tar").read_bytes()
+
+
+@pytest.mark.matrix
+def test_an_image_that_is_built_again_has_the_same_layers(engine: Engine) -> None:
+    """Without anything that the builder remembers; the image's own description has the time of its build."""
+    base = engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}", "egifedcloud/base").stdout.split()[0]
+    arguments = [f"--build-arg=BASE={base}", f"--build-arg=EPOCH={images.epoch()}"]
+    found = []
+    for _ in range(2):
+        command = ["build", "--no-cache", "--quiet", "--network", "none", "--target", "cloudbdii", *arguments]
+        made = engine.run(
+            [DOCKER, *command, TOP / ".cache/deploy/context"], environment={"DOCKER_BUILDKIT": "1"}
+        ).stdout.strip()
+        found.append(json.loads(engine.docker("image", "inspect", made).stdout)[0]["RootFS"]["Layers"])
+        engine.docker("rmi", made)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", NAMES)

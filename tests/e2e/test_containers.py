@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from deploy.engine import Engine
-from tests.e2e import container_cloud
+from tests.e2e import container_cloud, neighbour
 from tests.e2e.bdii_service import Entries, images, search
 from tests.e2e.container_site import COMPOSE, SERVICES, ContainerSite, wait
 from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image, server
@@ -114,6 +114,36 @@ def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) 
     assert fields["Uid"].split() == ["1999"] * 4
     assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
     assert fields["NoNewPrivs"] == "1"
+
+
+def listening(site: ContainerSite, service: str) -> set[str]:
+    """Return where a service's container listens, as the kernel has it, without the engine's own resolver of names."""
+    pid = str(site.container(service)["State"]["Pid"])
+    shown = subprocess.run(["nsenter", "-n", "-t", pid, "ss", "-Hltn"], capture_output=True, text=True, check=True)
+    return {line.split()[3] for line in shown.stdout.splitlines() if not line.split()[3].startswith("127.0.0.11:")}
+
+
+def test_somebody_outside_reaches_the_site_s_bdii_and_nothing_else(site: ContainerSite) -> None:
+    """R11, R35: from a machine beside this one, by both protocols; nor does a route to the containers help it."""
+    wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("sitebdii"))
+    addresses = {
+        (service, name): network["IPAddress"]
+        for service in SERVICES
+        for name, network in site.container(service)["NetworkSettings"]["Networks"].items()
+    }
+    ports = {"cloudbdii": 2170, "sitebdii": 2170, "cloudkeeper-os": 50051}
+    with neighbour.beside() as stranger:
+        for host in (stranger.ipv4, f"[{stranger.ipv6}]"):
+            shown = stranger.run("ldapsearch", "-x", "-LLL", "-H", f"ldap://{host}:{PORT}", "-b", "o=glue", "1.1")
+            assert shown.returncode == 0, shown.stderr
+            assert "GLUE2DomainID=TEST-SITE" in shown.stdout
+        assert not [port for port in (2170, 2171, 50051) if stranger.reaches(stranger.ipv4, port)]
+        found = {key for key, address in addresses.items() if stranger.reaches(address, ports[key[0]])}
+    assert found <= {("sitebdii", "fedcloud_bdii")}
+    assert listening(site, "cloudkeeper-os") == {f"{addresses['cloudkeeper-os', 'fedcloud_ck']}:50051"}
+    assert listening(site, "sitebdii") == {"0.0.0.0:2170"}
+    here = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
+    assert {f"0.0.0.0:{PORT}", f"[::]:{PORT}"} <= set(here.split())
 
 
 def test_the_backend_is_reached_through_its_own_network_only(site: ContainerSite) -> None:

@@ -486,3 +486,17 @@ def test_a_tar_is_as_good_as_a_directory(own: Path, root: Path) -> None:
     assert install(archive, root).returncode == 0
     archive.write_bytes(b"no tar")
     assert "no readable tar" in install(archive, root).stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("members", [[], ["a", "b"], ["link"], ["SHA256SUMS"]], ids=["none", "two", "link", "file"])
+def test_a_tar_of_something_else_is_refused(own: Path, root: Path, members: list[str]) -> None:
+    place = own.parent / "something"
+    for name in ("a", "b"):
+        (place / name).mkdir(parents=True)
+    (place / "SHA256SUMS").touch()
+    (place / "link").symlink_to(own)
+    packed = own.parent / "something.tar"
+    subprocess.run(["tar", "-cf", packed, "-C", place, *members, "-T", os.devnull], check=True)
+    shown = install(packed, root)
+    assert (shown.returncode, shown.stderr) == (3, f"install: {packed}: no bundle of the appliance in it\n")
+    assert not (root / "etc/fedcloud").exists()

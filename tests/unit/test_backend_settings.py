@@ -1,6 +1,7 @@
 """cloudkeeper-os.conf and the mapping: what is taken, what is refused, and where it says so."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,16 @@ def test_a_password_that_all_may_read_is_told(tmp_path: Path) -> None:
     write(tmp_path).chmod(0o644)
     (warning,) = load(tmp_path).warnings
     assert str(warning).startswith(f"{tmp_path}/{CONFIG}:6: [keystone_authtoken] password: anybody on this host")
+
+
+def test_a_name_to_listen_at_is_looked_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Containers know their addresses by name; one that leads nowhere is a mistake in the command line."""
+    write(tmp_path)
+    common = ["--root", str(tmp_path), "--check-config", "--listen-address"]
+    address = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)[0][4][0]
+    assert backend.main([*common, "localhost"]) == 0
+    assert f"{address}" in capsys.readouterr().out.partition("listens")[2]
+    for name in ("nowhere.invalid", "x" * 300, "a..b"):
+        assert backend.main([*common, name]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"cloudkeeper-os: --listen-address: {name}: ")

@@ -35,6 +35,11 @@ def raising(error: BaseException) -> cli.Program:
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3, "tool: Broken pipe"),
         (OSError("of a library"), 4, "tool: bug in this program: OSError: of a library (test_cli.py:"),
         (Unavailable("host", "said\nmuch", "ask\tit"), 3, "tool: host: said much; ask it"),
+        (
+            RuntimeError("can't start new thread"),
+            3,
+            "tool: threads: no more may be started; see the limits of processes",
+        ),
         (KeyError("x"), 4, "tool: bug in this program: KeyError: 'x' (test_cli.py:"),
         (KeyboardInterrupt(), 3, "tool: interrupted"),
     ],

@@ -602,6 +602,22 @@ def test_fetch_crl_runs_on_the_host_and_its_failure_shows(site: Site) -> None:
         assert "appliance: /usr/sbin/fetch-crl: is not installed; apt-get install fetch-crl" in shown.stderr
 
 
+def test_fetch_crl_goes_through_the_proxy_of_the_site(site: Site) -> None:
+    """It reads no environment unless it is told to; a proxy of its own configuration stays if the site has none."""
+    from appliance.admin import settings
+    from appliance.admin.run.verb import through_proxy
+    from appliance.core.run.layout import Layout
+
+    assert through_proxy(settings.load(Layout(site.root))) == []
+    path = site.root / "etc/fedcloud/appliance.env"
+    path.write_text(
+        f"{path.read_text()}HTTP_PROXY=http://u:p%24@proxy.example.org:3128\nHTTPS_PROXY=\nNO_PROXY=x.org\n"
+    )
+    host = settings.load(Layout(site.root))
+    assert host.proxies == {"HTTP_PROXY": "http://u:p%24@proxy.example.org:3128", "NO_PROXY": "x.org"}
+    assert through_proxy(host) == ["--define", "http_proxy=ENV"]
+
+
 def test_length_of_limits() -> None:
     from appliance.admin.run.supervise import _length
 

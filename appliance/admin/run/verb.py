@@ -117,10 +117,12 @@ class _Run:
         return status
 
     def _run_on_host(self) -> int:
-        command = [*self._job.command, *self._arguments]
-        if not Path(command[0]).exists():
-            raise Unavailable(command[0], "is not installed", f"apt-get install {Path(command[0]).name}")
-        return self._supervised(command, forward=lambda _: False)
+        program, *flags = self._job.command
+        if not Path(program).exists():
+            raise Unavailable(program, "is not installed", f"apt-get install {Path(program).name}")
+        environment = {**settings.compose_environment(self._host), **self._host.proxies}
+        flags += through_proxy(self._host)
+        return self._supervised([program, *flags, *self._arguments], environment, forward=lambda _: False)
 
     def _run_in_container(self) -> int:
         settings.require_files(self._host)
@@ -135,7 +137,11 @@ class _Run:
                 raise Unavailable(image, "this image is not on the host", f"install the release that {release} names")
             with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
                 try:
-                    return self._supervised(self._compose_run(mounts), forward=lambda sign: self._tell(engine, sign))
+                    return self._supervised(
+                        self._compose_run(mounts),
+                        settings.compose_environment(self._host),
+                        forward=lambda sign: self._tell(engine, sign),
+                    )
                 finally:
                     self._remove_rest(engine)
 
@@ -160,13 +166,13 @@ class _Run:
         program = [*self._job.command, *self._arguments]
         return settings.compose_command(self._host, *flags, self._job.service, *program)
 
-    def _supervised(self, command: Sequence[str], *, forward: supervise.Forward) -> int:
+    def _supervised(self, command: Sequence[str], environment: Mapping[str, str], *, forward: supervise.Forward) -> int:
         program = self._job.command[0]
         logger.info("%s: starts", self._job.name)
         with self._output() as own, self._unless_full(own) as output:
             outcome = supervise.run(
                 command,
-                environment=settings.compose_environment(self._host),
+                environment=environment,
                 output=output,
                 timeout=self._timeout,
                 forward=forward,
@@ -219,6 +225,11 @@ def _is_full(output: IO[Any]) -> bool:
         return stat.S_ISREG(os.fstat(number).st_mode) and room.f_bfree * room.f_frsize < _ROOM
     except (OSError, ValueError, AttributeError):  # it is closed, or no file
         return False
+
+
+def through_proxy(host: settings.Host) -> list[str]:
+    """Return what makes fetch-crl, the one job of the host, go through the proxy that its environment names."""
+    return ["--define", "http_proxy=ENV"] if "HTTP_PROXY" in host.proxies else []
 
 
 def _seconds(text: str) -> timedelta:

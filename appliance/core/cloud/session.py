@@ -23,7 +23,7 @@ from keystoneauth1 import exceptions, session
 from keystoneauth1.plugin import AUTH_INTERFACE
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from appliance.core import clock
+from appliance.core import clock, proxy
 from appliance.core.cloud import login
 from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.login import Access
@@ -56,6 +56,7 @@ class Transport(session.Session):
     """A keystoneauth session that counts, repeats and tells; safe for use by several threads."""
 
     def __init__(self, access: Access) -> None:
+        proxy.check()
         super().__init__(
             verify=access.verify,
             cert=access.certificate,
@@ -305,12 +306,15 @@ def _wait(error: Exception) -> bool | float:
     if isinstance(error, _Busy):
         told = error.response.headers.get("Retry-After", "")
         return min(float(told), _LONGEST_WAIT) if told.isdecimal() else True
-    return isinstance(error, exceptions.ConnectionError) and not isinstance(error, exceptions.SSLError)
+    if isinstance(error, exceptions.SSLError) or proxy.is_refusal(error):
+        return False
+    return isinstance(error, exceptions.ConnectionError)
 
 
 def _tell_of_retry(details: RetryDetails) -> None:
     error = details.caused_by
-    words = str(error) if isinstance(error, _Busy) else f"{_host_in(error)}: {_cause(error)}"
+    site = _site_in(error)
+    words = str(error) if isinstance(error, _Busy) else f"{_host(site)}: {_failure(error, site)[0]}"
     logger.warning("%s; trying again in %.1f s", words, details.wait_for)
 
 
@@ -332,13 +336,15 @@ def _cause(error: Exception) -> str:
     return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
 
 
-def _host_in(error: Exception) -> str:
+def _site_in(error: Exception) -> str:
+    """Return the URL that an error names, as far as its host goes."""
     named = re.search(r"https?://[^/\s'\"]+", str(error))
-    return _host(named[0]) if named else ""
+    return named[0] if named else ""
 
 
 def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
-    host = _host_in(error) or _host(url if "//" in url else access.auth_url)
+    site = _site_in(error) or (url if "//" in url else access.auth_url)
+    host = _host(site)
     if isinstance(error, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
         return Unavailable(host, "does not speak TLS", "correct the URL: https or http, and the port")
     if isinstance(error, exceptions.SSLError):
@@ -347,7 +353,15 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
             f"its TLS certificate is not trusted: {_cause(error)}",
             f"set cafile in [{access.section}] to the authority that issued it, or renew the certificate",
         )
-    return Unavailable(host, f"cannot be reached: {_cause(error)}", "check the URL, the network and the service")
+    cause, remedy = _failure(error, site)
+    return Unavailable(host, f"cannot be reached: {cause}", remedy)
+
+
+def _failure(error: Exception, site: str) -> tuple[str, str]:
+    """Return cause and remedy of a connection that could not be made."""
+    if "ProxyError(" in str(error):  # requests' own, quoted by keystoneauth
+        return proxy.explain(site, error, _cause(error))
+    return _cause(error), "check the URL, the network and the service"
 
 
 def _not_in_catalog(wanted: dict[str, Any], access: Access) -> Unavailable:

@@ -129,10 +129,14 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
     log.configure(level=log_level(arguments), as_json=arguments.log_json)
+    log.hide_proxies()
     status = _flushed(program.name, _guarded(program, arguments))
     if arguments.compat_exit_codes and status in set(ExitStatus):
         return program.compatible_status(ExitStatus(status))
     return int(status)
+
+
+_NO_THREAD = "can't start new thread"  # a RuntimeError like any other
 
 
 def _guarded(program: Program, arguments: argparse.Namespace) -> int:
@@ -152,6 +156,9 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> int:
         _tell(f"{program.name}: interrupted; run again to go on")
         return ExitStatus.NOTHING
     except Exception as error:  # noqa: BLE001  the edge: whatever is left is a bug, told in one line
+        if str(error) == _NO_THREAD:
+            report(program.name, LocalFailure("threads", "no more may be started", "see the limits of processes"))
+            return ExitStatus.NOTHING
         return _bug(program.name, error, arguments)
 
 

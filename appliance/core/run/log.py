@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 from appliance.core.run.errors import LocalFailure
 
@@ -32,6 +32,13 @@ def hide(secret: str | None) -> None:
         spellings = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
         spellings |= {quote(secret), quote(secret, safe=""), quote_plus(secret), " ".join(secret.split())}
         _secrets.update({secret, *spellings})
+
+
+def hide_proxies() -> None:
+    """Hide the passwords of proxies, as far as there are any: the environment has them, and libraries quote it."""
+    for name, text in os.environ.items():
+        if name.lower().endswith("_proxy"):
+            hide(unquote(text.rpartition("@")[0].rpartition("//")[2].partition(":")[2]))
 
 
 def redact(text: str) -> str:

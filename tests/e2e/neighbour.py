@@ -1,0 +1,67 @@
+"""A machine beside this one: a network namespace at the other end of a cable, with addresses of both kinds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """The other machine. ``ipv4`` and ``ipv6`` are this machine's addresses as it knows them."""
+
+    pid: int
+    ipv4: str
+    ipv6: str
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program there, with this machine's files."""
+        enter = ("nsenter", "--net", "--target", str(self.pid))
+        return subprocess.run([*enter, *command], capture_output=True, text=True, check=False, timeout=30)
+
+    def reaches(self, address: str, port: int) -> bool:
+        """Say whether something there listens and is not kept from it."""
+        return self.run("/usr/bin/python3", "-IS", "-c", _CONNECT, address, str(port)).returncode == 0
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[Neighbour]:
+    """Have a neighbour for the block, which sends everything that is not for itself through this machine."""
+    octet = os.getpid() % 250
+    here, there = f"fc{os.getpid()}", "eth0"
+    machine = Neighbour(0, f"198.18.{octet}.1", f"fd00:198:18:{octet}::1")
+    with subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as process:
+        try:
+            _wait_until_away(process.pid)
+            machine = Neighbour(process.pid, machine.ipv4, machine.ipv6)
+            _ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", str(process.pid))
+            _ip("address", "add", f"{machine.ipv4}/30", "dev", here)
+            _ip("address", "add", f"{machine.ipv6}/126", "dev", here, "nodad")
+            _ip("link", "set", here, "up")
+            for words in (
+                f"address add 198.18.{octet}.2/30 dev {there}",
+                f"address add fd00:198:18:{octet}::2/126 dev {there} nodad",
+                f"link set {there} up",
+                f"route add default via {machine.ipv4}",
+            ):
+                done = machine.run("ip", *words.split())
+                assert done.returncode == 0, done.stderr
+            yield machine
+        finally:
+            process.kill()  # with the namespace goes the cable
+
+
+def _wait_until_away(pid: int) -> None:
+    ours = Path("/proc/self/ns/net").readlink()
+    while Path(f"/proc/{pid}/ns/net").readlink() == ours:
+        os.sched_yield()
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)

@@ -1,0 +1,167 @@
+"""A proxy that fails: each program that goes through it says which, in one line, and never with its password."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.core.cloud.login import Access
+from appliance.core.cloud.session import Cloud
+from appliance.core.run import cli, log
+from appliance.core.run.errors import ApplianceError
+from appliance.core.trust.ca_directory import CADirectory
+from cloud_info_provider import issuer
+from cloudkeeper.frontend.http import Client
+from ssm.transport.https import Line
+from tests.testbed.pki import Authority
+
+SITE = "server.example.org:5000"
+PASSWORD = "geheim-4711"
+_ACCOUNT = {"username": "x", "password": "y", "user_domain_id": "default"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("appliance.core.cloud.session._ATTEMPTS", 1)
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    log._secrets.clear()
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("anchors")
+    Authority.create(directory / "authority", key="ec").publish(directory / "certificates")
+    return directory / "certificates"
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A proxy that has one answer to whatever it is asked."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    client.recv(65536)
+                    client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def ask_cloud(_: Path) -> None:
+    url = f"https://{SITE}/v3"
+    assert Cloud(Access("v3password", url, {**_ACCOUNT, "auth_url": url})).unscoped
+
+
+def ask_for_image(anchors: Path) -> None:
+    Client(CADirectory(anchors), attempts=1).fetch(f"https://{SITE}/x", name=SITE, max_bytes=10)
+
+
+def ask_ams(anchors: Path) -> None:
+    assert anchors
+    host, _, port = SITE.partition(":")
+    Line(host, int(port), tls=ssl.create_default_context()).open()
+
+
+CLIENTS = pytest.mark.parametrize("ask", [ask_cloud, ask_for_image, ask_ams])
+
+
+def said(ask: Callable[[Path], None], anchors: Path) -> ApplianceError:
+    with pytest.raises(ApplianceError) as caught:
+        ask(anchors)
+    return caught.value
+
+
+@CLIENTS
+@pytest.mark.parametrize("answer", ["407 Proxy Authentication Required", "403 Filtered", "502 Bad Gateway"])
+def test_a_proxy_that_refuses(
+    ask: Callable[[Path], None], answer: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(f"HTTP/1.1 {answer}\r\n\r\n".encode()) as port:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{port}")
+        error = said(ask, anchors)
+    assert f"{SITE}: " in str(error)
+    assert f"the proxy 127.0.0.1:{port} does not connect: {answer.lower()}; " in str(error)
+    assert ("http://NAME:PASSWORD@HOST:PORT" in error.remedy) == answer.startswith("407")
+    assert (error.status, PASSWORD in str(error), "\n" in str(error)) == (3, False, False)
+
+
+@CLIENTS
+def test_a_proxy_that_is_not_there(ask: Callable[[Path], None], anchors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{port}")
+        error = said(ask, anchors)
+    assert f"{SITE}: " in str(error)
+    assert f"the proxy 127.0.0.1:{port} cannot be reached: connection refused; correct HTTPS_PROXY" in str(error)
+    assert "/etc/fedcloud/appliance.env" in error.remedy
+    assert PASSWORD not in str(error)
+
+
+@CLIENTS
+@pytest.mark.parametrize(
+    "text", [f"http://user:{PASSWORD}@", f"http://u:{PASSWORD}@proxy:99x", "http://proxy:0", "socks5://p:1"]
+)
+def test_a_proxy_that_is_no_url_is_a_mistake_in_the_configuration(
+    ask: Callable[[Path], None], text: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", text)
+    error = said(ask, anchors)
+    assert str(error).startswith("HTTPS_PROXY: is no HTTP proxy's URL; write http://HOST:PORT")
+    assert (error.status, PASSWORD in str(error)) == (2, False)
+
+
+@pytest.mark.parametrize("excepted", ["127.0.0.1", "*", "localhost,127.0.0.1"])
+@CLIENTS
+def test_a_host_that_no_proxy_names_is_asked_directly(
+    ask: Callable[[Path], None], excepted: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as nobody, answering(b"HTTP/1.1 403 Filtered\r\n\r\n") as proxy:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(f"{__name__}.SITE", f"127.0.0.1:{nobody.getsockname()[1]}")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy}")
+        monkeypatch.setenv("NO_PROXY", excepted)
+        error = said(ask, anchors)
+    assert "connection refused" in str(error)
+    assert "the proxy" not in str(error)
+
+
+def test_who_issued_a_certificate_is_asked_through_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cloud that is reached by a proxy alone cannot be asked directly."""
+    with answering(b"HTTP/1.1 403 Filtered\r\n\r\n") as port, caplog.at_level(logging.WARNING):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        assert issuer.read(f"https://{SITE}/v3", verify=True, timeout=timedelta(seconds=5)) == ""
+    assert "Tunnel connection failed: 403 Filtered" in caplog.text
+
+
+def test_no_program_tells_a_proxy_s_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}%2F%C3%A9@proxy.example.org:3128")
+
+    def quote(_: object) -> int:
+        raise ValueError(f"Failed to parse: http://user:{PASSWORD}%2F%C3%A9@proxy; {PASSWORD}/é")
+
+    assert cli.main(cli.Program("x", "x", lambda _: None, quote), []) == 4
+    assert capsys.readouterr().err.startswith(
+        "x: bug in this program: ValueError: Failed to parse: http://user:***@proxy; ***"
+    )
