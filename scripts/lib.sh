@@ -7,6 +7,7 @@ CACHE=$TOP/.cache
 ENVS=$CACHE/env
 UV_VERSION=0.13.9
 mkdir -p "$ENVS"
+unset PYTHONDONTWRITEBYTECODE  # programs that are started a thousand times should not be compiled a thousand times
 
 EXTRAS=(admin bdii caso cloud-info cloudkeeper cloudkeeper-os ssm)
 SOURCES=("$TOP"/{appliance,bdii,caso,cloud_info_provider,cloudkeeper,ssm})
@@ -115,7 +116,7 @@ isolated_environments() {
   ensure_uv
   modules=$(cd "$TOP" && find . -path ./.cache -prune -o -name '*.py' -print | sort)  # one that has gone is no newer file
   [ "$modules" = "$(cat "$CACHE/wheel/.modules" 2>/dev/null)" ] || rm -f "$CACHE/wheel/.made"
-  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "${SOURCES[@]}" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' -print -quit)" ]; then
+  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "${SOURCES[@]}" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' ! -name '*.pyc' -print -quit)" ]; then
     rm -rf "$CACHE/wheel"
     step "wheel" uv build -q --wheel --out-dir "$CACHE/wheel" "$TOP"
     printf '%s' "$modules" >"$CACHE/wheel/.modules"

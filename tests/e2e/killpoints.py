@@ -43,7 +43,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run. ``env`` is added to the environment."""
+    """A program to run. ``env`` is added to the environment. Its coverage is not measured: other tests do that, and the
+    calls of the measurement would be points, too.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +54,8 @@ class Command:
 
     def run(self, *prefix: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end, below the command ``prefix`` if there is one."""
-        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self.env}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        env = {**kept, "PYTHONDONTWRITEBYTECODE": "1", **self.env}
         return subprocess.run(
             [*prefix, *self.argv],
             env=env,
