@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from appliance.admin.bdii import verb as bdii
+from appliance.admin.images import verb as images
 from appliance.admin.logs import verb as logs
 from appliance.admin.mounts import verb as mounts
 from appliance.admin.run import verb as run
@@ -18,7 +19,7 @@ PROGRAM = cli.Program(
     "Looks after the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
-    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, mounts.VERB, bdii.VERB),
+    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, mounts.VERB, images.VERB, bdii.VERB),
 )
 
 

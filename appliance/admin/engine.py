@@ -99,6 +99,15 @@ class Engine:
         ]
         return sorted((_state(one) for one in found), key=lambda state: state.service)
 
+    def passes_check(self, service: str) -> bool:
+        """Run a service's own health check in its container, now; False while there is none that runs."""
+        for container in self._containers(f"{_SERVICE}={service}"):
+            test = (container.attrs["Config"].get("Healthcheck") or {}).get("Test") or []
+            if container.status == "running" and test[:1] == ["CMD"]:
+                with contextlib.suppress(Unavailable):  # it has ended meanwhile
+                    return bool(self._ask(container.exec_run, test[1:]).exit_code == 0)
+        return False
+
     def logs(self, service: str, *, lines: int, follow: bool) -> Iterator[bytes]:
         """Yield what a service has written, as far as the engine has kept it; without end while it ``follow``s."""
         found = self._containers(f"{_SERVICE}={service}")

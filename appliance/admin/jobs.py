@@ -1,4 +1,4 @@
-"""The jobs of an appliance: which service runs each, with what command, and how often it is started."""
+"""The jobs and services of an appliance: which service runs each job, with what command, how often it is started."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Job:
     """Whether an appliance runs it without being asked to."""
 
 
+SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
+"""What runs always."""
 JOBS = {
     job.name: job
     for job in (

@@ -6,7 +6,7 @@
         engine.told                        # [("stop", "caso"), …]
 
 It speaks API 1.41: version, images/NAME/json, containers/json with labels as filter, and of one container json, logs,
-kill, stop and removal.
+kill, stop and removal; and programs run in one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Engine:
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
     output: dict[str, bytes] = field(default_factory=dict)
     told: list[tuple[str, str]] = field(default_factory=list)
+    ends: dict[str, int] = field(default_factory=dict)
+    """By container, how a program ends that is run in it."""
     failure: str = ""
     """What it says instead of which containers it has, when there is something."""
 
@@ -61,6 +63,8 @@ class Engine:
         if path == "containers/json":
             wanted = json.loads(query.get("filters", ["{}"])[0]).get("label", [])
             return 200, [{"Id": name} for name, one in self.containers.items() if _has(one, wanted)]
+        if match := re.fullmatch(r"exec/(.+)/(start|json)", path):
+            return (200, b"") if match[2] == "start" else (200, {"ExitCode": self.ends.get(match[1], 0)})
         match = re.fullmatch(r"containers/([^/]+)(?:/(\w+))?", path)
         if match is None or match[1] not in self.containers:
             return 404, {"message": f"No such container: {path}"}
@@ -71,6 +75,8 @@ class Engine:
             return 200, self.containers[name]
         if action == "logs":
             return 200, self.output.get(name, b"")
+        if action == "exec":
+            return 201, {"Id": name}
         self.told.append((action if action != "kill" else query["signal"][0], name))
         if action == "stop":
             self.containers[name]["State"].update(Status="exited", Running=False)
@@ -93,6 +99,7 @@ def serve(directory: Path) -> Iterator[Engine]:
         protocol_version = "HTTP/1.1"
 
         def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             parts = urlsplit(self.path)
             path = re.sub(r"^/v[\d.]+/|^/", "", parts.path)
             status, body = engine.answer(self.command, path, parse_qs(parts.query))
@@ -103,6 +110,7 @@ def serve(directory: Path) -> Iterator[Engine]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+            self.close_connection |= path.startswith("exec/") and path.endswith("/start")  # its output ends so
 
         do_GET = do_POST = do_DELETE = _answer  # noqa: N815  http.server's names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import subprocess
 import tempfile
 import threading
@@ -36,9 +37,10 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         yield served
 
 
-def wait(root: Path, *flags: str, timeout: int = 30) -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
+def wait(root: Path, *flags: str, timeout: int = 30, port: int = 0) -> int:
+    if not port:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            port = found.getsockname()[1]
     place = ["-h", "127.0.0.1", "-p", str(port), "--timeout", str(timeout), "--root", str(root)]
     return main(["bdii", "wait", *place, "--service", "sitebdii", *flags])
 
@@ -79,6 +81,38 @@ def test_the_end_of_what_has_it_run_ends_the_waiting(
     child.wait()
     assert wait(tmp_path, f"--pid={child.pid}") == 3
     assert "sitebdii: what has it run has ended; see its words above" in capsys.readouterr().err
+
+
+class _Everything(socketserver.BaseRequestHandler):
+    """Answers whatever it is asked as an LDAP server does that has no entries: bind and search are done, with success."""
+
+    def handle(self) -> None:
+        done = {0x60: 0x61, 0x63: 0x65}
+        while words := self.request.recv(4096):
+            number, kind = words[4], words[5]  # of a message shorter than 128 octets: 30 len 02 01 ID KIND
+            if kind in done:
+                self.request.sendall(bytes([0x30, 12, 2, 1, number, done[kind], 7, 10, 1, 0, 4, 0, 4, 0]))
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
+def test_another_program_that_answers_is_not_the_service(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # a BDII of an earlier release, say, which still has the port
+    with _Server(("127.0.0.1", 0), _Everything) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        engine.containers[NAME]["State"] = {"Status": "running", "Running": True}
+        engine.containers[NAME]["Config"]["Healthcheck"] = {"Test": ["CMD", "true"]}
+        assert wait(tmp_path, port=other.server_address[1]) == 0
+        engine.ends[NAME] = 1
+        assert wait(tmp_path, port=other.server_address[1], timeout=1) == 3
+        assert "no answer within 1 s, lastly: another program answers there" in capsys.readouterr().err
+        engine.containers.clear()
+        assert wait(tmp_path, port=other.server_address[1], timeout=1) == 3
+        other.shutdown()
 
 
 def test_an_engine_that_is_down_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

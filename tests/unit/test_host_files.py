@@ -173,7 +173,7 @@ def test_the_bdii_s_start_is_over_when_ldap_answers() -> None:
 def test_the_backend_s_start_asks_for_its_files() -> None:
     # R36: before docker-compose, which reads the answer
     unit = settings_of("cloudkeeper-os.service")
-    (command,) = [line for line in unit["ExecStartPre"] if "appliance" in line]
+    (command,) = [line for line in unit["ExecStartPre"] if "appliance mounts" in line]
     output = command.removeprefix("/usr/local/bin/appliance mounts --output ")
     assert unit["EnvironmentFile"] == [f"-{output}"]
     assert output.startswith(f"{unit['ReadWritePaths'][0]}/")
@@ -188,6 +188,7 @@ def test_services_come_back_and_stop_in_time(name: str) -> None:
     assert int(unit["TimeoutStopSec"][0]) <= 40
     assert "Restart" not in settings_of("fedcloud-job@.service")
     assert "rm -v -f " in unit["ExecStartPre"][0]
+    assert unit["ExecStartPre"][-1 if name == "bdii.service" else -2].startswith("/usr/local/bin/appliance images ")
     assert " -s " not in unit["ExecStartPre"][0]  # what the engine has started again is not stopped
 
 

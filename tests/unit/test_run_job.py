@@ -543,7 +543,10 @@ def test_a_missing_image_is_told_and_never_pulled(site: Site) -> None:
     site.engine.images.clear()
     shown = site.run("caso")
     assert shown.returncode == 3
-    assert f"egifedcloud/caso:{VERSION}: this image is not on the host; install the release that" in shown.stderr
+    assert (
+        f"egifedcloud/caso:{VERSION}: this image is not on the host; run scripts/install again, with the release that"
+        in shown.stderr
+    )
     assert site.runs == []
 
 

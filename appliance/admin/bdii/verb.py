@@ -75,19 +75,25 @@ def _wait(arguments: argparse.Namespace) -> ExitStatus:
     now = time.monotonic()
     deadline, look = now + arguments.timeout, now + _LOOK_EVERY
     while True:
-        try:
-            directory.read(host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER)
-        except ApplianceError as error:
-            now = time.monotonic()
-            if now >= deadline:
-                cause = f"no answer within {arguments.timeout} s, lastly: {error.cause}"
-                raise Unavailable(f"{host}:{port}", cause, "see appliance logs sitebdii") from error
-            if watch and now >= look:
-                watch.look()
-                look = time.monotonic() + _LOOK_EVERY
-            time.sleep(_PAUSE)
-        else:
+        if not (cause := _what_is_amiss(host, port, watch)):
             return ExitStatus.DONE
+        now = time.monotonic()
+        if now >= deadline:
+            cause = f"no answer within {arguments.timeout} s, lastly: {cause}"
+            raise Unavailable(f"{host}:{port}", cause, "see appliance logs sitebdii")
+        if watch and now >= look:
+            watch.look()
+            look = time.monotonic() + _LOOK_EVERY
+        time.sleep(_PAUSE)
+
+
+def _what_is_amiss(host: str, port: int, watch: Watch | None) -> str:
+    """Ask once; returns why that was no answer, or not that of the service that is waited for."""
+    try:
+        directory.read(host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER)
+    except ApplianceError as error:
+        return error.cause
+    return "" if watch is None or watch.is_it() else "another program answers there"
 
 
 VERB = cli.Program(

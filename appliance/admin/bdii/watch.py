@@ -43,6 +43,14 @@ class Watch:
             return  # an engine that does not answer tells nothing
         raise Unavailable(self.service, f"does not come up: {words}", f"see appliance logs {self.service}")
 
+    def is_it(self) -> bool:
+        """Say whether it is this service that has answered, and not a program that has taken its port."""
+        try:
+            with Engine(settings.load(self.layout).socket) as engine:
+                return engine.passes_check(self.service)
+        except Unavailable:
+            return True  # as above
+
     def _has_given_up(self, state: ServiceState) -> bool:
         self._restarts = state.restarts if self._restarts is None else self._restarts
         return state.exit_status == ExitStatus.USAGE or state.restarts - self._restarts >= _ENOUGH

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 from appliance.admin import settings
 from appliance.admin.engine import Engine
-from appliance.admin.jobs import JOBS
+from appliance.admin.jobs import JOBS, SERVICES
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.run.layout import Layout
 
-SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
 _TAIL = "/usr/bin/tail"
 
 

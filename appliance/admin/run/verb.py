@@ -21,6 +21,7 @@ from typing import IO, Any, BinaryIO
 
 from appliance.admin import jobs, settings
 from appliance.admin.engine import JOB_LABEL, Engine
+from appliance.admin.images import needed
 from appliance.admin.jobs import Job
 from appliance.admin.run import hostkey, supervise
 from appliance.core import clock
@@ -128,13 +129,11 @@ class _Run:
         settings.require_files(self._host)
         if not self._host.compose.exists():
             raise Unavailable(self._host.compose, "is not installed", "apt-get install docker-compose")
-        name, image = self._job.name, f"egifedcloud/{self._job.service}:{self._host.version}"
+        name = self._job.name
         with Engine(self._host.socket) as engine:
             if left := engine.remove_job(name, grace=_STOP):
                 logger.warning("%s: removed %d container(s) that a killed run had left", name, left)
-            if not engine.image(image):
-                release = self._host.environment_file
-                raise Unavailable(image, "this image is not on the host", f"install the release that {release} names")
+            needed.require(engine, self._host, [self._job.service])
             with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
                 try:
                     return self._supervised(

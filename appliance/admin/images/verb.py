@@ -1,0 +1,43 @@
+"""``appliance images``: whether the images that services and jobs run in are on the host.
+
+The units of the services ask this before docker-compose, which would fetch a missing one from elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+
+from appliance.admin import settings
+from appliance.admin.engine import Engine
+from appliance.admin.images import needed
+from appliance.admin.jobs import JOBS, SERVICES
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus, UsageError
+
+_KNOWN = (*SERVICES, *(job.service for job in JOBS.values() if job.service))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"{', '.join(_KNOWN)}; without one, all")
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Print name and id of each image."""
+    for name in arguments.services:
+        if name not in _KNOWN:
+            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(_KNOWN)}"
+            raise UsageError(name, "there is no such service", hint)
+    host = settings.load(cli.layout(arguments))
+    settings.require_files(host)
+    if arguments.check_config:
+        return ExitStatus.DONE
+    with Engine(host.socket) as engine:
+        for tag, identifier in needed.require(engine, host, arguments.services or _KNOWN).items():
+            print(f"{tag} {identifier}")
+    return ExitStatus.DONE
+
+
+VERB = cli.Program("images", "Says whether the images of services and jobs are on this host.", add_arguments, run)

@@ -1,0 +1,61 @@
+"""`appliance images` tells which images are missing before docker-compose fetches them from elsewhere."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.admin.command import main
+from tests.simulators import docker_engine
+from tests.simulators.docker_engine import Engine
+
+ALL = {f"egifedcloud/{name}:1.2" for name in
+       ("cloudbdii", "sitebdii", "cloudkeeper-os", "caso", "ssm", "cloudkeeper", "cloud-info")}  # fmt: skip
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    etc = tmp_path / "etc/fedcloud"
+    etc.mkdir(parents=True)
+    (etc / "docker-compose.yml").write_text("services: {}\n")
+    (etc / "appliance.env").write_text("FEDCLOUD_VERSION=1.2\n")
+    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
+        (etc / "appliance.yaml").write_text(f"engine:\n  socket: {served.socket}\n")
+        served.images = {tag: f"sha256:{tag}" for tag in ALL}
+        yield served
+
+
+def images(root: Path, *words: str) -> int:
+    return main(["images", "--root", str(root), *words])
+
+
+def test_all_images_are_listed(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert images(tmp_path) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert dict(lines) == engine.images
+
+
+def test_what_is_missing_is_told(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # R01: nothing is pulled by itself; docker-compose would
+    del engine.images["egifedcloud/sitebdii:1.2"]
+    assert images(tmp_path, "cloudbdii", "sitebdii") == 3
+    assert capsys.readouterr().err == (
+        "appliance: egifedcloud/sitebdii:1.2: this image is not on the host; run scripts/install again, with the release"
+        f" that {tmp_path}/etc/fedcloud/appliance.env names\n"
+    )
+    assert images(tmp_path, "cloudkeeper-os") == 0
+
+
+def test_a_name_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert images(tmp_path, "sitebdi") == 2
+    assert "sitebdi: there is no such service; did you mean sitebdii?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_engine_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "etc/fedcloud/appliance.yaml").write_text("engine:\n  socket: /nonexistent\n")
+    assert images(tmp_path) == 3
+    assert "the Docker engine does not run" in capsys.readouterr().err
