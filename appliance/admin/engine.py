@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from appliance.admin.jobs import SERVICES
 from appliance.core.run.errors import Unavailable
 
 PROJECT = "fedcloud"
@@ -112,7 +113,7 @@ class Engine:
         """Yield what a service has written, as far as the engine has kept it; without end while it ``follow``s."""
         found = self._containers(f"{_SERVICE}={service}")
         if not found:
-            raise Unavailable(service, "has no container", f"see docker-compose -p {PROJECT} ps")
+            raise Unavailable(service, "has no container", f"see systemctl status {SERVICES.get(service, service)}")
         for container in found:
             if follow:
                 yield from self._ask(container.logs, tail=lines, stream=True, follow=True)

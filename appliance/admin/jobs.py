@@ -29,8 +29,8 @@ class Job:
     """Whether an appliance runs it without being asked to."""
 
 
-SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
-"""What runs always."""
+SERVICES = {"cloudbdii": "bdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
+"""What runs always: the unit of each service."""
 JOBS = {
     job.name: job
     for job in (

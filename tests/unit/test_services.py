@@ -63,8 +63,27 @@ def test_what_is_not_well_is_told_with_what_its_check_said(
     add(engine, "cloudkeeper-os", Status="exited", Running=False)
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
-    assert "  ! sitebdii: running unhealthy: ldap_sasl_bind: Can't contact LDAP server\n" in shown
-    assert "  ! cloudkeeper-os: exited\n" in shown
+    assert (
+        "  ! sitebdii: running unhealthy: ldap_sasl_bind: Can't contact LDAP server; see appliance logs sitebdii\n"
+        in shown
+    )
+    assert "  ! cloudkeeper-os: exited; see systemctl status cloudkeeper-os\n" in shown
+
+
+def test_a_service_that_is_enabled_and_has_no_container_is_missed(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # its image is not there, say, or what is mounted in it
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "bdii.service").symlink_to("/etc/systemd/system/bdii.service")
+    add(engine, "sitebdii", "healthy")
+    assert status(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "  ! cloudbdii: missing; see systemctl status bdii\n" in shown
+    assert "cloudkeeper-os" not in shown
+    assert status(tmp_path, "--json") == 1
+    assert [one["state"] for one in json.loads(capsys.readouterr().out)["services"]] == ["missing", "running"]
 
 
 def test_jobs_are_no_services(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +133,7 @@ def test_a_service_s_log_is_what_the_engine_kept(
     assert main(["logs", "sitebdii", "--root", str(tmp_path)]) == 0
     assert capfdbinary.readouterr().out == line
     assert main(["logs", "cloudbdii", "--root", str(tmp_path)]) == 3
-    assert b"appliance: cloudbdii: has no container" in capfdbinary.readouterr().err
+    assert b"appliance: cloudbdii: has no container; see systemctl status bdii" in capfdbinary.readouterr().err
 
 
 def test_a_job_s_log_is_its_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from appliance.admin import settings
 from appliance.admin.engine import Engine, ServiceState
+from appliance.admin.jobs import SERVICES
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
+
+MISSING = "missing"
+"""The state of a service that is enabled and has no container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,18 @@ def look(layout: Layout) -> Services | None:
         return None
     try:
         with Engine(host.socket) as engine:
-            return Services(engine.services())
+            states = engine.services()
     except Unavailable as error:
         return Services(failure=str(error))
+    return Services(sorted([*states, *_missing(states, layout)], key=lambda state: state.service))
+
+
+def _missing(states: Sequence[ServiceState], layout: Layout) -> Iterator[ServiceState]:
+    """Yield the services that are to run always, and have not even a container."""
+    enabled = layout.path("/etc/systemd/system/multi-user.target.wants")
+    for service in SERVICES.keys() - {state.service for state in states}:
+        if (enabled / f"{SERVICES[service]}.service").is_symlink():
+            yield ServiceState(service, MISSING, health="", since=None, restarts=0, exit_status=None, said="")
 
 
 def rows(services: Services, *, at: datetime) -> list[tuple[str, ...]]:
@@ -61,11 +74,14 @@ def _span(length: timedelta) -> str:
 
 
 def complaints(services: Services) -> list[str]:
-    """Return a line for each service that is not well, with what its check said."""
+    """Return a line for each service that is not well, with what its check said and where there is more."""
     if services.failure:
         return [services.failure]
-    return [
-        f"{state.service}: {state.state} {state.health}".rstrip() + (f": {state.said}" if state.said else "")
-        for state in services.states
-        if not state.is_well
-    ]
+    return [_complaint(state) for state in services.states if not state.is_well]
+
+
+def _complaint(state: ServiceState) -> str:
+    words = f"{state.service}: {state.state} {state.health}".rstrip() + (f": {state.said}" if state.said else "")
+    if state.state in (MISSING, "created", "exited"):
+        return f"{words}; see systemctl status {SERVICES.get(state.service, state.service)}"
+    return f"{words}; see appliance logs {state.service}"
