@@ -53,6 +53,8 @@ class Source:
     limit: int
     """The longest output that is taken, in octets."""
     translate: Translate = iter
+    meanings: Mapping[int, str] = field(default_factory=dict)
+    """What to do about an exit status, for programs that do not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +240,9 @@ def _understood(
     reader = _Reader()
     entries, left_out = tree.of(source.translate(reader.entries(file)))
     told = few(reader.malformed + left_out)
+    meaning = [source.meanings[status]] if status in source.meanings else []
     if status and not (status == _PARTLY and reader.failed):
-        return _useless(source, ": ".join([f"failed with {_status(status)}", *words]), *told)
+        return _useless(source, ": ".join([f"failed with {_status(status)}", *words, *meaning]), *told)
     if not entries:
         return _useless(source, "gave no entry", *told)
     told += [f"VO {vo} could not be read" for vo in sorted(reader.failed)]

@@ -13,6 +13,7 @@ from bdii.sources import Source
 from bdii.tree import SUFFIX, normal
 
 _SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
+_NO_SUCH_OBJECT = 32  # of LDAP, which ldapsearch ends with
 
 
 def sources(site: Site, *, limit: int) -> list[Source]:
@@ -25,6 +26,7 @@ def sources(site: Site, *, limit: int) -> list[Source]:
             timeout=site.timeout,
             limit=limit,
             translate=lambda entries: below(site.name, entries),
+            meanings={_NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet: its own log may tell why"},
         )
         for pull in site.pulls
     ]

@@ -125,6 +125,17 @@ def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_p
             assert len(images(above.entries())) == 2
 
 
+def test_a_source_that_publishes_nothing_yet_is_told_from_one_that_is_down(tmp_path: Path) -> None:
+    # an openstack.rc that is not filled in: the site's log must lead to the resource's
+    below = resource(tmp_path / "resource")
+    above = site(tmp_path / "site", f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n")
+    with running(below), running(above):
+        words = (
+            f"site/CLOUD: failed with status 32: No such object (32): ldap://127.0.0.1:{below.port} answers, but has no"
+        )
+        above.wait_for(lambda: words in above.log, what="the reason")
+
+
 def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: Path) -> None:
     below = resource(tmp_path / "resource")
     below.provide(cloud(image(1, "ops"), image(2, "ops")))
