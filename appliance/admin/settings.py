@@ -12,7 +12,7 @@ from pathlib import Path
 
 from appliance.admin.jobs import JOBS
 from appliance.admin.mounts import choice
-from appliance.core.config import document, yaml_file
+from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
@@ -20,6 +20,11 @@ from appliance.core.run.layout import Layout
 PROFILES = ("egi", "2017", "private")
 _COMPOSE = Path("/usr/bin/docker-compose")
 _SOCKET = Path("/run/docker.sock")
+_NETWORK = "bridge"
+_VARIABLES = (
+    *("FEDCLOUD_VERSION", "FEDCLOUD_NETWORK", "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_ROOT", "FEDCLOUD_CPUS"),
+    *("FEDCLOUD_MEMORY_BDII", "FEDCLOUD_MEMORY_BACKEND", "FEDCLOUD_MEMORY_JOB"),
+)
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -32,6 +37,8 @@ class Host:
     compose: Path
     timeouts: Mapping[str, timedelta]
     """By the name of the job."""
+    network: Path
+    """The file by which the containers reach each other and the outside."""
     version: str
     """Of the images, as ``FEDCLOUD_VERSION`` in ``appliance.env``; empty when nothing says it."""
     mounts: Mapping[str, str]
@@ -61,14 +68,24 @@ def load(layout: Layout) -> Host:
         socket=socket,
         compose=compose,
         timeouts=timeouts,
+        network=layout.path("/etc/fedcloud/networks") / f"{variables.get('FEDCLOUD_NETWORK') or _NETWORK}.yml",
         version=variables.get("FEDCLOUD_VERSION", ""),
         mounts=choice.choose(variables, layout),
         environment_file=layout.path(choice.ENVIRONMENT),
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
-        warnings=settings.finish(),
+        warnings=settings.finish() + _misspelt(layout),
     )
+
+
+def _misspelt(layout: Layout) -> tuple[Problem, ...]:
+    """Return warnings of settings of ours that there are not; others may be for networks/SITE.yml."""
+    read = choice.environment(layout)
+    settings = Settings(read)
+    others = [name for name in read.sections.get(shell.SECTION, {}) if not name.startswith("FEDCLOUD_")]
+    settings.accept(shell.SECTION, [*_VARIABLES, *choice.PLACES, *others])
+    return settings.finish()
 
 
 def require_files(host: Host) -> None:
@@ -81,6 +98,9 @@ def require_files(host: Host) -> None:
     if not host.version:
         cause = "must be set: the version of the images that scripts/install has loaded"
         raise ConfigurationError([Problem(host.environment_file, 0, "FEDCLOUD_VERSION", cause)])
+    if not host.network.is_file():
+        cause = f"there is no {host.network}; write bridge, host, or the name of a copy of one of these two"
+        raise ConfigurationError([Problem(host.environment_file, 0, "FEDCLOUD_NETWORK", cause)])
 
 
 def compose_command(host: Host, *arguments: str) -> list[str]:

@@ -22,6 +22,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     etc.mkdir(parents=True)
     (etc / "docker-compose.yml").write_text("services: {}\n")
     (etc / "appliance.env").write_text("FEDCLOUD_VERSION=1.2\n")
+    (etc / "networks").mkdir()
+    (etc / "networks/bridge.yml").write_text("services: {}\n")
     with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
         (etc / "appliance.yaml").write_text(f"engine:\n  socket: {served.socket}\n")
         served.images = {tag: f"sha256:{tag}" for tag in ALL}
@@ -47,6 +49,30 @@ def test_what_is_missing_is_told(engine: Engine, tmp_path: Path, capsys: pytest.
         f" that {tmp_path}/etc/fedcloud/appliance.env names\n"
     )
     assert images(tmp_path, "cloudkeeper-os") == 0
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_network_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = tmp_path / "etc/fedcloud/appliance.env"
+    env.write_text("FEDCLOUD_VERSION=1.2\nFEDCLOUD_NETWORK=brdige\n")
+    assert images(tmp_path) == 2
+    assert capsys.readouterr().err == (
+        f"appliance: {env}: FEDCLOUD_NETWORK: there is no {tmp_path}/etc/fedcloud/networks/brdige.yml; write bridge, host,"
+        " or the name of a copy of one of these two\n"
+    )
+    (tmp_path / "etc/fedcloud/networks/brdige.yml").write_text("services: {}\n")
+    assert images(tmp_path) == 0
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_misspelt_setting_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = tmp_path / "etc/fedcloud/appliance.env"
+    env.write_text("FEDCLOUD_VERSION=1.2\nFEDCLOUD_NETWROK=host\nHTTP_PROXY=\nKEYSTONE=192.0.2.1\n")
+    assert images(tmp_path) == 0
+    told = capsys.readouterr().err
+    assert f"{env}:2: FEDCLOUD_NETWROK: " in told
+    assert "did you mean FEDCLOUD_NETWORK?" in told
+    assert "KEYSTONE" not in told
 
 
 def test_a_name_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

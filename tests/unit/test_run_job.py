@@ -96,6 +96,8 @@ def site(tmp_path: Path, pki: Authority) -> Iterator[Site]:
     (root / "etc/fedcloud").mkdir(parents=True)
     (root / "var/log").mkdir(parents=True)
     (root / "etc/fedcloud/docker-compose.yml").write_text("services: {}\n")
+    (root / "etc/fedcloud/networks").mkdir()
+    (root / "etc/fedcloud/networks/bridge.yml").write_text("services: {}\n")
     (root / "etc/fedcloud/appliance.env").write_text(f"FEDCLOUD_VERSION={VERSION}\n")
     program = place / "docker-compose"
     program.write_text(STAND_IN.replace("{root}", str(root)))

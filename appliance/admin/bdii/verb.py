@@ -65,7 +65,9 @@ def _search(arguments: argparse.Namespace) -> ExitStatus:
 def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
     parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="default: 120")
-    parser.add_argument("--service", metavar="NAME", help="wait no longer when the container of this service gives up")
+    parser.add_argument(
+        "--service", metavar="NAME", help="it, and no other program; no longer when its container gives up"
+    )
     parser.add_argument("--pid", type=int, metavar="PID", help="nor when this process, which has it run, has ended")
 
 

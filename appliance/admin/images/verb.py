@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 
 from appliance.admin import settings
 from appliance.admin.engine import Engine
@@ -14,6 +15,8 @@ from appliance.admin.images import needed
 from appliance.admin.jobs import JOBS, SERVICES
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
+
+logger = logging.getLogger(__name__)
 
 _KNOWN = (*SERVICES, *(job.service for job in JOBS.values() if job.service))
 
@@ -31,6 +34,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(_KNOWN)}"
             raise UsageError(name, "there is no such service", hint)
     host = settings.load(cli.layout(arguments))
+    for warning in host.warnings:
+        logger.warning("%s", warning)
     settings.require_files(host)
     if arguments.check_config:
         return ExitStatus.DONE

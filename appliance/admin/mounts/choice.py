@@ -29,11 +29,13 @@ PLACES = {
 
 def variables(layout: Layout) -> Mapping[str, str]:
     """Return what ``appliance.env`` sets, nothing without the file; raises `ConfigurationError`."""
+    return {name: entry.text for name, entry in environment(layout).sections.get(shell.SECTION, {}).items()}
+
+
+def environment(layout: Layout) -> document.Document:
+    """Return ``appliance.env`` as read, empty without the file; raises `ConfigurationError`."""
     path = layout.path(ENVIRONMENT)
-    if not path.exists():
-        return {}
-    read = document.read([path], shell.parse)
-    return {name: entry.text for name, entry in read.sections.get(shell.SECTION, {}).items()}
+    return document.read([path], shell.parse) if path.exists() else document.Document(paths=[path])
 
 
 def choose(named: Mapping[str, str], layout: Layout) -> dict[str, str]:
