@@ -44,6 +44,8 @@ class Installation:
     changes: int = 0
     notes: list[str] = field(default_factory=list)
     is_unit_changed: bool = False
+    is_new: bool = False
+    """Whether another version counts now."""
 
     def run(self) -> None:
         """Install."""
@@ -71,11 +73,9 @@ class Installation:
         if host.is_booted(self.root) and self.is_unit_changed:
             host.reload_units()
         self.changes += programs.link(root=self.root, version=__version__, digest=bundle_digest)
-        is_new = self._set_version()
+        self.is_new = self._set_version()
         self.record.version, self.record.bundle = __version__, bundle_digest
         self.changes += self.record.write(self.record_path)
-        if is_new and host.is_booted(self.root):
-            host.restart_services()
 
     def _install_files(self) -> None:
         is_cron_active = not list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*"))
@@ -197,16 +197,31 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     with lock.hold(root / "run/fedcloud/install.lock", wait=_PATIENCE):
         record_path = state / "install.json"
         made = Installation(bundle, root, record_path, Record.read(record_path))
-        made.run()
-    for note in [*made.notes, *map(str, foreign(Layout(root)))]:
-        print(note)
+        try:
+            made.run()
+        finally:
+            for note in made.notes:  # no later run tells them again
+                print(note, flush=True)
+        is_restarted = not (made.is_new and host.is_booted(root)) or _restart()
+    for line in foreign(Layout(root)):
+        print(line)
     if made.changes:
         print(
             f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii cloudkeeper-os, appliance status."
         )
     else:
         print(f"Nothing to change: {__version__} is installed.")
-    return ExitStatus.DONE
+    return ExitStatus.DONE if is_restarted else ExitStatus.PARTLY
+
+
+def _restart() -> bool:
+    """Restart what runs; says whether all of it came up. Everything is installed by then."""
+    try:
+        host.restart_services()
+    except Unavailable as error:
+        cli.report(PROGRAM.name, error)
+        return False
+    return True
 
 
 PROGRAM = cli.Program("install", "Installs a bundle of the appliance.", _add_arguments, _install)
