@@ -343,6 +343,16 @@ def test_a_key_of_another_certificate_is_refused(site: Site, pki: Authority) -> 
     assert site.runs == []
 
 
+@pytest.mark.parametrize("name", ["hostcert.pem", "hostkey.pem"])
+def test_a_host_without_a_certificate_is_told_where_it_belongs(site: Site, name: str) -> None:
+    path = site.root / "etc/grid-security" / name
+    path.unlink()
+    shown = site.run("ssmsend")
+    assert shown.returncode == 3
+    assert f"appliance: {path}: does not exist; put there " in shown.stderr
+    assert site.runs == []
+
+
 def test_an_expired_certificate_is_refused_and_nothing_is_sent(site: Site, pki: Authority) -> None:
     # R09, D16
     old = pki.issue("ssm.example.org", days=1, not_before=datetime.now(UTC) - timedelta(days=2))

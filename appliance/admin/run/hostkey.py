@@ -113,6 +113,12 @@ def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Non
 
     from appliance.core.trust.certificates import Identity  # noqa: PLC0415
 
+    for path, what in (
+        (certificate, "the certificate of this host, PEM"),
+        (key, "its key, PEM, readable by root alone"),
+    ):
+        if not path.exists():
+            raise Unavailable(path, "does not exist", f"put there {what}")
     identity = Identity.load(certificate, key_path=key, at=at)
     warnings = [identity.expiry_warning(at=at), _chain_warning(identity, layout=layout, at=at)]
     with contextlib.suppress(x509.ExtensionNotFound):
