@@ -6,6 +6,7 @@ version alone, and ``/usr/local/bin/appliance``, are links that change in one st
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -45,8 +46,9 @@ def _fill(unfinished: Path, bundle: Path) -> None:
     own = sorted(wheels.glob("egi_fedcloud_appliance-*.whl"))
     if len(own) != 1:
         raise Unavailable(wheels, f"holds {len(own)} wheels of the appliance, not one", "build the bundle again")
-    _run(*pip, "--no-index", "--find-links", wheels, "--require-hashes", "-r", bundle / "requirements.txt")
-    _run(*pip, "--no-index", "--no-deps", own[0])
+    digest = hashlib.sha256(own[0].read_bytes()).hexdigest()
+    options = ("--no-index", "--find-links", wheels, "--no-deps", "--require-hashes")
+    _run(*pip, *options, "-r", bundle / "requirements.txt", f"{own[0].absolute().as_uri()}#sha256={digest}")
 
 
 def _pip() -> Path:
