@@ -43,8 +43,9 @@ class ServiceState:
 
     @property
     def is_well(self) -> bool:
-        """Say whether it runs, and nothing that it says of itself is bad."""
-        return self.state == "running" and self.health in ("", "healthy")
+        """Say whether it runs, and nothing that it says of itself is bad; just started, it says nothing yet."""
+        is_new = self.health == "starting" and not self.restarts
+        return self.state == "running" and (is_new or self.health in ("", "healthy"))
 
 
 class Engine:

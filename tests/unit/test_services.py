@@ -70,6 +70,17 @@ def test_what_is_not_well_is_told_with_what_its_check_said(
     assert "  ! cloudkeeper-os: exited; see systemctl status cloudkeeper-os\n" in shown
 
 
+def test_a_service_that_has_just_been_started_is_no_cause_to_worry_unless_it_was_before(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(engine, "sitebdii", "starting")
+    assert status(tmp_path) == 0
+    assert "!" not in capsys.readouterr().out
+    engine.containers["fedcloud_sitebdii_1"]["RestartCount"] = 1
+    assert status(tmp_path) == 1
+    assert "  ! sitebdii: running starting; see appliance logs sitebdii\n" in capsys.readouterr().out
+
+
 def test_a_service_that_is_enabled_and_has_no_container_is_missed(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
