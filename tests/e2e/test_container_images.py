@@ -84,23 +84,14 @@ def test_an_image_holds_the_libraries_of_its_locks_and_no_other(engine: Engine, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_program_shows_its_help_within_a_fifth_of_a_second(engine: Engine, name: str) -> None:
-    """Measured inside, as processor time: other work on the machine is none of the program's."""
-    script = """
-        TIMEFORMAT='%U %S'
-        for program; do
-            $program --help >/tmp/help; head -1 /tmp/help
-            { time $program --help >/dev/null; } 2>&1
-        done
-    """
+def test_each_program_shows_its_help(engine: Engine, name: str) -> None:
+    """How long that takes, `scripts/bench appliance` measures."""
+    script = "for program; do $program --help >/tmp/help; head -1 /tmp/help; done"
     programs = contents.IMAGES[name].programs
     shown = engine.docker(
         "run", *LIMITS, "--tmpfs", "/tmp", images.tag(name), "bash", "-c", script, "-", *programs
     ).stdout.splitlines()  # fmt: skip
-    assert [line.split()[1] for line in shown[::2]] == list(programs)
-    assert all(line.startswith("usage: ") for line in shown[::2])
-    seconds = dict(zip(programs, (sum(map(float, line.split())) for line in shown[1::2]), strict=True))
-    assert max(seconds.values()) <= 0.2, seconds
+    assert [line.split()[:2] for line in shown] == [["usage:", program] for program in programs]
 
 
 @pytest.mark.parametrize(
