@@ -12,6 +12,7 @@ from appliance.admin.mounts import verb as mounts
 from appliance.admin.run import verb as run
 from appliance.admin.schedule import verb as schedule
 from appliance.admin.status import verb as status
+from appliance.admin.wait import verb as wait
 from appliance.core.run import cli
 
 PROGRAM = cli.Program(
@@ -19,7 +20,7 @@ PROGRAM = cli.Program(
     "Looks after the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
-    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, mounts.VERB, images.VERB, bdii.VERB),
+    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, mounts.VERB, images.VERB, wait.VERB, bdii.VERB),
 )
 
 

@@ -179,6 +179,13 @@ def test_the_backend_s_start_asks_for_its_files() -> None:
     assert output.startswith(f"{unit['ReadWritePaths'][0]}/")
 
 
+def test_the_backend_s_start_ends_when_it_can_be_called() -> None:
+    # R38: or fails, and says why
+    unit = settings_of("cloudkeeper-os.service")
+    assert unit["ExecStartPost"] == ["/usr/local/bin/appliance wait cloudkeeper-os --timeout 120 --pid=${MAINPID}"]
+    assert int(unit["TimeoutStartSec"][0]) > 120
+
+
 @pytest.mark.parametrize("name", ["bdii.service", "cloudkeeper-os.service"])
 def test_services_come_back_and_stop_in_time(name: str) -> None:
     # R38, D15, D17: the unit is the backstop of the engine's own restarts, and no job has such a unit

@@ -11,14 +11,13 @@ import time
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from appliance.admin.bdii.watch import Watch
+from appliance.admin.watch import LOOK_EVERY, Watch
 from appliance.core import directory, ldif
 from appliance.core.run import cli
 from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable, UsageError
 
 PORT = 2170
 _PAUSE = 0.2
-_LOOK_EVERY = 2.0
 _ANSWER = timedelta(seconds=5)
 
 
@@ -75,7 +74,7 @@ def _wait(arguments: argparse.Namespace) -> ExitStatus:
     host, port = _place(arguments)
     watch = Watch(cli.layout(arguments), arguments.service, arguments.pid) if arguments.service else None
     now = time.monotonic()
-    deadline, look = now + arguments.timeout, now + _LOOK_EVERY
+    deadline, look = now + arguments.timeout, now + LOOK_EVERY
     while True:
         if not (cause := _what_is_amiss(host, port, watch)):
             return ExitStatus.DONE
@@ -85,7 +84,7 @@ def _wait(arguments: argparse.Namespace) -> ExitStatus:
             raise Unavailable(f"{host}:{port}", cause, "see appliance logs sitebdii")
         if watch and now >= look:
             watch.look()
-            look = time.monotonic() + _LOOK_EVERY
+            look = time.monotonic() + LOOK_EVERY
         time.sleep(_PAUSE)
 
 
@@ -95,7 +94,8 @@ def _what_is_amiss(host: str, port: int, watch: Watch | None) -> str:
         directory.read(host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER)
     except ApplianceError as error:
         return error.cause
-    return "" if watch is None or watch.is_it() else "another program answers there"
+    # An engine that does not answer cannot tell.
+    return "another program answers there" if watch and watch.passes_check() is False else ""
 
 
 VERB = cli.Program(

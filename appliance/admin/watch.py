@@ -7,9 +7,12 @@ from pathlib import Path
 
 from appliance.admin import settings
 from appliance.admin.engine import Engine, ServiceState
+from appliance.admin.jobs import SERVICES
 from appliance.core.run.errors import ExitStatus, Unavailable
 from appliance.core.run.layout import Layout
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks."""
 _ENOUGH = 3
 """How often a container may be started again meanwhile."""
 
@@ -30,9 +33,8 @@ class Watch:
         other start mends, or when it ends again and again.
         """
         if self.pid is not None and not Path(f"/proc/{self.pid}").exists():
-            raise Unavailable(
-                self.service, "what has it run has ended", "see its words above, or systemctl status bdii"
-            )
+            remedy = f"see its words above, or systemctl status {SERVICES.get(self.service, self.service)}"
+            raise Unavailable(self.service, "what has it run has ended", remedy)
         try:
             with Engine(settings.load(self.layout).socket) as engine:
                 state = next((one for one in engine.services() if one.service == self.service), None)
@@ -43,13 +45,13 @@ class Watch:
             return  # an engine that does not answer tells nothing
         raise Unavailable(self.service, f"does not come up: {words}", f"see appliance logs {self.service}")
 
-    def is_it(self) -> bool:
-        """Say whether it is this service that has answered, and not a program that has taken its port."""
+    def passes_check(self) -> bool | None:
+        """Say whether the service's own check in its container passes now; None when the engine does not answer."""
         try:
             with Engine(settings.load(self.layout).socket) as engine:
                 return engine.passes_check(self.service)
         except Unavailable:
-            return True  # as above
+            return None
 
     def _has_given_up(self, state: ServiceState) -> bool:
         self._restarts = state.restarts if self._restarts is None else self._restarts

@@ -1,4 +1,4 @@
-"""`appliance bdii wait` gives up with the reason as soon as nothing will come of it."""
+"""`appliance wait` and `appliance bdii wait` give up with the reason as soon as nothing will come of it."""
 
 from __future__ import annotations
 
@@ -118,3 +118,33 @@ def test_another_program_that_answers_is_not_the_service(
 def test_an_engine_that_is_down_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert wait(tmp_path, timeout=4) == 3
     assert "no answer within 4 s" in capsys.readouterr().err
+
+
+def test_a_service_that_passes_its_check_is_waited_for(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.containers[NAME]["Config"]["Healthcheck"] = {"Test": ["CMD", "true"]}
+    running = {"Status": "running", "Running": True}
+    threading.Timer(1, lambda: engine.containers[NAME].update(State=running)).start()
+    began = time.monotonic()
+    assert main(["wait", "sitebdii", "--root", str(tmp_path)]) == 0
+    assert time.monotonic() - began >= 1
+    engine.ends[NAME] = 1
+    assert main(["wait", "sitebdii", "--timeout", "1", "--root", str(tmp_path)]) == 3
+    said = "appliance: sitebdii: is not at work within 1 s; see appliance logs sitebdii\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_service_with_a_wrong_configuration_is_not_waited_for(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.containers[NAME]["State"]["ExitCode"] = 2
+    began = time.monotonic()
+    assert main(["wait", "sitebdii", "--root", str(tmp_path)]) == 3
+    assert time.monotonic() - began < 8
+    assert f"sitebdii: does not come up: {WORDS.decode().strip()}" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_down_has_no_service_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["wait", "cloudkeeper-os", "--timeout", "1", "--root", str(tmp_path)]) == 3
+    assert "cloudkeeper-os: is not at work within 1 s" in capsys.readouterr().err

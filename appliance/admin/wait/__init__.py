@@ -1,0 +1,1 @@
+"""``appliance wait``: until a service is at work."""
