@@ -32,18 +32,23 @@ class Watch:
         That is when the process has ended, when the program in the container calls its configuration wrong, which no
         other start mends, or when it ends again and again.
         """
+        if words := self._last_words():
+            raise Unavailable(self.service, f"does not come up: {words}", f"see appliance logs {self.service}")
         if self.pid is not None and not Path(f"/proc/{self.pid}").exists():
             remedy = f"see its words above, or systemctl status {SERVICES.get(self.service, self.service)}"
             raise Unavailable(self.service, "what has it run has ended", remedy)
+
+    def _last_words(self) -> str:
+        """Return what the program said before it gave up; nothing while it has not, or the engine does not tell."""
         try:
             with Engine(settings.load(self.layout).socket) as engine:
                 state = next((one for one in engine.services() if one.service == self.service), None)
                 if state is None or not self._has_given_up(state):
-                    return
-                words = b"".join(engine.logs(self.service, lines=1, follow=False)).decode(errors="replace").strip()
+                    return ""
+                said = b"".join(engine.logs(self.service, lines=1, follow=False)).decode(errors="replace").strip()
         except Unavailable:
-            return  # an engine that does not answer tells nothing
-        raise Unavailable(self.service, f"does not come up: {words}", f"see appliance logs {self.service}")
+            return ""
+        return said or f"it ended with status {state.exit_status}"
 
     def passes_check(self) -> bool | None:
         """Say whether the service's own check in its container passes now; None when the engine does not answer."""

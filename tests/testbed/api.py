@@ -56,7 +56,10 @@ class Api:
             headers = {"Content-Type": "application/octet-stream"} | dict(headers or {})
         where = {"service_type": service, "interface": "public", "region_name": REGION}
         try:
-            answer = self.session.request(path, method, endpoint_filter=where, headers=dict(headers or {}), **content)
+            # A server may close an idle connection just as the next request is sent on it: it has heard nothing then.
+            answer = self.session.request(
+                path, method, endpoint_filter=where, headers=dict(headers or {}), connect_retries=1, **content
+            )
         except exceptions.HttpError as error:
             raise ApiError(method, service, path, error.http_status, str(error.message)) from error
         except exceptions.ClientException as error:

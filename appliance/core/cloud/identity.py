@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ class UserNames:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._names: dict[str, str | None] = {}
-        self._is_refused = False
+        self._refusal = threading.Lock()  # taken by the first refusal, for good: several threads may meet one at once
         self._locks = Locks()
 
     def get(self, user_id: str, scope: Scope) -> str | None:
@@ -92,7 +93,9 @@ class UserNames:
         """
         with self._locks.of(user_id):
             if user_id not in self._names:
-                self._names[user_id] = None if self._is_refused else self._ask(user_id, self._cloud.system or scope)
+                self._names[user_id] = (
+                    None if self._refusal.locked() else self._ask(user_id, self._cloud.system or scope)
+                )
             return self._names[user_id]
 
     def _ask(self, user_id: str, scope: Scope) -> str | None:
@@ -101,12 +104,12 @@ class UserNames:
         except exceptions.NotFound:
             return None
         except _REFUSED:
-            self._is_refused = True
-            access = self._cloud.access
-            logger.warning(
-                "%s: the account %r may not read names of users: records go without GlobalUserName; %s",
-                *(self._cloud.host, access.account, access.grant("--system all")),
-            )
+            if self._refusal.acquire(blocking=False):
+                access = self._cloud.access
+                logger.warning(
+                    "%s: the account %r may not read names of users: records go without GlobalUserName; %s",
+                    *(self._cloud.host, access.account, access.grant("--system all")),
+                )
             return None
 
     def _named(self, user_id: str, scope: Scope) -> str:

@@ -28,9 +28,7 @@ class Server(BaseApplication):
             "threads": self.options["threads"],
             "worker_class": "gthread",
             "timeout": 600,
-            # Longer than any client pauses: a server that closes an idle connection just when the next request is sent
-            # on it answers nothing, and who asked cannot know whether it was heard.
-            "keepalive": 600,
+            "keepalive": 15,  # a thread may be held as long by a client that says nothing
             "graceful_timeout": 2,
             "errorlog": self.options["log"],
             "accesslog": self.options["access_log"],
