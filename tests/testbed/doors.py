@@ -40,6 +40,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while block := await reader.read(2**16):
             writer.write(block)
             await writer.drain()
+    # A client that was killed, too, is gone for the other side: its server would wait for it with a thread.
+    with contextlib.suppress(OSError):
         if writer.can_write_eof():
             writer.write_eof()
 
