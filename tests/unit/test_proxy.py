@@ -23,6 +23,9 @@ from cloudkeeper.frontend.http import Client
 from ssm.transport.https import Line
 from tests.testbed.pki import Authority
 
+# Debian 12's Python, 3.11.2, leaves the socket of a tunnel that is refused to the collector of garbage.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+
 SITE = "server.example.org:5000"
 PASSWORD = "geheim-4711"
 _ACCOUNT = {"username": "x", "password": "y", "user_domain_id": "default"}
