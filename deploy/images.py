@@ -42,20 +42,20 @@ def version() -> str:
     return found[1]
 
 
-def commit() -> str:
-    """Return the commit of the checkout, marked when it has changes; ``unknown`` when it is none, or git is missing."""
-    words = ["git", "-c", f"safe.directory={TOP}", "-C", str(TOP)]
+def commit(top: Path = TOP) -> str:
+    """Return the commit of a checkout, marked when it has changes; ``unknown`` when it is none, or git is missing."""
+    words = ["git", "-c", f"safe.directory={top}", "-C", str(top)]
     try:
-        top = subprocess.run(
+        found = subprocess.run(
             [*words, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=False
         )
         # New files count: the wheel takes them in.
         changed = subprocess.run([*words, "status", "--porcelain"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return "unknown"
-    if top.returncode or Path(top.stdout.splitlines()[0]) != TOP:  # unpacked somewhere in another checkout
+    if found.returncode or Path(found.stdout.splitlines()[0]) != top:  # unpacked somewhere in another checkout
         return "unknown"
-    return top.stdout.split()[-1] + ("-changed" if changed.stdout.strip() else "")
+    return found.stdout.split()[-1] + ("-changed" if changed.stdout.strip() else "")
 
 
 def epoch() -> str:
@@ -76,14 +76,19 @@ def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
     except (OSError, ValueError):
         made = {}
     ids: dict[str, str] = made.get("ids", {})
-    if made.get("sources") == wanted:
-        # By their tags: these are what runs and what is saved, and they may lead elsewhere by now.
-        shown = engine.docker("image", "inspect", "--format", "{{.Id}}", *map(tag, ids), check=False)
-        if shown.stdout.split() == list(ids.values()):
-            return ids
+    if made.get("sources") == wanted and lead_there(
+        engine, {tag(name): identifier for name, identifier in ids.items()}
+    ):
+        return ids
     ids = dict(build(engine, cache))
     note.write_text(json.dumps({"sources": wanted, "ids": ids}))
     return ids
+
+
+def lead_there(engine: Engine, ids: Mapping[str, str]) -> bool:
+    """Say whether each tag leads to its image: tags are what runs and what is saved, and they may be moved."""
+    shown = engine.docker("image", "inspect", "--format", "{{.Id}}", *ids, check=False)
+    return shown.stdout.split() == list(ids.values())
 
 
 def _sources() -> str:

@@ -56,6 +56,8 @@ JOBS = {
         ),
     )
 }
+CONTAINERS = (*SERVICES, *(job.service for job in JOBS.values() if job.service))
+"""All services of the compose file; each has an image of its name."""
 
 
 def records(layout: Layout) -> Path:

@@ -55,7 +55,8 @@ class Host:
 def load(layout: Layout) -> Host:
     """Read the settings of a site's host; raises `ConfigurationError` with all that is wrong in both files."""
     path = layout.path("/etc/fedcloud/appliance.yaml")
-    variables = choice.variables(layout)
+    environment = choice.environment(layout)
+    variables = choice.texts(environment)
     settings = Settings(document.read([path], yaml_file.parse) if path.exists() else document.Document(paths=[path]))
     settings.choice("DEFAULT", "profile", default=PROFILES[0], allowed=PROFILES)
     timeouts = {
@@ -75,15 +76,14 @@ def load(layout: Layout) -> Host:
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
-        warnings=settings.finish() + _misspelt(layout),
+        warnings=settings.finish() + _misspelt(environment),
     )
 
 
-def _misspelt(layout: Layout) -> tuple[Problem, ...]:
+def _misspelt(environment: document.Document) -> tuple[Problem, ...]:
     """Return warnings of settings of ours that there are not; others may be for networks/SITE.yml."""
-    read = choice.environment(layout)
-    settings = Settings(read)
-    others = [name for name in read.sections.get(shell.SECTION, {}) if not name.startswith("FEDCLOUD_")]
+    settings = Settings(environment)
+    others = [name for name in choice.texts(environment) if not name.startswith("FEDCLOUD_")]
     settings.accept(shell.SECTION, [*_VARIABLES, *choice.PLACES, *others])
     return settings.finish()
 

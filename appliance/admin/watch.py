@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.admin import settings
 from appliance.admin.engine import Engine, ServiceState
 from appliance.admin.jobs import SERVICES
 from appliance.core.run.errors import ExitStatus, Unavailable
-from appliance.core.run.layout import Layout
 
-LOOK_EVERY = 2.0
+_LOOK_EVERY = 2.0
 """Seconds between two looks."""
 _ENOUGH = 3
 """How often a container may be started again meanwhile."""
@@ -21,7 +21,8 @@ _ENOUGH = 3
 class Watch:
     """What the waiting is about: the container of a service, and the process that has it run."""
 
-    layout: Layout
+    socket: Path
+    """Of the engine."""
     service: str
     pid: int | None
     _restarts: int | None = field(default=None, init=False)
@@ -41,7 +42,7 @@ class Watch:
     def _last_words(self) -> str:
         """Return what the program said before it gave up; nothing while it has not, or the engine does not tell."""
         try:
-            with Engine(settings.load(self.layout).socket) as engine:
+            with Engine(self.socket) as engine:
                 state = next((one for one in engine.services() if one.service == self.service), None)
                 if state is None or not self._has_given_up(state):
                     return ""
@@ -53,7 +54,7 @@ class Watch:
     def passes_check(self) -> bool | None:
         """Say whether the service's own check in its container passes now; None when the engine does not answer."""
         try:
-            with Engine(settings.load(self.layout).socket) as engine:
+            with Engine(self.socket) as engine:
                 return engine.passes_check(self.service)
         except Unavailable:
             return None
@@ -61,3 +62,24 @@ class Watch:
     def _has_given_up(self, state: ServiceState) -> bool:
         self._restarts = state.restarts if self._restarts is None else self._restarts
         return state.exit_status == ExitStatus.USAGE or state.restarts - self._restarts >= _ENOUGH
+
+
+def wait_until(
+    amiss: Callable[[], str], *, subject: str, service: str, timeout: int, pause: float, watch: Watch | None
+) -> None:
+    """Ask every ``pause`` seconds what is amiss, until it is nothing; raises `Unavailable` with the last answer.
+
+    What a ``watch`` sees ends the waiting sooner; else ``timeout`` does, in seconds.
+    """
+    now = time.monotonic()
+    deadline, look = now + timeout, now + _LOOK_EVERY
+    while cause := amiss():
+        now = time.monotonic()
+        if now >= deadline:
+            raise Unavailable(
+                subject, f"no answer within {timeout} s, lastly: {cause}", f"see appliance logs {service}"
+            )
+        if watch and now >= look:
+            watch.look()
+            look = time.monotonic() + _LOOK_EVERY
+        time.sleep(pause)

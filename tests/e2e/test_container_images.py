@@ -178,3 +178,22 @@ def test_every_shared_object_of_an_image_finds_what_it_is_linked_to(engine: Engi
         true
     """
     assert run(engine, name, "bash", "-c", script) == ""
+
+
+def test_a_tag_that_leads_elsewhere_or_nowhere_is_noticed(engine: Engine) -> None:
+    """The build asks this before it believes that its images are there."""
+    ids = [
+        engine.docker("image", "inspect", "--format", "{{.Id}}", images.tag(name)).stdout.strip()
+        for name in ("caso", "ssm")
+    ]
+    here = {f"tags-of-a-test:{number}": identifier for number, identifier in enumerate(ids)}
+    try:
+        for tag, identifier in here.items():
+            engine.docker("tag", identifier, tag)
+        assert images.lead_there(engine, here)
+        engine.docker("tag", ids[0], "tags-of-a-test:1")
+        assert not images.lead_there(engine, here)
+        engine.docker("rmi", "tags-of-a-test:1")
+        assert not images.lead_there(engine, here)
+    finally:
+        engine.docker("rmi", *here, check=False)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import stamina
 
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
@@ -28,15 +29,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:py
 
 SITE = "server.example.org:5000"
 PASSWORD = "geheim-4711"
+Ask = Callable[[Path, str], None]
 _ACCOUNT = {"username": "x", "password": "y", "user_domain_id": "default"}
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("appliance.core.cloud.session._ATTEMPTS", 1)
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    yield
+    with stamina.set_testing(True):  # asks once, as the library lets tests do
+        yield
     log._secrets.clear()
 
 
@@ -67,35 +69,33 @@ def answering(answer: bytes) -> Iterator[int]:
         thread.join()
 
 
-def ask_cloud(_: Path) -> None:
-    url = f"https://{SITE}/v3"
+def ask_cloud(_: Path, site: str = SITE) -> None:
+    url = f"https://{site}/v3"
     assert Cloud(Access("v3password", url, {**_ACCOUNT, "auth_url": url})).unscoped
 
 
-def ask_for_image(anchors: Path) -> None:
-    Client(CADirectory(anchors), attempts=1).fetch(f"https://{SITE}/x", name=SITE, max_bytes=10)
+def ask_for_image(anchors: Path, site: str = SITE) -> None:
+    Client(CADirectory(anchors), attempts=1).fetch(f"https://{site}/x", name=site, max_bytes=10)
 
 
-def ask_ams(anchors: Path) -> None:
+def ask_ams(anchors: Path, site: str = SITE) -> None:
     assert anchors
-    host, _, port = SITE.partition(":")
+    host, _, port = site.partition(":")
     Line(host, int(port), tls=ssl.create_default_context()).open()
 
 
 CLIENTS = pytest.mark.parametrize("ask", [ask_cloud, ask_for_image, ask_ams])
 
 
-def said(ask: Callable[[Path], None], anchors: Path) -> ApplianceError:
+def said(ask: Ask, anchors: Path, site: str = SITE) -> ApplianceError:
     with pytest.raises(ApplianceError) as caught:
-        ask(anchors)
+        ask(anchors, site)
     return caught.value
 
 
 @CLIENTS
 @pytest.mark.parametrize("answer", ["407 Proxy Authentication Required", "403 Filtered", "502 Bad Gateway"])
-def test_a_proxy_that_refuses(
-    ask: Callable[[Path], None], answer: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_refuses(ask: Ask, answer: str, anchors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(f"HTTP/1.1 {answer}\r\n\r\n".encode()) as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{port}")
         error = said(ask, anchors)
@@ -106,7 +106,7 @@ def test_a_proxy_that_refuses(
 
 
 @CLIENTS
-def test_a_proxy_that_is_not_there(ask: Callable[[Path], None], anchors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_is_not_there(ask: Ask, anchors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
@@ -123,7 +123,7 @@ def test_a_proxy_that_is_not_there(ask: Callable[[Path], None], anchors: Path, m
     "text", [f"http://user:{PASSWORD}@", f"http://u:{PASSWORD}@proxy:99x", "http://proxy:0", "socks5://p:1"]
 )
 def test_a_proxy_that_is_no_url_is_a_mistake_in_the_configuration(
-    ask: Callable[[Path], None], text: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, text: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", text)
     error = said(ask, anchors)
@@ -134,14 +134,13 @@ def test_a_proxy_that_is_no_url_is_a_mistake_in_the_configuration(
 @pytest.mark.parametrize("excepted", ["127.0.0.1", "*", "localhost,127.0.0.1"])
 @CLIENTS
 def test_a_host_that_no_proxy_names_is_asked_directly(
-    ask: Callable[[Path], None], excepted: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, excepted: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as nobody, answering(b"HTTP/1.1 403 Filtered\r\n\r\n") as proxy:
         nobody.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(f"{__name__}.SITE", f"127.0.0.1:{nobody.getsockname()[1]}")
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy}")
         monkeypatch.setenv("NO_PROXY", excepted)
-        error = said(ask, anchors)
+        error = said(ask, anchors, f"127.0.0.1:{nobody.getsockname()[1]}")
     assert "connection refused" in str(error)
     assert "the proxy" not in str(error)
 

@@ -131,7 +131,7 @@ def test_a_service_that_passes_its_check_is_waited_for(
     assert time.monotonic() - began >= 1
     engine.ends[NAME] = 1
     assert main(["wait", "sitebdii", "--timeout", "1", "--root", str(tmp_path)]) == 3
-    said = "appliance: sitebdii: is not at work within 1 s; see appliance logs sitebdii\n"
+    said = "appliance: sitebdii: no answer within 1 s, lastly: it does not pass its own check; see appliance logs sitebdii\n"
     assert capsys.readouterr().err == said
 
 
@@ -147,4 +147,4 @@ def test_a_service_with_a_wrong_configuration_is_not_waited_for(
 
 def test_an_engine_that_is_down_has_no_service_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wait", "cloudkeeper-os", "--timeout", "1", "--root", str(tmp_path)]) == 3
-    assert "cloudkeeper-os: is not at work within 1 s" in capsys.readouterr().err
+    assert "cloudkeeper-os: no answer within 1 s" in capsys.readouterr().err

@@ -7,14 +7,14 @@ manuals work with its name in place of ldapsearch's; ``-x`` and ``-LLL`` are wha
 from __future__ import annotations
 
 import argparse
-import time
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from appliance.admin.watch import LOOK_EVERY, Watch
+from appliance.admin import settings
+from appliance.admin.watch import Watch, wait_until
 from appliance.core import directory, ldif
 from appliance.core.run import cli
-from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable, UsageError
+from appliance.core.run.errors import ApplianceError, ExitStatus, UsageError
 
 PORT = 2170
 _PAUSE = 0.2
@@ -72,20 +72,18 @@ def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _wait(arguments: argparse.Namespace) -> ExitStatus:
     host, port = _place(arguments)
-    watch = Watch(cli.layout(arguments), arguments.service, arguments.pid) if arguments.service else None
-    now = time.monotonic()
-    deadline, look = now + arguments.timeout, now + LOOK_EVERY
-    while True:
-        if not (cause := _what_is_amiss(host, port, watch)):
-            return ExitStatus.DONE
-        now = time.monotonic()
-        if now >= deadline:
-            cause = f"no answer within {arguments.timeout} s, lastly: {cause}"
-            raise Unavailable(f"{host}:{port}", cause, "see appliance logs sitebdii")
-        if watch and now >= look:
-            watch.look()
-            look = time.monotonic() + LOOK_EVERY
-        time.sleep(_PAUSE)
+    watch = None
+    if arguments.service:
+        watch = Watch(settings.load(cli.layout(arguments)).socket, arguments.service, arguments.pid)
+    wait_until(
+        lambda: _what_is_amiss(host, port, watch),
+        subject=f"{host}:{port}",
+        service="sitebdii",
+        timeout=arguments.timeout,
+        pause=_PAUSE,
+        watch=watch,
+    )
+    return ExitStatus.DONE
 
 
 def _what_is_amiss(host: str, port: int, watch: Watch | None) -> str:

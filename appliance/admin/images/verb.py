@@ -12,26 +12,24 @@ import logging
 from appliance.admin import settings
 from appliance.admin.engine import Engine
 from appliance.admin.images import needed
-from appliance.admin.jobs import JOBS, SERVICES
+from appliance.admin.jobs import CONTAINERS
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 
 logger = logging.getLogger(__name__)
 
-_KNOWN = (*SERVICES, *(job.service for job in JOBS.values() if job.service))
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"{', '.join(_KNOWN)}; without one, all")
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"{', '.join(CONTAINERS)}; without one, all")
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print name and id of each image."""
     for name in arguments.services:
-        if name not in _KNOWN:
-            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(_KNOWN)}"
+        if name not in CONTAINERS:
+            near = difflib.get_close_matches(name, CONTAINERS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(CONTAINERS)}"
             raise UsageError(name, "there is no such service", hint)
     host = settings.load(cli.layout(arguments))
     for warning in host.warnings:
@@ -40,7 +38,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return ExitStatus.DONE
     with Engine(host.socket) as engine:
-        for tag, identifier in needed.require(engine, host, arguments.services or _KNOWN).items():
+        for tag, identifier in needed.require(engine, host, arguments.services or CONTAINERS).items():
             print(f"{tag} {identifier}")
     return ExitStatus.DONE
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from appliance.admin import account
 from appliance.admin.install.programs import point
+from appliance.admin.jobs import SERVICES
 from appliance.core.run.errors import Unavailable
 
 ANCHORS = "/usr/share/igtf-policy"
-SERVICES = ("bdii.service", "cloudkeeper-os.service")
+_UNITS = sorted({f"{unit}.service" for unit in SERVICES.values()})
 _ACCREDITED = ("classic", "mics", "slcs", "iota")
 
 
@@ -82,8 +83,8 @@ def make_places(root: Path) -> None:
 def enable(root: Path) -> int:
     """Enable the services; returns how many were not."""
     wants = root / "etc/systemd/system/multi-user.target.wants"
-    is_masked = {name: (wants.parent / name).is_symlink() for name in SERVICES}
-    missing = [name for name in SERVICES if not ((wants / name).is_symlink() or is_masked[name])]
+    is_masked = {name: (wants.parent / name).is_symlink() for name in _UNITS}
+    missing = [name for name in _UNITS if not ((wants / name).is_symlink() or is_masked[name])]
     if missing:
         run("/usr/bin/systemctl", "--quiet", f"--root={root}", "enable", *missing)
     return len(missing)
@@ -101,7 +102,7 @@ def reload_units() -> None:
 
 def restart_services() -> None:
     """Restart what runs, with the new version."""
-    run("/usr/bin/systemctl", "try-restart", *SERVICES)
+    run("/usr/bin/systemctl", "try-restart", *_UNITS)
 
 
 def run(*command: str) -> None:

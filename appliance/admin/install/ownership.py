@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.admin import account
+from appliance.admin.jobs import CONTAINERS
 
 _STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii")
-_RECORDS = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "cloud-info", "cloudbdii", "sitebdii")
-"""Of the containers; the directory that these are in is root's, who writes the jobs' own records there."""
 PLACES = (
     *("/var/spool/apel", "/var/spool/caso", "/image_data"),
     *(f"/var/lib/fedcloud/{name}" for name in _STATE),
-    *(f"/var/lib/fedcloud/runs/{name}" for name in _RECORDS),
+    # The directory that these are in is root's, who writes the jobs' own records there.
+    *(f"/var/lib/fedcloud/runs/{name}" for name in CONTAINERS),
 )
 
 
@@ -63,5 +63,7 @@ def places(root: Path) -> Iterator[Path]:
     """
     for place in PLACES:
         path = root / place.lstrip("/")
-        target = path.readlink() if path.is_symlink() else path
-        yield root / str(target).lstrip("/") if path.is_symlink() and target.is_absolute() else path.parent / target
+        if path.is_symlink():
+            target = path.readlink()
+            path = root / str(target).lstrip("/") if target.is_absolute() else path.parent / target
+        yield path

@@ -29,7 +29,12 @@ PLACES = {
 
 def variables(layout: Layout) -> Mapping[str, str]:
     """Return what ``appliance.env`` sets, nothing without the file; raises `ConfigurationError`."""
-    return {name: entry.text for name, entry in environment(layout).sections.get(shell.SECTION, {}).items()}
+    return texts(environment(layout))
+
+
+def texts(read: document.Document) -> Mapping[str, str]:
+    """Return the settings of ``appliance.env`` as they are written there."""
+    return {name: entry.text for name, entry in read.sections.get(shell.SECTION, {}).items()}
 
 
 def environment(layout: Layout) -> document.Document:

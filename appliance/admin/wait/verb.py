@@ -6,12 +6,12 @@ The unit of the backend has its start last until then.
 from __future__ import annotations
 
 import argparse
-import time
 
+from appliance.admin import settings
 from appliance.admin.jobs import SERVICES
-from appliance.admin.watch import LOOK_EVERY, Watch
+from appliance.admin.watch import Watch, wait_until
 from appliance.core.run import cli
-from appliance.core.run.errors import ExitStatus, Unavailable
+from appliance.core.run.errors import ExitStatus
 
 _PAUSE = 0.5
 
@@ -27,18 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Wait."""
-    watch = Watch(cli.layout(arguments), arguments.service, arguments.pid)
-    now = time.monotonic()
-    deadline, look = now + arguments.timeout, now + LOOK_EVERY
-    while not watch.passes_check():
-        now = time.monotonic()
-        if now >= deadline:
-            cause = f"is not at work within {arguments.timeout} s"
-            raise Unavailable(arguments.service, cause, f"see appliance logs {arguments.service}")
-        if now >= look:
-            watch.look()
-            look = time.monotonic() + LOOK_EVERY
-        time.sleep(_PAUSE)
+    service = arguments.service
+    watch = Watch(settings.load(cli.layout(arguments)).socket, service, arguments.pid)
+    wait_until(
+        lambda: "" if watch.passes_check() else "it does not pass its own check",
+        subject=service,
+        service=service,
+        timeout=arguments.timeout,
+        pause=_PAUSE,
+        watch=watch,
+    )
     return ExitStatus.DONE
 
 
