@@ -44,7 +44,7 @@ class Watch:
         try:
             with Engine(self.socket) as engine:
                 state = next((one for one in engine.services() if one.service == self.service), None)
-                if state is None or not self._has_given_up(state):
+                if not self._has_given_up(state) or state is None:
                     return ""
                 said = b"".join(engine.logs(self.service, lines=1, follow=False)).decode(errors="replace").strip()
         except Unavailable:
@@ -59,9 +59,12 @@ class Watch:
         except Unavailable:
             return None
 
-    def _has_given_up(self, state: ServiceState) -> bool:
-        self._restarts = state.restarts if self._restarts is None else self._restarts
-        return state.exit_status == ExitStatus.USAGE or state.restarts - self._restarts >= _ENOUGH
+    def _has_given_up(self, state: ServiceState | None) -> bool:
+        restarts = state.restarts if state else 0
+        if self._restarts is None or restarts < self._restarts:  # the first look, or another container
+            self._restarts = restarts
+        ended = restarts - self._restarts
+        return state is not None and ended >= (1 if state.exit_status == ExitStatus.USAGE else _ENOUGH)
 
 
 def wait_until(
@@ -72,7 +75,7 @@ def wait_until(
     What a ``watch`` sees ends the waiting sooner; else ``timeout`` does, in seconds.
     """
     now = time.monotonic()
-    deadline, look = now + timeout, now + _LOOK_EVERY
+    deadline, look = now + timeout, now  # the first look tells how often the container had ended before
     while cause := amiss():
         now = time.monotonic()
         if now >= deadline:

@@ -49,11 +49,21 @@ def test_a_wrong_configuration_ends_the_waiting(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine.containers[NAME]["State"]["ExitCode"] = 2
+    threading.Timer(1, lambda: engine.containers[NAME].update(RestartCount=8)).start()
     began = time.monotonic()
     assert wait(tmp_path) == 3
     assert time.monotonic() - began < 8
     words = WORDS.decode().strip()
     assert capsys.readouterr().err == f"appliance: sitebdii: does not come up: {words}; see appliance logs sitebdii\n"
+
+
+def test_what_a_container_ended_with_before_does_not_count(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # the configuration has been mended meanwhile, and the engine is about to start the program again
+    engine.containers[NAME]["State"]["ExitCode"] = 2
+    assert wait(tmp_path, timeout=3) == 3
+    assert "no answer within 3 s" in capsys.readouterr().err
 
 
 def test_a_program_that_ends_again_and_again_ends_the_waiting(
@@ -139,6 +149,7 @@ def test_a_service_with_a_wrong_configuration_is_not_waited_for(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine.containers[NAME]["State"]["ExitCode"] = 2
+    threading.Timer(1, lambda: engine.containers[NAME].update(RestartCount=8)).start()
     began = time.monotonic()
     assert main(["wait", "sitebdii", "--root", str(tmp_path)]) == 3
     assert time.monotonic() - began < 8
