@@ -179,7 +179,7 @@ def _fails_to_start(appliance: Appliance, unit: str) -> str:
     moment, begin = machine.run("date", "+%s").stdout.strip(), time.monotonic()
     machine.run("systemctl", "start", unit, expect=1)
     told = machine.shell(f"journalctl --no-pager -o cat -u {unit} --since @{moment}").stdout
-    assert time.monotonic() - begin < 30, told
+    assert time.monotonic() - begin < 60, told  # of the 120 s that it would wait
     assert "Traceback" not in told
     return told
 
