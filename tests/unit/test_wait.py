@@ -99,9 +99,10 @@ class _Everything(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         done = {0x60: 0x61, 0x63: 0x65}
         while words := self.request.recv(4096):
-            number, kind = words[4], words[5]  # of a message shorter than 128 octets: 30 len 02 01 ID KIND
-            if kind in done:
-                self.request.sendall(bytes([0x30, 12, 2, 1, number, done[kind], 7, 10, 1, 0, 4, 0, 4, 0]))
+            end = 4 + words[3]  # of a message shorter than 128 octets: 30 LENGTH 02 LENGTH NUMBER… KIND
+            if words[end] in done:
+                answer = words[2:end] + bytes([done[words[end]], 7, 10, 1, 0, 4, 0, 4, 0])
+                self.request.sendall(bytes([0x30, len(answer)]) + answer)
 
 
 class _Server(socketserver.ThreadingTCPServer):
