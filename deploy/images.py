@@ -243,7 +243,7 @@ def _load_base(engine: Engine, base: Path) -> str:
 def main() -> int:
     """Build what is not there yet in an engine of our own; prints the images and their ids."""
     engine = Engine(TOP / ".cache/docker")
-    with engine.used():
+    with engine.used(), engine.alone():
         for name, identifier in ensure(engine, TOP / ".cache/deploy").items():
             print(tag(name), identifier)
     return 0

@@ -97,14 +97,13 @@ make_environment() {
 
 # What tests of containers and of machines need: an engine's programs, both versions of Compose, the images, the root file
 # system of a machine, made beside them. Only root can have an engine.
+CONTAINER_PACKAGES=(docker.io docker-compose iproute2 mmdebstrap tinyproxy-bin)
 container_images() {
   local machine
-  debian docker.io docker-compose iproute2 mmdebstrap tinyproxy-bin
-  ensure_uv
-  step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2"
+  debian "${CONTAINER_PACKAGES[@]}" && ensure_uv && step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2" || return
   env -C "$TOP" "$ENVS/dev/bin/python" -m tests.testbed.vm >"$CACHE/machine.log" 2>&1 &
   machine=$!
-  step "container images" env -C "$TOP" "$ENVS/uv/bin/python" -m deploy.images
+  step "container images" env -C "$TOP" "$ENVS/uv/bin/python" -m deploy.images || return
   step "machine for tests" wait $machine || { cat "$CACHE/machine.log" >&2; return 1; }
 }
 

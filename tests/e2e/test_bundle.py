@@ -13,6 +13,7 @@ import pytest
 
 from deploy import bundle, contents, images
 from deploy.engine import Engine
+from tests.e2e.shipped import Shipped
 
 pytestmark = pytest.mark.container
 
@@ -20,28 +21,25 @@ TOP = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("publisher") / "key.pem"
-    subprocess.run(["openssl", "genpkey", "-quiet", "-algorithm", "ed25519", "-out", path], check=True)
-    path.chmod(0o600)
-    return path
+def shipped(engine: Engine) -> Shipped:
+    return Shipped.of_checkout(engine)
 
 
 @pytest.fixture(scope="module")
-def made(engine: Engine, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle.make(engine, tmp_path_factory.mktemp("dist"), key=key, say=lambda _: None)
+def made(shipped: Shipped) -> Path:
+    return shipped.bundle
 
 
-def test_the_sums_are_of_all_files_and_the_signature_is_of_the_sums(made: Path) -> None:
+def test_the_sums_are_of_all_files_and_the_signature_is_of_the_sums(made: Path, tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=made, check=True)
     listed = {line.split("  ", 1)[1] for line in (made / "SHA256SUMS").read_text().splitlines()}
     present = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
     assert present - listed == {"SHA256SUMS", "SHA256SUMS.sig"}
-    verify = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "signing-key.pem", "-rawin", "-in", "SHA256SUMS"]
-    subprocess.run([*verify, "-sigfile", "SHA256SUMS.sig"], cwd=made, check=True, capture_output=True)
-    with (made / "SHA256SUMS").open("a") as file:
-        file.write("0" * 64 + "  another\n")
-    refused = subprocess.run([*verify, "-sigfile", "SHA256SUMS.sig"], cwd=made, check=False, capture_output=True)
+    verify = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "signing-key.pem", "-sigfile", "SHA256SUMS.sig"]
+    subprocess.run([*verify, "-rawin", "-in", "SHA256SUMS"], cwd=made, check=True, capture_output=True)
+    altered = tmp_path / "SHA256SUMS"
+    altered.write_text((made / "SHA256SUMS").read_text() + "0" * 64 + "  another\n")
+    refused = subprocess.run([*verify, "-rawin", "-in", altered], cwd=made, check=False, capture_output=True)
     assert refused.returncode != 0
 
 
@@ -124,10 +122,10 @@ def test_a_build_needs_no_network_once_its_parts_are_there(engine: Engine, made:
     (0o600, "no key", "is no private key"),
 ])  # fmt: skip
 def test_a_key_that_is_none_or_is_open_signs_nothing(
-    engine: Engine, key: Path, tmp_path: Path, mode: int, text: str | None, words: str
+    engine: Engine, shipped: Shipped, tmp_path: Path, mode: int, text: str | None, words: str
 ) -> None:
     bad = tmp_path / "bad.pem"
-    bad.write_text(text or key.read_text())
+    bad.write_text(text or shipped.key.read_text())
     bad.chmod(mode)
     with pytest.raises(bundle.BundleError, match=words):
         bundle.make(engine, tmp_path / "dist", key=bad, say=lambda _: None)

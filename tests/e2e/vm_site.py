@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import bundle, images
+from deploy import images
 from deploy.engine import Engine
 from tests.e2e import container_cloud
 from tests.e2e.bdii_service import Entries, parse
 from tests.e2e.container_site import ACCOUNT, ContainerSite
+from tests.e2e.shipped import Shipped
 from tests.e2e.ssm_site import Site as Peer
 from tests.testbed import Testbed
-from tests.testbed.bundle import make_key
 from tests.testbed.layout import SERVICES
 from tests.testbed.vm import HOST, Machine
 
@@ -44,10 +44,7 @@ def booted(engine: Engine) -> Iterator[Machine]:
     directory = TOP / f".cache/vm/{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "media").mkdir(parents=True)
-    key, _ = make_key(directory)
-    key.chmod(0o600)
-    with engine.alone():
-        bundle.make(engine, directory / "media", key=key, say=lambda _: None)
+    Shipped.of_checkout(engine).put(directory / "media")
     machine = Machine.create(engine, directory, cache=TOP / ".cache/deploy")
     try:
         machine.run("systemctl", "stop", "cron")  # its hours are not the tests'
