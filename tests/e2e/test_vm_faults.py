@@ -219,6 +219,25 @@ def test_a_wrong_configuration(appliance: Appliance, unit: str, name: str, text:
     appliance.start()
 
 
+def test_half_a_start(appliance: Appliance) -> None:
+    """R32: when one of the two BDIIs cannot be started, the start fails with the reason, and the other is not left to run
+    where no `systemctl stop` would reach it.
+    """
+    machine = appliance.machine
+    appliance.start()
+    machine.run("systemctl", "stop", "bdii")
+    source, aside = appliance.path("/etc/cloud-info-provider"), appliance.path("/etc/cloud-info-provider.aside")
+    source.rename(aside)
+    try:
+        assert "/etc/cloud-info-provider" in _fails_to_start(appliance, "bdii")
+        machine.run("systemctl", "stop", "bdii")
+        assert appliance.containers().keys() == {"cloudkeeper-os"}
+    finally:
+        aside.rename(source)
+    machine.shell("systemctl reset-failed bdii; systemctl start bdii")
+    appliance.start()
+
+
 def test_docker_is_down(appliance: Appliance) -> None:
     """A job says so in one line and ends; with the engine, the services are back, and the job works."""
     machine = appliance.machine
