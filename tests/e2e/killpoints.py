@@ -44,20 +44,22 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class Command:
     """A program to run. ``env`` is added to the environment. Its coverage is not measured: other tests do that, and the
-    calls of the measurement would be points, too.
+    calls of the measurement would be points, too. The program itself begins at ``argv[begin]``: what is before that has
+    it run, and is not to be killed.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     timeout: float = 120
+    begin: int = 0
 
-    def run(self, *prefix: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end, below the command ``prefix`` if there is one."""
+    def run(self, *above: str, inside: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+        """Run it to its end: all of it below the command ``above``, the program itself below ``inside``."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         env = {**kept, "PYTHONDONTWRITEBYTECODE": "1", **self.env}
         return subprocess.run(
-            [*prefix, *self.argv],
+            [*above, *self.argv[: self.begin], *inside, *self.argv[self.begin :]],
             env=env,
             cwd=self.cwd,
             timeout=self.timeout,
@@ -101,8 +103,10 @@ class KillMatrix:
     def interrupt(self, point: Point) -> bool:
         """Kill at a point, run again, verify; tells whether the kill struck (the point may lie beyond the end)."""
         command = self.prepare()
-        inject = f"inject={point.syscall}:signal=KILL:when={point.number}"
-        killed = command.run("strace", "-f", "-qqq", "-o", os.devnull, "-e", "signal=none", "-e", inject)
+        trace = (f"trace={point.syscall}", f"inject={point.syscall}:signal=KILL:when={point.number}", "signal=none")
+        options = (word for expression in trace for word in ("-e", expression))
+        # -D: whoever started the program has the program itself as its child, and not strace.
+        killed = command.run(inside=("strace", "-D", "-f", "-qqq", "-o", os.devnull, *options))
         struck = killed.returncode in (-9, _KILLED)
         assert struck or killed.returncode in self.statuses, f"first run: {_told(killed)}"
         self.between()

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +33,10 @@ class Drive(Command):
     backend: Backend | None = None
     changes: tuple[tuple[str, object], ...] = ()
 
-    def run(self, *prefix: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *above: str, inside: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         assert self.backend is not None
         backend = self.backend
+        prefix = (*above, *inside)
         backend.prefix = prefix
         try:
             backend.start()

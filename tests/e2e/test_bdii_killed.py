@@ -1,8 +1,8 @@
 """The program killed at each of its system calls while it changes a published tree; the next start repairs."""
 
 import itertools
-import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -50,11 +50,12 @@ def matrix(published: Path, directory: Path) -> KillMatrix:
         here = directory / str(next(number))
         here.mkdir()
         latest[:] = [here]
-        shutil.copytree(published, here / "state")
+        subprocess.run(["cp", "-a", published, here / "state"], check=True)  # leaves the database's holes holes
         bdii = Bdii(here, {"BDII_BREATHE_TIME": 60})
         bdii.provide(NEW)
         env = {"PORT": str(bdii.port), "STATE": str(here / "state"), "SEEN": str(here)}
-        return Command(["sh", "-c", UNTIL_PUBLISHED, "sh", *bdii.command], env)
+        outside = ["sh", "-c", UNTIL_PUBLISHED, "sh"]
+        return Command([*outside, *bdii.command], env, begin=len(outside))
 
     def seen(name: str) -> Entries:
         return parse((latest[0] / name).read_text())

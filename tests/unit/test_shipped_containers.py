@@ -71,6 +71,14 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
     assert "hostkey" not in (TOP / "docker-compose.yml").read_text()
 
 
+def test_the_proxy_s_password_is_in_no_container_that_has_no_use_for_it() -> None:
+    """And nobody gets the proxy of root's docker client: each variable is set, if only to nothing."""
+    names = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+    for name, service in SERVICES.items():
+        given = {variable: str(service["environment"][variable]) for variable in names}
+        assert set(given.values()) == {""} if name == "sitebdii" else all("PROXY" in text for text in given.values())
+
+
 def test_no_two_containers_write_to_one_place_but_for_what_they_hand_on() -> None:
     """State and run records of each are its own; the spool is what caso fills and ssm empties."""
     writers: dict[str, list[str]] = {}
