@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo import counters, introduction, report
+from tests.demo import accounting, counters, introduction, report
 from tests.demo.counters import Usage
+from tests.testbed import Seed, Testbed
+from tests.testbed.seed import ApplicationCredential, Project
 
 UNTIL = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -92,6 +94,29 @@ def test_the_last_record_of_a_month_wins_and_months_are_growths() -> None:
     assert repeated == 1
     text = "APEL-cloud-message: v0.4\nVMUUID: a\nSiteName: x: y\n%%\nVMUUID: b\n%%\n"
     assert list(counters.records([text])) == [{"VMUUID": "a", "SiteName": "x: y"}, {"VMUUID": "b"}]
+
+
+SEED = Seed(
+    projects={"p": Project("p", "p", "Default", "default", "vo.example.org", ())},
+    users={}, accounts={}, application_credential=ApplicationCredential("", "", "p"), flavors={}, images={}, networks={},
+    servers={}, floating_ips=(), volumes={},
+)  # fmt: skip
+
+
+def test_a_record_that_comes_twice_is_seen_although_the_last_one_wins(tmp_path: Path) -> None:
+    testbed = Testbed(tmp_path, 1)
+    testbed.nova_database.parent.mkdir()
+    born = "2026-03-10 11:00:00"
+    database(testbed.nova_database, [("a", "p", born, born, None, None)])
+    block = "\n".join(f"{key}: {value}" for key, value in record("a", "2026-03-10 12:00:00", 3600).items())
+    once, twice = ("APEL-cloud-message: v0.4\n" + "%%\n".join([block + "\n"] * times) for times in (1, 2))
+    stage = accounting.Stage(testbed, SEED, UNTIL, print)
+    for message, records, verdict in ((once, "1", True), (twice, "2", False)):
+        rows = {row.flow: row for row in stage._rows("act", accounting.Delivery([message], [message], [message]))}
+        counted = rows["records, one a VM and month"]
+        assert (counted.done, counted.delivered, counted.counted, counted.is_equal) == (records, records, "1", verdict)
+        assert rows["usage of vo.example.org in 2026-03"].is_equal
+        assert rows["signed messages"].is_equal
 
 
 @contextmanager
