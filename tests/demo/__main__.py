@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from appliance.core.run.errors import ApplianceError
@@ -123,13 +124,17 @@ def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story, 
     moment = datetime.now(UTC).replace(microsecond=0)
     stage = accounting.Stage(testbed, seed, moment, story.say)
     rows = []
+
+    def begin(root: Path) -> AccountingSite:
+        return AccountingSite.create(sites.begin(root), testbed, seed)
+
     for title, name, act in (
         ("Accounting: from Nova's servers to the repository", "site-accounting", stage.undisturbed),
         ("Sabotage: caso-extract is killed at work", "site-extract-killed", stage.extract_killed),
         ("Sabotage: the broker is killed in mid-send", "site-broker-killed", stage.broker_killed),
     ):
         with story.chapter(title):
-            rows += act(AccountingSite.create(sites.begin(state / name), testbed, seed))
+            rows += act(partial(begin, state / name))
     return rows
 
 

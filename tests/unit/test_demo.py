@@ -4,6 +4,7 @@ import random
 import re
 import socket
 import sqlite3
+import subprocess
 import threading
 from calendar import monthrange
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo import accounting, counters, introduction, report
+from tests.demo import accounting, counters, introduction, report, sabotage
+from tests.demo.accounting_site import AccountingSite
 from tests.demo.counters import Usage
+from tests.demo.site import Site
 from tests.testbed import Seed, Testbed
 from tests.testbed.seed import ApplicationCredential, Project
 
@@ -160,6 +163,78 @@ def test_a_row_is_equal_only_if_all_three_are() -> None:
         assert report.table([row]).splitlines()[3].split() == [
             *("flow", done, delivered, counted, "somebody", "yes" if is_equal else "NO"),
         ]
+
+
+class Scripted(Site):
+    """A site where every program is one script of the shell, which finds the spool in ``$1``."""
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        script = (self.root / "script").read_text()
+        return ["sh", "-euc", script, program, str(AccountingSite(self).spool), *arguments]
+
+
+class Alone(accounting.Stage):
+    """A stage without a broker: what is in the spool arrives."""
+
+    def _receive(self, site: AccountingSite, spooled: list[str]) -> accounting.Delivery:
+        return accounting.Delivery(spooled, site.spooled(), spooled)
+
+
+TEN = "0 1 2 3 4 5 6 7 8 9"
+
+
+@pytest.mark.parametrize(
+    ("script", "attempts", "counted"),
+    [
+        (f'mkdir -p "$1/00000000"; for i in {TEN}; do echo >"$1/00000000/0000000000000$i"; sleep 0.05; done', 1, "1"),
+        (f'mkdir -p "$1/n"; for i in {TEN}; do echo >"$1/n/0000000000000$i"; done; mv -T "$1/n" "$1/00000000"', 5, "0"),
+    ],
+)
+def test_a_kill_counts_only_in_the_middle_of_the_work(tmp_path: Path, script: str, attempts: int, counted: str) -> None:
+    testbed = Testbed(tmp_path, 1)
+    testbed.nova_database.parent.mkdir()
+    database(testbed.nova_database, [])
+    begun = []
+
+    def begin() -> AccountingSite:
+        site = AccountingSite(Scripted.fresh(tmp_path / "site"))
+        site.site.write("script", f'rm -rf "$1/00000000"; {script}')
+        begun.append(site)
+        return site
+
+    rows = Alone(testbed, SEED, UNTIL, print).extract_killed(begin)
+    assert (len(begun), rows[0].counted) == (attempts, counted)
+    assert rows[0].is_equal is (counted == "1")
+    assert [(row.flow, row.counted) for row in rows[1:]] == [
+        ("records, one a VM and month", "0"), ("signed messages", "10")
+    ]  # fmt: skip
+
+
+def test_a_kill_that_found_the_program_ended_did_not_strike() -> None:
+    killed = []
+    with subprocess.Popen(["true"], text=True) as ended:
+        ended.wait()
+        assert not sabotage.kill_at_work(ended, has_begun=lambda: False, kill=lambda: killed.append(ended))
+    with subprocess.Popen(["sleep", "60"], text=True) as running:
+        assert sabotage.kill_at_work(running, has_begun=lambda: True, kill=running.kill)
+    assert (killed, running.returncode) == ([ended], -9)
+    for is_running, is_half_done in ((True, True), (True, False), (False, True), (False, False)):
+        row = sabotage.strike("act", is_running=is_running, is_half_done=is_half_done, counted_by="somebody")
+        assert row.is_equal is (is_running and is_half_done)
+
+
+def test_an_act_is_played_again_only_while_nothing_but_its_kill_says_no() -> None:
+    yes, no = (report.Row("act", "flow", "1", "1", counted, "somebody") for counted in ("1", "2"))
+    for told, expected in (
+        ([(yes, [yes])], [yes, yes]),
+        ([(no, [yes]), (no, [yes]), (yes, [yes])], [yes, yes]),
+        ([(no, [yes]), (no, [yes, no])], [no, yes, no]),
+        ([(yes, [no])], [yes, no]),
+        ([(no, [yes])] * 5, [no, yes]),
+    ):
+        acts = iter(told)
+        assert sabotage.until_struck(lambda acts=acts: next(acts), print) == expected  # type: ignore[misc]
+        assert not list(acts)
 
 
 def test_the_help_names_every_argument_that_the_demo_takes(capsys: pytest.CaptureFixture[str]) -> None:
