@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -161,14 +160,6 @@ def paste(testbed: Testbed, flows: Collection[str], state: Path) -> str:
     )
 
 
-def clean(testbed: Testbed, state: Path) -> int:
-    """Stop what an earlier demo left running and remove what it made."""
-    testbed.wipe()
-    shutil.rmtree(state, ignore_errors=True)
-    print(f"{state} is gone")
-    return 0
-
-
 def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
     """Tell the story and print what it came to; return 0 when all is equal, 1 when a number differs."""
     story = Story(arguments.setup_seconds)
@@ -192,14 +183,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo")
     parser.add_argument("flows", nargs="*")
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--clean", action="store_true")
     parser.add_argument("--containers", action="store_true")
     parser.add_argument("--state", type=Path, default=TOP / ".cache/demo")
     parser.add_argument("--setup-seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     testbed = Testbed(arguments.state / "testbed", PORT_BASE)
     try:
-        return clean(testbed, arguments.state) if arguments.clean else play(testbed, arguments)
+        return play(testbed, arguments)
     except (ApplianceError, EngineError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 3

@@ -32,7 +32,7 @@ This demo runs on this machine only, on loopback, in .cache/ of this checkout. I
   stand-in    the hypervisor (Nova's fake driver: servers exist, nothing boots), the network agents, the volume
               backend; the publisher of image lists is a web server of the demo; the accounting repository is our own
               ssmreceive
-  needs       Python 3.11, about {disk} of disk, 2 GB of memory; Debian packages activemq, glue-schema, ldap-utils,
+  needs       Python 3.11 with its venv (Debian: python3, python3-venv), about {disk} of disk, 2 GB of memory; Debian packages activemq, glue-schema, ldap-utils,
               openssl, qemu-utils, slapd{packages};
               packages from the Python package index
   takes       {time}
@@ -51,19 +51,26 @@ _IN_CONTAINERS = {
 }
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of what the demo takes."""
+    arguments = argparse.ArgumentParser(
+        prog="scripts/demo", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False
+    )
+    arguments.add_argument("flows", nargs="*")
+    arguments.add_argument("--keep", action="store_true")
+    arguments.add_argument("--clean", action="store_true")
+    arguments.add_argument("--containers", action="store_true")
+    arguments.add_argument("--state")
+    return arguments
+
+
 def main(arguments: list[str]) -> int:
     """Print the introduction, or the help; return 2 for arguments that the demo does not have."""
     if "--help" in arguments or "-h" in arguments:
         print(HELP)
         return 0
-    parser = argparse.ArgumentParser(prog="scripts/demo", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
-    parser.add_argument("flows", nargs="*")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--clean", action="store_true")
-    parser.add_argument("--containers", action="store_true")
-    parser.add_argument("--state")
     try:
-        chosen = parser.parse_args(arguments)
+        chosen = parser().parse_args(arguments)
     except SystemExit:
         return 2
     if unknown := [flow for flow in chosen.flows if flow not in FLOWS]:

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from tests.demo.accounting_site import AccountingSite
 from tests.demo.counters import Usage
 from tests.demo.site import Site
 from tests.testbed import Seed, Testbed
+from tests.testbed.processes import Records
 from tests.testbed.seed import ApplicationCredential, Project
 
 UNTIL = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -252,3 +254,62 @@ def test_the_introduction_names_every_package_before_it_is_installed(capsys: pyt
     assert introduction.main([]) == 0
     (told,) = re.findall(r"Debian packages ([^(]*)\(", capsys.readouterr().out)
     assert told.replace(",", " ").split() == line.split()
+
+
+TOP = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Return a checkout without any environment, and without the locks to make one from."""
+    top = tmp_path / "a check out"
+    for name in ("scripts", "appliance/core", "tests/demo", "tests/testbed"):
+        shutil.copytree(TOP / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return top
+
+
+def cleaned(top: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(top / "scripts/demo"), "--clean"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
+
+
+def test_cleaning_needs_no_environment_and_takes_nothing_of_others(bare: Path) -> None:
+    state = bare / ".cache/demo"
+    (state / "site-images").mkdir(parents=True)
+    assert cleaned(bare).stdout == f"{state} holds nothing of the demo\n"
+    assert (state / "site-images").exists()
+    (state / "testbed").mkdir()
+    (state / "testbed/instance.json").touch()
+    (state / "of somebody").touch()
+    records = Records(state / "testbed/run")
+    records.start("broker", command=["sleep", "60"], output=state / "testbed/log")
+    process = records.find("broker")
+    assert process is not None
+    shown = cleaned(bare)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"what the demo made in {state} is gone\n", "")
+    assert not process.is_alive
+    assert [path.name for path in state.iterdir()] == ["of somebody"]
+    assert list((bare / ".cache/env").iterdir()) == []
+    (state / "of somebody").unlink()
+    (state / "testbed").mkdir()
+    (state / "testbed/instance.json").touch()
+    assert cleaned(bare).returncode == 0
+    assert not state.exists()
+
+
+def test_without_a_python_the_demo_says_why_it_wants_one(bare: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "dirname", "mkdir", "grep"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    for name, text in (("id", "echo 1000"), ("dpkg-query", "exit 1")):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    command = [str(bare / "scripts/demo")]
+    variables = {"PATH": str(programs)}
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=variables)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    why, what = shown.stderr.splitlines()
+    assert "Python" in why
+    assert why.endswith("first the Debian package python3.")
+    assert what == "error: missing Debian packages; run: sudo apt-get install python3"
