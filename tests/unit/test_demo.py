@@ -23,6 +23,7 @@ from tests.testbed import Seed, Testbed
 from tests.testbed.processes import Records
 from tests.testbed.seed import ApplicationCredential, Project
 
+TOP = Path(__file__).parents[2]
 UNTIL = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
@@ -248,15 +249,17 @@ def test_the_help_names_every_argument_that_the_demo_takes(capsys: pytest.Captur
     assert introduction.main(["--stat", "x"]) == 2
 
 
-def test_the_introduction_names_every_package_before_it_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    script = (Path(__file__).parents[2] / "scripts" / "demo").read_text()
-    (line,) = re.findall(r"^debian (.*)$", script, re.MULTILINE)
-    assert introduction.main([]) == 0
-    (told,) = re.findall(r"Debian packages ([^(]*)\(", capsys.readouterr().out)
-    assert told.replace(",", " ").split() == line.split()
-
-
-TOP = Path(__file__).parents[2]
+@pytest.mark.parametrize("arguments", [[], ["--containers"]])
+def test_the_introduction_names_every_package_before_it_is_installed(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    (line,) = re.findall(r"^debian (.*)$", (TOP / "scripts/demo").read_text(), re.MULTILINE)
+    (in_containers,) = re.findall(r"^CONTAINER_PACKAGES=\((.*)\)$", (TOP / "scripts/lib.sh").read_text(), re.MULTILINE)
+    assert introduction.main(arguments) == 0
+    (told,) = re.findall(r"Debian\s+packages ([^(]*)\(", capsys.readouterr().out)
+    assert told.replace(",", " ").split() == line.split() + (in_containers.split() if arguments else [])
+    (helped,) = re.findall(r"Debian packages ([^;]*);", introduction.HELP)
+    assert helped.split(", ") == in_containers.split()
 
 
 @pytest.fixture
