@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from appliance.core.run.errors import ApplianceError
@@ -123,13 +123,17 @@ def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story, 
     moment = datetime.now(UTC).replace(microsecond=0)
     stage = accounting.Stage(testbed, seed, moment, story.say)
     rows = []
+
+    def begin(root: Path) -> AccountingSite:
+        return AccountingSite.create(sites.begin(root), testbed, seed)
+
     for title, name, act in (
         ("Accounting: from Nova's servers to the repository", "site-accounting", stage.undisturbed),
         ("Sabotage: caso-extract is killed at work", "site-extract-killed", stage.extract_killed),
         ("Sabotage: the broker is killed in mid-send", "site-broker-killed", stage.broker_killed),
     ):
         with story.chapter(title):
-            rows += act(AccountingSite.create(sites.begin(state / name), testbed, seed))
+            rows += act(partial(begin, state / name))
     return rows
 
 
@@ -156,14 +160,6 @@ def paste(testbed: Testbed, flows: Collection[str], state: Path) -> str:
     )
 
 
-def clean(testbed: Testbed, state: Path) -> int:
-    """Stop what an earlier demo left running and remove what it made."""
-    testbed.wipe()
-    shutil.rmtree(state, ignore_errors=True)
-    print(f"{state} is gone")
-    return 0
-
-
 def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
     """Tell the story and print what it came to; return 0 when all is equal, 1 when a number differs."""
     story = Story(arguments.setup_seconds)
@@ -187,14 +183,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo")
     parser.add_argument("flows", nargs="*")
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--clean", action="store_true")
     parser.add_argument("--containers", action="store_true")
     parser.add_argument("--state", type=Path, default=TOP / ".cache/demo")
     parser.add_argument("--setup-seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     testbed = Testbed(arguments.state / "testbed", PORT_BASE)
     try:
-        return clean(testbed, arguments.state) if arguments.clean else play(testbed, arguments)
+        return play(testbed, arguments)
     except (ApplianceError, EngineError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 3

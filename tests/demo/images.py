@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.demo.report import Row
+from tests.demo.sabotage import kill_at_work, strike, until_struck
 from tests.demo.site import Site
 from tests.simulators import image_server
 from tests.simulators.image_lists import image, image_list, openssl_accepts, sign
@@ -128,25 +129,25 @@ class Stage:
 
     def backend_killed(self) -> list[Row]:
         """Offer a large image, kill the backend while it uploads, start it again and synchronise again."""
-        big = self.site.root / "large.qcow2"
-        self._disk("large", big, size=_BIG)
+        return until_struck(self._backend_killed, self.say)
+
+    def _backend_killed(self) -> tuple[Row, list[Row]]:
+        act = "cloudkeeper-os killed in mid-upload, started again"
+        name = f"large-{len(self.disks)}"  # another one at each attempt
+        self._disk(name, self.site.root / f"{name}.qcow2", size=_BIG)
         self._publish()
         with self.site.running("cloudkeeper", "sync") as process:
-            while process.poll() is None and not self._states("saving"):
-                time.sleep(0.005)
-            self.backend.kill()
+            is_running = kill_at_work(process, has_begun=lambda: bool(self._states("saving")), kill=self.backend.kill)
             self.backend.wait()
             process.wait(timeout=120)
-        self.say(
-            f"  killed with {len(self._states('saving') + self._states('queued'))} image half uploaded, started again"
-        )
+        half = self._unfinished()
+        self.say(f"  killed with {half} image half uploaded, started again")
         self.start_backend()
         self.site.run("cloudkeeper", "sync")
-        act = "cloudkeeper-os killed in mid-upload, started again"
-        unfinished = len(self._states("saving")) + len(self._states("queued"))
-        return [
+        struck = strike(act, is_running=is_running, is_half_done=half > 0, counted_by="Glance's database")
+        return struck, [
             self._row("images from a signed list", str(len(self.disks)), act=act),
-            Row(act, "leftovers", "0", str(unfinished), str(self._strangers()), "Glance's store, file by file"),
+            Row(act, "leftovers", "0", str(self._unfinished()), str(self._strangers()), "Glance's store, file by file"),
         ]
 
     def start_backend(self) -> None:
@@ -223,6 +224,9 @@ class Stage:
         return self._query(
             "SELECT id FROM images WHERE owner = ? AND status = ? AND deleted = 0", self._project, status
         )
+
+    def _unfinished(self) -> int:
+        return len(self._states("saving")) + len(self._states("queued"))
 
     def _strangers(self) -> int:
         """Count files in Glance's store that belong to no image."""

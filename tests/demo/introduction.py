@@ -15,7 +15,7 @@ signed accounting messages at the other end of a real broker. Every number is co
 
   FLOW      images, information or accounting; several, or all when none is named
   --containers  run the programs in the shipped images by the shipped compose file, in a Docker engine of the demo's
-            own (Debian packages docker.io, docker-compose, mmdebstrap; only root can)
+            own (Debian packages docker.io, docker-compose, iproute2, mmdebstrap, tinyproxy-bin; only root can)
   --keep    leave cloud and broker running at the end, and print commands to paste
   --clean   remove what the demo made, and stop
   --state   directory for the demo's cloud and site (default: .cache/demo of this checkout)
@@ -24,7 +24,8 @@ Exit status: 0 when every number is equal, 1 when one differs, 2 for a wrong com
 """
 
 INTRODUCTION = """\
-This demo runs on this machine only, on loopback, in .cache/ of this checkout. It starts and touches no service of yours.
+This demo runs on this machine only, on loopback, in .cache/ of this checkout, with its table in report.json beside it.
+It starts and touches no service of yours.
 
   real        Keystone 30, Glance 33, Placement 16, Nova 34, Neutron 29, Cinder 29 over TLS; ActiveMQ 5.17 with client
               certificates; slapd 2.5; a certificate authority and host certificates made for this run; our programs
@@ -32,8 +33,8 @@ This demo runs on this machine only, on loopback, in .cache/ of this checkout. I
   stand-in    the hypervisor (Nova's fake driver: servers exist, nothing boots), the network agents, the volume
               backend; the publisher of image lists is a web server of the demo; the accounting repository is our own
               ssmreceive
-  needs       Python 3.11, about {disk} of disk, 2 GB of memory; Debian packages activemq, glue-schema, ldap-utils,
-              openssl, qemu-utils, slapd{packages};
+  needs       Python 3.11 with its venv (Debian's python3, python3-venv), about {disk} of disk, 2 GB of memory; Debian
+              packages activemq, glue-schema, ldap-utils, openssl, qemu-utils, slapd{packages};
               packages from the Python package index
   takes       {time}
 """
@@ -41,14 +42,28 @@ _INSTALLED = {
     "programs": "as they are installed",
     "disk": "1 GB",
     "packages": " (installed when you are root)",
-    "time": "some minutes the first time, about a minute and a half afterwards; one flow alone under a minute",
+    "time": "some minutes the first time, about a minute and a half afterwards, one flow alone about a minute; longer\n"
+    "              where others keep the processor busy",
 }
 _IN_CONTAINERS = {
     "programs": "in the shipped images, by the shipped compose file, in a Docker engine of the demo's own",
     "disk": "4 GB",
-    "packages": ", docker.io, docker-compose, mmdebstrap (installed for you)",
+    "packages": ",\n              docker.io, docker-compose, iproute2, mmdebstrap, tinyproxy-bin (installed for you)",
     "time": "some minutes the first time, two of them for the images; about two and a half afterwards",
 }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of what the demo takes."""
+    arguments = argparse.ArgumentParser(
+        prog="scripts/demo", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False
+    )
+    arguments.add_argument("flows", nargs="*")
+    arguments.add_argument("--keep", action="store_true")
+    arguments.add_argument("--clean", action="store_true")
+    arguments.add_argument("--containers", action="store_true")
+    arguments.add_argument("--state")
+    return arguments
 
 
 def main(arguments: list[str]) -> int:
@@ -56,14 +71,8 @@ def main(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(HELP)
         return 0
-    parser = argparse.ArgumentParser(prog="scripts/demo", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
-    parser.add_argument("flows", nargs="*")
-    parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--clean", action="store_true")
-    parser.add_argument("--containers", action="store_true")
-    parser.add_argument("--state")
     try:
-        chosen = parser.parse_args(arguments)
+        chosen = parser().parse_args(arguments)
     except SystemExit:
         return 2
     if unknown := [flow for flow in chosen.flows if flow not in FLOWS]:

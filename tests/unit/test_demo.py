@@ -2,8 +2,10 @@
 
 import random
 import re
+import shutil
 import socket
 import sqlite3
+import subprocess
 import threading
 from calendar import monthrange
 from collections.abc import Iterator
@@ -13,9 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo import counters, introduction, report
+from tests.demo import accounting, counters, introduction, report, sabotage
+from tests.demo.accounting_site import AccountingSite
 from tests.demo.counters import Usage
+from tests.demo.site import Site
+from tests.testbed import Seed, Testbed
+from tests.testbed.processes import Records
+from tests.testbed.seed import ApplicationCredential, Project
 
+TOP = Path(__file__).parents[2]
 UNTIL = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
@@ -94,6 +102,29 @@ def test_the_last_record_of_a_month_wins_and_months_are_growths() -> None:
     assert list(counters.records([text])) == [{"VMUUID": "a", "SiteName": "x: y"}, {"VMUUID": "b"}]
 
 
+SEED = Seed(
+    projects={"p": Project("p", "p", "Default", "default", "vo.example.org", ())},
+    users={}, accounts={}, application_credential=ApplicationCredential("", "", "p"), flavors={}, images={}, networks={},
+    servers={}, floating_ips=(), volumes={},
+)  # fmt: skip
+
+
+def test_a_record_that_comes_twice_is_seen_although_the_last_one_wins(tmp_path: Path) -> None:
+    testbed = Testbed(tmp_path, 1)
+    testbed.nova_database.parent.mkdir()
+    born = "2026-03-10 11:00:00"
+    database(testbed.nova_database, [("a", "p", born, born, None, None)])
+    block = "\n".join(f"{key}: {value}" for key, value in record("a", "2026-03-10 12:00:00", 3600).items())
+    once, twice = ("APEL-cloud-message: v0.4\n" + "%%\n".join([block + "\n"] * times) for times in (1, 2))
+    stage = accounting.Stage(testbed, SEED, UNTIL, print)
+    for message, records, verdict in ((once, "1", True), (twice, "2", False)):
+        rows = {row.flow: row for row in stage._rows("act", accounting.Delivery([message], [message], [message]))}
+        counted = rows["records, one a VM and month"]
+        assert (counted.done, counted.delivered, counted.counted, counted.is_equal) == (records, records, "1", verdict)
+        assert rows["usage of vo.example.org in 2026-03"].is_equal
+        assert rows["signed messages"].is_equal
+
+
 @contextmanager
 def broker(pieces: list[bytes]) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -137,6 +168,78 @@ def test_a_row_is_equal_only_if_all_three_are() -> None:
         ]
 
 
+class Scripted(Site):
+    """A site where every program is one script of the shell, which finds the spool in ``$1``."""
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        script = (self.root / "script").read_text()
+        return ["sh", "-euc", script, program, str(AccountingSite(self).spool), *arguments]
+
+
+class Alone(accounting.Stage):
+    """A stage without a broker: what is in the spool arrives."""
+
+    def _receive(self, site: AccountingSite, spooled: list[str]) -> accounting.Delivery:
+        return accounting.Delivery(spooled, site.spooled(), spooled)
+
+
+TEN = "0 1 2 3 4 5 6 7 8 9"
+
+
+@pytest.mark.parametrize(
+    ("script", "attempts", "counted"),
+    [
+        (f'mkdir -p "$1/00000000"; for i in {TEN}; do echo >"$1/00000000/0000000000000$i"; sleep 0.05; done', 1, "1"),
+        (f'mkdir -p "$1/n"; for i in {TEN}; do echo >"$1/n/0000000000000$i"; done; mv -T "$1/n" "$1/00000000"', 5, "0"),
+    ],
+)
+def test_a_kill_counts_only_in_the_middle_of_the_work(tmp_path: Path, script: str, attempts: int, counted: str) -> None:
+    testbed = Testbed(tmp_path, 1)
+    testbed.nova_database.parent.mkdir()
+    database(testbed.nova_database, [])
+    begun = []
+
+    def begin() -> AccountingSite:
+        site = AccountingSite(Scripted.fresh(tmp_path / "site"))
+        site.site.write("script", f'rm -rf "$1/00000000"; {script}')
+        begun.append(site)
+        return site
+
+    rows = Alone(testbed, SEED, UNTIL, print).extract_killed(begin)
+    assert (len(begun), rows[0].counted) == (attempts, counted)
+    assert rows[0].is_equal is (counted == "1")
+    assert [(row.flow, row.counted) for row in rows[1:]] == [
+        ("records, one a VM and month", "0"), ("signed messages", "10")
+    ]  # fmt: skip
+
+
+def test_a_kill_that_found_the_program_ended_did_not_strike() -> None:
+    killed = []
+    with subprocess.Popen(["true"], text=True) as ended:
+        ended.wait()
+        assert not sabotage.kill_at_work(ended, has_begun=lambda: False, kill=lambda: killed.append(ended))
+    with subprocess.Popen(["sleep", "60"], text=True) as running:
+        assert sabotage.kill_at_work(running, has_begun=lambda: True, kill=running.kill)
+    assert (killed, running.returncode) == ([ended], -9)
+    for is_running, is_half_done in ((True, True), (True, False), (False, True), (False, False)):
+        row = sabotage.strike("act", is_running=is_running, is_half_done=is_half_done, counted_by="somebody")
+        assert row.is_equal is (is_running and is_half_done)
+
+
+def test_an_act_is_played_again_only_while_nothing_but_its_kill_says_no() -> None:
+    yes, no = (report.Row("act", "flow", "1", "1", counted, "somebody") for counted in ("1", "2"))
+    for told, expected in (
+        ([(yes, [yes])], [yes, yes]),
+        ([(no, [yes]), (no, [yes]), (yes, [yes])], [yes, yes]),
+        ([(no, [yes]), (no, [yes, no])], [no, yes, no]),
+        ([(yes, [no])], [yes, no]),
+        ([(no, [yes])] * 5, [no, yes]),
+    ):
+        acts = iter(told)
+        assert sabotage.until_struck(lambda acts=acts: next(acts), print) == expected  # type: ignore[misc]
+        assert not list(acts)
+
+
 def test_the_help_names_every_argument_that_the_demo_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert introduction.main(["--help"]) == 0
     shown = capsys.readouterr().out
@@ -146,9 +249,70 @@ def test_the_help_names_every_argument_that_the_demo_takes(capsys: pytest.Captur
     assert introduction.main(["--stat", "x"]) == 2
 
 
-def test_the_introduction_names_every_package_before_it_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    script = (Path(__file__).parents[2] / "scripts" / "demo").read_text()
-    (line,) = re.findall(r"^debian (.*)$", script, re.MULTILINE)
-    assert introduction.main([]) == 0
-    (told,) = re.findall(r"Debian packages ([^(]*)\(", capsys.readouterr().out)
-    assert told.replace(",", " ").split() == line.split()
+@pytest.mark.parametrize("arguments", [[], ["--containers"]])
+def test_the_introduction_names_every_package_before_it_is_installed(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    (line,) = re.findall(r"^debian (.*)$", (TOP / "scripts/demo").read_text(), re.MULTILINE)
+    (in_containers,) = re.findall(r"^CONTAINER_PACKAGES=\((.*)\)$", (TOP / "scripts/lib.sh").read_text(), re.MULTILINE)
+    assert introduction.main(arguments) == 0
+    (told,) = re.findall(r"Debian\s+packages ([^(]*)\(", capsys.readouterr().out)
+    assert told.replace(",", " ").split() == line.split() + (in_containers.split() if arguments else [])
+    (helped,) = re.findall(r"Debian packages ([^;]*);", introduction.HELP)
+    assert helped.split(", ") == in_containers.split()
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Return a checkout without any environment, and without the locks to make one from."""
+    top = tmp_path / "a check out"
+    for name in ("scripts", "appliance/core", "tests/demo", "tests/testbed"):
+        shutil.copytree(TOP / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return top
+
+
+def cleaned(top: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(top / "scripts/demo"), "--clean"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
+
+
+def test_cleaning_needs_no_environment_and_takes_nothing_of_others(bare: Path) -> None:
+    state = bare / ".cache/demo"
+    (state / "site-images").mkdir(parents=True)
+    assert cleaned(bare).stdout == f"{state} holds nothing of the demo\n"
+    assert (state / "site-images").exists()
+    (state / "testbed").mkdir()
+    (state / "testbed/instance.json").touch()
+    (state / "of somebody").touch()
+    records = Records(state / "testbed/run")
+    records.start("broker", command=["sleep", "60"], output=state / "testbed/log")
+    process = records.find("broker")
+    assert process is not None
+    shown = cleaned(bare)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"what the demo made in {state} is gone\n", "")
+    assert not process.is_alive
+    assert [path.name for path in state.iterdir()] == ["of somebody"]
+    assert list((bare / ".cache/env").iterdir()) == []
+    (state / "of somebody").unlink()
+    (state / "testbed").mkdir()
+    (state / "testbed/instance.json").touch()
+    assert cleaned(bare).returncode == 0
+    assert not state.exists()
+
+
+def test_without_a_python_the_demo_says_why_it_wants_one(bare: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "dirname", "mkdir", "grep"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    for name, text in (("id", "echo 1000"), ("dpkg-query", "exit 1")):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    command = [str(bare / "scripts/demo")]
+    variables = {"PATH": str(programs)}
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=variables)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    why, what = shown.stderr.splitlines()
+    assert "Python" in why
+    assert why.endswith("first the Debian package python3.")
+    assert what == "error: missing Debian packages; run: sudo apt-get install python3"
