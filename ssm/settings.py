@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.core import hosts
 from appliance.core.config import document, ini
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
@@ -245,12 +246,14 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     for word in words:
         match = _HOST.fullmatch(word)
         port = int(match["port"] or default_port) if match else 0
-        if match is None or not 1 <= port <= _MAX_PORT:
-            settings.error("broker", "host", f"{word!r} is not allowed; write host or host:port, several with commas")
+        host = match["v6"] or match["name"] if match else ""
+        if not hosts.is_host(host) or not 1 <= port <= _MAX_PORT:
+            shown = "an account" if "@" in word else repr(word)  # of a URL with one, the password would be shown
+            settings.error("broker", "host", f"{shown} is not allowed; write host or host:port, several with commas")
             continue
-        if match["name"] == "msg.example.org":
+        if host == "msg.example.org":
             settings.error("broker", "host", f"is still the placeholder {word!r}; {name_a_host}")
-        brokers.append(Broker(match["v6"] or match["name"], port))
+        brokers.append(Broker(host, port))
     if old:
         text = "brokers are no longer looked up in the information system, this is ignored"
         settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else name_a_host}")

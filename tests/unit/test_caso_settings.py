@@ -17,6 +17,8 @@ from caso import settings
 from caso.cmds import common
 from caso.settings import Configuration
 
+ACCOUNT = "holds an account, and programs would show it; account and password have options of their own; write https:"
+BRACKET = "https://[fe80::1.example.org:5000/v3"
 LOGIN = """
 [keystone_auth]
 auth_type = v3password
@@ -244,6 +246,9 @@ x = 1
         ),
         ("auth_type = v3password", "", "caso.conf: [keystone_auth] auth_type: must be set: write v3password or v3app"),
         ("/v3", "/v2.0", "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write https://HOST"),
+        ("https://keystone", "https://u:geheimes@keystone", f"caso.conf:6: [keystone_auth] auth_url: {ACCOUNT}"),
+        ("https://keystone", "https://[fe80::1", f"caso.conf:6: [keystone_auth] auth_url: '{BRACKET}' is not a URL; w"),
+        ("/v3", "/v3?secret=1", "caso.conf:6: [keystone_auth] auth_url: goes on behind its path; leave out all"),
         ("https:", "ftp:", "caso.conf:6: [keystone_auth] auth_url: 'ftp://keystone.example.org:5000/v3' is not a URL"),
         ("user_domain_name = default", "", "caso.conf: [keystone_auth] user_domain_name: must be set: the domain of"),
         ("pa$$word-17", "<secret>", "caso.conf:9: [keystone_auth] password: is still the placeholder '<secret>'"),
@@ -259,6 +264,7 @@ def test_logins_that_cannot_work(before: str, after: str, wanted: str, tmp_path:
     told = problems(tmp_path, text)
     assert told[0].startswith(wanted)
     assert "word-17" not in "".join(told)
+    assert "geheimes" not in "".join(told)
 
 
 def test_what_the_plugin_itself_says(tmp_path: Path) -> None:

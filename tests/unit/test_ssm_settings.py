@@ -99,6 +99,23 @@ def test_hosts_are_a_list(directory: Path) -> None:
     assert [str(broker) for broker in brokers] == ["a.example.net:6162", "[2001:db8::1]:61612", "b:7"]
 
 
+@pytest.mark.parametrize("protocol", ["STOMP", "AMS\nams_project: x"])
+@pytest.mark.parametrize("host", ["msg..example.com:1", "x" * 70 + ".example.com", "[:::]:1", "a/b"])
+def test_names_that_no_host_can_have(directory: Path, protocol: str, host: str) -> None:
+    name, _, more = protocol.partition("\n")
+    text = (
+        SENDER.format(directory).replace("STOMP", name).replace("/queue/", "").replace("broker.example.net:6162", host)
+    )
+    told = f":4: [broker] host: {host!r} is not allowed; write host or host:port, several with commas"
+    assert problems(directory, f"{text}{more}\n") == [told]
+
+
+def test_the_password_of_an_account_at_a_host_is_not_shown(directory: Path) -> None:
+    text = SENDER.format(directory).replace("host: broker", "host: user:geheimes@broker")
+    told = ":4: [broker] host: an account is not allowed; write host or host:port, several with commas"
+    assert problems(directory, text) == [told]
+
+
 def test_everything_wrong_comes_at_once(directory: Path) -> None:
     text = """\
 [sender]

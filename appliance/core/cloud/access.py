@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
+from appliance.core import hosts
 from appliance.core.cloud import login
 from appliance.core.config.document import Document
 from appliance.core.config.settings import Settings
@@ -25,9 +25,9 @@ def read_url(settings: Settings, section: str) -> str:
     url = settings.text(
         section, "auth_url", required="Keystone's public URL, https://HOST:5000/v3", placeholders=("yourkeystone",)
     ).rstrip("/")
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        settings.error(section, "auth_url", f"{url!r} is not a URL; write https://HOST:5000/v3")
+    if url and (fault := hosts.url_fault(url)):
+        shown = "" if set(url) & set("@?#") else f"{url!r} "  # what there is besides host and path may be a secret
+        settings.error(section, "auth_url", f"{shown}{fault}; write https://HOST:5000/v3")
     elif url.endswith("/v2.0"):
         settings.error(section, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3")
     return url if url.endswith("/v3") else f"{url}/v3"
