@@ -267,11 +267,68 @@ def test_logins_that_cannot_work(before: str, after: str, wanted: str, tmp_path:
     assert "geheimes" not in "".join(told)
 
 
+_OIDC = "identity_provider = egi.eu\nprotocol = openid\n"
+_TOKENS = "access_token_endpoint = https://aai.example.org/token\n"
+_CLIENT = "client_id = c\nclient_secret = s\n"
+_TO_V3 = "does not log in to Keystone v3; write one like v3password, v3applicationcredential"
+_LIBRARY = "needs a library that is not installed here; write one like v3password, v3applicationcredential"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "wanted"),
+    [
+        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("none", "http_basic")),
+        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("v2password", "v2token")),
+        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("admin_token",)),
+        ("v3tokenlessauth", f"caso.conf:5: [keystone_auth] auth_type: 'v3tokenlessauth' {_TO_V3}"),
+        ("v3kerberos", f"caso.conf:5: [keystone_auth] auth_type: 'v3kerberos' {_LIBRARY}"),
+        ("v3fedkerb", f"caso.conf:5: [keystone_auth] auth_type: 'v3fedkerb' {_LIBRARY}"),
+        ("v3oauth1", f"caso.conf:5: [keystone_auth] auth_type: 'v3oauth1' {_LIBRARY}"),
+        ("v3adfspassword", f"caso.conf:5: [keystone_auth] auth_type: 'v3adfspassword' {_LIBRARY}"),
+        ("v3samlpassword", f"caso.conf:5: [keystone_auth] auth_type: 'v3samlpassword' {_LIBRARY}"),
+        ("token", "caso.conf: [keystone_auth] token: must be set: token needs it"),
+        ("v3token", "caso.conf: [keystone_auth] token: must be set: v3token needs it"),
+        ("v3totp", "caso.conf: [keystone_auth] passcode: must be set: v3totp needs it"),
+    ],
+)
+def test_plugins_that_get_no_token_of_keystone_3(plugin: str, wanted: str, tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN.strip()}\n"
+    assert problems(tmp_path, text.replace("v3password", plugin)) == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "options"),
+    [
+        ("password", "username = u\npassword = p\nuser_domain_name = d"),
+        ("v3password", "user_id = u\npassword = p"),
+        ("token", "token = t"),
+        ("v3token", "token = t"),
+        ("v3totp", "username = u\npasscode = 1\nuser_domain_name = d"),
+        ("v3applicationcredential", "application_credential_id = i\napplication_credential_secret = s"),
+        ("v3oidcaccesstoken", f"{_OIDC}access_token = t"),
+        ("v3oidcclientcredentials", f"{_OIDC}{_CLIENT}{_TOKENS}"),
+        ("v3oidcpassword", f"{_OIDC}{_CLIENT}{_TOKENS}username = u\npassword = p"),
+    ],
+)
+def test_plugins_that_may_be_chosen(plugin: str, options: str, tmp_path: Path) -> None:
+    text = "[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\nauth_url = https://k.example.org/v3\n"
+    assert load(tmp_path, f"{text}auth_type = {plugin}\n{options}\n").access.auth_type == plugin
+
+
 def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
     _, _, told = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
     assert told.startswith(
         "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential does not take these options: "
     )
+
+
+def test_what_the_plugin_does_not_check(tmp_path: Path) -> None:
+    oidc = f"{_OIDC}username = u\npassword = p\n{_TOKENS}"
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\nauth_url = https://k.example.org/v3\n{oidc}"
+    told = "v3oidcpassword does not take these options: client_id, client_secret must be set"
+    assert problems(tmp_path, f"{text}auth_type = v3oidcpassword\n") == [
+        f"caso.conf:11: [keystone_auth] auth_type: {told}"
+    ]
 
 
 def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:

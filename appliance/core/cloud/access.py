@@ -6,7 +6,6 @@ logs and messages from here on.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -42,8 +41,7 @@ def read_options(
     try:
         known = login.options(auth_type)
     except LookupError as error:
-        near = ", ".join(difflib.get_close_matches(auth_type, error.args, n=3)) or "v3password, v3applicationcredential"
-        settings.error(section, "auth_type", f"{auth_type!r} is not a plugin; write one like {near}")
+        settings.error(section, "auth_type", str(error))
         return {}
     found: dict[str, str] = {}
     is_complete = True
@@ -51,7 +49,7 @@ def read_options(
         if option.name in login.SCOPE or option.name == "auth_url":
             continue
         aliases = [(section, alias) for alias in option.aliases]
-        must = f"{auth_type} needs it" if option.is_required or option.name == "password" else ""
+        must = f"{auth_type} needs it" if option.is_required else ""
         value = settings.text(
             section,
             option.name,
