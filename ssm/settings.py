@@ -161,7 +161,7 @@ def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
     allowed = ["warn", "require", "off", *_CRLS]
     crls = settings.choice("certificates", "check_crls", default="warn", allowed=allowed)
     queues = settings.path("messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True)
-    pidfile = settings.path("daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"))
+    pidfile = settings.path("daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True)
     settings.accept("certificates", ["server_cert", "verify_server_cert", "cipher"])
     settings.accept("messaging", ["path_type"])
     log = _read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False)

@@ -7,6 +7,7 @@ Options of our own: ``listen_address``, ``image_dir``, ``region_name``; in ``[ke
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -65,8 +66,6 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     )
     settings.accept("DEFAULT", (*oslo.LOG_OPTIONS, "tempdir"))
     mapping, projects, problems = _projects(settings, layout)
-    log_name = settings.text("DEFAULT", "log_file", aliases=[("DEFAULT", "logfile")])
-    log_directory = settings.text("DEFAULT", "log_dir", aliases=[("DEFAULT", "logdir")])
     values = {
         "access": _access(settings, read),
         "address": _address(settings),
@@ -75,7 +74,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         "visibility": settings.choice(
             "DEFAULT", "image_visibility", default="private", allowed=("public", "private", "shared", "community")
         ),
-        "log_file": Path(log_directory, log_name or "cloudkeeper-os.log") if log_name or log_directory else None,
+        "log_file": oslo.log_file(settings, "cloudkeeper-os.log"),
         "is_debug": settings.boolean("DEFAULT", "debug", default=False),
     }
     try:
@@ -97,8 +96,8 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
 
 def _default_file(layout: Layout) -> Path:
     candidates = [layout.path(name) for name in FILES]
-    found = [path for path in candidates if path.is_file()]
-    if len(found) > 1 and not found[0].samefile(found[1]):
+    found = [path for path in candidates if document.may_exist(path)]
+    if len(found) > 1 and all(os.access(path, os.R_OK) for path in found) and not found[0].samefile(found[1]):
         raise ConfigurationError([Problem(found[0], 0, "", f"exists, and {found[1]} too; keep one of them")])
     return (found or candidates[-1:])[0]
 

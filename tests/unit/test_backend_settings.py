@@ -155,6 +155,11 @@ def test_two_files_are_one_too_many(tmp_path: Path) -> None:
     assert line == (f"etc/cloudkeeper-os/cloudkeeper-os.conf: exists, and {tmp_path}/{CONFIG} too; keep one of them")
 
 
+def test_a_log_directory_must_exist(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace("debug = true", f"log_dir = {tmp_path}/none"))
+    assert problems(tmp_path) == [f"{CONFIG}:2: log_dir: the log's directory {tmp_path}/none does not exist"]
+
+
 def test_check_config_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path)
     assert backend.main(["--root", str(tmp_path), "--check-config"]) == 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -393,10 +396,73 @@ def test_files_and_directories(tmp_path: Path) -> None:
     given = ["--config-file", str(tmp_path / "a.conf")]
     assert settings.load(arguments(*given), Layout(tmp_path)).names.site == "A"
     assert settings.load(arguments(*given, "--config-dir", str(tmp_path / "d")), Layout(tmp_path)).names.site == "C"
-    with pytest.raises(ConfigurationError, match=r"none: is not a directory"):
+    with pytest.raises(
+        ConfigurationError, match=r"none: is not a directory that can be read: no such file or directory$"
+    ):
         settings.load(arguments(*given, "--config-dir", str(tmp_path / "none")), Layout(tmp_path))
     with pytest.raises(ConfigurationError, match=r"etc/caso/caso\.conf: does not exist; write it, or name another"):
         settings.load(arguments(), Layout(tmp_path))
+
+
+def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").touch(mode=0o600)
+    (tmp_path / "a.conf").write_text(f"[DEFAULT]\nsite_name = A\nmessengers = ssm\n{LOGIN}")
+    (tmp_path / "etc/caso").mkdir(parents=True)
+    (tmp_path / "etc/caso").chmod(0)
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from appliance.core.run.errors import ConfigurationError; from appliance.core.run.layout import Layout\n"
+        "from tests.unit.test_caso_settings import arguments, settings\n"
+        "try: settings.load(arguments(*sys.argv[2:]), Layout(Path(sys.argv[1])))\n"
+        "except ConfigurationError as error: print(error)\n"
+    )
+    shown = []
+    for flags in ([], ["--config-file", str(tmp_path / "a.conf")], ["--config-dir", str(tmp_path / "etc/caso/d")]):
+        command = [sys.executable, "-c", script, str(tmp_path), *flags]
+        if os.geteuid() == 0:  # without its capabilities root is an account like any other
+            command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        shown += [ended.stderr, ended.stdout.replace(f"{tmp_path}/", "")]
+    (tmp_path / "etc/caso").chmod(0o755)
+    assert shown == [
+        *("", "etc/caso/caso.conf: cannot be read: permission denied\n"),
+        *(
+            "",
+            "a.conf: mapping_file: etc/caso/voms.json cannot be read: check owner and mode, of its directories too\n",
+        ),
+        *("", "etc/caso/d: is not a directory that can be read: permission denied\n"),
+    ]
+
+
+def test_paths_that_cannot_be_used_are_told_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    long = f"{tmp_path}/{'x' * 256}"
+    text = (
+        f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nspooldir = {long}\nmapping_file = {long}\n"
+        f"lock_path = {tmp_path}/file\nlog_dir = {tmp_path}/none\n[ssm]\noutput_path = {tmp_path}/file/below\n{LOGIN}"
+    )
+    assert problems(tmp_path, text) == [
+        f"caso.conf:4: spooldir: {long} cannot be used: file name too long",
+        f"caso.conf:5: mapping_file: {long} cannot be used: file name too long",
+        f"caso.conf:6: lock_path: {tmp_path}/file is not a directory",
+        f"caso.conf:7: log_dir: the log's directory {tmp_path}/none does not exist",
+        f"caso.conf:9: [ssm] output_path: {tmp_path}/file/below cannot be used: not a directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("log_dir = {0}/file", "caso.conf:4: log_dir: the log's directory {0}/file is a file"),
+        ("log_file = {0}/none/x.log", "caso.conf:4: log_file: the log's directory {0}/none does not exist"),
+        ("log_file = {0}/etc\nlog_dir = {0}/none", "caso.conf:4: log_file: the log {0}/etc is a directory"),
+        ("logfile = x.log\nlogdir = {0}/none", "caso.conf:5: log_dir: the log's directory {0}/none does not exist"),
+    ],
+)
+def test_logs_that_cannot_be_written(options: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{options.format(tmp_path)}\n{LOGIN}"
+    assert problems(tmp_path, text) == [told.format(tmp_path)]
 
 
 def test_another_section_may_hold_the_login(tmp_path: Path) -> None:

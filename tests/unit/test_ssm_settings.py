@@ -163,6 +163,19 @@ def test_a_broker_must_be_named(directory: Path, change: tuple[str, str], expect
     assert any(expected in line for line in problems(directory, SENDER.format(directory).replace(*change)))
 
 
+def test_paths_that_cannot_be_used_are_told_with_their_lines(directory: Path) -> None:
+    long = directory / ("x" * 256)
+    text = SENDER.format(directory).replace("[sender]", "[receiver]")
+    text = text.replace(f"path: {directory}/outgoing", f"path: {long}\n[daemon]\npidfile: {directory}")
+    (directory / "receiver.cfg").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_receiver(directory / "receiver.cfg", layout=Layout(directory))
+    assert str(caught.value).splitlines() == [
+        f"{directory}/receiver.cfg:10: [messaging] path: {long} cannot be used: file name too long",
+        f"{directory}/receiver.cfg:12: [daemon] pidfile: {directory} is a directory",
+    ]
+
+
 def test_what_deserves_a_warning(directory: Path) -> None:
     (directory / "outgoing/openstack/6b029cc8").mkdir(parents=True)
     (directory / "outgoing/6b029cc8").mkdir()
