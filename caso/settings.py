@@ -30,6 +30,7 @@ _SPOOL = "/var/spool/caso"
 _OUTPUT = "/var/spool/apel/outgoing/openstack"
 _MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
 _FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
+_NO_PROJECTS = "PROJECT-NAMES"
 _NOTHING = "not in this version; what it would do is not done"
 
 _MESSENGERS: Mapping[str, str | None] = {
@@ -154,7 +155,7 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
     return Configuration(
         access=_access(settings, read),
         names=names,
-        projects=settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
+        projects=_projects(settings),
         tag=settings.text("DEFAULT", "caso_tag", default="caso"),
         vo_properties=settings.words("DEFAULT", "vo_property"),
         mapping=mapping,
@@ -178,12 +179,12 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
 def _finish(settings: Settings, others: Sequence[Problem]) -> tuple[Problem, ...]:
     """Raise what is wrong in the files and in the mapping file together, or return the warnings."""
     try:
-        warnings = settings.finish()
+        found = [*settings.finish(), *others]
     except ConfigurationError as error:
         raise ConfigurationError([*error.problems, *others]) from error
-    if others:
-        raise ConfigurationError(others)
-    return warnings
+    if any(problem.is_fatal for problem in found):
+        raise ConfigurationError(found)
+    return tuple(found)
 
 
 def _overlay_environment(read: Document) -> None:
@@ -212,6 +213,14 @@ def _name(settings: Settings, option: str, value: str) -> str:
     if value and (not is_fit or value.lower() in ("none", "null")):
         settings.error("DEFAULT", option, f"{value!r} would be refused by the repository; write the name as in GOCDB")
     return value
+
+
+def _projects(settings: Settings) -> tuple[str, ...]:
+    found = settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")])
+    if _NO_PROJECTS in found:
+        text = f"is still the placeholder {_NO_PROJECTS!r}; name the projects that have no tag, or none: projects ="
+        settings.error("DEFAULT", "projects", text)
+    return found
 
 
 def _extractors(settings: Settings) -> None:
@@ -287,9 +296,10 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.Mapping, Seq
     state = state_of(path)
     if not state:
         try:
-            return vo_module.read_mapping(path), ()
+            mapping = vo_module.read_mapping(path)
         except ConfigurationError as error:
             return vo_module.Mapping(path), error.problems
+        return mapping, mapping.warnings
     if state not in ("does not exist", "is no file"):
         settings.error("DEFAULT", "mapping_file", f"{path} {state}")
     elif settings.where("DEFAULT", "mapping_file", aliases=aliases):

@@ -78,10 +78,10 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         "is_debug": settings.boolean("DEFAULT", "debug", default=False),
     }
     try:
-        warnings = settings.finish()
+        problems = [*settings.finish(), *problems]
     except ConfigurationError as error:
         problems = [*error.problems, *problems]
-    if problems:
+    if any(problem.is_fatal for problem in problems):
         raise ConfigurationError(problems)
     return Configuration(
         **values,  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         state=layout.path(_STATE),
         runs=layout.runs,
         path=path,
-        warnings=warnings,
+        warnings=tuple(problems),
     )
 
 
@@ -144,12 +144,14 @@ def _projects(settings: Settings, layout: Layout) -> tuple[Path, Mapping[str, vo
     if not path.is_absolute():
         return path, {}, ()
     try:
-        entries = vo.read_mapping(path).entries
+        mapping = vo.read_mapping(path)
     except ConfigurationError as error:
         return path, {}, error.problems
-    problems = [] if entries else [Problem(path, 0, "", "maps no VO; no image would go anywhere")]
+    problems = list(mapping.warnings)
+    if not mapping.entries:
+        problems.append(Problem(path, 0, "", "maps no VO; no image would go anywhere"))
     found: dict[str, vo.Entry] = {}
-    for entry in entries:
+    for entry in mapping.entries:
         if entry.vo in found:
             text = f"has the projects {found[entry.vo].project} and {entry.project}; keep the one that gets its images"
             problems.append(Problem(path, 0, entry.vo, text))

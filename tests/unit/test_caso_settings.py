@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -342,6 +343,27 @@ def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:
         "caso.conf: site_name: must be set: the site's name exactly as in GOCDB",
         'voms.json:1: ops: names no project; write {"projects": ["name or id"]}',
     ]
+
+
+def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "etc"
+    text = (shipped / "caso/caso.conf").read_text()
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/voms.json").write_text((shipped / "voms.json").read_text())
+    assert [line.split("; ")[0] for line in problems(tmp_path, text)] == [
+        "caso.conf: [keystone_auth] password: must be set: v3password needs it",
+        "caso.conf: [keystone_auth] username: must be set: the account's name",
+        "caso.conf:12: site_name: is still the placeholder 'SITE-NAME'",
+        "caso.conf:20: projects: is still the placeholder 'PROJECT-NAMES'",
+        "caso.conf:32: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'",
+        f"{tmp_path}/etc/voms.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and left out",
+    ]
+    text = text.replace("SITE-NAME", "A").replace("PROJECT-NAMES", "").replace("yourkeystone", "keystone.example.org")
+    for name, value in (("username", "u"), ("user_domain_name", "d"), ("password", "p")):
+        text = re.sub(f"^#{name} =.*", f"{name} = {value}", text, flags=re.MULTILINE)
+    found = load(tmp_path, text)
+    assert (found.projects, found.mapping.entries) == ((), ())
+    assert [str(problem).split(":")[1:3] for problem in found.warnings] == [["2", " vo.example.org"]]
 
 
 def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:

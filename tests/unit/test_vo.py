@@ -153,6 +153,24 @@ def test_broken_yaml_files(text: str, problem: str, tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}{problem}"
 
 
+def test_the_shipped_example_is_left_out_with_a_word() -> None:
+    path = Path(__file__).parents[2] / "etc/voms.json"
+    mapping = read_mapping(path)
+    assert mapping.entries == ()
+    (told,) = mapping.warnings
+    assert str(told) == (
+        f"{path}:2: vo.example.org: is still the placeholder, with its project 'mytenant', and left out; "
+        "fill in your VOs, or remove the entry"
+    )
+    assert not told.is_fatal
+
+
+@pytest.mark.parametrize("content", [{"vo.x": {"tenant": "mytenant"}}, {"vo.example.org": {"tenant": "mytenant2"}}])
+def test_only_the_very_example_is_left_out(content: object, tmp_path: Path) -> None:
+    mapping = read_mapping(written(tmp_path, content))
+    assert (len(mapping.entries), mapping.warnings) == (1, ())
+
+
 def test_a_vo_that_stands_twice_keeps_all_its_projects(tmp_path: Path) -> None:
     path = written(tmp_path, '{"vo.x": {"projects": ["a"]}, "vo.x": {"projects": ["ops"]}}')
     assert [entry.project for entry in read_mapping(path).entries] == ["a", "ops"]

@@ -68,10 +68,16 @@ class Mapping:
 
     path: Path
     entries: tuple[Entry, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     def vos(self, project: Project) -> list[str]:
         """Return the VOs of a project, without repetition: none, one, or a conflict."""
         return list(dict.fromkeys(entry.vo for entry in self.entries if entry.fits(project)))
+
+
+_EXAMPLE = Entry("vo.example.org", "mytenant")
+"""What `etc/voms.json` has when it is installed."""
+_LEFT_OUT = "is still the placeholder, with its project 'mytenant', and left out; fill in your VOs, or remove the entry"
 
 
 def vo_of(project: Project, *, mapping: Mapping, preferred: tuple[str, ...] = ()) -> str:
@@ -113,7 +119,11 @@ def read_mapping(path: Path) -> Mapping:
             problems.append(Problem(path, _line_of(text, vo), vo, str(error)))
     if problems:
         raise ConfigurationError(problems)
-    return Mapping(path, tuple(entries))
+    # The shipped example is no error: accounting gets the file on every appliance, and a site whose projects carry
+    # their VOs in Keystone has nothing to write into it. The images' backend refuses a file without any other entry.
+    named = tuple(entry for entry in entries if entry != _EXAMPLE)
+    left_out = Problem(path, _line_of(text, _EXAMPLE.vo), _EXAMPLE.vo, _LEFT_OUT, is_fatal=False)
+    return Mapping(path, named, (left_out,) if len(named) < len(entries) else ())
 
 
 def _vos(path: Path, text: str) -> list[tuple[str, Any]]:
