@@ -19,7 +19,7 @@ from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 
 _LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d{1,5}))?")
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:@\[\]]+))(?::(?P<port>\d{1,5}))?")
 _MAX_PORT = 65535
 _MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 _CRLS = {
@@ -247,10 +247,12 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
         match = _HOST.fullmatch(word)
         port = int(match["port"] or default_port) if match else 0
         host = match["v6"] or match["name"] if match else ""
-        if not hosts.is_host(host) or not 1 <= port <= _MAX_PORT:
+        if match is None or not 1 <= port <= _MAX_PORT:
             shown = "an account" if "@" in word else repr(word)  # of a URL with one, the password would be shown
             settings.error("broker", "host", f"{shown} is not allowed; write host or host:port, several with commas")
             continue
+        if not hosts.is_host(host):
+            settings.error("broker", "host", f"there can be no host of the name {host!r}; write host or host:port")
         if host == "msg.example.org":
             settings.error("broker", "host", f"is still the placeholder {word!r}; {name_a_host}")
         brokers.append(Broker(host, port))
