@@ -20,7 +20,7 @@ from appliance.core.cloud import vo as vo_module
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
 from appliance.core.config.document import Document, Entry
-from appliance.core.config.settings import Settings
+from appliance.core.config.settings import Settings, state_of
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import accepted
@@ -30,6 +30,7 @@ _SPOOL = "/var/spool/caso"
 _OUTPUT = "/var/spool/apel/outgoing/openstack"
 _MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
 _FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
+_NO_PROJECTS = "PROJECT-NAMES"
 _NOTHING = "not in this version; what it would do is not done"
 
 _MESSENGERS: Mapping[str, str | None] = {
@@ -91,14 +92,14 @@ def default_files(layout: Layout) -> list[Path]:
     """Return the configuration files that are read when none is given: the first that exists, and its ``.d`` ones."""
     candidates = [layout.path(name) for name in _FILES]
     home = os.environ.get("HOME")
-    if home and layout.root == Path("/"):
+    if home and layout.root == Path("/") and os.access(home, os.X_OK):  # after `setpriv` or `su` it may be another's
         candidates = [Path(home, ".caso/caso.conf"), Path(home, "caso.conf"), *candidates]
     return document.first_existing(candidates)
 
 
 def default_directories(layout: Layout) -> list[Path]:
     """Return the directories whose ``*.conf`` files are read when none is given."""
-    return [path for name in _FILES if (path := layout.path(f"{name}.d")).is_dir()][:1]
+    return [path for name in _FILES if os.path.isdir(path := layout.path(f"{name}.d"))][:1]  # noqa: PTH112  never raises
 
 
 def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
@@ -106,9 +107,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     paths = [Path(path) for path in arguments.config_file or ()] or default_files(layout)
     directories = [Path(path) for path in arguments.config_dir or ()] or default_directories(layout)
     for directory in directories:
-        if not directory.is_dir():
-            raise ConfigurationError([Problem(directory, 0, "", "is not a directory")])
-        paths += sorted(directory.glob("*.conf"))
+        paths += _files_in(directory)
     if not paths:
         places = layout.path(_FILES[0])
         raise ConfigurationError([Problem(places, 0, "", "does not exist; write it, or name another: --config-file")])
@@ -118,6 +117,14 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     settings = Settings(read, interpolate=oslo.interpolate)
     accepted.accept(settings)
     return _configuration(settings, read, layout)
+
+
+def _files_in(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.name.endswith(".conf"))
+    except OSError as error:
+        cause = f"is not a directory that can be read: {(error.strerror or str(error)).lower()}"
+        raise ConfigurationError([Problem(directory, 0, "", cause)]) from error
 
 
 def _configuration(settings: Settings, read: Document, layout: Layout) -> Configuration:
@@ -148,19 +155,21 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
     return Configuration(
         access=_access(settings, read),
         names=names,
-        projects=settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]),
+        projects=_projects(settings),
         tag=settings.text("DEFAULT", "caso_tag", default="caso"),
         vo_properties=settings.words("DEFAULT", "vo_property"),
         mapping=mapping,
         spool=spool,
-        lock=settings.path("DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool)),
+        lock=settings.path(
+            "DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool), is_directory=True
+        ),
         output=settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
         max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
         version=_version(settings),
         period=_period(settings),
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
         is_dry_run=settings.boolean("DEFAULT", "dry_run", default=False),
-        log_file=_log_file(settings),
+        log_file=oslo.log_file(settings, "caso-extract.log"),
         is_debug=settings.boolean("DEFAULT", "debug", default=False),
         paths=tuple(read.paths),
         warnings=_finish(settings, wrong),  # last: by now every option has been read
@@ -170,12 +179,12 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
 def _finish(settings: Settings, others: Sequence[Problem]) -> tuple[Problem, ...]:
     """Raise what is wrong in the files and in the mapping file together, or return the warnings."""
     try:
-        warnings = settings.finish()
+        found = [*settings.finish(), *others]
     except ConfigurationError as error:
         raise ConfigurationError([*error.problems, *others]) from error
-    if others:
-        raise ConfigurationError(others)
-    return warnings
+    if any(problem.is_fatal for problem in found):
+        raise ConfigurationError(found)
+    return tuple(found)
 
 
 def _overlay_environment(read: Document) -> None:
@@ -204,6 +213,14 @@ def _name(settings: Settings, option: str, value: str) -> str:
     if value and (not is_fit or value.lower() in ("none", "null")):
         settings.error("DEFAULT", option, f"{value!r} would be refused by the repository; write the name as in GOCDB")
     return value
+
+
+def _projects(settings: Settings) -> tuple[str, ...]:
+    found = settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")])
+    if _NO_PROJECTS in found:
+        text = f"is still the placeholder {_NO_PROJECTS!r}; name the projects that have no tag, or none: projects ="
+        settings.error("DEFAULT", "projects", text)
+    return found
 
 
 def _extractors(settings: Settings) -> None:
@@ -271,25 +288,21 @@ def _moment(settings: Settings, option: str) -> datetime | None:
         return None
 
 
-def _log_file(settings: Settings) -> Path | None:
-    directory = settings.text("DEFAULT", "log_dir", aliases=[("DEFAULT", "logdir")])
-    name = settings.text("DEFAULT", "log_file", aliases=[("DEFAULT", "logfile")])
-    if not name and not directory:
-        return None
-    return Path(directory, name or "caso-extract.log")
-
-
 def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.Mapping, Sequence[Problem]]:
     aliases = [("extractor", "mapping_file")]
     usual = [layout.path(name) for name in _MAPPINGS]
     found = document.first_existing(usual) or usual[:1]
     path = settings.path("DEFAULT", "mapping_file", default=found[0], aliases=aliases)
-    if path.is_file():
+    state = state_of(path)
+    if not state:
         try:
-            return vo_module.read_mapping(path), ()
+            mapping = vo_module.read_mapping(path)
         except ConfigurationError as error:
             return vo_module.Mapping(path), error.problems
-    if settings.where("DEFAULT", "mapping_file", aliases=aliases):
+        return mapping, mapping.warnings
+    if state not in ("does not exist", "is no file"):
+        settings.error("DEFAULT", "mapping_file", f"{path} {state}")
+    elif settings.where("DEFAULT", "mapping_file", aliases=aliases):
         settings.warn("DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone alone")
     return vo_module.Mapping(path), ()
 

@@ -152,7 +152,7 @@ def _read_account(
     path = Path(arguments.rc_file) if arguments.rc_file else layout.path(_RC)
     variables: dict[str, Entry] = {}
     is_told = "OS_AUTH_URL" in os.environ or arguments.os_auth_url
-    if arguments.rc_file or path.exists() or not is_told:
+    if arguments.rc_file or document.may_exist(path) or not is_told:
         try:
             variables = shell.parse(path, document.read_text(path)).sections.get(shell.SECTION, {})
         except ConfigurationError as error:

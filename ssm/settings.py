@@ -12,13 +12,14 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.core import hosts
 from appliance.core.config import document, ini
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 
 _LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d{1,5}))?")
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:@\[\]]+))(?::(?P<port>\d{1,5}))?")
 _MAX_PORT = 65535
 _MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 _CRLS = {
@@ -160,7 +161,7 @@ def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
     allowed = ["warn", "require", "off", *_CRLS]
     crls = settings.choice("certificates", "check_crls", default="warn", allowed=allowed)
     queues = settings.path("messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True)
-    pidfile = settings.path("daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"))
+    pidfile = settings.path("daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True)
     settings.accept("certificates", ["server_cert", "verify_server_cert", "cipher"])
     settings.accept("messaging", ["path_type"])
     log = _read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False)
@@ -245,12 +246,16 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     for word in words:
         match = _HOST.fullmatch(word)
         port = int(match["port"] or default_port) if match else 0
+        host = match["v6"] or match["name"] if match else ""
         if match is None or not 1 <= port <= _MAX_PORT:
-            settings.error("broker", "host", f"{word!r} is not allowed; write host or host:port, several with commas")
+            shown = "an account" if "@" in word else repr(word)  # of a URL with one, the password would be shown
+            settings.error("broker", "host", f"{shown} is not allowed; write host or host:port, several with commas")
             continue
-        if match["name"] == "msg.example.org":
+        if not hosts.is_host(host):
+            settings.error("broker", "host", f"there can be no host of the name {host!r}; write host or host:port")
+        if host == "msg.example.org":
             settings.error("broker", "host", f"is still the placeholder {word!r}; {name_a_host}")
-        brokers.append(Broker(match["v6"] or match["name"], port))
+        brokers.append(Broker(host, port))
     if old:
         text = "brokers are no longer looked up in the information system, this is ignored"
         settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else name_a_host}")

@@ -7,6 +7,7 @@ Options of our own: ``listen_address``, ``image_dir``, ``region_name``; in ``[ke
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -65,8 +66,6 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     )
     settings.accept("DEFAULT", (*oslo.LOG_OPTIONS, "tempdir"))
     mapping, projects, problems = _projects(settings, layout)
-    log_name = settings.text("DEFAULT", "log_file", aliases=[("DEFAULT", "logfile")])
-    log_directory = settings.text("DEFAULT", "log_dir", aliases=[("DEFAULT", "logdir")])
     values = {
         "access": _access(settings, read),
         "address": _address(settings),
@@ -75,14 +74,14 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         "visibility": settings.choice(
             "DEFAULT", "image_visibility", default="private", allowed=("public", "private", "shared", "community")
         ),
-        "log_file": Path(log_directory, log_name or "cloudkeeper-os.log") if log_name or log_directory else None,
+        "log_file": oslo.log_file(settings, "cloudkeeper-os.log"),
         "is_debug": settings.boolean("DEFAULT", "debug", default=False),
     }
     try:
-        warnings = settings.finish()
+        problems = [*settings.finish(), *problems]
     except ConfigurationError as error:
         problems = [*error.problems, *problems]
-    if problems:
+    if any(problem.is_fatal for problem in problems):
         raise ConfigurationError(problems)
     return Configuration(
         **values,  # type: ignore[arg-type]
@@ -91,14 +90,14 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         state=layout.path(_STATE),
         runs=layout.runs,
         path=path,
-        warnings=warnings,
+        warnings=tuple(problems),
     )
 
 
 def _default_file(layout: Layout) -> Path:
     candidates = [layout.path(name) for name in FILES]
-    found = [path for path in candidates if path.is_file()]
-    if len(found) > 1 and not found[0].samefile(found[1]):
+    found = [path for path in candidates if document.may_exist(path)]
+    if len(found) > 1 and all(os.access(path, os.R_OK) for path in found) and not found[0].samefile(found[1]):
         raise ConfigurationError([Problem(found[0], 0, "", f"exists, and {found[1]} too; keep one of them")])
     return (found or candidates[-1:])[0]
 
@@ -145,12 +144,14 @@ def _projects(settings: Settings, layout: Layout) -> tuple[Path, Mapping[str, vo
     if not path.is_absolute():
         return path, {}, ()
     try:
-        entries = vo.read_mapping(path).entries
+        mapping = vo.read_mapping(path)
     except ConfigurationError as error:
         return path, {}, error.problems
-    problems = [] if entries else [Problem(path, 0, "", "maps no VO; no image would go anywhere")]
+    problems = list(mapping.warnings)
+    if not mapping.entries:
+        problems.append(Problem(path, 0, "", "maps no VO; no image would go anywhere"))
     found: dict[str, vo.Entry] = {}
-    for entry in entries:
+    for entry in mapping.entries:
         if entry.vo in found:
             text = f"has the projects {found[entry.vo].project} and {entry.project}; keep the one that gets its images"
             problems.append(Problem(path, 0, entry.vo, text))

@@ -43,7 +43,7 @@ def configure_log(name: str, settings: SenderSettings | ReceiverSettings, argume
         log.configure(level=level, as_json=arguments.log_json)
         warnings.append(f"{error}; logging to standard error only")
     layout = cli.layout(arguments)
-    if arguments.log_config or layout.path("/etc/apel/logging.cfg").exists():
+    if arguments.log_config or os.access(layout.path("/etc/apel/logging.cfg"), os.F_OK):
         warnings.append("a separate logging configuration has no effect: set level and logfile in [logging]")
     logger = logging.getLogger(name)
     for warning in warnings:

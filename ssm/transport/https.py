@@ -84,7 +84,7 @@ class Line:
         """Connect; raises `Unavailable`."""
         try:
             self._http.connect()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             is_direct = self._is_direct or (self._http.sock is not None and not proxy.is_refusal(error))
             self._http.close()
             raise (_explain if is_direct else _explain_proxy)(self._address, error) from error
@@ -176,12 +176,12 @@ def _site(location: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else "another path"
 
 
-def _explain_proxy(subject: str, error: OSError | http.client.HTTPException) -> Unavailable:
+def _explain_proxy(subject: str, error: OSError | UnicodeError | http.client.HTTPException) -> Unavailable:
     words = "no answer in time" if isinstance(error, TimeoutError) else str(getattr(error, "strerror", "") or error)
     return Interrupted(subject, *proxy.explain(f"https://{subject}", error, words.lower()))
 
 
-def _explain(subject: str, error: OSError | http.client.HTTPException) -> Unavailable:
+def _explain(subject: str, error: OSError | UnicodeError | http.client.HTTPException) -> Unavailable:
     match error:
         case ssl.SSLCertVerificationError():
             cause = f"the service's certificate is not to be believed: {error.verify_message}"
@@ -191,7 +191,7 @@ def _explain(subject: str, error: OSError | http.client.HTTPException) -> Unavai
         case ssl.SSLError():
             words = (error.reason or str(error)).replace("_", " ").lower()
             return Interrupted(subject, f"no TLS connection: {words}", "check host and port")
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():  # the latter: no name at all
             return Interrupted(subject, "the host's name is not known", "check [broker] host")
         case TimeoutError():
             cause = f"does not answer within {CONNECT_TIMEOUT.total_seconds():.0f} s"

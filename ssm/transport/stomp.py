@@ -61,7 +61,7 @@ class Connection:
         self._transport.set_listener("events", listener)
         try:
             self._transport.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise _explain(broker, error) from error
         try:
             self._greet()
@@ -189,7 +189,7 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
                 made.setsockopt(level, option, value)
             if self._tls is not None:
                 made = self._tls.wrap_socket(made, server_hostname=self._broker.host)
-        except OSError:
+        except (OSError, UnicodeError):
             made.close()
             raise
         made.setblocking(False)
@@ -232,14 +232,14 @@ class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
 _REGISTER = "check that this host's certificate is registered with the broker, valid, and from a CA that it knows"
 
 
-def _explain(broker: Broker, error: OSError) -> Unavailable:
+def _explain(broker: Broker, error: OSError | UnicodeError) -> Unavailable:
     match error:
         case ssl.SSLCertVerificationError():
             cause = f"the broker's certificate is not to be believed: {error.verify_message}"
             return Unavailable(broker, cause, "check the host's name in the configuration, and capath")
         case ssl.SSLError():
             return Unavailable(broker, f"no TLS connection: {_words(error)}", "check port and use_ssl")
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():  # the latter: no name at all
             return Unavailable(broker, "the host's name is not known", "check [broker] host")
         case TimeoutError():
             cause = f"does not answer within {CONNECT_TIMEOUT:.0f} s"

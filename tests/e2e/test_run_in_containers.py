@@ -120,8 +120,12 @@ def silence(site: ContainerSite) -> Iterator[socket.socket]:
     gateway = json.loads(shown)[0]["IPAM"]["Config"][0]["Gateway"]
     with socket.create_server((gateway, 0)) as listener:
         conf = (site.root / "etc/caso/caso.conf").read_text()
-        conf = conf.replace("SITE-NAME", "CI").replace(
-            "auth_url = https://yourkeystone/v3", f"auth_url = http://{gateway}:{listener.getsockname()[1]}/v3"
+        conf = (
+            conf.replace("SITE-NAME", "CI")
+            .replace("PROJECT-NAMES", "demo")
+            .replace(
+                "auth_url = https://yourkeystone/v3", f"auth_url = http://{gateway}:{listener.getsockname()[1]}/v3"
+            )
         )
         conf = conf.replace("#username =", "username =").replace("#password =", "password = geheim-4711")
         conf = conf.replace("#user_domain_name =", "user_domain_name =")

@@ -148,11 +148,31 @@ def test_the_shipped_file_needs_three_things(tmp_path: Path) -> None:
     ]
 
 
+def test_the_shipped_mapping_alone_is_refused_and_beside_others_left_out(tmp_path: Path) -> None:
+    write(tmp_path)
+    mapping = tmp_path / "etc/cloudkeeper-os/mapping.json"
+    mapping.write_text((Path(__file__).parents[2] / "etc/voms.json").read_text())
+    told = (
+        "etc/cloudkeeper-os/mapping.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and "
+        "left out; fill in your VOs, or remove the entry"
+    )
+    assert problems(tmp_path) == [told, "etc/cloudkeeper-os/mapping.json: maps no VO; no image would go anywhere"]
+    mapping.write_text('{"ops": {"tenant": "EGI_ops"},\n"vo.example.org": {"project": "mytenant"}}')
+    found = load(tmp_path)
+    assert list(found.projects) == ["ops"]
+    assert [str(problem).removeprefix(f"{tmp_path}/") for problem in found.warnings] == [told]
+
+
 def test_two_files_are_one_too_many(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
     (line,) = problems(tmp_path)
     assert line == (f"etc/cloudkeeper-os/cloudkeeper-os.conf: exists, and {tmp_path}/{CONFIG} too; keep one of them")
+
+
+def test_a_log_directory_must_exist(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace("debug = true", f"log_dir = {tmp_path}/none"))
+    assert problems(tmp_path) == [f"{CONFIG}:2: log_dir: the log's directory {tmp_path}/none does not exist"]
 
 
 def test_check_config_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +21,8 @@ from caso import settings
 from caso.cmds import common
 from caso.settings import Configuration
 
+ACCOUNT = "holds an account, and programs would show it; account and password have options of their own; write https:"
+BRACKET = "https://[fe80::1.example.org:5000/v3"
 LOGIN = """
 [keystone_auth]
 auth_type = v3password
@@ -244,6 +250,9 @@ x = 1
         ),
         ("auth_type = v3password", "", "caso.conf: [keystone_auth] auth_type: must be set: write v3password or v3app"),
         ("/v3", "/v2.0", "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write https://HOST"),
+        ("https://keystone", "https://u:geheimes@keystone", f"caso.conf:6: [keystone_auth] auth_url: {ACCOUNT}"),
+        ("https://keystone", "https://[fe80::1", f"caso.conf:6: [keystone_auth] auth_url: '{BRACKET}' is not a URL; w"),
+        ("/v3", "/v3?secret=1", "caso.conf:6: [keystone_auth] auth_url: goes on behind its path; leave out all"),
         ("https:", "ftp:", "caso.conf:6: [keystone_auth] auth_url: 'ftp://keystone.example.org:5000/v3' is not a URL"),
         ("user_domain_name = default", "", "caso.conf: [keystone_auth] user_domain_name: must be set: the domain of"),
         ("pa$$word-17", "<secret>", "caso.conf:9: [keystone_auth] password: is still the placeholder '<secret>'"),
@@ -259,6 +268,55 @@ def test_logins_that_cannot_work(before: str, after: str, wanted: str, tmp_path:
     told = problems(tmp_path, text)
     assert told[0].startswith(wanted)
     assert "word-17" not in "".join(told)
+    assert "geheimes" not in "".join(told)
+
+
+_OIDC = "identity_provider = egi.eu\nprotocol = openid\n"
+_TOKENS = "access_token_endpoint = https://aai.example.org/token\n"
+_CLIENT = "client_id = c\nclient_secret = s\n"
+_TO_V3 = "does not log in to Keystone v3; write one like v3password, v3applicationcredential"
+_LIBRARY = "needs a library that is not installed here; write one like v3password, v3applicationcredential"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "wanted"),
+    [
+        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("none", "http_basic")),
+        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("v2password", "v2token")),
+        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("admin_token",)),
+        ("v3tokenlessauth", f"caso.conf:5: [keystone_auth] auth_type: 'v3tokenlessauth' {_TO_V3}"),
+        ("v3kerberos", f"caso.conf:5: [keystone_auth] auth_type: 'v3kerberos' {_LIBRARY}"),
+        ("v3fedkerb", f"caso.conf:5: [keystone_auth] auth_type: 'v3fedkerb' {_LIBRARY}"),
+        ("v3oauth1", f"caso.conf:5: [keystone_auth] auth_type: 'v3oauth1' {_LIBRARY}"),
+        ("v3adfspassword", f"caso.conf:5: [keystone_auth] auth_type: 'v3adfspassword' {_LIBRARY}"),
+        ("v3samlpassword", f"caso.conf:5: [keystone_auth] auth_type: 'v3samlpassword' {_LIBRARY}"),
+        ("token", "caso.conf: [keystone_auth] token: must be set: token needs it"),
+        ("v3token", "caso.conf: [keystone_auth] token: must be set: v3token needs it"),
+        ("v3totp", "caso.conf: [keystone_auth] passcode: must be set: v3totp needs it"),
+    ],
+)
+def test_plugins_that_get_no_token_of_keystone_3(plugin: str, wanted: str, tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN.strip()}\n"
+    assert problems(tmp_path, text.replace("v3password", plugin)) == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "options"),
+    [
+        ("password", "username = u\npassword = p\nuser_domain_name = d"),
+        ("v3password", "user_id = u\npassword = p"),
+        ("token", "token = t"),
+        ("v3token", "token = t"),
+        ("v3totp", "username = u\npasscode = 1\nuser_domain_name = d"),
+        ("v3applicationcredential", "application_credential_id = i\napplication_credential_secret = s"),
+        ("v3oidcaccesstoken", f"{_OIDC}access_token = t"),
+        ("v3oidcclientcredentials", f"{_OIDC}{_CLIENT}{_TOKENS}"),
+        ("v3oidcpassword", f"{_OIDC}{_CLIENT}{_TOKENS}username = u\npassword = p"),
+    ],
+)
+def test_plugins_that_may_be_chosen(plugin: str, options: str, tmp_path: Path) -> None:
+    text = "[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\nauth_url = https://k.example.org/v3\n"
+    assert load(tmp_path, f"{text}auth_type = {plugin}\n{options}\n").access.auth_type == plugin
 
 
 def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
@@ -266,6 +324,15 @@ def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
     assert told.startswith(
         "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential does not take these options: "
     )
+
+
+def test_what_the_plugin_does_not_check(tmp_path: Path) -> None:
+    oidc = f"{_OIDC}username = u\npassword = p\n{_TOKENS}"
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\nauth_url = https://k.example.org/v3\n{oidc}"
+    told = "v3oidcpassword does not take these options: client_id, client_secret must be set"
+    assert problems(tmp_path, f"{text}auth_type = v3oidcpassword\n") == [
+        f"caso.conf:11: [keystone_auth] auth_type: {told}"
+    ]
 
 
 def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:
@@ -276,6 +343,27 @@ def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:
         "caso.conf: site_name: must be set: the site's name exactly as in GOCDB",
         'voms.json:1: ops: names no project; write {"projects": ["name or id"]}',
     ]
+
+
+def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "etc"
+    text = (shipped / "caso/caso.conf").read_text()
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/voms.json").write_text((shipped / "voms.json").read_text())
+    assert [line.split("; ")[0] for line in problems(tmp_path, text)] == [
+        "caso.conf: [keystone_auth] password: must be set: v3password needs it",
+        "caso.conf: [keystone_auth] username: must be set: the account's name",
+        "caso.conf:12: site_name: is still the placeholder 'SITE-NAME'",
+        "caso.conf:20: projects: is still the placeholder 'PROJECT-NAMES'",
+        "caso.conf:32: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'",
+        f"{tmp_path}/etc/voms.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and left out",
+    ]
+    text = text.replace("SITE-NAME", "A").replace("PROJECT-NAMES", "").replace("yourkeystone", "keystone.example.org")
+    for name, value in (("username", "u"), ("user_domain_name", "d"), ("password", "p")):
+        text = re.sub(f"^#{name} =.*", f"{name} = {value}", text, flags=re.MULTILINE)
+    found = load(tmp_path, text)
+    assert (found.projects, found.mapping.entries) == ((), ())
+    assert [str(problem).split(":")[1:3] for problem in found.warnings] == [["2", " vo.example.org"]]
 
 
 def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:
@@ -330,10 +418,73 @@ def test_files_and_directories(tmp_path: Path) -> None:
     given = ["--config-file", str(tmp_path / "a.conf")]
     assert settings.load(arguments(*given), Layout(tmp_path)).names.site == "A"
     assert settings.load(arguments(*given, "--config-dir", str(tmp_path / "d")), Layout(tmp_path)).names.site == "C"
-    with pytest.raises(ConfigurationError, match=r"none: is not a directory"):
+    with pytest.raises(
+        ConfigurationError, match=r"none: is not a directory that can be read: no such file or directory$"
+    ):
         settings.load(arguments(*given, "--config-dir", str(tmp_path / "none")), Layout(tmp_path))
     with pytest.raises(ConfigurationError, match=r"etc/caso/caso\.conf: does not exist; write it, or name another"):
         settings.load(arguments(), Layout(tmp_path))
+
+
+def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").touch(mode=0o600)
+    (tmp_path / "a.conf").write_text(f"[DEFAULT]\nsite_name = A\nmessengers = ssm\n{LOGIN}")
+    (tmp_path / "etc/caso").mkdir(parents=True)
+    (tmp_path / "etc/caso").chmod(0)
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from appliance.core.run.errors import ConfigurationError; from appliance.core.run.layout import Layout\n"
+        "from tests.unit.test_caso_settings import arguments, settings\n"
+        "try: settings.load(arguments(*sys.argv[2:]), Layout(Path(sys.argv[1])))\n"
+        "except ConfigurationError as error: print(error)\n"
+    )
+    shown = []
+    for flags in ([], ["--config-file", str(tmp_path / "a.conf")], ["--config-dir", str(tmp_path / "etc/caso/d")]):
+        command = [sys.executable, "-c", script, str(tmp_path), *flags]
+        if os.geteuid() == 0:  # without its capabilities root is an account like any other
+            command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        shown += [ended.stderr, ended.stdout.replace(f"{tmp_path}/", "")]
+    (tmp_path / "etc/caso").chmod(0o755)
+    assert shown == [
+        *("", "etc/caso/caso.conf: cannot be read: permission denied\n"),
+        *(
+            "",
+            "a.conf: mapping_file: etc/caso/voms.json cannot be read: check owner and mode, of its directories too\n",
+        ),
+        *("", "etc/caso/d: is not a directory that can be read: permission denied\n"),
+    ]
+
+
+def test_paths_that_cannot_be_used_are_told_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    long = f"{tmp_path}/{'x' * 256}"
+    text = (
+        f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nspooldir = {long}\nmapping_file = {long}\n"
+        f"lock_path = {tmp_path}/file\nlog_dir = {tmp_path}/none\n[ssm]\noutput_path = {tmp_path}/file/below\n{LOGIN}"
+    )
+    assert problems(tmp_path, text) == [
+        f"caso.conf:4: spooldir: {long} cannot be used: file name too long",
+        f"caso.conf:5: mapping_file: {long} cannot be used: file name too long",
+        f"caso.conf:6: lock_path: {tmp_path}/file is not a directory",
+        f"caso.conf:7: log_dir: the log's directory {tmp_path}/none does not exist",
+        f"caso.conf:9: [ssm] output_path: {tmp_path}/file/below cannot be used: not a directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("log_dir = {0}/file", "caso.conf:4: log_dir: the log's directory {0}/file is a file"),
+        ("log_file = {0}/none/x.log", "caso.conf:4: log_file: the log's directory {0}/none does not exist"),
+        ("log_file = {0}/etc\nlog_dir = {0}/none", "caso.conf:4: log_file: the log {0}/etc is a directory"),
+        ("logfile = x.log\nlogdir = {0}/none", "caso.conf:5: log_dir: the log's directory {0}/none does not exist"),
+    ],
+)
+def test_logs_that_cannot_be_written(options: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{options.format(tmp_path)}\n{LOGIN}"
+    assert problems(tmp_path, text) == [told.format(tmp_path)]
 
 
 def test_another_section_may_hold_the_login(tmp_path: Path) -> None:

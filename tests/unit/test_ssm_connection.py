@@ -1,14 +1,16 @@
-"""Connections of a program that runs for longer than its certificate."""
+"""Connections that cannot be, and those of a program that runs for longer than its certificate."""
 
 import shutil
+import ssl
 from pathlib import Path
 
 import pytest
 
-from appliance.core.run.errors import LocalFailure
+from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from ssm.cmds import common
 from ssm.settings import Broker, Link
+from ssm.transport import https, stomp
 from tests.simulators.stomp_faults import FaultBroker
 from tests.testbed.trust import Trust
 
@@ -16,6 +18,17 @@ from tests.testbed.trust import Trust
 def install(source: Path, target: Path) -> Path:
     target.unlink(missing_ok=True)  # nobody may write to a key
     return Path(shutil.copy(source, target))
+
+
+@pytest.mark.parametrize("host", ["msg..example.com", "x" * 70])
+def test_a_name_that_no_host_can_have_is_a_host_out_of_reach(host: str) -> None:
+    for connect in (
+        lambda: stomp.Connection(Broker(host, 1), tls=None),
+        lambda: https.Line(host, 1, tls=ssl.create_default_context()).open(),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            connect()
+        assert str(caught.value) == f"{host}:1: the host's name is not known; check [broker] host"
 
 
 def test_a_certificate_renewed_meanwhile_is_shown_to_the_broker(tmp_path: Path) -> None:

@@ -99,6 +99,32 @@ def test_hosts_are_a_list(directory: Path) -> None:
     assert [str(broker) for broker in brokers] == ["a.example.net:6162", "[2001:db8::1]:61612", "b:7"]
 
 
+@pytest.mark.parametrize("protocol", ["STOMP", "AMS\nams_project: x"])
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("msg..example.com:1", "msg..example.com"),
+        ("x" * 70 + ".example.com", "x" * 70 + ".example.com"),
+        ("[:::]:1", ":::"),
+        ("a/b", "a/b"),
+    ],
+)
+def test_names_that_no_host_can_have(directory: Path, protocol: str, host: str, shown: str) -> None:
+    name, _, more = protocol.partition("\n")
+    text = (
+        SENDER.format(directory).replace("STOMP", name).replace("/queue/", "").replace("broker.example.net:6162", host)
+    )
+    told = f":4: [broker] host: there can be no host of the name '{shown}'; write host or host:port"
+    assert problems(directory, f"{text}{more}\n") == [told]
+
+
+@pytest.mark.parametrize("account", ["user:geheimes@", "geheimes@", "stomp://user:geheimes@"])
+def test_the_password_of_an_account_at_a_host_is_not_shown(directory: Path, account: str) -> None:
+    text = SENDER.format(directory).replace("host: broker", f"host: {account}broker")
+    told = ":4: [broker] host: an account is not allowed; write host or host:port, several with commas"
+    assert problems(directory, text) == [told]
+
+
 def test_everything_wrong_comes_at_once(directory: Path) -> None:
     text = """\
 [sender]
@@ -144,6 +170,19 @@ level: LOUD
 )
 def test_a_broker_must_be_named(directory: Path, change: tuple[str, str], expected: str) -> None:
     assert any(expected in line for line in problems(directory, SENDER.format(directory).replace(*change)))
+
+
+def test_paths_that_cannot_be_used_are_told_with_their_lines(directory: Path) -> None:
+    long = directory / ("x" * 256)
+    text = SENDER.format(directory).replace("[sender]", "[receiver]")
+    text = text.replace(f"path: {directory}/outgoing", f"path: {long}\n[daemon]\npidfile: {directory}")
+    (directory / "receiver.cfg").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_receiver(directory / "receiver.cfg", layout=Layout(directory))
+    assert str(caught.value).splitlines() == [
+        f"{directory}/receiver.cfg:10: [messaging] path: {long} cannot be used: file name too long",
+        f"{directory}/receiver.cfg:12: [daemon] pidfile: {directory} is a directory",
+    ]
 
 
 def test_what_deserves_a_warning(directory: Path) -> None:

@@ -10,6 +10,8 @@ from appliance.core.cloud.vo import Mapping, NoVO, read_mapping, vo_of
 from appliance.core.run.errors import ConfigurationError
 
 ID = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+ITEM = 'each item must be like {"name": "VO", "auth": {"project_id": "id"}}'
+TAG = "holds a date, a number or a tag that YAML does not know; put names in quotes"
 
 
 def project(name: str = "ops", *, domain_id: str = "default", **properties: str) -> Project:
@@ -112,13 +114,61 @@ def test_a_domain_tells_projects_of_one_name_apart(tmp_path: Path) -> None:
             ':2: b: names no project; write {"projects": ["name or id"]}',
         ),
         ('{"a": 1}', ':1: a: names no project; write {"projects": ["name or id"]}'),
+        ('{"vos": [[1]]}', f":1: vos: {ITEM}"),
+        ('{"vos": [null]}', f":1: vos: {ITEM}"),
+        ('{\n"vos": [{"name": "vo.x", "auth": {"project_id": "x"}},\n[["name", "vo.x"]]]}', f":2: vos: {ITEM}"),
+        ('{"vos": [{"name": null, "auth": {"project_id": "x"}}]}', f":1: vos: {ITEM}"),
+        ("[" * 200_000, ":1: is not a mapping: it is nested too deeply"),
+        ("9" * 5000, ":1: is not JSON: Exceeds the limit"),
     ],
 )
 def test_broken_files(text: str, problem: str, tmp_path: Path) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigurationError) as caught:
         read_mapping(path)
+    assert str(caught.value).startswith(f"{path}{problem}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- a", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
+        ("- 5", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
+        ("- []", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
+        ("- [vo.x, {project: a}]", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
+        ("vo.x: [project", ":1: is not YAML"),
+        ("vos: [a]", f":1: vos: {ITEM}"),
+        ("vo: 2001-13-45", f":1: {TAG}"),
+        ("vo: !!bool maybe", f":1: {TAG}"),
+        ('vo: !!int ""', f":1: {TAG}"),
+        ("vo: !!timestamp x", f":1: {TAG}"),
+        ("[" * 20_000, ":1: is not a mapping: it is nested too deeply"),
+    ],
+)
+def test_broken_yaml_files(text: str, problem: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text, "voms.yaml")
+    with pytest.raises(ConfigurationError) as caught:
+        read_mapping(path)
     assert str(caught.value) == f"{path}{problem}"
+
+
+def test_the_shipped_example_is_left_out_with_a_word() -> None:
+    path = Path(__file__).parents[2] / "etc/voms.json"
+    mapping = read_mapping(path)
+    assert mapping.entries == ()
+    (told,) = mapping.warnings
+    assert str(told) == (
+        f"{path}:2: vo.example.org: is still the placeholder, with its project 'mytenant', and left out; "
+        "fill in your VOs, or remove the entry"
+    )
+    assert not told.is_fatal
+
+
+@pytest.mark.parametrize("content", [{"vo.x": {"tenant": "mytenant"}}, {"vo.example.org": {"tenant": "mytenant2"}}])
+def test_only_the_very_example_is_left_out(content: object, tmp_path: Path) -> None:
+    mapping = read_mapping(written(tmp_path, content))
+    assert (len(mapping.entries), mapping.warnings) == (1, ())
 
 
 def test_a_vo_that_stands_twice_keeps_all_its_projects(tmp_path: Path) -> None:

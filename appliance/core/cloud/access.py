@@ -6,11 +6,10 @@ logs and messages from here on.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
+from appliance.core import hosts
 from appliance.core.cloud import login
 from appliance.core.config.document import Document
 from appliance.core.config.settings import Settings
@@ -25,9 +24,9 @@ def read_url(settings: Settings, section: str) -> str:
     url = settings.text(
         section, "auth_url", required="Keystone's public URL, https://HOST:5000/v3", placeholders=("yourkeystone",)
     ).rstrip("/")
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        settings.error(section, "auth_url", f"{url!r} is not a URL; write https://HOST:5000/v3")
+    if url and (fault := hosts.url_fault(url)):
+        shown = "" if set(url) & set("@?#") else f"{url!r} "  # what there is besides host and path may be a secret
+        settings.error(section, "auth_url", f"{shown}{fault}; write https://HOST:5000/v3")
     elif url.endswith("/v2.0"):
         settings.error(section, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3")
     return url if url.endswith("/v3") else f"{url}/v3"
@@ -42,8 +41,7 @@ def read_options(
     try:
         known = login.options(auth_type)
     except LookupError as error:
-        near = ", ".join(difflib.get_close_matches(auth_type, error.args, n=3)) or "v3password, v3applicationcredential"
-        settings.error(section, "auth_type", f"{auth_type!r} is not a plugin; write one like {near}")
+        settings.error(section, "auth_type", str(error))
         return {}
     found: dict[str, str] = {}
     is_complete = True
@@ -51,7 +49,7 @@ def read_options(
         if option.name in login.SCOPE or option.name == "auth_url":
             continue
         aliases = [(section, alias) for alias in option.aliases]
-        must = f"{auth_type} needs it" if option.is_required or option.name == "password" else ""
+        must = f"{auth_type} needs it" if option.is_required else ""
         value = settings.text(
             section,
             option.name,

@@ -7,7 +7,9 @@ scope in themselves and are never asked for another.
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +26,10 @@ SCOPE = frozenset(
     }
 )
 """Options of plugins that say which scope to ask for; `Cloud` decides that."""
+
+_USUAL = "v3password, v3applicationcredential"
+_NEEDED = frozenset({"password", "token", "passcode"})
+"""Options without which no plugin that has them can work; keystoneauth does not mark them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +87,40 @@ class Access:
 
 
 def options(auth_type: str) -> tuple[Option, ...]:
-    """Return the options of a plugin by its name; `LookupError` with the names that there are, if it is not one."""
+    """Return the options of a plugin by its name; `LookupError` says in words why there are none."""
     from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
     from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
 
     logging.getLogger("stevedore").setLevel(logging.CRITICAL)  # it tells of every plugin that lacks a library
     try:
-        found = loading.get_plugin_loader(auth_type).get_options()
+        loader: loading.BaseLoader[BaseIdentityPlugin] = loading.get_plugin_loader(auth_type)
+        found, is_identity, is_complete = loader.get_options(), _is_identity(loader.plugin_class), loader.available
     except NoMatchingPlugin:
-        raise LookupError(*sorted(metadata.entry_points(group=loading.PLUGIN_NAMESPACE).names)) from None
+        known = sorted(metadata.entry_points(group=loading.PLUGIN_NAMESPACE).names)
+        near = ", ".join(difflib.get_close_matches(auth_type, known, n=3)) or _USUAL
+        raise LookupError(f"{auth_type!r} is not a plugin; write one like {near}") from None
+    except (ImportError, AttributeError):  # so some plugins of keystoneauth tell of a library that is missing
+        is_complete = False
+    if not is_complete:
+        raise LookupError(f"{auth_type!r} needs a library that is not installed here; write one like {_USUAL}")
+    if not is_identity:
+        raise LookupError(f"{auth_type!r} does not log in to Keystone v3; write one like {_USUAL}")
     return tuple(
-        Option(option.dest, tuple(old.dest for old in option.deprecated), option.required, option.secret)
+        Option(
+            option.dest,
+            tuple(old.dest for old in option.deprecated),
+            option.required or option.dest in _NEEDED,
+            option.secret,
+        )
         for option in found
     )
+
+
+def _is_identity(kind: type) -> bool:
+    """Say whether a class of plugins gets tokens from Keystone v3: not those for fixed tokens, for none, and for v2."""
+    from keystoneauth1.identity import BaseIdentityPlugin, v2  # noqa: PLC0415  a heavy client, imported when used
+
+    return issubclass(kind, BaseIdentityPlugin) and kind.__module__ != v2.__name__
 
 
 def complaint(auth_type: str, given: Mapping[str, str]) -> str:
@@ -102,7 +129,10 @@ def complaint(auth_type: str, given: Mapping[str, str]) -> str:
 
     try:
         plugin(auth_type, given)
-    except ClientException as error:
+    except TypeError as error:  # what keystoneauth does not check beforehand is missing in a call
+        missing = ", ".join(re.findall(r"'(\w+)'", str(error)))
+        return f"{missing} must be set" if missing else str(error)
+    except (ClientException, ValueError) as error:
         return str(error)
     return ""
 

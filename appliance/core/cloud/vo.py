@@ -68,10 +68,16 @@ class Mapping:
 
     path: Path
     entries: tuple[Entry, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     def vos(self, project: Project) -> list[str]:
         """Return the VOs of a project, without repetition: none, one, or a conflict."""
         return list(dict.fromkeys(entry.vo for entry in self.entries if entry.fits(project)))
+
+
+_EXAMPLE = Entry("vo.example.org", "mytenant")
+"""What `etc/voms.json` has when it is installed."""
+_LEFT_OUT = "is still the placeholder, with its project 'mytenant', and left out; fill in your VOs, or remove the entry"
 
 
 def vo_of(project: Project, *, mapping: Mapping, preferred: tuple[str, ...] = ()) -> str:
@@ -113,18 +119,34 @@ def read_mapping(path: Path) -> Mapping:
             problems.append(Problem(path, _line_of(text, vo), vo, str(error)))
     if problems:
         raise ConfigurationError(problems)
-    return Mapping(path, tuple(entries))
+    # The shipped example is no error: accounting gets the file on every appliance, and a site whose projects carry
+    # their VOs in Keystone has nothing to write into it. The images' backend refuses a file without any other entry.
+    named = tuple(entry for entry in entries if entry != _EXAMPLE)
+    left_out = Problem(path, _line_of(text, _EXAMPLE.vo), _EXAMPLE.vo, _LEFT_OUT, is_fatal=False)
+    return Mapping(path, named, (left_out,) if len(named) < len(entries) else ())
 
 
 def _vos(path: Path, text: str) -> list[tuple[str, Any]]:
     tree = _parsed_yaml(path, text) if path.suffix in (".yaml", ".yml") else _parsed_json(path, text)
-    pairs = list(tree.items()) if isinstance(tree, dict) else tree
-    if isinstance(pairs, list) and len(pairs) == 1 and pairs[0][0] == "vos" and isinstance(pairs[0][1], list):
-        listed = [dict(item) for item in pairs[0][1] if isinstance(item, dict | list)]
-        return [(str(item.get("name", "")), item.get("auth")) for item in listed]
-    if not isinstance(pairs, list):
+    if not _is_object(tree):
         raise ConfigurationError([Problem(path, 1, "", 'must be like {"VO": {"projects": ["name or id"]}}')])
+    pairs = list(tree.items()) if isinstance(tree, dict) else list(tree)
+    if len(pairs) == 1 and pairs[0][0] == "vos" and isinstance(pairs[0][1], list) and not _is_object(pairs[0][1]):
+        return [_listed_vo(path, text, item) for item in pairs[0][1]]
     return [(str(vo), body) for vo, body in pairs]
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict | _Pairs)
+
+
+def _listed_vo(path: Path, text: str, item: Any) -> tuple[str, Any]:
+    options = dict(item) if _is_object(item) else {}
+    name = options.get("name")
+    if not isinstance(name, str) or not name:
+        cause = 'each item must be like {"name": "VO", "auth": {"project_id": "id"}}'
+        raise ConfigurationError([Problem(path, _line_of(text, "vos"), "vos", cause)])
+    return name, options.get("auth")
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -134,6 +156,8 @@ class _Pairs(list[tuple[str, Any]]):
 def _parsed_json(path: Path, text: str) -> Any:
     try:
         tree = json.loads(text, object_pairs_hook=_Pairs)
+    except RecursionError as error:
+        raise ConfigurationError([Problem(path, 1, "", "is not a mapping: it is nested too deeply")]) from error
     except ValueError as error:
         line = getattr(error, "lineno", 1)
         raise ConfigurationError([Problem(path, line, "", f"is not JSON: {getattr(error, 'msg', error)}")]) from error
@@ -148,10 +172,15 @@ def _parsed_yaml(path: Path, text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigurationError([Problem(path, mark.line + 1 if mark else 1, "", "is not YAML")]) from error
+    except RecursionError as error:
+        raise ConfigurationError([Problem(path, 1, "", "is not a mapping: it is nested too deeply")]) from error
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML on `2001-13-45`, `!!int ""`, `!!timestamp x`
+        cause = "holds a date, a number or a tag that YAML does not know; put names in quotes"
+        raise ConfigurationError([Problem(path, 1, "", cause)]) from error
 
 
 def _entries(vo: str, body: Any) -> Iterator[Entry]:
-    options = dict(body) if isinstance(body, dict | _Pairs) else {}
+    options = dict(body) if _is_object(body) else {}
     names = [name for key in _KEYS for name in _listed(options.get(key))]
     names += _listed(options.get("project_id"))
     if not vo or not names:

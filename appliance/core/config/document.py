@@ -88,4 +88,12 @@ def lines(text: str) -> list[str]:
 
 def first_existing(candidates: Iterable[Path]) -> list[Path]:
     """Return the first file of ``candidates`` that exists, as a list; an empty list when there is none."""
-    return next(([path] for path in candidates if path.is_file()), [])
+    return next(([path] for path in candidates if may_exist(path)), [])
+
+
+def may_exist(path: Path) -> bool:
+    """Say whether a file exists, or cannot be looked for: reading it will tell why."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True

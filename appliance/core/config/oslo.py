@@ -10,6 +10,7 @@ from pathlib import Path
 from oslo_config import iniparser
 
 from appliance.core.config.document import Document, Entry, lines
+from appliance.core.config.settings import Settings, state_of
 from appliance.core.run.errors import ConfigurationError, Problem
 
 LOG_OPTIONS = (
@@ -100,3 +101,18 @@ def interpolate(text: str, lookup: Callable[[str], str | None]) -> str:
             return value
 
     return _Template(text.replace(r"\$", "$$")).safe_substitute(_Names())
+
+
+def log_file(settings: Settings, name: str) -> Path | None:
+    """Return the log file that oslo.log's options name, ``name`` where they name only its directory."""
+    directory = settings.text("DEFAULT", "log_dir", aliases=[("DEFAULT", "logdir")])
+    file = settings.text("DEFAULT", "log_file", aliases=[("DEFAULT", "logfile")])
+    if not file and not directory:
+        return None
+    path = Path(directory, file or name)
+    option = "log_dir" if directory and not Path(file).is_absolute() else "log_file"
+    if (state := state_of(path.parent)) != "is a directory":
+        settings.error("DEFAULT", option, f"the log's directory {path.parent} {state or 'is a file'}")
+    elif (state := state_of(path)) == "is a directory":
+        settings.error("DEFAULT", option, f"the log {path} {state}")
+    return path

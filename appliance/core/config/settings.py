@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no"})
+_UNUSABLE = "cannot be used"
 _OUT_OF_REACH = "cannot be read: check owner and mode, of its directories too"
 T = TypeVar("T")
 
@@ -130,9 +132,16 @@ class Settings:
         return tuple(word for part in self._expand(entry.text, section).split(",") if (word := part.strip()))
 
     def path(
-        self, section: str, option: str, *, default: Path, aliases: Iterable[Alias] = (), is_directory: bool = False
+        self,
+        section: str,
+        option: str,
+        *,
+        default: Path,
+        aliases: Iterable[Alias] = (),
+        is_directory: bool = False,
+        is_output: bool = False,
     ) -> Path:
-        """Return an option as an absolute path."""
+        """Return an option as an absolute path: of anything, of a directory, or of a file that is to be written."""
         entry = self._find(section, option, aliases)
         self._defaults[section, option] = str(default)
         if entry is None or not entry.text:
@@ -146,8 +155,10 @@ class Settings:
             return default
         if not value.is_absolute():
             self._report(entry, section, option, f"must be an absolute path, not {str(value)!r}")
-        elif is_directory and (state := _state(value)) not in ("is a directory", "does not exist"):
+        elif is_directory and (state := state_of(value)) not in ("is a directory", "does not exist"):
             self._report(entry, section, option, f"{value} {state or 'is not a directory'}")
+        elif is_output and (state := state_of(value)).startswith((_UNUSABLE, "is a directory")):
+            self._report(entry, section, option, f"{value} {state}")
         return value
 
     def file(
@@ -158,7 +169,7 @@ class Settings:
         if (entry is None or not entry.text) and default is None:
             return None
         value = self.path(section, option, default=default or Path(), aliases=aliases)
-        if value.is_absolute() and (state := _state(value)):
+        if value.is_absolute() and (state := state_of(value)):
             self._report(entry, section, option, f"file {value} {state}")
         return value
 
@@ -264,14 +275,19 @@ class Settings:
                 self.warn(section, option, f"unknown option, ignored{_did_you_mean(near)}")
 
 
-def _state(path: Path) -> str:
+def state_of(path: Path) -> str:
     """Say what keeps a path from being a file that can be read; empty when nothing does."""
     try:
-        if path.is_file():
-            return "" if os.access(path, os.R_OK) else _OUT_OF_REACH
-        return "is a directory" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "does not exist"
     except PermissionError:
         return _OUT_OF_REACH
+    except OSError as error:  # a name that is too long, a file where a directory would have to be, a disk that fails
+        return f"{_UNUSABLE}: {(error.strerror or str(error)).lower()}"
+    if stat.S_ISREG(mode):
+        return "" if os.access(path, os.R_OK) else _OUT_OF_REACH
+    return "is a directory" if stat.S_ISDIR(mode) else "is no file"
 
 
 def _did_you_mean(near: list[str]) -> str:
