@@ -139,6 +139,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, m
     assert found.access.account == "from-environment"
     assert found.access.options["password"] == "older-name"
     assert (found.access.verify, found.access.timeout.total_seconds()) == (False, 7)
+    assert "anybody on the network may read the password" in "".join(map(str, found.warnings))
 
 
 def test_the_environment_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
