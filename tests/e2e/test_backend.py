@@ -42,6 +42,7 @@ def client(backend: Backend) -> Client:
 
 
 def test_an_appliance_is_added(cloud: Cloud, backend: Backend, client: Client) -> None:
+    """R06: the account has the role `member` in the projects, and no other."""
     offer = Offer.make(backend.images)
     assert client.run(("AddAppliance", offer.message())) == [("SUCCESS", "")]
     (row,) = cloud.rows()
@@ -157,6 +158,7 @@ def test_metadata_change_in_place(cloud: Cloud, backend: Backend, client: Client
 
 
 def test_removal(cloud: Cloud, backend: Backend, client: Client) -> None:
+    """R06: with the same role."""
     offer = Offer.make(backend.images)
     client.run(("AddAppliance", offer.message()), ("AddAppliance", offer.message(identifier=TWO)))
     first = next(row for row in cloud.rows() if row.properties["APPLIANCE_ID"] == ONE)

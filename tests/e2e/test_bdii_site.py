@@ -48,6 +48,7 @@ def resource(directory: Path) -> Bdii:
 
 
 def test_the_site_publishes_itself_and_what_it_pulls_with_images(tmp_path: Path) -> None:
+    """R24, R29, R30: name, host and descriptions of the site are those of its files."""
     below = resource(tmp_path / "resource")
     below.provide(cloud(image(1, "ops"), image(2, "ops")))
     own = free_port()
@@ -97,6 +98,7 @@ def test_the_site_publishes_itself_and_what_it_pulls_with_images(tmp_path: Path)
 
 
 def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_path: Path) -> None:
+    """R24, D14: two resources in site-urls.conf."""
     below = resource(tmp_path / "resource")
     below.provide(cloud(image(1, "ops"), image(2, "ops")))
     other = resource(tmp_path / "other")
@@ -167,6 +169,7 @@ def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: 
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, name: str, content: str, line: str) -> None:
+    """R29, R30: placeholders and what a shell would do, too."""
     above = site(tmp_path / "site", "")
     path = tmp_path / "site" / name
     rest = path.read_text() if name == "bdii.conf" else ""
@@ -180,6 +183,7 @@ def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, name: str, con
 
 
 def test_left_out_values_leave_no_empty_attribute(tmp_path: Path) -> None:
+    """R30."""
     kept = ("SITE_NAME", "SITE_EMAIL", "SITE_SECURITY_EMAIL", "SITE_SUPPORT_EMAIL")
     cfg = "".join(f"{line}\n" for line in SITE_CFG.splitlines() if line.split()[0] in kept) + "SITE_WEB =\n"
     above = site(tmp_path / "site", "", cfg=cfg)

@@ -127,6 +127,7 @@ def test_the_program_itself(world: World) -> None:
 
 
 def test_images_reach_the_cloud_and_stay_there(world: World) -> None:
+    """R34, R35."""
     world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
     done = world.sync()
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -490,6 +491,7 @@ def test_an_old_list_is_not_believed_again(offered: World) -> None:
 
 
 def test_tokens_are_sent_to_their_host_and_shown_nowhere(world: World) -> None:
+    """R37, D12."""
     message = world.publish([world.image(1, "one.qcow2")])
     url = world.web.put("/ops/image.list", message, token=TOKEN)
     world.configure(url.replace("https://", f"https://{TOKEN}:x-oauth-basic@"))
@@ -517,6 +519,7 @@ def test_credentials_do_not_follow_to_another_host(world: World, authority: Auth
 
 
 def test_no_backend_is_one_line_and_nothing_is_fetched(world: World) -> None:
+    """D15."""
     world.publish([world.image(1, "one.qcow2")])
     done = world.sync("--backend-endpoint", "127.0.0.1:1")
     assert done.returncode == 3

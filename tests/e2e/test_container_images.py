@@ -36,7 +36,7 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_runs_as_fedcloud_and_names_version_and_commit(engine: Engine, name: str) -> None:
-    """Nothing runs as root; R01: the images keep the names egifedcloud/*, with a version of our own."""
+    """R01, R25, R28: the images keep the names egifedcloud/*, with a version of our own; and nothing runs as root."""
     config = inspect(engine, name)["Config"]
     assert config["User"] == "1999:1999"
     assert config["Labels"]["org.opencontainers.image.title"] == f"egifedcloud/{name}"

@@ -36,7 +36,9 @@ def site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[Container
 def test_usage_of_a_real_cloud_arrives_over_a_real_broker(
     site: ContainerSite, testbed: Testbed, tmp_path: Path
 ) -> None:
-    """R12, R19, R20, R21: the record is in the spool, goes with the staged key, and is gone from the spool then."""
+    """R12, R19, R20, R21, D02, D13: the record is in the spool, goes with the staged key, and is gone from the spool
+    then.
+    """
     container_cloud.account_for(site, testbed)
     said = site.job("caso", "caso-extract")
     spool = site.root / "var/spool/apel/outgoing/openstack"

@@ -75,7 +75,7 @@ def site(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 
 def test_the_site_publishes_its_cloud_on_one_port(site: ContainerSite) -> None:
-    """R24, R33: the site's BDII, alone in public, has what the resource's read from the cloud; by IPv4 and IPv6."""
+    """R11, R24, R33: the site's BDII, alone in public, has what the resource's read from the cloud; by IPv4 and IPv6."""
     wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("cloudbdii") + site.log("sitebdii"))
     found = entries()
     assert any("GLUE2DomainID=TEST-SITE" in dn for dn in found)
@@ -164,7 +164,7 @@ def test_the_backend_is_reached_through_its_own_network_only(site: ContainerSite
 def test_a_killed_service_is_back_within_five_seconds_and_its_neighbours_notice_nothing(
     site: ContainerSite, service: str
 ) -> None:
-    """R38: the program itself is killed, as the kernel does it when memory runs out."""
+    """R38, D15: the program itself is killed, as the kernel does it when memory runs out."""
     before = {name: site.container(name)["State"] for name in SERVICES}
     program = _program(site, service)
     os.kill(program, signal.SIGKILL)

@@ -61,6 +61,7 @@ def usage(site: CasoSite, until: datetime) -> dict[tuple[str, str], counters.Usa
 
 
 def test_hours_of_each_month_are_those_of_novas_database(extracted: Extracted) -> None:
+    """R06: the account `accounting` has the role `reader` in the projects and on the system, and no other."""
     records = extracted.site.records()
     counted, repeated = counters.accounted(records)
     assert counted == usage(extracted.site, extracted.until)
@@ -197,6 +198,7 @@ def extra_project(testbed: Testbed, *, tags: list[str], role: bool, **attributes
 
 
 def test_a_tagged_project_without_a_role_is_told(site: CasoSite) -> None:
+    """R17."""
     with extra_project(site.testbed, tags=["caso"], role=False, VO="vo.x") as project:
         shown = site.run("caso-extract", expect=1)
     assert lines(shown) == [
@@ -329,6 +331,7 @@ def test_an_application_credential_serves_its_own_project_only(site: CasoSite) -
 
 
 def test_without_the_system_scope(site: CasoSite) -> None:
+    """R17: without the right to list users there are records, without names, and the command that gives it."""
     site.login["system_scope"] = ""
     site.write()
     shown = site.run("caso-extract")

@@ -99,6 +99,7 @@ def site(cloud: Cloud, tmp_path: Path) -> Iterator[Site]:
 
 
 def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
+    """R34, R35."""
     site.publish("ops", [site.image(1, "one.qcow2"), site.image(2, "one.raw")])
     site.publish("biomed", [site.image(3, "one.ova")])
     done = site.sync()

@@ -94,7 +94,7 @@ def access(path: Path) -> tuple[int, int, int]:
 
 
 def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
-    # R13, R20, R22, R23, R31: everything in its place with its rights; and again: nothing changes, which is said
+    """R13, R20, R22, R23, R31, D12: everything in its place with its rights; and again: nothing changes, which is said."""
     shown = install(older(made), root)
     assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr
     assert shown.stdout.startswith(f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii")
@@ -187,7 +187,9 @@ def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_mask
 
 
 def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> None:
-    # R19, R31: its spools are root's, its programs and units make way, its configuration stays; links are not followed
+    """R19, R31: its spools are root's, its programs and units make way, its configuration stays; links are not
+    followed.
+    """
     spool = root / "var/spool/apel/outgoing/openstack/5a1b2c3d"
     spool.mkdir(parents=True)
     (spool / "5a1b2c3d4e5f60").write_text("record")
@@ -224,7 +226,7 @@ def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> No
 
 
 def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
-    # R05, R36: its mappings and the backend's configuration stay where they are, and no second one comes beside
+    """R05, R36: its mappings and the backend's configuration stay where they are, and no second one comes beside."""
     names = ("caso/voms.json", "cloudkeeper-os/mapping.json", "cloudkeeper-os/cloudkeeper-os.conf")
     for name in names:
         (root / "etc" / name).parent.mkdir(exist_ok=True)
@@ -267,7 +269,7 @@ def test_whoever_calls_it_however(made: Path, root: Path) -> None:
 
 
 def test_images_on_a_volume_that_a_link_leads_to(made: Path, root: Path) -> None:
-    # R10
+    """R10."""
     volume = root / "srv/images"
     volume.mkdir(parents=True)
     (root / "image_data").symlink_to("/srv/images")
@@ -279,7 +281,7 @@ def test_images_on_a_volume_that_a_link_leads_to(made: Path, root: Path) -> None
 
 
 def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
-    # D08: releases of 2019 to 2022 had them there; beside the new tables they would start twice
+    """D08: releases of 2019 to 2022 had them there; beside the new tables they would start twice."""
     crontab = root / "var/spool/cron/crontabs/root"
     crontab.parent.mkdir(parents=True)
     crontab.write_text("# m h\n14 */4 * * * /usr/local/bin/caso-extract.sh\n")
@@ -300,7 +302,7 @@ def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> No
 
 
 def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
-    # R12: an upgrade does not bring cron's tables back
+    """R12: an upgrade does not bring cron's tables back."""
     install(older(made), root)
     python = next((root / "opt/fedcloud").glob(f"{__version__}-*/bin/python"))
     command = [
@@ -381,7 +383,7 @@ def refused(bundle: Path, root: Path, *flags: str, key: Path | None = None) -> s
 
 
 def test_an_altered_file_is_refused(own: Path, root: Path) -> None:
-    # R01: nothing is touched before the bundle is proven
+    """R01: nothing is touched before the bundle is proven."""
     path = own / "files/bin/caso-extract.sh"
     path.write_text(path.read_text() + "# \n")
     assert refused(own, root) == (
@@ -441,7 +443,7 @@ def test_an_rsa_signature_by_openssl_dgst_is_taken(own: Path, root: Path) -> Non
 
 
 def test_a_missing_and_an_altered_image_are_refused(own: Path, root: Path) -> None:
-    # R01: against images.lock
+    """R01: against images.lock."""
     bundles.image(own / "images/caso.tar", "egifedcloud/other:1")
     bundles.seal(own, key=own.parent / "key.pem")
     assert f"egifedcloud/caso:{__version__}: this image is missing from the bundle" in refused_by_python(own, root)

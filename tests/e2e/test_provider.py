@@ -142,6 +142,7 @@ def vos(testbed: Testbed) -> Iterator[tuple[str, str]]:
 def test_flavors_and_images_of_each_vo_are_those_of_the_databases(
     testbed: Testbed, whole: tuple[Shown, Entries]
 ) -> None:
+    """R06: the account `information` has the role `reader` in the projects, and no other."""
     for vo, project in vos(testbed):
         assert of_vo(whole[1], "ExecutionEnvironment", vo) == flavors_of(testbed, project)
         assert of_vo(whole[1], "ApplicationEnvironment", vo) == images_of(testbed, project)

@@ -68,7 +68,7 @@ def left(site: ContainerSite) -> list[str]:
 
 
 def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerSite) -> None:
-    # R23, D03: the shipped caso.conf still has its placeholders
+    """R23, D03: the shipped caso.conf still has its placeholders."""
     status, said = run(site, "caso")
     assert status == 2
     assert "/etc/caso/caso.conf:12: site_name" in said
@@ -78,7 +78,7 @@ def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerS
 
 
 def test_a_change_in_etc_apel_counts(site: ContainerSite) -> None:
-    # R20, D04: nothing to send is well; then a word that the file must not have
+    """R20, D04: nothing to send is well; then a word that the file must not have."""
     status, said = run(site, "ssmsend")
     assert status == 0, said
     records = site.root / "var/lib/fedcloud/runs"  # of the program, where no other container writes, and of its job
@@ -93,7 +93,7 @@ def test_a_change_in_etc_apel_counts(site: ContainerSite) -> None:
 
 
 def test_the_program_finds_the_staged_key_and_only_while_it_runs(site: ContainerSite) -> None:
-    # R21: the key itself is root's alone, and the program, which is not root, can use the copy
+    """R21: the key itself is root's alone, and the program, which is not root, can use the copy."""
     status, said = run(site, "ssmsend", "--", "--check-config")
     assert status == 0, said
     assert list((site.root / "run/fedcloud/keys").iterdir()) == []
@@ -101,7 +101,7 @@ def test_the_program_finds_the_staged_key_and_only_while_it_runs(site: Container
 
 
 def test_cloudkeeper_has_all_that_mutual_tls_needs(site: ContainerSite) -> None:
-    # R21: with `authentication: true` in the shipped file; the program looks for its three files in the container
+    """R21: with `authentication: true` in the shipped file; the program looks for its three files in the container."""
     config = site.root / "etc/cloudkeeper/cloudkeeper.yml"
     site.edit("etc/cloudkeeper/cloudkeeper.yml", text=config.read_text().replace("tion: false", "tion: true"))
     site.edit("etc/cloudkeeper/image-lists.conf", text="https://lists.example.org/image.list\n")
@@ -179,7 +179,7 @@ def test_a_full_disk_of_logs_keeps_no_job_from_its_work(site: ContainerSite, sil
 
 
 def test_after_a_kill_the_next_start_begins_anew(site: ContainerSite, silence: socket.socket) -> None:
-    # D03: whatever is left of the first, there is one container at a time, and none at the end
+    """D03: whatever is left of the first, there is one container at a time, and none at the end."""
     process = start(site, "caso")
     connection = accept(silence, process)
     with connection:

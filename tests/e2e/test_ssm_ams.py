@@ -35,6 +35,7 @@ def last_arrivals(service: AMS) -> list[str]:
 
 
 def test_messages_go_in_order_signed_named_and_together(tmp_path: Path, trust: Trust) -> None:
+    """R08: with the host's certificate; openssl verifies the signatures."""
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
         names = site.fill(texts(100))

@@ -146,6 +146,7 @@ def receiver_matrix(stage: Stage) -> KillMatrix:
 
 
 def test_a_killed_sender_loses_nothing(stage: Stage) -> None:
+    """R19."""
     sender_matrix(stage, with_a_bad_one=True).run(sample=10, seed=SEED)
 
 
@@ -157,6 +158,7 @@ def test_a_killed_receiver_loses_and_doubles_nothing(stage: Stage) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("with_a_bad_one", [False, True])
 def test_a_sender_killed_anywhere(stage: Stage, *, with_a_bad_one: bool) -> None:
+    """R19."""
     sender_matrix(stage, with_a_bad_one=with_a_bad_one).run(sample=None)
 
 

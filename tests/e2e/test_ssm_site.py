@@ -87,6 +87,7 @@ def test_a_key_that_others_may_read(site: Site, broker: FaultBroker) -> None:
 
 
 def test_an_expired_certificate(site: Site, broker: FaultBroker) -> None:
+    """D16: nothing is sent."""
     begin = datetime.now(UTC) - timedelta(days=3)
     use(site, site.trust.grid.issue("expired.example.org", not_before=begin, days=2))
     refused(site, broker, "the certificate expired on")
@@ -123,6 +124,7 @@ def test_certificates_to_encrypt_to(site: Site, broker: FaultBroker) -> None:
 
 
 def test_a_certificate_that_ends_soon_sends_and_warns(site: Site, broker: FaultBroker) -> None:
+    """D16."""
     use(site, site.trust.grid.issue("soon.example.org", days=0.5))
     names = site.fill(["a message\n"])
     assert site.run("ssmsend").returncode == 0

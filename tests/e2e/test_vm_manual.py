@@ -45,7 +45,7 @@ def test_the_machine_boots(machine: Machine) -> None:
 
 
 def test_an_installation_from_the_bundle_without_network_and_a_second_one(appliance: Appliance) -> None:
-    """R01, R22, R23, R31: everything comes from the bundle; the second run changes nothing."""
+    """R01, R22, R23, R31, D09: everything comes from the bundle; the second run changes nothing."""
     machine = appliance.machine
     assert "Installed " in appliance.first
     assert appliance.second.splitlines()[-1].startswith("Nothing to change: ")
@@ -79,7 +79,9 @@ def test_the_units_may_do_little(appliance: Appliance) -> None:
 
 
 def test_systemctl_start_bdii(appliance: Appliance) -> None:
-    """R24, R25, R28, R32: once it has returned, LDAP answers; then the cloud is published through both BDIIs."""
+    """R04, R07, R24, R25, R28, R32: once it has returned, LDAP answers; then the cloud, of which the machine reaches
+    the APIs alone, is published through both BDIIs.
+    """
     machine = appliance.machine
     machine.shell("systemctl start bdii")
     assert "GLUE2DomainID=TEST-SITE,o=glue" in appliance.entries()
@@ -135,7 +137,10 @@ def test_a_killed_slapd_and_a_killed_container_are_back_and_their_neighbours_not
 
 
 def test_caso_extract_and_ssm_send_deliver_records(appliance: Appliance, tmp_path: Path) -> None:
-    """R12, R19, R21, R23: the two scripts by hand: records lie in the spool, then in the repository."""
+    """R04, R07, R08, R12, R13, R14, R16, R19, R21, R23, D02, D03, D13: the two scripts by hand, the manual's lines
+    filled in, anchors and certificate put on the host: records lie in the spool, then in the repository, which takes
+    them from this host's name alone.
+    """
     machine = appliance.machine
     machine.shell("/usr/local/bin/caso-extract.sh")
     wanted = sorted(path.read_text() for path in appliance.waiting())
@@ -246,7 +251,9 @@ def test_systemctl_start_and_status_of_cloudkeeper_os(appliance: Appliance) -> N
 
 
 def test_cloudkeeper_brings_an_image_of_a_signed_list_into_glance(appliance: Appliance, tmp_path: Path) -> None:
-    """R34 to R37: list and signature are checked, the image is fetched, and lies in Glance as it was offered."""
+    """R04, R07, R34, R35, R36, R37: list and signature are checked, the image is fetched, and lies in Glance as it was
+    offered.
+    """
     machine, bed = appliance.machine, appliance.testbed
     content = make_disks(tmp_path)["one.qcow2"]
     with image_server.serve(bed.host_credential("lists")) as web:
@@ -277,7 +284,7 @@ def _images(appliance: Appliance) -> dict[str, str]:
 
 
 def test_a_killed_backend_is_back(appliance: Appliance) -> None:
-    """R38: within five seconds; the BDIIs notice nothing."""
+    """R38, D15: within five seconds; the BDIIs notice nothing."""
     appliance.start()
     machine, before = appliance.machine, appliance.containers()
     pid = machine.run("docker", "inspect", "--format", "{{.State.Pid}}", "cloudkeeper-os").stdout.strip()

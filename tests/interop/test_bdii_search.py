@@ -66,7 +66,7 @@ def ldapsearch(port: int, *words: str) -> str:
 def test_entries_are_printed_as_ldapsearch_prints_them(
     words: list[str], port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # R33: the manual's options, in the manual's order
+    """R33: the manual's options, in the manual's order."""
     assert main(["bdii", "search", "-x", "-p", str(port), "-h", "localhost", *words]) == 0
     *entries, count = capsys.readouterr().out.splitlines()
     expected = ldapsearch(port, *words)
@@ -92,14 +92,14 @@ def test_what_cannot_be_found_or_asked_is_one_line(port: int, capsys: pytest.Cap
 
 
 def test_waiting_ends_when_ldap_answers(port: int) -> None:
-    # R32
+    """R32."""
     began = time.monotonic()
     assert main(["bdii", "wait", "-p", str(port), "--timeout", "30"]) == 0
     assert time.monotonic() - began < 5
 
 
 def test_waiting_outlasts_a_port_that_does_not_answer_yet(port: int) -> None:
-    # R32: nobody listens, then somebody hands on to slapd
+    """R32: nobody listens, then somebody hands on to slapd."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         free = found.getsockname()[1]
     ended: list[float] = []

@@ -124,6 +124,7 @@ SHIPPED = {
 
 @pytest.mark.parametrize(("extra", "program"), [case for case in CASES if case[1] in SHIPPED])
 def test_the_shipped_file_is_good_or_says_what_to_fill_in(extra: str, program: str) -> None:
+    """R13."""
     etc = Path(__file__).parents[2] / "etc"
     flags = [flag if flag.startswith("--") else str(etc / flag) for flag in SHIPPED[program]]
     with tempfile.TemporaryDirectory() as root:  # pytest's own are too long for the address of slapd's socket

@@ -88,6 +88,7 @@ def test_assignments_mean_what_sh_exports(text: str) -> None:
 @example('A="a:~"b')
 @example("A=\\")
 def test_what_is_accepted_means_the_same_to_sh(text: str) -> None:
+    """R26."""
     assume(not re.search(r"(^|[;\n])[\t ]*;", text))  # an empty command, over which sh stumbles
     ours = parsed(text)
     if ours is not None:

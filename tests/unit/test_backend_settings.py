@@ -110,11 +110,13 @@ def test_an_application_credential(tmp_path: Path) -> None:
     ],
 )
 def test_every_form_of_mapping(tmp_path: Path, mapping: Any) -> None:
+    """R05."""
     write(tmp_path, mapping=mapping)
     assert {vo: entry.project for vo, entry in load(tmp_path).projects.items()} == {"ops": "p"}
 
 
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    """D12: `insecure` is one."""
     text = """\
 [DEFAULT]
 grpc_port = 70000
@@ -138,6 +140,7 @@ cafile = /nowhere/ca.pem
 
 
 def test_the_shipped_file_needs_three_things(tmp_path: Path) -> None:
+    """R36."""
     shipped = Path(__file__).parents[2] / "etc/cloudkeeper/cloudkeeper-os.conf"
     write(tmp_path, shipped.read_text())
     (tmp_path / "etc/cloudkeeper-os/mapping.json").unlink()
@@ -164,6 +167,7 @@ def test_the_shipped_mapping_alone_is_refused_and_beside_others_left_out(tmp_pat
 
 
 def test_two_files_are_one_too_many(tmp_path: Path) -> None:
+    """R36."""
     write(tmp_path)
     write(tmp_path, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
     (line,) = problems(tmp_path)

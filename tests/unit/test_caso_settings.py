@@ -367,6 +367,7 @@ def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(tmp
 
 
 def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:
+    """D12."""
     path = tmp_path / "open.conf"
     path.write_text(f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}")
     path.chmod(0o644)
@@ -488,6 +489,7 @@ def test_logs_that_cannot_be_written(options: str, told: str, tmp_path: Path) ->
 
 
 def test_another_section_may_hold_the_login(tmp_path: Path) -> None:
+    """D12: `insecure` is warned of."""
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN.replace('keystone_auth', 'shared')}"
     read = load(tmp_path, text + "[keystone_auth]\nauth_section = shared\ninsecure = true\n")
     assert read.access.account == "caso"

@@ -85,6 +85,7 @@ def test_the_key_is_in_no_representation(files: tuple[Path, Path], pair: Pair) -
 def test_modes_of_the_key(
     files: tuple[Path, Path], mode: int, is_our_group: bool, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """R09."""
     files[1].chmod(mode)
     if not is_our_group:  # giving the file away would need root, so the program is in another group
         monkeypatch.setattr(os, "getegid", lambda: files[1].stat().st_gid + 1)
@@ -98,6 +99,7 @@ def test_modes_of_the_key(
 
 
 def test_a_key_of_another_certificate(files: tuple[Path, Path]) -> None:
+    """R09."""
     files[1].chmod(0o600)
     files[1].write_bytes(private_pem(rsa_key("other")))
     with pytest.raises(Untrusted, match="the key does not belong to"):
@@ -151,6 +153,7 @@ def test_files_that_cannot_be_read(files: tuple[Path, Path], index: int) -> None
     ("at", "cause"), [(NOW + 31 * DAY, "the certificate expired on"), (NOW - 2 * DAY, "is valid only from")]
 )
 def test_out_of_its_time(files: tuple[Path, Path], at: object, cause: str) -> None:
+    """R09."""
     with pytest.raises(Untrusted, match=cause):
         Identity.load(files[0], key_path=files[1], at=at)  # type: ignore[arg-type]
 
@@ -165,6 +168,7 @@ def test_out_of_its_time(files: tuple[Path, Path], at: object, cause: str) -> No
     ],
 )
 def test_warnings_before_the_end(files: tuple[Path, Path], left: timedelta, words: str) -> None:
+    """D16: weeks before."""
     at = NOW + 30 * DAY - left
     assert words in load(files).expiry_warning(at=at)
 

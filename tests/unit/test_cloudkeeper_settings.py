@@ -113,6 +113,7 @@ def test_flags_win(tmp_path: Path) -> None:
 
 
 def test_the_list_file(tmp_path: Path) -> None:
+    """R37."""
     default = tmp_path / "etc/cloudkeeper/image-lists.conf"
     default.parent.mkdir(parents=True)
     default.write_text(f"# x\n{URL}\nnonsense\n")

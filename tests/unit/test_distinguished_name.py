@@ -41,6 +41,7 @@ def test_every_attribute_type_is_named_as_openssl_names_it(oid: ObjectIdentifier
 
 
 def test_a_host_name_of_egi() -> None:
+    """R08: the form in which GOCDB knows a host."""
     text = "/DC=EU/DC=EGI/C=ES/O=Hosts/O=TestOrg/CN=host.example.org"
     assert slash_form(name(text)) == text == openssl_form(name(text)) == ssm_form(name(text))
 

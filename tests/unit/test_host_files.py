@@ -5,6 +5,7 @@ The judges are the programs that read the files there: systemd-analyze, systemd-
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -52,7 +53,7 @@ def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> s
 
 
 def test_the_tables_are_those_of_the_manual() -> None:
-    # R12, R22, R34, R39: names, minutes and hours, user, log; D08: the manual and the host agree
+    """R12, R22, R34, R39: names, minutes and hours, user, log; D08: the manual and the host agree."""
     assert {path.name for path in (TOP / "cron.d").iterdir()} == set(TABLES)
     for name, line in TABLES.items():
         assert line in (TOP / "cron.d" / name).read_text().splitlines()
@@ -60,7 +61,9 @@ def test_the_tables_are_those_of_the_manual() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_cron_reads_every_line_of_a_table(name: str) -> None:
-    # R22, D01: cron ignores files with a dot in their name, without a last newline, open to others; and it needs a user
+    """R22, D01: cron ignores files with a dot in their name, without a last newline, open to others; and it needs a
+    user.
+    """
     path = TOP / "cron.d" / name
     assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
     text = path.read_text()
@@ -83,7 +86,7 @@ def test_cron_reads_every_line_of_a_table(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "job"), WRAPPERS.items())
 def test_a_wrapper_hands_on_its_arguments_and_the_exit_status(name: str, job: str, tmp_path: Path) -> None:
-    # R23, D02, D07: nothing but the one command, in a shell's syntax that sh itself has read
+    """R23, D02, D07: nothing but the one command, in a shell's syntax that sh itself has read."""
     path = TOP / "bin" / name
     assert stat.S_IMODE(path.stat().st_mode) & 0o755 == 0o755
     program = tmp_path / "appliance"
@@ -137,7 +140,7 @@ def test_a_unit_is_exposed_to_little(name: str) -> None:
 
 
 def test_timers_fire_when_the_tables_do() -> None:
-    # R12, R34: `systemd-analyze calendar` gives the times of a whole day
+    """R12, R34: `systemd-analyze calendar` gives the times of a whole day."""
     for job, times in TIMES.items():
         text = (TOP / "systemd" / f"fedcloud-job@{job}.timer").read_text()
         (when,) = re.findall(r"OnCalendar=(.*)", text)
@@ -158,7 +161,7 @@ def settings_of(name: str) -> dict[str, list[str]]:
 
 
 def test_the_bdii_s_start_is_over_when_ldap_answers() -> None:
-    # R31, R32: foreground `up` of the compose file under the name that the manual gives, and a wait for the port
+    """R31, R32: foreground `up` of the compose file under the name that the manual gives, and a wait for the port."""
     unit = settings_of("bdii.service")
     assert "-f /etc/sitebdii/docker-compose.yml" in " ".join(unit["Environment"])
     assert re.search(r"docker-compose \$COMPOSE up .*cloudbdii sitebdii", unit["ExecStart"][0])
@@ -171,7 +174,7 @@ def test_the_bdii_s_start_is_over_when_ldap_answers() -> None:
 
 
 def test_the_backend_s_start_asks_for_its_files() -> None:
-    # R36: before docker-compose, which reads the answer
+    """R36: before docker-compose, which reads the answer."""
     unit = settings_of("cloudkeeper-os.service")
     (command,) = [line for line in unit["ExecStartPre"] if "appliance mounts" in line]
     output = command.removeprefix("/usr/local/bin/appliance mounts --output ")
@@ -180,7 +183,7 @@ def test_the_backend_s_start_asks_for_its_files() -> None:
 
 
 def test_the_backend_s_start_ends_when_it_can_be_called() -> None:
-    # R38: or fails, and says why
+    """R38: or fails, and says why."""
     unit = settings_of("cloudkeeper-os.service")
     assert unit["ExecStartPost"] == ["/usr/local/bin/appliance wait cloudkeeper-os --timeout 120 --pid=${MAINPID}"]
     assert int(unit["TimeoutStartSec"][0]) > 120
@@ -188,7 +191,7 @@ def test_the_backend_s_start_ends_when_it_can_be_called() -> None:
 
 @pytest.mark.parametrize("name", ["bdii.service", "cloudkeeper-os.service"])
 def test_services_come_back_and_stop_in_time(name: str) -> None:
-    # R38, D15, D17: the unit is the backstop of the engine's own restarts, and no job has such a unit
+    """R38, D15, D17: the unit is the backstop of the engine's own restarts, and no job has such a unit."""
     unit = settings_of(name)
     assert unit["Restart"] == ["always"]
     assert unit["StartLimitIntervalSec"] == ["0"]  # never given up
@@ -218,7 +221,7 @@ def rotation(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_logrotate_accepts_the_file_and_knows_every_log(rotation: tuple[Path, Path], tmp_path: Path) -> None:
-    # D11: each log that a table or a job writes
+    """D11: each log that a table or a job writes."""
     path, logs = rotation
     shown = run("/usr/sbin/logrotate", "-d", "-s", tmp_path / "state", path)
     assert shown.returncode == 0
@@ -230,7 +233,7 @@ def test_logrotate_accepts_the_file_and_knows_every_log(rotation: tuple[Path, Pa
 
 
 def test_a_rotated_log_is_new_and_closed_to_others(rotation: tuple[Path, Path], tmp_path: Path) -> None:
-    # D11, D12
+    """D11, D12."""
     path, logs = rotation
     (logs / "caso.log").write_text("old\n")
     for number in range(10):
@@ -245,7 +248,9 @@ def test_a_rotated_log_is_new_and_closed_to_others(rotation: tuple[Path, Path], 
 
 
 def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> None:
-    # R10, R19, D10: the spools, the images' directory, the state, and the lock of cloudkeeper, which outlasts a container
+    """R10, R19, D10: the spools, the images' directory, the state, and the lock of cloudkeeper, which outlasts a
+    container.
+    """
     for directory in ("etc", "var/log", "run/lock", "var/spool"):
         (tmp_path / directory).mkdir(parents=True)
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nfedcloud:x:1999:1999::/:/bin/sh\n")
@@ -272,7 +277,7 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
 
 
 def test_every_file_that_the_manual_names_is_shipped() -> None:
-    # R13, R20, R26, R27, R29, R30, R36, R37, D14: and site-urls.conf is a file of the host
+    """R13, R20, R26, R27, R29, R30, R36, R37, D14: and site-urls.conf is a file of the host."""
     for name in (
         *("caso/caso.conf", "voms.json", "apel/sender.cfg", "cloud-info-provider/openstack.rc"),
         *("cloud-info-provider/openstack.yaml", "sitebdii/glite-info-site-defaults.conf", "sitebdii/site.cfg"),
@@ -282,8 +287,24 @@ def test_every_file_that_the_manual_names_is_shipped() -> None:
         assert (TOP / "etc" / name).is_file(), name
 
 
+def test_each_component_has_its_own_account_in_its_own_file() -> None:
+    """R07: a file that holds an account is mounted for its own component alone."""
+    readers: dict[str, set[str]] = {}
+    for name, service in yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"].items():
+        for mount in service["volumes"]:
+            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount["source"])
+            readers.setdefault(source, set()).add(name)
+    for file, components in {
+        "caso/caso.conf": {"caso"},
+        "cloud-info-provider/openstack.rc": {"cloudbdii", "cloud-info"},
+        "cloudkeeper/cloudkeeper-os.conf": {"cloudkeeper-os"},
+    }.items():
+        path = Path("/etc") / file
+        assert {name for place in (path, *path.parents) for name in readers.get(str(place), ())} == components
+
+
 def test_the_shipped_voms_json_is_what_keystone_voms_has() -> None:
-    # R05, R18
+    """R05, R18."""
     mapping = json.loads((TOP / "etc/voms.json").read_text())
     assert [list(entry) for entry in mapping.values()] == [["tenant"]]
 
@@ -300,7 +321,7 @@ def test_the_shipped_settings_are_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_shipped_sender_sends_to_the_repository_of_today() -> None:
-    # R20, D05, D06: no queue for tests; and no logging.cfg that could be broken
+    """R20, D05, D06: no queue for tests; and no logging.cfg that could be broken."""
     text = (TOP / "etc/apel/sender.cfg").read_text()
     active = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert "protocol: AMS" in active
@@ -326,3 +347,23 @@ def test_every_promise_and_every_fault_has_its_row_and_its_tests() -> None:
         (found,) = [path for path in TOP.glob("tests/*/test_*.py") if f"/{path.relative_to(TOP)}".endswith(f"/{file}")]
         for name in re.findall(r"::(test_\w+)", tests):
             assert f"def {name}" in found.read_text(), (file, name)
+
+
+# Promises of the machine's image, and of migration, which are matters of their own.
+LATER = {"R02", "R03", "R40"}
+
+
+def named_rows(path: Path) -> set[str]:
+    """Return the rows that the docstrings of a file's tests name."""
+    tests = (
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    )
+    return {row for test in tests for row in re.findall(r"\b[RD]\d\d\b", ast.get_docstring(test) or "")}
+
+
+def test_every_row_is_named_by_a_test() -> None:
+    rows = set(re.findall(r"^\| ([RD]\d\d) \|", (TOP / "docs/requirements.md").read_text(), re.MULTILINE))
+    named = {row for path in TOP.glob("tests/*/test_*.py") for row in named_rows(path)}
+    assert named == rows - LATER

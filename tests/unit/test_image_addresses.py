@@ -21,6 +21,7 @@ def read(tmp_path: Path, text: str) -> tuple[list[addresses.Address], list[str]]
 
 
 def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
+    """R37: and the token is shown nowhere."""
     text = (
         "\ufeff# AppDB\r\n\r\n"
         f"  https://{SECRET}:x-oauth-basic@vmcaster.appdb.egi.eu/store/vo/ops/image.list\t\r\n"
@@ -61,6 +62,7 @@ def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_line_is_told_by_its_number_and_stops_no_other(tmp_path: Path, line: str, words: str) -> None:
+    """R37."""
     found, problems = read(tmp_path, f"# first\n{line}\nhttps://good.example.org/list\n")
     assert [one.name for one in found] == ["https://good.example.org/list"]
     assert problems == [f":2: {words}"]

@@ -160,7 +160,7 @@ def test_an_image_that_points_at_other_files_is_refused(web: ImageServer, worksh
 
 
 def test_a_full_disk(web: ImageServer, workshop: Workshop) -> None:
-    """The check beforehand sees that there is room; then somebody else takes it."""
+    """R10: the check beforehand sees that there is room; then somebody else takes it."""
     uri = web.put("/one.raw", RAW)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(workshop.directory)], check=False)
     if mounted.returncode:
@@ -184,6 +184,7 @@ class _Roomy(Workshop):
 
 
 def test_what_a_killed_run_left_is_swept_and_nothing_else(workshop: Workshop) -> None:
+    """R10."""
     (workshop.directory / "cloudkeeper-abc.download.part").write_bytes(b"x")
     (workshop.directory / "cloudkeeper-abc.qcow2").write_bytes(b"x")
     (workshop.directory / "image-of-somebody.qcow2").write_bytes(b"x")
@@ -266,6 +267,7 @@ def test_a_server_that_never_ends_its_handshake(client: Client) -> None:
 
 
 def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path) -> None:
+    """D12."""
     stranger = Authority.create(tmp_path / "ca", subject="/DC=EU/DC=EXAMPLE/CN=Stranger", key="ec")
     past = datetime.now(UTC) - timedelta(days=9)
     cases = {

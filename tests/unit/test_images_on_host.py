@@ -41,7 +41,7 @@ def test_all_images_are_listed(engine: Engine, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_what_is_missing_is_told(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # R01: nothing is pulled by itself; docker-compose would
+    """R01: nothing is pulled by itself; docker-compose would."""
     del engine.images["egifedcloud/sitebdii:1.2"]
     assert images(tmp_path, "cloudbdii", "sitebdii") == 3
     assert capsys.readouterr().err == (

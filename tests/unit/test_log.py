@@ -21,6 +21,7 @@ def _quiet_again() -> Iterator[None]:
 
 
 def test_secrets_never_reach_a_file_not_even_in_tracebacks(tmp_path: Path) -> None:
+    """D12."""
     log.hide("s3cret")
     log.hide("")
     log.hide(None)
@@ -44,6 +45,7 @@ def test_a_secret_inside_another_is_masked_whole() -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize("secret", ['pa"ss\\word', "pässwörd/日本", "p@ss w%rd+1", "pa'ss", "two  blanks", "tab\there"])
 def test_a_secret_is_masked_however_it_is_written(tmp_path: Path, secret: str, as_json: bool) -> None:
+    """D12."""
     log.hide(secret)
     log.configure(file=tmp_path / "log", console=False, as_json=as_json)
     written = {

@@ -27,7 +27,7 @@ def told(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, ...]:
 
 
 def test_a_site_of_2017(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # R05, R18, R36; and with no file at all, the place to put one
+    """R05, R18, R36: and with no file at all, the place to put one."""
     assert told(tmp_path, capsys) == OF_2017
     put(tmp_path, *OF_2017)
     assert told(tmp_path, capsys) == OF_2017

@@ -99,6 +99,7 @@ def complaints(root: Path, *flags: str, rc: str | None = RC, text: str | None = 
 
 
 def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
+    """R26, R27."""
     found = load(tmp_path)
     assert found.warnings == ()
     assert [(share.vo, share.project_id, share.region, share.membership) for share in found.shares] == [
@@ -115,6 +116,7 @@ def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
 
 
 def test_the_file_of_2017_with_one_project_and_keystone_2(tmp_path: Path) -> None:
+    """R26, R27."""
     rc = "export OS_AUTH_URL=https://k.example.org:5000/v2.0\nexport OS_USERNAME=ci\nexport OS_TENANT_NAME=ops\nexport OS_PASSWORD=geheim-7\n"
     found = load(tmp_path, rc=rc, text=OLD)
     assert found.access.auth_url == "https://k.example.org:5000/v3"
@@ -132,6 +134,7 @@ def test_the_file_of_2017_with_one_project_and_keystone_2(tmp_path: Path) -> Non
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D12: `--insecure` is warned of."""
     monkeypatch.setenv("OS_USERNAME", "from-environment")
     monkeypatch.setenv("NOVA_PASSWORD", "older-name")
     found = load(tmp_path, "--os-auth-url", "https://flag.example.org/v3", "--insecure", "--timeout", "7")
@@ -161,6 +164,7 @@ def test_the_yaml_file_of_the_container_s_variable(tmp_path: Path) -> None:
 
 
 def test_all_that_is_wrong_is_told_at_once_with_lines(tmp_path: Path) -> None:
+    """R27: the placeholder of the site's name, too."""
     text = """\
 site:
   name: SITE-NAME

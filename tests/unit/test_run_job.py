@@ -118,7 +118,7 @@ def site(tmp_path: Path, pki: Authority) -> Iterator[Site]:
 
 
 def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site) -> None:
-    # R23: what the wrappers of /usr/local/bin start
+    """R23: what the wrappers of /usr/local/bin start."""
     shown = site.run("caso", "--", "--dry-run", "-v")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == "from the job\n"
@@ -145,7 +145,7 @@ def test_of_the_caller_s_environment_nothing_reaches_docker_compose(
 
 
 def test_the_mapping_of_newer_releases_wins(site: Site) -> None:
-    # R18: by a variable of the compose file, unless appliance.env names another one
+    """R18: by a variable of the compose file, unless appliance.env names another one."""
     assert site.run("caso").returncode == 0
     assert "FEDCLOUD_CASO_MAPPING=/etc/voms.json" in site.told("environment")
     (site.root / "etc/caso").mkdir()
@@ -160,7 +160,7 @@ def test_the_mapping_of_newer_releases_wins(site: Site) -> None:
 
 @pytest.mark.parametrize("status", [1, 2, 3, 137])
 def test_the_exit_status_is_the_container_s(site: Site, status: int) -> None:
-    # R23
+    """R23."""
     site.behave(f"exit {status}")
     shown = site.run("caso")
     assert shown.returncode == status
@@ -189,7 +189,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 def test_a_hundred_simultaneous_starts_make_one_run(site: Site, tmp_path: Path) -> None:
-    # R12: no overlap; a start that finds the job running says so and is done
+    """R12, D10: no overlap; a start that finds the job running says so and is done."""
     gate, said = site.place / "gate", tmp_path / "said"
     os.mkfifo(gate)
     said.mkdir()
@@ -213,7 +213,7 @@ def test_a_hundred_simultaneous_starts_make_one_run(site: Site, tmp_path: Path) 
 
 
 def test_waiting_ends_as_the_other_run_ends_and_runs_nothing(site: Site) -> None:
-    # R12: with --wait
+    """R12: with --wait."""
     gate = site.place / "gate"
     os.mkfifo(gate)
     site.behave("read line <gate; exit 3")
@@ -265,7 +265,7 @@ def test_other_jobs_do_not_wait_for_it(site: Site) -> None:
 
 
 def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
-    # R21: a copy of the key, 0400 of the containers' account, gone afterwards; the key itself stays root's
+    """R21: a copy of the key, 0400 of the containers' account, gone afterwards; the key itself stays root's."""
     assert site.run("ssmsend").returncode == 0
     assert site.told("keys") == ["400 1999 1999"]
     grid = site.root / "etc/grid-security"
@@ -281,7 +281,7 @@ def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
 
 
 def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
-    # R21
+    """R21."""
     path = site.root / "etc/cloudkeeper/cloudkeeper.yml"
     path.parent.mkdir()
     for switch, staged in (("false", []), ("true", ["400 1999 1999"])):
@@ -312,7 +312,7 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
 
 
 def test_a_certificate_that_the_containers_cannot_read_is_told(site: Site) -> None:
-    # R09: the wrapper is root and would not notice
+    """R09: the wrapper is root and would not notice."""
     certificate = site.root / "etc/grid-security/hostcert.pem"
     certificate.chmod(0o600)
     shown = site.run("ssmsend")
@@ -325,7 +325,7 @@ def test_a_certificate_that_the_containers_cannot_read_is_told(site: Site) -> No
 
 @pytest.mark.parametrize("mode", [0o404, 0o444, 0o406])
 def test_a_key_that_others_can_read_is_refused(site: Site, mode: int) -> None:
-    # R09
+    """R09."""
     (site.root / "etc/grid-security/hostkey.pem").chmod(mode)
     shown = site.run("ssmsend")
     assert shown.returncode == 3
@@ -335,7 +335,7 @@ def test_a_key_that_others_can_read_is_refused(site: Site, mode: int) -> None:
 
 
 def test_a_key_of_another_certificate_is_refused(site: Site, pki: Authority) -> None:
-    # R09
+    """R09."""
     other = pki.issue("other.example.org")
     key = site.root / "etc/grid-security/hostkey.pem"
     key.write_bytes(other.key.read_bytes())
@@ -354,7 +354,7 @@ def test_a_host_without_a_certificate_is_told_where_it_belongs(site: Site, name:
 
 
 def test_an_expired_certificate_is_refused_and_nothing_is_sent(site: Site, pki: Authority) -> None:
-    # R09, D16
+    """R09, D16."""
     old = pki.issue("ssm.example.org", days=1, not_before=datetime.now(UTC) - timedelta(days=2))
     grid = site.root / "etc/grid-security"
     (grid / "hostcert.pem").write_bytes(old.certificate.read_bytes())
@@ -366,7 +366,7 @@ def test_an_expired_certificate_is_refused_and_nothing_is_sent(site: Site, pki: 
 
 
 def test_a_certificate_that_peers_may_not_trust_is_told(site: Site, tmp_path: Path) -> None:
-    # R09: its chain
+    """R09: its chain."""
     stranger = Authority.create(tmp_path / "stranger", subject="/DC=org/DC=stranger/CN=Stranger CA")
     host = stranger.issue("ssm.example.org")
     grid = site.root / "etc/grid-security"
@@ -460,7 +460,7 @@ def test_signals_go_to_the_container_when_there_is_one(site: Site) -> None:
 
 
 def test_what_a_killed_run_left_goes_at_the_next_start(site: Site) -> None:
-    # R21, D03: neither container nor key of a killed wrapper stays
+    """R21, D03: neither container nor key of a killed wrapper stays."""
     site.behave("while :; do sleep 0.05; done")
     process = site.start("ssmsend")
     site.until_started()
@@ -486,7 +486,7 @@ def test_what_a_killed_run_left_goes_at_the_next_start(site: Site) -> None:
 
 
 def test_with_log_the_output_is_appended_to_the_job_s_file(site: Site) -> None:
-    # R12: the log paths of the manual
+    """R12: the log paths of the manual."""
     log = site.root / "var/log/ssm.log"
     log.write_text("earlier\n")
     shown = site.run("ssmsend", "--log")
@@ -551,7 +551,7 @@ def test_an_engine_that_does_not_listen_is_one_line(site: Site) -> None:
 
 
 def test_a_missing_image_is_told_and_never_pulled(site: Site) -> None:
-    # R01, D09: nothing is pulled implicitly
+    """R01, D09: nothing is pulled implicitly."""
     site.engine.images.clear()
     shown = site.run("caso")
     assert shown.returncode == 3
@@ -608,7 +608,7 @@ def test_nobody_but_root_starts_jobs() -> None:
 
 
 def test_fetch_crl_runs_on_the_host_and_its_failure_shows(site: Site) -> None:
-    # D13: `fetch-crl || exit 0` hid failures
+    """D13: `fetch-crl || exit 0` hid failures."""
     shown = site.run("fetch-crl", "--", "--version")
     if Path("/usr/sbin/fetch-crl").exists():
         assert shown.returncode == 0

@@ -47,7 +47,7 @@ def test_tables_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_there_and_back_leaves_everything_as_it_was(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # R12, R34: the same jobs at the same times, by one of the two
+    """R12, R34: the same jobs at the same times, by one of the two."""
     edited = root / "etc/cron.d/caso"
     edited.write_text(edited.read_text().replace("14 *", "15 *"))
     assert schedule(root, "systemd") == 0
@@ -103,7 +103,7 @@ def test_half_a_change_is_found_and_finished(root: Path, capsys: pytest.CaptureF
 def test_what_would_start_a_job_twice_is_refused(
     root: Path, path: str, text: str, line: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # D08: releases of 2019 to 2022 had the jobs in root's own table
+    """D08: releases of 2019 to 2022 had the jobs in root's own table."""
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text(text)
     (root / path).chmod(0o600)
@@ -162,7 +162,7 @@ def test_a_missing_timer_is_told_before_anything_changes(root: Path, capsys: pyt
 
 
 def test_what_cron_ignores_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # R22, D01: cron says nothing of the first, and of the others only in syslog
+    """R22, D01: cron says nothing of the first, and of the others only in syslog."""
     directory = root / "etc/cron.d"
     good = (directory / "caso").read_text()
     (directory / "caso").rename(directory / "caso.cron")

@@ -43,7 +43,7 @@ def status(root: Path, *flags: str) -> int:
 
 
 def test_healthy_services_are_listed(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # R32, R38: the health of what systemctl starts
+    """R32, R38: the health of what systemctl starts."""
     add(engine, "sitebdii", "healthy")
     add(engine, "cloudkeeper-os", "healthy")
     add(engine, "cloudbdii")
@@ -148,7 +148,7 @@ def test_a_service_s_log_is_what_the_engine_kept(
 
 
 def test_a_job_s_log_is_its_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # R12: where the tables send it
+    """R12: where the tables send it."""
     logs = tmp_path / "var/log"
     logs.mkdir(parents=True)
     assert main(["logs", "ssmsend", "--root", str(tmp_path)]) == 3

@@ -27,6 +27,7 @@ PATH = Path("/etc/x/openstack.rc")
     ],
 )
 def test_what_a_shell_would_do_is_refused_without_showing_values(text: str, line: int, told: str) -> None:
+    """R26: nothing is executed."""
     with pytest.raises(ConfigurationError) as raised:
         shell.parse(PATH, text)
     assert str(raised.value).startswith(f"{PATH}:{line}: {told}")
@@ -41,6 +42,7 @@ def test_all_lines_are_told_together() -> None:
 
 
 def test_forms_of_openstack_rc_of_all_releases() -> None:
+    """R26."""
     text = "export OS_USERNAME=cloud-info\r\nexport OS_PASSWORD='secret-12'\r\nOS_PROJECT_NAME=\"a b\" # ops\r\n"
     entries = shell.parse(PATH, text).sections["DEFAULT"]
     assert {name: (entry.text, entry.line) for name, entry in entries.items()} == {

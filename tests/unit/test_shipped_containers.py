@@ -32,7 +32,7 @@ def test_every_stage_stands_on_the_base_that_is_given() -> None:
 
 
 def test_a_service_or_a_job_for_every_image() -> None:
-    """R01: the names of the images, with a version that the site's settings must name."""
+    """R01, R25, R28, D17: the names of the images, with a version that the site's settings must name; jobs do not come back."""
     assert set(SERVICES) == set(contents.IMAGES)
     for name, service in SERVICES.items():
         assert service["image"].startswith(f"egifedcloud/{name}:${{FEDCLOUD_VERSION:?")
@@ -80,7 +80,7 @@ def test_the_proxy_s_password_is_in_no_container_that_has_no_use_for_it() -> Non
 
 
 def test_no_two_containers_write_to_one_place_but_for_what_they_hand_on() -> None:
-    """State and run records of each are its own; the spool is what caso fills and ssm empties."""
+    """D02: state and run records of each are its own; the spool is what caso fills and ssm empties."""
     writers: dict[str, list[str]] = {}
     for name, service in SERVICES.items():
         for mount in service["volumes"]:

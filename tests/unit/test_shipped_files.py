@@ -33,12 +33,14 @@ CLOUDKEEPER_OS = {
 
 @pytest.mark.parametrize(("number", "pattern"), CASO.items())
 def test_the_manual_s_lines_of_caso_conf(number: int, pattern: str) -> None:
+    """R13, R14, R15, R16: what an administrator fills in stands where the manual says."""
     line = (ETC / "caso" / "caso.conf").read_text().splitlines()[number - 1]
     assert re.match(pattern, line), line
 
 
 @pytest.mark.parametrize(("number", "pattern"), CLOUDKEEPER_OS.items())
 def test_the_manual_s_lines_of_cloudkeeper_os_conf(number: int, pattern: str) -> None:
+    """R36."""
     lines = (ETC / "cloudkeeper" / "cloudkeeper-os.conf").read_text().splitlines()
     assert re.match(pattern, lines[number - 1]), lines[number - 1]
     assert len(lines) == max(CLOUDKEEPER_OS)

@@ -186,6 +186,7 @@ def test_paths_that_cannot_be_used_are_told_with_their_lines(directory: Path) ->
 
 
 def test_what_deserves_a_warning(directory: Path) -> None:
+    """D12: `use_ssl: false` among others."""
     (directory / "outgoing/openstack/6b029cc8").mkdir(parents=True)
     (directory / "outgoing/6b029cc8").mkdir()
     text = SENDER.format(directory).replace("/queue/accounting", "/queue/global.accounting.test.cloud.central")

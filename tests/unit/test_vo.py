@@ -40,6 +40,7 @@ def written(directory: Path, content: object, name: str = "voms.json") -> Path:
     ],
 )
 def test_every_form_that_sites_have(content: object, tmp_path: Path) -> None:
+    """R05, R18: those of Keystone-VOMS among them."""
     assert vo_of(project(), mapping=read_mapping(written(tmp_path, content))) == "vo.x"
 
 

@@ -134,6 +134,7 @@ def test_an_engine_that_is_down_tells_nothing(tmp_path: Path, capsys: pytest.Cap
 def test_a_service_that_passes_its_check_is_waited_for(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """R38."""
     engine.containers[NAME]["Config"]["Healthcheck"] = {"Test": ["CMD", "true"]}
     running = {"Status": "running", "Running": True}
     threading.Timer(1, lambda: engine.containers[NAME].update(State=running)).start()
@@ -149,6 +150,7 @@ def test_a_service_that_passes_its_check_is_waited_for(
 def test_a_service_with_a_wrong_configuration_is_not_waited_for(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """R38."""
     engine.containers[NAME]["State"]["ExitCode"] = 2
     threading.Timer(1, lambda: engine.containers[NAME].update(RestartCount=8)).start()
     began = time.monotonic()
