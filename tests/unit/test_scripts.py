@@ -94,9 +94,11 @@ def test_without_being_root_the_missing_packages_are_told(checkout: Path) -> Non
 
 APT = """
 POLICY=$TOP/policy-rc.d
-apt-get() { case "$*" in *install*) cp "$POLICY" "$TOP/seen"; touch "$TOP/installing"; %s ;; esac; }
+apt-get() { case "$*" in *install*) cp "$POLICY" "$TOP/seen"; %s ;; esac; }
 step "Debian packages" debian_install strace
 """
+# Only another program can be seen to have begun: a signal to a shell's child before that may pass it by.
+_SLOW = """sh -c 'touch "$0"; exec sleep 30' "$TOP/installing" """
 
 
 def test_the_host_s_services_stay_away_while_packages_are_installed_and_only_then(checkout: Path) -> None:
@@ -113,7 +115,7 @@ def test_the_host_s_services_stay_away_while_packages_are_installed_and_only_the
 def test_an_interrupted_installation_leaves_no_policy(checkout: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         (checkout / "installing").unlink(missing_ok=True)
-        command = script(checkout, APT % "command sleep 30")
+        command = script(checkout, APT % _SLOW)
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         while not (checkout / "installing").exists():
             time.sleep(0.01)
