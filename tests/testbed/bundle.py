@@ -74,11 +74,11 @@ def make_key(directory: Path, name: str = "key") -> tuple[Path, Path]:
     return private, public
 
 
-def image(path: Path, tag: str) -> str:
-    """Write an image of one file as ``docker save`` does; returns its id."""
+def image(path: Path, tag: str, *, about: str = "") -> str:
+    """Write an image of one file as ``docker save`` does; returns its id, which hangs on ``about``, or on the tag."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
-        _add(archive, "about", tag.encode())
+        _add(archive, "about", (about or tag).encode())
     content = layer.getvalue()
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(content).hexdigest()}"]}
     config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()

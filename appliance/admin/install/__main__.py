@@ -2,7 +2,8 @@
 
 Each step looks first and changes only what is not as it must be, so that a second run changes nothing, and one after a
 run that was killed does the rest. What makes a version the one that is used comes last: until then the host works with
-the version that it had.
+the version that it had. From the first change until what runs has been restarted, the record names no bundle: that is
+how the next run knows that systemd and the services may still be at the earlier one, although no file is.
 """
 
 from __future__ import annotations
@@ -44,20 +45,24 @@ class Installation:
     changes: int = 0
     notes: list[str] = field(default_factory=list)
     is_unit_changed: bool = False
-    is_new: bool = False
-    """Whether another version counts now."""
+    is_pending: bool = False
+    """Whether what runs may be of another bundle."""
 
     def run(self) -> None:
-        """Install."""
-        bundle_digest = hashlib.sha256((self.bundle / "SHA256SUMS").read_bytes()).hexdigest()
+        """Install all files."""
+        bundle_digest = self._digest()
         ids = images.read_lock(self.bundle / "images.lock")
         host.check_account(self.root)
         layout = Layout(self.root)
         choice.check(choice.variables(layout), layout)
-        if self.record.bundle != bundle_digest:
+        self.is_pending = self.record.bundle != bundle_digest or not self._has_version()
+        if self.is_pending:
             images.check_bundle(self.bundle, ids)
         if self.root == Path("/"):
             images.check_engine()
+        if self.is_pending:
+            self.record.bundle = ""
+            self.record.write(self.record_path)
         self.changes += host.make_account(self.root)
         programs.remove_leftovers(root=self.root)
         self.changes += programs.make(self.bundle, root=self.root, version=__version__, digest=bundle_digest)
@@ -70,12 +75,22 @@ class Installation:
         self._give_places()
         if not self.record.version:  # ever after, an administrator who has disabled one has had reason to
             self.changes += host.enable(self.root)
-        if host.is_booted(self.root) and self.is_unit_changed:
+        if host.is_booted(self.root) and (self.is_pending or self.is_unit_changed):
             host.reload_units()
         self.changes += programs.link(root=self.root, version=__version__, digest=bundle_digest)
-        self.is_new = self._set_version()
-        self.record.version, self.record.bundle = __version__, bundle_digest
+        self._set_version()
+
+    def take_into_use(self) -> bool:
+        """Restart what may run with another bundle, and record this one as whole; says whether all of it came up."""
+        is_well = not (self.is_pending and host.is_booted(self.root)) or _restart()
+        self.record.version = __version__
+        if is_well:
+            self.record.bundle = self._digest()
         self.changes += self.record.write(self.record_path)
+        return is_well
+
+    def _digest(self) -> str:
+        return hashlib.sha256((self.bundle / "SHA256SUMS").read_bytes()).hexdigest()
 
     def _install_files(self) -> None:
         is_cron_active = not list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*"))
@@ -152,17 +167,20 @@ class Installation:
             self.changes += changed
             self.notes += [f"{path}: has a second name somewhere, so it keeps its owner" for path in doubtful]
 
-    def _set_version(self) -> bool:
+    def _has_version(self) -> bool:
+        path = self.root / choice.ENVIRONMENT.lstrip("/")
+        return path.exists() and _version_in(path.read_bytes()) == __version__.encode()
+
+    def _set_version(self) -> None:
         path = self.root / choice.ENVIRONMENT.lstrip("/")
         present = path.read_bytes()
         wanted = _with_version(present, __version__.encode())
         if wanted == present:
-            return False
+            return
         status = path.stat()
         durable.write_atomic(path, wanted, mode=status.st_mode & 0o7777)
         os.chown(path, status.st_uid, status.st_gid)
         self.changes += 1
-        return True
 
 
 def _version_in(text: bytes) -> bytes:
@@ -202,7 +220,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         finally:
             for note in made.notes:  # no later run tells them again
                 print(note, flush=True)
-        is_restarted = not (made.is_new and host.is_booted(root)) or _restart()
+        is_restarted = made.take_into_use()
     for line in foreign(Layout(root)):
         print(line)
     if made.changes:

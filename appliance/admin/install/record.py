@@ -17,7 +17,10 @@ from appliance.core.run.errors import ConfigurationError, Problem
 
 @dataclass(slots=True)
 class Record:
-    """The version that is installed whole, the bundle it came from, and by path the hashes of our files."""
+    """The version that is installed whole, the bundle that is in use, and by path the hashes of our files.
+
+    There is no bundle from the first change of a run until what it installed has been taken into use.
+    """
 
     version: str = ""
     bundle: str = ""

@@ -1,0 +1,96 @@
+"""A host for `scripts/install` whose root directory is one of the tests': own /etc, /opt, /var; this machine's /usr.
+
+It is a mount namespace and a changed root. Some of its programs are stand-ins, since there is neither systemd nor an
+engine: systemctl notes how it was called, enables units as the real one does, and can be told to kill who has called it
+or to fail; docker keeps the ids of images by their tags, as `docker load` finds them in an archive; to dpkg-query every
+package is installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+"""What docker 20.10 says when nobody listens there."""
+_SYSTEMCTL = """#!/bin/sh
+case "$*" in *enable*) exec /stand-ins/real-systemctl "$@";; esac
+echo "$@" >>/stand-ins/calls
+[ ! -e /stand-ins/kill-$1 ] || { rm /stand-ins/kill-$1; kill -9 $PPID; }
+[ ! -e /stand-ins/fail-$1 ] || { echo "Job for bdii.service failed." >&2; exit 1; }
+"""
+_DOCKER = f"""#!/usr/bin/python3
+import json, pathlib, sys, tarfile
+engine, verb = pathlib.Path("/stand-ins/engine"), sys.argv[1]
+if not engine.is_dir():
+    sys.exit("{DOWN}")
+ids = engine / "ids"
+held = json.loads(ids.read_text()) if ids.exists() else {{}}
+if verb == "image":
+    print(held.get(sys.argv[-1], ""))
+    sys.exit(sys.argv[-1] not in held)
+if verb == "load":
+    with tarfile.open(sys.argv[-1]) as archive:
+        for image in json.load(archive.extractfile("manifest.json")):
+            held |= dict.fromkeys(image["RepoTags"], "sha256:" + image["Config"].removesuffix(".json"))
+    ids.write_text(json.dumps(held))
+"""
+_INSTALLED = "#!/bin/sh\necho 'ii '\n"
+_DIRECTORIES = ("dev", "proc", "usr", "opt", "tmp", "var/log", "var/tmp", "run/systemd/system", "bundles")
+_ENTER = """
+cd "$1" && shift
+for place in dev proc usr; do mount --rbind /$place $place; done
+mount --bind own-local usr/local
+mount -t tmpfs tmpfs own-bin && mkdir own-bin/upper own-bin/work && cp -p stand-ins/bin/* own-bin/upper
+mount -t overlay overlay -o lowerdir=/usr/bin,upperdir=own-bin/upper,workdir=own-bin/work usr/bin
+mount --bind "$1" bundles && shift
+exec chroot . "$@"
+"""
+
+
+class Host:
+    """A host below ``root``, which has booted; an engine answers, until ``stop_engine``."""
+
+    def __init__(self, root: Path, bundles: Path) -> None:
+        self.root, self._bundles = root, bundles
+        for name in _DIRECTORIES:
+            (root / name).mkdir(parents=True, exist_ok=True)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            (root / name).symlink_to(f"usr/{name}")
+        shutil.copy("/etc/os-release", root / "etc/os-release")
+        for name in ("own-local/bin", "own-bin", "stand-ins/bin", "stand-ins/engine"):
+            (root / name).mkdir(parents=True)
+        place = root / "stand-ins"
+        shutil.copy("/usr/bin/systemctl", place / "real-systemctl")
+        for name, text in (("systemctl", _SYSTEMCTL), ("docker", _DOCKER), ("dpkg-query", _INSTALLED)):
+            (place / "bin" / name).write_text(text)
+            (place / "bin" / name).chmod(0o755)
+        shutil.copy(TOP / "scripts/install", place / "install")
+
+    def install(self, bundle: Path) -> subprocess.CompletedProcess[str]:
+        """Run scripts/install with one of the bundles, by its name."""
+        words = ["/stand-ins/install", f"/bundles/{bundle.name}", "--key", "/bundles/key.pub"]
+        command = ["unshare", "--mount", "sh", "-euc", _ENTER, "sh", self.root, self._bundles, *words]
+        return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
+
+    def tell_systemctl(self, deed: str, verb: str) -> None:
+        """Have systemctl ``kill`` who calls it next with a verb, or ``fail``."""
+        (self.root / f"stand-ins/{deed}-{verb}").touch()
+
+    def heal_systemctl(self, verb: str) -> None:
+        """Have systemctl no longer fail."""
+        (self.root / f"stand-ins/fail-{verb}").unlink()
+
+    def stop_engine(self) -> None:
+        """Have no engine answer."""
+        shutil.rmtree(self.root / "stand-ins/engine")
+
+    def called(self) -> Sequence[str]:
+        """Return what systemctl was called with since this was asked last."""
+        path = self.root / "stand-ins/calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
