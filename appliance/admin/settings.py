@@ -45,6 +45,8 @@ class Host:
     """Files that may be in one place or another, by the variable of the compose file."""
     environment_file: Path
     compose_file: Path
+    images_lock: Path
+    """What a bundle says of its images; without one, there is no such file."""
     root: Path
     """Of the site; the compose file finds all mounts below it."""
     proxies: Mapping[str, str]
@@ -74,6 +76,7 @@ def load(layout: Layout) -> Host:
         mounts=choice.choose(variables, layout),
         environment_file=layout.path(choice.ENVIRONMENT),
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
+        images_lock=layout.path("/etc/fedcloud/images.lock"),
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
         warnings=settings.finish() + _misspelt(environment),

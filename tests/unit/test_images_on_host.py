@@ -51,6 +51,42 @@ def test_what_is_missing_is_told(engine: Engine, tmp_path: Path, capsys: pytest.
     assert images(tmp_path, "cloudkeeper-os") == 0
 
 
+def lock(root: Path, *lines: str) -> Path:
+    path = root / "etc/fedcloud/images.lock"
+    path.write_text("# service tag id\n" + "".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_a_tag_that_was_moved_is_told(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # R01: what runs is what the bundle brought, whatever docker tag or another docker load has done since
+    ours, other, tag = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}", "egifedcloud/sitebdii:1.2"
+    path = lock(tmp_path, f"sitebdii {tag} {ours}")
+    engine.images[tag] = ours
+    assert images(tmp_path) == 0
+    capsys.readouterr()
+    engine.images[tag] = other
+    assert images(tmp_path, "cloudbdii", "sitebdii") == 3
+    assert capsys.readouterr().err == (
+        f"appliance: {tag}: the engine has sha256:bbbbbbbbbbbb, not sha256:aaaaaaaaaaaa as in {path};"
+        f" run scripts/install again, with the release that {tmp_path}/etc/fedcloud/appliance.env names\n"
+    )
+    assert images(tmp_path, "cloudbdii") == 0
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_version_that_the_bundle_does_not_tell_of(tmp_path: Path) -> None:
+    """A site may go back to images that it still has, or build its own."""
+    lock(tmp_path, f"sitebdii egifedcloud/sitebdii:1.3 sha256:{'a' * 64}")
+    assert images(tmp_path) == 0
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_lock_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lock(tmp_path, "sitebdii egifedcloud/sitebdii:1.2")
+    assert images(tmp_path) == 2
+    assert capsys.readouterr().err == f"appliance: {path}:2: must be SERVICE TAG sha256:ID\n"
+
+
 @pytest.mark.usefixtures("engine")
 def test_a_network_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env = tmp_path / "etc/fedcloud/appliance.env"

@@ -562,6 +562,19 @@ def test_a_missing_image_is_told_and_never_pulled(site: Site) -> None:
     assert site.runs == []
 
 
+def test_another_image_by_the_same_tag_is_never_run(site: Site) -> None:
+    # R01: a tag can be moved
+    path = site.root / "etc/fedcloud/images.lock"
+    path.write_text(f"caso egifedcloud/caso:{VERSION} sha256:{'a' * 64}\n")
+    shown = site.run("caso")
+    assert shown.returncode == 3
+    assert (
+        f"egifedcloud/caso:{VERSION}: the engine has sha256:1, not sha256:aaaaaaaaaaaa as in {path}; " in shown.stderr
+    )
+    assert (site.runs, site.record("caso")["status"]) == ([], 3)
+    assert site.run("ssmsend").returncode == 0
+
+
 def test_missing_files_are_told_together(site: Site) -> None:
     etc = site.root / "etc/fedcloud"
     (etc / "docker-compose.yml").unlink()

@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin import account
+from appliance.admin.images import locked
 from appliance.admin.install import host, images, ownership, programs
 from appliance.admin.install.plan import Action, File, decide, digest, files
 from appliance.admin.install.record import Record
@@ -51,7 +52,7 @@ class Installation:
     def run(self) -> None:
         """Install all files."""
         bundle_digest = self._digest()
-        ids = images.read_lock(self.bundle / "images.lock")
+        ids = locked.read(self.bundle / "images.lock")
         host.check_account(self.root)
         layout = Layout(self.root)
         choice.check(choice.variables(layout), layout)

@@ -1,38 +1,21 @@
 """The images of a bundle: proven against ``images.lock`` before and after the engine has loaded them.
 
-A line of ``images.lock`` is ``SERVICE TAG ID``, the id with ``sha256:`` before it; ``#`` begins a comment. The engine
-is asked through its own command line, since the docker SDK is not there yet when the first version is installed.
+The engine is asked through its own command line, since the docker SDK is not there yet when the first version is
+installed.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from appliance.core.run.errors import ConfigurationError, Problem, Unavailable
+from appliance.admin.images.locked import short
+from appliance.core.run.errors import Unavailable
 
 _DOCKER = "/usr/bin/docker"
-_ID = re.compile(r"sha256:[0-9a-f]{64}")
-
-
-def read_lock(path: Path) -> Mapping[str, str]:
-    """Return the id of each tag; raises `ConfigurationError`."""
-    ids, problems = {}, []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if len(words) == 3 and _ID.fullmatch(words[2]):  # noqa: PLR2004  see above
-            ids[words[1]] = words[2]
-        else:
-            problems.append(Problem(path, number, "", "must be SERVICE TAG sha256:ID"))
-    if problems:
-        raise ConfigurationError(problems)
-    return ids
 
 
 def archives(bundle: Path) -> list[Path]:
@@ -53,7 +36,7 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
         if tag not in held:
             raise Unavailable(tag, "this image is missing from the bundle", "get the bundle again; nothing was changed")
         if held[tag] != identifier:
-            cause = f"the bundle's image is {held[tag][:19]}, images.lock says {identifier[:19]}"
+            cause = f"the bundle's image is {short(held[tag])}, images.lock says {short(identifier)}"
             raise Unavailable(tag, cause, "get the bundle again; nothing was changed")
 
 
@@ -70,7 +53,9 @@ def load(bundle: Path, ids: Mapping[str, str]) -> int:
             _docker("load", "--quiet", "--input", str(path))
     for tag in missing:
         if (found := _present(tag)) != ids[tag]:
-            raise Unavailable(tag, f"the engine has {found[:19] or 'no such image'}, images.lock says {ids[tag][:19]}")
+            raise Unavailable(
+                tag, f"the engine has {short(found) or 'no such image'}, images.lock says {short(ids[tag])}"
+            )
     return len(missing)
 
 
