@@ -280,6 +280,59 @@ def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
     assert site.told("keys") == []
 
 
+def test_ssmsend_gets_what_sender_cfg_names(site: Site, pki: Authority) -> None:
+    # R20, R21: a changed value takes effect; each file is in the container by the name that it has there
+    other, receiver = pki.issue("accounting.example.org"), pki.issue("apel.example.org")
+    apel, grid = site.root / "etc/apel", site.root / "etc/grid-security"
+    apel.mkdir()
+    for place, source in {
+        "etc/apel/cert.pem": other.certificate,
+        "etc/apel/key.pem": other.key,
+        "etc/grid-security/servercert.pem": receiver.certificate,
+    }.items():
+        (site.root / place).write_bytes(source.read_bytes())
+    (apel / "key.pem").chmod(0o400)
+    config = apel / "sender.cfg"
+    config.write_text(
+        "[certificates]\ncertificate: /etc/apel/cert.pem\nkey = /etc/apel/key.pem\n"
+        "server_cert: /etc/grid-security/servercert.pem\n"
+    )
+    shown = site.run("ssmsend")
+    assert shown.returncode == 0, shown.stderr
+    assert site.volumes() == [
+        f"{apel}/cert.pem:/etc/apel/cert.pem:ro",
+        f"{grid}/servercert.pem:/etc/grid-security/servercert.pem:ro",
+        f"{site.root}/run/fedcloud/keys/ssmsend:/etc/apel/key.pem:ro",
+    ]
+    config.write_text("[certificates]\nkey: /etc/apel/key.pem\n")
+    shown = site.run("ssmsend")
+    assert (shown.returncode, "the key does not belong to" in shown.stderr) == (3, True)
+    config.write_text("[certificates]\nserver_cert: /etc/grid-security/none.pem\n")
+    shown = site.run("ssmsend")
+    assert (shown.returncode, f"{grid}/none.pem: No such file" in shown.stderr) == (3, True)
+
+
+def test_certificate_and_key_in_one_file(site: Site) -> None:
+    # as some sites have it: in the container it is the copy, which nobody else can read
+    grid, config = site.root / "etc/grid-security", site.root / "etc/apel/sender.cfg"
+    (grid / "both.pem").write_bytes((grid / "hostkey.pem").read_bytes() + (grid / "hostcert.pem").read_bytes())
+    (grid / "both.pem").chmod(0o400)
+    config.parent.mkdir()
+    both = "/etc/grid-security/both.pem"
+    config.write_text(f"[certificates]\ncertificate: {both}\nkey: {both}\n")
+    shown = site.run("ssmsend")
+    assert shown.returncode == 0, shown.stderr
+    assert site.volumes() == [f"{site.root}/run/fedcloud/keys/ssmsend:{both}:ro"]
+
+
+def test_what_is_no_path_the_job_itself_tells(site: Site) -> None:
+    config = site.root / "etc/apel/sender.cfg"
+    config.parent.mkdir()
+    config.write_text("[certificates]\ncertificate: hostcert.pem\nserver_cert:\n")
+    assert site.run("ssmsend").returncode == 0
+    assert site.volumes()[0] == f"{site.root}/etc/grid-security/hostcert.pem:/etc/grid-security/hostcert.pem:ro"
+
+
 def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
     """R21."""
     path = site.root / "etc/cloudkeeper/cloudkeeper.yml"

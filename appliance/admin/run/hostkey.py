@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from appliance.admin import account
 from appliance.admin.jobs import Job
 from appliance.core import files
-from appliance.core.config import document, yaml_file
+from appliance.core.config import document, ini, yaml_file
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ApplianceError, LocalFailure, Unavailable
 from appliance.core.run.layout import Layout
@@ -40,24 +40,47 @@ class Needs:
     certificate: str = CERTIFICATE
     key: str = KEY
     peer: str = ""
-    """What the other side must prove to be, if that is a file."""
+    """The other side's certificate, if that is a file: what it must prove to be, or what to encrypt to."""
 
 
 def needs(job: Job, layout: Layout) -> Needs | None:
-    """Say what a job signs or authenticates with: ssmsend always does, cloudkeeper with ``authentication``."""
-    if job.service != "cloudkeeper":
-        return Needs() if job.service == "ssm" else None
-    path = layout.path("/etc/cloudkeeper/cloudkeeper.yml")
+    """Say what a job signs or authenticates with: ssmsend always does, cloudkeeper with ``authentication``.
+
+    That there is no configuration, and that a value in it is no path, the job itself tells better.
+    """
+    if job.service == "ssm":
+        return _ssm(layout.path("/etc/apel/sender.cfg"))
+    return _cloudkeeper(layout.path("/etc/cloudkeeper/cloudkeeper.yml")) if job.service == "cloudkeeper" else None
+
+
+def _ssm(path: Path) -> Needs:
     if not path.exists():
-        return None  # cloudkeeper itself tells better what is missing, and what is wrong
+        return Needs()
+    found, section = Settings(document.read([path], ini.parse)), "certificates"
+    return Needs(
+        certificate=_place(found, section, "certificate", default=CERTIFICATE),
+        key=_place(found, section, "key", default=KEY),
+        peer=_place(found, section, "server_cert"),
+    )
+
+
+def _cloudkeeper(path: Path) -> Needs | None:
+    if not path.exists():
+        return None
     found = Settings(document.read([path], yaml_file.parse))
     if not found.boolean("cloudkeeper", "authentication", default=False):
         return None
     return Needs(
-        certificate=str(found.path("cloudkeeper", "certificate", default=Path(CERTIFICATE))),
-        key=str(found.path("cloudkeeper", "key", default=Path(KEY))),
-        peer=str(found.path("cloudkeeper.backend", "certificate", default=Path(_BACKEND))),
+        certificate=_place(found, "cloudkeeper", "certificate", default=CERTIFICATE),
+        key=_place(found, "cloudkeeper", "key", default=KEY),
+        peer=_place(found, "cloudkeeper.backend", "certificate", default=_BACKEND),
     )
+
+
+def _place(found: Settings, section: str, option: str, *, default: str = "") -> str:
+    """Return the absolute path that an option names, else the default."""
+    path = found.path(section, option, default=Path(default))
+    return str(path) if path.is_absolute() else default
 
 
 def staged_path(job: Job, layout: Layout) -> Path:
@@ -79,7 +102,7 @@ def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]
         return
     certificate, key = layout.path(wanted.certificate), layout.path(wanted.key)
     _check(certificate, key, layout=layout, at=at)
-    public = [place for place in (wanted.certificate, wanted.peer) if place]
+    public = [place for place in dict.fromkeys((wanted.certificate, wanted.peer)) if place not in ("", wanted.key)]
     for place in public:
         _require_open(layout.path(place))
     files.make_directory(copy.parent, mode=0o700)
