@@ -290,6 +290,23 @@ def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
     assert f"{crontab}:2: starts a job of the appliance a second time; remove this line" in shown.stdout.splitlines()
 
 
+def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
+    # D01: an installation does not put right what the administrator did to a table, nor choose for him
+    install(older(made), root)
+    table = root / "etc/cron.d/caso"
+    table.write_text(table.read_text().rstrip("\n"))
+    wants = root / "etc/systemd/system/timers.target.wants"
+    wants.mkdir()
+    (wants / "fedcloud-job@fetch-crl.timer").symlink_to("/etc/systemd/system/fedcloud-job@fetch-crl.timer")
+    shown = install(older(made), root)
+    last = len(table.read_text().splitlines())
+    assert shown.stdout.splitlines()[-3:] == [
+        "both cron and systemd start fetch-crl: choose one with appliance schedule cron|systemd",
+        f"{table}:{last}: cron ignores the whole file, since its last line has no line end",
+        f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii cloudkeeper-os, appliance status.",
+    ]
+
+
 def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> None:
     (own / "requirements.txt").write_text(f"missing==1 --hash=sha256:{'0' * 64}\n")
     bundles.seal(own, key=own.parent / "key.pem")

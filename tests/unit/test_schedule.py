@@ -137,6 +137,32 @@ def test_a_missing_table_is_told_before_anything_changes(root: Path, capsys: pyt
     assert (tables(root), timers(root)) == ([], TIMERS)
 
 
+def test_timers_that_cannot_be_enabled_leave_the_tables(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # of the timers, systemctl enables all but one
+    edited = root / "etc/cron.d/caso"
+    edited.write_text(edited.read_text().replace("14 *", "15 *"))
+    in_the_way = root / "etc/systemd/system/timers.target.wants/fedcloud-job@ssmsend.timer"
+    in_the_way.mkdir(parents=True)
+    assert schedule(root, "systemd") == 3
+    told = capsys.readouterr().err
+    assert told.startswith("appliance: systemctl: cannot enable the timers: ")
+    assert told.count("\n") == 1
+    assert (tables(root), timers(root)) == (TABLES, [in_the_way.name])
+    assert "15 * * * * root" in edited.read_text()
+    in_the_way.rmdir()
+    assert schedule(root, "systemd") == 0
+    assert (tables(root), timers(root)) == ([], TIMERS)
+
+
+def test_tables_that_cannot_be_put_in_place_leave_the_timers(root: Path) -> None:
+    assert schedule(root, "systemd") == 0
+    shutil.rmtree(root / "etc/cron.d")
+    (root / "etc/cron.d").write_text("no directory")
+    assert schedule(root, "cron") == 3
+    assert timers(root) == TIMERS
+    assert (root / "etc/fedcloud/cron.d/caso").exists()
+
+
 def test_what_an_upgrade_puts_beside_a_table_is_no_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "etc/cron.d/caso.fedcloud-new").write_text((root / "etc/cron.d/caso").read_text())
     assert schedule(root) == 0

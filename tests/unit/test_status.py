@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from appliance.admin.command import main
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
+
+TOP = Path(__file__).parents[2]
 
 
 def ran(root: Path, program: str, status: ExitStatus, *failures: str, **counts: float) -> None:
@@ -76,6 +79,43 @@ def test_records_of_containers_stand_beside_those_of_jobs(tmp_path: Path, capsys
     assert [line.split()[0] for line in shown.splitlines()[1:3]] == ["caso-extract", "job-caso"]
     assert "  ! stopped by its time limit" in shown
     assert not {"geheim", "flood", "pipe", "link"} & set(shown.replace(":", " ").split())
+
+
+def test_what_does_not_start_the_jobs_is_told_as_by_schedule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D01: all runs may have been good, up to the day when cron began to ignore a table."""
+    ran(tmp_path, "caso-extract", ExitStatus.DONE)
+    shutil.copytree(TOP / "cron.d", tmp_path / "etc/cron.d")
+    for table in (tmp_path / "etc/cron.d").iterdir():
+        table.chmod(0o644)
+    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert "!" not in capsys.readouterr().out
+    caso, ssmsend = tmp_path / "etc/cron.d/caso", tmp_path / "etc/cron.d/ssmsend"
+    caso.chmod(0o664)
+    caso.with_name("caso.local").write_text(caso.read_text())
+    caso.with_name("caso.local").chmod(0o644)
+    ssmsend.write_text(ssmsend.read_text().rstrip("\n"))
+    last = len(ssmsend.read_text().splitlines())
+    wants = tmp_path / "etc/systemd/system/timers.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "fedcloud-job@cloudkeeper.timer").symlink_to("/etc/systemd/system/fedcloud-job@cloudkeeper.timer")
+    expected = [
+        "both cron and systemd start cloudkeeper: choose one with appliance schedule cron|systemd",
+        f"{caso}: cron ignores it, since others may write to it; chmod 0644 {caso}",
+        f"{caso}.local: cron ignores files with such a name; rename it: letters, digits, - and _ only",
+        f"{ssmsend}:{last}: cron ignores the whole file, since its last line has no line end",
+    ]
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")] == [
+        f"! {line}" for line in expected
+    ]
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 1
+    assert json.loads(capsys.readouterr().out)["schedule"] == expected
+    assert main(["schedule", "--root", str(tmp_path)]) == 1
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")] == [
+        f"! {line}" for line in expected
+    ]
 
 
 def test_a_verb_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

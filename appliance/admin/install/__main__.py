@@ -23,7 +23,7 @@ from appliance.admin.install import host, images, ownership, programs
 from appliance.admin.install.plan import Action, File, decide, digest, files
 from appliance.admin.install.record import Record
 from appliance.admin.mounts import choice
-from appliance.admin.schedule.state import foreign
+from appliance.admin.schedule.state import complaints
 from appliance.core import files as durable
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
@@ -222,7 +222,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
             for note in made.notes:  # no later run tells them again
                 print(note, flush=True)
         is_restarted = made.take_into_use()
-    for line in foreign(Layout(root)):
+    for line in complaints(Layout(root)):
         print(line)
     if made.changes:
         print(

@@ -7,7 +7,7 @@ with it a job would run twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,32 @@ def starts(layout: Layout) -> list[Starts]:
         )
         for job in JOBS.values()
     ]
+
+
+def is_installed(layout: Layout) -> bool:
+    """Say whether this host has anything that could start a job."""
+    units = layout.path("/etc/systemd/system")
+    places = ((active_table(job, layout), idle_table(job, layout), units / timer(job)) for job in JOBS.values())
+    return any(path.exists() for paths in places for path in paths)
+
+
+def complaints(layout: Layout) -> list[str]:
+    """Return a line for all that is not well with who starts the jobs."""
+    return [*_disagreements(starts(layout)), *map(str, foreign(layout)), *map(str, ignored(layout))]
+
+
+def _disagreements(found: Sequence[Starts]) -> list[str]:
+    twice = [one.job.name for one in found if one.lines and one.has_timer]
+    never = [one.job.name for one in found if one.job.is_scheduled and not one.lines and not one.has_timer]
+    kinds = {bool(one.lines) for one in found if one.lines or one.has_timer}
+    words = []
+    if twice:
+        words.append(f"both cron and systemd start {', '.join(twice)}: choose one with appliance schedule cron|systemd")
+    elif len(kinds) > 1:
+        words.append("cron starts some jobs and systemd others: choose one with appliance schedule cron|systemd")
+    if never:
+        words.append(f"nobody starts {', '.join(never)}: choose with appliance schedule cron|systemd")
+    return words
 
 
 def foreign(layout: Layout) -> Iterator[Problem]:

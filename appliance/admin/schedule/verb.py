@@ -1,15 +1,17 @@
 """``appliance schedule cron|systemd``: lets one of the two start the jobs, and the other none of them.
 
 The one that is left is undone first: between the two steps no job starts, never two. Asked for what is so already, it
-changes nothing.
+changes nothing. What cannot be done to the end is undone: somebody starts the jobs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from appliance.admin import jobs
@@ -21,6 +23,7 @@ from appliance.core.run.errors import ConfigurationError, ExitStatus, Unavailabl
 from appliance.core.run.layout import Layout
 
 _SYSTEMCTL = "/usr/bin/systemctl"
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,18 +62,51 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
         for job in wanted:
             if not (state.active_table(job, layout).exists() or state.idle_table(job, layout).exists()):
                 raise Unavailable(state.active_table(job, layout), "does not exist", "run scripts/install again")
-        _systemctl("disable", [state.timer(job) for job in JOBS.values() if state.is_enabled(job, layout)], layout)
-        for job in wanted:
-            if not (table := state.active_table(job, layout)).exists():  # else that is what counts, as it is
-                _move(state.idle_table(job, layout), table)
+        with _undone_if_it_fails(layout):
+            _systemctl("disable", [job for job in JOBS.values() if state.is_enabled(job, layout)], layout)
+            for job in wanted:
+                if not (table := state.active_table(job, layout)).exists():  # else that is what counts, as it is
+                    _move(state.idle_table(job, layout), table)
         return
     missing = [job for job in wanted if not (layout.path("/etc/systemd/system") / state.timer(job)).exists()]
     if missing:
         raise Unavailable(state.timer(missing[0]), "is not installed", "run scripts/install again")
+    with _undone_if_it_fails(layout):
+        for job in JOBS.values():
+            if (table := state.active_table(job, layout)).exists():
+                _move(table, state.idle_table(job, layout))
+        _systemctl("enable", [job for job in wanted if not state.is_enabled(job, layout)], layout)
+
+
+@contextlib.contextmanager
+def _undone_if_it_fails(layout: Layout) -> Iterator[None]:
+    """Give back the tables and timers that there were, when the block raises."""
+    tables = [job for job in JOBS.values() if state.active_table(job, layout).exists()]
+    timers = [job for job in JOBS.values() if state.is_enabled(job, layout)]
+    try:
+        yield
+    except BaseException:  # an interrupt, too, would leave the jobs with nobody
+        added = [job for job in JOBS.values() if state.is_enabled(job, layout) and job not in timers]
+        _try(_systemctl, "disable", added, layout)
+        _try(_put_back, tables, layout)
+        _try(_systemctl, "enable", [job for job in timers if not state.is_enabled(job, layout)], layout)
+        raise
+
+
+def _try(step: Callable[..., None], *arguments: object) -> None:
+    try:
+        step(*arguments)
+    except (Unavailable, OSError) as error:  # what made this necessary is told by itself, and the other steps remain
+        logger.warning("%s; see appliance schedule --show", error)
+
+
+def _put_back(tables: Sequence[Job], layout: Layout) -> None:
     for job in JOBS.values():
-        if (table := state.active_table(job, layout)).exists():
-            _move(table, state.idle_table(job, layout))
-    _systemctl("enable", [state.timer(job) for job in wanted if not state.is_enabled(job, layout)], layout)
+        active, idle = state.active_table(job, layout), state.idle_table(job, layout)
+        if job in tables and not active.exists():
+            _move(idle, active)
+        elif job not in tables and active.exists():
+            _move(active, idle)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -80,10 +116,11 @@ def _move(source: Path, target: Path) -> None:
     files.sync_directory(source.parent)
 
 
-def _systemctl(verb: str, timers: Sequence[str], layout: Layout) -> None:
+def _systemctl(verb: str, scheduled: Sequence[Job], layout: Layout) -> None:
     """Enable or disable timers; on the host that runs, start or stop them too."""
-    if not timers:
+    if not scheduled:
         return
+    timers = [state.timer(job) for job in scheduled]
     is_host = layout.root == Path("/") and Path("/run/systemd/system").exists()
     where = ["--now"] if is_host else [f"--root={layout.root}"]
     done = subprocess.run([_SYSTEMCTL, "--quiet", *where, verb, *timers], capture_output=True, text=True, check=False)
@@ -101,24 +138,10 @@ def _show(layout: Layout) -> ExitStatus:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    wrong = [*_disagreements(found), *map(str, state.foreign(layout)), *map(str, state.ignored(layout))]
+    wrong = state.complaints(layout)
     for line in wrong:
         print(f"! {line}")
     return ExitStatus.PARTLY if wrong else ExitStatus.DONE
-
-
-def _disagreements(found: Sequence[state.Starts]) -> list[str]:
-    twice = [one.job.name for one in found if one.lines and one.has_timer]
-    never = [one.job.name for one in found if one.job.is_scheduled and not one.lines and not one.has_timer]
-    kinds = {bool(one.lines) for one in found if one.lines or one.has_timer}
-    words = []
-    if twice:
-        words.append(f"both cron and systemd start {', '.join(twice)}: choose one with appliance schedule cron|systemd")
-    elif len(kinds) > 1:
-        words.append("cron starts some jobs and systemd others: choose one with appliance schedule cron|systemd")
-    if never:
-        words.append(f"nobody starts {', '.join(never)}: choose with appliance schedule cron|systemd")
-    return words
 
 
 VERB = cli.Program("schedule", "Chooses who starts the jobs, cron or systemd's timers.", add_arguments, run)

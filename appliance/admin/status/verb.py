@@ -1,7 +1,7 @@
-"""``appliance status``: how the services are, and what the last run of each program did.
+"""``appliance status``: how the services are, what the last run of each program did, and whether somebody starts them.
 
-Exit status 0 when every last run left nothing undone and every service is well, 1 when not (what is wrong is listed),
-3 when no program has run yet and no service is installed.
+Exit status 0 when every last run left nothing undone, every service is well, and one of cron and systemd starts every
+job that a site needs, 1 when not (what is wrong is listed), 3 when no program has run yet and no service is installed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.admin import jobs
+from appliance.admin.schedule import state
 from appliance.admin.status import services
 from appliance.admin.status.services import Services
 from appliance.core import clock
 from appliance.core.run import cli, log, record
-from appliance.core.run.errors import ExitStatus, Unavailable
+from appliance.core.run.errors import ExitStatus, LocalFailure, Unavailable
+from appliance.core.run.layout import Layout
 
 _WORDS = {
     ExitStatus.DONE: "done",
@@ -58,16 +60,28 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     found = {path.stem: told for path in paths if (told := record.read(path.stem, path.parent))}
     if not found and told_services is None:
         raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
+    schedule = _schedule(layout)
     runs = [_last(program, told) for program, told in sorted(found.items())]
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
+        beside |= {} if schedule is None else {"schedule": schedule}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))
     else:
         if told_services is not None:
             print(_services_table(told_services, at=clock.now()))
+        for line in schedule or ():
+            print(f"! {log.one_line(line)}")
         print(_table(runs, at=clock.now(), directory=directory) if runs else f"No program has run yet: {directory}")
-    is_well = told_services is None or told_services.are_well
+    is_well = (told_services is None or told_services.are_well) and not schedule
     return ExitStatus.DONE if is_well and all(last.status is ExitStatus.DONE for last in runs) else ExitStatus.PARTLY
+
+
+def _schedule(layout: Layout) -> list[str] | None:
+    """Return what `appliance schedule` would complain of; None where nothing is installed that starts jobs."""
+    try:
+        return state.complaints(layout) if state.is_installed(layout) else None
+    except OSError as error:  # root's table is for root alone to read
+        return [str(LocalFailure.from_os(error))]
 
 
 def _services_table(told: Services, *, at: datetime) -> str:
