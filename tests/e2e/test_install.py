@@ -21,6 +21,7 @@ from tests.testbed import bundle as bundles
 TOP = Path(__file__).parents[2]
 INSTALL = TOP / "scripts/install"
 NEWER = "99.0"
+SERVICES = ["bdii.service", "cloudkeeper-os.service"]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,19 @@ def access(path: Path) -> tuple[int, int, int]:
     return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
 
 
+def enabled(root: Path) -> dict[str, list[str]]:
+    """Return which services start with what, as systemd's links tell it."""
+    found = {
+        path.name.removesuffix(".wants"): sorted(link.name for link in path.iterdir())
+        for path in (root / "etc/systemd/system").glob("*.wants")
+    }
+    return {name: links for name, links in found.items() if links}
+
+
+def systemctl(root: Path, *words: str) -> None:
+    subprocess.run(["systemctl", "--quiet", f"--root={root}", *words], check=True, capture_output=True)
+
+
 def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     """R13, R20, R22, R23, R31, D12: everything in its place with its rights; and again: nothing changes, which is said."""
     shown = install(older(made), root)
@@ -108,8 +122,7 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     assert access(root / "var/spool/apel/outgoing/openstack") == (1999, 1999, 0o750)
     assert access(root / "image_data") == (1999, 1999, 0o750)
     assert (root / "etc/sitebdii/docker-compose.yml").readlink() == Path("/etc/fedcloud/docker-compose.yml")
-    wants = root / "etc/systemd/system/multi-user.target.wants"
-    assert sorted(path.name for path in wants.iterdir()) == ["bdii.service", "cloudkeeper-os.service"]
+    assert enabled(root) == {"multi-user.target": SERVICES, "docker.service": SERVICES}
     assert f"FEDCLOUD_VERSION={__version__}\n" in (root / "etc/fedcloud/appliance.env").read_text()
     anchor = root / "etc/grid-security/certificates/0123abcd.0"
     assert anchor.readlink() == Path("/usr/share/igtf-policy/classic/0123abcd.0")
@@ -167,7 +180,23 @@ def test_a_service_that_was_masked_before(made: Path, root: Path) -> None:
     shown = install(older(made), root)
     assert shown.returncode == 0, shown.stderr
     assert masked.readlink() == Path("/dev/null")
-    assert [path.name for path in (root / "etc/systemd/system/multi-user.target.wants").iterdir()] == ["bdii.service"]
+    assert enabled(root) == {"multi-user.target": ["bdii.service"], "docker.service": ["bdii.service"]}
+
+
+def test_a_service_that_was_enabled_without_the_engine_comes_up_with_it(made: Path, root: Path) -> None:
+    # what earlier versions wanted with the machine alone stayed down after a stop and a start of docker
+    install(older(made), root)
+    links = root / "etc/systemd/system/docker.service.wants"
+    shutil.rmtree(links)
+    systemctl(root, "disable", "cloudkeeper-os.service")
+    assert install(newer(made), root).returncode == 0
+    assert enabled(root) == {"multi-user.target": ["bdii.service"], "docker.service": ["bdii.service"]}
+    unit = root / "etc/systemd/system/bdii.service"
+    unit.write_text(unit.read_text().replace(" docker.service\n", "\n"))  # as the administrator wants it
+    systemctl(root, "reenable", "bdii.service")
+    assert enabled(root) == {"multi-user.target": ["bdii.service"]}
+    assert install(newer(made), root).stdout == f"Nothing to change: {NEWER} is installed.\n"
+    assert enabled(root) == {"multi-user.target": ["bdii.service"]}
 
 
 def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_masked(made: Path, root: Path) -> None:
@@ -177,10 +206,11 @@ def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_mask
     masked = root / "etc/systemd/system/cloudkeeper-os.service"
     masked.unlink()
     masked.symlink_to("/dev/null")
-    wanted = root / "etc/systemd/system/multi-user.target.wants/bdii.service"
-    wanted.unlink()
+    systemctl(root, "disable", "bdii.service")
+    before = enabled(root)
     shown = install(newer(made), root)
-    assert not wanted.is_symlink()
+    assert enabled(root) == before
+    assert "bdii.service" not in str(before)
     assert "/etc/systemd/system/bdii.service: keeps what you changed" in shown.stdout
     assert unit.read_text().endswith("# mine\n")
     assert masked.readlink() == Path("/dev/null")
@@ -373,7 +403,7 @@ def assert_works(root: Path) -> None:
         len([line for line in lines if line in (f"FEDCLOUD_VERSION={__version__}", f"FEDCLOUD_VERSION={NEWER}")]) == 1
     )
     unit = (root / "etc/systemd/system/bdii.service").read_text()
-    assert "WantedBy=multi-user.target\n" in unit
+    assert "\nWantedBy=multi-user.target " in unit
     assert (root / "etc/cron.d/caso").read_text().endswith("/var/log/caso.log 2>&1\n")
 
 

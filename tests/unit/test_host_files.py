@@ -169,7 +169,7 @@ def test_the_bdii_s_start_is_over_when_ldap_answers() -> None:
         "/usr/local/bin/appliance bdii wait --timeout 120 --service sitebdii --pid=${MAINPID}"
     ]
     assert int(unit["TimeoutStartSec"][0]) > 120
-    assert unit["WantedBy"] == ["multi-user.target"]
+    assert unit["WantedBy"] == ["multi-user.target docker.service"]
     assert int(re.findall(r"stop -t (\d+)", unit["ExecStop"][0])[0]) <= 10
 
 

@@ -74,8 +74,7 @@ class Installation:
         self.changes += host.link_anchors(self.root)
         host.make_places(self.root)
         self._give_places()
-        if not self.record.version:  # ever after, an administrator who has disabled one has had reason to
-            self.changes += host.enable(self.root)
+        self.changes += host.enable(self.root, is_first=not self.record.version)
         if host.is_booted(self.root) and (self.is_pending or self.is_unit_changed):
             host.reload_units()
         self.changes += programs.link(root=self.root, version=__version__, digest=bundle_digest)

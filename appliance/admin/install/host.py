@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.admin import account
@@ -13,6 +14,7 @@ from appliance.core.run.errors import Unavailable
 
 ANCHORS = "/usr/share/igtf-policy"
 _UNITS = sorted({f"{unit}.service" for unit in SERVICES.values()})
+_WANTED_BY = ("multi-user.target", "docker.service")
 _ACCREDITED = ("classic", "mics", "slcs", "iota")
 
 
@@ -80,14 +82,30 @@ def make_places(root: Path) -> None:
     run("/usr/bin/systemd-tmpfiles", *where, "--create", "fedcloud.conf")
 
 
-def enable(root: Path) -> int:
-    """Enable the services; returns how many were not."""
-    wants = root / "etc/systemd/system/multi-user.target.wants"
-    is_masked = {name: (wants.parent / name).is_symlink() for name in _UNITS}
-    missing = [name for name in _UNITS if not ((wants / name).is_symlink() or is_masked[name])]
-    if missing:
-        run("/usr/bin/systemctl", "--quiet", f"--root={root}", "enable", *missing)
-    return len(missing)
+def enable(root: Path, *, is_first: bool) -> int:
+    """Enable the services on a ``first`` installation; returns how many links were made.
+
+    Ever after, an administrator who has disabled one has had reason to. What an earlier version has enabled with the
+    machine alone becomes so with the engine too.
+    """
+    due = []
+    for name in _UNITS:
+        if not (root / "etc/systemd/system" / name).is_symlink():  # else it is masked
+            with_machine, with_engine = (link.is_symlink() for link in _links(root, name))
+            if (with_machine and not with_engine) or (is_first and not with_machine):
+                due.append(name)
+    before = _count(root, due)
+    if due:
+        run("/usr/bin/systemctl", "--quiet", f"--root={root}", "enable", *due)
+    return _count(root, due) - before  # a unit that the administrator has changed may want less
+
+
+def _links(root: Path, unit: str) -> list[Path]:
+    return [root / f"etc/systemd/system/{by}.wants" / unit for by in _WANTED_BY]
+
+
+def _count(root: Path, units: Sequence[str]) -> int:
+    return sum(link.is_symlink() for unit in units for link in _links(root, unit))
 
 
 def is_booted(root: Path) -> bool:
