@@ -78,6 +78,21 @@ def test_another_program_is_not_taken_for_our_last_run(tmp_path: Path) -> None:
         other.kill()
 
 
+def test_a_holder_that_is_about_to_write_its_name_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    script = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True)\n"
+        "time.sleep(0.05); file.write('42 2026-01-05T06:14:00+00:00\\n'); file.flush(); input()"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(Busy, match=r"running since 2026-01-05T06:14:00\+00:00 \(pid 42\)"), lock.hold(path):
+            pass
+        other.kill()
+
+
 def test_a_full_disk_does_not_keep_a_run_from_emptying_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     script = (

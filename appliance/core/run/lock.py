@@ -60,5 +60,9 @@ def _note(descriptor: int, text: str) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    pid, _, since = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip().partition(" ")
-    return f"running since {since} (pid {pid})" if since else "held by another program"
+    for pause in (0, _POLL_SECONDS, 2 * _POLL_SECONDS):  # one that has just got it is about to write its note
+        time.sleep(pause)
+        pid, _, since = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip().partition(" ")
+        if since:
+            return f"running since {since} (pid {pid})"
+    return "held by another program"
