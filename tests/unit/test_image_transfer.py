@@ -1,6 +1,7 @@
 """Downloads into the directory of image files: nothing unverified gets a name, nothing stays behind."""
 
 import contextlib
+import gc
 import hashlib
 import socket
 import subprocess
@@ -255,6 +256,15 @@ def test_servers_that_drip(web: ImageServer, client: Client, begin: bytes, drop:
     times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(seconds=0.3))
     with pytest.raises(Unavailable, match="is too slow"):
         client.fetch(uri, name=uri, max_bytes=10**7, timeouts=times)
+
+
+def test_nothing_stays_open_when_the_time_is_over_at_once(web: ImageServer, client: Client) -> None:
+    uri = web.put("/one.raw", RAW)
+    times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(microseconds=1))
+    for _ in range(5):
+        with pytest.raises(Unavailable, match="is too slow"):
+            client.fetch(uri, name=uri, max_bytes=10**7, timeouts=times)
+    gc.collect()  # tells of each socket that was not closed, which fails the test
 
 
 @pytest.mark.timeout(30)
