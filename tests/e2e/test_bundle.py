@@ -15,7 +15,7 @@ from deploy import bundle, contents, images
 from deploy.engine import Engine
 from tests.e2e.shipped import Shipped
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]  # images are built first
 
 TOP = Path(__file__).resolve().parents[2]
 

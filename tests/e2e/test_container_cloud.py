@@ -15,7 +15,7 @@ from tests.e2e.bdii_service import Entries, search
 from tests.e2e.container_site import SERVICES, ContainerSite, wait
 from tests.testbed import Testbed
 
-pytestmark = [pytest.mark.container, pytest.mark.cloud]
+pytestmark = [pytest.mark.container, pytest.mark.cloud, pytest.mark.timeout(900)]  # images are built first
 
 PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 900
 START = 60  # seconds, on a machine that does other things, too
