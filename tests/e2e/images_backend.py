@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Backend:
     root: Path
     port: int
     prefix: tuple[str, ...] = ()
+    env: Mapping[str, str] | None = None
     process: subprocess.Popen[bytes] | None = None
     channel: grpc.Channel | None = None
 
@@ -89,7 +90,9 @@ class Backend:
 
     def start(self) -> None:
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(self.command, stdout=output, stderr=output, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command, stdout=output, stderr=output, start_new_session=True, env=self.env
+            )
         deadline = time.monotonic() + 30
         while not self._listens():
             assert self.process.poll() is None, self.log.read_text()

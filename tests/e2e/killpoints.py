@@ -41,11 +41,18 @@ class Point:
         return f"{self.syscall}#{self.number}"
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of programs that are to be killed: their coverage is not measured, which other tests do, and
+    whose calls would be points, too.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run. ``env`` is added to the environment. Its coverage is not measured: other tests do that, and the
-    calls of the measurement would be points, too. The program itself begins at ``argv[begin]``: what is before that has
-    it run, and is not to be killed.
+    """A program to run. ``env`` is added to the environment. The program itself begins at ``argv[begin]``: what is before
+    that has it run, and is not to be killed.
     """
 
     argv: Sequence[str]
@@ -56,11 +63,9 @@ class Command:
 
     def run(self, *above: str, inside: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         """Run it to its end: all of it below the command ``above``, the program itself below ``inside``."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-        env = {**kept, "PYTHONDONTWRITEBYTECODE": "1", **self.env}
         return subprocess.run(
             [*above, *self.argv[: self.begin], *inside, *self.argv[self.begin :]],
-            env=env,
+            env={**environment(), **self.env},
             cwd=self.cwd,
             timeout=self.timeout,
             capture_output=True,

@@ -17,7 +17,7 @@ from cloudkeeper.wire import communicator_1x_pb2 as pb
 from tests.e2e import images_cloud
 from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer
 from tests.e2e.images_cloud import Cloud
-from tests.e2e.killpoints import Command, KillMatrix
+from tests.e2e.killpoints import Command, KillMatrix, environment
 
 pytestmark = pytest.mark.cloud
 
@@ -37,7 +37,7 @@ class Drive(Command):
         assert self.backend is not None
         backend = self.backend
         prefix = (*above, *inside)
-        backend.prefix = prefix
+        backend.prefix, backend.env = prefix, environment()
         try:
             backend.start()
             outcomes = self._make_run(backend.client())
