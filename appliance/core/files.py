@@ -3,6 +3,10 @@
 The order is always the same: write, fsync the file, rename, fsync the directory. After any of these steps the power may
 go: what a reader finds is the old state or the new one, never a mixture. Temporary names are fixed, so what a killed
 run left behind is overwritten by the next one instead of piling up.
+
+Other programs and people write in the same directories. `open_regular`, `read_regular` and `listed` never wait for a
+pipe, never follow a link that they are not told to follow, and return what they cannot use as a line for the
+administrator, so that one foreign name holds up nothing else.
 """
 
 from __future__ import annotations
@@ -12,8 +16,15 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+import re
+import shlex
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from appliance.core.run.errors import LocalFailure
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -95,6 +106,153 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640
             os.fsync(directory)
     finally:
         os.close(directory)
+
+
+# ------------------------------------------------------------------------------------------------------ foreign names
+
+
+class NotAFile(OSError):
+    """Something else than a regular file has this name; ``strerror`` says what."""
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+}
+_PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The usable part of a directory, sorted by name, and a line for each name that was skipped."""
+
+    paths: tuple[Path, ...] = ()
+    skipped: tuple[LocalFailure, ...] = ()
+
+
+def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
+    """Open a regular file for reading, without ever waiting for somebody else.
+
+    ``follow`` lets a link lead to it; without, a link is refused.
+
+    Raises:
+        NotAFile: it is a directory, a link, a pipe, a socket or a device.
+        OSError: it is not there, or cannot be read.
+
+    """
+    _require_regular(path, path.stat(follow_symlinks=follow))  # opening a device may have effects
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    try:
+        _require_regular(path, os.fstat(descriptor))  # it may have been replaced since
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, *, limit: int, follow: bool = False) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes; raises as `open_regular` does."""
+    with open_regular(path, follow=follow) as file, named(path):
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"is longer than {limit} bytes", str(path))
+    return data
+
+
+def listed(
+    directory: Path,
+    wanted: Callable[[str], object],
+    *,
+    directories: bool = False,
+    follow: bool = False,
+) -> Listing:
+    """Return what a directory has under the names that ``wanted`` accepts: its files, or its ``directories``.
+
+    A name that is none, or that this process may not read, is skipped with a line. What vanishes meanwhile was
+    somebody else's. ``follow`` counts a link as what it leads to.
+
+    Raises:
+        OSError: the directory itself cannot be read.
+
+    """
+    paths: list[Path] = []
+    skipped: list[LocalFailure] = []
+    for name in sorted(os.listdir(directory)):
+        path = directory / name
+        if not wanted(name):
+            continue
+        try:
+            _require_usable(path, directories=directories, follow=follow)
+        except OSError as error:
+            if os.path.lexists(path):
+                skipped.append(describe_skipped(path, error))
+        else:
+            paths.append(path)
+    return Listing(tuple(paths), tuple(skipped))
+
+
+def describe_skipped(path: Path, error: OSError) -> LocalFailure:
+    """Return the line on a name that this program skips because of ``error``, with the command that helps."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return LocalFailure.from_os(error, subject=shown(path))
+    word, kind = shell_word(path), _KINDS.get(stat.S_IFMT(status.st_mode), "a file")
+    cause = error.strerror or str(error)
+    cause = f"skipped: {cause[:1].lower()}{cause[1:]}"
+    if isinstance(error, PermissionError) and kind != "a link":
+        cause += f" ({kind} of user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"
+        return LocalFailure(shown(path), cause, f"chown -R {os.geteuid()}:{os.getegid()} {word}")
+    if isinstance(error, NotAFile) or kind == "a link":
+        cause = f"skipped: is {kind}" if isinstance(error, NotAFile) else f"{cause} ({kind})"
+    flag = "-r " if kind == "a directory" else ""
+    return LocalFailure(shown(path), cause, f"if nobody needs it: rm {flag}{word}")
+
+
+def shell_word(path: Path) -> str:
+    """Return a path as one word of a command that an administrator can paste into bash, whatever its bytes are."""
+    text = str(path)
+    if text.isprintable():
+        return text if _PLAIN_WORD.fullmatch(text) else shlex.quote(text)
+    return "$'" + "".join(map(_escaped, os.fsencode(path).decode("utf-8", "surrogateescape"))) + "'"
+
+
+def shown(path: Path) -> str:
+    """Return a path for a message: as it is, or as `shell_word` writes it when it cannot be printed."""
+    return str(path) if str(path).isprintable() else shell_word(path)
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def _require_usable(path: Path, *, directories: bool, follow: bool) -> None:
+    status = path.stat(follow_symlinks=follow)
+    if not directories:
+        _require_regular(path, status)
+    elif not stat.S_ISDIR(status.st_mode):
+        raise NotAFile(errno.ENOTDIR, "is no directory", str(path))
+    needed = os.R_OK | os.X_OK if directories else os.R_OK
+    if not os.access(path, needed, effective_ids=True):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise NotAFile(errno.EINVAL, f"is {kind}, not a file", str(path))
+
+
+# -------------------------------------------------------------------------------------------------------------- moves
 
 
 def move_new(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core import files
+from tests import foreign
 from tests.syscalls import trace
 
 _IMPORTS = "import sys; from pathlib import Path; from appliance.core import files"
@@ -143,3 +144,58 @@ def _umask() -> int:
     value = os.umask(0)
     os.umask(value)
     return value
+
+
+# ------------------------------------------------------------------------------------------------------ foreign names
+
+
+def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> None:
+    """F-H1: whatever lies in a directory, what we can use is found, without waiting."""
+    with foreign.open_to_all() as root:
+        foreign.make(root)
+        (root / "good").write_bytes(b"content")
+        (root / "link").symlink_to("good")
+        found = files.listed(root, lambda _: True)
+        assert [path.name for path in found.paths] == ["good"]
+        told = {line.subject.removeprefix(f"{root}/"): line for line in found.skipped}
+        assert told["pipe"].cause == "skipped: is a pipe"
+        assert told["directory"].remedy == f"if nobody needs it: rm -r {root}/directory"
+        assert {"dangling", "loop", "socket", "link", "locked"} < told.keys()
+        followed = files.listed(root, lambda _: True, follow=True)
+        assert [path.name for path in followed.paths] == ["good", "link"]
+        directories = files.listed(root, lambda name: name != "locked", directories=True)
+        assert [path.name for path in directories.paths] == ["directory"]
+        work = "for line in files.listed(Path({!r}), 'locked'.__eq__, directories=True).skipped: print(line)"
+        said = foreign.as_nobody(_IMPORTS + "\n" + work.format(str(root)))
+        owner = f"a directory of user {os.geteuid()}, mode 0700"
+        assert said.startswith(f"{root}/locked: skipped: permission denied ({owner}); chown -R ")
+        # the command in the line is one that bash carries out, whatever bytes are in the name
+        [odd] = [line for line in found.skipped if "xff" in str(line)]
+        subprocess.run(["bash", "-c", odd.remedy.partition(": ")[2]], check=True)
+        assert not os.path.lexists(root / "\udcff\n'x")
+
+
+@pytest.mark.parametrize("name", [name for name in foreign.NAMES if name != "locked"])
+def test_no_foreign_name_is_opened(tmp_path: Path, name: str) -> None:
+    """F-H1: a pipe without a writer would hold up its reader for ever."""
+    foreign.make(tmp_path)
+    if not os.path.lexists(tmp_path / name):
+        pytest.skip("only root makes devices")
+    for follow in (False, True):
+        with pytest.raises(OSError, match=r"^\[Errno") as error:
+            files.read_regular(tmp_path / name, limit=100, follow=follow)
+        assert error.value.filename == str(tmp_path / name)
+
+
+def test_a_regular_file_is_read_as_far_as_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10)
+    (tmp_path / "link").symlink_to(path)
+    assert files.read_regular(path, limit=10) == b"x" * 10
+    assert files.read_regular(tmp_path / "link", limit=10, follow=True) == b"x" * 10
+    with pytest.raises(files.NotAFile, match="is a link, not a file"):
+        files.read_regular(tmp_path / "link", limit=10)
+    with pytest.raises(OSError, match="longer than 9 bytes"):
+        files.read_regular(path, limit=9)
+    with pytest.raises(FileNotFoundError):
+        files.read_regular(tmp_path / "none", limit=9)

@@ -1,0 +1,60 @@
+"""What others leave in directories that our programs use, and a user who may not use what root leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+NAMES = ("directory", "dangling", "loop", "pipe", "socket", "device", "\udcff\n'x", "locked")
+NOBODY = 65534
+_DROP = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+
+
+def make(directory: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
+    """Make one of each kind under ``prefix`` + name + ``suffix``; a device only as root. Returns what was made.
+
+    ``locked`` is a directory that none but its owner may enter.
+    """
+
+    def path(name: str) -> Path:
+        return directory / f"{prefix}{name}{suffix}"
+
+    directory.mkdir(parents=True, exist_ok=True)
+    path("directory").mkdir()
+    path("dangling").symlink_to("nowhere")
+    path("loop").symlink_to(path("loop").name)
+    os.mkfifo(path("pipe"))
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(directory):  # paths of sockets are short
+        server.bind(path("socket").name)
+    with contextlib.suppress(PermissionError):
+        os.mknod(path("device"), stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mkfifo(path("\udcff\n'x"))
+    path("locked").mkdir(mode=0o700)
+    return [path(name) for name in NAMES if os.path.lexists(path(name))]
+
+
+@contextlib.contextmanager
+def open_to_all() -> Iterator[Path]:
+    """Yield a directory that every user may enter and change; pytest's own are closed to others."""
+    directory = Path(tempfile.mkdtemp(prefix="foreign-"))
+    try:
+        directory.chmod(0o777)
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def as_nobody(code: str) -> str:
+    """Run Python code with our modules at hand as a user who owns nothing; return what it prints."""
+    modules = "import appliance.core.files\n"  # the checkout may be closed to others: imported first
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    words = [sys.executable, "-c", f"{modules}{_DROP}{code}"]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=env).stdout
