@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from appliance.admin.bdii import verb as bdii
+from appliance.admin.flows import show as flows
 from appliance.admin.images import verb as images
 from appliance.admin.logs import verb as logs
 from appliance.admin.mounts import verb as mounts
@@ -20,7 +21,7 @@ PROGRAM = cli.Program(
     "Looks after the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
-    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, mounts.VERB, images.VERB, wait.VERB, bdii.VERB),
+    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, flows.VERB, mounts.VERB, images.VERB, wait.VERB, bdii.VERB),
 )
 
 

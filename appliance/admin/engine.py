@@ -42,6 +42,11 @@ class ServiceState:
     """What the last health check printed."""
 
     @property
+    def is_running(self) -> bool:
+        """Return whether its container runs, or is about to run again."""
+        return self.state in ("running", "restarting", "paused")
+
+    @property
     def is_well(self) -> bool:
         """Say whether it runs, and nothing that it says of itself is bad; just started, it says nothing yet."""
         is_new = self.health == "starting" and not self.restarts

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin.jobs import JOBS
+from appliance.admin.jobs import JOBS, Flow, flow_of
 from appliance.admin.mounts import choice
 from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.settings import Settings
@@ -43,6 +43,7 @@ class Host:
     """Of the images, as ``FEDCLOUD_VERSION`` in ``appliance.env``; empty when nothing says it."""
     mounts: Mapping[str, str]
     """Files that may be in one place or another, by the variable of the compose file."""
+    settings_file: Path
     environment_file: Path
     compose_file: Path
     images_lock: Path
@@ -51,7 +52,20 @@ class Host:
     """Of the site; the compose file finds all mounts below it."""
     proxies: Mapping[str, str]
     """HTTP_PROXY and the like of ``appliance.env``, as far as they are set."""
+    flows: Mapping[Flow, bool]
+    """Whether each flow is wanted here."""
     warnings: tuple[Problem, ...]
+
+    def is_wanted(self, name: str) -> bool:
+        """Return whether the flow of a job, a service or a unit is on; what belongs to all flows always is."""
+        flow = flow_of(name)
+        return flow is None or self.flows[flow]
+
+    def off(self, name: str) -> str:
+        """Return the line that says why a job, a service or a unit is not started; empty when it may be."""
+        if self.is_wanted(name):
+            return ""
+        return f"{name}: not started: the flow {flow_of(name)} is off in {self.settings_file}"
 
 
 def load(layout: Layout) -> Host:
@@ -65,6 +79,7 @@ def load(layout: Layout) -> Host:
         job.name: timedelta(minutes=settings.integer("timeouts", job.name, default=_minutes(job.timeout), minimum=1))
         for job in JOBS.values()
     }
+    flows = {flow: settings.boolean("flows", flow.value, default=True) for flow in Flow}
     socket = settings.path("engine", "socket", default=_SOCKET)
     compose = settings.path("engine", "compose", default=_COMPOSE)
     return Host(
@@ -74,11 +89,13 @@ def load(layout: Layout) -> Host:
         network=layout.path("/etc/fedcloud/networks") / f"{variables.get('FEDCLOUD_NETWORK') or _NETWORK}.yml",
         version=variables.get("FEDCLOUD_VERSION", ""),
         mounts=choice.choose(variables, layout),
+        settings_file=path,
         environment_file=layout.path(choice.ENVIRONMENT),
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
         images_lock=layout.path("/etc/fedcloud/images.lock"),
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
+        flows=flows,
         warnings=settings.finish() + _misspelt(environment),
     )
 

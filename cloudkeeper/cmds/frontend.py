@@ -79,6 +79,8 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
     from cloudkeeper.frontend.sync import Report, Sources, Synchronisation  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
 
+    if not configured.lists:  # an absence is a matter of configuration, not a run that did a part of its work
+        raise ConfigurationError(configured.list_problems)
     report = Report()
     for problem in configured.list_problems:
         report.fail(str(problem))

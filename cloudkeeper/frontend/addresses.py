@@ -22,6 +22,8 @@ _NO_SECRETS = frozenset({"x-oauth-basic"})
 _SHORTEST_SECRET = 4
 """Shorter words are no tokens, and masking them would make every message unreadable."""
 
+OR_OFF = ", or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -56,7 +58,7 @@ def read_file(path: Path) -> tuple[list[Address], list[Problem]]:
     entries = [(line.strip(), number) for number, line in lines if line.strip() and not line.strip().startswith("#")]
     addresses, problems = read(entries, path=path)
     if not entries:
-        problems.append(Problem(path, 0, "", "names no image list; write one URL a line"))
+        problems.append(Problem(path, 0, "", f"names no image list; write one URL a line{OR_OFF}"))
     return addresses, problems
 
 

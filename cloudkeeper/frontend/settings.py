@@ -181,6 +181,9 @@ class _Reader:
         if found.where(_TOP, "image-lists-file"):
             found.error(_TOP, "image-lists-file", "cannot be used together with image-lists; keep one of them")
         urls = found.words(_TOP, "image-lists", aliases=[alias])
+        if not urls:
+            cause = f"names no image list; write URLs, with commas between{addresses.OR_OFF}"
+            return [], [Problem(entry.path, entry.line, "image-lists", cause)]
         return addresses.read([(url, entry.line) for url in urls], path=entry.path, option="image-lists")
 
     def _formats(self) -> tuple[Format, ...]:

@@ -451,6 +451,24 @@ def test_bad_neighbours_stop_nobody(world: World) -> None:
     assert list(world.spool.iterdir()) == []
 
 
+@pytest.mark.parametrize("lines", [("# none",), ("htps://example.org/list",)])
+def test_without_any_list_nothing_is_tried(world: World, lines: tuple[str, ...]) -> None:
+    """F-H7: a matter of configuration with its file and the remedy, not a run that did a part of its work."""
+    world.configure(*lines)
+    done = world.sync()
+    assert done.returncode == 2
+    assert world.cloud.calls == []
+    cause = ":1: must begin with https://"
+    if lines == ("# none",):
+        cause = (
+            ": names no image list; write one URL a line, "
+            "or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
+        )
+    assert done.stderr == f"cloudkeeper: {world.root}/image-lists.conf{cause}\n"
+    assert world.record()["failures"] == [f"{world.root}/image-lists.conf{cause}"]
+    assert world.record()["status"] == 2
+
+
 def test_two_lists_of_one_identifier(world: World) -> None:
     """The first one counts; what the second one lacks is not removed by it."""
     world.publish([world.image(1, "one.qcow2")])

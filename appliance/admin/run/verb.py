@@ -2,7 +2,7 @@
 
 A start that finds the job running says so and is done. What a killed run has left (its container, its copy of the host
 key) the next one removes before it begins. The job's last run is recorded as ``job-NAME``, in a directory that no
-container can write to.
+container can write to. A job whose flow is off is not started, and that is no failure.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check_config:
         if job.service:
             settings.require_files(host)
+        return ExitStatus.DONE
+    if line := host.off(job.name):
+        print(line, flush=True)
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError(job.name, "only root can start a job", f"sudo appliance run {job.name}")

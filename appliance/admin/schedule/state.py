@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.admin import settings
 from appliance.admin.jobs import JOBS, Job
 from appliance.admin.schedule import tables
 from appliance.core.run.errors import Problem
@@ -65,9 +66,13 @@ def is_installed(layout: Layout) -> bool:
     return any(path.exists() for paths in places for path in paths)
 
 
-def complaints(layout: Layout) -> list[str]:
-    """Return a line for all that is not well with who starts the jobs."""
-    return [*_disagreements(starts(layout)), *map(str, foreign(layout)), *map(str, ignored(layout))]
+def complaints(layout: Layout, host: settings.Host | None = None) -> list[str]:
+    """Return a line for all that is not well with who starts the jobs.
+
+    With the settings of the ``host``, it does not matter who starts a job whose flow is off.
+    """
+    wanted = [one for one in starts(layout) if host is None or host.is_wanted(one.job.name)]
+    return [*_disagreements(wanted), *map(str, foreign(layout)), *map(str, ignored(layout))]
 
 
 def _disagreements(found: Sequence[Starts]) -> list[str]:

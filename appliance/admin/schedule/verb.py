@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from appliance.admin import jobs
+from appliance.admin import jobs, settings
 from appliance.admin.jobs import JOBS, Job
 from appliance.admin.schedule import state
 from appliance.core import files
@@ -129,16 +129,18 @@ def _systemctl(verb: str, scheduled: Sequence[Job], layout: Layout) -> None:
 
 
 def _show(layout: Layout) -> ExitStatus:
-    found = state.starts(layout)
+    found, host = state.starts(layout), settings.load(layout)
     rows = [("JOB", "BY", "WHEN")]
     for one in found:
         by = [word for word, holds in (("cron", one.lines), ("systemd", one.has_timer)) if holds]
         when = ", ".join(line.times for line in one.lines) or (state.timer(one.job) if one.has_timer else "")
+        if not host.is_wanted(one.job.name):  # `appliance run` starts nothing then, whoever calls it
+            by, when = ["off"], f"flow {one.job.flow}"
         rows.append((one.job.name, " and ".join(by) or "nobody", when))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    wrong = state.complaints(layout)
+    wrong = state.complaints(layout, host)
     for line in wrong:
         print(f"! {line}")
     return ExitStatus.PARTLY if wrong else ExitStatus.DONE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
@@ -14,6 +14,8 @@ from appliance.core.run.layout import Layout
 
 MISSING = "missing"
 """The state of a service that is enabled and has no container."""
+OFF = "off"
+"""The state of a service whose flow is off and that has no container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,13 @@ class Services:
 
     states: Sequence[ServiceState] = ()
     failure: str = ""
+    off: Collection[str] = ()
+    """Services whose flow is off."""
 
     @property
     def are_well(self) -> bool:
-        """Say whether there is nothing to tell but good."""
-        return not self.failure and all(state.is_well for state in self.states)
+        """Return whether there is nothing to complain of."""
+        return not complaints(self)
 
     def as_json(self) -> object:
         """Return what JSON can hold."""
@@ -35,9 +39,8 @@ class Services:
         return [asdict(state) | {"since": state.since.isoformat() if state.since else None} for state in self.states]
 
 
-def look(layout: Layout) -> Services | None:
+def look(layout: Layout, host: settings.Host) -> Services | None:
     """Ask the engine; None where no services are installed."""
-    host = settings.load(layout)
     if not host.compose_file.exists():
         return None
     try:
@@ -45,15 +48,19 @@ def look(layout: Layout) -> Services | None:
             states = engine.services()
     except Unavailable as error:
         return Services(failure=str(error))
-    return Services(sorted([*states, *_missing(states, layout)], key=lambda state: state.service))
+    off = [service for service in SERVICES if not host.is_wanted(service)]
+    shown = [state for state in states if state.service not in off or state.is_running]
+    shown += _without_container(shown, off, layout)
+    return Services(sorted(shown, key=lambda state: state.service), off=off)
 
 
-def _missing(states: Sequence[ServiceState], layout: Layout) -> Iterator[ServiceState]:
-    """Yield the services that are to run always, and have not even a container."""
+def _without_container(states: Sequence[ServiceState], off: Collection[str], layout: Layout) -> Iterator[ServiceState]:
+    """Yield the services that have no container of use: those that are to run always, and those that are off."""
     enabled = layout.path("/etc/systemd/system/multi-user.target.wants")
     for service in SERVICES.keys() - {state.service for state in states}:
-        if (enabled / f"{SERVICES[service]}.service").is_symlink():
-            yield ServiceState(service, MISSING, health="", since=None, restarts=0, exit_status=None, said="")
+        if service in off or (enabled / f"{SERVICES[service]}.service").is_symlink():
+            word = OFF if service in off else MISSING
+            yield ServiceState(service, word, health="", since=None, restarts=0, exit_status=None, said="")
 
 
 def rows(services: Services, *, at: datetime) -> list[tuple[str, ...]]:
@@ -77,7 +84,10 @@ def complaints(services: Services) -> list[str]:
     """Return a line for each service that is not well, with what its check said and where there is more."""
     if services.failure:
         return [services.failure]
-    return [_complaint(state) for state in services.states if not state.is_well]
+    running = [state.service for state in services.states if state.service in services.off and state.is_running]
+    lines = [f"{name}: runs, though its flow is off; systemctl stop {SERVICES[name]}" for name in running]
+    amiss = [state for state in services.states if not state.is_well and state.service not in services.off]
+    return lines + [_complaint(state) for state in amiss]
 
 
 def _complaint(state: ServiceState) -> str:

@@ -2,6 +2,7 @@
 
 Exit status 0 when every last run left nothing undone, every service is well, and one of cron and systemd starts every
 job that a site needs, 1 when not (what is wrong is listed), 3 when no program has run yet and no service is installed.
+What belongs to a flow that is off is shown as such, and nothing of it is wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from appliance.admin import jobs
+from appliance.admin import jobs, settings
 from appliance.admin.schedule import state
 from appliance.admin.status import services
 from appliance.admin.status.services import Services
@@ -42,6 +43,20 @@ class Last:
     last_success: datetime | None
     counts: Mapping[str, float]
     failures: Sequence[str]
+    is_off: bool = False
+    """Whether its flow is off: it is not started, and how its last run ended matters to nobody."""
+
+    @property
+    def is_well(self) -> bool:
+        """Return whether there is nothing to complain of."""
+        return self.is_off or self.status is ExitStatus.DONE
+
+    @property
+    def word(self) -> str:
+        """Return the word of the table for it."""
+        if self.is_off:
+            return services.OFF
+        return _WORDS[self.status] if self.status is not None else "unknown"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,19 +67,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print the records of all programs."""
     layout = cli.layout(arguments)
-    directory, told_services = layout.runs, services.look(layout)
+    host = settings.load(layout)
+    directory, told_services = layout.runs, services.look(layout, host)
     if directory.exists():
         os.scandir(directory).close()  # the listing below passes over a directory that may not be read
     # Each container's records are in a directory of its own, and none of them replaces what root has written of a job.
     paths = [*directory.glob("*.json"), *directory.glob("*/*.json"), *jobs.records(layout).glob("*.json")]
     found = {path.stem: told for path in paths if (told := record.read(path.stem, path.parent))}
+    off = {path.stem for path in paths if _is_off(path, host)}
     if not found and told_services is None:
         raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
-    schedule = _schedule(layout)
-    runs = [_last(program, told) for program, told in sorted(found.items())]
+    schedule = _schedule(layout, host)
+    runs = [_last(program, told, is_off=program in off) for program, told in sorted(found.items())]
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
         beside |= {} if schedule is None else {"schedule": schedule}
+        beside |= {"off": flows_off} if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on]) else {}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))
     else:
         if told_services is not None:
@@ -73,13 +91,19 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             print(f"! {log.one_line(line)}")
         print(_table(runs, at=clock.now(), directory=directory) if runs else f"No program has run yet: {directory}")
     is_well = (told_services is None or told_services.are_well) and not schedule
-    return ExitStatus.DONE if is_well and all(last.status is ExitStatus.DONE for last in runs) else ExitStatus.PARTLY
+    return ExitStatus.DONE if is_well and all(last.is_well for last in runs) else ExitStatus.PARTLY
 
 
-def _schedule(layout: Layout) -> list[str] | None:
+def _is_off(path: Path, host: settings.Host) -> bool:
+    """Return whether a record is of a program whose flow is off: how its last run ended matters to nobody then."""
+    flow = jobs.flow_of_record(path.stem, path.parent.name)
+    return flow is not None and not host.flows[flow]
+
+
+def _schedule(layout: Layout, host: settings.Host) -> list[str] | None:
     """Return what `appliance schedule` would complain of; None where nothing is installed that starts jobs."""
     try:
-        return state.complaints(layout) if state.is_installed(layout) else None
+        return state.complaints(layout, host) if state.is_installed(layout) else None
     except OSError as error:  # root's table is for root alone to read
         return [str(LocalFailure.from_os(error))]
 
@@ -96,7 +120,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _last(program: str, told: Mapping[str, object]) -> Last:
+def _last(program: str, told: Mapping[str, object], *, is_off: bool) -> Last:
     counts, failures, status = told.get("counts"), told.get("failures"), told.get("status")
     return Last(
         program=program,
@@ -105,6 +129,7 @@ def _last(program: str, told: Mapping[str, object]) -> Last:
         last_success=_moment(told.get("last_success")),
         counts=counts if isinstance(counts, dict) else {},
         failures=[str(line) for line in failures] if isinstance(failures, list) else [],
+        is_off=is_off,
     )
 
 
@@ -122,13 +147,13 @@ def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
         (
             last.program,
             _ago(last.ended, at),
-            _WORDS[last.status] if last.status is not None else "unknown",
+            last.word,
             _ago(last.last_success, at),
         )
         for last in runs
     ]
     lines = _aligned(rows)
-    for last in runs:
+    for last in [run for run in runs if not run.is_off]:
         figures = ", ".join(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in last.counts.items())
         lines.append(f"\n{last.program}: {figures or 'no figures'}")
         lines += [f"  ! {log.one_line(line)}" for line in last.failures]
