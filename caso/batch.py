@@ -14,25 +14,34 @@
 A message is at every moment either here or in the spool. The staging area is on the spool's file system because it is
 inside it; its name is none that dirq uses, so every SSM passes it by. OWNER stands for the directory of the
 checkpoints, so that two configurations (regions, say) may share a spool.
+
+Whatever else lies in the area holds back its own project at most. Foreign files inside a committed batch stay behind in
+PROJECT.foreign, which every run names until somebody has looked.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from appliance.core import files
-from appliance.core.run.errors import LocalFailure
+from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.spool import Spool
 from caso.checkpoint import Checkpoints
 
 _AREA = ".caso-staged"
 _MANIFEST = "manifest.json"
 _UNCOMMITTED = ".new"
+_FOREIGN = ".foreign"
+_MESSAGE = re.compile(r"\d{6}-\d{7}")
+_MAX_MANIFEST = 2**20
 _MODE = 0o640
 
 Composer = Callable[[Sequence[str]], bytes]
@@ -49,8 +58,7 @@ class Batch:
         self._size = size
         self._pending: dict[datetime, list[str]] = {}
         self._new = directory.with_name(directory.name + _UNCOMMITTED)
-        if self._new.exists():
-            shutil.rmtree(self._new)
+        _remove(self._new)
         files.make_directory(self._new)
 
     def add(self, record: str, *, month: datetime) -> None:
@@ -81,6 +89,16 @@ class Batch:
             self.messages += 1
 
 
+@dataclass(slots=True)
+class Recovered:
+    """What an earlier run left: messages moved to the spool, and by project why a batch could not be finished."""
+
+    messages: int = 0
+    stuck: dict[str, ApplianceError] = field(default_factory=dict)
+    """Nothing can be staged for these projects until an administrator has helped."""
+    foreign: list[ApplianceError] = field(default_factory=list)
+
+
 class Staging:
     """The staging area of one configuration inside a spool."""
 
@@ -96,40 +114,85 @@ class Staging:
 
     def pending(self) -> list[str]:
         """Return the projects with a committed batch that an earlier run could not finish."""
-        return [path.name for path in self._directories() if path.suffix != _UNCOMMITTED]
+        return [path.name for path in self._listing().paths if path.suffix not in (_UNCOMMITTED, _FOREIGN)]
 
-    def recover(self) -> int:
-        """Finish every committed batch and delete every other; returns how many messages went to the spool."""
-        handed_over = 0
-        for path in self._directories():
-            if path.suffix == _UNCOMMITTED:
-                shutil.rmtree(path)
-            else:
-                handed_over += self.hand_over(path)
-        return handed_over
+    def recover(self) -> Recovered:
+        """Finish every committed batch and delete every other; one that cannot be finished stops no neighbour."""
+        done, listing = Recovered(), self._listing()
+        for path, line in listing.skipped.items():
+            done.stuck[path.name.removesuffix(_UNCOMMITTED)] = line
+        for path in listing.paths:
+            if path.suffix == _FOREIGN:
+                remedy = f"look at them, then: rm -r {files.shell_word(path)}"
+                done.foreign.append(LocalFailure(files.shown(path), "holds files that caso did not make", remedy))
+                continue
+            try:
+                if path.suffix == _UNCOMMITTED:
+                    _remove(path)
+                else:
+                    done.messages += self.hand_over(path)
+            except ApplianceError as error:
+                done.stuck[path.name.removesuffix(_UNCOMMITTED)] = error
+            except OSError as error:
+                done.stuck[path.name.removesuffix(_UNCOMMITTED)] = LocalFailure.from_os(error)
+        return done
 
     def hand_over(self, directory: Path) -> int:
         """Move a committed batch's messages into the spool, then its checkpoints; returns how many were moved."""
         spool = Spool(self._spool)
-        messages = sorted(path for path in directory.iterdir() if path.name != _MANIFEST)
-        for message in messages:
+        messages = files.listed(directory, _MESSAGE.fullmatch)
+        for message in messages.paths:
             spool.adopt(message)
+        for unusable in messages.skipped.values():
+            raise unusable
         manifest = directory / _MANIFEST
         self._checkpoints.write(_checkpoints(manifest))
         manifest.unlink(missing_ok=True)
-        directory.rmdir()
+        _clear(directory)
         files.sync_directory(directory.parent)
-        return len(messages)
+        return len(messages.paths)
 
-    def _directories(self) -> list[Path]:
-        return sorted(self.path.iterdir()) if self.path.is_dir() else []
+    def _listing(self) -> files.Listing:
+        try:
+            return files.listed(self.path, lambda _: True, directories=True)
+        except FileNotFoundError:
+            return files.Listing()
+
+
+def _remove(path: Path) -> None:
+    """Remove what has the name of an uncommitted batch, whatever it is."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LocalFailure.from_os(error, remedy=f"as root: rm -r {files.shell_word(path)}") from error
+
+
+def _clear(directory: Path) -> None:
+    """Remove the directory of a batch that was handed over, or put it aside when others have left files in it."""
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        for number in range(100):
+            aside = directory.with_name(f"{directory.name}{f'-{number}' if number else ''}{_FOREIGN}")
+            if not aside.exists():
+                directory.rename(aside)
+                return
+        raise
 
 
 def _checkpoints(manifest: Path) -> dict[str, str]:
     try:
-        told = json.loads(manifest.read_bytes())["checkpoints"]
+        told = json.loads(files.read_regular(manifest, limit=_MAX_MANIFEST))["checkpoints"]
+        found = {n: str(content) for n, content in told.items() if n.startswith("lastrun.") and "/" not in n}
+        for content in found.values():
+            datetime.fromisoformat(content)
     except FileNotFoundError:  # killed between the last two steps
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LocalFailure(manifest, "is broken", "remove this file; the project is then extracted again") from error
-    return {name: content for name, content in told.items() if name.startswith("lastrun.") and "/" not in name}
+    return found

@@ -25,14 +25,17 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 _FULL = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|[+-]\d\d:?\d\d)?")
 _MODE = 0o644
+_LONGEST = 4096
+"""Bytes of a checkpoint file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A project's checkpoint; None when it was never accounted. ``broken`` files were passed over."""
+    """A project's checkpoint; None when it was never accounted. ``broken`` and ``unreadable`` files were skipped."""
 
     moment: datetime | None
     broken: tuple[Path, ...] = ()
+    unreadable: tuple[LocalFailure, ...] = ()
 
 
 class Checkpoints:
@@ -44,17 +47,23 @@ class Checkpoints:
     def find(self, names: Iterable[str]) -> Found:
         """Return the checkpoint of a project known by ``names``, the first that has a file counts.
 
-        Raises `LocalFailure` when there are only broken files.
+        Raises `LocalFailure` when there are only files that are broken or cannot be read.
         """
         broken: list[Path] = []
+        unreadable: list[LocalFailure] = []
         for path in [self.path(name) for name in names if is_file_name(name)]:
             try:
                 moment = read(path)
             except ValueError:
                 broken.append(path)
                 continue
+            except OSError as error:
+                unreadable.append(files.describe_skipped(path, error))
+                continue
             if moment is not None:
-                return Found(moment, tuple(broken))
+                return Found(moment, tuple(broken), tuple(unreadable))
+        if unreadable:
+            raise unreadable[0]
         if broken:
             raise LocalFailure(
                 broken[0],
@@ -79,12 +88,21 @@ class Checkpoints:
         return wanted
 
     def write(self, contents: Mapping[str, str]) -> None:
-        """Write checkpoint files, each durably; one that has moved further in the meantime stays."""
+        """Write checkpoint files, each durably; one that has moved further in the meantime stays.
+
+        Raises `OSError` when none of them can be written: one is enough to go on from.
+        """
         files.make_directory(self.directory)
+        failures: list[OSError] = []
         for name, content in contents.items():
             path = self.directory / name
             if _is_before(path, datetime.fromisoformat(content)):
-                files.write_atomic(path, content.encode(), mode=_MODE)
+                try:
+                    files.write_atomic(path, content.encode(), mode=_MODE)
+                except OSError as error:
+                    failures.append(error)
+        if failures and len(failures) == len(contents):
+            raise failures[0]
 
     def path(self, name: str) -> Path:
         """Return the file of a project by one of its names."""
@@ -93,7 +111,11 @@ class Checkpoints:
 
 def is_file_name(name: str) -> bool:
     """Say whether a project's name can be part of a file's name; projects may have others, and then go by id."""
-    return bool(name) and "/" not in name and "\0" not in name and len(name.encode()) < 200  # noqa: PLR2004  of 255
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold it
+        return False
+    return 0 < size < 200 and "/" not in name and "\0" not in name  # noqa: PLR2004  of 255
 
 
 def read(path: Path) -> datetime | None:
@@ -102,7 +124,7 @@ def read(path: Path) -> datetime | None:
     A date that has been cut off may never pass for a later one, so nothing is filled in.
     """
     try:
-        text = path.read_bytes().decode("ascii").strip()
+        text = files.read_regular(path, limit=_LONGEST, follow=True).decode("ascii").strip()
     except FileNotFoundError:
         return None
     if not _FULL.fullmatch(text):
@@ -117,6 +139,6 @@ def read(path: Path) -> datetime | None:
 def _is_before(path: Path, moment: datetime) -> bool:
     try:
         held = read(path)
-    except ValueError:
+    except (ValueError, OSError):
         return True
     return held is None or held < moment

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
-from caso.batch import Staging
+from caso.batch import Recovered, Staging
 from caso.checkpoint import BEGINNING, Checkpoints
 from caso.extract.project import OVERLAP, Shared, Tally, extract
 from caso.months import Window
@@ -69,33 +70,59 @@ class _Run:
         self.staging = Staging(configuration.output, self.checkpoints)
         self.cloud = Cloud(configuration.access)
         self.shared = Shared(self.cloud, configuration, UserNames(self.cloud))
+        self._recording = threading.Lock()
 
     def run(self) -> ExitStatus:
-        self._recover()
-        selected, failures = select(self.cloud, self.configuration)
-        end = self._end()
-        logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
-        with ThreadPoolExecutor(self.configuration.parallel, thread_name_prefix="project") as pool:
-            outcomes = list(pool.map(partial(self._account, end=end), selected))
+        if self.configuration.projects:  # known before the cloud has been asked; right even if it does not answer
+            self.record.counts["projects_left"] = len(self.configuration.projects)
+        recovered = self._recover()
+        try:
+            selected, failures = select(self.cloud, self.configuration)
+            failures += _about_others(recovered, selected)
+            self.record.counts |= {
+                "projects": len(selected) + len(failures),
+                "projects_failed": len(failures),
+                "projects_left": len(selected) + len(failures),
+            }
+            outcomes = self._account_all(selected, recovered.stuck)
+        finally:
+            self.record.add("api_requests", self.cloud.transport.requests)
         failures += [outcome.error for outcome in outcomes if outcome.error]
         for error in failures:
             self._tell(str(error))
         for outcome in outcomes:
             self._tell_outcome(outcome)
-        self.record.add("projects", len(selected) + len(failures) - sum(bool(outcome.error) for outcome in outcomes))
-        self.record.add("projects_failed", len(failures))
-        self.record.add("api_requests", self.cloud.transport.requests)
         for bug in [outcome.bug for outcome in outcomes if outcome.bug]:
             raise bug
         return _status(outcomes, failures)
 
-    def _recover(self) -> None:
+    def _account_all(self, selected: list[Selected], stuck: Mapping[str, ApplianceError]) -> list[Outcome]:
+        end = self._end()
+        logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
+
+        def account(one: Selected) -> Outcome:
+            error = stuck.get(one.project.id)
+            if error is None:
+                outcome = self._account(one, end=end)
+            else:
+                outcome = Outcome(one, None, Tally(), error=_about(one, error))
+            with self._recording:
+                self._count(outcome)
+            return outcome
+
+        with ThreadPoolExecutor(self.configuration.parallel, thread_name_prefix="project") as pool:
+            return list(pool.map(account, selected))
+
+    def _recover(self) -> Recovered:
         if self.configuration.is_dry_run:
             for project in self.staging.pending():
                 logger.info("project %s: messages of an earlier run wait to be handed over; not in a dry run", project)
-        elif moved := self.staging.recover():
-            logger.info("%d messages of an interrupted run handed over", moved)
-            self.record.add("messages_recovered", moved)
+            return Recovered()
+        recovered = self.staging.recover()
+        if recovered.messages:
+            logger.info("%d messages of an interrupted run handed over", recovered.messages)
+            self.record.add("messages_recovered", recovered.messages)
+        return recovered
 
     def _end(self) -> datetime:
         """Return the end of this run's windows: never later than what both our clock and the cloud's have reached."""
@@ -139,6 +166,8 @@ class _Run:
         found = self.checkpoints.find((*selected.aliases, *selected.former))
         for path in found.broken:
             logger.warning("%s: holds no time; going on from %s, as the project's other file says", path, found.moment)
+        for line in found.unreadable:
+            logger.warning("%s; going on from %s, as the project's other file says", line, found.moment)
         return found.moment
 
     def _extract(self, selected: Selected, window: Window) -> Outcome:
@@ -152,7 +181,8 @@ class _Run:
         batch = self.staging.begin(selected.project.id, compose=compose, size=configuration.max_size)
         try:
             tally = extract(selected, window, self.shared, batch)
-            batch.commit(self._next_checkpoints(selected, window))
+            # Records that could not be kept must come up again: their project's checkpoint stays, the others are sent.
+            batch.commit({} if tally.is_unkept else self._next_checkpoints(selected, window))
         except (ApplianceError, OSError):
             batch.discard()
             raise
@@ -176,16 +206,26 @@ class _Run:
         cli.report(PROGRAM, ApplianceError("", line))
         self.record.fail(line)
 
-    def _tell_outcome(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome) -> None:
+        """Add a project's figures to the record, which is written as it is if the run is stopped."""
         tally = outcome.tally
-        for line in tally.refused:
-            self._tell(line)
         self.record.add("servers", tally.servers)
         self.record.add("records", tally.records.total())
         self.record.add("records_refused", len(tally.refused))
         self.record.add("messages", outcome.messages)
+        self.record.add("projects_failed" if outcome.error else "projects_left", 1 if outcome.error else -1)
+
+    def _tell_outcome(self, outcome: Outcome) -> None:
+        for line in outcome.tally.refused:
+            self._tell(line)
         if outcome.error is None:
             print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
+
+
+def _about_others(recovered: Recovered, selected: list[Selected]) -> list[ApplianceError]:
+    """Return what an earlier run left that belongs to none of the selected projects."""
+    known = {one.project.id for one in selected}
+    return [*recovered.foreign, *(error for name, error in recovered.stuck.items() if name not in known)]
 
 
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:

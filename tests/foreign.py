@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 NAMES = ("directory", "dangling", "loop", "pipe", "socket", "device", "\udcff\n'x", "locked")
 NOBODY = 65534
 _DROP = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
@@ -54,7 +56,26 @@ def open_to_all() -> Iterator[Path]:
 
 def as_nobody(code: str) -> str:
     """Run Python code with our modules at hand as a user who owns nothing; return what it prints."""
-    modules = "import appliance.core.files\n"  # the checkout may be closed to others: imported first
+    modules = "import appliance.core.files, caso.batch, bdii.sources\n"  # before the checkout may be closed to us
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     words = [sys.executable, "-c", f"{modules}{_DROP}{code}"]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=env).stdout
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, *, size: str) -> Iterator[Path]:
+    """Yield a file system of a few kilobytes at ``directory``; skips the test where none may be mounted."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=False)
+    if mounted.returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(512)):
+            pass

@@ -19,8 +19,8 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -128,10 +128,10 @@ _PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The usable part of a directory, sorted by name, and a line for each name that was skipped."""
+    """The usable part of a directory, sorted by name, and a line for each path that was skipped."""
 
     paths: tuple[Path, ...] = ()
-    skipped: tuple[LocalFailure, ...] = ()
+    skipped: Mapping[Path, LocalFailure] = field(default_factory=dict)
 
 
 def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
@@ -181,7 +181,7 @@ def listed(
 
     """
     paths: list[Path] = []
-    skipped: list[LocalFailure] = []
+    skipped: dict[Path, LocalFailure] = {}
     for name in sorted(os.listdir(directory)):
         path = directory / name
         if not wanted(name):
@@ -190,10 +190,10 @@ def listed(
             _require_usable(path, directories=directories, follow=follow)
         except OSError as error:
             if os.path.lexists(path):
-                skipped.append(describe_skipped(path, error))
+                skipped[path] = describe_skipped(path, error)
         else:
             paths.append(path)
-    return Listing(tuple(paths), tuple(skipped))
+    return Listing(tuple(paths), skipped)
 
 
 def describe_skipped(path: Path, error: OSError) -> LocalFailure:
@@ -240,7 +240,7 @@ def _require_usable(path: Path, *, directories: bool, follow: bool) -> None:
     if not directories:
         _require_regular(path, status)
     elif not stat.S_ISDIR(status.st_mode):
-        raise NotAFile(errno.ENOTDIR, "is no directory", str(path))
+        raise NotAFile(errno.ENOTDIR, "Is no directory", str(path))
     needed = os.R_OK | os.X_OK if directories else os.R_OK
     if not os.access(path, needed, effective_ids=True):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -249,10 +249,25 @@ def _require_usable(path: Path, *, directories: bool, follow: bool) -> None:
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
-        raise NotAFile(errno.EINVAL, f"is {kind}, not a file", str(path))
+        raise NotAFile(errno.EINVAL, f"Is {kind}", str(path))
 
 
 # -------------------------------------------------------------------------------------------------------------- moves
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Give a regular file new content in place, for a file system without room for a second copy.
+
+    Not atomic: a reader may see half of it. The blocks that the file has are used again.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with named(path), open(descriptor, "wb", buffering=0) as file:
+        _require_regular(path, os.fstat(descriptor))
+        written = 0
+        while written < len(data):
+            written += file.write(data[written:])
+        file.truncate(len(data))
+        os.fsync(descriptor)
 
 
 def move_new(source: Path, target: Path) -> None:

@@ -16,12 +16,13 @@ PROGRAM = "caso-extract"
 
 def extract(arguments: argparse.Namespace) -> ExitStatus:
     """Extract, and record what the run did."""
-    configuration = common.configure(arguments)
     if arguments.check_config:
-        return common.report_check(configuration)
-    from caso import run  # noqa: PLC0415  loads the OpenStack clients
+        return common.report_check(common.configure(arguments))
+    with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
+        configuration = common.configure(arguments)
+        record.is_kept = not configuration.is_dry_run
+        from caso import run  # noqa: PLC0415  loads the OpenStack clients
 
-    with recorded(PROGRAM, None if configuration.is_dry_run else cli.layout(arguments).runs) as record:
         try:
             record.status = run.run(configuration, record)
         finally:

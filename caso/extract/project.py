@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from appliance.core import clock
 from appliance.core.cloud.compute import Server, Servers
 from appliance.core.cloud.identity import UserNames
 from appliance.core.cloud.image import ImageProperties
 from appliance.core.cloud.session import Cloud, Scope
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import LocalFailure, Unavailable
 from caso import quarantine, validation
 from caso.batch import Batch
 from caso.checkpoint import BEGINNING
@@ -64,6 +63,8 @@ class Tally:
     wall: Counter[str] = field(default_factory=Counter)
     """Seconds since each server's creation, by month."""
     refused: list[str] = field(default_factory=list)
+    is_unkept: bool = False
+    """Whether a refused record could not be written to the quarantine."""
 
 
 def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | None) -> Tally:
@@ -148,7 +149,13 @@ def _add(record: CloudRecord, tally: Tally, configuration: Configuration, batch:
 
 
 def _refuse(key: str, reason: str, text: str, tally: Tally, configuration: Configuration, batch: Batch | None) -> None:
-    where: Any = ""
+    more = ""
     if batch is not None:
-        where = quarantine.set_aside(configuration.spool / "quarantine", key=key, reason=reason, text=text)
-    tally.refused.append(f"record {key}: not sent: {reason}{f'; see {where}' if where else ''}")
+        try:
+            more = (
+                f"; see {quarantine.set_aside(configuration.spool / 'quarantine', key=key, reason=reason, text=text)}"
+            )
+        except OSError as error:  # the project's good records are sent all the same
+            tally.is_unkept = True
+            more = f"; not kept: {LocalFailure.from_os(error)}"
+    tally.refused.append(f"record {key}: not sent: {reason}{more}")

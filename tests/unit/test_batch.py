@@ -1,6 +1,7 @@
 """Exactly once into the spool. `tests/e2e/test_batch_killed.py` kills the real thing at every system call."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 from dirq.QueueSimple import QueueSimple
 
-from appliance.core.run.errors import LocalFailure
 from caso.batch import Staging
 from caso.checkpoint import Checkpoints
 from caso.wire import cloud as wire
+from tests import foreign
 
 OCTOBER, NOVEMBER = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
 MOMENT = datetime(2026, 11, 22, 7, 0, 0, tzinfo=UTC)
@@ -62,7 +63,7 @@ def test_oldest_month_first_and_the_checkpoint_last(site: Site) -> None:
     assert site.messages() == WANTED
     assert site.checkpoints.find(["p1"]).moment == MOMENT
     assert site.leftovers() == []
-    assert site.staging.recover() == 0
+    assert site.staging.recover().messages == 0
 
 
 def test_an_uncommitted_batch_is_forgotten(site: Site) -> None:
@@ -70,7 +71,7 @@ def test_an_uncommitted_batch_is_forgotten(site: Site) -> None:
     batch.add("VMUUID: 1", month=NOVEMBER)
     assert site.messages() == []
     assert site.staging.pending() == []
-    assert site.staging.recover() == 0
+    assert site.staging.recover().messages == 0
     assert site.leftovers() == []
     assert site.checkpoints.find(["p1"]).moment is None
 
@@ -79,7 +80,7 @@ def test_a_committed_batch_is_finished_by_the_next_run(site: Site) -> None:
     site.commit()
     assert site.staging.pending() == ["p1"]
     assert site.messages() == []
-    assert site.staging.recover() == 3
+    assert site.staging.recover().messages == 3
     assert site.messages() == WANTED
     assert site.checkpoints.find(["p1"]).moment == MOMENT
 
@@ -94,7 +95,7 @@ def test_recovery_does_not_move_a_checkpoint_back(site: Site) -> None:
 def test_killed_after_the_manifest_went(site: Site) -> None:
     directory = site.commit(records=0)
     (directory / "manifest.json").unlink()
-    assert site.staging.recover() == 0
+    assert site.staging.recover().messages == 0
     assert not directory.exists()
 
 
@@ -108,15 +109,68 @@ def test_a_manifest_names_only_checkpoints(site: Site, tmp_path: Path) -> None:
 
 def test_a_broken_manifest_is_one_line(site: Site) -> None:
     directory = site.commit()
-    (directory / "manifest.json").write_text("{")
-    with pytest.raises(LocalFailure, match=r"manifest\.json: is broken; remove this file"):
-        site.staging.recover()
+    (directory / "manifest.json").write_text('{"checkpoints": {"lastrun.p1": "soon"}}')
+    site.commit(project="p2")
+    found = site.staging.recover()
+    assert str(found.stuck["p1"]).startswith(f"{directory}/manifest.json: is broken; remove this file")
+    assert found.stuck.keys() == {"p1"}
+    assert found.messages == 3  # those of p1 are in the spool too, but its batch is not finished
+    assert site.checkpoints.find(["p2"]).moment == MOMENT
+
+
+def test_foreign_names_hold_back_their_own_project_at_most(site: Site) -> None:
+    """F-H1: whatever lies in the staging area, committed batches are handed over and the rest is named."""
+    site.commit(project="p2")
+    made = foreign.make(site.staging.path, prefix="q-")
+    foreign.make(site.staging.path, prefix="r-", suffix=".new")
+    found = site.staging.recover()
+    assert site.messages() == WANTED
+    assert site.checkpoints.find(["p2"]).moment == MOMENT
+    usable = {"q-directory", "q-locked"} if os.geteuid() == 0 else {"q-directory"}  # taken for empty batches
+    assert found.stuck.keys() >= {path.name for path in made} - usable
+    assert not [line for line in found.stuck.values() if "; " not in str(line)]  # each has a remedy
+    assert site.staging.pending() == []
+
+
+def test_a_batch_with_foreign_files_is_handed_over_all_the_same(site: Site) -> None:
+    """F-H1: they stay, are named by each run, and hold back nothing."""
+    directory = site.commit()
+    made = foreign.make(directory)
+    assert site.staging.recover().messages == 3
+    assert site.messages() == WANTED
+    assert site.checkpoints.find(["p1"]).moment == MOMENT
+    assert not directory.exists()
+    for _ in range(2):
+        found = site.staging.recover()
+        [line] = found.foreign
+        assert str(line) == (
+            f"{directory}.foreign: holds files that caso did not make; look at them, then: rm -r {directory}.foreign"
+        )
+        assert not found.stuck
+    assert len(list(Path(f"{directory}.foreign").iterdir())) == len(made)
+    assert site.staging.hand_over(site.commit()) == 3
+
+
+def test_a_directory_of_root_stops_one_project(site: Site) -> None:
+    """F-H1: 0700 and root's, in the place of a batch, seen by the account of the containers."""
+    with foreign.open_to_all() as root:
+        area = Staging(root / "spool", Checkpoints(root / "state"))
+        foreign.make(area.path)
+        for path in (root / "spool", area.path.parent, area.path, root):
+            path.chmod(0o777)
+        code = (
+            "from pathlib import Path; from caso.batch import Staging; from caso.checkpoint import Checkpoints\n"
+            f"found = Staging(Path({str(root / 'spool')!r}), Checkpoints(Path({str(root / 'state')!r}))).recover()\n"
+            "print(found.stuck['locked'])"
+        )
+        said = foreign.as_nobody(code)
+        assert f"/locked: skipped: permission denied (a directory of user {os.geteuid()}, mode 0700); chown -R" in said
 
 
 def test_two_configurations_may_share_a_spool(site: Site, tmp_path: Path) -> None:
     other = Staging(site.spool, Checkpoints(tmp_path / "other"))
     site.commit()
-    assert other.recover() == 0
+    assert other.recover().messages == 0
     assert site.staging.pending() == ["p1"]
 
 

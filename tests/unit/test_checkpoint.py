@@ -5,6 +5,7 @@ import pytest
 
 from appliance.core.run.errors import LocalFailure
 from caso.checkpoint import Checkpoints
+from tests import foreign
 
 MOMENT = datetime(2026, 11, 22, 7, 22, 42, 712270, tzinfo=UTC)
 
@@ -111,3 +112,26 @@ def test_files_are_readable_for_the_peer(checkpoints: Checkpoints) -> None:
     path = checkpoints.directory / "lastrun.ops"
     assert path.read_text() == "2026-11-22 07:22:42.712270+00:00"
     assert path.stat().st_mode & 0o444 == 0o444
+
+
+def test_foreign_names_are_no_checkpoints_and_the_twin_counts(checkpoints: Checkpoints) -> None:
+    """F-H1: a pipe with the name of a checkpoint would hold up all projects; a directory stops its own at most."""
+    made = foreign.make(checkpoints.directory, prefix="lastrun.")
+    put(checkpoints, "lastrun.id", "2026-11-22")
+    for path in made:
+        name = path.name.removeprefix("lastrun.")
+        if not name.isprintable():
+            continue  # no project that JSON tells of has such a name
+        if "dangling" in name:  # leads to no file: there is no checkpoint
+            assert checkpoints.find([name]).moment is None
+            continue
+        with pytest.raises(LocalFailure, match=r"skipped: .*; "):
+            checkpoints.find([name])
+        found = checkpoints.find([name, "id"])
+        assert found.moment == datetime(2026, 11, 22, tzinfo=UTC)
+        assert len(found.unreadable) == 1
+    later = checkpoints.later(["directory", "pipe", "id"], MOMENT)
+    checkpoints.write(later)
+    assert checkpoints.find(["pipe"]).moment == checkpoints.find(["id"]).moment == MOMENT
+    with pytest.raises(IsADirectoryError):
+        checkpoints.write({"lastrun.directory": str(MOMENT)})

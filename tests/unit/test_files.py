@@ -157,7 +157,7 @@ def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> No
         (root / "link").symlink_to("good")
         found = files.listed(root, lambda _: True)
         assert [path.name for path in found.paths] == ["good"]
-        told = {line.subject.removeprefix(f"{root}/"): line for line in found.skipped}
+        told = {line.subject.removeprefix(f"{root}/"): line for line in found.skipped.values()}
         assert told["pipe"].cause == "skipped: is a pipe"
         assert told["directory"].remedy == f"if nobody needs it: rm -r {root}/directory"
         assert {"dangling", "loop", "socket", "link", "locked"} < told.keys()
@@ -165,12 +165,12 @@ def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> No
         assert [path.name for path in followed.paths] == ["good", "link"]
         directories = files.listed(root, lambda name: name != "locked", directories=True)
         assert [path.name for path in directories.paths] == ["directory"]
-        work = "for line in files.listed(Path({!r}), 'locked'.__eq__, directories=True).skipped: print(line)"
+        work = "for line in files.listed(Path({!r}), 'locked'.__eq__, directories=True).skipped.values(): print(line)"
         said = foreign.as_nobody(_IMPORTS + "\n" + work.format(str(root)))
         owner = f"a directory of user {os.geteuid()}, mode 0700"
         assert said.startswith(f"{root}/locked: skipped: permission denied ({owner}); chown -R ")
         # the command in the line is one that bash carries out, whatever bytes are in the name
-        [odd] = [line for line in found.skipped if "xff" in str(line)]
+        [odd] = [line for line in found.skipped.values() if "xff" in str(line)]
         subprocess.run(["bash", "-c", odd.remedy.partition(": ")[2]], check=True)
         assert not os.path.lexists(root / "\udcff\n'x")
 
@@ -193,7 +193,7 @@ def test_a_regular_file_is_read_as_far_as_its_limit(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
     assert files.read_regular(path, limit=10) == b"x" * 10
     assert files.read_regular(tmp_path / "link", limit=10, follow=True) == b"x" * 10
-    with pytest.raises(files.NotAFile, match="is a link, not a file"):
+    with pytest.raises(files.NotAFile, match="Is a link"):
         files.read_regular(tmp_path / "link", limit=10)
     with pytest.raises(OSError, match="longer than 9 bytes"):
         files.read_regular(path, limit=9)

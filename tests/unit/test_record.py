@@ -1,7 +1,10 @@
 import json
 import logging
 import os
+import signal
 import stat
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.core import clock
 from appliance.core.run import log, record
 from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure
+from tests.foreign import fill, small_disk
 
 
 def test_a_run_is_recorded_for_people_and_for_prometheus(tmp_path: Path) -> None:
@@ -58,7 +62,7 @@ def test_prometheus_reads_the_figures(tmp_path: Path) -> None:
         (LocalFailure("disk", "is full"), 3, ["disk: is full"]),
         (PermissionError(13, "Permission denied", "/x"), 3, ["/x: Permission denied; check owner and mode"]),
         (KeyboardInterrupt(), 3, ["interrupted"]),
-        (ZeroDivisionError(), 4, []),
+        (ZeroDivisionError("by zero"), 4, ["bug in this program: ZeroDivisionError: by zero"]),
     ],
 )
 def test_whatever_ends_a_run_is_recorded(
@@ -159,3 +163,52 @@ def test_an_unwritable_directory_is_a_warning(tmp_path: Path, caplog: pytest.Log
 def test_a_broken_record_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     assert record.last_success("x", tmp_path) is None
+
+
+def test_sigterm_leaves_the_record_of_the_run_that_it_ended(tmp_path: Path) -> None:
+    """F-S2: before, the record of the last good run stayed, and the figures with it."""
+    code = (
+        "import sys, time; from pathlib import Path; from appliance.core.run.record import recorded\n"
+        "with recorded('x', Path(sys.argv[1])) as run:\n"
+        "    run.add('left', 3); print('begun', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.terminate()
+        assert process.wait(20) == -signal.SIGTERM
+    entry = json.loads((tmp_path / "x.json").read_text())
+    assert (entry["status"], entry["failures"]) == (3, ["stopped by SIGTERM"])
+    assert 'fedcloud_run_left{program="x"} 3.0' in (tmp_path / "x.prom").read_text()
+
+
+def test_a_dry_run_leaves_the_record_in_place(tmp_path: Path) -> None:
+    with record.recorded("x", tmp_path) as run:
+        run.status, run.is_kept = ExitStatus.DONE, False
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_file_that_cannot_be_written_does_not_cost_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F-H1: somebody made a directory with the name of the record."""
+    (tmp_path / "x.json").mkdir()
+    record.RunRecord("x").close(ExitStatus.NOTHING, tmp_path)
+    assert 'fedcloud_run_exit_status{program="x"} 3.0' in (tmp_path / "x.prom").read_text()
+    assert f"run record not written: {tmp_path}/" in caplog.text
+
+
+def test_a_full_disk_shows_the_run_that_failed(tmp_path: Path) -> None:
+    """F-S2: where there is no room for a new file, the old ones are overwritten."""
+    with small_disk(tmp_path, size="64k") as disk:
+        record.RunRecord("x").close(ExitStatus.DONE, disk)
+        fill(disk / "filler")
+        failed = record.RunRecord("x")
+        failed.fail("spool: No space left on device")
+        failed.add("left", 7)
+        failed.close(ExitStatus.NOTHING, disk)
+        entry = json.loads((disk / "x.json").read_text())
+        assert (entry["status"], entry["counts"]) == (3, {"left": 7})
+        metrics = (disk / "x.prom").read_text()
+        assert 'fedcloud_run_exit_status{program="x"} 3.0' in metrics
+        assert list(text_string_to_metric_families(metrics))

@@ -9,6 +9,7 @@ from appliance.admin.command import main
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
+from tests import foreign
 
 TOP = Path(__file__).parents[2]
 
@@ -59,6 +60,8 @@ def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFi
     assert "odd" in shown
     assert "unknown" in shown
     assert "broken " not in shown
+    word = f"{Layout(tmp_path).runs}/broken.json"
+    assert f"! {word}: skipped: holds no run record; if nobody needs it: rm {word}" in shown
     assert "  ! \\x1b[2Jx" in shown.splitlines()
 
 
@@ -76,9 +79,29 @@ def test_records_of_containers_stand_beside_those_of_jobs(tmp_path: Path, capsys
     (runs / "caso/flood.json").write_text('{"failures": ["' + "x" * 2**23 + '"]}')
     assert main(["status", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines()[1:3]] == ["caso-extract", "job-caso"]
+    skipped = [line.removeprefix(f"! {runs}/caso/") for line in shown.splitlines() if line.startswith("! ")]
+    assert [line.partition(";")[0] for line in skipped] == [
+        "link.json: skipped: is a link",
+        "pipe.json: skipped: is a pipe",
+        "flood.json: skipped: is longer than 4194304 bytes",
+    ]
+    assert [line.split()[0] for line in shown.splitlines()[4:6]] == ["caso-extract", "job-caso"]
     assert "  ! stopped by its time limit" in shown
-    assert not {"geheim", "flood", "pipe", "link"} & set(shown.replace(":", " ").split())
+    assert "geheim" not in shown
+
+
+def test_foreign_files_among_the_records_hide_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H1: a directory, link, pipe or socket with a record's name is named, and all records are shown."""
+    runs = Layout(tmp_path).runs
+    ran(tmp_path, "caso-extract", ExitStatus.DONE)
+    made = foreign.make(runs, suffix=".json") + foreign.make(runs / "ssm", suffix=".json")
+    (runs / "ssm.link").symlink_to("nowhere")
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "caso-extract" in shown
+    assert sum(line.startswith("! ") for line in shown.splitlines()) == len(made) + 1
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 1
+    assert len(json.loads(capsys.readouterr().out)["unusable"]) == len(made) + 1
 
 
 def test_what_does_not_start_the_jobs_is_told_as_by_schedule(

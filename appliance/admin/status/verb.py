@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from appliance.admin import jobs, settings
 from appliance.admin.schedule import state
 from appliance.admin.status import services
 from appliance.admin.status.services import Services
-from appliance.core import clock
+from appliance.core import clock, files
 from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, LocalFailure, Unavailable
 from appliance.core.run.layout import Layout
@@ -69,12 +68,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     layout = cli.layout(arguments)
     host = settings.load(layout)
     directory, told_services = layout.runs, services.look(layout, host)
-    if directory.exists():
-        os.scandir(directory).close()  # the listing below passes over a directory that may not be read
-    # Each container's records are in a directory of its own, and none of them replaces what root has written of a job.
-    paths = [*directory.glob("*.json"), *directory.glob("*/*.json"), *jobs.records(layout).glob("*.json")]
-    found = {path.stem: told for path in paths if (told := record.read(path.stem, path.parent))}
-    off = {path.stem for path in paths if _is_off(path, host)}
+    records, unusable = _records(layout)
+    found = {path.stem: told for path, told in records.items()}
+    off = {path.stem for path in records if _is_off(path, host)}
     if not found and told_services is None:
         raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
     schedule = _schedule(layout, host)
@@ -83,14 +79,15 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         beside = {} if told_services is None else {"services": told_services.as_json()}
         beside |= {} if schedule is None else {"schedule": schedule}
         beside |= {"off": flows_off} if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on]) else {}
+        beside |= {"unusable": unusable} if unusable else {}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))
     else:
         if told_services is not None:
             print(_services_table(told_services, at=clock.now()))
-        for line in schedule or ():
+        for line in [*(schedule or ()), *unusable]:
             print(f"! {log.one_line(line)}")
         print(_table(runs, at=clock.now(), directory=directory) if runs else f"No program has run yet: {directory}")
-    is_well = (told_services is None or told_services.are_well) and not schedule
+    is_well = (told_services is None or told_services.are_well) and not schedule and not unusable
     return ExitStatus.DONE if is_well and all(last.is_well for last in runs) else ExitStatus.PARTLY
 
 
@@ -98,6 +95,25 @@ def _is_off(path: Path, host: settings.Host) -> bool:
     """Return whether a record is of a program whose flow is off: how its last run ended matters to nobody then."""
     flow = jobs.flow_of_record(path.stem, path.parent.name)
     return flow is not None and not host.flows[flow]
+
+
+def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
+    """Return the records of all programs, and a line for each file or directory that cannot be used.
+
+    Each container's records are in a directory of its own, and none of them replaces those that root writes of jobs,
+    which come last.
+    """
+    if not layout.runs.exists():
+        return {}, []
+    below = files.listed(layout.runs, lambda name: not name.endswith((".json", ".prom", ".tmp")), directories=True)
+    own = jobs.records(layout)
+    found: dict[Path, Mapping[str, object]] = {}
+    unusable = [str(line) for line in below.skipped.values()]
+    for directory in (layout.runs, *sorted(below.paths, key=own.__eq__)):
+        records, broken = record.load_all(directory)
+        found |= records
+        unusable += broken
+    return found, unusable
 
 
 def _schedule(layout: Layout, host: settings.Host) -> list[str] | None:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+from appliance.core import files
 from appliance.core.run.errors import ConfigurationError, Problem
 
 _MAX_SIZE = 1 << 20
@@ -64,7 +66,7 @@ def read(paths: Sequence[Path], dialect: Dialect) -> Document:
 def read_text(path: Path) -> str:
     """Return a file's text; one that is missing, unreadable, too large or not UTF-8 text is a `ConfigurationError`."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             data = file.read(_MAX_SIZE + 1)
         if len(data) > _MAX_SIZE:
             raise ConfigurationError([Problem(path, 0, "", "is larger than 1 MiB, which no configuration is")])
@@ -79,6 +81,12 @@ def read_text(path: Path) -> str:
         line = len(lines(text[: text.index("\0")]))
         raise ConfigurationError([Problem(path, line, "", "holds a NUL character; save the file as UTF-8 text")])
     return text
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file; a pipe that nobody writes to would hold up the program, unless the caller passed it on purpose."""
+    is_passed = path.is_relative_to("/dev") or path.is_relative_to("/proc/self/fd")  # such as a shell's <(command)
+    return path.open("rb") if is_passed else files.open_regular(path, follow=True)
 
 
 def lines(text: str) -> list[str]:

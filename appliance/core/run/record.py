@@ -2,23 +2,29 @@
 
 Two files for each program in the layout's directory of runs: ``PROGRAM.json``, the record of the last run, and
 ``PROGRAM.prom``, the same figures for node_exporter's textfile collector. They are by-products: a run whose work is
-done has not failed because they could not be written, so that is a warning.
+done has not failed because they could not be written, so that is a warning. A run that fails leaves them as well,
+however it ends: they then show the failed run, not the good one before it. Where the disk is full, the old files are
+overwritten in place, which needs no room.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import re
-import stat
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from appliance.core import clock, files
 from appliance.core.run import log
@@ -42,6 +48,8 @@ class RunRecord:
     counts: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     last_success: datetime | None = None
+    is_kept: bool = field(default=True, repr=False)
+    """Whether the files are written at the end; a dry run, which its configuration may ask for, leaves none."""
     _begin: float = field(default_factory=time.monotonic, repr=False)
     """The clock of ``started`` may be set meanwhile; this one measures."""
 
@@ -59,16 +67,15 @@ class RunRecord:
         self.last_success = self.ended if status is ExitStatus.DONE else last_success(self.program, directory)
         try:
             files.make_directory(directory, mode=0o755)
-            files.write_atomic(directory / f"{self.program}.json", self._as_json())
-            _write_metrics(self, directory / f"{self.program}.prom", seconds=time.monotonic() - self._begin)
         except OSError as error:
             logger.warning("run record not written: %s: %s", error.filename, error.strerror)
-        except ValueError as error:  # a name that Prometheus would not take
-            logger.warning("run record not written: %s: %s", directory / f"{self.program}.prom", error)
+            return
+        _keep(directory / f"{self.program}.json", self._as_json)
+        _keep(directory / f"{self.program}.prom", lambda: _metrics(self, seconds=time.monotonic() - self._begin))
 
     def _as_json(self) -> bytes:
         entry = asdict(self) | {"version": __version__, "status": self.status}
-        del entry["_begin"]
+        del entry["_begin"], entry["is_kept"]
         entry["counts"] = {name: value if math.isfinite(value) else None for name, value in self.counts.items()}
         text = json.dumps(entry, indent=1, default=_iso, ensure_ascii=False)
         return text.encode(errors="backslashreplace") + b"\n"
@@ -79,43 +86,108 @@ def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
     """Give the record of a run that the block is, and write it with the ``status`` that the block sets.
 
     Whatever ends the block is noted, an `OSError` as the `LocalFailure` that it becomes; without a status it is a bug.
-    Nothing is written without a ``directory``, nor when another run holds the lock (`Busy`): the record in place is
-    that run's, or becomes it.
+    SIGTERM, unless the program handles it, ends the process after the record is written. Nothing is written without a
+    ``directory``, nor when another run holds the lock (`Busy`): the record in place is that run's, or becomes it.
     """
     record = RunRecord(program)
     record.status = ExitStatus.BUG
+    with _recorded_at_termination(record, directory):
+        try:
+            yield record
+        except Busy:
+            record.is_kept = False
+            raise
+        except (ApplianceError, OSError) as error:
+            known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
+            record.fail(str(known))
+            record.status = known.status
+            raise known from error
+        except KeyboardInterrupt:
+            record.fail("interrupted")
+            record.status = ExitStatus.NOTHING
+            raise
+        except Exception as error:
+            record.fail(f"bug in this program: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+            raise
+        finally:
+            if directory is not None and record.is_kept:
+                record.close(record.status, directory)
+
+
+@contextlib.contextmanager
+def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Iterator[None]:
+    """Write the record when SIGTERM ends the process in the block, as it would have ended it without us.
+
+    The state of every program stands a kill at any moment, so nothing is unwound: a thread may wait for the cloud.
+    """
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            record.fail(f"stopped by {signal.Signals(number).name}")
+            if directory is not None and record.is_kept:
+                record.close(ExitStatus.NOTHING, directory)
+            os.kill(os.getpid(), number)
+        finally:
+            os._exit(128 + number)  # the first process of a container outlives the signal
+
+    signal.signal(signal.SIGTERM, end)
     try:
-        yield record
-    except Busy:
-        directory = None
-        raise
-    except (ApplianceError, OSError) as error:
-        known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
-        record.fail(str(known))
-        record.status = known.status
-        raise known from error
-    except KeyboardInterrupt:
-        record.fail("interrupted")
-        record.status = ExitStatus.NOTHING
-        raise
+        yield
     finally:
-        if directory is not None:
-            record.close(record.status, directory)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def read(program: str, directory: Path) -> Mapping[str, object] | None:
-    """Return the last run's record; None when there is none, or none that can be read.
+    """Return the last run's record; None when there is none, or none that can be read."""
+    try:
+        return load(directory / f"{program}.json")
+    except (OSError, ValueError):
+        return None
+
+
+def load(path: Path) -> Mapping[str, object]:
+    """Return the record in a file.
 
     Root reads what containers have written: links are not followed, and a pipe or a flood is no record.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it does not hold a record.
+
     """
     try:
-        descriptor = os.open(directory / f"{program}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            data = file.read(_MAX_SIZE + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-        entry = json.loads(data) if len(data) <= _MAX_SIZE else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) else None
+        entry = json.loads(files.read_regular(path, limit=_MAX_SIZE))
+    except RecursionError:
+        entry = None
+    if not isinstance(entry, dict):
+        raise ValueError(path.name)  # noqa: TRY004  as for other content that is no record
+    return entry
+
+
+def load_all(directory: Path) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
+    """Return the records in a directory by file, and a line for each file that should hold one and does not.
+
+    Raises:
+        OSError: the directory cannot be read.
+
+    """
+    listing = files.listed(directory, lambda name: name.endswith(".json") and name[0] != ".")
+    found: dict[Path, Mapping[str, object]] = {}
+    unusable = [str(line) for line in listing.skipped.values()]
+    for path in listing.paths:
+        try:
+            found[path] = load(path)
+        except OSError as error:
+            unusable.append(str(files.describe_skipped(path, error)))
+        except ValueError:
+            word = files.shell_word(path)
+            unusable.append(f"{files.shown(path)}: skipped: holds no run record; if nobody needs it: rm {word}")
+    return found, unusable
 
 
 def last_success(program: str, directory: Path) -> datetime | None:
@@ -127,7 +199,26 @@ def last_success(program: str, directory: Path) -> datetime | None:
         return None
 
 
-def _write_metrics(record: RunRecord, path: Path, *, seconds: float) -> None:
+def _keep(path: Path, content: Callable[[], bytes]) -> None:
+    """Write one of the files, whatever became of the other."""
+    try:
+        data = content()
+        try:
+            files.write_atomic(path, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
+                raise
+            files.overwrite(path, data)
+        if path.suffix == ".prom":
+            # Whatever the umask: node_exporter has an account of its own, and nothing here is confidential.
+            path.chmod(0o644)
+    except OSError as error:
+        logger.warning("run record not written: %s: %s", error.filename, error.strerror)
+    except ValueError as error:  # a name that Prometheus would not take
+        logger.warning("run record not written: %s: %s", path, error)
+
+
+def _metrics(record: RunRecord, *, seconds: float) -> bytes:
     assert record.ended is not None  # noqa: S101  close() sets it
     gauges = {
         "end_timestamp_seconds": ("End of the last run", record.ended.timestamp()),
@@ -142,8 +233,7 @@ def _write_metrics(record: RunRecord, path: Path, *, seconds: float) -> None:
             raise ValueError(f"no name for a figure: {name!r}")
         gauges[name] = (f"{name.replace('_', ' ')} of the last run", float(value))
     lines = [_gauge(f"fedcloud_run_{name}", *gauge, program=record.program) for name, gauge in gauges.items()]
-    files.write_atomic(path, "".join(lines).encode())
-    path.chmod(0o644)  # whatever the umask: node_exporter has an account of its own, and nothing here is confidential
+    return "".join(lines).encode()
 
 
 def _gauge(name: str, words: str, value: float, *, program: str) -> str:
