@@ -24,6 +24,8 @@ _QCOW2, _VMDK, _VMDK_TEXT = b"QFI\xfb", b"KDMV", b"# Disk DescriptorFile"
 _QCOW2_HEADER = struct.Struct(">4sIQIIQI")
 """Magic, version, backing file's offset and length, cluster bits, virtual size, encryption."""
 _QCOW2_FEATURES, _QCOW2_V3 = slice(72, 80), 3
+_QCOW2_LENGTHS = {2: 72, _QCOW2_V3: 104}
+"""Bytes of a header without extensions, by version (QEMU's docs/interop/qcow2)."""
 _QCOW2_CORRUPT, _QCOW2_DATA_FILE, _QCOW2_KNOWN = 0b10, 0b100, 0b11111
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
 """Magic, version, flags, capacity, grain size, descriptor's offset and size; all but the first three in sectors."""
@@ -93,12 +95,14 @@ def inspect(path: Path, found: Format) -> Disk:
 
 def _check_qcow2(path: Path) -> None:
     with path.open("rb") as file:
-        header = file.read(104)
+        header = file.read(_QCOW2_LENGTHS[_QCOW2_V3])
     if len(header) < _QCOW2_HEADER.size:
         raise Unusable(path.name, "its qcow2 header is cut off")
     _, version, backing, _, _, virtual, encryption = _QCOW2_HEADER.unpack_from(header)
-    if version not in {2, _QCOW2_V3}:
+    if version not in _QCOW2_LENGTHS:
         raise Unusable(path.name, f"is qcow2 of the unknown version {version}")
+    if len(header) < _QCOW2_LENGTHS[version]:
+        raise Unusable(path.name, "its qcow2 header is cut off")
     if backing:
         raise Unusable(path.name, "has a backing file; an image must be complete")
     if encryption:

@@ -293,3 +293,11 @@ def test_qemu_img_may_write_no_more_than_the_disk_holds(disks: Path, tmp_path: P
     with pytest.raises(Unusable, match="qemu-img convert failed"):
         QemuImg(greedy).convert(Disk(disks / "disk.raw", Format.RAW), Format.QCOW2, target)
     assert target.stat().st_size < 100 * 2**20
+
+
+@pytest.mark.parametrize("length", [4, 8, 40, 103])
+def test_a_qcow2_header_that_is_cut_off_is_refused(disks: Path, tmp_path: Path, length: int) -> None:
+    cut = tmp_path / "cut.qcow2"
+    cut.write_bytes((disks / "v3.qcow2").read_bytes()[:length])
+    with pytest.raises(Unusable, match=r"cut\.qcow2: its qcow2 header is cut off"):
+        inspect(cut, Format.QCOW2)

@@ -1,0 +1,68 @@
+"""Which modules are mutated, and which tests are to notice.
+
+Tests that need a service of the test bed are left out: a mutant must be judged in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Modules of one purpose (patterns below the checkout) and their tests (paths)."""
+
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    def sources(self) -> list[Path]:
+        """Return the modules, relative to the checkout, sorted."""
+        found = {path for pattern in self.modules for path in TOP.glob(pattern)}
+        return sorted(path.relative_to(TOP) for path in found if path.name != "__init__.py")
+
+
+TARGETS = {
+    "trust": Target(
+        ("appliance/core/trust/*.py",),
+        (
+            "tests/unit/test_ca_directory.py",
+            "tests/unit/test_certificates.py",
+            "tests/unit/test_distinguished_name.py",
+            "tests/unit/test_signing_policy.py",
+            "tests/unit/test_smime.py",
+            "tests/property/test_smime_properties.py",
+            "tests/interop/test_smime_openssl.py",
+        ),
+    ),
+    "spool": Target(
+        ("appliance/core/spool.py",),
+        (
+            "tests/unit/test_spool.py",
+            "tests/property/test_spool_properties.py",
+            "tests/interop/test_ssm_outgoing.py",
+        ),
+    ),
+    "records": Target(
+        ("caso/months.py", "caso/records.py"),
+        (
+            "tests/unit/test_months.py",
+            "tests/unit/test_nova_records.py",
+            "tests/property/test_months_properties.py",
+        ),
+    ),
+    "plans": Target(
+        ("bdii/plan.py", "cloudkeeper/frontend/plan.py"),
+        (
+            "tests/property/test_bdii_plan_properties.py",
+            "tests/unit/test_bdii_plan.py",
+            "tests/unit/test_image_plan.py",
+        ),
+    ),
+    "formats": Target(
+        ("cloudkeeper/frontend/formats.py",),
+        ("tests/unit/test_image_formats.py",),
+    ),
+}

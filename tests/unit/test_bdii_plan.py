@@ -1,0 +1,64 @@
+"""How a plan is printed, and which one a directory cannot carry out in place."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from appliance.core.ldif import Entry
+from bdii import plan
+from bdii.plan import NOTHING_VANISHED, Add, Delete, Modify, Plan
+from bdii.tree import normal
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+
+def entry(name: str) -> Entry:
+    return Entry(f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",)})
+
+
+def modified(**changes: tuple[str, ...]) -> Plan:
+    return Plan((), (Modify(normal(entry("a").dn), entry("a"), changes),), ())
+
+
+def test_a_line_for_each_change_and_one_that_counts() -> None:
+    made = Plan(
+        (Add(normal(entry("new").dn), entry("new")),),
+        modified(b=("1",), a=()).modifies,
+        (Delete(normal(entry("old").dn), entry("old")),),
+    )
+    assert list(plan.describe(made)) == [
+        "add     GLUE2GroupID=new,o=glue",
+        "modify  GLUE2GroupID=a,o=glue: a, b",
+        "delete  GLUE2GroupID=old,o=glue",
+        "1 to add, 1 to modify, 1 to delete",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("made", "does"),
+    [(modified(info=("1",), objectclass=("x",)), True), (modified(info=("1",)), False), (modified(), False)],
+)
+def test_a_change_of_class_is_seen(made: Plan, does: bool) -> None:
+    assert made.changes_class is does
+
+
+def test_a_deletion_is_due_at_the_moment_that_its_delay_ends() -> None:
+    gone = Plan((), (), (Delete(normal(entry("a").dn), entry("a")),))
+    times = {"delay": timedelta(hours=1), "hold": timedelta(hours=2)}
+    first, remembered = plan.guard(gone, size=4, remembered=NOTHING_VANISHED, now=NOW, **times)
+    assert (first.deletes, first.waiting) == ((), gone.deletes)
+    early, _ = plan.guard(gone, size=4, remembered=remembered, now=NOW + timedelta(minutes=59), **times)
+    assert early.waiting == gone.deletes
+    due, _ = plan.guard(gone, size=4, remembered=remembered, now=NOW + timedelta(hours=1), **times)
+    assert (due.deletes, due.waiting) == (gone.deletes, ())
+
+
+def test_more_than_half_is_held_and_half_is_not() -> None:
+    gone = Plan((), (), (Delete(normal(entry("a").dn), entry("a")),))
+    times = {"delay": timedelta(0), "hold": timedelta(hours=2)}
+    half, remembered = plan.guard(gone, size=2, remembered=NOTHING_VANISHED, now=NOW, **times)
+    assert (half.deletes, remembered.held_since) == (gone.deletes, None)
+    more, remembered = plan.guard(gone, size=1, remembered=NOTHING_VANISHED, now=NOW, **times)
+    assert (more.waiting, remembered.held_since) == (gone.deletes, NOW)
+    due, _ = plan.guard(gone, size=1, remembered=remembered, now=NOW + timedelta(hours=2), **times)
+    assert due.deletes == gone.deletes

@@ -1,0 +1,162 @@
+"""What a list changes in the cloud: the values are written down by hand, rule by rule."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from appliance.core.trust.errors import Untrusted
+from cloudkeeper.frontend.plan import compare, guard
+from cloudkeeper.model import (
+    Appliance,
+    ApplianceId,
+    Create,
+    Endorser,
+    ImageList,
+    ListId,
+    Offer,
+    Plan,
+    Refusal,
+    Remove,
+    Source,
+    Update,
+    UpdateMetadata,
+)
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+LIST = ListId("list")
+
+
+def image(name: str, *, vo: str = "vo", expires: datetime | None = None, **attributes: str) -> Appliance:
+    named = {key.replace("_", ":"): value for key, value in attributes.items()}
+    return Appliance(ApplianceId(name), LIST, vo=vo, expires=expires, attributes=named)
+
+
+def offer(appliance: Appliance) -> Offer:
+    return Offer(appliance, Source("https://images.example.org/a", "00", None))
+
+
+def listed(*images: Appliance, refused: tuple[Refusal, ...] = ()) -> ImageList:
+    return ImageList(
+        LIST,
+        "vo",
+        Endorser("/CN=endorser", "/CN=ca"),
+        created=NOW,
+        expires=NOW + timedelta(days=1),
+        version="1",
+        offers=tuple(map(offer, images)),
+        refused=refused,
+    )
+
+
+def test_each_difference_becomes_the_change_that_it_needs() -> None:
+    same = image("same", hv_version="1")
+    wanted = listed(
+        same,
+        image("new", hv_version="1"),
+        image("renewed", hv_version="2", dc_title="t"),
+        image("retitled", hv_version="1", dc_title="new"),
+    )
+    held = [
+        same,
+        image("renewed", hv_version="1", dc_title="t"),
+        image("retitled", hv_version="1", dc_title="old"),
+        image("gone", hv_version="1"),
+    ]
+    plan = compare(wanted, held, at=NOW)
+    assert plan == Plan(
+        LIST,
+        (
+            Remove(held[3], "it is no longer in the list"),
+            Create(wanted.offers[1]),
+            Update(wanted.offers[2], "changed: hv:version"),
+            UpdateMetadata(wanted.offers[3].appliance, "changed: dc:title"),
+        ),
+        unchanged=1,
+    )
+    assert plan.removals == (Remove(held[3], "it is no longer in the list"),)
+
+
+def test_a_backend_that_cannot_change_metadata_alone_gets_the_data_again() -> None:
+    wanted = listed(image("a", dc_title="new"))
+    plan = compare(wanted, [image("a", dc_title="old")], at=NOW, can_update_metadata=False)
+    reason = "changed: dc:title; this backend cannot change metadata alone"
+    assert plan.changes == (Update(wanted.offers[0], reason),)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held", "changed"),
+    [
+        ({"hv_size": "2"}, {"hv_size": "1"}, "hv:size"),
+        ({"sl_checksum_sha512": "b"}, {"sl_checksum_sha512": "a"}, "sl:checksum:sha512"),
+        ({"hv_version": "1", "hv_size": "1"}, {"hv_version": "2"}, "hv:size, hv:version"),
+    ],
+)
+def test_other_data_are_fetched_again(wanted: dict[str, str], held: dict[str, str], changed: str) -> None:
+    (change,) = compare(listed(image("a", expires=None, **wanted)), [image("a", expires=None, **held)], at=NOW).changes
+    assert isinstance(change, Update)
+    assert change.reason == f"changed: {changed}"
+
+
+def test_what_peers_add_is_no_difference_and_what_is_missing_is_empty() -> None:
+    held = Appliance(ApplianceId("a"), LIST, attributes={"theirs": "x", "dc:title": "", "hv:version": "1"})
+    assert compare(listed(image("a", hv_version="1")), [held], at=NOW) == Plan(LIST, (), unchanged=1)
+
+
+def test_an_attribute_that_the_list_dropped_is_a_change() -> None:
+    held = Appliance(ApplianceId("a"), LIST, attributes={"hv:version": "1", "dc:title": "old"})
+    (change,) = compare(listed(image("a", hv_version="1")), [held], at=NOW).changes
+    assert change == UpdateMetadata(image("a", hv_version="1"), "changed: dc:title")
+
+
+def test_an_expired_image_is_neither_added_nor_kept() -> None:
+    ended = image("a", expires=NOW)
+    later = image("b", expires=NOW + timedelta(seconds=1))
+    plan = compare(listed(ended, later), [image("a", expires=NOW)], at=NOW)
+    assert plan.changes == (Remove(image("a", expires=NOW), "it has expired"), Create(offer(later)))
+    assert compare(listed(ended), [], at=NOW) == Plan(LIST)
+
+
+def test_a_refused_image_stays() -> None:
+    held = [image("refused"), image("gone")]
+    wanted = listed(refused=(Refusal(ApplianceId("refused"), "why"),))
+    assert compare(wanted, held, at=NOW).changes == (Remove(held[1], "it is no longer in the list"),)
+
+
+def test_an_unnamed_refusal_keeps_all_but_what_has_expired() -> None:
+    held = [image("unnamed"), image("ended")]
+    wanted = listed(image("ended", expires=NOW), refused=(Refusal(None, "why"),))
+    assert compare(wanted, held, at=NOW).changes == (Remove(held[1], "it has expired"),)
+
+
+def test_a_list_of_another_vo_changes_nothing() -> None:
+    with pytest.raises(Untrusted, match="is that of a list of VO other, but it is for vo; ask the endorser"):
+        compare(listed(), [image("a", vo="other")], at=NOW)
+
+
+def test_an_image_of_no_known_vo_belongs_to_the_list() -> None:
+    assert compare(listed(), [image("a", vo="")], at=NOW).removals
+
+
+@pytest.mark.parametrize(
+    ("removals", "held", "allowed", "is_withheld"),
+    [
+        (3, 3, 0, False),  # a few always
+        (4, 8, 0, False),  # half
+        (4, 7, 0, True),  # more than half
+        (4, 4, 4, False),
+        (5, 5, 4, True),
+        (4, 4, 3, True),
+        (3, 3, 1, False),
+    ],
+)
+def test_removals_that_need_a_person(removals: int, held: int, allowed: int, is_withheld: bool) -> None:
+    gone = tuple(Remove(image(str(number)), "gone") for number in range(removals))
+    added = Create(offer(image("new")))
+    plan = Plan(LIST, (*gone, added), unchanged=2)
+    guarded = guard(plan, held=held, allowed=allowed)
+    assert guarded == (Plan(LIST, (added,), unchanged=2, withheld=gone) if is_withheld else plan)
+
+
+def test_nothing_is_allowed_unless_it_is_said() -> None:
+    gone = tuple(Remove(image(str(number)), "gone") for number in range(4))
+    assert guard(Plan(LIST, gone), held=4).withheld == gone
