@@ -39,7 +39,6 @@ _ENCRYPTED = (
     b'Content-Type: application/x-pkcs7-mime; smime-type=enveloped-data; name="smime.p7m"\n'
     b"Content-Transfer-Encoding: base64\n\n"
 )
-_ENCRYPTED_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _CIPHERS: dict[str, type[algorithms.AES128 | algorithms.AES256]] = {
     "aes128": algorithms.AES128,
     "aes256": algorithms.AES256,
@@ -107,7 +106,7 @@ def decrypt(message: bytes, *, identity: Identity) -> bytes:
     :raises Undecipherable: it cannot be decrypted with the key of ``identity``
     """
     headers, body = mime.split_header(mime.with_newlines(message))
-    if mime.parse_content_type(headers.get("content-type", "")).type not in _ENCRYPTED_TYPES:
+    if mime.parse_content_type(headers.get("content-type", "")).type not in mime.OPAQUE_TYPES:
         return message
     if not isinstance(identity.key, rsa.RSAPrivateKey):
         raise Undecipherable("message", "it is encrypted, which needs an RSA key to open")

@@ -1,8 +1,8 @@
 """From the bytes that a server sent to an `ImageList` that may be acted on.
 
-The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), what the signer's key is
-for, then the JSON, then the endorser that the list names beside the signer that was proven, then the dates. Only a list
-that passes all of them becomes an `ImageList`; a single image that cannot be used is left out of the offers, and the
+The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), then the JSON, then
+the endorser that the list names beside the signer that was proven, then the dates. Only a list that passes
+all of them becomes an `ImageList`; a single image that cannot be used is left out of the offers, and the
 others stand. Whether it is the list that it was before is for `cloudkeeper.frontend.memory`.
 
 The list is JSON in HEPiX's form: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``. All values are texts,
@@ -19,8 +19,6 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
-
-from cryptography import x509
 
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust import smime
@@ -60,8 +58,14 @@ def verify(message: bytes, *, trust: CADirectory, at: datetime) -> tuple[ImageLi
     :raises Malformed: no signed message, no image list
     :raises Untrusted: not signed by whom it must be, or expired
     """
-    proven = smime.verify(message, trust=trust, at=at, max_bytes=MAX_BYTES, require_header=False)
-    _check_usage(proven.certificate, subject=proven.signer)
+    proven = smime.verify(
+        message,
+        trust=trust,
+        at=at,
+        max_bytes=MAX_BYTES,
+        require_header=False,
+        forms=frozenset(smime.Form),
+    )
     found = parse(proven.body)
     signer = Endorser(proven.signer, slash_form(proven.certificate.issuer))
     for claimed, actual, what in (
@@ -73,18 +77,6 @@ def verify(message: bytes, *, trust: CADirectory, at: datetime) -> tuple[ImageLi
     if found.is_expired(at=at):
         raise Untrusted(_LIST, f"it expired on {found.expires:%Y-%m-%d %H:%MZ}", "the endorser must renew it")
     return found, proven.warnings
-
-
-def _check_usage(certificate: x509.Certificate, *, subject: str) -> None:
-    """Refuse keys whose certificate says what they are for, but not for signatures (RFC 8551 section 4.4.2)."""
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return
-    except ValueError:
-        raise Malformed(subject, "the extensions of its certificate cannot be read") from None
-    if not (usage.digital_signature or usage.content_commitment):
-        raise Untrusted(subject, "its certificate is not for signatures (key usage)", "the endorser needs another one")
 
 
 def parse(payload: bytes) -> ImageList:

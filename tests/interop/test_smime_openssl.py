@@ -190,7 +190,7 @@ CASES = {
         lambda w: w.sign(TEXT, "-text", "-keyid", by="self")
     ),
     "text after the end (unsigned)": stricter(lambda w: w.sign(TEXT, "-text") + b"unsigned\n"),
-    "text before the first part (unsigned)": stricter(
+    "text before the first part (unsigned, ignored)": accepted(
         lambda w: replace_once(w.sign(TEXT, "-text"), b"This is an", b"APEL-cloud-message: v0.4\nThis is an")
     ),
     "third part (unsigned)": refused(lambda w: third_part(w.sign(TEXT, "-text"))),

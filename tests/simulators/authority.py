@@ -9,6 +9,7 @@ import functools
 import itertools
 import subprocess
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,8 @@ _OIDS = {
     "UID": NameOID.USER_ID,
     "emailAddress": NameOID.EMAIL_ADDRESS,
 }
+HOST_PURPOSES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+"""What certificates of grid hosts are for."""
 _SERIALS = itertools.count(1000)
 
 
@@ -96,6 +99,8 @@ class Authority:
         starts: datetime = NOW - DAY,
         ends: datetime = NOW + 30 * DAY,
         serial: int | None = None,
+        extensions: Sequence[x509.ExtensionType] = (),
+        purposes: Sequence[x509.ObjectIdentifier] = HOST_PURPOSES,
     ) -> Pair:
         key = key or rsa_key("host")
         certificate = _certificate(
@@ -107,6 +112,8 @@ class Authority:
             starts=starts,
             ends=ends,
             serial=serial,
+            extensions=extensions,
+            purposes=() if ca else purposes,
         )
         return Pair(certificate, key)
 
@@ -134,11 +141,19 @@ class Authority:
         following: datetime = NOW + 7 * DAY,
         key: PrivateKey | None = None,
         extension: x509.ExtensionType | None = None,
+        number: int | None = None,
+        entries: Sequence[x509.RevokedCertificate] = (),
     ) -> x509.CertificateRevocationList:
         builder = x509.CertificateRevocationListBuilder(self.pair.certificate.subject, last, following)
         for serial in self.revoked:
             entry = x509.RevokedCertificateBuilder(serial, last).build()
             builder = builder.add_revoked_certificate(entry)
+        for entry in entries:
+            builder = builder.add_revoked_certificate(entry)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key((key or self.pair.key).public_key())
+        builder = builder.add_extension(signer, critical=False)
+        if number is not None:
+            builder = builder.add_extension(x509.CRLNumber(number), critical=False)
         if extension is not None:
             builder = builder.add_extension(extension, critical=True)
         return builder.sign(key or self.pair.key, hashes.SHA256())
@@ -170,6 +185,26 @@ class Authority:
             )
 
 
+def entry(
+    pair: Pair, *, reason: x509.ReasonFlags | None = None, issuer: x509.Name | None = None
+) -> x509.RevokedCertificate:
+    """An entry of a list; ``issuer`` is that of the certificate where the list is somebody else's."""
+    builder = x509.RevokedCertificateBuilder(pair.certificate.serial_number, NOW - 2 * DAY)
+    if reason is not None:
+        builder = builder.add_extension(x509.CRLReason(reason), critical=False)
+    if issuer is not None:
+        names = x509.CertificateIssuer([x509.DirectoryName(issuer)])
+        builder = builder.add_extension(names, critical=True)
+    return builder.build()
+
+
+def lists_signed_by(issuer: x509.Name) -> x509.CRLDistributionPoints:
+    """The extension of a certificate that names another issuer of its lists."""
+    names = [x509.DirectoryName(issuer)]
+    where = x509.UniformResourceIdentifier("http://crl.example.org/list.crl")
+    return x509.CRLDistributionPoints([x509.DistributionPoint([where], None, None, names)])
+
+
 def private_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
@@ -194,6 +229,8 @@ def _certificate(
     starts: datetime = NOW - DAY,
     ends: datetime = NOW + 365 * DAY,
     serial: int | None = None,
+    extensions: Sequence[x509.ExtensionType] = (),
+    purposes: Sequence[x509.ObjectIdentifier] = (),
 ) -> x509.Certificate:
     builder = (
         x509.CertificateBuilder()
@@ -205,9 +242,10 @@ def _certificate(
         .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
-    if not ca:
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    if purposes:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
     return builder.sign(signing_key, hashes.SHA256())
 
 

@@ -3,13 +3,15 @@
 ``HASH.N`` certificates (PEM), ``HASH.rN`` CRLs (PEM or DER), ``HASH.signing_policy``; HASH is OpenSSL's hash of the
 CA's subject. IGTF's bundles carry each file under two hashes, of which one is a link. Certificates and policies are
 read at once, so that a package upgrade half-way done refuses nobody; CRLs, which may be large, when first needed.
+
+A file that cannot be used, whatever it is, becomes one line in ``problems`` and holds up no other file.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import crypto
 
+from appliance.core.files import read_regular
 from appliance.core.run.errors import LocalFailure
-from appliance.core.trust.revocation import RevocationLists
+from appliance.core.trust.distinguished_name import CanonicalName, canonical
+from appliance.core.trust.revocation_lists import RevocationLists
 from appliance.core.trust.signing_policy import SigningPolicy
 
 INSTALL = "install the IGTF trust anchors (package ca-policy-egi-core) or set the right CA directory"
@@ -26,9 +30,11 @@ INSTALL = "install the IGTF trust anchors (package ca-policy-egi-core) or set th
 _CERTIFICATE = re.compile(r"[0-9a-f]{8}\.\d+")
 _CRL = re.compile(r"[0-9a-f]{8}\.r\d+")
 _POLICY = re.compile(r"[0-9a-f]{8}\.signing_policy")
+_MAX_BYTES = 2**20
+"""Of a file with certificates or a policy."""
 
 Listing = frozenset[tuple[str, int, int, int]]
-"""Name, mtime in ns, size and inode of each file that has a meaning here."""
+"""Name, mtime in ns, size and inode of each file that has a meaning here; -1 where the file cannot be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ class Anchors:
     """Files that could not be used."""
     _texts: Mapping[str, str]
     _policies: dict[bytes, tuple[SigningPolicy, ...]] = field(default_factory=dict)
-    _lists: dict[bytes, RevocationLists] = field(default_factory=dict)
+    _by_name: dict[CanonicalName, list[x509.Certificate]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, listing: Listing) -> Anchors:
@@ -65,19 +71,29 @@ class Anchors:
         for name in sorted(name for name, *_ in listing):
             try:
                 if _CERTIFICATE.fullmatch(name):
-                    _add(anchors, (path / name).read_bytes(), hash_=name[:8])
+                    _add(anchors, _read(path / name), hash_=name[:8])
                 elif _POLICY.fullmatch(name):
                     texts[name] = ""  # a policy that cannot be read lets its CA sign nothing
-                    texts[name] = (path / name).read_text(encoding="utf-8", errors="replace")
-            except (OSError, ValueError, x509.InvalidVersion, crypto.Error) as error:
-                problems.append(f"{path / name}: cannot be read: {getattr(error, 'strerror', 'not PEM')}")
+                    texts[name] = _read(path / name).decode("utf-8", errors="replace")
+            except OSError as error:
+                problems.append(f"{path / name}: cannot be read: {error.strerror}")
+            except (ValueError, x509.InvalidVersion, crypto.Error):
+                problems.append(f"{path / name}: cannot be read: not PEM")
         if not anchors:
             raise LocalFailure(path, "no CA certificate (HASH.0) can be read in this directory", INSTALL)
-        return cls(path, listing, anchors, tuple(problems), texts)
+        made = cls(path, listing, anchors, tuple(problems), texts)
+        for anchor in anchors.values():
+            subject = canonical(anchor.certificate.subject)
+            made._by_name.setdefault(subject, []).append(anchor.certificate)
+        return made
 
     def holds(self, certificate: x509.Certificate) -> bool:
         """Tell whether this very certificate lies in the directory."""
         return certificate.fingerprint(SHA256()) in self.by_fingerprint
+
+    def named(self, name: CanonicalName) -> Sequence[x509.Certificate]:
+        """Return the certificates of the CA with this name: several if it has renewed its key."""
+        return self._by_name.get(name, ())
 
     def policies(self, issuer: x509.Certificate) -> tuple[SigningPolicy, ...]:
         """Return the signing policies that lie beside the certificate of ``issuer``.
@@ -86,24 +102,21 @@ class Anchors:
         """
         fingerprint = issuer.fingerprint(SHA256())
         if fingerprint not in self._policies:
-            texts = {self._texts[name]: self.path / name for name in self._files(issuer) if name in self._texts}
-            self._policies[fingerprint] = tuple(SigningPolicy.parse(text, path=path) for text, path in texts.items())
+            hashes = self.hashes(issuer)
+            found = {self._texts[name]: self.path / name for name in sorted(self._texts) if name[:8] in hashes}
+            self._policies[fingerprint] = tuple(SigningPolicy.parse(text, path=path) for text, path in found.items())
         return self._policies[fingerprint]
 
-    def revocation(self, issuer: x509.Certificate) -> RevocationLists:
-        """Return the CRLs that lie beside the certificate of ``issuer``."""
-        fingerprint = issuer.fingerprint(SHA256())
-        if fingerprint not in self._lists:
-            paths = {(self.path / name).resolve() for name in self._files(issuer) if _CRL.fullmatch(name)}
-            self._lists[fingerprint] = RevocationLists.read(sorted(paths), issuer=issuer)
-        return self._lists[fingerprint]
+    def read_revocation_lists(self) -> RevocationLists:
+        """Read all CRLs of the directory."""
+        names = sorted(name for name, *_ in self.listing if _CRL.fullmatch(name))
+        return RevocationLists.read([self.path / name for name in names])
 
-    def _files(self, issuer: x509.Certificate) -> Iterator[str]:
-        """Name the files under the hash of the CA, whether installed or not, and under those it was found at."""
-        anchor = self.by_fingerprint.get(issuer.fingerprint(SHA256()))
-        own = format(crypto.X509.from_cryptography(issuer).subject_name_hash(), "08x")
-        hashes = {own} | (anchor.hashes if anchor else set())
-        return (name for name, *_ in sorted(self.listing) if name[:8] in hashes)
+    def hashes(self, authority: x509.Certificate) -> set[str]:
+        """Return the hashes that files of this CA, installed or not, lie under."""
+        anchor = self.by_fingerprint.get(authority.fingerprint(SHA256()))
+        own = format(crypto.X509.from_cryptography(authority).subject_name_hash(), "08x")
+        return {own} | (anchor.hashes if anchor else set())
 
 
 def list_files(path: Path) -> Listing:
@@ -111,18 +124,29 @@ def list_files(path: Path) -> Listing:
 
     :raises LocalFailure: it is missing or unreadable
     """
-    found = []
     try:
-        for entry in path.iterdir():
-            if any(kind.fullmatch(entry.name) for kind in (_CERTIFICATE, _CRL, _POLICY)):
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:  # a dangling link, or replaced this instant: not there
-                    continue
-                found.append((entry.name, status.st_mtime_ns, status.st_size, status.st_ino))
+        names = [entry.name for entry in path.iterdir()]
     except OSError as error:
         raise LocalFailure(path, f"the CA directory cannot be read: {error.strerror}", INSTALL) from None
-    return frozenset(found)
+    kinds = (_CERTIFICATE, _CRL, _POLICY)
+    wanted = (name for name in names if any(kind.fullmatch(name) for kind in kinds))
+    return frozenset(_look_at(path, wanted))
+
+
+def _look_at(path: Path, names: Iterator[str]) -> Iterator[tuple[str, int, int, int]]:
+    for name in names:
+        try:
+            status = (path / name).stat()
+        except FileNotFoundError:  # a dangling link, or replaced this instant: not there
+            continue
+        except OSError:  # a link that leads to itself or where we may not look: reading it says so
+            yield name, -1, -1, -1
+        else:
+            yield name, status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(path: Path) -> bytes:
+    return read_regular(path, limit=_MAX_BYTES, follow=True)
 
 
 def _add(anchors: dict[bytes, Anchor], data: bytes, *, hash_: str) -> None:

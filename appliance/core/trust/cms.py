@@ -1,16 +1,19 @@
-"""CMS SignedData (RFC 5652) with one detached signature, read from DER or BER.
+"""CMS SignedData (RFC 5652) with one signature, read from DER or BER.
 
 `read` takes the structure apart and refuses what is not of this one shape; `OneSignature.check` proves it over a
-text. The chain of the signer's certificate is somebody else's business (see `ca_directory`).
+text, which the structure carries (opaque) or not (detached). The chain of the signer's certificate is somebody else's
+business (see `ca_directory`). Certificates, names and attributes are slices of the bytes that came: to encode anew
+what was signed could change it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from asn1crypto import algos, cms, core
+from asn1crypto import algos, cms, core, parser
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -18,16 +21,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
 
-_DIGESTS: dict[str, hashes.HashAlgorithm] = {
+DIGESTS: Mapping[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
 }
+"""The accepted digests by asn1crypto's names; SHA-1 is accepted by option only."""
 _ASN1_ERRORS = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, x509.InvalidVersion
 )  # fmt: skip
 """What asn1crypto and cryptography raise on bytes that are not the structure asked for."""
-_SET = b"\x31"
+_SET, _SEQUENCE, _CONTEXT_0 = b"\x31", b"\x30", b"\xa0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,10 @@ class OneSignature:
     salt_length: int
     value: bytes
     attributes: bytes | None
-    """The signed attributes in DER, as the SET that is signed; none: the signature is over the text itself."""
+    """The signed attributes as the SET that is signed; none: the signature is over the text itself."""
     message_digest: bytes
+    content: bytes | None
+    """The text of an opaque signature; None for a detached one."""
 
     def check(self, text: bytes, *, subject: str) -> None:
         """Prove that the signature is over ``text`` (canonical form).
@@ -51,7 +57,7 @@ class OneSignature:
         :raises Tampered: it is not
         :raises Untrusted: a key of another kind than the signature
         """
-        algorithm = _DIGESTS.get(self.digest) or hashes.SHA1()  # noqa: S303 - `read` has refused it unless allowed
+        algorithm = DIGESTS.get(self.digest) or hashes.SHA1()  # noqa: S303 - `read` has refused it unless allowed
         if self.attributes is not None:
             if hashlib.new(self.digest, text).digest() != self.message_digest:
                 raise Tampered(subject, "the text is not the one that was signed")
@@ -61,24 +67,44 @@ class OneSignature:
             raise Tampered(subject, "a signature without attributes over text that looks like attributes")
         try:
             key = self.signer.public_key()
-            match key, self.scheme:
-                case rsa.RSAPublicKey(), "rsassa_pkcs1v15":
-                    key.verify(self.value, text, padding.PKCS1v15(), algorithm)
-                case rsa.RSAPublicKey(), "rsassa_pss":
-                    pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=self.salt_length)
-                    key.verify(self.value, text, pss, algorithm)
-                case ec.EllipticCurvePublicKey(), "ecdsa":
-                    key.verify(self.value, text, ec.ECDSA(algorithm))
-                case _:
-                    raise Untrusted(subject, f"a signature of kind {self.scheme[:40]} is not supported with its key")
+            kind, verify = SCHEMES.get(self.scheme, (None, None))
+            if kind is None or verify is None or not isinstance(key, kind):
+                raise Untrusted(subject, f"a signature of kind {self.scheme[:40]} is not supported with its key")
+            verify(key, self, text, algorithm)
         except InvalidSignature:
             raise Tampered(subject, "the signature does not fit") from None
         except (ValueError, OverflowError, UnsupportedAlgorithm):
             raise Untrusted(subject, "its key or signature is of an unsupported kind") from None
 
 
+def _verify_pkcs1(key: rsa.RSAPublicKey, signature: OneSignature, text: bytes, algorithm: hashes.HashAlgorithm) -> None:
+    key.verify(signature.value, text, padding.PKCS1v15(), algorithm)
+
+
+def _verify_pss(key: rsa.RSAPublicKey, signature: OneSignature, text: bytes, algorithm: hashes.HashAlgorithm) -> None:
+    pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=signature.salt_length)
+    key.verify(signature.value, text, pss, algorithm)
+
+
+def _verify_ecdsa(
+    key: ec.EllipticCurvePublicKey,
+    signature: OneSignature,
+    text: bytes,
+    algorithm: hashes.HashAlgorithm,
+) -> None:
+    key.verify(signature.value, text, ec.ECDSA(algorithm))
+
+
+SCHEMES: Mapping[str, tuple[type, Callable[[Any, OneSignature, bytes, hashes.HashAlgorithm], None]]] = {
+    "rsassa_pkcs1v15": (rsa.RSAPublicKey, _verify_pkcs1),
+    "rsassa_pss": (rsa.RSAPublicKey, _verify_pss),
+    "ecdsa": (ec.EllipticCurvePublicKey, _verify_ecdsa),
+}
+"""The accepted kinds of signatures by asn1crypto's names: the kind of key, and what verifies."""
+
+
 def read(data: bytes, *, allow_sha1: bool = False) -> OneSignature:
-    """Take a detached signature apart.
+    """Take a signature apart.
 
     :raises Malformed: not a SignedData of exactly one signer whose certificate it carries exactly once
     :raises Untrusted: a digest that is too weak
@@ -87,24 +113,30 @@ def read(data: bytes, *, allow_sha1: bool = False) -> OneSignature:
         info = cms.ContentInfo.load(data, strict=True)
         if info["content_type"].native != "signed_data":
             raise Malformed("signature", "it is not CMS SignedData")
-        return _read_signed_data(info["content"], allow_sha1=allow_sha1)
+        [explicit] = _elements(_elements(data)[1])
+        return _read_signed_data(info["content"], _elements(explicit), allow_sha1=allow_sha1)
     except _ASN1_ERRORS:
         raise Malformed("signature", "its CMS structure cannot be read") from None
 
 
-def _read_signed_data(signed: cms.SignedData, *, allow_sha1: bool) -> OneSignature:
+def _read_signed_data(signed: cms.SignedData, slices: Sequence[bytes], *, allow_sha1: bool) -> OneSignature:
+    """Read a SignedData, of which ``slices`` are the elements as they came."""
     signers = signed["signer_infos"]
     if len(signers) != 1:
         raise Malformed("signature", f"it has {len(signers)} signers, exactly one is accepted")
     signer = signers[0]
     content = signed["encap_content_info"]
-    if content["content_type"].native != "data" or not isinstance(content["content"], core.Void):
-        raise Malformed("signature", "it is not a detached signature over plain data")
+    if content["content_type"].native != "data":
+        raise Malformed("signature", "it is not a signature over plain data")
+    text = None if isinstance(content["content"], core.Void) else bytes(content["content"])
     digest = signer["digest_algorithm"]["algorithm"].native
-    if digest not in _DIGESTS and not (digest == "sha1" and allow_sha1):
+    if digest not in DIGESTS and not (digest == "sha1" and allow_sha1):
         raise Untrusted("signature", f"its digest is {digest[:40].upper()}", "sign with SHA-256 or better")
-    certificate, others = _find_signer(signed["certificates"], sid=signer["sid"])
-    attributes, message_digest = _read_attributes(signer["signed_attrs"])
+    [signer_info] = _elements(slices[-1])
+    _version, sid, _digest, *rest = _elements(signer_info)
+    bag = [found for one in slices[3:-1] if one.startswith(_CONTEXT_0) for found in _elements(one)]
+    certificate, others = _find_signer(bag, sid=sid)
+    attributes, message_digest = _read_attributes(signer["signed_attrs"], rest[0])
     scheme, salt_length = _read_algorithm(signer["signature_algorithm"], digest=digest)
     return OneSignature(
         signer=certificate,
@@ -115,42 +147,63 @@ def _read_signed_data(signed: cms.SignedData, *, allow_sha1: bool) -> OneSignatu
         value=signer["signature"].native,
         attributes=attributes,
         message_digest=message_digest,
+        content=text,
     )
 
 
-def _find_signer(
-    bag: cms.CertificateSet, *, sid: cms.SignerIdentifier
-) -> tuple[x509.Certificate, tuple[x509.Certificate, ...]]:
-    if sid.name != "issuer_and_serial_number":
+def _elements(element: bytes) -> list[bytes]:
+    """Return the elements of a constructed element as they came."""
+    content = parser.parse(element)[4]
+    found = []
+    while content:
+        size = parser.peek(content)
+        found.append(content[:size])
+        content = content[size:]
+    return found
+
+
+def _find_signer(bag: Sequence[bytes], *, sid: bytes) -> tuple[x509.Certificate, tuple[x509.Certificate, ...]]:
+    if not sid.startswith(_SEQUENCE):
         raise Malformed("signature", "its signer is not named by issuer and serial number")
-    issuer, serial = sid.chosen["issuer"].dump(), sid.chosen["serial_number"].native
-    if serial <= 0:
+    issuer, serial = _elements(sid)
+    if not _is_positive(serial):
         raise Malformed("signature", "the serial number of its signer's certificate is not positive")
-    signers: list[cms.Certificate] = []
-    others: list[cms.Certificate] = []
-    for choice in () if isinstance(bag, core.Void) else bag:
-        if choice.name == "certificate":
-            body = choice.chosen["tbs_certificate"]
-            is_signer = body["serial_number"].native == serial and body["issuer"].dump() == issuer
-            (signers if is_signer else others).append(choice.chosen)
+    signers: list[bytes] = []
+    others: list[bytes] = []
+    for certificate in bag:
+        if certificate.startswith(_SEQUENCE):  # attribute certificates and the like have other tags
+            is_signer = _issuer_and_serial(certificate) == (issuer, serial)
+            (signers if is_signer else others).append(certificate)
     if len(signers) != 1:
         raise Malformed("signature", f"its signer's certificate is in it {len(signers)} times, not once")
-    return x509.load_der_x509_certificate(signers[0].dump()), tuple(_load_readable(others))
+    return x509.load_der_x509_certificate(signers[0]), tuple(_load_readable(others))
 
 
-def _load_readable(certificates: Sequence[cms.Certificate]) -> list[x509.Certificate]:
+def _issuer_and_serial(certificate: bytes) -> tuple[bytes, bytes]:
+    fields = _elements(_elements(certificate)[0])
+    if fields[0].startswith(_CONTEXT_0):  # the version, which certificates of version 1 do not have
+        del fields[0]
+    serial, _algorithm, issuer = fields[:3]
+    return issuer, serial
+
+
+def _is_positive(integer: bytes) -> bool:
+    return int.from_bytes(parser.parse(integer)[4], "big", signed=True) > 0
+
+
+def _load_readable(certificates: Sequence[bytes]) -> list[x509.Certificate]:
     """Load those that cryptography takes without complaint; the rest could not help a chain anyway."""
     loaded = []
     for certificate in certificates:
-        if certificate["tbs_certificate"]["serial_number"].native > 0:
+        if _is_positive(_issuer_and_serial(certificate)[1]):
             try:
-                loaded.append(x509.load_der_x509_certificate(certificate.dump()))
+                loaded.append(x509.load_der_x509_certificate(certificate))
             except (ValueError, x509.InvalidVersion):
                 continue
     return loaded
 
 
-def _read_attributes(attributes: cms.CMSAttributes) -> tuple[bytes | None, bytes]:
+def _read_attributes(attributes: cms.CMSAttributes, slice_: bytes) -> tuple[bytes | None, bytes]:
     """Return the SET that is signed and the message digest in it.
 
     The bytes are taken as they came, with the tag of a SET: RFC 5652 section 5.4 wants DER of the sender.
@@ -168,7 +221,7 @@ def _read_attributes(attributes: cms.CMSAttributes) -> tuple[bytes | None, bytes
         raise Malformed("signature", "its attribute content_type is missing or not data")
     if len(digests) != 1:
         raise Malformed("signature", "its attribute message_digest is missing or has several values")
-    return _SET + attributes.dump()[1:], digests[0].native
+    return _SET + slice_[1:], digests[0].native
 
 
 def _read_algorithm(algorithm: algos.SignedDigestAlgorithm, *, digest: str) -> tuple[str, int]:

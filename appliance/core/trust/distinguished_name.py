@@ -10,6 +10,7 @@ As there, control characters are written ``\x0A``: a name cannot break a line of
 from __future__ import annotations
 
 import re
+import string
 from typing import NewType
 
 from cryptography import x509
@@ -49,12 +50,31 @@ _SHORT_NAMES: dict[ObjectIdentifier, str] = {
     ObjectIdentifier("2.5.4.41"): "name",
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BLANKS = re.compile(r"[\t-\r ]+")
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+CanonicalName = tuple[frozenset[tuple[str, str | bytes]], ...]
+"""A name in the form in which two certificates' names are compared (RFC 5280 section 7.1)."""
 
 
 def slash_form(name: x509.Name) -> DN:
     """Return ``name`` in slash form; an attribute type without a short name is written as its dotted number."""
     attributes = (attribute for rdn in name.rdns for attribute in rdn)
     return DN("".join(f"/{_type(attribute.oid)}={_value(attribute.value)}" for attribute in attributes))
+
+
+def canonical(name: x509.Name) -> CanonicalName:
+    """Return ``name`` for comparison, by the rules that OpenSSL compares with.
+
+    The encoding of a text, the case of ASCII letters, and the number of blanks do not matter.
+    """
+    return tuple(frozenset((part.oid.dotted_string, _folded(part.value)) for part in rdn) for rdn in name.rdns)
+
+
+def _folded(value: str | bytes) -> str | bytes:
+    if isinstance(value, bytes):
+        return value
+    return _BLANKS.sub(" ", value.strip("\t\n\v\f\r ")).translate(_LOWER)
 
 
 def _type(oid: ObjectIdentifier) -> str:

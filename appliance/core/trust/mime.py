@@ -22,10 +22,12 @@ _MAX_SIGNATURE = 64 * 1024
 _FIELD = re.compile(r"([!-9;-~]+)[ \t]*:[ \t]*([^\x00-\x08\x0a-\x1f]*)")
 _FOLD = re.compile(r"\n[ \t]+")
 _TYPE = re.compile(r"\s*([!#-'*+.\w^`{|}~-]+/[!#-'*+.\w^`{|}~-]+)", re.ASCII)
+_PEM = re.compile(rb"^-----BEGIN (PKCS7|CMS)-----[ \t]*\r?$", re.MULTILINE)
 _PARAMETER = re.compile(r"""\s*;\s*([!#-'*+.\w^`{|}~-]+)\s*=\s*(?:"([^"\\]*)"|([^\s";,]+))""", re.ASCII)
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
-_PREAMBLES = frozenset({b"", b"This is an S/MIME signed message"})
 _SIGNATURE_TYPES = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
+OPAQUE_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
+"""The types of bodies that are CMS: signed with the text inside, or encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,10 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
 def split_signed(message: bytes) -> SignedParts:
     """Take a ``multipart/signed`` message apart; the type is that of its top header and nothing else's.
 
-    :raises Malformed: another type, not exactly two parts, text outside of them, a second part that is no signature
+    Text before the first part is for people whose program knows no MIME (RFC 2046 section 5.1.1): it is ignored.
+    Text after the last part is refused, because it reads as if it belonged to the signed text.
+
+    :raises Malformed: another type, not exactly two parts, text after them, a second part that is no signature
     """
     text = with_newlines(message)
     headers, _ = split_header(text)
@@ -118,12 +123,54 @@ def split_signed(message: bytes) -> SignedParts:
     pieces = text[text.find(b"\n\n") + 1 :].split(b"\n--" + boundary.encode("ascii"), 4)
     if len(pieces) != 4:  # noqa: PLR2004 - preamble, text, signature, epilogue
         raise Malformed("message", "it has not exactly two parts")
-    preamble, content, signature, epilogue = pieces
-    if preamble.strip() not in _PREAMBLES:
-        raise Malformed("message", "unsigned text before the first part")
+    _preamble, content, signature, epilogue = pieces
     if not epilogue.startswith(b"--") or epilogue[2:].strip():
         raise Malformed("message", "unsigned text after the last part")
     return SignedParts(_after_delimiter(content), _read_signature(_after_delimiter(signature)))
+
+
+def is_opaque(message: bytes) -> bool:
+    """Tell whether the top header of ``message`` names a body that is CMS.
+
+    :raises Malformed: it has no header that can be read
+    """
+    headers, _ = split_header(with_newlines(message[: _MAX_HEADER * 2]))
+    return parse_content_type(headers.get("content-type", "")).type in OPAQUE_TYPES
+
+
+def read_opaque(message: bytes) -> bytes:
+    """Return the CMS structure that is the body of a message of one of `OPAQUE_TYPES`.
+
+    :raises Malformed: it says that it is not signed data, or its body is not base64 to the end
+    """
+    headers, body = split_header(with_newlines(message))
+    kind = parse_content_type(headers.get("content-type", "")).parameters.get("smime-type", "")
+    if kind.lower() not in {"", "signed-data"}:
+        raise Malformed("message", f"its smime-type is {kind[:40]}, not signed-data")
+    if headers.get("content-transfer-encoding", "").lower() != "base64":
+        raise Malformed("message", "its signature is not base64")
+    return _decode_base64(body)
+
+
+def is_pem(message: bytes) -> bool:
+    """Tell whether a CMS structure in PEM begins somewhere in ``message``."""
+    return _PEM.search(message) is not None
+
+
+def read_pem(message: bytes) -> bytes:
+    """Return the CMS structure of a message in PEM.
+
+    As in `split_signed`, text before it is ignored and text after it is refused.
+
+    :raises Malformed: it has no beginning or end, text after its end, or broken base64
+    """
+    _preamble, kind, body = [*_PEM.split(message, 1), b"", b""][:3]
+    body, end, rest = body.partition(b"-----END %b-----" % kind)
+    if not end:
+        raise Malformed("message", "its PEM has no end")
+    if rest.strip():
+        raise Malformed("message", "unsigned text after its end")
+    return _decode_base64(with_newlines(body))
 
 
 def decode_transfer(body: bytes, *, encoding: str) -> bytes:

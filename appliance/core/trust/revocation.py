@@ -1,109 +1,267 @@
-"""Certificate revocation lists of one CA, and what they say about one certificate.
+"""What the CRLs of a CA directory say about a chain.
 
-A CRL is usable when it can be read and its signature fits the CA's key. OpenSSL judges whether it covers the
-certificate and lists it, with its clock switched off; the age of the CRL is judged apart, so that a stale CRL still
-revokes what it lists. So does one that OpenSSL cannot make full use of (an extension, its scope, the CA's key usage).
+Two judges, because each sees what the other does not:
+
+1. A walk of our own over every list of every link's issuer, and of the CRL issuers that a link names: what a list
+   names is revoked, though the list be stale, of another scope, or such that OpenSSL makes no use of it. A hold ends
+   with a later delta list that removes it; nothing else that a list names comes back.
+2. OpenSSL, with support for scopes, indirect lists and deltas: whether every link is covered by a list that can be
+   used at the stated time. What is not covered is a `Doubt`: a warning or a refusal, as the caller's policy has it.
+   OpenSSL finds lists by the issuer of the certificate only, so that a link whose lists another issuer signs is
+   never covered. What it finds revoked with its clock switched off is revoked too.
+
+OpenSSL's verdict changes only when a list or certificate begins or ends, so that it is kept for the time in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime
+from functools import cached_property
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import crypto
 
-_NO_CHECK_TIME = 0x200000
-"""``X509_V_FLAG_NO_CHECK_TIME`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
-_MAX_FINDINGS = 4096
-_CERTIFICATE_REVOKED = 23
-"""``X509_V_ERR_CERT_REVOKED``."""
+from appliance.core.trust.anchors import Anchors
+from appliance.core.trust.chain import NO_CHECK_TIME, Chain, is_provable
+from appliance.core.trust.distinguished_name import CanonicalName, canonical
+from appliance.core.trust.revocation_lists import (
+    InstalledList,
+    RevocationLists,
+    named_list_issuers,
+)
+
+_EXTENDED, _DELTAS = 0x1000, 0x2000
+"""``X509_V_FLAG_*`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
+_NO_LIST, _NOT_YET_VALID, _STALE, _REVOKED = 3, 11, 12, 23
+"""``X509_V_ERR_*`` of OpenSSL's x509_vfy.h."""
+_MAX_CASES = 1024
+_MAX_STORES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class RevocationLists:
-    """The usable CRLs of one CA and why others were not."""
+class Doubt:
+    """A link of a chain that the lists revoke or do not clear."""
 
+    link: x509.Certificate
     issuer: x509.Certificate
-    usable: tuple[x509.CertificateRevocationList, ...]
-    flaws: tuple[str, ...]
-    _findings: dict[bytes, Finding] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, paths: Sequence[Path], *, issuer: x509.Certificate) -> RevocationLists:
-        """Read the CRL files of ``issuer``; a file that cannot be used becomes a flaw, never an error."""
-        usable, flaws = [], []
-        for path in paths:
-            try:
-                found = _load(path.read_bytes())
-                is_signed = found.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-            except OSError as error:
-                flaws.append(f"{path}: {error.strerror}")
-            except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
-                flaws.append(f"{path}: not a CRL that can be read")
-            else:
-                if is_signed:
-                    usable.append(found)
-                else:
-                    flaws.append(f"{path}: not signed by this CA")
-        return cls(issuer, tuple(usable), tuple(flaws))
-
-    def judge(self, certificate: x509.Certificate) -> Finding:
-        """Say whether the lists cover ``certificate``, and whether it is revoked. The time plays no part."""
-        fingerprint = certificate.fingerprint(SHA256())
-        if fingerprint not in self._findings:
-            if len(self._findings) >= _MAX_FINDINGS:
-                self._findings.clear()
-            self._findings[fingerprint] = self._look_up(certificate)
-        return self._findings[fingerprint]
-
-    def _look_up(self, certificate: x509.Certificate) -> Finding:
-        if not self.usable:
-            return Finding(is_covered=False, is_revoked=False, cause="no CRL of its issuer is installed")
-        store = crypto.X509Store()
-        store.add_cert(crypto.X509.from_cryptography(self.issuer))
-        for found in self.usable:
-            store.add_crl(found)
-        store.set_flags(crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
-        try:
-            crypto.X509StoreContext(store, crypto.X509.from_cryptography(certificate)).verify_certificate()
-        except crypto.X509StoreContextError as error:
-            code, _depth, cause = error.errors
-            is_revoked = code == _CERTIFICATE_REVOKED or self._is_listed(certificate)
-            return Finding(is_covered=False, is_revoked=is_revoked, cause=f"its CRL: {cause}")
-        return Finding(is_covered=True, is_revoked=False)
-
-    def _is_listed(self, certificate: x509.Certificate) -> bool:
-        """Say whether a list names the certificate that OpenSSL would not use for it: its CA's word all the same."""
-        serial = certificate.serial_number
-        return any(found.get_revoked_certificate_by_serial_number(serial) is not None for found in self.usable)
-
-    def staleness(self, *, at: datetime) -> str:
-        """Say what is wrong with the age of the newest CRL at ``at``, or nothing."""
-        if not self.usable:
-            return ""
-        newest = max(self.usable, key=lambda found: found.last_update_utc)
-        if newest.last_update_utc > at:
-            return f"the CRL is valid only from {newest.last_update_utc:%Y-%m-%d %H:%MZ}"
-        if newest.next_update_utc is not None and newest.next_update_utc < at:
-            return f"the CRL is stale since {newest.next_update_utc:%Y-%m-%d %H:%MZ}"
-        return ""
+    cause: str
+    """Of one that is revoked, the list that says so."""
+    is_revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What CRLs say about one certificate."""
+class _Error:
+    """OpenSSL's error and the position of the link that it is about."""
 
-    is_covered: bool
-    is_revoked: bool
-    cause: str = ""
+    code: int
+    position: int
+    words: str
 
 
-def _load(data: bytes) -> x509.CertificateRevocationList:
-    if b"-----BEGIN" in data:
-        return x509.load_pem_x509_crl(data)
-    return x509.load_der_x509_crl(data)
+@dataclass
+class Revocation:
+    """The CRLs of one reading of a CA directory, and what was found out with them."""
+
+    anchors: Anchors
+    _cases: dict[tuple[bytes, ...], _Case] = field(default_factory=dict)
+    _stores: dict[tuple[object, ...], list[tuple[datetime | None, crypto.X509Store]]] = field(default_factory=dict)
+
+    @cached_property
+    def lists(self) -> RevocationLists:
+        """The CRLs, read when first needed."""
+        return self.anchors.read_revocation_lists()
+
+    def doubts(self, chain: Chain, *, untrusted: Sequence[x509.Certificate], at: datetime) -> tuple[Doubt, ...]:
+        """Return what stands against the links of a verified ``chain`` at ``at``.
+
+        If a link is revoked, only that. ``untrusted`` are the certificates that came along: CAs that sign lists by
+        a key of their own may be among them.
+        """
+        helpers = tuple(one for one in dict.fromkeys(untrusted) if one not in chain)
+        prints = [one.fingerprint(SHA256()) for one in (*chain, *helpers)]
+        key = (bytes([len(chain)]), *prints)
+        case = self._cases.get(key)
+        if case is None:
+            if len(self._cases) >= _MAX_CASES:
+                self._cases.clear()
+            case = self._cases[key] = _Case(self, chain, helpers)
+        return case.doubts(at)
+
+    def store(
+        self,
+        root: x509.Certificate,
+        lists: Sequence[InstalledList],
+        *,
+        flags: int,
+        at: datetime | None,
+        turns: Sequence[datetime],
+    ) -> crypto.X509Store:
+        """Return a store to ask at ``at``, or at any other time between the same two ``turns``.
+
+        Stores are kept because filling in a list of megabytes takes longer than all the rest.
+        """
+        kept = self._stores.setdefault((root, *(id(one) for one in lists), flags), [])
+        for moment, store in kept:
+            if _interval(turns, moment) == _interval(turns, at):
+                return store
+        if sum(map(len, self._stores.values())) >= _MAX_STORES:
+            self._stores.clear()
+        store = crypto.X509Store()  # its time can be set only once
+        store.add_cert(crypto.X509.from_cryptography(root))
+        for one in lists:
+            store.add_crl(one.crl)
+        store.set_flags(flags | crypto.X509StoreFlags.CRL_CHECK | _EXTENDED | _DELTAS)
+        if at is None:
+            store.set_flags(NO_CHECK_TIME)
+        else:
+            store.set_time(at.astimezone(UTC))
+        kept.append((at, store))
+        return store
+
+
+class _Case:
+    """One chain, with the certificates and lists that are needed to judge it."""
+
+    def __init__(self, known: Revocation, chain: Chain, helpers: Chain) -> None:
+        links = chain[:-1]
+        own = [canonical(link.issuer) for link in links]
+        others = itertools.chain.from_iterable(map(named_list_issuers, links))
+        self._known = known
+        self._chain = chain
+        self._usable: dict[CanonicalName, list[InstalledList]] = {}
+        self._flaws: dict[CanonicalName, list[str]] = {}
+        authorities: dict[x509.Certificate, None] = {}
+        for name in dict.fromkeys((*own, *others)):
+            authorities |= dict.fromkeys(self._sort(name, helpers))
+        self._others = tuple(one for one in authorities if one not in chain)
+        self._own_lists = [one for name in dict.fromkeys(own) for one in self._usable[name]]
+        self._turns = sorted(self._times())
+        self._revoked = tuple(self._walk())
+        self._verdicts: dict[int | None, tuple[Doubt, ...]] = {}
+
+    def doubts(self, at: datetime) -> tuple[Doubt, ...]:
+        if self._revoked:
+            return self._revoked
+        interval = _interval(self._turns, at)
+        if interval not in self._verdicts:
+            self._verdicts[interval] = self._ask_openssl(at)
+        return self._verdicts[interval]
+
+    def _sort(self, name: CanonicalName, helpers: Chain) -> list[x509.Certificate]:
+        """Sort the lists of one issuer, and return its certificates as far as they are known."""
+        known = [one for one in self._chain if canonical(one.subject) == name]
+        known += self._known.anchors.named(name)
+        usable, flaws = self._usable.setdefault(name, []), self._flaws.setdefault(name, [])
+        came_along = [one for one in helpers if canonical(one.subject) == name]
+        for one in self._known.lists.of(name):
+            if one.is_signed_by(known) or self._is_signed_by_helper(one, came_along, helpers):
+                usable.append(one)
+            else:
+                flaws.append(f"{one.path}: not signed by this CA")
+        return known + came_along
+
+    def _is_signed_by_helper(
+        self, found: InstalledList, came_along: Sequence[x509.Certificate], helpers: Chain
+    ) -> bool:
+        untrusted = (*helpers, *self._chain)
+        return any(found.is_signed_by([one]) and is_provable(self._known.anchors, one, untrusted) for one in came_along)
+
+    def _times(self) -> Iterator[datetime]:
+        for one in (*self._chain, *self._others):
+            yield from (one.not_valid_before_utc, one.not_valid_after_utc)
+        for found in self._own_lists:
+            yield found.starts
+            if found.ends is not None:
+                yield found.ends
+
+    def _walk(self) -> Iterator[Doubt]:
+        """Yield the links that a list names."""
+        for link, issuer in itertools.pairwise(self._chain):
+            names = {canonical(link.issuer)} | named_list_issuers(link)
+            found = _revoking(link, [one for name in names for one in self._usable[name]])
+            if found is not None:
+                yield Doubt(link, issuer, str(found.path), is_revoked=True)
+
+    def _ask_openssl(self, at: datetime) -> tuple[Doubt, ...]:
+        pairs = list(itertools.pairwise(self._chain))
+        whole = self._verify(0, crypto.X509StoreFlags.CRL_CHECK_ALL, at=at)
+        if whole is None:
+            return ()
+        found = []
+        for position, (link, issuer) in enumerate(pairs):
+            error = self._verify(position, 0, at=at)
+            if error is not None:
+                timeless = self._verify(position, 0, at=None)
+                error = timeless if timeless and timeless.code == _REVOKED else error
+                found.append(self._doubt(link, issuer, error, at=at))
+        if not found:  # only all together are they doubtful: the key that signed a list is revoked
+            link, issuer = pairs[min(whole.position, len(pairs) - 1)]
+            found.append(self._doubt(link, issuer, whole, at=at))
+        return tuple(one for one in found if one.is_revoked) or tuple(found)
+
+    def _verify(self, position: int, flags: int, *, at: datetime | None) -> _Error | None:
+        """Ask OpenSSL about the link at ``position``, with CRL_CHECK_ALL about those above too."""
+        leaf, *rest = map(crypto.X509.from_cryptography, self._chain[position:])
+        others = map(crypto.X509.from_cryptography, self._others)
+        store = self._known.store(self._chain[-1], self._own_lists, flags=flags, at=at, turns=self._turns)
+        try:
+            crypto.X509StoreContext(store, leaf, [*rest, *others]).verify_certificate()
+        except crypto.X509StoreContextError as error:
+            code, depth, words = error.errors
+            return _Error(code, position + depth, words)
+        return None
+
+    def _doubt(self, link: x509.Certificate, issuer: x509.Certificate, error: _Error, *, at: datetime) -> Doubt:
+        usable = self._usable[canonical(link.issuer)]
+        match error.code:
+            case code if code == _REVOKED:
+                paths = ", ".join(str(one.path) for one in usable)
+                return Doubt(link, issuer, paths, is_revoked=True)
+            case code if code == _NO_LIST:
+                cause = self._missing(link, issuer)
+            case code if code == _NOT_YET_VALID:
+                first = max(usable, key=lambda one: one.starts)
+                cause = f"{first.path}: the CRL is valid only from {first.starts:%Y-%m-%d %H:%MZ}"
+            case code if code == _STALE:
+                stale = [one for one in usable if one.ends is not None and one.ends <= at]
+                last = max(stale, key=lambda one: one.starts)
+                cause = f"{last.path}: the CRL is stale since {last.ends:%Y-%m-%d %H:%MZ}"
+            case _:
+                cause = f"its CRL: {error.words}"
+        return Doubt(link, issuer, cause)
+
+    def _missing(self, link: x509.Certificate, issuer: x509.Certificate) -> str:
+        name = canonical(link.issuer)
+        flaws = [*self._flaws[name], *self._known.lists.unreadable(self._known.anchors.hashes(issuer))]
+        if self._usable[name]:
+            paths = ", ".join(str(one.path) for one in self._usable[name])
+            return f"{paths}: the CRL does not cover it"
+        if any(self._usable[other] for other in named_list_issuers(link)):
+            return "its CRL is signed by another issuer, which is read only for what it revokes"
+        if flaws:
+            return f"no CRL of its issuer can be used: {'; '.join(flaws)}"
+        return "no CRL of its issuer is installed"
+
+
+def _interval(turns: Sequence[datetime], at: datetime | None) -> int | None:
+    return None if at is None else bisect.bisect_right(turns, at)
+
+
+def _revoking(link: x509.Certificate, lists: Sequence[InstalledList]) -> InstalledList | None:
+    """Return a list that revokes ``link``."""
+    held, released = [], []
+    for one in lists:
+        for reason in one.reasons(link):
+            match reason:
+                case x509.ReasonFlags.remove_from_crl:
+                    released.append(one.starts)
+                case x509.ReasonFlags.certificate_hold:
+                    held.append(one)
+                case _:
+                    return one
+    return next((one for one in held if not any(at >= one.starts for at in released)), None)

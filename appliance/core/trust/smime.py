@@ -1,15 +1,17 @@
-"""Verification of detached S/MIME: from bytes that anybody may have written to a text with a proven signer.
+"""Verification of S/MIME: from bytes that anybody may have written to a text with a proven signer.
 
-The order is the order of trust: size, MIME frame, CMS structure, signature over the text, chain of the signer at the
-stated time, and only then the inner part, whose headers are as signed as its body. The signer is the one certificate
-that the SignerInfo names, whatever else the message carries.
+The order is the order of trust: size, frame, CMS structure, signature over the text, what the signer's key is for,
+chain of the signer at the stated time, and only then the inner part, whose headers are as signed as its body. The
+signer is the one certificate that the SignerInfo names, whatever else the message carries. Whatever its `Form`,
+nothing of a message but its signed text is ever used.
 
 A signature without signed attributes, straight over the text, is accepted, as the openssl program accepts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -19,9 +21,24 @@ from cryptography import x509
 from appliance.core.trust import cms, mime
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.distinguished_name import DN, slash_form
-from appliance.core.trust.errors import Malformed
+from appliance.core.trust.errors import Malformed, Untrusted
 
 _MAX_DN = 1024
+_DER_SEQUENCE, _LONG_LENGTH = b"\x30", b"\x80"
+"""How CMS begins: a header's first letter may be 0x30 ("0"), its second is ASCII."""
+
+
+class Form(enum.Enum):
+    """How a message carries its text and signature."""
+
+    DETACHED = "multipart/signed"
+    """Two parts, the text and its signature (RFC 8551 section 3.5.3)."""
+    OPAQUE = "application/pkcs7-mime"
+    """The text inside the signature, in base64 (RFC 8551 section 3.5.2)."""
+    PEM = "PEM"
+    """The text inside the signature, without a MIME header."""
+    DER = "DER"
+    """The same in binary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +64,9 @@ def verify(
     max_bytes: int,
     allow_sha1: bool = False,
     require_header: bool = True,
+    forms: Container[Form] = frozenset({Form.DETACHED}),
 ) -> Verified:
-    """Verify a ``multipart/signed`` message against ``trust`` at the (aware) time ``at``.
+    """Verify a signed message of one of ``forms`` against ``trust`` at the (aware) time ``at``.
 
     ``max_bytes`` bounds the whole message; ``allow_sha1`` accepts a SHA-1 digest of the text. SSM's messages must have
     a header block inside the signed part; image lists mostly have none and need ``require_header=False``.
@@ -59,13 +77,62 @@ def verify(
     """
     if len(message) > max_bytes:
         raise Malformed("message", f"it has {len(message)} bytes, at most {max_bytes} are accepted")
-    parts = mime.split_signed(message)
-    signature = cms.read(parts.signature, allow_sha1=allow_sha1)
+    content, signature = _take_apart(message, forms=forms, allow_sha1=allow_sha1)
     signer = _name(signature.signer)
-    signature.check(mime.canonical(parts.content), subject=signer)
+    signature.check(content, subject=signer)
+    _check_usage(signature.signer, subject=signer)
     chain = trust.verify_chain(signature.signer, untrusted=signature.others, at=at)
-    headers, body = _read_inner(parts.content, require_header=require_header)
+    headers, body = _read_inner(mime.with_newlines(content), require_header=require_header)
     return Verified(body, headers, chain.subject, signature.signer, chain.warnings)
+
+
+def _take_apart(message: bytes, *, forms: Container[Form], allow_sha1: bool) -> tuple[bytes, cms.OneSignature]:
+    """Return the text that is said to be signed, as it is hashed, and its signature."""
+    form = _form_of(message)
+    if form is Form.DETACHED or form not in forms:  # `split_signed` says what it is instead
+        parts = mime.split_signed(message)
+        signature = cms.read(parts.signature, allow_sha1=allow_sha1)
+        if signature.content is not None:
+            raise Malformed("signature", "it is not a detached signature over plain data")
+        return mime.canonical(parts.content), signature
+    signature = cms.read(_READERS[form](message), allow_sha1=allow_sha1)
+    if signature.content is None:
+        raise Malformed("message", "it has a signature and no text", "sign it with the text inside")
+    return signature.content, signature
+
+
+_READERS: Mapping[Form, Callable[[bytes], bytes]] = {
+    Form.OPAQUE: mime.read_opaque,
+    Form.PEM: mime.read_pem,
+    Form.DER: bytes,
+}
+
+
+def _form_of(message: bytes) -> Form:
+    """Tell the form of a message by its first bytes, its top header or, without one, its PEM."""
+    if message[:1] == _DER_SEQUENCE and message[1:2] >= _LONG_LENGTH:
+        return Form.DER
+    try:
+        return Form.OPAQUE if mime.is_opaque(message) else Form.DETACHED
+    except Malformed:
+        return Form.PEM if mime.is_pem(message) else Form.DETACHED
+
+
+def _check_usage(certificate: x509.Certificate, *, subject: DN) -> None:
+    """Refuse keys whose certificate says what they are for, but not for signatures.
+
+    RFC 8551 section 4.4.2, and what openssl's purpose ``smimesign`` asks; but not that the extended key usage allow
+    e-mail, because grid host certificates are for TLS servers and clients only.
+    """
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    except ValueError:
+        raise Malformed(subject, "the extensions of its certificate cannot be read") from None
+    if not (usage.digital_signature or usage.content_commitment):
+        cause = "its certificate is not for signatures (key usage)"
+        raise Untrusted(subject, cause, "sign with a certificate that is")
 
 
 def _name(certificate: x509.Certificate) -> DN:

@@ -1,0 +1,159 @@
+"""The CRLs of a CA directory, found by the name of their issuer, and the entries that name a certificate.
+
+A list belongs to the CA that its issuer field names, whatever its file is called. It counts once it is signed by a key
+of a certificate of that name; CAs renew their keys, and some sign lists with a key of their own, so that any such
+certificate will do, not only the one that issued what is checked. A list may be partial (a scope, some reasons),
+a delta (RFC 5280 section 5.2.4) or indirect, that is, speak about certificates of other issuers (section 5.3.3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from appliance.core.files import read_regular
+from appliance.core.trust.distinguished_name import CanonicalName, canonical
+
+_MAX_BYTES = 64 * 2**20
+"""Of one file; the largest of the IGTF had 5 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledList:
+    """A CRL and its file."""
+
+    path: Path
+    crl: x509.CertificateRevocationList
+    _signed_by: dict[x509.Certificate, bool] = field(default_factory=dict, compare=False)
+
+    @property
+    def starts(self) -> datetime:
+        """When the list was issued."""
+        return self.crl.last_update_utc
+
+    @property
+    def ends(self) -> datetime | None:
+        """When the next list is due; without such a date a list is never stale."""
+        return self.crl.next_update_utc
+
+    def is_signed_by(self, authorities: Iterable[x509.Certificate]) -> bool:
+        """Check whether the key of one of these certificates signed the list."""
+        return any(map(self._is_signed_by, authorities))
+
+    def reasons(self, certificate: x509.Certificate) -> Iterator[x509.ReasonFlags]:
+        """Yield the reason of each entry that names ``certificate``.
+
+        An entry is about the issuer that it names, or else about that of the entry before it, or else about the
+        issuer of the list (RFC 5280 section 5.3.3).
+        """
+        serial = certificate.serial_number
+        if self.crl.get_revoked_certificate_by_serial_number(serial) is None:
+            return  # most lists do not, and the walk below is slow on long ones
+        wanted, authority = canonical(certificate.issuer), {canonical(self.crl.issuer)}
+        for entry in self.crl:
+            authority = _certificate_issuer(entry) or authority
+            if entry.serial_number == serial and wanted in authority:
+                yield _reason(entry)
+
+    def _is_signed_by(self, authority: x509.Certificate) -> bool:
+        if authority not in self._signed_by:
+            try:
+                key = authority.public_key()
+                verdict = self.crl.is_signature_valid(key)  # type: ignore[arg-type]
+            except (ValueError, TypeError, UnsupportedAlgorithm):
+                verdict = False
+            self._signed_by[authority] = verdict
+        return self._signed_by[authority]
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationLists:
+    """The CRLs of a directory and why some of its CRL files could not be read."""
+
+    problems: tuple[str, ...]
+    _by_issuer: dict[CanonicalName, list[InstalledList]]
+    _unreadable: dict[str, list[str]]
+
+    @classmethod
+    def read(cls, paths: Sequence[Path]) -> RevocationLists:
+        """Read CRL files, PEM or DER; one that cannot be read becomes a problem, never an error.
+
+        IGTF's bundles carry a file under two names, of which one is a link: it is read once.
+        """
+        found: dict[CanonicalName, list[InstalledList]] = {}
+        unreadable: dict[str, list[str]] = {}
+        problems: dict[Path, str] = {}
+        seen: set[Path] = set()
+        for name in paths:
+            path = _followed(name)
+            if path not in seen:
+                seen.add(path)
+                try:
+                    crl = _load(read_regular(path, limit=_MAX_BYTES, follow=True))
+                    found.setdefault(canonical(crl.issuer), []).append(InstalledList(path, crl))
+                except OSError as error:
+                    problems[path] = f"{path}: the CRL cannot be read: {error.strerror}"
+                except (ValueError, TypeError, x509.InvalidVersion):
+                    problems[path] = f"{path}: not a CRL that can be read"
+            if path in problems:
+                unreadable.setdefault(name.name[:8], []).append(problems[path])
+        return cls(tuple(problems.values()), found, unreadable)
+
+    def of(self, issuer: CanonicalName) -> Sequence[InstalledList]:
+        """Return the lists whose issuer field holds this name, whoever signed them."""
+        return self._by_issuer.get(issuer, ())
+
+    def unreadable(self, hashes: Iterable[str]) -> list[str]:
+        """Return the problems of files that lie under one of these hashes."""
+        found = (problem for hash_ in sorted(hashes) for problem in self._unreadable.get(hash_, ()))
+        return list(dict.fromkeys(found))
+
+
+def named_list_issuers(certificate: x509.Certificate) -> frozenset[CanonicalName]:
+    """Return the names of the CRL issuers other than its own that a certificate names (RFC 5280 section 4.2.1.13)."""
+    names: set[CanonicalName] = set()
+    for kind in (x509.CRLDistributionPoints, x509.FreshestCRL):
+        # OpenSSL refuses a certificate whose extension cannot be read.
+        with contextlib.suppress(x509.ExtensionNotFound, ValueError):
+            extension = certificate.extensions.get_extension_for_oid(kind.oid)
+            for point in cast("Iterable[x509.DistributionPoint]", extension.value):
+                names |= _directory_names(point.crl_issuer or ())
+    return frozenset(names)
+
+
+def _directory_names(names: Iterable[x509.GeneralName]) -> set[CanonicalName]:
+    return {canonical(name.value) for name in names if isinstance(name, x509.DirectoryName)}
+
+
+def _certificate_issuer(entry: x509.RevokedCertificate) -> set[CanonicalName]:
+    """Return the names of the issuer that an entry names; none if it names none."""
+    with contextlib.suppress(x509.ExtensionNotFound, ValueError):
+        extension = entry.extensions.get_extension_for_class(x509.CertificateIssuer)
+        return _directory_names(extension.value)
+    return set()
+
+
+def _reason(entry: x509.RevokedCertificate) -> x509.ReasonFlags:
+    with contextlib.suppress(x509.ExtensionNotFound, ValueError):
+        return entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    return x509.ReasonFlags.unspecified
+
+
+def _followed(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link that leads to itself: reading it says so
+        return path
+
+
+def _load(data: bytes) -> x509.CertificateRevocationList:
+    if b"-----BEGIN" in data:
+        return x509.load_pem_x509_crl(data)
+    return x509.load_der_x509_crl(data)
