@@ -71,6 +71,15 @@ class Engine:
             self._client = docker.DockerClient(base_url=f"unix://{socket}", version="auto", timeout=_ANSWER)
         except self._broken as error:
             raise Unavailable(socket, f"the Docker engine does not answer: {_words(error)}", remedy) from error
+        self._refuse_podman()
+
+    def _refuse_podman(self) -> None:
+        """Raise `Unavailable` for podman's service, which answers as Docker and ignores some of our settings."""
+        told: Any = self._ask(self._client.version)
+        names = [str(part.get("Name", "")) for part in told.get("Components") or []]
+        if any("podman" in name.lower() for name in names):
+            remedy = "install docker.io, or name Docker's socket as engine: socket: in /etc/fedcloud/appliance.yaml"
+            raise Unavailable(self._socket, "podman answers there, which is not supported", remedy)
 
     def image(self, tag: str) -> str:
         """Return the id of an image, empty when the engine does not have it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.admin import compose as composes
 from appliance.admin.jobs import JOBS, Flow, flow_of
 from appliance.admin.mounts import choice
 from appliance.core.config import document, shell, yaml_file
@@ -18,7 +19,6 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
 PROFILES = ("egi", "2017", "private")
-_COMPOSE = Path("/usr/bin/docker-compose")
 _SOCKET = Path("/run/docker.sock")
 _NETWORK = "bridge"
 _VARIABLES = (
@@ -35,6 +35,7 @@ class Host:
     socket: Path
     """Where the Docker engine listens."""
     compose: Path
+    """The program of Compose, of whatever version; there may be none."""
     timeouts: Mapping[str, timedelta]
     """By the name of the job."""
     network: Path
@@ -81,7 +82,7 @@ def load(layout: Layout) -> Host:
     }
     flows = {flow: settings.boolean("flows", flow.value, default=True) for flow in Flow}
     socket = settings.path("engine", "socket", default=_SOCKET)
-    compose = settings.path("engine", "compose", default=_COMPOSE)
+    compose = _compose(settings)
     return Host(
         socket=socket,
         compose=compose,
@@ -98,6 +99,17 @@ def load(layout: Layout) -> Host:
         flows=flows,
         warnings=settings.finish() + _misspelt(environment),
     )
+
+
+def _compose(settings: Settings) -> Path:
+    """Return the one program that everybody starts as Compose."""
+    text = settings.text("engine", "compose")
+    try:
+        return composes.resolve(text)
+    except ValueError:
+        cause = f"{text!r} is neither a path nor {composes.PLUGIN!r}; leave it empty to have Compose found"
+        settings.error("engine", "compose", cause)
+        return composes.find()
 
 
 def _misspelt(environment: document.Document) -> tuple[Problem, ...]:
@@ -126,7 +138,7 @@ def require_files(host: Host) -> None:
 def compose_command(host: Host, *arguments: str) -> list[str]:
     """Return the command line of docker-compose for this appliance's project."""
     files = ["--env-file", str(host.environment_file), "-f", str(host.compose_file)]
-    return [str(host.compose), "-p", "fedcloud", *files, *arguments]
+    return [str(host.compose), *composes.quiet(host.compose), "-p", "fedcloud", *files, *arguments]
 
 
 def compose_environment(host: Host) -> Mapping[str, str]:
@@ -136,6 +148,7 @@ def compose_environment(host: Host) -> Mapping[str, str]:
         "LANG": "C.UTF-8",
         "HOME": "/root",
         "DOCKER_HOST": f"unix://{host.socket}",
+        **composes.ENVIRONMENT,
         **host.mounts,
     }
     return environment if host.root == Path("/") else environment | {"FEDCLOUD_ROOT": str(host.root)}

@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 import pytest
 
+from appliance.admin import compose
 from deploy.engine import Engine
-from tests.e2e.container_site import ACCOUNT, ContainerSite
+from tests.e2e.container_site import ACCOUNT, COMPOSE, ContainerSite
 from tests.testbed.pki import Authority
 
 pytestmark = pytest.mark.container
@@ -75,6 +76,21 @@ def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerS
     assert left(site) == []
     record = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())
     assert record["counts"] == {"job_exit_status": 2}
+
+
+@pytest.mark.parametrize("version", ["1.29.2", "v2"])
+def test_each_compose_runs_a_job_and_says_nothing_of_its_own(site: ContainerSite, version: str) -> None:
+    """F-H17: Debian's 1.29.2, and v2 of the next Debian: the program's words and status are all that there is."""
+    program = COMPOSE[version]
+    assert compose.version(program).startswith({"1.29.2": "1.29.2", "v2": "2."}[version])
+    text = f"engine:\n  socket: {site.engine.socket}\n  compose: {program}\n"
+    site.edit("etc/fedcloud/appliance.yaml", text=text)
+    status, said = run(site, "caso")
+    assert status == 2
+    assert "/etc/caso/caso.conf:12: site_name" in said
+    lines = [line for line in said.splitlines() if "caso" not in line]
+    assert [line for line in lines if version == "v2"] == []
+    assert left(site) == []
 
 
 def test_a_change_in_etc_apel_counts(site: ContainerSite) -> None:

@@ -37,6 +37,8 @@ class Engine:
     """By container, how a program ends that is run in it."""
     failure: str = ""
     """What it says instead of which containers it has, when there is something."""
+    name: str = "Engine"
+    """As its version calls it; podman's service says ``Podman Engine``."""
 
     def add(self, name: str, *, labels: Mapping[str, str], state: Mapping[str, Any] | None = None) -> None:
         """Add a container that runs, or is in the state given."""
@@ -52,7 +54,9 @@ class Engine:
     def answer(self, verb: str, path: str, query: Mapping[str, list[str]]) -> tuple[int, object]:
         """Return status and body."""
         if path == "version":
-            return 200, {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24"}
+            components = [{"Name": self.name, "Version": "20.10.24"}]
+            told = {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24", "Components": components}
+            return 200, told
         if match := re.fullmatch(r"images/(.+)/json", path):
             tag = unquote(match[1])
             return (

@@ -17,7 +17,7 @@ from appliance.admin.command import main
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
-from tests.simulators import docker_engine
+from tests.simulators import compose_v5, docker_engine
 from tests.simulators.docker_engine import Engine
 
 
@@ -28,7 +28,9 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     (etc / "docker-compose.yml").write_text("services: {}\n")
     RunRecord("caso-extract").close(ExitStatus.DONE, Layout(tmp_path).runs)
     with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
-        (etc / "appliance.yaml").write_text(f"engine:\n  socket: {served.socket}\n")
+        compose_v5.install(tmp_path / "docker-compose")
+        text = f"engine:\n  socket: {served.socket}\n  compose: {tmp_path}/docker-compose\n"
+        (etc / "appliance.yaml").write_text(text)
         yield served
 
 
@@ -54,6 +56,27 @@ def test_healthy_services_are_listed(engine: Engine, tmp_path: Path, capsys: pyt
         ["cloudkeeper-os", "running", "healthy"],
         ["sitebdii", "running", "healthy"],
     ]
+    assert rows[4] == ["Compose:", f"{tmp_path}/docker-compose", "5.0.1"]
+
+
+def test_a_compose_that_is_too_old_is_reported(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H17: C04.b."""
+    program = tmp_path / "docker-compose"
+    compose_v5.install(program, version="1.25.0")
+    assert status(tmp_path) == 1
+    told = f"  ! {program}: is Compose 1.25.0; 1.29 is the oldest that works; install Compose: apt-get install "
+    assert told in capsys.readouterr().out
+
+
+def test_podman_s_socket_is_named_as_unsupported(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H3: it speaks Docker's protocol."""
+    engine.name = "Podman Engine"
+    assert status(tmp_path) == 1
+    assert f"  ! {engine.socket}: podman answers there, which is not supported; " in capsys.readouterr().out
 
 
 def test_what_is_not_well_is_told_with_what_its_check_said(
@@ -119,7 +142,8 @@ def test_as_json(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[s
     add(engine, "sitebdii", "healthy", said="ok")
     assert status(tmp_path, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
-    assert sorted(shown) == ["caso-extract", "services"]
+    assert sorted(shown) == ["caso-extract", "compose", "services"]
+    assert shown["compose"] == f"{tmp_path}/docker-compose 5.0.1"
     assert shown["services"] == [
         {
             "service": "sitebdii",

@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from appliance.admin import jobs, settings
+from appliance.admin import compose, jobs, settings
 from appliance.admin.engine import JOB_LABEL, Engine
 from appliance.admin.images import needed
 from appliance.admin.jobs import Job
@@ -130,8 +130,7 @@ class _Run:
 
     def _run_in_container(self) -> int:
         settings.require_files(self._host)
-        if not self._host.compose.exists():
-            raise Unavailable(self._host.compose, "is not installed", "apt-get install docker-compose")
+        compose.require(self._host.compose)
         name = self._job.name
         with Engine(self._host.socket) as engine:
             if left := engine.remove_job(name, grace=_STOP):

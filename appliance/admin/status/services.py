@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
+from appliance.admin import compose as composes
 from appliance.admin import settings
 from appliance.admin.engine import Engine, ServiceState
 from appliance.admin.jobs import SERVICES
@@ -27,6 +29,10 @@ class Services:
     off: Collection[str] = ()
     """Services whose flow is off."""
 
+    compose: str = ""
+    """Path and version of Compose; empty where nothing is installed."""
+    compose_failure: str = ""
+
     @property
     def are_well(self) -> bool:
         """Return whether there is nothing to complain of."""
@@ -43,15 +49,25 @@ def look(layout: Layout, host: settings.Host) -> Services | None:
     """Ask the engine; None where no services are installed."""
     if not host.compose_file.exists():
         return None
+    compose, compose_failure = _compose(host.compose)
     try:
         with Engine(host.socket) as engine:
             states = engine.services()
     except Unavailable as error:
-        return Services(failure=str(error))
+        return Services(failure=str(error), compose=compose, compose_failure=compose_failure)
     off = [service for service in SERVICES if not host.is_wanted(service)]
     shown = [state for state in states if state.service not in off or state.is_running]
     shown += _without_container(shown, off, layout)
-    return Services(sorted(shown, key=lambda state: state.service), off=off)
+    found = sorted(shown, key=lambda state: state.service)
+    return Services(found, off=off, compose=compose, compose_failure=compose_failure)
+
+
+def _compose(program: Path) -> tuple[str, str]:
+    """Return path and version of Compose, and why it cannot be used, if it cannot."""
+    try:
+        return f"{program} {composes.version(program)}", ""
+    except Unavailable as error:
+        return str(program), str(error)
 
 
 def _without_container(states: Sequence[ServiceState], off: Collection[str], layout: Layout) -> Iterator[ServiceState]:
@@ -82,12 +98,13 @@ def _span(length: timedelta) -> str:
 
 def complaints(services: Services) -> list[str]:
     """Return a line for each service that is not well, with what its check said and where there is more."""
+    about_compose = [services.compose_failure] if services.compose_failure else []
     if services.failure:
-        return [services.failure]
+        return [services.failure, *about_compose]
     running = [state.service for state in services.states if state.service in services.off and state.is_running]
     lines = [f"{name}: runs, though its flow is off; systemctl stop {SERVICES[name]}" for name in running]
     amiss = [state for state in services.states if not state.is_well and state.service not in services.off]
-    return lines + [_complaint(state) for state in amiss]
+    return about_compose + lines + [_complaint(state) for state in amiss]
 
 
 def _complaint(state: ServiceState) -> str:

@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     runs = [_last(program, told, is_off=program in off) for program, told in sorted(found.items())]
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
+        beside |= {} if told_services is None else {"compose": told_services.compose}
         beside |= {} if schedule is None else {"schedule": schedule}
         beside |= {"off": flows_off} if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on]) else {}
         beside |= {"unusable": unusable} if unusable else {}
@@ -128,7 +129,8 @@ def _services_table(told: Services, *, at: datetime) -> str:
     lines = _aligned(services.rows(told, at=at)) if told.states else []
     if not told.states and not told.failure:
         lines = ["No service has a container; systemctl start bdii cloudkeeper-os"]
-    return "\n".join([*lines, *(f"  ! {log.one_line(line)}" for line in services.complaints(told)), ""])
+    lines += [f"  ! {log.one_line(line)}" for line in services.complaints(told)]
+    return "\n".join([*lines, f"Compose: {told.compose}", ""])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

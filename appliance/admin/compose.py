@@ -1,0 +1,121 @@
+"""Compose on this host: which program it is, of which version, and what differs between versions.
+
+Three generations run the same compose file: 1.29.2 (Python), v2 and v5 (Go; there is no v3 or v4). The last two are
+plugins of Docker's client, `docker compose`, or a program of their own, `docker-compose`. The plugin's file started
+directly behaves as the program does, so that one path stands for all of them and Docker's client is not needed.
+
+What differs between the generations is levelled out here, for all callers:
+
+- v2 and v5 draw their progress and a menu, and warn of containers that the file no longer has: `ENVIRONMENT` and
+  `quiet` switch that off. 1.29.2 ignores the variables that it does not know, but refuses an unknown flag.
+- An engine since version 29 refuses 1.29.2, whose protocol is too old for it. A plugin therefore comes first.
+- `name`, `up --wait`, `start_interval` and the like, which 1.29.2 does not have, are not used; nor is anything of
+  ``build``, where v5 differs from v2.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from appliance.core.run.errors import Unavailable
+
+PLUGIN = "docker compose"
+"""In the configuration: the plugin, wherever it is."""
+PROGRAMS = ("/usr/local/bin/docker-compose", "/usr/bin/docker-compose")
+PLUGINS = tuple(
+    f"{place}/docker-compose"
+    for place in (
+        *("/root/.docker/cli-plugins", "/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins"),
+        *("/usr/lib/docker/cli-plugins", "/usr/libexec/docker/cli-plugins"),
+    )
+)
+"""Where Docker's client looks for plugins, in its order."""
+ENVIRONMENT: Mapping[str, str] = {
+    "COMPOSE_ANSI": "never",
+    "COMPOSE_PROGRESS": "quiet",
+    "COMPOSE_MENU": "false",
+    "COMPOSE_IGNORE_ORPHANS": "true",
+    "DOCKER_CLI_HINTS": "false",
+}
+"""Keeps Compose's own words out of what services and jobs print."""
+OLDEST = (1, 29)
+REMEDY = "install Compose: apt-get install docker-compose, or Docker's docker-compose-plugin"
+_ANSWER = 30  # seconds; 1.29.2 starts in one
+_ELF, _PYINSTALLER = b"\x7fELF", b"MEI\x0c\x0b\x0a\x0b\x0e"
+_TAIL = 4096  # bytes; PyInstaller writes its mark into the last hundred
+
+
+def find(root: Path = Path("/")) -> Path:
+    """Return the Compose of this host, below ``root`` for tests: a plugin, else a program; the usual place if none."""
+    places = [*PLUGINS, *PROGRAMS]
+    found = next((place for place in places if _is_program(root / place.lstrip("/"))), PROGRAMS[-1])
+    return root / found.lstrip("/")
+
+
+def resolve(text: str, root: Path = Path("/")) -> Path:
+    """Return the program that ``engine: compose:`` stands for: a path, ``docker compose``, or nothing.
+
+    Raises `ValueError` for anything else.
+    """
+    if not text:
+        return find(root)
+    if " ".join(text.split()) == PLUGIN:
+        plugins = [root / place.lstrip("/") for place in PLUGINS]
+        return next(filter(_is_program, plugins), plugins[-1])
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError(text)
+    return path
+
+
+def version(program: Path) -> str:
+    """Return the version of a Compose, such as ``1.29.2`` or ``5.0.1``; raises `Unavailable` for none or too old."""
+    require(program)
+    command = [str(program), "version", "--short"]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", **ENVIRONMENT}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ANSWER, check=False, env=environment, cwd="/"
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(program, f"does not run: {error}", REMEDY) from error
+    match = re.search(r"(\d+)\.(\d+)\S*", done.stdout)
+    if done.returncode or not match:
+        words = " ".join((done.stderr or done.stdout).split())[:200]
+        raise Unavailable(program, f"does not say its version: {words or f'exit status {done.returncode}'}", REMEDY)
+    if (int(match[1]), int(match[2])) < OLDEST:
+        raise Unavailable(program, f"is Compose {match[0]}; 1.29 is the oldest that works", REMEDY)
+    return match[0]
+
+
+def require(program: Path) -> None:
+    """Raise `Unavailable` when there is no such program."""
+    if not _is_program(program):
+        raise Unavailable(program, "is not installed", REMEDY)
+
+
+def quiet(program: Path) -> list[str]:
+    """Return the flags that keep a Compose from drawing its progress; none for 1.29.2, or when that is not known.
+
+    Releases of v2 before 2.27 do not read COMPOSE_PROGRESS. To ask a program for its version takes 1.29.2 a second, on
+    every call; its kind of file says enough: a compiled program that PyInstaller has not made is Go's.
+    """
+    try:
+        with program.open("rb") as file:
+            is_compiled = file.read(len(_ELF)) == _ELF
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            is_go = is_compiled and _PYINSTALLER not in file.read()
+    except OSError:  # whoever starts it reports that
+        return []
+    return ["--progress", "quiet"] if is_go else []
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        return path.is_file() and bool(path.stat().st_mode & 0o111)
+    except OSError:  # a directory on the way is closed
+        return False
