@@ -102,6 +102,8 @@ class SenderSettings:
     """Encrypt to this certificate."""
     verify_server_cert: bool
     cipher: str
+    crls: str
+    """A word of `CRLPolicy`: for the broker's certificate and the receiver's."""
     warnings: tuple[Problem, ...]
 
     @property
@@ -131,7 +133,7 @@ class ReceiverSettings:
     max_message_size: int
     """Of a message as it arrives, in bytes."""
     crls: str
-    """A word of `CRLPolicy`."""
+    """A word of `CRLPolicy`: for signers of messages and the broker's certificate."""
     pidfile: Path
     warnings: tuple[Problem, ...]
 
@@ -147,26 +149,32 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
     cipher = settings.choice("certificates", "cipher", default="aes128", allowed=["aes128", "aes256"])
     spool = settings.path("messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True)
     _check_spool(settings, spool)
-    settings.accept("certificates", ["check_crls"])
+    crls = _read_crls(settings)
     settings.accept("daemon", ["pidfile"])
     log = _read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True)
     size = _read_size(settings)
-    return SenderSettings(link, log, spool, size, server_cert, verify, cipher, settings.finish())
+    return SenderSettings(link, log, spool, size, server_cert, verify, cipher, crls, settings.finish())
 
 
 def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
     """Read a receiver.cfg; raises `ConfigurationError` with everything that is wrong in it."""
     settings = Settings(document.read([path], ini.parse))
     link = _read_link(settings, "receiver", layout=layout)
-    allowed = ["warn", "require", "off", *_CRLS]
-    crls = settings.choice("certificates", "check_crls", default="warn", allowed=allowed)
+    crls = _read_crls(settings)
     queues = settings.path("messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True)
     pidfile = settings.path("daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True)
     settings.accept("certificates", ["server_cert", "verify_server_cert", "cipher"])
     settings.accept("messaging", ["path_type"])
     log = _read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False)
     size = _read_size(settings)
-    return ReceiverSettings(link, log, queues, size, _CRLS.get(crls, crls), pidfile, settings.finish())
+    return ReceiverSettings(link, log, queues, size, crls, pidfile, settings.finish())
+
+
+def _read_crls(settings: Settings) -> str:
+    """Return a word of `CRLPolicy`; SSM's own words are true and false."""
+    allowed = ["warn", "require", "off", *_CRLS]
+    word = settings.choice("certificates", "check_crls", default="warn", allowed=allowed)
+    return _CRLS.get(word, word)
 
 
 def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:

@@ -1,8 +1,10 @@
 """Downloads over HTTP from servers that need not be friendly: verified, bounded in size and in time.
 
-Server certificates are checked against the system's authorities and those of the CA directory. Redirects are followed
-by hand: at most five, never from https to http, and credentials go to the host they are meant for only. Connection
-failures and answers that ask for patience (429, 5xx) are tried again, with growing pauses.
+Server certificates are checked against the system's authorities and those of the CA directory,
+which also judges the chains that end at its own: CRLs, signing policies, strength of keys.
+Redirects are followed by hand: at most five, never from https to http, and credentials go to the
+host they are meant for only. Connection failures and answers that ask for patience (429, 5xx) are
+tried again, with growing pauses.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from appliance.core import proxy
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
+from appliance.core.trust.tls import PeerRefused, PeerTrust
 from appliance.core.version import __version__
 from cloudkeeper.frontend import patience
 from cloudkeeper.frontend.patience import Watch
@@ -60,7 +63,7 @@ class Client:
         self._session.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
         self._session.headers["Accept-Encoding"] = "identity"  # a checksum is over the file, and sizes mean its bytes
         self._session.mount("http://", _Adapter())
-        self._session.mount("https://", _TrustingAdapter(_tls(trust)))
+        self._session.mount("https://", _TrustingAdapter(PeerTrust(trust, with_system=True).context()))
 
     def fetch(
         self,
@@ -76,7 +79,7 @@ class Client:
 
         :raises Unavailable: it cannot be had, in time or at all, or is larger than ``max_bytes``
         :raises AccessDenied: the server wants other credentials
-        :raises Untrusted: the server is not proven
+        :raises Untrusted: the server's certificate is not trusted
         """
         content = bytearray()
         with self.stream(url, name=name, user=user, password=password, timeouts=timeouts) as (_, blocks):
@@ -168,12 +171,10 @@ class _TrustingAdapter(_Adapter):
     def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
         return super().proxy_manager_for(*arguments, ssl_context=self._context, **options)
 
-
-def _tls(trust: CADirectory) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=trust.tls_bundle())
-    return context
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Add a bundle that the environment names, and not the one that comes with requests."""
+        if isinstance(verify, str):
+            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
 
 
 def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -219,8 +220,11 @@ def _translated(error: Exception, url: str, name: str) -> ApplianceError:
         cause, remedy = proxy.explain(url, error, _cause(error))
         return (Unavailable if proxy.is_refusal(error) else Transient)(name, f"cannot be reached: {cause}", remedy)
     if isinstance(error, requests.exceptions.SSLError):
+        refused = _innermost(error)
         remedy = "install its CA, or ask its administrator"
-        return Untrusted(name, f"the server is not proven: {_cause(error)}", remedy)
+        if isinstance(refused, PeerRefused):
+            remedy = refused.remedy
+        return Untrusted(name, f"the server's certificate is not trusted: {_cause(error)}", remedy)
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
         return Transient(name, f"cannot be reached: {_cause(error)}")
     return Unavailable(name, f"cannot be fetched: {_cause(error)}")
@@ -228,9 +232,7 @@ def _translated(error: Exception, url: str, name: str) -> ApplianceError:
 
 def _cause(error: BaseException) -> str:
     """Return the words of the innermost cause, without the addresses of objects that libraries put in."""
-    inner: BaseException = error
-    while isinstance(following := _reason(inner), BaseException):
-        inner = following
+    inner = _innermost(error)
     if isinstance(inner, ssl.SSLCertVerificationError):
         return inner.verify_message.rstrip(".")
     if isinstance(inner, TimeoutError | urllib3.exceptions.TimeoutError):
@@ -238,6 +240,12 @@ def _cause(error: BaseException) -> str:
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror.lower()
     return type(inner).__name__
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while not isinstance(error, PeerRefused) and isinstance(following := _reason(error), BaseException):
+        error = following
+    return error
 
 
 def _reason(error: BaseException) -> object:

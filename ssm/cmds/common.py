@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # start-up is a cost
 
     from appliance.core.trust.ca_directory import CADirectory
     from appliance.core.trust.certificates import Identity
+    from appliance.core.trust.tls import PeerTrust
     from ssm.transport.brokers import Brokers
     from ssm.transport.events import Connection
 
@@ -97,39 +98,42 @@ def brokers(link: Link, *, trust: CADirectory) -> Brokers:
     """Return the configured brokers, not yet connected to."""
     from ssm.transport.brokers import Brokers  # noqa: PLC0415  start-up is a cost
 
-    connect = _connect_ams if link.ams is not None else _connect_stomp
-    return Brokers(link.brokers, connect=lambda broker: connect(broker, link, trust))
+    connect, peers = _connect_ams if link.ams is not None else _connect_stomp, _peers(link, trust)
+    return Brokers(link.brokers, connect=lambda broker: connect(broker, link, peers))
 
 
 def check_tls(link: Link) -> None:
     """Raise `LocalFailure` when certificate, key or CA directory cannot be used for a connection."""
     from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
 
-    _tls(link, CADirectory(link.capath))
+    _tls(link, _peers(link, CADirectory(link.capath)))
 
 
-def _connect_ams(broker: Broker, link: Link, trust: CADirectory) -> Connection:
+def _connect_ams(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
     from ssm.transport import ams  # noqa: PLC0415  start-up is a cost
 
-    tls = _tls(link, trust)
+    tls = _tls(link, peers)
     assert link.ams is not None and tls is not None  # noqa: S101, PT018  AMS is chosen, and always over TLS
     return ams.Connection(broker, access=link.ams, tls=tls)
 
 
-def _connect_stomp(broker: Broker, link: Link, trust: CADirectory) -> Connection:
+def _connect_stomp(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
     from ssm.transport import stomp  # noqa: PLC0415  start-up is a cost
 
-    return stomp.Connection(broker, tls=_tls(link, trust))
+    return stomp.Connection(broker, tls=_tls(link, peers))
 
 
-def _tls(link: Link, trust: CADirectory) -> ssl.SSLContext | None:
+def _peers(link: Link, trust: CADirectory) -> PeerTrust:
+    from appliance.core.trust.tls import PeerTrust  # noqa: PLC0415  start-up is a cost
+
+    return PeerTrust(trust, with_system=link.ams is not None and link.ams.system_cas)
+
+
+def _tls(link: Link, peers: PeerTrust) -> ssl.SSLContext | None:
     """Read CAs, certificate and key as they are now: each connection sees those that were renewed."""
-    from ssm.transport.tls import tls_context  # noqa: PLC0415  start-up is a cost
-
     if not link.use_ssl:
         return None
-    with_system = link.ams is not None and link.ams.system_cas
-    return tls_context(trust.tls_bundle(), certificate=link.certificate, key=link.key, with_system=with_system)
+    return peers.context(certificate=link.certificate, key=link.key)
 
 
 class Flag:

@@ -68,10 +68,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace) -> Sender:
-    from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
     from ssm import sender  # noqa: PLC0415
 
-    trust = CADirectory(settings.link.capath)
+    trust = CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls))
     packer = sender.Packer(
         identity=common.load_identity(settings.link),
         trust=trust,

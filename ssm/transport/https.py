@@ -20,6 +20,7 @@ from datetime import timedelta
 
 from appliance.core import proxy
 from appliance.core.run.errors import Unavailable
+from appliance.core.trust.tls import remedy
 from appliance.core.version import __version__
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -184,8 +185,8 @@ def _explain_proxy(subject: str, error: OSError | UnicodeError | http.client.HTT
 def _explain(subject: str, error: OSError | UnicodeError | http.client.HTTPException) -> Unavailable:
     match error:
         case ssl.SSLCertVerificationError():
-            cause = f"the service's certificate is not to be believed: {error.verify_message}"
-            return Unavailable(subject, cause, "check the host's name in the configuration, and capath")
+            cause = f"the service's certificate is not trusted: {error.verify_message}"
+            return Unavailable(subject, cause, remedy(error))
         case ssl.SSLEOFError() | ConnectionResetError():
             return Interrupted(subject, CLOSED, "check that the service accepts this host's certificate")
         case ssl.SSLError():

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.trust.tls import remedy
 from ssm.settings import Broker
 from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Refusal
 
@@ -235,8 +236,8 @@ _REGISTER = "check that this host's certificate is registered with the broker, v
 def _explain(broker: Broker, error: OSError | UnicodeError) -> Unavailable:
     match error:
         case ssl.SSLCertVerificationError():
-            cause = f"the broker's certificate is not to be believed: {error.verify_message}"
-            return Unavailable(broker, cause, "check the host's name in the configuration, and capath")
+            cause = f"the broker's certificate is not trusted: {error.verify_message}"
+            return Unavailable(broker, cause, remedy(error))
         case ssl.SSLError():
             return Unavailable(broker, f"no TLS connection: {_words(error)}", "check port and use_ssl")
         case socket.gaierror() | UnicodeError():  # the latter: no name at all

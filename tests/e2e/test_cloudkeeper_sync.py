@@ -404,7 +404,7 @@ def test_a_server_that_is_not_proven_gets_no_belief(offered: World, tmp_path: Pa
         offered.configure(other.url("/ops/image.list"))
         done = offered.sync()
     assert done.returncode == 1
-    assert "the server is not proven: " in done.stderr
+    assert "the server's certificate is not trusted: " in done.stderr
     assert len(offered.cloud.appliances) == 1
 
 

@@ -193,7 +193,7 @@ def test_a_certificate_of_a_ca_that_the_service_does_not_know(tmp_path: Path, tr
 def test_a_rogue_service_gets_nothing(tmp_path: Path, trust: Trust) -> None:
     rogue = Trust(tmp_path / "rogue")
     for credential, words in (
-        (rogue.host("broker"), "the service's certificate is not to be believed"),
+        (rogue.host("broker"), "the service's certificate is not trusted"),
         (trust.grid.issue("other.example.org"), "Hostname mismatch"),
     ):
         with AMS(credential, trust.grid.certificate) as service:
@@ -306,6 +306,6 @@ def test_nothing_to_send_is_no_work(tmp_path: Path, trust: Trust) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
         command = [site.command("ssmsend").argv[0].replace("ssmsend", "python"), "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        unwanted = {"ssm.transport.argo", "ssm.transport.ams", "ssm.transport.tls", "cryptography", "requests"}
+        unwanted = {"ssm.transport.argo", "ssm.transport.ams", "appliance.core.trust.tls", "cryptography", "requests"}
         assert not set(done.stdout.split()) & unwanted
         assert service.connections == 0

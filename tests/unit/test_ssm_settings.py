@@ -214,6 +214,9 @@ def test_check_crls_takes_both_vocabularies(directory: Path, value: str, policy:
     (directory / "receiver.cfg").write_text(text.replace("[messaging]", f"check_crls: {value}\n[messaging]"))
     settings = load_receiver(directory / "receiver.cfg", layout=Layout(directory))
     assert settings.crls == policy
+    text = SENDER.format(directory).replace("[messaging]", f"check_crls: {value}\n[messaging]")
+    (directory / "sender.cfg").write_text(text)
+    assert load_sender(directory / "sender.cfg", layout=Layout(directory)).crls == policy  # F-T2
     assert settings.pidfile == directory / "var/run/apel/ssmreceive.pid"
 
 

@@ -16,7 +16,7 @@ from OpenSSL import crypto
 
 from appliance.core.trust.anchors import INSTALL, Anchors
 from appliance.core.trust.distinguished_name import DN, slash_form
-from appliance.core.trust.errors import Malformed, Untrusted
+from appliance.core.trust.errors import Malformed, NoAnchor, Untrusted
 
 NO_CHECK_TIME = 0x200000
 """``X509_V_FLAG_NO_CHECK_TIME`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
@@ -105,7 +105,7 @@ def _refusal(
     code, _depth, words = error.errors
     if code in _NO_ISSUER:
         missing = f"its issuer {_issuer_of(culprit)} is not among the trust anchors in {anchors.path}"
-        return Untrusted(subject, missing, INSTALL)
+        return NoAnchor(subject, missing, INSTALL)
     name = who(culprit, subject)
     if code == _EXPIRED:
         ended = f"{culprit.not_valid_after_utc:%Y-%m-%d %H:%MZ}"

@@ -3,6 +3,7 @@
 ApplianceError
 ├── Malformed         the bytes are not what they claim to be; nothing could be judged
 └── Untrusted         well formed, but not proven: chain, revocation, policy, strength, key files
+    ├── NoAnchor      no chain to a CA of the directory
     └── Tampered      the signature does not fit the text
 """
 
@@ -17,6 +18,10 @@ class Malformed(ApplianceError):
 
 class Untrusted(ApplianceError):
     """Input that was read and judged, and is not to be believed."""
+
+
+class NoAnchor(Untrusted):
+    """A certificate from which no chain leads to a CA of the directory: it says nothing about it."""
 
 
 class Tampered(Untrusted):

@@ -1,0 +1,229 @@
+"""TLS connections to peers that the CA directory judges: the one reader of trust, as for signatures.
+
+OpenSSL checks chain, host name, purpose and validity during the handshake. It knows no signing
+policies, no minimum for keys, and no way to warn about a missing CRL. So each peer's chain goes to
+`CADirectory.verify_chain` right after the handshake, before anything of ours is sent: the sockets of
+these contexts neither read nor write until it has been accepted.
+
+A peer whose chain ends only at a CA of the operating system is outside the directory's rules; a line
+says so once for each host.
+"""
+
+from __future__ import annotations
+
+import _ssl
+import logging
+import ssl
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+
+from appliance.core import clock
+from appliance.core.run.errors import ApplianceError, LocalFailure
+from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
+from appliance.core.trust.errors import Malformed, NoAnchor, Untrusted
+
+if TYPE_CHECKING:
+    _Connection = ssl.SSLSocket | ssl.SSLObject
+
+logger = logging.getLogger(__name__)
+
+
+class PeerRefused(ssl.SSLCertVerificationError):
+    """The CA directory refuses a peer that OpenSSL accepted.
+
+    An `OSError` like all that a handshake raises, so that libraries close the connection.
+    ``verify_message`` has the cause, ``remedy`` what to do.
+    """
+
+    def __init__(self, error: ApplianceError) -> None:
+        super().__init__(1, error.cause)
+        self.verify_message = error.cause
+        self.reason = "CERTIFICATE_VERIFY_FAILED"
+        self.remedy = error.remedy
+
+
+def remedy(error: ssl.SSLCertVerificationError) -> str:
+    """Return what helps against a certificate that was refused by OpenSSL or the CA directory."""
+    if isinstance(error, PeerRefused):
+        return error.remedy
+    return "check the host's name in the configuration, and capath"
+
+
+class PeerTrust:
+    """Makes TLS contexts whose peers ``directory`` judges; safe for several threads.
+
+    ``with_system`` also accepts peers that the operating system's CAs vouch for.
+    """
+
+    def __init__(self, directory: CADirectory, *, with_system: bool = False) -> None:
+        self._directory = directory
+        self._with_system = with_system
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+
+    def context(self, *, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+        """Return a context for clients with the CAs and CRLs as they are in the directory now.
+
+        It shows ``certificate`` if there is one; its ``key`` must not be encrypted. A directory
+        that cannot be read any more leaves its last state in use, with a warning.
+
+        :raises LocalFailure: OpenSSL does not accept certificate and key
+        """
+        try:
+            self._directory.refresh()
+        except LocalFailure as error:
+            self._say_once(logging.WARNING, f"{error}; the CAs read before stay in use")
+        context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+        context.peer_trust = self
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION  # the certificate could change after it was judged
+        context.load_verify_locations(cadata=self._directory.tls_bundle())
+        if self._with_system:
+            context.load_default_certs()
+        if certificate is not None:
+            _load_certificate(context, certificate, key)
+        return context
+
+    def judge(self, connection: _Connection) -> None:
+        """Judge the peer of a connection after its handshake.
+
+        :raises PeerRefused: the directory does not accept its chain
+        """
+        host = connection.server_hostname or "the peer"
+        try:
+            certificate, *others = _presented(connection)
+            chain = self._directory.verify_chain(certificate, untrusted=others, at=clock.now())
+        except NoAnchor as error:
+            if not self._with_system:
+                raise PeerRefused(error) from error
+            self._tell_of_system_ca(host)
+        except (Untrusted, Malformed) as error:
+            raise PeerRefused(error) from error
+        else:
+            for warning in chain.warnings:
+                self._say_once(logging.WARNING, f"{host}: {warning}")
+
+    def _tell_of_system_ca(self, host: str) -> None:
+        crls = self._directory.crls
+        level = logging.WARNING if crls is CRLPolicy.REQUIRE else logging.INFO
+        self._say_once(
+            level,
+            f"{host}: its certificate is from a CA of the operating system, not of"
+            f" {self._directory.path}: CRLs and signing policies of that directory do not apply to it",
+        )
+
+    def _say_once(self, level: int, line: str) -> None:
+        with self._lock:
+            is_new = line not in self._said
+            self._said.add(line)
+        if is_new:
+            logger.log(level, "%s", line)
+
+
+class _Context(ssl.SSLContext):
+    """A context whose connections are judged by ``peer_trust``."""
+
+    peer_trust: PeerTrust
+
+
+class _JudgedSocket(ssl.SSLSocket):
+    """A TLS socket that neither reads nor writes before its peer has been accepted.
+
+    Without an explicit handshake, the first read or write makes it.
+    """
+
+    _is_accepted = False
+
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        _trust_of(self).judge(self)
+        self._is_accepted = True
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002  the standard library's name
+        self._require_acceptance()
+        return super().read(len, buffer)
+
+    def write(self, data: Any) -> int:
+        self._require_acceptance()
+        return super().write(data)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self._require_acceptance()
+        return super().send(data, flags)
+
+    def _require_acceptance(self) -> None:
+        if not self._is_accepted and self._sslobj is not None:  # type: ignore[attr-defined]
+            self.do_handshake()
+
+
+class _JudgedObject(ssl.SSLObject):
+    """The same without a socket: TLS inside of TLS to a proxy, and asyncio."""
+
+    _is_accepted = False
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        _trust_of(self).judge(self)
+        self._is_accepted = True
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002  the standard library's name
+        self._require_acceptance()
+        return super().read(len, buffer)
+
+    def write(self, data: Any) -> int:
+        self._require_acceptance()
+        return super().write(data)
+
+    def _require_acceptance(self) -> None:
+        if not self._is_accepted:
+            self.do_handshake()
+
+
+_Context.sslsocket_class = _JudgedSocket
+_Context.sslobject_class = _JudgedObject
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    try:
+        # Without a password OpenSSL would ask for the one of an encrypted key on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        cause = f"cannot be used for TLS: {error.reason}"
+        raise LocalFailure(certificate, cause, "renew the certificate") from None
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=certificate) from None
+
+
+def _trust_of(connection: _Connection) -> PeerTrust:
+    assert isinstance(connection.context, _Context)  # noqa: S101  these classes come from it alone
+    return connection.context.peer_trust
+
+
+def _presented(connection: _Connection) -> list[x509.Certificate]:
+    """Return the certificates that the peer presented, its own first.
+
+    A resumed session has the peer's own certificate and may have lost the others.
+
+    :raises Malformed: one of them cannot be read
+    """
+    own = connection.getpeercert(binary_form=True)
+    if own is None:
+        raise Malformed("the peer", "presents no certificate")
+    try:
+        return [
+            x509.load_der_x509_certificate(own),
+            *(x509.load_der_x509_certificate(der) for der in _chain(connection) if der != own),
+        ]
+    except (ValueError, x509.InvalidVersion):
+        raise Malformed("the peer", "presents a certificate that cannot be read") from None
+
+
+def _chain(connection: Any) -> list[bytes]:
+    """Return what the peer sent; Python has a public method for it from 3.13."""
+    if hasattr(connection, "get_unverified_chain"):
+        return list(connection.get_unverified_chain() or ())
+    presented = connection._sslobj.get_unverified_chain() or ()  # noqa: SLF001  the only way before
+    return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in presented]
