@@ -3,6 +3,7 @@
     DIST/fedcloud-appliance-VERSION/
       install  signing-key.pem            the installer, and the public key when there is a signature
       images/images.tar  images.lock      what `docker load` takes; service, tag and id of each, one a line
+      debian-packages.txt                 what the images have of Debian: name, version, architecture, day, one a line
       wheels/  requirements.txt           the host's programs, by their hashes
       files/                              what goes to /etc, /usr/local/bin and the like
       sbom/NAME.cdx.json                  the content of each image
@@ -19,11 +20,12 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy import contents, images, sbom
+from appliance.admin.images import locked
+from deploy import contents, debian, images, progress, sbom
 from deploy.engine import Engine, EngineError
 from deploy.images import LOCKS, TOP
 
@@ -37,31 +39,36 @@ class BundleError(Exception):
     """The bundle cannot be made, in one line."""
 
 
-def make(engine: Engine, directory: Path, *, key: Path | None, say: Callable[[str], None]) -> Path:
+def make(
+    engine: Engine, directory: Path, *, key: Path | None, fresh: bool = False, step: progress.Step = progress.silent
+) -> Path:
     """Make the bundle in ``directory``; returns its own directory. Without a key it is not signed.
 
-    Raises `BundleError` and `EngineError`.
+    A ``fresh`` one has the Debian packages of today. Raises `BundleError` and `EngineError`.
     """
     if key is not None:
         check_key(key)
-    say("images")
-    ids = images.ensure(engine, CACHE)
+    ids = images.ensure(engine, CACHE, fresh=fresh, step=step)
+    base = images.fetch_base(CACHE)
     name = f"fedcloud-appliance-{images.version()}"
     unfinished = directory / f".{name}.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        say("files, wheels and images of the bundle")
-        _put_files(unfinished)
-        _put_wheels(unfinished)
-        _put_images(engine, unfinished, ids)
-        say("bills of materials")
-        _put_sboms(engine, unfinished)
-        if key is not None:
-            _run(["openssl", "pkey", "-in", key, "-pubout", "-out", unfinished / "signing-key.pem"])
-        _put_sums(unfinished)
-        if key is not None:
-            sign(unfinished, key)
+        with step("bundle") as detail:
+            detail("files and wheels")
+            _put_files(unfinished)
+            _put_wheels(unfinished)
+            detail("images")
+            _put_images(engine, unfinished, ids, base)
+        with step("bills of materials") as detail:
+            _put_sboms(engine, unfinished, detail)
+        with step("checksums" if key is None else "checksums and signature"):
+            if key is not None:
+                _run(["openssl", "pkey", "-in", key, "-pubout", "-out", unfinished / "signing-key.pem"])
+            _put_sums(unfinished)
+            if key is not None:
+                sign(unfinished, key)
         return _name(unfinished, directory / name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -118,18 +125,22 @@ def _put_wheels(bundle: Path) -> None:
     shutil.copy(images.build_wheel(CACHE, wheelhouse), bundle / "wheels")
 
 
-def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str]) -> None:
+def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str], base: debian.Base) -> None:
     (bundle / "images").mkdir()
     tags = [images.tag(name) for name in contents.IMAGES]
     engine.docker("save", "--output", bundle / "images/images.tar", *tags)
     lines = [f"{name} {images.tag(name)} {ids[name]}\n" for name in contents.IMAGES]
-    (bundle / "images.lock").write_text("# service tag id\n" + "".join(lines))
+    head = f"# service tag id\n{locked.PACKAGES_OF} {base.archive}\n"
+    (bundle / "images.lock").write_text(head + "".join(lines))
+    head = f"# Debian packages as of {base.archive}: name version architecture, and the day that each was built on\n"
+    (bundle / "debian-packages.txt").write_text(head + "".join(f"{package}\n" for package in base.packages()))
 
 
-def _put_sboms(engine: Engine, bundle: Path) -> None:
+def _put_sboms(engine: Engine, bundle: Path, detail: progress.Detail) -> None:
     (bundle / "sbom").mkdir()
     at = datetime.fromtimestamp(int(images.epoch()), UTC)
     for name in contents.IMAGES:
+        detail(name)
         (bundle / f"sbom/{name}.cdx.json").write_text(sbom.of_image(engine, images.tag(name), at=at))
 
 
@@ -172,13 +183,13 @@ def main() -> int:
     proof.add_argument("--key", type=Path, metavar="FILE", help="private key (PEM, Ed25519 best) that signs the bundle")
     proof.add_argument("--unsigned", action="store_true", help="no signature: for an installation by whoever built it")
     parser.add_argument("--into", type=Path, default=TOP / "dist", metavar="DIR", help="where to (default: dist)")
+    words = "take today's Debian packages into the images, and print what changed; default: those of the last build"
+    parser.add_argument("--fresh", action="store_true", help=words)
     arguments = parser.parse_args()
     engine = Engine(TOP / ".cache/docker")
     try:
         with engine.used():
-            bundle = make(
-                engine, arguments.into, key=arguments.key, say=lambda line: print(f"  {line}", file=sys.stderr)
-            )
+            bundle = make(engine, arguments.into, key=arguments.key, fresh=arguments.fresh, step=progress.step)
     except (BundleError, EngineError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 2 if isinstance(error, BundleError) else 3

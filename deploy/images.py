@@ -2,7 +2,7 @@
 
 What comes from outside is kept in the cache under the hash of what asked for it, so a second build needs no network:
 
-    CACHE/base/HASH/         base.tar, slapd/*.deb, qemu/*.deb
+    CACHE/base/              the base and packages, see deploy/debian.py
     CACHE/wheelhouse/HASH/   the wheels of all locks
     CACHE/context/           what the engine gets to see
 """
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy import contents
+from deploy import contents, debian, progress
 from deploy.engine import DOCKER, Engine, EngineError
 
 TOP = Path(__file__).resolve().parents[1]
@@ -68,9 +68,15 @@ def tag(name: str) -> str:
     return f"{REPOSITORY}/{name}:{version()}"
 
 
-def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
-    """Build all images unless the engine has them from the same sources; returns their ids by name."""
-    note, wanted = engine.directory / "images.json", _sources()
+def ensure(
+    engine: Engine, cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent
+) -> Mapping[str, str]:
+    """Build all images unless the engine has them from the same sources; returns their ids by name.
+
+    With ``fresh``, the Debian packages are those that the archive has today.
+    """
+    base = fetch_base(cache, fresh=fresh, step=step)
+    note, wanted = engine.directory / "images.json", _sources(base)
     try:
         made = json.loads(note.read_text())
     except (OSError, ValueError):
@@ -80,7 +86,7 @@ def ensure(engine: Engine, cache: Path) -> Mapping[str, str]:
         engine, {tag(name): identifier for name, identifier in ids.items()}
     ):
         return ids
-    ids = dict(build(engine, cache))
+    ids = dict(build(engine, cache, step=step))
     note.write_text(json.dumps({"sources": wanted, "ids": ids}))
     return ids
 
@@ -91,9 +97,9 @@ def lead_there(engine: Engine, ids: Mapping[str, str]) -> bool:
     return shown.stdout.split() == list(ids.values())
 
 
-def _sources() -> str:
+def _sources(base: debian.Base) -> str:
     """Return a digest of all that images are made from, the version of the checkout included."""
-    digest = hashlib.sha256(f"{version()} {commit()} {epoch()}".encode())
+    digest = hashlib.sha256(f"{version()} {commit()} {epoch()} {base.directory.name}".encode())
     tops = ["appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm", "deploy", "locks"]
     found = [
         path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts
@@ -103,30 +109,43 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def build(engine: Engine, cache: Path) -> Mapping[str, str]:
+def build(engine: Engine, cache: Path, *, step: progress.Step = progress.silent) -> Mapping[str, str]:
     """Build all images; returns their ids by name. Raises `EngineError`."""
-    base = fetch_base(cache)
-    wheels = fetch_wheels(cache)
-    context = lay_out(cache, base, wheels, build_wheel(cache, wheels))
+    base = fetch_base(cache, step=step).directory
+    with step("wheels"):
+        wheels = fetch_wheels(cache)
+        context = lay_out(cache, base, wheels, build_wheel(cache, wheels))
     ids = {}
-    base_tag = _load_base(engine, base)
-    for name in contents.IMAGES:
-        arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit(), "EPOCH": epoch()}
-        options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
-        command = [DOCKER, "build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options]
-        engine.run([*command, context], environment={"DOCKER_BUILDKIT": "1"})
-        ids[name] = engine.docker("image", "inspect", "--format", "{{.Id}}", tag(name)).stdout.strip()
+    with step("container images") as detail:
+        base_tag = _load_base(engine, base)
+        for name in contents.IMAGES:
+            detail(name)
+            arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit(), "EPOCH": epoch()}
+            options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
+            command = [DOCKER, "build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options]
+            engine.run([*command, context], environment={"DOCKER_BUILDKIT": "1"})
+            ids[name] = engine.docker("image", "inspect", "--format", "{{.Id}}", tag(name)).stdout.strip()
     return ids
 
 
-def fetch_base(cache: Path) -> Path:
-    """Return the directory with the base and the packages."""
+def fetch_base(cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent) -> debian.Base:
+    """Return the base and the packages, from the cache or from the Debian archive.
+
+    What a ``fresh`` build takes that the one before had not is printed.
+    """
     asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
+    recipe = [epoch().encode(), *(path.read_bytes() for path in asked)]
 
     def make(directory: Path) -> None:
-        _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch()})
+        with step("Debian packages of the images"):
+            _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch()})
 
-    return kept(cache / "base", [epoch().encode(), *(path.read_bytes() for path in asked)], make)
+    base, changes = debian.fetch(cache / "base", recipe, make, fresh=fresh)
+    if fresh:
+        print(f"Debian packages of {base.archive}: {len(changes) or 'no'} changes since the last build", flush=True)
+        for line in changes:
+            print(f"  {line}", flush=True)
+    return base
 
 
 def fetch_wheels(cache: Path) -> Path:
@@ -244,7 +263,7 @@ def main() -> int:
     """Build what is not there yet in an engine of our own; prints the images and their ids."""
     engine = Engine(TOP / ".cache/docker")
     with engine.used(), engine.alone():
-        for name, identifier in ensure(engine, TOP / ".cache/deploy").items():
+        for name, identifier in ensure(engine, TOP / ".cache/deploy", step=progress.step).items():
             print(tag(name), identifier)
     return 0
 

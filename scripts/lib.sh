@@ -15,21 +15,28 @@ SOURCES=("$TOP"/{appliance,bdii,caso,cloud_info_provider,cloudkeeper,ssm})
 say() { printf '%s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit "${2:-2}"; }
 
-# step LABEL COMMAND…: runs a command with its output kept for the case that it fails, and says how long it took.
+# step LABEL COMMAND…: runs a command with its output kept for the case that it fails, and says how long it takes; on a
+# terminal every second, so that nobody wonders whether it still does anything.
 step() {
-  local label=$1 log started; shift
+  local label=$1 log started clock= status=0; shift
   log=$(mktemp) started=$SECONDS
   printf '  %-52s ' "$label" >&2
-  if "$@" >"$log" 2>&1; then
+  if [ -t 2 ]; then
+    while sleep 1 && [ -e "$log" ] && kill -0 $$ 2>/dev/null; do
+      printf '\r  %-52s %4d s' "$label" $((SECONDS - started)) >&2
+    done &
+    clock=$!
+  fi
+  "$@" >"$log" 2>&1 || status=$?
+  [ -z "$clock" ] || { kill "$clock" && wait "$clock"; } 2>/dev/null || printf '\r  %-52s ' "$label" >&2
+  if [ $status = 0 ]; then
     printf '%4d s\n' $((SECONDS - started)) >&2
-    rm -f "$log"
   else
-    local status=$?
     printf 'failed (%d)\n' "$status" >&2
     tail -n 40 "$log" >&2
-    rm -f "$log"
-    return "$status"
   fi
+  rm -f "$log"
+  return "$status"
 }
 
 # debian PACKAGE…: installs what is missing. Only root can; anybody else is told the command.

@@ -14,7 +14,14 @@ from tests.testbed.bundle import make_key
 
 TOP = Path(__file__).resolve().parents[2]
 _CACHE = TOP / ".cache/shipped"
-_FILES = ("docker-compose.yml", "scripts/install", "locks/admin.txt", "deploy/bundle.py", "deploy/sbom.py")
+_FILES = (
+    "docker-compose.yml",
+    "scripts/install",
+    "locks/admin.txt",
+    "deploy/bundle.py",
+    "deploy/sbom.py",
+    "appliance/admin/images/locked.py",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class Shipped:
                 directory.mkdir(mode=0o700)
                 key, _ = make_key(directory)
                 key.chmod(0o600)
-                bundle.make(engine, directory, key=key, say=lambda _: None)
+                bundle.make(engine, directory, key=key)
 
             directory = images.kept(_CACHE, [json.dumps(dict(ids)).encode(), *_content()], make)
             for other in _CACHE.iterdir():

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,30 @@ def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(engine: Engine
     assert {purl.partition("@")[2].replace("~", "%7E") for purl in found} == encoded
 
 
+def test_the_bundle_lists_its_debian_packages_and_says_of_which_day(engine: Engine, made: Path) -> None:
+    """F-H8: name, version and architecture as dpkg says inside of the images; no package is younger than the list."""
+    head, *lines = (made / "debian-packages.txt").read_text().splitlines()
+    script = r"""
+        dpkg-query -W -f '${Package} ${Version} ${Architecture}\n'
+        for note in /var/lib/dpkg/status.d/*; do
+            [ -e $note ] || continue
+            awk -F': ' '/^Package:/ {p=$2} /^Version:/ {v=$2} /^Architecture:/ {a=$2} END {print p, v, a}' $note
+        done
+        true
+    """
+    inside = {
+        line
+        for name in contents.IMAGES
+        for line in engine.docker(
+            "run", "--rm", "--network", "none", images.tag(name), "bash", "-c", script
+        ).stdout.splitlines()
+    }
+    assert {line.rpartition(" ")[0] for line in lines} == inside
+    day = date.fromisoformat(head.split(":")[0].split()[-1])
+    assert all(date(2015, 1, 1) < date.fromisoformat(line.split()[-1]) <= day for line in lines)
+    assert f"# Debian packages of {day}\n" in (made / "images.lock").read_text()
+
+
 def test_the_host_s_wheels_are_those_of_its_lock(made: Path, tmp_path: Path) -> None:
     """Installed offline into a new environment, with hashes, as the installer does it."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "host"], check=True)
@@ -128,5 +153,5 @@ def test_a_key_that_is_none_or_is_open_signs_nothing(
     bad.write_text(text or shipped.key.read_text())
     bad.chmod(mode)
     with pytest.raises(bundle.BundleError, match=words):
-        bundle.make(engine, tmp_path / "dist", key=bad, say=lambda _: None)
+        bundle.make(engine, tmp_path / "dist", key=bad)
     assert not (tmp_path / "dist").exists()

@@ -1,6 +1,7 @@
 """The shell functions that set everything up, with the commands that reach outside replaced."""
 
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,21 @@ def test_a_failing_step_shows_what_it_said_and_its_status(checkout: Path) -> Non
     shown = run(checkout, "step label bash -c 'echo said; exit 7'\necho reached")
     assert (shown.returncode, shown.stdout) == (7, "")
     assert shown.stderr.split() == ["label", "failed", "(7)", "said"]
+
+
+def test_a_step_shows_on_a_terminal_that_it_is_at_work(checkout: Path) -> None:
+    """Its seconds are renewed, and nothing that renews them outlives the step."""
+    terminal, side = pty.openpty()
+    words = script(checkout, "step label sleep 2.2\njobs -r")
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=side, stderr=side, check=True)
+    os.close(side)
+    shown = os.read(terminal, 10000).decode()
+    os.close(terminal)
+    assert done.returncode == 0
+    lines = [line.split() for line in shown.replace("\r\n", "").split("\r")]
+    assert lines[0] == ["label"]
+    assert lines[1:3] == [["label", "1", "s"], ["label", "2", "s"]]
+    assert {"Running"} & set(shown.split()) == set()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,37 @@ def test_a_verb_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
             main(argv)
         assert caught.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("days", "status"), [(0, 0), (30, 0), (31, 1)])
+def test_the_age_of_the_images_is_shown_and_a_warning_after_thirty_days(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], days: int, status: int
+) -> None:
+    """F-H8: by the day on which Debian's archive offered what is in them, as the bundle's images.lock says."""
+    ran(tmp_path, "caso-extract", ExitStatus.DONE)
+    lock = tmp_path / "etc/fedcloud/images.lock"
+    lock.parent.mkdir(parents=True)
+    day = datetime.now(UTC).date() - timedelta(days=days)
+    lock.write_text(f"# service tag id\n# Debian packages of {day}\ncaso egifedcloud/caso:1 sha256:{'0' * 64}\n")
+    assert main(["status", "--root", str(tmp_path)]) == status
+    warning = (
+        f"! images: their Debian packages are of {day}, {days} days ago; "
+        "install a newer bundle, or build one with scripts/build --fresh"
+    )
+    expected = warning if status else f"Images: Debian packages of {day}, {days} days ago"
+    assert expected in capsys.readouterr().out.splitlines()
+    assert main(["status", "--json", "--root", str(tmp_path)]) == status
+    assert json.loads(capsys.readouterr().out)["images"] == {"packages_of": str(day), "days": days}
+
+
+def test_a_lock_that_does_not_say_its_day_is_no_cause_to_complain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of earlier bundles, and one that somebody has edited."""
+    ran(tmp_path, "caso-extract", ExitStatus.DONE)
+    lock = tmp_path / "etc/fedcloud/images.lock"
+    lock.parent.mkdir(parents=True)
+    for line in ("# service tag id", "# Debian packages of yesterday"):
+        lock.write_text(f"{line}\n")
+        assert main(["status", "--root", str(tmp_path)]) == 0
+        assert "ebian" not in capsys.readouterr().out

@@ -1,16 +1,19 @@
 """``images.lock``: which image each tag stands for.
 
-A line is ``SERVICE TAG ID``, the id with ``sha256:`` before it; ``#`` begins a comment.
+A line is ``SERVICE TAG ID``, the id with ``sha256:`` before it; ``#`` begins a comment. One comment has a meaning:
+``# Debian packages of YYYY-MM-DD``, the day on which Debian's archive still offered what is in the images.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 from appliance.core.run.errors import ConfigurationError, Problem
 
+PACKAGES_OF = "# Debian packages of"
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -28,6 +31,17 @@ def read(path: Path) -> Mapping[str, str]:
     if problems:
         raise ConfigurationError(problems)
     return ids
+
+
+def packages_of(path: Path) -> date | None:
+    """Return the day that the Debian packages of the images are of; None where the file does not say it."""
+    for line in path.read_text(errors="surrogateescape").splitlines():
+        if line.startswith(PACKAGES_OF):
+            try:
+                return date.fromisoformat(line.removeprefix(PACKAGES_OF).strip())
+            except ValueError:
+                return None
+    return None
 
 
 def short(identifier: str) -> str:

@@ -1,8 +1,8 @@
 """``appliance status``: how the services are, what the last run of each program did, and whether somebody starts them.
 
-Exit status 0 when every last run left nothing undone, every service is well, and one of cron and systemd starts every
-job that a site needs, 1 when not (what is wrong is listed), 3 when no program has run yet and no service is installed.
-What belongs to a flow that is off is shown as such, and nothing of it is wrong.
+Exit status 0 when every last run left nothing undone, every service is well, one of cron and systemd starts every job
+that a site needs, and the images are not stale; 1 when not (what is wrong is listed); 3 when no program has run yet and
+no service is installed. What belongs to a flow that is off is shown as such, and nothing of it is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appliance.admin import jobs, settings
 from appliance.admin.schedule import state
-from appliance.admin.status import services
+from appliance.admin.status import age, services
 from appliance.admin.status.services import Services
 from appliance.core import clock, files
 from appliance.core.run import cli, log, record
@@ -73,22 +73,26 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     off = {path.stem for path in records if _is_off(path, host)}
     if not found and told_services is None:
         raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
-    schedule = _schedule(layout, host)
+    schedule, images = _schedule(layout, host), age.of_images(host, today=clock.now().date())
     runs = [_last(program, told, is_off=program in off) for program, told in sorted(found.items())]
+    complaints = [*(schedule or ()), *unusable, *([images.complaint] if images and images.complaint else [])]
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
         beside |= {} if told_services is None else {"compose": told_services.compose}
         beside |= {} if schedule is None else {"schedule": schedule}
+        beside |= {} if images is None else {"images": images.as_json()}
         beside |= {"off": flows_off} if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on]) else {}
         beside |= {"unusable": unusable} if unusable else {}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))
     else:
         if told_services is not None:
             print(_services_table(told_services, at=clock.now()))
-        for line in [*(schedule or ()), *unusable]:
+        if images is not None and not images.complaint:
+            print(images)
+        for line in complaints:
             print(f"! {log.one_line(line)}")
         print(_table(runs, at=clock.now(), directory=directory) if runs else f"No program has run yet: {directory}")
-    is_well = (told_services is None or told_services.are_well) and not schedule and not unusable
+    is_well = (told_services is None or told_services.are_well) and not complaints
     return ExitStatus.DONE if is_well and all(last.is_well for last in runs) else ExitStatus.PARTLY
 
 
