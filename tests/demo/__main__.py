@@ -72,25 +72,23 @@ class Sites:
             yield cls(lambda root: ContainerSite.lay_out(root, engine=engine, testbed=testbed), BACKEND_PORT)
 
 
-def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story, sites: Sites) -> list[report.Row]:
-    """Play the story of some flows, images first since they need the least of a cloud, and return its rows."""
-    rows = []
+def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story, sites: Sites) -> Iterator[report.Row]:
+    """Play the story of some flows, images first since they need the least of a cloud, and yield its rows."""
     if "images" in flows:
         with story.chapter("Starting Keystone and Glance"):
             testbed.up(("keystone", "glance"))
             people = testbed.people()
-        rows += tell_of_images(testbed, people, state, story, sites)
+        yield from tell_of_images(testbed, people, state, story, sites)
     if set(flows) == {"images"}:
-        return rows
+        return
     with story.chapter("Starting the cloud with all its services, and a broker"):
         testbed.up(SERVICES)
         seed = testbed.seed()
         testbed.reset()
     if "information" in flows:
-        rows += tell_of_information(testbed, seed, sites.begin(state / "site-information"), story)
+        yield from tell_of_information(testbed, seed, sites.begin(state / "site-information"), story)
     if "accounting" in flows:
-        rows += tell_of_accounting(testbed, seed, state, story, sites)
-    return rows
+        yield from tell_of_accounting(testbed, seed, state, story, sites)
 
 
 def tell_of_images(testbed: Testbed, people: People, state: Path, story: Story, sites: Sites) -> list[report.Row]:
@@ -164,9 +162,15 @@ def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
     """Tell the story and print what it came to; return 0 when all is equal, 1 when a number differs."""
     story = Story(arguments.setup_seconds)
     flows = arguments.flows or FLOWS
+    rows: list[report.Row] = []
     try:
         with Sites.chosen(testbed, in_containers=arguments.containers) as sites:
-            rows = tell(testbed, flows, arguments.state, story, sites)
+            rows.extend(tell(testbed, flows, arguments.state, story, sites))
+    except BaseException:
+        if rows:  # a later flow does not cost the figures of those that went well
+            print(f"\n{report.table(rows)}\n")
+        story.say(f"Not finished; {testbed.state} keeps the cloud as far as it is, a second run goes on from there")
+        raise
     finally:
         if not arguments.keep:
             testbed.down()

@@ -12,6 +12,7 @@ from tests.demo.accounting_site import COPIES, AccountingSite
 from tests.demo.report import Row
 from tests.demo.sabotage import kill_at_work, strike, until_struck
 from tests.testbed import Seed, Testbed
+from tests.testbed.patience import CEILING
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Stage:
             left = len(site.waiting())
             time.sleep(1)
             broker.start()
-            process.wait(timeout=120)
+            process.wait(timeout=CEILING)
         site.site.run("ssmsend")
         self.say(f"  broker killed with {left} of {len(spooled)} messages unsent, started again")
         delivery = self._receive(site, spooled)

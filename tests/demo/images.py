@@ -26,6 +26,7 @@ from tests.simulators.image_server import ImageServer
 from tests.testbed import Testbed
 from tests.testbed.api import GLANCE, Api, password_auth
 from tests.testbed.configuration import REGION
+from tests.testbed.patience import CEILING, Patience
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN
 from tests.testbed.seeding.identity import People
 
@@ -96,7 +97,7 @@ class Stage:
                 yield
             finally:
                 self.backend.terminate()
-                self.backend.wait(timeout=30)
+                self.backend.wait(timeout=CEILING)
 
     def undisturbed(self) -> list[Row]:
         """Offer a qcow2 image, a raw one and an OVA; synchronise."""
@@ -139,7 +140,7 @@ class Stage:
         with self.site.running("cloudkeeper", "sync") as process:
             is_running = kill_at_work(process, has_begun=lambda: bool(self._states("saving")), kill=self.backend.kill)
             self.backend.wait()
-            process.wait(timeout=120)
+            process.wait(timeout=CEILING)
         half = self._unfinished()
         self.say(f"  killed with {half} image half uploaded, started again")
         self.start_backend()
@@ -153,13 +154,14 @@ class Stage:
     def start_backend(self) -> None:
         """Start `cloudkeeper-os` and return when it listens."""
         self.backend = self.site.start("cloudkeeper-os")
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+        log = self.site.root / "var/log/cloudkeeper-os.out"
+        patience = Patience(lambda: log.stat().st_size, idle=300)
+        while self.backend.poll() is None and not patience.is_over():
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.05)
-        raise SystemExit(f"cloudkeeper-os does not listen: see {self.site.root}/var/log/cloudkeeper-os.out")
+        raise SystemExit(f"cloudkeeper-os does not listen: see {log}")
 
     def _clear(self) -> None:
         """Remove what an earlier demo left in the project."""

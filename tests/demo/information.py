@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tests.demo.report import Row
 from tests.demo.site import PROGRAMS, Site
 from tests.testbed import Seed, Testbed
+from tests.testbed.patience import CEILING, Patience
 
 _PATIENCE_SECONDS = 90.0
 _CLASSES = {"images": "GLUE2ApplicationEnvironment", "flavors": "GLUE2ExecutionEnvironment"}
@@ -110,7 +111,7 @@ class Stage:
             for process in started:
                 process.terminate()
             for process in started:
-                process.wait(timeout=30)
+                process.wait(timeout=CEILING)
 
     def undisturbed(self) -> list[Row]:
         """Wait for the first complete answer at site level and count what it says of each VO."""
@@ -190,12 +191,12 @@ class Stage:
             return len({row[0] for project in projects for row in database.execute(query, {"project": project})})
 
     def _wait(self, is_true: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        log = self.site.root / "var/log/bdii-update.out"
+        # A cycle of the BDII writes to its log, be it good or bad.
+        patience = Patience(lambda: log.stat().st_size if log.exists() else 0, idle=_PATIENCE_SECONDS)
         while not is_true():
-            if time.monotonic() > deadline:
-                raise SystemExit(
-                    f"{what}: not within {_PATIENCE_SECONDS:.0f} s; see {self.site.root}/var/log/bdii-update.out"
-                )
+            if patience.is_over():
+                raise SystemExit(f"{what}: not {patience}; see {log}")
             time.sleep(0.2)
 
 

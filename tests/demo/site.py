@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = Path(sys.prefix) / "bin"
+_HANGS = 3600
+"""Seconds after which a program that is run to its end hangs, on the slowest machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Site:
 
     def run(self, program: str, *arguments: str, expect: tuple[int, ...] = (0,)) -> int:
         """Run a program to its end; an exit status that is not expected ends the demo with what the program said."""
-        status = self.start(program, *arguments).wait(timeout=300)
+        status = self.start(program, *arguments).wait(timeout=_HANGS)
         if status not in expect:
             said = (self.root / f"var/log/{program}.out").read_text()[-2000:]
             raise SystemExit(f"{program} ended with {status}:\n{said}")

@@ -27,7 +27,7 @@ _AT_ONCE = 10_000
 _LAUNCH = timedelta(seconds=30)
 _YOUNGEST = timedelta(hours=1)
 _LIFE_SECONDS = (600, 108_600)
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 600
 
 _DELETED = {
     "deleted": "CASE WHEN planned.died IS NULL THEN 0 ELSE planned.id END",

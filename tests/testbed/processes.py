@@ -19,6 +19,7 @@ from pathlib import Path
 
 from appliance.core.run.errors import Unavailable
 from tests.testbed.layout import HOST
+from tests.testbed.patience import CEILING, Patience
 
 _RECORD_AND_BECOME = """
 read -r boot </proc/sys/kernel/random/boot_id
@@ -26,7 +27,9 @@ read -r stat </proc/$$/stat
 echo "$boot $stat" >"$0.new" && mv "$0.new" "$0" && exec "$@"
 """
 _POLL_SECONDS = 0.05
-_RECORD_SECONDS = 10
+_RECORD_SECONDS = 120
+_AT_WORK = 0.5
+"""Processor seconds that count as progress; an idle service with its timers uses less in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +106,27 @@ class Records:
         while not record.exists() and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS / 10)
 
-    def await_ready(self, name: str, *, ready: Callable[[], bool], remedy: str, seconds: float = 120) -> None:
-        """Wait until a process that was started is ready.
+    def await_ready(
+        self, name: str, *, ready: Callable[[], bool], remedy: str, idle: float = 120, ceiling: float = CEILING
+    ) -> None:
+        """Wait until a process that was started is ready, as long as it is at work.
 
-        :raises Unavailable: it is not in time, or has ended
+        It is at work when it has used half a second of the processor within ``idle`` seconds.
+
+        :raises Unavailable: it has ended, does nothing, or is busy beyond the ceiling
         """
-        deadline = time.monotonic() + seconds
+        patience = Patience(lambda: int(self.cpu_seconds(name) / _AT_WORK), idle=idle, ceiling=ceiling)
         while not ready():
             if not self.find(name):
                 raise Unavailable(name, "ended at its start", remedy)
-            if time.monotonic() > deadline:
-                raise Unavailable(name, f"not ready within {seconds:.0f} s", remedy)
+            if patience.is_over():
+                raise Unavailable(name, f"not ready {patience}", remedy)
             time.sleep(_POLL_SECONDS)
+
+    def cpu_seconds(self, name: str) -> float:
+        """Return the processor time that the living processes of a session have used, 0 for a dead one."""
+        leader = self.find(name)
+        return sum(_cpu_seconds(process.pid) for process in leader.session) if leader else 0.0
 
     def stop(self, names: Iterable[str], *, seconds: float = 15) -> None:
         """Ask processes to end, all at once; those that have not done so in time are killed."""
@@ -181,6 +193,14 @@ def _parse(stat: str) -> _Sighting:
     pid = int(stat.split(" ", 1)[0])
     fields = stat.rpartition(") ")[2].split()  # from field 3 on
     return _Sighting(Process(pid, int(fields[19])), int(fields[3]), fields[0] == "Z", int(fields[17]))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and of its children that have ended: fields 14 to 17 of proc(5)."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _proportional_size(pid: int) -> int:

@@ -30,7 +30,7 @@ from tests.testbed.snapshot import Snapshot
 from tests.testbed.start import Start
 from tests.testbed.trust import Trust
 
-_PATIENCE = timedelta(minutes=5)
+_PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential, KeyK
 
 CLOUD_DN = "/C=ES/O=Example Cloud/CN=Example Cloud Authority"
 DOMAIN = "example.org"
-_PATIENCE = timedelta(seconds=60)
+_PATIENCE = timedelta(minutes=10)
 _ONE_THREAD = threading.Lock()
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from deploy import images
 from deploy.engine import DOCKER, Engine, EngineError
+from tests.testbed.patience import Patience
 
 HOST = "appliance.example.org"
 ADDRESS = "192.0.2.10"
@@ -100,8 +101,8 @@ class Machine:
 
     def wait_until_up(self) -> str:
         """Wait for the end of the start; returns systemd's word for it: running, or degraded when a unit failed."""
-        deadline = time.monotonic() + _BOOT_SECONDS
-        while time.monotonic() < deadline:
+        patience = Patience(lambda: self.run("systemctl", "list-jobs", expect=None).stdout, idle=_BOOT_SECONDS)
+        while not patience.is_over():
             word = self.run("systemctl", "is-system-running", "--wait", expect=None).stdout.strip()
             if word in ("running", "degraded"):
                 return word

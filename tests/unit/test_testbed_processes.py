@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.run.errors import Unavailable
+from tests.testbed import processes
+from tests.testbed.patience import Patience
 from tests.testbed.processes import Records
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -102,3 +105,37 @@ def test_record_from_before_a_reboot_is_nobody(records: Records) -> None:
     record.write_text("00000000-0000-0000-0000-000000000000 " + record.read_text().split(" ", 1)[1])
     assert records.find("it") is None
     os.kill(ours.pid, signal.SIGKILL)
+
+
+def test_a_slow_start_is_waited_for_as_long_as_it_is_at_work(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-H13: longer than anything may do nothing; a fixed limit lost the whole run on a loaded machine."""
+    monkeypatch.setattr(processes, "_AT_WORK", 0.05)
+    records.start("it", command=["sh", "-c", "while :; do :; done"], output=records.directory.parent / "output")
+    begin = time.monotonic()
+    records.await_ready("it", ready=lambda: records.cpu_seconds("it") > 1.3, remedy="", idle=0.8)
+    assert time.monotonic() - begin > 1.0
+
+
+def test_a_start_that_does_nothing_or_never_ends_is_given_up(records: Records) -> None:
+    """F-H13: and says how long it did nothing."""
+    start(records, "sleep", "60")
+    with pytest.raises(Unavailable, match=r"not ready within 1 s, the last 1 s of them without progress"):
+        records.await_ready("it", ready=lambda: False, remedy="", idle=0.6)
+    records.kill("it")
+    records.start("it", command=["sh", "-c", "while :; do :; done"], output=records.directory.parent / "output")
+    begin = time.monotonic()
+    with pytest.raises(Unavailable, match="not ready within"):
+        records.await_ready("it", ready=lambda: False, remedy="", idle=60, ceiling=0.5)
+    assert time.monotonic() - begin < 30
+    with pytest.raises(Unavailable, match="ended at its start"):
+        records.await_ready("other", ready=lambda: False, remedy="")
+
+
+def test_progress_is_whatever_changes() -> None:
+    seen = iter("aabbc" + "c" * 1000)
+    patience = Patience(lambda: next(seen), idle=0.05)
+    looks = 0
+    while not patience.is_over():
+        looks += 1
+        time.sleep(0.03)
+    assert looks >= 5

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from appliance.core.run.errors import Unavailable
 from tests.testbed.api import CINDER, NOVA, Api
+from tests.testbed.patience import Patience
 from tests.testbed.seed import Project, Volume
 from tests.testbed.seeding import content
 from tests.testbed.seeding.access import Access
 
 _POLL_SECONDS = 0.2
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 300
 
 
 def plant(access: Access, projects: Mapping[str, Project], *, servers: Mapping[str, str]) -> dict[str, Volume]:
@@ -42,9 +43,10 @@ def _attach(door: Api, project: Project, volume: str, server: str) -> None:
 
 
 def _wait(door: Api, project: Project, volume: str, *wanted: str) -> str:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    status = ""
+    patience = Patience(lambda: status, idle=_PATIENCE_SECONDS)
     while (status := str(door.get(CINDER, f"/{project.id}/volumes/{volume}")["volume"]["status"])) not in wanted:
-        if time.monotonic() > deadline:
+        if patience.is_over():
             raise Unavailable(f"volume {volume}", f"{status} instead of {' or '.join(wanted)}", "see log/cinder.log")
         time.sleep(_POLL_SECONDS)
     return status

@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from appliance.core.run.errors import Unavailable
+from tests.testbed.patience import Patience
 
 _POLL_SECONDS = 0.1
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 300
 _STATUS = {
     "active": "ACTIVE",
     "stopped": "SHUTOFF",
@@ -44,16 +45,17 @@ def statuses(databases: Collection[Path]) -> dict[str, str]:
 def wait(databases: Collection[Path], wanted: Mapping[str, Collection[str]]) -> None:
     """Wait until each server, by id, has one of the statuses that are wanted of it.
 
-    :raises Unavailable: it ends in an error, or does not get there in time
+    :raises Unavailable: it ends in an error, or none of them gets any further
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    now = statuses(databases)
+    patience = Patience(lambda: now, idle=_PATIENCE_SECONDS)  # of servers that get on, one after the other
     while True:
         now = statuses(databases)
         left = [server for server, good in wanted.items() if now.get(server) not in good]
         if not left:
             return
         stuck = [server for server in left if now.get(server) == "ERROR"] or left
-        if now.get(stuck[0]) == "ERROR" or time.monotonic() > deadline:
+        if now.get(stuck[0]) == "ERROR" or patience.is_over():
             goal = " or ".join(wanted[stuck[0]])
             raise Unavailable(f"server {stuck[0]}", f"{now.get(stuck[0])} instead of {goal}", "see log/nova.log")
         time.sleep(_POLL_SECONDS)

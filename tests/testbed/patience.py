@@ -1,0 +1,42 @@
+"""How long to wait for something on a machine whose speed nobody knows: as long as it makes progress.
+
+A fixed limit measures the machine: what takes 5 s on an idle one took more than 120 s on one with ten times the load,
+and the whole run was lost. So the time without any progress is limited, and the whole only by a generous ceiling.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+CEILING = 1800.0
+"""Seconds after which the wait ends whatever progress there is: a process may well be busy for ever."""
+
+
+class Patience:
+    """Waits while ``progress`` returns new values, at most ``idle`` seconds for the next one.
+
+    ``progress`` is something that changes while the work is done: CPU seconds, a count, the state of each item.
+    """
+
+    def __init__(self, progress: Callable[[], object], *, idle: float, ceiling: float = CEILING) -> None:
+        self._progress = progress
+        self._idle = idle
+        self._ceiling = ceiling
+        self._begin = self._since = time.monotonic()
+        self._seen = progress()
+
+    @property
+    def waited(self) -> float:
+        """Return the seconds since the wait began."""
+        return time.monotonic() - self._begin
+
+    def is_over(self) -> bool:
+        """Look at the progress; return whether it is of no use to wait any longer."""
+        now = time.monotonic()
+        if (seen := self._progress()) != self._seen:
+            self._seen, self._since = seen, now
+        return now - self._since > self._idle or now - self._begin > self._ceiling
+
+    def __str__(self) -> str:
+        return f"within {self.waited:.0f} s, the last {time.monotonic() - self._since:.0f} s of them without progress"
