@@ -58,6 +58,8 @@ class Engine:
         published = store.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
         self._publisher = Publisher(server, tree.complete({**BASE, **published})[0])
         self._answers: Mapping[str, Answer] = {}
+        self.planned: int | None = None
+        """Changes that the current cycle found to make; None until it knows."""
 
     @property
     def published(self) -> Tree:
@@ -71,7 +73,7 @@ class Engine:
 
     def cycle(self, stop: threading.Event) -> Cycle:
         """Do one cycle. Raises `Unavailable` when slapd is away; what was not done is done by the next one."""
-        started = time.monotonic()
+        started, self.planned = time.monotonic(), None
         scratch = self._store.directory
         gathered = gather(self.settings, self._last, before=self._answers, scratch=scratch, stop=stop)
         done = Cycle(
@@ -82,6 +84,7 @@ class Engine:
         collected = time.monotonic()
         self._publisher.synchronise()
         changes = self._planned(gathered.wanted, done)
+        self.planned = len(changes)
         self._last, self._answers = gathered.last, gathered.answers
         _keep(done, lambda: self._store.save(self._last, self._vanished))
         applied = self._publisher.apply(changes, stop)

@@ -15,7 +15,7 @@ from bdii.retain import LastGood
 from bdii.settings import Settings
 from bdii.site import entries as site_entries
 from bdii.site import pull
-from bdii.sources import Answer
+from bdii.sources import Answer, Source
 from bdii.tree import Dn, Tree
 
 BASE: Tree = tree.complete(
@@ -52,15 +52,11 @@ def gather(
     stop: threading.Event,
 ) -> Gathered:
     """Ask all sources, once."""
-    asked = sources.of_directories(
-        settings.ldif_directory,
-        settings.provider_directory,
-        timeout=settings.read_timeout,
-        limit=settings.source_limit,
-    )
+    asked, answers = _of_directories(settings, last)
     if settings.site is not None:
         asked += pull.sources(settings.site, limit=settings.source_limit)
-    answers = _of_missing_directories(settings, last) + sources.ask(asked, before=before, scratch=scratch, stop=stop)
+        answers += pull.skipped(settings.site)
+    answers += sources.ask(asked, before=before, scratch=scratch, stop=stop)
     now = clock.now().replace(microsecond=0)
     known: dict[str, LastGood | None] = {}
     if settings.site is not None:
@@ -92,15 +88,30 @@ def _of_other_sites(answer: Answer, site: str) -> list[str]:
     return [tree.printable(f"{answer.source}: its services name the site {listed}, not {site}: correct one of them")]
 
 
-def _of_missing_directories(settings: Settings, last: Mapping[str, LastGood]) -> list[Answer]:
-    """Return answers of no use for the sources that were in a directory that is not there now: not mounted, perhaps."""
-    directories = {"ldif/": settings.ldif_directory, "provider/": settings.provider_directory}
-    return [
-        Answer(name, None, problems=(f"{name}: directory {directory} does not exist",))
-        for name in last
-        for kind, directory in directories.items()
-        if name.startswith(kind) and not directory.is_dir()
-    ]
+def _of_directories(settings: Settings, last: Mapping[str, LastGood]) -> tuple[list[Source], list[Answer]]:
+    """Return the sources in the two directories, and answers of no use for what cannot be asked.
+
+    Those are names that are no sources, and all known sources of a directory that cannot be read, not mounted perhaps.
+    """
+    asked: list[Source] = []
+    answers: list[Answer] = []
+    kinds = (
+        ("ldif/", settings.ldif_directory, sources.ldif_files),
+        ("provider/", settings.provider_directory, sources.programs),
+    )
+    for kind, directory, read in kinds:
+        try:
+            found = read(directory, timeout=settings.read_timeout, limit=settings.source_limit)
+        except OSError as error:
+            known = [name for name in last if name.startswith(kind)]
+            words = "does not exist" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
+            if not known and not isinstance(error, FileNotFoundError):
+                known = [kind.rstrip("/")]  # nothing was read there ever, which is a problem all the same
+            answers += [Answer(name, None, problems=(f"{name}: directory {directory}: {words}",)) for name in known]
+        else:
+            asked += found.sources
+            answers += found.skipped
+    return asked, answers
 
 
 def _advanced(last: LastGood | None, answer: Answer, before: Mapping[str, Answer], now: datetime) -> LastGood | None:

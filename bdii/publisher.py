@@ -1,12 +1,21 @@
-"""Changes carried out in slapd, one by one; what is published is known from its answers, never assumed."""
+"""Changes carried out in slapd, one by one; what is published is known from its answers, never assumed.
+
+A change at which the connection breaks may be to blame, or slapd may. So the other changes are made first, over a new
+connection, and the suspect last and alone. If the connection breaks again, the change is set aside with its reason, and
+tried again only when its entry has changed or an hour has passed. Suspects are remembered while slapd is down: one that
+makes slapd end is the last to be tried once slapd is back.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from appliance.core.directory import NO_SUCH_OBJECT, Directory, Refused
+from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refused
 from appliance.core.ldif import Entry, parent
 from appliance.core.run.errors import Unavailable
 from bdii import infosys, tree
@@ -23,6 +32,18 @@ _LASTING = frozenset({17, 18, 19, 20, 21, 34, 64, 65, 69})
 _BULK_FACTOR = 10
 _BULK_LEAST = 200
 _TOLD = 5
+_ATTEMPTS = 2
+"""How often a connection may break at a change before it is set aside; the last time it was tried alone."""
+_SET_ASIDE_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """An entry that need not be tried again, why, and until when (of the monotonic clock; None: until it changes)."""
+
+    entry: Entry
+    reason: str
+    until: float | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +92,9 @@ class Publisher:
     def __init__(self, server: Server, published: Tree) -> None:
         self.published = published
         self._server = server
-        self._refused: dict[Dn, tuple[Entry, str]] = {}
+        self._refused: dict[Dn, _Refusal] = {}
+        self._suspects: dict[Dn, tuple[Entry, int]] = {}
+        """Changes at which the connection broke, with the entry and how often."""
         self._generation = 0
         self._is_unsure = False
 
@@ -111,10 +134,14 @@ class Publisher:
                 directory.add(entry)
 
     def _is_known_to_fail(self, change: Change, applied: Applied) -> bool:
-        entry, reason = self._refused.get(change.dn, (None, ""))
-        if entry is None or isinstance(change, Delete) or not tree.is_same(entry, change.entry):
+        known = self._refused.get(change.dn)
+        if known is None or not tree.is_same(known.entry, change.entry):
             return False
-        applied.failed.append((change, reason))
+        if known.until is None and isinstance(change, Delete):
+            return False
+        if known.until is not None and time.monotonic() >= known.until:
+            return False
+        applied.failed.append((change, known.reason))
         return True
 
     def _replace_all(self, changes: list[Change], applied: Applied) -> None:
@@ -132,23 +159,72 @@ class Publisher:
                 continue
             applied.failed.append((change, reason))
             if parent(change.dn) in served.tree:
-                self._refused[change.dn] = (change.entry, reason)
+                self._refused[change.dn] = _Refusal(change.entry, reason)
 
-    def _change_each(self, changes: list[Change], applied: Applied, stop: threading.Event) -> None:
+    def _change_each(self, changes: Sequence[Change], applied: Applied, stop: threading.Event) -> None:
+        """Make changes over as many connections as it takes.
+
+        Raises `Unavailable` when slapd cannot be connected to: then no single change is to blame.
+        """
         now = dict(self.published)
         self._is_unsure = True
-        with self._server.connect() as directory:
-            if self._server.content()[0] != self._generation:
-                raise Unavailable("slapd", "was started anew meanwhile, the plan is for the one before")
-            for change in changes:
-                if stop.is_set():
-                    break
+        is_lost = False
+        left = deque(self._suspects_last(changes))
+        while left and not stop.is_set():
+            with self._server.connect() as directory:
+                if self._server.content()[0] != self._generation:
+                    raise Unavailable("slapd", "was started anew meanwhile, the plan is for the one before")
+                is_lost |= self._change_until_lost(directory, left, applied, now, stop)
+        self.published, self._is_unsure = now, is_lost
+
+    def _suspects_last(self, changes: Sequence[Change]) -> list[Change]:
+        """Return changes with the suspects at the end, each with the changes of entries below it."""
+
+        def is_suspect(change: Change) -> bool:
+            return change.dn in self._suspects or any(name in self._suspects for name in tree.ancestors(change.dn))
+
+        return sorted(changes, key=is_suspect) if self._suspects else list(changes)
+
+    def _change_until_lost(
+        self,
+        directory: Directory,
+        left: deque[Change],
+        applied: Applied,
+        now: dict[Dn, Entry],
+        stop: threading.Event,
+    ) -> bool:
+        """Make changes, taking them from ``left``, until the connection breaks; return whether it did."""
+        while left and not stop.is_set():
+            change = left.popleft()
+            try:
                 reason = self._change_one(directory, change, now)
-                if reason:
-                    applied.failed.append((change, reason))
-                else:
-                    applied.count(change)
-        self.published, self._is_unsure = now, False
+            except NoAnswer as error:
+                if self._is_to_blame(change, error, applied):
+                    return True
+                others = [change, *left]  # a plan's order keeps entries before those below them
+                left.clear()
+                left.extend(self._suspects_last(others))
+                return True
+            if reason:
+                applied.failed.append((change, reason))
+            else:
+                applied.count(change)
+        return False
+
+    def _is_to_blame(self, change: Change, error: NoAnswer, applied: Applied) -> bool:
+        """Note a change at which the connection broke; set it aside when that was once too often."""
+        entry, count = self._suspects.get(change.dn, (change.entry, 0))
+        count = count + 1 if tree.is_same(entry, change.entry) else 1
+        self._suspects[change.dn] = (change.entry, count)
+        name = tree.printable(tree.shown(change.dn))
+        if count < _ATTEMPTS:
+            logger.warning("%s: the connection broke at this entry, which is tried again after all others", name)
+            return False
+        reason = f"slapd closes the connection or does not answer ({error.cause}); set aside for an hour"
+        self._refused[change.dn] = _Refusal(change.entry, reason, until=time.monotonic() + _SET_ASIDE_SECONDS)
+        del self._suspects[change.dn]
+        applied.failed.append((change, reason))
+        return True
 
     def _change_one(self, directory: Directory, change: Change, now: dict[Dn, Entry]) -> str:
         """Make one change; returns why not, empty when it is made."""
@@ -159,9 +235,10 @@ class Publisher:
         except Refused as error:
             if not (isinstance(change, Delete) and error.code == NO_SUCH_OBJECT):
                 if error.code in _LASTING:
-                    self._refused[change.dn] = (change.entry, error.cause)
+                    self._refused[change.dn] = _Refusal(change.entry, error.cause)
                 return error.cause
         self._refused.pop(change.dn, None)
+        self._suspects.pop(change.dn, None)
         _change_tree(now, change)
         return ""
 

@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from appliance.core.directory import NoAnswer
 from appliance.core.run import lock
-from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
 from bdii.engine import Cycle, Engine
 from bdii.server import Server
@@ -47,6 +47,15 @@ class Service:
 
     def run(self) -> ExitStatus:
         """Serve until told to end. Raises `Busy` when another one serves this directory, and what stops slapd."""
+        try:
+            return self._run()
+        except Busy:
+            raise  # the record in place is the other one's
+        except Exception as error:
+            self._record_failure(error)
+            raise
+
+    def _run(self) -> ExitStatus:
         with lock.hold(self._settings.state / "lock"):
             self._server.recover()
             engine = Engine(self._settings, Store(self._settings.state), self._server)
@@ -64,6 +73,16 @@ class Service:
         if self._bug is not None:
             raise self._bug
         return ExitStatus.DONE
+
+    def _record_failure(self, error: Exception) -> None:
+        """Leave the record of a service that ends against its will: without it the last good cycle's would stay."""
+        record = RunRecord(f"bdii-{self._settings.level}")
+        if isinstance(error, ApplianceError | OSError):
+            record.fail(_told(error))
+            record.close(error.status if isinstance(error, ApplianceError) else ExitStatus.NOTHING, self._settings.runs)
+        else:
+            record.fail(f"bug in this program: {type(error).__name__}: {error}")
+            record.close(ExitStatus.BUG, self._settings.runs)
 
     def _end(self) -> None:
         self._stop.set()
@@ -132,6 +151,9 @@ class Service:
             if isinstance(error, NoAnswer):
                 self._server.give_up(generation)
             record.fail(_told(error))
+            record.counts["entries"] = len(engine.published)
+            if engine.planned is not None:
+                record.counts["changes_left"] = engine.planned
             record.close(ExitStatus.NOTHING, engine.settings.runs)
             return None
         if self._stop.is_set():

@@ -71,9 +71,12 @@ class Server:
             files.make_directory(self.settings.state)
             files.make_directory(self.settings.run, mode=0o700)
             with contextlib.suppress(OSError, ValueError):
-                _end_stranger(int(self._pid_file.read_text()), self._databases)
+                _end_stranger(int(files.read_regular(self._pid_file, limit=100)), self._databases)
             for directory in self._databases.glob("[0-9]*"):  # other names may be those of the bdii package's slapd
                 shutil.rmtree(directory, ignore_errors=True)
+                if os.path.lexists(directory):
+                    error = OSError(errno.EEXIST, "is in the way of a database and cannot be removed", str(directory))
+                    logger.warning("%s", files.describe_skipped(directory, error))
 
     def serve(self, wanted: Tree, *, instead: Tree = NO_TREE) -> Database:
         """Serve a tree from a database of its own instead of what is served now; returns it.
@@ -84,7 +87,7 @@ class Server:
         `Unavailable` with the reason when slapd cannot start; the old one has ended then, unless making failed.
         """
         with self._lock:
-            directory = self._databases / str(self.generation + 1)
+            directory = self._free_directory()
             made = database.make(self.settings, wanted, directory, instead=instead)
             self.stop()
             self._start(made)
@@ -123,12 +126,23 @@ class Server:
     def _databases(self) -> Path:
         return self.settings.state / "db"
 
+    def _free_directory(self) -> Path:
+        """Return where the next database goes; a number that something foreign has is passed over."""
+        number = self.generation + 1
+        while os.path.lexists(self._databases / str(number)):
+            shutil.rmtree(self._databases / str(number), ignore_errors=True)
+            if not os.path.lexists(self._databases / str(number)):
+                break
+            number += 1
+        return self._databases / str(number)
+
     @property
     def _pid_file(self) -> Path:
         return self.settings.state / "slapd.pid"
 
     def _start(self, made: Database) -> None:
         _check_free(self.settings)
+        self._pid_file.unlink(missing_ok=True)  # a pipe of somebody else's would hold up the shell
         log = made.directory / "slapd.log"
         urls = [f"ldap://{_url_host(address)}:{self.settings.port}/" for address in self.settings.addresses]
         urls.append(f"ldapi://{quote(str(self.settings.socket), safe='')}/????x-mod=0700")

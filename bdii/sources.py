@@ -17,13 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
-from appliance.core import ldif
+from appliance.core import files, ldif
 from appliance.core.ldif import Comment, Entry, Malformed
 from bdii import tree
 from bdii.tree import Dn
@@ -68,25 +67,50 @@ class Answer:
     digest: bytes = b""
 
 
-def of_directories(files: Path, programs: Path, *, timeout: timedelta, limit: int) -> list[Source]:
-    """Return the sources in two directories: ``*.ldif`` files and programs, without hidden and backup files."""
-    read = [
-        Source(f"ldif/{path.name}", [path], is_program=False, timeout=timeout, limit=limit)
-        for path in _listed(files)
-        if path.suffix == ".ldif"
-    ]
-    run = [
-        Source(f"provider/{path.name}", [path], is_program=True, timeout=timeout, limit=limit)
-        for path in _listed(programs)
-        if path.is_file()
-    ]
-    return read + run
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """What is found in a directory of sources; ``skipped`` are answers of no use for names that cannot be sources."""
+
+    sources: tuple[Source, ...] = ()
+    skipped: tuple[Answer, ...] = ()
 
 
-def _listed(directory: Path) -> list[Path]:
-    with suppress(FileNotFoundError):
-        return sorted(path for path in directory.iterdir() if path.name[0] not in "#." and path.name[-1] != "~")
-    return []
+def ldif_files(directory: Path, *, timeout: timedelta, limit: int) -> Directory:
+    """Return the ``*.ldif`` files of a directory, without hidden and backup files.
+
+    Raises:
+        OSError: the directory cannot be read.
+
+    """
+    listing = files.listed(directory, lambda name: _is_wanted(name) and name.endswith(".ldif"), follow=True)
+    return _directory("ldif", listing, is_program=False, timeout=timeout, limit=limit)
+
+
+def programs(directory: Path, *, timeout: timedelta, limit: int) -> Directory:
+    """Return the programs of a directory, without hidden and backup files.
+
+    Raises:
+        OSError: the directory cannot be read.
+
+    """
+    listing = files.listed(directory, _is_wanted, follow=True, access=os.F_OK)  # running one tells what it lacks
+    return _directory("provider", listing, is_program=True, timeout=timeout, limit=limit)
+
+
+def _is_wanted(name: str) -> bool:
+    return name[0] not in "#." and name[-1] != "~"
+
+
+def _directory(kind: str, listing: files.Listing, *, is_program: bool, timeout: timedelta, limit: int) -> Directory:
+    found = [
+        Source(f"{kind}/{path.name}", [path], is_program=is_program, timeout=timeout, limit=limit)
+        for path in listing.paths
+    ]
+    skipped = [
+        Answer(f"{kind}/{path.name}", None, problems=(tree.printable(str(line)),))
+        for path, line in listing.skipped.items()
+    ]
+    return Directory(tuple(found), tuple(skipped))
 
 
 def ask(
@@ -107,7 +131,7 @@ def ask(
 def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: threading.Event) -> Answer:
     try:
         if not source.is_program:
-            with Path(source.command[0]).open("rb") as file:
+            with files.open_regular(Path(source.command[0]), follow=True) as file:
                 return _understood(source, file, before)
         with tempfile.TemporaryFile(dir=scratch) as output, tempfile.TemporaryFile(dir=scratch) as errors:
             status = _run(source, output, errors, stop)
@@ -118,6 +142,9 @@ def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: thre
         return _useless(source, str(error))
     except OSError as error:
         return _useless(source, f"{error.strerror}: {error.filename or source.command[0]}")
+    except Exception as error:  # what one source says must not cost the others
+        logger.exception("%s: bug in this program", source.name)
+        return _useless(source, f"bug in this program: {type(error).__name__}: {error}")
     if answer.problems and told:
         logger.warning("%s says: %s", source.name, " | ".join(told))
     return answer

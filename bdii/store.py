@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from appliance.core import files, ldif
 from appliance.core.ldif import Malformed
@@ -28,6 +29,7 @@ from bdii.tree import Dn, Tree
 logger = logging.getLogger(__name__)
 
 
+_LARGEST_MEMORY = 2**28
 _INSTEAD = "the last good data count as old as their files"
 
 
@@ -71,8 +73,12 @@ class Store:
     def save(self, sources: Mapping[str, LastGood], vanished: Vanished) -> None:
         """Keep the last good data of all sources, and what the guards remember; other sources are forgotten."""
         files.make_directory(self.directory / "sources")
+        failures: list[OSError] = []
         for name, last in sources.items():
-            self._write(self._source(name), last.tree)
+            try:
+                self._write(self._source(name), last.tree)
+            except OSError as error:  # one of them must not cost the others, nor what is said of them
+                failures.append(error)
         memory = {
             "sources": {
                 name: {
@@ -88,28 +94,40 @@ class Store:
         files.write_atomic(self._memory_file, json.dumps(memory, indent=1).encode())
         wanted = {self._source(name) for name in sources}
         for path in set((self.directory / "sources").glob("*.ldif")) - wanted:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                failures.append(error)
             self._written.pop(path, None)
+        if failures:
+            raise failures[0]
 
     @property
     def _memory_file(self) -> Path:
         return self.directory / "memory.json"
 
     def _source(self, name: str) -> Path:
-        return self.directory / "sources" / f"{quote(name, safe='')}.ldif"
+        return self.directory / "sources" / f"{quote(os.fsencode(name), safe='')}.ldif"
 
     def _of_files(self) -> dict[str, LastGood]:
         """Return the last good data without what memory.json says of them: each as old as its file."""
+        try:
+            listing = files.listed(self.directory / "sources", lambda name: name.endswith(".ldif") and name[0] != ".")
+        except FileNotFoundError:
+            return {}
+        for line in listing.skipped.values():
+            logger.warning("%s", line)
         return {
-            unquote(path.stem): LastGood(self._read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC))
-            for path in sorted((self.directory / "sources").glob("*.ldif"))
-            if not path.name.startswith(".")
+            os.fsdecode(unquote_to_bytes(os.fsencode(path.stem))): LastGood(
+                self._read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            )
+            for path in listing.paths
         }
 
     def _memory(self) -> dict[str, Any] | None:
         """Return what memory.json holds; None when there is no such file that can be read."""
         try:
-            found = json.loads(self._memory_file.read_bytes())
+            found = json.loads(files.read_regular(self._memory_file, limit=_LARGEST_MEMORY))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -119,7 +137,7 @@ class Store:
 
     def _read(self, path: Path) -> dict[Dn, ldif.Entry]:
         try:
-            with path.open("rb") as file:
+            with files.open_regular(path) as file:
                 tree, problems = trees.of(_entries(path, file))
         except FileNotFoundError:
             return {}

@@ -170,11 +170,12 @@ def listed(
     *,
     directories: bool = False,
     follow: bool = False,
+    access: int = os.R_OK,
 ) -> Listing:
     """Return what a directory has under the names that ``wanted`` accepts: its files, or its ``directories``.
 
     A name that is none, or that this process may not read, is skipped with a line. What vanishes meanwhile was
-    somebody else's. ``follow`` counts a link as what it leads to.
+    somebody else's. ``follow`` counts a link as what it leads to; ``access`` is what a file must permit (`os.access`).
 
     Raises:
         OSError: the directory itself cannot be read.
@@ -187,7 +188,7 @@ def listed(
         if not wanted(name):
             continue
         try:
-            _require_usable(path, directories=directories, follow=follow)
+            _require_usable(path, directories=directories, follow=follow, access=access)
         except OSError as error:
             if os.path.lexists(path):
                 skipped[path] = describe_skipped(path, error)
@@ -235,13 +236,13 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
-def _require_usable(path: Path, *, directories: bool, follow: bool) -> None:
+def _require_usable(path: Path, *, directories: bool, follow: bool, access: int) -> None:
     status = path.stat(follow_symlinks=follow)
     if not directories:
         _require_regular(path, status)
     elif not stat.S_ISDIR(status.st_mode):
         raise NotAFile(errno.ENOTDIR, "Is no directory", str(path))
-    needed = os.R_OK | os.X_OK if directories else os.R_OK
+    needed = os.R_OK | os.X_OK if directories else access
     if not os.access(path, needed, effective_ids=True):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 

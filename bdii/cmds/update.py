@@ -13,7 +13,7 @@ from pathlib import Path
 from appliance.core import ldif
 from appliance.core.run import cli, log
 from appliance.core.run.cli import Program
-from appliance.core.run.errors import ExitStatus
+from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
 from bdii import settings as configuration
 from bdii.settings import Settings
@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     layout = cli.layout(arguments)
     settings = _read(arguments.config, layout, arguments.listen)
     if arguments.check_config:
+        if settings.site is not None and settings.site.problems:
+            raise ConfigurationError(settings.site.problems)
         print(f"{arguments.config}: in order, for the BDII of a {settings.level}")
         return ExitStatus.DONE
     _log(arguments, settings)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
 from bdii.site.settings import Pull, Site
-from bdii.sources import Source
+from bdii.sources import Answer, Source
 from bdii.tree import SUFFIX, normal
 
 _SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
@@ -29,6 +29,19 @@ def sources(site: Site, *, limit: int) -> list[Source]:
             meanings={_NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet: its own log may tell why"},
         )
         for pull in site.pulls
+    ]
+
+
+def skipped(site: Site) -> list[Answer]:
+    """Return an answer of no use for each wrong line of site-urls.conf: what its BDII said last stays published."""
+    names = {pull.name for pull in site.pulls}
+    return [
+        Answer(
+            f"site/{problem.option if problem.option not in ('', *names) else f'line {problem.line}'}",
+            None,
+            problems=(f"{problem}; skipped",),
+        )
+        for problem in site.problems
     ]
 
 

@@ -56,6 +56,8 @@ class Site:
     longitude: str = ""
     other_info: tuple[str, ...] = ()
     pulls: tuple[Pull, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    """Lines of site-urls.conf that are wrong, each with the name at its beginning; the others are good."""
     timeout: timedelta = timedelta(seconds=30)
 
 
@@ -64,12 +66,13 @@ def read(defaults: Path, site_file: Path, urls: Path, *, timeout: timedelta) -> 
     problems: list[Problem] = []
     name, host, site = "", "", None
     pulls: tuple[Pull, ...] = ()
+    skipped: tuple[Problem, ...] = ()
     try:
         name, host = _read_defaults(defaults)
     except ConfigurationError as error:
         problems += error.problems
     try:
-        pulls = read_pulls(urls)
+        pulls, skipped = read_pulls(urls)
     except ConfigurationError as error:
         problems += error.problems
     try:
@@ -78,7 +81,7 @@ def read(defaults: Path, site_file: Path, urls: Path, *, timeout: timedelta) -> 
         problems += error.problems
     if problems or site is None:
         raise ConfigurationError(sorted(problems))
-    return replace(site, host=host, pulls=pulls, timeout=timeout), warnings
+    return replace(site, host=host, pulls=pulls, problems=skipped, timeout=timeout), warnings
 
 
 def _read_defaults(path: Path) -> tuple[str, str]:
@@ -167,26 +170,35 @@ def _parse_site(path: Path, text: str) -> tuple[Document, list[Entry]]:
     return made, other_info
 
 
-def read_pulls(path: Path) -> tuple[Pull, ...]:
-    """Read a site-urls.conf, bases translated; raises `ConfigurationError` with every line that is wrong."""
+def read_pulls(path: Path) -> tuple[tuple[Pull, ...], tuple[Problem, ...]]:
+    """Read a site-urls.conf, bases translated; returns what is wrong with other lines, which stop no good one.
+
+    Raises `ConfigurationError` when the file cannot be read, or has no good line among wrong ones.
+    """
     pulls: dict[str, Pull] = {}
     problems = []
     for number, line in _lines(document.read_text(path)):
         match = _PULL.fullmatch(line)
         base = _translated(match["base"]) if match else ""
+        name = match["name"] if match else _first_word(line)
         if match is None:
             cause = f"not 'NAME ldap://host:port/base', the port included: {line[:60]!r}"
         elif not base:
             cause = f"base {match['base']!r} is neither below o=glue nor mds-vo-name=…,o=grid"
-        elif match["name"] in pulls:
+        elif name in pulls:
             cause = "this name stands here a second time"
         else:
-            pulls[match["name"]] = Pull(match["name"], match["url"], base)
+            pulls[name] = Pull(name, match["url"], base)
             continue
-        problems.append(Problem(path, number, match["name"] if match else "", cause))
-    if problems:
+        problems.append(Problem(path, number, name, cause))
+    if problems and not pulls:
         raise ConfigurationError(problems)
-    return tuple(pulls.values())
+    return tuple(pulls.values()), tuple(problems)
+
+
+def _first_word(line: str) -> str:
+    name = line.split(maxsplit=1)[0]
+    return name if _NAME.fullmatch(name) else ""
 
 
 def _translated(base: str) -> str:

@@ -1,5 +1,6 @@
 """Two levels: a site's BDII that pulls from a resource's, both with slapd, seen through ldapsearch."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -127,6 +128,25 @@ def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_p
             assert len(images(above.entries())) == 2
 
 
+def test_a_wrong_line_of_site_urls_stops_no_other(tmp_path: Path) -> None:
+    """F-H1: a typing error in one line took the whole site off the grid at the next start."""
+    below = resource(tmp_path / "resource")
+    below.provide(cloud(image(1, "ops")))
+    good = f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
+    above = site(tmp_path / "site", f"STORAGE ldap//storage:2170/o=glue\n{good}CLOUD ldap://other:2170/o=glue\n")
+    assert above.once("--check-config").returncode == 2
+    with running(below), running(above):
+        above.wait_for_images(1)
+        above.wait_for_cycles(1)
+    said = json.loads((tmp_path / "site/root/var/lib/fedcloud/runs/bdii-site.json").read_text())
+    assert said["status"] == 1
+    urls = tmp_path / "site/urls.conf"
+    assert [line.partition(" '")[0] for line in said["failures"]] == [
+        f"{urls}:1: STORAGE: not",
+        f"{urls}:3: CLOUD: this name stands here a second time; skipped",
+    ]
+
+
 def test_a_source_that_publishes_nothing_yet_is_told_from_one_that_is_down(tmp_path: Path) -> None:
     # an openstack.rc that is not filled in: the site's log must lead to the resource's
     below = resource(tmp_path / "resource")
@@ -163,7 +183,7 @@ def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: 
         ("site.cfg", SITE_CFG.replace("43.46", "north 43"), "site.cfg:7: SITE_LAT: 'north 432306' is not allowed"),
         ("site.cfg", SITE_CFG.replace("SITE_EMAIL = site-admin@example.org\n", ""), "site.cfg: SITE_EMAIL: must be set"),
         ("site.cfg", SITE_CFG + "SITE_LOC = There\n", "site.cfg:14: SITE_LOC: is set a second time; first in line 5"),
-        ("urls.conf", "CLOUD ldap://cloud/o=glue\n", "urls.conf:1: not 'NAME ldap://host:port/base', the port included"),
+        ("urls.conf", "CLOUD ldap://cloud/o=glue\n", "urls.conf:1: CLOUD: not 'NAME ldap://host:port/base', the port included"),
         ("urls.conf", "\nCLOUD ldap://cloud:2170/dc=org\n", "urls.conf:2: CLOUD: base 'dc=org' is neither below o=glue"),
         ("bdii.conf", "BDII_PORT=99999\n", "bdii.conf:1: BDII_PORT: '99999' is not allowed"),
     ],

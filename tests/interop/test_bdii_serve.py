@@ -1,20 +1,24 @@
 """The service beside a slapd that cannot be started or does not answer."""
 
+import json
 import os
 import signal
+import socket
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from appliance.core.run.errors import LocalFailure
 from appliance.core.run.layout import Layout
 from bdii import server as servers
 from bdii import settings
 from bdii.engine import Engine
 from bdii.serve import Service
 from bdii.store import Store
-from tests.e2e.bdii_service import Bdii
+from tests import foreign
+from tests.e2e.bdii_service import Bdii, search
 
 
 def service(tmp_path: Path) -> Service:
@@ -49,6 +53,9 @@ def test_a_slapd_that_does_not_answer_is_killed(
         assert not made._cycle(engine)
         alive = [made._server.is_alive]
         assert "does not answer" in caplog.text
+        said = json.loads((made._settings.runs / "bdii-resource.json").read_text())
+        assert (said["status"], said["counts"]["entries"]) == (3, len(engine.published)), "F-S2"
+        assert "the directory does not answer" in said["failures"][0]
         made._server.serve(engine.published)
         made._server.give_up(made._server.generation - 1)  # a complaint of the one before
         alive.append(made._server.is_alive)
@@ -68,5 +75,41 @@ def test_figures_that_cannot_be_told_do_not_undo_a_cycle(tmp_path: Path, caplog:
         (tmp_path / "gip/ldif/x.ldif").write_text("dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\n\n")
         assert made._cycle(engine)
         assert "Hostname=ü,o=infosys: refused by the directory" in caplog.text
+    finally:
+        made._server.stop()
+
+
+def test_a_service_that_cannot_start_leaves_a_record(tmp_path: Path) -> None:
+    """F-S2: before, the record of the last good cycle stayed."""
+    made = service(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", made._settings.port))
+        taken.listen()
+        with pytest.raises(LocalFailure, match="is taken by another program"):
+            made.run()
+    said = json.loads((made._settings.runs / "bdii-resource.json").read_text())
+    assert said["status"] == 3
+    assert f"127.0.0.1:{made._settings.port}: is taken by another program" in said["failures"][0]
+    metrics = (made._settings.runs / "bdii-resource.prom").read_text()
+    assert 'fedcloud_run_exit_status{program="bdii-resource"} 3.0' in metrics
+
+
+def test_foreign_names_in_the_state_directory_do_not_keep_it_from_serving(tmp_path: Path) -> None:
+    """F-H1: pipes in the place of state files held up the start for ever."""
+    state = tmp_path / "state"
+    state.mkdir()
+    for name in ("slapd.pid", "memory.json", "published.ldif"):
+        os.mkfifo(state / name)
+    foreign.make(state / "db")
+    (state / "db/1").symlink_to("1")
+    (state / "db/2").write_text("")
+    foreign.make(state / "sources", suffix=".ldif")
+    made = service(tmp_path)
+    made._server.recover()
+    engine = Engine(made._settings, Store(state), made._server)
+    made._server.serve(engine.published)
+    try:
+        assert made._cycle(engine)
+        assert search(made._settings.port)
     finally:
         made._server.stop()

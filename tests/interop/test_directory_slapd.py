@@ -15,7 +15,7 @@ from appliance.core.ldif import Entry
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 from bdii import plan, settings, tree
-from bdii.publisher import Publisher
+from bdii.publisher import Applied, Publisher
 from bdii.server import Server
 from tests.e2e.bdii_service import Bdii, search
 
@@ -170,3 +170,61 @@ def test_a_start_removes_no_database_of_another_program(server: Server) -> None:
     server.recover()
     assert (foreign / "data.mdb").exists()
     assert not left.exists()
+
+
+MORE_THAN_SLAPD_TAKES = 2**24
+"""Its limit for one request of a writer is just below (sockbuf_max_incoming_auth); it closes the connection."""
+
+
+def published(server: Server) -> Publisher:
+    made = Publisher(server, server.content()[1].tree)
+    made.synchronise()
+    return made
+
+
+def applied(publisher: Publisher, wanted: tree.Tree) -> Applied:
+    publisher.synchronise()
+    return publisher.apply(plan.make(publisher.published, wanted), threading.Event())
+
+
+def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Server) -> None:
+    """F-S1, of the information system: all entries behind it were held back for ever, and slapd killed each time."""
+    publisher = published(server)
+    huge = service(GLUE2EntityOtherInfo=("x" * MORE_THAN_SLAPD_TAKES,))  # the reader of sources lets none this large in
+    below = Entry(f"GLUE2GroupID=b,{huge.dn}", group("b").attributes)
+    entries = (group("a"), huge, below, group("z"))
+    wanted = {**publisher.published, **{tree.normal(entry.dn): entry for entry in entries}}
+    pid = (server.settings.state / "slapd.pid").read_text()
+    done = applied(publisher, wanted)
+    assert search(server.settings.port).keys() == {"o=glue", "GLUE2GroupID=a,o=glue", "GLUE2GroupID=z,o=glue"}
+    assert (done.added, len(done.failed)) == (2, 2)
+    assert "slapd closes the connection or does not answer" in done.failed[0][1]
+    assert done.failed[1][1] == "the entry above it is not published"
+    again = applied(publisher, wanted)  # the reason is remembered: it is not even tried
+    assert [change.dn for change, _ in again.failed] == [change.dn for change, _ in done.failed]
+    assert (server.settings.state / "slapd.pid").read_text() == pid
+    smaller = {**wanted, tree.normal(huge.dn): service()}
+    assert applied(publisher, smaller).added == 2
+    assert len(search(server.settings.port)) == 5
+
+
+def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Server) -> None:
+    """F-S1: the next plan has it last, and it is made."""
+    publisher = published(server)
+    wanted = tree.complete(tree.of([group("a"), group("b")])[0])[0]
+    connect = server.connect
+
+    def broken() -> Directory:
+        made = connect()
+        made._connection.socket.shutdown(socket.SHUT_RDWR)
+        server.give_up(server.generation)
+        return made
+
+    server.connect = broken  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        applied(publisher, wanted)
+    server.connect = connect  # type: ignore[method-assign]
+    server.serve(publisher.published)
+    done = applied(publisher, wanted)
+    assert (done.added, done.failed) == (2, [])
+    assert search(server.settings.port).keys() == {"o=glue", "GLUE2GroupID=a,o=glue", "GLUE2GroupID=b,o=glue"}

@@ -1,15 +1,23 @@
 """Providers as programs: what of their output is taken, and that nothing of them outlives their time."""
 
+import os
 import resource
 import threading
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from bdii import sources
+from appliance.core.ldif import Entry
+from appliance.core.run.layout import Layout
+from bdii import gather, settings, sources, tree
+from bdii.plan import NOTHING_VANISHED
+from bdii.retain import LastGood
 from bdii.sources import Answer
+from bdii.store import Store
+from tests import foreign
+from tests.e2e.bdii_service import Bdii
 
 ENTRY = "dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: x\n\n"
 
@@ -20,8 +28,8 @@ def ask(tmp_path: Path, *scripts: str, timeout: float = 10, before: tuple[Answer
     for number, script in enumerate(scripts):
         (directory / f"p{number}").write_text(f"#!/bin/sh\n{script}\n")
         (directory / f"p{number}").chmod(0o755)
-    found = sources.of_directories(tmp_path / "ldif", directory, timeout=timedelta(seconds=timeout), limit=1_000_000)
-    return sources.ask(found, before={a.source: a for a in before}, scratch=tmp_path, stop=threading.Event())
+    found = sources.programs(directory, timeout=timedelta(seconds=timeout), limit=1_000_000)
+    return sources.ask(found.sources, before={a.source: a for a in before}, scratch=tmp_path, stop=threading.Event())
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,7 @@ def test_stopping_ends_the_programs(tmp_path: Path) -> None:
     (tmp_path / "slow").chmod(0o755)
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
-    found = sources.of_directories(tmp_path / "none", tmp_path, timeout=timedelta(seconds=300), limit=1)
+    found = sources.programs(tmp_path, timeout=timedelta(seconds=300), limit=1).sources
     started = time.monotonic()
     (answer,) = sources.ask(found, before={}, scratch=None, stop=stop)
     assert time.monotonic() - started < 5
@@ -106,3 +114,57 @@ def test_an_output_cut_short_by_a_full_disk_is_of_no_use(tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert answer.tree is None
     assert answer.problems[0].startswith("provider/p0: its output does not fit")
+
+
+def gathered(bdii: Bdii, last: dict[str, LastGood]) -> gather.Gathered:
+    read, _ = settings.read(bdii.configuration, layout=Layout(bdii.directory))
+    return gather.gather(read, last, before={}, scratch=None, stop=threading.Event())
+
+
+def test_foreign_names_among_the_sources_stop_none(tmp_path: Path) -> None:
+    """F-H1: a pipe named like an LDIF file held up all cycles for ever, a looping link ended each of them."""
+    bdii = Bdii(tmp_path)
+    gip = tmp_path / "gip"
+    made = foreign.make(gip / "ldif", suffix=".ldif"), foreign.make(gip / "provider")
+    (gip / "ldif/good.ldif").write_text(ENTRY)
+    bdii.script("cat <<'.'\n" + ENTRY.replace("=x", "=y").replace(": x", ": y") + ".")
+    kept = LastGood(tree.of([])[0], datetime.now(UTC))
+    last = {f"ldif/{path.name}": kept for path in made[0]}
+    found = gathered(bdii, last)
+    assert {"glue2groupid=x,o=glue", "glue2groupid=y,o=glue"} < found.wanted.keys()
+    assert found.last.keys() == {*last, "ldif/good.ldif", "provider/cloud"}  # what they said last is kept
+    assert len(found.problems) == len(made[0]) + len(made[1])
+    assert all("skipped: is a" in line or " (a link); if" in line for line in found.problems)
+    assert all("; if nobody needs it: rm " in line for line in found.problems)
+
+
+@pytest.mark.parametrize("kind", ["ldif", "provider"])
+def test_a_directory_that_cannot_be_read_takes_nothing_away(tmp_path: Path, kind: str) -> None:
+    """F-H1: what its sources said last stays published, and the other directory goes on."""
+    bdii = Bdii(tmp_path)
+    (tmp_path / "gip" / kind).rmdir()
+    (tmp_path / "gip" / kind).symlink_to(kind)
+    other = {"ldif": "provider", "provider": "ldif"}[kind]
+    (tmp_path / "gip/ldif/good.ldif").write_text(ENTRY) if other == "ldif" else bdii.script(f"echo '{ENTRY}'")
+    entries = tree.of([Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})])[0]
+    found = gathered(bdii, {f"{kind}/old": LastGood(entries, datetime.now(UTC))})
+    assert {"glue2groupid=x,o=glue", "glue2groupid=z,o=glue"} < found.wanted.keys()
+    assert found.problems == (f"{kind}/old: directory {tmp_path}/gip/{kind}: too many levels of symbolic links",)
+
+
+def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path) -> None:
+    """F-H1: a file name in Latin-1 ended the service when its data were to be kept."""
+    name = "ldif/\udcfc.ldif"
+    entries = tree.of([Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})])[0]
+    now = datetime.now(UTC)
+    store = Store(tmp_path)
+    made = foreign.make(tmp_path / "sources", suffix=".ldif")
+    with pytest.raises(OSError, match="directory"):  # one that cannot be removed is told, after all else is written
+        store.save({name: LastGood(entries, now)}, NOTHING_VANISHED)
+    assert Store(tmp_path).load()[0][name].tree == entries
+    (tmp_path / "memory.json").unlink()
+    assert Store(tmp_path).load()[0].keys() == {name}
+    assert {path.name for path in made if path.exists()} <= {"directory.ldif", "locked.ldif"}
+    (tmp_path / "memory.json").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "memory.json")
+    assert Store(tmp_path).load()[0].keys() == {name}
