@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from appliance.admin.bdii import verb as bdii
+from appliance.admin.configure import configure
 from appliance.admin.flows import show as flows
 from appliance.admin.images import verb as images
 from appliance.admin.logs import verb as logs
@@ -21,7 +22,18 @@ PROGRAM = cli.Program(
     "Looks after the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
-    verbs=(run.VERB, status.VERB, logs.VERB, schedule.VERB, flows.VERB, mounts.VERB, images.VERB, wait.VERB, bdii.VERB),
+    verbs=(
+        configure.VERB,
+        run.VERB,
+        status.VERB,
+        logs.VERB,
+        schedule.VERB,
+        flows.VERB,
+        mounts.VERB,
+        images.VERB,
+        wait.VERB,
+        bdii.VERB,
+    ),
 )
 
 

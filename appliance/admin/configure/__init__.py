@@ -1,0 +1,1 @@
+"""``appliance configure``: asks who the site is, once, and writes it to all files that need it."""

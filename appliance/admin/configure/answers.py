@@ -1,0 +1,131 @@
+"""What an administrator is asked for, and how: at a terminal with the present value as default, else line by line."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from appliance.admin.jobs import Flow
+from appliance.core.run.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*=[A-Za-z0-9][A-Za-z0-9._-]*")
+_HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+_WORD = re.compile(r"\S+")
+_LAST_PRINTABLE = 32
+
+Check = Callable[[str], str]
+"""Returns what is wrong with an answer and what would be right; empty when nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Name and password of an account of the cloud, in the domain ``Default``."""
+
+    name: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Who the site is. What belongs to a flow that is off is empty."""
+
+    flows: tuple[Flow, ...]
+    site: str
+    keystone: str
+    authorities: str
+    """File (PEM) by which the cloud's certificates are trusted."""
+    projects: Mapping[str, str]
+    """Project, by its id, of each VO."""
+    accounts: Mapping[Flow, Account]
+    host: str
+    email: str
+    lists: tuple[str, ...]
+
+
+class Interview:
+    """Asks one question after the other; ``defaults`` are what the files say now."""
+
+    def __init__(self, defaults: Mapping[str, str]) -> None:
+        self._defaults = defaults
+        self._is_terminal = sys.stdin.isatty()
+
+    def answers(self) -> Answers:
+        """Ask for all that the flows need; raises `UsageError` when the input ends or is wrong."""
+        words = self._ask("flows", "Flows to take part in: accounting, information, images", _flows)
+        flows = tuple(flow for flow in Flow if flow.value in _split(words))
+        site = self._ask("site", "Name of the site, exactly as in GOCDB", _is(_NAME, "SITE-1"))
+        keystone = self._ask("keystone", "URL of Keystone", _url)
+        authorities = self._ask("authorities", "File of the authorities that signed the cloud's certificates", _path)
+        pairs = _split(self._ask("projects", "VOs with the ids of their projects: VO=ID, blanks between", _vos))
+        accounts = {flow: self._account(flow) for flow in flows}
+        host = email = lists = ""
+        if Flow.INFORMATION in flows:
+            host = self._ask("host", "Name of this host, as others reach it", _is(_HOST, "bdii.example.org"))
+            email = self._ask("email", "E-mail address of the site's administrators", _is(_WORD, "NAME@HOST", "@"))
+        if Flow.IMAGES in flows:
+            lists = self._ask("lists", "URLs of image lists, blanks between", _urls)
+        projects = dict(pair.split("=", 1) for pair in pairs)
+        return Answers(flows, site, keystone, authorities, projects, accounts, host, email, tuple(lists.split()))
+
+    def _account(self, flow: Flow) -> Account:
+        name = self._ask(f"{flow}-account", f"Account for {flow}, in the domain Default", _is(_WORD, flow.value))
+        return Account(name, self._ask(f"{flow}-password", f"Password of {name}", _printable, is_secret=True))
+
+    def _ask(self, key: str, question: str, check: Check, *, is_secret: bool = False) -> str:
+        default = self._defaults.get(key, "")
+        shown = ("keep" if is_secret else default) if default else ""
+        prompt = f"{question}{f' [{shown}]' if shown else ''}: "
+        while True:
+            answer = self._read(prompt, question, is_secret=is_secret) or default
+            wrong = check(answer) if answer else "must be answered"
+            if not wrong:
+                return answer
+            if not self._is_terminal:
+                raise UsageError(question, wrong)
+            print(f"  {wrong}")
+
+    def _read(self, prompt: str, question: str, *, is_secret: bool) -> str:
+        if self._is_terminal:
+            return (getpass.getpass(prompt) if is_secret else input(prompt)).strip()
+        line = sys.stdin.readline()
+        if not line:
+            raise UsageError(question, "the input ends before this answer", "write one answer a line")
+        return line.strip()
+
+
+def _split(words: str) -> list[str]:
+    return words.replace(",", " ").split()
+
+
+def _is(pattern: re.Pattern[str], example: str, needs: str = "") -> Check:
+    return lambda text: "" if pattern.fullmatch(text) and needs in text else f"{text!r}: write it as in {example}"
+
+
+def _flows(text: str) -> str:
+    unknown = set(_split(text)) - {flow.value for flow in Flow}
+    return f"{', '.join(sorted(unknown))}: no such flow; write one or more of {', '.join(Flow)}" if unknown else ""
+
+
+def _url(text: str) -> str:
+    return "" if re.fullmatch(r"https?://[^\s/]+(/\S*)?/v3/?", text) else f"{text!r}: write https://HOST:5000/v3"
+
+
+def _urls(text: str) -> str:
+    return "" if all(re.fullmatch(r"https?://\S+/\S+", url) for url in text.split()) else "write https://HOST/PATH"
+
+
+def _path(text: str) -> str:
+    return "" if text.startswith("/") and _printable(text) == "" else f"{text!r}: write the whole path"
+
+
+def _vos(text: str) -> str:
+    wrong = [pair for pair in _split(text) if not _VO.fullmatch(pair)]
+    return f"{wrong[0]!r}: write VO=ID, as in vo.example.org=4c9e…" if wrong else ""
+
+
+def _printable(text: str) -> str:
+    return "" if all(ord(character) >= _LAST_PRINTABLE for character in text) else "holds a control character"

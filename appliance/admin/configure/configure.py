@@ -1,0 +1,80 @@
+"""``appliance configure``: asks who the site is, and writes the answers to every file that needs them.
+
+Each file keeps its comments, the order of its lines, owner and mode. Asked again, it offers what the files say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from appliance.admin import settings
+from appliance.admin.configure import site
+from appliance.admin.configure.answers import Interview
+from appliance.admin.mounts import choice
+from appliance.core import files
+from appliance.core.run import cli, log
+from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
+from appliance.core.run.layout import Layout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.epilog = "Without a terminal, the answers are read from standard input, one a line."
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Ask, and write what changes."""
+    layout = cli.layout(arguments)
+    host = settings.load(layout)
+    places = site.paths(layout)
+    texts = _read(layout, places)
+    if arguments.check_config:
+        return ExitStatus.DONE
+    if os.geteuid() != 0:
+        raise UsageError("appliance", "only root can configure it", "sudo appliance configure")
+    answers = Interview(site.defaults(texts, places, host)).answers()
+    for account in answers.accounts.values():
+        log.hide(account.password)
+    count = 0
+    for name, text in list(site.changed(answers, texts, places)):
+        if text != texts[name]:
+            _write(layout.path(name), text)
+            print(f"{layout.path(name)}: {_lines(texts[name], text)}")
+            count += 1
+    print(f"{count or 'No'} files changed. Next: appliance check --offline")
+    return ExitStatus.DONE
+
+
+def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of each file that answers go to."""
+    names = (site.CASO, site.RC, site.CLOUD, site.SITE, site.SITE_DEFAULTS, site.LISTS, site.SETTINGS)
+    texts = {}
+    for name in (*names, choice.ENVIRONMENT, *places.values()):
+        path = layout.path(name)
+        if not path.is_file():
+            raise Unavailable(path, "does not exist", "run scripts/install again: it puts the shipped file there")
+        texts[name] = path.read_text()
+    return texts
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file, which keeps its owner and its mode."""
+    status = path.stat()
+    path = path.resolve()
+    files.write_atomic(path, text.encode(), mode=status.st_mode & 0o7777)
+    os.chown(path, status.st_uid, status.st_gid)
+
+
+def _lines(before: str, after: str) -> str:
+    """Return which lines changed, for whoever wants to look."""
+    old, new = before.split("\n"), after.split("\n")
+    if len(old) != len(new):
+        return "changed"
+    numbers = [str(number) for number, (a, b) in enumerate(zip(old, new, strict=True), start=1) if a != b]
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+
+
+VERB = cli.Program("configure", "Asks who the site is, and writes it to all files that need it.", add_arguments, run)

@@ -1,0 +1,115 @@
+"""Changes single options of configuration files as an administrator does: every other line, comments too, stays.
+
+An option is set where it stands; else in place of its commented example; else at the end of its section. All functions
+take a text and return the new one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from appliance.core.run.errors import UsageError
+
+_QUOTES = ("'", '"')
+
+
+def set_ini(text: str, section: str, option: str, value: str, *, separator: str = " = ") -> str:
+    """Set an option of an INI file; an empty ``section`` stands for a file without sections."""
+    lines = text.split("\n")
+    begin, end = _section(lines, section)
+    key = re.escape(option)
+    active = [n for n in range(begin, end) if re.match(rf"\s*{key}\s*[=:]", lines[n])]
+    examples = [n for n in range(begin, end) if re.match(rf"[#;]\s*{key}\s*[=:]", lines[n])]
+    line = f"{option}{separator}{value}"
+    if not active and not examples:
+        while end > begin and not lines[end - 1].strip():
+            end -= 1
+        return "\n".join([*lines[:end], line, *lines[end:]])
+    where = active[-1] if active else examples[0]
+    follows = where + 1
+    while active and follows < end and lines[follows][:1] in (" ", "\t") and lines[follows].strip():
+        follows += 1  # the rest of a value of several lines
+    return "\n".join([*lines[:where], line, *lines[follows:]])
+
+
+def _section(lines: Sequence[str], section: str) -> tuple[int, int]:
+    """Return the lines of a section, without its header."""
+    headers = [number for number, line in enumerate(lines) if line.startswith("[")]
+    if not section:
+        return 0, headers[0] if headers else len(lines)
+    for number in headers:
+        if lines[number].strip() == f"[{section}]":
+            return number + 1, next((other for other in headers if other > number), len(lines))
+    return len(lines), len(lines)
+
+
+def oslo_value(value: str) -> str:
+    """Return a value as oslo.config reads it: a dollar sign doubled, quotes around what begins and ends with one.
+
+    :raises UsageError: no spelling of it is read back as it is
+    """
+    if "\\$" in value or "\n" in value or value != value.strip():
+        raise UsageError("password", "blanks at its ends and a backslash before $ cannot be written", "choose another")
+    text = value.replace("$", "$$")
+    return f'"{text}"' if text[:1] == text[-1:] and text[:1] in _QUOTES else text
+
+
+def set_variable(text: str, name: str, value: str, *, prefix: str = "") -> str:
+    """Set a variable of a file that a shell could read; ``prefix`` is ``export`` and a blank, or nothing."""
+    quoted = value if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value) else "'" + value.replace("'", "'\\''") + "'"
+    lines = text.split("\n")
+    pattern = re.compile(rf"\s*(#\s*)?(export\s+)?{re.escape(name)}=")
+    found = [number for number, line in enumerate(lines) if (match := pattern.match(line)) and not match[1]]
+    found = found[-1:] or [number for number, line in enumerate(lines) if pattern.match(line)][:1]
+    line = f"{prefix}{name}={quoted}"
+    if found:
+        lines[found[0]] = line
+        return "\n".join(lines)
+    return f"{text.rstrip(chr(10))}\n{line}\n"
+
+
+def set_yaml(text: str, top: str, option: str, value: str) -> str:
+    """Set a plain option of a mapping of the outermost level, which is made where it is missing."""
+    lines = text.split("\n")
+    begin, end, indent = _mapping(lines, top)
+    if begin < 0:
+        return f"{text.rstrip(chr(10))}\n{top}:\n  {option}: {value}\n"
+    for number in range(begin, end):
+        if re.match(rf"{indent}{re.escape(option)}:(\s|$)", lines[number]):
+            lines[number] = f"{indent}{option}: {value}"
+            return "\n".join(lines)
+    lines.insert(begin, f"{indent}{option}: {value}")
+    return "\n".join(lines)
+
+
+def _mapping(lines: Sequence[str], top: str) -> tuple[int, int, str]:
+    """Return the lines below an outermost key, and their indentation; -1 where there is no such key."""
+    for number, line in enumerate(lines):
+        if re.match(rf"{re.escape(top)}:\s*(#.*)?$", line):
+            end = number + 1
+            while end < len(lines) and (not lines[end].strip() or lines[end][:1] in " #"):
+                end += 1
+            inner = next(
+                (one for one in lines[number + 1 : end] if one.strip() and not one.lstrip().startswith("#")), "  x"
+            )
+            return number + 1, end, inner[: len(inner) - len(inner.lstrip())]
+    return -1, -1, ""
+
+
+def set_shares(text: str, projects: Mapping[str, str]) -> str:
+    """Replace the example below ``shares`` by the project of each VO; a list that is no example any more stays."""
+    match = re.search(r"^( +)shares:\n((?:\1 +.*\n|\n)*)", text, re.MULTILINE)
+    if match is None or "PROJECT-ID" not in match[2]:
+        return text
+    indent = match[1] + "    "
+    block = "".join(
+        f"{indent}{vo}:\n{indent}    auth:\n{indent}        project_id: {project}\n" for vo, project in projects.items()
+    )
+    return f"{text[: match.start(2)]}{block}\n{text[match.end() :].lstrip(chr(10))}"
+
+
+def set_lines(text: str, wanted: Sequence[str]) -> str:
+    """Replace the lines that are no comment by others."""
+    kept = [line for line in text.split("\n") if line.startswith("#")]
+    return "\n".join([*kept, *wanted]) + "\n"
