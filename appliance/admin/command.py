@@ -13,6 +13,7 @@ from appliance.admin.logs import verb as logs
 from appliance.admin.mounts import verb as mounts
 from appliance.admin.run import verb as run
 from appliance.admin.schedule import verb as schedule
+from appliance.admin.service import steps as service
 from appliance.admin.status import verb as status
 from appliance.admin.wait import verb as wait
 from appliance.core.run import cli
@@ -33,6 +34,7 @@ PROGRAM = cli.Program(
         images.VERB,
         wait.VERB,
         bdii.VERB,
+        service.VERB,
     ),
 )
 

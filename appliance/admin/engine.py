@@ -108,6 +108,13 @@ class Engine:
                     told = True
         return told
 
+    def remove_ended(self, name: str) -> None:
+        """Remove a container of this name that has ended or never started; one that runs is left alone."""
+        filters = {"name": f"^/{name}$", "status": ["exited", "created"]}
+        for container in self._ask(self._client.containers.list, all=True, filters=filters, ignore_removed=True):
+            with contextlib.suppress(_Missing):
+                self._ask(container.remove, v=True)
+
     def services(self) -> list[ServiceState]:
         """Return the state of all containers of the project that are no jobs."""
         found = [

@@ -49,6 +49,11 @@ _SERVICE_FLOWS = {
     "cloudkeeper-os": Flow.IMAGES,
 }
 """The flow of each service, and of the unit that runs it."""
+UNITS = {
+    unit: tuple(service for service, owner in SERVICES.items() if owner == unit)
+    for unit in dict.fromkeys(SERVICES.values())
+}
+"""The services of each unit, in the order in which they start."""
 JOBS = {
     job.name: job
     for job in (

@@ -65,8 +65,8 @@ class Engine:
         if path == "containers/json" and self.failure:
             return 500, {"message": self.failure}
         if path == "containers/json":
-            wanted = json.loads(query.get("filters", ["{}"])[0]).get("label", [])
-            return 200, [{"Id": name} for name, one in self.containers.items() if _has(one, wanted)]
+            filters = json.loads(query.get("filters", ["{}"])[0])
+            return 200, [{"Id": name} for name, one in self.containers.items() if _fits(one, filters)]
         if match := re.fullmatch(r"exec/(.+)/(start|json)", path):
             return (200, b"") if match[2] == "start" else (200, {"ExitCode": self.ends.get(match[1], 0)})
         match = re.fullmatch(r"containers/([^/]+)(?:/(\w+))?", path)
@@ -87,6 +87,13 @@ class Engine:
         elif action == "remove":
             del self.containers[name]
         return 204, None
+
+
+def _fits(container: Mapping[str, Any], filters: Mapping[str, list[str]]) -> bool:
+    names, states = filters.get("name", [""]), filters.get("status", [])
+    is_named = any(re.search(name, container["Name"]) for name in names)
+    is_so = not states or container["State"]["Status"] in states
+    return is_named and is_so and _has(container, filters.get("label", []))
 
 
 def _has(container: Mapping[str, Any], wanted: list[str]) -> bool:

@@ -75,15 +75,23 @@ def _wait(arguments: argparse.Namespace) -> ExitStatus:
     watch = None
     if arguments.service:
         watch = Watch(settings.load(cli.layout(arguments)).socket, arguments.service, arguments.pid)
+    wait_for(host, port, watch=watch, timeout=arguments.timeout)
+    return ExitStatus.DONE
+
+
+def wait_for(host: str, port: int, *, watch: Watch | None, timeout: int) -> None:
+    """Wait until the BDII at this address answers; raises `Unavailable` after ``timeout`` seconds.
+
+    With a ``watch``, that is its service and no other program; the watch may end the waiting sooner.
+    """
     wait_until(
         lambda: _what_is_amiss(host, port, watch),
         subject=f"{host}:{port}",
         service="sitebdii",
-        timeout=arguments.timeout,
+        timeout=timeout,
         pause=_PAUSE,
         watch=watch,
     )
-    return ExitStatus.DONE
 
 
 def _what_is_amiss(host: str, port: int, watch: Watch | None) -> str:

@@ -29,15 +29,20 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Wait."""
     service = arguments.service
     watch = Watch(settings.load(cli.layout(arguments)).socket, service, arguments.pid)
+    wait_for(service, watch=watch, timeout=arguments.timeout)
+    return ExitStatus.DONE
+
+
+def wait_for(service: str, *, watch: Watch, timeout: int) -> None:
+    """Wait until a service passes its own check; raises `Unavailable` after ``timeout`` seconds."""
     wait_until(
         lambda: "" if watch.passes_check() else "it does not pass its own check",
         subject=service,
         service=service,
-        timeout=arguments.timeout,
+        timeout=timeout,
         pause=_PAUSE,
         watch=watch,
     )
-    return ExitStatus.DONE
 
 
 VERB = cli.Program("wait", "Waits until a service is at work.", add_arguments, run)

@@ -1,0 +1,1 @@
+"""``appliance service``: the steps of the units of the long-running services."""
