@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from appliance.core import files
 from appliance.core.directory import Directory
+from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure, Unavailable
 from bdii import database
 from bdii.database import Database
@@ -181,8 +182,15 @@ def _check_free(settings: Settings) -> None:
             except OSError as error:
                 is_taken = error.errno == errno.EADDRINUSE
                 cause = "is taken by another program" if is_taken else (error.strerror or str(error))
-                remedy = "stop that program, or set BDII_PORT" if is_taken else "correct SLAPD_HOST and BDII_PORT"
+                remedy = _remedy(settings.port) if is_taken else "correct SLAPD_HOST and BDII_PORT"
                 raise LocalFailure(f"{_url_host(address)}:{settings.port}", cause, remedy) from None
+
+
+def _remedy(port: int) -> str:
+    """Return what frees a port; in a container the port is not the program's to choose."""
+    if place.is_container():
+        return f"stop that program: ss -ltnp 'sport = :{port}' shows which it is"
+    return "stop that program, or set BDII_PORT"
 
 
 def _url_host(address: str) -> str:

@@ -21,6 +21,7 @@ from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
 from appliance.core.config.document import Document, Entry
 from appliance.core.config.settings import Settings, state_of
+from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import accepted
@@ -320,7 +321,11 @@ def _access(settings: Settings, read: Document) -> Access:
     access.warn_of_open_files(settings, read, group, auth_type)
     insecure = settings.boolean("keystone_auth", "insecure", default=False)
     if insecure:
-        settings.warn("keystone_auth", "insecure", "true: anybody on the network may read the password; set cafile")
+        settings.warn(
+            "keystone_auth",
+            "insecure",
+            f"true: anybody on the network may read the password; {place.trust_remedy('set cafile')}",
+        )
     ca_file = settings.file("keystone_auth", "cafile")
     certificate = settings.file("keystone_auth", "certfile")
     key = settings.file("keystone_auth", "keyfile")

@@ -20,6 +20,7 @@ from appliance.core.cloud.login import Access
 from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.document import Document, Entry
 from appliance.core.config.settings import Settings
+from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from cloud_info_provider import known
@@ -194,7 +195,8 @@ def _access(keystone: Settings, account: Document, arguments: argparse.Namespace
     access.warn_of_open_files(keystone, account, ACCOUNT, auth_type)
     insecure = arguments.insecure or keystone.boolean(ACCOUNT, "insecure", default=False)
     if insecure:
-        keystone.warn(ACCOUNT, "insecure", "anybody on the network may read the password; set OS_CACERT instead")
+        remedy = place.trust_remedy("set OS_CACERT instead")
+        keystone.warn(ACCOUNT, "insecure", f"anybody on the network may read the password; {remedy}")
     ca_file = keystone.file(ACCOUNT, "cacert")
     certificate, key = keystone.file(ACCOUNT, "cert"), keystone.file(ACCOUNT, "key")
     return Access(

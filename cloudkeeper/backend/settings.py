@@ -17,6 +17,7 @@ from appliance.core.cloud import access, vo
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
 from appliance.core.config.settings import Settings
+from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
@@ -121,7 +122,8 @@ def _access(settings: Settings, read: document.Document) -> Access:
         options["user_domain_id"] = options.pop("user_domain_name")
     access.warn_of_open_files(settings, read, _SECTION, auth_type)
     if settings.boolean(_SECTION, "insecure", default=False):
-        settings.error(_SECTION, "insecure", "true: endpoints are always verified; set cafile to their authority")
+        remedy = place.trust_remedy("set cafile to their authority")
+        settings.error(_SECTION, "insecure", f"true: endpoints are always verified; {remedy}")
     ca_file = settings.file(_SECTION, "cafile")
     return Access(
         auth_type=auth_type,

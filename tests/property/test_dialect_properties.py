@@ -1,6 +1,7 @@
 """Our readers of two INI dialects beside the libraries that upstream reads them with."""
 
 import configparser
+import re
 import tempfile
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def test_oslo_files_mean_what_oslo_config_reads(sections: list[tuple[str, list[s
         file.write(text)
         file.flush()
         conf([], project="x", default_config_files=[file.name])
+    if _sets_an_option_twice(sections):  # F-H6: oslo.config takes the last one without a word
+        with pytest.raises(ConfigurationError, match="is set a second time"):
+            oslo.parse(PATH, text)
+        return
     parsed = oslo.parse(PATH, text)
     for section in SECTIONS:
         group = conf if section == "DEFAULT" else conf[section]
@@ -53,6 +58,13 @@ def test_oslo_files_mean_what_oslo_config_reads(sections: list[tuple[str, list[s
             assert (entry.text if entry else None) == group[option]
             if entry:
                 assert text.split("\n")[entry.line - 1].startswith(option)
+
+
+def _sets_an_option_twice(sections: list[tuple[str, list[str]]]) -> bool:
+    names = [
+        (name, re.split("[=:]", line)[0].strip()) for name, body in sections for line in body if line[:1] not in "#;"
+    ]
+    return len(names) > len(set(names))
 
 
 @settings(max_examples=150, deadline=None)

@@ -60,8 +60,8 @@ def parsed(text: str) -> dict[str, str] | None:
 
 
 def means_something_else(text: str) -> bool:
-    """A tilde, which sh replaces in some places; ours refuses it in all of these and in a few more."""
-    return "~" in text
+    """Say whether ours may refuse what sh takes: a tilde, which sh replaces in some places, or a second assignment."""
+    return "~" in text or any(text.count(f"{name}=") > 1 for name in NAMES)
 
 
 @settings(max_examples=100, deadline=None)

@@ -37,9 +37,51 @@ def test_secrets_never_reach_a_file_not_even_in_tracebacks(tmp_path: Path) -> No
 
 
 def test_a_secret_inside_another_is_masked_whole() -> None:
-    log.hide("abc")
-    log.hide("abcdef")
-    assert log.redact("abcdef abc") == "*** ***"
+    log.hide("abc-123")
+    log.hide("abc-123-def")
+    assert log.redact("abc-123-def abc-123") == "*** ***"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ("x", "the next example"),
+        ("wrong", "wrong password: what is wrong?"),
+        ("a1", "a1 is the region, a12 is none"),
+        ("service", "the services of identityservice"),
+        ("member", "remembered members"),
+    ],
+)
+def test_a_secret_that_is_a_word_leaves_other_words_readable(secret: str, text: str) -> None:
+    """F-H11: a short one is no reason to mask what every message says; a longer one is no part of another word."""
+    log.hide(secret)
+    assert log.redact(text) == text
+
+
+@pytest.mark.parametrize("secret", ["x", "wrong", "a1", "service", "Member"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"user": "u", "password": "{}"}',
+        "{'secret': '{}'}",
+        "OS_PASSWORD={}",
+        "token: {}",
+        "https://u:{}@host.example/v3",
+        "https://{}:x-oauth-basic@host.example/list",
+    ],
+)
+def test_a_secret_is_masked_where_secrets_stand(secret: str, text: str) -> None:
+    """F-H11, D12: however short it is."""
+    log.hide(secret)
+    assert log.redact(text.replace("{}", secret)) == text.replace("{}", "***")
+
+
+@pytest.mark.parametrize("secret", ["service", "hunter2", "pa-ss"])
+def test_a_secret_is_masked_in_the_middle_of_a_text(secret: str) -> None:
+    """F-H11, D12: also after a line end as `repr` writes it."""
+    log.hide(secret)
+    assert log.redact(f"login {secret}, refused") == "login ***, refused"
+    assert log.redact(repr(f"body\n{secret}\n")) == repr("body\n***\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -43,6 +43,7 @@ def read_options(
     except LookupError as error:
         settings.error(section, "auth_type", str(error))
         return {}
+    settings.hold_account(section)
     found: dict[str, str] = {}
     is_complete = True
     for option in known:

@@ -27,6 +27,7 @@ from appliance.core import clock, proxy
 from appliance.core.cloud import login
 from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.login import Access
+from appliance.core.run import place
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.version import __version__
 
@@ -351,7 +352,8 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
         return Unavailable(
             host,
             f"its TLS certificate is not trusted: {_cause(error)}",
-            f"set cafile in [{access.section}] to the authority that issued it, or renew the certificate",
+            place.trust_remedy(f"set cafile in [{access.section}] to the authority that issued it")
+            + ", or renew the certificate",
         )
     cause, remedy = _failure(error, site)
     return Unavailable(host, f"cannot be reached: {cause}", remedy)

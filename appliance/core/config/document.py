@@ -29,6 +29,8 @@ class Document:
 
     sections: dict[str, dict[str, Entry]] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
+    remarks: list[Problem] = field(default_factory=list)
+    """What a dialect warns of, whatever the options mean."""
 
     def get(self, section: str, option: str) -> Entry | None:
         """Return an option's entry, None when no file sets it."""
@@ -41,8 +43,17 @@ class Document:
     def update(self, other: Document) -> None:
         """Lay another document's assignments over this one's."""
         self.paths += other.paths
+        self.remarks += other.remarks
         for section, options in other.sections.items():
             self.sections.setdefault(section, {}).update(options)
+
+
+def remark_comment(value: str, path: Path, line: int, option: str) -> list[Problem]:
+    """Return a warning when a value holds what looks like a comment, in a dialect that has none behind values."""
+    if not re.search(r"\s[#;]\s", value):
+        return []
+    text = "what follows the # or ; is part of the value; write a comment on a line of its own"
+    return [Problem(path, line, option, text, is_fatal=False)]
 
 
 Dialect = Callable[[Path, str], Document]

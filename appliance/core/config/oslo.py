@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oslo_config import iniparser
 
-from appliance.core.config.document import Document, Entry, lines
+from appliance.core.config.document import Document, Entry, lines, remark_comment
 from appliance.core.config.settings import Settings, state_of
 from appliance.core.run.errors import ConfigurationError, Problem
 
@@ -28,7 +28,8 @@ LOG_OPTIONS = (
 def parse(path: Path, text: str) -> Document:
     """Parse a file of this dialect. As in oslo.config, sections other than DEFAULT are folded to lower case.
 
-    Dashes in option names count as underscores; oslo.config does so for older names only.
+    Dashes in option names count as underscores; oslo.config does so for older names only. An option that is set
+    twice is an error: oslo.config takes the last one without a word.
     """
     reader = _Reader(path)
     reader.parse(lines(text))
@@ -62,8 +63,12 @@ class _Reader(iniparser.BaseParser):
             text = "stands above the first section; write [DEFAULT]"
             self.problems.append(Problem(self.path, self._key_line, key, text))
             return
-        entry = Entry("\n".join(value), self.path, self._key_line)
-        self.document.set(self._section, key.replace("-", "_"), entry)
+        name, entry = key.replace("-", "_"), Entry("\n".join(value), self.path, self._key_line)
+        if earlier := self.document.get(self._section, name):
+            text = f"is set a second time in [{self._section}]; first in line {earlier.line}"
+            self.problems.append(Problem(self.path, self._key_line, name, text))
+        self.document.remarks += remark_comment(entry.text, self.path, entry.line, name)
+        self.document.set(self._section, name, entry)
 
     def _note(self, text: str) -> None:
         self.problems.append(Problem(self.path, self.lineno, "", text))  # without the line: it may be half of a secret

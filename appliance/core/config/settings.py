@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from appliance.core.config.document import Document, Entry
+from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 
 _TRUE = frozenset({"true", "1", "on", "yes"})
@@ -50,6 +51,7 @@ class Settings:
         self._found: dict[tuple[str, str], Entry] = {}
         self._defaults: dict[tuple[str, str], str] = {}
         self._problems: list[Problem] = []
+        self._accounts: set[str] = set()
 
     def text(
         self,
@@ -170,7 +172,8 @@ class Settings:
             return None
         value = self.path(section, option, default=default or Path(), aliases=aliases)
         if value.is_absolute() and (state := state_of(value)):
-            self._report(entry, section, option, f"file {value} {state}")
+            unseen = place.unseen(value) if state == "does not exist" else ""
+            self._report(entry, section, option, unseen or f"file {value} {state}")
         return value
 
     def where(self, section: str, option: str, *, aliases: Iterable[Alias] = ()) -> Entry | None:
@@ -185,6 +188,10 @@ class Settings:
         """Report an option as dubious."""
         self._report(entry or self._entry(section, option), section, option, text, is_fatal=False)
 
+    def hold_account(self, section: str) -> None:
+        """Say that a section names an account: a misspelt option there is an error, where else it is a warning."""
+        self._accounts.add(section)
+
     def accept(self, section: str, options: Iterable[str]) -> None:
         """Take options as known that nothing reads: those of upstream that have no effect here."""
         self._known.setdefault(section, set()).update(options)
@@ -192,16 +199,16 @@ class Settings:
     def finish(self) -> tuple[Problem, ...]:
         """Raise all errors together, or return the warnings, unknown options with the nearest known name among them."""
         self._warn_of_unknown()
-        problems = sorted(set(self._problems))
+        problems = sorted({*self._problems, *self._document.remarks})
         if any(problem.is_fatal for problem in problems):
             raise ConfigurationError(problems)
         return tuple(problems)
 
     def _find(self, section: str, option: str, aliases: Iterable[Alias] = ()) -> Entry | None:
         places = ((section, option), *aliases)
-        for place in places:
-            self._known.setdefault(place[0], set()).add(place[1])
-        entries = [entry for place in places if (entry := self._document.get(*place))]
+        for where in places:
+            self._known.setdefault(where[0], set()).add(where[1])
+        entries = [entry for where in places if (entry := self._document.get(*where))]
         # Of several files the last one counts, by whatever name it sets the option, as in oslo.config.
         found = self._override(section, option) or max(entries, key=self._rank, default=None)
         if found:
@@ -227,11 +234,11 @@ class Settings:
             if name in pending:  # it refers to itself, by some way round
                 return None
             group, _, option = name.rpartition(".")
-            for place in ((group or section, option), ("DEFAULT", name)):
-                entry = self._override(*place) or self._entry(*place)
-                value = entry.text if entry else self._defaults.get(place)
+            for where in ((group or section, option), ("DEFAULT", name)):
+                entry = self._override(*where) or self._entry(*where)
+                value = entry.text if entry else self._defaults.get(where)
                 if value is not None:
-                    return self._expand(value, place[0], pending | {name})
+                    return self._expand(value, where[0], pending | {name})
             return None
 
         return self._interpolate(text, lookup)
@@ -271,8 +278,21 @@ class Settings:
                     self._report(entry, section, "", f"unknown section{_did_you_mean(near)}", is_fatal=False)
                 continue
             for option in options.keys() - self._known[section]:
-                near = difflib.get_close_matches(option, self._known[section], n=1)
-                self.warn(section, option, f"unknown option, ignored{_did_you_mean(near)}")
+                self._report_unknown(section, option)
+
+    def _report_unknown(self, section: str, option: str) -> None:
+        """Report an option that has no meaning where it stands; without the account that it was to name, fatally."""
+        elsewhere = [name for name, known in self._known.items() if name != section and option in known]
+        near = difflib.get_close_matches(option, self._known[section], n=1)
+        if elsewhere:
+            home = next((name for name in elsewhere if name in self._accounts), elsewhere[0])
+            text, is_account = f"belongs in [{home}]; here it is ignored", home in self._accounts
+            is_missed = self._document.get(home, option) is None
+        else:
+            text, is_account = f"unknown option, ignored{_did_you_mean(near)}", section in self._accounts
+            is_missed = bool(near) and self._document.get(section, near[0]) is None
+        entry = self._document.get(section, option)
+        self._report(entry, section, option, text, is_fatal=is_account and is_missed)
 
 
 def state_of(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import logging
 import os
 import select
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from appliance.core.run import log
-from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure
 from appliance.core.run.layout import Layout
 from appliance.core.version import __version__
 
@@ -128,6 +129,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
+    log.check_only(is_on=arguments.check_config)
     log.configure(level=log_level(arguments), as_json=arguments.log_json)
     log.hide_proxies()
     status = _flushed(program.name, _guarded(program, arguments))
@@ -143,7 +145,10 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> int:
     try:
         return program.run(arguments)
     except ApplianceError as error:
-        report(program.name, error)
+        if arguments.check_config and arguments.log_json:
+            _report_json(program.name, error)
+        else:
+            report(program.name, error)
         return error.status
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not _is_output_read():
@@ -167,6 +172,15 @@ def report(name: str, error: ApplianceError) -> None:
     for line in log.redact(str(error)).splitlines():
         _tell(f"{name}: {line}")
         log.keep(line, name=name)
+
+
+def _report_json(name: str, error: ApplianceError) -> None:
+    """Print what a check found as a JSON object a line, as the log's lines are, for the program that asked."""
+    problems = error.problems if isinstance(error, ConfigurationError) else ()
+    entry: dict[str, object] = {"logger": name, "level": "ERROR", "message": log.redact(str(error))}
+    found = [entry | {"message": log.redact(str(one)), "problem": log.as_json(one)} for one in problems] or [entry]
+    for one in found:
+        _tell(json.dumps(one, ensure_ascii=False))
 
 
 def _bug(name: str, error: BaseException, arguments: argparse.Namespace) -> ExitStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -13,25 +14,43 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus, unquote
 
-from appliance.core.run.errors import LocalFailure
+from appliance.core.run import place
+from appliance.core.run.errors import LocalFailure, Problem
 
 TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 """The form that SSM writes and that EGI's log collectors parse."""
 
 _MASK = "***"
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_SHORTEST = 6
+"""Characters of a secret that is masked wherever it stands; a shorter one would be found in ordinary words."""
+_ESCAPED = r"(?:(?<!\w)|(?<=\\[nrtfv]))"
+"""Where a word begins: also after a line end that `repr` has written as two characters."""
+_IN_ITS_PLACE = r"(?i:((?:password|passwd|secret|token)[\"']?\s*[:=]\s*[\"']?){0}(?!\w)|(//(?:[^\s/@]*:)?){0}(?=[:@]))"
+"""Where a short secret is masked: as a value beside its name, and in the account of a URL."""
 _secrets: set[str] = set()
+_is_checking = False
 
 
 def hide(secret: str | None) -> None:
     """Never let this text appear in a log line or an error message of this process, however it is spelled there.
 
-    That is: as it is, with its blanks folded, and as JSON, `repr` and URLs write it.
+    That is: as it is, with its blanks folded, and as JSON, `repr` and URLs write it. A secret of letters alone is
+    masked as a whole word, one of fewer than six characters only where a password stands: else every message would
+    lose its words, and tell the secret by what is missing.
     """
     if secret and secret.strip():
-        spellings = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+        spellings = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
         spellings |= {quote(secret), quote(secret, safe=""), quote_plus(secret), " ".join(secret.split())}
-        _secrets.update({secret, *spellings})
+        _secrets.update(spellings)
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern(secret: str) -> re.Pattern[str]:
+    text = re.escape(secret)
+    if len(secret) < (_SHORTEST if secret.isalnum() else _SHORTEST - 2):  # with signs, it is part of no word
+        return re.compile(_IN_ITS_PLACE.replace("{0}", text))
+    return re.compile(rf"()(){_ESCAPED}{text}(?!\w)" if secret.isalpha() else f"()(){text}")
 
 
 def hide_proxies() -> None:
@@ -42,10 +61,10 @@ def hide_proxies() -> None:
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with every hidden secret masked, the longest first."""
+    """Return ``text`` with every hidden secret masked, the longest first, and with paths as the host has them."""
     for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, _MASK)
-    return text
+        text = _pattern(secret).sub(lambda match: f"{match[1] or match[2] or ''}{_MASK}", text)
+    return place.on_host(text)
 
 
 def one_line(text: str) -> str:
@@ -70,15 +89,28 @@ class _JSONFormatter(logging.Formatter):
     """One JSON object a line: time (ISO 8601, UTC), logger, level, message and, with a traceback, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry = {
+        entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "logger": record.name,
             "level": record.levelname,
             "message": redact(record.getMessage()),
         }
+        if isinstance(record.args, tuple) and record.args and isinstance(record.args[0], Problem):
+            entry["problem"] = as_json(record.args[0])
         if record.exc_info:
             entry["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(entry, ensure_ascii=False)
+
+
+def as_json(problem: Problem) -> dict[str, object]:
+    """Return a finding of the configuration as JSON has it: path, line (0: the whole file), option, text, is_fatal."""
+    return {
+        "path": place.on_host(str(problem.path)),
+        "line": problem.line,
+        "option": problem.option,
+        "text": redact(problem.text),
+        "is_fatal": problem.is_fatal,
+    }
 
 
 class _Complaint(logging.Handler):
@@ -139,13 +171,22 @@ def keep(line: str, *, name: str) -> None:
             )
 
 
+def check_only(*, is_on: bool) -> None:
+    """From now on log to standard error alone, or no longer: somebody waits there for what a check finds."""
+    global _is_checking  # noqa: PLW0603  of the process, as its handlers are
+    _is_checking = is_on
+
+
 def configure(
     *, level: int = logging.INFO, file: Path | None = None, console: bool = True, as_json: bool = False
 ) -> None:
     """Send the records of all loggers to standard error, to a file, or to both; a second call replaces the first.
 
     Libraries speak from WARNING up unless ``level`` is DEBUG. Raises `LocalFailure` when the file cannot be opened.
+    While the configuration is only checked, everything goes to standard error, warnings at least.
     """
+    if _is_checking:
+        level, file, console = min(level, logging.WARNING), None, True
     formatter = _JSONFormatter() if as_json else _TextFormatter(TEXT_FORMAT)
     handlers: list[logging.Handler] = [_Console(sys.stderr)] if console else []
     if file is not None:

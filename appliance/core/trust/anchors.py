@@ -25,7 +25,10 @@ from appliance.core.trust.distinguished_name import CanonicalName, canonical
 from appliance.core.trust.revocation_lists import RevocationLists
 from appliance.core.trust.signing_policy import SigningPolicy
 
-INSTALL = "install the IGTF trust anchors (package ca-policy-egi-core) or set the right CA directory"
+INSTALL = (
+    "install the IGTF trust anchors (Debian's package igtf-policy-classic, or ca-policy-egi-core of EGI)"
+    " or set the right CA directory"
+)
 
 _CERTIFICATE = re.compile(r"[0-9a-f]{8}\.\d+")
 _CRL = re.compile(r"[0-9a-f]{8}\.r\d+")

@@ -28,7 +28,7 @@ _SPELLINGS = (
     (re.compile(r"/(?:emailAddress|Email|E)=", re.IGNORECASE), "/emailAddress="),
     (re.compile(r"/(?:USERID|UID)=", re.IGNORECASE), "/UID="),
 )
-_REMEDY = "reinstall the IGTF trust anchors (package ca-policy-egi-core or the like)"
+_REMEDY = "reinstall the IGTF trust anchors (Debian's package igtf-policy-classic, or ca-policy-egi-core of EGI)"
 
 
 @dataclass(slots=True)
