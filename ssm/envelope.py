@@ -39,7 +39,7 @@ _ENCRYPTED = (
     b'Content-Type: application/x-pkcs7-mime; smime-type=enveloped-data; name="smime.p7m"\n'
     b"Content-Transfer-Encoding: base64\n\n"
 )
-_CIPHERS: dict[str, type[algorithms.AES128 | algorithms.AES256]] = {
+CIPHERS: dict[str, type[algorithms.AES128 | algorithms.AES256]] = {
     "aes128": algorithms.AES128,
     "aes256": algorithms.AES256,
 }
@@ -85,7 +85,7 @@ def encrypt(message: bytes, *, recipient: x509.Certificate, cipher: str) -> byte
         pkcs7.PKCS7EnvelopeBuilder()
         .set_data(mime.canonical(message))
         .add_recipient(recipient)
-        .set_content_encryption_algorithm(_CIPHERS[cipher])
+        .set_content_encryption_algorithm(CIPHERS[cipher])
         .encrypt(Encoding.DER, [pkcs7.PKCS7Options.Binary])
     )
     return _ENCRYPTED + base64.encodebytes(enveloped)

@@ -32,6 +32,7 @@ _CRLS = {
     "0": "warn",
 }
 _ELEMENTS = re.compile(r"[0-9a-f]{8}")
+PROTOCOLS = ("STOMP", "AMS")
 _NAME_A_HOST = {"STOMP": "name the message broker, host: HOST:PORT", "AMS": "EGI's is msg.argo.grnet.gr"}
 _AMS_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TOKEN = re.compile(r"[!-~]+")
@@ -200,7 +201,7 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
 
 
 def _read_protocol(settings: Settings, role: str) -> str:
-    protocol = settings.choice(role, "protocol", default="", allowed=["STOMP", "AMS"])
+    protocol = settings.choice(role, "protocol", default="", allowed=PROTOCOLS)
     if not protocol and settings.where(role, "protocol") is None:
         settings.warn(role, "protocol", "not set; STOMP is assumed, as before SSM 4")
     return protocol or "STOMP"

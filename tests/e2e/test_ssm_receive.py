@@ -33,8 +33,8 @@ def signed(text: str, credential: Credential) -> bytes:
     return done.stdout.replace(b"\r\n", b"\n")
 
 
-def encrypted(message: bytes, credential: Credential) -> bytes:
-    command = ["openssl", "smime", "-encrypt", "-aes128", str(credential.certificate)]
+def encrypted(message: bytes, credential: Credential, cipher: str = "aes128") -> bytes:
+    command = ["openssl", "smime", "-encrypt", f"-{cipher}", str(credential.certificate)]
     return subprocess.run(command, input=message, capture_output=True, check=True).stdout.replace(b"\r\n", b"\n")
 
 

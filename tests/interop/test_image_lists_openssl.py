@@ -92,6 +92,51 @@ def test_what_openssl_signs(authority: Authority, signer: Credential, options: l
     assert [offer.appliance.title for offer in found.offers] == ["Una imagen añil"]
 
 
+FORMS = {
+    "opaque": ["-nodetach"],
+    "opaque, BER": ["-nodetach", "-stream"],
+    "opaque, binary": ["-nodetach", "-binary"],
+    "opaque, with a header inside": ["-nodetach", "-text"],
+    "PEM": ["-nodetach", "-outform", "PEM"],
+    "DER": ["-nodetach", "-outform", "DER"],
+    "DER, binary": ["-nodetach", "-binary", "-outform", "DER"],
+    "BER": ["-nodetach", "-stream", "-outform", "DER"],
+}
+
+
+@pytest.mark.parametrize("program", ["smime", "cms"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_that_carries_its_text(authority: Authority, signer: Credential, form: str, program: str) -> None:
+    """F-T6."""
+    command = ["openssl", program, "-sign", "-signer", str(signer.certificate)]
+    command += ["-inkey", str(signer.key), *FORMS[form]]
+    text = json.dumps(document(), ensure_ascii=False, indent=1).encode()
+    message = subprocess.run(command, input=text, capture_output=True, check=True).stdout
+    trust = CADirectory(authority.directory / "certificates")
+    found, _ = imagelist.verify(message, trust=trust, at=datetime.now(UTC))
+    assert [offer.appliance.title for offer in found.offers] == ["Una imagen añil"]
+    if "-outform" not in FORMS[form]:  # as a server with LF or CRLF line ends hands it out
+        turned = message.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        assert imagelist.verify(turned, trust=trust, at=datetime.now(UTC))[0] == found
+
+
+@pytest.mark.parametrize("options", [[], ["-nodetach"], ["-nodetach", "-outform", "PEM"]], ids=str)
+def test_text_outside_of_the_signature(authority: Authority, signer: Credential, options: list[str]) -> None:
+    """F-T6: ignored before, where the form has a place for it, refused after."""
+    trust = CADirectory(authority.directory / "certificates")
+    message = sign(document(), signer, *options)
+    forged = json.dumps(document(dc__identifier="forged")).encode()
+    if options != ["-nodetach"]:
+        before = forged + b"\n" + message
+        if not options:
+            before = message.replace(b"This is an", forged + b"\nThis is an")
+        assert before != message
+        found, _ = imagelist.verify(before, trust=trust, at=datetime.now(UTC))
+        assert found.identifier == document()["hv:imagelist"]["dc:identifier"]
+    with pytest.raises(Malformed):
+        imagelist.verify(message + b"\n" + forged + b"\n", trust=trust, at=datetime.now(UTC))
+
+
 def test_every_altered_byte_of_the_list_is_noticed(authority: Authority, signer: Credential) -> None:
     """Flip one byte at many places of the signed text: neither verifier accepts, or the text is the same one."""
     trust = CADirectory(authority.directory / "certificates")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from appliance.core.trust import mime, smime
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
-from appliance.core.trust.errors import Malformed, Tampered, Untrusted
+from appliance.core.trust.errors import Malformed, NoAnchor, Tampered, Untrusted
 from tests.simulators.authority import NOW, Authority, Pair, ec_key, rsa_key, serial_zero, sign
 
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
@@ -196,6 +196,80 @@ def test_the_size_is_bounded(shop: Workshop, message: bytes) -> None:
         smime.verify(message, trust=shop.trust, at=NOW, max_bytes=100)
 
 
+# Other forms than two parts
+
+ALL = frozenset(smime.Form)
+
+
+def change_opaque(shop: Workshop, old: bytes, new: bytes) -> bytes:
+    message = shop.sign(TEXT, "-nodetach")
+    assert old in message
+    return message.replace(old, new, 1)
+
+
+def test_accounting_comes_in_two_parts_only(shop: Workshop) -> None:
+    """An opaque message is what SSM takes for an encrypted one."""
+    for options in (["-nodetach"], ["-nodetach", "-outform", "PEM"], ["-nodetach", "-outform", "DER"]):
+        shop.refusal(shop.sign(TEXT, "-text", *options))
+    assert shop.verify(shop.sign(TEXT, "-text", "-nodetach"), forms=ALL).body == TEXT
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        (b"smime-type=signed-data", b"smime-type=enveloped-data", "enveloped-data, not signed-data"),
+        (b"Transfer-Encoding: base64", b"Transfer-Encoding: binary", "its signature is not base64"),
+        (b"\n\nMI", b"\n\nM!", "broken base64"),
+        (b"\n\nMI", b"\n\nMA", "structure cannot be read"),
+    ],
+)
+def test_opaque_messages_that_are_refused(shop: Workshop, old: bytes, new: bytes, cause: str) -> None:
+    assert cause in shop.refusal(change_opaque(shop, old, new), forms=ALL)
+
+
+def test_an_opaque_message_need_not_name_its_kind(shop: Workshop) -> None:
+    message = change_opaque(shop, b"smime-type=signed-data; ", b"")
+    assert shop.verify(message, forms=ALL, require_header=False).body == TEXT
+    message = change_opaque(shop, b"application/x-pkcs7-mime", b"application/pkcs7-mime")
+    assert shop.verify(message, forms=ALL, require_header=False).body == TEXT
+
+
+def test_pem_in_both_spellings(shop: Workshop) -> None:
+    message = shop.sign(TEXT, "-nodetach", "-outform", "PEM")
+    assert b"-----BEGIN PKCS7-----" in message
+    for label in (b"PKCS7", b"CMS"):
+        spelled = message.replace(b"PKCS7", label)
+        assert shop.verify(spelled, forms=ALL, require_header=False).body == TEXT
+        crlf = spelled.replace(b"\n", b"\r\n")
+        assert shop.verify(crlf, forms=ALL, require_header=False).body == TEXT
+
+
+def test_pem_that_is_refused(shop: Workshop) -> None:
+    message = shop.sign(TEXT, "-nodetach", "-outform", "PEM")
+    cases = {
+        "its PEM has no end": message[: message.index(b"-----END")],
+        "unsigned text after its end": message + b"unsigned\n",
+        "broken base64": message.replace(b"\nMI", b"\nM!"),
+        "No blank line": message.replace(b"PKCS7", b"CERTIFICATE"),
+    }
+    for cause, changed in cases.items():
+        assert cause in shop.refusal(changed, forms=ALL)
+
+
+def test_a_signature_without_its_text(shop: Workshop) -> None:
+    for options in (["-outform", "PEM"], ["-outform", "DER"]):
+        message = shop.sign(TEXT, *options)
+        assert "it has a signature and no text" in shop.refusal(message, forms=ALL)
+
+
+def test_text_inside_a_detached_signature(shop: Workshop, message: bytes) -> None:
+    inside = shop.sign(TEXT, "-nodetach").split(b"\n\n", 1)[1]
+    start = message.index(b"MII")
+    changed = message[:start] + inside.strip() + message[message.index(b"\n\n", start) :]
+    assert "not a detached signature" in shop.refusal(changed)
+    assert "not a detached signature" in shop.refusal(changed, forms=ALL)
+
+
 # Tampering
 
 
@@ -378,14 +452,14 @@ def test_pss(shop: Workshop, message: bytes, digest: hashes.HashAlgorithm) -> No
 
 def test_an_unknown_signer(shop: Workshop) -> None:
     rogue = Authority.root("/CN=Rogue").issue(HOST)
-    assert "not among the trust anchors" in shop.refusal(shop.sign(TEXT, "-text", pair=rogue), Untrusted)
+    assert "not among the trust anchors" in shop.refusal(shop.sign(TEXT, "-text", pair=rogue), NoAnchor)
 
 
 def test_the_certificate_named_by_the_signer_counts(shop: Workshop) -> None:
     """Others in the message may be of better birth; they did not sign."""
     rogue = Authority.root("/CN=Rogue").issue("/CN=rogue")
     signed = sign(TEXT, rogue, "-text", directory=shop.path, more=(shop.host.certificate,))
-    assert "/CN=rogue: its issuer /CN=Rogue" in shop.refusal(signed, Untrusted)
+    assert "/CN=rogue: its issuer /CN=Rogue" in shop.refusal(signed, NoAnchor)
 
 
 def test_a_stranger_that_cannot_be_read(shop: Workshop) -> None:

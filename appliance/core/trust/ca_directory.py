@@ -19,9 +19,6 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.core.trust.anchors import Anchors, Listing, list_files
@@ -29,15 +26,12 @@ from appliance.core.trust.chain import build, subject_of, who
 from appliance.core.trust.distinguished_name import DN
 from appliance.core.trust.errors import Untrusted
 from appliance.core.trust.revocation import Doubt, Revocation
+from appliance.core.trust.strength import check_key, check_signature_hash
 
 _LOG = logging.getLogger(__name__)
 _FETCH = "run fetch-crl"
 _REPLACE = "replace or remove it"
-_RENEW = "the holder needs a certificate with RSA 2048 or EC, signed with SHA-256 or better"
 _MAX_UNTRUSTED = 16
-_MIN_RSA_BITS = 2048
-_MIN_EC_BITS = 224
-"""As strong as RSA 2048 (NIST SP 800-57 part 1, table 2)."""
 _MAX_LINES = 20
 """Of problems with single files that one reading of the directory logs."""
 
@@ -118,10 +112,10 @@ class CADirectory:
         anchors = known.anchors
         chain = build(anchors, certificate, untrusted=untrusted, at=at)
         for link in chain:
-            _check_key(link, subject=subject)
+            check_key(link, subject=subject)
         for child, issuer in itertools.pairwise(chain):
             if not anchors.holds(child):
-                self._check_signature_hash(child, subject=subject)
+                check_signature_hash(child, subject=subject, allow_sha1=self._allow_sha1)
                 _check_policies(anchors, child, issuer=issuer, subject=subject)
         if self.crls is CRLPolicy.OFF:
             return VerifiedChain(subject, chain, ())
@@ -146,19 +140,6 @@ class CADirectory:
         if len(new) > _MAX_LINES:
             _LOG.warning("%s: %d more files cannot be used", self.path, len(new) - _MAX_LINES)
 
-    def _check_signature_hash(self, link: x509.Certificate, *, subject: DN) -> None:
-        try:
-            algorithm = link.signature_hash_algorithm
-        except UnsupportedAlgorithm:
-            algorithm = None
-        match algorithm:
-            case hashes.SHA256() | hashes.SHA384() | hashes.SHA512():
-                return
-            case hashes.SHA1() if self._allow_sha1:
-                return
-        name = algorithm.name.upper() if algorithm else "an unsupported algorithm"
-        raise Untrusted(subject, f"{subject_of(link)} is signed with {name}", _RENEW)
-
     def _judge(self, doubt: Doubt, *, subject: DN) -> str:
         """Return the warning that a doubt is worth.
 
@@ -180,19 +161,3 @@ def _check_policies(anchors: Anchors, child: x509.Certificate, *, issuer: x509.C
         if not policy.permits(name, issuer=authority):
             cause = f"{who(child, subject)} lies outside the names that {policy.path} lets {authority} sign"
             raise Untrusted(subject, cause)
-
-
-def _check_key(certificate: x509.Certificate, *, subject: DN) -> None:
-    try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    match key:
-        case rsa.RSAPublicKey(key_size=size):
-            kind, is_strong = "an RSA", size >= _MIN_RSA_BITS
-        case ec.EllipticCurvePublicKey(key_size=size):
-            kind, is_strong = "an EC", size >= _MIN_EC_BITS
-        case _:
-            raise Untrusted(subject, f"{subject_of(certificate)} has a key that is neither RSA nor EC", _RENEW)
-    if not is_strong:
-        raise Untrusted(subject, f"{subject_of(certificate)} has {kind} key of {size} bits, too short", _RENEW)

@@ -89,8 +89,10 @@ def verify(
 def _take_apart(message: bytes, *, forms: Container[Form], allow_sha1: bool) -> tuple[bytes, cms.OneSignature]:
     """Return the text that is said to be signed, as it is hashed, and its signature."""
     form = _form_of(message)
-    if form is Form.DETACHED or form not in forms:  # `split_signed` says what it is instead
-        parts = mime.split_signed(message)
+    if form not in forms or form is Form.DETACHED:
+        parts = mime.split_signed(message)  # says what it is if it is of another form
+        if Form.DETACHED not in forms:
+            raise Malformed("message", "it has a detached signature")
         signature = cms.read(parts.signature, allow_sha1=allow_sha1)
         if signature.content is not None:
             raise Malformed("signature", "it is not a detached signature over plain data")
