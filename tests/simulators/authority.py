@@ -260,4 +260,4 @@ def sign(
         bag.write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in more))
         command += ["-certfile", str(bag)]
     signed = subprocess.run(command, input=text, capture_output=True, check=True).stdout
-    return signed.replace(b"\r\n", b"\n").replace(b"\n", eol)
+    return signed if "DER" in options else signed.replace(b"\r\n", b"\n").replace(b"\n", eol)

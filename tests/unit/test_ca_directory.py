@@ -328,7 +328,7 @@ def test_an_unreadable_policy_permits_nothing(directory: Path, root: Authority) 
     path.unlink()
     path.mkdir()
     assert "lies outside" in refusal(directory, root.issue(HOST))
-    assert CADirectory(directory).problems == (f"{path}: cannot be read: is a directory, not a file",)
+    assert CADirectory(directory).problems == (f"{path}: cannot be read: Is a directory",)
 
 
 def test_the_policy_binds_an_intermediate_that_came_along(directory: Path, root: Authority) -> None:
