@@ -6,6 +6,7 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$TOP/.cache
 ENVS=$CACHE/env
 UV_VERSION=0.13.9
+BUILD=(--build-constraints "$TOP/locks/build.txt")  # what builds our own wheel, with hashes that uv verifies
 mkdir -p "$ENVS"
 unset PYTHONDONTWRITEBYTECODE  # programs that are started a thousand times should not be compiled a thousand times
 
@@ -77,7 +78,11 @@ ensure_uv() {
   python_works || die "Python 3.11 or newer is needed, found $(python3 --version 2>&1)"
   step "package installer" make_uv
 }
-make_uv() { rm -rf "$ENVS/uv"; python3 -m venv "$ENVS/uv" && "$ENVS/uv/bin/pip" -q install --disable-pip-version-check "uv==$UV_VERSION"; }
+make_uv() {
+  rm -rf "$ENVS/uv"
+  python3 -m venv "$ENVS/uv" &&
+    "$ENVS/uv/bin/pip" -q install --disable-pip-version-check --require-hashes --no-deps -r "$TOP/locks/uv.txt"
+}
 
 # environment NAME LOCK [ARGUMENT…]: a virtual environment holding just what the hashed LOCK lists, plus ARGUMENTs
 # (installed without dependencies). Remade when any of them changes.
@@ -99,7 +104,7 @@ make_environment() {
   local name=$1 lock=$2; shift 2
   { [ -x "$ENVS/$name/bin/python" ] || uv venv -q --python "$(command -v python3)" "$ENVS/$name"; } &&
     uv pip sync -q --python "$ENVS/$name/bin/python" --require-hashes "$lock" &&
-    { [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "$@"; }
+    { [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "${BUILD[@]}" "$@"; }
 }
 
 # What tests of containers and of machines need: an engine's programs, both versions of Compose, the images, the root file
@@ -124,7 +129,7 @@ isolated_environments() {
   [ "$modules" = "$(cat "$CACHE/wheel/.modules" 2>/dev/null)" ] || rm -f "$CACHE/wheel/.made"
   if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "${SOURCES[@]}" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' ! -name '*.pyc' -print -quit)" ]; then
     rm -rf "$CACHE/wheel"
-    step "wheel" uv build -q --wheel --out-dir "$CACHE/wheel" "$TOP"
+    step "wheel" uv build -q --wheel "${BUILD[@]}" --require-hashes --out-dir "$CACHE/wheel" "$TOP"
     printf '%s' "$modules" >"$CACHE/wheel/.modules"
     touch "$CACHE/wheel/.made"
     rm -rf "$ENVS"/only-*

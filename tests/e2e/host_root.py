@@ -3,7 +3,7 @@
 It is a mount namespace and a changed root. Some of its programs are stand-ins, since there is neither systemd nor an
 engine: systemctl notes how it was called, enables units as the real one does, and can be told to kill who has called it
 or to fail; docker keeps the ids of images by their tags, as `docker load` finds them in an archive; to dpkg-query every
-package is installed.
+package is installed, unless the host has packages of its own (tests.e2e.packages).
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ echo "$@" >>/stand-ins/calls
 [ ! -e /stand-ins/kill-$1 ] || { rm /stand-ins/kill-$1; kill -9 $PPID; }
 [ ! -e /stand-ins/fail-$1 ] || { echo "Job for bdii.service failed." >&2; exit 1; }
 """
-_DOCKER = f"""#!/usr/bin/python3
+DOCKER = f"""#!/usr/bin/python3
 import json, pathlib, sys, tarfile
 engine, verb = pathlib.Path("/stand-ins/engine"), sys.argv[1]
+if verb == "--version":
+    sys.exit(print("Docker version 20.10.24+dfsg1, build 297e128"))
 if not engine.is_dir():
     sys.exit("{DOWN}")
 ids = engine / "ids"
@@ -32,12 +34,15 @@ held = json.loads(ids.read_text()) if ids.exists() else {{}}
 if verb == "image":
     print(held.get(sys.argv[-1], ""))
     sys.exit(sys.argv[-1] not in held)
+if verb == "info":
+    print((engine / "place").read_text() if (engine / "place").exists() else "/var/lib/docker")
 if verb == "load":
     with tarfile.open(sys.argv[-1]) as archive:
         for image in json.load(archive.extractfile("manifest.json")):
             held |= dict.fromkeys(image["RepoTags"], "sha256:" + image["Config"].removesuffix(".json"))
     ids.write_text(json.dumps(held))
 """
+COMPOSE = "#!/bin/sh\necho 1.29.2\n"
 _INSTALLED = "#!/bin/sh\necho 'ii '\n"
 _DIRECTORIES = ("dev", "proc", "usr", "opt", "tmp", "var/log", "var/tmp", "run/systemd/system", "bundles")
 _ENTER = """
@@ -46,6 +51,9 @@ for place in dev proc usr; do mount --rbind /$place $place; done
 mount --bind own-local usr/local
 mount -t tmpfs tmpfs own-bin && mkdir own-bin/upper own-bin/work && cp -p stand-ins/bin/* own-bin/upper
 mount -t overlay overlay -o lowerdir=/usr/bin,upperdir=own-bin/upper,workdir=own-bin/work usr/bin
+[ ! -e absent ] || xargs -I{} sh -c '[ -e stand-ins/bin/{} ] || rm -f usr/bin/{}' <absent
+[ ! -e small ] || . ./small
+[ ! -e meminfo ] || mount --bind meminfo proc/meminfo
 mount --bind "$1" bundles && shift
 exec chroot . "$@"
 """
@@ -65,16 +73,38 @@ class Host:
             (root / name).mkdir(parents=True)
         place = root / "stand-ins"
         shutil.copy("/usr/bin/systemctl", place / "real-systemctl")
-        for name, text in (("systemctl", _SYSTEMCTL), ("docker", _DOCKER), ("dpkg-query", _INSTALLED)):
-            (place / "bin" / name).write_text(text)
-            (place / "bin" / name).chmod(0o755)
+        for name, text in (("systemctl", _SYSTEMCTL), ("docker", DOCKER), ("dpkg-query", _INSTALLED)):
+            self.stand_in(name, text)
+        self.stand_in("docker-compose", COMPOSE)
         shutil.copy(TOP / "scripts/install", place / "install")
 
-    def install(self, bundle: Path) -> subprocess.CompletedProcess[str]:
+    def stand_in(self, name: str, text: str) -> None:
+        """Put a program into /usr/bin in place of this machine's."""
+        path = self.root / "stand-ins/bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def remove(self, *names: str) -> None:
+        """Have programs not be there, neither this machine's nor a stand-in."""
+        for name in names:
+            (self.root / "stand-ins/bin" / name).unlink(missing_ok=True)
+        with (self.root / "absent").open("a") as file:
+            file.writelines(f"{name}\n" for name in names)
+
+    def keep(self, *names: str) -> None:
+        """Have this machine's own program be there after all, without a stand-in."""
+        path = self.root / "absent"
+        path.write_text("".join(f"{name}\n" for name in path.read_text().split() if name not in names))
+
+    def install(self, bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run scripts/install with one of the bundles, by its name."""
-        words = ["/stand-ins/install", f"/bundles/{bundle.name}", "--key", "/bundles/key.pub"]
+        words = ["/stand-ins/install", f"/bundles/{bundle.name}", "--key", "/bundles/key.pub", *flags]
+        return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=120, check=False)
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command line that runs something on the host."""
         command = ["unshare", "--mount", "sh", "-euc", _ENTER, "sh", self.root, self._bundles, *words]
-        return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
+        return [str(word) for word in command]
 
     def tell_systemctl(self, deed: str, verb: str) -> None:
         """Have systemctl ``kill`` who calls it next with a verb, or ``fail``."""

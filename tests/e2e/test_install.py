@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import pty
 import re
 import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -351,10 +354,8 @@ def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> No
 def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
     """R12: an upgrade does not bring cron's tables back."""
     install(older(made), root)
-    python = next((root / "opt/fedcloud").glob(f"{__version__}-*/bin/python"))
-    command = [
-        str(word) for word in (python, "-I", "-m", "appliance.admin.command", "schedule", "systemd", "--root", root)
-    ]
+    # This checkout's interpreter: the bundle of the tests holds none of the libraries.
+    command = [sys.executable, "-m", "appliance.admin.command", "schedule", "systemd", "--root", str(root)]
     subprocess.run(command, check=True, capture_output=True)
     assert not list((root / "etc/cron.d").iterdir())
     assert install(newer(made), root).returncode == 0
@@ -462,22 +463,84 @@ def test_another_s_signature_is_refused(own: Path, root: Path) -> None:
     assert install(own, root, "--unsigned").returncode == 0
 
 
-def test_the_key_of_the_first_installation_is_asked_for_ever_after(own: Path, root: Path) -> None:
+@pytest.fixture
+def with_key(own: Path) -> Path:
+    """Return a bundle with the installer and the key in it, as a publisher makes it."""
     shutil.copy(INSTALL, own / "install")
     shutil.copy(own.parent / "key.pub", own / "signing-key.pem")
     bundles.seal(own, key=own.parent / "key.pem")
-    command = [str(own / "install"), "--root", str(root)]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    fingerprint = hashlib.sha256((own / "signing-key.pem").read_bytes()).hexdigest()
-    assert shown.stdout.startswith(
-        f"The key came with the bundle; compare its SHA-256 with the publisher's: {fingerprint}\n"
-    )
-    private, public = bundles.make_key(own.parent, "other")
-    shutil.copy(public, own / "signing-key.pem")
-    bundles.seal(own, key=private)
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return own
+
+
+def fingerprint_of(bundle: Path) -> str:
+    return hashlib.sha256((bundle / "signing-key.pem").read_bytes()).hexdigest()
+
+
+def install_itself(bundle: Path, root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [str(bundle / "install"), "--root", str(root), *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+
+
+def test_a_key_that_came_with_the_bundle_is_shown_and_not_trusted_unasked(with_key: Path, root: Path) -> None:
+    """F-H16: nobody is there to ask."""
+    before, found = state(root), fingerprint_of(with_key)
+    shown = install_itself(with_key, root)
+    assert (shown.returncode, state(root)) == (3, before)
+    assert shown.stdout == f"The key came with the bundle. SHA-256 of {with_key}/signing-key.pem: {found}\n"
+    assert f"repeat with --fingerprint {found} or --key FILE; nothing was changed" in shown.stderr
+    wrong = install_itself(with_key, root, "--fingerprint", "0" * 64)
+    assert (wrong.returncode, state(root)) == (3, before)
+    assert f"its SHA-256 is {found}, not {'0' * 64}; get the bundle again" in wrong.stderr
+    colons = ":".join(found[at : at + 2] for at in range(0, 64, 2)).upper()
+    assert install_itself(with_key, root, "--fingerprint", colons).returncode == 0
+
+
+@pytest.mark.parametrize(("answer", "status"), [("yes\n", 0), ("no\n", 3), ("\n", 3)])
+def test_a_person_is_asked_for_the_key_before_it_is_trusted(
+    with_key: Path, root: Path, answer: str, status: int
+) -> None:
+    """F-H16: on a terminal."""
+    before = state(root)
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [str(with_key / "install"), "--root", str(root)],
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.write(controller, answer.encode())
+        out, err = process.communicate(timeout=120)
+    os.close(controller)
+    os.close(terminal)
+    assert process.returncode == status, err
+    assert out.startswith(f"The key came with the bundle. SHA-256 of {with_key}/signing-key.pem: ")
+    if status:
+        assert err.endswith("install: the key is not trusted; nothing was changed\n")
+        assert state(root) == before
+
+
+def test_the_key_of_the_first_installation_is_asked_for_ever_after(with_key: Path, root: Path) -> None:
+    assert install_itself(with_key, root, "--fingerprint", fingerprint_of(with_key)).returncode == 0
+    assert install_itself(with_key, root).returncode == 0  # by now it is known
+    private, public = bundles.make_key(with_key.parent, "other")
+    shutil.copy(public, with_key / "signing-key.pem")
+    bundles.seal(with_key, key=private)
+    again = install_itself(with_key, root, "--fingerprint", fingerprint_of(with_key))
     assert again.returncode == 3
     assert f"its signature is not of {root}/etc/fedcloud/signing-key.pem; nothing was changed" in again.stderr
+
+
+def test_two_installers_at_once(made: Path, root: Path) -> None:
+    """The second says so, and changes nothing."""
+    directory = os.open(root, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    told = refused(older(made), root)
+    os.close(directory)
+    assert told == (
+        f"install: another installation into {root} is running; wait until it has ended; nothing was changed\n"
+    )
+    assert install(older(made), root).returncode == 0
 
 
 def test_an_rsa_signature_by_openssl_dgst_is_taken(own: Path, root: Path) -> None:

@@ -70,7 +70,8 @@ class Appliance:
     def install(cls, machine: Machine, testbed: Testbed) -> Appliance:
         """Install from the bundle below /media, twice, and configure what was installed."""
         place = f"/media/fedcloud-appliance-{images.version()}"
-        first = machine.run(f"{place}/install").stdout
+        key = machine.shell(f"sha256sum <{place}/signing-key.pem").stdout.split()[0]
+        first = machine.run(f"{place}/install", "--fingerprint", key).stdout
         before = machine.shell(_EVERYTHING).stdout
         second = machine.run(f"{place}/install").stdout
         after = machine.shell(_EVERYTHING).stdout

@@ -1,11 +1,14 @@
 """The shell functions that set everything up, with the commands that reach outside replaced."""
 
+import hashlib
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -176,3 +179,32 @@ def test_nothing_is_set_up_before_the_command_line_is_understood(
     assert said in shown.stdout + shown.stderr
     assert "*" not in shown.stdout + shown.stderr
     assert list((top / ".cache").rglob("*")) == [top / ".cache/env"]
+
+
+def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path: Path) -> None:
+    """F-H16: pip refuses a package of the right name and version whose content is another."""
+    index = tmp_path / "index"
+    index.mkdir()
+    wheel = index / "uv-0.13.9-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("uv-0.13.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 0.13.9\n")
+        archive.writestr("uv-0.13.9.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("uv-0.13.9.dist-info/RECORD", "")
+    (checkout / "locks").mkdir()
+    shutil.copy(SCRIPTS.parent / "locks/uv.txt", checkout / "locks")
+    make = f"export PIP_NO_INDEX=1 PIP_FIND_LINKS='{index}' PIP_NO_CACHE_DIR=1\nmake_uv"
+    shown = run(checkout, make)
+    assert shown.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in shown.stderr
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (checkout / "locks/uv.txt").write_text(f"uv==0.13.9 --hash=sha256:{digest}\n")
+    assert run(checkout, make).returncode == 0
+
+
+def test_every_lock_has_a_hash_for_each_package() -> None:
+    """F-H16: that of the package installer has the version that the scripts ask for."""
+    for lock in (SCRIPTS.parent / "locks").glob("*.txt"):
+        text = lock.read_text().replace("\\\n", " ")
+        assert all("--hash=sha256:" in line for line in text.splitlines() if line.strip()), lock
+    version = re.findall(r"^UV_VERSION=(.*)$", (SCRIPTS / "lib.sh").read_text(), re.MULTILINE)
+    assert (SCRIPTS.parent / "locks/uv.txt").read_text().split()[0] == f"uv=={version[0]}"

@@ -60,7 +60,7 @@ class Installation:
         if self.is_pending:
             images.check_bundle(self.bundle, ids)
         if self.root == Path("/"):
-            images.check_engine()
+            images.check_engine(self.bundle, ids)
         if self.is_pending:
             self.record.bundle = ""
             self.record.write(self.record_path)

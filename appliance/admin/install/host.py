@@ -77,7 +77,8 @@ def link_anchors(root: Path) -> int:
 def make_places(root: Path) -> None:
     """Make the directories and log files of tmpfiles.d/fedcloud.conf."""
     where = [] if root == Path("/") else [f"--root={root}"]
-    for directory in ("run", "run/lock", "var/log", "var/spool"):
+    # The containers get Debian's directory of anchors, also on a host that has none of these packages.
+    for directory in ("run", "run/lock", "var/log", "var/spool", ANCHORS.lstrip("/")):
         (root / directory).mkdir(parents=True, exist_ok=True)
     run("/usr/bin/systemd-tmpfiles", *where, "--create", "fedcloud.conf")
 

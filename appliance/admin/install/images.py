@@ -7,6 +7,7 @@ installed.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from pathlib import Path
 from appliance.admin.images.locked import short
 from appliance.core.run.errors import Unavailable
 
-_DOCKER = "/usr/bin/docker"
+_PLACES = "/usr/bin:/usr/local/bin"
+_GB = 10**9
 
 
 def archives(bundle: Path) -> list[Path]:
@@ -40,9 +42,20 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
             raise Unavailable(tag, cause, "get the bundle again; nothing was changed")
 
 
-def check_engine() -> None:
-    """Raise `Unavailable` when the engine does not answer."""
+def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
+    """Raise `Unavailable` when the engine does not answer, or has no room for the images that it lacks."""
     _docker("version", "--format", "{{.Server.Version}}")
+    if all(_present(tag) == identifier for tag, identifier in ids.items()):
+        return
+    place = Path(_docker("info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker")
+    needed = sum(path.stat().st_size for path in archives(bundle))
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:  # the engine is another machine's, or in a namespace of its own: only it can say
+        return
+    if free < needed:
+        cause = f"the engine keeps its images there: {free / _GB:.1f} GB are free, {needed / _GB:.1f} GB are needed"
+        raise Unavailable(place, cause, "make room or move it with data-root; nothing was changed")
 
 
 def load(bundle: Path, ids: Mapping[str, str]) -> int:
@@ -60,12 +73,21 @@ def load(bundle: Path, ids: Mapping[str, str]) -> int:
 
 
 def _present(tag: str) -> str:
-    command = [_DOCKER, "image", "inspect", "--format", "{{.Id}}", tag]
+    command = [_program(), "image", "inspect", "--format", "{{.Id}}", tag]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _docker(*words: str) -> None:
-    done = subprocess.run([_DOCKER, *words], capture_output=True, text=True, check=False)
+def _docker(*words: str) -> str:
+    done = subprocess.run([_program(), *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Unavailable("docker", f"{words[0]}: {' '.join(done.stderr.split())}", "see systemctl status docker")
+    return done.stdout
+
+
+def _program() -> str:
+    """Return the path of Docker's client, of whatever package it is."""
+    found = shutil.which("docker", path=_PLACES)
+    if found is None:
+        raise Unavailable("docker", "is not installed", "install docker.io or docker-ce; nothing was changed")
+    return found

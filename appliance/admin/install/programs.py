@@ -6,15 +6,17 @@ version alone, and ``/usr/local/bin/appliance``, are links that change in one st
 
 from __future__ import annotations
 
+import ensurepip
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 from appliance.core.run.errors import Unavailable
 
-_PYTHON = "/usr/bin/python3"
 _TOP = "/opt/fedcloud"
 _COMMAND = "/usr/local/bin/appliance"
 
@@ -40,7 +42,7 @@ def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
 
 def _fill(unfinished: Path, bundle: Path) -> None:
     """Make an environment and install the bundle's wheels into it."""
-    _run(_PYTHON, "-m", "venv", "--without-pip", unfinished)
+    _run(sys.executable, "-m", "venv", "--without-pip", unfinished)
     pip = [str(unfinished / "bin/python"), f"{_pip()}/pip", "--quiet", "--no-cache-dir", "install"]
     wheels = bundle / "wheels"
     own = sorted(wheels.glob("egi_fedcloud_appliance-*.whl"))
@@ -52,11 +54,14 @@ def _fill(unfinished: Path, bundle: Path) -> None:
 
 
 def _pip() -> Path:
-    """Return Debian's own pip, as the wheel that python3-venv brings: none is left behind in the environment."""
-    found = sorted(Path("/usr/share/python-wheels").glob("pip-*.whl"))
+    """Return the system's own pip, as the wheel that venv installs: none is left behind in the environment."""
+    own = sysconfig.get_config_var("WHEEL_PKG_DIR")  # of Fedora's family; Debian has it without saying so
+    places = [Path(own)] if own else []
+    places += [Path("/usr/share/python-wheels"), Path(ensurepip.__file__).parent / "_bundled"]
+    found = [path for place in places for path in sorted(place.glob("pip-*.whl"))[-1:]]
     if not found:
         raise Unavailable("python3-venv", "is not installed", "apt-get install python3-venv")
-    return found[-1]
+    return found[0]
 
 
 def _name_anew(environment: Path, place: str) -> None:
