@@ -17,8 +17,8 @@ from datetime import timedelta
 
 from appliance.core.directory import NoAnswer
 from appliance.core.run import lock
-from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure
-from appliance.core.run.record import RunRecord
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.record import RunRecord, failure_recorded
 from bdii.engine import Cycle, Engine
 from bdii.server import Server
 from bdii.settings import Settings
@@ -47,13 +47,8 @@ class Service:
 
     def run(self) -> ExitStatus:
         """Serve until told to end. Raises `Busy` when another one serves this directory, and what stops slapd."""
-        try:
+        with failure_recorded(f"bdii-{self._settings.level}", self._settings.runs):
             return self._run()
-        except Busy:
-            raise  # the record in place is the other one's
-        except Exception as error:
-            self._record_failure(error)
-            raise
 
     def _run(self) -> ExitStatus:
         with lock.hold(self._settings.state / "lock"):
@@ -73,16 +68,6 @@ class Service:
         if self._bug is not None:
             raise self._bug
         return ExitStatus.DONE
-
-    def _record_failure(self, error: Exception) -> None:
-        """Leave the record of a service that ends against its will: without it the last good cycle's would stay."""
-        record = RunRecord(f"bdii-{self._settings.level}")
-        if isinstance(error, ApplianceError | OSError):
-            record.fail(_told(error))
-            record.close(error.status if isinstance(error, ApplianceError) else ExitStatus.NOTHING, self._settings.runs)
-        else:
-            record.fail(f"bug in this program: {type(error).__name__}: {error}")
-            record.close(ExitStatus.BUG, self._settings.runs)
 
     def _end(self) -> None:
         self._stop.set()

@@ -121,7 +121,8 @@ def servers(listing: Servers, since: datetime) -> Iterator[Server]:
 def _has_changed(server: Server, since: datetime) -> bool:
     """Say whether a server must be in the listing of changed ones. Nova shows seconds, and now where it has no time."""
     updated = server.get("updated")
-    return bool(server.get("OS-SRV-USG:launched_at") and updated and updated >= f"{since:%Y-%m-%dT%H:%M:%SZ}")
+    is_launched = bool(server.get("OS-SRV-USG:launched_at"))
+    return is_launched and isinstance(updated, str) and updated >= f"{since:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _source(vo: str, scope: Scope, shared: Shared) -> Source:

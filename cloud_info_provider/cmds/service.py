@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from appliance.core import clock, ldif
 from appliance.core.run import cli
-from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, UsageError
-from appliance.core.run.record import RunRecord
+from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.run.record import RunRecord, recorded
 from cloud_info_provider import known, settings
 from cloud_info_provider.settings import Configuration
 
@@ -86,31 +86,30 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
         if (told := getattr(arguments, name)) != default:
             cause = "is not in this version" if told in others else "is unknown"
             raise UsageError(f"--{name}", f"{told!r} {cause}", f"write {default}")
+    if arguments.check_config:
+        configuration = _configure(arguments)
+        print(f"{PROGRAM}: configuration is usable: {configuration.yaml_file}", file=sys.stderr)
+        return ExitStatus.DONE
+    with recorded(PROGRAM, cli.layout(arguments).runs) as record:
+        try:
+            record.status = _run(_configure(arguments), record)
+        finally:
+            record.add("wall_seconds", (clock.now() - record.started).total_seconds())
+    return record.status
+
+
+def _configure(arguments: argparse.Namespace) -> Configuration:
     configuration = settings.load(arguments, cli.layout(arguments))
     for problem in configuration.warnings:
         logger.warning("%s", problem)
-    if arguments.check_config:
-        print(f"{PROGRAM}: configuration is usable: {configuration.yaml_file}", file=sys.stderr)
-        return ExitStatus.DONE
-    record = RunRecord(PROGRAM)
-    status = ExitStatus.BUG
-    try:
-        status = _run(configuration, record)
-    except (ApplianceError, OSError) as error:
-        known_error = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
-        record.fail(str(known_error))
-        status = known_error.status
-        raise known_error from error
-    finally:
-        record.add("wall_seconds", (clock.now() - record.started).total_seconds())
-        record.close(status, cli.layout(arguments).runs)
-    return status
+    return configuration
 
 
 def _run(configuration: Configuration, record: RunRecord) -> ExitStatus:
     from cloud_info_provider import gather, glue  # noqa: PLC0415  loads the OpenStack clients
 
     account = gather.Account(configuration)
+    record.counts |= {"vos": 0, "vos_failed": max(len(configuration.shares), 1)}
     try:
         shares = configuration.shares or (gather.own_share(account),)
         facts = gather.gather(account, shares)
@@ -120,7 +119,7 @@ def _run(configuration: Configuration, record: RunRecord) -> ExitStatus:
     failed = [ldif.Comment(f"failed: {vo}") for vo in sorted(facts.failed)]
     sys.stdout.write("".join(ldif.write([*entries, *failed])))
     sys.stdout.flush()
-    record.add("vos", len(facts.shares))
+    record.counts |= {"vos": len(facts.shares), "vos_failed": len(facts.failed)}
     record.add("flavors", len({flavor.id for share in facts.shares for flavor in share.flavors}))
     record.add("images", len({image.id for share in facts.shares for image in share.images}))
     record.add("entries", len(entries))

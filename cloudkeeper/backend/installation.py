@@ -7,6 +7,7 @@ call, unless a living one is working on it; one with another id may belong to a 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import uuid
 from collections.abc import Hashable, Iterator
@@ -15,6 +16,10 @@ from pathlib import Path
 from appliance.core import files
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.wire.status import Status
+
+logger = logging.getLogger(__name__)
+
+_LONGEST = 1000
 
 
 class Installation:
@@ -62,8 +67,13 @@ class Installation:
 
 
 def _persistent_id(path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return str(uuid.UUID(path.read_text(encoding="ascii").strip()))
+    try:
+        return str(uuid.UUID(files.read_regular(path, limit=_LONGEST).decode("ascii").strip()))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) else "holds no id"
+        logger.warning("%s: %s: made anew; incomplete images of the old one are deleted after a day", path, words)
     made = str(uuid.uuid4())
     files.make_directory(path.parent)
     files.write_atomic(path, f"{made}\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from appliance.core.cloud.glance import Glance
@@ -17,6 +18,8 @@ from cloudkeeper.backend.store import Store
 from cloudkeeper.backend.tally import Tally
 from cloudkeeper.model import ListId
 from cloudkeeper.wire.status import Status
+
+logger = logging.getLogger(__name__)
 
 
 class Run:
@@ -42,6 +45,11 @@ class Run:
             self.tally.fail(error)
             if not is_look:
                 self.close(ExitStatus.NOTHING)
+            raise
+        except Exception as error:
+            self.tally.fail(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
+            if not is_look:
+                self.close(ExitStatus.BUG)
             raise
 
     def store(self, vo: str) -> Store:
@@ -92,9 +100,24 @@ class Run:
     def finish(self) -> None:
         """Tidy up and write the record."""
         for store in self.stores():
-            store.sweep()
+            try:
+                store.sweep()
+            except Exception as error:  # what one project brings about must not cost the others
+                logger.exception("project %s", store.name)
+                self._note_nonsense(store.name, error)
             self.tally.count("images", len(store.offered()))
         self.close()
+
+    def abandon(self, reason: str) -> None:
+        """Write the record of a run that nobody has ended."""
+        self.tally.fail(reason)
+        self.close()
+
+    def _note_nonsense(self, name: str, error: Exception) -> Failed:
+        words = f"an answer of the cloud is not understood: {type(error).__name__}: {error}"
+        failure = Failed(f"project {name}", words, status=Status.RESOURCE_RETRIEVAL)
+        self.tally.fail(failure)
+        return failure
 
     def close(self, status: ExitStatus | None = None) -> None:
         """Write the record of the run; ``status`` is by what has been noted, if it is not given."""
@@ -136,10 +159,13 @@ class Run:
         )
         try:
             store.load()
+            if not self._is_look:
+                store.repair()
         except ApplianceError as error:
             self.tally.fail(error)
             return error
-        if not self._is_look:
-            store.repair()
+        except Exception as error:  # what one project brings about must not cost the others
+            logger.exception("project %s", project.name)
+            return self._note_nonsense(project.name, error)
         self.tally.expect(record.key.list_id for record in store.offered())
         return store

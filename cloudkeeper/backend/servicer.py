@@ -49,6 +49,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
         with _told(context, features=(METADATA_UPDATE, VO_CHECK)), self._lock:
             if self._run:
                 logger.warning("a run began that has not been ended: its frontend must have died")
+                self._run.abandon("the frontend did not end its run")
             self._run = self._look = None
             self._run = Run(self._configuration, self._installation, allowance=_allowance(context))
         return request
@@ -139,7 +140,17 @@ class Servicer(pb_grpc.CommunicatorServicer):
             except ApplianceError as error:
                 run.tally.fail(f"{error} ({title})" if title else error)
                 raise
+            except Exception as error:
+                run.tally.fail(f"bug in cloudkeeper-os: {type(error).__name__}: {error} ({title})")
+                raise
         return Empty()
+
+    def close(self) -> None:
+        """Write the record of a run that is under way when the backend stops."""
+        with self._lock:
+            run, self._run = self._run, None
+        if run:
+            run.abandon("the backend was stopped before the frontend ended its run")
 
     def _is_wanted(self, context: grpc.ServicerContext) -> bool:
         return context.is_active() and not self.stopping.is_set()

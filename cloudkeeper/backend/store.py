@@ -28,6 +28,7 @@ from cloudkeeper.backend.properties import Key, Record, State
 from cloudkeeper.backend.source import Source, open_source
 from cloudkeeper.backend.tally import Tally
 from cloudkeeper.model import Appliance, ImageData, ListId
+from cloudkeeper.wire import messages
 from cloudkeeper.wire.status import Status
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,24 @@ class Store:
         listed = [
             image for hidden in (False, True) for image in self.glance.images(owner=self.project_id, hidden=hidden)
         ]
-        found = (properties.recognise(image, owner=self.project_id) for image in listed)
+        found = map(self._recognised, listed)
         self._records = {record.id: record for record in found if record}
         logger.info("project %s: %d images, %d of them ours", self.name, len(listed), len(self._records))
+
+    def _recognised(self, image: Image) -> Record | None:
+        """Return an image as a record of ours; one that makes no sense is reported and left alone."""
+        try:
+            record = properties.recognise(image, owner=self.project_id)
+            if record:
+                messages.to_message(properties.read(record))
+                record.created  # noqa: B018  raises when the time is none
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            words = f"its properties make no sense: {type(error).__name__}: {error}"
+            remedy = "correct or delete it; it is left alone"
+            name = f"project {self.name}: image {image.get('id')}"
+            self.tally.fail(Failed(name, words, remedy, status=Status.RESOURCE_RETRIEVAL))
+            return None
+        return record
 
     def repair(self) -> None:
         """Mend what killed runs left."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance.core.run import cli, lock, log
 from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.run.record import failure_recorded
 from cloudkeeper.backend import settings
 from cloudkeeper.backend.settings import Configuration
 
@@ -34,12 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Serve until SIGTERM, or only check the configuration."""
+    if arguments.check_config:
+        return _report(_configured(arguments))
+    with failure_recorded(PROGRAM, cli.layout(arguments).runs):
+        return _serve(arguments)
+
+
+def _configured(arguments: argparse.Namespace) -> Configuration:
     given = {name: value for name in _OVERRIDES if (value := getattr(arguments, name))}
     if arguments.listen_address:
         given["listen_address"] = _address(arguments.listen_address)
-    configuration = settings.load(arguments.config_file, layout=cli.layout(arguments), overrides=given)
-    if arguments.check_config:
-        return _report(configuration)
+    return settings.load(arguments.config_file, layout=cli.layout(arguments), overrides=given)
+
+
+def _serve(arguments: argparse.Namespace) -> ExitStatus:
+    configuration = _configured(arguments)
     log.configure(
         level=logging.DEBUG if arguments.debug or configuration.is_debug else logging.INFO,
         file=configuration.log_file,
@@ -53,7 +63,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     from cloudkeeper.backend.servicer import Servicer  # noqa: PLC0415  loads the OpenStack clients
 
     with lock.hold(configuration.state / "lock"):
-        server.serve(Servicer(configuration, Installation(configuration.state)), configuration)
+        servicer = Servicer(configuration, Installation(configuration.state))
+        try:
+            server.serve(servicer, configuration)
+        finally:
+            servicer.close()
     return ExitStatus.DONE
 
 

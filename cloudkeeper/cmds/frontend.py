@@ -49,14 +49,18 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         case "help":
             cli.parser(_program()).print_help()
             return ExitStatus.DONE
-    configured = settings.load(arguments, cli.layout(arguments))
-    _configure_log(configured, arguments)
     if arguments.check_config:
-        return _report_check(configured)
+        return _report_check(_configure(arguments))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after control-C
     with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
-        record.status = _synchronise(configured, arguments, record)
+        record.status = _synchronise(_configure(arguments), arguments, record)
     return record.status
+
+
+def _configure(arguments: argparse.Namespace) -> FrontendSettings:
+    configured = settings.load(arguments, cli.layout(arguments))
+    _configure_log(configured, arguments)
+    return configured
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,9 +85,10 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
 
     if not configured.lists:  # an absence is a matter of configuration, not a run that did a part of its work
         raise ConfigurationError(configured.list_problems)
-    report = Report()
+    report = Report(lists_left=len(configured.lists) + len(configured.list_problems))
     for problem in configured.list_problems:
         report.fail(str(problem))
+    _record(report, record)  # whatever ends the run from here on
     encryption = Encryption(*configured.certificates) if configured.certificates else None
     with lock.hold(configured.lock_file), Communicator(configured.endpoint, encryption=encryption) as backend:
         trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
@@ -104,6 +109,8 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
 def _record(report: Report, record: RunRecord) -> None:
     from cloudkeeper.model import Create, Remove, Update, UpdateMetadata  # noqa: PLC0415
 
+    record.failures.clear()
+    record.counts.clear()
     for line in report.failures:
         record.fail(line)
     kinds = {"added": Create, "updated": Update, "metadata_updated": UpdateMetadata, "removed": Remove}
@@ -114,6 +121,7 @@ def _record(report: Report, record: RunRecord) -> None:
     record.add("removals_withheld", report.withheld)
     record.add("lists_accepted", report.lists)
     record.add("lists_refused", report.refused_lists)
+    record.add("lists_left", report.lists_left)
     record.add("transferred_bytes", report.transferred_bytes)
 
 

@@ -24,7 +24,9 @@ _CHECK = "see that cloudkeeper-os runs and that backend: endpoint: is its addres
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
 """Deadlines; the last one, for calls that upload, is that of cloudkeeper's youngest backends."""
 _CONNECT = timedelta(seconds=10)
-_OPTIONS = (("grpc.enable_http_proxy", 0),)
+_RESTART = timedelta(seconds=60)
+"""What a backend that went away gets to come back: its unit starts it again after some seconds."""
+_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 2000))
 """The backend is a neighbour; a proxy that the environment names is for the images."""
 _GONE = frozenset({grpc.StatusCode.UNAVAILABLE})
 
@@ -57,6 +59,7 @@ class Communicator:
             self._channel = grpc.secure_channel(endpoint, credentials, options=_OPTIONS)
         else:
             self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
+        self._is_given_up = False
         self._stub: Any = stubs.CommunicatorStub(self._channel)  # type: ignore[no-untyped-call]
         self.can_update_metadata = True
         """Whether an update without image leaves the data alone; known after `begin`."""
@@ -113,12 +116,27 @@ class Communicator:
         except OSError as error:
             raise BackendGone(self._name, f"cannot be reached: {error.strerror or error}", _CHECK) from None
 
+    def wait(self) -> bool:
+        """Wait for a backend that went away, as long as a restart takes; return whether it answers.
+
+        One that did not come back is not waited for again until it has answered.
+        """
+        if self._is_given_up:
+            return False
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=_RESTART.total_seconds())
+        except grpc.FutureTimeoutError:
+            self._is_given_up = True
+            return False
+        return True
+
     def _call(
         self, method: str, request: object, deadline: timedelta, *, metadata: Sequence[tuple[str, str]] = ()
     ) -> Any:
         start: Callable[..., Any] = getattr(self._stub, method).with_call
         with self._translated(method):
             _, call = start(request, timeout=deadline.total_seconds(), metadata=metadata)
+            self._is_given_up = False
             self._check_result(method, call)
             return call
 

@@ -20,6 +20,7 @@ from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.model import ImageList
 
+_LARGEST = 2**26
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -93,7 +94,8 @@ class Memory:
 def _read(path: Path) -> list[Entry]:
     try:
         return [
-            Entry(**{name: _text(value) for name, value in entry.items()}) for entry in json.loads(path.read_bytes())
+            Entry(**{name: _text(value) for name, value in entry.items()})
+            for entry in json.loads(files.read_regular(path, limit=_LARGEST))
         ]
     except FileNotFoundError:
         return []

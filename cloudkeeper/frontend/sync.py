@@ -17,7 +17,7 @@ from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend import imagelist, plan
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.communicator import Communicator
+from cloudkeeper.frontend.communicator import BackendGone, Communicator
 from cloudkeeper.frontend.http import Client
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.transfer import Workshop
@@ -47,6 +47,8 @@ class Report:
     lists: int = 0
     """Lists that were believed."""
     refused_lists: int = 0
+    lists_left: int = 0
+    """Lists of the configuration whose changes have not all been tried."""
     unchanged: int = 0
     withheld: int = 0
     transferred_bytes: int = 0
@@ -65,6 +67,15 @@ class Report:
     def done(self, kind: type[Change]) -> int:
         """Return how many changes of a kind were carried out."""
         return sum(isinstance(outcome.change, kind) and not outcome.failure for outcome in self.outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A change at which the backend went away: it, or the change, is to blame."""
+
+    change: Change
+    address: Address
+    vo: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +147,16 @@ class Synchronisation:
             for _, wanted_plan, vo in self._plans(report, at=at):
                 report.outcomes += [Outcome(change, vo) for change in wanted_plan.changes]
             return
-        self.workshop.sweep()
+        for line in self.workshop.sweep():
+            report.fail(str(line))
         self.backend.begin(allowed=self.allowed)
         try:
+            suspects: list[Suspect] = []
             for address, wanted_plan, vo in self._plans(report, at=at):
-                self._carry_out(wanted_plan.changes, address, vo=vo, report=report)
+                suspects += self._carry_out(wanted_plan.changes, address, vo=vo, report=report)
+                report.lists_left -= 1
+            for suspect in suspects:  # each by itself, after all others
+                self._carry_out([suspect.change], suspect.address, vo=suspect.vo, report=report, is_last=True)
         finally:
             self._end(report)
 
@@ -154,6 +170,10 @@ class Synchronisation:
             except ApplianceError as error:
                 report.fail(f"{address}: {error}; its images stay as they are")
                 continue
+            except Exception as error:  # what one list brings about must not cost the others
+                logger.exception("%s: %s", address, _BUG)
+                report.fail(f"{address}: {_BUG}: {type(error).__name__}: {error}; its images stay as they are")
+                continue
             guarded = plan.guard(full, held=len(held), allowed=self.allowed)
             if guarded.withheld:
                 report.withheld += len(guarded.withheld)
@@ -162,11 +182,26 @@ class Synchronisation:
             report.unchanged += guarded.unchanged
             yield address, guarded, wanted.vo
 
-    def _carry_out(self, changes: Iterable[Change], address: Address, *, vo: str, report: Report) -> None:
+    def _carry_out(
+        self, changes: Iterable[Change], address: Address, *, vo: str, report: Report, is_last: bool = False
+    ) -> list[Suspect]:
+        """Carry out changes, each by itself; return those to try once more, after all others.
+
+        Those are the ones at which a backend went away that is back by now. ``is_last`` is for that second time: what
+        makes the backend go away again is left out of this run.
+        """
+        suspects: list[Suspect] = []
         for change in changes:
             failure = ""
             try:
                 report.transferred_bytes += self._apply(change)
+            except BackendGone as error:
+                if self.backend.wait() and not is_last:
+                    logger.warning("%s: %s: %s; tried again after all others", address, describe(change), error)
+                    suspects.append(Suspect(change, address, vo))
+                    continue
+                failure = f"the backend went away twice at this image, which is left out: {error}" if is_last else ""
+                failure = failure or str(error)
             except ApplianceError as error:
                 failure = str(error)
             except Exception as error:  # what one image brings about must not cost the others
@@ -177,6 +212,7 @@ class Synchronisation:
             else:
                 logger.info("%s: %s: done", address, describe(change))
             report.outcomes.append(Outcome(change, vo, failure))
+        return suspects
 
     def _apply(self, change: Change) -> int:
         """Carry out one change; returns the bytes that the backend was given."""

@@ -8,6 +8,7 @@ killed one left behind. Files live as long as the backend needs them, and no lon
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -62,18 +63,21 @@ class Workshop:
     client: Client
     qemu: QemuImg
 
-    def sweep(self) -> int:
-        """Remove what an earlier run left behind; returns the number of files."""
+    def sweep(self) -> list[LocalFailure]:
+        """Remove what an earlier run left behind; return a line for each name of ours that cannot be removed."""
         files.make_directory(self.directory)
-        left = [
-            path
-            for path in self.directory.iterdir()
-            if path.name.startswith(PREFIX) and (path.is_symlink() or path.is_file())
-        ]
-        for path in left:
-            logger.info("%s: left behind by an earlier run, removed", path)
-            path.unlink(missing_ok=True)
-        return len(left)
+        stuck: list[LocalFailure] = []
+        for name in sorted(name for name in os.listdir(self.directory) if name.startswith(PREFIX)):
+            path = self.directory / name
+            try:
+                if path.is_dir() and not path.is_symlink():  # we make none
+                    raise files.NotAFile(errno.EISDIR, "Is a directory", str(path))
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                stuck.append(files.describe_skipped(path, error))
+            else:
+                logger.info("%s: left behind by an earlier run, removed", files.shown(path))
+        return stuck
 
     @contextlib.contextmanager
     def prepare(self, offer: Offer) -> Iterator[ImageData]:

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,71 @@ def test_a_refusal_costs_one_image_and_leaves_nothing(
     assert str(plan[1]) in first[1]
     assert cloud.rows("img-ops") == before
     assert cloud.files() == {row.id for row in cloud.rows()}
+
+
+def _nonsense(_: bytes) -> bytes:
+    return b"<html>try again later</html>"
+
+
+def _in_a_circle(body: bytes) -> bytes:
+    told = json.loads(body)
+    return json.dumps(told | {"next": "/v2/images?limit=500"}).encode()
+
+
+def _of_another_kind(body: bytes) -> bytes:
+    told = json.loads(body)
+    images = [image | {"created_at": "yesterday"} for image in told["images"]]
+    return json.dumps(told | {"images": images}).encode()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"status": 500}, "still answers 500"),
+        ({"alter": _nonsense}, "with no JSON object"),
+        ({"alter": _in_a_circle}, "its link to the next page leads to the same page again"),
+    ],
+    ids=["500", "no JSON", "without end"],
+)
+def test_a_project_whose_answer_is_useless_costs_only_its_own_images(
+    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults, fault: dict[str, Any], words: str
+) -> None:
+    """F-S1, of projects: the other ones are served in the same run, and the record says what is left."""
+    offer = big(backend, size=2**20)
+    proxy.plan(rf"GET /v2/images\?(owner={cloud.projects['img-ops']}|limit=500$)", times=99, **fault)
+    bad, good = client.run(("AddAppliance", offer.message()), ("AddAppliance", offer.message(vo="biomed")))
+    assert bad[0] != "SUCCESS"
+    assert words in bad[1]
+    assert good == ("SUCCESS", "")
+    assert [row.state for row in cloud.rows()] == ["ACTIVE"]
+    assert backend.record()["status"] == 1
+    assert any(words in line for line in backend.record()["failures"])
+
+
+def test_an_image_that_makes_no_sense_is_named_and_left_alone(
+    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
+) -> None:
+    """F-S1, of images in the cloud: one record ended every run before it began."""
+    offer = big(backend, size=2**20)
+    client.run(("AddAppliance", offer.message(identifier=TWO)))
+    before = cloud.rows()
+    proxy.plan(r"GET /v2/images\?", times=99, alter=_of_another_kind)
+    assert client.run(("AddAppliance", offer.message(vo="biomed"))) == [("SUCCESS", "")]
+    assert cloud.rows("img-ops") == before
+    [line] = [line for line in backend.record()["failures"] if before[0].id in line]
+    assert "its properties make no sense: ValueError" in line
+    assert "correct or delete it; it is left alone" in line
+
+
+def test_a_run_that_nobody_ends_is_recorded_as_such(backend: Backend, client: Client) -> None:
+    """F-S2: the record of the last good run stayed."""
+    client.call("PreAction")
+    client.call("AddAppliance", big(backend, size=1024).message())
+    assert backend.stop() == 0
+    said = backend.record()
+    assert said["status"] == 1
+    assert said["failures"] == ["the backend was stopped before the frontend ended its run"]
+    assert said["counts"]["added"] == 1
 
 
 def test_data_that_glance_has_otherwise_are_not_offered(

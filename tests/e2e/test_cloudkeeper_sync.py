@@ -6,6 +6,7 @@ What the backend was given is told by sha512sum and qemu-img, what the lists are
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,9 +19,10 @@ from typing import Any
 import grpc
 import pytest
 
+from tests import foreign
 from tests.e2e.images_frontend import PROGRAM, Done, make_disks, qemu_img, run, sha512
 from tests.e2e.killpoints import Command, KillMatrix
-from tests.simulators import image_backend, image_server
+from tests.simulators import cutting_proxy, image_backend, image_server
 from tests.simulators.image_backend import Cloud
 from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, in_days, openssl_accepts, sign
 from tests.simulators.image_server import Broken, ImageServer, Redirect, Slow
@@ -559,6 +561,51 @@ def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
     done = world.sync()
     assert done.returncode == 1
     assert "the backend told no result" in done.stderr
+
+
+@pytest.mark.parametrize(("times", "expected"), [(1, 0), (10, 1)], ids=["a restart", "a poison"])
+def test_an_image_at_which_the_backend_goes_away_stops_no_other(world: World, times: int, expected: int) -> None:
+    """F-S1, of images: the suspect is tried again alone, after all others; what fails then is left out, and told."""
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "two.qcow2")])
+    poison = image_id(1).encode()
+    with cutting_proxy.before(world.cloud.port, poison=poison, times=times) as proxy:
+        done = world.sync("--backend-endpoint", proxy.endpoint)
+    assert done.returncode == expected, done.stderr
+    assert set(world.cloud.appliances) == {key(number) for number in (1, 2, 3)[expected:]}
+    assert world.cloud.calls[-1] == "PostAction"
+    said = world.record()
+    assert (said["counts"]["images_failed"], said["counts"]["images_added"]) == (expected, 3 - expected)
+    assert proxy.cuts == min(times, 2)
+    if expected:
+        [line] = said["failures"]
+        assert f"add {image_id(1)}" in line
+        assert "the backend went away twice at this image, which is left out" in line
+
+
+def test_foreign_files_in_the_image_directory_stop_nothing(world: World) -> None:
+    """F-H1: what has a name of ours and is no directory goes; a directory is named, with the command that helps."""
+    world.publish([world.image(1, "one.qcow2")])
+    made = foreign.make(world.spool, prefix="cloudkeeper-") + foreign.make(world.spool, prefix="own-")
+    done = world.sync()
+    assert done.returncode == 1, done.stderr
+    assert set(world.cloud.appliances) == {key(1)}
+    left = {path.name for path in world.spool.iterdir()}
+    assert left == {"cloudkeeper-directory", "cloudkeeper-locked"} | {p.name for p in made if p.name.startswith("own-")}
+    first, second = world.record()["failures"]
+    stuck = world.spool / "cloudkeeper-directory"
+    assert first == f"{stuck}: skipped: is a directory; if nobody needs it: rm -r {stuck}"
+    assert "cloudkeeper-locked" in second
+
+
+def test_a_pipe_in_the_place_of_the_memory_is_one_line(world: World) -> None:
+    """F-H1: it held up the run for ever; what was trusted must not be guessed at, so nothing is done."""
+    memory = world.root / "var/lib/fedcloud/cloudkeeper/lists.json"
+    memory.parent.mkdir(parents=True)
+    os.mkfifo(memory)
+    done = world.sync()
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith(f"cloudkeeper: {memory}: Is a pipe")
+    assert world.record()["counts"]["lists_left"] == 1, "F-S2"
 
 
 def test_a_list_whose_images_cannot_be_listed_is_left_alone(offered: World) -> None:

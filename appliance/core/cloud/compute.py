@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
+from appliance.core.cloud.pages import Pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
@@ -55,6 +56,7 @@ class Servers:
             _refuse_unknown(server)
 
     def _listing(self, path: str, query: dict[str, str]) -> Iterator[Server]:
+        pages = Pages("Nova")
         while True:
             body = self._page(path, query)
             servers: list[Server] = body["servers"]
@@ -65,9 +67,7 @@ class Servers:
                 yield servers.pop()
             if is_last:
                 return
-            # The host in the link is what Nova believes to be called; only the query matters.
-            told = {name: values[-1] for name, values in parse_qs(urlsplit(links[0]).query).items()}
-            query = {**told, "limit": _PAGE}
+            query = {**pages.follow(links[0]), "limit": _PAGE}
 
     def _page(self, path: str, query: dict[str, str]) -> dict[str, Any]:
         url = f"{path}?{urlencode(query)}" if query else path

@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from keystoneauth1 import exceptions
 from keystoneauth1.adapter import Adapter
 
+from appliance.core.cloud.pages import Pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
@@ -65,17 +66,20 @@ class Glance:
     def images(self, *, owner: str, hidden: bool) -> Iterator[Image]:
         """Yield the images that a project owns: those of ordinary listings, or those that are hidden from them."""
         query = {"owner": owner, "os_hidden": str(hidden).lower(), "limit": str(_PAGE)}
+        pages = Pages("Glance")
         while True:
-            body = self._call("GET", f"/v2/images?{urlencode(query)}").json()
-            yield from body["images"]
+            body = self._object(f"/v2/images?{urlencode(query)}")
+            listed = body.get("images")
+            if not isinstance(listed, list) or not all(isinstance(image, dict) for image in listed):
+                raise Unavailable("Glance", "its answer to a listing of images is none")
+            yield from listed
             if not body.get("next"):
                 return
-            query = dict(parse_qsl(urlsplit(body["next"]).query))
+            query = pages.follow(str(body["next"]))
 
     def get(self, image_id: str) -> Image:
         """Return an image."""
-        found: Image = self._call("GET", f"/v2/images/{image_id}").json()
-        return found
+        return self._object(f"/v2/images/{image_id}")
 
     def create(self, image: Image) -> None:
         """Create the record of an image. It has its ``id``, so that a repeated request cannot create another one."""
@@ -99,6 +103,17 @@ class Glance:
     def delete(self, image_id: str) -> None:
         """Delete an image with its data; one that is gone is deleted."""
         self._call("DELETE", f"/v2/images/{image_id}", accept=(NOT_FOUND,))
+
+    def _object(self, path: str) -> Image:
+        """Return the JSON object that Glance answers with; a proxy may answer in its stead, with a page for people."""
+        response = self._call("GET", path)
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Unavailable(urlsplit(response.url).netloc, f"answers GET {urlsplit(path).path} with no JSON object")
+        return found
 
     def _call(self, method: str, path: str, *, accept: Sequence[int] = (), **more: Any) -> requests.Response:
         try:

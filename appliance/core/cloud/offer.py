@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from keystoneauth1 import exceptions
 from keystoneauth1.adapter import Adapter
 
+from appliance.core.cloud.pages import Pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
@@ -53,7 +54,7 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
     administrator's account would see the private flavors of all other projects.
     """
     microversion = ".".join(map(str, min(_WITH_SPECS, service.microversion)))
-    query, seen = {"limit": _PAGE}, set[str]()
+    query, pages = {"limit": _PAGE}, Pages("Nova", most=_MOST_PAGES)
     while True:
         body = _get(scope.nova, f"/flavors/detail?{urlencode(query)}", "Nova", microversion=microversion)
         for flavor in body["flavors"]:
@@ -62,12 +63,12 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
         links = [link["href"] for link in body.get("flavors_links", ()) if link["rel"] == "next"]
         if not links or not body["flavors"]:
             return
-        query = _next(links[0], seen, "Nova")
+        query = pages.follow(links[0])
 
 
 def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
     """Yield the active images that the project may boot: public, its own, and those shared with it and accepted."""
-    query, seen = {"status": "active", "limit": _PAGE}, set[str]()
+    query, pages = {"status": "active", "limit": _PAGE}, Pages("Glance", most=_MOST_PAGES)
     while True:
         body = _get(scope.glance, f"/v2/images?{urlencode(query)}", "Glance")
         for image in body["images"]:
@@ -76,7 +77,7 @@ def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
                 yield image
         if not body.get("next"):
             return
-        query = _next(body["next"], seen, "Glance")
+        query = pages.follow(body["next"])
 
 
 def quotas(scope: Scope) -> Mapping[str, int]:
@@ -86,17 +87,6 @@ def quotas(scope: Scope) -> Mapping[str, int]:
     except AccessDenied:
         return {}
     return {name: value for name, value in body["quota_set"].items() if isinstance(value, int)}
-
-
-def _next(link: str, seen: set[str], service: str) -> dict[str, str]:
-    """Return the query of a link to the next page, and note it among those ``seen`` in this listing."""
-    query = urlsplit(link).query
-    if query in seen:
-        raise Unavailable(service, "its link to the next page leads to the same page again")
-    if len(seen) == _MOST_PAGES:
-        raise Unavailable(service, f"its listing has no end after {_MOST_PAGES} pages")
-    seen.add(query)
-    return dict(parse_qsl(query))
 
 
 def _get(adapter: Any, path: str, service: str, **more: Any) -> dict[str, Any]:

@@ -115,6 +115,19 @@ def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
 
 
 @contextlib.contextmanager
+def failure_recorded(program: str, directory: Path) -> Iterator[None]:
+    """Write a record when the block, a service, ends against its will; else the last good run's would stay in place."""
+    try:
+        yield
+    except Busy:
+        raise  # the record in place is the other one's
+    except Exception as error:
+        with contextlib.suppress(Exception), recorded(program, directory):
+            raise
+        raise error  # noqa: TRY201
+
+
+@contextlib.contextmanager
 def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Iterator[None]:
     """Write the record when SIGTERM ends the process in the block, as it would have ended it without us.
 
