@@ -54,9 +54,9 @@ def open_to_all() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def as_nobody(code: str) -> str:
+def as_nobody(code: str, *, modules: str = "appliance.core.files, caso.batch, bdii.sources") -> str:
     """Run Python code with our modules at hand as a user who owns nothing; return what it prints."""
-    modules = "import appliance.core.files, caso.batch, bdii.sources\n"  # before the checkout may be closed to us
+    modules = f"import {modules}\n"  # before the checkout may be closed to us
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     words = [sys.executable, "-c", f"{modules}{_DROP}{code}"]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=env).stdout

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Untrusted
+from tests import foreign
 from tests.simulators.authority import DAY, NOW, Authority, Pair, ec_key, name, rsa_key, serial_zero
 
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
@@ -379,8 +380,79 @@ def test_a_broken_certificate_does_not_take_the_others_down(directory: Path, roo
     (directory / "89abcdef.0").symlink_to("nowhere")
     trust = CADirectory(directory)
     trust.verify_chain(root.issue(HOST).certificate, at=NOW)
-    [problem] = trust.problems
-    assert problem.startswith(f"{directory / '0123abcd.0'}: ")
+    assert trust.problems == (
+        f"{directory / '0123abcd.0'}: cannot be read: not PEM",
+        f"{directory / '89abcdef.0'}: cannot be read: No such file or directory",
+    )
+
+
+@pytest.mark.parametrize("suffix", [".0", ".r0", ".signing_policy"])
+def test_nothing_in_the_directory_blocks(
+    tmp_path: Path, root: Authority, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pipes, sockets, devices, links that lead nowhere or to themselves: one line each, once."""
+    directory = tmp_path / "certificates"
+    root.publish(directory, crl=root.crl())
+    made = foreign.make(tmp_path / "foreign")
+    names = [f"{number:08x}{suffix}" for number in range(len(made))]
+    for one, name_ in zip(made, names, strict=True):
+        one.rename(directory / name_)
+    trust = CADirectory(directory)
+    for _ in range(2):
+        assert trust.verify_chain(root.issue(HOST).certificate, at=NOW).warnings == ()
+        (directory / f"{root.hash}.0").touch()
+        assert trust.refresh()
+    named = [name_ for name_ in names if any(name_ in line for line in trust.problems)]
+    assert named == names
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(set(lines)) == len(names)
+    assert all(line.endswith("; replace or remove it") for line in lines)
+
+
+def test_files_that_may_not_be_read(root: Authority) -> None:
+    with foreign.open_to_all() as path:
+        directory = path / "certificates"
+        root.publish(directory, crl=root.crl())
+        (directory / "0123abcd.0").write_bytes((directory / f"{root.hash}.0").read_bytes())
+        (directory / "0123abcd.0").chmod(0o600)
+        code = "from appliance.core.trust.ca_directory import CADirectory, Path\n"
+        code += f"print(CADirectory(Path({str(directory)!r})).problems)\n"
+        printed = foreign.as_nobody(code, modules="appliance.core.trust.ca_directory")
+    assert printed == f"('{directory}/0123abcd.0: cannot be read: Permission denied',)\n"
+
+
+def test_files_of_any_size(directory: Path, root: Authority) -> None:
+    for name_ in ("0123abcd.0", "0123abcd.r0", f"{root.hash}.signing_policy"):
+        with (directory / name_).open("ab") as file:
+            file.truncate(65 * 2**20)
+    assert "lies outside" in refusal(directory, root.issue(HOST))
+    problems = CADirectory(directory).problems
+    assert [problem.count("longer than") for problem in problems] == [1, 1, 1]
+
+
+def test_a_thousand_files_with_broken_ones(directory: Path, root: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    """A bounded number of lines, and the good ones count."""
+    pem = root.pair.certificate.public_bytes(Encoding.PEM)
+    for number in range(250):
+        (directory / f"{number:08x}.0").write_bytes(pem)
+        (directory / f"{number:08x}.1").write_bytes(pem[: number % len(pem)])
+        (directory / f"{number:08x}.r0").write_bytes(pem)
+        (directory / f"{number:08x}.signing_policy").write_text("nonsense\n")
+    root.revoke(bad := root.issue(HOST))
+    (directory / "00000007.r0").write_bytes(root.crl().public_bytes(Encoding.PEM))
+    trust = CADirectory(directory)
+    with pytest.raises(Untrusted, match="signing_policy:1"):  # the policies lie beside our CA as well
+        trust.verify_chain(bad.certificate, at=NOW)
+    for path in directory.glob("00*.signing_policy"):
+        path.unlink()
+    assert trust.refresh()
+    with pytest.raises(Untrusted, match="revoked"):
+        trust.verify_chain(bad.certificate, at=NOW)
+    assert trust.verify_chain(root.issue(HOST).certificate, at=NOW).warnings == ()
+    assert len(trust.problems) == 250 + 249
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 * 21
+    assert lines[20] == f"{directory}: 230 more files cannot be used"
 
 
 def test_a_root_with_serial_number_zero(tmp_path: Path) -> None:

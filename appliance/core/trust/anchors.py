@@ -9,6 +9,7 @@ A file that cannot be used, whatever it is, becomes one line in ``problems`` and
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,10 +141,9 @@ def _look_at(path: Path, names: Iterator[str]) -> Iterator[tuple[str, int, int, 
     for name in names:
         try:
             status = (path / name).stat()
-        except FileNotFoundError:  # a dangling link, or replaced this instant: not there
-            continue
-        except OSError:  # a link that leads to itself or where we may not look: reading it says so
-            yield name, -1, -1, -1
+        except OSError:  # a link that leads nowhere or where we may not look: reading it says so
+            if os.path.lexists(path / name):  # else it was replaced this instant
+                yield name, -1, -1, -1
         else:
             yield name, status.st_mtime_ns, status.st_size, status.st_ino
 

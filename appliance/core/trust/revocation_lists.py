@@ -83,25 +83,22 @@ class RevocationLists:
 
     @classmethod
     def read(cls, paths: Sequence[Path]) -> RevocationLists:
-        """Read CRL files, PEM or DER; one that cannot be read becomes a problem, never an error.
-
-        IGTF's bundles carry a file under two names, of which one is a link: it is read once.
-        """
+        """Read CRL files, PEM or DER; one that cannot be read becomes a problem, never an error."""
         found: dict[CanonicalName, list[InstalledList]] = {}
         unreadable: dict[str, list[str]] = {}
         problems: dict[Path, str] = {}
         seen: set[Path] = set()
         for name in paths:
-            path = _followed(name)
+            path = _followed(name)  # IGTF's bundles carry a file under two names: it is read once
             if path not in seen:
                 seen.add(path)
                 try:
                     crl = _load(read_regular(path, limit=_MAX_BYTES, follow=True))
                     found.setdefault(canonical(crl.issuer), []).append(InstalledList(path, crl))
                 except OSError as error:
-                    problems[path] = f"{path}: the CRL cannot be read: {error.strerror}"
+                    problems[path] = f"{name}: the CRL cannot be read: {error.strerror}"
                 except (ValueError, TypeError, x509.InvalidVersion):
-                    problems[path] = f"{path}: not a CRL that can be read"
+                    problems[path] = f"{name}: not a CRL that can be read"
             if path in problems:
                 unreadable.setdefault(name.name[:8], []).append(problems[path])
         return cls(tuple(problems.values()), found, unreadable)
