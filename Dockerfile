@@ -111,6 +111,5 @@ COPY --from=programs /layers/cloudkeeper-os/ /
 ARG VERSION
 ARG COMMIT
 LABEL org.opencontainers.image.title="egifedcloud/cloudkeeper-os" org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${COMMIT}" org.opencontainers.image.licenses="Apache-2.0"
-EXPOSE 50051
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python3", "-IS", "/usr/lib/fedcloud/grpc-answers", "127.0.0.1", "50051"]
-CMD ["cloudkeeper-os", "--listen-address", "0.0.0.0"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python3", "-IS", "/usr/lib/fedcloud/grpc-answers", "/run/cloudkeeper/backend.sock"]
+CMD ["cloudkeeper-os", "--grpc-socket", "/run/cloudkeeper/backend.sock"]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from appliance.admin.bdii import verb as bdii
+from appliance.admin.certificates import renew as certificates
 from appliance.admin.configure import configure
 from appliance.admin.flows import show as flows
 from appliance.admin.images import verb as images
@@ -35,6 +36,7 @@ PROGRAM = cli.Program(
         wait.VERB,
         bdii.VERB,
         service.VERB,
+        certificates.VERB,
     ),
 )
 

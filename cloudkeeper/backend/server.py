@@ -1,4 +1,4 @@
-"""The server: listens on one address, drains at the first SIGTERM, ends at once at the second."""
+"""The server: listens on a socket or a port, drains at the first SIGTERM, ends at once at the second."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from datetime import timedelta
 import grpc
 
 from appliance.core.run.errors import LocalFailure
+from cloudkeeper.backend import mutual_tls, unix_socket
+from cloudkeeper.backend.listen import Listening, Port
 from cloudkeeper.backend.servicer import Servicer
-from cloudkeeper.backend.settings import Configuration
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
@@ -27,22 +28,19 @@ _DRAIN = timedelta(seconds=60)
 """What calls get to end by themselves; an upload that is cut off then is repaired by the next run."""
 
 
-def serve(servicer: Servicer, configuration: Configuration) -> None:
+def serve(servicer: Servicer, listening: Listening) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    :raises LocalFailure: the address cannot be had
+    :raises LocalFailure: the socket or the address cannot be had
     """
-    with _signals_held(), ThreadPoolExecutor(_THREADS) as pool:
-        _check_free(configuration)
-        # Without SO_REUSEPORT a second server fails, instead of getting half of the calls.
-        server = grpc.server(pool, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_QUEUE)
+    with _signals_held(), ThreadPoolExecutor(_THREADS) as pool, contextlib.ExitStack() as stack:
+        if listening.socket:
+            stack.enter_context(unix_socket.held(listening.socket))
+        server = _server(pool, listening)
         pb_grpc.add_CommunicatorServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-        try:
-            server.add_insecure_port(configuration.endpoint)
-        except RuntimeError as error:
-            raise LocalFailure(configuration.endpoint, "cannot be listened on", _REMEDY) from error
+        _listen(server, listening)
         server.start()
-        logger.info("listening on %s", configuration.endpoint)
+        logger.info("listening on %s", listening)
         _notify("READY=1")
         signal.sigwait(_SIGNALS)
         _notify("STOPPING=1")
@@ -55,19 +53,46 @@ def serve(servicer: Servicer, configuration: Configuration) -> None:
         servicer.stopping.set()  # whatever still runs after the grace period
 
 
-_REMEDY = "stop the program that has it, or set listen_address or grpc_port"
+def _server(pool: ThreadPoolExecutor, listening: Listening) -> grpc.Server:
+    tls = listening.port.tls if listening.port else None
+    return grpc.server(
+        pool,
+        interceptors=[mutual_tls.OnlyFrontend(tls.frontend_name)] if tls else None,
+        # Without SO_REUSEPORT a second server fails, instead of getting half of the calls.
+        options=[("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=_QUEUE,
+    )
 
 
-def _check_free(configuration: Configuration) -> None:
+def _listen(server: grpc.Server, listening: Listening) -> None:
+    where: object = listening.socket
+    try:
+        if listening.socket:
+            unix_socket.bind(listening.socket, server.add_insecure_port)
+        if port := listening.port:
+            where = port.endpoint
+            _check_free(port)
+            if port.tls:
+                server.add_secure_port(port.endpoint, mutual_tls.credentials(port.tls))
+            else:
+                server.add_insecure_port(port.endpoint)
+    except RuntimeError as error:
+        raise LocalFailure(where, "cannot be listened on", _REMEDY) from error
+
+
+_REMEDY = "stop the program that has it, or set grpc_socket, or listen_address and grpc_port"
+
+
+def _check_free(port: Port) -> None:
     """Find out in plain words: gRPC logs a page."""
-    family = socket.AF_INET6 if ":" in configuration.address else socket.AF_INET
+    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((configuration.address, configuration.port))
+            probe.bind((port.address, port.number))
         except OSError as error:
             cause = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
-            raise LocalFailure(configuration.endpoint, cause, _REMEDY) from error
+            raise LocalFailure(port.endpoint, cause, _REMEDY) from error
 
 
 @contextlib.contextmanager

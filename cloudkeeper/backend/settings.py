@@ -1,12 +1,12 @@
 """cloudkeeper-os.conf as cloudkeeper-os 0.9.x reads it, and the file that maps VOs to projects, checked as a whole.
 
-Options of our own: ``listen_address``, ``image_dir``, ``region_name``; in ``[keystone_authtoken]`` ``cafile``,
-``auth_type`` and the options of its plugin. TLS is always verified: 0.9.x never did, and had no option for it.
+Options of our own: ``image_dir``, ``region_name`` and those of `cloudkeeper.backend.listen`; in
+``[keystone_authtoken]`` ``cafile``, ``auth_type`` and the options of its plugin. TLS is always verified: 0.9.x never
+did, and had no option for it.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,8 @@ from appliance.core.config.settings import Settings
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
+from cloudkeeper.backend import listen
+from cloudkeeper.backend.listen import Listening
 
 FILES = ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf")
 """Where the file is: in the container and of the newest releases, and where the manual says."""
@@ -38,8 +40,7 @@ class Configuration:
     projects: Mapping[str, vo.Entry]
     """By VO."""
     mapping: Path
-    address: str
-    port: int
+    listening: Listening
     image_directory: Path
     visibility: str
     state: Path
@@ -48,11 +49,6 @@ class Configuration:
     is_debug: bool
     warnings: tuple[Problem, ...] = field(compare=False)
     path: Path = Path()
-
-    @property
-    def endpoint(self) -> str:
-        """Address and port to listen on."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
 def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> Configuration:
@@ -69,8 +65,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     mapping, projects, problems = _projects(settings, layout)
     values = {
         "access": _access(settings, read),
-        "address": _address(settings),
-        "port": settings.integer("DEFAULT", "grpc_port", default=50051, minimum=1, maximum=65535),
+        "listening": listen.read(settings, layout),
         "image_directory": settings.path("DEFAULT", "image_dir", default=layout.path(_IMAGES), is_directory=True),
         "visibility": settings.choice(
             "DEFAULT", "image_visibility", default="private", allowed=("public", "private", "shared", "community")
@@ -101,15 +96,6 @@ def _default_file(layout: Layout) -> Path:
     if len(found) > 1 and all(os.access(path, os.R_OK) for path in found) and not found[0].samefile(found[1]):
         raise ConfigurationError([Problem(found[0], 0, "", f"exists, and {found[1]} too; keep one of them")])
     return (found or candidates[-1:])[0]
-
-
-def _address(settings: Settings) -> str:
-    address = settings.text("DEFAULT", "listen_address", default="127.0.0.1")
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        settings.error("DEFAULT", "listen_address", f"{address!r} is not an IP address; the port is grpc_port")
-    return address
 
 
 def _access(settings: Settings, read: document.Document) -> Access:

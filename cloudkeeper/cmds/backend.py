@@ -12,11 +12,11 @@ from pathlib import Path
 from appliance.core.run import cli, lock, log
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.record import failure_recorded
-from cloudkeeper.backend import settings
+from cloudkeeper.backend import listen, settings
 from cloudkeeper.backend.settings import Configuration
 
 PROGRAM = "cloudkeeper-os"
-_OVERRIDES = ("listen_address", "grpc_port", "mapping_file")
+_OVERRIDES = ("grpc_socket", "listen_address", "grpc_port", "mapping_file")
 logger = logging.getLogger(PROGRAM)
 
 
@@ -26,10 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *cli.flags("config-file"), type=Path, metavar="PATH", help=f"configuration file (default: {files})"
     )
-    parser.add_argument(
-        *cli.flags("listen-address"), metavar="ADDRESS", help="listen there, or where a name leads (default: 127.0.0.1)"
-    )
-    parser.add_argument(*cli.flags("grpc-port"), metavar="PORT", help="listen on this port (default: 50051)")
+    words = f"unix socket to listen on, beside a port (default without one: {listen.SOCKET})"
+    parser.add_argument(*cli.flags("grpc-socket"), metavar="PATH", help=words)
+    words = "TCP port to listen on, with mutual TLS (default: none)"
+    parser.add_argument(*cli.flags("grpc-port"), metavar="PORT", help=words)
+    words = "IP address of the port, or a host name that has one (default: 127.0.0.1)"
+    parser.add_argument(*cli.flags("listen-address"), metavar="ADDRESS", help=words)
     parser.add_argument(*cli.flags("mapping-file"), metavar="PATH", help="file that maps VOs to projects")
 
 
@@ -65,7 +67,7 @@ def _serve(arguments: argparse.Namespace) -> ExitStatus:
     with lock.hold(configuration.state / "lock"):
         servicer = Servicer(configuration, Installation(configuration.state))
         try:
-            server.serve(servicer, configuration)
+            server.serve(servicer, configuration.listening)
         finally:
             servicer.close()
     return ExitStatus.DONE
@@ -91,7 +93,7 @@ def _report(configuration: Configuration) -> ExitStatus:
         "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})",
         "mapping": f"{configuration.mapping} ({len(configuration.projects)} VOs)",
         "images": f"from {configuration.image_directory}, {configuration.visibility}",
-        "listens": configuration.endpoint,
+        "listens": configuration.listening,
     }
     print("configuration is good")
     for name, value in rows.items():

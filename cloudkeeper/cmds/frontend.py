@@ -159,7 +159,7 @@ def _report_check(configured: FrontendSettings) -> ExitStatus:
         "lists": ", ".join(map(str, configured.lists)) or "none",
         "trust anchors": f"{configured.ca_dir}, CRLs: {configured.crl_policy}",
         "image files": f"{configured.image_dir}, accepted: {', '.join(configured.formats)}",
-        "backend": f"{configured.endpoint}, {'mutual TLS' if configured.certificates else 'in clear'}",
+        "backend": f"{configured.endpoint}{_protection(configured)}",
         "lock": str(configured.lock_file),
     }
     for name, value in rows.items():
@@ -167,6 +167,12 @@ def _report_check(configured: FrontendSettings) -> ExitStatus:
     if configured.list_problems:
         raise ConfigurationError(configured.list_problems)
     return ExitStatus.DONE
+
+
+def _protection(configured: FrontendSettings) -> str:
+    if configured.endpoint.startswith("unix:"):
+        return ""
+    return ", mutual TLS" if configured.certificates else ", in clear"
 
 
 def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:

@@ -49,7 +49,10 @@ class Encryption:
 
 
 class Communicator:
-    """A connection to the backend at ``endpoint`` (``host:port``), in clear when there is no ``encryption``."""
+    """A connection to the backend at ``endpoint``: ``unix:///PATH`` or ``HOST:PORT``.
+
+    Without ``encryption`` it is in clear.
+    """
 
     def __init__(self, endpoint: str, *, encryption: Encryption | None = None) -> None:
         self._endpoint = endpoint
@@ -110,9 +113,8 @@ class Communicator:
 
         :raises BackendGone: nobody does
         """
-        host, _, port = self._endpoint.rpartition(":")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT.total_seconds()).close()
+            _connect(self._endpoint).close()
         except OSError as error:
             raise BackendGone(self._name, f"cannot be reached: {error.strerror or error}", _CHECK) from None
 
@@ -165,6 +167,21 @@ class Communicator:
         status, message = from_metadata(call.trailing_metadata())
         if status != Status.SUCCESS:
             raise BackendFailure(self._name, f"{method}: {message or 'no reason given'} ({status})")
+
+
+def _connect(endpoint: str) -> socket.socket:
+    scheme, _, path = endpoint.partition(":")
+    if scheme == "unix" and path.startswith("/"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(_CONNECT.total_seconds())
+        try:
+            connection.connect(path.removeprefix("//"))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    host, _, port = endpoint.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT.total_seconds())
 
 
 def _credentials(encryption: Encryption) -> grpc.ChannelCredentials:

@@ -1,8 +1,10 @@
 """cloudkeeper.yml as cloudkeeper 1.7.1 reads it, each option with its flag on the command line, which wins.
 
-The backend that ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT`` name wins over the file's: containers are linked so.
-Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``. Without any option for lists,
-``/etc/cloudkeeper/image-lists.conf`` is read.
+The backend that the environment names wins over the file's: ``CLOUDKEEPER_BACKEND_ENDPOINT``, which
+the compose file sets, or ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT``, as containers are linked. With
+``authentication``, which is for TCP, an endpoint of the file wins over a socket of the environment.
+Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``. Without any
+option for lists, ``/etc/cloudkeeper/image-lists.conf`` is read.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ _LEVELS = {
     "FATAL": logging.CRITICAL,
     "UNKNOWN": logging.CRITICAL,
 }
+_SOCKET = re.compile(r"unix:(?://)?/[^/].*")
 _ENDPOINT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):(\d{1,5})")
+_SOCKET_PATH = "/run/cloudkeeper/backend.sock"
 _MAX_PORT = 65535
 _VALUES = {
     "--image-lists-file": "image-lists-file",
@@ -93,6 +97,7 @@ class FrontendSettings:
     patience: timedelta
     """For one call of qemu-img."""
     endpoint: str
+    """``unix:///PATH`` or ``HOST:PORT``."""
     certificates: tuple[Path, Path, Path] | None
     """Own certificate and key, and the backend's certificate; None: in clear."""
     log: LogSettings
@@ -128,13 +133,24 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
         for option, value in given.items()
         if value is not None
     }
-    if backend := _linked_backend(os.environ):
+    backend = _backend_of(os.environ)
+    is_settled = _SOCKET.fullmatch(backend) and _names_tls_backend(read, texts)
+    if backend and not is_settled:
         texts.setdefault(_place("backend.endpoint"), backend)
     return _Reader(Settings(read, overrides=texts), layout).settings()
 
 
-def _linked_backend(environment: Mapping[str, str]) -> str:
-    """Return the backend that a container is linked to, in the two variables that links have always set."""
+def _names_tls_backend(read: document.Document, texts: dict[tuple[str, str], str]) -> bool:
+    """Return whether file or flags ask for TLS and name a backend for it."""
+    found = Settings(read, overrides=texts)
+    is_named = found.where(*_place("backend.endpoint")) is not None
+    return is_named and found.boolean(_TOP, "authentication", default=False)
+
+
+def _backend_of(environment: Mapping[str, str]) -> str:
+    """Return the backend that the compose file names, or that a container is linked to by two variables."""
+    if named := environment.get("CLOUDKEEPER_BACKEND_ENDPOINT", ""):
+        return named
     address, port = (environment.get(f"BACKEND_PORT_50051_TCP_{name}", "") for name in ("ADDR", "PORT"))
     if not (address and port):
         return ""
@@ -164,8 +180,8 @@ class _Reader:
             patience=timedelta(
                 seconds=found.integer(*_place("external-tools.execution-timeout"), default=600, minimum=1)
             ),
-            endpoint=self._endpoint(),
-            certificates=self._certificates(),
+            endpoint=(endpoint := self._endpoint()),
+            certificates=self._certificates(is_socket=_SOCKET.fullmatch(endpoint) is not None),
             log=self._log(),
             warnings=found.finish(),
         )
@@ -197,15 +213,25 @@ class _Reader:
         return tuple(dict.fromkeys(Format(word.lower()) for word in words if word.lower() in list(Format)))
 
     def _endpoint(self) -> str:
-        endpoint = self._settings.text(*_place("backend.endpoint"), default="127.0.0.1:50051")
+        place = _place("backend.endpoint")
+        endpoint = self._settings.text(*place, default=f"unix://{self._layout.path(_SOCKET_PATH)}")
+        has_tls = self._settings.boolean(_TOP, "authentication", default=False)
+        if _SOCKET.fullmatch(endpoint):
+            if has_tls:
+                words = f"true: has no effect with backend.endpoint {endpoint}: TLS is for HOST:PORT"
+                self._settings.warn(_TOP, "authentication", words)
+            return endpoint
         match = _ENDPOINT.fullmatch(endpoint)
         if match is None or not 1 <= int(match[1]) <= _MAX_PORT:
-            self._settings.error(*_place("backend.endpoint"), f"{endpoint!r} is not allowed; write HOST:PORT")
+            self._settings.error(*place, f"{endpoint!r} is not allowed; write unix:///PATH or HOST:PORT")
+        elif not has_tls:
+            words = f"{endpoint} is used without TLS: nobody knows who answers there; set authentication: true"
+            self._settings.warn(*place, words)
         return endpoint
 
-    def _certificates(self) -> tuple[Path, Path, Path] | None:
+    def _certificates(self, *, is_socket: bool) -> tuple[Path, Path, Path] | None:
         found, grid = self._settings, self._layout.path("/etc/grid-security")
-        is_wanted = found.boolean(_TOP, "authentication", default=False)
+        is_wanted = found.boolean(_TOP, "authentication", default=False) and not is_socket
         read = found.file if is_wanted else found.path
         files = [
             read(_TOP, "certificate", default=grid / "hostcert.pem"),

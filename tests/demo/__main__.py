@@ -17,7 +17,7 @@ from deploy import images as built
 from deploy.engine import Engine, EngineError
 from tests.demo import accounting, images, information, report
 from tests.demo.accounting_site import AccountingSite
-from tests.demo.container_site import BACKEND_PORT, ContainerSite
+from tests.demo.container_site import ContainerSite
 from tests.demo.introduction import FLOWS
 from tests.demo.site import PROGRAMS, Site
 from tests.testbed import SERVICES, Seed, Testbed
@@ -25,7 +25,7 @@ from tests.testbed.seeding.identity import People
 
 TOP = Path(__file__).parents[2]
 PORT_BASE = 27000
-_BDII_PORT, _BACKEND_PORT = 170, 51
+_BDII_PORT = 170
 
 
 class Story:
@@ -57,19 +57,18 @@ class Sites:
     """How a site is begun, below a directory: its programs as they are installed here, or in containers."""
 
     begin: Callable[[Path], Site]
-    backend_port: int
 
     @classmethod
     @contextmanager
     def chosen(cls, testbed: Testbed, *, in_containers: bool) -> Iterator[Sites]:
         """Have an engine with the images run for the block, if it is asked for."""
         if not in_containers:
-            yield cls(Site.fresh, PORT_BASE + _BACKEND_PORT)
+            yield cls(Site.fresh)
             return
         engine = Engine(TOP / ".cache/docker")
         with engine.used(), engine.alone():
             built.ensure(engine, TOP / ".cache/deploy")
-            yield cls(lambda root: ContainerSite.lay_out(root, engine=engine, testbed=testbed), BACKEND_PORT)
+            yield cls(lambda root: ContainerSite.lay_out(root, engine=engine, testbed=testbed))
 
 
 def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story, sites: Sites) -> Iterator[report.Row]:
@@ -93,7 +92,7 @@ def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story, si
 
 def tell_of_images(testbed: Testbed, people: People, state: Path, story: Story, sites: Sites) -> list[report.Row]:
     """Play the acts of the image flow."""
-    stage = images.Stage(testbed, people, sites.begin(state / "site-images"), sites.backend_port, story.say)
+    stage = images.Stage(testbed, people, sites.begin(state / "site-images"), story.say)
     rows = []
     with stage.open():
         for title, act in (

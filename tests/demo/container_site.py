@@ -20,7 +20,6 @@ from tests.e2e.container_site import ACCOUNT
 from tests.e2e.container_site import ContainerSite as Compose
 from tests.testbed import Testbed
 
-BACKEND_PORT = 50051
 _PORT = 27170
 _SERVICES = {
     "caso-extract": "caso",

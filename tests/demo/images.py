@@ -40,13 +40,11 @@ cloudkeeper:
   crl-policy: require
   image-dir: {root}/image_data
   formats: [qcow2, raw]
-  backend: {{endpoint: "127.0.0.1:{port}"}}
   logging: {{level: INFO, file: {root}/var/log/cloudkeeper.log}}
   lock-file: {root}/run/cloudkeeper.lock
 """
 _BACKEND = """\
 [DEFAULT]
-grpc_port = {port}
 image_dir = {root}/image_data
 mapping_file = {root}/etc/cloudkeeper-os/mapping.json
 [keystone_authtoken]
@@ -64,7 +62,6 @@ class Stage:
     testbed: Testbed
     people: People
     site: Site
-    port: int
     say: Callable[[str], None]
     web: ImageServer = field(init=False)
     backend: subprocess.Popen[str] = field(init=False)
@@ -77,7 +74,7 @@ class Stage:
         root, account = self.site.root, self.people.accounts["images"]
         (root / "image_data").mkdir(exist_ok=True)
         (root / "run").mkdir(exist_ok=True)
-        where = {"root": root, "port": self.port}
+        where = {"root": root}
         self.site.write(
             "etc/cloudkeeper/cloudkeeper.yml", _FRONTEND.format(ca_directory=self.testbed.ca_directory, **where)
         )
@@ -157,8 +154,8 @@ class Stage:
         log = self.site.root / "var/log/cloudkeeper-os.out"
         patience = Patience(lambda: log.stat().st_size, idle=300)
         while self.backend.poll() is None and not patience.is_over():
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(self.site.root / "run/cloudkeeper/backend.sock")) == 0:
                     return
             time.sleep(0.05)
         raise SystemExit(f"cloudkeeper-os does not listen: see {log}")

@@ -25,6 +25,7 @@ _STATE = (
     *("var/lib/fedcloud/bdii/site", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
     *("var/lib/fedcloud/runs/" + name for name in contents.IMAGES),
     *("image_data", "var/lock/cloudkeeper", "var/spool/apel", "var/spool/apel/outgoing"),
+    *("run/cloudkeeper", "etc/fedcloud/tls/cloudkeeper-os"),
 )
 
 
@@ -53,6 +54,7 @@ class ContainerSite:
         for name in _STATE:
             (root / name).mkdir(parents=True, exist_ok=True)
             os.chown(root / name, ACCOUNT, ACCOUNT)
+        (root / "run/cloudkeeper").chmod(0o700)
         authority.publish(root / "etc/grid-security/certificates")
         (root / "usr/share/igtf-policy").mkdir(parents=True)
         (root / "etc/voms.json").write_text('{"ops": {"projects": ["ops"]}}\n')

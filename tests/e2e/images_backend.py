@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +32,7 @@ TWO = "5b4f1d2e-0000-4000-8000-000000000002"
 
 _CONFIG = """\
 [DEFAULT]
-grpc_port = {port}
+grpc_socket = {socket}
 image_dir = {root}/var/spool/cloudkeeper/images
 {options}
 [keystone_authtoken]
@@ -45,7 +48,7 @@ class Backend:
     """The program on a root directory of its own."""
 
     root: Path
-    port: int
+    socket: Path
     prefix: tuple[str, ...] = ()
     env: Mapping[str, str] | None = None
     process: subprocess.Popen[bytes] | None = None
@@ -53,13 +56,13 @@ class Backend:
 
     @classmethod
     def create(cls, root: Path, cloud: Cloud, *, mapping: dict[str, Any] | None = None, options: str = "") -> Backend:
-        backend = cls(root, free_port())
+        backend = cls(root, short_directory() / "s")
         for name in ("etc/cloudkeeper-os", "var/spool/cloudkeeper/images", "var/log"):
             (root / name).mkdir(parents=True, exist_ok=True)
         backend.config.touch(mode=0o600)
         backend.config.write_text(
             _CONFIG.format(
-                port=backend.port,
+                socket=backend.socket,
                 root=root,
                 options=options,
                 account=ACCOUNT,
@@ -110,16 +113,20 @@ class Backend:
         return self.process.wait(timeout=90)
 
     def client(self) -> Client:
-        self.channel = self.channel or grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        self.channel = self.channel or grpc.insecure_channel(self.endpoint)
         return Client(self.channel)
+
+    @property
+    def endpoint(self) -> str:
+        return f"unix://{self.socket}"
 
     def record(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.root / "var/lib/fedcloud/runs/cloudkeeper-os.json").read_bytes())
         return found
 
     def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
 
 class Client:
@@ -206,6 +213,13 @@ class Offer:
             image |= {"size": self.path.stat().st_size, "uri": "https://images.example.org/one.qcow2"}
             values["image"] = image | dict(values.get("image", {}))
         return pb.Appliance(**values)
+
+
+def short_directory() -> Path:
+    """Return a new directory for sockets, whose paths the kernel wants short; it goes with this process."""
+    directory = tempfile.mkdtemp(prefix="b")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
 
 
 def free_port() -> int:

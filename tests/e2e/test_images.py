@@ -57,7 +57,7 @@ class Site:
     @property
     def command(self) -> list[str]:
         root = self.backend.root
-        return ["sync", "--root", str(root), "--backend-endpoint", f"127.0.0.1:{self.backend.port}"]
+        return ["sync", "--root", str(root), "--backend-endpoint", self.backend.endpoint]
 
     def sync(self, *flags: str) -> Done:
         return run(*self.command, *flags)

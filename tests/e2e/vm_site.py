@@ -199,9 +199,9 @@ class Appliance:
 
     def backend_answers(self) -> bool:
         """Say whether the backend answers as gRPC servers do."""
-        probe = [sys.executable, "-IS", str(TOP / "deploy/grpc-answers"), "127.0.0.1", "50051"]
-        command = ["nsenter", f"--net=/proc/{self.machine.pid}/ns/net", *probe]
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+        place = self.machine.root / "run/cloudkeeper/backend.sock"
+        probe = [sys.executable, "-IS", str(TOP / "deploy/grpc-answers"), str(place)]
+        return subprocess.run(probe, check=False, capture_output=True).returncode == 0
 
     def entries(self, *words: str) -> Entries:
         """Return what the machine's ldapsearch finds at the address that others use; nothing while nobody answers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,11 +35,9 @@ class Cloud:
     features: str = "metadata-update,vo-check"
     unmapped: set[str] = field(default_factory=set)
     """VOs that have no project."""
+    endpoint: str = ""
     port: int = 0
-
-    @property
-    def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
+    """Of TLS; without it there is a unix socket."""
 
     def misbehave(self, method: str, image: str = "", *, how: str) -> None:
         """Let ``method`` fail: ``how`` is a status of 1.x, or "exception", or "silence" (no result told)."""
@@ -111,16 +110,19 @@ class _Backend(stubs.CommunicatorServicer):
 
 @contextlib.contextmanager
 def serve(*, credentials: grpc.ServerCredentials | None = None) -> Iterator[Cloud]:
-    """Serve on a free port of loopback until the end of the block."""
+    """Serve until the end of the block: on a unix socket, or with credentials on a free port of loopback."""
     cloud = Cloud()
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
     stubs.add_CommunicatorServicer_to_server(_Backend(cloud), server)  # type: ignore[no-untyped-call]
-    if credentials:
-        cloud.port = server.add_secure_port("127.0.0.1:0", credentials)
-    else:
-        cloud.port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield cloud
-    finally:
-        server.stop(None).wait()
+    with tempfile.TemporaryDirectory(prefix="c") as short:
+        if credentials:
+            cloud.port = server.add_secure_port("127.0.0.1:0", credentials)
+            cloud.endpoint = f"127.0.0.1:{cloud.port}"
+        else:
+            cloud.endpoint = f"unix://{short}/s"
+            server.add_insecure_port(cloud.endpoint)
+        server.start()
+        try:
+            yield cloud
+        finally:
+            server.stop(None).wait()

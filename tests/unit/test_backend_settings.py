@@ -10,6 +10,7 @@ import pytest
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
 from cloudkeeper.backend import settings
+from cloudkeeper.backend.listen import Listening, MutualTLS, Port
 from cloudkeeper.backend.settings import Configuration
 from cloudkeeper.cmds import backend
 
@@ -50,7 +51,8 @@ def test_defaults_are_those_of_0_9(tmp_path: Path) -> None:
     write(tmp_path)
     found = load(tmp_path)
     assert found.warnings == ()
-    assert (found.endpoint, found.visibility, found.access.interface) == ("127.0.0.1:50051", "private", "public")
+    assert found.listening == Listening(tmp_path / "run/cloudkeeper/backend.sock", None)
+    assert (found.visibility, found.access.interface) == ("private", "public")
     assert found.image_directory == tmp_path / "var/spool/cloudkeeper/images"
     assert dict(found.access.options) == {
         "username": "cloudkeeper",
@@ -62,10 +64,16 @@ def test_defaults_are_those_of_0_9(tmp_path: Path) -> None:
 
 
 def test_every_option(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
+    for name in ("ca.pem", "own.pem", "own.key", "core.pem"):
+        (tmp_path / name).touch()
     text = f"""\
 [DEFAULT]
 grpc-port = 50052
+grpc_socket = {tmp_path}/s
+certificate = {tmp_path}/own.pem
+key = {tmp_path}/own.key
+core-certificate = {tmp_path}/core.pem
+frontend_name = frontend.example.org
 listen_address = ::1
 image_visibility = Shared
 endpoint_type = internal
@@ -83,11 +91,76 @@ cafile = {tmp_path}/ca.pem
 """
     write(tmp_path, text, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
     found = load(tmp_path)
-    assert (found.endpoint, found.visibility, found.access.interface) == ("[::1]:50052", "shared", "internal")
+    tls = MutualTLS(tmp_path / "own.pem", tmp_path / "own.key", tmp_path / "core.pem", "frontend.example.org")
+    assert found.listening == Listening(tmp_path / "s", Port("::1", 50052, tls))
+    assert str(found.listening) == f"unix://{tmp_path}/s, [::1]:50052 (mutual TLS, for frontend.example.org)"
+    assert (found.visibility, found.access.interface) == ("shared", "internal")
     assert (found.access.region, found.access.verify) == ("RegionOne", f"{tmp_path}/ca.pem")
     assert (found.access.options["user_domain_name"], found.access.project_domain_name) == ("egi", "egi")
     assert (found.image_directory, found.log_file) == (tmp_path / "images", Path("/var/log/os.log"))
-    assert load(tmp_path, grpc_port="1234", listen_address="192.0.2.1").endpoint == "192.0.2.1:1234"
+    given = load(tmp_path, grpc_port="1234", listen_address="192.0.2.1").listening.port
+    assert given is not None
+    assert given.endpoint == "192.0.2.1:1234"
+
+
+_PORT_ALONE = (
+    f"{CONFIG}:2: grpc_port: a TCP port needs mutual TLS, and there are no certificates; remove this line (the frontend "
+    "of this host uses {root}/run/cloudkeeper/backend.sock), or, for a frontend elsewhere, run: appliance certificates"
+)
+
+
+@pytest.mark.parametrize("options", ["", "listen_address = 0.0.0.0\n"])
+def test_a_port_without_certificates_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    """F-H4: ``grpc_port = 50051`` of an older installation opens no port; the line and the remedy are told."""
+    write(tmp_path, GOOD.replace("debug = true\n", f"grpc_port = 50051\n{options}"))
+    assert problems(tmp_path) == [_PORT_ALONE.format(root=tmp_path)]
+    assert backend.main(["--root", str(tmp_path), "--check-config"]) == 2
+    assert capsys.readouterr().err == f"cloudkeeper-os: {tmp_path}/{_PORT_ALONE.format(root=tmp_path)}\n"
+    write(tmp_path, GOOD.replace("debug = true\n", ""))  # the remedy
+    assert load(tmp_path).listening == Listening(tmp_path / "run/cloudkeeper/backend.sock", None)
+
+
+def test_a_port_with_the_certificates_of_the_installation(tmp_path: Path) -> None:
+    """F-H4: the files that ``appliance certificates`` writes are the defaults; one that is missing is an error."""
+    write(tmp_path, GOOD.replace("debug = true", "grpc_port = 50051"))
+    made = tmp_path / "etc/fedcloud/tls/cloudkeeper-os"
+    made.mkdir(parents=True)
+    for name in ("certificate.pem", "key.pem"):
+        (made / name).touch()
+    assert problems(tmp_path) == [f"{CONFIG}: core_certificate: file {made}/authority.pem does not exist"]
+    (made / "authority.pem").touch()
+    tls = MutualTLS(made / "certificate.pem", made / "key.pem", made / "authority.pem", "cloudkeeper")
+    assert load(tmp_path).listening == Listening(None, Port("127.0.0.1", 50051, tls))
+
+
+def test_without_tls_only_by_an_option_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H4: for a frontend of 1.7.1 without certificate; warned of each time."""
+    write(tmp_path, GOOD.replace("debug = true", "grpc_port = 50051\naccept_anyone_without_tls = true"))
+    found = load(tmp_path)
+    assert found.listening == Listening(None, Port("127.0.0.1", 50051, None))
+    (warning,) = found.warnings
+    assert str(warning).startswith(
+        f"{tmp_path}/{CONFIG}:3: accept_anyone_without_tls: true: anyone who can connect to grpc_port adds and removes"
+    )
+    assert backend.main(["--root", str(tmp_path), "--check-config"]) == 0
+    shown = capsys.readouterr()
+    assert "127.0.0.1:50051 (NO TLS, for anyone)" in shown.out
+    assert "anyone who can connect" in shown.err
+
+
+def test_options_of_a_port_that_is_not_there(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace("debug = true", "listen_address = ::1\naccept_anyone_without_tls = true"))
+    found = load(tmp_path)
+    assert found.listening.port is None
+    assert [problem.text for problem in found.warnings] == ["has no effect without grpc_port; remove it"] * 2
+
+
+def test_a_socket_s_path_has_a_limit(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace("debug = true", f"grpc_socket = /{'x' * 107}"))
+    (line,) = problems(tmp_path)
+    assert line.endswith("is longer than 107 bytes; write a shorter path")
 
 
 def test_an_application_credential(tmp_path: Path) -> None:
@@ -196,7 +269,11 @@ def test_a_password_that_all_may_read_is_told(tmp_path: Path) -> None:
 def test_a_name_to_listen_at_is_looked_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Containers know their addresses by name; one that leads nowhere is a mistake in the command line."""
     write(tmp_path)
-    common = ["--root", str(tmp_path), "--check-config", "--listen-address"]
+    certificates = tmp_path / "etc/fedcloud/tls/cloudkeeper-os"
+    certificates.mkdir(parents=True)
+    for name in ("certificate.pem", "key.pem", "authority.pem"):
+        (certificates / name).touch()
+    common = ["--root", str(tmp_path), "--check-config", "--grpc-port", "1", "--listen-address"]
     address = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)[0][4][0]
     assert backend.main([*common, "localhost"]) == 0
     assert f"{address}" in capsys.readouterr().out.partition("listens")[2]

@@ -95,7 +95,9 @@ def test_defaults_are_the_peer_s(tmp_path: Path) -> None:
     assert found.lock_file == tmp_path / "var/lock/cloudkeeper/cloudkeeper.lock"
     assert found.log.file == tmp_path / "var/log/cloudkeeper/cloudkeeper.log"
     assert found.log.level == logging.ERROR
-    assert (found.endpoint, found.formats, found.certificates) == ("127.0.0.1:50051", (Format.QCOW2,), None)
+    assert (found.formats, found.certificates) == ((Format.QCOW2,), None)
+    assert found.endpoint == f"unix://{tmp_path}/run/cloudkeeper/backend.sock"  # the peer's is 127.0.0.1:50051
+    assert found.warnings == ()
     assert (found.qemu_img, found.patience) == (Path("/usr/bin/qemu-img"), timedelta(minutes=10))
 
 
@@ -154,7 +156,7 @@ def test_all_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
         f"cloudkeeper.yml: [cloudkeeper] key: file {grid}/hostkey.pem does not exist",
         "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: file /nowhere does not exist",
         "cloudkeeper.yml:3: [cloudkeeper] formats: 'vdi' is not allowed; write one or more of raw, ova, qcow2, vmdk",
-        "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; write HOST:PORT",
+        "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; write unix:///PATH or HOST:PORT",
         "cloudkeeper.yml:6: [cloudkeeper] remote-mode: images are not served over HTTP by this version; share image-dir with the backend, write false",
         "cloudkeeper.yml:7: [cloudkeeper.logging] level: 'LOUD' is not allowed; write DEBUG or INFO or WARN or ERROR or FATAL or UNKNOWN",
         "cloudkeeper.yml:8: [cloudkeeper] verify-image-list: lists are always verified; write true",
@@ -179,7 +181,7 @@ def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
     for name in ("cloudkeeper.yml", "image-lists.conf"):
         path = tmp_path / "etc/cloudkeeper" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text((ETC / name).read_text().replace(" /", f" {tmp_path}/"))
+        path.write_text((ETC / name).read_text().replace(" /", f" {tmp_path}/").replace("//", f"//{tmp_path}"))
     shipped = settings.load(parse(), Layout(tmp_path))
     bare = load(
         tmp_path, "cloudkeeper: {external-tools: {binaries: {qemu-img: " + f"{tmp_path}/usr/bin/qemu-img" + "}}}\n"
@@ -192,25 +194,54 @@ def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
     )
 
 
+_SOCKET = "unix:///run/cloudkeeper/backend.sock"
+
+
 @pytest.mark.parametrize(
     ("variables", "flags", "expected"),
     [
-        ({"ADDR": "172.17.0.3", "PORT": "50051"}, (), "172.17.0.3:50051"),
-        ({"ADDR": "fd00::3", "PORT": "50051"}, (), "[fd00::3]:50051"),
-        ({"ADDR": "backend", "PORT": "50051"}, ("--backend-endpoint", "other:1"), "other:1"),
-        ({"ADDR": "backend"}, (), "127.0.0.1:50051"),
-        ({"ADDR": "", "PORT": ""}, (), "127.0.0.1:50051"),
+        ({"PORT_50051_TCP_ADDR": "172.17.0.3", "PORT_50051_TCP_PORT": "50051"}, (), "172.17.0.3:50051"),
+        ({"PORT_50051_TCP_ADDR": "fd00::3", "PORT_50051_TCP_PORT": "50051"}, (), "[fd00::3]:50051"),
+        ({"PORT_50051_TCP_ADDR": "b", "PORT_50051_TCP_PORT": "1"}, ("--backend-endpoint", "other:1"), "other:1"),
+        ({"PORT_50051_TCP_ADDR": "backend"}, (), "127.0.0.1:50051"),
+        ({"PORT_50051_TCP_ADDR": "", "PORT_50051_TCP_PORT": ""}, (), "127.0.0.1:50051"),
+        ({"ENDPOINT": _SOCKET, "PORT_50051_TCP_ADDR": "backend", "PORT_50051_TCP_PORT": "50051"}, (), _SOCKET),
+        ({"ENDPOINT": "backend.example.org:1"}, (), "backend.example.org:1"),
+        ({"ENDPOINT": _SOCKET}, ("--authentication",), "127.0.0.1:50051"),
+        ({"ENDPOINT": "[::1]:1"}, ("--authentication",), "[::1]:1"),
     ],
 )
-def test_a_linked_backend_wins_over_the_file_and_a_flag_over_both(
+def test_a_backend_of_the_environment_wins_over_the_file_and_a_flag_over_both(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
     flags: tuple[str, ...],
     expected: str,
 ) -> None:
-    """R35: the two variables that ``docker run --link cloudkeeper-os:backend`` sets."""
+    """R35: the two variables that ``docker run --link cloudkeeper-os:backend`` sets, and that of the compose file."""
+    for name in ("cert.pem", "key.pem", "backendcert.pem"):
+        path = tmp_path / "etc/grid-security" / f"host{name}".replace("hostbackend", "backend")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     for name, text in variables.items():
-        monkeypatch.setenv(f"BACKEND_PORT_50051_TCP_{name}", text)
+        prefix = "CLOUDKEEPER_BACKEND" if name == "ENDPOINT" else "BACKEND"
+        monkeypatch.setenv(f"{prefix}_{name}", text)
     text = "cloudkeeper:\n  image-lists: []\n  backend:\n    endpoint: 127.0.0.1:50051\n"
     assert load(tmp_path, text, *flags).endpoint == expected
+
+
+def test_how_the_backend_is_known_is_told(tmp_path: Path) -> None:
+    """F-H4: a port without TLS is warned of, TLS on a socket too: it would have no effect."""
+    start = "cloudkeeper:\n  image-lists: []\n"
+    (warning,) = load(tmp_path, f"{start}  backend:\n    endpoint: 127.0.0.1:50051\n").warnings
+    assert str(warning).endswith(
+        "cloudkeeper.yml:4: [cloudkeeper.backend] endpoint: 127.0.0.1:50051 is used without TLS: nobody knows who "
+        "answers there; set authentication: true"
+    )
+    for endpoint in (_SOCKET, "unix:/run/other.sock"):
+        found = load(tmp_path, f"{start}  authentication: true\n  backend: {{endpoint: '{endpoint}'}}\n")
+        assert (found.endpoint, found.certificates) == (endpoint, None)
+        (warning,) = found.warnings
+        assert "has no effect with backend.endpoint" in str(warning)
+    for wrong in ("unix:relative", "unix://host/path", "unix:"):
+        assert "write unix:///PATH or HOST:PORT" in problems(tmp_path, start, "--backend-endpoint", wrong)[0]

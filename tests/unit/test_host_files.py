@@ -110,7 +110,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     for path in (TOP / "systemd").iterdir():
-        text = re.sub(r"(?<==)(-?)/usr/\S+", rf"\1{program}", path.read_text())
+        text = re.sub(r"(?<==)([-+]*)/usr/\S+", rf"\1{program}", path.read_text())
         (directory / path.name).write_text(text)
     for name in ("docker", "basic"):
         (directory / f"{name}.service").write_text(f"[Service]\nExecStart={program}\n")
@@ -168,13 +168,24 @@ STEPS = {
 }
 
 
+AS_ROOT = {
+    ("cloudkeeper-os", "ExecStartPre"): [
+        "/usr/bin/systemd-tmpfiles --create --prefix=/run/cloudkeeper",
+        "/usr/local/bin/appliance certificates --renew",
+    ],
+}
+"""Steps of a unit that its hardening is not for."""
+
+
 @pytest.mark.parametrize("name", ["bdii", "cloudkeeper-os"])
 def test_a_service_s_unit_calls_the_command_step_by_step(name: str) -> None:
     """R31, R32, R36, R38: what the steps do is tested where they are; a start lasts until it answers."""
     unit = settings_of(f"{name}.service")
     command = "/usr/local/bin/appliance service"
     for key, step in STEPS.items():
-        assert [line.lstrip("-") for line in unit[key]] == [f"{command} {step} {name}"]
+        lines = [line.lstrip("-") for line in unit[key]]
+        assert [line for line in lines if not line.startswith("+")] == [f"{command} {step} {name}"]
+        assert [line[1:] for line in lines if line.startswith("+")] == AS_ROOT.get((name, key), [])
     assert unit["ExecStartPost"] == [f"{command} ready {name} --pid=${{MAINPID}}"]
     assert int(unit["TimeoutStartSec"][0]) > 120
     assert unit["WantedBy"] == ["multi-user.target docker.service"]
@@ -255,6 +266,8 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
     assert (records.stat().st_uid, stat.S_IMODE(records.stat().st_mode)) == (0, 0o755)  # no container's to write to
     services = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
     assert {path.name: path.stat().st_uid for path in records.iterdir()} == dict.fromkeys(services, 1999) | {"jobs": 0}
+    meeting = (tmp_path / "run/cloudkeeper").stat()  # F-H4
+    assert (meeting.st_uid, stat.S_IMODE(meeting.st_mode)) == (1999, 0o700)
     assert stat.S_IMODE((tmp_path / "run/fedcloud/keys").stat().st_mode) == 0o700
     assert (tmp_path / "run/fedcloud/keys").stat().st_uid == 0
     for name in LOGS:

@@ -57,7 +57,7 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
     assert written == {
         "cloudbdii": {"/var/lib/fedcloud/bdii/resource", runs},
         "sitebdii": {"/var/lib/fedcloud/bdii/site", runs},
-        "cloudkeeper-os": {"/var/lib/fedcloud/cloudkeeper-os", runs},
+        "cloudkeeper-os": {"/var/lib/fedcloud/cloudkeeper-os", "/run/cloudkeeper", runs},
         "cloudkeeper": {
             "/var/lib/fedcloud/cloudkeeper",
             "/var/spool/cloudkeeper/images",
@@ -69,6 +69,21 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
         "cloud-info": {runs},
     }
     assert "hostkey" not in (TOP / "docker-compose.yml").read_text()
+
+
+def test_only_the_frontend_meets_the_backend() -> None:
+    """F-H4: the directory of the socket is in two containers, in one of them read-only; nothing is published."""
+    meeting = {
+        name: bool(mount.get("read_only"))
+        for name, service in SERVICES.items()
+        for mount in service["volumes"]
+        if mount["target"].startswith("/run/cloudkeeper") or mount["source"].endswith(("/run", "/run/cloudkeeper"))
+    }
+    assert meeting == {"cloudkeeper-os": False, "cloudkeeper": True}
+    for network in (TOP / "networks").iterdir():
+        services = yaml.safe_load(network.read_text())["services"]
+        assert {name for name, service in services.items() if "ports" in service} <= {"sitebdii"}
+    assert "50051" not in DOCKERFILE
 
 
 def test_the_proxy_s_password_is_in_no_container_that_has_no_use_for_it() -> None:

@@ -1,0 +1,79 @@
+"""``appliance certificates``: mutual TLS for a cloudkeeper on another host than its cloudkeeper-os.
+
+On one host the two meet on a unix socket and need none of this. The backend's unit calls ``--renew``
+at each start, a timer does so later on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+from collections.abc import Iterator
+
+from appliance.admin.certificates.places import BACKEND, FRONTEND, KEY
+from appliance.core import clock, hosts
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
+from appliance.core.run.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    words = "name or address by which cloudkeeper reaches the backend, more than once if there are more"
+    parser.add_argument("--name", action="append", default=[], metavar="HOST", help=words)
+    parser.add_argument("--renew", action="store_true", help="renew what is due; do nothing where there is none")
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Make or renew the files, and print those that changed."""
+    for name in arguments.name:
+        if not hosts.is_host(name):
+            raise UsageError("--name", f"{name!r} is no host name or address", "write one without a port")
+    layout = cli.layout(arguments)
+    if arguments.check_config or (arguments.renew and not layout.path(KEY).exists()):
+        return ExitStatus.DONE
+    from appliance.admin.certificates.authority import Authority  # noqa: PLC0415  start-up is a cost
+
+    authority = Authority(layout)
+    names = arguments.name if arguments.renew else [*_own_names(), *arguments.name]
+    try:
+        written = list(authority.maintain(names, at=clock.now()))
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=error.filename or authority.directory) from error
+    for path in written:
+        print(path)
+    if not arguments.renew:
+        print("\n".join(_instructions(layout)))
+    elif layout.path(FRONTEND) / "certificate.pem" in written:
+        place = layout.path(FRONTEND)
+        logger.warning("%s: has been renewed; copy it to the host of cloudkeeper, if that is another one", place)
+    return ExitStatus.DONE
+
+
+def _own_names() -> list[str]:
+    """Return names that the backend may be reached by from this host and its containers."""
+    return list(dict.fromkeys(["backend", "localhost", "127.0.0.1", socket.getfqdn()]))
+
+
+def _instructions(layout: Layout) -> Iterator[str]:
+    backend, frontend = layout.path(BACKEND), layout.path(FRONTEND)
+    yield ""
+    yield "In cloudkeeper-os.conf, section [DEFAULT]; its certificate is found in:"
+    yield f"  # {backend}"
+    yield "  grpc_port = 50051"
+    yield "  listen_address = 0.0.0.0"
+    yield f"In cloudkeeper.yml of the other host, to which you copy {frontend}:"
+    yield "  backend:"
+    yield "    endpoint: HOST:50051"
+    yield f"    certificate: {frontend}/authority.pem"
+    yield "  authentication: true"
+    yield f"  certificate: {frontend}/certificate.pem"
+    yield f"  key: {frontend}/key.pem"
+
+
+VERB = cli.Program(
+    "certificates", "Makes and renews certificates for cloudkeeper and a backend elsewhere.", add_arguments, run
+)

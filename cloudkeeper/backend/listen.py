@@ -1,0 +1,126 @@
+"""Where the backend listens, as its configuration says: a unix socket, a TCP port, or both.
+
+The socket is in a directory that the frontend's account alone can enter. A TCP port is opened only when ``grpc_port``
+is written, and then with mutual TLS: the frontend must prove a name. ``accept_anyone_without_tls`` is for a frontend of
+cloudkeeper 1.7.1 that has no certificate.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core.config.settings import Settings
+from appliance.core.run.layout import Layout
+
+SOCKET = "/run/cloudkeeper/backend.sock"
+FRONTEND_NAME = "cloudkeeper"
+"""The name in the certificate that `appliance certificates` makes for the frontend."""
+_CERTIFICATES = "/etc/fedcloud/tls/cloudkeeper-os"
+_WITHOUT_TLS = "accept_anyone_without_tls"
+_FILES = {"certificate": "certificate.pem", "key": "key.pem", "core_certificate": "authority.pem"}
+"""Options of TLS, with the files that `appliance certificates` writes."""
+_LONGEST_PATH = 107
+"""Bytes of a socket's path: what ``sun_path`` holds (unix(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class MutualTLS:
+    """What this side proves, and what a frontend must prove; all files are PEM."""
+
+    certificate: Path
+    key: Path
+    frontend_authority: Path
+    """Authority of the frontend's certificate, or that certificate itself."""
+    frontend_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A TCP port. Without ``tls`` whoever can connect commands the backend."""
+
+    address: str
+    number: int
+    tls: MutualTLS | None
+
+    @property
+    def endpoint(self) -> str:
+        """Address and port as URLs have them."""
+        return f"[{self.address}]:{self.number}" if ":" in self.address else f"{self.address}:{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where to listen: at least one of the two."""
+
+    socket: Path | None
+    port: Port | None
+
+    def __str__(self) -> str:
+        return ", ".join(self._places())
+
+    def _places(self) -> Iterator[str]:
+        if self.socket:
+            yield f"unix://{self.socket}"
+        if self.port:
+            tls = self.port.tls
+            yield f"{self.port.endpoint} ({f'mutual TLS, for {tls.frontend_name}' if tls else 'NO TLS, for anyone'})"
+
+
+def read(settings: Settings, layout: Layout) -> Listening:
+    """Read the options of ``[DEFAULT]``; errors and warnings are left in ``settings``."""
+    port = _port(settings, layout)
+    entry = settings.where("DEFAULT", "grpc_socket")
+    socket = settings.path("DEFAULT", "grpc_socket", default=layout.path(SOCKET))
+    if len(str(socket).encode()) > _LONGEST_PATH:
+        settings.error("DEFAULT", "grpc_socket", f"{socket} is longer than {_LONGEST_PATH} bytes; write a shorter path")
+    return Listening(socket if entry or port is None else None, port)
+
+
+def _port(settings: Settings, layout: Layout) -> Port | None:
+    entry = settings.where("DEFAULT", "grpc_port")
+    number = settings.integer("DEFAULT", "grpc_port", default=0, minimum=1, maximum=65535)
+    address = _address(settings)
+    is_open = settings.boolean("DEFAULT", _WITHOUT_TLS, default=False)
+    tls = _tls(settings, layout, is_wanted=bool(number) and not is_open)
+    if entry is None or not entry.text:
+        for option in ("listen_address", _WITHOUT_TLS):
+            if settings.where("DEFAULT", option):
+                settings.warn("DEFAULT", option, "has no effect without grpc_port; remove it")
+        return None
+    if is_open:
+        words = (
+            "true: anyone who can connect to grpc_port adds and removes images of this cloud; "
+            "remove it as soon as the frontend has a certificate (appliance certificates)"
+        )
+        settings.warn("DEFAULT", _WITHOUT_TLS, words)
+    return Port(address, number, None if is_open else tls)
+
+
+def _address(settings: Settings) -> str:
+    address = settings.text("DEFAULT", "listen_address", default="127.0.0.1")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        settings.error("DEFAULT", "listen_address", f"{address!r} is not an IP address; the port is grpc_port")
+    return address
+
+
+def _tls(settings: Settings, layout: Layout, *, is_wanted: bool) -> MutualTLS | None:
+    defaults = {option: layout.path(_CERTIFICATES) / name for option, name in _FILES.items()}
+    name = settings.text("DEFAULT", "frontend_name", default=FRONTEND_NAME)
+    settings.accept("DEFAULT", _FILES)
+    if not is_wanted:
+        return None
+    written = [option for option in _FILES if settings.where("DEFAULT", option)]
+    if not written and not any(path.exists() for path in defaults.values()):
+        words = (
+            "a TCP port needs mutual TLS, and there are no certificates; remove this line (the frontend of this host "
+            f"uses {layout.path(SOCKET)}), or, for a frontend elsewhere, run: appliance certificates"
+        )
+        settings.error("DEFAULT", "grpc_port", words)
+        return None
+    files = {option: settings.file("DEFAULT", option, default=path) or path for option, path in defaults.items()}
+    return MutualTLS(files["certificate"], files["key"], files["core_certificate"], name)

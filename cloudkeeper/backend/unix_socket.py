@@ -1,0 +1,98 @@
+"""A unix socket's path, held by one server: gRPC itself would replace the socket of a server that is at work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from appliance.core import files
+from appliance.core.run import lock
+from appliance.core.run.errors import Busy, LocalFailure
+
+_MODE = 0o600
+"""The backend and its frontend run under one account."""
+_DIRECTORY_MODE = 0o700
+_SECONDS = 2.0
+_REMEDY = "stop the program that serves it, or set another grpc_socket"
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the path for the block: remove what a killed server left there, and at the end what this one leaves.
+
+    :raises LocalFailure: another server is at work there, or the directory cannot be used
+    """
+    with _translated(path):
+        files.make_directory(path.parent, mode=_DIRECTORY_MODE)
+        _check_directory(path.parent)
+    with _locked(path):
+        with _translated(path):
+            _remove_stale(path)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # gRPC has removed it, unless the start failed half-way
+                path.unlink()
+
+
+def bind(path: Path, add_port: Callable[[str], int]) -> None:
+    """Have gRPC make the socket, with this account as the only one that may connect, from the first moment on.
+
+    :raises RuntimeError: gRPC's, when it cannot listen there
+    """
+    mask = os.umask(0o777 & ~_MODE)
+    try:
+        add_port(f"unix:{path}")
+    finally:
+        os.umask(mask)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=error.filename or path) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            with _translated(path):
+                stack.enter_context(lock.hold(path.with_name(f"{path.name}.lock")))
+        except Busy as error:
+            cause = f"cannot be listened on: another cloudkeeper-os serves it, {error.cause}"
+            raise LocalFailure(path, cause, _REMEDY) from None
+        yield
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a directory where others could put a socket of theirs, for the frontend to talk to."""
+    status = path.stat()
+    if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
+        cause = "others can write to it, and could answer the frontend in place of the backend"
+        raise LocalFailure(path, cause, f"chown it to the account of the backend, and chmod {_DIRECTORY_MODE:o}")
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise LocalFailure(path, "is no socket", "remove it, or set another grpc_socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:  # nobody has it open: its server was killed
+            path.unlink()
+            return
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=path) from error
+    raise LocalFailure(path, "cannot be listened on: another program serves it", _REMEDY)
