@@ -62,13 +62,20 @@ def trusts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trust, Trust]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_is_not_the_signer_s_is_refused(tmp_path: Path, trusts: tuple[Trust, Trust], protocol: str) -> None:
+def test_what_is_not_the_signer_s_is_refused(
+    tmp_path: Path,
+    trusts: tuple[Trust, Trust],
+    protocol: str,
+) -> None:
     trust, rogue = trusts
     genuine, foreign = signed(text(1), trust.host("sender")), signed(text(1), rogue.host("sender"))
     altered = genuine.replace(b"VMUUID: 1", b"VMUUID: 2")
     variants = [genuine, altered, forged(genuine), foreign]
     receiver = trust.host("receiver")
-    ciphers = [[encrypted(one, receiver, cipher) for one in variants] for cipher in envelope.CIPHERS]
+    ciphers = [
+        [encrypted(one, receiver, cipher) for one in variants]
+        for cipher in envelope.CIPHERS  # one of each a row
+    ]
     broken = [with_another_cipher_text(sealed[0]) for sealed in ciphers]
     messages = [*variants, *(one for sealed in ciphers for one in sealed), *broken]
     service: AbstractContextManager[Site] = SERVICES[protocol](tmp_path / "site", trust, messages)

@@ -1,13 +1,14 @@
 """F-T4: whatever is accepted has a forged, an altered and a foreign variant that is refused.
 
-The cases come from the tables that the code itself accepts by (forms, kinds of signatures, digests, curves): who
-adds to one of them without saying here how such a message is made gets an error from this file. The openssl program
-makes the messages.
+The cases come from the tables that the code itself accepts by (forms, kinds of signatures,
+digests, curves): who adds to one of them without saying here how such a message is made gets an
+error from this file. The openssl program makes the messages.
 
-- *altered*: one letter of the text is another one; once more with the digest in the attributes made to fit;
+- *altered*: one letter of the text is another one; once more with the digest in the attributes
+  made to fit;
 - *forged*: one bit of the signature's value is another one;
-- *foreign*: another key signed, with a certificate of the same names and serial number; once more with the genuine
-  certificate put in its place.
+- *foreign*: another key signed, with a certificate of the same names and serial number; once more
+  with the genuine certificate put in its place.
 """
 
 import base64
@@ -119,7 +120,12 @@ class Case:
 
 def cases() -> Iterator[Any]:
     """Every two of form, kind of signature and digest together; with --full, every three."""
-    for form, scheme, digest, more in itertools.product(smime.Form, cms.SCHEMES, cms.DIGESTS, ATTRIBUTES):
+    for form, scheme, digest, more in itertools.product(
+        smime.Form,
+        cms.SCHEMES,
+        cms.DIGESTS,
+        ATTRIBUTES,
+    ):
         kind, options = SCHEMES[scheme]
         is_long = form is not smime.Form.DETACHED and digest != "sha256"
         case = Case(form, kind, digest, (*options, *more))
@@ -221,7 +227,7 @@ CA_KEYS = ["rsa", "rsa-pss", *sorted(strength.CURVES)]
 
 
 def authorities() -> list[tuple[str, str]]:
-    """Every kind of key with SHA-256, and the other digests with one key of each kind of signature."""
+    """Every kind of key with SHA-256, and all digests with one key of each kind of signature."""
     more = itertools.product(("rsa", "rsa-pss", "secp256r1"), sorted(strength.SIGNATURE_HASHES))
     return sorted({*((kind, "sha256") for kind in CA_KEYS), *more})
 
@@ -264,7 +270,9 @@ def issuer(kind: str, digest: str, label: str) -> Issuer:
 @pytest.mark.parametrize(("kind", "digest"), authorities())
 def test_certificates(tmp_path: Path, kind: str, digest: str) -> None:
     genuine, rogue = (issuer(kind, digest, label) for label in ("genuine ca", "rogue ca"))
-    root = Authority(Pair(genuine.certificate(ROOT, genuine.key.public_key(), is_ca=True), genuine.key))
+    root = Authority(
+        Pair(genuine.certificate(ROOT, genuine.key.public_key(), is_ca=True), genuine.key),
+    )
     root.publish(tmp_path / "certificates")
     trust = CADirectory(tmp_path / "certificates", crls=CRLPolicy.OFF)
     public = key_of("rsa").public_key()
@@ -287,7 +295,9 @@ def test_revocation_lists(tmp_path: Path, kind: str, digest: str) -> None:
     """A good list clears a certificate or revokes it; a list that is not the CA's does neither."""
     directory = tmp_path / "certificates"
     genuine, rogue = (issuer(kind, digest, label) for label in ("genuine ca", "rogue ca"))
-    root = Authority(Pair(genuine.certificate(ROOT, genuine.key.public_key(), is_ca=True), genuine.key))
+    root = Authority(
+        Pair(genuine.certificate(ROOT, genuine.key.public_key(), is_ca=True), genuine.key),
+    )
     host = Pair(genuine.certificate(HOST, key_of("rsa").public_key(), is_ca=False), key_of("rsa"))
     other = Authority.root(ROOT).issue("/CN=other", serial=SERIAL + 1)
     root.publish(directory)

@@ -36,7 +36,8 @@ USAGES: list[tuple[str, ...] | None] = [
 
 
 def key_usage(bits: tuple[str, ...]) -> x509.KeyUsage:
-    return x509.KeyUsage(**{bit: bit in bits for bit in BITS}, encipher_only=False, decipher_only=False)
+    chosen = {bit: bit in bits for bit in BITS}
+    return x509.KeyUsage(**chosen, encipher_only=False, decipher_only=False)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Path]:
 def openssl_takes(pair: Pair, root: Authority, path: Path) -> bool:
     certificate, _ = pair.write(path)
     anchor, _ = root.pair.write(path)
-    command = ["openssl", "verify", "-purpose", "smimesign", "-CAfile", str(anchor), str(certificate)]
+    command = [
+        "openssl",
+        "verify",
+        "-purpose",
+        "smimesign",
+        "-CAfile",
+        str(anchor),
+        str(certificate),
+    ]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -85,7 +94,7 @@ def test_the_certificate_of_a_ca(root: tuple[Authority, Path]) -> None:
 
 
 def test_grid_hosts_are_for_tls_and_sign_all_the_same(root: tuple[Authority, Path]) -> None:
-    """Stricter than we are: openssl's purpose wants e-mail among the purposes. SSM asks for none."""
+    """openssl's purpose wants e-mail among those of the certificate; SSM asks for none."""
     authority, path = root
     usage = key_usage(("digital_signature", "key_encipherment"))
     pair = authority.issue(HOST, extensions=[usage])

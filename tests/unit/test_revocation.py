@@ -1,6 +1,8 @@
-"""F-T1: what lists of a CA directory revoke is refused, whoever of the CA signed them, and warnings are true.
+"""F-T1: what lists of a CA directory revoke is refused, whoever of the CA signed them, and
+warnings are true.
 
-PKITS (`tests.interop.test_pkits`) has the verdicts of others on lists of every kind; here is what a site may have.
+PKITS (`tests.interop.test_pkits`) has the verdicts of others on lists of every kind; here is what
+a site may have.
 """
 
 from collections.abc import Sequence
@@ -63,7 +65,11 @@ def refusals(
     found = set()
     for crls in policies:
         with pytest.raises(Untrusted) as caught:
-            CADirectory(directory, crls=crls).verify_chain(pair.certificate, untrusted=untrusted, at=at)
+            CADirectory(directory, crls=crls).verify_chain(
+                pair.certificate,
+                untrusted=untrusted,
+                at=at,
+            )
         found.add(str(caught.value))
     [only] = found
     return only
@@ -76,7 +82,8 @@ def warnings(
     untrusted: Sequence[x509.Certificate] = (),
     at: datetime = NOW,
 ) -> tuple[str, ...]:
-    return CADirectory(directory).verify_chain(pair.certificate, untrusted=untrusted, at=at).warnings
+    trust = CADirectory(directory)
+    return trust.verify_chain(pair.certificate, untrusted=untrusted, at=at).warnings
 
 
 def identifiers(key: PrivateKey, issuer: PrivateKey) -> list[x509.ExtensionType]:
@@ -96,19 +103,25 @@ def test_a_list_signed_by_a_renewed_key_of_the_ca(directory: Path, root: Authori
     host = root.issue(HOST)
     renewed.revoke(host)
     path = add(directory, renewed.crl(), f"{root.hash}.r1")
-    assert f"its certificate was revoked by {ROOT} ({path}); the holder" in refusals(directory, host)
+    assert f"its certificate was revoked by {ROOT} ({path}); the holder" in refusals(
+        directory,
+        host,
+    )
     assert warnings(directory, root.issue(HOST)) == ()
 
 
 def test_a_list_signed_by_a_renewed_key_that_comes_along(directory: Path, root: Authority) -> None:
     """The CA that signs lists with a key of its own, in a certificate that it issued to itself."""
     key = ec_key("lists")
-    signer = Authority(root.issue(ROOT, ca=True, key=key, extensions=identifiers(key, root.pair.key)))
+    signer = Authority(
+        root.issue(ROOT, ca=True, key=key, extensions=identifiers(key, root.pair.key)),
+    )
     host = root.issue(HOST)
     signer.revoke(host)
     add(directory, signer.crl(), f"{root.hash}.r1")
     assert "revoked by" in refusals(directory, host, untrusted=[signer.pair.certificate])
-    assert warnings(directory, host) == ()  # the other list covers it, and nobody knows who signed this one
+    # The other list covers it, and nobody knows now who signed this one.
+    assert warnings(directory, host) == ()
 
 
 def test_a_key_that_nobody_vouches_for_signs_no_lists(directory: Path, root: Authority) -> None:
@@ -131,7 +144,9 @@ def test_the_name_of_a_list_is_compared_as_openssl_compares(tmp_path: Path) -> N
     root = Authority.root("/O=Example  Grid/CN=Root")
     root.publish(directory)
     host = root.issue(HOST)
-    spelled = Authority(Pair(Authority.root("/O=EXAMPLE grid/CN=ROOT ").pair.certificate, root.pair.key))
+    spelled = Authority(
+        Pair(Authority.root("/O=EXAMPLE grid/CN=ROOT ").pair.certificate, root.pair.key),
+    )
     spelled.revoke(host)
     add(directory, spelled.crl(), f"{root.hash}.r0")
     assert "revoked by" in refusals(directory, host)
@@ -165,7 +180,11 @@ def other(directory: Path) -> Authority:
     return authority
 
 
-def test_a_list_of_the_issuer_that_the_certificate_names(directory: Path, root: Authority, other: Authority) -> None:
+def test_a_list_of_the_issuer_that_the_certificate_names(
+    directory: Path,
+    root: Authority,
+    other: Authority,
+) -> None:
     host = root.issue(HOST, extensions=[lists_signed_by(name(OTHER))])
     found = [entry(other.issue("/CN=own")), entry(host, issuer=name(ROOT))]
     path = add(directory, other.crl(entries=found, extension=indirect()), f"{other.hash}.r0")
@@ -173,7 +192,9 @@ def test_a_list_of_the_issuer_that_the_certificate_names(directory: Path, root: 
 
 
 def test_an_entry_is_about_the_issuer_of_the_entry_before_it(
-    directory: Path, root: Authority, other: Authority
+    directory: Path,
+    root: Authority,
+    other: Authority,
 ) -> None:
     host = root.issue(HOST, extensions=[lists_signed_by(name(OTHER))])
     found = [entry(root.issue("/CN=first"), issuer=name(ROOT)), entry(host)]
@@ -182,7 +203,7 @@ def test_an_entry_is_about_the_issuer_of_the_entry_before_it(
 
 
 def test_an_entry_about_another_issuer(directory: Path, root: Authority, other: Authority) -> None:
-    """The same serial number, revoked for a certificate of the list's own issuer or of a third one."""
+    """The serial number is revoked for the list's own issuer and for a third one."""
     host = root.issue(HOST, extensions=[lists_signed_by(name(OTHER))])
     found = [entry(host), entry(host, issuer=name("/CN=Third")), entry(root.issue("/CN=x"))]
     add(directory, other.crl(entries=found, extension=indirect()), f"{other.hash}.r0")
@@ -190,7 +211,9 @@ def test_an_entry_about_another_issuer(directory: Path, root: Authority, other: 
 
 
 def test_a_list_of_an_issuer_that_the_certificate_does_not_name(
-    directory: Path, root: Authority, other: Authority
+    directory: Path,
+    root: Authority,
+    other: Authority,
 ) -> None:
     host = root.issue(HOST)
     add(
@@ -201,14 +224,17 @@ def test_a_list_of_an_issuer_that_the_certificate_does_not_name(
     assert warnings(directory, host) == ()
 
 
-def test_a_certificate_that_only_an_indirect_list_covers(directory: Path, root: Authority, other: Authority) -> None:
+def test_a_certificate_that_only_an_indirect_list_covers(
+    directory: Path,
+    root: Authority,
+    other: Authority,
+) -> None:
     (directory / f"{root.hash}.r0").unlink()
     host = root.issue(HOST, extensions=[lists_signed_by(name(OTHER))])
     add(directory, other.crl(extension=indirect()), f"{other.hash}.r0")
     [warning] = warnings(directory, host)
-    assert warning == (
-        f"{ROOT}: its CRL is signed by another issuer, which is read only for what it revokes; run fetch-crl"
-    )
+    cause = "its CRL is signed by another issuer, which is read only for what it revokes"
+    assert warning == f"{ROOT}: {cause}; run fetch-crl"
 
 
 # Holds and deltas
@@ -276,19 +302,26 @@ def test_every_link_has_its_warning(directory: Path, root: Authority) -> None:
     )
 
 
-def test_a_revoked_ca_is_found_below_a_link_without_a_list(directory: Path, root: Authority) -> None:
+def test_a_revoked_ca_is_found_below_a_link_without_a_list(
+    directory: Path,
+    root: Authority,
+) -> None:
     sub = root.sub()
     sub.publish(directory)
     root.revoke(sub.pair)
     add(directory, root.crl(), f"{root.hash}.r0")
-    assert "CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing was revoked by" in refusals(directory, sub.issue(HOST))
+    assert "CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing was revoked by" in refusals(
+        directory,
+        sub.issue(HOST),
+    )
 
 
 def test_the_key_that_signed_the_list_is_revoked(directory: Path, root: Authority) -> None:
     """Then the list proves nothing, though each link by itself is covered."""
     subject, keys = "/DC=ORG/DC=TEST-GRID/CN=Test Issuing", (ec_key("sub"), ec_key("lists"))
     sub, lists_key = (
-        Authority(root.issue(subject, ca=True, key=key, extensions=identifiers(key, root.pair.key))) for key in keys
+        Authority(root.issue(subject, ca=True, key=key, extensions=found))
+        for key, found in ((key, identifiers(key, root.pair.key)) for key in keys)
     )
     sub.publish(directory, crl=lists_key.crl())
     root.revoke(lists_key.pair)
@@ -297,7 +330,11 @@ def test_the_key_that_signed_the_list_is_revoked(directory: Path, root: Authorit
     [warning] = warnings(directory, sub.issue(HOST), untrusted=bag)
     assert warning.startswith("/DC=ORG/DC=TEST-GRID/CN=Test Issuing: its CRL: CRL path")
     with pytest.raises(Untrusted, match="cannot be checked: its CRL: CRL path"):
-        CADirectory(directory, crls=CRLPolicy.REQUIRE).verify_chain(sub.issue(HOST).certificate, untrusted=bag, at=NOW)
+        CADirectory(directory, crls=CRLPolicy.REQUIRE).verify_chain(
+            sub.issue(HOST).certificate,
+            untrusted=bag,
+            at=NOW,
+        )
 
 
 def test_a_list_of_another_scope(directory: Path, root: Authority) -> None:
@@ -305,6 +342,16 @@ def test_a_list_of_another_scope(directory: Path, root: Authority) -> None:
     add(directory, root.crl(extension=scope), f"{root.hash}.r0")
     [warning] = warnings(directory, root.issue(HOST))
     assert warning == f"{ROOT}: its CRL: different CRL scope; run fetch-crl"
+
+
+def test_the_root_itself_needs_no_list(directory: Path, root: Authority) -> None:
+    """OpenSSL looks for one that covers the root as well, and this list is for hosts only."""
+    scope = indirect(indirect_crl=False, only_contains_user_certs=True)
+    add(directory, root.crl(extension=scope), f"{root.hash}.r0")
+    for crls in BOTH:
+        trust = CADirectory(directory, crls=crls)
+        assert trust.verify_chain(root.issue(HOST).certificate, at=NOW).warnings == ()
+        assert trust.verify_chain(root.pair.certificate, at=NOW).warnings == ()
 
 
 def test_a_delta_without_its_base(directory: Path, root: Authority) -> None:

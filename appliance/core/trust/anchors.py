@@ -1,10 +1,12 @@
 """The files of a CA directory: what was read from them, and what they say about one CA.
 
-``HASH.N`` certificates (PEM), ``HASH.rN`` CRLs (PEM or DER), ``HASH.signing_policy``; HASH is OpenSSL's hash of the
-CA's subject. IGTF's bundles carry each file under two hashes, of which one is a link. Certificates and policies are
-read at once, so that a package upgrade half-way done refuses nobody; CRLs, which may be large, when first needed.
+``HASH.N`` certificates (PEM), ``HASH.rN`` CRLs (PEM or DER), ``HASH.signing_policy``; HASH is
+OpenSSL's hash of the CA's subject. IGTF's bundles carry each file under two hashes, of which one
+is a link. Certificates and policies are read at once, so that a package upgrade half-way done
+refuses nobody; CRLs, which may be large, when first needed.
 
-A file that cannot be used, whatever it is, becomes one line in ``problems`` and holds up no other file.
+A file that cannot be used, whatever it is, becomes one line in ``problems`` and holds up no other
+file.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _MAX_BYTES = 2**20
 """Of a file with certificates or a policy."""
 
 Listing = frozenset[tuple[str, int, int, int]]
-"""Name, mtime in ns, size and inode of each file that has a meaning here; -1 where the file cannot be looked at."""
+"""Name, mtime in ns, size and inode of each file that has a meaning here; -1 where the file
+cannot be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,11 @@ class Anchors:
             except (ValueError, x509.InvalidVersion, crypto.Error):
                 problems.append(f"{path / name}: cannot be read: not PEM")
         if not anchors:
-            raise LocalFailure(path, "no CA certificate (HASH.0) can be read in this directory", INSTALL)
+            raise LocalFailure(
+                path,
+                "no CA certificate (HASH.0) can be read in this directory",
+                INSTALL,
+            )
         made = cls(path, listing, anchors, tuple(problems), texts)
         for anchor in anchors.values():
             subject = canonical(anchor.certificate.subject)
@@ -107,8 +114,10 @@ class Anchors:
         fingerprint = issuer.fingerprint(SHA256())
         if fingerprint not in self._policies:
             hashes = self.hashes(issuer)
-            found = {self._texts[name]: self.path / name for name in sorted(self._texts) if name[:8] in hashes}
-            self._policies[fingerprint] = tuple(SigningPolicy.parse(text, path=path) for text, path in found.items())
+            names = (name for name in sorted(self._texts) if name[:8] in hashes)
+            found = {self._texts[name]: self.path / name for name in names}
+            policies = (SigningPolicy.parse(text, path=path) for text, path in found.items())
+            self._policies[fingerprint] = tuple(policies)
         return self._policies[fingerprint]
 
     def read_revocation_lists(self) -> RevocationLists:
@@ -131,7 +140,11 @@ def list_files(path: Path) -> Listing:
     try:
         names = [entry.name for entry in path.iterdir()]
     except OSError as error:
-        raise LocalFailure(path, f"the CA directory cannot be read: {error.strerror}", INSTALL) from None
+        raise LocalFailure(
+            path,
+            f"the CA directory cannot be read: {error.strerror}",
+            INSTALL,
+        ) from None
     kinds = (_CERTIFICATE, _CRL, _POLICY)
     wanted = (name for name in names if any(kind.fullmatch(name) for kind in kinds))
     return frozenset(_look_at(path, wanted))

@@ -1,11 +1,12 @@
 """The directory of trust anchors that grid sites install, and chains checked against it.
 
-A chain goes from a certificate to a self-signed root in the directory; intermediates come from the directory or, as
-mere hints, from the caller. OpenSSL builds it and checks signatures, names, CA rights and validity at the stated
-time, for any purpose: grid host certificates carry serverAuth and clientAuth only, yet sign messages. The rules that
-OpenSSL lacks are checked here: strength of keys and signatures, signing policies, and CRLs with a choice of policy.
-A signing policy and the strength of a signature say nothing about a CA certificate that lies in the directory itself:
-whoever installed it has decided on it.
+A chain goes from a certificate to a self-signed root in the directory; intermediates come from
+the directory or, as mere hints, from the caller. OpenSSL builds it and checks signatures, names,
+CA rights and validity at the stated time, for any purpose: grid host certificates carry
+serverAuth and clientAuth only, yet sign messages. The rules that OpenSSL lacks are checked here:
+strength of keys and signatures, signing policies, and CRLs with a choice of policy. A signing
+policy and the strength of a signature say nothing about a CA certificate that lies in the
+directory itself: whoever installed it has decided on it.
 """
 
 from __future__ import annotations
@@ -57,15 +58,21 @@ class VerifiedChain:
 
 
 class CADirectory:
-    """Trust anchors, CRLs and signing policies of one directory, read at construction and by `refresh`.
+    """Trust anchors, CRLs and signing policies of a directory, as read last (`refresh`).
 
-    ``allow_sha1`` accepts certificates signed with SHA-1 (those of the directory itself may always be).
-    Safe for several threads.
+    ``allow_sha1`` accepts certificates signed with SHA-1 (those of the directory itself may
+    always be). Safe for several threads.
 
     :raises LocalFailure: the directory is missing, unreadable or without a usable CA certificate
     """
 
-    def __init__(self, path: Path, *, crls: CRLPolicy = CRLPolicy.WARN, allow_sha1: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        crls: CRLPolicy = CRLPolicy.WARN,
+        allow_sha1: bool = False,
+    ) -> None:
         self.path = path
         self.crls = crls
         self._allow_sha1 = allow_sha1
@@ -74,15 +81,16 @@ class CADirectory:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Files that could not be used when the directory was read; CRLs are, unless ``crls`` is off."""
+        """Files that could not be used when the directory was read, CRLs unless they are off."""
         known = self._revocation
         lists = () if self.crls is CRLPolicy.OFF else known.lists.problems
         return (*known.anchors.problems, *lists)
 
     def refresh(self) -> bool:
-        """Read the directory again if a file of it is new, gone or changed (name, size, inode or mtime).
+        """Read the directory again if a file of it is new, gone or changed.
 
-        Returns whether it was read again. After an error the anchors in use stay in use.
+        A file has changed when its size, inode or mtime has. Returns whether it was read again.
+        After an error the anchors in use stay in use.
 
         :raises LocalFailure: as the constructor
         """
@@ -95,19 +103,29 @@ class CADirectory:
     def tls_bundle(self) -> str:
         """Return all CA certificates as PEM text, for ``cadata`` of an `ssl.SSLContext`."""
         anchors = self._revocation.anchors.by_fingerprint.values()
-        return "".join(anchor.certificate.public_bytes(Encoding.PEM).decode("ascii") for anchor in anchors)
+        certificates = (anchor.certificate.public_bytes(Encoding.PEM) for anchor in anchors)
+        return b"".join(certificates).decode("ascii")
 
     def verify_chain(
-        self, certificate: x509.Certificate, *, untrusted: Sequence[x509.Certificate] = (), at: datetime
+        self,
+        certificate: x509.Certificate,
+        *,
+        untrusted: Sequence[x509.Certificate] = (),
+        at: datetime,
     ) -> VerifiedChain:
-        """Prove ``certificate`` at the (aware) time ``at``; ``untrusted`` may help as intermediates.
+        """Prove ``certificate`` at the (aware) time ``at``.
+
+        ``untrusted`` may help as intermediates.
 
         :raises Untrusted: which rule it breaks
         :raises Malformed: a name or an encoding in it that cannot be read
         """
         subject = subject_of(certificate)
         if len(untrusted) > _MAX_UNTRUSTED:
-            raise Untrusted(subject, f"{len(untrusted)} certificates came with it, at most {_MAX_UNTRUSTED} are read")
+            raise Untrusted(
+                subject,
+                f"{len(untrusted)} certificates came with it, at most {_MAX_UNTRUSTED} are read",
+            )
         known = self._revocation
         anchors = known.anchors
         chain = build(anchors, certificate, untrusted=untrusted, at=at)
@@ -130,7 +148,7 @@ class CADirectory:
         return Revocation(anchors)
 
     def _log(self, problems: Sequence[str]) -> None:
-        """Log the problems that were not logged before: one line each, but a bounded number of lines."""
+        """Log the problems that were not logged before, in a bounded number of lines."""
         if self._logged.issuperset(problems):
             return
         new = [problem for problem in problems if problem not in self._logged]
@@ -155,9 +173,15 @@ class CADirectory:
         return f"{authority}: {doubt.cause}; {_FETCH}"
 
 
-def _check_policies(anchors: Anchors, child: x509.Certificate, *, issuer: x509.Certificate, subject: DN) -> None:
+def _check_policies(
+    anchors: Anchors,
+    child: x509.Certificate,
+    *,
+    issuer: x509.Certificate,
+    subject: DN,
+) -> None:
     name, authority = subject_of(child), subject_of(issuer)
     for policy in anchors.policies(issuer):
         if not policy.permits(name, issuer=authority):
-            cause = f"{who(child, subject)} lies outside the names that {policy.path} lets {authority} sign"
-            raise Untrusted(subject, cause)
+            bound = f"the names that {policy.path} lets {authority} sign"
+            raise Untrusted(subject, f"{who(child, subject)} lies outside {bound}")

@@ -1,7 +1,7 @@
 """Chains from a certificate to a root of a CA directory, found and checked by OpenSSL.
 
-OpenSSL checks signatures, names, the rights of CAs and the validity at the stated time, for any purpose: grid host
-certificates carry serverAuth and clientAuth only, yet sign messages.
+OpenSSL checks signatures, names, the rights of CAs and the validity at the stated time, for any
+purpose: grid host certificates carry serverAuth and clientAuth only, yet sign messages.
 """
 
 from __future__ import annotations
@@ -61,13 +61,22 @@ def build(
         context = crypto.X509StoreContext(store, leaf, helpers)
         return tuple(map(identify, context.get_verified_chain()))
     except crypto.X509StoreContextError as error:
-        raise _refusal(anchors, error, culprit=identify(error.certificate), subject=subject) from None
+        raise _refusal(
+            anchors,
+            error,
+            culprit=identify(error.certificate),
+            subject=subject,
+        ) from None
     except crypto.Error:
         raise Malformed(subject, "OpenSSL cannot read its certificates") from None
 
 
-def is_provable(anchors: Anchors, certificate: x509.Certificate, untrusted: Sequence[x509.Certificate]) -> bool:
-    """Check whether a certificate that came along belongs to a CA of the directory, whatever the time."""
+def is_provable(
+    anchors: Anchors,
+    certificate: x509.Certificate,
+    untrusted: Sequence[x509.Certificate],
+) -> bool:
+    """Check whether a certificate has a chain to a CA of the directory, at whatever time."""
     try:
         build(anchors, certificate, untrusted=untrusted, at=None)
     except (Untrusted, Malformed):
@@ -100,11 +109,16 @@ def _issuer_of(certificate: x509.Certificate) -> DN:
 
 
 def _refusal(
-    anchors: Anchors, error: crypto.X509StoreContextError, *, culprit: x509.Certificate, subject: DN
+    anchors: Anchors,
+    error: crypto.X509StoreContextError,
+    *,
+    culprit: x509.Certificate,
+    subject: DN,
 ) -> Untrusted:
     code, _depth, words = error.errors
     if code in _NO_ISSUER:
-        missing = f"its issuer {_issuer_of(culprit)} is not among the trust anchors in {anchors.path}"
+        issuer = _issuer_of(culprit)
+        missing = f"its issuer {issuer} is not among the trust anchors in {anchors.path}"
         return NoAnchor(subject, missing, INSTALL)
     name = who(culprit, subject)
     if code == _EXPIRED:
@@ -112,5 +126,9 @@ def _refusal(
         return Untrusted(subject, f"{name} expired on {ended}", "renew it")
     if code == _NOT_YET_VALID:
         starts = f"{culprit.not_valid_before_utc:%Y-%m-%d %H:%MZ}"
-        return Untrusted(subject, f"{name} is valid only from {starts}", "check the clocks of both machines")
+        return Untrusted(
+            subject,
+            f"{name} is valid only from {starts}",
+            "check the clocks of both machines",
+        )
     return Untrusted(subject, f"{name}: {words}")

@@ -1,9 +1,9 @@
 """CMS SignedData (RFC 5652) with one signature, read from DER or BER.
 
-`read` takes the structure apart and refuses what is not of this one shape; `OneSignature.check` proves it over a
-text, which the structure carries (opaque) or not (detached). The chain of the signer's certificate is somebody else's
-business (see `ca_directory`). Certificates, names and attributes are slices of the bytes that came: to encode anew
-what was signed could change it.
+`read` takes the structure apart and refuses what is not of this one shape; `OneSignature.check`
+proves it over a text, which the structure carries (opaque) or not (detached). The chain of the
+signer's certificate is somebody else's business (see `ca_directory`). Certificates, names and
+attributes are slices of the bytes that came: to encode anew what was signed could change it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ DIGESTS: Mapping[str, hashes.HashAlgorithm] = {
 }
 """The accepted digests by asn1crypto's names; SHA-1 is accepted by option only."""
 _ASN1_ERRORS = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, x509.InvalidVersion
+    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
+    x509.InvalidVersion,
 )  # fmt: skip
 """What asn1crypto and cryptography raise on bytes that are not the structure asked for."""
 _SET, _SEQUENCE, _CONTEXT_0 = b"\x31", b"\x30", b"\xa0"
@@ -46,7 +47,7 @@ class OneSignature:
     salt_length: int
     value: bytes
     attributes: bytes | None
-    """The signed attributes as the SET that is signed; none: the signature is over the text itself."""
+    """The signed attributes as the SET that is signed; None: the text itself is signed."""
     message_digest: bytes
     content: bytes | None
     """The text of an opaque signature; None for a detached one."""
@@ -57,19 +58,26 @@ class OneSignature:
         :raises Tampered: it is not
         :raises Untrusted: a key of another kind than the signature
         """
-        algorithm = DIGESTS.get(self.digest) or hashes.SHA1()  # noqa: S303 - `read` has refused it unless allowed
+        # `read` has refused SHA-1 unless it is allowed.
+        algorithm = DIGESTS.get(self.digest) or hashes.SHA1()  # noqa: S303
         if self.attributes is not None:
             if hashlib.new(self.digest, text).digest() != self.message_digest:
                 raise Tampered(subject, "the text is not the one that was signed")
             text = self.attributes
         elif text.startswith(_SET):
             # Signed attributes of another message, passed off as a text, would verify.
-            raise Tampered(subject, "a signature without attributes over text that looks like attributes")
+            raise Tampered(
+                subject,
+                "a signature without attributes over text that looks like attributes",
+            )
         try:
             key = self.signer.public_key()
             kind, verify = SCHEMES.get(self.scheme, (None, None))
             if kind is None or verify is None or not isinstance(key, kind):
-                raise Untrusted(subject, f"a signature of kind {self.scheme[:40]} is not supported with its key")
+                raise Untrusted(
+                    subject,
+                    f"a signature of kind {self.scheme[:40]} is not supported with its key",
+                )
             verify(key, self, text, algorithm)
         except InvalidSignature:
             raise Tampered(subject, "the signature does not fit") from None
@@ -77,11 +85,21 @@ class OneSignature:
             raise Untrusted(subject, "its key or signature is of an unsupported kind") from None
 
 
-def _verify_pkcs1(key: rsa.RSAPublicKey, signature: OneSignature, text: bytes, algorithm: hashes.HashAlgorithm) -> None:
+def _verify_pkcs1(
+    key: rsa.RSAPublicKey,
+    signature: OneSignature,
+    text: bytes,
+    algorithm: hashes.HashAlgorithm,
+) -> None:
     key.verify(signature.value, text, padding.PKCS1v15(), algorithm)
 
 
-def _verify_pss(key: rsa.RSAPublicKey, signature: OneSignature, text: bytes, algorithm: hashes.HashAlgorithm) -> None:
+def _verify_pss(
+    key: rsa.RSAPublicKey,
+    signature: OneSignature,
+    text: bytes,
+    algorithm: hashes.HashAlgorithm,
+) -> None:
     pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=signature.salt_length)
     key.verify(signature.value, text, pss, algorithm)
 
@@ -95,7 +113,10 @@ def _verify_ecdsa(
     key.verify(signature.value, text, ec.ECDSA(algorithm))
 
 
-SCHEMES: Mapping[str, tuple[type, Callable[[Any, OneSignature, bytes, hashes.HashAlgorithm], None]]] = {
+SCHEMES: Mapping[
+    str,
+    tuple[type, Callable[[Any, OneSignature, bytes, hashes.HashAlgorithm], None]],
+] = {
     "rsassa_pkcs1v15": (rsa.RSAPublicKey, _verify_pkcs1),
     "rsassa_pss": (rsa.RSAPublicKey, _verify_pss),
     "ecdsa": (ec.EllipticCurvePublicKey, _verify_ecdsa),
@@ -106,7 +127,8 @@ SCHEMES: Mapping[str, tuple[type, Callable[[Any, OneSignature, bytes, hashes.Has
 def read(data: bytes, *, allow_sha1: bool = False) -> OneSignature:
     """Take a signature apart.
 
-    :raises Malformed: not a SignedData of exactly one signer whose certificate it carries exactly once
+    :raises Malformed: not a SignedData of exactly one signer whose certificate it carries exactly
+        once
     :raises Untrusted: a digest that is too weak
     """
     try:
@@ -119,7 +141,12 @@ def read(data: bytes, *, allow_sha1: bool = False) -> OneSignature:
         raise Malformed("signature", "its CMS structure cannot be read") from None
 
 
-def _read_signed_data(signed: cms.SignedData, slices: Sequence[bytes], *, allow_sha1: bool) -> OneSignature:
+def _read_signed_data(
+    signed: cms.SignedData,
+    slices: Sequence[bytes],
+    *,
+    allow_sha1: bool,
+) -> OneSignature:
     """Read a SignedData, of which ``slices`` are the elements as they came."""
     signers = signed["signer_infos"]
     if len(signers) != 1:
@@ -131,7 +158,8 @@ def _read_signed_data(signed: cms.SignedData, slices: Sequence[bytes], *, allow_
     text = None if isinstance(content["content"], core.Void) else bytes(content["content"])
     digest = signer["digest_algorithm"]["algorithm"].native
     if digest not in DIGESTS and not (digest == "sha1" and allow_sha1):
-        raise Untrusted("signature", f"its digest is {digest[:40].upper()}", "sign with SHA-256 or better")
+        cause = f"its digest is {digest[:40].upper()}"
+        raise Untrusted("signature", cause, "sign with SHA-256 or better")
     [signer_info] = _elements(slices[-1])
     _version, sid, _digest, *rest = _elements(signer_info)
     bag = [found for one in slices[3:-1] if one.startswith(_CONTEXT_0) for found in _elements(one)]
@@ -162,12 +190,17 @@ def _elements(element: bytes) -> list[bytes]:
     return found
 
 
-def _find_signer(bag: Sequence[bytes], *, sid: bytes) -> tuple[x509.Certificate, tuple[x509.Certificate, ...]]:
+def _find_signer(
+    bag: Sequence[bytes],
+    *,
+    sid: bytes,
+) -> tuple[x509.Certificate, tuple[x509.Certificate, ...]]:
     if not sid.startswith(_SEQUENCE):
         raise Malformed("signature", "its signer is not named by issuer and serial number")
     issuer, serial = _elements(sid)
     if not _is_positive(serial):
-        raise Malformed("signature", "the serial number of its signer's certificate is not positive")
+        cause = "the serial number of its signer's certificate is not positive"
+        raise Malformed("signature", cause)
     signers: list[bytes] = []
     others: list[bytes] = []
     for certificate in bag:
@@ -175,7 +208,8 @@ def _find_signer(bag: Sequence[bytes], *, sid: bytes) -> tuple[x509.Certificate,
             is_signer = _issuer_and_serial(certificate) == (issuer, serial)
             (signers if is_signer else others).append(certificate)
     if len(signers) != 1:
-        raise Malformed("signature", f"its signer's certificate is in it {len(signers)} times, not once")
+        cause = f"its signer's certificate is in it {len(signers)} times, not once"
+        raise Malformed("signature", cause)
     return x509.load_der_x509_certificate(signers[0]), tuple(_load_readable(others))
 
 
@@ -192,7 +226,7 @@ def _is_positive(integer: bytes) -> bool:
 
 
 def _load_readable(certificates: Sequence[bytes]) -> list[x509.Certificate]:
-    """Load those that cryptography takes without complaint; the rest could not help a chain anyway."""
+    """Load those that cryptography takes without complaint; the rest could not help a chain."""
     loaded = []
     for certificate in certificates:
         if _is_positive(_issuer_and_serial(certificate)[1]):
@@ -206,7 +240,8 @@ def _load_readable(certificates: Sequence[bytes]) -> list[x509.Certificate]:
 def _read_attributes(attributes: cms.CMSAttributes, slice_: bytes) -> tuple[bytes | None, bytes]:
     """Return the SET that is signed and the message digest in it.
 
-    The bytes are taken as they came, with the tag of a SET: RFC 5652 section 5.4 wants DER of the sender.
+    The bytes are taken as they came, with the tag of a SET: RFC 5652 section 5.4 wants DER of the
+    sender.
     """
     if isinstance(attributes, core.Void):
         return None, b""
@@ -220,18 +255,25 @@ def _read_attributes(attributes: cms.CMSAttributes, slice_: bytes) -> tuple[byte
     if [kind.native for kind in kinds] != ["data"]:
         raise Malformed("signature", "its attribute content_type is missing or not data")
     if len(digests) != 1:
-        raise Malformed("signature", "its attribute message_digest is missing or has several values")
+        cause = "its attribute message_digest is missing or has several values"
+        raise Malformed("signature", cause)
     return _SET + slice_[1:], digests[0].native
 
 
 def _read_algorithm(algorithm: algos.SignedDigestAlgorithm, *, digest: str) -> tuple[str, int]:
-    """Return the scheme and, for PSS, the length of the salt; digests of attributes and signature must be one."""
+    """Return the scheme and, for PSS, the length of the salt.
+
+    Attributes and signature must be over the same digest.
+    """
     name = algorithm["algorithm"].native
     scheme = algorithm.signature_algo
     if scheme == "rsassa_pss":
         parameters = algorithm["parameters"]
         mask = parameters["mask_gen_algorithm"]
-        used = {parameters["hash_algorithm"]["algorithm"].native, mask["parameters"]["algorithm"].native}
+        used = {
+            parameters["hash_algorithm"]["algorithm"].native,
+            mask["parameters"]["algorithm"].native,
+        }
         salt_length = parameters["salt_length"].native
     else:
         used = {digest} if name in {"rsassa_pkcs1v15", "ecdsa"} else {algorithm.hash_algo}

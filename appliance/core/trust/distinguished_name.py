@@ -1,10 +1,11 @@
 r"""Distinguished names in the slash form that grid software writes and compares.
 
-APEL's lists of accepted DNs, SSM and signing policies compare such strings byte by byte, so the form is SSM's:
-``/DC=EU/DC=EGI/C=ES/O=Hosts/CN=host``, attributes in the order of the certificate under OpenSSL's short names, one
-slash per attribute also inside a multi-valued RDN, ``/`` in values not escaped (``CN=host/site.example.org`` is an
-old service name), characters beyond ASCII as they are. OpenSSL's ``-nameopt compat`` differs in the last three only.
-As there, control characters are written ``\x0A``: a name cannot break a line of a log or a list.
+APEL's lists of accepted DNs, SSM and signing policies compare such strings byte by byte, so the
+form is SSM's: ``/DC=EU/DC=EGI/C=ES/O=Hosts/CN=host``, attributes in the order of the certificate
+under OpenSSL's short names, one slash per attribute also inside a multi-valued RDN, ``/`` in values
+not escaped (``CN=host/site.example.org`` is an old service name), characters beyond ASCII as they
+are. OpenSSL's ``-nameopt compat`` differs in the last three only. As there, control characters are
+written ``\x0A``: a name cannot break a line of a log or a list.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ CanonicalName = tuple[frozenset[tuple[str, str | bytes]], ...]
 
 
 def slash_form(name: x509.Name) -> DN:
-    """Return ``name`` in slash form; an attribute type without a short name is written as its dotted number."""
-    attributes = (attribute for rdn in name.rdns for attribute in rdn)
-    return DN("".join(f"/{_type(attribute.oid)}={_value(attribute.value)}" for attribute in attributes))
+    """Return ``name`` in slash form, attribute types without a short name as dotted numbers."""
+    parts = (part for rdn in name.rdns for part in rdn)
+    return DN("".join(f"/{_type(part.oid)}={_value(part.value)}" for part in parts))
 
 
 def canonical(name: x509.Name) -> CanonicalName:
@@ -68,7 +69,8 @@ def canonical(name: x509.Name) -> CanonicalName:
 
     The encoding of a text, the case of ASCII letters, and the number of blanks do not matter.
     """
-    return tuple(frozenset((part.oid.dotted_string, _folded(part.value)) for part in rdn) for rdn in name.rdns)
+    rdns = ([(part.oid.dotted_string, _folded(part.value)) for part in rdn] for rdn in name.rdns)
+    return tuple(map(frozenset, rdns))
 
 
 def _folded(value: str | bytes) -> str | bytes:

@@ -1,7 +1,8 @@
-"""The little of MIME that detached S/MIME needs (RFC 2045, 2046, 8551), read strictly and written plainly.
+"""The little of MIME that S/MIME needs (RFC 2045, 2046, 8551), read strictly.
 
-Line ends: messages travel with LF or CRLF; what is hashed always has CRLF (`canonical`), what programs work with has
-LF (`with_newlines`). Both are one-to-one, so nothing but what was hashed can reach a reader.
+Line ends: messages travel with LF or CRLF; what is hashed always has CRLF (`canonical`), what
+programs work with has LF (`with_newlines`). Both are one-to-one, so nothing but what was hashed
+can reach a reader.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _FIELD = re.compile(r"([!-9;-~]+)[ \t]*:[ \t]*([^\x00-\x08\x0a-\x1f]*)")
 _FOLD = re.compile(r"\n[ \t]+")
 _TYPE = re.compile(r"\s*([!#-'*+.\w^`{|}~-]+/[!#-'*+.\w^`{|}~-]+)", re.ASCII)
 _PEM = re.compile(rb"^-----BEGIN (PKCS7|CMS)-----[ \t]*\r?$", re.MULTILINE)
-_PARAMETER = re.compile(r"""\s*;\s*([!#-'*+.\w^`{|}~-]+)\s*=\s*(?:"([^"\\]*)"|([^\s";,]+))""", re.ASCII)
+_PARAMETER = re.compile(
+    r"""\s*;\s*([!#-'*+.\w^`{|}~-]+)\s*=\s*(?:"([^"\\]*)"|([^\s";,]+))""",
+    re.ASCII,
+)
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
 _SIGNATURE_TYPES = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
 OPAQUE_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
@@ -32,7 +36,7 @@ OPAQUE_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 
 @dataclass(frozen=True, slots=True)
 class SignedParts:
-    """A detached S/MIME message taken apart: the signed part with LF line ends, the signature in DER or BER."""
+    """The parts of a detached S/MIME message: the text with LF line ends, a CMS structure."""
 
     content: bytes
     signature: bytes
@@ -68,7 +72,8 @@ def parse_content_type(value: str) -> ContentType:
         parameter = _PARAMETER.match(value, position)
         if parameter is None or parameter[1].lower() in parameters:
             break
-        parameters[parameter[1].lower()] = parameter[2] if parameter[2] is not None else parameter[3]
+        quoted, plain = parameter[2], parameter[3]
+        parameters[parameter[1].lower()] = plain if quoted is None else quoted
         position = parameter.end()
     else:
         if found:
@@ -79,8 +84,8 @@ def parse_content_type(value: str) -> ContentType:
 def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
     """Split ``text`` (LF line ends) at its first empty line into header fields and body.
 
-    Names are in lower case, folded lines joined; of a field given twice the first counts, except that ``Content-*``
-    fields given twice are refused.
+    Names are in lower case, folded lines joined; of a field given twice the first counts, except
+    that ``Content-*`` fields given twice are refused.
 
     :raises Malformed: no empty line, a line that is no header field, too long a block
     """
@@ -100,19 +105,23 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
 
 
 def split_signed(message: bytes) -> SignedParts:
-    """Take a ``multipart/signed`` message apart; the type is that of its top header and nothing else's.
+    """Take a message apart whose top header, and nothing else, says ``multipart/signed``.
 
-    Text before the first part is for people whose program knows no MIME (RFC 2046 section 5.1.1): it is ignored.
-    Text after the last part is refused, because it reads as if it belonged to the signed text.
+    Text before the first part is for people whose program knows no MIME (RFC 2046 section 5.1.1):
+    it is ignored. Text after the last part is refused, because it reads as if it belonged to the
+    signed text.
 
-    :raises Malformed: another type, not exactly two parts, text after them, a second part that is no signature
+    :raises Malformed: another type, not exactly two parts, text after them, a second part that is
+        no signature
     """
     text = with_newlines(message)
     headers, _ = split_header(text)
     kind = parse_content_type(headers.get("content-type", ""))
     if kind.type != "multipart/signed":
         raise Malformed(
-            "message", f"its type is {kind.type[:40]}, not multipart/signed", "sign it with a detached signature"
+            "message",
+            f"its type is {kind.type[:40]}, not multipart/signed",
+            "sign it with a detached signature",
         )
     if kind.parameters.get("protocol", "").lower() not in _SIGNATURE_TYPES:
         raise Malformed("message", "it is signed by a protocol other than S/MIME")

@@ -2,20 +2,24 @@
 
 Two judges, because each sees what the other does not:
 
-1. A walk of our own over every list of every link's issuer, and of the CRL issuers that a link names: what a list
-   names is revoked, though the list be stale, of another scope, or such that OpenSSL makes no use of it. A hold ends
-   with a later delta list that removes it; nothing else that a list names comes back.
-2. OpenSSL, with support for scopes, indirect lists and deltas: whether every link is covered by a list that can be
-   used at the stated time. What is not covered is a `Doubt`: a warning or a refusal, as the caller's policy has it.
-   OpenSSL finds lists by the issuer of the certificate only, so that a link whose lists another issuer signs is
-   never covered. What it finds revoked with its clock switched off is revoked too.
+1. A walk of our own over every list of every link's issuer, and of the CRL issuers that a link
+   names: what a list names is revoked, though the list be stale, of another scope, or such that
+   OpenSSL makes no use of it. A hold ends with a later delta list that removes it; nothing else
+   that a list names comes back.
+2. OpenSSL, with support for scopes, indirect lists and deltas: whether every link is covered by a
+   list that can be used at the stated time. What is not covered is a `Doubt`: a warning or a
+   refusal, as the caller's policy has it. OpenSSL finds lists by the issuer of the certificate
+   only, so that a link whose lists another issuer signs is never covered. What it finds revoked
+   with its clock switched off is revoked too.
 
-OpenSSL's verdict changes only when a list or certificate begins or ends, so that it is kept for the time in between.
+OpenSSL's verdict changes only when a list or certificate begins or ends, so that it is kept for
+the time in between.
 """
 
 from __future__ import annotations
 
 import bisect
+import enum
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,10 +41,17 @@ from appliance.core.trust.revocation_lists import (
 
 _EXTENDED, _DELTAS = 0x1000, 0x2000
 """``X509_V_FLAG_*`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
-_NO_LIST, _NOT_YET_VALID, _STALE, _REVOKED = 3, 11, 12, 23
-"""``X509_V_ERR_*`` of OpenSSL's x509_vfy.h."""
 _MAX_CASES = 1024
 _MAX_STORES = 64
+
+
+class _Code(enum.IntEnum):
+    """``X509_V_ERR_*`` of OpenSSL's x509_vfy.h that deserve better words than its own."""
+
+    NO_LIST = 3
+    NOT_YET_VALID = 11
+    STALE = 12
+    REVOKED = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +80,26 @@ class Revocation:
 
     anchors: Anchors
     _cases: dict[tuple[bytes, ...], _Case] = field(default_factory=dict)
-    _stores: dict[tuple[object, ...], list[tuple[datetime | None, crypto.X509Store]]] = field(default_factory=dict)
+    _stores: dict[tuple[object, ...], list[tuple[datetime | None, crypto.X509Store]]] = field(
+        default_factory=dict,
+    )
 
     @cached_property
     def lists(self) -> RevocationLists:
         """The CRLs, read when first needed."""
         return self.anchors.read_revocation_lists()
 
-    def doubts(self, chain: Chain, *, untrusted: Sequence[x509.Certificate], at: datetime) -> tuple[Doubt, ...]:
+    def doubts(
+        self,
+        chain: Chain,
+        *,
+        untrusted: Sequence[x509.Certificate],
+        at: datetime,
+    ) -> tuple[Doubt, ...]:
         """Return what stands against the links of a verified ``chain`` at ``at``.
 
-        If a link is revoked, only that. ``untrusted`` are the certificates that came along: CAs that sign lists by
-        a key of their own may be among them.
+        If a link is revoked, only that. ``untrusted`` are the certificates that came along: CAs
+        that sign lists by a key of their own may be among them.
         """
         helpers = tuple(one for one in dict.fromkeys(untrusted) if one not in chain)
         prints = [one.fingerprint(SHA256()) for one in (*chain, *helpers)]
@@ -166,10 +185,14 @@ class _Case:
         return known + came_along
 
     def _is_signed_by_helper(
-        self, found: InstalledList, came_along: Sequence[x509.Certificate], helpers: Chain
+        self,
+        found: InstalledList,
+        came_along: Sequence[x509.Certificate],
+        helpers: Chain,
     ) -> bool:
         untrusted = (*helpers, *self._chain)
-        return any(found.is_signed_by([one]) and is_provable(self._known.anchors, one, untrusted) for one in came_along)
+        signers = (one for one in came_along if found.is_signed_by([one]))
+        return any(is_provable(self._known.anchors, one, untrusted) for one in signers)
 
     def _times(self) -> Iterator[datetime]:
         for one in (*self._chain, *self._others):
@@ -197,18 +220,25 @@ class _Case:
             error = self._verify(position, 0, at=at)
             if error is not None:
                 timeless = self._verify(position, 0, at=None)
-                error = timeless if timeless and timeless.code == _REVOKED else error
+                error = timeless if timeless and timeless.code == _Code.REVOKED else error
                 found.append(self._doubt(link, issuer, error, at=at))
-        if not found:  # only all together are they doubtful: the key that signed a list is revoked
-            link, issuer = pairs[min(whole.position, len(pairs) - 1)]
-            found.append(self._doubt(link, issuer, whole, at=at))
+        if not found and whole.position < len(pairs):
+            # Only all together are they doubtful: the key that signed a list is revoked. Last is the
+            # root, about which a list says nothing that counts.
+            found.append(self._doubt(*pairs[whole.position], whole, at=at))
         return tuple(one for one in found if one.is_revoked) or tuple(found)
 
     def _verify(self, position: int, flags: int, *, at: datetime | None) -> _Error | None:
         """Ask OpenSSL about the link at ``position``, with CRL_CHECK_ALL about those above too."""
         leaf, *rest = map(crypto.X509.from_cryptography, self._chain[position:])
         others = map(crypto.X509.from_cryptography, self._others)
-        store = self._known.store(self._chain[-1], self._own_lists, flags=flags, at=at, turns=self._turns)
+        store = self._known.store(
+            self._chain[-1],
+            self._own_lists,
+            flags=flags,
+            at=at,
+            turns=self._turns,
+        )
         try:
             crypto.X509StoreContext(store, leaf, [*rest, *others]).verify_certificate()
         except crypto.X509StoreContextError as error:
@@ -216,19 +246,27 @@ class _Case:
             return _Error(code, position + depth, words)
         return None
 
-    def _doubt(self, link: x509.Certificate, issuer: x509.Certificate, error: _Error, *, at: datetime) -> Doubt:
+    def _doubt(
+        self,
+        link: x509.Certificate,
+        issuer: x509.Certificate,
+        error: _Error,
+        *,
+        at: datetime,
+    ) -> Doubt:
         usable = self._usable[canonical(link.issuer)]
+        future = [one for one in usable if one.starts > at]
+        stale = [one for one in usable if one.ends is not None and one.ends <= at]
         match error.code:
-            case code if code == _REVOKED:
+            case _Code.REVOKED:
                 paths = ", ".join(str(one.path) for one in usable)
                 return Doubt(link, issuer, paths, is_revoked=True)
-            case code if code == _NO_LIST:
+            case _Code.NO_LIST:
                 cause = self._missing(link, issuer)
-            case code if code == _NOT_YET_VALID:
-                first = max(usable, key=lambda one: one.starts)
+            case _Code.NOT_YET_VALID if future:
+                first = min(future, key=lambda one: one.starts)
                 cause = f"{first.path}: the CRL is valid only from {first.starts:%Y-%m-%d %H:%MZ}"
-            case code if code == _STALE:
-                stale = [one for one in usable if one.ends is not None and one.ends <= at]
+            case _Code.STALE if stale:
                 last = max(stale, key=lambda one: one.starts)
                 cause = f"{last.path}: the CRL is stale since {last.ends:%Y-%m-%d %H:%MZ}"
             case _:
@@ -237,7 +275,10 @@ class _Case:
 
     def _missing(self, link: x509.Certificate, issuer: x509.Certificate) -> str:
         name = canonical(link.issuer)
-        flaws = [*self._flaws[name], *self._known.lists.unreadable(self._known.anchors.hashes(issuer))]
+        flaws = [
+            *self._flaws[name],
+            *self._known.lists.unreadable(self._known.anchors.hashes(issuer)),
+        ]
         if self._usable[name]:
             paths = ", ".join(str(one.path) for one in self._usable[name])
             return f"{paths}: the CRL does not cover it"
@@ -254,7 +295,8 @@ def _interval(turns: Sequence[datetime], at: datetime | None) -> int | None:
 
 def _revoking(link: x509.Certificate, lists: Sequence[InstalledList]) -> InstalledList | None:
     """Return a list that revokes ``link``."""
-    held, released = [], []
+    held: list[InstalledList] = []
+    released: list[datetime] = []
     for one in lists:
         for reason in one.reasons(link):
             match reason:
@@ -264,4 +306,5 @@ def _revoking(link: x509.Certificate, lists: Sequence[InstalledList]) -> Install
                     held.append(one)
                 case _:
                     return one
-    return next((one for one in held if not any(at >= one.starts for at in released)), None)
+    last = max(released, default=None)
+    return next((one for one in held if last is None or last < one.starts), None)

@@ -1,9 +1,10 @@
-"""The CRLs of a CA directory, found by the name of their issuer, and the entries that name a certificate.
+"""The CRLs of a CA directory by the name of their issuer, and their entries.
 
-A list belongs to the CA that its issuer field names, whatever its file is called. It counts once it is signed by a key
-of a certificate of that name; CAs renew their keys, and some sign lists with a key of their own, so that any such
-certificate will do, not only the one that issued what is checked. A list may be partial (a scope, some reasons),
-a delta (RFC 5280 section 5.2.4) or indirect, that is, speak about certificates of other issuers (section 5.3.3).
+A list belongs to the CA that its issuer field names, whatever its file is called. It counts once
+it is signed by a key of a certificate of that name; CAs renew their keys, and some sign lists
+with a key of their own, so that any such certificate will do, not only the one that issued what
+is checked. A list may be partial (a scope, some reasons), a delta (RFC 5280 section 5.2.4) or
+indirect, that is, speak about certificates of other issuers (section 5.3.3).
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class InstalledList:
     def reasons(self, certificate: x509.Certificate) -> Iterator[x509.ReasonFlags]:
         """Yield the reason of each entry that names ``certificate``.
 
-        An entry is about the issuer that it names, or else about that of the entry before it, or else about the
-        issuer of the list (RFC 5280 section 5.3.3).
+        An entry is about the issuer that it names, or else about that of the entry before it, or
+        else about the issuer of the list (RFC 5280 section 5.3.3).
         """
         serial = certificate.serial_number
         if self.crl.get_revoked_certificate_by_serial_number(serial) is None:
@@ -114,7 +115,10 @@ class RevocationLists:
 
 
 def named_list_issuers(certificate: x509.Certificate) -> frozenset[CanonicalName]:
-    """Return the names of the CRL issuers other than its own that a certificate names (RFC 5280 section 4.2.1.13)."""
+    """Return the names of the CRL issuers that a certificate names (RFC 5280 section 4.2.1.13).
+
+    It names them when its own issuer does not sign the lists.
+    """
     names: set[CanonicalName] = set()
     for kind in (x509.CRLDistributionPoints, x509.FreshestCRL):
         # OpenSSL refuses a certificate whose extension cannot be read.

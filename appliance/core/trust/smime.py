@@ -1,11 +1,13 @@
-"""Verification of S/MIME: from bytes that anybody may have written to a text with a proven signer.
+"""Verification of S/MIME: from anybody's bytes to a text with a proven signer.
 
-The order is the order of trust: size, frame, CMS structure, signature over the text, what the signer's key is for,
-chain of the signer at the stated time, and only then the inner part, whose headers are as signed as its body. The
-signer is the one certificate that the SignerInfo names, whatever else the message carries. Whatever its `Form`,
-nothing of a message but its signed text is ever used.
+The order is the order of trust: size, frame, CMS structure, signature over the text, what the
+signer's key is for, chain of the signer at the stated time, and only then the inner part, whose
+headers are as signed as its body. The signer is the one certificate that the SignerInfo names,
+whatever else the message carries. Whatever its `Form`, nothing of a message but its signed text
+is ever used.
 
-A signature without signed attributes, straight over the text, is accepted, as the openssl program accepts it.
+A signature without signed attributes, straight over the text, is accepted, as the openssl program
+accepts it.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class Form(enum.Enum):
 class Verified:
     """A proven text and its signer.
 
-    ``body`` is the inner part's, transfer encoding undone, line ends LF (those inside base64 as they were);
-    ``headers`` the inner part's, names in lower case, none if it has no header block.
+    ``body`` is the inner part's, transfer encoding undone, line ends LF (those inside base64 as
+    they were); ``headers`` the inner part's, names in lower case, none if it has no header block.
     """
 
     body: bytes
@@ -68,8 +70,9 @@ def verify(
 ) -> Verified:
     """Verify a signed message of one of ``forms`` against ``trust`` at the (aware) time ``at``.
 
-    ``max_bytes`` bounds the whole message; ``allow_sha1`` accepts a SHA-1 digest of the text. SSM's messages must have
-    a header block inside the signed part; image lists mostly have none and need ``require_header=False``.
+    ``max_bytes`` bounds the whole message; ``allow_sha1`` accepts a SHA-1 digest of the text.
+    SSM's messages must have a header block inside the signed part; image lists mostly have none
+    and need ``require_header=False``.
 
     :raises Malformed: the message is not what this function verifies
     :raises Tampered: text or signature were changed
@@ -86,7 +89,12 @@ def verify(
     return Verified(body, headers, chain.subject, signature.signer, chain.warnings)
 
 
-def _take_apart(message: bytes, *, forms: Container[Form], allow_sha1: bool) -> tuple[bytes, cms.OneSignature]:
+def _take_apart(
+    message: bytes,
+    *,
+    forms: Container[Form],
+    allow_sha1: bool,
+) -> tuple[bytes, cms.OneSignature]:
     """Return the text that is said to be signed, as it is hashed, and its signature."""
     form = _form_of(message)
     if form not in forms or form is Form.DETACHED:
@@ -123,8 +131,9 @@ def _form_of(message: bytes) -> Form:
 def _check_usage(certificate: x509.Certificate, *, subject: DN) -> None:
     """Refuse keys whose certificate says what they are for, but not for signatures.
 
-    RFC 8551 section 4.4.2, and what openssl's purpose ``smimesign`` asks; but not that the extended key usage allow
-    e-mail, because grid host certificates are for TLS servers and clients only.
+    RFC 8551 section 4.4.2, and what openssl's purpose ``smimesign`` asks; but not that the
+    extended key usage allow e-mail, because grid host certificates are for TLS servers and
+    clients only.
     """
     try:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
@@ -143,7 +152,8 @@ def _name(certificate: x509.Certificate) -> DN:
     except ValueError:
         raise Malformed("message", "a name in its signer's certificate cannot be read") from None
     if max(map(len, names)) > _MAX_DN:
-        raise Malformed("message", f"a name in its signer's certificate is longer than {_MAX_DN} characters")
+        cause = f"a name in its signer's certificate is longer than {_MAX_DN} characters"
+        raise Malformed("message", cause)
     return names[0]
 
 
@@ -151,10 +161,13 @@ def _read_inner(content: bytes, *, require_header: bool) -> tuple[Mapping[str, s
     try:
         headers, body = mime.split_header(content)
         if not any(name.startswith("content-") for name in headers):
-            # Without one, first lines of a text that look like headers would be taken for its header block.
+            # Without one, a text whose first lines look like headers would lose them.
             raise Malformed("message", mime.NO_BLANK_LINE)
     except Malformed:
         if require_header:
             raise
         return MappingProxyType({}), content
-    return headers, mime.decode_transfer(body, encoding=headers.get("content-transfer-encoding", ""))
+    return headers, mime.decode_transfer(
+        body,
+        encoding=headers.get("content-transfer-encoding", ""),
+    )

@@ -1,4 +1,4 @@
-"""How strong the keys and signatures of certificates must be: what is not listed here is refused."""
+"""How strong the keys and signatures of certificates must be: all that is not listed is refused."""
 
 from __future__ import annotations
 
