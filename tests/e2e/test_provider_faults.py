@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core import ldif
+from tests import run_records
 from tests.interop import egi_profile
 from tests.simulators.offering_cloud import PASSWORD, Cloud, Fault, flavor, image, server
 
@@ -104,6 +107,44 @@ def test_each_vo_s_fault_is_its_own(cloud: Cloud, tmp_path: Path) -> None:
     assert sorted(shares) == ["p0", "p1", "p2"]
     record = json.loads((tmp_path / "var/lib/fedcloud/runs/cloud-info-provider-service.json").read_text())
     assert len(record["failures"]) == len(FAULTS)
+
+
+def test_the_record_of_a_run_that_fails(cloud: Cloud, tmp_path: Path) -> None:
+    """F-S2: after each kind of failure it shows that run, and what is left."""
+    name = "cloud-info-provider-service"
+
+    def said() -> run_records.Figures:
+        return run_records.read(tmp_path, name)
+
+    assert run(cloud, tmp_path)[0] == 0
+    assert (said().counts["vos"], said().counts["vos_failed"]) == (3, 0)
+    assert run(cloud, tmp_path, password="wrong")[0] == 3
+    assert said().status == 3
+    assert "refuses the account 'ci'" in said().failures[0]
+    assert (said().counts["vos"], said().counts["vos_failed"]) == (0, 3)
+    cloud.faults = [Fault("/v2/images", "p1", 500)]
+    assert run(cloud, tmp_path)[0] == 1
+    assert (said().counts["vos"], said().counts["vos_failed"]) == (2, 1)
+    (tmp_path / "etc/cloud-info-provider/openstack.yaml").write_text("site: [\n")
+    done = subprocess.run([str(PROGRAM), "--root", str(tmp_path)], capture_output=True, check=False, timeout=60)
+    assert done.returncode == said().status == 2
+    assert "openstack.yaml:" in said().failures[0]
+
+
+def test_the_record_of_a_run_that_is_stopped(cloud: Cloud, tmp_path: Path) -> None:
+    """F-S2: a BDII ends a provider whose time is over."""
+    assert run(cloud, tmp_path)[0] == 0
+    cloud.faults = [Fault("/v2/images", "p1", delay=20)]
+    with subprocess.Popen([str(PROGRAM), "--root", str(tmp_path)], stdout=-1, stderr=-1) as process:
+        before = cloud.requests.total()
+        while cloud.requests.total() < before + 10:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+    said = run_records.read(tmp_path, "cloud-info-provider-service")
+    assert (said.status, said.failures) == (3, ["stopped by SIGTERM"])
+    assert said.counts["vos_failed"] == 3
 
 
 def test_a_service_that_is_busy_for_a_moment_is_asked_again(cloud: Cloud, tmp_path: Path) -> None:

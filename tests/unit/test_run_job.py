@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from tests import run_records
 from tests.simulators import docker_engine
 from tests.testbed import Authority
 
@@ -278,6 +279,28 @@ def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o400, os.getuid())
     assert site.run("caso").returncode == 0
     assert site.told("keys") == []
+
+
+def test_foreign_names_where_the_key_is_staged(site: Site) -> None:
+    """F-H1: an engine makes a directory where a mount has no source; ssmsend never ran again."""
+    keys = site.root / "run/fedcloud/keys"
+    (keys / "ssmsend").mkdir(parents=True)
+    (keys / "caso").mkdir()
+    (keys / "caso/file").write_text("of somebody")
+    (keys / "cloudkeeper").symlink_to("cloudkeeper")
+    assert site.run("ssmsend").returncode == 0
+    done = site.run("caso")
+    assert done.returncode == 0
+    assert f"{keys}/caso: Directory not empty; look at it, then: rm -r {keys}/caso" in done.stderr
+    assert site.run("cloudkeeper").returncode == 0
+    (keys / "ssmsend").mkdir()
+    (keys / "ssmsend/file").write_text("of somebody")
+    done = site.run("ssmsend")
+    assert done.returncode == 3
+    assert f"{keys}/ssmsend: Directory not empty; look at it, then: rm -r" in done.stderr
+    said = run_records.read(site.root, "job-ssmsend", below="jobs")
+    assert said.status == 3
+    assert f"{keys}/ssmsend" in said.failures[0]
 
 
 def test_ssmsend_gets_what_sender_cfg_names(site: Site, pki: Authority) -> None:

@@ -95,8 +95,13 @@ def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]
     What a killed run left is removed before anything else. Raises what `Identity.load` raises.
     """
     copy = staged_path(job, layout)
-    copy.unlink(missing_ok=True)
     wanted = needs(job, layout)
+    try:
+        _clear(copy)
+    except LocalFailure as error:
+        if wanted is not None:
+            raise
+        logger.warning("%s", error)  # in the way of nobody
     if wanted is None:
         yield ()
         return
@@ -112,6 +117,17 @@ def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]
         yield *(f"{layout.path(place)}:{place}:ro" for place in public), f"{copy}:{wanted.key}:ro"
     finally:
         copy.unlink(missing_ok=True)
+
+
+def _clear(copy: Path) -> None:
+    """Remove what a killed run left, or the directory that an engine makes where a mount has no source."""
+    try:
+        if copy.is_dir() and not copy.is_symlink():
+            copy.rmdir()
+        else:
+            copy.unlink(missing_ok=True)
+    except OSError as error:
+        raise LocalFailure.from_os(error, remedy=f"look at it, then: rm -r {files.shell_word(copy)}") from error
 
 
 def _require_open(path: Path) -> None:

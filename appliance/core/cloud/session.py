@@ -25,6 +25,7 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from appliance.core import clock, proxy
 from appliance.core.cloud import login
+from appliance.core.cloud.bounded import BoundedSession
 from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.login import Access
 from appliance.core.run import place
@@ -59,6 +60,7 @@ class Transport(session.Session):
     def __init__(self, access: Access) -> None:
         proxy.check()
         super().__init__(
+            session=BoundedSession(),
             verify=access.verify,
             cert=access.certificate,
             timeout=access.timeout.total_seconds(),

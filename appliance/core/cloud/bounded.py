@@ -1,0 +1,70 @@
+"""A session of requests whose answers are bounded in time and size.
+
+A time-out of requests limits the wait for the next byte only: a service that sends one now and then, or never stops,
+would hold up a project for ever, or fill the memory and end the whole run.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from keystoneauth1.session import TCPKeepAliveAdapter
+from urllib3 import exceptions as urllib3_errors
+
+from appliance.core.run.errors import Unavailable
+
+LONGEST = timedelta(minutes=10)
+"""From the header of an answer to its last byte."""
+LARGEST = 256 * 2**20
+"""Bytes of an answer: a page of a listing has some megabytes."""
+_BLOCK = 2**16
+
+
+class BoundedSession(requests.Session):
+    """Reads each answer whole, unless it is asked for as a stream.
+
+    Requests raise `Unavailable` for an answer that takes longer than ``longest`` or has more than ``largest`` bytes.
+    """
+
+    def __init__(self, *, longest: timedelta = LONGEST, largest: int = LARGEST) -> None:
+        super().__init__()
+        self._longest, self._largest = longest, largest
+        adapter = TCPKeepAliveAdapter()
+        for scheme in list(self.adapters):
+            self.mount(scheme, adapter)
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Send a request, and read the answer."""
+        is_streamed = options.get("stream", False)
+        response = super().send(request, **(options | {"stream": True}))
+        if not is_streamed:
+            try:
+                # What requests' own `content` sets when it has read all.
+                response._content = self._read(response)  # noqa: SLF001
+                response._content_consumed = True  # type: ignore[attr-defined]  # noqa: SLF001
+            finally:
+                response.close()  # gives a connection that was read to its end back to the pool
+        return response
+
+    def _read(self, response: requests.Response) -> bytes:
+        deadline = time.monotonic() + self._longest.total_seconds()
+        host = urlsplit(response.url).netloc.rpartition("@")[2]
+        body = bytearray()
+        try:
+            while block := response.raw.read1(_BLOCK, decode_content=True):
+                body += block
+                if len(body) > self._largest:
+                    raise Unavailable(host, f"its answer has more than {self._largest >> 20} MiB")
+                if time.monotonic() > deadline:
+                    raise Unavailable(host, f"its answer did not end within {self._longest.total_seconds():g} s")
+        except urllib3_errors.ProtocolError as error:
+            raise requests.exceptions.ConnectionError(error) from error
+        except urllib3_errors.DecodeError as error:
+            raise requests.exceptions.ContentDecodingError(error) from error
+        except urllib3_errors.ReadTimeoutError as error:
+            raise requests.exceptions.ReadTimeout(error) from error
+        return bytes(body)
