@@ -24,8 +24,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from appliance.admin import progress
 from appliance.admin.images import locked
-from deploy import contents, debian, images, progress, sbom
+from deploy import contents, debian, images, sbom
 from deploy.engine import Engine, EngineError
 from deploy.images import LOCKS, TOP
 

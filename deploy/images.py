@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy import contents, debian, progress
+from appliance.admin import progress
+from deploy import contents, debian
 from deploy.engine import DOCKER, Engine, EngineError
 
 TOP = Path(__file__).resolve().parents[1]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy import debian, progress
+from appliance.admin import progress
+from deploy import debian
 
 RECIPE = [b"time stamp", b"script", b"names"]
 SLAPD = "slapd 2.5.13+dfsg-5 amd64 2023-02-08"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import account
+from appliance.admin import account, progress
 from appliance.admin.images import locked
 from appliance.admin.install import host, images, ownership, programs
 from appliance.admin.install.plan import Action, File, decide, digest, files
@@ -235,7 +235,8 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
 def _restart() -> bool:
     """Restart what runs; says whether all of it came up. Everything is installed by then."""
     try:
-        host.restart_services()
+        with progress.step("restart of the services", is_terse=True):
+            host.restart_services()
     except Unavailable as error:
         cli.report(PROGRAM.name, error)
         return False

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from appliance.admin import progress
 from appliance.admin.images.locked import short
 from appliance.core.run.errors import Unavailable
 
@@ -62,8 +63,9 @@ def load(bundle: Path, ids: Mapping[str, str]) -> int:
     """Load what the engine lacks, and compare; returns how many images were missing. Raises `Unavailable`."""
     missing = [tag for tag, identifier in ids.items() if _present(tag) != identifier]
     if missing:
-        for path in archives(bundle):
-            _docker("load", "--quiet", "--input", str(path))
+        with progress.step("container images", is_terse=True):
+            for path in archives(bundle):
+                _docker("load", "--quiet", "--input", str(path))
     for tag in missing:
         if (found := _present(tag)) != ids[tag]:
             raise Unavailable(

@@ -15,6 +15,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from appliance.admin import progress
 from appliance.core.run.errors import Unavailable
 
 _TOP = "/opt/fedcloud"
@@ -30,7 +31,8 @@ def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
     unfinished = top / f".{name}.new"
     top.mkdir(parents=True, exist_ok=True)
     try:
-        _fill(unfinished, bundle)
+        with progress.step("programs of the host", is_terse=True):
+            _fill(unfinished, bundle)
         _name_anew(unfinished, f"{_TOP}/{name}")
     except BaseException:  # a full disk, too, is better without it
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,6 @@
-"""Says what a build is at: on a terminal one line with its seconds, renewed every second; elsewhere plain lines.
+"""Says what a build or an installation is at.
+
+On a terminal it is one line with the seconds, renewed every second; elsewhere plain lines.
 
     with step("container images") as detail:
         detail("caso")
@@ -28,8 +30,11 @@ Step = Callable[[str], AbstractContextManager[Detail]]
 
 
 @contextlib.contextmanager
-def step(label: str, *, stream: TextIO | None = None) -> Iterator[Detail]:
-    """Show a step for as long as the block lasts, and how many seconds it took."""
+def step(label: str, *, stream: TextIO | None = None, is_terse: bool = False) -> Iterator[Detail]:
+    """Show a step for as long as the block lasts, and how many seconds it took.
+
+    A terse one says nothing elsewhere than on a terminal, unless it takes a minute.
+    """
     out = stream or sys.stderr
     shown, is_terminal, done = [label], out.isatty(), threading.Event()
     begin = time.monotonic()
@@ -46,7 +51,9 @@ def step(label: str, *, stream: TextIO | None = None) -> Iterator[Detail]:
         if is_terminal:
             _write(out, shown[0], f"{seconds():4} s", is_terminal=True)
 
-    _write(out, label, "", is_terminal=is_terminal)
+    is_shown = is_terminal or not is_terse
+    if is_shown:
+        _write(out, label, "", is_terminal=is_terminal)
     watch = threading.Thread(target=renew, daemon=True)
     watch.start()
     word = "failed"
@@ -56,7 +63,8 @@ def step(label: str, *, stream: TextIO | None = None) -> Iterator[Detail]:
     finally:
         done.set()
         watch.join()
-        _write(out, label, word, is_terminal=is_terminal, is_last=True)
+        if is_shown:
+            _write(out, label, word, is_terminal=is_terminal, is_last=True)
 
 
 @contextlib.contextmanager
