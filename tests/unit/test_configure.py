@@ -30,6 +30,8 @@ ANSWERS = {
     "information-password": PASSWORD,
     "images-account": "",
     "images-password": PASSWORD,
+    "certificate": "",
+    "key": "",
     "host": "bdii.cloud.test",
     "email": "admin@cloud.test",
     "lists": "https://TOKENTOKEN:x-oauth-basic@lists.test/vo/image.list https://lists.test/other.list",
@@ -39,6 +41,10 @@ ANSWERS = {
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     shutil.copytree(TOP / "etc", tmp_path / "etc")
+    (tmp_path / "etc/grid-security").mkdir()
+    for name in ("hostcert.pem", "hostkey.pem"):
+        (tmp_path / "etc/grid-security" / name).write_text("old")
+        (tmp_path / name).write_text("new")
     return tmp_path
 
 
@@ -113,20 +119,29 @@ def test_asked_again_it_offers_what_the_files_say(
 ) -> None:
     assert configure(root, monkeypatch, ANSWERS) == 0
     capsys.readouterr()
-    again = {key: PASSWORD if "password" in key else "" for key in ANSWERS}
-    assert configure(root, monkeypatch, again) == 0
+    assert configure(root, monkeypatch, dict.fromkeys(ANSWERS, "")) == 0
     assert capsys.readouterr().out == "No files changed. Next: appliance check --offline\n"
 
 
 def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F-H7: the one place is written by the first answer."""
-    answers = {key: ANSWERS[key] for key in list(ANSWERS)[:7]} | {"flows": "accounting"}
+    answers = {key: ANSWERS[key] for key in list(ANSWERS)[:7]} | {"flows": "accounting", "certificate": "", "key": ""}
     images, site = root / "etc/cloudkeeper/cloudkeeper-os.conf", root / "etc/sitebdii/site.cfg"
     before = images.read_text(), site.read_text()
     assert configure(root, monkeypatch, answers) == 0
     assert (images.read_text(), site.read_text()) == before
     flows = yaml.safe_load((root / "etc/fedcloud/appliance.yaml").read_text())["flows"]
     assert flows == {"accounting": True, "information": False, "images": False}
+
+
+def test_the_host_certificate_is_put_in_its_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = root / "etc/grid-security"
+    given = {"certificate": f"{root}/hostcert.pem", "key": f"{root}/hostkey.pem"}
+    assert configure(root, monkeypatch, ANSWERS | given) == 0
+    for name, mode in (("hostcert.pem", 0o444), ("hostkey.pem", 0o400)):
+        assert (grid / name).read_text() == "new"
+        status = (grid / name).stat()
+        assert (status.st_mode & 0o777, status.st_uid) == (mode, 0)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +154,8 @@ def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(root: Path, mo
         ("projects", "vo.one.test", "'vo.one.test': write VO=ID"),
         ("accounting-password", "", "must be answered"),
         ("accounting-password", "a\\$b", "a backslash before $ cannot be written"),
+        ("certificate", "hostcert.pem", "'hostcert.pem': there is no such file"),
+        ("key", "/nowhere/key.pem", "'/nowhere/key.pem': there is no such file"),
         ("host", "localhost", "'localhost': write it as in bdii.example.org"),
         ("lists", "vo.one.test", "write https://HOST/PATH"),
     ],

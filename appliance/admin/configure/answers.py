@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.admin.jobs import Flow
 from appliance.core.run.errors import UsageError
@@ -17,6 +18,8 @@ _HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _WORD = re.compile(r"\S+")
 _LAST_PRINTABLE = 32
 
+KEEP = " keep "
+"""Stands for the password that the file has; nobody can type it."""
 Check = Callable[[str], str]
 """Returns what is wrong with an answer and what would be right; empty when nothing is."""
 
@@ -27,6 +30,7 @@ class Account:
 
     name: str
     password: str
+    """Empty: the one that the file has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,9 @@ class Answers:
     projects: Mapping[str, str]
     """Project, by its id, of each VO."""
     accounts: Mapping[Flow, Account]
+    certificate: str
+    key: str
+    """Files of the host certificate and its key."""
     host: str
     email: str
     lists: tuple[str, ...]
@@ -62,26 +69,41 @@ class Interview:
         authorities = self._ask("authorities", "File of the authorities that signed the cloud's certificates", _path)
         pairs = _split(self._ask("projects", "VOs with the ids of their projects: VO=ID, blanks between", _vos))
         accounts = {flow: self._account(flow) for flow in flows}
-        host = email = lists = ""
+        certificate = key = host = email = lists = ""
+        if Flow.ACCOUNTING in flows:
+            certificate = self._ask("certificate", "File of the host certificate (PEM)", _file)
+            key = self._ask("key", "File of its key (PEM)", _file)
         if Flow.INFORMATION in flows:
             host = self._ask("host", "Name of this host, as others reach it", _is(_HOST, "bdii.example.org"))
             email = self._ask("email", "E-mail address of the site's administrators", _is(_WORD, "NAME@HOST", "@"))
         if Flow.IMAGES in flows:
             lists = self._ask("lists", "URLs of image lists, blanks between", _urls)
         projects = dict(pair.split("=", 1) for pair in pairs)
-        return Answers(flows, site, keystone, authorities, projects, accounts, host, email, tuple(lists.split()))
+        return Answers(
+            flows=flows,
+            site=site,
+            keystone=keystone,
+            authorities=authorities,
+            projects=projects,
+            accounts=accounts,
+            certificate=certificate,
+            key=key,
+            host=host,
+            email=email,
+            lists=tuple(lists.split()),
+        )
 
     def _account(self, flow: Flow) -> Account:
         name = self._ask(f"{flow}-account", f"Account for {flow}, in the domain Default", _is(_WORD, flow.value))
-        return Account(name, self._ask(f"{flow}-password", f"Password of {name}", _printable, is_secret=True))
+        password = self._ask(f"{flow}-password", f"Password of {name}", _printable, is_secret=True)
+        return Account(name, "" if password == KEEP else password)
 
     def _ask(self, key: str, question: str, check: Check, *, is_secret: bool = False) -> str:
         default = self._defaults.get(key, "")
-        shown = ("keep" if is_secret else default) if default else ""
-        prompt = f"{question}{f' [{shown}]' if shown else ''}: "
+        prompt = f"{question}{f' [{default.strip()}]' if default else ''}: "
         while True:
             answer = self._read(prompt, question, is_secret=is_secret) or default
-            wrong = check(answer) if answer else "must be answered"
+            wrong = check(answer.strip()) if answer else "must be answered"
             if not wrong:
                 return answer
             if not self._is_terminal:
@@ -120,6 +142,10 @@ def _urls(text: str) -> str:
 
 def _path(text: str) -> str:
     return "" if text.startswith("/") and _printable(text) == "" else f"{text!r}: write the whole path"
+
+
+def _file(text: str) -> str:
+    return "" if Path(text).is_absolute() and Path(text).is_file() else f"{text!r}: there is no such file"
 
 
 def _vos(text: str) -> str:

@@ -14,6 +14,7 @@ from appliance.admin import settings
 from appliance.admin.configure import site
 from appliance.admin.configure.answers import Interview
 from appliance.admin.mounts import choice
+from appliance.admin.run import hostkey
 from appliance.core import files
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
@@ -35,10 +36,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can configure it", "sudo appliance configure")
-    answers = Interview(site.defaults(texts, places, host)).answers()
+    answers = Interview(site.defaults(texts, places, host, layout)).answers()
     for account in answers.accounts.values():
-        log.hide(account.password)
-    count = 0
+        if account.password:
+            log.hide(account.password)
+    count = _place(answers.certificate, layout.path(hostkey.CERTIFICATE), 0o444)
+    count += _place(answers.key, layout.path(hostkey.KEY), 0o400)
     for name, text in list(site.changed(answers, texts, places)):
         if text != texts[name]:
             _write(layout.path(name), text)
@@ -66,6 +69,16 @@ def _write(path: Path, text: str) -> None:
     path = path.resolve()
     files.write_atomic(path, text.encode(), mode=status.st_mode & 0o7777)
     os.chown(path, status.st_uid, status.st_gid)
+
+
+def _place(given: str, target: Path, mode: int) -> int:
+    """Copy a file of the host certificate to its place, root's alone; return 0 when it lies there."""
+    if not given or Path(given) == target:
+        return 0
+    files.make_directory(target.parent, mode=0o755)
+    files.write_atomic(target, Path(given).read_bytes(), mode=mode)
+    print(f"{target}: copied from {given}")
+    return 1
 
 
 def _lines(before: str, after: str) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from appliance.admin.configure import edit
-from appliance.admin.configure.answers import Account, Answers
+from appliance.admin.configure.answers import KEEP, Account, Answers
 from appliance.admin.jobs import Flow
 from appliance.admin.mounts import choice
+from appliance.admin.run import hostkey
 from appliance.admin.settings import Host
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
@@ -37,7 +38,7 @@ def paths(layout: Layout) -> dict[str, str]:
     return {"backend": backend, "mapping": mapping, "caso-mapping": mounts["FEDCLOUD_CASO_MAPPING"]}
 
 
-def defaults(texts: Texts, places: Mapping[str, str], host: Host) -> dict[str, str]:
+def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout) -> dict[str, str]:
     """Return what the files say now, by the names of the questions; examples are no answers."""
     found = {
         "flows": " ".join(flow for flow in Flow if host.flows[flow]),
@@ -53,6 +54,14 @@ def defaults(texts: Texts, places: Mapping[str, str], host: Host) -> dict[str, s
         "images-account": _value(texts.get(places["backend"], ""), "username"),
     }
     found = {key: "" if any(word in value for word in _EXAMPLES) else value for key, value in found.items()}
+    passwords = {
+        Flow.ACCOUNTING: _value(texts.get(CASO, ""), "password"),
+        Flow.INFORMATION: _value(texts.get(RC, ""), "OS_PASSWORD"),
+        Flow.IMAGES: _value(texts.get(places["backend"], ""), "password"),
+    }
+    found |= {f"{flow}-password": KEEP for flow, password in passwords.items() if password}
+    for key, name in (("certificate", hostkey.CERTIFICATE), ("key", hostkey.KEY)):
+        found[key] = str(layout.path(name)) if layout.path(name).is_file() else ""
     names = {f"{flow}-account": flow.value for flow in Flow}
     found |= {key: name for key, name in names.items() if not found[key]}
     found["host"] = found["host"] or (socket.getfqdn() if "." in socket.getfqdn() else "")
@@ -124,6 +133,8 @@ def _keystone(answers: Answers, account: Account, text: str, section: str) -> st
         ("user_domain_name", "Default"),
         ("password", edit.oslo_value(account.password)),
     ):
+        if not value:  # a password that stays
+            continue
         text = edit.set_ini(text, section, option, value)
     return text
 
@@ -134,6 +145,8 @@ def _rc(answers: Answers, account: Account, text: str) -> str:
         ("OS_USERNAME", account.name),
         ("OS_PASSWORD", account.password),
     ):
+        if not value:  # a password that stays
+            continue
         text = edit.set_variable(text, name, value, prefix="export ")
     return text
 
