@@ -2,7 +2,8 @@
 
 It is a container of the tests' engine, with all that a machine's root may do but what a host may lack
 (CAP_SYS_RESOURCE, with which alone `docker run --privileged` works), and without any network: its loopback has doors to
-the test bed, and 192.0.2.10 is its address. It is called appliance.example.org.
+the test bed, and 192.0.2.10 is its address. It is called appliance.example.org. A bare one has nothing but what Debian's
+installer leaves, and may have a network to fetch the rest.
 """
 
 from __future__ import annotations
@@ -24,33 +25,36 @@ HOST = "appliance.example.org"
 ADDRESS = "192.0.2.10"
 TOP = Path(__file__).resolve().parents[2]
 _MAKE_ROOT = Path(__file__).resolve().with_name("vm-root")
+_MAKE_BARE_ROOT = _MAKE_ROOT.with_name("bare-root")
 _BOOT_SECONDS = 120
 _MACHINE = (
     *("--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--security-opt", "seccomp=unconfined"),
     *("--security-opt", "apparmor=unconfined", "--security-opt", "systempaths=unconfined"),
-    *("--device-cgroup-rule", "a *:* rwm", "--cgroupns", "private", "--network", "none"),
+    *("--device-cgroup-rule", "a *:* rwm", "--cgroupns", "private"),
     *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec", "--stop-signal", "SIGRTMIN+3"),
     *("--env", "container=docker", "--hostname", HOST, "--add-host", f"{HOST}:{ADDRESS}"),
 )
 
 
-def fetch_root(cache: Path) -> Path:
+def fetch_root(cache: Path, *, is_bare: bool = False) -> Path:
     """Return the tar of the root file system, from the cache or from the Debian archive."""
+    program = _MAKE_BARE_ROOT if is_bare else _MAKE_ROOT
+    scripts = [_MAKE_ROOT, _MAKE_BARE_ROOT] if is_bare else [_MAKE_ROOT]
 
     def make(directory: Path) -> None:
         directory.mkdir()
         done = subprocess.run(
-            [_MAKE_ROOT, directory / "root.tar"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            [program, directory / "root.tar"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
         if done.returncode:
-            raise EngineError(f"{_MAKE_ROOT.name}: {done.stderr[-2000:]}")
+            raise EngineError(f"{program.name}: {done.stderr[-2000:]}")
 
-    return images.kept(cache / "vm", [_MAKE_ROOT.read_bytes()], make) / "root.tar"
+    return images.kept(cache / "vm", [path.read_bytes() for path in scripts], make) / "root.tar"
 
 
-def ensure_image(engine: Engine, cache: Path) -> str:
+def ensure_image(engine: Engine, cache: Path, *, is_bare: bool = False) -> str:
     """Return the name of the machine's image in an engine, made if it is not there."""
-    root = fetch_root(cache)
+    root = fetch_root(cache, is_bare=is_bare)
     name = f"appliance-vm:{root.parent.name}"
     if engine.docker("image", "inspect", name, check=False).returncode:
         engine.docker("import", "--change", 'CMD ["/sbin/machine"]', root, name)
@@ -68,14 +72,20 @@ class Machine:
     ports: list[int] = field(default_factory=list)
 
     @classmethod
-    def create(cls, engine: Engine, directory: Path, *, cache: Path) -> Machine:
-        """Make a new machine, and boot it. ``/media`` there is the directory ``media`` here, read-only."""
-        image = ensure_image(engine, cache)
+    def create(
+        cls, engine: Engine, directory: Path, *, cache: Path, is_bare: bool = False, network: str = "none"
+    ) -> Machine:
+        """Make a new machine, and boot it. ``/media`` there is the directory ``media`` here, read-only.
+
+        ``/srv`` is the directory ``srv`` here: an engine below it can share layers, as on a disk.
+        """
+        image = ensure_image(engine, cache, is_bare=is_bare)
         machine = cls(engine, directory)
-        for name in ("docker", "media"):
+        for name in ("docker", "media", "srv"):
             (directory / name).mkdir(parents=True, exist_ok=True)
-        mounts = ("-v", f"{directory}/docker:/var/lib/docker", "-v", f"{directory}/media:/media:ro")
-        machine.identifier = engine.docker("create", *_MACHINE, *mounts, image).stdout.strip()
+        mounts = ["-v", f"{directory}/docker:/var/lib/docker", "-v", f"{directory}/media:/media:ro"]
+        mounts += ["-v", f"{directory}/srv:/srv"]
+        machine.identifier = engine.docker("create", *_MACHINE, "--network", network, *mounts, image).stdout.strip()
         machine.boot()
         return machine
 
