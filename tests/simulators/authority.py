@@ -205,6 +205,14 @@ def lists_signed_by(issuer: x509.Name) -> x509.CRLDistributionPoints:
     return x509.CRLDistributionPoints([x509.DistributionPoint([where], None, None, names)])
 
 
+def identifiers(key: PrivateKey, issuer: PrivateKey) -> list[x509.ExtensionType]:
+    """Certificates of one name need them, or OpenSSL cannot know them apart."""
+    return [
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()),
+    ]
+
+
 def private_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 

@@ -15,7 +15,18 @@ from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Untrusted
 from tests import foreign
-from tests.simulators.authority import DAY, NOW, Authority, Pair, ec_key, name, rsa_key, serial_zero
+from tests.simulators.authority import (
+    DAY,
+    NOW,
+    Authority,
+    Pair,
+    PrivateKey,
+    ec_key,
+    identifiers,
+    name,
+    rsa_key,
+    serial_zero,
+)
 
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
 
@@ -346,6 +357,28 @@ def test_the_policy_of_an_intermediate_binds_what_it_signs(directory: Path, root
     sub = root.sub()
     sub.publish(directory, policy="/DC=EU/DC=TEST/*")
     assert "lies outside" in refusal(directory, sub.issue("/CN=outside"))
+
+
+def test_a_renewed_key_is_bound_by_the_policy_of_its_ca(tmp_path: Path) -> None:
+    """F-T1: accepted though the policy does not list the CA itself, wherever the policy lies."""
+    subject, directory = "/DC=ORG/DC=TEST-GRID/CN=Test Root", tmp_path / "certificates"
+    old, new = ec_key(subject), ec_key("renewed")
+
+    def issue(by: Authority, name_: str, key: PrivateKey, *, ca: bool = False) -> Authority:
+        found = identifiers(key, by.pair.key)
+        return Authority(by.issue(name_, key=key, ca=ca, extensions=found))
+
+    root = issue(Authority.root(subject), subject, old, ca=True)
+    root.publish(directory, policy="/DC=EU/DC=TEST/*")
+    for suffix in ("0", "signing_policy"):
+        (directory / f"{root.hash}.{suffix}").rename(directory / f"0123abcd.{suffix}")
+    renewed = issue(root, subject, new, ca=True)
+    trust, bag = CADirectory(directory, crls=CRLPolicy.OFF), [renewed.pair.certificate]
+    host = issue(renewed, HOST, rsa_key("host")).pair.certificate
+    assert len(trust.verify_chain(host, untrusted=bag, at=NOW).certificates) == 3
+    outside = issue(renewed, "/DC=EU/DC=OTHER/CN=host", rsa_key("host")).pair.certificate
+    with pytest.raises(Untrusted, match="its certificate lies outside the names"):
+        trust.verify_chain(outside, untrusted=bag, at=NOW)
 
 
 # The directory itself

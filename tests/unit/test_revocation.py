@@ -20,9 +20,9 @@ from tests.simulators.authority import (
     NOW,
     Authority,
     Pair,
-    PrivateKey,
     ec_key,
     entry,
+    identifiers,
     lists_signed_by,
     name,
     rsa_key,
@@ -84,14 +84,6 @@ def warnings(
 ) -> tuple[str, ...]:
     trust = CADirectory(directory)
     return trust.verify_chain(pair.certificate, untrusted=untrusted, at=at).warnings
-
-
-def identifiers(key: PrivateKey, issuer: PrivateKey) -> list[x509.ExtensionType]:
-    """Certificates of one name need them, or OpenSSL cannot know them apart."""
-    return [
-        x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
-        x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()),
-    ]
 
 
 # Whose lists count

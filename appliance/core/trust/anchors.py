@@ -126,10 +126,11 @@ class Anchors:
         return RevocationLists.read([self.path / name for name in names])
 
     def hashes(self, authority: x509.Certificate) -> set[str]:
-        """Return the hashes that files of this CA, installed or not, lie under."""
-        anchor = self.by_fingerprint.get(authority.fingerprint(SHA256()))
-        own = format(crypto.X509.from_cryptography(authority).subject_name_hash(), "08x")
-        return {own} | (anchor.hashes if anchor else set())
+        """Return the hashes that files of this CA lie under, whichever of its certificates it is."""
+        found = {format(crypto.X509.from_cryptography(authority).subject_name_hash(), "08x")}
+        for installed in self.named(canonical(authority.subject)):
+            found |= self.by_fingerprint[installed.fingerprint(SHA256())].hashes
+        return found
 
 
 def list_files(path: Path) -> Listing:
