@@ -144,15 +144,28 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
         OSError: it is not there, or cannot be read.
 
     """
-    _require_regular(path, path.stat(follow_symlinks=follow))  # opening a device may have effects
+    require_regular(path, path.stat(follow_symlinks=follow))  # opening a device may have effects
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(path, flags)
     try:
-        _require_regular(path, os.fstat(descriptor))  # it may have been replaced since
+        require_regular(path, os.fstat(descriptor))  # it may have been replaced since
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def open_append(path: Path, flags: int = 0, *, mode: int = 0o640) -> int:
+    """Return a descriptor to append to a log with, made if there is none, without waiting for a pipe's reader.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe that nobody reads.
+
+    """
+    flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
+    os.set_blocking(descriptor, True)  # a reader that is slow must not cost lines
+    return descriptor
 
 
 def read_regular(path: Path, *, limit: int, follow: bool = False) -> bytes:
@@ -239,7 +252,7 @@ def _escaped(character: str) -> str:
 def _require_usable(path: Path, *, directories: bool, follow: bool, access: int) -> None:
     status = path.stat(follow_symlinks=follow)
     if not directories:
-        _require_regular(path, status)
+        require_regular(path, status)
     elif not stat.S_ISDIR(status.st_mode):
         raise NotAFile(errno.ENOTDIR, "Is no directory", str(path))
     needed = os.R_OK | os.X_OK if directories else access
@@ -247,7 +260,8 @@ def _require_usable(path: Path, *, directories: bool, follow: bool, access: int)
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
-def _require_regular(path: Path, status: os.stat_result) -> None:
+def require_regular(path: Path, status: os.stat_result) -> None:
+    """Raise `NotAFile` when the status of ``path`` is not that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
         raise NotAFile(errno.EINVAL, f"Is {kind}", str(path))
@@ -263,7 +277,7 @@ def overwrite(path: Path, data: bytes) -> None:
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with named(path), open(descriptor, "wb", buffering=0) as file:
-        _require_regular(path, os.fstat(descriptor))
+        require_regular(path, os.fstat(descriptor))
         written = 0
         while written < len(data):
             written += file.write(data[written:])

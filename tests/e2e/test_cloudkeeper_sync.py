@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests import foreign
+from tests import foreign, run_records
 from tests.e2e.images_frontend import PROGRAM, Done, make_disks, qemu_img, run, sha512
 from tests.e2e.killpoints import Command, KillMatrix
 from tests.simulators import cutting_proxy, image_backend, image_server
@@ -606,6 +606,48 @@ def test_a_pipe_in_the_place_of_the_memory_is_one_line(world: World) -> None:
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith(f"cloudkeeper: {memory}: Is a pipe")
     assert world.record()["counts"]["lists_left"] == 1, "F-S2"
+
+
+def test_the_record_of_a_run_that_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-S2: after each kind of failure it shows that run, and what is left."""
+
+    def figures(status: int, words: str, **counts: float) -> None:
+        said = run_records.read(world.root, "cloudkeeper")
+        assert said.status == status
+        assert words in said.failures[0]
+        assert {name: said.counts[name] for name in counts} == counts
+
+    first, second = world.image(1, "one.qcow2"), world.image(2, "one.raw")
+    world.publish([first])
+    assert world.sync().returncode == 0
+    assert run_records.read(world.root, "cloudkeeper").counts["lists_left"] == 0
+    assert world.sync("--backend-endpoint", "127.0.0.1:1").returncode == 3
+    figures(3, "backend 127.0.0.1:1: cannot be reached", lists_left=1)
+    assert world.sync("--crl-policy", "perhaps").returncode == 2
+    figures(2, "crl-policy")
+    world.publish([first, second])
+    world.cloud.misbehave("AddAppliance", image_id(2), how="ERROR_RESOURCE_RETRIEVAL")
+    assert world.sync().returncode == 1
+    figures(1, "AddAppliance is made to fail", images_failed=1, images_unchanged=1, lists_left=0)
+    world.cloud.faults.clear()
+    world.cloud.misbehave("ImageLists", how="ERROR_AUTHENTICATION")
+    assert world.sync().returncode == 3
+    figures(3, "(ERROR_AUTHENTICATION)", lists_left=1)
+    world.cloud.faults.clear()
+    world.web.put("/ops/image.list", image_server.Status(500))
+    assert world.sync().returncode == 1
+    figures(1, "its images stay as they are", lists_left=1, lists_refused=1)
+    world.publish([first, second])
+    with foreign.small_disk(world.spool, size="64k") as disk:
+        foreign.fill(disk / "of-somebody")
+        assert world.sync().returncode == 1
+        figures(1, "MiB are needed, 0 MiB are free", images_failed=1)
+    monkeypatch.setattr("cloudkeeper.frontend.sync.Synchronisation.run", lambda *_, **__: 1 / 0)
+    assert world.sync().returncode == 4
+    figures(4, "bug in this program: ZeroDivisionError", lists_left=1)
+    (world.root / "cloudkeeper.yml").write_text("cloudkeeper: [\n")
+    assert world.sync().returncode == 2
+    figures(2, "cloudkeeper.yml:")
 
 
 def test_a_list_whose_images_cannot_be_listed_is_left_alone(offered: World) -> None:

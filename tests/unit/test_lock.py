@@ -1,9 +1,10 @@
+import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -133,3 +134,12 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path) -> None:
     command = [*inject, sys.executable, "-c", script, str(tmp_path / "lock")]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert shown.endswith(f"No locks available: '{tmp_path}/lock'\n")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_foreign_names_are_no_lock(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """F-H1: a program that cannot lock says so at once."""
+    make(tmp_path / "lock")
+    with pytest.raises(OSError, match=r"Is a|symbolic") as error, lock.hold(tmp_path / "lock"):
+        pytest.fail("it was held")
+    assert error.value.filename == str(tmp_path / "lock")

@@ -243,3 +243,16 @@ def test_libraries_are_quiet_unless_debugging(tmp_path: Path) -> None:
     log.configure(file=tmp_path / "log", console=False)
     logging.getLogger("keystoneauth.session").info("REQ: curl -H X-Auth-Token")
     assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_pipe_that_nobody_reads_is_no_log_file(tmp_path: Path) -> None:
+    """F-H1: the program waited for a reader before it had begun; one that is read is a log file as ever."""
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(LocalFailure, match="No such device or address; correct the log file's path"):
+        log.configure(file=tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    log.configure(file=tmp_path / "log", console=False)
+    logging.getLogger("x").warning("seen")
+    assert b"WARNING - seen" in os.read(reader, 1000)
+    os.close(reader)
+    log.configure()

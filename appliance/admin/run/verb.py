@@ -24,7 +24,7 @@ from appliance.admin.engine import JOB_LABEL, Engine
 from appliance.admin.images import needed
 from appliance.admin.jobs import Job
 from appliance.admin.run import hostkey, supervise
-from appliance.core import clock
+from appliance.core import clock, files
 from appliance.core.run import cli, lock, record
 from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure, Unavailable, UsageError
 from appliance.core.run.layout import Layout
@@ -196,7 +196,7 @@ class _Run:
             return
         path = self._layout.path(f"/var/log/{self._job.log}")
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+            descriptor = files.open_append(path, os.O_NOFOLLOW)
         except OSError as error:  # no reason to leave the work undone: systemd's journal has it then
             logger.warning("%s; its output goes on to where this is written", LocalFailure.from_os(error, subject=path))
             yield None

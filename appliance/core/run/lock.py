@@ -28,8 +28,9 @@ def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
     it would let two holders in. Within one process nothing excludes: whoever closes the file there frees the lock.
     """
     files.make_directory(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
     try:
+        files.require_regular(path, os.fstat(descriptor))
         with files.named(path):
             _acquire(descriptor, path, deadline=time.monotonic() + wait.total_seconds())
         _note(descriptor, f"{os.getpid()} {clock.now().isoformat(timespec='seconds')}\n")

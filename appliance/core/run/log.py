@@ -10,10 +10,12 @@ import os
 import re
 import sys
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus, unquote
 
+from appliance.core import files
 from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure, Problem
 
@@ -142,6 +144,12 @@ class _File(_Complaint, logging.FileHandler):
 
     logging.handlers has the like, which takes a tenth of a start to import, and ends the program when it cannot open.
     """
+
+    def _open(self) -> TextIOWrapper:
+        def opener(path: str, flags: int) -> int:
+            return files.open_append(Path(path), flags, mode=0o666)  # less the umask, as for any file
+
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
 
     def emit(self, record: logging.LogRecord) -> None:
         if (old := self.stream) is not None and not self._is_name_of(old):
