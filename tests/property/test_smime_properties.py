@@ -25,6 +25,7 @@ class Sample:
         self.trust = CADirectory(path / "certificates", crls=CRLPolicy.REQUIRE)
         host = root.issue("/O=Hosts/CN=host.example.org", key=ec_key("host"))
         self.message = sign(TEXT, host, "-text", directory=path, eol=eol)
+        self.opaque = sign(TEXT, host, "-text", "-nodetach", "-outform", "DER", directory=path)
         self.proven = self.verify(self.message)
         line = self.message.index(b"\n------")
         self.start = self.message.index(b"\n", line + 1) + 1
@@ -33,7 +34,8 @@ class Sample:
         self.signature_end = self.message.index(b"------", self.signature_start)
 
     def verify(self, message: bytes) -> smime.Verified:
-        return smime.verify(message, trust=self.trust, at=NOW, max_bytes=1 << 20)
+        forms = frozenset(smime.Form)
+        return smime.verify(message, trust=self.trust, at=NOW, max_bytes=1 << 20, forms=forms)
 
     def judge(self, message: bytes) -> None:
         """The message is refused, or says exactly what the good one says."""
@@ -53,6 +55,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     return Sample(tmp_path_factory.mktemp("trust"), request.param)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 @example(b"Content-Type: multipart/signed\n\n")
 def test_any_bytes(sample: Sample, data: bytes) -> None:
@@ -70,6 +73,7 @@ def test_every_changed_byte_of_the_signed_part_is_noticed(sample: Sample) -> Non
                 sample.verify(changed)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_changed_byte_anywhere(sample: Sample, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(sample.message) - 1))
@@ -77,6 +81,7 @@ def test_a_changed_byte_anywhere(sample: Sample, data: st.DataObject) -> None:
     sample.judge(sample.message[:position] + value + sample.message[position + 1 :])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_slices_moved_doubled_or_lost(sample: Sample, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(sample.message)), min_size=3, max_size=3)))
@@ -95,7 +100,7 @@ def with_signature(sample: Sample, der: bytes) -> bytes:
     return sample.message[: sample.signature_start] + encoded + b"\n" + sample.message[sample.signature_end :]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_changed_bytes_of_the_signature(sample: Sample, data: st.DataObject) -> None:
     der = bytearray(base64.b64decode(sample.message[sample.signature_start : sample.signature_end]))
@@ -104,18 +109,34 @@ def test_changed_bytes_of_the_signature(sample: Sample, data: st.DataObject) -> 
     sample.judge(with_signature(sample, bytes(der)))
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_changed_bytes_of_an_opaque_message(sample: Sample, data: st.DataObject) -> None:
+    der = bytearray(sample.opaque)
+    for _ in range(data.draw(st.integers(0, 3))):
+        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+    encoded = base64.encodebytes(der)
+    sample.judge(bytes(der))
+    sample.judge(b"-----BEGIN CMS-----\n" + encoded + b"-----END CMS-----\n")
+    header = b"Content-Type: application/pkcs7-mime\nContent-Transfer-Encoding: base64\n\n"
+    sample.judge(header + encoded)
+
+
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_as_the_signature(sample: Sample, data: bytes) -> None:
     with pytest.raises((Malformed, Untrusted)):
         sample.verify(with_signature(sample, data))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_content_type(value: str) -> None:
     with contextlib.suppress(Malformed):
         assert "/" in mime.parse_content_type(value).type
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_signing_policy(text: str) -> None:
     with contextlib.suppress(Untrusted):
@@ -123,6 +144,7 @@ def test_any_signing_policy(text: str) -> None:
         assert not policy.permits(DN("/CN=host"), issuer=DN("/CN=A CA that no text names"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_line_ends_go_and_come_back(text: bytes) -> None:
     plain = mime.with_newlines(text)
