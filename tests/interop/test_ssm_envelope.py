@@ -22,6 +22,8 @@ BODIES = [
     b"CRLF\r\nline\r\nends\r\n",
     b'{"Type":"APEL Public IP message","UsageRecords":["' + b"x" * 200_000 + b'"]}',
     b"application/pkcs7-mime in the text\n\n--\n.\nFrom me\ntrailing blanks  \t\n",
+    b"Content: " + b"application/x-pkcs7-mime application/pkcs7-mime; " * 9 + b"\n",
+    b"separators \x0b of \x0c pages \x1c files \x1d groups \x1e records\nthat are no line ends\n",
     "Größe: 1\n".encode(),
     "é\r\ra lone\rcarriage return\n".encode() * 30,
     b"a zero \0 byte\n",
@@ -74,21 +76,30 @@ def test_openssl_verifies_what_we_sign(body: bytes, program: str, credential: Cr
     assert b"successful" not in openssl(program, *checks, data=tampered).stderr
 
 
-@pytest.mark.parametrize("body", BODIES[:6])
+@pytest.mark.parametrize("body", BODIES[:8])
 def test_the_steps_of_ssm_4_s_receiver(body: bytes, credential: Credential, certificates: Path, tmp_path: Path) -> None:
-    """`openssl smime -pk7out | openssl pkcs7 -print_certs`, `openssl verify`, `openssl smime -verify -noverify`."""
+    """F-S6: it decrypts what mentions the type, and breaks lines before it decodes; then it verifies.
+
+    `openssl smime -pk7out | openssl pkcs7 -print_certs`, `openssl verify`, `openssl smime -verify -noverify`.
+    """
     message = envelope.sign(body, identity=identity_of(credential)) + b"\n\n"
+    assert b"application/pkcs7-mime" not in message
+    assert b"application/x-pkcs7-mime" not in message
+    _, _, quoted = message.partition(b"quoted-printable\n\n")
+    assert max(map(len, quoted.split(b"\n--", 1)[0].split(b"\n"))) <= 76
     pkcs7 = openssl("smime", "-pk7out", data=message).stdout
     signer = openssl("pkcs7", "-print_certs", data=pkcs7).stdout
     assert signer.count(b"BEGIN CERTIFICATE") == 1
     assert b"OK" in openssl("verify", "-CApath", certificates, "-crl_check_all", data=signer).stdout
     done = openssl("smime", "-verify", "-CApath", certificates, "-noverify", data=message)
     assert b"Verification successful" in done.stderr
-    headers, _, text = done.stdout.decode().replace("\r\n", "\n").partition("\n\n")
+    lines = done.stdout.decode().replace("\r\n", "\n").strip().splitlines()
+    blank = lines.index("")
+    headers, text = "\n".join(lines[:blank]), "\n".join(lines[blank + 1 :])
     if "quoted-printable" in headers:
         text = quopri.decodestring(text.encode()).decode()
     assert "base64" not in headers
-    assert text.splitlines() == body.decode().splitlines()
+    assert text.rstrip() == body.decode().replace("\r\n", "\n").rstrip()
 
 
 @pytest.mark.parametrize("cipher", ["aes128", "aes256"])
