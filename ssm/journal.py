@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from appliance.core import files
 from appliance.core.run.errors import LocalFailure
 
 _SCHEMA = """
@@ -106,5 +108,10 @@ class Journal:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) in _FULL:
                 raise OSError(errno.ENOSPC, "No space left on device", str(self.path)) from error
-            remedy = "check owner and mode; a file that is no database may be moved away"
-            raise LocalFailure(self.path, f"the journal of received messages: {error}", remedy) from error
+            cause = f"the journal of received messages: {error}"
+            raise LocalFailure(self.path, cause, self._remedy()) from error
+
+    def _remedy(self) -> str:
+        if os.path.lexists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
+            return f"chown {os.geteuid()}:{os.getegid()} {files.shell_word(self.path)}"
+        return "check owner and mode; a file that is no database may be moved away"

@@ -29,6 +29,7 @@ _REFRESH_SECONDS = 60.0
 """A tenth of the age at which other senders break a lock."""
 _CLAIM_SECONDS = 30.0
 """In which a block is locked, or its locks are renewed."""
+_MAX_JOURNAL = 1024 * 1024
 _NAME = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
 
 
@@ -40,26 +41,37 @@ class Outgoing:
         self.foreign: list[ElementName] = []
         """Elements that somebody else has locked."""
         self.refused: dict[ElementName, str] = {}
-        """Elements that this program may not lock or read, and why."""
+        """Elements that were locked and then could not be read or set aside, and why."""
         self._journal = journal
         self._held: dict[ElementName, None] = {}
         self._refreshed = time.monotonic()
 
     def recover(self) -> None:
-        """Give back what a killed run held; an element that it had removed needs only its lock removed."""
+        """Give back what a killed run held.
+
+        An element that it had removed needs only its lock removed. A journal that cannot be read
+        is kept in the spool's ``skipped``: its locks hold until they are ten minutes old.
+        """
         try:
-            text = self._journal.read_text(encoding="ascii", errors="replace")
+            text = files.read_regular(self._journal, limit=_MAX_JOURNAL)
             end = self._journal.stat().st_mtime + _CLAIM_SECONDS
         except FileNotFoundError:
             return
-        for name in map(ElementName, filter(_NAME.fullmatch, text.split())):
+        except OSError as error:
+            self.spool.skipped[self._journal] = files.describe_skipped(self._journal, error)
+            return
+        words = text.decode("ascii", "replace").split()
+        for name in map(ElementName, filter(_NAME.fullmatch, words)):
             since = self.spool.locked_since(name)
             if since is not None and since <= end:
                 self.spool.unlock(name)
-        self._journal.unlink(missing_ok=True)
+        self._forget()
 
     def blocks(self, *, limit: int | None = None) -> Iterator[list[ElementName]]:
-        """Yield elements oldest first, locked, in blocks, to be settled or refused one by one."""
+        """Yield elements oldest first, locked, in blocks, to be settled or refused one by one.
+
+        What was not settled of one block stays locked while the next is worked on.
+        """
         block: list[ElementName] = []
         size = 0
         for name in self._free_names(limit):
@@ -71,6 +83,11 @@ class Outgoing:
             size += length
         if block:
             yield self._claim(block)
+
+    def count_unreached(self, left: list[ElementName]) -> int:
+        """Return how many elements could be sent and were not come to; ``left`` were locked."""
+        known = {*left, *self.foreign, *self.refused}
+        return sum(self.spool.is_usable(name) for name in self.spool.names() if name not in known)
 
     def settle(self, name: ElementName) -> None:
         """Remove an element that is safe elsewhere."""
@@ -98,7 +115,7 @@ class Outgoing:
         for name in held:
             self.spool.unlock(name)
         self._held.clear()
-        self._journal.unlink(missing_ok=True)
+        self._forget()
         return held
 
     def _free_names(self, limit: int | None) -> Iterator[ElementName]:
@@ -113,21 +130,22 @@ class Outgoing:
                 yield name
 
     def _claim(self, block: list[ElementName]) -> list[ElementName]:
-        self._write_journal(block)
+        self._write_journal([*self._held, *block])
         claimed = []
         for name in block:
-            try:
-                if self.spool.lock(name):
-                    claimed.append(name)
-                elif self.spool.is_locked(name):
-                    self.foreign.append(name)
-            except PermissionError as error:  # neither owned by us nor writable, where hard links are protected
-                self.refused[name] = str(LocalFailure.from_os(error, subject=""))
+            if self.spool.lock(name):
+                claimed.append(name)
+            elif self.spool.is_locked(name):
+                self.foreign.append(name)
+        self._held |= dict.fromkeys(claimed)
         if len(claimed) < len(block):
-            self._write_journal(claimed)
-        self._held = dict.fromkeys(claimed)
+            self._write_journal(list(self._held))
         self._refreshed = time.monotonic()
         return claimed
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):  # one that is not ours: recover() has named it
+            self._journal.unlink()
 
     def _write_journal(self, names: list[ElementName]) -> None:
         try:

@@ -7,11 +7,15 @@
 An element is written and fsynced in the staging directory, then renamed into the queue: readers never see half of one.
 It is not dirq's ``temporary``, because a reader's ``purge`` empties that after five minutes, and what lies there after
 a crash may be all that there is of a message that is known as received.
+
+What others left under such names and cannot be used is passed by and kept in `Queue.skipped`, as in
+`appliance.core.spool`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -21,21 +25,34 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from appliance.core import files
+from appliance.core.run.errors import LocalFailure
 
 _DIRECTORY = re.compile(r"[0-9a-f]{8}")
 _ELEMENT = re.compile(r"[0-9a-f]{14}")
 _MAX_ELEMENTS = 16_000
 """Of a directory, as in dirq."""
+_MAX_FIELD = 64 * 1024
 
 
 class Queue:
     """A queue to be added to by one process; made if it is not there. Any number of dirq readers may be at work."""
 
     def __init__(self, path: Path) -> None:
+        """Make what is missing of the queue.
+
+        :raises LocalFailure: the queue or its staging directory cannot be used
+        """
         self.path = path
         self.staging = path.parent / f".{path.name}.staging"
-        for directory in (path / "temporary", path / "obsolete", self.staging):
-            files.make_directory(directory)
+        self.skipped: dict[Path, LocalFailure] = {}
+        """What this object came across and could not use, by path."""
+        for directory in (path, self.staging):
+            _require(directory)
+        for directory in (path / "temporary", path / "obsolete"):
+            try:
+                files.make_directory(directory)
+            except OSError as error:  # dirq's own, of no use to us
+                self._skip(directory, error)
         self._digit = secrets.randbelow(16)
         self._last_microsecond = 0
         self._unsealed: list[int] = []
@@ -90,11 +107,17 @@ class Queue:
         files.sync_directory(self.staging)
 
     def publish(self, names: Iterable[str]) -> dict[str, str]:
-        """Move staged elements into the queue, durably; those that have been moved already are skipped.
+        """Move staged elements into the queue, durably; those that have been moved already are left out.
 
-        Returns where they are, ``NNNNNNNN/name`` by name.
+        Returns where they are, ``NNNNNNNN/name`` by name. One that cannot be moved is kept in
+        `skipped` and stays staged.
         """
-        moved = {name: f"{self._move(name)}/{name}" for name in names if (self.staging / name).is_dir()}
+        moved = {}
+        for name in filter(self.is_staged, names):
+            try:
+                moved[name] = f"{self._move(name)}/{name}"
+            except PermissionError as error:
+                self._skip(self.staging / name, error)
         for directory in {place.split("/")[0] for place in moved.values()}:
             with contextlib.suppress(FileNotFoundError):  # a reader took all out and removed it
                 files.sync_directory(self.path / directory)
@@ -104,15 +127,31 @@ class Queue:
 
     def staged(self) -> list[str]:
         """Return the names in the staging directory, oldest first."""
-        return sorted(name for name in os.listdir(self.staging) if _ELEMENT.fullmatch(name))
+        return [path.name for path in self._listed(self.staging, _ELEMENT)]
+
+    def is_staged(self, name: str) -> bool:
+        """Say whether an element of this name is in the staging directory."""
+        return (self.staging / name).is_dir()
 
     def discard(self, name: str) -> None:
-        """Remove a staged element."""
-        shutil.rmtree(self.staging / name, ignore_errors=True)
+        """Remove a staged element; one that cannot be removed is kept in `skipped`."""
+        element = self.staging / name
+        shutil.rmtree(element, ignore_errors=True)
+        if os.path.lexists(element):
+            self._skip(element, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
-    def holds(self, name: str) -> bool:
-        """Say whether an element of this name is in the queue."""
-        return any((self.path / directory / name).is_dir() for directory in self._directories())
+    def field(self, name: str, field: str) -> bytes | None:
+        """Return a field of an element of the queue; None when it has no such element.
+
+        A field that is missing or cannot be read is empty.
+        """
+        for directory in self._listed(self.path, _DIRECTORY):
+            element = directory / name
+            if os.path.lexists(element):
+                with contextlib.suppress(OSError):
+                    return files.read_regular(element / field, limit=_MAX_FIELD)
+                return b""
+        return None
 
     def _move(self, name: str) -> str:
         if self._count >= _MAX_ELEMENTS:
@@ -122,22 +161,61 @@ class Queue:
             try:
                 (self.staging / name).rename(self.path / self._directory / name)
             except FileNotFoundError:  # the directory has just been purged
-                if not (self.staging / name).is_dir():
+                if not self.is_staged(name):
                     raise
+                continue
+            except PermissionError:
+                if _is_usable(self.path / self._directory):  # then it is the element
+                    raise
+                self._directory, self._count = self._find_directory()
                 continue
             self._count += 1
             return self._directory
 
     def _find_directory(self) -> tuple[str, int]:
         """Return the directory that takes the next element, and how many it has."""
-        newest = max(self._directories(), default="00000000")
-        count = len(os.listdir(self.path / newest)) if (self.path / newest).is_dir() else 0
-        return (newest, count) if count < _MAX_ELEMENTS else (f"{int(newest, 16) + 1:08x}", 0)
+        usable = [path for path in self._listed(self.path, _DIRECTORY) if self._is_ours(path)]
+        with contextlib.suppress(FileNotFoundError):  # a reader took all out and removed it
+            if usable and (count := len(os.listdir(usable[-1]))) < _MAX_ELEMENTS:
+                return usable[-1].name, count
+        number = int(usable[-1].name, 16) + 1 if usable else 0
+        while os.path.lexists(self.path / f"{number:08x}"):
+            number += 1
+        return f"{number:08x}", 0
 
-    def _directories(self) -> list[str]:
-        return [name for name in os.listdir(self.path) if _DIRECTORY.fullmatch(name)]
+    def _is_ours(self, directory: Path) -> bool:
+        """Say whether this user may add to a directory of the queue; if not, keep the reason."""
+        if not _is_usable(directory):
+            refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+            self._skip(directory, refusal)
+            return False
+        return True
+
+    def _listed(self, path: Path, pattern: re.Pattern[str]) -> list[Path]:
+        listing = files.listed(path, pattern.fullmatch, directories=True)
+        self.skipped.update(listing.skipped)
+        return list(listing.paths)
+
+    def _skip(self, path: Path, error: OSError) -> None:
+        self.skipped[path] = files.describe_skipped(path, error)
 
     def _next_name(self) -> str:
         self._last_microsecond = max(time.time_ns() // 1000, self._last_microsecond + 1)
         seconds, micros = divmod(self._last_microsecond, 1_000_000)
         return f"{seconds:08x}{micros:05x}{self._digit:01x}"
+
+
+def _require(directory: Path) -> None:
+    """Make a directory that this program cannot do without; raises `LocalFailure`."""
+    try:
+        files.make_directory(directory)
+        if not _is_usable(directory):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise files.describe_unusable(directory, error) from error
+        raise LocalFailure.from_os(error) from error
+
+
+def _is_usable(directory: Path) -> bool:
+    return os.access(directory, os.R_OK | os.W_OK | os.X_OK)

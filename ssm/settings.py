@@ -1,8 +1,8 @@
 """sender.cfg and receiver.cfg, as SSM 3.4.1 and 4.0.0 read them, checked as a whole.
 
-Options of our own: ``[broker] host`` takes a list ``host:port, host:port``; ``[broker] authn_port`` and ``system_cas``,
-for AMS; ``[certificates] cipher``; ``[messaging] max_message_size``; ``check_crls`` takes the words of `CRLPolicy`
-beside true and false.
+Options of our own: ``[broker] host`` takes a list ``host:port, host:port``; ``[broker] authn_port``
+and ``system_cas``, for AMS; ``[certificates] cipher``; ``[messaging] max_message_size`` and
+``max_attempts``; ``check_crls`` takes the words of `CRLPolicy` beside true and false.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.core import hosts
+from appliance.core import files, hosts
 from appliance.core.config import document, ini
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
@@ -105,6 +105,10 @@ class SenderSettings:
     cipher: str
     crls: str
     """A word of `CRLPolicy`: for the broker's certificate and the receiver's."""
+    max_attempts: int
+    """How often a message is sent alone before it can be set aside for breaking connections."""
+    is_dirq: bool
+    """Whether the spool is one of dirq; else it is a plain directory of files."""
     warnings: tuple[Problem, ...]
 
     @property
@@ -121,6 +125,11 @@ class SenderSettings:
     def journal(self) -> Path:
         """Names of the elements that a run has locked or is about to lock."""
         return self.path.parent / f".{self.path.name}.ssm.inflight"
+
+    @property
+    def suspects(self) -> Path:
+        """What earlier runs know of messages on which connections broke."""
+        return self.path.parent / f".{self.path.name}.ssm.suspects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +158,16 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
     verify = settings.boolean("certificates", "verify_server_cert", default=True)
     cipher = settings.choice("certificates", "cipher", default="aes128", allowed=["aes128", "aes256"])
     spool = settings.path("messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True)
-    _check_spool(settings, spool)
+    is_dirq = _read_path_type(settings)
+    if is_dirq:
+        _check_spool(settings, spool)
     crls = _read_crls(settings)
+    attempts = settings.integer("messaging", "max_attempts", default=3, minimum=2, maximum=100)
     settings.accept("daemon", ["pidfile"])
     log = _read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True)
     size = _read_size(settings)
-    return SenderSettings(link, log, spool, size, server_cert, verify, cipher, crls, settings.finish())
+    warnings = settings.finish()
+    return SenderSettings(link, log, spool, size, server_cert, verify, cipher, crls, attempts, is_dirq, warnings)
 
 
 def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
@@ -273,20 +286,27 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     return tuple(brokers)
 
 
-def _check_spool(settings: Settings, spool: Path) -> None:
+def _read_path_type(settings: Settings) -> bool:
+    """Return whether the spool is one of dirq."""
     kind = settings.choice("messaging", "path_type", default="dirq", allowed=["dirq", "directory"])
-    if kind == "directory":
-        settings.error("messaging", "path_type", "plain directories are not read by this version; write dirq")
+    return kind == "dirq"
+
+
+def _check_spool(settings: Settings, spool: Path) -> None:
+    """Warn of spools inside the spool, which no sender looks into."""
     try:
-        names = (entry for entry in spool.iterdir() if not entry.name.startswith("."))  # producers stage in hidden ones
-        inside = sorted(entry for entry in names if entry.is_dir() and not _ELEMENTS.fullmatch(entry.name))
-        nested = [entry for entry in inside if any(_ELEMENTS.fullmatch(child.name) for child in entry.iterdir())]
+        # Producers stage in hidden directories.
+        inside = files.listed(
+            spool,
+            lambda name: not name.startswith(".") and not _ELEMENTS.fullmatch(name),
+            directories=True,
+        )
+        for entry in inside.paths:
+            if files.listed(entry, _ELEMENTS.fullmatch, directories=True).paths:
+                text = "is a spool of its own, which is not sent; perhaps you mean that one"
+                settings.warn("messaging", "path", f"{entry} {text}")
     except OSError:  # not there yet, or not ours to look into: the run will tell
         return
-    for entry in nested:
-        settings.warn(
-            "messaging", "path", f"{entry} is a spool of its own, which is not sent; perhaps you mean that one"
-        )
 
 
 def _read_size(settings: Settings) -> int:

@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.core import clock
+from appliance.core.run.errors import LocalFailure
 from appliance.core.run.record import RunRecord
 from ssm.journal import Journal, Key
 from ssm.judge import INCOMING, REJECT, Verdict
@@ -80,6 +81,10 @@ class Store:
         self._unpublished += [(key.queue, name) for key, name in rows]
         self._publish()
 
+    def skipped(self) -> list[LocalFailure]:
+        """Return what lies in the queues and cannot be used, a line each."""
+        return [failure for queue in self._queues.values() for failure in queue.skipped.values()]
+
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
@@ -87,7 +92,11 @@ class Store:
     def _publish(self) -> None:
         for kind, queue in self._queues.items():
             moved = queue.publish([name for place, name in self._unpublished if place == kind])
-            self._unpublished = [item for item in self._unpublished if item[0] != kind]
+            self._unpublished = [
+                (place, name)
+                for place, name in self._unpublished
+                if place != kind or (name not in moved and queue.is_staged(name))
+            ]
             for place in moved.values():
                 logger.info("Message saved to %s queue as %s", kind, place)
             self._record.add("stored" if kind == INCOMING else "rejected", len(moved))

@@ -228,6 +228,12 @@ def describe_skipped(path: Path, error: OSError) -> LocalFailure:
     return LocalFailure(shown(path), cause, f"if nobody needs it: rm {flag}{word}")
 
 
+def describe_unusable(path: Path, error: OSError) -> LocalFailure:
+    """Return the failure of a run that cannot do without a path, with the command that helps."""
+    known = describe_skipped(path, error)
+    return LocalFailure(known.subject, known.cause.removeprefix("skipped: "), known.remedy)
+
+
 def shell_word(path: Path) -> str:
     """Return a path as one word of a command that an administrator can paste into bash, whatever its bytes are."""
     text = str(path)

@@ -8,22 +8,27 @@ DDDDDDDD are seconds since the epoch in hex, rounded down to a minute; an elemen
 5 of microseconds and one that the producer draws. Everything else is foreign and left alone. Any number of
 producers and senders, ours or others', may use a spool at once: whatever vanishes or appears under our hands was
 theirs.
+
+What has such a name and cannot be used (a directory that root made, a link, a file that this user may not read) is
+skipped and kept in `Spool.skipped`, one line each; it never stands in the way of the others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import stat
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NewType
 
 from appliance.core import files
+from appliance.core.run.errors import LocalFailure
 
 ElementName = NewType("ElementName", str)
 """``DDDDDDDD/SSSSSSSSMMMMMR``: directory and file, the form in which elements are named everywhere."""
@@ -39,9 +44,13 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.skipped: dict[Path, LocalFailure] = {}
+        """What this object came across and could not use, by path: where it is, why, and what helps."""
         self._digit = secrets.randbelow(16)
         self._last_microsecond = 0
         self._durable: Path | None = None
+        self._later = 0
+        """Seconds by which directories are later than their elements."""
 
     def adopt(self, source: Path) -> ElementName:
         """Move a complete, fsynced file of the same file system in as the newest element, durably and in one step.
@@ -52,7 +61,9 @@ class Spool:
         while True:
             name = self._next_name()
             target = self.path / name
-            self._make_directory(target.parent)
+            if not self._make_directory(target.parent):
+                self._later += _GRANULARITY
+                continue
             try:
                 files.move_new(source, target)
             except FileExistsError:
@@ -67,34 +78,57 @@ class Spool:
             return name
 
     def names(self) -> Iterator[ElementName]:
-        """Yield the elements, oldest first, locked ones included."""
-        for directory in _listed(self.path, _DIRECTORY):
-            for element in _listed(self.path / directory, _ELEMENT):
-                yield ElementName(f"{directory}/{element}")
+        """Yield the elements that this user may read, oldest first, locked ones included.
+
+        :raises LocalFailure: the spool itself cannot be read
+        """
+        for directory in self._directories():
+            for element in self._listed(directory, _ELEMENT):
+                yield ElementName(f"{directory.name}/{element.name}")
 
     def count(self) -> int:
-        """Return the number of elements, locked ones included."""
-        return sum(1 for _ in self.names())
+        """Return the number of elements, also of those that are locked or may not be read.
+
+        :raises LocalFailure: the spool itself cannot be read
+        """
+        return sum(_count_files(directory, _ELEMENT) for directory in self._directories())
 
     def lock(self, name: ElementName) -> bool:
-        """Take the lock of an element; False when somebody else has it, or took the element away."""
+        """Take the lock of an element; False when somebody else has it or took the element away.
+
+        False as well when this user may not lock or remove it, which `skipped` then says.
+        """
         element, lock = self.path / name, self._lock_path(name)
         try:
-            if not stat.S_ISREG(element.lstat().st_mode):  # foreign, whatever its name; a link may lead to any file
+            # Whatever its name: a link may lead to any file.
+            if not stat.S_ISREG(element.lstat().st_mode):
                 return False
+            _require_removable(element)
             os.link(element, lock)
         except (FileExistsError, FileNotFoundError):
+            return False
+        except PermissionError as error:
+            self._skip(element, error)
             return False
         try:
             os.utime(element)  # same inode: stamps the lock, whose age decides when others may break it
         except FileNotFoundError:
             lock.unlink(missing_ok=True)
             return False
+        except PermissionError as error:
+            lock.unlink(missing_ok=True)
+            self._skip(element, error)
+            return False
         return True
+
+    def is_usable(self, name: ElementName) -> bool:
+        """Say whether nothing that `skipped` names keeps an element from being sent."""
+        element = self.path / name
+        return not {element, element.parent} & self.skipped.keys()
 
     def is_locked(self, name: ElementName) -> bool:
         """Say whether anybody holds the lock of an element."""
-        return self._lock_path(name).exists()
+        return os.path.lexists(self._lock_path(name))
 
     def locked_since(self, name: ElementName) -> float | None:
         """Return when the lock of an element was set or renewed (seconds since the epoch); None when there is none."""
@@ -121,6 +155,10 @@ class Spool:
         except FileNotFoundError:
             return 0
 
+    def made_at(self, name: ElementName) -> datetime:
+        """Return when an element was made; its mtime is that of the lock."""
+        return datetime.fromtimestamp(int(name[9:17], 16), UTC)
+
     def remove(self, name: ElementName) -> None:
         """Remove an element that this process has locked: first the element, then the lock."""
         (self.path / name).unlink(missing_ok=True)
@@ -130,44 +168,121 @@ class Spool:
         """Give back the lock of an element that stays."""
         self._lock_path(name).unlink(missing_ok=True)
 
-    def purge(self, *, temporary: timedelta = timedelta(minutes=5), locked: timedelta = timedelta(minutes=10)) -> None:
+    def purge(
+        self,
+        *,
+        temporary: timedelta = timedelta(minutes=5),
+        locked: timedelta = timedelta(minutes=10),
+    ) -> None:
         """Remove what crashed producers and senders left, and empty directories except the newest.
 
-        The newest directory stays because a producer may be about to use it. The ages are those of dirq's ``purge``.
+        The newest directory stays because a producer may be about to use it. The ages are those of
+        dirq's ``purge``. What this user may not remove is left and kept in `skipped`.
         """
         ages = {".tmp": temporary, ".lck": locked}
         now = time.time()
-        directories = _listed(self.path, _DIRECTORY)
+        directories = self._directories()
         for directory in directories:
-            for leftover in _listed(self.path / directory, _LEFTOVER):
-                path = self.path / directory / leftover
-                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                    if now - path.stat().st_mtime > ages[path.suffix].total_seconds():
+            for path in _leftovers(directory):
+                try:
+                    age = now - path.lstat().st_mtime
+                    if age > ages[path.suffix].total_seconds():
                         path.unlink()
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    self._skip(path, error)
         for directory in directories[:-1]:
             with contextlib.suppress(OSError):  # not empty, or gone already
-                (self.path / directory).rmdir()
+                directory.rmdir()
 
     def _lock_path(self, name: ElementName) -> Path:
         return self.path / f"{name}.lck"
 
-    def _make_directory(self, path: Path) -> None:
+    def _directories(self) -> list[Path]:
+        """Return the directories that this user may read, in order."""
+        try:
+            return self._listed(self.path, _DIRECTORY, directories=True)
+        except OSError as error:
+            raise files.describe_unusable(self.path, error) from error
+
+    def _listed(self, path: Path, pattern: re.Pattern[str], *, directories: bool = False) -> list[Path]:
+        """Return what has a matching name and can be used, sorted; nothing when ``path`` is gone."""
+        try:
+            listing = files.listed(path, pattern.fullmatch, directories=directories)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            if path == self.path:
+                raise
+            self._skip(path, error)
+            return []
+        self.skipped.update(listing.skipped)
+        return list(listing.paths)
+
+    def _skip(self, path: Path, error: OSError) -> None:
+        """Keep what cannot be used: once for a directory, however many elements it has."""
+        if isinstance(error, PermissionError) and not os.access(path.parent, os.W_OK | os.X_OK):
+            path = path.parent
+        self.skipped[path] = files.describe_skipped(path, error)
+
+    def _make_directory(self, path: Path) -> bool:
+        """Make a directory for elements; False when there is something that cannot be one."""
+        if os.path.lexists(path) and not _is_usable(path):
+            refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            no_directory = files.NotAFile(errno.ENOTDIR, "is no directory", str(path))
+            self._skip(path, refusal if path.is_dir() else no_directory)
+            return False
         files.make_directory(path)
         if path != self._durable:  # whoever made it may not have come to fsync its name
             files.sync_directory(self.path)
             self._durable = path
+        return True
 
     def _next_name(self) -> ElementName:
-        # Never go backwards within one producer: a sender takes names in order, and order decides which record stays.
+        # Never go backwards within one producer: a sender takes names in order, and order decides
+        # which record stays. A directory that cannot be used is passed over for a later one, once
+        # for all: elements of one object may not go back to an earlier directory either.
         self._last_microsecond = max(time.time_ns() // 1000, self._last_microsecond + 1)
         seconds, micros = divmod(self._last_microsecond, 1_000_000)
-        directory = seconds - seconds % _GRANULARITY
+        directory = seconds - seconds % _GRANULARITY + self._later
         return ElementName(f"{directory:08x}/{seconds:08x}{micros:05x}{self._digit:01x}")
 
 
-def _listed(path: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Return the matching names of a directory, sorted; nothing when the directory is gone."""
+def _count_files(path: Path, pattern: re.Pattern[str]) -> int:
+    """Return how many regular files with a matching name a directory has."""
     try:
-        return sorted(name for name in os.listdir(path) if pattern.fullmatch(name))
-    except (FileNotFoundError, NotADirectoryError):
+        with os.scandir(path) as entries:
+            return sum(entry.is_file(follow_symlinks=False) for entry in entries if pattern.fullmatch(entry.name))
+    except OSError:  # gone, or named already by whoever listed it
+        return 0
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """Return what has the name of a leftover and is no directory."""
+    try:
+        with os.scandir(path) as entries:
+            return [
+                Path(entry.path)
+                for entry in entries
+                if _LEFTOVER.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
         return []
+
+
+def _is_usable(path: Path) -> bool:
+    """Say whether this user may add to a directory."""
+    needed = os.R_OK | os.W_OK | os.X_OK
+    return path.is_dir() and not path.is_symlink() and os.access(path, needed)
+
+
+def _require_removable(path: Path) -> None:
+    """Raise `PermissionError` when an element could be sent but not removed: it would go for ever.
+
+    Where a directory is sticky, only the owner of a file or of the directory may remove it.
+    """
+    above, user = path.parent.stat(), os.geteuid()
+    if not above.st_mode & stat.S_ISVTX or user in (0, above.st_uid, path.lstat().st_uid):
+        return
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))

@@ -20,6 +20,7 @@ from ssm.transport.events import Delivery, Event, Lost, Receipt, Refusal
 MAX_MESSAGES = 64
 """Of one request."""
 _EMPAID = "empaid"
+"""The attribute that holds a message's id."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between pulls that bring nothing."""
 _PULL_BYTES = 2 * 1024 * 1024
@@ -29,6 +30,11 @@ _GATHER_SECONDS = 0.05
 """How long to wait for more acknowledgements before telling them."""
 _CLOSE_TIMEOUT = 5.0
 _REQUEST_TIMEOUT = 408
+
+
+def max_data(message_id: str) -> int:
+    """Return how many bytes a message of this id may have."""
+    return argo.max_data({_EMPAID: message_id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,8 @@ class Connection:
             work(*arguments)
         except https.Interrupted as error:
             self._events.put(Lost(error.cause, error, is_passing=error.http_status != 0))
+        except argo.Refused as error:
+            self._events.put(Refusal(error.cause, ""))
         except Unavailable as error:
             self._events.put(Refusal(error.cause, "", error))
         except Exception as error:  # noqa: BLE001  goes on in the thread that asks for events

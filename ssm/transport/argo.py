@@ -12,6 +12,7 @@ all before it, and until then a pull gives the same ones again.
     Unavailable
     ├── Interrupted     it will pass by itself: no connection, no whole answer, 408, 429, 5xx
     ├── TooLarge        413
+    ├── Refused         any other 4xx: perhaps only these messages are not wanted
     └── AccessDenied    401, 403, or a certificate that stands for nobody
 
 Anything else is `Unavailable`: trying again without a change of configuration is of no use.
@@ -36,8 +37,6 @@ from ssm.transport.https import CLOSED, LASTS, LOOK, Answer, Interrupted, Line, 
 
 MAX_REQUEST = 1024 * 1024
 """Bytes of a request: as much as the service takes for one message."""
-MAX_DATA = (MAX_REQUEST - 1024) // 4 * 3
-"""Bytes of one message's data: what fits into a request in base64, beside some short attributes."""
 
 _MAX_ANSWER = 64 * 1024
 _MAX_PULLED = 64 * 1024 * 1024
@@ -47,6 +46,10 @@ _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 class TooLarge(Unavailable):
     """A message is larger than the service takes."""
+
+
+class Refused(Unavailable):
+    """The service refuses a request, in words that may mean the connection or a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,8 @@ class Client:
 
         :raises TooLarge: one of them is too large
         """
-        listed = [
-            {"attributes": dict(message.attributes), "data": base64.b64encode(message.data).decode("ascii")}
-            for message in messages
-        ]
-        answer = self._post(f"topics/{_quote(topic)}:publish", {"messages": listed})
+        content = _publication(messages)
+        answer = self._post(f"topics/{_quote(topic)}:publish", content)
         ids = answer.get("messageIds")
         if not isinstance(ids, list) or len(ids) != len(messages):
             given = len(ids) if isinstance(ids, list) else "none"
@@ -149,7 +149,7 @@ class Client:
         self._line.close()
 
     def _post(self, path: str, content: dict[str, Any], *, limit: int = _MAX_ANSWER) -> dict[str, Any]:
-        body = json.dumps(content, separators=(",", ":")).encode("ascii")
+        body = _encode(content)
         target = f"/v1/projects/{_quote(self.service.project)}/{path}"
         answer = self._ask(target, body, limit=limit)
         if answer.status == http.client.UNAUTHORIZED and not self._is_token_given:
@@ -184,7 +184,7 @@ class Client:
             case status if status // 100 == 3:  # noqa: PLR2004  the class of redirections
                 raise Unavailable(self.service, f"sends elsewhere ({answer.status}): {answer.location}", LOOK)
             case _:
-                raise Unavailable(subject, f"refuses the request ({told})", LOOK)
+                raise Refused(subject, f"refuses the request ({told})", LOOK)
 
     def _exchange_certificate(self) -> str:
         """Return the token that this host's certificate stands for."""
@@ -210,6 +210,28 @@ class Client:
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise Unavailable(subject, "answers without a token", LOOK)
         return token
+
+
+def max_data(attributes: Mapping[str, str]) -> int:
+    """Return how many bytes of data fit into a request that publishes just one message."""
+    frame = len(_encode(_publication([Message(b"", attributes)])))
+    return (MAX_REQUEST - frame) // 4 * 3
+
+
+def _publication(messages: Sequence[Message]) -> dict[str, Any]:
+    return {
+        "messages": [
+            {
+                "attributes": dict(message.attributes),
+                "data": base64.b64encode(message.data).decode("ascii"),
+            }
+            for message in messages
+        ]
+    }
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
 def _read_message(entry: dict[str, Any]) -> Pulled:

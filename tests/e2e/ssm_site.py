@@ -155,7 +155,8 @@ class Site:
         return read_queue(self.received / queue, SCHEMA)
 
     def buried(self) -> list[dict[str, Any]]:
-        schema = {"body": "binary", "reason": "string", "empaid": "string", "firstseen": "string", "attempts": "string"}
+        words = ("reason", "empaid", "firstseen", "attempts", "lasterror")
+        schema = {"body": "binary", **dict.fromkeys(words, "string")}
         return read_queue(self.failed, schema) if self.failed.exists() else []
 
     def log(self, role: str) -> str:

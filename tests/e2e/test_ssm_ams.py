@@ -139,7 +139,8 @@ def test_what_does_not_pass_ends_the_run_in_one_line(tmp_path: Path, trust: Trus
 
 def test_a_page_that_shows_the_token_shows_it_to_nobody(tmp_path: Path, trust: Trust) -> None:
     page = b"<html><body>You sent x-api-key: geheim-0123</body></html>"
-    for fault in (Fault(Kind.STATUS, status=418, body=page), Fault(Kind.ANSWER, body=page)):
+    for kind in (Kind.STATUS, Kind.ANSWER):
+        fault = Fault(kind, status=418, body=page, times=9)
         with ams_with(trust, fault) as service:
             site = Site.at_ams(tmp_path, trust, service, messaging="token: geheim-0123")
             site.fill(texts(1))
@@ -241,12 +242,12 @@ def test_a_service_that_is_down_is_one_line_and_the_next_is_tried(tmp_path: Path
 
 
 def test_what_is_too_large_is_set_aside_and_blocks_nobody(tmp_path: Path, trust: Trust) -> None:
-    """The limit is of the request: a message of this size fits before it is signed and put into base64, not after."""
+    """F-S5: the limit is of the request: one record of this size fits before it is signed and put into base64."""
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
         before = site.fill(texts(50))
         [large] = site.fill(["APEL-cloud-message: v0.4\n" + "Field: value\n" * 61_000])
-        [fitting] = site.fill(["APEL-cloud-message: v0.4\n" + "Field: value\n" * 59_000])
+        [fitting] = site.fill(["APEL-cloud-message: v0.4\n" + "Field: value\n" * 58_000])
         after = site.fill(texts(49))
         assert site.run("ssmsend").returncode == 1
         assert service.ids(TOPIC) == [*before, fitting, *after]
@@ -254,7 +255,7 @@ def test_what_is_too_large_is_set_aside_and_blocks_nobody(tmp_path: Path, trust:
     assert site.waiting() == site.locks() == []
     [buried] = site.buried()
     assert buried["empaid"] == large
-    assert "AMS takes at most 785664; put fewer records into one" in buried["reason"]
+    assert "AMS takes at most 786375, and it is a single record; put less into one record" in buried["reason"]
 
 
 def test_what_the_service_finds_too_large_is_found_and_set_aside(tmp_path: Path, trust: Trust) -> None:

@@ -96,7 +96,7 @@ def test_swapped_receipts_are_taken_by_their_ids(tmp_path: Path, trust: Trust) -
     [
         ([Fault(Kind.REFUSES_US, text="User name or password is invalid.")], "refuses us: User name or password"),
         ([Fault(Kind.ERROR_AFTER_SEND)] * 3, "refuses messages: not authorised"),
-        ([Fault(Kind.CLOSE_AFTER_SEND)] * 3, "connection broken: closed by the broker"),
+        ([Fault(Kind.CLOSE_AFTER_SEND)] * 6, "connection broken: closed by the broker"),
     ],
 )
 def test_a_broker_that_wants_nothing_leaves_the_spool_untouched(

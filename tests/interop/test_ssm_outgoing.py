@@ -125,17 +125,22 @@ def test_locks_are_kept_young(tmp_path: Path, theirs: QueueSimple, monkeypatch: 
     assert locked(tmp_path) == {name}
 
 
-def test_an_element_that_may_not_be_locked_is_left(tmp_path: Path, theirs: QueueSimple) -> None:
+def test_an_element_that_may_not_be_locked_is_left_and_named(
+    tmp_path: Path, theirs: QueueSimple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with fs.protected_hardlinks and an element that belongs to somebody else (F-H1)."""
     names = [ElementName(theirs.add(f"{number}")) for number in range(2)]
+    link = os.link
 
-    class Protected(Spool):
-        """A file system with fs.protected_hardlinks and an element that belongs to somebody else."""
+    def protected(source: Path, target: Path) -> None:
+        if str(source).endswith(names[0]):
+            raise PermissionError(1, "Operation not permitted")
+        link(source, target)
 
-        def lock(self, name: ElementName) -> bool:
-            if name == names[0]:
-                raise PermissionError(1, "Operation not permitted")
-            return super().lock(name)
-
-    mine = Outgoing(Protected(tmp_path / "spool"), journal=tmp_path / "journal")
+    monkeypatch.setattr(os, "link", protected)
+    mine = ours(tmp_path)
     assert list(mine.blocks()) == [[names[1]]]
-    assert mine.refused[names[0]].startswith("Operation not permitted; check the owner")
+    path = tmp_path / "spool" / names[0]
+    assert str(mine.spool.skipped[path]).startswith(f"{path}: skipped: operation not permitted")
+    assert str(mine.spool.skipped[path]).endswith(f"; chown -R {os.geteuid()}:{os.getegid()} {path}")
+    assert mine.spool.count() == 2

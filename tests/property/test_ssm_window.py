@@ -6,7 +6,11 @@ from hypothesis import strategies as st
 from ssm.window import Window
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["send", "receipt", "foreign", "break", "give up"]), st.integers(0, 9)), max_size=120
+    st.tuples(
+        st.sampled_from(["send", "receipt", "foreign", "break", "give up", "suspect", "hold", "release"]),
+        st.integers(0, 9),
+    ),
+    max_size=120,
 )
 
 
@@ -18,6 +22,7 @@ def test_nothing_leaves_without_its_receipt_and_order_is_kept(count: int, steps:
     receipts: set[str] = set()
     removed: list[str] = []
     given_up: set[str] = set()
+    suspects: set[str] = set()
     for action, choice in steps:
         in_flight = window.in_flight
         match action:
@@ -28,6 +33,7 @@ def test_nothing_leaves_without_its_receipt_and_order_is_kept(count: int, steps:
             case "receipt" if in_flight:
                 name = in_flight[choice % len(in_flight)]
                 receipts.add(name)
+                suspects.discard(name)
                 removed += window.receipt(name)
             case "foreign":
                 assert window.receipt(ids[choice % count] if ids[choice % count] not in in_flight else "x") == []
@@ -37,7 +43,13 @@ def test_nothing_leaves_without_its_receipt_and_order_is_kept(count: int, steps:
             case "give up" if (name := window.next_to_send()) is not None:
                 given_up.add(name)
                 removed += window.give_up(name)
+            case "suspect" | "hold" if (name := window.next_to_send()) is not None:
+                suspects.add(name)
+                window.suspect(name, hold=action == "hold")
+            case "release":
+                window.release()
         assert set(removed) <= set(arrived)
+        assert len(window.in_flight) <= 1 or suspects.isdisjoint(window.in_flight)
     assert removed == [name for name in ids if name in set(removed)]
     # Each time the connection broke, the next to arrive was the oldest that had not been removed: so the last arrivals
     # of those that left, in order of arrival, are in order.
@@ -60,3 +72,23 @@ def test_after_a_break_there_is_one_at_a_time_until_a_receipt(count: int) -> Non
     assert window.receipt("0") == ["0"]
     assert window.is_empty == (count == 1)
     assert window.next_to_send() == (None if count == 1 else "1")
+
+
+def test_who_overtook_a_message_goes_again_after_it() -> None:
+    """F-S1: and not when the message is given up."""
+    for is_taken in (True, False):
+        window = Window("abc")
+        window.suspect("a", hold=True)
+        window.mark_sent("b")
+        assert window.receipt("b") == []
+        window.release()
+        assert window.next_to_send() == "a"
+        window.mark_sent("a")
+        assert window.next_to_send() is None
+        if is_taken:
+            assert window.overtakers("a") == ["b"]
+            assert window.receipt("a") == ["a"]
+            assert window.next_to_send() == "b"
+        else:
+            assert window.give_up("a") == ["b"]
+            assert window.next_to_send() == "c"

@@ -103,6 +103,8 @@ class AMS:
     credential: Credential
     clients_ca: Path
     faults: Sequence[Fault] = ()
+    poison: tuple[bytes, Fault] | None = None
+    """What goes wrong with each request that publishes a message with these bytes."""
     project: str = "accounting"
     ack_deadline: float = 10.0
     max_message: int = 1024 * 1024
@@ -170,8 +172,13 @@ class AMS:
     def asked(self, kind: str) -> list[Request]:
         return [request for request in self.requests if request.kind == kind]
 
-    def fault_for(self, kind: str) -> Fault | None:
+    def fault_for(self, request: Request) -> Fault | None:
+        kind = request.kind
         with self.lock:
+            if kind == "publish" and self.poison is not None:
+                messages = request.content["messages"]
+                if any(self.poison[0] in base64.b64decode(message["data"]) for message in messages):
+                    return self.poison[1]
             number = self._counts.get(kind, 0)
             self._counts[kind] = number + 1
             for fault in self.faults:
@@ -275,7 +282,7 @@ class _Responder(http.server.BaseHTTPRequestHandler):
                 with world.lock:
                     world.requests.append(request)
                 with contextlib.suppress(OSError):
-                    self._answer(request, match.groups(), world.fault_for(kind))
+                    self._answer(request, match.groups(), world.fault_for(request))
                 return
         self._send(404, b"404 page not found\n")
 

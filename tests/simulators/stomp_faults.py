@@ -74,6 +74,10 @@ class FaultBroker:
     credential: Credential
     clients_ca: Path
     faults: Sequence[Fault] = ()
+    poison: tuple[bytes, Fault] | None = None
+    """What goes wrong with each message that contains these bytes, on every connection."""
+    accepted: list[str] = field(default_factory=list)
+    """Ids of the messages that were confirmed, in order."""
     sent: list[Frame] = field(default_factory=list)
     """SEND frames of all connections, also those that were never confirmed."""
     frames: list[Frame] = field(default_factory=list)
@@ -182,7 +186,7 @@ class _Session:
             case "STOMP" | "CONNECT":
                 return self._greet()
             case "SEND":
-                return self._take(frame.headers.get("receipt", ""))
+                return self._take(frame.headers.get("receipt", ""), self._fault_of(frame))
             case "SUBSCRIBE":
                 self.prefetch = int(frame.headers["activemq.prefetchSize"])
                 self._start_delivering()
@@ -202,8 +206,14 @@ class _Session:
         self._send("CONNECTED", {"version": "1.2", "heart-beat": "0,0"})
         return True
 
-    def _take(self, receipt: str) -> bool:
-        kind = self.fault.kind if self.confirmed >= self.fault.after else Kind.NONE
+    def _fault_of(self, frame: Frame) -> Fault:
+        """Return what goes wrong with a message."""
+        if self.broker.poison is not None and self.broker.poison[0] in frame.body:
+            return self.broker.poison[1]
+        return self.fault if self.confirmed >= self.fault.after else Fault(Kind.NONE)
+
+    def _take(self, receipt: str, fault: Fault) -> bool:
+        kind = fault.kind
         answers = [receipt]
         match kind:
             case Kind.NO_RECEIPT:
@@ -213,7 +223,7 @@ class _Session:
             case Kind.CLOSE_AFTER_SEND:
                 return False
             case Kind.ERROR_AFTER_SEND:
-                self._send("ERROR", {"message": self.fault.text, "receipt-id": receipt})
+                self._send("ERROR", {"message": fault.text, "receipt-id": receipt})
                 self._linger()
                 return False
             case Kind.SWAPPED_RECEIPTS:
@@ -223,6 +233,7 @@ class _Session:
             case Kind.SLOW:
                 time.sleep(0.2)
         for answer in answers:
+            self.broker.accepted.append(answer)
             self._send("RECEIPT", {"receipt-id": answer})
             self.confirmed += 1
         return True

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from dirq.QueueSimple import QueueSimple
 
 from appliance.core.spool import ElementName, Spool
+from tests import foreign
 from tests.syscalls import trace
 
 
@@ -221,3 +223,97 @@ def test_a_sender_may_take_an_element_and_its_directory_at_once(spool: Spool, tm
         assert producer.stderr is not None
         assert (producer.returncode, producer.stderr.read()) == (0, "")
     assert [path.name for path in spool.path.iterdir()] == ["ffffffff"]
+
+
+def litter(path: Path) -> dict[str, Path]:
+    """Leave beside the elements of a spool what nobody but root can use, or nobody at all."""
+    directory = next(entry for entry in path.iterdir() if entry.name < "f")
+    found = {
+        "closed": path / "11111111",
+        "read-only": path / "22222222",
+        "file": path / "33333333",
+        "link": path / "44444444",
+        "element directory": directory / ("0" * 14),
+        "element link": directory / ("1" * 14),
+        "element pipe": directory / ("2" * 14),
+        "unreadable": directory / ("3" * 14),
+    }
+    for name in ("closed", "read-only"):
+        found[name].mkdir()
+        (found[name] / ("a" * 14)).write_text("inside")
+    found["file"].touch()
+    found["link"].symlink_to(directory)
+    found["element directory"].mkdir()
+    found["element link"].symlink_to("/etc/passwd")
+    os.mkfifo(found["element pipe"])
+    found["unreadable"].write_text("whose?")
+    found["closed"].chmod(0)
+    found["read-only"].chmod(0o555)
+    found["unreadable"].chmod(0)
+    return found
+
+
+def test_what_others_left_is_skipped_and_named_with_the_command_that_helps() -> None:
+    """F-H1, F-S4: everything else goes on."""
+    with foreign.open_to_all() as root:
+        queue = QueueSimple(str(root / "spool"), umask=0)
+        good = [queue.add(f"{number}") for number in range(2)]
+        for name in good:
+            (root / "spool" / name).chmod(0o666)  # as a producer of another user would make them
+        found = litter(root / "spool")
+        said = json.loads(
+            foreign.as_nobody(
+                "import json; from pathlib import Path; from appliance.core.spool import Spool\n"
+                f"spool = Spool(Path({str(root / 'spool')!r}))\n"
+                "locked = [name for name in spool.names() if spool.lock(name)]\n"
+                "for name in locked: spool.remove(name)\n"
+                "spool.purge()\n"
+                "list(spool.names())\n"
+                "lines = {str(path): str(line) for path, line in spool.skipped.items()}\n"
+                "print(json.dumps([locked, spool.count(), lines]))\n"
+            )
+        )
+        ids = f"{foreign.NOBODY}:{foreign.NOBODY}" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
+        locked, count, lines = said
+        assert locked == good
+        assert count == 2  # the one that may not be read, and the one in the directory that may not be changed
+        assert lines.keys() == {str(path) for path in found.values()}
+        for name in ("closed", "read-only", "unreadable"):
+            assert lines[str(found[name])].endswith(f"; chown -R {ids} {found[name]}")
+        for name in ("file", "link", "element link", "element pipe"):
+            assert lines[str(found[name])].endswith(f"; if nobody needs it: rm {found[name]}")
+        assert lines[str(found["element directory"])].endswith(f": rm -r {found['element directory']}")
+        for name in ("closed", "read-only"):
+            found[name].chmod(0o700)
+
+
+def test_a_producer_passes_over_a_directory_that_it_cannot_use(spool: Spool, tmp_path: Path) -> None:
+    """F-H1: the minute's directory is somebody else's file; what follows keeps its order."""
+    minute = int(time.time()) // 60 * 60
+    spool.path.mkdir()
+    for directory in (minute, minute + 60):
+        (spool.path / f"{directory:08x}").touch()
+    names = [spool.adopt(staged(tmp_path, str(number).encode())) for number in range(3)]
+    for path in spool.skipped:
+        path.unlink()  # dirq itself does not pass it by
+    theirs = QueueSimple(str(spool.path))
+    assert list(theirs.names()) == names == sorted(names)
+    assert spool.count() == 3
+    assert {path.name for path in spool.skipped} <= {f"{minute + 60 * n:08x}" for n in range(3)}
+    assert spool.skipped
+
+
+def test_an_element_that_could_be_sent_but_not_removed_is_not_sent() -> None:
+    """F-H1: in a sticky directory it would be sent again in each run."""
+    with foreign.open_to_all() as root:
+        queue = QueueSimple(str(root / "spool"), umask=0)
+        name = queue.add("x")
+        (root / "spool" / name).chmod(0o666)
+        (root / "spool" / name).parent.chmod(0o1777)
+        said = foreign.as_nobody(
+            "from pathlib import Path; from appliance.core.spool import Spool\n"
+            f"spool = Spool(Path({str(root / 'spool')!r}))\n"
+            f"print(spool.lock({name!r}), *spool.skipped.values())\n"
+        )
+        if os.geteuid() == 0:
+            assert said.startswith(f"False {root}/spool/{name}: skipped: operation not permitted (a file of user 0")

@@ -40,9 +40,9 @@ def test_dirq_reads_and_removes_what_was_added(tmp_path: Path) -> None:
     places = queue.publish(names)
     assert list(places.values()) == [f"00000000/{name}" for name in names]
     assert queue.staged() == []
-    assert queue.holds(names[3])
+    assert queue.field(names[3], "signer") == b"3"
     assert [element["signer"] for element in read(queue.path)] == [str(number) for number in range(20)]
-    assert not queue.holds(names[3])
+    assert queue.field(names[3], "signer") is None
 
 
 def test_dirq_adds_beside_us(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ key: {0}/none.pem
 server_cert: {0}/cert.pem
 [messaging]
 path: spool
-path_type: directory
+path_type: plain
 [logging]
 level: LOUD
 """
@@ -154,7 +154,7 @@ level: LOUD
         f":8: [certificates] key: file {directory}/none.pem does not exist",
         ":9: [certificates] server_cert: is this host's own",
         ":11: [messaging] path: must be an absolute path, not 'spool'",
-        ":12: [messaging] path_type: plain directories are not read",
+        ":12: [messaging] path_type: 'plain' is not allowed; write dirq or directory",
         ":14: [logging] level: 'LOUD' is not allowed",
     ):
         assert expected in shown
