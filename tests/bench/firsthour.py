@@ -182,6 +182,8 @@ class Hour:
             "key": "/media/hostkey.pem",
             "host": "",
             "email": "admin@example.org",
+            "cores": "100",
+            "memory": "400",
             "lists": "https://lists.example.org/vo/image.list",
         }
 
@@ -303,7 +305,7 @@ def counted(way: str) -> tuple[int, int, set[str]]:
 
 def words_typed() -> int:
     """Return how many answers `appliance configure` needs that it cannot offer itself."""
-    facts, passwords = ("site", "keystone", "projects", "certificate", "key", "email", "lists"), 3
+    facts, passwords = ("site", "keystone", "projects", "certificate", "key", "email", "cores", "memory", "lists"), 3
     return len(facts) + passwords
 
 

@@ -34,6 +34,8 @@ ANSWERS = {
     "key": "",
     "host": "bdii.cloud.test",
     "email": "admin@cloud.test",
+    "cores": "1024",
+    "memory": "",
     "lists": "https://TOKENTOKEN:x-oauth-basic@lists.test/vo/image.list https://lists.test/other.list",
 }
 
@@ -81,6 +83,7 @@ def test_every_answer_is_in_all_files_that_need_it(root: Path, monkeypatch: pyte
     assert rc == [url, "look", PASSWORD]
     cloud = yaml.safe_load((etc / "cloud-info-provider/openstack.yaml").read_text())
     assert cloud["site"]["name"] == "SITE-1"
+    assert (cloud["compute"]["total_cores"], cloud["compute"]["total_ram"]) == (1024, 0)
     shares = {vo: share["auth"]["project_id"] for vo, share in cloud["compute"]["shares"].items()}
     assert shares == {"vo.one.test": "4c9e1f", "vo.two.test": "77aa02"}
     assert cloud["compute"]["endpoints"]["defaults"]["production_level"] == "production"
@@ -157,6 +160,7 @@ def test_the_host_certificate_is_put_in_its_place(root: Path, monkeypatch: pytes
         ("certificate", "hostcert.pem", "'hostcert.pem': there is no such file"),
         ("key", "/nowhere/key.pem", "'/nowhere/key.pem': there is no such file"),
         ("host", "localhost", "'localhost': write it as in bdii.example.org"),
+        ("cores", "many", "'many': write it as in 1024"),
         ("lists", "vo.one.test", "write https://HOST/PATH"),
     ],
 )

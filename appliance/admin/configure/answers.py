@@ -15,6 +15,7 @@ from appliance.core.run.errors import UsageError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*=[A-Za-z0-9][A-Za-z0-9._-]*")
 _HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+_NUMBER = re.compile(r"\d{1,9}")
 _WORD = re.compile(r"\S+")
 _LAST_PRINTABLE = 32
 
@@ -50,6 +51,9 @@ class Answers:
     """Files of the host certificate and its key."""
     host: str
     email: str
+    cores: str
+    memory: str
+    """Of all hypervisors together, memory in GB."""
     lists: tuple[str, ...]
 
 
@@ -69,13 +73,15 @@ class Interview:
         authorities = self._ask("authorities", "File of the authorities that signed the cloud's certificates", _path)
         pairs = _split(self._ask("projects", "VOs with the ids of their projects: VO=ID, blanks between", _vos))
         accounts = {flow: self._account(flow) for flow in flows}
-        certificate = key = host = email = lists = ""
+        certificate = key = host = email = cores = memory = lists = ""
         if Flow.ACCOUNTING in flows:
             certificate = self._ask("certificate", "File of the host certificate (PEM)", _file)
             key = self._ask("key", "File of its key (PEM)", _file)
         if Flow.INFORMATION in flows:
             host = self._ask("host", "Name of this host, as others reach it", _is(_HOST, "bdii.example.org"))
             email = self._ask("email", "E-mail address of the site's administrators", _is(_WORD, "NAME@HOST", "@"))
+            cores = self._ask("cores", "Cores of all hypervisors together", _is(_NUMBER, "1024"))
+            memory = self._ask("memory", "Memory of all hypervisors together, in GB", _is(_NUMBER, "4096"))
         if Flow.IMAGES in flows:
             lists = self._ask("lists", "URLs of image lists, blanks between", _urls)
         projects = dict(pair.split("=", 1) for pair in pairs)
@@ -90,6 +96,8 @@ class Interview:
             key=key,
             host=host,
             email=email,
+            cores=cores,
+            memory=memory,
             lists=tuple(lists.split()),
         )
 

@@ -48,6 +48,8 @@ def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout
         "projects": " ".join(f"{vo}={project}" for vo, project in _projects(texts.get(places["mapping"], "")).items()),
         "host": _value(texts.get(SITE_DEFAULTS, ""), "SITE_BDII_HOST"),
         "email": _value(texts.get(SITE, ""), "SITE_EMAIL"),
+        "cores": _value(texts.get(CLOUD, ""), "total_cores"),
+        "memory": _value(texts.get(CLOUD, ""), "total_ram"),
         "lists": " ".join(line for line in texts.get(LISTS, "").splitlines() if line and not line.startswith("#")),
         "accounting-account": _value(texts.get(CASO, ""), "username"),
         "information-account": _value(texts.get(RC, ""), "OS_USERNAME"),
@@ -97,6 +99,8 @@ def changed(answers: Answers, texts: Texts, places: Mapping[str, str]) -> Iterat
     if account := answers.accounts.get(Flow.INFORMATION):
         yield RC, _rc(answers, account, texts[RC])
         text = edit.set_yaml(texts[CLOUD], "site", "name", answers.site)
+        text = edit.set_yaml(text, "compute", "total_cores", answers.cores)
+        text = edit.set_yaml(text, "compute", "total_ram", answers.memory)
         yield CLOUD, edit.set_shares(text, answers.projects)
         yield from _site(answers, texts)
     if account := answers.accounts.get(Flow.IMAGES):
