@@ -37,6 +37,8 @@ SIZE_LIMIT = 1_000_000
 _TOOL_SECONDS = 600
 _LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
 _ABORTED = "txn_aborted!"
+_MOST_CULPRITS = 10
+"""Entries that are searched for one after another when slapadd fails without naming any."""
 _TYPE = re.compile(r"attributetype\s*\(\s*[\d.]+\s+NAME\s+'(\w+)'.*?SYNTAX\s+([\d.]+)", re.IGNORECASE | re.DOTALL)
 _INTEGER_SYNTAX = "1.3.6.1.4.1.1466.115.121.1.27"
 _INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
@@ -64,14 +66,20 @@ def make(settings: Settings, wanted: Tree, directory: Path, *, instead: Tree = N
     """Make a database that holds a tree.
 
     An entry that slapd refuses is taken from the tree ``instead``; if it is not there or refused too, it is left out
-    with all below it. Raises `LocalFailure` or `Unavailable` when there is no disk, no slapd or no schema.
+    with all below it. So is one at which slapadd fails without a word, if it fails at that entry alone. Raises `LocalFailure` or `Unavailable` when there is no disk, no slapd or no schema.
     """
     accepted, refused = dict(wanted), dict[Dn, str]()
     while found := _unfit(settings, accepted):
         _leave_out(accepted, refused, found, instead)
+    culprits = 0
     while True:
-        _prepare(settings, directory)
-        found = _load(settings, accepted, directory)
+        try:
+            found = _load(settings, accepted, directory)
+        except _Unexplained as error:
+            culprits += 1
+            if culprits > _MOST_CULPRITS:
+                raise
+            found = _culprit(settings, accepted, directory, error)
         if not found:
             return Database(directory, accepted, refused)
         _leave_out(accepted, refused, found, instead)
@@ -136,8 +144,38 @@ def _prepare(settings: Settings, directory: Path) -> None:
             (directory / name).write_text(content)
 
 
+class _Unexplained(Unavailable):
+    """The tool slapadd failed, and named no entry."""
+
+
+def _culprit(settings: Settings, wanted: Tree, directory: Path, error: _Unexplained) -> dict[Dn, str]:
+    """Return the entry at which slapadd fails, with the reason; raises ``error`` when no single one is to blame."""
+    names = tree.sorted_by_depth(wanted)  # so that each beginning of the list is a tree
+
+    def fails(part: Sequence[Dn]) -> bool:
+        try:
+            _load(settings, {dn: wanted[dn] for dn in part}, directory)
+        except _Unexplained:
+            return True
+        return False
+
+    if len(names) == 1 or fails(names[:1]):
+        raise error
+    good, bad = 1, len(names)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (good, middle) if fails(names[:middle]) else (middle, bad)
+    suspect = names[bad - 1]
+    above = [dn for dn in reversed([*ancestors(suspect)]) if dn in wanted]
+    if fails(above) or not fails([*above, suspect]):
+        raise error
+    logger.warning("%s: slapadd fails at this entry", tree.printable(tree.shown(suspect)))
+    return {suspect: f"slapadd fails at this entry: {error.cause}"}
+
+
 def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
-    """Load a tree with slapadd; returns what it refused, with the reason."""
+    """Load a tree with slapadd into a new database; returns what it refused, with the reason."""
+    _prepare(settings, directory)
     text = directory / "tree.ldif"
     lines: dict[int, Dn] = {}
     number = 1
@@ -155,7 +193,7 @@ def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     refused = dict(_refused(aborted or words, lines))
     if done.returncode and not refused:
         told = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
-        raise Unavailable(directory, f"slapadd failed: {told}", "check the free space and the schemas")
+        raise _Unexplained(directory, f"slapadd failed: {told}", "check the free space and the schemas")
     return refused
 
 

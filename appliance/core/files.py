@@ -91,6 +91,8 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640
     cannot be locked (NFS), writers of the same file must exclude each other.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    if temporary.is_dir() and not temporary.is_symlink():  # not ours: we leave it alone, and one of our own if killed
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with contextlib.suppress(OSError):

@@ -228,3 +228,36 @@ def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Server) ->
     done = applied(publisher, wanted)
     assert (done.added, done.failed) == (2, [])
     assert search(server.settings.port).keys() == {"o=glue", "GLUE2GroupID=a,o=glue", "GLUE2GroupID=b,o=glue"}
+
+
+WRAPPER = """\
+#!/bin/bash
+# As slapd and its tools, but it breaks without a word at certain entries, as a tool with a bug does.
+for word; do [ "$last" = -l ] && file=$word; last=$word; done
+[ -n "$file" ] || exec /usr/sbin/slapd "$@"
+grep -q POISON "$file" && kill -SEGV $$
+exec -a slapadd /usr/sbin/slapd "$@"
+"""
+
+
+def test_entries_at_which_slapadd_breaks_do_not_keep_the_others_from_being_served(tmp_path: Path) -> None:
+    """F-S1, of the information system: the service did not even start while one was among the entries."""
+    wrapper = tmp_path / "slapd"
+    wrapper.write_text(WRAPPER)
+    wrapper.chmod(0o755)
+    read, _ = settings.read(Bdii(tmp_path, {"SLAPD": wrapper}).configuration, layout=Layout(tmp_path))
+    made = Server(read)
+    made.recover()
+    bad = [group(f"bad{n}", description=("POISON",)) for n in range(2)]
+    below = Entry(f"GLUE2GroupID=b,{bad[0].dn}", group("b").attributes)
+    wanted = tree.complete(tree.of([*(group(f"good{n}") for n in range(20)), *bad, below])[0])[0]
+    try:
+        served = made.serve(wanted)
+        assert len(search(made.settings.port)) == 21
+        assert {tree.normal(entry.dn) for entry in (*bad, below)} == served.refused.keys()
+        assert "slapadd fails at this entry" in served.refused[tree.normal(bad[1].dn)]
+        wrapper.write_text("#!/bin/sh\nexit 3\n")  # and where it is not the entries' fault, none is blamed
+        with pytest.raises(Unavailable, match="slapadd failed: status 3"):
+            made.serve(wanted)
+    finally:
+        made.stop()

@@ -199,3 +199,12 @@ def test_a_regular_file_is_read_as_far_as_its_limit(tmp_path: Path) -> None:
         files.read_regular(path, limit=9)
     with pytest.raises(FileNotFoundError):
         files.read_regular(tmp_path / "none", limit=9)
+
+
+def test_a_directory_with_the_temporary_name_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    """F-H1: no state, record or checkpoint of that name could be written again."""
+    (tmp_path / ".state.tmp").mkdir()
+    (tmp_path / ".state.tmp/file").touch()
+    files.write_atomic(tmp_path / "state", b"content")
+    assert (tmp_path / "state").read_bytes() == b"content"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".state.tmp", "state"]
