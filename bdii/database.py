@@ -65,8 +65,10 @@ class Database:
 def make(settings: Settings, wanted: Tree, directory: Path, *, instead: Tree = NO_TREE) -> Database:
     """Make a database that holds a tree.
 
-    An entry that slapd refuses is taken from the tree ``instead``; if it is not there or refused too, it is left out
-    with all below it. So is one at which slapadd fails without a word, if it fails at that entry alone. Raises `LocalFailure` or `Unavailable` when there is no disk, no slapd or no schema.
+    An entry that slapd refuses is taken from the tree ``instead``; if it is not there or refused
+    too, it is left out with all below it. So is one at which slapadd fails without a word, if it
+    fails at that entry alone. Raises `LocalFailure` or `Unavailable` when there is no disk, no
+    slapd or no schema.
     """
     accepted, refused = dict(wanted), dict[Dn, str]()
     while found := _unfit(settings, accepted):
