@@ -11,22 +11,19 @@ at: its twin counts, and without one the project fails until somebody says from 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.core import files
+from appliance.core.lastrun import read
 from appliance.core.run.errors import LocalFailure
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """From when a project is accounted that never was before."""
 
-_FULL = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|[+-]\d\d:?\d\d)?")
 _MODE = 0o644
-_LONGEST = 4096
-"""Bytes of a checkpoint file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +113,6 @@ def is_file_name(name: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold it
         return False
     return 0 < size < 200 and "/" not in name and "\0" not in name  # noqa: PLR2004  of 255
-
-
-def read(path: Path) -> datetime | None:
-    """Return a checkpoint file's moment, None when there is no such file; `ValueError` when it holds no full date.
-
-    A date that has been cut off may never pass for a later one, so nothing is filled in.
-    """
-    try:
-        text = files.read_regular(path, limit=_LONGEST, follow=True).decode("ascii").strip()
-    except FileNotFoundError:
-        return None
-    if not _FULL.fullmatch(text):
-        raise ValueError(text)
-    moment = datetime.fromisoformat(text)
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError as error:
-        raise ValueError(text) from error
 
 
 def _is_before(path: Path, moment: datetime) -> bool:

@@ -20,6 +20,10 @@ class Window:
 
     start: datetime
     end: datetime
+    is_first: bool = False
+    """Whether it is a project's first. The repository takes a month's use for the growth since the row of the month
+    before: a server that lives in a first window is accounted from its creation, else the whole of its life before the
+    window would count for the window's first month."""
 
 
 @dataclass(frozen=True, slots=True)

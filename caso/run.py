@@ -153,14 +153,22 @@ class _Run:
             return Outcome(selected, window, Tally(), error=ApplianceError(selected.project, "not accounted"), bug=bug)
 
     def _window(self, selected: Selected, end: datetime) -> Window | None:
-        start = self.configuration.period.start or self._checkpoint(selected) or BEGINNING
+        known = self.configuration.period.start or self._checkpoint(selected)
+        start = known or self._beginning(selected)
         if start > clock.now() + OVERLAP:
             raise LocalFailure(
                 self.checkpoints.path(selected.aliases[0]),
                 f"says to go on from {start.isoformat()}, which is in the future",
                 "check this host's clock, or correct the time",
             )
-        return Window(start, end) if start < end else None
+        return Window(start, end, is_first=known is None) if start < end else None
+
+    def _beginning(self, selected: Selected) -> datetime:
+        """Return from when a project is accounted that never was before; servers count that have not ended by then."""
+        start = self.configuration.since or BEGINNING
+        words = "%s: first extraction: servers that existed on %s or later, each from its creation"
+        logger.info(words, selected.project, start.isoformat())
+        return start
 
     def _checkpoint(self, selected: Selected) -> datetime | None:
         found = self.checkpoints.find((*selected.aliases, *selected.former))

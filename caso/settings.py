@@ -81,6 +81,8 @@ class Configuration:
     version: str | None
     """Version of the cloud records to send; None when none are sent anywhere."""
     period: Period
+    since: datetime | None
+    """From when a project is accounted that has no checkpoint; None for the beginning."""
     parallel: int
     is_dry_run: bool
     log_file: Path | None
@@ -117,7 +119,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     _overlay_flags(read, arguments)
     settings = Settings(read, interpolate=oslo.interpolate)
     accepted.accept(settings)
-    return _configuration(settings, read, layout)
+    return _configuration(settings, read, layout, since=getattr(arguments, "since", None))
 
 
 def _files_in(directory: Path) -> list[Path]:
@@ -128,7 +130,7 @@ def _files_in(directory: Path) -> list[Path]:
         raise ConfigurationError([Problem(directory, 0, "", cause)]) from error
 
 
-def _configuration(settings: Settings, read: Document, layout: Layout) -> Configuration:
+def _configuration(settings: Settings, read: Document, layout: Layout, *, since: datetime | None) -> Configuration:
     spool = settings.path("DEFAULT", "spooldir", default=layout.path(_SPOOL), is_directory=True)
     site = settings.text(
         "DEFAULT", "site_name", required="the site's name exactly as in GOCDB", placeholders=("SITE-NAME",)
@@ -168,6 +170,7 @@ def _configuration(settings: Settings, read: Document, layout: Layout) -> Config
         max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
         version=_version(settings),
         period=_period(settings),
+        since=since,
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
         is_dry_run=settings.boolean("DEFAULT", "dry_run", default=False),
         log_file=oslo.log_file(settings, "caso-extract.log"),

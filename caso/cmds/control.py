@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from datetime import datetime
 
-from appliance.core import clock
+from appliance.core import clock, lastrun
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
-from caso import checkpoint
 from caso.batch import Staging
 from caso.checkpoint import Checkpoints
 from caso.cmds import common
@@ -22,7 +21,7 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
     checkpoints, at, status = Checkpoints(configuration.spool), clock.now(), ExitStatus.DONE
     for path in sorted(configuration.spool.glob("lastrun*")):
         try:
-            moment = checkpoint.read(path)
+            moment = lastrun.read(path)
         except ValueError:
             print(f"{path.name}: holds no time")
             status = ExitStatus.PARTLY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from appliance.core import clock
 from appliance.core.run import cli
@@ -12,6 +13,24 @@ from appliance.core.run.record import recorded
 from caso.cmds import common
 
 PROGRAM = "caso-extract"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all accounting programs, and this one's own."""
+    common.add_arguments(parser)
+    words = (
+        "of projects without a checkpoint, account the servers that existed on this date or later,"
+        " each from its creation (default: all servers, as cASO does)"
+    )
+    parser.add_argument("--since", type=_date, metavar="DATE", help=words)
+
+
+def _date(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write it like 2026-11-01") from error
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def extract(arguments: argparse.Namespace) -> ExitStatus:
@@ -35,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = cli.Program(
         PROGRAM,
         "Turns the usage of a cloud's projects into accounting messages for ssmsend.",
-        common.add_arguments,
+        add_arguments,
         extract,
         compatible_status=common.compatible_status,
     )

@@ -84,7 +84,7 @@ def records(server: Server, window: Window, source: Source) -> Iterator[CloudRec
     """
     with _reading():
         born, died, launched = _life(server)
-        parts = list(cuts(born, died, _reach(window, born, launched))) if launched else []
+        parts = list(cuts(born, died, _reach(window, born, died, launched))) if launched else []
         user_id, image_id = server["user_id"], server["image"]["id"] if server["image"] else ""
     if not parts:
         return
@@ -113,9 +113,10 @@ def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
     return born, died, None if launched is None else _moment(launched)
 
 
-def _reach(window: Window, born: datetime, launched: datetime) -> Window:
+def _reach(window: Window, born: datetime, died: datetime | None, launched: datetime) -> Window:
     was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
-    return Window(born, window.end) if was_being_built else window
+    lived_before = window.is_first and born < window.start and (died is None or died >= window.start)
+    return Window(born, window.end) if was_being_built or lived_before else window
 
 
 def _moment(text: str) -> datetime:

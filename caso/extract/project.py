@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from appliance.core import clock
@@ -71,7 +71,8 @@ def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | N
     """Ask Nova for a project's servers and add their records to the batch; None only counts them."""
     scope = shared.cloud.project(selected.project.id)
     source = _source(selected.vo, scope, shared)
-    reach = Window(window.start - OVERLAP if window.start > BEGINNING else BEGINNING, window.end)
+    start = window.start - OVERLAP if window.start > BEGINNING else BEGINNING
+    reach = replace(window, start=start)
     tally = Tally()
     for server in servers(Servers(scope), reach.start):
         made = 0

@@ -83,6 +83,27 @@ def test_runs_one_after_the_other_add_up(site: CasoSite) -> None:
     assert set(site.checkpoints().values()) == {str(until + timedelta(seconds=1))}
 
 
+def test_a_first_extraction_begins_where_it_is_told(site: CasoSite) -> None:
+    """F-H14: no hour moves to another month, servers that ended before are left out, a checkpoint goes on to count."""
+    until = moment()
+    since = (until.replace(day=1) - timedelta(days=1)).strftime("%Y-%m-01")
+    shown = site.run("caso-extract", "--since", since, "--extract-to", until.isoformat())
+    assert f"servers that existed on {since}T00:00:00+00:00 or later, each from its creation" in shown.stderr
+    counted, repeated = counters.accounted(site.records())
+    everything = usage(site, until)
+    wanted = {key: value for key, value in everything.items() if key[1] >= since[:7]}
+    assert {key: value for key, value in counted.items() if key[1] >= since[:7]} == wanted
+    assert repeated == 0
+    before = {key: value for key, value in counted.items() if key[1] < since[:7]}
+    assert all(value.servers <= everything[key].servers for key, value in before.items())
+    assert sum(value.servers for value in before.values()) < sum(
+        value.servers for key, value in everything.items() if key[1] < since[:7]
+    )
+    messages = site.messages()
+    site.run("caso-extract", "--since", "2000-01-01", "--extract-to", until.isoformat())
+    assert site.messages() == messages
+
+
 def test_fields_are_what_was_planted(extracted: Extracted) -> None:
     seed = extracted.site.testbed.seed()
     records = {record["VMUUID"]: record for record in extracted.site.records()}

@@ -114,13 +114,16 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     """R13, R20, R22, R23, R31, D12: everything in its place with its rights; and again: nothing changes, which is said."""
     shown = install(older(made), root)
     assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr
-    assert shown.stdout.startswith(f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii")
+    steps = "systemctl start bdii cloudkeeper-os, appliance schedule cron, appliance status"
+    assert shown.stdout.endswith(f"Installed {__version__}. Next: fill in /etc, then {steps}.\n")
     assert re.search("^fedcloud:[x!]:1999:1999:", (root / "etc/passwd").read_text(), re.MULTILINE)
     assert access(root / "etc/caso/caso.conf") == (0, 1999, 0o640)
     assert access(root / "etc/apel/sender.cfg") == (0, 1999, 0o640)
     assert access(root / "etc/sitebdii/site.cfg") == (0, 0, 0o644)
-    assert access(root / "etc/cron.d/caso") == (0, 0, 0o644)
-    assert access(root / "etc/cron.d/ssmsend") == (0, 0, 0o644)
+    assert access(root / "etc/fedcloud/cron.d/caso") == (0, 0, 0o644)
+    assert access(root / "etc/fedcloud/cron.d/ssmsend") == (0, 0, 0o644)
+    assert not list((root / "etc").glob("cron.d/*"))  # F-H14: `appliance schedule` starts the jobs
+    assert "timers.target" not in enabled(root)
     assert access(root / "usr/local/bin/caso-extract.sh") == (0, 0, 0o755)
     assert access(root / "var/spool/apel/outgoing/openstack") == (1999, 1999, 0o750)
     assert access(root / "image_data") == (1999, 1999, 0o750)
@@ -320,12 +323,13 @@ def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
     crontab.write_text("# m h\n14 */4 * * * /usr/local/bin/caso-extract.sh\n")
     shown = install(older(made), root)
     assert shown.returncode == 0, shown.stderr
-    assert f"{crontab}:2: starts a job of the appliance a second time; remove this line" in shown.stdout.splitlines()
+    assert f"{crontab}:2: starts the job caso beside the appliance; remove this line" in shown.stdout.splitlines()
 
 
 def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
     # D01: an installation does not put right what the administrator did to a table, nor choose for him
     install(older(made), root)
+    activate(root)
     table = root / "etc/cron.d/caso"
     table.write_text(table.read_text().rstrip("\n"))
     wants = root / "etc/systemd/system/timers.target.wants"
@@ -338,6 +342,41 @@ def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
         f"{table}:{last}: cron ignores the whole file, since its last line has no line end",
         f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii cloudkeeper-os, appliance status.",
     ]
+
+
+def activate(root: Path) -> None:
+    """Have cron start the jobs, as `appliance schedule cron` does."""
+    (root / "etc/cron.d").mkdir(exist_ok=True)
+    for name in ("caso", "cloudkeeper", "fedcloud-crl", "ssmsend"):
+        (root / "etc/fedcloud/cron.d" / name).rename(root / "etc/cron.d" / name)
+
+
+def test_an_upgrade_keeps_what_runs(made: Path, root: Path) -> None:
+    """F-H14: tables that wait go on waiting, those that count go on, and so does how far back usage is read."""
+    install(older(made), root)
+    assert install(newer(made), root).returncode == 0
+    assert not list((root / "etc").glob("cron.d/*"))
+    assert not (root / "var/lib/fedcloud/since").exists()
+    activate(root)
+    (root / "etc/cron.d/ssmsend").unlink()  # a table that is new in the next version comes to the others
+    assert install(older(made), root).returncode == 0
+    assert sorted(path.name for path in (root / "etc/cron.d").iterdir()) == [
+        *("caso", "cloudkeeper", "fedcloud-crl", "ssmsend"),
+    ]
+    # Jobs that ran before there was a date read such a project's usage from the beginning, and go on so.
+    assert (root / "var/lib/fedcloud/since").read_text() == "1970-01-01T00:00:00+00:00\n"
+    assert install(older(made), root).stdout.startswith("Nothing to change")
+
+
+def test_a_table_of_an_earlier_release_goes_on_to_count(made: Path, root: Path) -> None:
+    """F-H14: what ran before the first installation runs after it, and no other job with it."""
+    table = root / "etc/cron.d/caso"
+    table.parent.mkdir(parents=True)
+    table.write_text("14 */4 * * * root /usr/local/bin/caso-extract.sh\n")
+    assert install(older(made), root).returncode == 0
+    assert table.read_text().startswith("14 */4")
+    assert not (root / "etc/cron.d/ssmsend").exists()
+    assert (root / "etc/fedcloud/cron.d/ssmsend").exists()
 
 
 def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> None:
@@ -354,6 +393,7 @@ def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> No
 def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
     """R12: an upgrade does not bring cron's tables back."""
     install(older(made), root)
+    activate(root)
     # This checkout's interpreter: the bundle of the tests holds none of the libraries.
     command = [sys.executable, "-m", "appliance.admin.command", "schedule", "systemd", "--root", str(root)]
     subprocess.run(command, check=True, capture_output=True)
@@ -405,7 +445,7 @@ def assert_works(root: Path) -> None:
     )
     unit = (root / "etc/systemd/system/bdii.service").read_text()
     assert "\nWantedBy=multi-user.target " in unit
-    assert (root / "etc/cron.d/caso").read_text().endswith("/var/log/caso.log 2>&1\n")
+    assert (root / "etc/fedcloud/cron.d/caso").read_text().endswith("/var/log/caso.log 2>&1\n")
 
 
 # ---------------------------------------------------------------------------------------------------------- refused

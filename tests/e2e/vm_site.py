@@ -78,6 +78,7 @@ class Appliance:
         changed = "".join(sorted(set(before.splitlines(keepends=True)) ^ set(after.splitlines(keepends=True))))
         appliance = cls(machine, testbed, place, first, second, changed)
         appliance.configure()
+        machine.run("appliance", "schedule", "cron", "--since", "2000-01-01")  # all that the test bed planted
         return appliance
 
     def path(self, name: str) -> Path:

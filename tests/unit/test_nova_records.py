@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -159,6 +160,18 @@ def test_one_record_for_each_month() -> None:
         ("2026-11-22T09:00:00+00:00", Status.STARTED),
     ]
     assert {record.start for record in found} == {datetime(2026, 9, 30, 12, tzinfo=UTC)}
+
+
+@pytest.mark.parametrize(
+    ("ended", "months"),
+    [(None, [9, 10, 11]), ("2026-11-01T00:00:10", [9, 10, 11]), ("2026-10-31T23:59:59", [])],
+)
+def test_a_first_window_takes_the_whole_life_of_what_lives_in_it(ended: str | None, months: list[int]) -> None:
+    """F-H14: else October's hours would count for November; what had ended before is left out."""
+    described = server(created="2026-09-30T12:00:00Z", **{"OS-SRV-USG:terminated_at": ended})
+    found = made(described, replace(NOVEMBER, is_first=True))
+    assert [record.measured.month for record in found] == months
+    assert len(made(described, NOVEMBER)) == bool(months)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,36 @@ def site(tmp_path: Path, pki: Authority) -> Iterator[Site]:
         yield site
 
 
+def first_of_this_month() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-01T00:00:00+00:00")
+
+
+def test_a_first_extraction_does_not_read_the_usage_of_all_years(site: Site) -> None:
+    """F-H14: a rehearsal changes nothing; the first run keeps its date; the one that is kept counts."""
+    kept = site.root / "var/lib/fedcloud/since"
+    assert site.run("caso", "--", "--dry-run").returncode == 0
+    assert not kept.exists()
+    assert site.run("caso").returncode == 0
+    assert kept.read_text() == f"{first_of_this_month()}\n"
+    kept.write_text("2026-03-01\n")
+    assert site.run("caso").returncode == 0
+    assert site.told("arguments")[-3:] == ["caso-extract", "--since", "2026-03-01T00:00:00+00:00"]
+
+
+def test_a_job_that_somebody_else_starts_too_does_not_run(site: Site) -> None:
+    """F-R20: it says who does; a rehearsal and the other jobs run."""
+    table = site.root / "etc/cron.d/theirs"
+    table.parent.mkdir()
+    table.write_text("# theirs\n14 * * * * root docker run egifedcloud/caso\n")
+    shown = site.run("caso")
+    line = f"{table}:2: starts the job caso beside the appliance; remove this line"
+    assert (shown.returncode, shown.stderr) == (2, f"appliance: {line}\n")
+    assert not (site.place / "runs").exists()
+    assert site.record("caso")["failures"] == [line]
+    assert site.run("caso", "--", "--dry-run").returncode == 0
+    assert site.run("ssmsend").returncode == 0
+
+
 def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site) -> None:
     """R23: what the wrappers of /usr/local/bin start."""
     shown = site.run("caso", "--", "--dry-run", "-v")
@@ -127,7 +157,7 @@ def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site)
     assert site.told("arguments") == [
         *("-p", "fedcloud", "--env-file", f"{etc}/appliance.env", "-f", f"{etc}/docker-compose.yml"),
         *("run", "--rm", "-T", "--no-deps", "--label", "eu.egi.fedcloud.job=caso"),
-        *("caso", "caso-extract", "--dry-run", "-v"),
+        *("caso", "caso-extract", "--since", first_of_this_month(), "--dry-run", "-v"),
     ]
     record = site.record("caso")
     assert (record["status"], record["failures"], record["counts"]) == (0, [], {"job_exit_status": 0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -93,15 +94,15 @@ def test_half_a_change_is_found_and_finished(root: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "line"),
+    ("path", "text", "line", "job"),
     [
-        ("var/spool/cron/crontabs/root", "14 */4 * * * /usr/local/bin/caso-extract.sh\n", 1),
-        ("etc/cron.d/mine", "#\n5 * * * * root /usr/local/bin/ssm-send.sh\n", 2),
-        ("etc/crontab", "14 * * * * root /usr/local/bin/appliance run caso\n", 1),
+        ("var/spool/cron/crontabs/root", "14 */4 * * * /usr/local/bin/caso-extract.sh\n", 1, "caso"),
+        ("etc/cron.d/mine", "#\n5 * * * * root /usr/local/bin/ssm-send.sh\n", 2, "ssmsend"),
+        ("etc/crontab", "14 * * * * root /usr/local/bin/appliance run caso\n", 1, "caso"),
     ],
 )
 def test_what_would_start_a_job_twice_is_refused(
-    root: Path, path: str, text: str, line: int, capsys: pytest.CaptureFixture[str]
+    root: Path, path: str, text: str, line: int, job: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D08: releases of 2019 to 2022 had the jobs in root's own table."""
     (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def test_what_would_start_a_job_twice_is_refused(
     (root / path).chmod(0o600)
     assert schedule(root, "systemd") == 2
     assert capsys.readouterr().err == (
-        f"appliance: {root}/{path}:{line}: starts a job of the appliance a second time; remove this line\n"
+        f"appliance: {root}/{path}:{line}: starts the job {job} beside the appliance; remove this line\n"
     )
     assert (tables(root) != [], timers(root)) == (True, [])
     assert schedule(root) == 1
@@ -215,3 +216,91 @@ def test_somebody_else_s_table_is_told(root: Path, capsys: pytest.CaptureFixture
     os.chown(root / "etc/cron.d/caso", 1999, 1999)
     assert schedule(root) == 1
     assert "caso: cron ignores it, since it is not root's; chown root: " in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------- reach
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have it be the 18th of November."""
+    monkeypatch.setattr("appliance.core.clock.now", lambda: datetime(2026, 11, 18, 9, 30, tzinfo=UTC))
+
+
+WITHOUT = "  projects without a checkpoint: servers that existed on"
+
+
+def reaches(out: str) -> list[str]:
+    return out.partition("The next extraction of usage reaches back to:\n")[2].splitlines()
+
+
+@pytest.mark.usefixtures("clock")
+def test_how_far_back_the_first_extraction_reaches(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H14: this month by itself, kept, so that no later month counts when the first run is late."""
+    assert schedule(root, "--show") == 0
+    assert reaches(capsys.readouterr().out) == [f"{WITHOUT} 2026-11-01 00:00+00:00 or later, each from its creation"]
+    assert not (root / "var/lib/fedcloud/since").exists()
+    assert schedule(root, "systemd") == 0
+    assert (root / "var/lib/fedcloud/since").read_text() == "2026-11-01T00:00:00+00:00\n"
+    assert schedule(root, "cron", "--since", "2026-03-01") == 0
+    assert reaches(capsys.readouterr().out)[-1] == f"{WITHOUT} 2026-03-01 00:00+00:00 or later, each from its creation"
+    assert schedule(root, "cron") == 0  # what is kept stays
+    assert (root / "var/lib/fedcloud/since").read_text() == "2026-03-01T00:00:00+00:00\n"
+
+
+@pytest.mark.usefixtures("clock")
+def test_checkpoints_are_shown(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H14: those that cASO left, too."""
+    spool = root / "var/spool/caso"
+    spool.mkdir(parents=True)
+    (spool / "lastrun.atlas").write_text("2026-11-17 07:22:42.712270+00:00")
+    (spool / "lastrun.broken").touch()
+    schedule(root, "--show")
+    assert reaches(capsys.readouterr().out) == [
+        "  atlas: from 2026-11-17 07:22+00:00 (checkpoint)",
+        f"  broken: from nowhere, since {spool}/lastrun.broken holds no time",
+        f"{WITHOUT} 2026-11-01 00:00+00:00 or later, each from its creation",
+    ]
+    (spool / "lastrun").write_text("2017-08-09T00:00:00")
+    schedule(root, "--show")
+    assert "  projects without a checkpoint of their own: from 2017-08-09 00:00+00:00 (checkpoint)" in reaches(
+        capsys.readouterr().out
+    )
+
+
+def test_what_caso_conf_says_of_all_runs_counts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H14."""
+    path = root / "etc/caso/caso.conf"
+    path.write_text("[keystone_auth]\nextract_from = 1\n[DEFAULT]\n# extract_from = 2\nextract_from = 2026-01-01\n")
+    schedule(root, "--show")
+    assert reaches(capsys.readouterr().out) == [f"  every run: from 2026-01-01 (extract_from in {path}:5)"]
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "", "2999-01-01"])
+def test_what_is_no_date_of_the_past_is_refused(root: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H14: before anything changes."""
+    with pytest.raises(SystemExit) as ended:
+        schedule(root, "systemd", "--since", text)
+    assert ended.value.code == 2
+    assert "--since" in capsys.readouterr().err
+    assert (tables(root), timers(root)) == (TABLES, [])
+
+
+def test_a_kept_date_that_somebody_broke_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = root / "var/lib/fedcloud/since"
+    path.parent.mkdir(parents=True)
+    path.write_text("soon\n")
+    assert schedule(root) == 2
+    assert f"{path}: holds no date; write it anew with appliance schedule --since DATE" in capsys.readouterr().err
+    assert schedule(root, "--since", "2026-10-01") == 0
+
+
+def test_a_first_installation_starts_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H14: one line, and one command activates what waits."""
+    for name in TABLES:
+        (root / "etc/cron.d" / name).rename(root / "etc/fedcloud/cron.d" / name)
+    assert schedule(root) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
+    assert told == ["! no job is started yet: choose who starts them with appliance schedule cron|systemd"]
+    assert schedule(root, "cron") == 0
+    assert tables(root) == TABLES

@@ -22,8 +22,10 @@ from appliance.admin.images import locked
 from appliance.admin.install import host, images, ownership, programs
 from appliance.admin.install.plan import Action, File, decide, digest, files
 from appliance.admin.install.record import Record
+from appliance.admin.jobs import JOBS
 from appliance.admin.mounts import choice
-from appliance.admin.schedule.state import complaints
+from appliance.admin.schedule import reach
+from appliance.admin.schedule.state import complaints, foreign, starts
 from appliance.core import files as durable
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
@@ -69,6 +71,7 @@ class Installation:
         self.changes += programs.make(self.bundle, root=self.root, version=__version__, digest=bundle_digest)
         if self.root == Path("/"):
             self.changes += images.load(self.bundle, ids)
+        self._keep_beginning()
         self._install_files()
         self.changes += self._link_compose()
         self.changes += host.link_anchors(self.root)
@@ -93,12 +96,11 @@ class Installation:
         return hashlib.sha256((self.bundle / "SHA256SUMS").read_bytes()).hexdigest()
 
     def _install_files(self) -> None:
-        is_cron_active = not list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*"))
         layout = Layout(self.root)
         mounts = choice.choose(choice.variables(layout), layout)
         # A second configuration beside the one that counts would raise the question which one does.
         idle = set(choice.PLACES[choice.BACKEND_CONFIG]) - {mounts[choice.BACKEND_CONFIG]}
-        wanted = [one for one in files(self.bundle, is_cron_active=is_cron_active) if one.target not in idle]
+        wanted = [one for one in files(self.bundle, is_active=self._is_table_active) if one.target not in idle]
         earlier = {one.target: tuple(self.record.shipped.get(one.target, ())) for one in wanted}
         offered = {one.target: digest(one.source.read_bytes()) for one in wanted}
         # Before the first file: after a kill, what stands there is known as ours.
@@ -112,6 +114,26 @@ class Installation:
             if place in choice.PLACES[name] and path.is_file() and not path.is_symlink():
                 self._set_access(path, mode=0o640, group=account.ID)
         self.record.shipped = {target: [hashed] for target, hashed in offered.items()}
+
+    def _is_table_active(self, name: str) -> bool:
+        """Say whether a table of cron counts: jobs start when `appliance schedule` says so, upgrades keep what runs."""
+        if list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*")):
+            return False
+        tables = [self.root / "etc/cron.d" / job.cron for job in JOBS.values()]
+        if (self.root / "etc/cron.d" / name).exists():
+            return True
+        return bool(self.record.version) and any(path.exists() for path in tables)
+
+    def _keep_beginning(self) -> None:
+        """Let an appliance whose jobs ran before this release knew a date go on as it did, from the beginning."""
+        layout = Layout(self.root)
+        if (
+            self.record.version
+            and reach.kept(layout) is None
+            and any(one.lines or one.has_timer for one in starts(layout))
+        ):
+            reach.keep(reach.BEGINNING, layout)
+            self.changes += 1
 
     def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
         target, new = self.root / one.target.lstrip("/"), one.source.read_bytes()
@@ -221,12 +243,12 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
             for note in made.notes:  # no later run tells them again
                 print(note, flush=True)
         is_restarted = made.take_into_use()
-    for line in complaints(Layout(root)):
+    is_scheduled = any(one.lines or one.has_timer for one in starts(Layout(root)))
+    for line in complaints(Layout(root)) if is_scheduled else map(str, foreign(Layout(root))):
         print(line)
     if made.changes:
-        print(
-            f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii cloudkeeper-os, appliance status."
-        )
+        steps = "systemctl start bdii cloudkeeper-os" + ("" if is_scheduled else ", appliance schedule cron")
+        print(f"Installed {__version__}. Next: fill in /etc, then {steps}, appliance status.")
     else:
         print(f"Nothing to change: {__version__} is installed.")
     return ExitStatus.DONE if is_restarted else ExitStatus.PARTLY

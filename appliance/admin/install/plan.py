@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,8 @@ class File:
         return f"{self.target}.fedcloud-new"
 
 
-def files(bundle: Path, *, is_cron_active: bool) -> Iterator[File]:
-    """Yield all files that a bundle installs."""
+def files(bundle: Path, *, is_active: Callable[[str], bool]) -> Iterator[File]:
+    """Yield all files that a bundle installs; a table of cron goes where it counts if it ``is_active``, by its name."""
     top = bundle / "files"
     for source in _below(top / "etc"):
         name = source.relative_to(top).as_posix()
@@ -63,9 +63,10 @@ def files(bundle: Path, *, is_cron_active: bool) -> Iterator[File]:
         )
         mode, group = (0o644, ROOT) if is_public else (0o640, account.ID)
         yield File(source, f"/{name}", Kind.CONFIGURATION, mode, group)
-    tables = "/etc/cron.d" if is_cron_active else "/etc/fedcloud/cron.d"
+    for source in _below(top / "cron.d"):
+        place = "/etc/cron.d" if is_active(source.name) else "/etc/fedcloud/cron.d"
+        yield File(source, f"{place}/{source.name}", Kind.CONFIGURATION, 0o644)
     for folder, target, kind, mode in (
-        ("cron.d", tables, Kind.CONFIGURATION, 0o644),
         ("networks", "/etc/fedcloud/networks", Kind.PROGRAM, 0o644),
         ("systemd", "/etc/systemd/system", Kind.PROGRAM, 0o644),
         ("tmpfiles.d", "/etc/tmpfiles.d", Kind.PROGRAM, 0o644),

@@ -24,6 +24,7 @@ from appliance.admin.engine import JOB_LABEL, Engine
 from appliance.admin.images import needed
 from appliance.admin.jobs import Job
 from appliance.admin.run import hostkey, supervise
+from appliance.admin.schedule import reach, state
 from appliance.core import clock, files
 from appliance.core.run import cli, lock, record
 from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure, Unavailable, UsageError
@@ -101,6 +102,8 @@ class _Run:
         """Run, and leave the record, whatever happens."""
         status: int = ExitStatus.BUG
         try:
+            if not self._changes_nothing():
+                state.refuse_second(self._job, self._layout)
             status = self._run_on_host() if not self._job.service else self._run_in_container()
         except ApplianceError as error:
             self._record.fail(str(error))
@@ -164,8 +167,17 @@ class _Run:
     def _compose_run(self, mounts: Sequence[str]) -> list[str]:
         volumes = [flag for mount in mounts for flag in ("-v", mount)]
         flags = ["run", "--rm", "-T", "--no-deps", "--label", f"{JOB_LABEL}={self._job.name}", *volumes]
-        program = [*self._job.command, *self._arguments]
+        program = [*self._job.command, *self._own_arguments(), *self._arguments]
         return settings.compose_command(self._host, *flags, self._job.service, *program)
+
+    def _changes_nothing(self) -> bool:
+        return not {"--dry-run", "--dry_run", "--check-config"}.isdisjoint(self._arguments)
+
+    def _own_arguments(self) -> list[str]:
+        """Return what the appliance tells the program beside what the caller says."""
+        if self._job.name != "caso":
+            return []
+        return reach.arguments(self._layout, changes_nothing=self._changes_nothing())
 
     def _supervised(self, command: Sequence[str], environment: Mapping[str, str], *, forward: supervise.Forward) -> int:
         program = self._job.command[0]

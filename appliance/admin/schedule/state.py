@@ -1,8 +1,8 @@
 """Who starts the jobs of a site: tables in ``/etc/cron.d`` or enabled timers.
 
-A table that does not count lies in ``/etc/fedcloud/cron.d``, with whatever the administrator has changed in it. What
-starts jobs beside the two (root's own table, as in the releases of 2019 to 2022; a copy under another name) is foreign:
-with it a job would run twice.
+A table that does not count lies in ``/etc/fedcloud/cron.d``, with whatever the administrator has changed in it; a first
+installation puts all of them there. What starts jobs beside the two (root's own table, as in the releases of 2019 to
+2022; a copy under another name, `appliance.admin.schedule.starters`) is foreign: with it a job would run twice.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from appliance.admin import settings
 from appliance.admin.jobs import JOBS, Job
-from appliance.admin.schedule import tables
-from appliance.core.run.errors import Problem
+from appliance.admin.schedule import starters, tables
+from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
 
@@ -84,22 +84,37 @@ def _disagreements(found: Sequence[Starts]) -> list[str]:
         words.append(f"both cron and systemd start {', '.join(twice)}: choose one with appliance schedule cron|systemd")
     elif len(kinds) > 1:
         words.append("cron starts some jobs and systemd others: choose one with appliance schedule cron|systemd")
-    if never:
+    if never and not kinds:
+        words.append("no job is started yet: choose who starts them with appliance schedule cron|systemd")
+    elif never:
         words.append(f"nobody starts {', '.join(never)}: choose with appliance schedule cron|systemd")
     return words
 
 
 def foreign(layout: Layout) -> Iterator[Problem]:
-    """Yield lines that start a job of ours from where they do not belong."""
-    known = {active_table(job, layout) for job in JOBS.values()}
-    crontabs = layout.path("/var/spool/cron/crontabs") / "root", layout.path("/etc/crontab")
-    directory = layout.path("/etc/cron.d")
-    others = [path for path in sorted(directory.glob("*")) if path not in known and path.is_file()]
-    for path in (*others, *filter(Path.exists, crontabs)):
-        for line in tables.lines(path, has_user=path != crontabs[0]):
-            if line.is_ours and not (path in others and list(tables.problems(path))):
-                cause = "starts a job of the appliance a second time; remove this line"
-                yield Problem(path, line.number, "", cause)
+    """Yield what starts a job of ours from where it does not belong."""
+    yield from map(_problem, starters.others(layout))
+
+
+def _problem(starter: starters.Starter) -> Problem:
+    cause = f"starts the job {starter.job} beside the appliance{starter.note}; remove this line"
+    return Problem(starter.path, starter.line, "", cause)
+
+
+def refuse_second(job: Job, layout: Layout) -> None:
+    """Raise `ConfigurationError` when somebody else starts a job too, so that it would run twice.
+
+    A line that calls the appliance's own command is nobody else as long as nothing of ours starts the job: earlier
+    releases had such lines in root's table.
+    """
+    is_ours_active = active_table(job, layout).exists() or is_enabled(job, layout)
+    found = [
+        starter
+        for starter in starters.others(layout)
+        if starter.job == job.name and (is_ours_active or not starter.is_wrapped)
+    ]
+    if found:
+        raise ConfigurationError(list(map(_problem, found)))
 
 
 def ignored(layout: Layout) -> Iterator[Problem]:

@@ -12,12 +12,13 @@ import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from appliance.admin import jobs, settings
 from appliance.admin.jobs import JOBS, Job
-from appliance.admin.schedule import state
-from appliance.core import files
+from appliance.admin.schedule import reach, state
+from appliance.core import clock, files
 from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError, ExitStatus, Unavailable, UsageError
 from appliance.core.run.layout import Layout
@@ -31,8 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("by", nargs="?", choices=("cron", "systemd"), help="who shall start the jobs")
     parser.add_argument("--show", action="store_true", help="print who starts what, and change nothing")
     parser.add_argument(
+        "--since",
+        type=_date,
+        metavar="DATE",
+        help="of projects without a checkpoint, account the servers that existed on this date or later"
+        " (default: the first day of this month)",
+    )
+    parser.add_argument(
         "--with", dest="also", action="append", default=[], metavar="JOB", help="a job that not every site needs"
     )
+
+
+def _date(text: str) -> datetime:
+    try:
+        found = reach.moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write it like 2026-11-01") from error
+    if found > clock.now():
+        raise argparse.ArgumentTypeError(f"{text} is in the future")
+    return found
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -41,6 +59,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     wanted = _wanted([jobs.find(name) for name in arguments.also], layout)
     if arguments.by and not (arguments.show or arguments.check_config):
         _change(arguments.by, wanted, layout)
+        reach.keep(arguments.since or reach.since(layout), layout)
+    elif arguments.since and not arguments.check_config:
+        reach.keep(arguments.since, layout)
     elif not arguments.by and arguments.also:
         raise UsageError("--with", "says nothing about who shall start it", "write cron or systemd before it")
     return _show(layout)
@@ -140,6 +161,10 @@ def _show(layout: Layout) -> ExitStatus:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if host.is_wanted("caso"):
+        print("The next extraction of usage reaches back to:")
+        for line in reach.show(layout):
+            print(line)
     wrong = state.complaints(layout, host)
     for line in wrong:
         print(f"! {line}")

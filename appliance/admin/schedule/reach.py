@@ -1,0 +1,108 @@
+"""How far back the next extraction of usage will reach: checkpoints, and ``--since`` for projects that have none.
+
+A plain `caso-extract` reads the usage of such a project since 1970, as cASO does. The appliance passes a date: the one
+that `appliance schedule --since DATE` has kept, else the first day of the month in which the appliance first asked. A
+server that existed on that date is accounted from its creation, because the repository takes a month's use for the
+growth since the month before; servers that ended earlier are left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from appliance.core import clock, files, lastrun
+from appliance.core.run.errors import ConfigurationError, LocalFailure, Problem
+from appliance.core.run.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+_KEPT = "/var/lib/fedcloud/since"
+_SPOOL = "/var/spool/caso"
+_CONFIGURATION = "/etc/caso/caso.conf"
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def kept(layout: Layout) -> datetime | None:
+    """Return the date that is kept, None when there is none; raises `ConfigurationError` for what is no date."""
+    path = layout.path(_KEPT)
+    try:
+        return moment(path.read_text(errors="replace").strip())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        cause = "holds no date; write it anew with appliance schedule --since DATE"
+        raise ConfigurationError([Problem(path, 0, "", cause)]) from error
+
+
+def keep(since: datetime, layout: Layout) -> None:
+    """Keep a date in the state directory."""
+    path = layout.path(_KEPT)
+    files.make_directory(path.parent, mode=0o755)
+    files.write_atomic(path, f"{since.isoformat()}\n".encode(), mode=0o644)
+
+
+def arguments(layout: Layout, *, changes_nothing: bool) -> list[str]:
+    """Return what caso-extract is told, and keep the date from the first run on, that no later month counts."""
+    found = since(layout)
+    if not changes_nothing and kept(layout) is None:
+        try:
+            keep(found, layout)
+        except OSError as error:
+            logger.warning("%s; keep it with appliance schedule --since %s", LocalFailure.from_os(error), found.date())
+    return ["--since", found.isoformat()]
+
+
+def since(layout: Layout) -> datetime:
+    """Return from when projects without a checkpoint are accounted."""
+    return kept(layout) or clock.now().astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def moment(text: str) -> datetime:
+    """Return a date or a time in UTC; raises `ValueError`."""
+    found = datetime.fromisoformat(text)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def show(layout: Layout) -> Iterator[str]:
+    """Yield a line for each checkpoint, and one for the projects that have none."""
+    if fixed := _extract_from(layout):
+        yield f"  every run: from {fixed}"
+        return
+    general = layout.path(_SPOOL) / "lastrun"
+    for path in sorted(layout.path(_SPOOL).glob("lastrun*")):
+        name = "projects without a checkpoint of their own" if path == general else path.name.removeprefix("lastrun.")
+        yield f"  {name}: from {_reached(path)}"
+    if not general.exists():
+        date = since(layout).isoformat(sep=" ", timespec="minutes")
+        yield f"  projects without a checkpoint: servers that existed on {date} or later, each from its creation"
+
+
+def _reached(path: Path) -> str:
+    try:
+        found = lastrun.read(path)
+    except (ValueError, OSError):
+        return f"nowhere, since {path} holds no time"
+    return f"{found.isoformat(sep=' ', timespec='minutes')} (checkpoint)" if found else "nowhere"
+
+
+def _extract_from(layout: Layout) -> str:
+    """Return what caso.conf says for all runs; what else is wrong with that file, the program itself reports.
+
+    Its dialect is oslo.config's, which is not on the host: of a plain option in [DEFAULT] all dialects say the same.
+    """
+    path, section = layout.path(_CONFIGURATION), "DEFAULT"
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = ""
+    for number, line in enumerate(lines, start=1):
+        if match := re.match(r"\[(.*)\]", line.strip()):
+            section = match[1]
+        elif section == "DEFAULT" and (match := re.match(r"extract_from\s*[=:]\s*(\S.*)", line)):
+            found = f"{match[1].strip()} (extract_from in {path}:{number})"
+    return found
