@@ -39,6 +39,9 @@ _WITHOUT_EFFECT = {
 }
 
 
+_SITE_CFG = re.compile(r"^\s*(?:export\s+)?BDII_SITE_CFG=\S", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One BDII. Directories need not exist yet."""
@@ -85,6 +88,15 @@ class Settings:
             getattr(self, name) != getattr(other, name)
             for name in ("level", "addresses", "port", "state", "run", "slapd", "schemas")
         )
+
+
+def level_of(path: Path) -> str:
+    """Return the level of the BDII of a configuration, even of one that has errors."""
+    try:
+        text = document.read_text(path)
+    except ConfigurationError:
+        return "resource"
+    return "site" if _SITE_CFG.search(text) else "resource"
 
 
 def read(path: Path, *, layout: Layout) -> tuple[Settings, tuple[Problem, ...]]:

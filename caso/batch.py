@@ -116,6 +116,12 @@ class Staging:
         """Return the projects with a committed batch that an earlier run could not finish."""
         return [path.name for path in self._listing().paths if path.suffix not in (_UNCOMMITTED, _FOREIGN)]
 
+    def unusable(self) -> list[ApplianceError]:
+        """Return a line for each name in the area that the next run will report."""
+        listing = self._listing()
+        kept = [path for path in listing.paths if path.suffix == _FOREIGN]
+        return [*listing.skipped.values(), *map(_of_foreign, kept)]
+
     def recover(self) -> Recovered:
         """Finish every committed batch and delete every other; one that cannot be finished stops no neighbour."""
         done, listing = Recovered(), self._listing()
@@ -123,8 +129,7 @@ class Staging:
             done.stuck[path.name.removesuffix(_UNCOMMITTED)] = line
         for path in listing.paths:
             if path.suffix == _FOREIGN:
-                remedy = f"look at them, then: rm -r {files.shell_word(path)}"
-                done.foreign.append(LocalFailure(files.shown(path), "holds files that caso did not make", remedy))
+                done.foreign.append(_of_foreign(path))
                 continue
             try:
                 if path.suffix == _UNCOMMITTED:
@@ -157,6 +162,11 @@ class Staging:
             return files.listed(self.path, lambda _: True, directories=True)
         except FileNotFoundError:
             return files.Listing()
+
+
+def _of_foreign(path: Path) -> LocalFailure:
+    remedy = f"look at them, then: rm -r {files.shell_word(path)}"
+    return LocalFailure(files.shown(path), "holds files that caso did not make", remedy)
 
 
 def _remove(path: Path) -> None:

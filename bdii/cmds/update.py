@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import logging
 import sys
@@ -15,6 +16,7 @@ from appliance.core.run import cli, log
 from appliance.core.run.cli import Program
 from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
+from appliance.core.run.record import failure_recorded
 from bdii import settings as configuration
 from bdii.settings import Settings
 
@@ -43,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Serve, or ask the sources once and print the tree or the differences."""
     layout = cli.layout(arguments)
-    settings = _read(arguments.config, layout, arguments.listen)
+    with contextlib.ExitStack() as stack:
+        if arguments.serve and not arguments.check_config:
+            program = f"bdii-{configuration.level_of(arguments.config)}"
+            stack.enter_context(failure_recorded(program, layout.runs))
+        settings = _read(arguments.config, layout, arguments.listen)
     if arguments.check_config:
         if settings.site is not None and settings.site.problems:
             raise ConfigurationError(settings.site.problems)

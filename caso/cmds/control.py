@@ -32,7 +32,11 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
             continue
         if moment is not None:
             print(f"{path.name}: accounted up to {moment.isoformat(sep=' ', timespec='seconds')}, {_ago(moment, at)}")
-    for project in Staging(configuration.output, checkpoints).pending():
+    staging = Staging(configuration.output, checkpoints)
+    for line in staging.unusable():
+        print(line)
+        status = ExitStatus.PARTLY
+    for project in staging.pending():
         print(f"{project}: a batch waits to be handed over; the next caso-extract does it")
         status = ExitStatus.PARTLY
     return status

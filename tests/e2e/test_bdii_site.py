@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import run_records
 from tests.e2e.bdii_service import Bdii, cloud, free_port, image, images, running
 
 SITE_CFG = """\
@@ -200,6 +201,16 @@ def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, name: str, con
         assert line in done.stderr
         assert all(found.startswith("bdii-update: ") for found in done.stderr.splitlines())
         assert "Traceback" not in done.stderr
+
+
+def test_the_record_of_a_wrong_configuration_is_that_of_the_level(tmp_path: Path) -> None:
+    """F-S2: the record of the last good cycle stayed in place."""
+    for name, made in (("site", site(tmp_path / "site", "")), ("resource", resource(tmp_path / "resource"))):
+        made.configuration.write_text(made.configuration.read_text() + "BDII_BREATHE_TIME=soon\n")
+        assert made.once("--serve").returncode == 2
+        said = run_records.read(made.directory / "root", f"bdii-{name}")
+        assert said.status == 2
+        assert "BDII_BREATHE_TIME" in said.failures[0]
 
 
 def test_left_out_values_leave_no_empty_attribute(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from caso.batch import Staging
+from caso.checkpoint import Checkpoints
 from caso.cmds import control
+from tests import foreign
 
 CONFIG = """\
 [DEFAULT]
@@ -51,6 +54,19 @@ def test_broken_files_and_waiting_batches_are_told(
     (tmp_path / "caso/lastrun.dir").mkdir()
     status, lines = shown(tmp_path, capsys, monkeypatch)
     assert (status, lines) == (1, ["lastrun.dir: cannot be read: is a directory", "lastrun.ops: holds no time"])
+
+
+def test_foreign_names_in_the_staging_area_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-H1: the administrator sees what the next run will say, without waiting for it."""
+    area = Staging(tmp_path / "out", Checkpoints(tmp_path / "caso")).path
+    foreign.make(area)
+    (area / "p.foreign").mkdir()
+    status, lines = shown(tmp_path, capsys, monkeypatch)
+    assert status == 1
+    assert f"{area}/pipe: skipped: is a pipe; if nobody needs it: rm {area}/pipe" in lines
+    assert any(line.startswith(f"{area}/p.foreign: holds files that caso did not make") for line in lines)
 
 
 def test_the_configuration_alone_can_be_checked(

@@ -333,6 +333,16 @@ def test_foreign_names_where_the_key_is_staged(site: Site) -> None:
     assert f"{keys}/ssmsend" in said.failures[0]
 
 
+def test_the_record_of_a_host_with_a_wrong_configuration(site: Site) -> None:
+    """F-S2: the last good run's stayed for as long as no job could start."""
+    assert site.run("caso").returncode == 0
+    (site.root / "etc/fedcloud/appliance.yaml").write_text("timeouts: {caso: soon}\n")
+    assert site.run("caso").returncode == 2
+    said = run_records.read(site.root, "job-caso", below="jobs")
+    assert said.status == 2
+    assert "appliance.yaml:1: " in said.failures[0]
+
+
 def test_ssmsend_gets_what_sender_cfg_names(site: Site, pki: Authority) -> None:
     # R20, R21: a changed value takes effect; each file is in the container by the name that it has there
     other, receiver = pki.issue("accounting.example.org"), pki.issue("apel.example.org")

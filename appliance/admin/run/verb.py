@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the job, or find it running."""
     job, layout = jobs.find(arguments.job), cli.layout(arguments)
-    host = settings.load(layout)
+    with contextlib.ExitStack() as stack:
+        if os.geteuid() == 0 and not arguments.check_config:
+            stack.enter_context(record.failure_recorded(f"job-{job.name}", jobs.records(layout)))
+        host = settings.load(layout)
     for warning in host.warnings:
         logger.warning("%s", warning)
     if arguments.check_config:
@@ -116,6 +119,9 @@ class _Run:
         except KeyboardInterrupt:
             self._record.fail("interrupted before it began, or after it had ended")
             status = ExitStatus.NOTHING
+            raise
+        except Exception as error:
+            self._record.fail(f"bug in this program: {type(error).__name__}: {error}")
             raise
         finally:
             self._record.add("job_exit_status", status)
