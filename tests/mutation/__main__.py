@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     libraries = sorted({name for case in cases for name in case.covered.libraries})
     for worker in workers:
         worker.start(libraries)
+    # The tool would report any failure of its own as a mutant that is noticed.
+    for case in {case.source: case for case in cases if case.tests}.values():
+        workers[0].check(case)
     return _report(cases, _judge(cases, workers))
 
 
@@ -113,10 +116,17 @@ class _Worker:
     def judge(self, case: Case) -> str:
         if not case.tests:
             return "not covered"
-        source = case.mutant.apply((TOP / case.source).read_bytes()).decode()
+        return self._verdict(case, case.mutant.apply((TOP / case.source).read_bytes()))
+
+    def check(self, case: Case) -> None:
+        """Raise `RuntimeError` unless the tests of a case pass here when nothing is mutated."""
+        if self._verdict(case, (TOP / case.source).read_bytes()) != "survived":
+            raise RuntimeError(f"{case.source}: its tests fail without a mutant: {case.tests}")
+
+    def _verdict(self, case: Case, source: bytes) -> str:
         limit = _LEAST + _SLOWER * case.covered.seconds
-        job = {"path": str(case.source), "source": source, "tests": case.tests, "limit": limit}
-        self._send(job)
+        job = {"path": str(case.source), "source": source.decode(), "tests": case.tests}
+        self._send(job | {"limit": limit})
         assert self._process is not None
         assert self._process.stdout is not None
         return str(json.loads(self._process.stdout.readline())["verdict"])

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _KILLED, _SURVIVED, _NO_TESTS = 1, 0, 5
+_LIBRARIES_ARE_IMPORTED = "ignore::pytest.PytestAssertRewriteWarning"
+"""Plugins of pytest are among the libraries, too early for it to rewrite their assertions."""
 
 
 def main() -> None:
@@ -25,6 +27,7 @@ def main() -> None:
     for name in libraries:
         with contextlib.suppress(ImportError):  # some names exist only while pytest runs
             importlib.import_module(name)
+    _shorten_properties()
     for line in sys.stdin:
         job = json.loads(line)
         path, original = Path(job["path"]), Path(job["path"]).read_bytes()
@@ -34,6 +37,14 @@ def main() -> None:
         finally:
             path.write_bytes(original)
         print(json.dumps({"verdict": verdict}), flush=True)
+
+
+def _shorten_properties() -> None:
+    """Let property tests draw fewer examples, since each of them runs for hundreds of mutants."""
+    from hypothesis import settings
+
+    settings.register_profile("mutants", max_examples=25, deadline=None)
+    settings.load_profile("mutants")
 
 
 def _judge(tests: Sequence[str], *, limit: float) -> str:
@@ -63,7 +74,8 @@ def _run_tests(tests: Sequence[str]) -> None:
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
         pytest = importlib.import_module("pytest")
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests])
+        flags = ["-x", "-q", "-p", "no:cacheprovider", "-W", _LIBRARIES_ARE_IMPORTED]
+        code = pytest.main([*flags, *tests])
     finally:
         os._exit(int(code))
 
