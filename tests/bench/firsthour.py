@@ -18,6 +18,7 @@ import os
 import re
 import select
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -57,9 +58,8 @@ class Typist:
     """Types commands on the machine's terminal as a person does, and watches what comes back, and when."""
 
     machine: Machine
-    silence: float = 0.0
-    """The longest time without any output, in seconds, and of which command."""
-    silent: str = ""
+    silences: dict[str, float] = field(default_factory=dict)
+    """The longest time without any output, in seconds, of each command."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def type(self, command: str, *, answers: str | None = None, is_quiet: bool = False) -> str:
@@ -87,15 +87,14 @@ class Typist:
 
     def _listen(self, process: subprocess.Popen[bytes], command: str) -> str:
         assert process.stdout is not None
-        said, last = b"", time.monotonic()
+        said, last, longest = b"", time.monotonic(), 0.0
         while True:
             ready, _, _ = select.select([process.stdout], [], [], _PATIENCE)
             now = time.monotonic()
-            if now - last > self.silence:
-                self.silence, self.silent = now - last, command
-            last = now
+            longest, last = max(longest, now - last), now
             block = os.read(process.stdout.fileno(), 2**16) if ready else b""
             if not block:
+                self.silences[command] = longest
                 return said.decode(errors="replace")
             said += block
 
@@ -239,9 +238,16 @@ class Hour:
         """Return how many servers the repository has verified records of, which must be all that Nova has."""
         broker = self.testbed.broker
         peer = Peer.create(directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=_QUEUE)
-        assert peer.run("ssmreceive", "--count", "1").returncode == 0
+        projects = {project.id for project in self.testbed.seed().projects.values() if project.vo}
+        # One message for each project, since none of them has more servers than a message may hold.
+        assert peer.run("ssmreceive", "--count", str(len(projects))).returncode == 0
         bodies = [element["body"] for element in peer.elements()]
         found = {uuid for body in bodies for uuid in re.findall(r"^VMUUID: (\S+)", body, re.MULTILINE)}
+        with contextlib.closing(sqlite3.connect(f"file:{self.testbed.nova_database}?mode=ro", uri=True)) as nova:
+            rows = nova.execute("SELECT uuid, project_id FROM instances WHERE deleted = 0").fetchall()
+        wanted = {uuid for uuid, project in rows if project in projects}
+        if not wanted <= found:
+            sys.exit(f"Nova has {len(wanted)} servers, the repository has verified records of {len(found)}")
         return len(found)
 
 
@@ -284,12 +290,14 @@ def one_hour(way: str, engine: Engine, testbed: Testbed, *, keep: Path) -> Mappi
             for made in (directory / "srv/fedcloud-appliance/dist").glob("fedcloud-appliance-*"):
                 shutil.rmtree(keep / made.name, ignore_errors=True)
                 shutil.copytree(made, keep / made.name)
-        figures = {"wall": wall, "CPU": used, "longest silence": hour.typist.silence, "servers with records": servers}
+        (block,) = [block for block in readme.blocks(readme.README.read_text()) if block.name == way]
+        silence = max(hour.typist.silences[command] for command in block.filled(values()))
+        figures = {"wall": wall, "CPU": used, "longest silence": silence, "servers with records": servers}
         for case, value in figures.items():
             row(f"{way}: {case}", value, "" if case.startswith("servers") else "s")
-        print(f"longest silence in: {hour.typist.silent}", file=sys.stderr)
         for command, seconds in hour.typist.seconds.items():
             row(f"{way}: {' '.join(command.split())}", seconds, "s")
+            row(f"{way}: {' '.join(command.split())}: longest silence", hour.typist.silences[command], "s")
         return figures
 
 
@@ -318,7 +326,9 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
         commands, values, _ = counted(way)
         november = f"{NOVEMBER_COMMANDS} + {NOVEMBER_EDITS}, {NOVEMBER_GUESSES} guesses"
         lines.append(f"| commands + values typed, {way} | {november} | half, 0 | {commands} + {values}, 0 guesses |")
-        lines.append(f"| longest silence, {way} | 14 min | 5 s | {found['longest silence']:.1f} s |")
+        lines.append(
+            f"| longest silence of build and install, {way} | 14 min | 5 s | {found['longest silence']:.1f} s |"
+        )
     return "\n".join(lines)
 
 

@@ -115,7 +115,7 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     shown = install(older(made), root)
     assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr
     steps = "systemctl start bdii cloudkeeper-os, appliance schedule cron, appliance status"
-    assert shown.stdout.endswith(f"Installed {__version__}. Next: fill in /etc, then {steps}.\n")
+    assert shown.stdout.endswith(f"Installed {__version__}. Next: appliance configure, {steps}.\n")
     assert re.search("^fedcloud:[x!]:1999:1999:", (root / "etc/passwd").read_text(), re.MULTILINE)
     assert access(root / "etc/caso/caso.conf") == (0, 1999, 0o640)
     assert access(root / "etc/apel/sender.cfg") == (0, 1999, 0o640)
@@ -340,7 +340,7 @@ def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
     assert shown.stdout.splitlines()[-3:] == [
         "both cron and systemd start fetch-crl: choose one with appliance schedule cron|systemd",
         f"{table}:{last}: cron ignores the whole file, since its last line has no line end",
-        f"Installed {__version__}. Next: fill in /etc, then systemctl start bdii cloudkeeper-os, appliance status.",
+        f"Installed {__version__}. Next: appliance configure, systemctl start bdii cloudkeeper-os, appliance status.",
     ]
 
 

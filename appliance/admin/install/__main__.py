@@ -248,7 +248,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         print(line)
     if made.changes:
         steps = "systemctl start bdii cloudkeeper-os" + ("" if is_scheduled else ", appliance schedule cron")
-        print(f"Installed {__version__}. Next: fill in /etc, then {steps}, appliance status.")
+        print(f"Installed {__version__}. Next: appliance configure, {steps}, appliance status.")
     else:
         print(f"Nothing to change: {__version__} is installed.")
     return ExitStatus.DONE if is_restarted else ExitStatus.PARTLY
