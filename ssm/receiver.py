@@ -40,7 +40,7 @@ class Receiver:
     """Keeps a subscription alive and passes what comes through a `Judge` to a `Store`.
 
     ``is_stopping`` is asked at least twice a second; ``reload`` says whether files are to be read again now; ``report``
-    is called once a minute.
+    is called once a minute, and each time that no broker can be reached, then with the reason.
     """
 
     def __init__(
@@ -54,12 +54,14 @@ class Receiver:
         limits: Limits,
         is_stopping: Callable[[], bool],
         reload: Callable[[], bool],
-        report: Callable[[], None],
+        report: Callable[[Unavailable | None], None],
     ) -> None:
         self._judge, self._store, self._brokers, self._record = judge, store, brokers, record
         self._destination, self._limits = destination, limits
         self._is_stopping, self._reload, self._report = is_stopping, reload, report
-        self._handled = 0
+        self.handled = 0
+        """Messages that were stored, refused or dropped."""
+        self._is_away = False
         self._idle_since: float | None = None
         self._last_refresh = self._last_report = time.monotonic()
 
@@ -76,9 +78,14 @@ class Receiver:
                 if patience is not None and time.monotonic() - away_since > patience.total_seconds():
                     raise
                 logger.warning("%s", error)
+                self._is_away = True
+                self._report(error)
                 self._sleep(next(waits))
                 continue
-            handled = self._handled
+            if self._is_away:
+                self._is_away = False
+                self._report(None)
+            handled = self.handled
             try:
                 self._idle_since = time.monotonic()
                 self._serve(connection)
@@ -87,7 +94,7 @@ class Receiver:
             if self._is_over():
                 return
             self._record.add("reconnects")
-            waits = pauses() if self._handled > handled else waits
+            waits = pauses() if self.handled > handled else waits
             patience, away_since, self._idle_since = self._limits.idle and _PATIENCE, time.monotonic(), None
             self._sleep(next(waits))
 
@@ -131,14 +138,14 @@ class Receiver:
             logger.info("Going on.")
         for delivery in batch:
             connection.ack(delivery)
-        self._handled += len(batch)
+        self.handled += len(batch)
         self._idle_since = time.monotonic()
 
     def _room(self) -> int:
-        return PREFETCH if self._limits.messages is None else min(PREFETCH, self._limits.messages - self._handled)
+        return PREFETCH if self._limits.messages is None else min(PREFETCH, self._limits.messages - self.handled)
 
     def _is_over(self) -> bool:
-        is_enough = self._limits.messages is not None and self._handled >= self._limits.messages
+        is_enough = self._limits.messages is not None and self.handled >= self._limits.messages
         return self._is_stopping() or is_enough or self._is_idle()
 
     def _is_idle(self) -> bool:
@@ -153,7 +160,7 @@ class Receiver:
             self._judge.refresh(force=is_asked)
         if time.monotonic() - self._last_report > _REPORT_SECONDS:
             self._last_report = time.monotonic()
-            self._report()
+            self._report(None)
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds

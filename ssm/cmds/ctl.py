@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.core import clock
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ExitStatus, LocalFailure
-from appliance.core.spool import ElementName, Spool
+from appliance.core.spool import Spool
+from ssm.directory import DirectorySpool
 from ssm.settings import load_sender
 
 _CONFIG = "/etc/apel/sender.cfg"
@@ -25,21 +25,22 @@ def _add_spool_arguments(parser: argparse.ArgumentParser) -> None:
 def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
     """Print a line for each element: name, age, size, and whether somebody has locked it."""
     layout = cli.layout(arguments)
-    path = arguments.path or load_sender(arguments.config or layout.path(_CONFIG), layout=layout).path
+    path, is_dirq = arguments.path, True
+    if path is None:
+        settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
+        path, is_dirq = settings.path, settings.is_dirq
     if not path.is_dir():
         raise LocalFailure(path, "there is no spool", "see [messaging] path, or give --path")
-    spool, at = Spool(path), clock.now()
+    spool, at = Spool(path) if is_dirq else DirectorySpool(path), clock.now()
     names = list(spool.names())
     for name in names:
         state = "locked" if spool.is_locked(name) else "waits"
-        print(f"{name}  {_age(name, at):>10}  {spool.size(name):>10} bytes  {state}")
+        age = str(at.replace(microsecond=0) - spool.made_at(name).replace(microsecond=0))
+        print(f"{name}  {age:>10}  {spool.size(name):>10} bytes  {state}")
     print(f"{len(names)} messages in {path}")
-    return ExitStatus.DONE
-
-
-def _age(name: ElementName, at: datetime) -> str:
-    born = datetime.fromtimestamp(int(name[9:17], 16), UTC)  # its name begins with the second in which it was made
-    return str(at.replace(microsecond=0) - born)
+    for failure in spool.skipped.values():
+        print(failure)
+    return ExitStatus.PARTLY if spool.skipped else ExitStatus.DONE
 
 
 def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.core.run import cli, lock
-from appliance.core.run.errors import ExitStatus
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, Unavailable
 from appliance.core.run.record import RunRecord, recorded
 from ssm.cmds import common, daemon
 from ssm.settings import ReceiverSettings, load_receiver
 
 if TYPE_CHECKING:  # start-up is a cost
     from ssm.judge import Judge
+    from ssm.store import Store
 
 _CONFIG = "/etc/apel/receiver.cfg"
 _NAMES = "/etc/apel/dns"
+_FIGURES = (
+    *("messages_received", "bytes_received", "stored", "rejected", "duplicates", "banned"),
+    *("reconnects", "skipped"),
+)
 logger = logging.getLogger("ssmreceive")
 
 
@@ -41,43 +46,56 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Receive, or only check the configuration."""
     os.umask(0o027)  # queues, locks and logs are for this program and its group
     layout = cli.layout(arguments)
-    settings = load_receiver(arguments.config or layout.path(_CONFIG), layout=layout)
-    common.configure_log("ssmreceive", settings, arguments)
-    names = (arguments.dn_file or layout.path(_NAMES)).absolute()
-    if arguments.check_config:
-        _judge(settings, names, RunRecord("ssmreceive"))
-        common.check_tls(settings.link)
-        print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
-        return ExitStatus.DONE
-    if arguments.daemon:
-        _judge(settings, names, RunRecord("ssmreceive"))  # what is wrong is told while there is somebody to read it
-        daemon.detach(settings.pidfile)
-    common.announce("ssmreceive", "receiving")
     with contextlib.ExitStack() as stack:
-        record = stack.enter_context(recorded("ssmreceive", layout.runs))
+        runs = None if arguments.check_config else layout.runs
+        record = stack.enter_context(recorded("ssmreceive", runs))
+        record.counts = dict.fromkeys(_FIGURES, 0)
+        settings = load_receiver(arguments.config or layout.path(_CONFIG), layout=layout)
+        common.configure_log("ssmreceive", settings, arguments)
+        names = (arguments.dn_file or layout.path(_NAMES)).absolute()
+        if arguments.check_config:
+            _judge(settings, names, record)
+            common.check_tls(settings.link)
+            print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
+            return ExitStatus.DONE
+        if arguments.daemon:
+            _judge(settings, names, record)  # what is wrong is reported while somebody can read it
+            daemon.detach(settings.pidfile)
+        common.announce("ssmreceive", "receiving")
         stack.enter_context(lock.hold(settings.path / ".ssmreceive.lock"))
         if arguments.daemon:
             stack.enter_context(daemon.named_in(settings.pidfile))
         _receive(settings, names, record, arguments)
         logger.info("SSM run has finished.")
-        record.status = ExitStatus.DONE
-    return ExitStatus.DONE
+        record.status = ExitStatus.PARTLY if record.failures else ExitStatus.DONE
+        return record.status
 
 
 def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, arguments: argparse.Namespace) -> None:
+    """Receive until it is time to end.
+
+    :raises ApplianceError: nothing was received, because there is no broker, or no room on the disk
+    """
     from ssm import receiver  # noqa: PLC0415  start-up is a cost
     from ssm.store import Store  # noqa: PLC0415
 
     stop, reload = common.Flag(signal.SIGTERM), common.Flag(signal.SIGHUP)
-
-    def report() -> None:
-        store.tidy()
-        record.close(ExitStatus.DONE, cli.layout(arguments).runs)
-
     judge = _judge(settings, names, record)
     store = Store(settings.path, record=record)
     store.recover()
-    receiver.Receiver(
+
+    def report(trouble: Unavailable | None) -> None:
+        store.tidy()
+        _name_skipped(store, record)
+        told = list(record.failures)
+        status = ExitStatus.PARTLY if told else ExitStatus.DONE
+        if trouble is not None:  # of this moment: it may be over when the run ends
+            record.fail(str(trouble))
+            status = trouble.status
+        record.close(status, cli.layout(arguments).runs)
+        record.failures[:] = told
+
+    made = receiver.Receiver(
         judge,
         store,
         brokers=common.brokers(settings.link, trust=judge.trust),
@@ -87,8 +105,27 @@ def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, argumen
         is_stopping=stop.is_up,
         reload=reload.take,
         report=report,
-    ).run()
-    store.close()
+    )
+    try:
+        made.run()
+    except (ApplianceError, OSError) as error:
+        if not made.handled:
+            raise
+        failure = LocalFailure.from_os(error) if isinstance(error, OSError) else error
+        record.fail(str(failure))
+        logger.error("%s", failure)  # noqa: TRY400  one line, no traceback
+    finally:
+        _name_skipped(store, record)
+        store.close()
+
+
+def _name_skipped(store: Store, record: RunRecord) -> None:
+    """Name what lies in the queues and cannot be used, each once."""
+    for failure in store.skipped():
+        if str(failure) not in record.failures:
+            logger.warning("%s", failure)
+            record.fail(str(failure))
+            record.add("skipped")
 
 
 def _judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:

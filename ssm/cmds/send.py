@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     layout = cli.layout(arguments)
     is_run = not (arguments.check_config or arguments.dry_run)
     with recorded("ssmsend", layout.runs if is_run else None) as record:
+        record.counts = dict.fromkeys(_FIGURES, 0)
         settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
         common.configure_log("ssmsend", settings, arguments)
         outgoing = _open_spool(settings)
@@ -97,7 +98,6 @@ def _send(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, argum
             logger.info(common.RULE)
             return status
     finally:
-        record.counts = dict.fromkeys(_FIGURES, 0) | record.counts
         # Whatever ended the run: what lies there is what is left.
         with contextlib.suppress(LocalFailure):
             record.counts["left"] = spool.count()

@@ -1,5 +1,6 @@
 """Queues and the journal; the queue is read by the dirq library."""
 
+import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from dirq.queue import Queue as Dirq
+from dirq.QueueSimple import QueueSimple as DirqSimple
 
 from appliance.core import clock
 from appliance.core.run.errors import LocalFailure
@@ -14,6 +16,7 @@ from appliance.core.run.record import RunRecord
 from ssm.journal import Journal, Key
 from ssm.queue import Queue
 from ssm.store import Store
+from tests import foreign
 
 SCHEMA = {"body": "string", "signer": "string", "empaid": "string?"}
 FIELDS = {"body": "Größe\n".encode(), "signer": b"/CN=a", "empaid": b"x/y"}
@@ -156,3 +159,84 @@ def test_a_file_that_is_no_journal_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("something else entirely, and long enough to be looked at\n" * 20)
     with pytest.raises(LocalFailure, match=r"file is not a database; .* may be moved away"):
         Journal(tmp_path / "journal")
+
+
+def nobody(code: str) -> str:
+    return foreign.as_nobody(code, modules="json, ssm.queue, ssm.outgoing")
+
+
+def test_what_others_left_in_a_queue_is_passed_by_and_named() -> None:
+    """F-H1: the newest directory is root's, staged elements are, dirq's own directories are files."""
+    with foreign.open_to_all() as root:
+        queue = root / "incoming"
+        Dirq(str(queue), umask=0, schema=SCHEMA)
+        staging = root / ".incoming.staging"
+        (queue / "obsolete").rmdir()
+        (queue / "obsolete").touch()
+        closed, link = queue / "00000007", queue / "00000009"
+        closed.mkdir(mode=0)
+        link.symlink_to("/tmp")
+        staging.mkdir()
+        held = staging / ("a" * 14)
+        held.mkdir(mode=0o755)
+        (held / "body").write_text("known as received")
+        for path in (root, queue, staging):
+            path.chmod(0o777)
+        said = json.loads(
+            nobody(
+                "import json; from pathlib import Path; from ssm.queue import Queue\n"
+                f"queue = Queue(Path({str(queue)!r}))\n"
+                f"moved = queue.publish(['{held.name}'])\n"
+                "name = queue.stage({'body': b'good', 'signer': b's'})\n"
+                "queue.seal()\n"
+                "moved |= queue.publish([name])\n"
+                "print(json.dumps([name, moved, {str(k): str(v) for k, v in queue.skipped.items()}]))\n"
+            )
+        )
+        name, moved, lines = said
+        if os.geteuid() == 0:
+            assert moved == {name: f"00000000/{name}"}
+            assert lines.keys() == {str(path) for path in (closed, link, held, queue / "obsolete")}
+            assert lines[str(held)].endswith(f"; chown -R {foreign.NOBODY}:{foreign.NOBODY} {held}")
+        assert lines[str(closed)].startswith(f"{closed}: skipped: permission denied (a directory of user ")
+        closed.chmod(0o700)
+        link.unlink()
+        closed.rmdir()
+        (queue / "obsolete").unlink()  # dirq itself does not start beside that
+        assert {element["body"] for element in read(queue)} == {"good"}
+
+
+def test_a_queue_that_cannot_be_used_at_all_says_what_helps() -> None:
+    """F-H1."""
+    with foreign.open_to_all() as root:
+        (root / "incoming").mkdir(mode=0)
+        said = nobody(
+            "from pathlib import Path; from ssm.queue import Queue\n"
+            "try:\n"
+            f"    Queue(Path({str(root / 'incoming')!r}))\n"
+            "except Exception as error:\n"
+            "    print(error)\n"
+        )
+        assert said.startswith(
+            f"{root}/incoming: permission denied (a directory of user {os.geteuid()}, mode 0000); chown"
+        )
+
+
+def test_a_sender_s_journal_that_it_may_not_read_is_named() -> None:
+    """F-H1."""
+    with foreign.open_to_all() as root:
+        theirs = DirqSimple(str(root / "spool"), umask=0)
+        name = theirs.add("x")
+        (root / "spool" / name).chmod(0o666)
+        (root / "journal").touch(mode=0)
+        (root / "directory").mkdir()
+        for journal in (root / "journal", root / "directory"):
+            said = nobody(
+                "from pathlib import Path; from ssm.outgoing import Outgoing; from appliance.core.spool import Spool\n"
+                f"mine = Outgoing(Spool(Path({str(root / 'spool')!r})), journal=Path({str(journal)!r}))\n"
+                "mine.recover()\n"
+                "print(*mine.spool.skipped.values(), list(mine.blocks()), mine.release(), sep='\\n')\n"
+            ).splitlines()
+            assert said[0].startswith(f"{journal}: skipped: ")
+            assert said[1:] == [str([[name]]), str([name])]
+        assert theirs.lock(name)

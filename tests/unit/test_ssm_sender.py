@@ -19,6 +19,7 @@ from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.certificates import Identity
 from ssm import packer
 from ssm.cmds.common import brokers
+from ssm.directory import DirectorySpool
 from ssm.outgoing import Outgoing
 from ssm.packer import Packer
 from ssm.sender import Sender
@@ -38,6 +39,7 @@ def sender_to(
     *,
     seconds: float = 60,
     max_wire: bool = False,
+    path_type: str = "dirq",
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[Sender, list[str]]:
     credential = trust.host("sender")
@@ -47,6 +49,7 @@ def sender_to(
         f"[sender]\nprotocol: {'AMS' if is_ams else 'STOMP'}\n[broker]\nhost: localhost:{broker.port}\n[certificates]\n"
         f"certificate: {credential.certificate}\nkey: {credential.key}\ncapath: {trust.ca_directory}\n"
         f"[messaging]\nams_project: accounting\ndestination: {'x' if is_ams else '/queue/x'}\npath: {directory}/spool\n"
+        f"path_type: {path_type}\n"
     )
     if isinstance(broker, AMS):
         broker.create("x")
@@ -54,11 +57,12 @@ def sender_to(
     settings = load_sender(config, layout=Layout(directory))
     queue = QueueSimple(str(settings.path))
     names = [queue.add(f"{number}\n") for number in range(count)]
+    spool = Spool(settings.path) if settings.is_dirq else DirectorySpool(settings.path)
     anchors = CADirectory(settings.link.capath)
     identity = Identity.load(settings.link.certificate, key_path=settings.link.key, at=clock.now())
     made = Sender(
         settings,
-        Outgoing(Spool(settings.path), journal=settings.journal),
+        Outgoing(spool, journal=settings.journal),
         packer=Packer(
             identity, anchors, None, "aes128", 16_000_000, packer.max_wire(settings.link) if max_wire else None
         ),
