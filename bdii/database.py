@@ -150,8 +150,13 @@ class _Unexplained(Unavailable):
     """The tool slapadd failed, and named no entry."""
 
 
-def _culprit(settings: Settings, wanted: Tree, directory: Path, error: _Unexplained) -> dict[Dn, str]:
-    """Return the entry at which slapadd fails, with the reason; raises ``error`` when no single one is to blame."""
+def _culprit(
+    settings: Settings,
+    wanted: Tree,
+    directory: Path,
+    error: _Unexplained,
+) -> dict[Dn, str]:
+    """Return the entry at which slapadd fails; raises ``error`` when no single one is to blame."""
     names = tree.sorted_by_depth(wanted)  # so that each beginning of the list is a tree
 
     def fails(part: Sequence[Dn]) -> bool:
@@ -195,7 +200,8 @@ def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     refused = dict(_refused(aborted or words, lines))
     if done.returncode and not refused:
         told = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
-        raise _Unexplained(directory, f"slapadd failed: {told}", "check the free space and the schemas")
+        remedy = "check the free space and the schemas"
+        raise _Unexplained(directory, f"slapadd failed: {told}", remedy)
     return refused
 
 

@@ -88,10 +88,14 @@ def _of_other_sites(answer: Answer, site: str) -> list[str]:
     return [tree.printable(f"{answer.source}: its services name the site {listed}, not {site}: correct one of them")]
 
 
-def _of_directories(settings: Settings, last: Mapping[str, LastGood]) -> tuple[list[Source], list[Answer]]:
+def _of_directories(
+    settings: Settings,
+    last: Mapping[str, LastGood],
+) -> tuple[list[Source], list[Answer]]:
     """Return the sources in the two directories, and answers of no use for what cannot be asked.
 
-    Those are names that are no sources, and all known sources of a directory that cannot be read, not mounted perhaps.
+    Those are names that are no sources, and all known sources of a directory that cannot be read,
+    because it is not mounted perhaps.
     """
     asked: list[Source] = []
     answers: list[Answer] = []
@@ -104,10 +108,12 @@ def _of_directories(settings: Settings, last: Mapping[str, LastGood]) -> tuple[l
             found = read(directory, timeout=settings.read_timeout, limit=settings.source_limit)
         except OSError as error:
             known = [name for name in last if name.startswith(kind)]
-            words = "does not exist" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
-            if not known and not isinstance(error, FileNotFoundError):
-                known = [kind.rstrip("/")]  # nothing was read there ever, which is a problem all the same
-            answers += [Answer(name, None, problems=(f"{name}: directory {directory}: {words}",)) for name in known]
+            is_missing = isinstance(error, FileNotFoundError)
+            cause = "does not exist" if is_missing else (error.strerror or str(error)).lower()
+            if not known and not is_missing:
+                known = [kind.rstrip("/")]  # nothing was ever read there; a problem all the same
+            words = f"directory {directory}: {cause}"
+            answers += [Answer(name, None, problems=(f"{name}: {words}",)) for name in known]
         else:
             asked += found.sources
             answers += found.skipped

@@ -1,9 +1,10 @@
-"""Changes carried out in slapd, one by one; what is published is known from its answers, never assumed.
+"""Changes carried out in slapd, one by one; only its answers tell what is published.
 
-A change at which the connection breaks may be to blame, or slapd may. So the other changes are made first, over a new
-connection, and the suspect last and alone. If the connection breaks again, the change is set aside with its reason, and
-tried again only when its entry has changed or an hour has passed. Suspects are remembered while slapd is down: one that
-makes slapd end is the last to be tried once slapd is back.
+A change at which the connection breaks may be to blame, or slapd may. So the other changes are made
+first, over a new connection, and the suspect last and alone. If the connection breaks again, the
+change is set aside with its reason, and tried again only when its entry has changed or an hour has
+passed. Suspects are remembered while slapd is down: one that makes slapd end is the last to be
+tried once slapd is back.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ _BULK_FACTOR = 10
 _BULK_LEAST = 200
 _TOLD = 5
 _ATTEMPTS = 2
-"""How often a connection may break at a change before it is set aside; the last time it was tried alone."""
+"""How often a connection may break at a change before it is set aside; the last time alone."""
 _SET_ASIDE_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """An entry that need not be tried again, why, and until when (of the monotonic clock; None: until it changes)."""
+    """An entry that need not be tried again, why, and until when.
+
+    ``until`` is of the monotonic clock; None: until the entry changes.
+    """
 
     entry: Entry
     reason: str
@@ -161,7 +165,12 @@ class Publisher:
             if parent(change.dn) in served.tree:
                 self._refused[change.dn] = _Refusal(change.entry, reason)
 
-    def _change_each(self, changes: Sequence[Change], applied: Applied, stop: threading.Event) -> None:
+    def _change_each(
+        self,
+        changes: Sequence[Change],
+        applied: Applied,
+        stop: threading.Event,
+    ) -> None:
         """Make changes over as many connections as it takes.
 
         Raises `Unavailable` when slapd cannot be connected to: then no single change is to blame.
@@ -173,15 +182,17 @@ class Publisher:
         while left and not stop.is_set():
             with self._server.connect() as directory:
                 if self._server.content()[0] != self._generation:
-                    raise Unavailable("slapd", "was started anew meanwhile, the plan is for the one before")
+                    words = "was started anew meanwhile, the plan is for the one before"
+                    raise Unavailable("slapd", words)
                 is_lost |= self._change_until_lost(directory, left, applied, now, stop)
         self.published, self._is_unsure = now, is_lost
 
     def _suspects_last(self, changes: Sequence[Change]) -> list[Change]:
-        """Return changes with the suspects at the end, each with the changes of entries below it."""
+        """Return changes with the suspects, and what is below them, at the end."""
 
         def is_suspect(change: Change) -> bool:
-            return change.dn in self._suspects or any(name in self._suspects for name in tree.ancestors(change.dn))
+            names = (change.dn, *tree.ancestors(change.dn))
+            return any(name in self._suspects for name in names)
 
         return sorted(changes, key=is_suspect) if self._suspects else list(changes)
 
@@ -193,7 +204,7 @@ class Publisher:
         now: dict[Dn, Entry],
         stop: threading.Event,
     ) -> bool:
-        """Make changes, taking them from ``left``, until the connection breaks; return whether it did."""
+        """Make changes, taken from ``left``, until the connection breaks; return whether it did."""
         while left and not stop.is_set():
             change = left.popleft()
             try:
@@ -212,16 +223,19 @@ class Publisher:
         return False
 
     def _is_to_blame(self, change: Change, error: NoAnswer, applied: Applied) -> bool:
-        """Note a change at which the connection broke; set it aside when that was once too often."""
+        """Note a change at which the connection broke; set it aside when it was once too often."""
         entry, count = self._suspects.get(change.dn, (change.entry, 0))
         count = count + 1 if tree.is_same(entry, change.entry) else 1
         self._suspects[change.dn] = (change.entry, count)
         name = tree.printable(tree.shown(change.dn))
         if count < _ATTEMPTS:
-            logger.warning("%s: the connection broke at this entry, which is tried again after all others", name)
+            words = "the connection broke at this entry, which is tried again after all others"
+            logger.warning("%s: %s", name, words)
             return False
-        reason = f"slapd closes the connection or does not answer ({error.cause}); set aside for an hour"
-        self._refused[change.dn] = _Refusal(change.entry, reason, until=time.monotonic() + _SET_ASIDE_SECONDS)
+        reason = f"slapd closes the connection or does not answer ({error.cause})"
+        reason = f"{reason}; set aside for an hour"
+        until = time.monotonic() + _SET_ASIDE_SECONDS
+        self._refused[change.dn] = _Refusal(change.entry, reason, until)
         del self._suspects[change.dn]
         applied.failed.append((change, reason))
         return True

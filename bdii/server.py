@@ -76,7 +76,8 @@ class Server:
             for directory in self._databases.glob("[0-9]*"):  # other names may be those of the bdii package's slapd
                 shutil.rmtree(directory, ignore_errors=True)
                 if os.path.lexists(directory):
-                    error = OSError(errno.EEXIST, "is in the way of a database and cannot be removed", str(directory))
+                    words = "is in the way of a database and cannot be removed"
+                    error = OSError(errno.EEXIST, words, str(directory))
                     logger.warning("%s", files.describe_skipped(directory, error))
 
     def serve(self, wanted: Tree, *, instead: Tree = NO_TREE) -> Database:
@@ -128,7 +129,7 @@ class Server:
         return self.settings.state / "db"
 
     def _free_directory(self) -> Path:
-        """Return where the next database goes; a number that something foreign has is passed over."""
+        """Return where the next database goes; a number that something foreign has is skipped."""
         number = self.generation + 1
         while os.path.lexists(self._databases / str(number)):
             shutil.rmtree(self._databases / str(number), ignore_errors=True)

@@ -69,7 +69,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """What is found in a directory of sources; ``skipped`` are answers of no use for names that cannot be sources."""
+    """What a directory of sources has; ``skipped`` are answers of no use for what is no source."""
 
     sources: tuple[Source, ...] = ()
     skipped: tuple[Answer, ...] = ()
@@ -82,7 +82,11 @@ def ldif_files(directory: Path, *, timeout: timedelta, limit: int) -> Directory:
         OSError: the directory cannot be read.
 
     """
-    listing = files.listed(directory, lambda name: _is_wanted(name) and name.endswith(".ldif"), follow=True)
+
+    def is_wanted(name: str) -> bool:
+        return _is_wanted(name) and name.endswith(".ldif")
+
+    listing = files.listed(directory, is_wanted, follow=True)
     return _directory("ldif", listing, is_program=False, timeout=timeout, limit=limit)
 
 
@@ -93,7 +97,8 @@ def programs(directory: Path, *, timeout: timedelta, limit: int) -> Directory:
         OSError: the directory cannot be read.
 
     """
-    listing = files.listed(directory, _is_wanted, follow=True, access=os.F_OK)  # running one tells what it lacks
+    # Running one tells what it lacks.
+    listing = files.listed(directory, _is_wanted, follow=True, access=os.F_OK)
     return _directory("provider", listing, is_program=True, timeout=timeout, limit=limit)
 
 
@@ -101,7 +106,14 @@ def _is_wanted(name: str) -> bool:
     return name[0] not in "#." and name[-1] != "~"
 
 
-def _directory(kind: str, listing: files.Listing, *, is_program: bool, timeout: timedelta, limit: int) -> Directory:
+def _directory(
+    kind: str,
+    listing: files.Listing,
+    *,
+    is_program: bool,
+    timeout: timedelta,
+    limit: int,
+) -> Directory:
     found = [
         Source(f"{kind}/{path.name}", [path], is_program=is_program, timeout=timeout, limit=limit)
         for path in listing.paths

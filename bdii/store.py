@@ -77,7 +77,7 @@ class Store:
         for name, last in sources.items():
             try:
                 self._write(self._source(name), last.tree)
-            except OSError as error:  # one of them must not cost the others, nor what is said of them
+            except OSError as error:  # one must not cost the others, nor what is said of them
                 failures.append(error)
         memory = {
             "sources": {
@@ -112,7 +112,7 @@ class Store:
     def _of_files(self) -> dict[str, LastGood]:
         """Return the last good data without what memory.json says of them: each as old as its file."""
         try:
-            listing = files.listed(self.directory / "sources", lambda name: name.endswith(".ldif") and name[0] != ".")
+            listing = files.listed(self.directory / "sources", _is_source)
         except FileNotFoundError:
             return {}
         for line in listing.skipped.values():
@@ -157,6 +157,10 @@ class Store:
         blocks = (f"{ldif.format_entry(tree[dn])}\n".encode() for dn in trees.sorted_by_depth(tree))
         files.write_atomic(path, blocks)
         self._written[path] = tree
+
+
+def _is_source(name: str) -> bool:
+    return name.endswith(".ldif") and not name.startswith(".")
 
 
 def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:

@@ -15,8 +15,8 @@ A message is at every moment either here or in the spool. The staging area is on
 inside it; its name is none that dirq uses, so every SSM passes it by. OWNER stands for the directory of the
 checkpoints, so that two configurations (regions, say) may share a spool.
 
-Whatever else lies in the area holds back its own project at most. Foreign files inside a committed batch stay behind in
-PROJECT.foreign, which every run names until somebody has looked.
+Whatever else lies in the area holds back its own project at most. Foreign files inside a committed
+batch stay behind in PROJECT.foreign, which every run names until somebody has looked.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Recovered:
-    """What an earlier run left: messages moved to the spool, and by project why a batch could not be finished."""
+    """What an earlier run left: messages moved to the spool, and why batches stay unfinished."""
 
     messages: int = 0
     stuck: dict[str, ApplianceError] = field(default_factory=dict)
@@ -114,7 +114,8 @@ class Staging:
 
     def pending(self) -> list[str]:
         """Return the projects with a committed batch that an earlier run could not finish."""
-        return [path.name for path in self._listing().paths if path.suffix not in (_UNCOMMITTED, _FOREIGN)]
+        kinds = (_UNCOMMITTED, _FOREIGN)
+        return [path.name for path in self._listing().paths if path.suffix not in kinds]
 
     def unusable(self) -> list[ApplianceError]:
         """Return a line for each name in the area that the next run will report."""
@@ -123,7 +124,7 @@ class Staging:
         return [*listing.skipped.values(), *map(_of_foreign, kept)]
 
     def recover(self) -> Recovered:
-        """Finish every committed batch and delete every other; one that cannot be finished stops no neighbour."""
+        """Finish every committed batch and delete every other; a stuck one stops no neighbour."""
         done, listing = Recovered(), self._listing()
         for path, line in listing.skipped.items():
             done.stuck[path.name.removesuffix(_UNCOMMITTED)] = line
@@ -177,18 +178,20 @@ def _remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise LocalFailure.from_os(error, remedy=f"as root: rm -r {files.shell_word(path)}") from error
+        remedy = f"as root: rm -r {files.shell_word(path)}"
+        raise LocalFailure.from_os(error, remedy=remedy) from error
 
 
 def _clear(directory: Path) -> None:
-    """Remove the directory of a batch that was handed over, or put it aside when others have left files in it."""
+    """Remove the directory of a batch that was handed over; put it aside with others' files."""
     try:
         directory.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         for number in range(100):
-            aside = directory.with_name(f"{directory.name}{f'-{number}' if number else ''}{_FOREIGN}")
+            name = f"{directory.name}-{number}" if number else directory.name
+            aside = directory.with_name(f"{name}{_FOREIGN}")
             if not aside.exists():
                 directory.rename(aside)
                 return
@@ -198,7 +201,8 @@ def _clear(directory: Path) -> None:
 def _checkpoints(manifest: Path) -> dict[str, str]:
     try:
         told = json.loads(files.read_regular(manifest, limit=_MAX_MANIFEST))["checkpoints"]
-        found = {n: str(content) for n, content in told.items() if n.startswith("lastrun.") and "/" not in n}
+        names = [name for name in told if name.startswith("lastrun.") and "/" not in name]
+        found = {name: str(told[name]) for name in names}
         for content in found.values():
             datetime.fromisoformat(content)
     except FileNotFoundError:  # killed between the last two steps

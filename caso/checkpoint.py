@@ -28,7 +28,7 @@ _MODE = 0o644
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A project's checkpoint; None when it was never accounted. ``broken`` and ``unreadable`` files were skipped."""
+    """A project's checkpoint, None when it was never accounted, and the files that were skipped."""
 
     moment: datetime | None
     broken: tuple[Path, ...] = ()

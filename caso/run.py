@@ -73,7 +73,7 @@ class _Run:
         self._recording = threading.Lock()
 
     def run(self) -> ExitStatus:
-        if self.configuration.projects:  # known before the cloud has been asked; right even if it does not answer
+        if self.configuration.projects:  # known before the cloud has been asked
             self.record.counts["projects_left"] = len(self.configuration.projects)
         recovered = self._recover()
         try:
@@ -96,7 +96,11 @@ class _Run:
             raise bug
         return _status(outcomes, failures)
 
-    def _account_all(self, selected: list[Selected], stuck: Mapping[str, ApplianceError]) -> list[Outcome]:
+    def _account_all(
+        self,
+        selected: list[Selected],
+        stuck: Mapping[str, ApplianceError],
+    ) -> list[Outcome]:
         end = self._end()
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
@@ -175,7 +179,8 @@ class _Run:
         for path in found.broken:
             logger.warning("%s: holds no time; going on from %s, as the project's other file says", path, found.moment)
         for line in found.unreadable:
-            logger.warning("%s; going on from %s, as the project's other file says", line, found.moment)
+            words = "as the project's other file says"
+            logger.warning("%s; going on from %s, %s", line, found.moment, words)
         return found.moment
 
     def _extract(self, selected: Selected, window: Window) -> Outcome:
@@ -189,7 +194,7 @@ class _Run:
         batch = self.staging.begin(selected.project.id, compose=compose, size=configuration.max_size)
         try:
             tally = extract(selected, window, self.shared, batch)
-            # Records that could not be kept must come up again: their project's checkpoint stays, the others are sent.
+            # Refused records that could not be kept must come up again: the checkpoint stays.
             batch.commit({} if tally.is_unkept else self._next_checkpoints(selected, window))
         except (ApplianceError, OSError):
             batch.discard()
@@ -215,13 +220,16 @@ class _Run:
         self.record.fail(line)
 
     def _count(self, outcome: Outcome) -> None:
-        """Add a project's figures to the record, which is written as it is if the run is stopped."""
+        """Add a project's figures to the record, which is written as it is at SIGTERM."""
         tally = outcome.tally
         self.record.add("servers", tally.servers)
         self.record.add("records", tally.records.total())
         self.record.add("records_refused", len(tally.refused))
         self.record.add("messages", outcome.messages)
-        self.record.add("projects_failed" if outcome.error else "projects_left", 1 if outcome.error else -1)
+        if outcome.error:
+            self.record.add("projects_failed")
+        else:
+            self.record.add("projects_left", -1)
 
     def _tell_outcome(self, outcome: Outcome) -> None:
         for line in outcome.tally.refused:
@@ -233,7 +241,8 @@ class _Run:
 def _about_others(recovered: Recovered, selected: list[Selected]) -> list[ApplianceError]:
     """Return what an earlier run left that belongs to none of the selected projects."""
     known = {one.project.id for one in selected}
-    return [*recovered.foreign, *(error for name, error in recovered.stuck.items() if name not in known)]
+    others = [error for name, error in recovered.stuck.items() if name not in known]
+    return [*recovered.foreign, *others]
 
 
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:

@@ -4,9 +4,9 @@ The order is always the same: write, fsync the file, rename, fsync the directory
 go: what a reader finds is the old state or the new one, never a mixture. Temporary names are fixed, so what a killed
 run left behind is overwritten by the next one instead of piling up.
 
-Other programs and people write in the same directories. `open_regular`, `read_regular` and `listed` never wait for a
-pipe, never follow a link that they are not told to follow, and return what they cannot use as a line for the
-administrator, so that one foreign name holds up nothing else.
+Other programs and people write in the same directories. `open_regular`, `read_regular` and
+`listed` never wait for a pipe, never follow a link that they are not told to follow, and return
+what they cannot use as a line for the administrator: one foreign name holds up nothing else.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640
     cannot be locked (NFS), writers of the same file must exclude each other.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    if temporary.is_dir() and not temporary.is_symlink():  # not ours: we leave it alone, and one of our own if killed
+    if temporary.is_dir() and not temporary.is_symlink():  # not ours: we leave it alone
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -110,7 +110,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640
         os.close(directory)
 
 
-# ------------------------------------------------------------------------------------------------------ foreign names
+# ---------------------------------------------------------------------------------- foreign names
 
 
 class NotAFile(OSError):
@@ -147,7 +147,8 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
 
     """
     require_regular(path, path.stat(follow_symlinks=follow))  # opening a device may have effects
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    flags |= 0 if follow else os.O_NOFOLLOW
     descriptor = os.open(path, flags)
     try:
         require_regular(path, os.fstat(descriptor))  # it may have been replaced since
@@ -158,7 +159,7 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
 
 
 def open_append(path: Path, flags: int = 0, *, mode: int = 0o640) -> int:
-    """Return a descriptor to append to a log with, made if there is none, without waiting for a pipe's reader.
+    """Return a descriptor to append to a log with, without waiting for a pipe's reader.
 
     Raises:
         OSError: it cannot be opened, or is a pipe that nobody reads.
@@ -171,7 +172,7 @@ def open_append(path: Path, flags: int = 0, *, mode: int = 0o640) -> int:
 
 
 def read_regular(path: Path, *, limit: int, follow: bool = False) -> bytes:
-    """Return the content of a regular file of at most ``limit`` bytes; raises as `open_regular` does."""
+    """Return the content of a file of at most ``limit`` bytes; raises as `open_regular` does."""
     with open_regular(path, follow=follow) as file, named(path):
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -187,10 +188,11 @@ def listed(
     follow: bool = False,
     access: int = os.R_OK,
 ) -> Listing:
-    """Return what a directory has under the names that ``wanted`` accepts: its files, or its ``directories``.
+    """Return the files, or ``directories``, of a directory under the names that ``wanted`` accepts.
 
-    A name that is none, or that this process may not read, is skipped with a line. What vanishes meanwhile was
-    somebody else's. ``follow`` counts a link as what it leads to; ``access`` is what a file must permit (`os.access`).
+    A name that is none, or that this process may not read, is skipped with a line. What vanishes
+    meanwhile was somebody else's. ``follow`` counts a link as what it leads to; ``access`` is what
+    a file must permit (`os.access`).
 
     Raises:
         OSError: the directory itself cannot be read.
@@ -213,7 +215,7 @@ def listed(
 
 
 def describe_skipped(path: Path, error: OSError) -> LocalFailure:
-    """Return the line on a name that this program skips because of ``error``, with the command that helps."""
+    """Return the line on a name that ``error`` makes us skip, with the command that helps."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -237,7 +239,7 @@ def describe_unusable(path: Path, error: OSError) -> LocalFailure:
 
 
 def shell_word(path: Path) -> str:
-    """Return a path as one word of a command that an administrator can paste into bash, whatever its bytes are."""
+    """Return a path as one word of a command for bash, whatever its bytes are."""
     text = str(path)
     if text.isprintable():
         return text if _PLAIN_WORD.fullmatch(text) else shlex.quote(text)
@@ -245,7 +247,7 @@ def shell_word(path: Path) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return a path for a message: as it is, or as `shell_word` writes it when it cannot be printed."""
+    """Return a path for a message; one that cannot be printed as `shell_word` writes it."""
     return str(path) if str(path).isprintable() else shell_word(path)
 
 
@@ -275,7 +277,7 @@ def require_regular(path: Path, status: os.stat_result) -> None:
         raise NotAFile(errno.EINVAL, f"Is {kind}", str(path))
 
 
-# -------------------------------------------------------------------------------------------------------------- moves
+# ------------------------------------------------------------------------------------------ moves
 
 
 def overwrite(path: Path, data: bytes) -> None:

@@ -33,16 +33,13 @@ def sources(site: Site, *, limit: int) -> list[Source]:
 
 
 def skipped(site: Site) -> list[Answer]:
-    """Return an answer of no use for each wrong line of site-urls.conf: what its BDII said last stays published."""
-    names = {pull.name for pull in site.pulls}
-    return [
-        Answer(
-            f"site/{problem.option if problem.option not in ('', *names) else f'line {problem.line}'}",
-            None,
-            problems=(f"{problem}; skipped",),
-        )
-        for problem in site.problems
-    ]
+    """Return an answer of no use for each wrong line: what its BDII said last stays published."""
+    taken = {"", *(pull.name for pull in site.pulls)}
+    answers = []
+    for problem in site.problems:
+        name = f"line {problem.line}" if problem.option in taken else problem.option
+        answers.append(Answer(f"site/{name}", None, problems=(f"{problem}; skipped",)))
+    return answers
 
 
 def _search(pull: Pull, site: Site) -> list[str]:

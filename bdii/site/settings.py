@@ -57,7 +57,7 @@ class Site:
     other_info: tuple[str, ...] = ()
     pulls: tuple[Pull, ...] = ()
     problems: tuple[Problem, ...] = ()
-    """Lines of site-urls.conf that are wrong, each with the name at its beginning; the others are good."""
+    """Wrong lines of site-urls.conf, each with the name at its beginning; the others are good."""
     timeout: timedelta = timedelta(seconds=30)
 
 
@@ -171,7 +171,7 @@ def _parse_site(path: Path, text: str) -> tuple[Document, list[Entry]]:
 
 
 def read_pulls(path: Path) -> tuple[tuple[Pull, ...], tuple[Problem, ...]]:
-    """Read a site-urls.conf, bases translated; returns what is wrong with other lines, which stop no good one.
+    """Read a site-urls.conf, bases translated; return its good lines and what is wrong with others.
 
     Raises `ConfigurationError` when the file cannot be read, or has no good line among wrong ones.
     """

@@ -154,9 +154,8 @@ def _refuse(key: str, reason: str, text: str, tally: Tally, configuration: Confi
     more = ""
     if batch is not None:
         try:
-            more = (
-                f"; see {quarantine.set_aside(configuration.spool / 'quarantine', key=key, reason=reason, text=text)}"
-            )
+            directory = configuration.spool / "quarantine"
+            more = f"; see {quarantine.set_aside(directory, key=key, reason=reason, text=text)}"
         except OSError as error:  # the project's good records are sent all the same
             tally.is_unkept = True
             more = f"; not kept: {LocalFailure.from_os(error)}"

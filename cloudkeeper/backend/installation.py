@@ -73,7 +73,8 @@ def _persistent_id(path: Path) -> str:
         pass
     except (OSError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) else "holds no id"
-        logger.warning("%s: %s: made anew; incomplete images of the old one are deleted after a day", path, words)
+        more = "made anew; incomplete images of the old one are deleted after a day"
+        logger.warning("%s: %s: %s", path, words, more)
     made = str(uuid.uuid4())
     files.make_directory(path.parent)
     files.write_atomic(path, f"{made}\n".encode())

@@ -64,7 +64,7 @@ class Store:
         logger.info("project %s: %d images, %d of them ours", self.name, len(listed), len(self._records))
 
     def _recognised(self, image: Image) -> Record | None:
-        """Return an image as a record of ours; one that makes no sense is reported and left alone."""
+        """Return an image as a record of ours; report one that makes no sense, and skip it."""
         try:
             record = properties.recognise(image, owner=self.project_id)
             if record:

@@ -156,7 +156,13 @@ class Synchronisation:
                 suspects += self._carry_out(wanted_plan.changes, address, vo=vo, report=report)
                 report.lists_left -= 1
             for suspect in suspects:  # each by itself, after all others
-                self._carry_out([suspect.change], suspect.address, vo=suspect.vo, report=report, is_last=True)
+                self._carry_out(
+                    [suspect.change],
+                    suspect.address,
+                    vo=suspect.vo,
+                    report=report,
+                    is_last=True,
+                )
         finally:
             self._end(report)
 
@@ -172,7 +178,8 @@ class Synchronisation:
                 continue
             except Exception as error:  # what one list brings about must not cost the others
                 logger.exception("%s: %s", address, _BUG)
-                report.fail(f"{address}: {_BUG}: {type(error).__name__}: {error}; its images stay as they are")
+                words = f"{_BUG}: {type(error).__name__}: {error}"
+                report.fail(f"{address}: {words}; its images stay as they are")
                 continue
             guarded = plan.guard(full, held=len(held), allowed=self.allowed)
             if guarded.withheld:
@@ -183,12 +190,18 @@ class Synchronisation:
             yield address, guarded, wanted.vo
 
     def _carry_out(
-        self, changes: Iterable[Change], address: Address, *, vo: str, report: Report, is_last: bool = False
+        self,
+        changes: Iterable[Change],
+        address: Address,
+        *,
+        vo: str,
+        report: Report,
+        is_last: bool = False,
     ) -> list[Suspect]:
         """Carry out changes, each by itself; return those to try once more, after all others.
 
-        Those are the ones at which a backend went away that is back by now. ``is_last`` is for that second time: what
-        makes the backend go away again is left out of this run.
+        Those are the ones at which a backend went away that is back by now. ``is_last`` is for that
+        second time: what makes the backend go away again is left out of this run.
         """
         suspects: list[Suspect] = []
         for change in changes:
@@ -197,11 +210,14 @@ class Synchronisation:
                 report.transferred_bytes += self._apply(change)
             except BackendGone as error:
                 if self.backend.wait() and not is_last:
-                    logger.warning("%s: %s: %s; tried again after all others", address, describe(change), error)
+                    words = f"{address}: {describe(change)}: {error}"
+                    logger.warning("%s; tried again after all others", words)
                     suspects.append(Suspect(change, address, vo))
                     continue
-                failure = f"the backend went away twice at this image, which is left out: {error}" if is_last else ""
-                failure = failure or str(error)
+                failure = str(error)
+                if is_last:
+                    words = "the backend went away twice at this image, which is left out"
+                    failure = f"{words}: {error}"
             except ApplianceError as error:
                 failure = str(error)
             except Exception as error:  # what one image brings about must not cost the others

@@ -64,7 +64,7 @@ class Workshop:
     qemu: QemuImg
 
     def sweep(self) -> list[LocalFailure]:
-        """Remove what an earlier run left behind; return a line for each name of ours that cannot be removed."""
+        """Remove what an earlier run left behind; return a line for each name that stays."""
         files.make_directory(self.directory)
         stuck: list[LocalFailure] = []
         for name in sorted(name for name in os.listdir(self.directory) if name.startswith(PREFIX)):

@@ -120,14 +120,15 @@ def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]
 
 
 def _clear(copy: Path) -> None:
-    """Remove what a killed run left, or the directory that an engine makes where a mount has no source."""
+    """Remove what a killed run left, or the directory that an engine makes for a missing source."""
     try:
         if copy.is_dir() and not copy.is_symlink():
             copy.rmdir()
         else:
             copy.unlink(missing_ok=True)
     except OSError as error:
-        raise LocalFailure.from_os(error, remedy=f"look at it, then: rm -r {files.shell_word(copy)}") from error
+        remedy = f"look at it, then: rm -r {files.shell_word(copy)}"
+        raise LocalFailure.from_os(error, remedy=remedy) from error
 
 
 def _require_open(path: Path) -> None:

@@ -103,14 +103,15 @@ def _is_off(path: Path, host: settings.Host) -> bool:
 
 
 def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
-    """Return the records of all programs, and a line for each file or directory that cannot be used.
+    """Return the records of all programs, and a line for each name that cannot be used.
 
-    Each container's records are in a directory of its own, and none of them replaces those that root writes of jobs,
-    which come last.
+    Each container's records are in a directory of its own, and none of them replaces those that
+    root writes of jobs, which come last.
     """
     if not layout.runs.exists():
         return {}, []
-    below = files.listed(layout.runs, lambda name: not name.endswith((".json", ".prom", ".tmp")), directories=True)
+    kinds = (".json", ".prom", ".tmp")
+    below = files.listed(layout.runs, lambda name: not name.endswith(kinds), directories=True)
     own = jobs.records(layout)
     found: dict[Path, Mapping[str, object]] = {}
     unusable = [str(line) for line in below.skipped.values()]

@@ -1,7 +1,7 @@
 """A session of requests whose answers are bounded in time and size.
 
-A time-out of requests limits the wait for the next byte only: a service that sends one now and then, or never stops,
-would hold up a project for ever, or fill the memory and end the whole run.
+A time-out of requests limits the wait for the next byte only: a service that sends one now and
+then, or never stops, would hold up a project for ever, or fill the memory and end the whole run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _BLOCK = 2**16
 class BoundedSession(requests.Session):
     """Reads each answer whole, unless it is asked for as a stream.
 
-    Requests raise `Unavailable` for an answer that takes longer than ``longest`` or has more than ``largest`` bytes.
+    Requests raise `Unavailable` for an answer that takes longer than ``longest`` or has more than
+    ``largest`` bytes.
     """
 
     def __init__(self, *, longest: timedelta = LONGEST, largest: int = LARGEST) -> None:
@@ -60,7 +61,8 @@ class BoundedSession(requests.Session):
                 if len(body) > self._largest:
                     raise Unavailable(host, f"its answer has more than {self._largest >> 20} MiB")
                 if time.monotonic() > deadline:
-                    raise Unavailable(host, f"its answer did not end within {self._longest.total_seconds():g} s")
+                    seconds = f"{self._longest.total_seconds():g}"
+                    raise Unavailable(host, f"its answer did not end within {seconds} s")
         except urllib3_errors.ProtocolError as error:
             raise requests.exceptions.ConnectionError(error) from error
         except urllib3_errors.DecodeError as error:

@@ -105,14 +105,15 @@ class Glance:
         self._call("DELETE", f"/v2/images/{image_id}", accept=(NOT_FOUND,))
 
     def _object(self, path: str) -> Image:
-        """Return the JSON object that Glance answers with; a proxy may answer in its stead, with a page for people."""
+        """Return the JSON object that Glance, or a proxy in its stead, answers with."""
         response = self._call("GET", path)
         try:
             found = response.json()
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise Unavailable(urlsplit(response.url).netloc, f"answers GET {urlsplit(path).path} with no JSON object")
+            words = f"answers GET {urlsplit(path).path} with no JSON object"
+            raise Unavailable(urlsplit(response.url).netloc, words)
         return found
 
     def _call(self, method: str, path: str, *, accept: Sequence[int] = (), **more: Any) -> requests.Response:

@@ -1,4 +1,4 @@
-"""Listings that come in pages: each page names the next one, and none may lead back or go on for ever."""
+"""Listings in pages: each page names the next one; none may lead back or go on for ever."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Pages:
     _seen: set[str] = field(default_factory=set)
 
     def follow(self, link: str) -> dict[str, str]:
-        """Return the query of a link to the next page. The host in it is what the service believes to be called.
+        """Return the query of a link to the next page.
+
+        The host in the link is what the service believes to be called.
 
         Raises:
             Unavailable: the link leads to a page that came already, or the listing has no end.
@@ -28,7 +30,8 @@ class Pages:
         """
         query = urlsplit(link).query
         if query in self._seen:
-            raise Unavailable(self.service, "its link to the next page leads to the same page again")
+            words = "its link to the next page leads to the same page again"
+            raise Unavailable(self.service, words)
         if len(self._seen) == self.most:
             raise Unavailable(self.service, f"its listing has no end after {self.most} pages")
         self._seen.add(query)

@@ -95,8 +95,9 @@ def read_text(path: Path) -> str:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open a file; a pipe that nobody writes to would hold up the program, unless the caller passed it on purpose."""
-    is_passed = path.is_relative_to("/dev") or path.is_relative_to("/proc/self/fd")  # such as a shell's <(command)
+    """Open a file; a pipe only when the caller passed it: without a writer it never ends."""
+    # Such as a shell's <(command).
+    is_passed = path.is_relative_to("/dev") or path.is_relative_to("/proc/self/fd")
     return path.open("rb") if is_passed else files.open_regular(path, follow=True)
 
 

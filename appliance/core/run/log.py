@@ -147,9 +147,15 @@ class _File(_Complaint, logging.FileHandler):
 
     def _open(self) -> TextIOWrapper:
         def opener(path: str, flags: int) -> int:
-            return files.open_append(Path(path), flags, mode=0o666)  # less the umask, as for any file
+            return files.open_append(Path(path), flags, mode=0o666)  # less the umask, as always
 
-        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
+        return open(
+            self.baseFilename,
+            "a",
+            encoding=self.encoding,
+            errors=self.errors,
+            opener=opener,
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         if (old := self.stream) is not None and not self._is_name_of(old):

@@ -2,9 +2,9 @@
 
 Two files for each program in the layout's directory of runs: ``PROGRAM.json``, the record of the last run, and
 ``PROGRAM.prom``, the same figures for node_exporter's textfile collector. They are by-products: a run whose work is
-done has not failed because they could not be written, so that is a warning. A run that fails leaves them as well,
-however it ends: they then show the failed run, not the good one before it. Where the disk is full, the old files are
-overwritten in place, which needs no room.
+done has not failed because they could not be written, so that is a warning. A run that fails
+leaves them as well, however it ends: they then show the failed run, not the good one before it.
+Where the disk is full, the old files are overwritten in place, which needs no room.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RunRecord:
     failures: list[str] = field(default_factory=list)
     last_success: datetime | None = None
     is_kept: bool = field(default=True, repr=False)
-    """Whether the files are written at the end; a dry run, which its configuration may ask for, leaves none."""
+    """Whether the files are written at the end; a dry run leaves none."""
     _begin: float = field(default_factory=time.monotonic, repr=False)
     """The clock of ``started`` may be set meanwhile; this one measures."""
 
@@ -71,7 +71,8 @@ class RunRecord:
             logger.warning("run record not written: %s: %s", error.filename, error.strerror)
             return
         _keep(directory / f"{self.program}.json", self._as_json)
-        _keep(directory / f"{self.program}.prom", lambda: _metrics(self, seconds=time.monotonic() - self._begin))
+        seconds = time.monotonic() - self._begin
+        _keep(directory / f"{self.program}.prom", lambda: _metrics(self, seconds=seconds))
 
     def _as_json(self) -> bytes:
         entry = asdict(self) | {"version": __version__, "status": self.status}
@@ -86,8 +87,9 @@ def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
     """Give the record of a run that the block is, and write it with the ``status`` that the block sets.
 
     Whatever ends the block is noted, an `OSError` as the `LocalFailure` that it becomes; without a status it is a bug.
-    SIGTERM, unless the program handles it, ends the process after the record is written. Nothing is written without a
-    ``directory``, nor when another run holds the lock (`Busy`): the record in place is that run's, or becomes it.
+    SIGTERM, unless the program handles it, ends the process after the record is written. Nothing is
+    written without a ``directory``, nor when another run holds the lock (`Busy`): the record in
+    place is that run's, or becomes it.
     """
     record = RunRecord(program)
     record.status = ExitStatus.BUG
@@ -107,7 +109,8 @@ def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
             record.status = ExitStatus.NOTHING
             raise
         except Exception as error:
-            record.fail(f"bug in this program: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            record.fail(f"bug in this program: {words}")
             raise
         finally:
             if directory is not None and record.is_kept:
@@ -116,7 +119,7 @@ def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
 
 @contextlib.contextmanager
 def failure_recorded(program: str, directory: Path) -> Iterator[None]:
-    """Write a record when the block, a service, ends against its will; else the last good run's would stay in place."""
+    """Write a record when the block, a service, fails; else the last good run's would stay."""
     try:
         yield
     except Busy:
@@ -129,9 +132,10 @@ def failure_recorded(program: str, directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Iterator[None]:
-    """Write the record when SIGTERM ends the process in the block, as it would have ended it without us.
+    """Write the record when SIGTERM ends the process in the block.
 
-    The state of every program stands a kill at any moment, so nothing is unwound: a thread may wait for the cloud.
+    The state of every program stands a kill at any moment, so nothing is unwound: a thread may be
+    waiting for the cloud.
     """
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -183,7 +187,7 @@ def load(path: Path) -> Mapping[str, object]:
 
 
 def load_all(directory: Path) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
-    """Return the records in a directory by file, and a line for each file that should hold one and does not.
+    """Return the records in a directory by file, and a line for each file that holds none.
 
     Raises:
         OSError: the directory cannot be read.
@@ -199,7 +203,8 @@ def load_all(directory: Path) -> tuple[dict[Path, Mapping[str, object]], list[st
             unusable.append(str(files.describe_skipped(path, error)))
         except ValueError:
             word = files.shell_word(path)
-            unusable.append(f"{files.shown(path)}: skipped: holds no run record; if nobody needs it: rm {word}")
+            words = f"skipped: holds no run record; if nobody needs it: rm {word}"
+            unusable.append(f"{files.shown(path)}: {words}")
     return found, unusable
 
 
@@ -223,7 +228,7 @@ def _keep(path: Path, content: Callable[[], bytes]) -> None:
                 raise
             files.overwrite(path, data)
         if path.suffix == ".prom":
-            # Whatever the umask: node_exporter has an account of its own, and nothing here is confidential.
+            # Whatever the umask: node_exporter has an account of its own; nothing here is secret.
             path.chmod(0o644)
     except OSError as error:
         logger.warning("run record not written: %s: %s", error.filename, error.strerror)
