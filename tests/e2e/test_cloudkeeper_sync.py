@@ -568,7 +568,7 @@ def test_an_image_at_which_the_backend_goes_away_stops_no_other(world: World, ti
     """F-S1, of images: the suspect is tried again alone, after all others; what fails then is left out, and told."""
     world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "two.qcow2")])
     poison = image_id(1).encode()
-    with cutting_proxy.before(world.cloud.port, poison=poison, times=times) as proxy:
+    with cutting_proxy.before(world.cloud.endpoint, poison=poison, times=times) as proxy:
         done = world.sync("--backend-endpoint", proxy.endpoint)
     assert done.returncode == expected, done.stderr
     assert set(world.cloud.appliances) == {key(number) for number in (1, 2, 3)[expected:]}

@@ -1,4 +1,4 @@
-"""A TCP proxy that closes both connections when a client sends certain bytes: what a crash looks like from outside."""
+"""A proxy on a unix socket that closes its connections when a client sends certain bytes: a crash, from outside."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class CuttingProxy:
-    """Passes everything to ``port`` of loopback until ``poison`` is among what a client sends; ``cuts`` counts."""
+    """Passes everything to the socket at ``target`` until a client sends ``poison``; ``cuts`` counts."""
 
-    port: int
+    target: str
     poison: bytes
     times: int = 10**9
     """How often it cuts; after that the poison passes."""
     cuts: int = 0
-    own_port: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.own_port}"
+        return f"unix://{self.target}-cut"
 
     def serve(self, listener: socket.socket) -> None:
         while not self._stop.is_set():
@@ -33,7 +32,8 @@ class CuttingProxy:
                 threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
 
     def _pass_on(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self.port)) as server, selectors.DefaultSelector() as ready:
+        with client, socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as ready:
+            server.connect(self.target)
             ready.register(client, selectors.EVENT_READ, server)
             ready.register(server, selectors.EVENT_READ, client)
             with contextlib.suppress(OSError):
@@ -51,12 +51,13 @@ class CuttingProxy:
 
 
 @contextlib.contextmanager
-def before(port: int, *, poison: bytes, times: int = 10**9) -> Iterator[CuttingProxy]:
-    """Serve in front of a port of loopback until the end of the block."""
-    proxy = CuttingProxy(port, poison, times)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def before(endpoint: str, *, poison: bytes, times: int = 10**9) -> Iterator[CuttingProxy]:
+    """Serve in front of a unix socket (``unix:///PATH``) until the end of the block."""
+    proxy = CuttingProxy(endpoint.removeprefix("unix://"), poison, times)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{proxy.target}-cut")
+        listener.listen()
         listener.settimeout(0.1)
-        proxy.own_port = listener.getsockname()[1]
         thread = threading.Thread(target=proxy.serve, args=(listener,))
         thread.start()
         try:
