@@ -109,21 +109,13 @@ def _put_files(bundle: Path) -> None:
 
 
 def _put_wheels(bundle: Path) -> None:
-    """Put the host's wheels, and only those that its lock names for this machine's Python."""
+    """Put the wheels that the host's lock names, for each Python that a host may have."""
     lock = LOCKS / f"{HOST_EXTRA}.txt"
     shutil.copy(lock, bundle / "requirements.txt")
-    wheelhouse = images.fetch_wheels(CACHE)
-    pip: list[str | Path] = [
-        TOP / ".cache/env/uv/bin/python",
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
-    options = ("--no-index", "--no-deps", "--require-hashes", "--only-binary=:all:", "--find-links", wheelhouse)
-    _run([*pip, *options, "--dest", bundle / "wheels", "--requirement", lock])
-    shutil.copy(images.build_wheel(CACHE, wheelhouse), bundle / "wheels")
+    (bundle / "wheels").mkdir()
+    for wheel in sorted(images.fetch_host_wheels(CACHE, lock).glob("*.whl")):
+        shutil.copy(wheel, bundle / "wheels")
+    shutil.copy(images.build_wheel(CACHE, images.fetch_wheels(CACHE)), bundle / "wheels")
 
 
 def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str], base: debian.Base) -> None:

@@ -149,6 +149,11 @@ def fetch_base(cache: Path, *, fresh: bool = False, step: progress.Step = progre
     return base
 
 
+PYTHONS = ("3.11", "3.12", "3.13")
+"""Of Debian 12, Ubuntu 24.04 and Debian 13; RHEL 9 has the first two beside its own."""
+_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+
 def fetch_wheels(cache: Path) -> Path:
     """Return the directory with all wheels that the locks of the programs and of the build name."""
     locks = [LOCKS / f"{name}.txt" for name in (*EXTRAS, "build")]
@@ -163,6 +168,22 @@ def fetch_wheels(cache: Path) -> Path:
         _quietly([*pip, *options, "--dest", directory, "--requirement", requirements])
 
     return kept(cache / "wheelhouse", [wanted.encode()], make)
+
+
+def fetch_host_wheels(cache: Path, lock: Path) -> Path:
+    """Return the directory with the wheels of a lock for the Python of each system that the host may be."""
+    wanted = lock.read_text()
+
+    def make(directory: Path) -> None:
+        directory.mkdir()
+        options = ("--require-hashes", "--only-binary=:all:", "--no-deps", "--disable-pip-version-check", "--quiet")
+        platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
+        pip: list[str | Path] = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download", *options, *platforms]
+        for python in PYTHONS:
+            version = ("--implementation", "cp", "--python-version", python)
+            _quietly([*pip, *version, "--dest", directory, "--requirement", lock])
+
+    return kept(cache / "host-wheels", [wanted.encode(), " ".join((*PYTHONS, *_PLATFORMS)).encode()], make)
 
 
 def build_wheel(cache: Path, wheels: Path) -> Path:

@@ -13,16 +13,20 @@ from pathlib import Path
 from appliance.admin import compose as composes
 from appliance.admin.jobs import JOBS, Flow, flow_of
 from appliance.admin.mounts import choice
+from appliance.core import files
 from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
 PROFILES = ("egi", "2017", "private")
+VERSION = "FEDCLOUD_VERSION"
+VERSION_FILE = "/var/lib/fedcloud/version"
+_LONGEST = 256
 _SOCKET = Path("/run/docker.sock")
 _NETWORK = "bridge"
 _VARIABLES = (
-    *("FEDCLOUD_VERSION", "FEDCLOUD_NETWORK", "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_ROOT", "FEDCLOUD_CPUS"),
+    *(VERSION, "FEDCLOUD_NETWORK", "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_ROOT", "FEDCLOUD_CPUS"),
     *("FEDCLOUD_BACKEND_ENDPOINT", "FEDCLOUD_MEMORY_BDII", "FEDCLOUD_MEMORY_BACKEND", "FEDCLOUD_MEMORY_JOB"),
 )
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -41,7 +45,9 @@ class Host:
     network: Path
     """The file by which the containers reach each other and the outside."""
     version: str
-    """Of the images, as ``FEDCLOUD_VERSION`` in ``appliance.env``; empty when nothing says it."""
+    """Of the images: the state directory says it, or ``appliance.env`` where no installer has been; else empty."""
+    version_file: Path
+    """Where the version lies."""
     mounts: Mapping[str, str]
     """Files that may be in one place or another, by the variable of the compose file."""
     settings_file: Path
@@ -88,7 +94,8 @@ def load(layout: Layout) -> Host:
         compose=compose,
         timeouts=timeouts,
         network=layout.path("/etc/fedcloud/networks") / f"{variables.get('FEDCLOUD_NETWORK') or _NETWORK}.yml",
-        version=variables.get("FEDCLOUD_VERSION", ""),
+        version=in_use(layout) or variables.get(VERSION, ""),
+        version_file=layout.path(VERSION_FILE),
         mounts=choice.choose(variables, layout),
         settings_file=path,
         environment_file=layout.path(choice.ENVIRONMENT),
@@ -97,8 +104,16 @@ def load(layout: Layout) -> Host:
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
         flows=flows,
-        warnings=settings.finish() + _misspelt(environment),
+        warnings=settings.finish() + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),
     )
+
+
+def in_use(layout: Layout) -> str:
+    """Return the version of the images that is in use, as the state directory has it; empty without one."""
+    try:
+        return files.read_regular(layout.path(VERSION_FILE), limit=_LONGEST).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _compose(settings: Settings) -> Path:
@@ -112,10 +127,14 @@ def _compose(settings: Settings) -> Path:
         return composes.find()
 
 
-def _misspelt(environment: document.Document) -> tuple[Problem, ...]:
+def _misspelt(environment: document.Document, *, version: str, place: Path) -> tuple[Problem, ...]:
     """Return warnings of settings of ours that there are not; others may be for networks/SITE.yml."""
     settings = Settings(environment)
     others = [name for name in choice.texts(environment) if not name.startswith("FEDCLOUD_")]
+    if version and settings.where(shell.SECTION, VERSION):
+        settings.warn(
+            shell.SECTION, VERSION, f"is ignored: the version in use is {version}, in {place}; remove this line"
+        )
     settings.accept(shell.SECTION, [*_VARIABLES, *choice.PLACES, *others])
     return settings.finish()
 
@@ -128,8 +147,8 @@ def require_files(host: Host) -> None:
             [Problem(path, 0, "", "does not exist; run scripts/install again") for path in missing]
         )
     if not host.version:
-        cause = "must be set: the version of the images that scripts/install has loaded"
-        raise ConfigurationError([Problem(host.environment_file, 0, "FEDCLOUD_VERSION", cause)])
+        cause = "does not exist, which says the version of the images; run scripts/install again"
+        raise ConfigurationError([Problem(host.version_file, 0, "", cause)])
     if not host.network.is_file():
         cause = f"there is no {host.network}; write bridge, host, or the name of a copy of one of these two"
         raise ConfigurationError([Problem(host.environment_file, 0, "FEDCLOUD_NETWORK", cause)])
@@ -149,6 +168,7 @@ def compose_environment(host: Host) -> Mapping[str, str]:
         "HOME": "/root",
         "DOCKER_HOST": f"unix://{host.socket}",
         **composes.ENVIRONMENT,
+        **({VERSION: host.version} if host.version else {}),
         **host.mounts,
     }
     return environment if host.root == Path("/") else environment | {"FEDCLOUD_ROOT": str(host.root)}

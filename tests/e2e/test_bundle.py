@@ -77,6 +77,18 @@ def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(engine: Engine
     assert {purl.partition("@")[2].replace("~", "%7E") for purl in found} == encoded
 
 
+@pytest.mark.parametrize("python", images.PYTHONS)
+def test_the_host_s_programs_are_there_for_each_python(made: Path, tmp_path: Path, python: str) -> None:
+    """F-H3: of Debian 12, Ubuntu 24.04 and Debian 13; pip chooses by version and hash, with nothing but the bundle."""
+    options = ("--no-index", "--find-links", made / "wheels", "--no-deps", "--require-hashes", "--only-binary=:all:")
+    platforms = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_17_x86_64")
+    target = ("--implementation", "cp", "--python-version", python, *platforms)
+    pip = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, *options, *target, "--dest", tmp_path, "--requirement", made / "requirements.txt"]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    assert list(tmp_path.glob(f"pyyaml-*-cp{python.replace('.', '')}-*.whl"))
+
+
 def test_the_bundle_lists_its_debian_packages_and_says_of_which_day(engine: Engine, made: Path) -> None:
     """F-H8: name, version and architecture as dpkg says inside of the images; no package is younger than the list."""
     head, *lines = (made / "debian-packages.txt").read_text().splitlines()

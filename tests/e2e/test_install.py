@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import pty
 import re
@@ -129,7 +130,8 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     assert access(root / "image_data") == (1999, 1999, 0o750)
     assert (root / "etc/sitebdii/docker-compose.yml").readlink() == Path("/etc/fedcloud/docker-compose.yml")
     assert enabled(root) == {"multi-user.target": SERVICES, "docker.service": SERVICES}
-    assert f"FEDCLOUD_VERSION={__version__}\n" in (root / "etc/fedcloud/appliance.env").read_text()
+    assert (root / "var/lib/fedcloud/version").read_text() == f"{__version__}\n"
+    assert "FEDCLOUD_VERSION" not in (root / "etc/fedcloud/appliance.env").read_text()
     anchor = root / "etc/grid-security/certificates/0123abcd.0"
     assert anchor.readlink() == Path("/usr/share/igtf-policy/classic/0123abcd.0")
     assert not list(root.rglob("*.fedcloud-new"))
@@ -172,11 +174,35 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
     assert beside.read_text().endswith("# newer\n")
     assert not beside.stat().st_mode & 0o007
     assert (root / "etc/systemd/system/bdii.service").read_text().endswith("# newer\n")
-    assert {"FEDCLOUD_NETWORK=host", f"FEDCLOUD_VERSION={NEWER}"} <= set(env.read_text().splitlines())
+    assert "FEDCLOUD_NETWORK=host" in env.read_text().splitlines()
+    assert (root / "var/lib/fedcloud/version").read_text() == f"{NEWER}\n"
     assert sender.exists()
     assert (root / "opt/fedcloud" / __version__).exists()
     again = install(newer(made), root)
     assert again.stdout == f"Nothing to change: {NEWER} is installed.\n"
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_the_version_of_an_earlier_release_is_taken_over(made: Path, root: Path, is_changed: bool) -> None:
+    """It lay in appliance.env, which is the site's: from now on in the state directory."""
+    install(older(made), root)
+    env, version = root / "etc/fedcloud/appliance.env", root / "var/lib/fedcloud/version"
+    # As the release before had both: the file with an empty line, which the installer filled.
+    shipped = env.read_text().replace("# How the cont", "# Set by the installer.\nFEDCLOUD_VERSION=\n\n# How the cont")
+    record = root / "var/lib/fedcloud/install.json"
+    told = json.loads(record.read_text())
+    told["files"]["/etc/fedcloud/appliance.env"] = [hashlib.sha256(shipped.encode()).hexdigest()]
+    record.write_text(json.dumps(told))
+    text = shipped.replace("FEDCLOUD_VERSION=", f"FEDCLOUD_VERSION={__version__}")
+    env.write_text(text.replace("=bridge", "=host") if is_changed else text)
+    version.unlink()
+    shown = install(newer(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert version.read_text() == f"{NEWER}\n"
+    assert "FEDCLOUD_VERSION=" not in env.read_text()
+    assert ("FEDCLOUD_NETWORK=host" in env.read_text()) == is_changed
+    assert ("Set by the installer" in env.read_text()) == is_changed
+    assert install(newer(made), root).stdout == f"Nothing to change: {NEWER} is installed.\n"
 
 
 def test_a_service_that_was_masked_before(made: Path, root: Path) -> None:
@@ -439,10 +465,7 @@ def assert_works(root: Path) -> None:
     python = root / script.read_text().splitlines()[0].removeprefix("#!/")
     shown = subprocess.run([python, "-I", script, "--version"], capture_output=True, text=True, check=True)
     assert shown.stdout.split()[1] in (__version__, NEWER)
-    lines = (root / "etc/fedcloud/appliance.env").read_text().splitlines()
-    assert (
-        len([line for line in lines if line in (f"FEDCLOUD_VERSION={__version__}", f"FEDCLOUD_VERSION={NEWER}")]) == 1
-    )
+    assert (root / "var/lib/fedcloud/version").read_text() in (f"{__version__}\n", f"{NEWER}\n")
     unit = (root / "etc/systemd/system/bdii.service").read_text()
     assert "\nWantedBy=multi-user.target " in unit
     assert (root / "etc/fedcloud/cron.d/caso").read_text().endswith("/var/log/caso.log 2>&1\n")

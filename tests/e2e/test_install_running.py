@@ -104,16 +104,16 @@ def test_a_restart_that_fails_is_tried_again(host: Host, made: Path) -> None:
     assert_done(host, newer(made))
 
 
-def test_another_version_in_the_environment_is_put_right(host: Host, made: Path) -> None:
+def test_another_version_in_use_is_put_right(host: Host, made: Path) -> None:
     """A site has gone back by hand to images that it still had."""
-    env = host.root / "etc/fedcloud/appliance.env"
-    env.write_text(env.read_text().replace(f"FEDCLOUD_VERSION={__version__}", "FEDCLOUD_VERSION=0.1"))
+    version = host.root / "var/lib/fedcloud/version"
+    version.write_text("0.1\n")
     host.tell_systemctl("kill", "try-restart")
     assert host.install(first(made)).returncode == 137
     host.called()
     assert host.install(first(made)).returncode == 0
     assert host.called() == [RELOAD, RESTART]
-    assert f"FEDCLOUD_VERSION={__version__}\n" in env.read_text()
+    assert version.read_text() == f"{__version__}\n"
     assert_done(host, first(made))
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.admin import settings
 from appliance.admin.command import main
+from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
 from tests.simulators.docker_engine import Engine
 
@@ -46,7 +48,7 @@ def test_what_is_missing_is_told(engine: Engine, tmp_path: Path, capsys: pytest.
     assert images(tmp_path, "cloudbdii", "sitebdii") == 3
     assert capsys.readouterr().err == (
         "appliance: egifedcloud/sitebdii:1.2: this image is not on the host; run scripts/install again, with the release"
-        f" that {tmp_path}/etc/fedcloud/appliance.env names\n"
+        f" that {tmp_path}/var/lib/fedcloud/version names\n"
     )
     assert images(tmp_path, "cloudkeeper-os") == 0
 
@@ -68,7 +70,7 @@ def test_a_tag_that_was_moved_is_told(engine: Engine, tmp_path: Path, capsys: py
     assert images(tmp_path, "cloudbdii", "sitebdii") == 3
     assert capsys.readouterr().err == (
         f"appliance: {tag}: the engine has sha256:bbbbbbbbbbbb, not sha256:aaaaaaaaaaaa as in {path};"
-        f" run scripts/install again, with the release that {tmp_path}/etc/fedcloud/appliance.env names\n"
+        f" run scripts/install again, with the release that {tmp_path}/var/lib/fedcloud/version names\n"
     )
     assert images(tmp_path, "cloudbdii") == 0
 
@@ -121,3 +123,22 @@ def test_the_engine_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "etc/fedcloud/appliance.yaml").write_text("engine:\n  socket: /nonexistent\n")
     assert images(tmp_path) == 3
     assert "the Docker engine does not run" in capsys.readouterr().err
+
+
+def test_the_version_in_use_lies_in_the_state_directory(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What appliance.env says counts only where no installer has been; going back by hand is one line."""
+    version = tmp_path / "var/lib/fedcloud/version"
+    version.parent.mkdir(parents=True)
+    version.write_text("1.1\n")
+    host = settings.load(Layout(tmp_path))
+    assert host.version == "1.1"
+    assert settings.compose_environment(host)["FEDCLOUD_VERSION"] == "1.1"
+    (warning,) = host.warnings
+    env = tmp_path / "etc/fedcloud/appliance.env"
+    assert str(warning) == (
+        f"{env}:1: FEDCLOUD_VERSION: is ignored: the version in use is 1.1, in {version}; remove this line"
+    )
+    version.unlink()
+    assert settings.compose_environment(settings.load(Layout(tmp_path)))["FEDCLOUD_VERSION"] == "1.2"

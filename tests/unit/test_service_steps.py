@@ -127,7 +127,8 @@ def test_the_unit_s_main_process_is_docker_compose(site: Site, unit: str) -> Non
     assert "HOME=/run/fedcloud" in told
     assert f"DOCKER_HOST=unix://{site.engine.socket}" in told
     assert "FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf" in told
-    assert not [line for line in told if line.startswith(("FEDCLOUD_VERSION", "COMPOSE_FILE"))]
+    assert not [line for line in told if line.startswith("COMPOSE_FILE")]
+    assert [line for line in told if line.startswith("FEDCLOUD_VERSION")] == [f"FEDCLOUD_VERSION={VERSION}"]
 
 
 def test_a_missing_docker_compose_is_one_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from appliance.core.run.errors import Unavailable
 def require(engine: Engine, host: Host, services: Iterable[str]) -> dict[str, str]:
     """Return the id of each image, by its tag; raises `Unavailable` when the engine lacks one, or has another."""
     found = {tag: engine.image(tag) for tag in (f"egifedcloud/{service}:{host.version}" for service in services)}
-    remedy = f"run scripts/install again, with the release that {host.environment_file} names"
+    remedy = f"run scripts/install again, with the release that {host.version_file} names"
     if missing := [tag for tag, identifier in found.items() if not identifier]:
         words = "this image is" if len(missing) == 1 else "these images are"
         raise Unavailable(", ".join(missing), f"{words} not on the host", remedy)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import account, progress
+from appliance.admin import account, progress, settings
 from appliance.admin.images import locked
 from appliance.admin.install import host, images, ownership, programs
 from appliance.admin.install.plan import Action, File, decide, digest, files
@@ -32,7 +32,7 @@ from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.run.layout import Layout
 from appliance.core.version import __version__
 
-_VERSION = re.compile(rb"^FEDCLOUD_VERSION=.*$", re.MULTILINE)
+_VERSION = re.compile(rb"^FEDCLOUD_VERSION=(.*)\n?", re.MULTILINE)
 _PATIENCE = timedelta(seconds=30)
 """For a run that has just been killed, or that is about to end."""
 
@@ -58,7 +58,7 @@ class Installation:
         host.check_account(self.root)
         layout = Layout(self.root)
         choice.check(choice.variables(layout), layout)
-        self.is_pending = self.record.bundle != bundle_digest or not self._has_version()
+        self.is_pending = self.record.bundle != bundle_digest or settings.in_use(layout) != __version__
         if self.is_pending:
             images.check_bundle(self.bundle, ids)
         if self.root == Path("/"):
@@ -72,6 +72,7 @@ class Installation:
         if self.root == Path("/"):
             self.changes += images.load(self.bundle, ids)
         self._keep_beginning()
+        self._take_version_over()
         self._install_files()
         self.changes += self._link_compose()
         self.changes += host.link_anchors(self.root)
@@ -86,6 +87,8 @@ class Installation:
     def take_into_use(self) -> bool:
         """Restart what may run with another bundle, and record this one as whole; says whether all of it came up."""
         is_well = not (self.is_pending and host.is_booted(self.root)) or _restart()
+        if is_well:
+            self._drop_version()
         self.record.version = __version__
         if is_well:
             self.record.bundle = self._digest()
@@ -138,7 +141,7 @@ class Installation:
     def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
         target, new = self.root / one.target.lstrip("/"), one.source.read_bytes()
         found = target.read_bytes() if target.is_file() else None
-        present = _without_version(found) if one.target == choice.ENVIRONMENT and found is not None else found
+        present = _as_shipped(found) if one.target == choice.ENVIRONMENT and found is not None else found
         action = decide(new, present=present, shipped=shipped, kind=one.kind)
         if target.is_symlink():  # to a place of the administrator's, or masked
             action = Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
@@ -150,8 +153,8 @@ class Installation:
         elif action is not Action.KEEP:
             if action is Action.REPLACE:
                 self._put_aside(target)
-            if one.target == choice.ENVIRONMENT and found is not None:
-                new = _with_version(new, _version_in(found))
+            if one.target == choice.ENVIRONMENT and found is not None and (line := _VERSION.search(found)):
+                new += line[0]  # until what runs has been restarted
             durable.make_directory(target.parent, mode=0o755)
             durable.write_atomic(target, new, mode=one.mode)
             self.is_unit_changed |= "/systemd/" in one.target
@@ -189,15 +192,26 @@ class Installation:
             self.changes += changed
             self.notes += [f"{path}: has a second name somewhere, so it keeps its owner" for path in doubtful]
 
-    def _has_version(self) -> bool:
+    def _take_version_over(self) -> None:
+        """Write the version that ``appliance.env`` has, as releases until 0.1 kept it, to the state directory."""
         path = self.root / choice.ENVIRONMENT.lstrip("/")
-        return path.exists() and _version_in(path.read_bytes()) == __version__.encode()
+        found = _VERSION.search(path.read_bytes()) if path.exists() else None
+        if found and found[1] and not settings.in_use(Layout(self.root)):
+            self._write_version(found[1].decode())
 
     def _set_version(self) -> None:
+        if settings.in_use(Layout(self.root)) != __version__:
+            self._write_version(__version__)
+
+    def _write_version(self, version: str) -> None:
+        durable.write_atomic(self.root / settings.VERSION_FILE.lstrip("/"), f"{version}\n".encode(), mode=0o644)
+        self.changes += 1
+
+    def _drop_version(self) -> None:
+        """Remove the line of earlier releases from ``appliance.env``: what ran until now may have read it."""
         path = self.root / choice.ENVIRONMENT.lstrip("/")
         present = path.read_bytes()
-        wanted = _with_version(present, __version__.encode())
-        if wanted == present:
+        if (wanted := _VERSION.sub(b"", present)) == present:
             return
         status = path.stat()
         durable.write_atomic(path, wanted, mode=status.st_mode & 0o7777)
@@ -205,18 +219,9 @@ class Installation:
         self.changes += 1
 
 
-def _version_in(text: bytes) -> bytes:
-    found = _VERSION.search(text)
-    return found[0].partition(b"=")[2] if found else b""
-
-
-def _with_version(text: bytes, version: bytes) -> bytes:
-    line = b"FEDCLOUD_VERSION=" + version
-    return _VERSION.sub(line, text) if _VERSION.search(text) else text.rstrip(b"\n") + b"\n" + line + b"\n"
-
-
-def _without_version(text: bytes) -> bytes:
-    return _VERSION.sub(b"FEDCLOUD_VERSION=", text)
+def _as_shipped(text: bytes) -> bytes:
+    """Return ``appliance.env`` as the release shipped it that has set the version in it."""
+    return _VERSION.sub(b"FEDCLOUD_VERSION=\n", text)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
