@@ -15,15 +15,18 @@ A message is at every moment either here or in the spool. The staging area is on
 inside it; its name is none that dirq uses, so every SSM passes it by. OWNER stands for the directory of the
 checkpoints, so that two configurations (regions, say) may share a spool.
 
-Whatever else lies in the area holds back its own project at most. Foreign files inside a committed
-batch stay behind in PROJECT.foreign, which every run names until somebody has looked.
+Whatever else lies in the area is moved aside as PROJECT.foreign, which every run names until somebody
+has looked. Only a directory with a project's name that cannot be read holds back that project: it may
+be a batch, and older messages must not follow newer ones.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -120,14 +123,22 @@ class Staging:
     def unusable(self) -> list[ApplianceError]:
         """Return a line for each name in the area that the next run will report."""
         listing = self._listing()
-        kept = [path for path in listing.paths if path.suffix == _FOREIGN]
-        return [*listing.skipped.values(), *map(_of_foreign, kept)]
+        kept = [path for path in (*listing.paths, *listing.skipped) if path.suffix == _FOREIGN]
+        others = [line for path, line in listing.skipped.items() if path not in kept]
+        return [*others, *map(_of_foreign, kept)]
 
     def recover(self) -> Recovered:
         """Finish every committed batch and delete every other; a stuck one stops no neighbour."""
         done, listing = Recovered(), self._listing()
         for path, line in listing.skipped.items():
-            done.stuck[path.name.removesuffix(_UNCOMMITTED)] = line
+            try:
+                aside = _put_aside(path)
+            except OSError:
+                aside = None
+            if aside is None:
+                done.stuck[path.name.removesuffix(_UNCOMMITTED)] = line
+            else:
+                done.foreign.append(_of_foreign(aside))
         for path in listing.paths:
             if path.suffix == _FOREIGN:
                 done.foreign.append(_of_foreign(path))
@@ -166,8 +177,28 @@ class Staging:
 
 
 def _of_foreign(path: Path) -> LocalFailure:
-    remedy = f"look at them, then: rm -r {files.shell_word(path)}"
-    return LocalFailure(files.shown(path), "holds files that caso did not make", remedy)
+    cause = "is or holds something that caso did not make"
+    return LocalFailure(files.shown(path), cause, f"look at it, then: rm -r {files.shell_word(path)}")
+
+
+def _put_aside(path: Path) -> Path | None:
+    """Rename what cannot be a batch; return its new name, or None for what may be one."""
+    if path.suffix == _FOREIGN:
+        return path
+    is_directory = path.is_dir() and not path.is_symlink()
+    if is_directory and path.suffix != _UNCOMMITTED:
+        return None
+    return _rename_aside(path, path.name.removesuffix(_UNCOMMITTED))
+
+
+def _rename_aside(path: Path, name: str) -> Path:
+    """Rename a directory or file to the first free name for foreign things."""
+    for number in itertools.count():
+        aside = path.with_name(f"{name}-{number}{_FOREIGN}" if number else f"{name}{_FOREIGN}")
+        if not os.path.lexists(aside):
+            path.rename(aside)
+            return aside
+    raise AssertionError
 
 
 def _remove(path: Path) -> None:
@@ -189,13 +220,7 @@ def _clear(directory: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        for number in range(100):
-            name = f"{directory.name}-{number}" if number else directory.name
-            aside = directory.with_name(f"{name}{_FOREIGN}")
-            if not aside.exists():
-                directory.rename(aside)
-                return
-        raise
+        _rename_aside(directory, directory.name)
 
 
 def _checkpoints(manifest: Path) -> dict[str, str]:

@@ -88,13 +88,14 @@ class _Run:
         finally:
             self.record.add("api_requests", self.cloud.transport.requests)
         failures += [outcome.error for outcome in outcomes if outcome.error]
-        for error in failures:
+        for error in [*failures, *recovered.foreign]:
             self._tell(str(error))
         for outcome in outcomes:
             self._tell_outcome(outcome)
         for bug in [outcome.bug for outcome in outcomes if outcome.bug]:
             raise bug
-        return _status(outcomes, failures)
+        status = _status(outcomes, failures)
+        return ExitStatus.PARTLY if status is ExitStatus.DONE and recovered.foreign else status
 
     def _account_all(
         self,
@@ -239,10 +240,9 @@ class _Run:
 
 
 def _about_others(recovered: Recovered, selected: list[Selected]) -> list[ApplianceError]:
-    """Return what an earlier run left that belongs to none of the selected projects."""
+    """Return why batches of other projects than the selected ones could not be finished."""
     known = {one.project.id for one in selected}
-    others = [error for name, error in recovered.stuck.items() if name not in known]
-    return [*recovered.foreign, *others]
+    return [error for name, error in recovered.stuck.items() if name not in known]
 
 
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:

@@ -66,7 +66,7 @@ def test_foreign_names_in_the_staging_area_are_told(
     status, lines = shown(tmp_path, capsys, monkeypatch)
     assert status == 1
     assert f"{area}/pipe: skipped: is a pipe; if nobody needs it: rm {area}/pipe" in lines
-    assert any(line.startswith(f"{area}/p.foreign: holds files that caso did not make") for line in lines)
+    assert any(line.startswith(f"{area}/p.foreign: is or holds something that caso did not make") for line in lines)
 
 
 def test_the_configuration_alone_can_be_checked(
