@@ -13,6 +13,7 @@ from cloudkeeper.backend import settings
 from cloudkeeper.backend.listen import Listening, MutualTLS, Port
 from cloudkeeper.backend.settings import Configuration
 from cloudkeeper.cmds import backend
+from tests import run_records
 
 GOOD = """\
 [DEFAULT]
@@ -281,3 +282,12 @@ def test_a_name_to_listen_at_is_looked_up(tmp_path: Path, capsys: pytest.Capture
         assert backend.main([*common, name]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"cloudkeeper-os: --listen-address: {name}: ")
+
+
+def test_the_record_of_a_backend_that_cannot_start(tmp_path: Path) -> None:
+    """F-S2: the record of the last good run stayed in place."""
+    (tmp_path / "backend.conf").write_text("[DEFAULT]\ngrpc_port = many\n")
+    assert backend.main(["--root", str(tmp_path), "--config-file", str(tmp_path / "backend.conf")]) == 2
+    said = run_records.read(tmp_path, "cloudkeeper-os")
+    assert said.status == 2
+    assert "backend.conf:" in said.failures[0]

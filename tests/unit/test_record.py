@@ -212,3 +212,30 @@ def test_a_full_disk_shows_the_run_that_failed(tmp_path: Path) -> None:
         metrics = (disk / "x.prom").read_text()
         assert 'fedcloud_run_exit_status{program="x"} 3.0' in metrics
         assert list(text_string_to_metric_families(metrics))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (LocalFailure("port", "is taken"), 3, "port: is taken"),
+        (PermissionError(13, "Permission denied", "/x"), 3, "/x: Permission denied"),
+        (ZeroDivisionError("by zero"), 4, "bug in this program: ZeroDivisionError: by zero"),
+    ],
+)
+def test_a_service_that_ends_against_its_will_leaves_a_record(
+    tmp_path: Path, error: Exception, status: int, words: str
+) -> None:
+    """F-S2: one that ends well, or finds another one at work, leaves the record of the last run in place."""
+    record.RunRecord("x").close(ExitStatus.DONE, tmp_path)
+    before = (tmp_path / "x.json").read_bytes()
+    with record.failure_recorded("x", tmp_path):
+        pass
+    with pytest.raises(Busy), record.failure_recorded("x", tmp_path):
+        raise Busy("lock", "held")
+    assert (tmp_path / "x.json").read_bytes() == before
+    with pytest.raises(type(error)) as raised, record.failure_recorded("x", tmp_path):
+        raise error
+    assert raised.value is error
+    said = json.loads((tmp_path / "x.json").read_text())
+    assert said["status"] == status
+    assert said["failures"][0].startswith(words)
