@@ -318,12 +318,10 @@ def test_foreign_names_where_the_key_is_staged(site: Site) -> None:
     (keys / "ssmsend").mkdir(parents=True)
     (keys / "caso").mkdir()
     (keys / "caso/file").write_text("of somebody")
-    (keys / "cloudkeeper").symlink_to("cloudkeeper")
     assert site.run("ssmsend").returncode == 0
     done = site.run("caso")
     assert done.returncode == 0
     assert f"{keys}/caso: Directory not empty; look at it, then: rm -r {keys}/caso" in done.stderr
-    assert site.run("cloudkeeper").returncode == 0
     (keys / "ssmsend").mkdir()
     (keys / "ssmsend/file").write_text("of somebody")
     done = site.run("ssmsend")
