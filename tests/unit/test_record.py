@@ -172,11 +172,13 @@ def test_sigterm_leaves_the_record_of_the_run_that_it_ended(tmp_path: Path) -> N
         "with recorded('x', Path(sys.argv[1])) as run:\n"
         "    run.add('left', 3); print('begun', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=-1, stderr=-1) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == b"begun\n"
         process.terminate()
         assert process.wait(20) == -signal.SIGTERM
+        assert b"stopped by SIGTERM; the next run goes on from here" in process.stderr.read()
     entry = json.loads((tmp_path / "x.json").read_text())
     assert (entry["status"], entry["failures"]) == (3, ["stopped by SIGTERM"])
     assert 'fedcloud_run_left{program="x"} 3.0' in (tmp_path / "x.prom").read_text()

@@ -145,7 +145,9 @@ def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Itera
     def end(number: int, _: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
         try:
-            record.fail(f"stopped by {signal.Signals(number).name}")
+            name = signal.Signals(number).name
+            logger.error("stopped by %s; the next run goes on from here", name)
+            record.fail(f"stopped by {name}")
             if directory is not None and record.is_kept:
                 record.close(ExitStatus.NOTHING, directory)
             os.kill(os.getpid(), number)
