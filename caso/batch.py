@@ -26,6 +26,7 @@ import errno
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -38,6 +39,8 @@ from appliance.core import files
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.spool import Spool
 from caso.checkpoint import Checkpoints
+
+logger = logging.getLogger(__name__)
 
 _AREA = ".caso-staged"
 _MANIFEST = "manifest.json"
@@ -108,6 +111,8 @@ class Staging:
     def __init__(self, spool: Path, checkpoints: Checkpoints) -> None:
         self._spool = spool
         self._checkpoints = checkpoints
+        self._named: set[Path] = set()
+        """What was named in the spool already."""
         owner = hashlib.sha256(str(checkpoints.directory).encode()).hexdigest()[:8]
         self.path = spool / _AREA / owner
 
@@ -160,6 +165,9 @@ class Staging:
         messages = files.listed(directory, _MESSAGE.fullmatch)
         for message in messages.paths:
             spool.adopt(message)
+        for path in spool.skipped.keys() - self._named:  # passed over; the sender is held up by it
+            self._named.add(path)
+            logger.warning("%s", spool.skipped[path])
         for unusable in messages.skipped.values():
             raise unusable
         manifest = directory / _MANIFEST

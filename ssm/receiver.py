@@ -18,8 +18,8 @@ from ssm.transport.events import Connection, Delivery, Lost, Refusal
 logger = logging.getLogger("ssm.ssm2")
 
 PREFETCH = 32
-"""Messages that the broker may hand out before one is acknowledged: bounds the memory."""
-_BATCH_BYTES = 8 * 1024 * 1024
+"""Messages that the broker may hand out before one is acknowledged. Their bytes are bounded by the connection."""
+_BATCH_BYTES = 2 * 1024 * 1024
 _POLL_SECONDS = 0.5
 _REFRESH_SECONDS = 10.0
 _REPORT_SECONDS = 60.0

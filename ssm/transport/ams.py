@@ -25,7 +25,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between pulls that bring nothing."""
 _PULL_BYTES = 2 * 1024 * 1024
 """What a pull should bring at the most, going by the messages before."""
-_FIRST_PULL = 4
+_FIRST_PULL = 2
 _GATHER_SECONDS = 0.05
 """How long to wait for more acknowledgements before telling them."""
 _CLOSE_TIMEOUT = 5.0

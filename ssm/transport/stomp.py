@@ -14,8 +14,9 @@ import queue
 import selectors
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from appliance.core.run.errors import AccessDenied, Unavailable
@@ -43,6 +44,9 @@ _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 )
+_MAX_WAITING = 2 * 1024 * 1024
+"""Bytes of messages that wait to be taken; as much again may be on the way in one."""
+_ROOM_SECONDS = 0.5
 _CLOSE_TIMEOUT = 5.0
 _RECEIVE_BYTES = 64 * 1024
 _SUBSCRIPTION = "1"
@@ -57,8 +61,8 @@ class Connection:
         self._is_lost = False
         self._transport = _Transport(broker, tls=tls)
         self._session = _Session(self._transport)
-        listener = _Listener(self._transport)
-        self._events = listener.events
+        listener = _Listener(self._transport, is_alive=self._session.on_heartbeat)
+        self._events, self._room = listener.events, listener.room
         self._transport.set_listener("events", listener)
         try:
             self._transport.start()
@@ -94,6 +98,8 @@ class Connection:
         except queue.Empty:
             return None
         self._is_lost = isinstance(event, Lost)
+        if isinstance(event, Delivery):
+            self._room.leave(len(event.body))
         return event
 
     def close(self) -> None:
@@ -139,12 +145,35 @@ class _Session(BaseConnection, Protocol12):  # type: ignore[misc]  # stomp.py ha
     disconnect = Protocol12.disconnect  # BaseConnection's does nothing
 
 
+class _Room:
+    """How many bytes of messages may wait to be taken: brokers count messages, memory does not."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def enter(self, size: int, *, wait: Callable[[], bool]) -> None:
+        """Take room for a message; while there is none before it, go on as long as ``wait`` says so."""
+        with self._changed:
+            while self._taken > _MAX_WAITING and wait():
+                self._changed.wait(_ROOM_SECONDS)
+            self._taken += size
+
+    def leave(self, size: int) -> None:
+        """Give back the room of a message that was taken."""
+        with self._changed:
+            self._taken -= size
+            self._changed.notify()
+
+
 class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no types
     """What stomp.py calls, in its own thread."""
 
-    def __init__(self, transport: _Transport) -> None:
+    def __init__(self, transport: _Transport, *, is_alive: Callable[[], None]) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.room = _Room()
         self._transport = transport
+        self._is_alive = is_alive
 
     def on_connected(self, _frame: Any) -> None:
         self.events.put(Greeting())
@@ -154,9 +183,15 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
 
     def on_message(self, frame: Any) -> None:
         headers = frame.headers
+        self.room.enter(len(frame.body), wait=self._is_waiting)
         self.events.put(
             Delivery(headers.get("ack", ""), headers.get("message-id", ""), headers.get("empa-id"), frame.body)
         )
+
+    def _is_waiting(self) -> bool:
+        """Say whether the connection stands, and keep it: what the broker beats meanwhile is not read."""
+        self._is_alive()
+        return bool(self._transport.running)
 
     def on_error(self, frame: Any) -> None:
         words = [frame.headers.get("message", ""), *frame.body.decode("utf-8", "replace").splitlines()[:1]]

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import pytest
 from tests.e2e.killpoints import CHANGES, Command, KillMatrix
 from tests.e2e.ssm_site import TOPIC, Site
 from tests.e2e.test_ssm_receive import signed
+from tests.simulators import ams_service
 from tests.simulators.ams_service import AMS
-from tests.simulators.stomp_faults import FaultBroker
+from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
 
 SYSCALLS = [call for call in CHANGES if call != "sendto"] + ["write"]
@@ -36,6 +37,8 @@ class Stage:
 
     directory: Path
     trust: Trust
+    is_poisoned: bool = False
+    """Whether it has something against messages that say POISON."""
     broker: FaultBroker = field(init=False)
     site: Site = field(init=False)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -46,12 +49,16 @@ class Stage:
         self._serve()
 
     def _serve(self) -> None:
-        self.broker = self._stack.enter_context(FaultBroker(self.trust.host("broker"), self.trust.grid.certificate))
+        poison = (b"POISON", Fault(Kind.CLOSE_AFTER_SEND)) if self.is_poisoned else None
+        self.broker = self._stack.enter_context(
+            FaultBroker(self.trust.host("broker"), self.trust.grid.certificate, poison=poison)
+        )
         self.site = Site.create(self.directory, self.trust, hosts=f"localhost:{self.broker.port}")
 
     def sent(self) -> list[tuple[str, bytes]]:
-        """Return id and wire form of all that arrived, in order."""
-        return [(frame.headers["empa-id"], frame.body) for frame in self.broker.sent]
+        """Return id and wire form of all that arrived, in order; what the broker closed the connection on did not."""
+        frames = [frame for frame in self.broker.sent if not self.is_poisoned or b"POISON" not in frame.body]
+        return [(frame.headers["empa-id"], frame.body) for frame in frames]
 
     def enqueue(self, messages: list[tuple[bytes, str | None]]) -> None:
         headers = [{"empa-id": name} if name else {} for _, name in messages]
@@ -71,7 +78,11 @@ class AMSStage(Stage):
     service: AMS = field(init=False)
 
     def _serve(self) -> None:
-        self.service = self._stack.enter_context(AMS(self.trust.host("broker"), self.trust.grid.certificate))
+        fault = ams_service.Fault(ams_service.Kind.STATUS, status=400)
+        poison = (b"POISON", fault) if self.is_poisoned else None
+        self.service = self._stack.enter_context(
+            AMS(self.trust.host("broker"), self.trust.grid.certificate, poison=poison)
+        )
         self.site = Site.at_ams(self.directory, self.trust, self.service)
 
     def sent(self) -> list[tuple[str, bytes]]:
@@ -117,6 +128,56 @@ def sender_matrix(stage: Stage, *, with_a_bad_one: bool) -> KillMatrix:
             assert list((stage.site.failed.parent / ".openstack.staging").iterdir()) == []
 
     return KillMatrix(prepare, verify, syscalls=SYSCALLS, statuses=(0, 1) if with_a_bad_one else (0,))
+
+
+def poison_matrix(stage: Stage) -> KillMatrix:
+    """F-S1, B4: a message that breaks the connection, killed while it is isolated and set aside."""
+    stage.is_poisoned = True
+    names: list[str] = []
+
+    def prepare() -> Command:
+        stage.renew()
+        names[:] = stage.site.fill([text(0), text(1), "POISON", text(2), text(3)])
+        return stage.site.command("ssmsend")
+
+    def verify() -> None:
+        good = [*names[:2], *names[3:]]
+        ids = [name for name, _ in stage.sent()]
+        assert list(dict.fromkeys(reversed(ids)))[::-1] == good, f"sent {ids}"
+        assert stage.site.waiting() == stage.site.locks() == []
+        assert [element["empaid"] for element in stage.site.buried()] == [names[2]]
+        left = {path.name for path in stage.site.spool.parent.iterdir()}
+        assert left <= {"openstack", ".openstack.ssm.lock", "failed"}
+
+    return KillMatrix(prepare, verify, syscalls=SYSCALLS, statuses=(0, 1))
+
+
+def parts_matrix(stage: Stage) -> KillMatrix:
+    """F-S5, B12: a message in parts, one of which is too large, killed between them."""
+    names: list[str] = []
+    records = [f"VMUUID: {number}\nMachineName: {'x' * 700}\n" for number in range(1200)]
+    records[700] = f"VMUUID: 700\nMachineName: {'x' * 900_000}\n"
+    whole = "APEL-cloud-message: v0.4\n" + "%%\n".join(records)
+
+    def prepare() -> Command:
+        stage.renew()
+        names[:] = stage.site.fill([text(0), whole, text(1)])
+        config = stage.site.root / "etc/apel/sender.cfg"
+        config.write_text(config.read_text().replace("[messaging]", "[messaging]\nmax_message_size: 700000"))
+        return stage.site.command("ssmsend")
+
+    def verify() -> None:
+        ids = [names[0], names[1], f"{names[1]}.2", names[2]]
+        arrived = {(name, body.split(b"text/plain\n\n", 1)[1].split(b"\n------", 1)[0]) for name, body in stage.sent()}
+        last = list(dict.fromkeys(reversed([name for name, _ in stage.sent()])))[::-1]
+        assert last == ids
+        assert len(arrived) == len(ids), "the same id with another text"
+        found = b"\n".join(body for name, body in sorted(arrived) if name.startswith(names[1]))
+        assert found.count(b"VMUUID") == 1199
+        assert [element["empaid"] for element in stage.site.buried()] == [f"{names[1]}.1"]
+        assert stage.site.waiting() == stage.site.locks() == []
+
+    return KillMatrix(prepare, verify, syscalls=SYSCALLS, statuses=(0, 1))
 
 
 def receiver_matrix(stage: Stage) -> KillMatrix:
@@ -166,3 +227,11 @@ def test_a_sender_killed_anywhere(stage: Stage, *, with_a_bad_one: bool) -> None
 @pytest.mark.timeout(3600)
 def test_a_receiver_killed_anywhere(stage: Stage) -> None:
     receiver_matrix(stage).run(sample=None)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("matrix", [poison_matrix, parts_matrix])
+def test_a_sender_with_suspects_or_parts_killed_anywhere(stage: Stage, matrix: Callable[[Stage], KillMatrix]) -> None:
+    """F-S1, F-S5."""
+    matrix(stage).run(sample=None)

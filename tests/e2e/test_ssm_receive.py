@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from ssm.transport.stomp import _Room
+from tests.bench import ssm as bench
 from tests.e2e.ssm_site import Site
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.pki import Credential
@@ -262,3 +265,33 @@ STRANGER = "/DC=EU/DC=EXAMPLE/C=ES/O=Hosts/O=Example Site/CN=stranger.example.or
 
 def modes(path: Path) -> set[int]:
     return {entry.stat().st_mode & 0o777 for entry in (path / "incoming").rglob("*")}
+
+
+def test_large_messages_do_not_fill_the_memory(tmp_path: Path, trust: Trust) -> None:
+    """F-S7: the broker hands out 32 messages of 0.7 MB before the first is taken; at most 60 MB are used."""
+    with broker_with(trust) as broker:
+        site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
+        message = signed("APEL-cloud-message: v0.4\n" + "Field: value of it\n" * 37_000, trust.host("sender"))
+        assert len(message) > 700_000
+        broker.enqueue([message] * 40)
+        used = bench.run(site, "ssmreceive", "--count", "40")
+        assert broker.queue == []
+    assert len(list((site.received / "incoming").glob("*/*/body"))) == 40
+    assert used.memory * 1.048576 <= 60, f"{used.memory:.1f} MiB"
+
+
+def test_a_full_inbox_keeps_the_connection_alive() -> None:
+    """F-S7: while messages wait to be taken nothing is read, neither heart-beats."""
+    room = _Room()
+    beats: list[float] = []
+
+    def beat() -> bool:
+        beats.append(time.monotonic())
+        return True
+
+    room.enter(4 * 1024 * 1024, wait=beat)
+    taker = threading.Timer(0.3, room.leave, (4 * 1024 * 1024,))
+    taker.start()
+    room.enter(1, wait=beat)
+    assert beats
+    taker.join()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,23 @@ def test_oldest_month_first_and_the_checkpoint_last(site: Site) -> None:
     assert site.checkpoints.find(["p1"]).moment == MOMENT
     assert site.leftovers() == []
     assert site.staging.recover().messages == 0
+
+
+def test_a_directory_of_the_spool_that_is_none_is_passed_over_and_named_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F-H1: the producer's side."""
+    minute = int(time.time()) // 60 * 60
+    site.spool.mkdir()
+    odd = [site.spool / f"{moment:08x}" for moment in (minute, minute + 60)]
+    for path in odd:
+        path.touch()
+    assert sum(site.staging.hand_over(site.commit(project)) for project in ("p1", "p2")) == 6
+    named = [message for message in caplog.messages if "skipped: is a file; if nobody needs it: rm " in message]
+    assert 1 <= len(named) == len(set(named)) <= 2
+    for path in odd:
+        path.unlink()  # dirq itself does not pass them by
+    assert site.messages() == [*WANTED, *WANTED]
 
 
 def test_an_uncommitted_batch_is_forgotten(site: Site) -> None:

@@ -22,7 +22,7 @@ from ssm.cmds.common import brokers
 from ssm.directory import DirectorySpool
 from ssm.outgoing import Outgoing
 from ssm.packer import Packer
-from ssm.sender import Sender
+from ssm.sender import RECEIPT_TIMEOUT, Sender
 from ssm.settings import load_sender
 from ssm.transport.brokers import pauses
 from tests.simulators import ams_service
@@ -92,11 +92,14 @@ def test_messages_without_a_receipt_are_sent_again(tmp_path: Path, trust: Trust)
 
 
 def test_a_broker_that_never_confirms_is_given_up(tmp_path: Path, trust: Trust) -> None:
+    """F-S7: after one and a half times the limit for the first receipt, whatever it is tried with."""
     with FaultBroker(trust.host("broker"), trust.grid.certificate, [Fault(Kind.NO_RECEIPT)] * 3) as broker:
         sender, names = sender_to(broker, tmp_path, trust, 2)
         with pytest.raises(Unavailable, match="no receipt for 1 s"):
             sender.run()
         assert broker.connections == 3
+        assert sender._silence == pytest.approx(1.5 * 0.6)
+        assert timedelta(minutes=3) >= 1.5 * RECEIPT_TIMEOUT
     assert QueueSimple(str(tmp_path / "spool")).count() == 2
     assert list((tmp_path / "spool").glob("*/*.lck")) == []
     assert names
