@@ -44,6 +44,8 @@ class Service:
         self._reload = threading.Event()
         self._wake = threading.Event()
         self._bug: BaseException | None = None
+        self._no_start = ""
+        """Why slapd could not be started again; empty while it runs."""
 
     def run(self) -> ExitStatus:
         """Serve until told to end. Raises `Busy` when another one serves this directory, and what stops slapd."""
@@ -89,8 +91,10 @@ class Service:
             logger.error("slapd has ended: starting it on the tree published last")
             try:
                 self._server.serve(engine.published)
+                self._no_start = ""
             except (ApplianceError, OSError) as error:
-                logger.error("%s", _told(error))  # noqa: TRY400  one clear line
+                self._no_start = _told(error)
+                logger.error("%s", self._no_start)  # noqa: TRY400  one clear line
             self._wake.set()  # the entry below o=infosys has gone with the old database
             not_before = time.monotonic() + _RETRY.total_seconds()
 
@@ -135,6 +139,8 @@ class Service:
             logger.error("cycle given up: %s", _told(error))  # noqa: TRY400
             if isinstance(error, NoAnswer):
                 self._server.give_up(generation)
+            if self._no_start:
+                record.fail(f"slapd cannot be started: {self._no_start}")
             record.fail(_told(error))
             record.counts["entries"] = len(engine.published)
             if engine.planned is not None:

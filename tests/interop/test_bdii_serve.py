@@ -36,7 +36,11 @@ def test_a_full_disk_at_a_new_start_of_slapd_is_told_and_tried_again(
     monkeypatch.setattr("bdii.serve._WATCH", timedelta(milliseconds=1))
     monkeypatch.setattr(made._wake, "set", made._stop.set)
     made._watch(engine)
-    assert [record.message for record in caplog.records][-1].startswith(f"{tmp_path}/state/db")
+    made._stop.clear()
+    assert not made._cycle(engine)
+    said = json.loads((made._settings.runs / "bdii-resource.json").read_text())
+    assert said["failures"][0].startswith(f"slapd cannot be started: {tmp_path}/state/db"), "F-S2"
+    assert any(record.message.startswith(f"{tmp_path}/state/db") for record in caplog.records)
 
 
 def test_a_slapd_that_does_not_answer_is_killed(
