@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
+from appliance.core.trust.distinguished_name import canonical
 from appliance.core.trust.errors import Untrusted
+from appliance.core.trust.revocation_lists import RevocationLists
 from tests.simulators.authority import (
     DAY,
     NOW,
@@ -144,6 +147,42 @@ def test_the_name_of_a_list_is_compared_as_openssl_compares(tmp_path: Path) -> N
     assert "revoked by" in refusals(directory, host)
 
 
+def test_a_list_signed_by_another_kind_of_key(directory: Path, root: Authority) -> None:
+    host = root.issue(HOST)
+    key = ed25519.Ed25519PrivateKey.generate()
+    builder = x509.CertificateRevocationListBuilder(name(ROOT), NOW - DAY, NOW + DAY)
+    crl = builder.add_revoked_certificate(entry(host)).sign(key, None)
+    path = add(directory, crl, f"{root.hash}.r0")
+    [warning] = warnings(directory, host)
+    cause = f"no CRL of its issuer can be used: {path}: not signed by this CA"
+    assert warning == f"{ROOT}: {cause}; run fetch-crl"
+
+
+def test_a_certificate_of_the_ca_whose_key_signs_nothing(directory: Path, root: Authority) -> None:
+    """A key for the exchange of keys: cryptography does not take it for a list's signature."""
+    host = root.issue(HOST)
+    exchange = x25519.X25519PrivateKey.generate()
+    odd = Authority(root.issue(ROOT, ca=True, key=exchange))  # type: ignore[arg-type]
+    odd.publish(directory, number=1)
+    rogue = Authority.root(ROOT, key=ec_key("rogue"))
+    rogue.revoke(host)
+    path = add(directory, rogue.crl(), f"{root.hash}.r0")
+    [warning] = warnings(directory, host)
+    assert f"can be used: {path}: not signed by this CA" in warning
+
+
+def test_a_file_with_two_names_is_read_once(directory: Path, root: Authority) -> None:
+    """IGTF's bundles carry each under two hashes."""
+    original = directory / f"{root.hash}.r0"
+    (directory / "0123abcd.r0").symlink_to(original)
+    broken = directory / "89abcdef.r0"
+    broken.write_text("nonsense")
+    (directory / "89abcdef.r1").symlink_to(broken)
+    lists = RevocationLists.read(sorted(directory.glob("*.r*")))
+    assert [one.path for one in lists.of(canonical(name(ROOT)))] == [original]
+    assert lists.problems == (f"{broken}: not a CRL that can be read",)
+
+
 def test_a_list_of_another_ca_says_nothing(directory: Path, root: Authority) -> None:
     other = Authority.root(OTHER)
     host = root.issue(HOST)
@@ -248,6 +287,16 @@ def test_a_hold_revokes_until_a_later_delta_removes_it(directory: Path, root: Au
             assert warnings(directory, host) == ()
         else:
             assert "revoked by" in refusals(directory, host)
+
+
+def test_a_delta_that_nobody_announces_releases_nothing(directory: Path, root: Authority) -> None:
+    """OpenSSL reads it only where the certificate or its list names a place of deltas."""
+    host = root.issue(HOST)
+    path = add(directory, root.crl(number=1, entries=[entry(host, reason=HOLD)]), f"{root.hash}.r0")
+    removed = [entry(host, reason=REMOVED)]
+    delta = root.crl(number=2, entries=removed, extension=x509.DeltaCRLIndicator(1))
+    other = add(directory, delta, f"{root.hash}.r1")
+    assert f"revoked by {ROOT} ({path}, {other})" in refusals(directory, host)
 
 
 def test_what_is_revoked_otherwise_never_comes_back(directory: Path, root: Authority) -> None:

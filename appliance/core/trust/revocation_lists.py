@@ -32,7 +32,7 @@ class InstalledList:
 
     path: Path
     crl: x509.CertificateRevocationList
-    _signed_by: dict[x509.Certificate, bool] = field(default_factory=dict, compare=False)
+    _signed_by: dict[x509.Certificate, bool] = field(default_factory=dict)
 
     @property
     def starts(self) -> datetime:
@@ -94,7 +94,7 @@ class RevocationLists:
             if path not in seen:
                 seen.add(path)
                 try:
-                    crl = _load(read_regular(path, limit=_MAX_BYTES, follow=True))
+                    crl = _load(read_regular(path, limit=_MAX_BYTES))
                     found.setdefault(canonical(crl.issuer), []).append(InstalledList(path, crl))
                 except OSError as error:
                     problems[path] = f"{name}: the CRL cannot be read: {error.strerror}"

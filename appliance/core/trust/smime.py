@@ -80,12 +80,12 @@ def verify(
     """
     if len(message) > max_bytes:
         raise Malformed("message", f"it has {len(message)} bytes, at most {max_bytes} are accepted")
-    content, signature = _take_apart(message, forms=forms, allow_sha1=allow_sha1)
+    text, hashed, signature = _take_apart(message, forms=forms, allow_sha1=allow_sha1)
     signer = _name(signature.signer)
-    signature.check(content, subject=signer)
+    signature.check(hashed, subject=signer)
     _check_usage(signature.signer, subject=signer)
     chain = trust.verify_chain(signature.signer, untrusted=signature.others, at=at)
-    headers, body = _read_inner(mime.with_newlines(content), require_header=require_header)
+    headers, body = _read_inner(text, require_header=require_header)
     return Verified(body, headers, chain.subject, signature.signer, chain.warnings)
 
 
@@ -94,8 +94,8 @@ def _take_apart(
     *,
     forms: Container[Form],
     allow_sha1: bool,
-) -> tuple[bytes, cms.OneSignature]:
-    """Return the text that is said to be signed, as it is hashed, and its signature."""
+) -> tuple[bytes, bytes, cms.OneSignature]:
+    """Return the text that is said to be signed, with LF and as it is hashed, and its signature."""
     form = _form_of(message)
     if form not in forms or form is Form.DETACHED:
         parts = mime.split_signed(message)  # says what it is if it is of another form
@@ -104,11 +104,11 @@ def _take_apart(
         signature = cms.read(parts.signature, allow_sha1=allow_sha1)
         if signature.content is not None:
             raise Malformed("signature", "it is not a detached signature over plain data")
-        return mime.canonical(parts.content), signature
+        return parts.content, mime.canonical(parts.content), signature
     signature = cms.read(_READERS[form](message), allow_sha1=allow_sha1)
     if signature.content is None:
         raise Malformed("message", "it has a signature and no text", "sign it with the text inside")
-    return signature.content, signature
+    return mime.with_newlines(signature.content), signature.content, signature
 
 
 _READERS: Mapping[Form, Callable[[bytes], bytes]] = {
