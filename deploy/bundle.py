@@ -4,7 +4,7 @@
       install  signing-key.pem            the installer, and the public key when there is a signature
       images/images.tar  images.lock      what `docker load` takes; service, tag and id of each, one a line
       debian-packages.txt                 what the images have of Debian: name, version, architecture, day, one a line
-      wheels/  requirements.txt           the host's programs, by their hashes
+      wheels/  requirements.txt           the host's programs, by their hashes; requirements-all.txt: all programs
       files/                              what goes to /etc, /usr/local/bin and the like
       sbom/NAME.cdx.json                  the content of each image
       SHA256SUMS  SHA256SUMS.sig          of all other files; signed with the publisher's key
@@ -31,7 +31,7 @@ from deploy.engine import Engine, EngineError
 from deploy.images import LOCKS, TOP
 
 CACHE = TOP / ".cache/deploy"
-FOLDERS = ("bin", "cron.d", "etc", "logrotate.d", "networks", "systemd", "tmpfiles.d")
+FOLDERS = ("bin", "cron.d", "etc", "logrotate.d", "native", "networks", "systemd", "tmpfiles.d")
 HOST_EXTRA = "admin"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -109,11 +109,12 @@ def _put_files(bundle: Path) -> None:
 
 
 def _put_wheels(bundle: Path) -> None:
-    """Put the wheels that the host's lock names, for each Python that a host may have."""
-    lock = LOCKS / f"{HOST_EXTRA}.txt"
-    shutil.copy(lock, bundle / "requirements.txt")
+    """Put the wheels of the host's programs, and of all programs for a host without containers, for each Python."""
+    shutil.copy(LOCKS / f"{HOST_EXTRA}.txt", bundle / "requirements.txt")
+    everything = contents.everything([LOCKS / f"{name}.txt" for name in images.EXTRAS])
+    (bundle / "requirements-all.txt").write_text(everything)
     (bundle / "wheels").mkdir()
-    for wheel in sorted(images.fetch_host_wheels(CACHE, lock).glob("*.whl")):
+    for wheel in sorted(images.fetch_host_wheels(CACHE, bundle / "requirements-all.txt").glob("*.whl")):
         shutil.copy(wheel, bundle / "wheels")
     shutil.copy(images.build_wheel(CACHE, images.fetch_wheels(CACHE)), bundle / "wheels")
 

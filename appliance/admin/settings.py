@@ -21,6 +21,9 @@ from appliance.core.run.layout import Layout
 
 PROFILES = ("egi", "2017", "private")
 VERSION = "FEDCLOUD_VERSION"
+RUNTIME_FILE = "/var/lib/fedcloud/runtime"
+NATIVE = "native"
+"""What the file holds on a host without containers; with containers there is no such file."""
 VERSION_FILE = "/var/lib/fedcloud/version"
 _LONGEST = 256
 _SOCKET = Path("/run/docker.sock")
@@ -61,6 +64,8 @@ class Host:
     """HTTP_PROXY and the like of ``appliance.env``, as far as they are set."""
     flows: Mapping[Flow, bool]
     """Whether each flow is wanted here."""
+    is_native: bool
+    """Whether the programs run on the host itself, without containers."""
     warnings: tuple[Problem, ...]
 
     def is_wanted(self, name: str) -> bool:
@@ -104,8 +109,17 @@ def load(layout: Layout) -> Host:
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
         flows=flows,
+        is_native=is_native(layout),
         warnings=settings.finish() + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),
     )
+
+
+def is_native(layout: Layout) -> bool:
+    """Return whether this host runs the programs without containers."""
+    try:
+        return layout.path(RUNTIME_FILE).read_text().strip() == NATIVE
+    except OSError:
+        return False
 
 
 def in_use(layout: Layout) -> str:

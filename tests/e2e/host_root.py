@@ -18,6 +18,7 @@ DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is t
 """What docker 20.10 says when nobody listens there."""
 _SYSTEMCTL = """#!/bin/sh
 case "$*" in *enable*) exec /stand-ins/real-systemctl "$@";; cat*|*is-active*) exit 0;; esac
+case "$*" in show*) exec cat /stand-ins/shown-$(echo "$*" | sed 's/.* //');; esac
 echo "$@" >>/stand-ins/calls
 [ ! -e /stand-ins/kill-$1 ] || { rm /stand-ins/kill-$1; kill -9 $PPID; }
 [ ! -e /stand-ins/fail-$1 ] || { echo "Job for bdii.service failed." >&2; exit 1; }
@@ -46,13 +47,13 @@ COMPOSE = "#!/bin/sh\necho 1.29.2\n"
 _INSTALLED = "#!/bin/sh\necho 'ii '\n"
 _DIRECTORIES = ("dev", "proc", "usr", "opt", "tmp", "var/log", "var/tmp", "run/systemd/system", "bundles")
 _ENTER = """
-cd "$1" && shift
+mount --bind "$1" "$1" && cd "$1" && shift
 for place in dev proc usr; do mount --rbind /$place $place; done
 mount --bind own-local usr/local
 mount -t tmpfs tmpfs own-bin && mkdir own-bin/upper own-bin/work && cp -p stand-ins/bin/* own-bin/upper
 mount -t overlay overlay -o lowerdir=/usr/bin,upperdir=own-bin/upper,workdir=own-bin/work usr/bin
 [ ! -e absent ] || xargs -I{} sh -c '[ -e stand-ins/bin/{} ] || rm -f usr/bin/{}' <absent
-[ ! -e small ] || . ./small
+[ ! -e hook ] || . ./hook
 [ ! -e meminfo ] || mount --bind meminfo proc/meminfo
 mount --bind "$1" bundles && shift
 exec chroot . "$@"

@@ -184,7 +184,7 @@ def test_an_engine_without_room_elsewhere(host: Host, made: Path) -> None:
     for name in ("docker", "docker-compose"):
         host.stand_in(name, DOCKER)
     (host.root / "stand-ins/engine/place").write_text("/srv/docker\n")
-    (host.root / "small").write_text("mount -t tmpfs -o size=4k tmpfs srv/docker\n")
+    (host.root / "hook").write_text("mount -t tmpfs -o size=4k tmpfs srv/docker\n")
     line = refused(host, made, "--no-packages")
     assert line == (
         "install: /srv/docker: the engine keeps its images there: 0.0 GB are free, 0.0 GB are needed; "
@@ -204,3 +204,15 @@ def test_little_memory_is_told_and_installed_all_the_same(
     line = f"This host has {told} of memory and swap: the kernel may kill services under load; give it 2 GB"
     assert (line in out) == bool(told)
     assert ("of memory and swap" in out) == bool(told)
+
+
+def test_without_containers_no_engine_is_asked_for(host: Host, made: Path) -> None:
+    """F-H3: the packages are those of the programs."""
+    packages = Packages(host.root)
+    names = ("glue-schema", "ldap-utils", "qemu-utils", "slapd")
+    packages.offer([*BOOKWORM, *(Package(name) for name in names)])
+    status, out, err = install(host, made, "--without-containers")
+    assert status == 0, err
+    assert packages.installed() == NAMES | set(names)
+    assert "mask slapd.service" in " ".join(host.called())
+    assert f"Installed {__version__}." in out

@@ -17,7 +17,7 @@ from pathlib import Path
 from appliance.core.version import __version__
 
 TOP = Path(__file__).resolve().parents[2]
-FOLDERS = ("bin", "cron.d", "logrotate.d", "networks", "systemd", "tmpfiles.d")
+FOLDERS = ("bin", "cron.d", "logrotate.d", "native", "networks", "systemd", "tmpfiles.d")
 PACKAGES = ("appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm")
 
 
@@ -33,7 +33,8 @@ def make(directory: Path, *, version: str = __version__, key: Path | None = None
     (files / "docker-compose.yml").write_bytes(compose.read_bytes() if compose.exists() else b"services: {}\n")
     (bundle / "wheels").mkdir()
     _wheel(bundle / "wheels" / f"egi_fedcloud_appliance-{version}-py3-none-any.whl", version)
-    (bundle / "requirements.txt").write_text("")
+    for name in ("requirements.txt", "requirements-all.txt"):
+        (bundle / name).write_text("")
     (bundle / "images").mkdir()
     tag = f"egifedcloud/caso:{version}"
     identifier = image(bundle / "images" / "caso.tar", tag)

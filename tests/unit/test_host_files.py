@@ -124,6 +124,23 @@ def test_systemd_has_nothing_to_say_about_a_unit(name: str, units: Path) -> None
     assert (shown.stdout + shown.stderr, shown.returncode) == ("", 0)
 
 
+@pytest.mark.parametrize("name", ["bdii.service", "cloudbdii.service", "cloudkeeper-os.service"])
+def test_systemd_has_nothing_to_say_about_a_unit_without_containers(name: str, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    for path in (TOP / "native/systemd").glob("*.service"):
+        text = re.sub(r"(?<==)([-+]?)/(usr|opt)/\S+", rf"\1{program}", path.read_text())
+        (tmp_path / path.name).write_text(text.replace("@AUTHORITIES@", "/etc/ssl/cert.pem"))
+    (tmp_path / "basic.service").write_text(f"[Service]\nExecStart={program}\n")
+    shown = run("systemd-analyze", "verify", tmp_path / name, environment={"SYSTEMD_UNIT_PATH": f"{tmp_path}:"})
+    assert (shown.stdout + shown.stderr, shown.returncode) == ("", 0)
+    shown = run("systemd-analyze", "security", "--offline=true", tmp_path / name)
+    match = re.search(r"Overall exposure level for \S+: ([\d.]+)", shown.stdout)
+    assert match, shown.stdout + shown.stderr
+    assert float(match[1]) <= 3.0
+
+
 def test_a_misspelt_key_would_be_found(units: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "bdii.service"
     wrong.write_text((units / "bdii.service").read_text().replace("KillMode", "KilMode"))

@@ -34,6 +34,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     host = settings.load(cli.layout(arguments))
     for warning in host.warnings:
         logger.warning("%s", warning)
+    if host.is_native:
+        print("no images are needed: this host runs the programs without containers")
+        return ExitStatus.DONE
     settings.require_files(host)
     if arguments.check_config:
         return ExitStatus.DONE

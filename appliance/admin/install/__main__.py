@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +46,8 @@ class Installation:
     root: Path
     record_path: Path
     record: Record
+    is_native: bool = False
+    """Whether the programs are to run without containers."""
     changes: int = 0
     notes: list[str] = field(default_factory=list)
     is_unit_changed: bool = False
@@ -59,30 +62,53 @@ class Installation:
         layout = Layout(self.root)
         choice.check(choice.variables(layout), layout)
         self.is_pending = self.record.bundle != bundle_digest or settings.in_use(layout) != __version__
-        if self.is_pending:
-            images.check_bundle(self.bundle, ids)
-        if self.root == Path("/"):
-            images.check_engine(self.bundle, ids)
+        if not self.is_native:
+            self._check_images(ids)
         if self.is_pending:
             self.record.bundle = ""
             self.record.write(self.record_path)
         self.changes += host.make_account(self.root)
         programs.remove_leftovers(root=self.root)
-        self.changes += programs.make(self.bundle, root=self.root, version=__version__, digest=bundle_digest)
-        if self.root == Path("/"):
+        self.changes += self._make_programs(bundle_digest)
+        self._keep_runtime()
+        if self.root == Path("/") and not self.is_native:
             self.changes += images.load(self.bundle, ids)
         self._keep_beginning()
         self._take_version_over()
         self._install_files()
-        self.changes += self._link_compose()
+        self.changes += 0 if self.is_native else self._link_compose()
         self.changes += host.link_anchors(self.root)
-        host.make_places(self.root)
+        host.make_places(self.root, is_native=self.is_native)
         self._give_places()
         self.changes += host.enable(self.root, is_first=not self.record.version)
         if host.is_booted(self.root) and (self.is_pending or self.is_unit_changed):
             host.reload_units()
-        self.changes += programs.link(root=self.root, version=__version__, digest=bundle_digest)
+        self.changes += programs.link(root=self.root, version=__version__, digest=self._variant(bundle_digest))
+        if self.is_native:
+            self.changes += programs.link_current(root=self.root, version=__version__)
         self._set_version()
+
+    def _variant(self, digest: str) -> str:
+        """Return the hash that names the environment: one with all programs is another than the host's own."""
+        return f"all{digest}" if self.is_native else digest
+
+    def _make_programs(self, digest: str) -> bool:
+        requirements = "requirements-all.txt" if self.is_native else "requirements.txt"
+        named = self._variant(digest)
+        return programs.make(self.bundle, root=self.root, version=__version__, digest=named, requirements=requirements)
+
+    def _check_images(self, ids: Mapping[str, str]) -> None:
+        if self.is_pending:
+            images.check_bundle(self.bundle, ids)
+        if self.root == Path("/"):
+            images.check_engine(self.bundle, ids)
+
+    def _keep_runtime(self) -> None:
+        """Write down that this host runs the programs without containers; later runs find it."""
+        path = self.root / settings.RUNTIME_FILE.lstrip("/")
+        if self.is_native and not path.exists():
+            durable.write_atomic(path, f"{settings.NATIVE}\n".encode(), mode=0o644)
+            self.changes += 1
 
     def take_into_use(self) -> bool:
         """Restart what may run with another bundle, and record this one as whole; says whether all of it came up."""
@@ -103,9 +129,13 @@ class Installation:
         mounts = choice.choose(choice.variables(layout), layout)
         # A second configuration beside the one that counts would raise the question which one does.
         idle = set(choice.PLACES[choice.BACKEND_CONFIG]) - {mounts[choice.BACKEND_CONFIG]}
-        wanted = [one for one in files(self.bundle, is_active=self._is_table_active) if one.target not in idle]
+        wanted = [
+            one
+            for one in files(self.bundle, is_active=self._is_table_active, is_native=self.is_native)
+            if one.target not in idle
+        ]
         earlier = {one.target: tuple(self.record.shipped.get(one.target, ())) for one in wanted}
-        offered = {one.target: digest(one.source.read_bytes()) for one in wanted}
+        offered = {one.target: digest(one.content) for one in wanted}
         # Before the first file: after a kill, what stands there is known as ours.
         for target, hashed in offered.items():
             self.record.shipped[target] = list(dict.fromkeys([*earlier[target], hashed]))
@@ -139,7 +169,7 @@ class Installation:
             self.changes += 1
 
     def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
-        target, new = self.root / one.target.lstrip("/"), one.source.read_bytes()
+        target, new = self.root / one.target.lstrip("/"), one.content
         found = target.read_bytes() if target.is_file() else None
         present = _as_shipped(found) if one.target == choice.ENVIRONMENT and found is not None else found
         action = decide(new, present=present, shipped=shipped, kind=one.kind)
@@ -225,6 +255,8 @@ def _as_shipped(text: bytes) -> bytes:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    words = "run the programs on this host itself; later runs remember that"
+    parser.add_argument("--without-containers", action="store_true", help=words)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle that has been verified")
 
 
@@ -241,7 +273,8 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         durable.make_directory(directory, mode=0o755)
     with lock.hold(root / "run/fedcloud/install.lock", wait=_PATIENCE):
         record_path = state / "install.json"
-        made = Installation(bundle, root, record_path, Record.read(record_path))
+        is_native = arguments.without_containers or settings.is_native(Layout(root))
+        made = Installation(bundle, root, record_path, Record.read(record_path), is_native)
         try:
             made.run()
         finally:

@@ -74,13 +74,19 @@ def link_anchors(root: Path) -> int:
     return changed
 
 
-def make_places(root: Path) -> None:
-    """Make the directories and log files of tmpfiles.d/fedcloud.conf."""
+def make_places(root: Path, *, is_native: bool = False) -> None:
+    """Make the directories and log files of tmpfiles.d/fedcloud.conf, and those of a host without containers."""
     where = [] if root == Path("/") else [f"--root={root}"]
     # The containers get Debian's directory of anchors, also on a host that has none of these packages.
     for directory in ("run", "run/lock", "var/log", "var/spool", ANCHORS.lstrip("/")):
         (root / directory).mkdir(parents=True, exist_ok=True)
-    run("/usr/bin/systemd-tmpfiles", *where, "--create", "fedcloud.conf")
+    run(
+        "/usr/bin/systemd-tmpfiles",
+        *where,
+        "--create",
+        "fedcloud.conf",
+        *(["fedcloud-native.conf"] if is_native else []),
+    )
 
 
 def enable(root: Path, *, is_first: bool) -> int:

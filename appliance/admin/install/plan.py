@@ -11,10 +11,11 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.admin import account
+from appliance.admin.native import authorities
 
 ROOT = 0
 
@@ -44,6 +45,16 @@ class File:
     kind: Kind
     mode: int
     group: int = ROOT
+    replaced: tuple[tuple[bytes, bytes], ...] = ()
+    """What in the source stands for something of this host, and that."""
+
+    @property
+    def content(self) -> bytes:
+        """Return what is installed."""
+        data = self.source.read_bytes()
+        for placeholder, text in self.replaced:
+            data = data.replace(placeholder, text)
+        return data
 
     @property
     def beside(self) -> str:
@@ -53,8 +64,39 @@ class File:
         return f"{self.target}.fedcloud-new"
 
 
-def files(bundle: Path, *, is_active: Callable[[str], bool]) -> Iterator[File]:
-    """Yield all files that a bundle installs; a table of cron goes where it counts if it ``is_active``, by its name."""
+def files(bundle: Path, *, is_active: Callable[[str], bool], is_native: bool = False) -> Iterator[File]:
+    """Yield all files that a bundle installs; a table of cron goes where it counts if it ``is_active``, by its name.
+
+    Without containers (``is_native``) there are units of its own, and nothing of Compose and images.
+    """
+    own = {one.target: one for one in _native(bundle)} if is_native else {}
+    for one in _with_containers(bundle, is_active):
+        if one.target in own or (is_native and one.source.parent.name in ("networks", "files", bundle.name)):
+            continue
+        replaced = _NATIVE_URLS if is_native and one.target == _URLS else ()
+        yield replace(one, replaced=replaced)
+    yield from own.values()
+
+
+_URLS = "/etc/sitebdii/site-urls.conf"
+_NATIVE_URLS = ((b"ldap://cloudbdii:2170/", b"ldap://localhost:2171/"),)
+
+
+def _native(bundle: Path) -> Iterator[File]:
+    top = bundle / "files/native"
+    replaced = ((b"@AUTHORITIES@", authorities().encode()),)
+    for folder, target, mode in (
+        ("systemd", "/etc/systemd/system", 0o644),
+        ("tmpfiles.d", "/etc/tmpfiles.d", 0o644),
+        ("logrotate.d", "/etc/logrotate.d", 0o644),
+        ("provider", "/var/lib/bdii/gip/provider", 0o755),
+    ):
+        for source in _below(top / folder):
+            place = f"{target}/{source.relative_to(top / folder).as_posix()}"
+            yield File(source, place, Kind.PROGRAM, mode, replaced=replaced)
+
+
+def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator[File]:
     top = bundle / "files"
     for source in _below(top / "etc"):
         name = source.relative_to(top).as_posix()

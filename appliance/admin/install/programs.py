@@ -22,8 +22,8 @@ _TOP = "/opt/fedcloud"
 _COMMAND = "/usr/local/bin/appliance"
 
 
-def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
-    """Make the environment of a version; says whether there was anything to make."""
+def make(bundle: Path, *, root: Path, version: str, digest: str, requirements: str) -> bool:
+    """Make the environment of a version, of the bundle's list ``requirements``; says whether there was any to make."""
     name = f"{version}-{digest[:12]}"
     top = root / _TOP.lstrip("/")
     if (top / name).is_dir():
@@ -32,7 +32,7 @@ def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
     top.mkdir(parents=True, exist_ok=True)
     try:
         with progress.step("programs of the host", is_terse=True):
-            _fill(unfinished, bundle)
+            _fill(unfinished, bundle, bundle / requirements)
         _name_anew(unfinished, f"{_TOP}/{name}")
     except BaseException:  # a full disk, too, is better without it
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -42,7 +42,7 @@ def make(bundle: Path, *, root: Path, version: str, digest: str) -> bool:
     return True
 
 
-def _fill(unfinished: Path, bundle: Path) -> None:
+def _fill(unfinished: Path, bundle: Path, requirements: Path) -> None:
     """Make an environment and install the bundle's wheels into it."""
     _run(sys.executable, "-m", "venv", "--without-pip", unfinished)
     pip = [str(unfinished / "bin/python"), f"{_pip()}/pip", "--quiet", "--no-cache-dir", "install"]
@@ -52,7 +52,7 @@ def _fill(unfinished: Path, bundle: Path) -> None:
         raise Unavailable(wheels, f"holds {len(own)} wheels of the appliance, not one", "build the bundle again")
     digest = hashlib.sha256(own[0].read_bytes()).hexdigest()
     options = ("--no-index", "--find-links", wheels, "--no-deps", "--require-hashes")
-    _run(*pip, *options, "-r", bundle / "requirements.txt", f"{own[0].absolute().as_uri()}#sha256={digest}")
+    _run(*pip, *options, "-r", requirements, f"{own[0].absolute().as_uri()}#sha256={digest}")
 
 
 def _pip() -> Path:
@@ -82,6 +82,11 @@ def link(*, root: Path, version: str, digest: str) -> int:
     top = root / _TOP.lstrip("/")
     changed = point(top / version, f"{version}-{digest[:12]}")
     return changed + point(root / _COMMAND.lstrip("/"), f"{_TOP}/{version}/bin/appliance")
+
+
+def link_current(*, root: Path, version: str) -> int:
+    """Let ``/opt/fedcloud/current`` lead to a version: units run its programs; returns 1 when it changed."""
+    return point(root / _TOP.lstrip("/") / "current", version)
 
 
 def point(link_path: Path, target: str) -> int:

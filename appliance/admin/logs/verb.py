@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from appliance.admin import settings
+from appliance.admin import native, settings
 from appliance.admin.engine import Engine
 from appliance.admin.jobs import JOBS, SERVICES
 from appliance.core.run import cli
@@ -60,7 +60,10 @@ def _of_files(paths: Sequence[str], *, lines: int, follow: bool) -> ExitStatus:
 
 
 def _of_service(service: str, layout: Layout, *, lines: int, follow: bool) -> ExitStatus:
-    with Engine(settings.load(layout).socket) as engine:
+    host = settings.load(layout)
+    if host.is_native:
+        return ExitStatus.DONE if native.logs(service, lines=lines, follow=follow) == 0 else ExitStatus.NOTHING
+    with Engine(host.socket) as engine:
         for piece in engine.logs(service, lines=lines, follow=follow):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()

@@ -19,10 +19,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from appliance.admin import compose, jobs, settings
+from appliance.admin import compose, jobs, native, settings
 from appliance.admin.engine import JOB_LABEL, Engine
 from appliance.admin.images import needed
 from appliance.admin.jobs import Job
+from appliance.admin.mounts import choice
 from appliance.admin.run import hostkey, supervise
 from appliance.admin.schedule import reach, state
 from appliance.core import clock, files
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in host.warnings:
         logger.warning("%s", warning)
     if arguments.check_config:
-        if job.service:
+        if job.service and not host.is_native:
             settings.require_files(host)
         return ExitStatus.DONE
     if line := host.off(job.name):
@@ -107,7 +108,7 @@ class _Run:
         try:
             if not self._changes_nothing():
                 state.refuse_second(self._job, self._layout)
-            status = self._run_on_host() if not self._job.service else self._run_in_container()
+            status = self._run()
         except ApplianceError as error:
             self._record.fail(str(error))
             status = error.status
@@ -128,6 +129,20 @@ class _Run:
             known = ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING
             self._record.close(known, jobs.records(self._layout))
         return status
+
+    def _run(self) -> int:
+        if not self._job.service:
+            return self._run_on_host()
+        return self._run_natively() if self._host.is_native else self._run_in_container()
+
+    def _run_natively(self) -> int:
+        """Run the program of a job on the host itself; signals for it reach the child."""
+        named = choice.variables(self._layout).get("FEDCLOUD_CA_BUNDLE", "")
+        environment = native.environment(self._host.proxies, named_authorities=named, root=self._layout.root)
+        with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
+            arguments = [*self._own_arguments(), *self._arguments]
+            command = native.command(self._job, self._layout, mounts=mounts, arguments=arguments)
+            return self._supervised(command, environment, forward=lambda _: False)
 
     def _run_on_host(self) -> int:
         program, *flags = self._job.command

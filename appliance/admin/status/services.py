@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.admin import compose as composes
-from appliance.admin import settings
+from appliance.admin import native, settings
 from appliance.admin.engine import Engine, ServiceState
 from appliance.admin.jobs import SERVICES
 from appliance.core.run.errors import Unavailable
@@ -47,12 +47,11 @@ class Services:
 
 def look(layout: Layout, host: settings.Host) -> Services | None:
     """Ask the engine; None where no services are installed."""
-    if not host.compose_file.exists():
+    if not host.compose_file.exists() and not host.is_native:
         return None
-    compose, compose_failure = _compose(host.compose)
+    compose, compose_failure = ("", "") if host.is_native else _compose(host.compose)
     try:
-        with Engine(host.socket) as engine:
-            states = engine.services()
+        states = _states(host)
     except Unavailable as error:
         return Services(failure=str(error), compose=compose, compose_failure=compose_failure)
     off = [service for service in SERVICES if not host.is_wanted(service)]
@@ -60,6 +59,13 @@ def look(layout: Layout, host: settings.Host) -> Services | None:
     shown += _without_container(shown, off, layout)
     found = sorted(shown, key=lambda state: state.service)
     return Services(found, off=off, compose=compose, compose_failure=compose_failure)
+
+
+def _states(host: settings.Host) -> list[ServiceState]:
+    if host.is_native:
+        return native.services()
+    with Engine(host.socket) as engine:
+        return engine.services()
 
 
 def _compose(program: Path) -> tuple[str, str]:

@@ -135,7 +135,8 @@ def _services_table(told: Services, *, at: datetime) -> str:
     if not told.states and not told.failure:
         lines = ["No service has a container; systemctl start bdii cloudkeeper-os"]
     lines += [f"  ! {log.one_line(line)}" for line in services.complaints(told)]
-    return "\n".join([*lines, f"Compose: {told.compose}", ""])
+    about = f"Compose: {told.compose}" if told.compose else "The programs run without containers."
+    return "\n".join([*lines, about, ""])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

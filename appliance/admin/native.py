@@ -1,0 +1,123 @@
+"""Jobs and services without containers: programs of ``/opt/fedcloud/current``, as the account of the appliance.
+
+The installer writes to the state directory that a host is one; everybody else asks `appliance.admin.settings.Host`.
+
+A job gets what its container would get: the account, no capabilities and no way to gain any, and mounts of its own,
+which end with it: its directory of run records, the copy of the host key, the images. `unshare` and `setpriv`
+(util-linux) do that, and become the program: a signal for the child reaches it. The services are units of systemd.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from appliance.admin import account
+from appliance.admin.engine import ServiceState
+from appliance.admin.jobs import Job
+from appliance.core.run.errors import Unavailable
+from appliance.core.run.layout import Layout
+
+PROGRAMS = "/opt/fedcloud/current/bin"
+AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+"""Where systems keep the authorities of web servers in one file: Debian's family, Red Hat's, others."""
+UNITS = {"cloudbdii": "cloudbdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
+"""By service."""
+_SYSTEMCTL, _JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
+_HEALTH = {"active": "healthy", "activating": "starting", "failed": "unhealthy"}
+_BIND = """
+set -e
+while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done
+shift
+exec "$@"
+"""
+_IMAGES = ("/image_data", "/var/spool/cloudkeeper/images")
+
+
+def authorities(named: str = "") -> str:
+    """Return the file of the authorities of web servers: what ``appliance.env`` names, else this system's."""
+    usual = next((place for place in AUTHORITIES if Path(place).exists()), AUTHORITIES[0])
+    return named if named and Path(named).exists() else usual
+
+
+def command(job: Job, layout: Layout, *, mounts: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return the command line that runs a job; ``mounts`` are ``SOURCE:TARGET:ro``, as for a container.
+
+    Raises `Unavailable` when the program is not installed.
+    """
+    name, *flags = job.command
+    program = layout.path(PROGRAMS) / name
+    if not program.exists():
+        raise Unavailable(program, "is not installed", "run the bundle's install --without-containers again")
+    pairs = [tuple(mount.removesuffix(":ro").split(":")) for mount in mounts]
+    pairs.append((str(layout.runs / job.service), str(layout.runs)))
+    if job.service == "cloudkeeper":
+        pairs.append((str(layout.path(_IMAGES[0])), str(layout.path(_IMAGES[1]))))
+    binds = [word for pair in pairs if pair[0] != pair[1] for word in pair]
+    who = ["--reuid", str(account.ID), "--regid", str(account.ID), "--clear-groups"]
+    rights = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig", "TERM"]
+    inside = ["/usr/bin/setpriv", *who, *rights, str(program), *flags, *arguments]
+    return ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", _BIND, "sh", *binds, "--", *inside]
+
+
+def environment(proxies: Mapping[str, str], *, named_authorities: str, root: Path) -> dict[str, str]:
+    """Return the environment of a job, as its image would set it."""
+    file = authorities(named_authorities)
+    found = {
+        "PATH": f"{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",
+        "PYTHONUNBUFFERED": "1",
+        "REQUESTS_CA_BUNDLE": file,
+        "SSL_CERT_FILE": file,
+        **proxies,
+        **{name.lower(): text for name, text in proxies.items()},
+    }
+    return found if root == Path("/") else found | {"FEDCLOUD_ROOT": str(root)}
+
+
+def services() -> list[ServiceState]:
+    """Return the state of each service whose unit is installed; raises `Unavailable`."""
+    found = []
+    for service, unit in UNITS.items():
+        told = _show(unit)
+        if told.get("LoadState") != "loaded":
+            continue
+        active = told.get("ActiveState", "")
+        is_running = active in ("active", "activating")
+        found.append(
+            ServiceState(
+                service=service,
+                state="running" if is_running else "exited",
+                health=_HEALTH.get(active, ""),
+                since=_moment(told.get("StateChangeTimestamp", "")),
+                restarts=int(told.get("NRestarts") or 0),
+                exit_status=None if is_running else int(told.get("ExecMainStatus") or 0),
+                said="",
+            )
+        )
+    return found
+
+
+def logs(service: str, *, lines: int, follow: bool) -> int:
+    """Print what a service has written to the journal; returns journalctl's exit status."""
+    words = [_JOURNALCTL, "--no-pager", "--output=cat", "-u", f"{UNITS[service]}.service", "-n", str(lines)]
+    return subprocess.run([*words, *(["-f"] if follow else [])], check=False).returncode
+
+
+def _show(unit: str) -> dict[str, str]:
+    names = "LoadState,ActiveState,StateChangeTimestamp,NRestarts,ExecMainStatus"
+    words = [_SYSTEMCTL, "show", "--timestamp=unix", f"--property={names}", f"{unit}.service"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise Unavailable("systemctl", error.strerror or str(error)) from error
+    if done.returncode:
+        raise Unavailable("systemctl", " ".join(done.stderr.split()) or "does not answer")
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+def _moment(text: str) -> datetime | None:
+    return datetime.fromtimestamp(int(text[1:]), UTC) if text.startswith("@") and text[1:].isdecimal() else None
