@@ -12,5 +12,5 @@ def set_aside(directory: Path, *, key: str, reason: str, text: str) -> Path:
     """Write a record and why it was refused; the same record of the next run replaces it. Returns the file."""
     path = directory / f"{re.sub(r'[^0-9A-Za-z._-]', '_', key)[:200]}.txt"
     files.make_directory(directory)
-    files.write_atomic(path, f"# refused: {reason}\n{text}\n".encode())
+    files.write_atomic(path, f"# refused: {reason}\n{text}\n".encode(errors="backslashreplace"))
     return path

@@ -105,6 +105,8 @@ def _reading() -> Iterator[None]:
 
 def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
     born = _moment(server["created"])
+    if born.timestamp() <= 0:  # before it were thousands of records, one a month
+        raise ValueError(f"created {server['created']}, when no server can have been")
     launched, terminated = server["OS-SRV-USG:launched_at"], server["OS-SRV-USG:terminated_at"]
     if terminated is not None:
         died: datetime | None = _moment(terminated)

@@ -82,6 +82,9 @@ def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | N
                 _add(record, tally, shared.configuration, batch)
         except NotUnderstood as error:
             _refuse(str(server.get("id")), str(error), json.dumps(server), tally, shared.configuration, batch)
+        except ArithmeticError as error:  # figures that no machine has
+            reason = f"its figures make no sense: {error}"
+            _refuse(str(server.get("id")), reason, json.dumps(server), tally, shared.configuration, batch)
         tally.servers += made > 0
     return tally
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stamina
@@ -220,6 +221,32 @@ def test_a_project_whose_listing_never_ends_holds_back_no_other(
     said = run_records.read(tmp_path, "caso-extract")
     assert "Nova: its l" in said.failures[0]
     assert (said.counts["servers"], said.counts["projects_left"]) == (3, 1)
+
+
+FLAVOR = {"vcpus": 1, "ram": 1, "disk": 1, "ephemeral": 0, "extra_specs": {}}
+POISONS: dict[str, dict[str, Any]] = {
+    "half a surrogate pair": {"id": "\ud800"},
+    "more cores than there are atoms": {"flavor": FLAVOR | {"vcpus": 10**400}},
+    "as old as the calendar": {"created": "0001-01-01T00:00:00Z"},
+    "after the end of time": {"created": "9999-12-31T23:59:59Z"},
+    "no flavor": {"flavor": None},
+}
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_a_server_that_makes_no_sense_holds_back_no_other(tmp_path: Path, kind: str) -> None:
+    """F-S1, of servers: its project went back to the beginning on each run, or its lines hid all others."""
+    with two_projects() as cloud:
+        listed = [cloud.server("two", number) for number in range(3)]
+        listed[1] |= POISONS[kind]
+        cloud.fault = only("two", Answer(body={"servers": listed}))
+        status = extract.main(command(cloud, tmp_path))
+    said = run_records.read(tmp_path, "caso-extract")
+    assert status == said.status <= 1
+    assert said.counts["projects_left"] == 0
+    assert said.counts["servers"] >= 5
+    assert len(said.failures) <= 3  # a line for each of its records at most
+    assert (tmp_path / "var/spool/caso/lastrun.two").exists()
 
 
 def test_foreign_names_in_state_and_spool_hold_back_nobody(tmp_path: Path) -> None:

@@ -241,3 +241,17 @@ def test_a_service_that_ends_against_its_will_leaves_a_record(
     said = json.loads((tmp_path / "x.json").read_text())
     assert said["status"] == status
     assert said["failures"][0].startswith(words)
+
+
+def test_a_flood_of_failures_leaves_a_record_that_can_be_read(tmp_path: Path) -> None:
+    """F-S2: a record of more than 4 MiB counted as none."""
+    run = record.RunRecord("x")
+    for number in range(30_000):
+        run.fail(f"record {number}: not sent: " + "x" * 3000)
+    run.close(ExitStatus.PARTLY, tmp_path)
+    said = record.read("x", tmp_path)
+    assert said is not None
+    lines = said["failures"]
+    assert isinstance(lines, list)
+    assert (len(lines), lines[-1]) == (1001, "29000 more; see the log")
+    assert 'fedcloud_run_failures{program="x"} 30000.0' in (tmp_path / "x.prom").read_text()

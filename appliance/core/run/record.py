@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _MAX_SIZE = 2**22
+_MOST_FAILURES, _LONGEST_FAILURE = 1000, 2000
+"""Lines of a record and characters of a line: what a record must not exceed to be read again."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,9 @@ class RunRecord:
     def _as_json(self) -> bytes:
         entry = asdict(self) | {"version": __version__, "status": self.status}
         del entry["_begin"], entry["is_kept"]
+        entry["failures"] = [line[:_LONGEST_FAILURE] for line in self.failures[:_MOST_FAILURES]]
+        if (more := len(self.failures) - _MOST_FAILURES) > 0:
+            entry["failures"].append(f"{more} more; see the log")
         entry["counts"] = {name: value if math.isfinite(value) else None for name, value in self.counts.items()}
         text = json.dumps(entry, indent=1, default=_iso, ensure_ascii=False)
         return text.encode(errors="backslashreplace") + b"\n"
