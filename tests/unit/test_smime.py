@@ -194,6 +194,10 @@ def test_other_headers_above_do_not_matter(shop: Workshop, message: bytes) -> No
 def test_the_size_is_bounded(shop: Workshop, message: bytes) -> None:
     with pytest.raises(Malformed, match="at most 100 are accepted"):
         smime.verify(message, trust=shop.trust, at=NOW, max_bytes=100)
+    size = len(message)
+    assert smime.verify(message, trust=shop.trust, at=NOW, max_bytes=size).body == TEXT
+    with pytest.raises(Malformed, match=f"it has {size} bytes, at most {size - 1} are accepted"):
+        smime.verify(message, trust=shop.trust, at=NOW, max_bytes=size - 1)
 
 
 # Other forms than two parts

@@ -48,8 +48,8 @@ class InstalledList:
         """Check whether the key of one of these certificates signed the list."""
         return any(map(self._is_signed_by, authorities))
 
-    def reasons(self, certificate: x509.Certificate) -> Iterator[x509.ReasonFlags]:
-        """Yield the reason of each entry that names ``certificate``.
+    def reasons(self, certificate: x509.Certificate) -> Iterator[x509.ReasonFlags | None]:
+        """Yield the reason, or None, of each entry that names ``certificate``.
 
         An entry is about the issuer that it names, or else about that of the entry before it, or
         else about the issuer of the list (RFC 5280 section 5.3.3).
@@ -133,18 +133,18 @@ def _directory_names(names: Iterable[x509.GeneralName]) -> set[CanonicalName]:
     return {canonical(name.value) for name in names if isinstance(name, x509.DirectoryName)}
 
 
-def _certificate_issuer(entry: x509.RevokedCertificate) -> set[CanonicalName]:
-    """Return the names of the issuer that an entry names; none if it names none."""
+def _certificate_issuer(entry: x509.RevokedCertificate) -> set[CanonicalName] | None:
+    """Return the names of the issuer that an entry names, if it names one."""
     with contextlib.suppress(x509.ExtensionNotFound, ValueError):
         extension = entry.extensions.get_extension_for_class(x509.CertificateIssuer)
         return _directory_names(extension.value)
-    return set()
+    return None
 
 
-def _reason(entry: x509.RevokedCertificate) -> x509.ReasonFlags:
+def _reason(entry: x509.RevokedCertificate) -> x509.ReasonFlags | None:
     with contextlib.suppress(x509.ExtensionNotFound, ValueError):
         return entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
-    return x509.ReasonFlags.unspecified
+    return None
 
 
 def _followed(path: Path) -> Path:
