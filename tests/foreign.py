@@ -1,4 +1,4 @@
-"""What others leave in directories that our programs use, and a user who may not use what root leaves."""
+"""What others leave in directories of our programs, and a user who may not use it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _DROP = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY})
 
 
 def make(directory: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
-    """Make one of each kind under ``prefix`` + name + ``suffix``; a device only as root. Returns what was made.
+    """Make one of each kind under ``prefix`` + name + ``suffix``, and return what was made.
 
-    ``locked`` is a directory that none but its owner may enter.
+    A device is made by root only. ``locked`` is a directory that none but its owner may enter.
     """
 
     def path(name: str) -> Path:
@@ -55,7 +55,7 @@ def open_to_all() -> Iterator[Path]:
 
 
 def as_nobody(code: str, *, modules: str = "appliance.core.files, caso.batch, bdii.sources") -> str:
-    """Run Python code with our modules at hand as a user who owns nothing; return what it prints."""
+    """Run Python code, our modules at hand, as a user who owns nothing; return its output."""
     modules = f"import {modules}\n"  # before the checkout may be closed to us
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     words = [sys.executable, "-c", f"{modules}{_DROP}{code}"]
@@ -64,7 +64,7 @@ def as_nobody(code: str, *, modules: str = "appliance.core.files, caso.batch, bd
 
 @contextlib.contextmanager
 def small_disk(directory: Path, *, size: str) -> Iterator[Path]:
-    """Yield a file system of a few kilobytes at ``directory``; skips the test where none may be mounted."""
+    """Yield a small file system at ``directory``; skip the test where none may be mounted."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=False)
     if mounted.returncode:
         pytest.skip("no file system may be mounted here")

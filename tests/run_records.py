@@ -1,4 +1,4 @@
-"""A run's record and metrics, read as others read them: JSON by its parser, metrics by Prometheus's own client."""
+"""A run's record and metrics, read as others read them: metrics by Prometheus's own client."""
 
 from __future__ import annotations
 

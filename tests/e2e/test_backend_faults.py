@@ -146,7 +146,7 @@ def _of_another_kind(body: bytes) -> bytes:
 def test_a_project_whose_answer_is_useless_costs_only_its_own_images(
     cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults, fault: dict[str, Any], words: str
 ) -> None:
-    """F-S1, of projects: the other ones are served in the same run, and the record says what is left."""
+    """F-S1, of projects: the others are served in the same run, the record says what is left."""
     offer = big(backend, size=2**20)
     proxy.plan(rf"GET /v2/images\?(owner={cloud.projects['img-ops']}|limit=500$)", times=99, **fault)
     bad, good = client.run(("AddAppliance", offer.message()), ("AddAppliance", offer.message(vo="biomed")))

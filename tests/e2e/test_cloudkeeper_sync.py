@@ -565,7 +565,7 @@ def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
 
 @pytest.mark.parametrize(("times", "expected"), [(1, 0), (10, 1)], ids=["a restart", "a poison"])
 def test_an_image_at_which_the_backend_goes_away_stops_no_other(world: World, times: int, expected: int) -> None:
-    """F-S1, of images: the suspect is tried again alone, after all others; what fails then is left out, and told."""
+    """F-S1, of images: the suspect is tried again alone, after all others, then left out."""
     world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "two.qcow2")])
     poison = image_id(1).encode()
     with cutting_proxy.before(world.cloud.endpoint, poison=poison, times=times) as proxy:
@@ -583,7 +583,7 @@ def test_an_image_at_which_the_backend_goes_away_stops_no_other(world: World, ti
 
 
 def test_foreign_files_in_the_image_directory_stop_nothing(world: World) -> None:
-    """F-H1: what has a name of ours and is no directory goes; a directory is named, with the command that helps."""
+    """F-H1: what has a name of ours and is no directory goes; a directory is named."""
     world.publish([world.image(1, "one.qcow2")])
     made = foreign.make(world.spool, prefix="cloudkeeper-") + foreign.make(world.spool, prefix="own-")
     done = world.sync()
@@ -598,7 +598,7 @@ def test_foreign_files_in_the_image_directory_stop_nothing(world: World) -> None
 
 
 def test_a_pipe_in_the_place_of_the_memory_is_one_line(world: World) -> None:
-    """F-H1: it held up the run for ever; what was trusted must not be guessed at, so nothing is done."""
+    """F-H1: it held up the run for ever; what was trusted must not be guessed at."""
     memory = world.root / "var/lib/fedcloud/cloudkeeper/lists.json"
     memory.parent.mkdir(parents=True)
     os.mkfifo(memory)

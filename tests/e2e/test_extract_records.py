@@ -1,4 +1,4 @@
-"""F-S2: the record of `caso-extract` after every kind of failure, and projects that must not hold back others."""
+"""F-S2: the record of `caso-extract` after every kind of failure; F-S1: poisonous projects."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_the_record_of_a_run_that_fails(
 
 
 def test_the_record_of_a_wrong_configuration(tmp_path: Path) -> None:
-    """F-S2: the last good run's record stayed in place for as long as the configuration was wrong."""
+    """F-S2: the last good run's record stayed for as long as the configuration was wrong."""
     with two_projects() as cloud:
         good_run(cloud, tmp_path)
         assert extract.main(command(cloud, tmp_path, extract_to="soon")) == 2
@@ -163,7 +163,7 @@ def test_the_record_of_a_lock_that_another_run_holds_is_that_run_s(
 
 
 def test_the_record_of_a_run_that_is_stopped(tmp_path: Path) -> None:
-    """F-S2: by SIGTERM, as a timeout does, while one project is done and the cloud does not answer for the other."""
+    """F-S2: by SIGTERM, as a time limit does, while one project of two is done."""
     asked, release = threading.Event(), threading.Event()
 
     def wait() -> Answer:
@@ -250,7 +250,7 @@ def test_a_server_that_makes_no_sense_holds_back_no_other(tmp_path: Path, kind: 
 
 
 def test_foreign_names_in_state_and_spool_hold_back_nobody(tmp_path: Path) -> None:
-    """F-H1: staged batches, checkpoints, quarantine; all records are there, each name is told once."""
+    """F-H1: staged batches and checkpoints; all records are there, each name is told once."""
     with two_projects() as cloud:
         good_run(cloud, tmp_path)
         [area] = (tmp_path / "var/spool/apel/outgoing/openstack/.caso-staged").iterdir()
@@ -268,7 +268,7 @@ def test_foreign_names_in_state_and_spool_hold_back_nobody(tmp_path: Path) -> No
 
 
 def test_a_quarantine_that_cannot_be_written_holds_back_no_good_record(tmp_path: Path) -> None:
-    """F-H1: the good records are sent, and the project's checkpoint stays until the refused one is kept."""
+    """F-H1: good records are sent; the checkpoint stays until the refused one is kept."""
     with two_projects() as cloud:
         good, bad = cloud.server("two", 0), {**cloud.server("two", 1), "created": "yesterday"}
         cloud.fault = only("two", Answer(body={"servers": [good, bad]}))

@@ -173,7 +173,7 @@ def test_a_start_removes_no_database_of_another_program(server: Server) -> None:
 
 
 MORE_THAN_SLAPD_TAKES = 2**24
-"""Its limit for one request of a writer is just below (sockbuf_max_incoming_auth); it closes the connection."""
+"""Its limit for one request of a writer, sockbuf_max_incoming_auth, is just below: it hangs up."""
 
 
 def published(server: Server) -> Publisher:
@@ -188,9 +188,9 @@ def applied(publisher: Publisher, wanted: tree.Tree) -> Applied:
 
 
 def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Server) -> None:
-    """F-S1, of the information system: all entries behind it were held back for ever, and slapd killed each time."""
+    """F-S1, of entries: all behind it were held back for ever, and slapd killed each time."""
     publisher = published(server)
-    huge = service(GLUE2EntityOtherInfo=("x" * MORE_THAN_SLAPD_TAKES,))  # the reader of sources lets none this large in
+    huge = service(GLUE2EntityOtherInfo=("x" * MORE_THAN_SLAPD_TAKES,))
     below = Entry(f"GLUE2GroupID=b,{huge.dn}", group("b").attributes)
     entries = (group("a"), huge, below, group("z"))
     wanted = {**publisher.published, **{tree.normal(entry.dn): entry for entry in entries}}
@@ -232,7 +232,7 @@ def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Server) ->
 
 WRAPPER = """\
 #!/bin/bash
-# As slapd and its tools, but it breaks without a word at certain entries, as a tool with a bug does.
+# As slapd and its tools, but it breaks without a word at certain entries, as with a bug.
 for word; do [ "$last" = -l ] && file=$word; last=$word; done
 [ -n "$file" ] || exec /usr/sbin/slapd "$@"
 grep -q POISON "$file" && kill -SEGV $$
@@ -240,8 +240,8 @@ exec -a slapadd /usr/sbin/slapd "$@"
 """
 
 
-def test_entries_at_which_slapadd_breaks_do_not_keep_the_others_from_being_served(tmp_path: Path) -> None:
-    """F-S1, of the information system: the service did not even start while one was among the entries."""
+def test_entries_at_which_slapadd_breaks_stop_no_others(tmp_path: Path) -> None:
+    """F-S1, of entries: the service did not even start while one was among them."""
     wrapper = tmp_path / "slapd"
     wrapper.write_text(WRAPPER)
     wrapper.chmod(0o755)
@@ -256,7 +256,7 @@ def test_entries_at_which_slapadd_breaks_do_not_keep_the_others_from_being_serve
         assert len(search(made.settings.port)) == 21
         assert {tree.normal(entry.dn) for entry in (*bad, below)} == served.refused.keys()
         assert "slapadd fails at this entry" in served.refused[tree.normal(bad[1].dn)]
-        wrapper.write_text("#!/bin/sh\nexit 3\n")  # and where it is not the entries' fault, none is blamed
+        wrapper.write_text("#!/bin/sh\nexit 3\n")  # not the fault of an entry
         with pytest.raises(Unavailable, match="slapadd failed: status 3"):
             made.serve(wanted)
     finally:

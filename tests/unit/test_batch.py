@@ -137,7 +137,7 @@ def test_a_broken_manifest_is_one_line(site: Site) -> None:
 
 
 def test_foreign_names_hold_back_their_own_project_at_most(site: Site) -> None:
-    """F-H1: whatever lies in the staging area, committed batches are handed over and the rest is named."""
+    """F-H1: committed batches are handed over, whatever else there is; the rest is named."""
     site.commit(project="p2")
     made = foreign.make(site.staging.path, prefix="q-")
     foreign.make(site.staging.path, prefix="r-", suffix=".new")

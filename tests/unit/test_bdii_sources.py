@@ -122,7 +122,7 @@ def gathered(bdii: Bdii, last: dict[str, LastGood]) -> gather.Gathered:
 
 
 def test_foreign_names_among_the_sources_stop_none(tmp_path: Path) -> None:
-    """F-H1: a pipe named like an LDIF file held up all cycles for ever, a looping link ended each of them."""
+    """F-H1: a pipe named like an LDIF file held up all cycles, a looping link ended each."""
     bdii = Bdii(tmp_path)
     gip = tmp_path / "gip"
     made = foreign.make(gip / "ldif", suffix=".ldif"), foreign.make(gip / "provider")
@@ -132,7 +132,7 @@ def test_foreign_names_among_the_sources_stop_none(tmp_path: Path) -> None:
     last = {f"ldif/{path.name}": kept for path in made[0]}
     found = gathered(bdii, last)
     assert {"glue2groupid=x,o=glue", "glue2groupid=y,o=glue"} < found.wanted.keys()
-    assert found.last.keys() == {*last, "ldif/good.ldif", "provider/cloud"}  # what they said last is kept
+    assert found.last.keys() == {*last, "ldif/good.ldif", "provider/cloud"}  # kept
     assert len(found.problems) == len(made[0]) + len(made[1])
     assert all("skipped: is a" in line or " (a link); if" in line for line in found.problems)
     assert all("; if nobody needs it: rm " in line for line in found.problems)
@@ -159,7 +159,7 @@ def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path
     now = datetime.now(UTC)
     store = Store(tmp_path)
     made = foreign.make(tmp_path / "sources", suffix=".ldif")
-    with pytest.raises(OSError, match="directory"):  # one that cannot be removed is told, after all else is written
+    with pytest.raises(OSError, match="directory"):  # told after all else is written
         store.save({name: LastGood(entries, now)}, NOTHING_VANISHED)
     assert Store(tmp_path).load()[0][name].tree == entries
     (tmp_path / "memory.json").unlink()

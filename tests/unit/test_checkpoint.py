@@ -115,7 +115,7 @@ def test_files_are_readable_for_the_peer(checkpoints: Checkpoints) -> None:
 
 
 def test_foreign_names_are_no_checkpoints_and_the_twin_counts(checkpoints: Checkpoints) -> None:
-    """F-H1: a pipe with the name of a checkpoint would hold up all projects; a directory stops its own at most."""
+    """F-H1: a pipe with the name of a checkpoint held up all projects."""
     made = foreign.make(checkpoints.directory, prefix="lastrun.")
     put(checkpoints, "lastrun.id", "2026-11-22")
     for path in made:

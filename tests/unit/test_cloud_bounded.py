@@ -1,4 +1,4 @@
-"""F-S1, of projects: an answer that never ends is given up, and others are read as requests reads them."""
+"""F-S1, of projects: an answer without end is given up; others are read as requests does."""
 
 import gzip
 import socket

@@ -146,7 +146,7 @@ def _umask() -> int:
     return value
 
 
-# ------------------------------------------------------------------------------------------------------ foreign names
+# ---------------------------------------------------------------------------------- foreign names
 
 
 def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> None:

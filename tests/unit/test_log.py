@@ -246,7 +246,7 @@ def test_libraries_are_quiet_unless_debugging(tmp_path: Path) -> None:
 
 
 def test_a_pipe_that_nobody_reads_is_no_log_file(tmp_path: Path) -> None:
-    """F-H1: the program waited for a reader before it had begun; one that is read is a log file as ever."""
+    """F-H1: the program waited for a reader; a pipe that is read is a log file as ever."""
     os.mkfifo(tmp_path / "log")
     with pytest.raises(LocalFailure, match="No such device or address; correct the log file's path"):
         log.configure(file=tmp_path / "log")

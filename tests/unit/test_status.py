@@ -92,7 +92,7 @@ def test_records_of_containers_stand_beside_those_of_jobs(tmp_path: Path, capsys
 
 
 def test_foreign_files_among_the_records_hide_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """F-H1: a directory, link, pipe or socket with a record's name is named, and all records are shown."""
+    """F-H1: whatever has a record's name and is none is named; all records are shown."""
     runs = Layout(tmp_path).runs
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     made = foreign.make(runs, suffix=".json") + foreign.make(runs / "ssm", suffix=".json")
