@@ -1,6 +1,7 @@
 """Records and metrics of `ssmsend` and `ssmreceive` after runs that fail, counted by broker and dirq."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,38 @@ def test_figures_beside_what_others_left(tmp_path: Path, trust: Trust) -> None:
         shown = Command([str(PROGRAMS / "ssmctl"), "spool", "--root", str(tmp_path)]).run()
         assert shown.returncode == 1
         assert shown.stdout.splitlines() == [f"0 messages in {site.spool}", *sorted(failures)]
+
+
+_MODULES = (
+    "json, encodings.utf_8_sig, encodings.idna, encodings.unicode_escape, ssm.cmds.send, ssm.sender, ssm.packer, ssm.transport.stomp, ssm.transport.brokers, "
+    "appliance.core.trust.ca_directory, appliance.core.trust.certificates, appliance.core.trust.tls"
+)
+
+
+def test_a_directory_of_root_s_beside_good_messages() -> None:
+    """F-H1, word by word: it is skipped and named with chown, the rest is sent, and the status is 1."""
+    with foreign.open_to_all() as root:
+        trust = Trust(root / "trust")
+        trust.publish()
+        with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
+            site = Site.create(root / "site", trust, hosts=f"localhost:{broker.port}")
+            names = site.fill(texts(2))
+            closed = site.spool / "11111111"
+            for path in [root, *root.rglob("*")] if os.geteuid() == 0 else []:
+                os.chown(path, foreign.NOBODY, foreign.NOBODY)
+            closed.mkdir(mode=0)
+            code = f"import sys; sys.argv = ['ssmsend', '--root', {str(site.root)!r}]\nprint(ssm.cmds.send.main())"
+            said = foreign.as_nobody(code, modules=_MODULES)
+            assert said.splitlines()[-1:] == ["1"]
+            assert broker.ids() == names
+        found = figures(site, "ssmsend")
+        assert (found["messages_sent"], found["left"], found["skipped"]) == (2, 0, 1)
+        ids = f"{foreign.NOBODY}:{foreign.NOBODY}" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
+        [failure] = site.record("ssmsend")["failures"]
+        assert failure.startswith(f"{closed}: skipped: permission denied (a directory of user ")
+        assert failure.endswith(f"; chown -R {ids} {closed}")
+        closed.chmod(0o700)
+        assert list(site.spool.glob("*/*")) == []
 
 
 def test_figures_of_a_full_disk(tmp_path: Path, trust: Trust) -> None:

@@ -11,9 +11,9 @@ from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
 
 
-@pytest.fixture
-def trust(tmp_path: Path) -> Trust:
-    made = Trust(tmp_path / "trust")
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    made = Trust(tmp_path_factory.mktemp("trust"))
     made.publish()
     return made
 

@@ -290,7 +290,10 @@ def _frames(stream: BinaryIO) -> Iterator[Frame]:
             while name := stream.readline().rstrip(b"\r\n").decode():
                 key, _, value = name.partition(":")
                 headers[key] = _unescape(value)
-            body = stream.read(int(headers["content-length"])) if "content-length" in headers else b""
+            length = int(headers.get("content-length", "0"))
+            body = stream.read(length)
+            if len(body) < length:  # the client died in the middle of it
+                return
             rest = b""
             while (byte := stream.read(1)) not in (b"\0", b""):
                 rest += byte

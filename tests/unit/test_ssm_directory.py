@@ -46,7 +46,7 @@ def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust
         assert broker.ids() == ["b", "%C3%A4 %0A:x", "%2541", "%FF", "00000000"]
     assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [".hidden.d", "11111111", "sub"]
     assert outgoing.spool.count() == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"spool", "trust", "sender.cfg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"spool", "sender.cfg"}
 
 
 def test_what_is_no_file_is_named_and_what_is_being_written_waits(tmp_path: Path, trust: Trust) -> None:

@@ -75,9 +75,9 @@ def sender_to(
     return made, names
 
 
-@pytest.fixture
-def trust(tmp_path: Path) -> Trust:
-    made = Trust(tmp_path / "trust")
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    made = Trust(tmp_path_factory.mktemp("trust"))
     made.publish()
     return made
 
