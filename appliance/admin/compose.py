@@ -1,16 +1,19 @@
 """Compose on this host: which program it is, of which version, and what differs between versions.
 
-Three generations run the same compose file: 1.29.2 (Python), v2 and v5 (Go; there is no v3 or v4). The last two are
-plugins of Docker's client, `docker compose`, or a program of their own, `docker-compose`. The plugin's file started
-directly behaves as the program does, so that one path stands for all of them and Docker's client is not needed.
+Three generations run the same compose file: 1.29.2 (Python), v2 and v5 (Go; there is no v3 or v4).
+The last two are plugins of Docker's client, `docker compose`, or a program of their own,
+`docker-compose`. The plugin's file started directly behaves as the program does, so that one path
+stands for all of them and Docker's client is not needed.
 
 What differs between the generations is levelled out here, for all callers:
 
-- v2 and v5 draw their progress and a menu, and warn of containers that the file no longer has: `ENVIRONMENT` and
-  `quiet` switch that off. 1.29.2 ignores the variables that it does not know, but refuses an unknown flag.
-- An engine since version 29 refuses 1.29.2, whose protocol is too old for it. A plugin therefore comes first.
-- `name`, `up --wait`, `start_interval` and the like, which 1.29.2 does not have, are not used; nor is anything of
-  ``build``, where v5 differs from v2.
+- v2 and v5 draw their progress and a menu, and warn of containers that the file no longer has:
+  `ENVIRONMENT` and `quiet` switch that off. 1.29.2 ignores the variables that it does not know, but
+  refuses an unknown flag.
+- An engine since version 29 refuses 1.29.2, whose protocol is too old for it. A plugin therefore
+  comes first.
+- `name`, `up --wait`, `start_interval` and the like, which 1.29.2 does not have, are not used; nor
+  is anything of ``build``, where v5 differs from v2.
 """
 
 from __future__ import annotations
@@ -29,11 +32,14 @@ PROGRAMS = ("/usr/local/bin/docker-compose", "/usr/bin/docker-compose")
 PLUGINS = tuple(
     f"{place}/docker-compose"
     for place in (
-        *("/root/.docker/cli-plugins", "/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins"),
+        *("/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins"),
         *("/usr/lib/docker/cli-plugins", "/usr/libexec/docker/cli-plugins"),
     )
 )
-"""Where Docker's client looks for plugins, in its order."""
+"""Where Docker's client looks for plugins of the whole host.
+
+Root's own are left out: units cannot see /root, and all callers must find the same program.
+"""
 ENVIRONMENT: Mapping[str, str] = {
     "COMPOSE_ANSI": "never",
     "COMPOSE_PROGRESS": "quiet",
@@ -50,14 +56,14 @@ _TAIL = 4096  # bytes; PyInstaller writes its mark into the last hundred
 
 
 def find(root: Path = Path("/")) -> Path:
-    """Return the Compose of this host, below ``root`` for tests: a plugin, else a program; the usual place if none."""
+    """Return the Compose of this host: a plugin, else a program; the usual place if none."""
     places = [*PLUGINS, *PROGRAMS]
     found = next((place for place in places if _is_program(root / place.lstrip("/"))), PROGRAMS[-1])
     return root / found.lstrip("/")
 
 
 def resolve(text: str, root: Path = Path("/")) -> Path:
-    """Return the program that ``engine: compose:`` stands for: a path, ``docker compose``, or nothing.
+    """Return the program that ``engine: compose:`` stands for: a path, the plugin, or nothing.
 
     Raises `ValueError` for anything else.
     """
@@ -73,7 +79,7 @@ def resolve(text: str, root: Path = Path("/")) -> Path:
 
 
 def version(program: Path) -> str:
-    """Return the version of a Compose, such as ``1.29.2`` or ``5.0.1``; raises `Unavailable` for none or too old."""
+    """Return the version of a Compose, such as ``5.0.1``; raises `Unavailable` for none or too old."""
     require(program)
     command = [str(program), "version", "--short"]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", **ENVIRONMENT}
@@ -99,10 +105,11 @@ def require(program: Path) -> None:
 
 
 def quiet(program: Path) -> list[str]:
-    """Return the flags that keep a Compose from drawing its progress; none for 1.29.2, or when that is not known.
+    """Return the flags that keep a Compose from drawing its progress; none for 1.29.2.
 
-    Releases of v2 before 2.27 do not read COMPOSE_PROGRESS. To ask a program for its version takes 1.29.2 a second, on
-    every call; its kind of file says enough: a compiled program that PyInstaller has not made is Go's.
+    Releases of v2 before 2.27 do not read COMPOSE_PROGRESS. To ask for the version takes 1.29.2 a
+    second, on every call; the kind of file says enough: a compiled program that PyInstaller has not
+    made is Go's. A script may be anything, and gets none.
     """
     try:
         with program.open("rb") as file:

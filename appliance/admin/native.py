@@ -1,10 +1,14 @@
-"""Jobs and services without containers: programs of ``/opt/fedcloud/current``, as the account of the appliance.
+"""Jobs and services without containers: programs of the host, as the account of the appliance.
 
-The installer writes to the state directory that a host is one; everybody else asks `appliance.admin.settings.Host`.
+The programs are those of ``/opt/fedcloud/current``.
 
-A job gets what its container would get: the account, no capabilities and no way to gain any, and mounts of its own,
-which end with it: its directory of run records, the copy of the host key, the images. `unshare` and `setpriv`
-(util-linux) do that, and become the program: a signal for the child reaches it. The services are units of systemd.
+The installer writes to the state directory that a host is one; everybody else asks
+`appliance.admin.settings.Host`.
+
+A job gets what its container would get: the account, no capabilities and no way to gain any, and
+mounts of its own, which end with it: its directory of run records, the copy of the host key, the
+images. `unshare` and `setpriv` (util-linux) do that, and become the program: a signal for the child
+reaches it. The services are units of systemd.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from appliance.core.run.layout import Layout
 
 PROGRAMS = "/opt/fedcloud/current/bin"
 AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-"""Where systems keep the authorities of web servers in one file: Debian's family, Red Hat's, others."""
+"""Where systems keep the authorities of web servers: Debian's family, Red Hat's, others."""
 UNITS = {"cloudbdii": "cloudbdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
 """By service."""
 _SYSTEMCTL, _JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
@@ -37,13 +41,13 @@ _IMAGES = ("/image_data", "/var/spool/cloudkeeper/images")
 
 
 def authorities(named: str = "") -> str:
-    """Return the file of the authorities of web servers: what ``appliance.env`` names, else this system's."""
+    """Return the file of authorities of web servers that is named, else this system's."""
     usual = next((place for place in AUTHORITIES if Path(place).exists()), AUTHORITIES[0])
     return named if named and Path(named).exists() else usual
 
 
 def command(job: Job, layout: Layout, *, mounts: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Return the command line that runs a job; ``mounts`` are ``SOURCE:TARGET:ro``, as for a container.
+    """Return the command line of a job; ``mounts`` are ``SOURCE:TARGET:ro``, as for a container.
 
     Raises `Unavailable` when the program is not installed.
     """

@@ -17,7 +17,7 @@ _LONGEST = 4096
 
 
 def read(path: Path) -> datetime | None:
-    """Return a checkpoint file's moment, None when there is no such file; `ValueError` when it holds no full date.
+    """Return a checkpoint file's moment, None without a file; `ValueError` when it holds no full date.
 
     A date that has been cut off may never pass for a later one, so nothing is filled in.
     """

@@ -177,6 +177,16 @@ def test_podman_in_docker_s_place_is_named(host: Host, made: Path) -> None:
     assert told in refused(host, made, "--no-packages")
 
 
+def test_podman_on_docker_s_socket_is_named(host: Host, made: Path) -> None:
+    """F-H3: Docker's own client, podman's service behind it."""
+    host.stand_in("docker", '#!/bin/sh\n[ "$1" != version ] || echo "Podman Engine Conmon OCI Runtime (crun)"\n')
+    host.stand_in("docker-compose", DOCKER)
+    line = refused(host, made, "--no-packages")
+    assert line.startswith(
+        "install: docker: podman answers on the engine's socket, which is not supported; install docker"
+    )
+
+
 def test_an_engine_without_room_elsewhere(host: Host, made: Path) -> None:
     """F-H3: the engine's directory is asked for, wherever it is, before anything changes."""
     full = host.root / "srv/docker"

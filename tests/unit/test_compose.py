@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,6 @@ def at(root: Path, place: str) -> Path:
         "/usr/libexec/docker/cli-plugins/docker-compose",  # docker-compose-plugin of Docker's own packages
         "/usr/lib/docker/cli-plugins/docker-compose",  # docker-compose-v2 of Ubuntu
         "/usr/local/lib/docker/cli-plugins/docker-compose",
-        "/root/.docker/cli-plugins/docker-compose",
     ],
 )
 def test_each_place_is_found(place: str, tmp_path: Path) -> None:
@@ -34,6 +34,13 @@ def test_each_place_is_found(place: str, tmp_path: Path) -> None:
     program = at(tmp_path, place)
     assert compose.resolve("", tmp_path) == program
     assert compose.version(program) == "5.0.1"
+
+
+def test_a_plugin_of_root_alone_is_none(tmp_path: Path) -> None:
+    """F-H17: units do not see /root; jobs started by hand would have another Compose than services."""
+    at(tmp_path, "/root/.docker/cli-plugins/docker-compose")
+    program = at(tmp_path, "/usr/bin/docker-compose")
+    assert compose.resolve("", tmp_path) == program
 
 
 def test_a_plugin_comes_before_an_old_program(tmp_path: Path) -> None:
@@ -71,6 +78,26 @@ def test_one_setting_for_every_caller(tmp_path: Path) -> None:
         f"{path}:2: [engine] compose: 'docker-compose' is neither a path nor 'docker compose'; "
         "leave it empty to have Compose found"
     )
+
+
+def test_v5_takes_every_command_line_of_ours(tmp_path: Path) -> None:
+    """F-H17: those of jobs, and of the steps of the services' units."""
+    path, program = tmp_path / "etc/fedcloud/appliance.yaml", tmp_path / "docker-compose"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"engine:\n  compose: {program}\n")
+    compose_v5.install(program)
+    host = settings.load(Layout(tmp_path))
+    for words in (
+        "run --rm -T --no-deps --label a=b -v /a:/b:ro caso caso-extract --since 2026-11-01 --dry-run",
+        "up --no-build --no-color cloudbdii sitebdii",
+        "rm -v -f cloudkeeper-os",
+        "stop -t 8 sitebdii cloudbdii",
+    ):
+        command = settings.compose_command(host, *words.split())
+        assert subprocess.run(command, check=False).returncode == 0, words
+        assert compose_v5.calls(program)[-1] == command[1:]
+    refused = settings.compose_command(host, "up", "--no-such-flag")
+    assert subprocess.run(refused, check=False, capture_output=True).returncode == 16
 
 
 def test_what_is_asked_of_each_generation(tmp_path: Path) -> None:

@@ -44,8 +44,10 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
 
 
 def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
-    """Raise `Unavailable` when the engine does not answer, or has no room for the images that it lacks."""
-    _docker("version", "--format", "{{.Server.Version}}")
+    """Raise `Unavailable` when the engine does not answer, is podman's, or has no room for the images that it lacks."""
+    if "podman" in _docker("version", "--format", "{{range .Server.Components}}{{.Name}} {{end}}").lower():
+        remedy = "install docker.io or docker-ce, or use --without-containers; nothing was changed"
+        raise Unavailable("docker", "podman answers on the engine's socket, which is not supported", remedy)
     if all(_present(tag) == identifier for tag, identifier in ids.items()):
         return
     place = Path(_docker("info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker")

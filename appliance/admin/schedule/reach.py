@@ -1,9 +1,10 @@
-"""How far back the next extraction of usage will reach: checkpoints, and ``--since`` for projects that have none.
+"""How far back the next extraction of usage will reach: checkpoints, else ``--since``.
 
-A plain `caso-extract` reads the usage of such a project since 1970, as cASO does. The appliance passes a date: the one
-that `appliance schedule --since DATE` has kept, else the first day of the month in which the appliance first asked. A
-server that existed on that date is accounted from its creation, because the repository takes a month's use for the
-growth since the month before; servers that ended earlier are left out.
+A plain `caso-extract` reads the usage of such a project since 1970, as cASO does. The appliance
+passes a date: the one that `appliance schedule --since DATE` has kept, else the first day of the
+month in which the appliance first asked. A server that existed on that date is accounted from its
+creation, because the repository takes a month's use for the growth since the month before; servers
+that ended earlier are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def kept(layout: Layout) -> datetime | None:
-    """Return the date that is kept, None when there is none; raises `ConfigurationError` for what is no date."""
+    """Return the date that is kept, if any; raises `ConfigurationError` for what is no date."""
     path = layout.path(_KEPT)
     try:
         return moment(path.read_text(errors="replace").strip())
@@ -46,7 +47,7 @@ def keep(since: datetime, layout: Layout) -> None:
 
 
 def arguments(layout: Layout, *, changes_nothing: bool) -> list[str]:
-    """Return what caso-extract is told, and keep the date from the first run on, that no later month counts."""
+    """Return what caso-extract is told; from the first run on the date is kept."""
     found = since(layout)
     if not changes_nothing and kept(layout) is None:
         try:
@@ -90,9 +91,10 @@ def _reached(path: Path) -> str:
 
 
 def _extract_from(layout: Layout) -> str:
-    """Return what caso.conf says for all runs; what else is wrong with that file, the program itself reports.
+    """Return what caso.conf says for all runs; the program itself reports what is wrong in it.
 
-    Its dialect is oslo.config's, which is not on the host: of a plain option in [DEFAULT] all dialects say the same.
+    Its dialect is oslo.config's, which is not on the host: of a plain option in [DEFAULT] all
+    dialects say the same.
     """
     path, section = layout.path(_CONFIGURATION), "DEFAULT"
     try:

@@ -1,12 +1,12 @@
-"""Find what starts the jobs of the appliance on this host, other than the appliance's own tables and timers.
+"""Find what starts jobs of the appliance on this host, beside its own tables and timers.
 
-Looked at are all tables of cron and anacron, users' tables, the directories of run-parts, jobs of at, the services that
-timers of systemd start, and files of configuration management that would write such a line again. A command of a table
-is followed into the script that it calls, once.
+Looked at are all tables of cron and anacron, users' tables, the directories of run-parts, jobs of
+at, the services that timers of systemd start, and files of configuration management that would
+write such a line again. A command of a table is followed into the script that it calls, once.
 
-A line counts when one of its commands names a program of a job, an image or container of a job that is run, or
-``appliance run JOB``. Commands that only read (`grep`, `tail`, `test` …), comments, targets of redirections, and runs
-with ``--dry-run`` or ``--help`` do not.
+A line counts when one of its commands names a program of a job, an image or container of a job that
+is run, or ``appliance run JOB``. Commands that only read (`grep`, `tail`, `test` …), comments,
+targets of redirections, and runs with ``--dry-run`` or ``--help`` do not.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Starter:
 
 
 def others(layout: Layout) -> Iterator[Starter]:
-    """Yield all that starts a job beside the appliance's own tables and timers; a line once for each job."""
+    """Yield all that starts a job beside our own tables and timers; a line once for each job."""
     yield from _tables(layout)
     yield from _users_tables(layout)
     yield from _anacron(layout)
@@ -148,7 +148,7 @@ def _unit(path: Path, layout: Layout, *, note: str) -> Iterator[Starter]:
 
 
 def _management(layout: Layout) -> Iterator[Starter]:
-    """Yield lines of Puppet, Ansible and Salt on this host that name a command, for cron or to run it."""
+    """Yield lines of Puppet, Ansible and Salt on this host that name a command."""
     places = ("/etc/puppet", "/etc/puppetlabs/code", "/etc/ansible", "/root/.ansible/pull", "/srv/salt")
     left = _MOST
     for place in places:
@@ -174,7 +174,7 @@ def _line_of(path: Path, key: str) -> int:
 
 
 def _read(path: Path) -> list[str]:
-    """Return the lines of a file, none if it is none that a person wrote; raises `PermissionError`."""
+    """Return the lines of a file, none of one that is too large; raises `PermissionError`."""
     try:
         data = files.read_regular(path, limit=_LARGEST, follow=True)
     except PermissionError:
@@ -213,7 +213,7 @@ def _is_script(path: Path) -> bool:
 
 
 def _commands(text: str, depth: int = 0) -> Iterator[tuple[str, bool]]:
-    """Yield the jobs that a line of shell starts, each with whether it does so by the appliance's own command."""
+    """Yield the jobs that a line of shell starts, and whether by the appliance's own command."""
     for words in _simple(text):
         if not words or Path(words[0]).name in _READ_ONLY or _HARMLESS_FLAGS & set(words):
             continue
@@ -226,7 +226,7 @@ def _commands(text: str, depth: int = 0) -> Iterator[tuple[str, bool]]:
 
 
 def _simple(text: str) -> Iterator[list[str]]:
-    """Yield the words of each simple command, without redirections and what stands before a command."""
+    """Yield the words of each simple command, without redirections and shell keywords."""
     words: list[str] = []
     is_target = False
     for word in [*_split(text), ";"]:
@@ -268,7 +268,7 @@ def _started_by(words: Sequence[str]) -> tuple[str, bool] | None:
 
 
 def _in_container(words: Sequence[str]) -> str:
-    """Return the job that a command of an engine runs, by image, program or the name of its container."""
+    """Return the job that an engine's command runs: by image, program or name of the container."""
     for word in words:
         if _PROGRAMS.get(Path(word).name):
             return _PROGRAMS[Path(word).name]
