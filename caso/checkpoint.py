@@ -64,7 +64,7 @@ class Checkpoints:
         if broken:
             raise LocalFailure(
                 broken[0],
-                "holds no time from which to go on",
+                "holds no time from which to go on" + _likewise(broken[1:]),
                 "write the time of the last good run into it, like 2026-11-22 07:22:42+00:00, or run once with "
                 "--extract-from; nothing is lost meanwhile",
             )
@@ -104,6 +104,11 @@ class Checkpoints:
     def path(self, name: str) -> Path:
         """Return the file of a project by one of its names."""
         return self.directory / f"lastrun.{name}"
+
+
+def _likewise(others: list[Path]) -> str:
+    """Name the twins of a broken file: whoever mends the one that does not count would wonder."""
+    return f" (nor {', '.join(path.name for path in others)})" if others else ""
 
 
 def is_file_name(name: str) -> bool:

@@ -119,6 +119,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     _overlay_flags(read, arguments)
     settings = Settings(read, interpolate=oslo.interpolate)
     accepted.accept(settings)
+    oslo.warn_of_ignored(settings)
     return _configuration(settings, read, layout, since=getattr(arguments, "since", None))
 
 
@@ -248,6 +249,9 @@ def _version(settings: Settings) -> str | None:
             settings.error("DEFAULT", "messengers", f"{name!r} is not a messenger; write ssm or noop")
     if not known:
         settings.error("DEFAULT", "messengers", "none of these is in this version; write ssm")
+    for name in known:
+        if name not in ("ssm", "noop") and _MESSENGERS[name] == _MESSENGERS["ssm"]:
+            settings.deprecate("DEFAULT", "messengers", f"{name}: write ssm")
     versions = {version for name in known if (version := _MESSENGERS[name])}
     for name in sorted({"ssm", "ssmv4"} & set(known)):
         _record_types(settings, f"messenger_{name}")

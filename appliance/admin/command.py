@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from appliance.admin.bdii import verb as bdii
 from appliance.admin.certificates import renew as certificates
+from appliance.admin.check import offline as check
 from appliance.admin.configure import configure
 from appliance.admin.flows import show as flows
 from appliance.admin.images import verb as images
 from appliance.admin.logs import verb as logs
 from appliance.admin.mounts import verb as mounts
+from appliance.admin.restart import restart
 from appliance.admin.run import verb as run
 from appliance.admin.schedule import verb as schedule
 from appliance.admin.service import steps as service
@@ -26,7 +28,9 @@ PROGRAM = cli.Program(
     cli.dispatch,
     verbs=(
         configure.VERB,
+        check.VERB,
         run.VERB,
+        restart.VERB,
         status.VERB,
         logs.VERB,
         schedule.VERB,

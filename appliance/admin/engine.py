@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import socket as socketlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -98,6 +99,12 @@ class Engine:
                 self._ask(container.remove, force=True, v=True)
         return len(left)
 
+    def has_ended(self, job: str, *, since: datetime) -> bool:
+        """Return whether a container of this job has run, and ended, since then; the engine keeps some 250 events."""
+        span = {"since": f"{since.timestamp() - 1:.3f}", "until": f"{time.time():.3f}"}
+        filters = {"event": ["die"], "label": [f"{JOB_LABEL}={job}"]}
+        return any(True for _ in self._ask(self._client.events, **span, filters=filters, decode=True))
+
     def signal_job(self, job: str, signal: str) -> bool:
         """Send a signal to a job's container; returns whether there is one that runs."""
         told = False
@@ -124,7 +131,7 @@ class Engine:
 
     def passes_check(self, service: str) -> bool:
         """Run a service's own health check in its container, now; False while there is none that runs."""
-        for container in self._containers(f"{_SERVICE}={service}"):
+        for container in self._of_service(service):
             test = (container.attrs["Config"].get("Healthcheck") or {}).get("Test") or []
             if container.status == "running" and test[:1] == ["CMD"]:
                 with contextlib.suppress(Unavailable):  # it has ended meanwhile
@@ -133,7 +140,7 @@ class Engine:
 
     def logs(self, service: str, *, lines: int, follow: bool) -> Iterator[bytes]:
         """Yield what a service has written, as far as the engine has kept it; without end while it ``follow``s."""
-        found = self._containers(f"{_SERVICE}={service}")
+        found = self._of_service(service)
         if not found:
             raise Unavailable(service, "has no container", f"see systemctl status {SERVICES.get(service, service)}")
         for container in found:
@@ -151,6 +158,10 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _of_service(self, service: str) -> list[Any]:
+        """Return a service's containers, without those that only check its configuration."""
+        return [one for one in self._containers(f"{_SERVICE}={service}") if one.labels.get(_ONE_OFF) != "True"]
 
     def _containers(self, *labels: str) -> Sequence[Any]:
         wanted = {"label": [f"com.docker.compose.project={PROJECT}", *labels]}

@@ -62,6 +62,8 @@ class Host:
     """Of the site; the compose file finds all mounts below it."""
     proxies: Mapping[str, str]
     """HTTP_PROXY and the like of ``appliance.env``, as far as they are set."""
+    profile: str
+    """Which federation this is: one of `PROFILES`."""
     flows: Mapping[Flow, bool]
     """Whether each flow is wanted here."""
     is_native: bool
@@ -86,7 +88,7 @@ def load(layout: Layout) -> Host:
     environment = choice.environment(layout)
     variables = choice.texts(environment)
     settings = Settings(document.read([path], yaml_file.parse) if path.exists() else document.Document(paths=[path]))
-    settings.choice("DEFAULT", "profile", default=PROFILES[0], allowed=PROFILES)
+    profile = settings.choice("DEFAULT", "profile", default=PROFILES[0], allowed=PROFILES)
     timeouts = {
         job.name: timedelta(minutes=settings.integer("timeouts", job.name, default=_minutes(job.timeout), minimum=1))
         for job in JOBS.values()
@@ -108,6 +110,7 @@ def load(layout: Layout) -> Host:
         images_lock=layout.path("/etc/fedcloud/images.lock"),
         root=layout.root,
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
+        profile=profile,
         flows=flows,
         is_native=is_native(layout),
         warnings=settings.finish() + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),

@@ -62,6 +62,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         read, interpolate=oslo.interpolate, overrides={("DEFAULT", name): text for name, text in overrides.items()}
     )
     settings.accept("DEFAULT", (*oslo.LOG_OPTIONS, "tempdir"))
+    oslo.warn_of_ignored(settings)
     mapping, projects, problems = _projects(settings, layout)
     values = {
         "access": _access(settings, read),

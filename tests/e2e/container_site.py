@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,11 @@ class ContainerSite:
         """Write settings to appliance.env."""
         path = self.root / "etc/fedcloud/appliance.env"
         path.parent.mkdir(parents=True, exist_ok=True)
-        old = path.read_text() if path.exists() else ""
-        path.write_text(old + "".join(f"{name}={value}\n" for name, value in settings.items()))
+        old = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in old if line.partition("=")[0] not in settings]
+        path.write_text(
+            "".join(f"{line}\n" for line in [*kept, *(f"{name}={value}" for name, value in settings.items())])
+        )
 
     def edit(self, name: str, *, text: str | None = None, append: str = "", mode: int = 0o640) -> Path:
         """Write a configuration file as an installation leaves it: root's, and readable by the account."""
@@ -149,3 +153,30 @@ def wait(condition: Callable[[], bool], *, seconds: float, what: Callable[[], st
         assert time.monotonic() - begin < seconds, what()
         time.sleep(0.05)
     return time.monotonic() - begin
+
+
+@contextmanager
+def host_site(engine: Engine, root: Path, *, port: int) -> Iterator[ContainerSite]:
+    """Have a site for the block as the command `appliance` finds one: with settings, a host certificate and its key.
+
+    Nothing is configured; the project is the real one, so nobody else uses the engine meanwhile.
+    """
+    root.mkdir()
+    with engine.alone():
+        site = ContainerSite.lay_out(engine, root, version="1.29.2", project="fedcloud", port=port)
+        site.edit("etc/fedcloud/appliance.yaml", text=f"engine:\n  socket: {engine.socket}\n")
+        for name in ("etc/caso/caso.conf", "etc/apel/sender.cfg", "etc/voms.json"):
+            site.edit(name)
+        for name in ("var/spool/apel", "var/spool/apel/outgoing"):
+            os.chown(root / name, ACCOUNT, ACCOUNT)
+        (root / "var/log").mkdir()
+        authority = Authority.open(root.with_name("root-authority"))
+        host = authority.issue("ssm.example.org")
+        for source, name, mode in ((host.certificate, "hostcert.pem", 0o644), (host.key, "hostkey.pem", 0o400)):
+            target = root / "etc/grid-security" / name
+            target.write_bytes(source.read_bytes())
+            target.chmod(mode)
+        try:
+            yield site
+        finally:
+            site.down()

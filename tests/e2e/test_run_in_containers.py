@@ -18,8 +18,7 @@ import pytest
 
 from appliance.admin import compose
 from deploy.engine import Engine
-from tests.e2e.container_site import ACCOUNT, COMPOSE, ContainerSite
-from tests.testbed.pki import Authority
+from tests.e2e.container_site import COMPOSE, ContainerSite, host_site
 
 pytestmark = pytest.mark.container
 
@@ -28,26 +27,8 @@ PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 940
 
 @pytest.fixture
 def site(engine: Engine, tmp_path: Path) -> Iterator[ContainerSite]:
-    root = tmp_path / "root"
-    root.mkdir()
-    with engine.alone():
-        site = ContainerSite.lay_out(engine, root, version="1.29.2", project="fedcloud", port=PORT)
-        site.edit("etc/fedcloud/appliance.yaml", text=f"engine:\n  socket: {engine.socket}\n")
-        for name in ("etc/caso/caso.conf", "etc/apel/sender.cfg", "etc/voms.json"):
-            site.edit(name)
-        for name in ("var/spool/apel", "var/spool/apel/outgoing"):
-            os.chown(root / name, ACCOUNT, ACCOUNT)
-        (root / "var/log").mkdir()
-        authority = Authority.open(root.with_name("root-authority"))
-        host = authority.issue("ssm.example.org")
-        for source, name, mode in ((host.certificate, "hostcert.pem", 0o644), (host.key, "hostkey.pem", 0o400)):
-            target = root / "etc/grid-security" / name
-            target.write_bytes(source.read_bytes())
-            target.chmod(mode)
-        try:
-            yield site
-        finally:
-            site.down()
+    with host_site(engine, tmp_path / "root", port=PORT) as made:
+        yield made
 
 
 def start(site: ContainerSite, *words: str, output: int | BinaryIO = subprocess.PIPE) -> subprocess.Popen[str]:

@@ -19,6 +19,7 @@ from tests.e2e.vm_site import Appliance
 from tests.testbed.pki import Authority
 from tests.testbed.vm import HOST, Machine
 
+SERVICES = {"cloudbdii", "sitebdii"}
 pytestmark = [
     pytest.mark.container,
     pytest.mark.vm,
@@ -78,16 +79,16 @@ def test_somebody_else_has_the_account_s_number(serving: Appliance) -> None:
 
 
 def test_the_source_of_a_mount_is_missing(serving: Appliance) -> None:
-    """The job says which file, makes no directory of that name, and goes on as before once it is there."""
+    """F-H10: the job says which file, makes no directory of that name, and goes on as before once it is there."""
     machine = serving.machine
     path = serving.path("/etc/caso/caso.conf")
     aside = path.with_name("caso.conf.aside")
     path.rename(aside)
     try:
         done = machine.shell("/usr/local/bin/caso-extract.sh", expect=None)
-        assert done.returncode not in (0, 4)
-        assert "/etc/caso/caso.conf" in done.stderr + done.stdout
-        assert "Traceback" not in done.stderr
+        assert done.returncode == 3
+        assert "appliance: /etc/caso/caso.conf: does not exist, and caso has it mounted" in done.stderr
+        assert not re.search("Traceback|ERROR|daemon", done.stderr), done.stderr
         assert not path.exists()
     finally:
         aside.rename(path)
@@ -176,10 +177,12 @@ def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
     before = env.read_bytes()
     try:
         assert appliance.backend_answers()
-        machine.run("systemctl", "restart", "cloudkeeper-os", expect=1)
-        machine.shell("systemctl stop cloudkeeper-os")
+        machine.run("systemctl", "restart", "cloudkeeper-os")  # with what passed last
+        assert appliance.backend_answers()
+        machine.shell("systemctl stop cloudkeeper-os; rm -r /var/lib/fedcloud/services/cloudkeeper-os")
+        machine.run("systemctl", "start", "cloudkeeper-os", expect=1)
         said = machine.shell("journalctl --no-pager -o cat -u cloudkeeper-os").stdout
-        assert f"appliance: {newer}: there is /etc/cloudkeeper/cloudkeeper-os.conf too; remove one" in said
+        assert f"{newer}: there is /etc/cloudkeeper/cloudkeeper-os.conf too; remove one" in said
         env.write_bytes(before + f"FEDCLOUD_BACKEND_CONFIG={newer}\n".encode())
         machine.shell("systemctl start cloudkeeper-os")
         machine.wait(appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os"))
@@ -246,39 +249,86 @@ def _fails_to_start(appliance: Appliance, unit: str) -> str:
     ],
 )
 def test_a_wrong_configuration(appliance: Appliance, unit: str, name: str, text: str, words: str) -> None:
-    """R32, R38: the start fails at once, the journal has file and line; mended, the next start is well."""
+    """R32, R38, F-H2: neither a reload nor `appliance restart` touches what runs; `systemctl restart` starts the copy
+    that passed last and says so; without a copy the start fails at once and for good, and mended, the next is well.
+    """
     machine = appliance.machine
     appliance.start()
-    right = appliance.path(name).read_text()
+    right, before = appliance.path(name).read_text(), appliance.containers()
     appliance.write(name, text)
     try:
-        machine.run("systemctl", "stop", unit)
-        told = _fails_to_start(appliance, unit)
-        assert re.search(words, told), told
-        assert re.search("^appliance: (sitebdii|cloudkeeper-os): ", told, re.MULTILINE), told
-        assert appliance.backend_answers() or appliance.shares(), "its neighbour goes on"
+        for command in (["systemctl", "reload", unit], ["appliance", "restart", unit]):
+            _refused_by(appliance, command, unit, words)
+            assert appliance.containers() == before
+        machine.run("systemctl", "restart", unit)
+        assert appliance.containers().keys() == before.keys()
+        assert appliance.shares()
+        assert appliance.backend_answers()
+        status = machine.shell(f"systemctl status --no-pager --full {unit}").stdout
+        assert re.search(rf"Status: .*runs with the configuration that passed on .*{words}", status), status
+        told = machine.shell("appliance status", expect=None).stdout
+        assert re.search(rf"! .*runs with the configuration that passed on .*{words}", told), told
+        assert re.search(words, machine.shell(f"appliance logs {unit}").stdout)
+        _fails_for_good(appliance, unit, words)
     finally:
         appliance.write(name, right)
     machine.run("systemctl", "start", unit)
     appliance.start()
+    assert machine.run("systemctl", "is-failed", unit, expect=1).stdout == "active\n"
+
+
+def _refused_by(appliance: Appliance, command: list[str], unit: str, words: str) -> str:
+    """Run a command that fails; return what it, or the unit's journal soon after, has to say."""
+    machine = appliance.machine
+    moment = machine.run("date", "+%s").stdout.strip()
+    done = machine.run(*command, expect=None)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+
+    def journal() -> str:
+        return machine.shell(f"journalctl --no-pager -o cat -u {unit} --since @{moment}").stdout
+
+    machine.wait(lambda: re.search(words, said + journal()) is not None, seconds=10, what=lambda: said + journal())
+    return said + journal()
+
+
+def _fails_for_good(appliance: Appliance, unit: str, words: str) -> None:
+    """Check a start without a copy of what passed: it fails at once with the line, and nobody tries again."""
+    machine = appliance.machine
+    machine.run("systemctl", "stop", unit)
+    machine.shell(f"rm -r /var/lib/fedcloud/services/{'sitebdii' if unit == 'bdii' else unit}")
+    begin = time.monotonic()
+    told = _fails_to_start(appliance, unit)
+    assert time.monotonic() - begin < 30
+    assert re.search(words, told), told
+    status = machine.run("systemctl", "status", "--no-pager", "--full", unit, expect=3).stdout
+    assert re.search(rf"Status: .*does not run.*{words}", status), status
+    running = {"cloudbdii", "cloudkeeper-os"} if unit == "bdii" else {"cloudbdii", "sitebdii"}
+    assert appliance.containers().keys() == running, "the resource level, and the neighbour"
+    time.sleep(5)
+    assert machine.run("systemctl", "is-active", unit, expect=3).stdout == "failed\n"
 
 
 def test_half_a_start(appliance: Appliance) -> None:
-    """R32: when one of the two BDIIs cannot be started, the start fails with the reason, and the other is not left to run
-    where no `systemctl stop` would reach it.
+    """R32, F-H10: when what one of the two BDIIs has mounted is not there, that one starts with the copy that passed
+    last; without a copy the other starts alone, and the reason is in one line.
     """
     machine = appliance.machine
     appliance.start()
-    machine.run("systemctl", "stop", "bdii")
     source, aside = appliance.path("/etc/cloud-info-provider"), appliance.path("/etc/cloud-info-provider.aside")
     source.rename(aside)
     try:
-        assert "/etc/cloud-info-provider" in _fails_to_start(appliance, "bdii")
+        machine.run("systemctl", "restart", "bdii")
+        assert appliance.containers().keys() == SERVICES | {"cloudkeeper-os"}
         machine.run("systemctl", "stop", "bdii")
-        assert appliance.containers().keys() == {"cloudkeeper-os"}
+        machine.shell("rm -r /var/lib/fedcloud/services/cloudbdii")
+        machine.run("systemctl", "start", "bdii")
+        assert appliance.containers().keys() == {"sitebdii", "cloudkeeper-os"}
+        status = machine.shell("systemctl status --no-pager --full bdii").stdout
+        assert "cloudbdii: does not run: /etc/cloud-info-provider: does not exist" in status
     finally:
         aside.rename(source)
-    machine.run("systemctl", "start", "bdii")
+    machine.run("systemctl", "restart", "bdii")
     appliance.start()
 
 

@@ -310,10 +310,16 @@ def test_the_status_of_all(appliance: Appliance) -> None:
 
 
 def test_a_reboot_brings_everything_back(appliance: Appliance) -> None:
-    """R32, R38: what was published last is there at once, cron and both services run, no unit has failed."""
+    """R32, R38, F-H2: what was published last is there at once, cron and both services run, no unit has failed; a
+    service whose configuration was broken meanwhile runs with the one that passed last.
+    """
     appliance.start()
     machine, shares = appliance.machine, appliance.shares()
+    right = appliance.path("/etc/cloudkeeper/cloudkeeper-os.conf").read_text()
+    appliance.write("/etc/cloudkeeper/cloudkeeper-os.conf", "[DEFAULT]\ngrpc_port = soon\n")
     appliance.machine.reboot()
+    assert "runs with the configuration that passed" in machine.shell("systemctl status -l cloudkeeper-os").stdout
+    appliance.write("/etc/cloudkeeper/cloudkeeper-os.conf", right)
     assert machine.run("systemctl", "is-active", "cron", "docker", "bdii", "cloudkeeper-os").stdout == "active\n" * 4
     machine.run("systemctl", "stop", "cron")
     assert machine.run("systemctl", "--failed", "--no-legend", "--plain").stdout == ""

@@ -35,6 +35,8 @@ class Engine:
     told: list[tuple[str, str]] = field(default_factory=list)
     ends: dict[str, int] = field(default_factory=dict)
     """By container, how a program ends that is run in it."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """What it tells of the past, whatever is asked."""
     failure: str = ""
     """What it says instead of which containers it has, when there is something."""
     name: str = "Engine"
@@ -67,6 +69,8 @@ class Engine:
         if path == "containers/json":
             filters = json.loads(query.get("filters", ["{}"])[0])
             return 200, [{"Id": name} for name, one in self.containers.items() if _fits(one, filters)]
+        if path == "events":
+            return 200, b"".join(json.dumps(event).encode() + b"\n" for event in self.events)
         if match := re.fullmatch(r"exec/(.+)/(start|json)", path):
             return (200, b"") if match[2] == "start" else (200, {"ExitCode": self.ends.get(match[1], 0)})
         match = re.fullmatch(r"containers/([^/]+)(?:/(\w+))?", path)

@@ -291,3 +291,20 @@ def test_the_record_of_a_backend_that_cannot_start(tmp_path: Path) -> None:
     said = run_records.read(tmp_path, "cloudkeeper-os")
     assert said.status == 2
     assert "backend.conf:" in said.failures[0]
+
+
+def test_an_account_by_a_misspelt_name_is_refused(tmp_path: Path) -> None:
+    """F-H6: the default, cloudkeeper, would be another account."""
+    write(tmp_path, GOOD.replace("password =", "user = images\npassword ="))
+    assert problems(tmp_path) == [
+        f"{CONFIG}:6: [keystone_authtoken] user: unknown option, ignored; did you mean username?"
+    ]
+
+
+def test_a_log_that_would_go_elsewhere_is_reported(tmp_path: Path) -> None:
+    """F-H6: options of oslo.log that are set and ignored."""
+    write(
+        tmp_path, GOOD.replace("debug = true", "use_syslog = true\nlog_config_append = /etc/log.conf\nuse_journal = no")
+    )
+    warnings = [(problem.line, problem.option) for problem in load(tmp_path).warnings]
+    assert warnings == [(2, "use_syslog"), (3, "log_config_append")]

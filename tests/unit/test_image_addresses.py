@@ -75,7 +75,7 @@ def test_the_same_list_twice(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_says_so(tmp_path: Path) -> None:
-    assert read(tmp_path, "# nothing\n\n") == ([], [": names no image list; write one URL a line"])
+    assert read(tmp_path, "# nothing\n\n") == ([], [f": names no image list; write one URL a line{addresses.OR_OFF}"])
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

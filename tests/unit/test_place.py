@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
+from appliance.core.cloud import session
+from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
 from appliance.core.config.settings import Settings
 from appliance.core.run import cli, log, place
@@ -128,3 +132,24 @@ def test_the_compose_file_tells_each_container_what_is_mounted() -> None:
         assert dict(pair.split("=", 1) for pair in told) == mounts, name
         assert not re.search(r"\s", "".join(mounts.values()))
         assert {"HTTP_PROXY", "no_proxy"} <= service["environment"].keys()
+
+
+def test_a_tls_port_that_is_asked_in_plain_http() -> None:
+    """F-H12: the server only closes the connection; what helps is in the URL."""
+    from keystoneauth1 import exceptions
+    from keystoneauth1 import session as keystone
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            server.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v3"
+        with pytest.raises(exceptions.ConnectFailure) as caught:
+            keystone.Session().get(url, connect_retries=0)
+    access = Access(auth_type="v3password", auth_url=url, options={}, region=None)
+    told = str(session._unreachable(caught.value, url, access))
+    assert told.endswith(
+        "cannot be reached: it closes the connection on plain HTTP; write https in the URL, if that port speaks TLS"
+    )

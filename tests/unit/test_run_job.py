@@ -200,7 +200,9 @@ def test_the_exit_status_is_the_container_s(site: Site, status: int) -> None:
     record = site.record("caso")
     assert record["counts"] == {"job_exit_status": status}
     assert record["last_success"] is None
-    assert record["failures"] == [f"caso-extract ended with exit status {status}; see /var/log/caso.log"]
+    assert record["failures"] == [
+        f"caso-extract ended with exit status {status}; its output went to whoever started it"
+    ]
 
 
 HUNDRED = """
@@ -765,3 +767,74 @@ def test_length_of_limits() -> None:
     from appliance.admin.run.supervise import _length
 
     assert [_length(timedelta(seconds=n)) for n in (5, 60, 90, 7200)] == ["5 s", "1 min", "90 s", "2 h"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            (
+                "ERROR: for fedcloud_caso_run  Cannot create container for service caso: invalid mount config for type"
+                ' "bind": bind source path does not exist: /etc/caso/caso.conf'
+            ),
+            "/etc/caso/caso.conf: does not exist, and caso has it mounted; put it there, as scripts/install did",
+        ),
+        (
+            'Error response from daemon: invalid mount config for type "bind": bind source path does not exist: /etc/voms.json',
+            "/etc/voms.json: does not exist, and caso has it mounted; put it there, as scripts/install did",
+        ),
+        (
+            "Couldn't connect to Docker daemon at http+docker://localhost - is it running?",
+            "caso: the Docker engine does not answer; systemctl start docker",
+        ),
+        (
+            "ERROR: for caso  toomanyrequests: slow down",
+            "caso: its container cannot be started: toomanyrequests: slow down; see systemctl status docker",
+        ),
+    ],
+)
+def test_a_failure_of_docker_compose_is_not_the_program_s(site: Site, words: str, line: str) -> None:
+    """F-H10: status 3, one line of ours, in the record too; never "partly", nor docker's raw words."""
+    (site.place / "words").write_text(f"Creating fedcloud_caso_run ... \n{words}\n")
+    site.behave("cat words >&2; exit 1")
+    done = site.run("caso")
+    assert done.returncode == 3
+    assert [said for said in done.stderr.splitlines() if "starts" not in said and "errors" not in said] == [
+        f"appliance: {line}"
+    ]
+    assert site.record("caso")["failures"] == [line]
+    assert site.record("caso")["counts"]["job_exit_status"] == 3
+
+
+def test_what_a_program_says_that_looks_like_docker_compose_s_is_the_program_s(site: Site) -> None:
+    """F-H10, F-H12: the engine knows that it has run; and docker-compose's own words around it are left out."""
+    site.engine.events = [{"Type": "container", "Action": "die", "Actor": {"Attributes": {"exitCode": "1"}}}]
+    noise = [
+        "Creating fedcloud_caso_run ... ",
+        "Creating fedcloud_caso_run ... done",
+        'Creating network "x" with y',
+        "1",
+    ]
+    (site.place / "words").write_text("".join(f"{word}\n" for word in [*noise, "ERROR: one project is left"]))
+    site.behave("cat words >&2; exit 1")
+    done = site.run("caso")
+    assert done.returncode == 1
+    assert "ERROR: one project is left\n" in done.stderr
+    assert "Creating" not in done.stderr
+    assert "1" not in done.stderr.splitlines()
+    (failure,) = site.record("caso")["failures"]
+    assert failure == "caso-extract ended with exit status 1; its output went to whoever started it"
+
+
+def test_the_log_says_where_the_output_of_a_run_by_hand_went(site: Site) -> None:
+    """F-H12: an empty file alone leaves everybody puzzled."""
+    log = site.root / "var/log/caso.log"
+    log.write_text("")
+    os.utime(log, (1, 1))
+    assert site.run("caso").returncode == 0
+    command = [sys.executable, "-m", "appliance.admin.command", "logs", "caso", "--root", str(site.root)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.match(r"# caso: the last run, which ended 20\S+, wrote to the terminal that started it\n", shown)
+    assert site.run("caso", "--log").returncode == 0
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown == "from the job\nand its errors\n"

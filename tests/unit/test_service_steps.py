@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -13,12 +16,26 @@ from pathlib import Path
 import pytest
 
 from appliance.admin.command import main
+from appliance.admin.restart import restart
 from tests.simulators import docker_engine
 
 VERSION = "1.2.3"
+BACKEND = "/etc/cloudkeeper/cloudkeeper-os.conf"
 SERVICES = {"bdii": ["cloudbdii", "sitebdii"], "cloudkeeper-os": ["cloudkeeper-os"]}
 STAND_IN = """#!/bin/sh
+# Called as docker-compose. A check answers with the lines of answer-SERVICE, and ends as they tell: an error is 2.
 cd "$(dirname "$0")"
+for service in cloudbdii sitebdii cloudkeeper-os; do
+  case " $* " in
+    *" $service sh -c "*)
+      echo "check $service" >>checks
+      touch "answer-$service"
+      { echo 'fedcloud-check begun'; cat "answer-$service"; } >&2
+      ! grep -q ERROR "answer-$service"
+      echo "fedcloud-check ended $(($? * 2))" >&2
+      exit 0 ;;
+  esac
+done
 echo "$@" >>calls
 env >environment
 echo $$ >pid
@@ -37,15 +54,46 @@ class Site:
     def step(self, name: str, unit: str) -> int:
         return main(["service", name, unit, "--root", str(self.root)])
 
+    def checks(self) -> list[str]:
+        """Return the services whose configuration was checked since this was asked last."""
+        path = self.place / "checks"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [line.removeprefix("check ") for line in lines]
+
+    def answer(self, service: str, *texts: str, level: str = "ERROR") -> None:
+        """Have a check of a service find these faults in line 2 of its file; none: it passes."""
+        path = {"sitebdii": "/etc/sitebdii/site.cfg", "cloudbdii": "/etc/bdii/bdii.conf"}.get(service, BACKEND)
+        problem = {"path": path, "line": 2, "option": "KEY", "is_fatal": level == "ERROR"}
+        lines = [json.dumps({"level": level, "message": text, "problem": {**problem, "text": text}}) for text in texts]
+        (self.place / f"answer-{service}").write_text("".join(f"{line}\n" for line in lines))
+
+    def runs(self, unit: str) -> subprocess.CompletedProcess[str]:
+        """Run the step that becomes docker-compose."""
+        command = [sys.executable, "-m", "appliance.admin.command", "service", "run", unit, "--root", str(self.root)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    def come_up(self, unit: str) -> None:
+        """Start a unit whose services answer at once."""
+        for service in SERVICES[unit]:
+            labels = {"com.docker.compose.project": "fedcloud", "com.docker.compose.service": service}
+            self.engine.add(f"fedcloud_{service}_1", labels=labels)
+            self.engine.containers[f"fedcloud_{service}_1"]["Config"]["Healthcheck"] = {"Test": ["CMD", "true"]}
+        assert self.step("prepare", unit) == 0
+        assert self.step("ready", unit) == 0
+        self.calls()
+        self.checks()
+
     def calls(self) -> list[str]:
         """Return what docker-compose was called with, without what all calls share; forget it."""
         path = self.place / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
+        lines = [line for line in lines if line != "version --short"]  # which `appliance status` asks
         shared = f"-p fedcloud --env-file {self.root}/etc/fedcloud/appliance.env"
         shared += f" -f {self.root}/etc/fedcloud/docker-compose.yml "
         assert all(line.startswith(shared) for line in lines), lines
-        return [line.removeprefix(shared) for line in lines]
+        return [line.removeprefix(shared).replace(f"{self.root}/var/lib/fedcloud/services/", "") for line in lines]
 
 
 @pytest.fixture
@@ -59,6 +107,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     (etc / "docker-compose.yml").write_text("services: {}\n")
     (etc / "networks/bridge.yml").write_text("services: {}\n")
     (etc / "appliance.env").write_text(f"FEDCLOUD_VERSION={VERSION}\n")
+    for name in ("bdii/bdii.conf", "cloud-info-provider/openstack.rc", "sitebdii/site.cfg"):
+        (root / "etc" / name).parent.mkdir()
+        (root / "etc" / name).write_text(f"{name}\n")
+    (root / "etc/cloudkeeper").mkdir()
+    (root / "etc/cloudkeeper/cloudkeeper-os.conf").write_text("[DEFAULT]\n")
+    (root / "etc/voms.json").write_text("{}\n")
     program = place / "docker-compose"
     program.write_text(STAND_IN)
     program.chmod(0o755)
@@ -105,12 +159,14 @@ def test_the_backend_does_not_start_with_a_doubtful_configuration(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """R36, C21.d: two files hold two accounts; the information system does not care."""
-    for place in ("cloudkeeper", "cloudkeeper-os"):
-        (site.root / "etc" / place).mkdir()
-        (site.root / "etc" / place / "cloudkeeper-os.conf").write_text("[DEFAULT]\n")
-    assert site.step("prepare", "cloudkeeper-os") == 2
-    assert "there is" in capsys.readouterr().err
+    (site.root / "etc/cloudkeeper-os").mkdir()
+    (site.root / "etc/cloudkeeper-os/cloudkeeper-os.conf").write_text("[DEFAULT]\n")
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    assert "cloudkeeper-os: does not run: " in (said := capsys.readouterr().err)
+    assert "cloudkeeper.conf: there is" in said or "there is" in said
+    assert site.runs("cloudkeeper-os").returncode == 78
     assert site.step("prepare", "bdii") == 0
+    assert "does not run" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("unit", SERVICES)
@@ -133,9 +189,8 @@ def test_the_unit_s_main_process_is_docker_compose(site: Site, unit: str) -> Non
 
 def test_a_missing_docker_compose_is_one_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     (site.place / "docker-compose").unlink()
-    for step in ("prepare", "run"):
-        assert site.step(step, "bdii") == 3
-        assert f"{site.place}/docker-compose: no such file or directory" in capsys.readouterr().err.lower()
+    assert site.step("run", "bdii") == 3
+    assert f"{site.place}/docker-compose: no such file or directory" in capsys.readouterr().err.lower()
 
 
 def test_a_stop_leaves_alone_what_the_engine_has_started_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +213,245 @@ def test_half_a_start_leaves_nothing(
     assert site.step("clean", "bdii") == 0
     assert site.step("clean", "cloudkeeper-os") == 0
     assert site.calls() == expected
+
+
+# ------------------------------------------------------------------------------------------- what is checked, and kept
+
+
+@pytest.fixture
+def unit_status(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Return the socket that systemd would have for status lines."""
+    with tempfile.TemporaryDirectory(prefix="n") as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taker:
+        taker.bind(f"{short}/notify")
+        taker.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{short}/notify")
+        yield taker
+
+
+def last_status(taker: socket.socket) -> str:
+    taker.setblocking(False)
+    found = ""
+    try:
+        while True:
+            found = taker.recv(4096).decode()
+    except BlockingIOError:
+        return found.removeprefix("STATUS=")
+
+
+def test_what_passed_and_came_up_is_kept_and_not_checked_again(site: Site) -> None:
+    """F-H2: with the modes of secrets; the same files, settings and images need no second look."""
+    site.answer("cloudkeeper-os", "unknown option", level="WARNING")
+    site.come_up("cloudkeeper-os")
+    kept = site.root / "var/lib/fedcloud/services"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    copy = kept / "cloudkeeper-os/good/0"
+    assert copy.read_text() == "[DEFAULT]\n"
+    status = copy.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 1999, 0o640)
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    assert site.checks() == []
+    site.engine.images[f"egifedcloud/cloudkeeper-os:{VERSION}"] = "sha256:2"
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    assert site.checks() == ["cloudkeeper-os"]
+
+
+def test_a_start_with_a_bad_configuration_takes_the_copy_that_passed_last(
+    site: Site, unit_status: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: and says so with file and line in the unit's status, the journal, `appliance status` and its logs."""
+    site.come_up("cloudkeeper-os")
+    (site.root / "etc/cloudkeeper/cloudkeeper-os.conf").write_text("[DEFAULT]\nKEY = soon\n")
+    site.answer("cloudkeeper-os", "'soon' is not allowed; write a number")
+    capsys.readouterr()
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    words = f"{BACKEND}:2: KEY: 'soon' is not allowed; write a number; then systemctl restart cloudkeeper-os"
+    assert words in capsys.readouterr().err
+    assert site.runs("cloudkeeper-os").returncode == 0
+    assert site.calls()[-1] == "-f cloudkeeper-os.yml up --no-build --no-color cloudkeeper-os"
+    override = json.loads((site.root / "var/lib/fedcloud/services/cloudkeeper-os.yml").read_text())
+    volumes = override["services"]["cloudkeeper-os"]["volumes"]
+    assert [Path(volume["source"]).read_text() for volume in volumes] == ["[DEFAULT]\n", "{}\n"]
+    assert [volume["target"].rpartition("/")[2] for volume in volumes] == ["cloudkeeper-os.conf", "voms.json"]
+    assert all(volume["read_only"] for volume in volumes)
+    told = last_status(unit_status)
+    assert told.startswith("cloudkeeper-os: runs with the configuration that passed on 20")
+    assert words in told
+    assert site.step("ready", "cloudkeeper-os") == 0  # the bad one is not kept
+    assert (site.root / "var/lib/fedcloud/services/cloudkeeper-os/good/0").read_text() == "[DEFAULT]\n"
+    for verb in (["status"], ["logs", "cloudkeeper-os"]):
+        status = main([*verb, "--root", str(site.root)])
+        assert words in capsys.readouterr().out
+        assert status == (1 if verb == ["status"] else 0)
+    site.answer("cloudkeeper-os")
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    assert site.runs("cloudkeeper-os").returncode == 0
+    assert site.calls()[-1] == "up --no-build --no-color cloudkeeper-os"
+    assert last_status(unit_status) == "runs with the configuration of /etc, which passed its check"
+
+
+def test_without_a_copy_the_start_ends_with_a_status_that_is_not_restarted(
+    site: Site, unit_status: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: at once, with the line; a corrected file and the next start need nothing else."""
+    site.answer("cloudkeeper-os", "must be set")
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    assert site.runs("cloudkeeper-os").returncode == 78
+    line = f"cloudkeeper-os: does not run: {BACKEND}:2: KEY: must be set; then systemctl restart cloudkeeper-os"
+    assert last_status(unit_status) == line
+    assert line in capsys.readouterr().err
+    assert [call for call in site.calls() if " up " in f" {call} "] == []
+    assert site.step("ready", "cloudkeeper-os") == 2
+    unit = (Path(__file__).parents[2] / "systemd/cloudkeeper-os.service").read_text()
+    assert "RestartPreventExitStatus=78\n" in unit
+    site.answer("cloudkeeper-os")
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    assert site.runs("cloudkeeper-os").returncode == 0
+
+
+def test_the_resource_level_comes_up_though_the_site_level_cannot(site: Site, unit_status: socket.socket) -> None:
+    """F-H2: the unit fails with the line, and the engine runs the other; the other way round the unit runs."""
+    site.answer("sitebdii", "is still the placeholder '@example.com'")
+    assert site.step("prepare", "bdii") == 0
+    assert site.runs("bdii").returncode == 78
+    assert site.calls() == ["rm -v -f cloudbdii sitebdii", "rm -v -f -s sitebdii", "up -d --no-build cloudbdii"]
+    assert "sitebdii: does not run: /etc/sitebdii/site.cfg:2: KEY: is still" in last_status(unit_status)
+    site.answer("sitebdii")
+    site.answer("cloudbdii", "must be set")
+    assert site.step("prepare", "bdii") == 0
+    assert site.runs("bdii").returncode == 0
+    assert site.calls()[-1] == "up --no-build --no-color sitebdii"
+    assert "cloudbdii: does not run: /etc/bdii/bdii.conf:2: KEY: must be set" in last_status(unit_status)
+
+
+def test_settings_of_the_host_that_cannot_be_read_are_not_restarted_either(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: appliance.env has no copy; the unit ends at once with its line."""
+    (site.root / "etc/fedcloud/appliance.env").write_text("FEDCLOUD_VERSION=$(id)\n")
+    assert site.step("prepare", "bdii") == 0
+    assert "appliance.env:1: FEDCLOUD_VERSION: " in capsys.readouterr().err
+    done = site.runs("bdii")
+    assert done.returncode == 78
+    assert "appliance.env:1: FEDCLOUD_VERSION: " in done.stderr
+
+
+def test_a_reload_with_a_bad_configuration_touches_nothing(
+    site: Site, unit_status: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: what runs goes on; the line says where."""
+    site.come_up("cloudkeeper-os")
+    last_status(unit_status)
+    site.answer("cloudkeeper-os", "must be set", "and this")
+    assert site.step("reload", "cloudkeeper-os") == 2
+    assert site.calls() == []
+    refused = f"a reload was refused: {BACKEND}:2: KEY: must be set; runs with the configuration of /etc, which passed"
+    assert last_status(unit_status).startswith(refused)
+    said = capsys.readouterr().err.splitlines()
+    assert f"appliance: {BACKEND}:2: KEY: must be set" in said
+    assert said[-1] == "appliance: nothing was changed: what runs goes on as before"
+
+
+def test_a_reload_replaces_the_containers_and_keeps_what_came_up(site: Site, unit_status: socket.socket) -> None:
+    """F-H2."""
+    site.come_up("cloudkeeper-os")
+    (site.root / "etc/voms.json").write_text('{"ops": {"projects": ["one"]}}\n')
+    assert site.step("reload", "cloudkeeper-os") == 0
+    assert site.checks() == ["cloudkeeper-os"]
+    assert site.calls() == ["up -d --no-deps --no-build --force-recreate cloudkeeper-os"]
+    assert "ops" in (site.root / "var/lib/fedcloud/services/cloudkeeper-os/good/1").read_text()
+    assert last_status(unit_status) == "runs with the configuration of /etc, which passed its check"
+
+
+def test_a_reload_that_does_not_come_up_gives_the_copy_back(
+    site: Site, unit_status: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: a check cannot see everything, a port that is taken for one."""
+    site.come_up("cloudkeeper-os")
+    (site.root / "etc/voms.json").write_text('{"ops": {"projects": ["one"]}}\n')
+    (site.place / "behave").write_text('case "$*" in *cloudkeeper-os.yml*) exit 0;; *) exit 1;; esac\n')
+    assert site.step("reload", "cloudkeeper-os") == 3
+    assert "its new container cannot be started" in capsys.readouterr().err
+    again = "up -d --no-deps --no-build --force-recreate cloudkeeper-os"
+    assert site.calls() == [again, f"-f cloudkeeper-os.yml {again}"]
+    assert "runs with the configuration that passed on" in last_status(unit_status)
+
+
+def test_a_configuration_with_links_and_odd_files_is_kept_as_the_container_sees_it(site: Site) -> None:
+    etc = site.root / "etc/sitebdii"
+    (etc / "link.cfg").symlink_to("/etc/elsewhere/site.cfg")
+    (etc / "sub").mkdir()
+    (etc / "sub/urls").write_text("x\n")
+    os.mkfifo(etc / "pipe")
+    site.engine.add("fedcloud_cloudkeeper-os_1", labels={})
+    from appliance.admin import settings
+    from appliance.admin.service import kept
+    from appliance.core import clock
+    from appliance.core.run.layout import Layout
+
+    layout = Layout(site.root)
+    host = settings.load(layout)
+    snapshot = kept.take("sitebdii", host, layout, image="sha256:1")
+    assert snapshot is not None
+    for _ in range(2):
+        kept.keep(snapshot, "sitebdii", layout, at=clock.now())
+    copy = kept.current("sitebdii", layout)
+    assert copy is not None
+    found = {str(path.relative_to(copy / "0")) for path in (copy / "0").rglob("*")}
+    assert found == {"site.cfg", "link.cfg", "sub", "sub/urls"}
+    assert (copy / "0/link.cfg").is_symlink()
+    (etc / "site.cfg").write_text("another\n")
+    second = kept.take("sitebdii", host, layout, image="sha256:1")
+    assert second is not None
+    assert not kept.is_kept(second, "sitebdii", layout)
+    kept.keep(second, "sitebdii", layout, at=clock.now())
+    assert [path.name for path in copy.parent.iterdir() if not path.is_symlink()] == [second.digest]
+
+
+# ---------------------------------------------------------------------------------------------------- appliance restart
+
+
+@pytest.fixture
+def systemctl(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have a program in systemctl's place, for which every unit is active; return the file of its calls."""
+    program = site.place / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{site.place}/systemctl-calls\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(restart, "_SYSTEMCTL", str(program))
+    return site.place / "systemctl-calls"
+
+
+def test_a_restart_with_a_bad_configuration_touches_nothing(
+    site: Site, systemctl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: the reason stands on the terminal, with file and line."""
+    site.answer("sitebdii", "is still the placeholder '@example.com'; write the administrators' mail address")
+    for name in ("bdii", "sitebdii"):
+        assert main(["restart", name, "--root", str(site.root)]) == 2
+        said = capsys.readouterr().err
+        assert "appliance: /etc/sitebdii/site.cfg:2: KEY: is still the placeholder '@example.com'; write" in said
+        assert said.endswith("nothing was changed: what runs goes on as before\n")
+    assert [line for line in systemctl.read_text().splitlines() if "is-active" not in line] == []
+    assert site.calls() == []
+
+
+def test_a_restart_reloads_the_unit_and_replaces_a_single_service_itself(
+    site: Site, systemctl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: a neighbour is left alone."""
+    assert main(["restart", "bdii", "--root", str(site.root)]) == 0
+    assert systemctl.read_text().splitlines()[-1] == "reload bdii.service"
+    site.come_up("cloudkeeper-os")
+    assert main(["restart", "cloudkeeper-os", "--root", str(site.root)]) == 0
+    assert "cloudkeeper-os: run with the configuration of" in capsys.readouterr().out
+    assert site.calls() == []  # that is the unit's reload
+
+
+def test_a_service_whose_flow_is_off_is_not_restarted(
+    site: Site, systemctl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H7."""
+    path = site.root / "etc/fedcloud/appliance.yaml"
+    path.write_text(path.read_text() + "flows:\n  images: off\n")
+    assert main(["restart", "cloudkeeper-os", "--root", str(site.root)]) == 2
+    assert "the flow images is off" in capsys.readouterr().err
+    assert not systemctl.exists()

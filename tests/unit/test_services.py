@@ -84,13 +84,16 @@ def test_what_is_not_well_is_told_with_what_its_check_said(
 ) -> None:
     add(engine, "sitebdii", "unhealthy", said="ldap_sasl_bind: Can't contact\nLDAP server")
     add(engine, "cloudkeeper-os", Status="exited", Running=False)
+    add(engine, "cloudbdii", "unhealthy", said="dn: o=glue", Status="exited", Running=False, ExitCode=2)
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
     assert (
         "  ! sitebdii: running unhealthy: ldap_sasl_bind: Can't contact LDAP server; see appliance logs sitebdii\n"
         in shown
     )
-    assert "  ! cloudkeeper-os: exited; see systemctl status cloudkeeper-os\n" in shown
+    # F-H12: what the check said is of the time when it ran
+    assert "  ! cloudbdii: exited with exit status 2; see systemctl status bdii\n" in shown
+    assert "  ! cloudkeeper-os: exited with exit status 0; see systemctl status cloudkeeper-os\n" in shown
 
 
 def test_a_service_that_has_just_been_started_is_no_cause_to_worry_unless_it_was_before(

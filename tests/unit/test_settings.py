@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.core.config import document, ini, oslo
-from appliance.core.config.settings import Settings
+from appliance.core.config import document, ini, oslo, shell, yaml_file
+from appliance.core.config.settings import Settings, observed
+from appliance.core.run import log, place
 from appliance.core.run.errors import ConfigurationError
 
 
@@ -251,3 +252,105 @@ def test_an_error_in_a_value_of_the_command_line_does_not_blame_the_file(tmp_pat
     with pytest.raises(ConfigurationError) as caught:
         settings.finish()
     assert str(caught.value) == "command line: x: is wrong"
+
+
+# --------------------------------------------------------------------------------- what a file says beside its options
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "expected"),
+    [
+        (oslo.parse, "[DEFAULT]\nsite_name = A\nb = 1\nsite-name = B\n", "x:4: site_name: is set a second time"),
+        (oslo.parse, "[a]\nb = 1\n[c]\n[A]\nb = 1\n", "x:5: b: is set a second time in [a]; first in line 2"),
+        (ini.parse, "[a]\nb: 1\nB: 2\n", "x:3: b: is set a second time"),
+        (shell.parse, "export A=1\nA=2\n", "x:2: A: is set a second time; first in line 1"),
+        (yaml_file.parse, "a: 1\nb: 2\na: 1\n", "x:3: a: is set a second time; first in line 1"),
+    ],
+)
+def test_an_option_that_is_set_twice_is_an_error(dialect: document.Dialect, text: str, expected: str) -> None:
+    """F-H6: in every dialect, each by its own spelling of the name."""
+    with pytest.raises(ConfigurationError) as caught:
+        dialect(Path("x"), text)
+    assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize("text", ["A=1\nA=1\n", "A=\nexport A=2\n"])
+def test_a_second_assignment_in_a_shell_file_that_contradicts_nothing_is_taken(text: str) -> None:
+    assert shell.parse(Path("x"), text).sections["DEFAULT"]["A"].text == text[-2]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text"), [(oslo.parse, "[a]\nb = x # note\nc = x#y\n"), (ini.parse, "[a]\nb: x ; note\nc: x;y\n")]
+)
+def test_what_looks_like_a_comment_behind_a_value_is_reported(dialect: document.Dialect, text: str) -> None:
+    """F-H12: it is part of the value, of a password for one."""
+    settings = Settings(dialect(Path("x.conf"), text))
+    assert settings.text("a", "b").startswith("x ")
+    settings.text("a", "c")
+    (warning,) = settings.finish()
+    assert (warning.line, warning.option.endswith("b")) == (2, True)
+    assert "what follows the # or ; is part of the value" in warning.text
+    assert "note" not in str(warning)  # it may be half of a secret
+
+
+def test_an_option_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> None:
+    """F-H12, C21.b: an account's is an error while the account lacks it, another's a warning."""
+    text = "[DEFAULT]\nusername = x\nmax_size = 1\nmax_sise = 1\n[account]\n[ssm]\n"
+    settings = read(tmp_path, text)
+    settings.text("DEFAULT", "site_name")
+    settings.text("ssm", "max_size")
+    settings.text("account", "username")
+    settings.hold_account("account")
+    assert failures(settings) == [
+        ":2: username: belongs in [account]; here it is ignored",
+        ":3: max_size: belongs in [ssm]; here it is ignored",
+        ":4: max_sise: unknown option, ignored",
+    ]
+
+
+@pytest.mark.parametrize(("more", "is_fatal"), [("", True), ("username = y\n", False)])
+def test_a_misspelt_option_of_an_account(tmp_path: Path, more: str, is_fatal: bool) -> None:
+    """F-H6, C21.a: `user` for `username` is an error, unless the right one is there too; other options only warn."""
+    settings = read(tmp_path, f"[account]\nuser = x\nauth_version = 3\n{more}")
+    settings.hold_account("account")
+    settings.text("account", "username", default="usual")
+    if is_fatal:
+        assert failures(settings)[0] == ":2: [account] user: unknown option, ignored; did you mean username?"
+    else:
+        assert [problem.line for problem in settings.finish()] == [2, 3]
+
+
+def test_an_older_spelling_is_reported_by_a_check_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C21.c: it goes on working; who runs hourly does not hear of it."""
+    for is_checking in (False, True):
+        monkeypatch.setattr(log, "_is_checking", is_checking)
+        settings = read(tmp_path, "[DEFAULT]\ntenants = a\nname = b\n")
+        assert settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]) == ("a",)
+        settings.text("DEFAULT", "name")
+        told = [str(problem).split("x.conf")[1] for problem in settings.finish()]
+        assert told == ([":2: tenants: deprecated: write projects in [DEFAULT]"] if is_checking else [])
+
+
+def test_a_directory_that_would_be_lost_with_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-H6, C40.b: nobody may write beside the mounts."""
+    monkeypatch.setenv(place.VARIABLE, "/var/spool/apel=/srv/spool/apel")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and str(path) in ("/", "/var", "/var/spool"))
+    settings = read(tmp_path, "[a]\nlost = /var/spool/ssm\nkept = /var/spool/apel/outgoing/new\n")
+    settings.path("a", "lost", default=Path("/"), is_directory=True)
+    settings.path("a", "kept", default=Path("/"), is_directory=True)
+    assert failures(settings) == [
+        ":2: [a] lost: /var/spool/ssm is not mounted in the container; write the shipped directory"
+    ]
+
+
+def test_what_is_compared_with_other_files_is_observed(tmp_path: Path) -> None:
+    """F-H6: as the program understands it, with references resolved; defaults have no line."""
+    observed()
+    settings = read(tmp_path, "[DEFAULT]\nname = S\nsite_name = $name\npassword = secret\n[ssm]\n")
+    settings.text("DEFAULT", "name")
+    settings.text("DEFAULT", "site_name")
+    settings.text("DEFAULT", "password")
+    settings.path("ssm", "output_path", default=Path("/var/spool"))
+    told = [(value.option, value.text, value.line) for value in observed()]
+    assert told == [("site_name", "S", 3), ("output_path", "/var/spool", 0)]
+    assert observed() == ()

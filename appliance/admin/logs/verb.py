@@ -6,21 +6,25 @@ import argparse
 import difflib
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from appliance.admin import native, settings
 from appliance.admin.engine import Engine
-from appliance.admin.jobs import JOBS, SERVICES
-from appliance.core.run import cli
+from appliance.admin.jobs import JOBS, SERVICES, UNITS, Job, records
+from appliance.admin.service import choose
+from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.run.layout import Layout
 
 _TAIL = "/usr/bin/tail"
+_NAMES = (*dict.fromkeys([*SERVICES, *UNITS]), *JOBS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    names = ", ".join([*SERVICES, *JOBS])
+    names = ", ".join([*_NAMES])
     parser.add_argument("name", nargs="?", metavar="SERVICE|JOB", help=f"{names}; without one, all jobs")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
     parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="lines of the past; default: 50")
@@ -40,14 +44,17 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
     layout, name = cli.layout(arguments), arguments.name
     if arguments.lines < 0:
         raise UsageError("-n", "a number of lines cannot be negative")
-    if name in SERVICES:
-        return _of_service(name, layout, lines=arguments.lines, follow=arguments.follow)
+    if name in SERVICES or name in UNITS:
+        services = UNITS.get(name, (name,))
+        return _of_services(services, layout, lines=arguments.lines, follow=arguments.follow)
     if name is not None and name not in JOBS:
-        near = difflib.get_close_matches(name, [*SERVICES, *JOBS], n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join([*SERVICES, *JOBS])}"
+        near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(_NAMES)}"
         raise UsageError(name, "there is no such service or job", hint)
     jobs = [JOBS[name]] if name else list(JOBS.values())
     paths = [path for job in jobs if (path := layout.path(f"/var/log/{job.log}")).exists()]
+    for job in jobs:
+        _tell_of_run_by_hand(job, layout)
     if not paths:
         raise Unavailable(layout.path(f"/var/log/{jobs[0].log}"), "does not exist", "no job has run yet")
     return _of_files([str(path) for path in paths], lines=arguments.lines, follow=arguments.follow)
@@ -59,15 +66,67 @@ def _of_files(paths: Sequence[str], *, lines: int, follow: bool) -> ExitStatus:
     return ExitStatus.DONE if done.returncode == 0 else ExitStatus.NOTHING
 
 
-def _of_service(service: str, layout: Layout, *, lines: int, follow: bool) -> ExitStatus:
+def _tell_of_run_by_hand(job: Job, layout: Layout) -> None:
+    """Say where the output of the last run is, when that run has not written to the log file."""
+    last = record.read(f"job-{job.name}", records(layout))
+    begun, ended = ((last or {}).get(name) for name in ("started", "ended"))
+    try:
+        written = layout.path(f"/var/log/{job.log}").stat().st_mtime
+    except OSError:
+        written = 0.0
+    try:
+        is_missed = isinstance(begun, str) and datetime.fromisoformat(begun).timestamp() > written + 1
+    except ValueError:
+        return
+    if is_missed:
+        print(f"# {job.name}: the last run, which ended {ended}, wrote to the terminal that started it", flush=True)
+
+
+def _of_services(services: Sequence[str], layout: Layout, *, lines: int, follow: bool) -> ExitStatus:
+    """Print what each service has said, and why a service does not run with its configuration."""
     host = settings.load(layout)
     if host.is_native:
-        return ExitStatus.DONE if native.logs(service, lines=lines, follow=follow) == 0 else ExitStatus.NOTHING
+        ends = [native.logs(service, lines=lines, follow=follow) for service in services]
+        return ExitStatus.DONE if not any(ends) else ExitStatus.NOTHING
+    unit = SERVICES[services[0]]
+    decision = choose.read(unit, layout)
+    faults = [line for service in services for line in decision.choices[service].lines(service, unit)]
+    for line in faults:
+        print(log.one_line(log.redact(f"! {line}")), flush=True)
     with Engine(host.socket) as engine:
-        for piece in engine.logs(service, lines=lines, follow=follow):
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+        if follow and len(services) > 1:
+            return _followed(engine, services, lines=lines)
+        missing = 0
+        for service in services:
+            if len(services) > 1:
+                print(f"==> {service} <==", flush=True)
+            try:
+                _write(engine.logs(service, lines=lines, follow=follow))
+            except Unavailable as error:
+                if not faults and len(services) == 1:
+                    raise
+                missing += 1
+                print(f"{service}: {error.cause}", flush=True)
+    return ExitStatus.NOTHING if missing == len(services) and not faults else ExitStatus.DONE
+
+
+def _followed(engine: Engine, services: Sequence[str], *, lines: int) -> ExitStatus:
+    """Print what several services say from now on, as it comes."""
+    threads = [
+        threading.Thread(target=_write, args=(engine.logs(service, lines=lines, follow=True),), daemon=True)
+        for service in services
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return ExitStatus.DONE
+
+
+def _write(pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
 
 
 VERB = cli.Program("logs", "Prints what a job or a service has written.", add_arguments, run)

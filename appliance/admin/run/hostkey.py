@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,18 +83,21 @@ def _place(found: Settings, section: str, option: str, *, default: str = "") -> 
     return str(path) if path.is_absolute() else default
 
 
-def staged_path(job: Job, layout: Layout) -> Path:
-    """Return where a job's copy lies while it runs."""
-    return layout.path(f"/run/fedcloud/keys/{job.name}")
+def staged_path(name: str, layout: Layout) -> Path:
+    """Return where the copy of a job, or of its check, lies while that runs."""
+    return layout.path(f"/run/fedcloud/keys/{name}")
 
 
 @contextlib.contextmanager
-def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]:
+def staged(
+    job: Job, layout: Layout, *, at: datetime, name: str = "", warn: Callable[[str], None] = logger.warning
+) -> Iterator[Sequence[str]]:
     """Check certificate and key, stage the copy for the block, and yield the bind mounts of the container.
 
-    What a killed run left is removed before anything else. Raises what `Identity.load` raises.
+    What a killed run left is removed before anything else. Who does not hold the job's lock takes another ``name``
+    for the copy, and ``warn`` hears what a peer may refuse. Raises what `Identity.load` raises.
     """
-    copy = staged_path(job, layout)
+    copy = staged_path(name or job.name, layout)
     wanted = needs(job, layout)
     try:
         _clear(copy)
@@ -106,7 +109,8 @@ def staged(job: Job, layout: Layout, *, at: datetime) -> Iterator[Sequence[str]]
         yield ()
         return
     certificate, key = layout.path(wanted.certificate), layout.path(wanted.key)
-    _check(certificate, key, layout=layout, at=at)
+    for warning in _check(certificate, key, layout=layout, at=at):
+        warn(warning)
     public = [place for place in dict.fromkeys((wanted.certificate, wanted.peer)) if place not in ("", wanted.key)]
     for place in public:
         _require_open(layout.path(place))
@@ -146,8 +150,8 @@ def _require_open(path: Path) -> None:
         raise Unavailable(path, "the account of the containers cannot read it", f"chmod 0644 {path}")
 
 
-def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> None:
-    """Refuse what no peer would take; tell of what one may refuse."""
+def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Sequence[str]:
+    """Refuse what no peer would take; return warnings of what one may refuse."""
     from cryptography import x509  # noqa: PLC0415  start-up is a cost
     from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
 
@@ -165,8 +169,7 @@ def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Non
         purposes = identity.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
             warnings.append(f"{certificate}: is no client's certificate (extended key usage); request one that is")
-    for warning in filter(None, warnings):
-        logger.warning("%s", warning)
+    return [warning for warning in warnings if warning]
 
 
 def _chain_warning(identity: Identity, *, layout: Layout, at: datetime) -> str:

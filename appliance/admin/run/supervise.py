@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = timedelta(seconds=30)
 """What a job gets between being told to stop and being killed."""
 _SETPRIV = "/usr/bin/setpriv"
+_LAST_WORDS = 5  # seconds; a grandchild may hold the pipe open
 _LONGEST_POLL = 86400  # seconds: the kernel counts milliseconds in 32 bits
 
 Forward = Callable[[str], bool]
@@ -43,22 +45,38 @@ def run(
     timeout: timedelta,
     forward: Forward,
     grace: timedelta = GRACE,
+    errors: Callable[[bytes], None] | None = None,
 ) -> Outcome:
     """Run a command to its end.
 
     A signal that ``forward`` finds nobody for goes to the child itself. After ``grace`` follows SIGKILL. ``output``
-    takes both of the child's streams instead of ours.
+    takes both of the child's streams instead of ours; with ``errors``, that is called with each line of standard error.
     """
     with _signals() as told:
         child = subprocess.Popen(
             [_SETPRIV, "--pdeathsig", "TERM", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=output if errors is None else subprocess.PIPE,
             env=dict(environment),
             start_new_session=True,  # a terminal's interrupt reaches this process alone, which hands it on once
         )
-        return _watch(child, told=told, timeout=timeout, grace=grace, forward=forward)
+        reader = threading.Thread(target=_read, args=(child.stderr, errors), daemon=True)
+        if errors is not None:
+            reader.start()
+        try:
+            return _watch(child, told=told, timeout=timeout, grace=grace, forward=forward)
+        finally:
+            if errors is not None:
+                reader.join(_LAST_WORDS)
+
+
+def _read(stream: BinaryIO | None, errors: Callable[[bytes], None]) -> None:
+    """Pass on lines until nobody has the other end any more."""
+    if stream is not None:
+        with stream:
+            for line in stream:
+                errors(line)
 
 
 def _watch(

@@ -15,11 +15,11 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from appliance.admin import compose, jobs, native, settings
+from appliance.admin import compose, composed, jobs, native, settings
 from appliance.admin.engine import JOB_LABEL, Engine
 from appliance.admin.images import needed
 from appliance.admin.jobs import Job
@@ -166,6 +166,7 @@ class _Run:
                         self._compose_run(mounts),
                         settings.compose_environment(self._host),
                         forward=lambda sign: self._tell(engine, sign),
+                        engine=engine,
                     )
                 finally:
                     self._remove_rest(engine)
@@ -200,26 +201,52 @@ class _Run:
             return []
         return reach.arguments(self._layout, changes_nothing=self._changes_nothing())
 
-    def _supervised(self, command: Sequence[str], environment: Mapping[str, str], *, forward: supervise.Forward) -> int:
-        program = self._job.command[0]
+    def _supervised(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        forward: supervise.Forward,
+        engine: Engine | None = None,
+    ) -> int:
+        program, begun = self._job.command[0], clock.now()
         logger.info("%s: starts", self._job.name)
         with self._output() as own, self._unless_full(own) as output:
+            relay = composed.Relay(output or sys.stderr.buffer) if engine and sys.stderr else None
             outcome = supervise.run(
                 command,
                 environment=environment,
                 output=output,
                 timeout=self._timeout,
                 forward=forward,
+                errors=relay,
             )
+            if engine and relay and relay.held:
+                self._judge(engine, relay, outcome, begun=begun)
         if outcome.stopped_by:
             self._record.fail(f"{program} was stopped by {outcome.stopped_by}")
             logger.error("%s: %s was stopped by %s", self._job.name, program, outcome.stopped_by)
             return outcome.code or ExitStatus.NOTHING
         if outcome.code:
-            self._record.fail(f"{program} ended with exit status {outcome.code}; see /var/log/{self._job.log}")
+            self._record.fail(f"{program} ended with exit status {outcome.code}; {self._where()}")
         level = logging.ERROR if outcome.code else logging.INFO
         logger.log(level, "%s: %s ended with exit status %d", self._job.name, program, outcome.code)
         return outcome.code
+
+    def _judge(self, engine: Engine, relay: composed.Relay, outcome: supervise.Outcome, *, begun: datetime) -> None:
+        """Raise `Unavailable` when docker-compose has failed and the program never ran; else pass on what was said."""
+        if outcome.code and not outcome.stopped_by and not engine.has_ended(self._job.name, since=begun):
+            raise composed.failure(self._job.name, relay.held)
+        relay.release()
+
+    def _where(self) -> str:
+        """Return where the output of this run is."""
+        path = self._layout.path(f"/var/log/{self._job.log}")
+        try:
+            is_log = self._is_logged or os.path.samestat(path.stat(), os.fstat(1))
+        except OSError:
+            is_log = False
+        return f"see /var/log/{self._job.log}" if is_log else "its output went to whoever started it"
 
     @contextlib.contextmanager
     def _output(self) -> Iterator[BinaryIO | None]:

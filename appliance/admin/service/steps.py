@@ -1,10 +1,16 @@
 """``appliance service STEP UNIT``: what the systemd units of the services call, one step a line.
 
-    ExecStartPre    prepare   removes what has ended, checks images and files
+    ExecStartPre    prepare   checks images and configuration, decides with what each service starts
     ExecStart       run       becomes docker-compose, whose process is then the unit's main process
     ExecStartPost   ready     returns when the service answers, or fails with the reason
+    ExecReload      reload    checks, and replaces the containers only when everything is right
     ExecStop        stop      stops the containers, while docker-compose still watches them
     ExecStopPost    clean     stops what a failed start has left
+
+A configuration that does not pass its check never reaches docker-compose: the service starts with the copy that passed
+last, or not at all (`appliance.admin.service.choose`). A unit none of whose public services can start ends with status
+78, which systemd calls CONFIG and does not restart; the resource level BDII is left running then. What is wrong stands
+in the journal, in the unit's status line and in `appliance status`.
 
 Docker-compose is called as jobs call it (`appliance.admin.settings.compose_command`).
 """
@@ -17,25 +23,30 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from appliance.admin import settings
+from appliance.admin import composed, settings
 from appliance.admin.bdii import verb as bdii
 from appliance.admin.engine import Engine
-from appliance.admin.images import needed
 from appliance.admin.jobs import UNITS
-from appliance.admin.mounts import choice
+from appliance.admin.service import choose, kept, notify
+from appliance.admin.service.choose import Choice, Decision, Start
 from appliance.admin.settings import Host
 from appliance.admin.wait import verb as wait
 from appliance.admin.watch import Watch
+from appliance.core import clock
 from appliance.core.run import cli
-from appliance.core.run.errors import ExitStatus, LocalFailure, Unavailable
+from appliance.core.run.errors import ConfigurationError, ExitStatus, Problem, Unavailable
+from appliance.core.run.layout import Layout
 
 logger = logging.getLogger(__name__)
 
 BDII = "bdii"
 BACKEND = "cloudkeeper-os"
+CONFIGURATION = 78
+"""Exit status of a start that no restart mends: EX_CONFIG of sysexits.h, RestartPreventExitStatus of the units."""
 _ANSWER = 120
 """Seconds that a service gets until it answers, without TimeoutStartSec of the units (300)."""
 _GRACE = {BDII: ("-t", "8")}
@@ -56,35 +67,72 @@ def _load(arguments: argparse.Namespace) -> Host:
 
 
 def _prepare(arguments: argparse.Namespace) -> ExitStatus:
-    """Remove containers that have ended, and refuse what docker-compose would get wrong.
+    """Remove containers that have ended, and decide with which configuration each service starts.
 
     Without ``-s``, `rm` leaves alone what the engine has started again after docker-compose ended;
     `up` attaches to it. An image that is not here docker-compose would fetch from Docker's registry.
     """
-    host, services = _load(arguments), UNITS[arguments.unit]
-    if BACKEND in services:
-        choice.check(choice.variables(cli.layout(arguments)), cli.layout(arguments))
+    unit, layout = arguments.unit, cli.layout(arguments)
+    try:
+        host = _load(arguments)
+    except ConfigurationError as error:
+        cli.report("appliance", error)
+        return ExitStatus.DONE  # the next step ends with the status that is not restarted
     if arguments.check_config:
         return ExitStatus.DONE
+    notify.status("checks its configuration")
+    decision = choose.decide(unit, host, layout, at=clock.now())
     with Engine(host.socket) as engine:
-        _compose(host, "rm", "-v", "-f", *services)
-        if BACKEND in services:  # releases of 2017 had `docker run --name` start it
+        _compose(host, "rm", "-v", "-f", *UNITS[unit])
+        if BACKEND in UNITS[unit]:  # releases of 2017 had `docker run --name` start it
             engine.remove_ended(BACKEND)
-        needed.require(engine, host, services)
+    if idle := [service for service in UNITS[unit] if service not in decision.started]:
+        _compose(host, "rm", "-v", "-f", "-s", *idle)  # the engine starts at boot what ran before, whatever is in /etc
+    choose.save(decision, layout)
+    for line in decision.lines:
+        logger.error("%s", line)
     return ExitStatus.DONE
 
 
 def _run(arguments: argparse.Namespace) -> NoReturn:
     """Become `docker-compose up`: systemd watches this process, and sends it signals."""
-    host = _load(arguments)
-    command = settings.compose_command(host, "up", "--no-build", "--no-color", *UNITS[arguments.unit])
+    layout = cli.layout(arguments)
+    try:
+        host = _load(arguments)
+    except ConfigurationError as error:
+        notify.status(str(error))
+        cli.report("appliance", error)
+        raise SystemExit(CONFIGURATION) from None
+    decision = choose.read(arguments.unit, layout)
+    notify.status(_state(decision))
+    if UNITS[arguments.unit][-1] not in decision.started:
+        _run_without(host, decision, layout)
+    command = _up(host, layout, arguments.unit, *decision.started)
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and children inherit that
     try:
-        os.execve(command[0], command, _environment(host))  # noqa: S606  no shell is wanted
+        os.execve(command[0], command, composed.environment(host))  # noqa: S606  no shell is wanted
     except OSError as error:
-        raise LocalFailure.from_os(error, subject=command[0]) from error
+        raise composed.not_installed(command[0], error) from error
+
+
+def _run_without(host: Host, decision: Decision, layout: Layout) -> NoReturn:
+    """End with the status that systemd does not restart; what else can start is left to the engine."""
+    if decision.started:
+        _compose(host, *_overrides(decision.unit, layout), "up", "-d", "--no-build", *decision.started)
+    raise SystemExit(CONFIGURATION)
+
+
+def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
+    overrides = _overrides(unit, layout)
+    return settings.compose_command(host, *overrides, "up", "--no-build", "--no-color", *words)
+
+
+def _overrides(unit: str, layout: Layout) -> list[str]:
+    """Return the flags that lay the copies over the site's configuration, where that was decided."""
+    path = choose.override_file(unit, layout)
+    return ["-f", str(path)] if path.exists() else []
 
 
 def _add_ready_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,13 +143,87 @@ def _add_ready_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _ready(arguments: argparse.Namespace) -> ExitStatus:
     """Wait until the service answers; raises `Unavailable` with the reason when it will not."""
-    host, service = _load(arguments), UNITS[arguments.unit][-1]
-    watch = Watch(host.socket, service, arguments.pid)
-    if arguments.unit == BDII:
-        bdii.wait_for("localhost", bdii.PORT, watch=watch, timeout=arguments.timeout)
-    else:
-        wait.wait_for(service, watch=watch, timeout=arguments.timeout)
+    host, unit, layout = _load(arguments), arguments.unit, cli.layout(arguments)
+    decision = choose.read(unit, layout)
+    if UNITS[unit][-1] not in decision.started:
+        raise ConfigurationError([Problem(Path(), 0, "", line) for line in decision.lines])
+    _wait(host, unit, timeout=arguments.timeout, pid=arguments.pid)
+    _keep(host, layout, decision)
     return ExitStatus.DONE
+
+
+def _wait(host: Host, unit: str, *, timeout: int, pid: int | None = None) -> None:
+    service = UNITS[unit][-1]
+    watch = Watch(host.socket, service, pid)
+    if unit == BDII:
+        bdii.wait_for("localhost", bdii.PORT, watch=watch, timeout=timeout)
+    else:
+        wait.wait_for(service, watch=watch, timeout=timeout)
+
+
+def _keep(host: Host, layout: Layout, decision: Decision) -> None:
+    """Keep what the services have come up with, each that runs with the site's configuration."""
+    own = [service for service, one in decision.choices.items() if one.start is Start.SITE]
+    choose.remember(decision.unit, host, layout, services=own)
+
+
+def _reload(arguments: argparse.Namespace) -> ExitStatus:
+    """Check, then replace; raises `ConfigurationError`, with nothing touched, when a service would not start."""
+    host = _load(arguments)
+    if arguments.check_config:
+        return ExitStatus.DONE
+    layout, unit = cli.layout(arguments), arguments.unit
+    try:
+        replace(host, layout, unit, UNITS[unit])
+    except ConfigurationError as error:
+        notify.status(f"a reload was refused: {error.problems[0]}; {_state(choose.read(unit, layout))}")
+        raise
+    return ExitStatus.DONE
+
+
+def _state(decision: Decision) -> str:
+    """Return the status line of a unit that runs."""
+    return "; ".join(decision.lines) or "runs with the configuration of /etc, which passed its check"
+
+
+def replace(host: Host, layout: Layout, unit: str, services: Sequence[str]) -> None:
+    """Replace the containers of running services by new ones with the site's configuration, one after the other.
+
+    Raises `ConfigurationError`, and touches nothing, when the configuration of one does not pass its check. When a new
+    container does not come up although it did, the copy that passed last takes its place, and `Unavailable` is raised.
+    """
+    choose.require_good(services, host, layout)
+    before = choose.read(unit, layout)
+    site = {service: Choice(Start.SITE) if service in services else one for service, one in before.choices.items()}
+    decision = Decision(unit, clock.now().isoformat(timespec="seconds"), site)
+    choose.save(decision, layout)
+    try:
+        _recreate(host, layout, decision, services)
+    except Unavailable as error:
+        _give_back(host, layout, decision, services, reason=str(error))
+        raise
+    notify.status(_state(decision))
+    _keep(host, layout, decision)
+
+
+def _recreate(host: Host, layout: Layout, decision: Decision, services: Sequence[str]) -> None:
+    for service in services:  # one after the other: while one is attached, the unit's docker-compose goes on
+        words = ("up", "-d", "--no-deps", "--no-build", "--force-recreate", service)
+        if _compose(host, *_overrides(decision.unit, layout), *words):
+            raise Unavailable(service, "its new container cannot be started", f"see appliance logs {service}")
+    _wait(host, decision.unit, timeout=_ANSWER)
+
+
+def _give_back(host: Host, layout: Layout, decision: Decision, services: Sequence[str], *, reason: str) -> None:
+    """Replace what did not come up by the copy that passed last, as far as there is one."""
+    copies = {service: copy for service in services if (copy := kept.current(service, layout))}
+    if not copies:
+        return
+    chosen = {service: Choice(Start.COPY, (reason,), kept.passed_at(copy)) for service, copy in copies.items()}
+    back = Decision(decision.unit, decision.at, {**decision.choices, **chosen})
+    choose.save(back, layout)
+    notify.status("; ".join(back.lines))
+    _recreate(host, layout, back, list(copies))
 
 
 def _stop(arguments: argparse.Namespace) -> ExitStatus:
@@ -133,17 +255,10 @@ def _compose(host: Host, *words: str) -> int:
     """Run docker-compose and return its exit status."""
     command = settings.compose_command(host, *words)
     try:
-        done = subprocess.run(command, env=_environment(host), stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(command, env=composed.environment(host), stdin=subprocess.DEVNULL, check=False)
     except OSError as error:
-        remedy = "install it, or name it as engine: compose in /etc/fedcloud/appliance.yaml"
-        raise Unavailable(command[0], (error.strerror or str(error)).lower(), remedy) from error
+        raise composed.not_installed(command[0], error) from error
     return done.returncode
-
-
-def _environment(host: Host) -> dict[str, str]:
-    """Return docker-compose's environment; the units keep root's home directory out of reach."""
-    environment = dict(settings.compose_environment(host))
-    return environment | {"HOME": os.environ.get("HOME") or environment["HOME"]}
 
 
 def _step(
@@ -161,6 +276,7 @@ VERB = cli.Program(
     lambda _parser: None,
     cli.dispatch,
     verbs=(
+        _step("reload", "Checks, then replaces the containers of a unit.", _reload),
         _step("prepare", "Checks what a start needs, before it.", _prepare),
         _step("run", "Becomes docker-compose up of a unit's services.", _run),
         _step("ready", "Waits until a unit's service answers.", _ready, _add_ready_arguments),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.admin import compose as composes
 from appliance.admin import native, settings
 from appliance.admin.engine import Engine, ServiceState
-from appliance.admin.jobs import SERVICES
+from appliance.admin.jobs import SERVICES, UNITS
+from appliance.admin.service import choose
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 
@@ -32,6 +33,8 @@ class Services:
     compose: str = ""
     """Path and version of Compose; empty where nothing is installed."""
     compose_failure: str = ""
+    faults: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By service, why it does not run with the site's configuration."""
 
     @property
     def are_well(self) -> bool:
@@ -53,12 +56,25 @@ def look(layout: Layout, host: settings.Host) -> Services | None:
     try:
         states = _states(host)
     except Unavailable as error:
-        return Services(failure=str(error), compose=compose, compose_failure=compose_failure)
+        return Services(
+            failure=str(error), compose=compose, compose_failure=compose_failure, faults=_faults(host, layout)
+        )
     off = [service for service in SERVICES if not host.is_wanted(service)]
     shown = [state for state in states if state.service not in off or state.is_running]
     shown += _without_container(shown, off, layout)
     found = sorted(shown, key=lambda state: state.service)
-    return Services(found, off=off, compose=compose, compose_failure=compose_failure)
+    return Services(found, off=off, compose=compose, compose_failure=compose_failure, faults=_faults(host, layout))
+
+
+def _faults(host: settings.Host, layout: Layout) -> Mapping[str, Sequence[str]]:
+    """Return what the last start of each unit has found wrong in the configuration of its services."""
+    decisions = [choose.read(unit, layout) for unit in UNITS if host.is_wanted(unit)]
+    return {
+        service: lines
+        for decision in decisions
+        for service, one in decision.choices.items()
+        if (lines := one.lines(service, decision.unit))
+    }
 
 
 def _states(host: settings.Host) -> list[ServiceState]:
@@ -105,16 +121,24 @@ def _span(length: timedelta) -> str:
 def complaints(services: Services) -> list[str]:
     """Return a line for each service that is not well, with what its check said and where there is more."""
     about_compose = [services.compose_failure] if services.compose_failure else []
+    about_compose += [line for lines in services.faults.values() for line in lines]
     if services.failure:
         return [services.failure, *about_compose]
     running = [state.service for state in services.states if state.service in services.off and state.is_running]
     lines = [f"{name}: runs, though its flow is off; systemctl stop {SERVICES[name]}" for name in running]
-    amiss = [state for state in services.states if not state.is_well and state.service not in services.off]
+    explained = {*services.off, *services.faults}
+    amiss = [state for state in services.states if not state.is_well and state.service not in explained]
     return about_compose + lines + [_complaint(state) for state in amiss]
 
 
 def _complaint(state: ServiceState) -> str:
-    words = f"{state.service}: {state.state} {state.health}".rstrip() + (f": {state.said}" if state.said else "")
+    if not state.is_running:  # what its check said last was of the time when it ran
+        status = (
+            "" if state.exit_status is None or state.state != "exited" else f" with exit status {state.exit_status}"
+        )
+        words = f"{state.service}: {state.state}{status}"
+    else:
+        words = f"{state.service}: {state.state} {state.health}".rstrip() + (f": {state.said}" if state.said else "")
     if state.state in (MISSING, "created", "exited"):
         return f"{words}; see systemctl status {SERVICES.get(state.service, state.service)}"
     return f"{words}; see appliance logs {state.service}"

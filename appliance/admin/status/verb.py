@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
         beside |= {} if told_services is None else {"compose": told_services.compose}
+        beside |= {"faults": told_services.faults} if told_services and told_services.faults else {}
         beside |= {} if schedule is None else {"schedule": schedule}
         beside |= {} if images is None else {"images": images.as_json()}
         beside |= {"off": flows_off} if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on]) else {}

@@ -361,10 +361,16 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
     return Unavailable(host, f"cannot be reached: {cause}", remedy)
 
 
+_HUNG_UP = ("RemoteDisconnected", "ConnectionResetError", "BadStatusLine")
+"""What a server that expects TLS makes of a plain request."""
+
+
 def _failure(error: Exception, site: str) -> tuple[str, str]:
     """Return cause and remedy of a connection that could not be made."""
     if "ProxyError(" in str(error):  # requests' own, quoted by keystoneauth
         return proxy.explain(site, error, _cause(error))
+    if site.startswith("http://") and any(word in str(error) for word in _HUNG_UP):
+        return "it closes the connection on plain HTTP", "write https in the URL, if that port speaks TLS"
     return _cause(error), "check the URL, the network and the service"
 
 

@@ -25,6 +25,19 @@ LOG_OPTIONS = (
 """Options of oslo.log, of all its releases, that are legal in a file and have no effect here."""
 
 
+_ELSEWHERE = ("use_syslog", "use_journal", "log_config_append", "log_config")
+"""Those of them that would send the log elsewhere: whoever sets one looks for it there."""
+
+
+def warn_of_ignored(settings: Settings) -> None:
+    """Warn of options of oslo.log that are set, have no effect, and would be missed."""
+    for option in _ELSEWHERE:
+        entry = settings.where("DEFAULT", option)
+        if entry and entry.text.lower() not in ("", "false", "no", "off", "0"):
+            text = "has no effect here: the log goes to standard error, or to log_file"
+            settings.warn("DEFAULT", option, text)
+
+
 def parse(path: Path, text: str) -> Document:
     """Parse a file of this dialect. As in oslo.config, sections other than DEFAULT are folded to lower case.
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 import difflib
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from appliance.core.config.document import Document, Entry
-from appliance.core.run import place
+from appliance.core.run import log, place
 from appliance.core.run.errors import ConfigurationError, Problem
 
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no"})
 _UNUSABLE = "cannot be used"
 _OUT_OF_REACH = "cannot be read: check owner and mode, of its directories too"
+_USUAL = {"user": "username", "login": "username", "pass": "password", "passwd": "password"}
+"""What is meant by names of options that other programs have, where the nearest spelling is another option."""
 T = TypeVar("T")
 
 Interpolation = Callable[[str, Callable[[str], str | None]], str]
@@ -28,6 +32,35 @@ Interpolation = Callable[[str, Callable[[str], str | None]], str]
 
 Alias = tuple[str, str]
 """Section and option of an older spelling."""
+
+COMPARED = frozenset(
+    {
+        *(("DEFAULT", "site_name"), ("DEFAULT", "SITE_NAME"), ("site", "name")),
+        *(("ssm", "output_path"), ("messaging", "path"), ("messaging", "destination"), ("broker", "host")),
+    }
+)
+"""Options that `appliance check` compares between the files of several programs. No secret is among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a file says of one option, as the program understands it; line 0 is a default."""
+
+    section: str
+    option: str
+    text: str
+    path: Path
+    line: int
+
+
+_observed: deque[Value] = deque(maxlen=256)
+
+
+def observed() -> tuple[Value, ...]:
+    """Return what this process has read of the options that are `COMPARED`, and forget it."""
+    found = tuple(dict.fromkeys(_observed))
+    _observed.clear()
+    return found
 
 
 class Settings:
@@ -52,6 +85,7 @@ class Settings:
         self._defaults: dict[tuple[str, str], str] = {}
         self._problems: list[Problem] = []
         self._accounts: set[str] = set()
+        self._deprecated: dict[tuple[str, str], str] = {}
 
     def text(
         self,
@@ -71,6 +105,7 @@ class Settings:
         entry = self._find(section, option, aliases)
         self._defaults[section, option] = default
         value = self._expand(entry.text, section) if entry else self._expand(default, section)
+        self._observe(entry, section, option, value)
         if required and not value:
             self._report(entry, section, option, f"must be set: {required}")
         for placeholder in placeholders:
@@ -131,7 +166,9 @@ class Settings:
         entry = self._find(section, option, aliases)
         if entry is None:
             return tuple(default)
-        return tuple(word for part in self._expand(entry.text, section).split(",") if (word := part.strip()))
+        text = self._expand(entry.text, section)
+        self._observe(entry, section, option, text)
+        return tuple(word for part in text.split(",") if (word := part.strip()))
 
     def path(
         self,
@@ -147,8 +184,10 @@ class Settings:
         entry = self._find(section, option, aliases)
         self._defaults[section, option] = str(default)
         if entry is None or not entry.text:
+            self._observe(entry, section, option, str(default))
             return default
         text = self._expand(entry.text, section)
+        self._observe(entry, section, option, text)
         try:
             value = Path(text).expanduser()
         except RuntimeError:
@@ -159,6 +198,8 @@ class Settings:
             self._report(entry, section, option, f"must be an absolute path, not {str(value)!r}")
         elif is_directory and (state := state_of(value)) not in ("is a directory", "does not exist"):
             self._report(entry, section, option, f"{value} {state or 'is not a directory'}")
+        elif is_directory and (unseen := _lost(value)):
+            self._report(entry, section, option, unseen)
         elif is_output and (state := state_of(value)).startswith((_UNUSABLE, "is a directory")):
             self._report(entry, section, option, f"{value} {state}")
         return value
@@ -188,6 +229,11 @@ class Settings:
         """Report an option as dubious."""
         self._report(entry or self._entry(section, option), section, option, text, is_fatal=False)
 
+    def deprecate(self, section: str, option: str, text: str) -> None:
+        """Report an older spelling, which goes on working, to whoever asks for a check."""
+        if log.is_checking():
+            self.warn(section, option, f"deprecated: {text}")
+
     def hold_account(self, section: str) -> None:
         """Say that a section names an account: a misspelt option there is an error, where else it is a warning."""
         self._accounts.add(section)
@@ -199,6 +245,8 @@ class Settings:
     def finish(self) -> tuple[Problem, ...]:
         """Raise all errors together, or return the warnings, unknown options with the nearest known name among them."""
         self._warn_of_unknown()
+        for (section, option), text in self._deprecated.items():
+            self.deprecate(section, option, text)
         problems = sorted({*self._problems, *self._document.remarks})
         if any(problem.is_fatal for problem in problems):
             raise ConfigurationError(problems)
@@ -213,7 +261,20 @@ class Settings:
         found = self._override(section, option) or max(entries, key=self._rank, default=None)
         if found:
             self._found[section, option] = found
+            self._deprecate_alias(found, section, option)
         return found
+
+    def _observe(self, entry: Entry | None, section: str, option: str, text: str) -> None:
+        if (section, option) in COMPARED:
+            path = entry.path if entry else (self._document.paths or [Path()])[-1]
+            _observed.append(Value(section, option, text, path, entry.line if entry else 0))
+
+    def _deprecate_alias(self, found: Entry, section: str, option: str) -> None:
+        if found.line and self._document.get(section, option) is not found:
+            for name, options in self._document.sections.items():
+                old = next((key for key, entry in options.items() if entry is found), "")
+                if old:
+                    self._deprecated[name, old] = f"write {option} in [{section}]"
 
     def _rank(self, entry: Entry) -> int:
         paths = self._document.paths
@@ -283,7 +344,9 @@ class Settings:
     def _report_unknown(self, section: str, option: str) -> None:
         """Report an option that has no meaning where it stands; without the account that it was to name, fatally."""
         elsewhere = [name for name, known in self._known.items() if name != section and option in known]
+        usual = _USUAL.get(option, "")
         near = difflib.get_close_matches(option, self._known[section], n=1)
+        near = [usual] if usual in self._known[section] else near
         if elsewhere:
             home = next((name for name in elsewhere if name in self._accounts), elsewhere[0])
             text, is_account = f"belongs in [{home}]; here it is ignored", home in self._accounts
@@ -308,6 +371,14 @@ def state_of(path: Path) -> str:
     if stat.S_ISREG(mode):
         return "" if os.access(path, os.R_OK) else _OUT_OF_REACH
     return "is a directory" if stat.S_ISDIR(mode) else "is no file"
+
+
+def _lost(path: Path) -> str:
+    """Say that a directory would be made in a container's own layer, which nobody may write and which ends with it."""
+    if not place.is_container() or place.is_mounted(str(path)) or os.access(path, os.F_OK):
+        return ""
+    above = next((one for one in path.parents if os.access(one, os.F_OK)), path)
+    return "" if os.access(above, os.W_OK) else f"{path} is not mounted in the container; write the shipped directory"
 
 
 def _did_you_mean(near: list[str]) -> str:

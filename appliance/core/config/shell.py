@@ -3,7 +3,7 @@ r"""The dialect of files that a shell reads for its variables: ``export NAME=val
 Such a file is read, never executed. Whatever a shell would have to work out is an error: ``$NAME``, ``$(command)``,
 backquotes, ``~``, commands. What is left means the same as in sh: quotes are taken off, a backslash takes the next
 character as it is, adjacent pieces are joined. Lines may end in CR LF. A second assignment of another value is an
-error: a shell would take the last one, and whoever edits the first wonders why.
+error, unless the first is empty: a shell would take the last one, and whoever edits the first wonders why.
 
 All options stand in section ``DEFAULT``, names in their own spelling.
 """
@@ -75,7 +75,7 @@ def parse(path: Path, text: str) -> Document:
         for word in filter(lambda word: word.name, words):
             problems += [Problem(path, line, word.name, text) for line, text in word.problems]
             entry, earlier = Entry(word.text.partition("=")[2], path, word.line), document.get(SECTION, word.name)
-            if earlier and earlier.text != entry.text:
+            if earlier and earlier.text not in ("", entry.text):
                 text = f"is set a second time; first in line {earlier.line}"
                 problems.append(Problem(path, word.line, word.name, text))
             document.set(SECTION, word.name, entry)

@@ -132,7 +132,11 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     log.check_only(is_on=arguments.check_config)
     log.configure(level=log_level(arguments), as_json=arguments.log_json)
     log.hide_proxies()
-    status = _flushed(program.name, _guarded(program, arguments))
+    status = _guarded(program, arguments)
+    log.check_only(is_on=False)
+    if arguments.check_config and arguments.log_json:
+        _print_values()
+    status = _flushed(program.name, status)
     if arguments.compat_exit_codes and status in set(ExitStatus):
         return program.compatible_status(ExitStatus(status))
     return int(status)
@@ -172,6 +176,15 @@ def report(name: str, error: ApplianceError) -> None:
     for line in log.redact(str(error)).splitlines():
         _tell(f"{name}: {line}")
         log.keep(line, name=name)
+
+
+def _print_values() -> None:
+    """Print what the configuration says of options that are compared with other files, an object a line."""
+    from appliance.core.config import settings  # noqa: PLC0415  it imports what this module stands on
+
+    for value in settings.observed():
+        entry = {name: str(getattr(value, name)) for name in ("section", "option", "text", "path")}
+        _tell(json.dumps({"value": {**entry, "line": value.line}}, ensure_ascii=False))
 
 
 def _report_json(name: str, error: ApplianceError) -> None:

@@ -73,7 +73,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return f"{where}: {self.option}: {self.text}" if self.option else f"{where}: {self.text}"
+        where = "" if self.path == Path() else where  # what several files say together
+        return ": ".join(part for part in (where, self.option, self.text) if part)
 
 
 class ConfigurationError(ApplianceError):

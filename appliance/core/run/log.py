@@ -191,6 +191,11 @@ def check_only(*, is_on: bool) -> None:
     _is_checking = is_on
 
 
+def is_checking() -> bool:
+    """Return whether this process only checks its configuration."""
+    return _is_checking
+
+
 def configure(
     *, level: int = logging.INFO, file: Path | None = None, console: bool = True, as_json: bool = False
 ) -> None:

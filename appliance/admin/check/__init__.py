@@ -1,0 +1,1 @@
+"""``appliance check``: find what is wrong before a job runs or a service is replaced."""

@@ -1,0 +1,152 @@
+"""Compare files with each other: each is right by itself, and together they lose records or publish two sites.
+
+What the programs have read comes from themselves (`appliance.admin.check.inside`); which VO each project serves, from
+the tables of the host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from appliance.admin.check.finding import Finding, of_problem
+from appliance.admin.mounts import choice
+from appliance.admin.settings import PROFILES, Host
+from appliance.core.cloud import vo
+from appliance.core.config import document, yaml_file
+from appliance.core.config.settings import Value
+from appliance.core.run.errors import ConfigurationError
+from appliance.core.run.layout import Layout
+
+_SITE_NAMES = {("DEFAULT", "site_name"), ("DEFAULT", "SITE_NAME"), ("site", "name")}
+_TEST = re.compile(r"(^|[-._/])(test|devel|dev|msg-devel)([-._/:]|$)")
+_PROJECT_ID = re.compile(r"[0-9a-f]{32}")
+_SHARES = "compute.shares."
+
+Table = Mapping[str, tuple[int, frozenset[str]]]
+"""By VO the line where it stands, and its projects."""
+_Reader = Callable[[Path], Table]
+
+
+def site_names(values: Sequence[Value]) -> Iterator[Finding]:
+    """Yield a finding for each file that calls the site otherwise than site.cfg, or than most files do."""
+    named = [value for value in values if (value.section, value.option) in _SITE_NAMES and value.line]
+    if len({value.text for value in named}) < 2:  # noqa: PLR2004  two names
+        return
+    judge = next((value for value in named if value.path.name == "site.cfg"), None)
+    common = Counter(value.text for value in named).most_common(1)[0][0]
+    judge = judge or next(value for value in named if value.text == common)
+    for value in dict.fromkeys(named):
+        if value.text != judge.text:
+            text = f"{value.text!r} here, {judge.text!r} in {judge.path}:{judge.line}; write GOCDB's name in both"
+            yield Finding(str(value.path), value.line, value.option, text, "C22.a")
+
+
+def spools(values: Sequence[Value]) -> Iterator[Finding]:
+    """Yield a finding when cASO writes records where the sender does not look."""
+    written = _of(values, "ssm", "output_path")
+    read = _of(values, "messaging", "path")
+    if written and read and Path(written.text) != Path(read.text):
+        text = f"records go to {written.text}, but {_where(read)} sends from {read.text}; write one path in both"
+        yield Finding(str(written.path), written.line, "[ssm] output_path", text, "C40.b")
+
+
+def test_destinations(values: Sequence[Value], profile: str) -> Iterator[Finding]:
+    """Yield a finding for each host or queue of a test federation that a production site sends to."""
+    if profile != PROFILES[0]:
+        return
+    for section, option in (("broker", "host"), ("messaging", "destination")):
+        value = _of(values, section, option)
+        if value and _TEST.search(value.text):
+            right = "msg.argo.grnet.gr" if option == "host" else "eu-egi-cloud-accounting"
+            text = f"{value.text} is for tests, the profile is {profile}; write {right}, or set profile: private"
+            yield Finding(str(value.path), value.line, f"[{section}] {option}", text, "C24.a")
+
+
+def _of(values: Iterable[Value], section: str, option: str) -> Value | None:
+    return next((one for one in values if (one.section, one.option) == (section, option)), None)
+
+
+def _where(value: Value) -> str:
+    return f"{value.path}:{value.line}" if value.line else str(value.path)
+
+
+def vo_tables(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterator[Finding]:
+    """Yield a finding for each VO that two programs give different projects, and each table that cannot be read.
+
+    Names and ids of projects cannot be told to be the same here, so only like is compared with like.
+    """
+    tables = dict(_tables(host, layout, set(services)))
+    read: dict[Path, Table] = {}
+    for path, reader in tables.items():
+        try:
+            read[path] = reader(path)
+        except ConfigurationError:
+            continue  # the program that reads it says so
+    paths = list(read)
+    for number, first in enumerate(paths):
+        for second in paths[number + 1 :]:
+            yield from _differences(first, read[first], second, read[second])
+
+
+def _differences(
+    first: Path,
+    ones: Table,
+    second: Path,
+    others: Table,
+) -> Iterator[Finding]:
+    for name, (line, projects) in ones.items():
+        other = others.get(name)
+        if other is None or projects & other[1] or not _are_alike(projects, other[1]):
+            continue
+        told = ", ".join(sorted(other[1]))
+        text = f"serves {', '.join(sorted(projects))} here, {told} in {second}:{other[0]}; write one project in both"
+        yield Finding(str(first), line, name, text, "C23.c", is_error=False)
+
+
+def _are_alike(ones: frozenset[str], others: frozenset[str]) -> bool:
+    kinds = {bool(_PROJECT_ID.fullmatch(name)) for name in ones | others}
+    return len(kinds) == 1
+
+
+def _tables(host: Host, layout: Layout, services: set[str]) -> Iterator[tuple[Path, _Reader]]:
+    if "caso" in services:
+        yield layout.path(host.mounts["FEDCLOUD_CASO_MAPPING"]), _mapping
+    if "cloudkeeper-os" in services:
+        yield layout.path(host.mounts["FEDCLOUD_BACKEND_MAPPING"]), _mapping
+    if services & {"cloudbdii", "cloud-info"}:
+        yield layout.path("/etc/cloud-info-provider/openstack.yaml"), _shares
+
+
+def _mapping(path: Path) -> Table:
+    text = document.read_text(path)
+    found: dict[str, set[str]] = {}
+    for entry in vo.read_mapping(path).entries:
+        found.setdefault(entry.vo, set()).add(entry.project)
+    return {name: (_line(text, name), frozenset(projects)) for name, projects in found.items()}
+
+
+def _line(text: str, name: str) -> int:
+    before, found, _ = text.partition(f'"{name}"')
+    return before.count("\n") + 1 if found else 1
+
+
+def _shares(path: Path) -> Table:
+    tree = yaml_file.parse(path, document.read_text(path))
+    found = {}
+    for section, options in tree.sections.items():
+        if section.startswith(_SHARES) and section.endswith(".auth") and (entry := options.get("project_id")):
+            found[section.removeprefix(_SHARES).removesuffix(".auth")] = (entry.line, frozenset({entry.text}))
+    return found
+
+
+def host_files(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is wrong in the files that the host itself reads."""
+    yield from (of_problem(problem) for problem in host.warnings)
+    if "cloudkeeper-os" in services:
+        try:
+            choice.check(choice.variables(layout), layout)
+        except ConfigurationError as error:
+            yield from (of_problem(problem, program="cloudkeeper-os") for problem in error.problems)

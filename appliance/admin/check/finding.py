@@ -1,0 +1,65 @@
+"""What a check finds: one fault, where it is on the host, and what helps."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core.run.errors import Problem
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One fault. ``line`` counts from 1; 0 is the file as a whole, and an empty ``path`` no file at all."""
+
+    path: str
+    line: int
+    option: str
+    text: str
+    """What is wrong, and after a semicolon what to do."""
+    identifier: str
+    """Of the row in the table of faults, ``Cxx`` or ``Cxx.y``."""
+    program: str = ""
+    """The job or service that was checked; empty for what several files say together."""
+    is_error: bool = True
+    """Whether it keeps a program from working; else it is a warning."""
+
+    def __str__(self) -> str:
+        where = f"{self.path}:{self.line}" if self.line else self.path
+        return ": ".join(part for part in (where, self.option, self.text) if part)
+
+
+_RULES = (
+    ("C20.c", r"APPDB_TOKEN"),
+    ("C20.a", r"placeholder '?SITE[-_]NAME"),
+    ("C20.b", r"placeholder|the shipped example"),
+    ("C21.b", r"belongs in \["),
+    ("C21.c", r"deprecated"),
+    ("C21.d", r"there is .* too; remove one|exists, and .* too"),
+    ("C21.e", r"nothing is executed"),
+    ("C21.a", r"unknown (option|section)"),
+    ("C23.a", r"is not (JSON|YAML)"),
+    ("C24.a", r"is a test queue"),
+    ("C22.a", r"write one name"),
+    ("C30.b", r"the domain of the account"),
+    ("C30.c", r"Keystone's version 2"),
+    ("C10.c", r"certificate.*(has expired|expired)"),
+    ("C10.b", r"(does not belong|do not belong|no pair|not match)"),
+    ("C40.b", r"not mounted in the container; write the shipped directory|nested|sub-directories"),
+)
+"""By what is said, the row that it belongs to; the first that fits counts."""
+_OTHERWISE = "C21"
+
+
+def identify(option: str, text: str) -> str:
+    """Return the row of the table of faults that a message about a configuration belongs to."""
+    found = (row for row, pattern in _RULES if re.search(pattern, f"{option}: {text}"))
+    return next(found, _OTHERWISE)
+
+
+def of_problem(problem: Problem, *, program: str = "") -> Finding:
+    """Return the finding that a problem of a configuration is."""
+    row = identify(problem.option, problem.text)
+    path = "" if problem.path == Path() else str(problem.path)
+    return Finding(path, problem.line, problem.option, problem.text, row, program, problem.is_fatal)

@@ -1,0 +1,190 @@
+"""Ask the programs themselves, each in its own container: nobody else knows what it sees there.
+
+Docker-compose runs each program with ``--check-config --log-json``: the container has the mounts, the account and the
+environment of the real one, and no name, port or lock that what runs could miss. A program writes each finding, and
+what it read of the options that are compared with other files, as a line of JSON; everything else on the way is noise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from appliance.admin import composed, native, settings
+from appliance.admin.check.finding import Finding, identify
+from appliance.admin.jobs import Job
+from appliance.admin.mounts import choice
+from appliance.admin.settings import Host
+from appliance.core.config.settings import Value
+from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
+from appliance.core.run.layout import Layout
+
+CHECK_LABEL = "eu.egi.fedcloud.check"
+_PROVIDER = ("cloud-info-provider-service",)
+PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "cloudbdii": (("bdii-update", "--serve", "-c", "/etc/bdii/bdii.conf"), _PROVIDER),
+    "sitebdii": (("bdii-update", "--serve", "-c", "/etc/sitebdii/bdii.conf"),),
+    "cloudkeeper-os": (("cloudkeeper-os",),),
+    "caso": (("caso-extract",),),
+    "ssm": (("ssmsend",),),
+    "cloudkeeper": (("cloudkeeper", "sync"),),
+    "cloud-info": (_PROVIDER,),
+}
+"""By service of the compose file, the programs that read its configuration."""
+_LIMIT = 120
+"""Seconds for one container; a check takes one or two."""
+_BEGUN, _ENDED = "fedcloud-check begun", "fedcloud-check ended"
+_SCRIPT = f"""
+for program in "$@"; do
+  echo '{_BEGUN}' >&2
+  $program --check-config --log-json >/dev/null
+  echo "{_ENDED} $?" >&2
+done
+"""
+_WHERE = re.compile(r"(?P<path>/[^\s:]+)(?::(?P<line>\d+))?: (?P<text>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the programs of one container said of their configuration."""
+
+    findings: tuple[Finding, ...]
+    values: tuple[Value, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        """Say whether the programs would run with this configuration."""
+        return not any(finding.is_error for finding in self.findings)
+
+
+def ask(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str] = ()) -> Answer:
+    """Check the configuration of a job or service where it runs; ``mounts`` are ``SOURCE:TARGET:ro``.
+
+    Raises `Unavailable` when there is no answer: no engine, a mount without its source.
+    """
+    if host.is_native:
+        return _ask_natively(name, service, host, layout, mounts=mounts)
+    programs = [" ".join(program) for program in PROGRAMS[service]]
+    flags = [word for mount in mounts for word in ("-v", mount)]
+    words = ["run", "--rm", "-T", "--no-deps", "--label", f"{CHECK_LABEL}={name}", *flags]
+    command = settings.compose_command(host, *words, service, "sh", "-c", _SCRIPT, "sh", *programs)
+    try:
+        said, _ = _run(name, command, composed.environment(host))
+    except OSError as error:
+        raise composed.not_installed(command[0], error) from error
+    if _BEGUN not in said:
+        raise composed.failure(name, said)
+    return read(name, said)
+
+
+def _ask_natively(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str]) -> Answer:
+    """Ask the programs of a host without containers, each as its job or service runs."""
+    named = choice.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
+    environment = native.environment(host.proxies, named_authorities=named, root=layout.root)
+    lines: list[str] = []
+    for program in PROGRAMS[service]:
+        job = Job(name, None, service, program, log="", cron="", timeout=timedelta(seconds=_LIMIT))
+        command = native.command(job, layout, mounts=mounts, arguments=("--check-config", "--log-json"))
+        said, status = _run(name, command, environment)
+        lines += [_BEGUN, *said, f"{_ENDED} {status}"]
+    return read(name, lines)
+
+
+def _run(name: str, command: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], int]:
+    """Return what a command has written to standard error, and its exit status."""
+    try:
+        done = subprocess.run(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(name, f"its check did not end within {_LIMIT} s", "see the load of this host") from None
+    return done.stderr.decode(errors="replace").splitlines(), done.returncode
+
+
+def read(name: str, said: Sequence[str]) -> Answer:
+    """Return what the lines of a check say."""
+    findings: list[Finding] = []
+    values: list[Value] = []
+    for part in _parts(said):
+        found, told = _of_program(name, part)
+        findings += found
+        values += told
+    return Answer(tuple(dict.fromkeys(findings)), tuple(values))
+
+
+def _parts(said: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the lines of each program, the one with its exit status last."""
+    part: list[str] = []
+    for line in said:
+        if line == _BEGUN:
+            part = []
+        else:
+            part.append(line)
+            if line.startswith(_ENDED):
+                yield part
+
+
+def _of_program(name: str, lines: Sequence[str]) -> tuple[list[Finding], list[Value]]:
+    findings, values = [], []
+    for line in lines[:-1]:
+        entry = _entry(line)
+        if "value" in entry:
+            told = entry["value"]
+            path, number = Path(str(told["path"])), int(told["line"])
+            values.append(Value(told["section"], told["option"], told["text"], path, number))
+        elif finding := _finding(name, entry):
+            findings.append(finding)
+    status = lines[-1].removeprefix(_ENDED).strip()
+    if status != "0" and not any(finding.is_error for finding in findings):
+        findings.append(_unexplained(name, status, lines[:-1]))
+    return findings, values
+
+
+def _entry(line: str) -> dict[str, Any]:
+    if not line.startswith("{"):
+        return {}
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _finding(name: str, entry: Mapping[str, Any]) -> Finding | None:
+    """Return what a line of a program's log finds; what it tells below a warning is none."""
+    if entry.get("level") not in ("WARNING", "ERROR", "CRITICAL"):
+        return None
+    if isinstance(problem := entry.get("problem"), dict):
+        option, text = str(problem["option"]), str(problem["text"])
+        path, line, is_error = str(problem["path"]), int(problem["line"]), bool(problem["is_fatal"])
+        return Finding(path, line, option, text, identify(option, text), name, is_error)
+    message = str(entry.get("message", ""))
+    where = _WHERE.fullmatch(message)
+    path, line, text = (where["path"], int(where["line"] or 0), where["text"]) if where else ("", 0, message)
+    is_error = entry["level"] != "WARNING"
+    return Finding(path, line, "", text, identify("", message), name, is_error)
+
+
+def _unexplained(name: str, status: str, lines: Sequence[str]) -> Finding:
+    """Return that a program failed without a line of JSON; it is broken, or was killed."""
+    words = next((line.strip() for line in reversed(lines) if line.strip() and line[0] != "{"), "")
+    kind = "is broken" if status == str(int(ExitStatus.BUG)) else f"ended with exit status {status}"
+    return Finding("", 0, "", f"the check {kind}{f': {words}' if words else ''}", "C21", name)
+
+
+def of_error(name: str, error: ApplianceError, *, identifier: str) -> Finding:
+    """Return the finding that an error of the host is: what kept a program from being asked."""
+    path = error.subject if error.subject.startswith("/") else ""
+    text = f"{error.cause}; {error.remedy}".rstrip("; ")
+    return Finding(path, 0, "", text if path else f"{error.subject}: {text}", identifier, name)

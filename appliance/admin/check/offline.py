@@ -1,0 +1,224 @@
+"""``appliance check --offline [NAME ...]``: find what is wrong in the configuration, without touching what runs.
+
+Each job and service is asked in its own container, as it would run; then the files are compared with each other.
+Nothing is locked, stopped or written but the copy of the host key that a check of ssmsend needs, on tmpfs.
+
+Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be read; 3 no program could
+be asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from appliance.admin import jobs, settings
+from appliance.admin.check import across, inside, trust
+from appliance.admin.check.finding import Finding, identify
+from appliance.admin.engine import Engine
+from appliance.admin.images import needed
+from appliance.admin.run import hostkey
+from appliance.admin.schedule import state
+from appliance.admin.settings import Host
+from appliance.core import clock
+from appliance.core.config.settings import Value
+from appliance.core.run import cli, log
+from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure, UsageError
+from appliance.core.run.layout import Layout
+
+_FRESH = 3.0
+"""Seconds: a file that was written so lately may be half of what somebody is about to save."""
+_PAUSE = 1.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What a check has found, and whom it asked."""
+
+    findings: list[Finding] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    off: list[str] = field(default_factory=list)
+
+    def add(self, *findings: Finding) -> None:
+        """Add findings; what two ways find at one place counts once."""
+        known = {(one.path, one.line, one.identifier) for one in self.findings if one.line}
+        self.findings += [one for one in findings if (one.path, one.line, one.identifier) not in known]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_names())}; without one, all that is on")
+    parser.add_argument("--offline", action="store_true", required=True, help="ask no service of others (the only way)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Check, and print what was found."""
+    layout = cli.layout(arguments)
+    host = settings.load(layout)
+    chosen = list(dict.fromkeys(name for word in arguments.names for name in _members(word)))
+    if not host.is_native:
+        settings.require_files(host)
+    if arguments.check_config:
+        return ExitStatus.DONE
+    if os.geteuid() != 0:
+        raise UsageError("check", "only root can look into all files", "sudo appliance check --offline")
+    report = check(host, layout, chosen)
+    print(_as_json(report) if arguments.json else _as_text(report))
+    return ExitStatus.PARTLY if report.findings and report.asked else _empty(report)
+
+
+def _empty(report: Report) -> ExitStatus:
+    return ExitStatus.DONE if report.asked or not report.findings else ExitStatus.NOTHING
+
+
+def check(host: Host, layout: Layout, chosen: Sequence[str]) -> Report:
+    """Check the jobs and services that are ``chosen``, or all that are wanted and run by themselves."""
+    report = Report()
+    names = list(chosen) or [name for name in _names() if _is_usual(name)]
+    report.off = [host.off(name) for name in names if not host.is_wanted(name)]
+    names = [name for name in names if host.is_wanted(name)]
+    services = {name: service for name in names if (service := _service(name))}
+    report.add(*across.host_files(host, layout, services=services.values()))
+    _ask_all(report, services, host, layout)
+    report.add(*across.site_names(report.values), *across.spools(report.values))
+    report.add(*across.test_destinations(report.values, host.profile))
+    report.add(*across.vo_tables(host, layout, services=services.values()))
+    if not chosen:
+        report.add(*_schedule(layout, host))
+        report.add(*trust.stale_lists(layout, at=clock.now()))
+    report.findings.sort(key=lambda one: (not one.is_error, one))
+    return report
+
+
+def _ask_all(report: Report, services: dict[str, str], host: Host, layout: Layout) -> None:
+    try:
+        with contextlib.nullcontext() if host.is_native else Engine(host.socket) as engine:
+            for name, service in services.items():
+                _progress(name)
+                try:
+                    if engine:
+                        needed.require(engine, host, [service])
+                    answer = patiently(name, service, host, layout)
+                except (ApplianceError, OSError) as error:
+                    report.add(*_of_failure(name, error))
+                else:
+                    report.asked.append(name)
+                    report.add(*answer.findings)
+                    report.values += answer.values
+    except ApplianceError as error:
+        report.add(inside.of_error("", error, identifier="C04.a"))
+
+
+def patiently(name: str, service: str, host: Host, layout: Layout) -> inside.Answer:
+    """Ask a program; ask again when a file that it finds fault with is just being written."""
+    try:
+        answer = _ask(name, service, host, layout)
+    except ApplianceError as error:
+        if not Path(error.subject).is_absolute() or not Path(error.subject).exists():
+            raise
+        answer = None  # it was away for a moment: an editor renames what it has written
+    if answer is None or any(one.is_error and _is_fresh(one.path) for one in answer.findings):
+        time.sleep(_PAUSE)
+        answer = _ask(name, service, host, layout)
+    return answer
+
+
+def _ask(name: str, service: str, host: Host, layout: Layout) -> inside.Answer:
+    job = jobs.JOBS.get(name)
+    if job is None:
+        return inside.ask(name, service, host, layout)
+    warnings: list[str] = []
+    with hostkey.staged(job, layout, at=clock.now(), name=f"check-{name}", warn=warnings.append) as mounts:
+        answer = inside.ask(name, service, host, layout, mounts=mounts)
+    return replace(answer, findings=(*answer.findings, *(trust.of_warning(name, one) for one in warnings)))
+
+
+def _is_fresh(path: str) -> bool:
+    try:
+        return abs(time.time() - Path(path).stat().st_mtime) < _FRESH
+    except OSError:
+        return False
+
+
+def _of_failure(name: str, error: ApplianceError | OSError) -> Iterator[Finding]:
+    known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
+    if isinstance(known, ConfigurationError):
+        for problem in known.problems:
+            row = identify(problem.option, problem.text)
+            yield Finding(str(problem.path), problem.line, problem.option, problem.text, row, name)
+    elif row := trust.row_of(known):
+        yield inside.of_error(name, known, identifier=row)
+    else:
+        yield inside.of_error(name, known, identifier="C04.c" if "image" in known.cause else "C04")
+
+
+def _schedule(layout: Layout, host: Host) -> Iterator[Finding]:
+    if not state.is_installed(layout):
+        return
+    for line in state.complaints(layout, host):
+        row = "C08.e" if line.startswith("both cron") else "C08"
+        yield Finding("", 0, "", line, row, is_error=False)
+
+
+def _names() -> list[str]:
+    return [*jobs.JOBS, *jobs.SERVICES]
+
+
+def _is_usual(name: str) -> bool:
+    return name in jobs.SERVICES or jobs.JOBS[name].is_scheduled
+
+
+def _service(name: str) -> str:
+    return name if name in jobs.SERVICES else jobs.JOBS[name].service
+
+
+def _members(name: str) -> Sequence[str]:
+    """Return what a name stands for: a job, a service, or the services of a unit."""
+    if name in _names():
+        return [name]
+    if name in jobs.UNITS:
+        return jobs.UNITS[name]
+    known = [*_names(), *jobs.UNITS]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(known)}"
+    raise UsageError(name, "there is no such job or service", hint)
+
+
+def _progress(name: str) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(f"\rchecking {name} …\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _as_text(report: Report) -> str:
+    if sys.stderr is not None and sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    width = max((len(one.program) for one in report.findings), default=0)
+    lines = []
+    for one in report.findings:
+        kind = "error  " if one.is_error else "warning"
+        lines.append(f"{one.identifier:6} {kind}  {one.program:{width}}  {one}".replace("  " * 2, "  "))
+    errors = sum(one.is_error for one in report.findings)
+    counts = f"{errors} errors, {len(report.findings) - errors} warnings" if report.findings else "nothing found"
+    asked = ", ".join(report.asked) or "no program could be asked"
+    return "\n".join(log.one_line(log.redact(line)) for line in [*lines, *report.off, f"{asked}: {counts}"])
+
+
+def _as_json(report: Report) -> str:
+    found = [
+        {"id" if key == "identifier" else key: value for key, value in asdict(one).items()} for one in report.findings
+    ]
+    told = {"findings": found, "checked": report.asked, "off": report.off}
+    return log.redact(json.dumps(told, indent=1, ensure_ascii=False))
+
+
+VERB = cli.Program("check", "Finds what is wrong before a job runs or a service is replaced.", add_arguments, run)

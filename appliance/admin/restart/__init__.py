@@ -1,0 +1,1 @@
+"""``appliance restart``: replace a running service, after its configuration has passed its check."""

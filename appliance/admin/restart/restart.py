@@ -1,0 +1,63 @@
+"""``appliance restart SERVICE``: check first, then replace.
+
+A configuration that does not pass leaves what runs as it is. `systemctl restart` stops first; it then starts the copy
+that passed last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+
+from appliance.admin import native, settings
+from appliance.admin.jobs import SERVICES, UNITS
+from appliance.admin.service import choose, steps
+from appliance.core.run import cli
+from appliance.core.run.errors import ConfigurationError, ExitStatus, Problem, Unavailable, UsageError
+
+_SYSTEMCTL = "/usr/bin/systemctl"
+_NAMES = tuple(dict.fromkeys([*UNITS, *SERVICES]))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.add_argument("name", choices=_NAMES, metavar="SERVICE", help=", ".join(_NAMES))
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Check and replace; raises `ConfigurationError`, with nothing touched, when the configuration does not pass."""
+    name, layout = arguments.name, cli.layout(arguments)
+    host = settings.load(layout)
+    if not host.is_native:
+        settings.require_files(host)
+    if arguments.check_config:
+        return ExitStatus.DONE
+    if os.geteuid() != 0:
+        raise UsageError(name, "only root can restart a service", f"sudo appliance restart {name}")
+    if line := host.off(name):
+        raise ConfigurationError([Problem(host.settings_file, 0, "flows", line)])
+    unit = SERVICES.get(name, name)
+    services = UNITS.get(name, (name,))
+    if host.is_native:
+        choose.require_good(services, host, layout)
+        for service in services:
+            _systemctl("restart", native.UNITS[service])
+        return ExitStatus.DONE
+    is_active = subprocess.run([_SYSTEMCTL, "is-active", "--quiet", f"{unit}.service"], check=False).returncode == 0
+    if is_active and name not in UNITS:
+        steps.replace(host, layout, unit, services)
+    else:
+        choose.require_good(services, host, layout)
+        _systemctl("reload" if is_active else "restart", unit)  # the unit itself sets its status line then
+    print(f"{', '.join(services)}: run with the configuration of {layout.path('/etc')}")
+    return ExitStatus.DONE
+
+
+def _systemctl(verb: str, unit: str) -> None:
+    done = subprocess.run([_SYSTEMCTL, verb, f"{unit}.service"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(unit, f"systemctl {verb} failed", f"see appliance logs {unit} and systemctl status {unit}")
+
+
+VERB = cli.Program("restart", "Checks the configuration of a service, then replaces it.", add_arguments, run)

@@ -1,0 +1,186 @@
+"""With which configuration each service of a unit starts: the site's, the copy that passed last, or not at all.
+
+What was decided lies beside the copies, for the steps that follow, for `appliance status` and `appliance logs`:
+
+    UNIT.json   Decision: when; by service, with what it starts, and the lines that say why not with the site's
+    UNIT.yml    for docker-compose, when a copy is used: volumes over those of the shipped file
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from appliance.admin.check import offline
+from appliance.admin.engine import Engine
+from appliance.admin.images import needed
+from appliance.admin.jobs import UNITS
+from appliance.admin.mounts import choice
+from appliance.admin.service import kept
+from appliance.admin.settings import Host
+from appliance.core import clock, files
+from appliance.core.run.errors import ApplianceError, ConfigurationError, LocalFailure, Problem
+from appliance.core.run.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+
+class Start(enum.StrEnum):
+    """With what a service starts."""
+
+    SITE = "the site's configuration"
+    COPY = "the configuration that passed last"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was decided for one service, and why; no ``reasons`` when it is the site's configuration."""
+
+    start: Start
+    reasons: tuple[str, ...] = ()
+    passed: str = ""
+    """When the copy passed."""
+
+    def lines(self, service: str, unit: str) -> list[str]:
+        """Return a line for each reason: what runs instead, what is wrong, what to do then."""
+        if self.start is Start.SITE:
+            return []
+        state = f"runs with the configuration that passed on {self.passed}"
+        state = state if self.start is Start.COPY else "does not run"
+        todo = f"then systemctl restart {unit}"
+        return [f"{service}: {state}: {reason}; {todo}" for reason in self.reasons]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided for a unit."""
+
+    unit: str
+    at: str
+    choices: Mapping[str, Choice]
+
+    @property
+    def started(self) -> list[str]:
+        """Return the services that can start."""
+        return [service for service, choice_ in self.choices.items() if choice_.start is not Start.NOTHING]
+
+    @property
+    def lines(self) -> list[str]:
+        """Return a line for each fault."""
+        return [line for service, one in self.choices.items() for line in one.lines(service, self.unit)]
+
+
+def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
+    """Return what keeps a service from running with the site's configuration; warnings are logged."""
+    try:
+        if service == "cloudkeeper-os":
+            choice.check(choice.variables(layout), layout)
+        answer = offline.patiently(service, service, host, layout)
+    except ConfigurationError as error:
+        return [str(problem) for problem in error.problems]
+    except (ApplianceError, OSError) as error:
+        return [str(error if isinstance(error, ApplianceError) else LocalFailure.from_os(error))]
+    for finding in answer.findings:
+        if not finding.is_error:
+            logger.warning("%s: %s", service, finding)
+    return [str(finding) for finding in answer.findings if finding.is_error]
+
+
+def decide(unit: str, host: Host, layout: Layout, *, at: datetime) -> Decision:
+    """Check what the services of a unit would start with, and choose; raises `Unavailable` without engine or image.
+
+    What is exactly the copy that passed last, with the same image and settings, is not checked again.
+    """
+    choices = {}
+    with Engine(host.socket) as engine:
+        for service in UNITS[unit]:
+            image = next(iter(needed.require(engine, host, [service]).values()))
+            snapshot = kept.take(service, host, layout, image=image)
+            if snapshot and kept.is_kept(snapshot, service, layout):
+                choices[service] = Choice(Start.SITE)
+                continue
+            reasons = tuple(check(service, host, layout))
+            copy = kept.current(service, layout)
+            if not reasons:
+                choices[service] = Choice(Start.SITE)
+            elif copy:
+                choices[service] = Choice(Start.COPY, reasons, kept.passed_at(copy))
+            else:
+                choices[service] = Choice(Start.NOTHING, reasons)
+    return Decision(unit, at.isoformat(timespec="seconds"), choices)
+
+
+def require_good(services: Sequence[str], host: Host, layout: Layout) -> None:
+    """Raise `ConfigurationError` with all that keeps one of the services from running, `Unavailable` without engine."""
+    if not host.is_native:
+        with Engine(host.socket) as engine:
+            needed.require(engine, host, services)
+    reasons = [reason for service in services for reason in check(service, host, layout)]
+    if reasons:
+        todo = "nothing was changed: what runs goes on as before"
+        raise ConfigurationError([Problem(Path(), 0, "", line) for line in (*reasons, todo)])
+
+
+def save(decision: Decision, layout: Layout) -> None:
+    """Write a decision for the steps that follow."""
+    place = kept.directory(layout)
+    files.make_directory(place, mode=0o700)
+    copies = {
+        service: {"volumes": kept.mounts(service, copy)}
+        for service, one in decision.choices.items()
+        if one.start is Start.COPY and (copy := kept.current(service, layout))
+    }
+    override = override_file(decision.unit, layout)
+    if copies:
+        files.write_atomic(override, json.dumps({"services": copies}, indent=1).encode())  # JSON is YAML
+    else:
+        override.unlink(missing_ok=True)
+    told = {
+        "at": decision.at,
+        "services": {
+            service: {"start": one.start.name, "reasons": one.reasons, "passed": one.passed}
+            for service, one in decision.choices.items()
+        },
+    }
+    files.write_atomic(place / f"{decision.unit}.json", json.dumps(told, indent=1, ensure_ascii=False).encode())
+
+
+def read(unit: str, layout: Layout) -> Decision:
+    """Return what was decided last; the site's configuration for all when nothing can be read."""
+    default = Decision(unit, "", {service: Choice(Start.SITE) for service in UNITS[unit]})
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        told = json.loads((kept.directory(layout) / f"{unit}.json").read_bytes())
+        services = told["services"]
+        choices = {service: _choice(services.get(service, {})) for service in UNITS[unit]}
+        return Decision(unit, str(told["at"]), choices)
+    return default
+
+
+def _choice(told: Mapping[str, object]) -> Choice:
+    reasons = told.get("reasons")
+    lines = tuple(str(line) for line in reasons) if isinstance(reasons, list) else ()
+    return Choice(Start[str(told.get("start", Start.SITE.name))], lines, str(told.get("passed", "")))
+
+
+def override_file(unit: str, layout: Layout) -> Path:
+    """Return the compose file that lays copies over the site's configuration, where that is done."""
+    return kept.directory(layout) / f"{unit}.yml"
+
+
+def remember(unit: str, host: Host, layout: Layout, *, services: Sequence[str]) -> None:
+    """Keep the configuration of services that have come up with the site's; a failure is a warning."""
+    try:
+        with Engine(host.socket) as engine:
+            for service in services:
+                image = next(iter(needed.require(engine, host, [service]).values()))
+                if snapshot := kept.take(service, host, layout, image=image):
+                    kept.keep(snapshot, service, layout, at=clock.now())
+    except (ApplianceError, OSError) as error:
+        logger.warning("%s: its configuration is not kept for a later start: %s", unit, error)
