@@ -3,12 +3,14 @@
 A change at which the connection breaks may be to blame, or slapd may. So the other changes are made
 first, over a new connection, and the suspect last and alone. If the connection breaks again, the
 change is set aside with its reason, and tried again only when its entry has changed or an hour has
-passed. Suspects are remembered while slapd is down: one that makes slapd end is the last to be
-tried once slapd is back.
+passed. Nobody is blamed while slapd makes no change at all: a change without effect shows that
+first. Suspects are remembered while slapd is down: one that makes slapd end is the last to be tried
+once slapd is back, and set aside when it did so once more than others may.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -227,6 +229,8 @@ class Publisher:
         entry, count = self._suspects.get(change.dn, (change.entry, 0))
         count = count + 1 if tree.is_same(entry, change.entry) else 1
         self._suspects[change.dn] = (change.entry, count)
+        if count <= _ATTEMPTS:
+            self._check_server()
         name = tree.printable(tree.shown(change.dn))
         if count < _ATTEMPTS:
             words = "the connection broke at this entry, which is tried again after all others"
@@ -239,6 +243,11 @@ class Publisher:
         del self._suspects[change.dn]
         applied.failed.append((change, reason))
         return True
+
+    def _check_server(self) -> None:
+        """Make a change without effect; raises `Unavailable` when there is no answer to it."""
+        with self._server.connect() as directory, contextlib.suppress(Refused):
+            directory.modify(SUFFIX, {"o": (SUFFIX.removeprefix("o="),)})
 
     def _change_one(self, directory: Directory, change: Change, now: dict[Dn, Entry]) -> str:
         """Make one change; returns why not, empty when it is made."""

@@ -230,6 +230,30 @@ def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Server) ->
     assert search(server.settings.port).keys() == {"o=glue", "GLUE2GroupID=a,o=glue", "GLUE2GroupID=b,o=glue"}
 
 
+def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Server) -> None:
+    """F-S1, of entries: nobody is blamed while slapd is away, but not for ever."""
+    publisher = published(server)
+    wanted = tree.complete(tree.of([group("a"), group("poison"), group("z")])[0])[0]
+    poison = tree.normal("GLUE2GroupID=poison,o=glue")
+    change_one = publisher._change_one
+
+    def ends_slapd(directory: Directory, change: plan.Change, now: dict[tree.Dn, Entry]) -> str:
+        if change.dn == poison:
+            server.give_up(server.generation)
+        return change_one(directory, change, now)
+
+    publisher._change_one = ends_slapd  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            applied(publisher, wanted)
+        server.serve({**server.content()[1].tree})
+    done = applied(publisher, wanted)
+    assert done.added == 2
+    [(change, reason)] = done.failed
+    assert change.dn == poison
+    assert "set aside for an hour" in reason
+
+
 WRAPPER = """\
 #!/bin/bash
 # As slapd and its tools, but it breaks without a word at certain entries, as with a bug.
