@@ -261,6 +261,11 @@ def test_checkpoints_are_shown(root: Path, capsys: pytest.CaptureFixture[str]) -
         f"  broken: from nowhere, since {spool}/lastrun.broken holds no time",
         f"{WITHOUT} 2026-11-01 00:00+00:00 or later, each from its creation",
     ]
+    caso = root / "etc/caso/caso.conf"
+    caso.write_text("[DEFAULT]\nprojects = atlas, biomed ,ops\n")
+    schedule(root, "--show")
+    named = [line.partition(":")[0].strip() for line in reaches(capsys.readouterr().out)]
+    assert named == ["atlas", "broken", "biomed", "ops", "projects without a checkpoint"]
     (spool / "lastrun").write_text("2017-08-09T00:00:00")
     schedule(root, "--show")
     assert "  projects without a checkpoint of their own: from 2017-08-09 00:00+00:00 (checkpoint)" in reaches(

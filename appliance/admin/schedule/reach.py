@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _KEPT = "/var/lib/fedcloud/since"
 _SPOOL = "/var/spool/caso"
 _CONFIGURATION = "/etc/caso/caso.conf"
+_PLACEHOLDER = "PROJECT-NAMES"
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -70,8 +71,9 @@ def moment(text: str) -> datetime:
 
 def show(layout: Layout) -> Iterator[str]:
     """Yield a line for each checkpoint, and one for the projects that have none."""
-    if fixed := _extract_from(layout):
-        yield f"  every run: from {fixed}"
+    fixed, place = _option(layout, "extract_from")
+    if fixed:
+        yield f"  every run: from {fixed} (extract_from in {place})"
         return
     general = layout.path(_SPOOL) / "lastrun"
     for path in sorted(layout.path(_SPOOL).glob("lastrun*")):
@@ -79,7 +81,17 @@ def show(layout: Layout) -> Iterator[str]:
         yield f"  {name}: from {_reached(path)}"
     if not general.exists():
         date = since(layout).isoformat(sep=" ", timespec="minutes")
-        yield f"  projects without a checkpoint: servers that existed on {date} or later, each from its creation"
+        for name in (*_unaccounted(layout), "projects without a checkpoint"):
+            yield f"  {name}: servers that existed on {date} or later, each from its creation"
+
+
+def _unaccounted(layout: Layout) -> Iterator[str]:
+    """Yield the projects that caso.conf lists and that have no checkpoint."""
+    listed = _option(layout, "projects")[0] or _option(layout, "tenants")[0]
+    for name in filter(None, map(str.strip, listed.split(","))):
+        path = layout.path(_SPOOL) / f"lastrun.{name}"
+        if name != _PLACEHOLDER and "/" not in name and not path.exists():
+            yield name
 
 
 def _reached(path: Path) -> str:
@@ -90,21 +102,20 @@ def _reached(path: Path) -> str:
     return f"{found.isoformat(sep=' ', timespec='minutes')} (checkpoint)" if found else "nowhere"
 
 
-def _extract_from(layout: Layout) -> str:
-    """Return what caso.conf says for all runs; the program itself reports what is wrong in it.
+def _option(layout: Layout, name: str) -> tuple[str, str]:
+    """Return an option of [DEFAULT] in caso.conf and where it stands; empty when it is not set.
 
-    Its dialect is oslo.config's, which is not on the host: of a plain option in [DEFAULT] all
-    dialects say the same.
+    The dialect is oslo.config's, which is not on the host: of a plain option all dialects say the
+    same. What is wrong in the file, the program itself reports.
     """
-    path, section = layout.path(_CONFIGURATION), "DEFAULT"
+    path, section, found = layout.path(_CONFIGURATION), "DEFAULT", ("", "")
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
-        return ""
-    found = ""
+        return found
     for number, line in enumerate(lines, start=1):
         if match := re.match(r"\[(.*)\]", line.strip()):
             section = match[1]
-        elif section == "DEFAULT" and (match := re.match(r"extract_from\s*[=:]\s*(\S.*)", line)):
-            found = f"{match[1].strip()} (extract_from in {path}:{number})"
+        elif section == "DEFAULT" and (match := re.match(rf"{name}\s*[=:]\s*(\S.*)", line)):
+            found = match[1].strip(), f"{path}:{number}"
     return found
