@@ -39,6 +39,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._written: dict[Path, Tree] = {}
+        self._unreadable: set[Path] = set()
 
     def published(self) -> Tree:
         """Return the tree that was published last."""
@@ -63,6 +64,7 @@ class Store:
                 )
                 for name, entry in memory.get("sources", {}).items()
             }
+            sources = {name: last for name, last in sources.items() if self._is_known(name)}
             since = {Dn(dn): datetime.fromisoformat(time) for dn, time in memory.get("vanished", {}).items()}
             held = memory.get("held_since")
             return sources, Vanished(since, datetime.fromisoformat(held) if held else None)
@@ -93,7 +95,8 @@ class Store:
         }
         files.write_atomic(self._memory_file, json.dumps(memory, indent=1).encode())
         wanted = {self._source(name) for name in sources}
-        for path in set((self.directory / "sources").glob("*.ldif")) - wanted:
+        # What could not be read may be the last good data of a source that is silent now.
+        for path in set((self.directory / "sources").glob("*.ldif")) - wanted - self._unreadable:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -101,6 +104,9 @@ class Store:
             self._written.pop(path, None)
         if failures:
             raise failures[0]
+
+    def _is_known(self, name: str) -> bool:
+        return self._source(name) not in self._unreadable
 
     @property
     def _memory_file(self) -> Path:
@@ -115,8 +121,10 @@ class Store:
             listing = files.listed(self.directory / "sources", _is_source)
         except FileNotFoundError:
             return {}
-        for line in listing.skipped.values():
+        for path, line in listing.skipped.items():
             logger.warning("%s", line)
+            if path.is_file():
+                self._unreadable.add(path)
         return {
             os.fsdecode(unquote_to_bytes(os.fsencode(path.stem))): LastGood(
                 self._read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -130,7 +138,7 @@ class Store:
             found = json.loads(files.read_regular(self._memory_file, limit=_LARGEST_MEMORY))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             logger.warning("%s: cannot be read: %s; %s", self._memory_file, error, _INSTEAD)
             return None
         return found if isinstance(found, dict) else None
@@ -142,7 +150,9 @@ class Store:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            logger.warning("%s: cannot be read: %s", path, error.strerror)
+            logger.warning("%s", files.describe_skipped(path, error))
+            if path.is_file():
+                self._unreadable.add(path)
             return {}
         for problem in problems:
             logger.warning("%s: %s", path, trees.printable(problem))
@@ -157,6 +167,7 @@ class Store:
         blocks = (f"{ldif.format_entry(tree[dn])}\n".encode() for dn in trees.sorted_by_depth(tree))
         files.write_atomic(path, blocks)
         self._written[path] = tree
+        self._unreadable.discard(path)
 
 
 def _is_source(name: str) -> bool:

@@ -168,3 +168,24 @@ def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path
     (tmp_path / "memory.json").unlink(missing_ok=True)
     os.mkfifo(tmp_path / "memory.json")
     assert Store(tmp_path).load()[0].keys() == {name}
+
+
+def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
+    """F-H1: root ran the BDII once; the account of the containers threw away what it could not read."""
+    with foreign.open_to_all() as root:
+        entries = tree.of([Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})])[0]
+        last = LastGood(entries, datetime.now(UTC))
+        Store(root).save({"provider/a": last, "provider/b": last}, NOTHING_VANISHED)
+        for path in (root / "sources", root / "memory.json"):
+            path.chmod(0o777)
+        kept = root / "sources/provider%2Fa.ldif"
+        kept.chmod(0o600)
+        (root / "sources/provider%2Fb.ldif").chmod(0o644)
+        code = (
+            "from pathlib import Path; from bdii.store import Store\n"
+            f"store = Store(Path({str(root)!r}))\n"
+            "last, vanished = store.load(); print(sorted(last)); store.save(last, vanished)"
+        )
+        if os.geteuid() == 0:
+            assert foreign.as_nobody(code) == "['provider/b']\n"
+        assert Store(root)._read(kept).keys() == entries.keys()
