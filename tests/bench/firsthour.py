@@ -78,7 +78,8 @@ class Typist:
                 process.stdin.write((answers or "").encode())
                 process.stdin.close()
             said = self._listen(process, command)
-        if process.returncode:
+        is_finding = "check --offline" in command and process.returncode == 1  # a stranger's authorities without lists
+        if process.returncode and not is_finding:
             sys.exit(f"$ {command}\n{said[-4000:]}\nended with {process.returncode}")
         if not is_quiet:
             self.seconds[command] = time.monotonic() - begin
