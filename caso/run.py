@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from appliance.core import clock
+from appliance.core.cloud.hops import LoginFailure
 from appliance.core.cloud.identity import UserNames
 from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock
@@ -88,8 +89,9 @@ class _Run:
         finally:
             self.record.add("api_requests", self.cloud.transport.requests)
         failures += [outcome.error for outcome in outcomes if outcome.error]
-        for error in [*failures, *recovered.foreign]:
-            self._tell(str(error))
+        # A login that fails is nobody's own: all projects have the same line.
+        for line in dict.fromkeys(map(str, [*failures, *recovered.foreign])):
+            self._tell(line)
         for outcome in outcomes:
             self._tell_outcome(outcome)
         for bug in [outcome.bug for outcome in outcomes if outcome.bug]:
@@ -248,7 +250,7 @@ def _about_others(recovered: Recovered, selected: list[Selected]) -> list[Applia
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:
     """Put the project before a failure that does not name it."""
     name = str(selected.project)
-    if selected.project.id in error.subject:
+    if isinstance(error, LoginFailure) or selected.project.id in error.subject:
         return error
     return ApplianceError(name, f"{error.subject}: {error.cause}" if error.subject else error.cause, error.remedy)
 

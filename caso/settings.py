@@ -348,4 +348,5 @@ def _access(settings: Settings, read: Document) -> Access:
         uses_system_scope=settings.text(group, "system_scope", default="all") == "all",
         project_domain_id=settings.text(group, "project_domain_id"),
         project_domain_name=settings.text(group, "project_domain_name"),
+        places=access.read_places(settings, group, auth_type),
     )

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.core.cloud import identity, offer, vo
@@ -35,21 +35,24 @@ class Account:
     """The configured account in each region of its cloud."""
 
     configuration: Configuration
-    _clouds: dict[str, Cloud] = field(default_factory=dict)
+    _cloud: Cloud | None = None
+    _regions: dict[str, Cloud] = field(default_factory=dict)
     _services: dict[str, tuple[offer.Compute, Endpoint]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def requests(self) -> int:
         """Return how many requests were sent."""
-        return sum(cloud.transport.requests for cloud in self._clouds.values())
+        return self._cloud.transport.requests if self._cloud else 0
 
     def cloud(self, region: str) -> Cloud:
         """Return the cloud as its catalog shows it for a region; an empty one is the catalog's first."""
         with self._lock:
-            if region not in self._clouds:
-                self._clouds[region] = Cloud(replace(self.configuration.access, region=region or None))
-            return self._clouds[region]
+            if self._cloud is None:
+                self._cloud = Cloud(self.configuration.access)
+            if region not in self._regions:
+                self._regions[region] = self._cloud.in_region(region)
+            return self._regions[region]
 
     def service(self, scope: Scope, region: str) -> tuple[offer.Compute, Endpoint]:
         """Return the compute service of a region, as the first project finds it, and its endpoint."""

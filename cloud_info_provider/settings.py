@@ -211,6 +211,7 @@ def _access(keystone: Settings, account: Document, arguments: argparse.Namespace
         project_domain_id=keystone.text(ACCOUNT, "project_domain_id"),
         interface=keystone.choice(ACCOUNT, "interface", default="public", allowed=("public", "internal")),
         section=str(account.paths[0]),
+        places=access.read_places(keystone, ACCOUNT, auth_type),
     )
 
 

@@ -124,6 +124,7 @@ def _access(settings: Settings, read: document.Document) -> Access:
         interface=settings.choice("DEFAULT", "endpoint_type", default="public", allowed=("public", "internal")),
         section=_SECTION,
         role="member",
+        places=access.read_places(settings, _SECTION, auth_type),
     )
 
 

@@ -97,7 +97,9 @@ class CasoSite:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         assert shown.returncode == expect, f"{shown.returncode}\n{shown.stdout}{shown.stderr}"
         assert "Traceback" not in shown.stderr
-        assert str(self.login["password"]) not in shown.stdout + shown.stderr
+        secrets = ("password", "client_secret", "application_credential_secret")
+        secret = next(str(self.login[name]) for name in secrets if name in self.login)
+        assert secret not in shown.stdout + shown.stderr
         return shown
 
     def peer_command(self, program: str, *arguments: str) -> list[str]:

@@ -313,7 +313,8 @@ def test_something_else_than_a_keystone_is_one_line(site: CasoSite) -> None:
     site.login["auth_url"] = site.testbed.layout.url("glance")
     site.write()
     (line,) = lines(site.run("caso-extract", expect=3))
-    assert "check auth_url; it ends in /v3" in line
+    assert f"check auth_url ({site.configuration}:" in line
+    assert line.endswith("; it ends in /v3")
 
 
 def test_a_region_that_does_not_exist(site: CasoSite) -> None:

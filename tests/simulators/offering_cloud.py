@@ -110,7 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         project = told.get("scope", {}).get("project", {}).get("id", "") if isinstance(told.get("scope"), dict) else ""
         if self._begin(project):
             return
-        if told["identity"]["password"]["user"]["password"] != PASSWORD:
+        password = told["identity"].get("password", {}).get("user", {}).get("password")
+        if password != PASSWORD and told["identity"].get("token", {}).get("id") != "token-":
             self._answer(401, {"error": {"message": "no"}})
             return
         if project and project not in self.cloud.flavors:
@@ -143,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             version = {"id": "v2.1", "status": "CURRENT", "version": cloud.microversion, "min_version": "2.1",
                        "links": [{"rel": "self", "href": f"{cloud.url}/compute/v2.1/"}]}  # fmt: skip
             self._answer(200, {"version": version})
+        elif path.endswith("/auth/tokens"):
+            self._answer(200, {"token": {}})
         elif path.endswith("/auth/projects"):
             self._answer(200, {"projects": cloud.projects, "links": {}})
         elif path.endswith("/flavors/detail"):

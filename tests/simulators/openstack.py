@@ -33,6 +33,10 @@ class Request:
     query: dict[str, str]
     token: str
     body: dict[str, Any]
+    bearer: str = ""
+    """The access token of a federated login."""
+    subject: str = ""
+    """The token that is asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,16 @@ class Answer:
 
 
 Fault = Callable[[Request], Answer | None]
+FEDERATION = "/v3/OS-FEDERATION/identity_providers/egi.eu/protocols/openid/auth"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """An application credential of this project; ``ends`` None for never."""
+
+    project: str
+    secret: str
+    ends: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -60,13 +74,27 @@ class Cloud:
     newest: tuple[int, int] = NEWEST
     token_uses: int | None = None
     """After how many requests a token dies."""
+    token_life: timedelta | None = None
+    """How long a token lives; None: till 2099."""
+    access_tokens: set[str] | None = None
+    """Those that the federation accepts, an issuer's own set; None: there is no federation."""
+    credentials: dict[str, Credential] = field(default_factory=dict)
+    """Application credentials by id."""
+    closed: frozenset[str] = frozenset()
+    """Projects in which the account has no role."""
     clock_offset: timedelta = timedelta(0)
     fault: Fault = lambda _: None
     requests: Counter[str] = field(default_factory=Counter)
     """Counts by method and first words of the path."""
     url: str = ""
     _tokens: dict[str, tuple[str | None, int]] = field(default_factory=dict)
+    _ends: dict[str, datetime] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def revoke_all(self) -> None:
+        """Have no token count any longer."""
+        with self._lock:
+            self._tokens.clear()
 
     def server(self, project: str, number: int) -> dict[str, Any]:
         """Return a server as Nova describes it; the first ones of a project are the deleted ones."""
@@ -109,7 +137,11 @@ class Cloud:
             self.requests[f"{request.method} {'/'.join(request.path.split('/')[:4])}"] += 1
         if found := self.fault(request):
             return found
-        if request.path == "/v3/auth/tokens":
+        if "/OS-FEDERATION/" in request.path and request.path != FEDERATION:
+            return Answer(404, {"error": {"code": 404, "message": "Could not find: egi", "title": "x"}})
+        if request.path == FEDERATION and self.access_tokens is not None:
+            return self._federate(request)
+        if request.path == "/v3/auth/tokens" and request.body:
             return self._token(request)
         scope = self._scope(request.token)
         if scope is None:
@@ -120,7 +152,40 @@ class Cloud:
             return self._nova(request, scope)
         return self._rest(request)
 
+    def _federate(self, request: Request) -> Answer:
+        """Take an access token as Apache's mod_auth_openidc and Keystone do."""
+        if request.bearer not in (self.access_tokens or ()):
+            words = 'Bearer realm="x", error="invalid_token", error_description="expired"'
+            return Answer(401, "<html>401 Unauthorized</html>", {"WWW-Authenticate": words})
+        return self._give("none", life=self.token_life)
+
+    def _refusal(self, request: Request, project: str) -> Answer | None:
+        """Judge what a request for a token proves itself with."""
+        identity = request.body["auth"]["identity"]
+        unauthorized = Answer(401, {"error": {"code": 401, "message": "no", "title": "Unauthorized"}})
+        if identity["methods"] == ["token"] and not self._lives(identity["token"]["id"]):
+            return unauthorized
+        if identity["methods"] == ["application_credential"]:
+            told = identity["application_credential"]
+            known = self.credentials.get(told["id"])
+            if known is None:
+                words = f"Could not find Application Credential: {told['id']}."
+                return Answer(404, {"error": {"code": 404, "message": words, "title": "Not Found"}})
+            is_over = known.ends is not None and known.ends < datetime.now(UTC)
+            return unauthorized if is_over or told["secret"] != known.secret else None
+        return unauthorized if project in self.closed else None
+
+    def _lives(self, token: str) -> bool:
+        return token in self._tokens and self._ends.get(token, _NEVER) > datetime.now(UTC)
+
     def _rest(self, request: Request) -> Answer:
+        if request.path == "/v3/auth/tokens":
+            lives = self._lives(request.subject)
+            return Answer(body={"token": {}}) if lives else Answer(404, {"error": {"code": 404}})
+        if found := re.fullmatch(r"/v3/users/u/application_credentials/(\w+)", request.path):
+            ends = self.credentials[found[1]].ends
+            shown = ends.replace(tzinfo=None).isoformat(timespec="microseconds") if ends else None
+            return Answer(body={"application_credential": {"id": found[1], "expires_at": shown}})
         listed = [
             {"id": name, "name": name, "domain_id": "default", "enabled": True, "tags": ["caso"], "VO": f"vo.{name}"}
             for name in self.projects
@@ -133,10 +198,25 @@ class Cloud:
 
     def _token(self, request: Request) -> Answer:
         scope = request.body["auth"].get("scope", {})
+        scope = {} if scope == "unscoped" else scope
         project = scope["project"]["id"] if "project" in scope else "system" if scope else "none"
+        if refusal := self._refusal(request, project):
+            return refusal
+        identity = request.body["auth"]["identity"]
+        parent = self._ends.get(identity["token"]["id"]) if "token" in identity else None
+        life = parent - datetime.now(UTC) if parent else self.token_life
+        credential = identity.get("application_credential", {}).get("id", "")
+        if credential:
+            project = self.credentials[credential].project
+        return self._give(project, life=life, credential=credential)
+
+    def _give(self, project: str, *, life: timedelta | None, credential: str = "") -> Answer:
         token = uuid.uuid4().hex
+        issued = datetime.now(UTC)
+        ends = issued + life if life is not None else _NEVER
         with self._lock:
             self._tokens[token] = (project, self.token_uses or 10**9)
+            self._ends[token] = ends
         catalog = [
             {
                 "type": kind,
@@ -147,9 +227,11 @@ class Cloud:
         told: dict[str, Any] = {
             "methods": ["password"],
             "user": {"id": "u", "name": "accounting", "domain": {"id": "default", "name": "Default"}},
-            "expires_at": "2099-01-01T00:00:00.000000Z",
-            "issued_at": "2026-01-01T00:00:00.000000Z",
+            "expires_at": _micro(ends + self.clock_offset),
+            "issued_at": _micro(issued + self.clock_offset),
         }
+        if credential:
+            told["application_credential"] = {"id": credential, "name": "n", "restricted": True}
         if project != "none":
             told["catalog"] = catalog
         if project == "system":
@@ -161,7 +243,7 @@ class Cloud:
     def _scope(self, token: str) -> str | None:
         with self._lock:
             scope, left = self._tokens.get(token, (None, 0))
-            if left <= 0:
+            if left <= 0 or self._ends[token] < datetime.now(UTC):
                 return None
             self._tokens[token] = (scope, left - 1)
             return scope
@@ -182,6 +264,13 @@ class Cloud:
         return Answer(body=body)
 
 
+_NEVER = datetime(2099, 1, 1, tzinfo=UTC)
+
+
+def _micro(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def _z(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -195,7 +284,15 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else {}
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        request = Request(self.command, parts.path, query, self.headers.get("X-Auth-Token", ""), body)
+        request = Request(
+            self.command,
+            parts.path,
+            query,
+            self.headers.get("X-Auth-Token", ""),
+            body,
+            self.headers.get("Authorization", "").removeprefix("Bearer "),
+            self.headers.get("X-Subject-Token", ""),
+        )
         wanted = self.headers.get("OpenStack-API-Version", "compute 2.1").removeprefix("compute ")
         assert wanted == self.headers.get("X-OpenStack-Nova-API-Version", "2.1")
         if tuple(map(int, wanted.split("."))) > self.cloud.newest:

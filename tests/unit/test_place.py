@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from appliance.core.cloud import session
+from appliance.core.cloud import transport
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
 from appliance.core.config.settings import Settings
@@ -149,7 +149,7 @@ def test_a_tls_port_that_is_asked_in_plain_http() -> None:
         with pytest.raises(exceptions.ConnectFailure) as caught:
             keystone.Session().get(url, connect_retries=0)
     access = Access(auth_type="v3password", auth_url=url, options={}, region=None)
-    told = str(session._unreachable(caught.value, url, access))
+    told = str(transport._unreachable(caught.value, url, access))
     assert told.endswith(
         "cannot be reached: it closes the connection on plain HTTP; write https in the URL, if that port speaks TLS"
     )

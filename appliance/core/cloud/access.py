@@ -68,6 +68,20 @@ def read_options(
     return found
 
 
+def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, str]:
+    """Return where the plugin's options are set, ``FILE:LINE``, for messages about a failed login."""
+    try:
+        known = login.options(auth_type) if auth_type else ()
+    except LookupError:
+        return {}
+    found: dict[str, str] = {}
+    for option in known:
+        aliases = [(section, alias) for alias in option.aliases]
+        if entry := settings.where(section, option.name, aliases=aliases):
+            found[option.name] = f"{entry.path}:{entry.line}" if entry.line else str(entry.path)
+    return found
+
+
 def warn_of_open_files(settings: Settings, read: Document, section: str, auth_type: str) -> None:
     """Warn of secrets in files that anybody may read."""
     for option in _secret_options(auth_type):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keystoneauth1.identity import BaseIdentityPlugin
+    from keystoneauth1.loading import Opt
 
 SCOPE = frozenset(
     {
@@ -27,6 +28,8 @@ SCOPE = frozenset(
 )
 """Options of plugins that say which scope to ask for; `Cloud` decides that."""
 
+_PASSWORDS = frozenset({"v3password", "password"})
+"""Plugins whose secret costs Keystone 0.3 s of CPU time to check (bcrypt), a token nothing."""
 _USUAL = "v3password, v3applicationcredential"
 _NEEDED = frozenset({"password", "token", "passcode"})
 """Options without which no plugin that has them can work; keystoneauth does not mark them all."""
@@ -65,25 +68,78 @@ class Access:
     """Where the administrator has written all this."""
     role: str = "reader"
     """The least role in a project that serves the purpose."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where options are set, ``FILE:LINE``."""
 
     @property
     def is_bound(self) -> bool:
-        """Say whether the credential itself decides which project it is for."""
-        return "applicationcredential" in self.auth_type or bool(self.options.get("trust_id"))
+        """Check whether the credential itself decides which project it is for."""
+        return self.is_application_credential or bool(self.options.get("trust_id"))
+
+    @property
+    def is_application_credential(self) -> bool:
+        """Check whether the account is an application credential of a user."""
+        return "applicationcredential" in self.auth_type
+
+    @property
+    def is_federated(self) -> bool:
+        """Check whether somebody else than Keystone knows the account."""
+        return bool(self.options.get("identity_provider"))
+
+    @property
+    def must_log_in_once(self) -> bool:
+        """Check whether a second login is costly or fails, see `appliance.core.cloud.tokens`."""
+        return (self.is_federated or "passcode" in self.options) and not self.is_bound
+
+    @property
+    def is_rescoped(self) -> bool:
+        """Check whether tokens of projects are made from a login, if there was one."""
+        is_password = self.auth_type in _PASSWORDS and not self.is_bound
+        return is_password or self.must_log_in_once
 
     @property
     def account(self) -> str:
         """Return the account as an administrator knows it."""
-        for name in ("username", "user_id", "application_credential_name", "application_credential_id"):
+        names = ("application_credential_name", "application_credential_id")
+        for name in (*names, "username", "user_id", "client_id"):
             if value := self.options.get(name):
                 return value
         return self.auth_type
 
+    def place(self, option: str) -> str:
+        """Return an option's name and where it is set, as far as that is known."""
+        where = self.places.get(option)
+        return f"{option} ({where})" if where else f"{option} in [{self.section}]"
+
+    def renewal(self) -> str:
+        """Return the command that makes another application credential."""
+        named = "application_credential_name"
+        if "application_credential_id" in self.options:
+            named = "application_credential_id"
+        return (
+            f"make a new one as its user: openstack application credential create --role {self.role}"
+            f" NAME; write its id and secret in place of {self.place(named)}"
+        )
+
     def grant(self, where: str, role: str = "") -> str:
-        """Return the command with which an administrator gives the account a role, ``where`` being ``--project P``."""
+        """Return how an administrator gives the account a role, ``where`` being ``--project P``."""
+        if self.is_federated and "trust_id" not in self.options:
+            provider = self.options["identity_provider"]
+            command = f"openstack role add --group GROUP {where} {role or self.role}"
+            return f"{command}, with the group that the mapping of {provider} puts this account in"
+        if self.is_application_credential:
+            return self._grant_to_owner(where, role)
         domain = self.options.get("user_domain_id") or self.options.get("user_domain_name")
         user = f"--user {self.account}" + (f" --user-domain {domain}" if domain else "")
         return f"openstack role add {user} {where} {role or self.role}"
+
+    def _grant_to_owner(self, where: str, role: str) -> str:
+        """Return what helps an application credential, whose roles in its one project are fixed."""
+        if where.startswith("--system"):
+            return "an application credential has no role on the system: use a user and password"
+        owner = self.options.get("username") or self.options.get("user_id") or "OWNER"
+        command = f"openstack role add --user {owner} {where} {role or self.role}"
+        return f"give its user the role ({command}), then {self.renewal()}"
 
 
 def options(auth_type: str) -> tuple[Option, ...]:
@@ -108,12 +164,19 @@ def options(auth_type: str) -> tuple[Option, ...]:
     return tuple(
         Option(
             option.dest,
-            tuple(old.dest for old in option.deprecated),
+            _other_names(option),
             option.required or option.dest in _NEEDED,
             option.secret,
         )
         for option in found
     )
+
+
+def _other_names(option: Opt) -> tuple[str, ...]:
+    """Return the older names, and the one that other tools write where a plugin keeps another."""
+    usual = option.name.replace("-", "_")
+    older = tuple(old.dest for old in option.deprecated)
+    return older if usual == option.dest else (usual, *older)
 
 
 def _is_identity(kind: type) -> bool:

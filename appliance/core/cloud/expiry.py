@@ -1,0 +1,50 @@
+"""The end of an application credential, as Keystone tells the credential itself."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from keystoneauth1 import exceptions
+
+from appliance.core import clock
+from appliance.core.cloud import hops
+from appliance.core.cloud.login import Access
+from appliance.core.run.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from keystoneauth1.identity.base import BaseIdentityPlugin
+
+    from appliance.core.cloud.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_SOON = timedelta(days=30)
+_UNKNOWN = (ApplianceError, exceptions.ClientException, AttributeError, KeyError, TypeError, ValueError)
+
+
+def warn(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> None:
+    """Warn when the credential that ``plugin`` logged in with ends within 30 days.
+
+    A Keystone that does not tell is no failure.
+    """
+    try:
+        ends = _end(plugin, access, transport)
+    except _UNKNOWN as error:
+        logger.debug("the end of the application credential is not known: %s", error)
+        return
+    if ends is not None and ends - clock.now() < _SOON:
+        transport.warn_once(
+            f"{hops.host(access.auth_url)}: the application credential {access.account!r} ends on"
+            f" {ends:%Y-%m-%d %H:%MZ}; {access.renewal()}"
+        )
+
+
+def _end(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> datetime | None:
+    """Return when the credential ends, None for never."""
+    token = plugin.get_access(transport)
+    number = token.application_credential_id  # type: ignore[attr-defined]
+    url = f"{access.auth_url}/users/{token.user_id}/application_credentials/{number}"
+    told = transport.get(url, auth=plugin).json()["application_credential"]["expires_at"]
+    return datetime.fromisoformat(told).replace(tzinfo=UTC) if told else None

@@ -1,0 +1,296 @@
+"""Which hop of a login failed, and what helps there: the issuer, the federation, or Keystone itself.
+
+A federated login (OpenID Connect) asks the issuer for its discovery document and an access token,
+then Keystone's federation for a token in exchange. Each hop belongs to somebody else and fails in
+ways of its own, so an error names the hop, its host, and the option that leads there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from keystoneauth1 import exceptions
+
+from appliance.core.cloud.login import Access
+from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
+
+if TYPE_CHECKING:
+    import requests
+
+ISSUER, FEDERATION, KEYSTONE = "the issuer of access tokens", "Keystone's federation", "Keystone"
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_DETAIL = 160
+"""Characters of an issuer's own words that a message quotes."""
+_NEXT_RUN = "nothing is lost, the next run goes on from here"
+
+
+class LoginFailure(ApplianceError):
+    """The account could not log in: a failure of the run, not of the project that asked first."""
+
+
+class LoginUnavailable(Unavailable, LoginFailure):
+    """A hop of the login did not do its part."""
+
+
+class LoginDenied(AccessDenied, LoginFailure):
+    """A hop of the login refused the account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One request of a login; ``response`` is None when there was no answer."""
+
+    url: str
+    response: requests.Response | None
+
+
+_trail: ContextVar[list[Step] | None] = ContextVar("_trail", default=None)
+
+
+@contextlib.contextmanager
+def trail() -> Iterator[list[Step]]:
+    """Collect the steps of a login that this thread makes in the block."""
+    steps: list[Step] = []
+    token = _trail.set(steps)
+    try:
+        yield steps
+    finally:
+        _trail.reset(token)
+
+
+def note(url: str, response: requests.Response | None) -> None:
+    """Add a step to the login that this thread makes, if it makes one."""
+    if (steps := _trail.get()) is not None:
+        steps.append(Step(url, response))
+
+
+def is_secret_bearer(url: str, method: str, access: Access) -> bool:
+    """Check whether a request carries a secret of a federated login, which no redirection may move."""
+    return _trail.get() is not None and method == "POST" and _hop(access, url) != KEYSTONE
+
+
+def host(url: str) -> str:
+    """Return host and port of a URL, without an account in it."""
+    return urlsplit(url).netloc.rpartition("@")[2] or url
+
+
+def explain(access: Access, steps: list[Step], error: Exception) -> LoginFailure:
+    """Return what stopped a login whose requests were ``steps``."""
+    last = steps[-1] if steps else Step(access.auth_url, None)
+    hop = _hop(access, last.url)
+    if isinstance(error, ApplianceError):
+        return _passed_on(access, hop, error, last)
+    if hop == FEDERATION:
+        return _federation(access, last)
+    if hop == ISSUER:
+        return _issuer(access, last, error)
+    return _keystone(access, last, error)
+
+
+def _hop(access: Access, url: str) -> str:
+    if not access.is_federated:
+        return KEYSTONE
+    if "/OS-FEDERATION/" in url and url.startswith(access.auth_url):
+        return FEDERATION
+    return KEYSTONE if url.startswith(f"{access.auth_url}/auth/") else ISSUER
+
+
+def _passed_on(access: Access, hop: str, error: ApplianceError, last: Step) -> LoginFailure:
+    """Name the hop that cannot be reached or stays busy."""
+    kind = LoginDenied if isinstance(error, AccessDenied) else LoginUnavailable
+    if hop == KEYSTONE:
+        return kind(error.subject, error.cause, error.remedy)
+    remedy = error.remedy
+    if last.response is not None:  # it answered, and stays busy
+        remedy = f"ask its operators, if it lasts; {_NEXT_RUN}"
+    elif remedy.startswith("check the URL"):
+        remedy = f"check {_option_of(access, hop, last.url)}, the network and the service"
+    return kind(error.subject, f"{hop}: {error.cause}", remedy)
+
+
+def _option_of(access: Access, hop: str, url: str) -> str:
+    if hop != ISSUER:
+        return access.place("auth_url")
+    is_token = access.options.get("access_token_endpoint") == url
+    return access.place("access_token_endpoint" if is_token else "discovery_endpoint")
+
+
+# ------------------------------------------------------------------------------------------------ issuer
+
+
+def _issuer(access: Access, last: Step, error: Exception) -> LoginFailure:
+    if last.url == access.options.get("discovery_endpoint"):
+        return _discovery(access, last, error)
+    subject, response = host(last.url), last.response
+    status = response.status_code if response is not None else 0
+    if status in _REDIRECTS:
+        return LoginUnavailable(
+            subject,
+            f"{ISSUER} redirects a request for an access token to {_target(response)}",
+            f"correct {_token_option(access)}",
+        )
+    if status >= _BAD_REQUEST:
+        return _refusal(access, subject, status, _json(response))
+    return _no_token(access, subject, _json(response))
+
+
+_BAD_REQUEST = 400
+
+
+def _discovery(access: Access, last: Step, error: Exception) -> LoginFailure:
+    found, place = _json(last.response), access.place("discovery_endpoint")
+    status = last.response.status_code if last.response is not None else 0
+    if isinstance(error, exceptions.OidcPluginNotSupported):
+        grant = access.auth_type.removeprefix("v3oidc")
+        cause = f"{ISSUER} does not offer logins by {grant}"
+        remedy = f"choose another auth_type, or ask its operators; {place} names it"
+        return LoginDenied(host(last.url), cause, remedy)
+    if status >= _BAD_REQUEST:
+        cause = f"{ISSUER} answers {status} where its discovery document should be"
+    elif isinstance(found, dict) and found:
+        cause = f"{ISSUER} names no token endpoint in its discovery document"
+    else:
+        cause = f"{ISSUER} answers with something that is no discovery document"
+    remedy = f"correct {place}: the issuer's URL and /.well-known/openid-configuration"
+    return LoginUnavailable(host(last.url), cause, remedy)
+
+
+def _token_option(access: Access) -> str:
+    if "access_token_endpoint" in access.options:
+        return access.place("access_token_endpoint")
+    return f"the token endpoint that {access.place('discovery_endpoint')} leads to"
+
+
+def _refusal(access: Access, subject: str, status: int, told: Any) -> LoginFailure:
+    """Explain an answer of the token endpoint by its error code (RFC 6749, 5.2)."""
+    code = str(told.get("error") or "") if isinstance(told, dict) else ""
+    words = str(told.get("error_description") or "") if isinstance(told, dict) else ""
+    detail = " ".join(f"{code}: {words}".strip(": ").split())[:_DETAIL]
+    who = f"the client {access.options.get('client_id', '')!r}"
+    cause = f"{ISSUER} refuses {who}: it answers {status}{f', {detail}' if detail else ''}"
+    if code == "invalid_scope":
+        return LoginDenied(subject, cause, f"correct {access.place('scope')}, or have the scope allowed")
+    if code == "invalid_grant" and "username" in access.options:
+        return LoginDenied(subject, cause, f"correct {access.place('username')} and password")
+    if code in ("unauthorized_client", "unsupported_grant_type", "access_denied"):
+        grant = access.auth_type.removeprefix("v3oidc")
+        return LoginDenied(subject, cause, f"have its operators allow {who} to log in by {grant}")
+    if code == "invalid_client" or status in (_UNAUTHORIZED, _FORBIDDEN):
+        return LoginDenied(subject, cause, f"correct {access.place('client_id')} and client_secret")
+    if status in (_NOT_FOUND, 405):
+        cause = f"{ISSUER} answers {status} where it should give access tokens"
+        return LoginUnavailable(subject, cause, f"correct {_token_option(access)}")
+    remedy = f"compare {access.place('client_id')} with what the issuer has registered"
+    return LoginUnavailable(subject, cause, remedy)
+
+
+def _no_token(access: Access, subject: str, told: Any) -> LoginFailure:
+    wanted = access.options.get("access_token_type", "access_token")
+    if not isinstance(told, dict):
+        cause = f"{ISSUER} answers with something that is no token"
+        return LoginUnavailable(subject, cause, f"correct {_token_option(access)}")
+    others = [name for name in ("access_token", "id_token") if name in told and name != wanted]
+    remedy = "have its operators give this client access tokens"
+    if others:
+        place = access.place("access_token_type")
+        remedy = f"set {place} to {others[0]} if Keystone accepts that, or {remedy}"
+    cause = f"{ISSUER} gives no {wanted}{f', only {others[0]}' if others else ''}"
+    return LoginUnavailable(subject, cause, remedy)
+
+
+# -------------------------------------------------------------------------------------------- federation
+
+
+def _federation(access: Access, last: Step) -> LoginFailure:
+    """Explain why Keystone gives no token for an access token."""
+    subject, response = host(last.url), last.response
+    provider, protocol = (access.options.get(name, "") for name in ("identity_provider", "protocol"))
+    status = response.status_code if response is not None else 0
+    if status == _NOT_FOUND:
+        cause = f"{FEDERATION} knows no identity provider {provider!r} with protocol {protocol!r}"
+        places = f"{access.place('identity_provider')} and {access.place('protocol')}"
+        remedy = f"correct {places}; openstack federation protocol list --identity-provider {provider}"
+        return LoginUnavailable(subject, cause, remedy)
+    if status == _UNAUTHORIZED and not _is_keystones(response):
+        cause = f"{FEDERATION} does not accept the access token"
+        remedy = (
+            f"have Keystone's web server accept tokens of the issuer for {provider!r} and compare"
+            f" audience and scope ({access.place('scope')})"
+        )
+        return LoginDenied(subject, cause, remedy)
+    if status == _UNAUTHORIZED:
+        cause = f"the mapping of the identity provider {provider!r} fits no claim of this account"
+        remedy = (
+            f"openstack federation protocol show --identity-provider {provider} {protocol} names the"
+            " mapping; add a rule for this client, or look whether its access token has ended"
+        )
+        return LoginDenied(subject, cause, remedy)
+    if status == _FORBIDDEN:
+        cause = f"{FEDERATION} does not accept this issuer for the identity provider {provider!r}"
+        remedy = f"openstack identity provider set --remote-id ISSUER_URL {provider}"
+        return LoginDenied(subject, cause, remedy)
+    if status >= _BAD_REQUEST:
+        cause = f"{FEDERATION} answers {status} to an access token"
+        return LoginUnavailable(subject, cause, "look into the logs of Keystone and its web server")
+    what = f"redirects to {_target(response)}" if status in _REDIRECTS else "answers with a page"
+    cause = f"{FEDERATION} {what} instead of taking the access token: it wants a person at a browser"
+    remedy = (
+        "have Keystone's web server take access tokens at this path (mod_auth_openidc: AuthType oauth20"
+        f" or auth-openidc), or correct {access.place('protocol')}"
+    )
+    return LoginUnavailable(subject, cause, remedy)
+
+
+# ---------------------------------------------------------------------------------------------- Keystone
+
+
+def _keystone(access: Access, last: Step, error: Exception) -> LoginFailure:
+    subject = host(access.auth_url)
+    if access.is_application_credential and isinstance(error, exceptions.HttpError):
+        if error.http_status == _NOT_FOUND and _is_keystones(last.response):
+            cause = f"knows no application credential {access.account!r}: it or its user was deleted"
+            return LoginDenied(subject, cause, access.renewal())
+        if error.http_status == _UNAUTHORIZED:
+            name = repr(access.account)
+            cause = f"refuses the application credential {name}: it has expired or its secret is wrong"
+            return LoginDenied(subject, cause, access.renewal())
+    if isinstance(error, exceptions.Unauthorized):
+        cause = f"refuses the account {access.account!r}: wrong name, domain or password"
+        return LoginDenied(subject, cause, f"correct [{access.section}]")
+    if isinstance(error, exceptions.HttpError):
+        cause = f"answers {error.http_status} where a Keystone gives a token"
+        return LoginUnavailable(subject, cause, f"check {access.place('auth_url')}; it ends in /v3")
+    if isinstance(error, exceptions.ClientException) and not isinstance(error, exceptions.InvalidResponse):
+        return LoginUnavailable(subject, f"no token: {error}", f"check [{access.section}]")
+    remedy = f"check {access.place('auth_url')}; it ends in /v3"
+    return LoginUnavailable(subject, "answers, but is no Keystone", remedy)
+
+
+# ----------------------------------------------------------------------------------------------- answers
+
+
+def _json(response: requests.Response | None) -> Any:
+    try:
+        return response.json() if response is not None else None
+    except ValueError:
+        return None
+
+
+def _is_keystones(response: requests.Response | None) -> bool:
+    """Check whether Keystone itself refused, and not the web server before it."""
+    if response is None or "bearer" in response.headers.get("WWW-Authenticate", "").lower():
+        return False
+    told = _json(response)
+    return isinstance(told, dict) and isinstance(told.get("error"), dict)
+
+
+def _target(response: requests.Response | None) -> str:
+    """Return the host that an answer redirects to; the rest of the URL may hold secrets."""
+    location = urlsplit(response.headers.get("Location", "") if response is not None else "")
+    return location.hostname or "another path"

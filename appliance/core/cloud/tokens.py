@@ -1,0 +1,285 @@
+"""One login a run, and a token for each scope: made from it where the plugin's way in is costly.
+
+Federated logins ask three parties in turn, and passcodes serve once: they log in once, without a
+scope, and each project's token is rescoped from that one (Keystone's method ``token``). A password
+costs Keystone time, so it is spared as well where a run has logged in already to see its projects.
+Application credentials and trusts carry their scope in themselves; the plugins that remain log in to
+each scope. See docs/adr/0023-one-login-a-run.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from keystoneauth1 import exceptions
+from keystoneauth1.identity.base import BaseIdentityPlugin
+from keystoneauth1.identity.v3 import Auth, Token
+
+from appliance.core.cloud import expiry, hops, login
+from appliance.core.cloud.hops import LoginFailure, LoginUnavailable
+from appliance.core.cloud.locks import Locks
+from appliance.core.cloud.login import Access
+from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
+
+if TYPE_CHECKING:
+    from keystoneauth1.access import AccessInfo
+
+    from appliance.core.cloud.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_PAGE_TIME = timedelta(seconds=10)
+"""What a large page of a listing may take: a token that ends earlier is of no use."""
+_REMEMBERED = 60.0
+"""Seconds for which a login that failed is not tried again."""
+_NOT_UNDERSTOOD = (KeyError, TypeError, ValueError, AttributeError, AssertionError)
+"""What keystoneauth raises for answers that it does not expect."""
+
+
+class Tokens:
+    """The tokens of one account in one cloud; each is asked for once, whoever wants it."""
+
+    def __init__(self, access: Access, transport: Transport) -> None:
+        self._access = access
+        self.transport = transport
+        self._locks = Locks()
+        self._login: _Login | None = None
+        self._system: BaseIdentityPlugin | None = None
+        self._is_system_known = False
+        self._projects: dict[str, BaseIdentityPlugin] = {}
+
+    def unscoped(self) -> BaseIdentityPlugin:
+        """Return what the account has without a scope, or with that of its credential.
+
+        :raises LoginFailure: which hop failed
+        """
+        with self._locks.of("the login"):
+            if self._login is None:
+                self._login = _Login(self._access)
+            is_new = self._login.auth_ref is None
+            self._login.get_access(self.transport)
+            if is_new and self._access.is_application_credential:
+                expiry.warn(self._login, self._access, self.transport)
+        return self._login
+
+    def system(self) -> BaseIdentityPlugin | None:
+        """Return the scope of the whole system; None when the account has no role there."""
+        with self._locks.of("the system"):
+            if not self._is_system_known:
+                plugin = self._scoped(is_system=True)
+                try:
+                    plugin.get_access(self.transport)
+                except LoginFailure:
+                    raise
+                except exceptions.ClientException as error:
+                    logger.debug("no system scope: %s", error)
+                except _NOT_UNDERSTOOD as error:
+                    raise self._no_keystone() from error
+                else:
+                    self._system = plugin
+                self._is_system_known = True
+            return self._system
+
+    def project(self, project_id: str) -> BaseIdentityPlugin:
+        """Return the scope of a project.
+
+        :raises LoginFailure: the account cannot log in at all
+        :raises AccessDenied: it has no role there
+        """
+        with self._locks.of(project_id):  # one token a project, several projects at a time
+            if project_id not in self._projects:
+                self._projects[project_id] = self._project(project_id)
+            return self._projects[project_id]
+
+    def _project(self, project_id: str) -> BaseIdentityPlugin:
+        access, host = self._access, hops.host(self._access.auth_url)
+        if access.is_bound:
+            plugin = self.unscoped()
+            bound_to = plugin.get_access(self.transport).project_id
+            if project_id != bound_to:
+                raise AccessDenied(
+                    f"project {project_id}",
+                    f"the credential {access.account!r} belongs to project {bound_to}",
+                    "account this project with a credential of its own, or with a user and password",
+                )
+            return plugin
+        plugin = self._scoped(project_id=project_id)
+        try:
+            plugin.get_access(self.transport)
+        except (exceptions.Unauthorized, exceptions.Forbidden) as error:
+            self._tell_login_apart(error)
+            raise AccessDenied(
+                f"project {project_id}",
+                f"{host} gives the account {access.account!r} no token for it",
+                access.grant(f"--project {project_id}"),
+            ) from error
+        except exceptions.ClientException as error:
+            raise Unavailable(host, f"no token for project {project_id}: {error}") from error
+        except _NOT_UNDERSTOOD as error:
+            raise self._no_keystone() from error
+        return plugin
+
+    def _no_keystone(self) -> Unavailable:
+        remedy = f"check {self._access.place('auth_url')}; it ends in /v3"
+        return Unavailable(hops.host(self._access.auth_url), "answers, but is no Keystone", remedy)
+
+    def _tell_login_apart(self, error: Exception) -> None:
+        """Log in without a scope: a wrong password looks like a missing role in each project."""
+        if isinstance(error, exceptions.Unauthorized):
+            self.unscoped()
+
+    def _scoped(self, project_id: str | None = None, *, is_system: bool = False) -> BaseIdentityPlugin:
+        if self._access.must_log_in_once:
+            self.unscoped()
+        if self._login is not None:
+            self._login.raise_failure()
+            if self._access.is_rescoped:
+                return _Rescoped(self._login, project_id, is_system=is_system)
+        return _Direct(self._access, project_id, is_system=is_system)
+
+
+class _Plugin(BaseIdentityPlugin):
+    """A plugin of ours around keystoneauth's; its lock makes one request of several that want a token."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(auth_url=access.auth_url)
+        self.access = access
+
+
+class _Direct(_Plugin):
+    """Logs in to a scope by itself."""
+
+    def __init__(self, access: Access, project_id: str | None, *, is_system: bool) -> None:
+        super().__init__(access)
+        self._inner = login.plugin(access.auth_type, access.options, project_id=project_id, system=is_system)
+
+    def get_auth_ref(self, session: Transport) -> AccessInfo:  # type: ignore[override]
+        found = self._inner.get_auth_ref(session)
+        _settle(self, found, session)
+        return found
+
+
+class _Login(_Plugin):
+    """The login of the run. Its failure is remembered for a while: those who wait for it share it."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(access)
+        self._inner = login.plugin(access.auth_type, access.options)
+        if access.is_rescoped and isinstance(self._inner, Auth):
+            self._inner.unscoped = True  # else the scope of the user's default project
+        self._failure: LoginFailure | None = None
+        self._failed = 0.0
+
+    def raise_failure(self) -> None:
+        """Raise the failure that is remembered, if there is one."""
+        if self._failure is not None and time.monotonic() - self._failed < _REMEMBERED:
+            raise self._failure
+
+    def get_auth_ref(self, session: Transport) -> AccessInfo:  # type: ignore[override]
+        self.raise_failure()
+        self._inner.invalidate()  # some keep a token of their own
+        with hops.trail() as steps:
+            try:
+                found = self._inner.get_auth_ref(session)
+                _settle(self, found, session)
+            except (ApplianceError, exceptions.ClientException, *_NOT_UNDERSTOOD) as error:
+                self._failed = time.monotonic()
+                self._failure = hops.explain(self.access, steps, error)
+                raise self._failure from error
+        self._failure = None
+        return found
+
+    def replace(self, dead: str | None, session: Transport) -> str | None:
+        """Return another token than ``dead``; one login for all that find it dead."""
+        with self._lock:
+            if self.auth_ref is not None and self.auth_ref.auth_token == dead:
+                self.auth_ref = None
+        return self.get_token(session)
+
+
+class _Rescoped(_Plugin):
+    """A scope made from the token of the login."""
+
+    def __init__(self, of: _Login, project_id: str | None, *, is_system: bool) -> None:
+        super().__init__(of.access)
+        self._login = of
+        self._project_id = project_id
+        self._system = "all" if is_system else None
+
+    def get_auth_ref(self, session: Transport) -> AccessInfo:  # type: ignore[override]
+        token = self._login.get_token(session)
+        try:
+            found = self._rescope(token, session)
+        except exceptions.Unauthorized:
+            if _is_alive(token, self.access, session):
+                raise  # it is the scope that is refused
+            found = self._rescope(self._login.replace(token, session), session)
+        except exceptions.Forbidden:
+            if self.access.is_federated:
+                raise
+            found = self._log_in_anew(session)
+        self.MIN_TOKEN_LIFE_SECONDS = self._login.MIN_TOKEN_LIFE_SECONDS
+        return found
+
+    def _log_in_anew(self, session: Transport) -> AccessInfo:
+        """Log in to this scope: Keystone does not rescope the token of a user's default project.
+
+        So it is with ``[token] allow_rescope_scoped_token = false`` and the plugin ``password``, which
+        cannot ask for a token without a scope.
+        """
+        plugin = login.plugin(
+            self.access.auth_type,
+            self.access.options,
+            project_id=self._project_id,
+            system=self._system is not None,
+        )
+        return plugin.get_auth_ref(session)
+
+    def _rescope(self, token: str | None, session: Transport) -> AccessInfo:
+        plugin = Token(
+            self.access.auth_url,
+            token or "",
+            project_id=self._project_id,
+            system_scope=self._system,
+        )
+        return plugin.get_auth_ref(session)
+
+
+def _is_alive(token: str | None, access: Access, session: Transport) -> bool:
+    """Ask Keystone whether a token of ours still counts."""
+    headers = {"X-Auth-Token": token or "", "X-Subject-Token": token or ""}
+    url = f"{access.auth_url}/auth/tokens?nocatalog"
+    return bool(session.get(url, headers=headers, authenticated=False, raise_exc=False).ok)
+
+
+def _settle(plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport) -> None:
+    """Decide when a token is renewed: two minutes before its end, at half its life if that is short.
+
+    :raises LoginUnavailable: it does not live long enough for one page of a listing
+    """
+    try:
+        issued, expires = found.issued, found.expires
+    except (KeyError, ValueError):
+        return
+    if issued is None or expires is None:
+        return
+    life, usual = expires - issued, timedelta(seconds=BaseIdentityPlugin.MIN_TOKEN_LIFE_SECONDS)
+    subject, seconds = hops.host(plugin.auth_url or ""), int(life.total_seconds())
+    if life < _PAGE_TIME:
+        raise LoginUnavailable(
+            subject,
+            f"gives tokens that live {seconds} s, too short for one page of a listing",
+            f"have them live an hour, {_PAGE_TIME.seconds} s at the least: [token] expiration in"
+            " keystone.conf, or the lifetime of the issuer's access tokens",
+        )
+    if life < 2 * usual:
+        session.warn_once(
+            f"{subject}: gives tokens that live {seconds} s: the account logs in again and again;"
+            " [token] expiration in keystone.conf, or the issuer, should give them an hour"
+        )
+    # keystoneauth compares with our clock, the times are by Keystone's.
+    offset = session.keystone_offset or timedelta(0)
+    plugin.MIN_TOKEN_LIFE_SECONDS = int((min(usual, life / 2) + offset).total_seconds())

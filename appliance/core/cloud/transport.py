@@ -1,0 +1,269 @@
+"""The one way of all requests to a cloud, and to the issuer that logs an account in.
+
+Every request of every client passes `Transport.request`. There it is counted, repeated when the
+service is only busy (429, 5xx, dropped or refused connections: four attempts, backing off), and a
+failure that stays is reported in one line that names the host. A service that says how long to wait
+(Retry-After) is left alone for that time by all threads. keystoneauth renews a token that was
+refused (401) by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import stamina
+from keystoneauth1 import exceptions, session
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+from appliance.core import clock, proxy
+from appliance.core.cloud import hops
+from appliance.core.cloud.bounded import BoundedSession
+from appliance.core.cloud.login import Access
+from appliance.core.run import place
+from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.version import __version__
+
+if TYPE_CHECKING:
+    import requests
+
+logger = logging.getLogger(__name__)
+
+_BUSY = frozenset({429, 500, 502, 503, 504})
+_ATTEMPTS = 4
+_LONGEST_WAIT = 60.0
+_SPREAD = 0.5
+"""Seconds over which threads come back to a service that all of them have left alone."""
+
+
+class _Busy(Exception):
+    """The service answered that it cannot answer now."""
+
+    def __init__(self, response: requests.Response) -> None:
+        super().__init__(f"{hops.host(response.url)} answers {response.status_code} {response.reason}".rstrip())
+        self.response = response
+        self.is_announced = False
+        """Whether a line already says how long all requests wait."""
+
+
+class _Pauses:
+    """Services that all threads leave alone for a time that the service itself has told."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: dict[str, float] = {}
+
+    def begin(self, place: str, seconds: float) -> bool:
+        """Note that ``place`` wants peace; return whether nobody has noted it for this time."""
+        now = time.monotonic()
+        with self._lock:
+            is_new = self._ends.get(place, 0.0) <= now
+            self._ends[place] = max(self._ends.get(place, 0.0), now + seconds)
+        return is_new
+
+    def wait(self, place: str) -> None:
+        """Return when ``place`` may be asked."""
+        with self._lock:
+            left = self._ends.get(place, 0.0) - time.monotonic()
+        if left > 0:
+            time.sleep(left + random.uniform(0, _SPREAD))  # noqa: S311  spreads, protects nothing
+
+
+class Transport(session.Session):
+    """A keystoneauth session that counts, repeats and tells; safe for use by several threads."""
+
+    def __init__(self, access: Access) -> None:
+        proxy.check()
+        super().__init__(
+            session=BoundedSession(),
+            verify=access.verify,
+            cert=access.certificate,
+            timeout=access.timeout.total_seconds(),
+            app_name="egi-fedcloud-appliance",
+            app_version=__version__,
+        )
+        self.requests = 0
+        self.keystone_offset: timedelta | None = None
+        """How far Keystone's clock is before ours (positive) or behind; None until it has answered."""
+        self._access = access
+        self._lock = threading.Lock()
+        self._pauses = _Pauses()
+        self._said: set[str] = set()
+        set_on_retry_hooks([_tell_of_retry])
+
+    # Of keystoneauth's long signature only what matters here has a name.
+    def request(self, url: str, method: str, raise_exc: bool = True, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        """Send a request as keystoneauth does; raises `Unavailable` when the service stays out of reach or busy."""
+        if hops.is_secret_bearer(url, method, self._access):
+            kwargs["redirect"] = False
+        try:
+            for attempt in stamina.retry_context(
+                on=_wait, attempts=_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=8, wait_jitter=0.5
+            ):
+                with attempt:
+                    response = self._send(url, method, **kwargs)
+        except _Busy as error:
+            request_id = error.response.headers.get("x-openstack-request-id", "")
+            remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
+            raise Unavailable(hops.host(error.response.url), f"still {_after_host(error)}", remedy) from error
+        except exceptions.ConnectionError as error:
+            raise _unreachable(error, url, self._access) from error
+        except exceptions.HttpError as error:  # not of this request: of the one for a token in place of one that died
+            raise AccessDenied(
+                hops.host(self._access.auth_url),
+                f"gives the account {self._access.account!r} no new token: answers {error.http_status}",
+                "look whether account and project still exist, are enabled and belong together",
+            ) from error
+        except exceptions.CatalogException as error:
+            raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._access) from error
+        if raise_exc and response.status_code >= 400:  # noqa: PLR2004  HTTP's errors
+            raise exceptions.from_response(response, method, url)
+        return response
+
+    def _send(self, url: str, method: str, **kwargs: Any) -> requests.Response:
+        where = _place(url, kwargs)
+        self._pauses.wait(where)
+        with self._lock:
+            self.requests += 1
+        try:
+            response = super().request(url, method, raise_exc=False, **kwargs)
+        except exceptions.ConnectionError:
+            hops.note(url, None)
+            raise
+        hops.note(url, response)
+        if response.url.startswith(self._access.auth_url):
+            self._note_clock(response)
+        if response.status_code in _BUSY:
+            raise self._busy(where, response)
+        return response
+
+    def _busy(self, place: str, response: requests.Response) -> _Busy:
+        error = _Busy(response)
+        seconds = _seconds_to_wait(response)
+        if seconds:
+            error.is_announced = True
+            if self._pauses.begin(place, seconds):
+                logger.warning("%s; trying again in %.1f s", error, seconds)
+        return error
+
+    def warn_once(self, line: str) -> None:
+        """Log a warning that would repeat with each token."""
+        with self._lock:
+            is_new = line not in self._said
+            self._said.add(line)
+        if is_new:
+            logger.warning("%s", line)
+
+    def _note_clock(self, response: requests.Response) -> None:
+        try:
+            told = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+        except (KeyError, ValueError):
+            return
+        offset = told - clock.now()
+        with self._lock:
+            if self.keystone_offset is None or offset < self.keystone_offset:
+                self.keystone_offset = offset
+
+
+def _place(url: str, options: dict[str, Any]) -> str:
+    """Return what a request goes to: a host, or the service whose URL the catalog knows."""
+    if "//" in url:
+        return hops.host(url)
+    return str((options.get("endpoint_filter") or {}).get("service_type", ""))
+
+
+def _seconds_to_wait(response: requests.Response) -> float:
+    """Return how long the service wants to be left alone; 0 when it does not say."""
+    told = response.headers.get("Retry-After", "")
+    return min(float(told), _LONGEST_WAIT) if told.isascii() and told.isdecimal() else 0.0
+
+
+def _after_host(error: Exception) -> str:
+    return str(error).partition(" ")[2]
+
+
+def _wait(error: Exception) -> bool | float:
+    """Decide whether to try again, and after how many seconds if the service itself told."""
+    if isinstance(error, _Busy):
+        return 0.0 if error.is_announced else True  # `_Pauses` waits, for all threads alike
+    if isinstance(error, exceptions.SSLError) or proxy.is_refusal(error):
+        return False
+    return isinstance(error, exceptions.ConnectionError)
+
+
+def _tell_of_retry(details: RetryDetails) -> None:
+    error = details.caused_by
+    if isinstance(error, _Busy) and error.is_announced:
+        return
+    site = _site_in(error)
+    words = str(error) if isinstance(error, _Busy) else f"{hops.host(site)}: {_failure(error, site)[0]}"
+    logger.warning("%s; trying again in %.1f s", words, details.wait_for)
+
+
+_CAUSES = (
+    r"certificate verify failed: ([^('\"]+)",
+    r"(doesn't match)",
+    r"\[Errno -?\d+\] ([\w ,]+)",
+    r"(Remote end closed connection without response)",
+    r"([Tt]imed out)",
+)
+
+
+def _cause(error: Exception) -> str:
+    """Find the few words that matter in what requests and urllib3 wrap around an error."""
+    text = str(error)
+    for pattern in _CAUSES:
+        if found := re.search(pattern, text):
+            return found[1].strip().lower()
+    return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
+
+
+def _site_in(error: Exception) -> str:
+    """Return the URL that an error names, as far as its host goes."""
+    named = re.search(r"https?://[^/\s'\"]+", str(error))
+    return named[0] if named else ""
+
+
+def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
+    site = _site_in(error) or (url if "//" in url else access.auth_url)
+    host = hops.host(site)
+    if isinstance(error, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
+        return Unavailable(host, "does not speak TLS", "correct the URL: https or http, and the port")
+    if isinstance(error, exceptions.SSLError):
+        return Unavailable(
+            host,
+            f"its TLS certificate is not trusted: {_cause(error)}",
+            place.trust_remedy(f"set cafile in [{access.section}] to the authority that issued it")
+            + ", or renew the certificate",
+        )
+    cause, remedy = _failure(error, site)
+    return Unavailable(host, f"cannot be reached: {cause}", remedy)
+
+
+_HUNG_UP = ("RemoteDisconnected", "ConnectionResetError", "BadStatusLine")
+"""What a server that expects TLS makes of a plain request."""
+
+
+def _failure(error: Exception, site: str) -> tuple[str, str]:
+    """Return cause and remedy of a connection that could not be made."""
+    if "ProxyError(" in str(error):  # requests' own, quoted by keystoneauth
+        return proxy.explain(site, error, _cause(error))
+    if site.startswith("http://") and any(word in str(error) for word in _HUNG_UP):
+        return "it closes the connection on plain HTTP", "write https in the URL, if that port speaks TLS"
+    return _cause(error), "check the URL, the network and the service"
+
+
+def _not_in_catalog(wanted: dict[str, Any], access: Access) -> Unavailable:
+    region = wanted.get("region_name")
+    return Unavailable(
+        hops.host(access.auth_url),
+        f"its catalog has no {access.interface} endpoint for {wanted.get('service_type', 'the service')}"
+        + (f" in region {region}" if region else ""),
+        "correct region_name" if region else "look at `openstack catalog list` of this account",
+    )
