@@ -119,6 +119,42 @@ def test_a_list_signed_by_a_renewed_key_that_comes_along(directory: Path, root: 
     assert warnings(directory, host) == ()
 
 
+def test_a_list_of_an_intermediate_that_comes_along(directory: Path, root: Authority) -> None:
+    sub = root.sub()
+    host = sub.issue(HOST)
+    bag = [sub.pair.certificate]
+    add(directory, sub.crl(), f"{sub.hash}.r0")
+    assert warnings(directory, host, untrusted=bag) == ()
+    sub.revoke(host)
+    add(directory, sub.crl(), f"{sub.hash}.r0")
+    assert "revoked by" in refusals(directory, host, untrusted=bag)
+
+
+def test_a_key_for_lists_that_has_expired(directory: Path, root: Authority) -> None:
+    """The list itself is in time; one reading of the directory answers for both times."""
+    subject, keys = "/DC=ORG/DC=TEST-GRID/CN=Test Issuing", (ec_key("sub"), ec_key("lists"))
+    sub, lists_key = (
+        Authority(
+            root.issue(
+                subject,
+                ca=True,
+                key=key,
+                ends=NOW + days * DAY,
+                extensions=identifiers(key, root.pair.key),
+            )
+        )
+        for key, days in zip(keys, (9, 2), strict=True)
+    )
+    sub.publish(directory, crl=lists_key.crl())
+    host = sub.issue(HOST, extensions=identifiers(rsa_key("host"), sub.pair.key)[1:])
+    trust = CADirectory(directory, crls=CRLPolicy.REQUIRE)
+    bag = [lists_key.pair.certificate]
+    for _ in range(2):
+        assert trust.verify_chain(host.certificate, untrusted=bag, at=NOW).warnings == ()
+        with pytest.raises(Untrusted, match="cannot be checked"):
+            trust.verify_chain(host.certificate, untrusted=bag, at=NOW + 3 * DAY)
+
+
 def test_a_key_that_nobody_vouches_for_signs_no_lists(directory: Path, root: Authority) -> None:
     rogue = Authority.root(ROOT, key=ec_key("rogue"))
     host = root.issue(HOST)
@@ -445,6 +481,14 @@ def reissue_without_end(root: Authority, crl: x509.CertificateRevocationList) ->
     assert isinstance(root.pair.key, ec.EllipticCurvePrivateKey)
     found["signature"] = root.pair.key.sign(body, ec.ECDSA(hashes.SHA256()))
     return bytes(found.dump(force=True))
+
+
+def test_signers_of_one_ca_share_a_store(directory: Path, root: Authority) -> None:
+    """A list of megabytes is not filled in again for each signer."""
+    trust = CADirectory(directory)
+    for days in (0, 0, 1, 2):
+        trust.verify_chain(root.issue(HOST).certificate, at=NOW + days * DAY)
+    assert [len(kept) for kept in trust._revocation._stores.values()] == [1]
 
 
 @pytest.mark.matrix

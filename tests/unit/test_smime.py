@@ -238,6 +238,16 @@ def test_an_opaque_message_need_not_name_its_kind(shop: Workshop) -> None:
     assert shop.verify(message, forms=ALL, require_header=False).body == TEXT
 
 
+def test_a_header_may_begin_with_the_first_byte_of_der(shop: Workshop, message: bytes) -> None:
+    assert shop.verify(b"0-Note: x\n" + message, forms=ALL).body == TEXT
+
+
+def test_ber_of_indefinite_length(shop: Workshop) -> None:
+    message = shop.sign(TEXT, "-nodetach", "-stream", "-outform", "DER")
+    assert message.startswith(b"\x30\x80")
+    assert shop.verify(message, forms=ALL, require_header=False).body == TEXT
+
+
 def test_pem_in_both_spellings(shop: Workshop) -> None:
     message = shop.sign(TEXT, "-nodetach", "-outform", "PEM")
     assert b"-----BEGIN PKCS7-----" in message
@@ -452,6 +462,23 @@ def test_pss(shop: Workshop, message: bytes, digest: hashes.HashAlgorithm) -> No
         signer["signature"] = key.sign(text, padding.PSS(mgf=padding.MGF1(digest), salt_length=20), digest)
 
     assert shop.verify(rebuild(message, resign)).body == TEXT
+
+
+def test_parameters_that_no_signature_has(shop: Workshop, message: bytes) -> None:
+    """What cryptography cannot even try is refused, not passed over."""
+
+    def spoil(info: cms.ContentInfo) -> None:
+        algorithm = {"algorithm": "sha256"}
+        parameters = {
+            "hash_algorithm": algorithm,
+            "mask_gen_algorithm": {"algorithm": "mgf1", "parameters": algorithm},
+            "salt_length": -1,
+        }
+        signer_info(info)["signature_algorithm"] = algos.SignedDigestAlgorithm(
+            {"algorithm": "rsassa_pss", "parameters": parameters}
+        )
+
+    assert "of an unsupported kind" in shop.refusal(rebuild(message, spoil), Untrusted)
 
 
 def test_an_unknown_signer(shop: Workshop) -> None:

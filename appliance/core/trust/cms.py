@@ -124,7 +124,7 @@ SCHEMES: Mapping[
 """The accepted kinds of signatures by asn1crypto's names: the kind of key, and what verifies."""
 
 
-def read(data: bytes, *, allow_sha1: bool = False) -> OneSignature:
+def read(data: bytes, *, allow_sha1: bool) -> OneSignature:
     """Take a signature apart.
 
     :raises Malformed: not a SignedData of exactly one signer whose certificate it carries exactly

@@ -10,6 +10,7 @@ indirect, that is, speak about certificates of other issuers (section 5.3.3).
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,7 +91,7 @@ class RevocationLists:
         problems: dict[Path, str] = {}
         seen: set[Path] = set()
         for name in paths:
-            path = _followed(name)  # IGTF's bundles carry a file under two names: it is read once
+            path = Path(os.path.realpath(name))  # IGTF's bundles carry a file under two names: it is read once
             if path not in seen:
                 seen.add(path)
                 try:
@@ -145,13 +146,6 @@ def _reason(entry: x509.RevokedCertificate) -> x509.ReasonFlags | None:
     with contextlib.suppress(x509.ExtensionNotFound, ValueError):
         return entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
     return None
-
-
-def _followed(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # a link that leads to itself: reading it says so
-        return path
 
 
 def _load(data: bytes) -> x509.CertificateRevocationList:
