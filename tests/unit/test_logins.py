@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import stamina
@@ -16,11 +17,17 @@ from appliance.core.cloud import identity
 from appliance.core.cloud.hops import LoginDenied, LoginFailure
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
+from appliance.core.cloud.vo import Entry
 from appliance.core.run.errors import AccessDenied
+from cloud_info_provider.gather import Account
+from cloudkeeper.backend import projects
 from tests.simulators import issuer as issuers
 from tests.simulators import openstack
 from tests.simulators.issuer import DISCOVERY, TOKEN, Issuer
 from tests.simulators.openstack import FEDERATION, Answer, Credential, Request
+
+if TYPE_CHECKING:
+    from cloud_info_provider.settings import Configuration
 
 PLACES = {
     name: f"/etc/caso/caso.conf:{number}"
@@ -84,6 +91,21 @@ def test_one_login_for_all_projects(issuer: Issuer, keystone: openstack.Cloud) -
     assert issuer.requests == {DISCOVERY: 1, TOKEN: 1}
     assert keystone.requests["POST /v3/OS-FEDERATION/identity_providers"] == 1
     assert keystone.requests["POST /v3/auth/tokens"] == len(keystone.projects) + 1
+
+
+def test_all_programs_log_in_once(issuer: Issuer, keystone: openstack.Cloud) -> None:
+    """F-L1: the information provider in each region, the images' backend for each VO."""
+    access = federated(issuer, keystone)
+    account = Account(cast("Configuration", SimpleNamespace(access=access)))
+    for region in ("", "One", "Two"):
+        with ThreadPoolExecutor(8) as pool:
+            cloud = account.cloud(region)
+            list(pool.map(lambda name, cloud=cloud: cloud.project(name), keystone.projects))
+    assert issuer.requests == {DISCOVERY: 1, TOKEN: 1}
+    assert account.requests == issuer.requests.total() + keystone.requests.total()
+    wanted = {f"vo.{name}": Entry(f"vo.{name}", name) for name in keystone.projects}
+    assert len(projects.resolve(Cloud(access), wanted)) == len(wanted)
+    assert issuer.requests == {DISCOVERY: 2, TOKEN: 2}  # another run
 
 
 def test_a_dead_login_is_replaced_once(issuer: Issuer, keystone: openstack.Cloud) -> None:
