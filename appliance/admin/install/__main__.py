@@ -21,7 +21,7 @@ from pathlib import Path
 from appliance.admin import account, progress, settings
 from appliance.admin.images import locked
 from appliance.admin.install import host, images, ownership, programs
-from appliance.admin.install.plan import Action, File, decide, digest, files
+from appliance.admin.install.plan import ACTIVE_TABLES, IDLE_TABLES, Action, File, decide, digest, files
 from appliance.admin.install.record import Record
 from appliance.admin.jobs import JOBS
 from appliance.admin.mounts import choice
@@ -134,19 +134,24 @@ class Installation:
             for one in files(self.bundle, is_active=self._is_table_active, is_native=self.is_native)
             if one.target not in idle
         ]
-        earlier = {one.target: tuple(self.record.shipped.get(one.target, ())) for one in wanted}
-        offered = {one.target: digest(one.content) for one in wanted}
+        earlier = {one.key: self._shipped(one) for one in wanted}
+        offered = {one.key: digest(one.content) for one in wanted}
         # Before the first file: after a kill, what stands there is known as ours.
         for target, hashed in offered.items():
             self.record.shipped[target] = list(dict.fromkeys([*earlier[target], hashed]))
         self.record.write(self.record_path)
         for one in wanted:
-            self._install_file(one, earlier[one.target])
+            self._install_file(one, earlier[one.key])
         for name, place in mounts.items():  # an earlier release's is the containers' to read, and nobody else's
             path = layout.path(place)
             if place in choice.PLACES[name] and path.is_file() and not path.is_symlink():
                 self._set_access(path, mode=0o640, group=account.ID)
         self.record.shipped = {target: [hashed] for target, hashed in offered.items()}
+
+    def _shipped(self, one: File) -> tuple[str, ...]:
+        """Return the hashes that are recorded; releases until 0.1 recorded a table where it lay then."""
+        names = dict.fromkeys((one.key, one.target, one.key.replace(ACTIVE_TABLES, IDLE_TABLES, 1)))
+        return tuple(dict.fromkeys(hashed for name in names for hashed in self.record.shipped.get(name, ())))
 
     def _is_table_active(self, name: str) -> bool:
         """Say whether a table of cron counts: jobs start when `appliance schedule` says so, upgrades keep what runs."""

@@ -18,6 +18,7 @@ from appliance.admin import account
 from appliance.admin.native import authorities
 
 ROOT = 0
+ACTIVE_TABLES, IDLE_TABLES = "/etc/cron.d/", "/etc/fedcloud/cron.d/"
 
 
 class Kind(enum.Enum):
@@ -55,6 +56,11 @@ class File:
         for placeholder, text in self.replaced:
             data = data.replace(placeholder, text)
         return data
+
+    @property
+    def key(self) -> str:
+        """Return the name by which it is recorded: a table of cron has one, wherever it lies."""
+        return self.target.replace(IDLE_TABLES, ACTIVE_TABLES, 1)
 
     @property
     def beside(self) -> str:
@@ -106,8 +112,8 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
         mode, group = (0o644, ROOT) if is_public else (0o640, account.ID)
         yield File(source, f"/{name}", Kind.CONFIGURATION, mode, group)
     for source in _below(top / "cron.d"):
-        place = "/etc/cron.d" if is_active(source.name) else "/etc/fedcloud/cron.d"
-        yield File(source, f"{place}/{source.name}", Kind.CONFIGURATION, 0o644)
+        place = ACTIVE_TABLES if is_active(source.name) else IDLE_TABLES
+        yield File(source, f"{place}{source.name}", Kind.CONFIGURATION, 0o644)
     for folder, target, kind, mode in (
         ("networks", "/etc/fedcloud/networks", Kind.PROGRAM, 0o644),
         ("systemd", "/etc/systemd/system", Kind.PROGRAM, 0o644),
