@@ -242,6 +242,16 @@ def test_a_header_may_begin_with_the_first_byte_of_der(shop: Workshop, message: 
     assert shop.verify(b"0-Note: x\n" + message, forms=ALL).body == TEXT
 
 
+def test_bytes_after_the_structure(shop: Workshop) -> None:
+    message = shop.sign(TEXT, "-nodetach", "-outform", "DER")
+    assert "structure cannot be read" in shop.refusal(message + b"\0", forms=ALL)
+
+
+def test_cms_of_another_kind(shop: Workshop) -> None:
+    data = cms.ContentInfo({"content_type": "data", "content": TEXT * 9}).dump()
+    assert "it is not CMS SignedData" in shop.refusal(data, forms=ALL)
+
+
 def test_ber_of_indefinite_length(shop: Workshop) -> None:
     message = shop.sign(TEXT, "-nodetach", "-stream", "-outform", "DER")
     assert message.startswith(b"\x30\x80")
@@ -288,7 +298,8 @@ def test_text_inside_a_detached_signature(shop: Workshop, message: bytes) -> Non
 
 
 def test_a_changed_digit(shop: Workshop, message: bytes) -> None:
-    assert "not the one that was signed" in shop.refusal(message.replace(b"v0.4", b"v0.3"), Tampered)
+    found = shop.refusal(message.replace(b"v0.4", b"v0.3"), Tampered)
+    assert found == f"{HOST}: the text is not the one that was signed"
 
 
 def test_the_signature_of_another_text(shop: Workshop, message: bytes) -> None:
@@ -503,6 +514,15 @@ def test_a_stranger_that_cannot_be_read(shop: Workshop) -> None:
         spoilt["tbs_certificate"]["version"] = 99
 
     assert shop.verify(rebuild(signed, spoil)).certificate == shop.host.certificate
+
+
+def test_a_name_of_the_signer_that_only_openssl_can_read(shop: Workshop) -> None:
+    rogue = Authority.root("/CN=Rogue Root").issue(HOST)
+    signed = sign(TEXT, rogue, "-nodetach", "-outform", "DER", directory=shop.path)
+    value = b"\x0aRogue Root"
+    assert signed.count(b"\x0c" + value) == 2  # in the certificate, and where the signer is named
+    spoilt = signed.replace(b"\x0c" + value, b"\x07" + value)  # an ObjectDescriptor
+    assert "a name in its signer's certificate cannot be read" in shop.refusal(spoilt, forms=ALL)
 
 
 def test_an_issuer_s_name_that_only_openssl_can_read(shop: Workshop) -> None:
