@@ -141,6 +141,13 @@ def test_a_job_is_stopped_after_its_time(host: Host) -> None:
     assert "--since 20" in shown.stdout  # F-H14
 
 
+def test_check_asks_the_programs_as_they_run(host: Host) -> None:
+    """C21: as their account, with the mounts that a run has; the stand-in is a program that fails."""
+    shown = appliance(host, "check", "--offline", "caso")
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "the check ended with exit status 7" in shown.stdout
+
+
 def test_status_logs_and_schedule_work(host: Host) -> None:
     """C04, C08: the services are units of systemd, their words are in the journal."""
     stand_ins = host.root / "stand-ins"
