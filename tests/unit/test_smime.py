@@ -567,6 +567,10 @@ def test_a_revoked_signer_and_a_missing_list(tmp_path: Path) -> None:
 def test_a_name_of_a_kilobyte_does_not_reach_a_log(shop: Workshop) -> None:
     rogue = Authority.root("/CN=Rogue").issue("/OU=" + "/OU=".join(["x" * 60] * 30))
     assert "longer than 1024 characters" in shop.refusal(shop.sign(TEXT, "-text", pair=rogue))
+    longest = "/OU=" + "/OU=".join(["x" * 60] * 16)
+    assert len(longest) == 1024
+    signed = shop.sign(TEXT, "-text", pair=shop.root.issue(longest))
+    assert shop.verify(signed).signer == longest
 
 
 # MIME by itself
