@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from dirq.QueueSimple import QueueSimple
 
+from appliance.core.run.errors import LocalFailure
 from appliance.core.spool import ElementName, Spool
 from tests import foreign
 from tests.syscalls import trace
@@ -317,3 +318,79 @@ def test_an_element_that_could_be_sent_but_not_removed_is_not_sent() -> None:
         )
         if os.geteuid() == 0:
             assert said.startswith(f"False {root}/spool/{name}: skipped: operation not permitted (a file of user 0")
+
+
+def test_an_element_whose_lock_cannot_be_renewed_is_not_locked(spool: Spool, tmp_path: Path) -> None:
+    """F-H1: others would break the lock at once."""
+    name = spool.adopt(staged(tmp_path))
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
+        "spool = Spool(Path(sys.argv[1]))\n"
+        "assert not spool.lock(sys.argv[2])\n"
+        "assert list(spool.skipped) == [spool.path / sys.argv[2]]\n"
+        "assert not spool.is_usable(sys.argv[2])\n"
+    )
+    calls = trace(script, spool.path, name, below=spool.path, inject="utimensat:error=EPERM")
+    assert calls == [f"link {name} {name}.lck", f"utimensat {name}", f"unlink {name}.lck"]
+
+
+def test_a_link_in_the_place_of_a_lock_is_a_lock_until_it_is_old(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    lock = spool.path / f"{name}.lck"
+    lock.symlink_to("nowhere")
+    assert spool.is_locked(name)
+    assert not spool.lock(name)
+    spool.purge()
+    assert spool.is_locked(name)
+    os.utime(lock, (0, 0), follow_symlinks=False)
+    spool.purge()
+    assert spool.lock(name)
+    assert spool.skipped == {}
+
+
+def test_leftovers_that_cannot_be_removed_are_named_and_keep_no_other() -> None:
+    """F-H1."""
+    with foreign.open_to_all() as root:
+        queue = QueueSimple(str(root / "spool"), umask=0)
+        directory = (root / "spool" / queue.add("x")).parent
+        other = root / "spool" / "22222222"
+        other.mkdir()
+        for path in (directory / f"{'a' * 14}.lck", other / f"{'b' * 14}.tmp"):
+            path.touch()
+            os.utime(path, (0, 0))
+        directory.chmod(0o1777)
+        other.chmod(0o777)
+        said = foreign.as_nobody(
+            "from pathlib import Path; from appliance.core.spool import Spool\n"
+            f"spool = Spool(Path({str(root / 'spool')!r}))\n"
+            "spool.purge()\n"
+            "print(*spool.skipped)\n"
+        )
+        assert not (other / f"{'b' * 14}.tmp").exists()
+        if os.geteuid() == 0:
+            assert said == f"{directory}/{'a' * 14}.lck\n"
+
+
+def test_a_spool_that_is_no_directory_or_closed_says_what_helps(tmp_path: Path) -> None:
+    """F-H1: this is no foreign thing beside others, without it nothing can be sent."""
+    (tmp_path / "file").touch()
+    for look in (lambda spool: list(spool.names()), Spool.count):
+        with pytest.raises(LocalFailure, match=f"^{tmp_path}/file: not a directory"):
+            look(Spool(tmp_path / "file"))
+    with foreign.open_to_all() as root:
+        (root / "spool").mkdir(mode=0)
+        said = foreign.as_nobody(
+            "from pathlib import Path; from appliance.core.spool import Spool\n"
+            "try:\n"
+            f"    Spool(Path({str(root / 'spool')!r})).count()\n"
+            "except Exception as error:\n"
+            "    print(type(error).__name__, error)\n"
+        )
+        assert said.startswith(f"LocalFailure {root}/spool: permission denied (a directory of user ")
+        assert f"; chown -R {foreign.NOBODY if os.geteuid() == 0 else os.geteuid()}:" in said
+
+
+def test_an_element_was_made_when_its_name_says(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    os.utime(spool.path / name, (0, 0))
+    assert abs(spool.made_at(name).timestamp() - time.time()) < 5
