@@ -95,7 +95,6 @@ def test_one_command_installs_user_units_timers_and_logs(host: Host, made: Path)
     assert (root / "etc/logrotate.d/fedcloud-native").exists()
     assert (root / "var/log/apel").stat().st_uid == 1999
     assert not list((root / "etc").glob("cron.d/*"))
-    assert install(host, made).stdout == f"Nothing to change: {__version__} is installed.\n"
     again = host.install(made / f"fedcloud-appliance-{__version__}")  # it is remembered
     assert again.stdout == f"Nothing to change: {__version__} is installed.\n"
 
