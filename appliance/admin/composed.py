@@ -24,6 +24,8 @@ _NOISE = re.compile(
     r"|(?:ERROR: )?\d{1,3}"
 )
 """Lines of Compose 1.29 and 2 that say what it does; and the program's exit status, which 1.29 reports as an error."""
+_SUMMARY = "Encountered errors while bringing up the project"
+"""The last line of 1.29, which says nothing; the reason stands before it."""
 _FAILURE = re.compile(
     r"(?:ERROR: |Error response from daemon: |Error: |Cannot connect to the Docker daemon|error while interpolating"
     r"|required variable |Couldn't connect|invalid (?:spec|mount|compose)|service \S+ |validating |yaml: )"
@@ -90,7 +92,7 @@ def not_installed(program: str, error: OSError) -> Unavailable:
 
 def failure(subject: str, said: Sequence[str]) -> Unavailable:
     """Return why docker-compose could not run a container at all, from what it wrote to standard error."""
-    lines = [_CONTROLS.sub("", line).strip() for line in said if not is_noise(line)]
+    lines = [_CONTROLS.sub("", line).strip() for line in said if not is_noise(line) and _SUMMARY not in line]
     text = " ".join(lines)
     if match := _SOURCE.search(text):
         return Unavailable(

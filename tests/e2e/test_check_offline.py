@@ -141,7 +141,12 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
 
 
 def test_what_keeps_a_program_from_being_asked(site: ContainerSite) -> None:
-    """F-H10, C04, C10.a: a mount without its source and a missing key are findings; with no engine nothing is asked."""
+    """F-H2: first a service that runs in the host's network, where docker-compose cannot link a check to it.
+
+    F-H10, C04, C10.a: a mount without its source and a missing key are findings; with no engine nothing is asked."""
+    site.set(FEDCLOUD_NETWORK="host")
+    site.compose("up", "-d", "--no-build", "cloudkeeper-os")
+    assert check(site, "cloudkeeper-os") == (0, [], ["cloudkeeper-os"])
     (site.root / "etc/voms.json").unlink()
     (site.root / "etc/grid-security/hostkey.pem").unlink()
     status, findings, asked = check(site, "caso", "ssmsend")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from appliance.core.config.settings import Value
 from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
 
+TOP = Path(__file__).parents[2]
 VERSION = "1.2.3"
 CASO, SENDER, SITE = "/etc/caso/caso.conf", "/etc/apel/sender.cfg", "/etc/sitebdii/site.cfg"
 STAND_IN = """#!/bin/sh
@@ -279,6 +281,19 @@ def test_what_docker_compose_cannot_do_is_a_finding(site: Site, capsys: pytest.C
     assert (status, finding["path"]) == (3, "/etc/caso/caso.conf")
     assert finding["text"] == "does not exist, and caso has it mounted; put it there, as scripts/install did"
     assert site.check("caso", "sitebdii", capsys=capsys)[0] == 1
+
+
+@pytest.mark.parametrize(("network", "project"), [("bridge", "fedcloud"), ("host", "fedcloud-check")])
+def test_a_service_that_runs_in_the_host_s_network_can_be_checked(
+    site: Site, network: str, project: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-H2: docker-compose would link the check to what runs, which the engine refuses in that network."""
+    shutil.copy(TOP / f"networks/{network}.yml", site.root / f"etc/fedcloud/networks/{network}.yml")
+    site.write("etc/fedcloud/appliance.env", f"FEDCLOUD_VERSION={VERSION}\nFEDCLOUD_NETWORK={network}\n")
+    program = site.place / "docker-compose"
+    program.write_text(STAND_IN.replace("for service", 'echo "$@" >calls\nfor service'))
+    assert site.check("cloudkeeper-os", capsys=capsys) == (0, [])
+    assert f"-p {project} " in (site.place / "calls").read_text()
 
 
 def test_an_engine_that_is_down_and_an_image_that_is_missing(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from appliance.core.config.settings import Value
 from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
 from appliance.core.run.layout import Layout
 
+_PROJECT = "fedcloud-check"
 CHECK_LABEL = "eu.egi.fedcloud.check"
 _PROVIDER = ("cloud-info-provider-service",)
 PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -74,6 +75,8 @@ def ask(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence
     flags = [word for mount in mounts for word in ("-v", mount)]
     words = ["run", "--rm", "-T", "--no-deps", "--label", f"{CHECK_LABEL}={name}", *flags]
     command = settings.compose_command(host, *words, service, "sh", "-c", _SCRIPT, "sh", *programs)
+    if _has_no_network_of_its_own(service, host):
+        command[command.index("-p") + 1] = _PROJECT
     try:
         said, _ = _run(name, command, composed.environment(host))
     except OSError as error:
@@ -81,6 +84,21 @@ def ask(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence
     if _BEGUN not in said:
         raise composed.failure(name, said)
     return read(name, said)
+
+
+def _has_no_network_of_its_own(service: str, host: Host) -> bool:
+    """Return whether a service uses the network of the host, or another one that cannot have links.
+
+    `docker-compose run` of 1.29 links the container to those of the service that run, which the engine refuses there.
+    In a project of its own there are none; where there are networks, that would make new ones.
+    """
+    import yaml  # noqa: PLC0415  start-up is a cost
+
+    try:
+        tree = yaml.safe_load(host.network.read_bytes())
+        return "network_mode" in tree["services"][service]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return False  # docker-compose says it better
 
 
 def _ask_natively(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str]) -> Answer:
