@@ -133,6 +133,28 @@ def test_a_killed_slapd_and_a_killed_container_are_back_and_their_neighbours_not
     assert machine.run("systemctl", "is-active", "bdii").stdout == "active\n"
 
 
+def test_a_unit_whose_flow_is_off_is_skipped_and_has_not_failed(appliance: Appliance) -> None:
+    """F-H7: systemd itself says so; on again, the unit starts as before."""
+    machine, name = appliance.machine, "/etc/fedcloud/appliance.yaml"
+    shipped = appliance.path(name).read_text()
+    appliance.write(name, shipped.replace("information: on", "information: off"), mode=0o644)
+    try:
+        machine.shell("systemctl stop bdii && systemctl start bdii")
+        shown = machine.shell("systemctl show bdii -p ActiveState -p Result -p SubState").stdout.split()
+        assert set(shown) == {"ActiveState=inactive", "SubState=dead", "Result=exec-condition"}
+        assert machine.shell("systemctl is-failed bdii", expect=1).stdout == "inactive\n"
+        assert "bdii: not started: the flow information is off in /etc/fedcloud/appliance.yaml" in machine.journal(
+            "bdii"
+        )
+        assert not SERVICES & appliance.containers().keys()
+        status = machine.shell("appliance status", expect=None).stdout
+        assert re.findall(r"^(cloudbdii|sitebdii) +off", status, re.MULTILINE) == ["cloudbdii", "sitebdii"]
+    finally:
+        appliance.write(name, shipped, mode=0o644)
+        machine.shell("systemctl start bdii")
+    assert "GLUE2DomainID=TEST-SITE,o=glue" in appliance.entries()
+
+
 # ---------------------------------------------------------------------------------------------------------- accounting
 
 
