@@ -53,6 +53,7 @@ TARGETS = {
         ("caso/months.py", "caso/records.py"),
         (
             "tests/unit/test_months.py",
+            "tests/unit/test_records.py",
             "tests/unit/test_nova_records.py",
             "tests/property/test_months_properties.py",
         ),

@@ -62,3 +62,8 @@ def test_more_than_half_is_held_and_half_is_not() -> None:
     assert (more.waiting, remembered.held_since) == (gone.deletes, NOW)
     due, _ = plan.guard(gone, size=1, remembered=remembered, now=NOW + timedelta(hours=2), **times)
     assert due.deletes == gone.deletes
+
+
+def test_an_entry_that_is_the_same_in_other_order_and_case_has_no_difference() -> None:
+    old = Entry("o=glue", {"objectClass": ("a", "b"), "info": ("1",)})
+    assert plan.difference(old, Entry("o=glue", {"objectclass": ("b", "a"), "Info": ("1",)})) == {}

@@ -301,3 +301,112 @@ def test_a_qcow2_header_that_is_cut_off_is_refused(disks: Path, tmp_path: Path, 
     cut.write_bytes((disks / "v3.qcow2").read_bytes()[:length])
     with pytest.raises(Unusable, match=r"cut\.qcow2: its qcow2 header is cut off"):
         inspect(cut, Format.QCOW2)
+
+
+def qcow2_header(version: int, *, length: int, virtual: int = SIZE, features: int = 0) -> bytes:
+    """Write the header of an empty image, as QEMU's docs/interop/qcow2 describes it."""
+    header = struct.pack(">4sIQIIQI", b"QFI\xfb", version, 0, 0, 16, virtual, 0).ljust(72, b"\0")
+    return (header + struct.pack(">Q", features)).ljust(length, b"\0")[:length]
+
+
+@pytest.mark.parametrize(
+    ("version", "length", "virtual", "features"),
+    [
+        (2, 72, SIZE, 0),  # the shortest headers
+        (3, 104, SIZE, 0),
+        (3, 104, 2**41, 0),  # the largest disk
+        (3, 104, SIZE, 1),  # "dirty": reference counts are rebuilt, data are whole
+    ],
+)
+def test_headers_at_a_limit(tmp_path: Path, version: int, length: int, virtual: int, features: int) -> None:
+    path = tmp_path / "x.qcow2"
+    path.write_bytes(qcow2_header(version, length=length, virtual=virtual, features=features))
+    assert inspect(path, Format.QCOW2) == Disk(path, Format.QCOW2)
+
+
+@pytest.mark.parametrize(
+    ("virtual", "features", "words"),
+    [(2**41 + 1, 0, f"has {2**41 + 1} bytes, at most {2**41}"), (SIZE, 2**63, "unknown features")],
+)
+def test_headers_beyond_a_limit(tmp_path: Path, virtual: int, features: int, words: str) -> None:
+    path = tmp_path / "x.qcow2"
+    path.write_bytes(qcow2_header(3, length=104, virtual=virtual, features=features))
+    with pytest.raises(Unusable, match=words):
+        inspect(path, Format.QCOW2)
+
+
+def descriptor_of(disk: Path) -> bytes:
+    return disk.read_bytes()[512 : 512 + 20 * 512].split(b"\0")[0]
+
+
+@pytest.mark.parametrize("sectors", [1, 40])
+def test_descriptors_of_any_usual_length(disks: Path, tmp_path: Path, sectors: int) -> None:
+    path, text = tmp_path / "x.vmdk", descriptor_of(disks / "sparse.vmdk")
+    with_descriptor(disks / "sparse.vmdk", path, text, header=(1, sectors))
+    assert inspect(path, Format.VMDK) == Disk(path, Format.VMDK)
+
+
+@pytest.mark.parametrize("sectors", [0, 41])
+def test_descriptors_of_no_usual_length(disks: Path, tmp_path: Path, sectors: int) -> None:
+    path, text = tmp_path / "x.vmdk", descriptor_of(disks / "sparse.vmdk")
+    with_descriptor(disks / "sparse.vmdk", path, text, header=(1, sectors))
+    with pytest.raises(Unusable, match="describes no complete disk"):
+        inspect(path, Format.VMDK)
+
+
+def test_what_lies_behind_a_descriptor_is_not_read(disks: Path, tmp_path: Path) -> None:
+    """QEMU reads twenty sectors: a hint in the next one leads nowhere."""
+    path, text = tmp_path / "x.vmdk", descriptor_of(disks / "sparse.vmdk")
+    with_descriptor(disks / "sparse.vmdk", path, text.ljust(20 * 512, b"\n"), header=(1, 20))
+    altered(path, path, (21 * 512, b'parentFileNameHint="/etc/passwd"\n'))
+    assert inspect(path, Format.VMDK) == Disk(path, Format.VMDK)
+
+
+def test_a_vmdk_of_two_tib_is_the_largest(disks: Path, tmp_path: Path) -> None:
+    path = altered(disks / "sparse.vmdk", tmp_path / "x.vmdk", (12, struct.pack("<Q", 2**32)))
+    assert inspect(path, Format.VMDK) == Disk(path, Format.VMDK)
+
+
+def test_words_of_others_are_cut_short(disks: Path, tmp_path: Path) -> None:
+    text = descriptor_of(disks / "sparse.vmdk").replace(b"monolithicSparse", b"x" * 50)
+    with_descriptor(disks / "sparse.vmdk", tmp_path / "x.vmdk", text, header=(1, 20))
+    with pytest.raises(Unusable, match=f"of type {'x' * 40},"):
+        inspect(tmp_path / "x.vmdk", Format.VMDK)
+    (tmp_path / "x").write_bytes(b"no image")
+    with pytest.raises(Unusable, match=f"calls it '{'y' * 20}'"):
+        detect(tmp_path / "x", declared="y" * 30)
+
+
+def ova(path: Path, disk: bytes, *, members: int = 2) -> Path:
+    """Write an OVA of so many members, of which the last is the disk."""
+    others = [(f"{number}.txt", b"") for number in range(members - 2)]
+    return archive(path, ("a.ovf", b""), *others, ("a.vmdk", disk))
+
+
+def padded(disk: bytes) -> bytes:
+    return disk + bytes(-len(disk) % 512)
+
+
+def test_an_ova_may_have_a_hundred_members(disks: Path, tmp_path: Path) -> None:
+    disk = (disks / "sparse.vmdk").read_bytes()
+    assert inspect(ova(tmp_path / "a.ova", disk, members=100), Format.OVA).size == len(disk)
+    with pytest.raises(Unusable, match="is no OVA of one disk"):
+        inspect(ova(tmp_path / "b.ova", disk, members=101), Format.OVA)
+
+
+def test_an_archive_ends_where_its_last_member_does_or_is_cut_off(disks: Path, tmp_path: Path) -> None:
+    disk = padded((disks / "sparse.vmdk").read_bytes())
+    path = ova(tmp_path / "a.ova", disk)
+    end = path.read_bytes().rindex(disk) + len(disk)
+    os.truncate(path, end)
+    assert inspect(path, Format.OVA).size == len(disk)
+    os.truncate(path, end - 1)
+    with pytest.raises(Unusable, match="its archive is cut off"):
+        inspect(path, Format.OVA)
+
+
+def test_an_archive_with_a_broken_header(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.ova", ("a.ovf", b""))
+    altered(path, path, (0, b"other name"))
+    with pytest.raises(Unusable, match="its archive cannot be read"):
+        inspect(path, Format.OVA)
