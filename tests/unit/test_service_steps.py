@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,12 +310,25 @@ def test_without_a_copy_the_start_ends_with_a_status_that_is_not_restarted(
     assert site.runs("cloudkeeper-os").returncode == 0
 
 
+def test_the_main_process_ends_before_the_start_fails(site: Site) -> None:
+    """F-H2: a signal in place of its status would have systemd restart it."""
+    site.answer("cloudkeeper-os", "must be set")
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    with subprocess.Popen(["/bin/sleep", "1.5"]) as main_process:
+        threading.Thread(target=main_process.wait, daemon=True).start()  # as systemd, which takes its status
+        words = ["service", "ready", "cloudkeeper-os", f"--pid={main_process.pid}", "--root", str(site.root)]
+        begin = time.monotonic()
+        assert main(words) == 2
+        assert time.monotonic() - begin > 1
+
+
 def test_the_resource_level_comes_up_though_the_site_level_cannot(site: Site, unit_status: socket.socket) -> None:
     """F-H2: the unit fails with the line, and the engine runs the other; the other way round the unit runs."""
     site.answer("sitebdii", "is still the placeholder '@example.com'")
     assert site.step("prepare", "bdii") == 0
-    assert site.runs("bdii").returncode == 78
     assert site.calls() == ["rm -v -f cloudbdii sitebdii", "rm -v -f -s sitebdii", "up -d --no-build cloudbdii"]
+    assert site.runs("bdii").returncode == 78
+    assert site.calls() == []
     assert "sitebdii: does not run: /etc/sitebdii/site.cfg:2: KEY: is still" in last_status(unit_status)
     site.answer("sitebdii")
     site.answer("cloudbdii", "must be set")

@@ -23,6 +23,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -49,6 +50,8 @@ CONFIGURATION = 78
 """Exit status of a start that no restart mends: EX_CONFIG of sysexits.h, RestartPreventExitStatus of the units."""
 _ANSWER = 120
 """Seconds that a service gets until it answers, without TimeoutStartSec of the units (300)."""
+_ENDS, _PAUSE = 30.0, 0.1
+"""Seconds that the main process gets to end when nothing can start, and between two looks."""
 _GRACE = {BDII: ("-t", "8")}
 """What `stop` of docker-compose is told of the time that containers get; else it is the compose file's."""
 
@@ -91,6 +94,9 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
     choose.save(decision, layout)
     for line in decision.lines:
         logger.error("%s", line)
+    if decision.started and UNITS[unit][-1] not in decision.started:
+        # The unit ends with its next step; what else can run is the engine's.
+        _compose(host, *_overrides(unit, layout), "up", "-d", "--no-build", *decision.started)
     return ExitStatus.DONE
 
 
@@ -106,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     decision = choose.read(arguments.unit, layout)
     notify.status(_state(decision))
     if UNITS[arguments.unit][-1] not in decision.started:
-        _run_without(host, decision, layout)
+        raise SystemExit(CONFIGURATION)
     command = _up(host, layout, arguments.unit, *decision.started)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -115,13 +121,6 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         os.execve(command[0], command, composed.environment(host))  # noqa: S606  no shell is wanted
     except OSError as error:
         raise composed.not_installed(command[0], error) from error
-
-
-def _run_without(host: Host, decision: Decision, layout: Layout) -> NoReturn:
-    """End with the status that systemd does not restart; what else can start is left to the engine."""
-    if decision.started:
-        _compose(host, *_overrides(decision.unit, layout), "up", "-d", "--no-build", *decision.started)
-    raise SystemExit(CONFIGURATION)
 
 
 def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
@@ -146,10 +145,18 @@ def _ready(arguments: argparse.Namespace) -> ExitStatus:
     host, unit, layout = _load(arguments), arguments.unit, cli.layout(arguments)
     decision = choose.read(unit, layout)
     if UNITS[unit][-1] not in decision.started:
+        _outlast(arguments.pid)
         raise ConfigurationError([Problem(Path(), 0, "", line) for line in decision.lines])
     _wait(host, unit, timeout=arguments.timeout, pid=arguments.pid)
     _keep(host, layout, decision)
     return ExitStatus.DONE
+
+
+def _outlast(pid: int | None) -> None:
+    """Wait for the end of the main process: its exit status is to count, and not the signal that would end it."""
+    deadline = time.monotonic() + _ENDS
+    while pid is not None and Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
 
 
 def _wait(host: Host, unit: str, *, timeout: int, pid: int | None = None) -> None:
