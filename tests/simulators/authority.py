@@ -217,10 +217,10 @@ def private_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
-def serial_zero(subject: str) -> Pair:
+def serial_zero(subject: str, serial: int = 0) -> Pair:
     """A self-signed CA as old ones are, with a serial number that cryptography refuses to write and deplores to read."""
     key = ec_key(subject)
-    command = ["openssl", "req", "-x509", "-new", "-key", "/dev/stdin", "-subj", subject, "-set_serial", "0"]
+    command = ["openssl", "req", "-x509", "-new", "-key", "/dev/stdin", "-subj", subject, "-set_serial", str(serial)]
     pem = subprocess.run([*command, "-days", "9"], input=private_pem(key), capture_output=True, check=True).stdout
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -337,6 +337,18 @@ def test_a_delta_that_nobody_announces_releases_nothing(directory: Path, root: A
         assert f"revoked by {ROOT} ({path}, {other})" in refusals(directory, host)
 
 
+def test_what_openssl_alone_finds_counts_first(directory: Path, root: Authority) -> None:
+    """The link below has no list; the one above is on hold, and no delta that counts ends that."""
+    sub = root.sub()
+    sub.publish(directory)
+    held, removed = ([entry(sub.pair, reason=reason)] for reason in (HOLD, REMOVED))
+    add(directory, root.crl(number=1, entries=held), f"{root.hash}.r0")
+    delta = root.crl(number=2, entries=removed, extension=x509.DeltaCRLIndicator(1))
+    add(directory, delta, f"{root.hash}.r1")
+    words = "CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing was revoked"
+    assert words in refusals(directory, sub.issue(HOST))
+
+
 def test_what_is_revoked_otherwise_never_comes_back(directory: Path, root: Authority) -> None:
     compromised = x509.ReasonFlags.key_compromise
     host = root.issue(HOST, extensions=[freshest()])
@@ -424,7 +436,7 @@ def test_a_list_of_another_scope(directory: Path, root: Authority) -> None:
 
 
 def test_the_root_itself_needs_no_list(directory: Path, root: Authority) -> None:
-    """OpenSSL looks for one that covers the root as well, and this list is for hosts only."""
+    """OpenSSL 3.0 looks for one that covers the root as well; this list is for hosts only."""
     scope = indirect(indirect_crl=False, only_contains_user_certs=True)
     add(directory, root.crl(extension=scope), f"{root.hash}.r0")
     for crls in BOTH:

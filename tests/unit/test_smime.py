@@ -546,7 +546,11 @@ def test_a_stranger_with_the_same_serial_number(shop: Workshop) -> None:
 
 
 def test_a_signer_with_serial_number_zero(shop: Workshop) -> None:
-    assert "is not positive" in shop.refusal(shop.sign(TEXT, "-text", pair=serial_zero("/CN=Zero")))
+    for serial in (0, -5):
+        signed = shop.sign(TEXT, "-text", pair=serial_zero("/CN=Zero", serial))
+        assert "is not positive" in shop.refusal(signed)
+    one = shop.root.issue(HOST, serial=1)
+    assert shop.verify(shop.sign(TEXT, "-text", pair=one)).certificate == one.certificate
 
 
 def test_a_revoked_signer_and_a_missing_list(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class Anchors:
         return RevocationLists.read([self.path / name for name in names])
 
     def hashes(self, authority: x509.Certificate) -> set[str]:
-        """Return the hashes that files of this CA lie under, whichever of its certificates it is."""
+        """Return the hashes that files of this CA lie under, whichever of its keys this is."""
         found = {format(crypto.X509.from_cryptography(authority).subject_name_hash(), "08x")}
         for installed in self.named(canonical(authority.subject)):
             found |= self.by_fingerprint[installed.fingerprint(SHA256())].hashes

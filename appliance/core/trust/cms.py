@@ -8,6 +8,7 @@ attributes are slices of the bytes that came: to encode anew what was signed cou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -230,10 +231,8 @@ def _load_readable(certificates: Sequence[bytes]) -> list[x509.Certificate]:
     loaded = []
     for certificate in certificates:
         if _is_positive(_issuer_and_serial(certificate)[1]):
-            try:
+            with contextlib.suppress(ValueError, x509.InvalidVersion):
                 loaded.append(x509.load_der_x509_certificate(certificate))
-            except (ValueError, x509.InvalidVersion):
-                continue
     return loaded
 
 

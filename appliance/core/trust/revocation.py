@@ -67,10 +67,10 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """OpenSSL's error and the position of the link that it is about."""
+    """OpenSSL's error and how far up the chain the link is that it is about."""
 
     code: int
-    position: int
+    depth: int
     words: str
 
 
@@ -223,10 +223,10 @@ class _Case:
                 timeless = self._verify(position, 0, at=None)
                 error = timeless if timeless and timeless.code == _Code.REVOKED else error
                 found.append(self._doubt(link, issuer, error, at=at))
-        if not found and whole.position < len(pairs):
-            # Only all together are they doubtful: the key that signed a list is revoked. Last is the
-            # root, about which a list says nothing that counts.
-            found.append(self._doubt(*pairs[whole.position], whole, at=at))
+        if not found and whole.depth < len(pairs):
+            # Only all together are they doubtful: the key that signed a list is revoked. Last is
+            # the root, which OpenSSL 3.0 judges too, and about which no list says what counts.
+            found.append(self._doubt(*pairs[whole.depth], whole, at=at))
         return tuple(one for one in found if one.is_revoked) or tuple(found)
 
     def _verify(self, position: int, flags: int, *, at: datetime | None) -> _Error | None:
@@ -244,7 +244,7 @@ class _Case:
             crypto.X509StoreContext(store, leaf, [*rest, *others]).verify_certificate()
         except crypto.X509StoreContextError as error:
             code, depth, words = error.errors
-            return _Error(code, position + depth, words)
+            return _Error(code, depth, words)
         return None
 
     def _doubt(

@@ -91,7 +91,8 @@ class RevocationLists:
         problems: dict[Path, str] = {}
         seen: set[Path] = set()
         for name in paths:
-            path = Path(os.path.realpath(name))  # IGTF's bundles carry a file under two names: it is read once
+            # IGTF's bundles carry a file under two names: it is read once.
+            path = Path(os.path.realpath(name))
             if path not in seen:
                 seen.add(path)
                 try:
