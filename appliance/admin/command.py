@@ -9,6 +9,7 @@ from appliance.admin.bdii import verb as bdii
 from appliance.admin.certificates import renew as certificates
 from appliance.admin.check import offline as check
 from appliance.admin.configure import configure
+from appliance.admin.firewall import control as firewall
 from appliance.admin.flows import show as flows
 from appliance.admin.images import verb as images
 from appliance.admin.logs import verb as logs
@@ -41,6 +42,7 @@ PROGRAM = cli.Program(
         bdii.VERB,
         service.VERB,
         certificates.VERB,
+        firewall.VERB,
     ),
 )
 

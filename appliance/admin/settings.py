@@ -5,6 +5,8 @@ Both may be missing: then the defaults count, and whoever needs the version of t
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,8 +30,13 @@ VERSION_FILE = "/var/lib/fedcloud/version"
 _LONGEST = 256
 _SOCKET = Path("/run/docker.sock")
 _NETWORK = "bridge"
+_BRIDGE = "fedcloud"
+_BRIDGES = re.compile(r"[a-z0-9]{1,10}")
+"""With what follows it, no longer than the kernel takes (15 bytes)."""
+_MAX_PORT = 65535
 _VARIABLES = (
     *(VERSION, "FEDCLOUD_NETWORK", "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_ROOT", "FEDCLOUD_CPUS"),
+    *("FEDCLOUD_BDII_LISTEN", "FEDCLOUD_BRIDGE"),
     *("FEDCLOUD_BACKEND_ENDPOINT", "FEDCLOUD_MEMORY_BDII", "FEDCLOUD_MEMORY_BACKEND", "FEDCLOUD_MEMORY_JOB"),
 )
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -68,6 +75,12 @@ class Host:
     """Whether each flow is wanted here."""
     is_native: bool
     """Whether the programs run on the host itself, without containers."""
+    restricts_egress: bool
+    """Whether the public BDII is to connect to its resource BDIIs only, where its network allows that."""
+    bridge: str
+    """What the names of the public BDII's bridges begin with."""
+    listen: tuple[str, int] | None
+    """Address and port of the public BDII; None when it is on all addresses, port 2170."""
     warnings: tuple[Problem, ...]
 
     def is_wanted(self, name: str) -> bool:
@@ -113,6 +126,9 @@ def load(layout: Layout) -> Host:
         profile=profile,
         flows=flows,
         is_native=is_native(layout),
+        restricts_egress=settings.boolean("firewall", "bdii_egress", default=True),
+        bridge=_bridge(environment),
+        listen=_listen(environment),
         warnings=settings.finish() + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),
     )
 
@@ -142,6 +158,34 @@ def _compose(settings: Settings) -> Path:
         cause = f"{text!r} is neither a path nor {composes.PLUGIN!r}; leave it empty to have Compose found"
         settings.error("engine", "compose", cause)
         return composes.find()
+
+
+def _listen(environment: document.Document) -> tuple[str, int] | None:
+    """Return what FEDCLOUD_BDII_LISTEN says; raises `ConfigurationError`."""
+    entry = environment.get(shell.SECTION, "FEDCLOUD_BDII_LISTEN")
+    if entry is None or not entry.text:
+        return None
+    address, _, port = entry.text.rpartition(":")
+    try:
+        found = str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]")))
+        is_right = ("[" in address) == (":" in found) and port.isdecimal() and 0 < int(port) <= _MAX_PORT
+    except ValueError:
+        is_right = False
+    if not is_right:
+        cause = f"{entry.text!r} is not allowed; write ADDRESS:PORT, such as 192.0.2.10:2170 or [2001:db8::10]:2170"
+        raise ConfigurationError([Problem(entry.path, entry.line, "FEDCLOUD_BDII_LISTEN", cause)])
+    return found, int(port)
+
+
+def _bridge(environment: document.Document) -> str:
+    """Return FEDCLOUD_BRIDGE, which the kernel's names of bridges begin with; raises `ConfigurationError`."""
+    entry = environment.get(shell.SECTION, "FEDCLOUD_BRIDGE")
+    if entry is None or not entry.text:
+        return _BRIDGE
+    if not _BRIDGES.fullmatch(entry.text):
+        cause = f"{entry.text!r} is not allowed; write at most 10 lower-case letters and digits"
+        raise ConfigurationError([Problem(entry.path, entry.line, "FEDCLOUD_BRIDGE", cause)])
+    return entry.text
 
 
 def _misspelt(environment: document.Document, *, version: str, place: Path) -> tuple[Problem, ...]:

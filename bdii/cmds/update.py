@@ -78,7 +78,9 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _endpoint(text: str) -> tuple[str, int]:
+def _endpoint(text: str) -> tuple[str, int] | None:
+    if not text:  # a setting that is not set
+        return None
     address, _, port = text.rpartition(":")
     try:
         return str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))), _port(port)

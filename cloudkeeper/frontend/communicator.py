@@ -20,7 +20,10 @@ from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
 from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, VO, VO_CHECK, Status, features_of, from_metadata
 
-_CHECK = "see that cloudkeeper-os runs and that backend: endpoint: is its address"
+_CHECK = (
+    "check that cloudkeeper-os runs, and that backend: endpoint: is where it listens (on the same host "
+    "unix:///run/cloudkeeper/backend.sock, unless it is of release 0.9)"
+)
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
 """Deadlines; the last one, for calls that upload, is that of cloudkeeper's youngest backends."""
 _CONNECT = timedelta(seconds=10)

@@ -65,11 +65,14 @@ class ContainerSite:
 
     def _use_own_ports(self) -> None:
         """Take other ports than those of the appliance, which may run on the same machine."""
-        for name, text in (("bridge", '"2170:2170"'), ("host", ":2171")):
+        for name, old, new in (
+            ("bridge", "${FEDCLOUD_BDII_LISTEN:-2170}", str(self.port)),
+            ("host", ":2171", f":{self.port + 1}"),
+        ):
             path = self.root / f"etc/fedcloud/networks/{name}.yml"
-            new = f'"{self.port}:2170"' if name == "bridge" else f":{self.port + 1}"
-            assert text in path.read_text()
-            path.write_text(path.read_text().replace(text, new))
+            assert old in path.read_text()
+            path.write_text(path.read_text().replace(old, new))
+        self.set(FEDCLOUD_BRIDGE=self.bridge)  # two sites in one engine
         if self.network == "host":
             self.edit("etc/sitebdii/bdii.conf", append=f"BDII_PORT={self.port}\nBDII_IPV6_SUPPORT=yes\n")
             self.edit(
@@ -78,7 +81,7 @@ class ContainerSite:
             )
 
     def set(self, **settings: object) -> None:
-        """Write settings to appliance.env."""
+        """Change or add settings of appliance.env."""
         path = self.root / "etc/fedcloud/appliance.env"
         path.parent.mkdir(parents=True, exist_ok=True)
         old = path.read_text().splitlines() if path.exists() else []
@@ -95,6 +98,11 @@ class ContainerSite:
         path.chmod(mode)
         os.chown(path, 0, ACCOUNT)
         return path
+
+    @property
+    def bridge(self) -> str:
+        """What the names of the site's bridges begin with."""
+        return f"fc{self.port % 100000}"
 
     @property
     def command(self) -> list[str]:

@@ -10,6 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)"
+_ACCEPT = """
+import selectors, socket, sys
+ready = selectors.DefaultSelector()
+for port in sys.argv[1:]:
+    ready.register(socket.create_server(("0.0.0.0", int(port))), selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in ready.select():
+        key.fileobj.accept()[0].close()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +29,30 @@ class Neighbour:
     pid: int
     ipv4: str
     ipv6: str
+    cable: str = ""
+    """This machine's end of it."""
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program there, with this machine's files."""
         enter = ("nsenter", "--net", "--target", str(self.pid))
         return subprocess.run([*enter, *command], capture_output=True, text=True, check=False, timeout=30)
+
+    @property
+    def own_ipv4(self) -> str:
+        """Its own address, as this machine knows it."""
+        return f"{self.ipv4.rpartition('.')[0]}.2"
+
+    @contextlib.contextmanager
+    def serving(self, *ports: int) -> Iterator[None]:
+        """Have it accept connections to ports for the block."""
+        enter = ("nsenter", "--net", "--target", str(self.pid), "/usr/bin/python3", "-IS", "-c", _ACCEPT)
+        with subprocess.Popen([*enter, *map(str, ports)], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                yield
+            finally:
+                process.kill()
 
     def reaches(self, address: str, port: int) -> bool:
         """Say whether something there listens and is not kept from it."""
@@ -39,7 +68,7 @@ def beside() -> Iterator[Neighbour]:
     with subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as process:
         try:
             _wait_until_away(process.pid)
-            machine = Neighbour(process.pid, machine.ipv4, machine.ipv6)
+            machine = Neighbour(process.pid, machine.ipv4, machine.ipv6, here)
             _ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", str(process.pid))
             _ip("address", "add", f"{machine.ipv4}/30", "dev", here)
             _ip("address", "add", f"{machine.ipv6}/126", "dev", here, "nodad")

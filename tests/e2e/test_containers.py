@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import yaml
 from deploy.engine import Engine
 from tests.e2e import container_cloud, neighbour
 from tests.e2e.bdii_service import Entries, images, search
-from tests.e2e.container_site import COMPOSE, SERVICES, ContainerSite, wait
+from tests.e2e.container_site import COMPOSE, SERVICES, TOP, ContainerSite, wait
 from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image, server
 
 pytestmark = pytest.mark.container
@@ -140,7 +141,7 @@ def test_somebody_outside_reaches_the_site_s_bdii_and_nothing_else(site: Contain
             assert "GLUE2DomainID=TEST-SITE" in shown.stdout
         assert not [port for port in (2170, 2171, 50051) if stranger.reaches(stranger.ipv4, port)]
         found = {key for key, address in addresses.items() if stranger.reaches(address, ports[key[0]])}
-    assert found <= {("sitebdii", "fedcloud_bdii")}
+    assert found <= {("sitebdii", "fedcloud_public")}
     assert listening(site, "cloudkeeper-os") == set()
     assert listening(site, "sitebdii") == {"0.0.0.0:2170"}
     here = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
@@ -237,6 +238,35 @@ def test_both_versions_of_compose_read_the_file_alike(tmp_path: Path, network: s
     for name, service in first.items():
         assert service["restricted"] == (True, ["ALL"], ["no-new-privileges:true"], "1999:1999"), name
         assert service["network_mode"] == ("host" if network == "host" else None)
+
+
+@pytest.mark.parametrize("network", ["bridge", "host"])
+@pytest.mark.parametrize("place", ["", "192.0.2.10:2171", "[2001:db8::10]:2171"])
+def test_an_address_for_the_public_bdii(tmp_path: Path, network: str, place: str) -> None:
+    """F-H9: as both versions of Compose understand the shipped files; without it, all addresses."""
+    for version in COMPOSE:
+        root = tmp_path / version / "root"
+        root.mkdir(parents=True)
+        engine = Engine(tmp_path)
+        site = ContainerSite.lay_out(engine, root, version=version, project="p", port=PORT, network=network)
+        shutil.copy(TOP / f"networks/{network}.yml", root / "etc/fedcloud/networks")
+        site.set(FEDCLOUD_BDII_LISTEN=place)
+        shown = subprocess.run([*site.command, "config"], capture_output=True, text=True, check=True).stdout
+        found = yaml.safe_load(shown)["services"]["sitebdii"]
+        if network == "host":
+            assert found["command"][-2:] == ["--listen", place]
+        else:
+            (port,) = found["ports"]
+            assert _published(port) == (place.rpartition(":")[0].strip("[]"), "2171" if place else "2170", 2170)
+
+
+def _published(port: str | dict[str, Any]) -> tuple[str, str, int]:
+    """Return address, port and port inside, as one version writes them or the other."""
+    if isinstance(port, dict):
+        return port.get("host_ip", ""), str(port["published"]), port["target"]
+    outside, _, inside = port.removesuffix("/tcp").rpartition(":")
+    address, _, number = outside.rpartition(":")
+    return address.strip("[]"), number, int(inside)
 
 
 def _essence(service: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,18 @@
-"""Who gets an answer of the backend of images, in both networks of the shipped compose file: the frontend, nobody else."""
+"""What is open between containers, in both networks of the shipped compose file.
+
+The backend of images answers the frontend and nobody else. With networks of their own the public BDII
+connects to its resource BDIIs and to nothing else.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -125,3 +133,105 @@ def test_the_backend_listens_on_no_port(site: ContainerSite) -> None:
     assert [(words[0], words[4]) for words in listening] == [("u_str", _SOCKET)]
     with neighbour.beside() as stranger:
         assert not [address for address in (stranger.ipv4, *places(site)[1:]) if stranger.reaches(address, 50051)]
+
+
+@pytest.fixture
+def guarded(site: ContainerSite) -> Iterator[Callable[[str], str]]:
+    """Return the command `appliance firewall` for a site; its chain and its bridges have names of their own."""
+
+    def firewall(verb: str) -> str:
+        command = [str(Path(sys.executable).with_name("appliance")), "firewall", verb, "--root", str(site.root)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    site.edit("etc/fedcloud/appliance.yaml", text=f"engine:\n  socket: {site.engine.socket}\n")
+    try:
+        yield firewall
+    finally:
+        firewall("down")
+
+
+def outcomes(site: ContainerSite, *places: str) -> dict[str, str]:
+    """Have the public BDII's container connect to each HOST:PORT; return what came of it."""
+    script = """
+import errno, socket, sys
+for place in sys.argv[1:]:
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+        print(place, "OPEN")
+    except OSError as error:
+        print(place, errno.errorcode.get(error.errno, str(error)))
+"""
+    return tried(site.inside("sitebdii", "python3", "-c", script, *places))
+
+
+def test_the_public_bdii_connects_to_its_resources_only(site: ContainerSite, guarded: Callable[[str], str]) -> None:
+    """F-H15: not to the cloud's metadata, the internet, this host, another port; clients get their answers as before."""
+    if site.network == "host":
+        assert "it has the host's own network" in guarded("up")
+        rules = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
+        assert site.bridge.upper() not in rules
+        return
+    wait(lambda: site.health("sitebdii") == "healthy", seconds=60, what=lambda: site.log("sitebdii"))
+    started = site.container("sitebdii")["State"]["StartedAt"]
+    networks = list(site.container("sitebdii")["NetworkSettings"]["Networks"])
+    assert set(networks) == {f"{site.project}_ldap", f"{site.project}_public"}
+    shown = json.loads(site.engine.docker("network", "inspect", *networks).stdout)
+    gateways = [found["IPAM"]["Config"][0]["Gateway"] for found in shown]
+    inner = site.container("cloudbdii")["NetworkSettings"]["Networks"][f"{site.project}_ldap"]["IPAddress"]
+    with neighbour.beside() as other, socket.create_server(("0.0.0.0", 0)) as here:  # noqa: S104
+        own = here.getsockname()[1]
+        listed, unlisted = f"{other.own_ipv4}:2170", f"{other.own_ipv4}:2171"
+        hosts = [f"{address}:{own}" for address in gateways]
+        closed = [unlisted, "169.254.169.254:80", f"{other.ipv4}:{own}", *hosts]
+        with other.serving(2170, 2171):
+            before = outcomes(site, listed, *closed)
+            assert {place for place, word in before.items() if word == "OPEN"} >= {listed, unlisted, *hosts}
+            site.edit(
+                "etc/sitebdii/site-urls.conf",
+                append=f"FAR ldap://{listed}/GLUE2GroupID=cloud,o=glue\n", mode=0o644,
+            )  # fmt: skip
+            guarded("up")
+            after = outcomes(site, listed, f"{inner}:2170", *closed)
+        assert {place for place, word in after.items() if word == "OPEN"} == {listed, f"{inner}:2170"}
+        assert {after[place] for place in closed} == {"EHOSTUNREACH"}  # refused at once, by the chain
+        answer = other.run(
+            "ldapsearch", "-x", "-LLL", "-H", f"ldap://{other.ipv4}:{PORT}", "-s", "base", "-b", "o=glue"
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert site.container("sitebdii")["State"]["StartedAt"] == started
+
+
+def test_the_recipe_for_the_host_s_firewall(site: ContainerSite) -> None:
+    """F-H9: with bridge networks a rule in INPUT does not hold, that of the documents does; it lets others pass."""
+    if site.network == "host":
+        return
+    wait(lambda: site.health("sitebdii") == "healthy", seconds=60, what=lambda: site.log("sitebdii"))
+    documents = (Path(__file__).parents[2] / "docs/networks.md").read_text()
+    (recipe,) = re.findall(r"^iptables -I (DOCKER-USER .*)$", documents, re.MULTILINE)
+    with neighbour.beside() as other:
+        recipe = recipe.replace("eth0", other.cable).replace(" 2170 ", f" {PORT} ")
+        search = (
+            "ldapsearch",
+            "-x",
+            "-o",
+            "nettimeout=2",
+            "-H",
+            f"ldap://{other.ipv4}:{PORT}",
+            "-s",
+            "base",
+            "-b",
+            "o=glue",
+        )
+        answers = {}
+        for rule in (
+            f"INPUT -i {other.cable} -p tcp --dport {PORT} -j DROP",
+            recipe,
+            recipe.replace("192.0.2.0/24", f"{other.own_ipv4}/32"),
+        ):
+            subprocess.run(["iptables", "-I", *rule.split()], check=True)
+            try:
+                answers[rule] = other.run(*search).returncode == 0
+            finally:
+                subprocess.run(["iptables", "-D", *rule.split()], check=True)
+    assert list(answers.values()) == [True, False, True], answers

@@ -352,8 +352,10 @@ def test_the_network_of_the_containers_own(appliance: Appliance) -> None:
     try:
         machine.run("systemctl", "start", "bdii")
         assert "GLUE2DomainID=TEST-SITE,o=glue" in appliance.entries()
+        _egress_stays_restricted(appliance)
         machine.run("systemctl", "stop", "bdii")
         assert appliance.entries() == {}
+        assert _chain(machine) == []
         with _squatter(machine):
             assert ":2170" in _fails_to_start(appliance, "bdii")
             machine.run("systemctl", "stop", "bdii")
@@ -362,6 +364,29 @@ def test_the_network_of_the_containers_own(appliance: Appliance) -> None:
         machine.run("systemctl", "stop", "bdii")
         appliance.setting(FEDCLOUD_NETWORK="host")
     appliance.start()
+
+
+def _chain(machine: Machine) -> list[str]:
+    """Return the rules for what the public BDII connects to, as iptables has them."""
+    return [line for line in machine.run("iptables", "-S").stdout.splitlines() if "FEDCLOUD-BDII" in line]
+
+
+def _egress_stays_restricted(appliance: Appliance) -> None:
+    """F-H15: the unit has made the chain; the engine's restart and a flush by others do not cost it."""
+    machine = appliance.machine
+    wanted = _chain(machine)
+    assert "-A DOCKER-USER -i fedcloud-pub -j FEDCLOUD-BDII" in wanted
+    assert (
+        "connects to its resource BDIIs only (chain FEDCLOUD-BDII)" in machine.shell("appliance status || true").stdout
+    )
+    machine.run("systemctl", "restart", "docker")
+    machine.wait(lambda: bool(appliance.entries()), seconds=60, what=lambda: machine.journal("bdii"))
+    assert _chain(machine) == wanted
+    machine.run("iptables", "-F", "DOCKER-USER")
+    assert "DOCKER-USER does not begin with FEDCLOUD-BDII" in machine.shell("appliance status || true").stdout
+    assert machine.run("systemctl", "is-active", "fedcloud-upkeep.timer").stdout == "active\n"
+    machine.run("systemctl", "start", "fedcloud-upkeep.service")
+    assert _chain(machine) == wanted
 
 
 def test_docker_is_down(appliance: Appliance) -> None:

@@ -38,7 +38,7 @@ WRAPPERS = {
     "cloudkeeper.sh": "cloudkeeper",
     "cloud-info.sh": "cloud-info",
 }
-UNITS = ["bdii.service", "cloudkeeper-os.service", "fedcloud-job@.service"]
+UNITS = ["bdii.service", "cloudkeeper-os.service", "fedcloud-job@.service", "fedcloud-upkeep.service"]
 LOGS = ["caso.log", "ssm.log", "cloudkeeper.log", "cloud-info.log", "fetch-crl.log"]
 
 
@@ -186,6 +186,9 @@ STEPS = {
 
 
 AS_ROOT = {
+    ("bdii", "ExecStartPre"): ["/usr/local/bin/appliance firewall up"],
+    ("bdii", "ExecReload"): ["/usr/local/bin/appliance firewall up"],
+    ("bdii", "ExecStopPost"): ["/usr/local/bin/appliance firewall down"],
     ("cloudkeeper-os", "ExecStartPre"): [
         "/usr/bin/systemd-tmpfiles --create --prefix=/run/cloudkeeper",
         "/usr/local/bin/appliance certificates --renew",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
 from tests.simulators import compose_v5, docker_engine
 from tests.simulators.docker_engine import Engine
+
+TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -209,3 +212,54 @@ def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
 def test_an_unknown_name_is_one_line_with_the_nearest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "sitebdi", "--root", str(tmp_path)]) == 2
     assert capfd.readouterr().err == "appliance: sitebdi: there is no such service or job; did you mean sitebdii?\n"
+
+
+def test_a_name_of_bridges_that_the_kernel_would_not_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "etc/fedcloud/appliance.env"
+    path.parent.mkdir(parents=True)
+    path.write_text("FEDCLOUD_BRIDGE=second-site\n")
+    assert status(tmp_path) == 2
+    assert "write at most 10 lower-case letters and digits" in capsys.readouterr().err
+
+
+def test_who_can_connect_is_told(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """F-H9, F-H15: the address, whether the host's firewall counts, and what the public BDII may connect to."""
+    add(engine, "sitebdii", "healthy")
+    networks = tmp_path / "etc/fedcloud/networks"
+    networks.mkdir()
+    for name in ("bridge", "host"):
+        shutil.copy(TOP / f"networks/{name}.yml", networks)
+    environment = tmp_path / "etc/fedcloud/appliance.env"
+    environment.write_text("FEDCLOUD_BRIDGE=nosuch\n")
+    assert status(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "sitebdii: clients connect to port 2170 of all addresses, published by the engine: INPUT rules" in shown
+    assert "! sitebdii may connect to anything: iptables: the chain NOSUCH-BDII is not there, or not whole" in shown
+    assert "repair it with: appliance firewall up" in shown
+    environment.write_text("FEDCLOUD_NETWORK=host\nFEDCLOUD_BDII_LISTEN=[2001:db8::1]:2171\n")
+    assert status(tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "clients connect to [2001:db8::1]:2171, as far as the host's firewall lets them" in shown
+    assert "sitebdii: may connect to anything: it has the host's own network (FEDCLOUD_NETWORK=host)" in shown
+    assert status(tmp_path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["reach"]
+    assert (sorted(told), told["complaints"]) == (["clients", "complaints", "egress"], [])
+    environment.write_text("FEDCLOUD_BDII_LISTEN=127.0.0.1:2170\n")
+    assert status(tmp_path) == 1
+    assert (
+        "! sitebdii is bound to 127.0.0.1: nobody outside this host can connect; set FEDCLOUD"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("text", ["2170", "localhost:2170", "192.0.2.1:0", "2001:db8::1:2170", "192.0.2.1:70000"])
+def test_an_address_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """F-H9."""
+    path = tmp_path / "etc/fedcloud/appliance.env"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"FEDCLOUD_BDII_LISTEN={text}\n")
+    assert status(tmp_path) == 2
+    assert capsys.readouterr().err == (
+        f"appliance: {path}:1: FEDCLOUD_BDII_LISTEN: {text!r} is not allowed; write ADDRESS:PORT, such as "
+        "192.0.2.10:2170 or [2001:db8::10]:2170\n"
+    )

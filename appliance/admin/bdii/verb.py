@@ -22,14 +22,17 @@ _ANSWER = timedelta(seconds=5)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-h", dest="host", metavar="HOST", default="localhost", help="default: localhost")
-    parser.add_argument("-p", dest="port", metavar="PORT", type=int, default=PORT, help=f"default: {PORT}")
+    words = "default: localhost, or the address of FEDCLOUD_BDII_LISTEN"
+    parser.add_argument("-h", dest="host", metavar="HOST", help=words)
+    parser.add_argument("-p", dest="port", metavar="PORT", type=int, help=f"default: {PORT}, or its port")
     parser.add_argument("-H", dest="url", metavar="URL", help="ldap://HOST:PORT, instead of the two")
 
 
 def _place(arguments: argparse.Namespace) -> tuple[str, int]:
     if not arguments.url:
-        return arguments.host, arguments.port
+        own = None if arguments.host else settings.load(cli.layout(arguments)).listen
+        host, port = own or (arguments.host or "localhost", PORT)
+        return host, arguments.port or port
     try:
         parts = urlsplit(arguments.url)
         host, port = parts.hostname, parts.port or PORT

@@ -162,7 +162,7 @@ def _outlast(pid: int | None) -> None:
 def _wait(host: Host, unit: str, *, timeout: int, pid: int | None = None) -> None:
     service = UNITS[unit][-1]
     watch = Watch(host.socket, service, pid)
-    if unit == BDII:
+    if unit == BDII and host.listen is None:  # with an address, the unit may not connect there
         bdii.wait_for("localhost", bdii.PORT, watch=watch, timeout=timeout)
     else:
         wait.wait_for(service, watch=watch, timeout=timeout)

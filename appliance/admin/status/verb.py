@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appliance.admin import jobs, settings
 from appliance.admin.schedule import state
-from appliance.admin.status import age, services
+from appliance.admin.status import age, reach, services
 from appliance.admin.status.services import Services
 from appliance.core import clock, files
 from appliance.core.run import cli, log, record
@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
     schedule, images = _schedule(layout, host), age.of_images(host, today=clock.now().date())
     runs = [_last(program, told, is_off=program in off) for program, told in sorted(found.items())]
+    reached = reach.of_bdii(host, told_services)
     complaints = [*(schedule or ()), *unusable, *([images.complaint] if images and images.complaint else [])]
+    complaints += reached.complaints if reached else []
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
         beside |= {} if told_services is None else {"compose": told_services.compose}
@@ -84,12 +86,15 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         beside |= {} if images is None else {"images": images.as_json()}
         beside |= {"off": flows_off} if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on]) else {}
         beside |= {"unusable": unusable} if unusable else {}
+        beside |= {"reach": reached.as_json()} if reached else {}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))
     else:
         if told_services is not None:
             print(_services_table(told_services, at=clock.now()))
         if images is not None and not images.complaint:
             print(images)
+        if reached is not None:
+            print(reached)
         for line in complaints:
             print(f"! {log.one_line(line)}")
         print(_table(runs, at=clock.now(), directory=directory) if runs else f"No program has run yet: {directory}")

@@ -1,0 +1,147 @@
+"""The chain in the host's tables: put in place, looked at, removed. Nobody else's rule is changed or moved."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from appliance.admin.firewall import chain, targets
+from appliance.admin.firewall.chain import Bridges
+from appliance.admin.firewall.tables import Tables
+from appliance.admin.firewall.targets import Target
+from appliance.admin.settings import Host
+from appliance.core.config import document, yaml_file
+from appliance.core.config.settings import Settings
+from appliance.core.run.layout import Layout
+
+_FAMILIES = (Tables(4), Tables(6))
+_FORWARD = ("DOCKER-USER", "FORWARD")
+"""Where the engine leaves room for others; and where, when it manages no rules."""
+_SECTION = "services.sitebdii"
+_GUARDED = frozenset({"ldap", "public"})
+"""Networks of the compose file whose bridges have the names that the chain is for."""
+
+
+class Mode(enum.StrEnum):
+    """How far the way out of the public BDII can be restricted."""
+
+    BRIDGE = "bridge"
+    HOST = "host"
+    OTHER = "other networks"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What must be in the tables."""
+
+    bridges: Bridges
+    addresses: Mapping[Target, Sequence[str]]
+    resolvers: Sequence[str]
+
+    @property
+    def unresolved(self) -> list[Target]:
+        """Return the targets that have no address now."""
+        return [target for target, found in self.addresses.items() if not found]
+
+
+def mode(host: Host) -> Mode:
+    """Return how the network file has the public BDII reach the outside."""
+    read = document.read([host.network], yaml_file.parse)
+    found = Settings(read)
+    if found.text(_SECTION, "network_mode") == "host":
+        return Mode.HOST
+    nested = f"{_SECTION}.networks"
+    names = {*found.words(_SECTION, "networks"), *read.sections.get(nested, {})}
+    names |= {name.removeprefix(f"{nested}.").split(".")[0] for name in read.sections if name.startswith(f"{nested}.")}
+    return Mode.BRIDGE if names and names <= _GUARDED else Mode.OTHER
+
+
+def plan(host: Host, layout: Layout) -> Plan:
+    """Read what is wanted, and look up its addresses."""
+    wanted = targets.read(layout)
+    return Plan(Bridges(host.bridge), targets.resolve(wanted), targets.resolvers(layout))
+
+
+def put(wanted: Plan) -> bool:
+    """Bring the tables to the plan; returns whether something was missing or different.
+
+    :raises Unavailable: a program is missing or fails
+    """
+    changes = [_put(tables, wanted) for tables in _FAMILIES if tables.exists()]
+    return any(changes)
+
+
+def remove(bridges: Bridges) -> bool:
+    """Take the chain out of the tables; returns whether it was there.
+
+    :raises Unavailable: a program is missing or fails
+    """
+    changes = [_remove(tables, bridges.chain) for tables in _FAMILIES if tables.exists() and tables.is_installed()]
+    return any(changes)
+
+
+def faults(bridges: Bridges) -> list[str]:
+    """Return what is not as it must be; nothing is looked up and nothing is changed.
+
+    :raises Unavailable: a program is missing or fails
+    """
+    return [fault for tables in _FAMILIES if tables.exists() for fault in _faults(tables, bridges)]
+
+
+def _put(tables: Tables, wanted: Plan) -> bool:
+    name, present = wanted.bridges.chain, tables.rules()
+    own = _of_chain(present, name)
+    addresses = {
+        # A name that cannot be looked up now keeps what it had.
+        target: found or chain.addresses_in(own, target)
+        for target, found in wanted.addresses.items()
+    }
+    rules = chain.rules(name, tables.version, addresses, resolvers=wanted.resolvers)
+    changes = [] if own == rules else [f":{name} - [0:0]", *rules]
+    jumps = wanted.bridges.jumps(_hook(present))
+    right = {hook for hook, lines in jumps.items() if _is_led(present, hook, lines, name)}
+    changes += [f"-D{rule[2:]}" for rule in _jumps(present, name) if rule.split()[1] not in right]
+    for hook in jumps.keys() - right:
+        # First of all: a rule before them might accept what they are to refuse.
+        for place, rule in enumerate(jumps[hook], start=1):
+            changes.append(f"-I {hook} {place} {rule.removeprefix(f'-A {hook} ')}")
+    if changes:
+        tables.apply(changes)
+    return bool(changes)
+
+
+def _is_led(present: Sequence[str], hook: str, lines: Sequence[str], name: str) -> bool:
+    """Return whether a chain begins with these jumps, and has no more of them."""
+    rules = _of_chain(present, hook)
+    return rules[: len(lines)] == list(lines) and len(list(_jumps(rules, name))) == len(lines)
+
+
+def _remove(tables: Tables, name: str) -> bool:
+    present = tables.rules()
+    if f"-N {name}" not in present:
+        return False
+    tables.apply([*(f"-D{rule[2:]}" for rule in _jumps(present, name)), f"-F {name}", f"-X {name}"])
+    return True
+
+
+def _faults(tables: Tables, bridges: Bridges) -> Iterator[str]:
+    present = tables.rules()
+    own = _of_chain(present, bridges.chain)
+    if not own or " -j REJECT" not in own[-1]:
+        yield f"{tables.program}: the chain {bridges.chain} is not there, or not whole"
+    for hook, lines in bridges.jumps(_hook(present)).items():
+        if _of_chain(present, hook)[: len(lines)] != list(lines):
+            yield f"{tables.program}: {hook} does not begin with {bridges.chain}"
+
+
+def _hook(present: Sequence[str]) -> str:
+    return next(name for name in _FORWARD if f"-N {name}" in present or f"-P {name}" in " ".join(present))
+
+
+def _of_chain(present: Sequence[str], name: str) -> list[str]:
+    return [rule for rule in present if rule.startswith(f"-A {name} ")]
+
+
+def _jumps(present: Sequence[str], name: str) -> Iterator[str]:
+    return (rule for rule in present if rule.startswith("-A ") and rule.endswith(f" -j {name}"))

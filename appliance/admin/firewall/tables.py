@@ -1,0 +1,70 @@
+"""iptables and ip6tables: the programs that the engine uses, too, whatever is behind them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
+
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_WAIT = "10"
+"""Seconds for another program that changes the tables."""
+_TIMEOUT = 60
+_INSTALL = "apt-get install iptables, or set firewall: bdii_egress: false in /etc/fedcloud/appliance.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The packet filter of one version of IP."""
+
+    version: int
+
+    @property
+    def program(self) -> str:
+        """Return the name of the program."""
+        return "iptables" if self.version == 4 else "ip6tables"  # noqa: PLR2004  of IP
+
+    def exists(self) -> bool:
+        """Return whether this host speaks this version."""
+        return self.version == 4 or Path("/proc/net/if_inet6").exists()  # noqa: PLR2004  of IP
+
+    def is_installed(self) -> bool:
+        """Return whether the program is there; without it nothing of ours can be in the tables."""
+        return shutil.which(self.program, path=_PATH) is not None
+
+    def rules(self) -> list[str]:
+        """Return all rules of the table filter, as ``-S`` prints them, without quotes.
+
+        :raises Unavailable: the program is missing, or fails
+        """
+        return [line.replace('"', "") for line in self._run("-w", _WAIT, "-S").splitlines()]
+
+    def apply(self, changes: Sequence[str]) -> None:
+        """Make changes all together, or none of them; rules that they do not name are left alone.
+
+        :raises Unavailable: the program is missing, or fails
+        """
+        text = "\n".join(["*filter", *changes, "COMMIT", ""])
+        self._run("-w", _WAIT, "--noflush", suffix="-restore", stdin=text)
+
+    def _run(self, *words: str, suffix: str = "", stdin: str = "") -> str:
+        name = f"{self.program}{suffix}"
+        path = shutil.which(name, path=_PATH)
+        if path is None:
+            raise Unavailable(name, "is not installed", _INSTALL)
+        try:
+            done = subprocess.run(
+                [path, *words], input=stdin, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LocalFailure(name, str(error)) from error
+        if done.returncode:
+            words_ = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
+            if "Permission denied" in words_ or "you must be root" in words_:
+                raise AccessDenied(name, "only root may look at the packet filter", "run this as root")
+            raise Unavailable(name, f"fails: {words_}")
+        return done.stdout

@@ -1,0 +1,83 @@
+"""Who can connect to the public BDII, and what it can connect to, for ``appliance status``."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from appliance.admin.bdii.verb import PORT
+from appliance.admin.firewall import control, egress
+from appliance.admin.firewall.chain import Bridges
+from appliance.admin.firewall.egress import Mode
+from appliance.admin.settings import Host
+from appliance.admin.status.services import Services
+from appliance.core.run.errors import AccessDenied, ConfigurationError, Unavailable
+
+_SERVICE = "sitebdii"
+_CONFIGURED = "the addresses and the port of /etc/sitebdii/bdii.conf"
+_REPAIR = "repair it with: appliance firewall up"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What is known of the BDII's connections."""
+
+    clients: str
+    egress: str
+    complaints: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(f"{_SERVICE}: {line}" for line in (self.clients, self.egress) if line)
+
+    def as_json(self) -> object:
+        """Return what JSON can hold."""
+        return {"clients": self.clients, "egress": self.egress, "complaints": list(self.complaints)}
+
+
+def of_bdii(host: Host, told: Services | None) -> Reach | None:
+    """Look; None where the public BDII does not run, or nothing says how it is connected."""
+    is_running = told is not None and any(state.service == _SERVICE and state.is_running for state in told.states)
+    if is_running and host.is_native:
+        return _outward(host, f"clients connect to {_CONFIGURED}, as far as the host's firewall lets them")
+    if not is_running or not host.network.is_file():
+        return None
+    try:
+        mode = egress.mode(host)
+    except ConfigurationError as error:
+        return Reach("unknown", "unknown", [str(error)])
+    clients = _clients(host, mode)
+    if host.listen and ipaddress.ip_address(host.listen[0]).is_loopback:
+        cause = f"{_SERVICE} is bound to {host.listen[0]}: nobody outside this host can connect"
+        return Reach(clients, "", [f"{cause}; set FEDCLOUD_BDII_LISTEN in {host.environment_file} to another address"])
+    return _outward(host, clients)
+
+
+def _outward(host: Host, clients: str) -> Reach:
+    if reason := control.why_not(host):
+        return Reach(clients, reason.removeprefix(f"{_SERVICE} "))
+    bridges = Bridges(host.bridge)
+    try:
+        faults = egress.faults(bridges)
+    except AccessDenied as error:
+        return Reach(clients, f"what it connects to is unknown: {error}")
+    except Unavailable as error:
+        return Reach(clients, "may connect to anything", [f"{_SERVICE} may connect to anything: {error}"])
+    if faults:
+        lines = [f"{_SERVICE} may connect to anything: {fault}; {_REPAIR}" for fault in faults]
+        return Reach(clients, "may connect to anything", lines)
+    return Reach(clients, f"connects to its resource BDIIs only (chain {bridges.chain})")
+
+
+def _clients(host: Host, mode: Mode) -> str:
+    if mode is Mode.OTHER:
+        return f"clients connect as {host.network} publishes it; INPUT rules of the host's firewall do not apply"
+    if host.listen is None:
+        where = f"port {PORT} of all addresses"
+    else:
+        address, port = host.listen
+        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    if mode is Mode.HOST:
+        where = where if host.listen else _CONFIGURED
+        return f"clients connect to {where}, as far as the host's firewall lets them"
+    return f"clients connect to {where}, published by the engine: INPUT rules of the host's firewall do not apply"
