@@ -82,7 +82,11 @@ def test_every_job_service_and_record_has_its_flow() -> None:
         **dict.fromkeys(("cloudkeeper", "cloudkeeper-os"), Flow.IMAGES),
     }
     units = [path.stem for path in (TOP / "systemd").glob("*.service") if "@" not in path.stem]
-    assert {unit: jobs.flow_of(unit) for unit in units} == {"bdii": "information", "cloudkeeper-os": "images"}
+    assert {unit: jobs.flow_of(unit) for unit in units} == {
+        "bdii": "information",
+        "cloudkeeper-os": "images",
+        "fedcloud-upkeep": None,
+    }
     assert {name for name in jobs.JOBS if jobs.flow_of(name) is None} == {"fetch-crl"}
     for program, flow in {
         "caso-extract": "accounting",
