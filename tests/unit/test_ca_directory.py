@@ -465,6 +465,17 @@ def test_files_of_any_size(directory: Path, root: Authority) -> None:
     assert [problem.count("longer than") for problem in problems] == [1, 1, 1]
 
 
+def test_twenty_broken_files_have_their_lines(
+    directory: Path, root: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(20):
+        (directory / f"{number:08x}.0").write_text("nonsense\n")
+    CADirectory(directory)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{directory}/{number:08x}.0: cannot be read: not PEM; replace or remove it" for number in range(20)
+    ]
+
+
 def test_a_thousand_files_with_broken_ones(directory: Path, root: Authority, caplog: pytest.LogCaptureFixture) -> None:
     """A bounded number of lines, and the good ones count."""
     pem = root.pair.certificate.public_bytes(Encoding.PEM)
