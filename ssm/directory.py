@@ -48,7 +48,7 @@ class DirectorySpool(Spool):
     def lock(self, name: ElementName) -> bool:
         """Say whether a file may be sent and removed; it is not locked for anybody else."""
         path = self._path(name)
-        if not os.access(self.path, os.W_OK | os.X_OK):
+        if not os.access(self.path, os.W_OK | os.X_OK, effective_ids=True):
             self._skip(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             return False
         return os.path.lexists(path) and not _is_being_written(path)

@@ -218,4 +218,4 @@ def _require(directory: Path) -> None:
 
 
 def _is_usable(directory: Path) -> bool:
-    return os.access(directory, os.R_OK | os.W_OK | os.X_OK)
+    return os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)

@@ -222,7 +222,7 @@ class Spool:
 
     def _skip(self, path: Path, error: OSError) -> None:
         """Keep what cannot be used: once for a directory, however many elements it has."""
-        if isinstance(error, PermissionError) and not os.access(path.parent, os.W_OK | os.X_OK):
+        if isinstance(error, PermissionError) and not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
             path = path.parent
         self.skipped[path] = files.describe_skipped(path, error)
 
@@ -274,7 +274,7 @@ def _leftovers(path: Path) -> list[Path]:
 def _is_usable(path: Path) -> bool:
     """Say whether this user may add to a directory."""
     needed = os.R_OK | os.W_OK | os.X_OK
-    return path.is_dir() and not path.is_symlink() and os.access(path, needed)
+    return path.is_dir() and not path.is_symlink() and os.access(path, needed, effective_ids=True)
 
 
 def _require_removable(path: Path) -> None:
