@@ -388,3 +388,36 @@ def test_an_element_was_made_when_its_name_says(spool: Spool, tmp_path: Path) ->
     os.utime(spool.path / name, (0, 0))
     assert abs(spool.made_at(name).timestamp() - time.time()) < 5
     assert int(spool.made_at(name).timestamp()) == int(name[9:17], 16)
+
+
+def test_ages_at_which_leftovers_go(spool: Spool, tmp_path: Path) -> None:
+    """Five and ten minutes; a link goes, never what it leads to."""
+    name = spool.adopt(staged(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    leftovers = {
+        f"{'a' * 14}.tmp": 270,
+        f"{'b' * 14}.tmp": 330,
+        f"{'c' * 14}.lck": 570,
+        f"{'d' * 14}.lck": 630,
+        f"{'e' * 14}.lck": 630,
+    }
+    for leftover, age in leftovers.items():
+        path = (spool.path / name).parent / leftover
+        if leftover.startswith("e"):
+            path.symlink_to(tmp_path / "elsewhere")
+        else:
+            path.touch()
+        os.utime(path, (time.time() - age, time.time() - age), follow_symlinks=False)
+    spool.purge()
+    left = sorted(path.name for path in (spool.path / name).parent.iterdir())
+    assert left == sorted([name[9:], f"{'a' * 14}.tmp", f"{'c' * 14}.lck"])
+    assert (tmp_path / "elsewhere").exists()
+
+
+def test_what_another_took_away_is_removed_and_given_back_without_a_word(spool: Spool, tmp_path: Path) -> None:
+    for end in (spool.remove, spool.unlock):
+        name = spool.adopt(staged(tmp_path))
+        end(name)
+        assert spool.lock(name) is (end == spool.unlock)
+        shutil.rmtree(spool.path)
+        end(name)
