@@ -39,6 +39,7 @@ TARGETS = {
             "tests/interop/test_smime_openssl.py",
             "tests/interop/test_pkits.py",
             "tests/interop/test_refusals.py",
+            "tests/interop/test_signer_usage.py",
         ),
     ),
     "spool": Target(
