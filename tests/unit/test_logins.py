@@ -530,3 +530,14 @@ def test_lines_are_for_administrators(issuer: Issuer, keystone: openstack.Cloud)
     bound = credential(keystone)
     assert "no role on the system" in bound.grant("--system all")
     assert bound.grant("--project p", "member").startswith("give its user the role (openstack role")
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_keystone_that_fails_at_a_federated_system_scope(issuer: Issuer, keystone: openstack.Cloud) -> None:
+    """F-L1, its kind: Keystone 30 answers 500 there; the projects can be accounted all the same."""
+    keystone.fault = lambda request: (
+        Answer(500, "<html>") if "system" in request.body.get("auth", {}).get("scope", {}) else None
+    )
+    cloud = Cloud(federated(issuer, keystone))
+    assert cloud.system is None
+    assert cloud.project("p1").project_id == "p1"

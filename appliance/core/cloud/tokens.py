@@ -76,6 +76,11 @@ class Tokens:
                     raise
                 except exceptions.ClientException as error:
                     logger.debug("no system scope: %s", error)
+                except Unavailable as error:
+                    if not self._access.is_federated:
+                        raise
+                    # Keystone 30 answers 500 to a federated token that is to become the system's.
+                    logger.debug("no system scope for a federated account: %s", error)
                 except _NOT_UNDERSTOOD as error:
                     raise self._no_keystone() from error
                 else:
