@@ -18,6 +18,7 @@ from appliance.admin.restart import restart
 from appliance.admin.run import verb as run
 from appliance.admin.schedule import verb as schedule
 from appliance.admin.service import steps as service
+from appliance.admin.start import start
 from appliance.admin.status import verb as status
 from appliance.admin.wait import verb as wait
 from appliance.core.run import cli
@@ -30,6 +31,7 @@ PROGRAM = cli.Program(
     verbs=(
         configure.VERB,
         check.VERB,
+        start.VERB,
         run.VERB,
         restart.VERB,
         status.VERB,

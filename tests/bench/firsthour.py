@@ -27,7 +27,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy import images
 from deploy.engine import DOCKER, Engine
 from tests.bench import readme
 from tests.e2e.ssm_site import Site as Peer
@@ -144,7 +143,6 @@ def values() -> dict[str, str]:
     return {
         "REPOSITORY": "/media/checkout.git",
         "BUNDLE": "/media/bundle",
-        "VERSION": images.version(),
         "KEY": "/media/key",
         "HOST": HOST,
         "DATE": "2026-01-01",
@@ -179,7 +177,7 @@ class Hour:
                 f"{kind} {n}": word for n, pair in enumerate(passwords) for kind, word in (("name", ""), ("pass", pair))
             },
             "certificate": "/media/hostcert.pem",
-            "key": "/media/hostkey.pem",
+            "key": "",
             "host": "",
             "email": "admin@example.org",
             "cores": "100",
@@ -314,7 +312,7 @@ def counted(way: str) -> tuple[int, int, set[str]]:
 
 def words_typed() -> int:
     """Return how many answers `appliance configure` needs that it cannot offer itself."""
-    facts, passwords = ("site", "keystone", "projects", "certificate", "key", "email", "cores", "memory", "lists"), 3
+    facts, passwords = ("site", "keystone", "projects", "certificate", "email", "cores", "memory", "lists"), 3
     return len(facts) + passwords
 
 

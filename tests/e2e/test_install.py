@@ -116,7 +116,7 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     """R13, R20, R22, R23, R31, D12: everything in its place with its rights; and again: nothing changes, which is said."""
     shown = install(older(made), root)
     assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr
-    steps = "systemctl start bdii cloudkeeper-os, appliance schedule cron, appliance status"
+    steps = "appliance check --offline, appliance start"
     assert shown.stdout.endswith(f"Installed {__version__}. Next: appliance configure, {steps}.\n")
     assert re.search("^fedcloud:[x!]:1999:1999:", (root / "etc/passwd").read_text(), re.MULTILINE)
     assert access(root / "etc/caso/caso.conf") == (0, 1999, 0o640)
@@ -367,7 +367,7 @@ def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
     assert shown.stdout.splitlines()[-3:] == [
         "both cron and systemd start fetch-crl: choose one with appliance schedule cron|systemd",
         f"{table}:{last}: cron ignores the whole file, since its last line has no line end",
-        f"Installed {__version__}. Next: appliance configure, systemctl start bdii cloudkeeper-os, appliance status.",
+        f"Installed {__version__}. Next: appliance configure, appliance check --offline, appliance start.",
     ]
 
 

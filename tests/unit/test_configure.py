@@ -137,9 +137,11 @@ def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(root: Path, mo
     assert flows == {"accounting": True, "information": False, "images": False}
 
 
-def test_the_host_certificate_is_put_in_its_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["hostkey.pem", ""])
+def test_the_host_certificate_is_put_in_its_place(root: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """The key beside the certificate is offered, before the one of the certificate that was there."""
     grid = root / "etc/grid-security"
-    given = {"certificate": f"{root}/hostcert.pem", "key": f"{root}/hostkey.pem"}
+    given = {"certificate": f"{root}/hostcert.pem", "key": key and f"{root}/{key}"}
     assert configure(root, monkeypatch, ANSWERS | given) == 0
     for name, mode in (("hostcert.pem", 0o444), ("hostkey.pem", 0o400)):
         assert (grid / name).read_text() == "new"

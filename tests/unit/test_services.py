@@ -130,7 +130,7 @@ def test_jobs_are_no_services(engine: Engine, tmp_path: Path, capsys: pytest.Cap
     labels = {"com.docker.compose.project": "fedcloud", "eu.egi.fedcloud.job": "caso"}
     engine.add("run", labels=labels, state={"Status": "exited"})
     assert status(tmp_path) == 0
-    assert "No service has a container; systemctl start bdii cloudkeeper-os" in capsys.readouterr().out
+    assert "No service has a container; start them with appliance start" in capsys.readouterr().out
 
 
 def test_without_an_engine_the_runs_are_shown_all_the_same(

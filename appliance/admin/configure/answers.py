@@ -76,7 +76,7 @@ class Interview:
         certificate = key = host = email = cores = memory = lists = ""
         if Flow.ACCOUNTING in flows:
             certificate = self._ask("certificate", "File of the host certificate (PEM)", _file)
-            key = self._ask("key", "File of its key (PEM)", _file)
+            key = self._ask("key", "File of its key (PEM)", _file, offered=_beside(certificate))
         if Flow.INFORMATION in flows:
             host = self._ask("host", "Name of this host, as others reach it", _is(_HOST, "bdii.example.org"))
             email = self._ask("email", "E-mail address of the site's administrators", _is(_WORD, "NAME@HOST", "@"))
@@ -106,8 +106,9 @@ class Interview:
         password = self._ask(f"{flow}-password", f"Password of {name}", _printable, is_secret=True)
         return Account(name, "" if password == KEEP else password)
 
-    def _ask(self, key: str, question: str, check: Check, *, is_secret: bool = False) -> str:
-        default = self._defaults.get(key, "")
+    def _ask(self, key: str, question: str, check: Check, *, is_secret: bool = False, offered: str = "") -> str:
+        """Ask until the answer passes its check; what is ``offered`` counts before what the files say."""
+        default = offered or self._defaults.get(key, "")
         prompt = f"{question}{f' [{default.strip()}]' if default else ''}: "
         while True:
             answer = self._read(prompt, question, is_secret=is_secret) or default
@@ -154,6 +155,13 @@ def _path(text: str) -> str:
 
 def _file(text: str) -> str:
     return "" if Path(text).is_absolute() and Path(text).is_file() else f"{text!r}: there is no such file"
+
+
+def _beside(certificate: str) -> str:
+    """Return the key that lies beside a certificate by the usual names, as hostkey.pem beside hostcert.pem, if any."""
+    path = Path(certificate)
+    key = path.with_name(path.name.replace("cert", "key"))
+    return str(key) if key != path and key.is_file() else ""
 
 
 def _vos(text: str) -> str:

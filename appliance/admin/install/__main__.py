@@ -290,8 +290,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     for line in complaints(Layout(root)) if is_scheduled else map(str, foreign(Layout(root))):
         print(line)
     if made.changes:
-        steps = "systemctl start bdii cloudkeeper-os" + ("" if is_scheduled else ", appliance schedule cron")
-        print(f"Installed {__version__}. Next: appliance configure, {steps}, appliance status.")
+        print(f"Installed {__version__}. Next: appliance configure, appliance check --offline, appliance start.")
     else:
         print(f"Nothing to change: {__version__} is installed.")
     return ExitStatus.DONE if is_restarted else ExitStatus.PARTLY

@@ -29,17 +29,27 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("by", nargs="?", choices=("cron", "systemd"), help="who shall start the jobs")
+    add_starter(parser, "who shall start the jobs")
     parser.add_argument("--show", action="store_true", help="print who starts what, and change nothing")
+    add_since(parser)
+    parser.add_argument(
+        "--with", dest="also", action="append", default=[], metavar="JOB", help="a job that not every site needs"
+    )
+
+
+def add_starter(parser: argparse.ArgumentParser, words: str) -> None:
+    """Add the argument ``by``: who starts the jobs."""
+    parser.add_argument("by", nargs="?", choices=("cron", "systemd"), help=words)
+
+
+def add_since(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for how far back the first extraction reaches."""
     parser.add_argument(
         "--since",
         type=_date,
         metavar="DATE",
         help="of projects without a checkpoint, account the servers that existed on this date or later"
         " (default: the first day of this month)",
-    )
-    parser.add_argument(
-        "--with", dest="also", action="append", default=[], metavar="JOB", help="a job that not every site needs"
     )
 
 

@@ -139,7 +139,7 @@ def _schedule(layout: Layout, host: settings.Host) -> list[str] | None:
 def _services_table(told: Services, *, at: datetime) -> str:
     lines = _aligned(services.rows(told, at=at)) if told.states else []
     if not told.states and not told.failure:
-        lines = ["No service has a container; systemctl start bdii cloudkeeper-os"]
+        lines = ["No service has a container; start them with appliance start"]
     lines += [f"  ! {log.one_line(line)}" for line in services.complaints(told)]
     about = f"Compose: {told.compose}" if told.compose else "The programs run without containers."
     return "\n".join([*lines, about, ""])

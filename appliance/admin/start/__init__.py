@@ -1,0 +1,1 @@
+"""``appliance start``: starts what is configured, for the first time or again."""

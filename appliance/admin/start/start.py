@@ -1,0 +1,78 @@
+"""``appliance start``: start services and jobs, and send the first records now.
+
+It runs the commands that an administrator would type, prints each, and goes on when one fails that the next does not
+need. Nothing of a flow that is off is started. Run again, it changes nothing but sends what has come in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from collections.abc import Iterator
+
+from appliance.admin import settings
+from appliance.admin.jobs import UNITS, Flow
+from appliance.admin.run import verb as run_verb
+from appliance.admin.schedule import state
+from appliance.admin.schedule import verb as schedule
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.run.layout import Layout
+
+_SYSTEMCTL = "/usr/bin/systemctl"
+_GOES_ON = (ExitStatus.DONE, ExitStatus.PARTLY)
+"""With these, what a command has left concerns only a part of what the next one needs."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    schedule.add_starter(parser, "who shall start the jobs (default: as before, else cron)")
+    schedule.add_since(parser)
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Start all that is on; return `ExitStatus.PARTLY` when a command failed."""
+    layout = cli.layout(arguments)
+    host = settings.load(layout)
+    if arguments.check_config:
+        return ExitStatus.DONE
+    if os.geteuid() != 0:
+        raise UsageError("appliance", "only root can start it", "sudo appliance start")
+    by = arguments.by or ("systemd" if any(one.has_timer for one in state.starts(layout)) else "cron")
+    since = ["--since", f"{arguments.since:%Y-%m-%d}"] if arguments.since else []
+    failed = [*_services(host), *_jobs(host, layout, ["schedule", by, *since])]
+    for line in failed:
+        print(f"! failed: {line}", flush=True)
+    print("Next: appliance status", flush=True)
+    return ExitStatus.PARTLY if failed else ExitStatus.DONE
+
+
+def _services(host: settings.Host) -> Iterator[str]:
+    """Start the units whose flow is on; yield each that did not start."""
+    for unit in filter(host.is_wanted, UNITS):
+        print(f"$ systemctl start {unit}", flush=True)
+        if subprocess.run([_SYSTEMCTL, "start", unit], check=False).returncode:
+            yield f"systemctl start {unit}: see systemctl status {unit} and appliance logs {unit}"
+
+
+def _jobs(host: settings.Host, layout: Layout, scheduling: list[str]) -> Iterator[str]:
+    """Schedule the jobs, extract and send; yield the commands that failed.
+
+    No extraction without a schedule: its checkpoint would be the end of a ``--since`` that was not kept.
+    """
+    commands = [scheduling]
+    if host.flows[Flow.ACCOUNTING]:
+        commands += [["run", "caso", "--wait"], ["run", "ssmsend", "--wait"]]
+    for command in commands:
+        words = f"appliance {' '.join(command)}"
+        print(f"$ {words}", flush=True)
+        status = cli.main(_STEPS, [*command, "--root", str(layout.root)])
+        if status != ExitStatus.DONE:
+            yield f"{words}: exit status {status}"
+        if status not in _GOES_ON:
+            return
+
+
+_STEPS = cli.Program("appliance", "", lambda _parser: None, cli.dispatch, verbs=(schedule.VERB, run_verb.VERB))
+VERB = cli.Program("start", "Starts services and jobs, and sends the first records now.", add_arguments, run)
