@@ -32,12 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, bdii.conf")
     parser.add_argument(
-        "--listen", type=_endpoint, metavar="ADDRESS:PORT", help="instead of the configuration's addresses and port"
+        "--listen",
+        type=_endpoint,
+        metavar="ADDRESS:PORT",
+        help="address and port, in place of those of the configuration",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "-d", "--daemon", "--serve", dest="serve", action="store_true",
-        help="run slapd and update it until told to end, in the foreground",
+        help="run slapd and update it, in the foreground, until stopped",
     )  # fmt: skip
     mode.add_argument("--diff", action="store_true", help="print what a cycle would change, change nothing")
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("mapping-file", "file that maps VOs to projects", metavar="PATH")
     add("extract-from", "account from this time on (default: from where the last run ended)", metavar="TIME")
     add("extract-to", "account up to this time (default: now)", metavar="TIME")
-    add("dry-run", "say what would be done, change nothing", action="store_true", default=None)
+    add("dry-run", "print what would be done, change nothing", action="store_true", default=None)
     made.add_argument(*cli.flags("nodry-run"), dest="dry_run", action="store_false", help="undo --dry-run")
     made.add_argument("-d", dest="debug", action="store_true", help="as --debug")
     made.add_argument("--nodebug", action="store_true", help="no debugging, whatever the configuration says")

@@ -1,4 +1,4 @@
-"""``cloudkeeper-os``: keeps the images of VOs in Glance, as a frontend tells it over gRPC."""
+"""``cloudkeeper-os``: keeps the images of VOs in Glance, as a frontend requests over gRPC."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def _report(configuration: Configuration) -> ExitStatus:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    words = "Adds, updates and removes images of VOs in Glance, as a cloudkeeper frontend tells it over gRPC."
+    words = "Adds, updates and removes images of VOs in Glance, as a cloudkeeper frontend requests over gRPC."
     return cli.main(cli.Program(PROGRAM, words, add_arguments, run), argv)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "sync (default): bring the cloud up to the lists; version: print the version; help: print this"
     parser.add_argument("command", nargs="?", choices=["sync", "version", "help"], default="sync", help=words)
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: /etc/cloudkeeper/cloudkeeper.yml")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, change nothing")
     parser.add_argument("--json", action="store_true", help="print what is done, or would be, as JSON")
     words = "let each list remove up to N images, however many of its images that is"
     parser.add_argument("--allow-remove", type=_amount, default=0, metavar="N", help=words)

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--daemon", action="store_true", help="go to the background")
     parser.add_argument("--count", type=common.positive, metavar="N", help="end after N messages")
     parser.add_argument(
-        "--idle-exit", type=common.duration, metavar="SECONDS", help="end when none has come for so long"
+        "--idle-exit", type=common.duration, metavar="SECONDS", help="end when no message has arrived for this time"
     )
 
 

@@ -30,10 +30,16 @@ logger = logging.getLogger("ssmsend")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
     common.add_arguments(parser, _CONFIG)
-    parser.add_argument("--dry-run", action="store_true", help="sign everything, say what would be sent, send nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="sign everything, print what would be sent, send nothing"
+    )
     parser.add_argument("--limit", type=common.positive, metavar="N", help="send at most N messages")
     parser.add_argument(
-        "--max-time", type=common.duration, default="3000", metavar="SECONDS", help="end after so long (default: 3000)"
+        "--max-time",
+        type=common.duration,
+        default="3000",
+        metavar="SECONDS",
+        help="end after this time (default: 3000)",
     )
 
 

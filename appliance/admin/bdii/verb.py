@@ -24,8 +24,10 @@ _ANSWER = timedelta(seconds=5)
 def _add_place(parser: argparse.ArgumentParser) -> None:
     words = "default: localhost, or the address of FEDCLOUD_BDII_LISTEN"
     parser.add_argument("-h", dest="host", metavar="HOST", help=words)
-    parser.add_argument("-p", dest="port", metavar="PORT", type=int, help=f"default: {PORT}, or its port")
-    parser.add_argument("-H", dest="url", metavar="URL", help="ldap://HOST:PORT, instead of the two")
+    parser.add_argument(
+        "-p", dest="port", metavar="PORT", type=int, help=f"default: {PORT}, or the port of that address"
+    )
+    parser.add_argument("-H", dest="url", metavar="URL", help="ldap://HOST:PORT, in place of -h and -p")
 
 
 def _place(arguments: argparse.Namespace) -> tuple[str, int]:
@@ -45,10 +47,14 @@ def _place(arguments: argparse.Namespace) -> tuple[str, int]:
 
 def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
-    parser.add_argument("-b", dest="base", metavar="BASE", default="o=glue", help="where to begin; default: o=glue")
+    parser.add_argument(
+        "-b", dest="base", metavar="BASE", default="o=glue", help="base of the search (default: o=glue)"
+    )
     parser.add_argument("-x", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-L", action="count", help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs="*", metavar="[FILTER] ATTRIBUTE", help="as of ldapsearch; default: everything")
+    parser.add_argument(
+        "words", nargs="*", metavar="[FILTER] ATTRIBUTE", help="filter and attributes as for ldapsearch (default: all)"
+    )
 
 
 def _search(arguments: argparse.Namespace) -> ExitStatus:
@@ -66,11 +72,13 @@ def _search(arguments: argparse.Namespace) -> ExitStatus:
 
 def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
-    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="default: 120")
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="how long to wait (default: 120)")
     parser.add_argument(
-        "--service", metavar="NAME", help="it, and no other program; no longer when its container gives up"
+        "--service", metavar="NAME", help="wait for this service only; stop waiting if its container exits"
     )
-    parser.add_argument("--pid", type=int, metavar="PID", help="nor when this process, which has it run, has ended")
+    parser.add_argument(
+        "--pid", type=int, metavar="PID", help="stop waiting if this process, which runs the service, has ended"
+    )
 
 
 def _wait(arguments: argparse.Namespace) -> ExitStatus:
@@ -109,11 +117,11 @@ def _what_is_amiss(host: str, port: int, watch: Watch | None) -> str:
 
 VERB = cli.Program(
     "bdii",
-    "Asks the BDII as its clients do.",
+    "Queries the BDII as its clients do.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
-        cli.Program("search", "Searches, and prints LDIF.", _add_search_arguments, _search, takes_h=True),
-        cli.Program("wait", "Waits until it answers.", _add_wait_arguments, _wait, takes_h=True),
+        cli.Program("search", "Searches and prints LDIF.", _add_search_arguments, _search, takes_h=True),
+        cli.Program("wait", "Waits until the BDII answers.", _add_wait_arguments, _wait, takes_h=True),
     ),
 )

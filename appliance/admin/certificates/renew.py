@@ -22,9 +22,11 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    words = "name or address by which cloudkeeper reaches the backend, more than once if there are more"
+    words = "name or address by which cloudkeeper reaches the backend; may be repeated"
     parser.add_argument("--name", action="append", default=[], metavar="HOST", help=words)
-    parser.add_argument("--renew", action="store_true", help="renew what is due; do nothing where there is none")
+    parser.add_argument(
+        "--renew", action="store_true", help="renew certificates that end within 60 days; do nothing if there are none"
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -75,5 +77,8 @@ def _instructions(layout: Layout) -> Iterator[str]:
 
 
 VERB = cli.Program(
-    "certificates", "Makes and renews certificates for cloudkeeper and a backend elsewhere.", add_arguments, run
+    "certificates",
+    "Makes and renews certificates for a cloudkeeper on another host than its backend.",
+    add_arguments,
+    run,
 )

@@ -56,8 +56,15 @@ class Report:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_names())}; without one, all that is on")
-    parser.add_argument("--offline", action="store_true", required=True, help="ask no service of others (the only way)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(_names())}; default: all whose flow is on"
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        required=True,
+        help="contact no service; required, for there is no other check yet",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
@@ -221,4 +228,4 @@ def _as_json(report: Report) -> str:
     return log.redact(json.dumps(told, indent=1, ensure_ascii=False))
 
 
-VERB = cli.Program("check", "Finds what is wrong before a job runs or a service is replaced.", add_arguments, run)
+VERB = cli.Program("check", "Checks the configuration of jobs and services, and changes nothing.", add_arguments, run)

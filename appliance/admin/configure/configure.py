@@ -90,4 +90,6 @@ def _lines(before: str, after: str) -> str:
     return f"line{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
-VERB = cli.Program("configure", "Asks who the site is, and writes it to all files that need it.", add_arguments, run)
+VERB = cli.Program(
+    "configure", "Asks about the site once, and writes the answers to all files that need them.", add_arguments, run
+)

@@ -111,8 +111,10 @@ VERB = cli.Program(
     lambda _parser: None,
     cli.dispatch,
     verbs=(
-        cli.Program("up", "Puts the chain in place, or renews it.", lambda _parser: None, _up),
-        cli.Program("down", "Takes it away, unless the public BDII runs.", lambda _parser: None, _down),
-        cli.Program("repair", "Does the one or the other, as the BDII runs or not.", lambda _parser: None, _repair),
+        cli.Program("up", "Puts the chain of iptables in place, or renews it.", lambda _parser: None, _up),
+        cli.Program("down", "Removes the chain, unless the public BDII runs.", lambda _parser: None, _down),
+        cli.Program(
+            "repair", "Puts the chain in place if the public BDII runs, else removes it.", lambda _parser: None, _repair
+        ),
     ),
 )

@@ -46,4 +46,4 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-VERB = cli.Program("images", "Says whether the images of services and jobs are on this host.", add_arguments, run)
+VERB = cli.Program("images", "Checks whether the images of services and jobs are on this host.", add_arguments, run)

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     names = ", ".join([*_NAMES])
     parser.add_argument("name", nargs="?", metavar="SERVICE|JOB", help=f"{names}; without one, all jobs")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
-    parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="lines of the past; default: 50")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on printing new lines")
+    parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="latest lines to print (default: 50)")
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -129,4 +129,4 @@ def _write(pieces: Iterable[bytes]) -> None:
         sys.stdout.buffer.flush()
 
 
-VERB = cli.Program("logs", "Prints what a job or a service has written.", add_arguments, run)
+VERB = cli.Program("logs", "Prints the log of a job or a service.", add_arguments, run)

@@ -17,7 +17,7 @@ from appliance.core.run.errors import ExitStatus
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write them to a file instead")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of printing")
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-VERB = cli.Program("mounts", "Prints which of a site's files its containers get.", add_arguments, run)
+VERB = cli.Program("mounts", "Prints which of the site's files are mounted into the containers.", add_arguments, run)

@@ -41,9 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument("job", metavar="JOB", help=", ".join(jobs.JOBS))
     parser.usage = "appliance run JOB [--wait] [--timeout SECONDS] [--log] [-- ARGUMENT ...]"
-    parser.add_argument("--wait", action="store_true", help="when it runs already, wait for its end, and end as it did")
-    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop it after this time")
-    parser.add_argument("--log", action="store_true", help="send its output to its file in /var/log, as timers do")
+    parser.add_argument(
+        "--wait", action="store_true", help="if the job runs already, wait for its end and return its exit status"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="stop the job after this time (default: timeouts in appliance.yaml)",
+    )
+    parser.add_argument(
+        "--log", action="store_true", help="write the output to the job's file in /var/log, as timers do"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -299,4 +308,4 @@ def _seconds(text: str) -> timedelta:
     return timedelta(seconds=int(text))
 
 
-VERB = cli.Program("run", "Starts a job once, and ends as it ends.", add_arguments, run, has_rest=True)
+VERB = cli.Program("run", "Runs a job once and returns its exit status.", add_arguments, run, has_rest=True)

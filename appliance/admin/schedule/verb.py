@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="print who starts what, and change nothing")
     add_since(parser)
     parser.add_argument(
-        "--with", dest="also", action="append", default=[], metavar="JOB", help="a job that not every site needs"
+        "--with",
+        dest="also",
+        action="append",
+        default=[],
+        metavar="JOB",
+        help="schedule this job, too; not every site needs it",
     )
 
 
@@ -181,4 +186,6 @@ def _show(layout: Layout) -> ExitStatus:
     return ExitStatus.PARTLY if wrong else ExitStatus.DONE
 
 
-VERB = cli.Program("schedule", "Chooses who starts the jobs, cron or systemd's timers.", add_arguments, run)
+VERB = cli.Program(
+    "schedule", "Lets cron or systemd's timers start the jobs, or prints which does.", add_arguments, run
+)

@@ -279,13 +279,13 @@ def _step(
 
 VERB = cli.Program(
     "service",
-    "Does the steps of the services' systemd units.",
+    "Runs the steps of the services' systemd units, which call it.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
         _step("reload", "Checks, then replaces the containers of a unit.", _reload),
         _step("prepare", "Checks what a start needs, before it.", _prepare),
-        _step("run", "Becomes docker-compose up of a unit's services.", _run),
+        _step("run", "Runs docker-compose up for a unit's services.", _run),
         _step("ready", "Waits until a unit's service answers.", _ready, _add_ready_arguments),
         _step("stop", "Stops a unit's containers.", _stop),
         _step("clean", "Stops what a failed start has left.", _clean),

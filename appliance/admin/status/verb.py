@@ -204,6 +204,4 @@ def _ago(moment: datetime | None, at: datetime) -> str:
     return f"{minutes} min ago" if minutes else "just now"
 
 
-VERB = cli.Program(
-    "status", "Prints how the services are, and what the last run of each program did.", add_arguments, run
-)
+VERB = cli.Program("status", "Prints the state of the services and the last run of each program.", add_arguments, run)

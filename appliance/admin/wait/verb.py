@@ -19,9 +19,9 @@ _PAUSE = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument("service", choices=SERVICES, metavar="SERVICE", help=", ".join(SERVICES))
-    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="default: 120")
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="how long to wait (default: 120)")
     parser.add_argument(
-        "--pid", type=int, metavar="PID", help="no longer when this process, which has it run, has ended"
+        "--pid", type=int, metavar="PID", help="stop waiting if this process, which runs the service, has ended"
     )
 
 
@@ -45,4 +45,4 @@ def wait_for(service: str, *, watch: Watch, timeout: int) -> None:
     )
 
 
-VERB = cli.Program("wait", "Waits until a service is at work.", add_arguments, run)
+VERB = cli.Program("wait", "Waits until a service answers.", add_arguments, run)
