@@ -231,7 +231,7 @@ class Spool:
         if os.path.lexists(path) and not _is_usable(path):
             refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             no_directory = files.NotAFile(errno.ENOTDIR, "is no directory", str(path))
-            self._skip(path, refusal if path.is_dir() else no_directory)
+            self._skip(path, refusal if _is_directory(path) else no_directory)
             return False
         files.make_directory(path)
         if path != self._durable:  # whoever made it may not have come to fsync its name
@@ -274,7 +274,12 @@ def _leftovers(path: Path) -> list[Path]:
 def _is_usable(path: Path) -> bool:
     """Say whether this user may add to a directory."""
     needed = os.R_OK | os.W_OK | os.X_OK
-    return path.is_dir() and not path.is_symlink() and os.access(path, needed, effective_ids=True)
+    return _is_directory(path) and os.access(path, needed, effective_ids=True)
+
+
+def _is_directory(path: Path) -> bool:
+    """Say whether a path is a directory, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _require_removable(path: Path) -> None:

@@ -1,4 +1,6 @@
+import errno
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from dirq.QueueSimple import QueueSimple
 
 from appliance.core.run.errors import LocalFailure
 from appliance.core.spool import ElementName, Spool
-from tests import foreign
+from tests import audit, foreign
 from tests.syscalls import trace
 
 
@@ -421,3 +423,192 @@ def test_what_another_took_away_is_removed_and_given_back_without_a_word(spool: 
         assert spool.lock(name) is (end == spool.unlock)
         shutil.rmtree(spool.path)
         end(name)
+
+
+# ------------------------------------------------------------- others between two of our steps
+
+
+def test_the_order_in_which_directories_become_durable(spool: Spool, tmp_path: Path) -> None:
+    """The name of a new directory before the element, which is then in one place only."""
+    source = staged(tmp_path)
+    seen: list[tuple[str, bool]] = []
+
+    def note(directory: Path) -> None:
+        seen.append((str(directory.relative_to(tmp_path)), source.exists()))
+
+    with audit.directories_opened(note):
+        first = spool.adopt(source)
+    seen = list(dict.fromkeys(seen))
+    assert seen == [(".", True), ("queue", True), (f"queue/{first[:8]}", False), (".", False)]
+
+
+def test_a_directory_is_made_durable_once(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
+    (spool.path / f"{1_899_999_960:08x}").mkdir(parents=True)
+    seen: list[str] = []
+    with audit.directories_opened(lambda directory: seen.append(directory.name)):
+        for _ in range(2):
+            spool.adopt(staged(tmp_path))
+    assert seen.count("queue") == 1
+    assert seen[0] == "queue"
+
+
+def test_a_directory_that_a_sender_purges_before_the_move_is_made_again(spool: Spool, tmp_path: Path) -> None:
+    source = staged(tmp_path)
+
+    def purge(_: Path) -> None:
+        for directory in spool.path.iterdir():
+            directory.rmdir()
+
+    spool.path.mkdir()
+    with audit.before("open", purge, path=spool.path, times=2):  # its parent's fsync, then its own
+        name = spool.adopt(source)
+    assert (spool.path / name).read_bytes() == b"x"
+
+
+def test_an_element_that_a_sender_takes_at_once_was_adopted(spool: Spool, tmp_path: Path) -> None:
+    directory = spool.path / spool.adopt(staged(tmp_path, b"the first"))[:8]
+    source = staged(tmp_path)
+    taken: list[str] = []
+
+    def take(found: Path) -> None:
+        if not source.exists():
+            taken.extend(path.name for path in found.iterdir())
+            shutil.rmtree(found)
+
+    with audit.directories_opened(lambda found: take(found) if found == directory else None):
+        name = spool.adopt(source)
+    assert name[9:] in taken or name[:8] != directory.name
+
+
+@pytest.mark.parametrize("takes_lock", [False, True])
+def test_an_element_taken_between_link_and_renewal_is_not_locked(
+    spool: Spool, tmp_path: Path, *, takes_lock: bool
+) -> None:
+    name = spool.adopt(staged(tmp_path))
+
+    def take(element: Path) -> None:
+        element.unlink()
+        if takes_lock:
+            element.with_suffix(".lck").unlink()
+
+    with audit.before("os.utime", take):
+        assert spool.lock(name) is False
+    assert not spool.is_locked(name)
+    assert spool.skipped == {}
+
+
+@pytest.mark.parametrize("takes_lock", [False, True])
+def test_a_lock_that_may_not_be_renewed_is_given_back(spool: Spool, tmp_path: Path, *, takes_lock: bool) -> None:
+    """F-H1: as `test_an_element_whose_lock_cannot_be_renewed_is_not_locked`, also without the lock."""
+    name = spool.adopt(staged(tmp_path))
+
+    def refuse(element: Path) -> None:
+        if takes_lock:
+            element.with_suffix(".lck").unlink()
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(element))
+
+    with audit.before("os.utime", refuse):
+        assert spool.lock(name) is False
+    assert not spool.is_locked(name)
+    assert list(spool.skipped) == [spool.path / name]
+
+
+def test_a_leftover_that_another_removes_first_keeps_no_other(spool: Spool, tmp_path: Path) -> None:
+    directory = (spool.path / spool.adopt(staged(tmp_path))).parent
+    for digit in "ab":
+        (directory / f"{digit * 14}.tmp").touch()
+        os.utime(directory / f"{digit * 14}.tmp", (0, 0))
+    with audit.before("os.remove", os.unlink):
+        spool.purge()
+    assert list(directory.glob("*.tmp")) == []
+    assert spool.skipped == {}
+
+
+def test_a_directory_that_vanishes_before_it_is_read_is_empty(spool: Spool, tmp_path: Path) -> None:
+    name = spool.adopt(staged(tmp_path))
+    gone = spool.path / "00000000"
+    for look, expected in ((spool.count, 1), (spool.purge, None)):
+        gone.mkdir()
+        with audit.before("os.scandir", os.rmdir, path=gone):
+            assert look() == expected
+    gone.mkdir()
+    with audit.before("os.listdir", os.rmdir, path=gone):
+        assert list(spool.names()) == [name]
+    assert spool.skipped == {}
+
+
+# --------------------------------------------------------------------------- names and directories
+
+
+def test_all_names_are_of_one_length_and_close_together(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever digit a producer draws; a producer that is faster than its clock runs little ahead."""
+    monkeypatch.setattr(secrets, "randbelow", lambda bound: bound - 1)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
+    quick = Spool(spool.path)
+    names = [quick.adopt(staged(tmp_path)) for _ in range(3)]
+    micros = 500_000  # in hex, five digits
+    assert names == [f"713fb2d8/713fb313{micros + n:05x}f" for n in range(3)]
+
+
+def test_an_age_is_reached_when_dirq_says(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = spool.adopt(staged(tmp_path))
+    now = 1_900_000_000
+    for age in (300, 301):
+        path = (spool.path / name).with_name(f"{age:014x}.tmp")
+        path.touch()
+        os.utime(path, (now - age, now - age))
+    theirs = QueueSimple(str(tmp_path / "theirs"))
+    shutil.copytree(spool.path, theirs.path, dirs_exist_ok=True)
+    monkeypatch.setattr(time, "time", lambda: float(now))
+    spool.purge()
+    theirs.purge()
+    left = [sorted(path.name for path in Path(top).glob("*/*.tmp")) for top in (spool.path, theirs.path)]
+    assert left == [[f"{300:014x}.tmp"]] * 2
+
+
+def test_later_directories_follow_those_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-H1: a file, a link, and directories of others are passed over, each named with its cause."""
+    minute = 1_899_999_960
+    monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
+    with foreign.open_to_all() as root:
+        (root / "elsewhere").mkdir(mode=0o777)
+        paths = [root / "spool" / f"{minute + 60 * number:08x}" for number in range(5)]
+        paths[0].parent.mkdir()
+        paths[0].parent.chmod(0o777)
+        paths[0].touch()
+        paths[1].symlink_to(root / "elsewhere")
+        for path, mode in zip(paths[2:], (0o555, 0o333, 0o666), strict=True):
+            path.mkdir()
+            path.chmod(mode)
+        source = staged(root)
+        spool = Spool(root / "spool")
+        with foreign.acting_as_nobody():
+            name = spool.adopt(source)
+            causes = {path: line.cause for path, line in spool.skipped.items()}
+        assert name[:8] == f"{minute + 60 * 5:08x}"
+        assert list(causes) == paths
+        assert [causes[path] for path in paths[:2]] == ["skipped: is a file", "skipped: is a link"]
+        for path in paths[2:]:
+            assert causes[path].startswith("skipped: permission denied (a directory of user ")
+            path.chmod(0o700)
+
+
+def test_the_superuser_may_remove_from_sticky_directories() -> None:
+    """F-H1: so may the owner of the directory; the mode of others' elements does not matter."""
+    with foreign.open_to_all() as root:
+        name = ElementName(QueueSimple(str(root / "spool"), umask=0).add("x"))
+        element = root / "spool" / name
+        element.parent.chmod(0o1777)
+        if os.geteuid() == 0:
+            os.chown(element.parent, foreign.NOBODY, -1)
+            os.chown(element, foreign.NOBODY, -1)
+        assert Spool(root / "spool").lock(name)
+        Spool(root / "spool").unlock(name)
+        if os.geteuid() == 0:
+            os.chown(element, 0, -1)
+            element.chmod(0o666)
+            with foreign.acting_as_nobody():
+                assert Spool(root / "spool").lock(name)
