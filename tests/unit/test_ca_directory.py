@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
-from appliance.core.trust.errors import Untrusted
+from appliance.core.trust.distinguished_name import DN
+from appliance.core.trust.errors import Malformed, Untrusted
+from appliance.core.trust.strength import check_signature_hash
 from tests import foreign
 from tests.simulators.authority import (
     DAY,
@@ -552,3 +554,37 @@ def test_the_bundle_serves_tls(directory: Path, root: Authority) -> None:
     context = ssl.create_default_context(cadata=bundle)
     subjects = {x509.load_der_x509_certificate(der).subject for der in context.get_ca_certs(binary_form=True)}
     assert subjects == {root.pair.certificate.subject, name("/DC=ORG/DC=TEST-GRID/CN=Test Issuing")}
+
+
+def test_a_signature_of_a_kind_that_has_no_digest(root: Authority) -> None:
+    """Ed25519: cryptography names none."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    host = root.issue(HOST).certificate
+    builder = x509.CertificateBuilder(
+        host.issuer, host.subject, host.public_key(), 1,
+        host.not_valid_before_utc, host.not_valid_after_utc,
+    )  # fmt: skip
+    odd = builder.sign(key, None)
+    with pytest.raises(Untrusted, match="is signed with an unsupported algorithm"):
+        check_signature_hash(odd, subject=DN(HOST), allow_sha1=True)
+
+
+def test_links_in_the_directory_are_followed(tmp_path: Path, directory: Path, root: Authority) -> None:
+    """As IGTF's bundles have them, and distributions that link to where a package keeps its files."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in directory.iterdir():
+        (linked / file.name).symlink_to(file)
+    trust = CADirectory(linked, crls=CRLPolicy.REQUIRE)
+    assert trust.verify_chain(root.issue(HOST).certificate, at=NOW).warnings == ()
+    assert trust.problems == ()
+
+
+def test_a_certificate_whose_names_cannot_be_read(directory: Path, root: Authority) -> None:
+    """Its subject's type is an ObjectDescriptor: OpenSSL does not mind, nobody can write it."""
+    data = root.issue("/CN=odd name").certificate.public_bytes(Encoding.DER)
+    value = b"\x08odd name"
+    assert data.count(b"\x0c" + value) == 1
+    odd = x509.load_der_x509_certificate(data.replace(b"\x0c" + value, b"\x07" + value))
+    with pytest.raises(Malformed, match="certificate: its subject cannot be read"):
+        CADirectory(directory).verify_chain(odd, at=NOW)

@@ -196,3 +196,21 @@ def test_a_pair_caught_half_way_is_an_error_and_changes_nothing(files: tuple[Pat
     with pytest.raises(Untrusted, match="does not belong"):
         identity.reload_if_changed(at=NOW)
     assert identity.certificate == pair.certificate
+
+
+def test_the_first_and_the_last_moment_belong_to_a_certificate(files: tuple[Path, Path]) -> None:
+    """RFC 5280 section 4.1.2.5: both included."""
+    for at in (NOW - DAY, NOW + 30 * DAY):
+        Identity.load(files[0], key_path=files[1], at=at)
+
+
+def test_a_pair_that_was_written_anew_is_the_same_identity(
+    files: tuple[Path, Path], pair: Pair, tmp_path: Path
+) -> None:
+    """Neither the key object nor when the files were written makes a difference, or is shown."""
+    identity = load(files)
+    install(tmp_path, pair)
+    again = identity.reload_if_changed(at=NOW)
+    assert again is not identity
+    assert again == identity
+    assert repr(again) == repr(identity)

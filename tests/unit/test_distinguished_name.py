@@ -3,10 +3,11 @@ import subprocess
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 from OpenSSL import crypto
 
-from appliance.core.trust.distinguished_name import slash_form
+from appliance.core.trust.distinguished_name import canonical, slash_form
 from tests.simulators.authority import Authority, name
 
 
@@ -66,3 +67,21 @@ def test_control_characters_are_escaped_as_openssl_does(value: str) -> None:
 def test_letters_beyond_ascii_are_written_as_ssm_writes_them() -> None:
     subject = x509.Name([attribute(NameOID.ORGANIZATION_NAME, "Université")])
     assert slash_form(subject) == ssm_form(subject) == "/O=Université"
+
+
+def bits(value: bytes) -> x509.Name:
+    kind = NameOID.X500_UNIQUE_IDENTIFIER
+    return x509.Name([x509.NameAttribute(kind, value, _type=_ASN1Type.BitString)])
+
+
+def test_a_bit_string_in_a_name() -> None:
+    """The one type of attribute that is no text: openssl has a name for it, and leaves out its
+    first byte, the number of unused bits.
+    """
+    [ours, theirs] = [one(bits(b"\x00ab")) for one in (slash_form, openssl_form)]
+    assert ours == theirs.replace("x500UniqueIdentifier=", "2.5.4.45=\\x00")
+
+
+def test_names_that_differ_in_a_bit_string_only() -> None:
+    assert canonical(bits(b"\x00a")) == canonical(bits(b"\x00a"))
+    assert canonical(bits(b"\x00a")) != canonical(bits(b"\x00b"))

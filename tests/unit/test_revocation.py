@@ -518,3 +518,72 @@ def test_many_signers_of_one_ca_share_what_was_read(directory: Path, root: Autho
     with pytest.raises(Untrusted, match="revoked"):
         trust.verify_chain(hosts[-1].certificate, at=NOW)
     assert 0 < len(trust._revocation._cases) <= 1024
+
+
+# Which list a message names
+
+
+def test_of_several_lists_the_one_that_helps_most_is_named(directory: Path, root: Authority) -> None:
+    """The latest of stale ones, the next of future ones; the ends of its time belong to a list."""
+    host = root.issue(HOST)
+    for number, days in enumerate((9, 5, 7)):
+        stale = root.crl(last=NOW - days * DAY, following=NOW - (days - 2) * DAY)
+        add(directory, stale, f"{root.hash}.r{number}")
+    [warning] = warnings(directory, host)
+    assert f"{root.hash}.r1: the CRL is stale since {NOW - 3 * DAY:%Y-%m-%d %H:%MZ}" in warning
+    for number, days in enumerate((3, 1, 2)):
+        future = root.crl(last=NOW + days * DAY, following=NOW + 9 * DAY)
+        add(directory, future, f"{root.hash}.r{number}")
+    [warning] = warnings(directory, host)
+    assert f"{root.hash}.r1: the CRL is valid only from {NOW + DAY:%Y-%m-%d %H:%MZ}" in warning
+
+
+def test_lists_of_another_scope_are_not_called_stale_or_early(directory: Path, root: Authority) -> None:
+    """They begin or end at the very moment in question."""
+    host = root.issue(HOST)
+    scope = indirect(indirect_crl=False, only_contains_ca_certs=True)
+    minute = timedelta(minutes=1)
+    for (last, following), other, words in (
+        ((NOW + DAY, NOW + 3 * DAY), (NOW, NOW + DAY), f"valid only from {NOW + DAY:%Y-%m-%d %H:%MZ}"),
+        ((NOW - DAY, NOW - minute), (NOW - minute, NOW), f"stale since {NOW - minute:%Y-%m-%d %H:%MZ}"),
+    ):
+        path = add(directory, root.crl(last=last, following=following), f"{root.hash}.r0")
+        scoped = root.crl(last=other[0], following=other[1], extension=scope)
+        add(directory, scoped, f"{root.hash}.r1")
+        [warning] = warnings(directory, host)
+        assert warning.startswith(f"{ROOT}: {path}: the CRL is {words}; run")
+
+
+def test_a_list_is_stale_from_the_second_after_its_end(directory: Path, root: Authority) -> None:
+    """OpenSSL knows whole seconds: what it says in the last one must not be kept for the next."""
+    trust = CADirectory(directory)
+    host, end = root.issue(HOST), NOW + 7 * DAY
+    trust.verify_chain(host.certificate, at=end + timedelta(milliseconds=500))
+    [warning] = trust.verify_chain(host.certificate, at=end + timedelta(seconds=1)).warnings
+    assert "stale since" in warning
+
+
+def test_a_certificate_that_names_two_issuers_of_lists(directory: Path, root: Authority, other: Authority) -> None:
+    (directory / f"{root.hash}.r0").unlink()
+    named = [x509.DirectoryName(name(one)) for one in (OTHER, "/CN=Third")]
+    points = x509.CRLDistributionPoints([x509.DistributionPoint(None, None, None, named)])
+    host = root.issue(HOST, extensions=[points])
+    add(directory, other.crl(extension=indirect()), f"{other.hash}.r0")
+    [warning] = warnings(directory, host)
+    assert "signed by another issuer" in warning
+
+
+def test_a_hold_between_two_releases_has_ended(directory: Path, root: Authority) -> None:
+    """What was released before and held again is released by the later delta."""
+    host = root.issue(HOST, extensions=[freshest()])
+    held = root.crl(number=2, last=NOW - 2 * DAY, entries=[entry(host, reason=HOLD)])
+    add(directory, held, f"{root.hash}.r0")
+    for number, days in ((1, 3), (3, 1)):
+        delta = root.crl(
+            number=number,
+            last=NOW - days * DAY,
+            entries=[entry(host, reason=REMOVED)],
+            extension=x509.DeltaCRLIndicator(1),
+        )
+        add(directory, delta, f"{root.hash}.r{number}")
+    assert warnings(directory, host) == ()

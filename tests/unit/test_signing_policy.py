@@ -85,3 +85,15 @@ def test_what_is_not_understood_is_named_with_its_line(line: str) -> None:
 def test_rights_before_any_authority_are_an_error() -> None:
     with pytest.raises(Untrusted, match="signing_policy:1: "):
         SigningPolicy.parse("pos_rights globus CA:sign\n", path=PATH)
+
+
+def test_quotes_around_each_of_several_subjects_only() -> None:
+    found = policy('"/C=NL/*" "/DC=org/*"')
+    assert found.permits(DN("/C=NL/CN=x"), issuer=CA)
+    assert found.permits(DN("/DC=org/CN=x"), issuer=CA)
+    assert not found.permits(DN("/DC=com/CN=x"), issuer=CA)
+
+
+def test_a_ca_without_a_name() -> None:
+    """Certificates may have an empty subject, and quotes hold nothing then."""
+    assert policy("'\"/*\"'", authority="").permits(DN("/C=NL"), issuer=DN(""))

@@ -1,5 +1,6 @@
 import base64
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -597,3 +598,76 @@ def test_content_types(value: str, kind: str, parameters: dict[str, str]) -> Non
 def test_broken_content_types(value: str) -> None:
     with pytest.raises(Malformed, match="cannot be read"):
         mime.parse_content_type(value)
+
+
+@pytest.mark.parametrize("size", [16_382, 16_383])
+def test_the_length_of_a_header_is_bounded(size: int) -> None:
+    """It and the empty line have 16 KiB."""
+    head = b"Content-Type: a/b\nX: "
+    text = head + b"x" * (size - len(head)) + b"\n\nbody"
+    if size == 16_382:
+        headers, body = mime.split_header(text)
+        assert (headers["content-type"], body) == ("a/b", b"body")
+    else:
+        with pytest.raises(Malformed, match="No blank line"):
+            mime.split_header(text)
+
+
+def test_long_headers_with_either_line_end(shop: Workshop) -> None:
+    """Twelve kilobytes above an opaque message, as relays add them."""
+    opaque = b"X-Relay: a\n" * 1000 + shop.sign(TEXT, "-text", "-nodetach")
+    for message in (opaque, opaque.replace(b"\n", b"\r\n")):
+        assert shop.verify(message, forms=ALL).body == TEXT
+
+
+def test_the_first_bytes_of_a_header_are_no_der(shop: Workshop, message: bytes) -> None:
+    """A sequence begins with an ASCII zero; its long length is no ASCII."""
+    assert shop.verify(b"0: x\n" + message, forms=ALL).body == TEXT
+    pem = "é before it\n".encode() + shop.sign(TEXT, "-text", "-nodetach", "-outform", "PEM")
+    assert pem[1] >= 0x80
+    assert shop.verify(pem, forms=ALL).body == TEXT
+
+
+def test_two_structures_in_pem(shop: Workshop) -> None:
+    message = shop.sign(TEXT, "-text", "-nodetach", "-outform", "PEM")
+    assert "unsigned text after its end" in shop.refusal(message + message, forms=ALL)
+
+
+def test_an_encrypted_message(shop: Workshop) -> None:
+    certificate, _ = shop.host.write(shop.path)
+    command = ["openssl", "cms", "-encrypt", "-outform", "DER", str(certificate)]
+    made = subprocess.run(command, input=TEXT, capture_output=True, check=True).stdout
+    assert "it is not CMS SignedData" in shop.refusal(made, forms=ALL)
+
+
+def test_the_option_for_sha1_is_for_no_other(shop: Workshop, message: bytes) -> None:
+    weak = rebuild(message, weak_digest)
+    assert "its digest is MD5" in shop.refusal(weak, Untrusted, allow_sha1=True)
+
+
+def test_a_message_without_a_preamble(shop: Workshop, message: bytes) -> None:
+    """The line end before the first delimiter is the header's own."""
+    start = message.index(b"\n\n") + 2
+    bare = message[:start] + message[message.index(b"--" + boundary(message), start) :]
+    assert len(bare) < len(message)
+    assert shop.verify(bare).body == TEXT
+
+
+def test_one_letter_after_the_end(shop: Workshop, message: bytes) -> None:
+    end = b"--" + boundary(message) + b"--"
+    changed = message.replace(end, end + b"x")
+    assert "unsigned text after the last part" in shop.refusal(changed)
+
+
+def test_the_size_of_a_signature_is_bounded(shop: Workshop, message: bytes) -> None:
+    """To 64 KiB with its header, blanks included."""
+    line = b"--" + boundary(message)
+    start = message.index(line, message.index(line) + 1) + len(line) + 1
+    size = message.index(b"\n" + line + b"--", start) - start
+    for room in (0, 1):
+        blanks = b"\n" * (65_536 - size + room)
+        changed = message[: start + size] + blanks + message[start + size :]
+        if room:
+            assert "larger than 65536" in shop.refusal(changed)
+        else:
+            assert shop.verify(changed).body == TEXT

@@ -69,12 +69,14 @@ def test_names_never_go_backwards_when_the_clock_does(
     assert spool.adopt(staged(tmp_path)) > first
 
 
-def test_an_element_under_the_same_name_is_never_replaced(spool: Spool, tmp_path: Path) -> None:
-    names = {spool.adopt(staged(tmp_path, b"ours"))}
-    rival = Spool(spool.path)
-    rival._digit, rival._last_microsecond = spool._digit, spool._last_microsecond - 1
-    names.add(rival.adopt(staged(tmp_path, b"theirs")))
-    assert len(names) == spool.count() == 2
+def test_an_element_under_the_same_name_is_never_replaced(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two producers that drew one digit, in one microsecond."""
+    monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
+    monkeypatch.setattr(secrets, "randbelow", lambda _: 7)
+    names = [one.adopt(staged(tmp_path)) for one in (Spool(spool.path), Spool(spool.path))]
+    assert len(set(names)) == spool.count() == 2
 
 
 def test_foreign_names_are_left_alone(spool: Spool, tmp_path: Path) -> None:
@@ -536,6 +538,23 @@ def test_a_directory_that_vanishes_before_it_is_read_is_empty(spool: Spool, tmp_
     with audit.before("os.listdir", os.rmdir, path=gone):
         assert list(spool.names()) == [name]
     assert spool.skipped == {}
+
+
+def test_a_directory_that_becomes_something_else_keeps_no_other(spool: Spool, tmp_path: Path) -> None:
+    """F-H1: between the two looks at it."""
+    name = spool.adopt(staged(tmp_path))
+    odd = spool.path / "00000000"
+    odd.mkdir()
+
+    def replace(path: Path) -> None:
+        path.rmdir()
+        path.touch()
+
+    with audit.before("os.listdir", replace, path=odd):
+        assert list(spool.names()) == [name]
+    assert [str(line) for line in spool.skipped.values()] == [
+        f"{odd}: skipped: not a directory; if nobody needs it: rm {odd}"
+    ]
 
 
 # --------------------------------------------------------------------------- names and directories

@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,9 +22,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from appliance.core.run.errors import ApplianceError
+from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
-from appliance.core.trust.tls import PeerRefused, PeerTrust
+from appliance.core.trust.errors import Untrusted
+from appliance.core.trust.tls import PeerRefused, PeerTrust, remedy
 from cloudkeeper.frontend.http import Client
 from ssm.settings import Broker
 from ssm.transport import https, stomp
@@ -431,3 +433,235 @@ def test_a_stale_list_still_revokes(world: World) -> None:
     assert received == b""
     assert said.startswith("localhost:")
     assert "the broker's certificate is not trusted: its certificate was revoked by" in said
+
+
+# ------------------------------------------------------- one connection, without a network
+
+
+class Counting(PeerTrust):
+    """Counts its judgements."""
+
+    count = 0
+
+    def judge(self, connection: ssl.SSLSocket | ssl.SSLObject) -> None:
+        self.count += 1
+        super().judge(connection)
+
+
+@dataclass
+class Pipe:
+    """TLS between a client's object and a server's, in memory."""
+
+    client: ssl.SSLObject
+    server: ssl.SSLObject
+    wires: tuple[ssl.MemoryBIO, ssl.MemoryBIO, ssl.MemoryBIO, ssl.MemoryBIO]
+
+    @classmethod
+    def between(cls, client: ssl.SSLContext, server: ssl.SSLContext) -> Pipe:
+        wires = (ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO())
+        return cls(
+            client.wrap_bio(wires[0], wires[1], server_hostname="localhost"),
+            server.wrap_bio(wires[2], wires[3], server_side=True),
+            wires,
+        )
+
+    def move(self) -> None:
+        to_client, from_client, to_server, from_server = self.wires
+        to_server.write(from_client.read())
+        to_client.write(from_server.read())
+
+    def until_done(self, step: Callable[[], object]) -> object:
+        """Repeat a step of the client's, the server answering, until it is done."""
+        for _ in range(9):
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self.move()
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    self.server.do_handshake()
+                self.move()
+        raise AssertionError
+
+
+def server_of(world: World, host: Credential, *, asks: bool = False) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(world.chain(host), host.key)
+    if asks:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(world.root.certificate)
+        context.load_verify_locations(world.issuing.certificate)
+    return context
+
+
+@pytest.mark.parametrize("kind", [World.host, _revoked])
+@pytest.mark.parametrize("is_explicit", [False, True])
+def test_writing_in_memory_makes_the_handshake_and_is_judged_once(case: Case, kind: Make, *, is_explicit: bool) -> None:
+    """F-T2: as asyncio and tunnels do it."""
+    world, host = case(kind)
+    trust = Counting(CADirectory(world.certificates))
+    pipe = Pipe.between(trust.context(), server_of(world, host))
+
+    def write() -> int:
+        if is_explicit:
+            pipe.client.do_handshake()
+        return pipe.client.write(b"hello")
+
+    if kind is _revoked:
+        with pytest.raises(PeerRefused, match="was revoked by"):
+            pipe.until_done(write)
+        return
+    assert pipe.until_done(write) == 5
+    pipe.move()
+    assert pipe.server.read() == b"hello"
+    pipe.server.write(b"x" * 2000)
+    pipe.move()
+    # As much as the standard library's own objects read.
+    assert [pipe.client.read(), pipe.client.read()] == [b"x" * 1024, b"x" * 976]
+    assert trust.count == 1
+
+
+def test_reading_first_in_memory_makes_the_handshake(case: Case) -> None:
+    """F-T2: a server that speaks first is judged before it is read."""
+    world, host = case(_revoked)
+    pipe = Pipe.between(PeerTrust(CADirectory(world.certificates)).context(), server_of(world, host))
+    with pytest.raises(PeerRefused, match="was revoked by"):
+        pipe.until_done(pipe.client.read)
+
+
+@contextlib.contextmanager
+def speaking_first(world: World, host: Credential) -> Iterator[socket.socket]:
+    """Yield a socket to a server that sends two thousand bytes and reads until the end."""
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError), server_of(world, host).wrap_socket(theirs, server_side=True) as secured:
+            secured.sendall(b"x" * 2000)
+            while secured.recv(100):
+                pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    ours.settimeout(10)
+    try:
+        yield ours
+    finally:
+        ours.close()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", [World.host, _revoked])
+def test_reading_first_from_a_socket(case: Case, kind: Make) -> None:
+    """F-T2: it makes the handshake; what is accepted is judged once, however much follows."""
+    world, host = case(kind)
+    trust = Counting(CADirectory(world.certificates))
+    with speaking_first(world, host) as made:
+        options = {"server_hostname": "localhost", "do_handshake_on_connect": False}
+        with trust.context().wrap_socket(made, **options) as secured:  # type: ignore[arg-type]
+            if kind is _revoked:
+                with pytest.raises(PeerRefused, match="was revoked by"):
+                    secured.read()
+                return
+            assert secured.read() == b"x" * 1024
+            assert secured.read() == b"x" * 976
+            assert secured.write(b"hello") == secured.send(b"hello") == 5
+    assert trust.count == 1
+
+
+def test_a_socket_that_does_not_wait_says_so(world: World) -> None:
+    """As the standard library's: an event loop must not stand still while a peer is silent."""
+    ours, theirs = socket.socketpair()
+    late = threading.Timer(3, theirs.close)  # that a wrong wait ends
+    late.start()
+    ours.setblocking(False)
+    context = PeerTrust(CADirectory(world.certificates)).context()
+    options = {"server_hostname": "localhost", "do_handshake_on_connect": False}
+    with context.wrap_socket(ours, **options) as secured:  # type: ignore[arg-type]
+        for step in (lambda: secured.send(b"x"), secured.do_handshake):
+            with pytest.raises(ssl.SSLWantReadError):
+                step()
+    late.cancel()
+    theirs.close()
+
+
+def test_an_intermediate_that_only_the_peer_has(world: World) -> None:
+    """F-T2: what it presents helps, and is no more than a hint."""
+    host = world.host()
+    for file in world.certificates.glob(f"{world.issuing.hash}.*"):
+        file.unlink()
+    world.root.publish(world.certificates, may_sign=("/DC=EU/DC=EXAMPLE/*",))
+    trust = PeerTrust(CADirectory(world.certificates, crls=CRLPolicy.OFF))
+    pipe = Pipe.between(trust.context(), server_of(world, host))
+    assert pipe.until_done(lambda: pipe.client.write(b"hello")) == 5
+
+
+def test_a_certificate_of_ours(case: Case, tmp_path: Path) -> None:
+    """It is shown to a server that asks; what is wrong with its files is said with their path."""
+    world, host = case(World.host)
+    trust = PeerTrust(CADirectory(world.certificates))
+    context = trust.context(certificate=host.certificate, key=host.key)
+    pipe = Pipe.between(context, server_of(world, host, asks=True))
+    pipe.until_done(lambda: pipe.client.write(b"hello"))
+    pipe.move()
+    assert pipe.server.read() == b"hello"
+    shown = pipe.server.getpeercert(binary_form=True)
+    assert shown is not None
+    assert x509.load_der_x509_certificate(shown) == x509.load_pem_x509_certificate(host.certificate.read_bytes())
+    with pytest.raises(LocalFailure, match=f"^{host.certificate}: cannot be used for TLS: KEY_VALUES_MISMATCH"):
+        trust.context(certificate=host.certificate, key=world.host().key)
+    with pytest.raises(LocalFailure, match=f"^{tmp_path}/none.pem: No such file"):
+        trust.context(certificate=tmp_path / "none.pem", key=host.key)
+
+
+class Odd:
+    """A connection whose peer presents what no handshake would have let pass."""
+
+    server_hostname = None
+
+    def __init__(self, *presented: bytes) -> None:
+        self._presented = presented
+
+    def getpeercert(self, *, binary_form: bool) -> bytes | None:
+        assert binary_form
+        return self._presented[0] if self._presented else None
+
+    def get_unverified_chain(self) -> list[bytes] | None:
+        """As Python has it from 3.13."""
+        return list(self._presented) or None
+
+
+def test_odd_peers(case: Case) -> None:
+    """F-T2: without a certificate, with one that cannot be read, and with more than one."""
+    world, host = case(World.host)
+    trust = PeerTrust(CADirectory(world.certificates, crls=CRLPolicy.OFF))
+    good = [
+        x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(serialization.Encoding.DER)
+        for path in (host.certificate, world.issuing.certificate)
+    ]
+    trust.judge(Odd(*good))  # type: ignore[arg-type]
+    for presented, words in (
+        ((), "presents no certificate"),
+        ((b"\x30\x00",), "presents a certificate that cannot be read"),
+        ((good[0], b"\x30\x00"), "presents a certificate that cannot be read"),
+    ):
+        with pytest.raises(PeerRefused) as caught:
+            trust.judge(Odd(*presented))  # type: ignore[arg-type]
+        assert caught.value.verify_message == words
+
+
+def test_a_refusal_is_an_error_of_tls_with_its_own_remedy() -> None:
+    """Libraries that catch OpenSSL's refusals get ours as well, with the same number."""
+    ours = PeerRefused(Untrusted("/CN=peer", "it was revoked", "the holder needs a new one"))
+    assert ours.errno == ssl.SSLErrorNumber.SSL_ERROR_SSL
+    assert ours.args == (1, "it was revoked")
+    assert remedy(ours) == "the holder needs a new one"
+    assert remedy(ssl.SSLCertVerificationError(1, "x")) == "check the host's name in the configuration, and capath"
+
+
+def test_a_directory_that_vanished_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    trust = PeerTrust(CADirectory(world.certificates))
+    world.certificates.rename(world.directory / "away")
+    for _ in range(2):
+        trust.context()
+    told = [line for line in caplog.messages if line.endswith("; the CAs read before stay in use")]
+    assert len(told) == 1
+    assert told[0].startswith(f"{world.certificates}: ")

@@ -70,7 +70,9 @@ class Identity:
         for days in EXPIRY_WARNINGS:
             if self.expires_within(days, at=at):
                 ends = f"{self.certificate.not_valid_after_utc:%Y-%m-%d %H:%MZ}"
-                return f"{self.certificate_path}: expires within {days} day{'s' * (days > 1)}, on {ends}; renew it"
+                return (
+                    f"{self.certificate_path}: expires within {days} day{'s' if days != 1 else ''}, on {ends}; renew it"
+                )
         return ""
 
     def reload_if_changed(self, *, at: datetime) -> Identity:

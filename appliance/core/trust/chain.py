@@ -20,7 +20,7 @@ from appliance.core.trust.errors import Malformed, NoAnchor, Untrusted
 
 NO_CHECK_TIME = 0x200000
 """``X509_V_FLAG_NO_CHECK_TIME`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
-_NO_ISSUER, _NOT_YET_VALID, _EXPIRED = frozenset({2, 18, 19, 20, 21}), 9, 10
+_NO_ISSUER, _NOT_YET_VALID, _EXPIRED = frozenset({2, 18, 19, 20}), 9, 10
 """``X509_V_ERR_*`` of OpenSSL's x509_vfy.h that deserve better words than its own."""
 
 Chain = tuple[x509.Certificate, ...]

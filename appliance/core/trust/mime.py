@@ -65,20 +65,20 @@ def parse_content_type(value: str) -> ContentType:
 
     :raises Malformed: anything else, or a parameter given twice
     """
+    unreadable = Malformed("message", "a Content-Type header cannot be read")
     found = _TYPE.match(value)
+    if found is None:
+        raise unreadable
     parameters: dict[str, str] = {}
-    position = found.end() if found else 0
-    while found and position < len(value.rstrip()):
+    position, end = found.end(), len(value.rstrip())
+    while position < end:
         parameter = _PARAMETER.match(value, position)
         if parameter is None or parameter[1].lower() in parameters:
-            break
+            raise unreadable
         quoted, plain = parameter[2], parameter[3]
         parameters[parameter[1].lower()] = plain if quoted is None else quoted
         position = parameter.end()
-    else:
-        if found:
-            return ContentType(found[1].lower(), MappingProxyType(parameters))
-    raise Malformed("message", "a Content-Type header cannot be read")
+    return ContentType(found[1].lower(), MappingProxyType(parameters))
 
 
 def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
@@ -89,11 +89,11 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
 
     :raises Malformed: no empty line, a line that is no header field, too long a block
     """
-    end = text.find(b"\n\n", 0, _MAX_HEADER)
-    if end < 0:
+    head, end, _ = text[:_MAX_HEADER].partition(b"\n\n")
+    if not end:
         raise Malformed("message", NO_BLANK_LINE)
     fields: dict[str, str] = {}
-    for line in _FOLD.sub(" ", text[:end].decode("latin-1")).split("\n"):
+    for line in _FOLD.sub(" ", head.decode("latin-1")).split("\n"):
         found = _FIELD.fullmatch(line)
         if found is None:
             raise Malformed("message", NO_BLANK_LINE)
@@ -101,7 +101,7 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
         if name in fields and name.startswith("content-"):
             raise Malformed("message", f"two {found[1][:40]} headers")
         fields.setdefault(name, found[2].rstrip())
-    return MappingProxyType(fields), text[end + 2 :]
+    return MappingProxyType(fields), text[len(head + end) :]
 
 
 def split_signed(message: bytes) -> SignedParts:
@@ -114,8 +114,7 @@ def split_signed(message: bytes) -> SignedParts:
     :raises Malformed: another type, not exactly two parts, text after them, a second part that is
         no signature
     """
-    text = with_newlines(message)
-    headers, _ = split_header(text)
+    headers, body = split_header(with_newlines(message))
     kind = parse_content_type(headers.get("content-type", ""))
     if kind.type != "multipart/signed":
         raise Malformed(
@@ -129,7 +128,7 @@ def split_signed(message: bytes) -> SignedParts:
     if not _BOUNDARY.fullmatch(boundary):
         raise Malformed("message", "its boundary is missing or invalid")
     # The second of the two line ends that close the header may be the first delimiter's own.
-    pieces = text[text.find(b"\n\n") + 1 :].split(b"\n--" + boundary.encode("ascii"), 4)
+    pieces = (b"\n" + body).split(b"\n--" + boundary.encode("ascii"), 4)
     if len(pieces) != 4:  # noqa: PLR2004 - preamble, text, signature, epilogue
         raise Malformed("message", "it has not exactly two parts")
     _preamble, content, signature, epilogue = pieces
@@ -143,7 +142,7 @@ def is_opaque(message: bytes) -> bool:
 
     :raises Malformed: it has no header that can be read
     """
-    headers, _ = split_header(with_newlines(message[: _MAX_HEADER * 2]))
+    headers, _ = split_header(with_newlines(message))
     return parse_content_type(headers.get("content-type", "")).type in OPAQUE_TYPES
 
 

@@ -23,7 +23,7 @@ import enum
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from cryptography import x509
@@ -41,6 +41,7 @@ from appliance.core.trust.revocation_lists import (
 
 _EXTENDED, _DELTAS = 0x1000, 0x2000
 """``X509_V_FLAG_*`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
+_SECOND = timedelta(seconds=1)
 _MAX_CASES = 1024
 _MAX_STORES = 64
 
@@ -196,12 +197,13 @@ class _Case:
         return found.is_signed_by(signers)
 
     def _times(self) -> Iterator[datetime]:
+        """Yield when OpenSSL's verdict may change: it knows seconds, and the last one still counts."""
         for one in (*self._chain, *self._others):
-            yield from (one.not_valid_before_utc, one.not_valid_after_utc)
+            yield from (one.not_valid_before_utc, one.not_valid_after_utc + _SECOND)
         for found in self._own_lists:
             yield found.starts
             if found.ends is not None:
-                yield found.ends
+                yield found.ends + _SECOND
 
     def _walk(self) -> Iterator[Doubt]:
         """Yield the links that a list names."""
@@ -257,7 +259,7 @@ class _Case:
     ) -> Doubt:
         usable = self._usable[canonical(link.issuer)]
         future = [one for one in usable if one.starts > at]
-        stale = [one for one in usable if one.ends is not None and one.ends <= at]
+        stale = [one for one in usable if one.ends is not None and one.ends < at]
         match error.code:
             case _Code.REVOKED:
                 paths = ", ".join(str(one.path) for one in usable)
