@@ -44,7 +44,8 @@ class Case:
         ids = self.covered.tests_of.get((self.source, self.mutant.line))
         if ids is None:
             return []
-        return sorted(ids or self.covered.tests_of[self.source, 0])
+        found = ids or self.covered.tests_of[self.source, 0]
+        return sorted(found, key=lambda one: (not one.startswith("tests/unit/"), one))  # quick first
 
     def __str__(self) -> str:
         return f"{self.source}:{self.mutant}"

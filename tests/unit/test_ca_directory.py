@@ -588,3 +588,13 @@ def test_a_certificate_whose_names_cannot_be_read(directory: Path, root: Authori
     odd = x509.load_der_x509_certificate(data.replace(b"\x0c" + value, b"\x07" + value))
     with pytest.raises(Malformed, match="certificate: its subject cannot be read"):
         CADirectory(directory).verify_chain(odd, at=NOW)
+
+
+def test_a_certificate_that_openssl_cannot_read(directory: Path, root: Authority) -> None:
+    """Its issuer is a number, which cryptography passes over unless it is asked for the name."""
+    data = root.issue(HOST).certificate.public_bytes(Encoding.DER)
+    value = b"\x09Test Root"
+    assert data.count(b"\x0c" + value) == 1
+    odd = x509.load_der_x509_certificate(data.replace(b"\x0c" + value, b"\x02" + value))
+    with pytest.raises(Malformed, match=f"{HOST}: OpenSSL cannot read its certificates"):
+        CADirectory(directory).verify_chain(odd, at=NOW)
