@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -27,6 +28,7 @@ from tests import run_records
 from tests.simulators import docker_engine
 from tests.testbed import Authority
 
+TOP = Path(__file__).parents[2]
 VERSION = "1.2.3"
 STAND_IN = """#!/bin/sh
 # Called as docker-compose: notes arguments, environment and what the staged key is, then does what "behave" says.
@@ -132,6 +134,24 @@ def test_a_first_extraction_does_not_read_the_usage_of_all_years(site: Site) -> 
     kept.write_text("2026-03-01\n")
     assert site.run("caso").returncode == 0
     assert site.told("arguments")[-3:] == ["caso-extract", "--since", "2026-03-01T00:00:00+00:00"]
+
+
+def test_a_start_runs_both_jobs_of_accounting_in_one_process(site: Site) -> None:
+    """The first run's signals, log and record leave the second one its own; the extraction comes first."""
+    settings = site.root / "etc/fedcloud/appliance.yaml"
+    settings.write_text(f"{settings.read_text()}flows: {{information: off, images: off}}\n")
+    tables = site.root / "etc/fedcloud/cron.d"
+    shutil.copytree(TOP / "cron.d", tables)
+    for path in tables.iterdir():
+        path.chmod(0o644)
+    site.behave("case $* in *caso-extract*) exit 1;; esac")
+    command = [sys.executable, "-m", "appliance.admin.command", "start", "--root", str(site.root)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (shown.returncode, len(site.runs)) == (1, 2), shown
+    assert "! failed: appliance run caso --wait: exit status 1\nNext: appliance status\n" in shown.stdout
+    assert [site.record(job)["counts"]["job_exit_status"] for job in ("caso", "ssmsend")] == [1, 0]
+    assert (site.root / "etc/cron.d/caso").exists()
+    assert (site.root / "var/lib/fedcloud/since").read_text() == f"{first_of_this_month()}\n"
 
 
 def test_a_job_that_somebody_else_starts_too_does_not_run(site: Site) -> None:
