@@ -404,7 +404,8 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         bdii.process.send_signal(signal.SIGHUP)
         bdii.wait_for(lambda: "the old one stays" in bdii.log)
         (other / "more.ldif").write_text("dn: GLUE2GroupID=more,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: more\n")
-        bdii.configuration.write_text(text + f"BDII_LDIF_DIR={other}\n")
+        kept = [line for line in text.splitlines() if not line.startswith("BDII_LDIF_DIR=")]
+        bdii.configuration.write_text("\n".join([*kept, f"BDII_LDIF_DIR={other}", ""]))
         bdii.process.send_signal(signal.SIGHUP)
         bdii.wait_for(lambda: "GLUE2GroupID=more,o=glue" in bdii.entries())
         bdii.configuration.write_text(text + f"BDII_LOG_LEVEL=WARNING\nBDII_LOG_FILE={log}\nBDII_RAM_DISK=yes\n")

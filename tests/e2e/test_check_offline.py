@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy.engine import Engine
-from tests.e2e.container_site import TOP, ContainerSite, host_site
+from tests.e2e.container_site import TOP, ContainerSite, host_site, wait
 
 pytestmark = pytest.mark.container
 
@@ -102,6 +102,10 @@ def replace(site: ContainerSite, name: str, old: str, new: str) -> int:
     return text[: text.index(old)].count("\n") + 1
 
 
+def wait_for_words(site: ContainerSite, name: str, words: str) -> None:
+    wait(lambda: words in site.log(name), seconds=120, what=lambda: site.log(name))
+
+
 def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     """F-H2, F-H5, F-H6: a site in order has no finding; then one fault in each file, each of which its program takes for
     good or misunderstands, is found with the host's file and line, and nothing runs meanwhile or is left.
@@ -110,6 +114,9 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     assert findings == []
     assert (status, asked) == (0, CHECKED)
     site.compose("up", "-d", "--no-build", "sitebdii", "cloudkeeper-os")
+    # Each has read its configuration before it is changed.
+    for name, words in (("sitebdii", "serving"), ("cloudkeeper-os", "listening on")):
+        wait_for_words(site, name, words)
     running = site.engine.docker("ps", "-a", "--format", "{{.ID}} {{.CreatedAt}}").stdout
     root = site.root
     before = sorted(str(path) for path in (root / "etc").rglob("*"))

@@ -192,7 +192,7 @@ def test_killed_in_mid_upload_and_run_again(site: Site, tmp_path: Path, victim: 
             running.kill()
         else:
             site.backend.stop(signal.SIGKILL)
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=180)
     if victim == "backend":
         assert running.returncode == 1, output
         assert "cannot be reached" in output
