@@ -648,6 +648,19 @@ def test_odd_peers(case: Case) -> None:
         assert caught.value.verify_message == words
 
 
+def test_an_authority_that_was_removed_since_the_context_was_made(world: World) -> None:
+    """F-T2: OpenSSL still knows it, the directory as it is now counts."""
+    host = world.host()
+    directory = CADirectory(world.certificates)
+    pipe = Pipe.between(PeerTrust(directory).context(), server_of(world, host))
+    for file in world.certificates.iterdir():
+        file.unlink()
+    Authority.create(world.directory / "other", subject="/C=XX/CN=Other", key="ec").publish(world.certificates)
+    assert directory.refresh()
+    with pytest.raises(PeerRefused, match="is not among the trust anchors"):
+        pipe.until_done(lambda: pipe.client.write(b"hello"))
+
+
 def test_a_refusal_is_an_error_of_tls_with_its_own_remedy() -> None:
     """Libraries that catch OpenSSL's refusals get ours as well, with the same number."""
     ours = PeerRefused(Untrusted("/CN=peer", "it was revoked", "the holder needs a new one"))
