@@ -40,7 +40,8 @@ NOVEMBER_COMMANDS, NOVEMBER_EDITS, NOVEMBER_GUESSES = 24, 28, 5
 """Counted in the README of November: commands typed, values written, and steps among them that it did not say."""
 _PORT_BASE = 29000
 _CA_BUNDLE = "/etc/ssl/certs/example-cloud.pem"
-_QUEUE = "/queue/firsthour"
+_QUEUE = f"/queue/firsthour-{os.getpid()}"
+"""Of this run alone: the broker keeps what an aborted run has left."""
 _TRUST_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO")
 _PATIENCE = 1200.0
 _GOALS = {"built": 10, "bundle": 4}
