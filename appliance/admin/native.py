@@ -13,6 +13,7 @@ reaches it. The services are units of systemd.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,14 @@ AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bund
 """Where systems keep the authorities of web servers: Debian's family, Red Hat's, others."""
 UNITS = {"cloudbdii": "cloudbdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
 """By service."""
+_PLACES: Mapping[str, str | tuple[str, int]] = {
+    "cloudbdii": ("127.0.0.1", 2171),
+    "sitebdii": ("localhost", 2170),
+    "cloudkeeper-os": "/run/cloudkeeper/backend.sock",
+}
+"""Where each service listens."""
+_ANSWER = 5.0
+"""Seconds until a listener must take a connection."""
 _SYSTEMCTL, _JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
 _HEALTH = {"active": "healthy", "activating": "starting", "failed": "unhealthy"}
 _BIND = """
@@ -105,10 +114,26 @@ def services() -> list[ServiceState]:
     return found
 
 
-def logs(service: str, *, lines: int, follow: bool) -> int:
-    """Print what a service has written to the journal; returns journalctl's exit status."""
-    words = [_JOURNALCTL, "--no-pager", "--output=cat", "-u", f"{UNITS[service]}.service", "-n", str(lines)]
-    return subprocess.run([*words, *(["-f"] if follow else [])], check=False).returncode
+def amiss(service: str, layout: Layout) -> str:
+    """Return why nobody takes connections where a service listens; empty when somebody does."""
+    place = _PLACES[service]
+    try:
+        if isinstance(place, str):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(_ANSWER)
+                client.connect(str(layout.path(place)))
+        else:
+            socket.create_connection(place, timeout=_ANSWER).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def logs(services: Sequence[str], *, lines: int, follow: bool) -> int:
+    """Print what services have written to the journal, in the order of time; returns journalctl's exit status."""
+    units = [word for service in services for word in ("-u", f"{UNITS[service]}.service")]
+    words = [_JOURNALCTL, "--no-pager", "--output=cat", *units, "-n", str(lines), *(["-f"] if follow else [])]
+    return subprocess.run(words, check=False).returncode
 
 
 def _show(unit: str) -> dict[str, str]:

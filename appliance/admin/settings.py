@@ -83,6 +83,11 @@ class Host:
     """Address and port of the public BDII; None when it is on all addresses, port 2170."""
     warnings: tuple[Problem, ...]
 
+    @property
+    def engine_socket(self) -> Path | None:
+        """Return where the engine listens; None on a host without containers: an engine there is somebody else's."""
+        return None if self.is_native else self.socket
+
     def is_wanted(self, name: str) -> bool:
         """Return whether the flow of a job, a service or a unit is on; what belongs to all flows always is."""
         flow = flow_of(name)

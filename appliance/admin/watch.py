@@ -21,8 +21,8 @@ _ENOUGH = 3
 class Watch:
     """What the waiting is about: the container of a service, and the process that has it run."""
 
-    socket: Path
-    """Of the engine."""
+    socket: Path | None
+    """Of the engine; None on a host without containers."""
     service: str
     pid: int | None
     _restarts: int | None = field(default=None, init=False)
@@ -41,6 +41,8 @@ class Watch:
 
     def _last_words(self) -> str:
         """Return what the program said before it gave up; nothing while it has not, or the engine does not tell."""
+        if self.socket is None:
+            return ""
         try:
             with Engine(self.socket) as engine:
                 state = next((one for one in engine.services() if one.service == self.service), None)
@@ -52,7 +54,9 @@ class Watch:
         return said or f"it ended with status {state.exit_status}"
 
     def passes_check(self) -> bool | None:
-        """Say whether the service's own check in its container passes now; None when the engine does not answer."""
+        """Say whether the service's own check in its container passes now; None when no engine answers."""
+        if self.socket is None:
+            return None
         try:
             with Engine(self.socket) as engine:
                 return engine.passes_check(self.service)

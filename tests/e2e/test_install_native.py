@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
 
+from appliance.admin.native import authorities
 from appliance.core.version import __version__
 from tests.e2e.host_root import Host
 from tests.testbed import Authority
@@ -83,7 +85,7 @@ def test_one_command_installs_user_units_timers_and_logs(host: Host, made: Path)
     units = root / "etc/systemd/system"
     for name in ("bdii.service", "cloudbdii.service", "cloudkeeper-os.service"):
         text = (units / name).read_text()
-        assert "ExecStart=/opt/fedcloud/current/bin/" in text
+        assert "ExecStart=/usr/local/lib/fedcloud/with-authorities /opt/fedcloud/current/bin/" in text
         assert "docker" not in text
         assert "@AUTHORITIES@" not in text
     assert (units / "fedcloud-job@caso.timer").exists()
@@ -119,6 +121,37 @@ def test_a_job_runs_as_its_account_with_what_its_container_would_have(host: Host
     assert list((host.root / "run/fedcloud/keys").iterdir()) == []
     told = json.loads((records / "jobs/job-ssmsend.json").read_text())
     assert told["counts"] == {"job_exit_status": 7}
+
+
+def test_services_trust_what_appliance_env_names(host: Host) -> None:
+    """As jobs do: the file that is named, and this system's where that is missing."""
+    (host.root / "etc/named.pem").touch()
+    usual = authorities()
+    for given, used in (("/etc/named.pem", "/etc/named.pem"), ("/etc/none.pem", usual), ("", usual)):
+        program = ["/usr/local/lib/fedcloud/with-authorities", "/bin/sh", "-c"]
+        script = 'echo "$REQUESTS_CA_BUNDLE $SSL_CERT_FILE"'
+        command = host.command("/usr/bin/env", f"FEDCLOUD_CA_BUNDLE={given}", *program, script)
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert shown.stdout == f"{used} {used}\n"
+
+
+def test_the_start_of_a_service_waits_until_somebody_answers(host: Host) -> None:
+    """R38: and no longer than its process lives; an engine that may be there is not asked."""
+    place = host.root / "run/cloudkeeper/backend.sock"
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait()
+    shown = appliance(host, "wait", "cloudkeeper-os", "--timeout", "20", "--pid", str(ended.pid))
+    assert shown.returncode == 3
+    assert "cloudkeeper-os: what has it run has ended" in shown.stderr
+    shown = appliance(host, "bdii", "wait", "-h", "192.0.2.1", "--timeout", "20", "--pid", str(ended.pid))
+    assert shown.returncode == 3
+    assert "sitebdii: what has it run has ended" in shown.stderr
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(place))
+        server.listen()
+        assert appliance(host, "wait", "cloudkeeper-os", "--timeout", "20").returncode == 0
+    shown = appliance(host, "wait", "cloudkeeper-os", "--timeout", "0")
+    assert "no answer within 0 s, lastly: Connection refused" in shown.stderr
 
 
 def test_images_lie_where_cloudkeeper_looks_for_them(host: Host) -> None:
@@ -168,6 +201,8 @@ def test_status_logs_and_schedule_work(host: Host) -> None:
     assert "The programs run without containers." in shown.stdout
     assert "! no job is started yet: choose who starts them with appliance schedule cron|systemd" in shown.stdout
     assert appliance(host, "logs", "sitebdii", "-n", "3").stdout == "--no-pager --output=cat -u bdii.service -n 3\n"
+    followed = appliance(host, "logs", "bdii", "-f").stdout  # both, side by side
+    assert followed == "--no-pager --output=cat -u cloudbdii.service -u bdii.service -n 50 -f\n"
     assert appliance(host, "schedule", "cron").returncode == 0
     assert (host.root / "etc/cron.d/caso").exists()
     assert appliance(host, "images").stdout.startswith("no images are needed")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,11 +73,19 @@ class Machine:
 
     @classmethod
     def create(
-        cls, engine: Engine, directory: Path, *, cache: Path, is_bare: bool = False, network: str = "none"
+        cls,
+        engine: Engine,
+        directory: Path,
+        *,
+        cache: Path,
+        is_bare: bool = False,
+        network: str = "none",
+        more: Sequence[str] = (),
     ) -> Machine:
         """Make a new machine, and boot it. ``/media`` there is the directory ``media`` here, read-only.
 
-        ``/srv`` is the directory ``srv`` here: an engine below it can share layers, as on a disk.
+        ``/srv`` is the directory ``srv`` here: an engine below it can share layers, as on a disk. ``more`` are
+        flags of `docker create`.
         """
         image = ensure_image(engine, cache, is_bare=is_bare)
         machine = cls(engine, directory)
@@ -85,7 +93,9 @@ class Machine:
             (directory / name).mkdir(parents=True, exist_ok=True)
         mounts = ["-v", f"{directory}/docker:/var/lib/docker", "-v", f"{directory}/media:/media:ro"]
         mounts += ["-v", f"{directory}/srv:/srv"]
-        machine.identifier = engine.docker("create", *_MACHINE, "--network", network, *mounts, image).stdout.strip()
+        machine.identifier = engine.docker(
+            "create", *_MACHINE, "--network", network, *mounts, *more, image
+        ).stdout.strip()
         machine.boot()
         return machine
 

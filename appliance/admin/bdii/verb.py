@@ -84,8 +84,9 @@ def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
 def _wait(arguments: argparse.Namespace) -> ExitStatus:
     host, port = _place(arguments)
     watch = None
-    if arguments.service:
-        watch = Watch(settings.load(cli.layout(arguments)).socket, arguments.service, arguments.pid)
+    own = settings.load(cli.layout(arguments))
+    if arguments.service or (arguments.pid and own.is_native):
+        watch = Watch(own.engine_socket, arguments.service or "sitebdii", arguments.pid)
     wait_for(host, port, watch=watch, timeout=arguments.timeout)
     return ExitStatus.DONE
 

@@ -96,6 +96,7 @@ def _native(bundle: Path) -> Iterator[File]:
         ("tmpfiles.d", "/etc/tmpfiles.d", 0o644),
         ("logrotate.d", "/etc/logrotate.d", 0o644),
         ("provider", "/var/lib/bdii/gip/provider", 0o755),
+        ("libexec", "/usr/local/lib/fedcloud", 0o755),
     ):
         for source in _below(top / folder):
             place = f"{target}/{source.relative_to(top / folder).as_posix()}"

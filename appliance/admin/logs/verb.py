@@ -86,8 +86,8 @@ def _of_services(services: Sequence[str], layout: Layout, *, lines: int, follow:
     """Print what each service has said, and why a service does not run with its configuration."""
     host = settings.load(layout)
     if host.is_native:
-        ends = [native.logs(service, lines=lines, follow=follow) for service in services]
-        return ExitStatus.DONE if not any(ends) else ExitStatus.NOTHING
+        status = native.logs(services, lines=lines, follow=follow)
+        return ExitStatus.DONE if status == 0 else ExitStatus.NOTHING
     unit = SERVICES[services[0]]
     decision = choose.read(unit, layout)
     faults = [line for service in services for line in decision.choices[service].lines(service, unit)]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+from collections.abc import Sequence
 
 from appliance.admin import native, settings
 from appliance.admin.jobs import SERVICES, UNITS
 from appliance.admin.service import choose, steps
 from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError, ExitStatus, Problem, Unavailable, UsageError
+from appliance.core.run.layout import Layout
 
 _SYSTEMCTL = "/usr/bin/systemctl"
 _NAMES = tuple(dict.fromkeys([*UNITS, *SERVICES]))
@@ -41,8 +43,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     services = UNITS.get(name, (name,))
     if host.is_native:
         choose.require_good(services, host, layout)
-        for service in services:
-            _systemctl("restart", native.UNITS[service])
+        # The site's unit has the resource's restarted with it.
+        _systemctl("restart", native.UNITS[services[-1]])
+        _tell(services, layout)
         return ExitStatus.DONE
     is_active = subprocess.run([_SYSTEMCTL, "is-active", "--quiet", f"{unit}.service"], check=False).returncode == 0
     if is_active and name not in UNITS:
@@ -50,8 +53,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     else:
         choose.require_good(services, host, layout)
         _systemctl("reload" if is_active else "restart", unit)  # the unit itself sets its status line then
-    print(f"{', '.join(services)}: run with the configuration of {layout.path('/etc')}")
+    _tell(services, layout)
     return ExitStatus.DONE
+
+
+def _tell(services: Sequence[str], layout: Layout) -> None:
+    print(f"{', '.join(services)}: run with the configuration of {layout.path('/etc')}")
 
 
 def _systemctl(verb: str, unit: str) -> None:

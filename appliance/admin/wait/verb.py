@@ -1,13 +1,16 @@
 """``appliance wait SERVICE``: returns when a service's own check in its container passes, or tells why it will not.
 
+On a host without containers: when somebody answers where it listens.
+
 The unit of the backend has its start last until then.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
-from appliance.admin import settings
+from appliance.admin import native, settings
 from appliance.admin.jobs import SERVICES
 from appliance.admin.watch import Watch, wait_until
 from appliance.core.run import cli
@@ -28,21 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Wait."""
     service = arguments.service
-    watch = Watch(settings.load(cli.layout(arguments)).socket, service, arguments.pid)
-    wait_for(service, watch=watch, timeout=arguments.timeout)
+    layout = cli.layout(arguments)
+    host = settings.load(layout)
+    watch = Watch(host.engine_socket, service, arguments.pid)
+    if host.is_native:
+        _wait_until(lambda: native.amiss(service, layout), service, watch, arguments.timeout)
+    else:
+        wait_for(service, watch=watch, timeout=arguments.timeout)
     return ExitStatus.DONE
 
 
 def wait_for(service: str, *, watch: Watch, timeout: int) -> None:
     """Wait until a service passes its own check; raises `Unavailable` after ``timeout`` seconds."""
-    wait_until(
-        lambda: "" if watch.passes_check() else "it does not pass its own check",
-        subject=service,
-        service=service,
-        timeout=timeout,
-        pause=_PAUSE,
-        watch=watch,
-    )
+    _wait_until(lambda: "" if watch.passes_check() else "it does not pass its own check", service, watch, timeout)
+
+
+def _wait_until(amiss: Callable[[], str], service: str, watch: Watch, timeout: int) -> None:
+    wait_until(amiss, subject=service, service=service, timeout=timeout, pause=_PAUSE, watch=watch)
 
 
 VERB = cli.Program("wait", "Waits until a service answers.", add_arguments, run)
