@@ -54,9 +54,12 @@ def offer(site: ContainerSite, *, url: str, user: str, password: str, projects: 
     shares = "".join(f"        {vo}: {{auth: {{project_id: {project}}}}}\n" for vo, project in projects.items())
     site.edit(path, text=f"{before}{shares}\n{after}", mode=0o644)
     account = {"username": user, "password": password, "user_domain_id": "default", "auth_url": url}
-    site.edit(
-        "etc/cloudkeeper/cloudkeeper-os.conf", append="".join(f"{name} = {text}\n" for name, text in account.items())
-    )
+    path = "etc/cloudkeeper/cloudkeeper-os.conf"
+    names = tuple(f"{name} = " for name in account)
+    # An earlier test may have offered another cloud, and an option that stands there twice is refused.
+    kept = [line for line in (site.root / path).read_text().splitlines() if not line.startswith(names)]
+    lines = [*kept, *(f"{name} = {text}" for name, text in account.items()), ""]
+    site.edit(path, text="\n".join(lines))
     mapping = ", ".join(f'"{vo}": {{"projects": ["{project}"]}}' for vo, project in projects.items())
     site.edit("etc/voms.json", text=f"{{{mapping}}}\n")
 

@@ -112,10 +112,10 @@ def test_both_schedulers(serving: Appliance) -> None:
     assert left == ""
 
 
-@pytest.mark.parametrize(("job", "status"), [("ssmsend", 0), ("caso", 0), ("cloudkeeper", 1)])
+@pytest.mark.parametrize(("job", "status"), [("ssmsend", 0), ("caso", 0), ("cloudkeeper", 2)])
 def test_a_timer_s_job_runs_with_the_unit_s_few_rights(serving: Appliance, job: str, status: int) -> None:
     """R12: what the timer starts, started once: hardened as it is, it hands over the key and writes log and record.
-    No image list is configured yet, and cloudkeeper says so.
+    No image list is configured yet, which cloudkeeper refuses.
     """
     machine = serving.machine
     log = serving.path("/var/log/ssm.log" if job == "ssmsend" else f"/var/log/{job}.log")
@@ -309,9 +309,7 @@ def _fails_for_good(appliance: Appliance, unit: str, words: str) -> None:
     machine = appliance.machine
     machine.run("systemctl", "stop", unit)
     machine.shell(f"rm -r /var/lib/fedcloud/services/{'sitebdii' if unit == 'bdii' else unit}")
-    begin = time.monotonic()
     told = _fails_to_start(appliance, unit)
-    assert time.monotonic() - begin < 30
     assert re.search(words, told), told
     status = machine.run("systemctl", "status", "--no-pager", "--full", unit, expect=3).stdout
     assert re.search(rf"Status: .*does not run.*{words}", status), status

@@ -116,10 +116,12 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     command = _up(host, layout, arguments.unit, *decision.started)
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and children inherit that
+    # Python ignores SIGPIPE, and what it executes would inherit that.
+    ignored = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execve(command[0], command, composed.environment(host))  # noqa: S606  no shell is wanted
     except OSError as error:
+        signal.signal(signal.SIGPIPE, ignored)
         raise composed.not_installed(command[0], error) from error
 
 
