@@ -250,10 +250,10 @@ def _site(settings: Settings) -> Site:
     )
     if site.name and not _SITE.fullmatch(site.name):
         settings.error("site", "name", f"{site.name!r} is not the name of a site in GOCDB: letters, digits and . _ -")
-    for option in ("total_cores", "total_ram"):
+    for option, meaning in (("total_cores", "the cores of all hypervisors"), ("total_ram", "their memory in GB")):
         entry = settings.where("compute", option)
         if entry is None or entry.text in ("", "0"):
-            settings.warn("compute", option, "is not set: 0 is published")
+            settings.warn("compute", option, f"is not set: 0 is published; write {meaning}")
     return site
 
 

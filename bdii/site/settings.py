@@ -162,7 +162,8 @@ def _parse_site(path: Path, text: str) -> tuple[Document, list[Entry]]:
         if match["key"] == "OTHERINFO":
             other_info.append(entry)
         elif earlier := made.get(SECTION, match["key"]):
-            problems.append(Problem(path, number, match["key"], f"is set a second time; first in line {earlier.line}"))
+            text = f"is set a second time; first in line {earlier.line}; remove one"
+            problems.append(Problem(path, number, match["key"], text))
         else:
             made.set(SECTION, match["key"], entry)
     if problems:

@@ -110,7 +110,7 @@ def test_a_placeholder_is_a_whole_word_or_long_enough_to_be_found_inside(
     assert settings.text("DEFAULT", "x", placeholders=["SITE", "<secret>", "yourkeystone"]) == text
     if is_left:
         (failure,) = failures(settings)
-        assert re.fullmatch(r":2: x: is still the placeholder '\S+'", failure)
+        assert re.fullmatch(r":2: x: is still the placeholder '\S+'; write your own value", failure)
     else:
         assert settings.finish() == ()
 
@@ -153,7 +153,7 @@ def test_blanks_before_headers_and_tabs_at_line_ends_are_read_as_meant() -> None
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("[a]\nx: 1\nx: 2\n", ":3: x: is set a second time in [a]; first in line 2"),
+        ("[a]\nx: 1\nx: 2\n", ":3: x: is set a second time in [a]; first in line 2; remove one"),
         ("x: 1\n", ":1: no section header above this line"),
         ("[a]\nnonsense\n", ":2: neither 'option: value' nor a [section]"),
         ("[a\n", ":1: not a section header; write [name]"),
@@ -302,8 +302,8 @@ def test_an_option_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> N
     settings.text("account", "username")
     settings.hold_account("account")
     assert failures(settings) == [
-        ":2: username: belongs in [account]; here it is ignored",
-        ":3: max_size: belongs in [ssm]; here it is ignored",
+        ":2: username: belongs in [account]; here it is ignored; move it there",
+        ":3: max_size: belongs in [ssm]; here it is ignored; move it there",
         ":4: max_sise: unknown option, ignored",
     ]
 

@@ -77,7 +77,7 @@ def test_lists_of_mappings_are_numbered() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a:\n b: 1\n b: 2", "3: a.b: is set a second time; first in line 2"),
+        ("a:\n b: 1\n b: 2", "3: a.b: is set a second time; first in line 2; remove one"),
         (
             "a:\n\tb: 1",
             "2: is not YAML: found character that cannot start any token; indent with blanks, not with TABs",

@@ -40,9 +40,8 @@ def parse(path: Path, text: str) -> Document:
             continue
         key = match["key"].lower()
         if earlier := document.get(section, key):
-            problems.append(
-                Problem(path, number, key, f"is set a second time in [{section}]; first in line {earlier.line}")
-            )
+            text = f"is set a second time in [{section}]; first in line {earlier.line}; remove one"
+            problems.append(Problem(path, number, key, text))
         document.remarks += remark_comment(match["value"], path, number, f"[{section}] {key}")
         document.set(section, key, Entry(match["value"], path, number))
     if problems:

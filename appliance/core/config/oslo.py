@@ -78,7 +78,7 @@ class _Reader(iniparser.BaseParser):
             return
         name, entry = key.replace("-", "_"), Entry("\n".join(value), self.path, self._key_line)
         if earlier := self.document.get(self._section, name):
-            text = f"is set a second time in [{self._section}]; first in line {earlier.line}"
+            text = f"is set a second time in [{self._section}]; first in line {earlier.line}; remove one"
             self.problems.append(Problem(self.path, self._key_line, name, text))
         self.document.remarks += remark_comment(entry.text, self.path, entry.line, name)
         self.document.set(self._section, name, entry)

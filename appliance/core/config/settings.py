@@ -110,9 +110,8 @@ class Settings:
             self._report(entry, section, option, f"must be set: {required}")
         for placeholder in placeholders:
             if value == placeholder or (len(placeholder) > 5 and placeholder in value):  # noqa: PLR2004  a word
-                self._report(
-                    entry, section, option, f"is still the placeholder {placeholder!r}; {required}".rstrip("; ")
-                )
+                remedy = required or "write your own value"
+                self._report(entry, section, option, f"is still the placeholder {placeholder!r}; {remedy}")
                 break
         return value
 
@@ -349,8 +348,9 @@ class Settings:
         near = [usual] if usual in self._known[section] else near
         if elsewhere:
             home = next((name for name in elsewhere if name in self._accounts), elsewhere[0])
-            text, is_account = f"belongs in [{home}]; here it is ignored", home in self._accounts
             is_missed = self._document.get(home, option) is None
+            hint = "; move it there" if is_missed else ", and is set there too; remove this line"
+            text, is_account = f"belongs in [{home}]; here it is ignored{hint}", home in self._accounts
         else:
             text, is_account = f"unknown option, ignored{_did_you_mean(near)}", section in self._accounts
             is_missed = bool(near) and self._document.get(section, near[0]) is None

@@ -76,7 +76,7 @@ def parse(path: Path, text: str) -> Document:
             problems += [Problem(path, line, word.name, text) for line, text in word.problems]
             entry, earlier = Entry(word.text.partition("=")[2], path, word.line), document.get(SECTION, word.name)
             if earlier and earlier.text not in ("", entry.text):
-                text = f"is set a second time; first in line {earlier.line}"
+                text = f"is set a second time; first in line {earlier.line}; remove one"
                 problems.append(Problem(path, word.line, word.name, text))
             document.set(SECTION, word.name, entry)
     if problems:

@@ -78,7 +78,8 @@ class _Reader:
                 continue
             name, line = key.value, key.start_mark.line + 1
             if name in lines:
-                self._note(key, f"{section}.{name}".lstrip("."), f"is set a second time; first in line {lines[name]}")
+                text = f"is set a second time; first in line {lines[name]}; remove one"
+                self._note(key, f"{section}.{name}".lstrip("."), text)
             lines.setdefault(name, line)
             self._value(section, name, value, line=line, depth=depth)
 

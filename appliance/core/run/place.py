@@ -51,8 +51,8 @@ def unseen(path: object) -> str:
     if str(path).startswith("/etc/grid-security/"):
         return f"{path} is not mounted in the container; start the job by appliance run, which mounts it"
     return (
-        f"{path} is not mounted in the container; for authorities name the file as FEDCLOUD_CA_BUNDLE in {SETTINGS},"
-        " for others add a volume in a copy of /etc/fedcloud/networks/bridge.yml"
+        f"{path} is not mounted in the container; for authorities remove this line and name the file as"
+        f" FEDCLOUD_CA_BUNDLE in {SETTINGS}, for others add a volume in a copy of /etc/fedcloud/networks/bridge.yml"
     )
 
 

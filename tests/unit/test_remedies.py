@@ -1,0 +1,462 @@
+"""What `appliance check --offline` tells an administrator to do helps: it is done as it is printed.
+
+A site is made from the shipped files, filled in. The programs run in this process, everything else
+is the real check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.admin import native
+from appliance.admin.check import inside, offline
+from appliance.admin.command import main
+from appliance.core.spool import Spool
+from tests import foreign
+from tests.testbed import Authority
+
+TOP = Path(__file__).parents[2]
+PROGRAMS = {
+    "bdii-update": "bdii.cmds.update",
+    "caso-extract": "caso.cmds.extract",
+    "cloud-info-provider-service": "cloud_info_provider.cmds.service",
+    "cloudkeeper": "cloudkeeper.cmds.frontend",
+    "cloudkeeper-os": "cloudkeeper.cmds.backend",
+    "ssmsend": "ssm.cmds.send",
+}
+CASO, RC, SHARES = (
+    "etc/caso/caso.conf",
+    "etc/cloud-info-provider/openstack.rc",
+    "etc/cloud-info-provider/openstack.yaml",
+)
+BACKEND, LISTS = "etc/cloudkeeper/cloudkeeper-os.conf", "etc/cloudkeeper/image-lists.conf"
+SENDER, SITE_CFG, VOS = "etc/apel/sender.cfg", "etc/sitebdii/site.cfg", "etc/voms.json"
+SPOOL = "{root}/var/spool/apel/outgoing/openstack"
+DEFAULTS, ENV = "etc/sitebdii/glite-info-site-defaults.conf", "etc/fedcloud/appliance.env"
+FILLED = {
+    "etc/caso/caso.conf": {
+        "SITE-NAME": "SITE",
+        "PROJECT-NAMES": "project",
+        "yourkeystone/v3": "keystone.example.net:5000/v3",
+        "#username =": "username =",
+        "#password =": "password = geheimes",
+        "#user_domain_name": "user_domain_name",
+    },
+    "etc/cloud-info-provider/openstack.rc": {
+        "yourkeystone": "keystone.example.net",
+        "USERNAME=": "USERNAME=reader",
+        "PASSWORD=": "PASSWORD=geheimes",
+    },
+    "etc/cloud-info-provider/openstack.yaml": {
+        "SITE-NAME": "SITE",
+        "PROJECT-ID": "0" * 32,
+        "total_cores: 0": "total_cores: 8",
+        "total_ram: 0": "total_ram: 64",
+    },
+    "etc/cloudkeeper/cloudkeeper-os.conf": {
+        "#username": "username",
+        "#password =": "password = geheimes",
+        "#auth_url =": "auth_url = https://keystone.example.net:5000/v3",
+    },
+    "etc/cloudkeeper/image-lists.conf": {"# https://APPDB_TOKEN:x-oauth-basic@": "https://"},
+    "etc/apel/sender.cfg": {"#system_cas: true": "system_cas: false"},  # a tenth of a second for each run
+    "etc/sitebdii/site.cfg": {"SITE-NAME": "SITE", "@example.com": "@example.net"},
+    "etc/sitebdii/glite-info-site-defaults.conf": {"SITE-NAME": "SITE", "bdii.example.com": "bdii.example.net"},
+    "etc/voms.json": {"mytenant": "project", "vo.example.org": "ops"},
+}
+PLACES = re.compile(r"(?<=[ =:])/(?=(?:etc|var)/)")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A host's files."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def edit(self, name: str, *changes: tuple[str, str]) -> None:
+        path = self.root / name
+        text = path.read_text()
+        for old, new in changes:
+            assert old in text, (name, old)
+            text = text.replace(old, new)
+        path.write_text(text)
+
+    def check(self) -> list[str]:
+        """Return what is found, each as it is printed."""
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            status = main(["check", "--offline", "--json", "--root", str(self.root)])
+        findings = [
+            ": ".join(str(part) for part in (_where(one), one["option"], one["text"]) if part)
+            for one in json.loads(told.getvalue())["findings"]
+        ]
+        assert status == bool(findings)
+        return findings
+
+    def ask(self, _: str, command: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], int]:
+        """Run a program in this process, as `inside._run` does in another."""
+        name, *words = command
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(None), pytest.MonkeyPatch.context() as patch:
+            for key, text in (dict(environment) | self.environment).items():
+                patch.setenv(key, text)
+            patch.setattr("sys.argv", [name, *(PLACES.sub(f"{self.root}/", f" {word}")[1:] for word in words)])
+            status = importlib.import_module(PROGRAMS[name]).main()
+        return said.getvalue().splitlines(), int(status)
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the shipped files of a site, and a certificate for its host."""
+    root = tmp_path_factory.mktemp("site")
+    shutil.copytree(TOP / "etc", root / "etc")
+    shutil.copytree(TOP / "cron.d", root / "etc/cron.d")
+    shutil.copytree(TOP / "systemd", root / "etc/systemd/system")
+    for path in (root / "etc/cron.d").iterdir():
+        path.chmod(0o644)
+    grid = root / "etc/grid-security"
+    authority = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+    host = authority.issue("host.example.net", key="ec")
+    authority.publish(grid / "certificates")
+    shutil.copy(host.certificate, grid / "hostcert.pem")
+    shutil.copy(host.key, grid / "hostkey.pem")
+    (grid / "hostcert.pem").chmod(0o444)
+    (grid / "hostkey.pem").chmod(0o400)
+    return root
+
+
+@pytest.fixture
+def site(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Yield a site where nothing is found, in a directory whose name is short: it has a socket."""
+    with tempfile.TemporaryDirectory(prefix="s") as short:
+        root = Path(short)
+        shutil.copytree(shipped, root, dirs_exist_ok=True)
+        yield _filled(Site(root, {}), monkeypatch)
+
+
+def _filled(made: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    root = made.root
+    for path in [*root.glob("etc/*/*.*"), root / "etc/voms.json"]:
+        if path.is_file():
+            path.write_text(PLACES.sub(f"{root}/", path.read_text()))
+    for name, changes in FILLED.items():
+        made.edit(name, *changes.items())
+    for name in (CASO, RC, BACKEND):
+        (root / name).chmod(0o600)
+    for name in ("var/log/apel", "var/spool/apel/outgoing/openstack", "var/lib/fedcloud"):
+        (root / name).mkdir(parents=True)
+    (root / "var/lib/fedcloud/runtime").write_text("native\n")
+    # The host looks for what sender.cfg names below the root, ssmsend does not.
+    below = root / str(root).lstrip("/")
+    below.parent.mkdir(exist_ok=True)
+    below.symlink_to(root)
+    monkeypatch.setattr(offline, "_FRESH", 0)
+    monkeypatch.setattr(inside, "_run", made.ask)
+    monkeypatch.setattr(native, "command", lambda job, *_, arguments, **__: [*job.command, *arguments])
+    return made
+
+
+def _where(finding: Mapping[str, Any]) -> str:
+    return f"{finding['path']}:{finding['line']}" if finding["line"] else str(finding["path"])
+
+
+# --------------------------------------------------------------------------------------------------------- remedies
+
+
+@dataclass(frozen=True)
+class Told:
+    """A printed line, and the value that the administrator knows."""
+
+    line: str
+    value: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.line.partition(":")[0])
+
+    @property
+    def number(self) -> int:
+        match = re.match(r"/[^:]+:(\d+): ", self.line)
+        assert match, self.line
+        return int(match[1])
+
+    @property
+    def option(self) -> str:
+        return re.sub(r"^/[^:]+(:\d+)?: (\[\S+\] )?(?=\w+: )", "", self.line).partition(":")[0]
+
+
+def change(path: Path, number: int, edit: Callable[[str], str]) -> None:
+    """Replace one line; an empty one is taken out."""
+    lines = path.read_text().splitlines(keepends=True)
+    lines[number - 1] = edit(lines[number - 1])
+    path.write_text("".join(lines))
+
+
+def written(value: str) -> Callable[[str], str]:
+    return lambda line: re.sub(r"([=:]\s*).*", lambda found: found[1] + value, line, count=1)
+
+
+def remove(_: Site, told: Told, __: re.Match[str]) -> None:
+    change(told.path, told.number, lambda _: "")
+
+
+def write(_: Site, told: Told, found: re.Match[str]) -> None:
+    word = dict(enumerate(found.groups()))
+    value = told.value or str(word[0]).replace("HOST", "keystone.example.net")
+    change(told.path, told.number, written(value))
+
+
+def write_both(site: Site, told: Told, _: re.Match[str]) -> None:
+    write(site, told, re.fullmatch("(.*)", told.value) or _)
+    other = re.search(r"(?:in|but) (/[^:\s]+):(\d+)", told.line)
+    assert other, told.line
+    change(Path(other[1]), int(other[2]), written(told.value))
+
+
+def fill_in(_: Site, told: Told, found: re.Match[str]) -> None:
+    change(told.path, told.number, lambda line: line.replace(found[1], told.value))
+
+
+def add(_: Site, told: Told, found: re.Match[str]) -> None:
+    section = f"[{found[1]}]\n"
+    text = told.path.read_text()
+    assert section in text
+    told.path.write_text(text.replace(section, f"{section}{found[2]} = {told.value}\n"))
+
+
+def move(_: Site, told: Told, found: re.Match[str]) -> None:
+    line = told.path.read_text().splitlines(keepends=True)[told.number - 1]
+    change(told.path, told.number, lambda _: "")
+    text = told.path.read_text()
+    told.path.write_text(text.replace(f"[{found[1]}]\n", f"[{found[1]}]\n{line}"))
+
+
+def rename_section(_: Site, told: Told, found: re.Match[str]) -> None:
+    above = told.path.read_text().splitlines()[: told.number]
+    header = max(number for number, line in enumerate(above, start=1) if line.startswith("["))
+    change(told.path, header, lambda _: f"[{found[1]}]\n")
+
+
+def rename(_: Site, told: Told, found: re.Match[str]) -> None:
+    change(told.path, told.number, lambda line: line.replace(told.option, found[1]))
+
+
+def part(_: Site, told: Told, __: re.Match[str]) -> None:
+    change(told.path, told.number, lambda line: re.sub(r"(.*?) +(#.*)", r"\2\n\1", line))
+
+
+def shell(_: Site, __: Told, found: re.Match[str]) -> None:
+    subprocess.run(["/bin/bash", "-ec", found[1]], check=True, stdin=subprocess.DEVNULL)
+
+
+def schedule(site: Site, _: Told, found: re.Match[str]) -> None:
+    assert main(["schedule", found[1], "--root", str(site.root)]) == 0
+
+
+def name_authorities(site: Site, told: Told, found: re.Match[str]) -> None:
+    remove(site, told, found)
+    path = site.root / found[1].lstrip("/")
+    path.write_text(re.sub(r"(?m)^FEDCLOUD_CA_BUNDLE=.*", f"FEDCLOUD_CA_BUNDLE={told.value}", path.read_text()))
+
+
+def switch_off(site: Site, _: Told, found: re.Match[str]) -> None:
+    path = site.root / found[1].lstrip("/")
+    path.write_text(re.sub(rf"(?m)^(  {found[2]}: ).*", r"\1off", path.read_text()))
+
+
+REMEDIES: Mapping[str, Callable[[Site, Told, re.Match[str]], None]] = {
+    r" remove this line and name the file as FEDCLOUD_CA_BUNDLE in ([^\s,]+)": name_authorities,
+    r"switch the flow off in (\S+): flows: \{(\w+): off\}": switch_off,
+    r"[;,] (?:or )?remove (?:this line|it|one|the entry)(?:$| \()": remove,
+    r"belongs in \[(\S+)\]; here it is ignored; move it there$": move,
+    r"unknown section; did you mean (\S+)\?$": rename_section,
+    r"; did you mean (\S+)\?$": rename,
+    r"; write .* in both$": write_both,
+    r"; write a comment on a line of its own$": part,
+    r"is still the placeholder '(.+?)'; .": fill_in,
+    r"\[(\S+)\] (\S+): must be set: .": add,
+    r"[;:] (?:if nobody needs it: )?((?:chmod|chown|rm) .*)$": shell,
+    r"appliance schedule (\w+)": schedule,
+    r"; (?:nothing is executed here: )?write ([^\s,]+)": write,
+}
+"""What is told to be done, and how that is done; the first that fits."""
+
+
+def carry_out(site: Site, line: str, value: str) -> None:
+    """Do what a printed line says, with the ``value`` that only the administrator knows."""
+    for pattern, remedy in REMEDIES.items():
+        if found := re.search(pattern, line):
+            remedy(site, Told(line, value), found)
+            return
+    pytest.fail(f"no remedy: {line}")
+
+
+# ----------------------------------------------------------------------------------------------------------- faults
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``edits`` are FILE, OLD, NEW; ``value`` is what the administrator answers with."""
+
+    edits: Sequence[tuple[str, str, str]]
+    value: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    words: str = ""
+    """Of the line that is followed, where the fault has several."""
+
+
+def fault(name: str, old: str, new: str, value: str = "") -> Fault:
+    return Fault([(name, old, new)], value)
+
+
+FAULTS = {
+    "F-H2 site name": fault(CASO, "site_name = SITE", "site_name = SITE-NAME", "SITE"),
+    "F-H2 projects": fault(CASO, "projects = project", "projects = PROJECT-NAMES", "project"),
+    "F-H2 Keystone": fault(CASO, "keystone.example.net", "yourkeystone", "keystone.example.net"),
+    "F-H2 mail": fault(SITE_CFG, "site-sec@example.net", "site-sec@example.com", "@example.net"),
+    "F-H2 host": fault(DEFAULTS, "bdii.example.net", "bdii.example.com", "bdii.example.net"),
+    "F-H2 project's id": fault(SHARES, "0" * 32, "PROJECT-ID", "0" * 32),
+    "F-H2 token": fault(LISTS, "https://", "https://APPDB_TOKEN:x-oauth-basic@", "token"),
+    "F-H2 table of VOs": fault(VOS, "{\n", '{\n"vo.example.org": {"tenant": "mytenant"},\n'),
+    "cores": fault(SHARES, "total_cores: 8", "total_cores: 0", "8"),
+    "version 2": fault(CASO, ":5000/v3", ":5000/v2.0"),
+    "password": fault(CASO, "\npassword = geheimes", "", "geheimes"),
+    "domain": fault(CASO, "\nuser_domain_name", "\n#user_domain_name", "Default"),
+    "F-H4 port": fault(BACKEND, "#grpc_port", "grpc_port"),
+    "F-H4 address": fault(BACKEND, "#listen_address", "listen_address"),
+    "F-H5 authorities": Fault(
+        [(CASO, "#cafile =", "cafile = /opt/ca.pem")], "/opt/ca.pem", {"FEDCLOUD_PLACES": "/etc/caso={root}/etc/caso"}
+    ),
+    "F-H6 twice in caso.conf": fault(CASO, "site_name = SITE", "site_name = SITE\nsite_name = SITE"),
+    "F-H6 twice in openstack.rc": fault(RC, "export OS_PASSWORD", "export OS_PASSWORD=x\nexport OS_PASSWORD"),
+    "F-H6 twice in YAML": fault(SHARES, "total_cores: 8", "total_cores: 8\n    total_cores: 8"),
+    "F-H6 twice in site.cfg": fault(SITE_CFG, "SITE_LOC =", "SITE_LOC =\nSITE_LOC ="),
+    "F-H6 twice in sender.cfg": fault(SENDER, "level: INFO", "level: INFO\nlevel: INFO"),
+    "F-H6 spools": fault(CASO, f"#output_path = {SPOOL}", f"output_path = {SPOOL}s", SPOOL),
+    "F-H6 names": fault(CASO, "site_name = SITE", "site_name = OTHER", "SITE"),
+    "F-H6 user": fault(BACKEND, "username = cl", "user = cl"),
+    "F-H6 host for tests": fault(SENDER, "host: msg.argo", "host: msg-devel.argo"),
+    "F-H6 queue for tests": fault(SENDER, "destination: eu-egi-cloud-accounting", "destination: x.test"),
+    "F-H6 settings of the host": fault(ENV, "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_CABUNDLE"),
+    "F-H6 unknown section": fault(CASO, "[ssm]", "[sms]\nmax_size = 5"),
+    "F-H7 no list": fault(LISTS, "https://", "# https://"),
+    "F-H12 misplaced": Fault(
+        [(CASO, "\nusername =", "\n#user ="), (CASO, "[DEFAULT]", "[DEFAULT]\nusername = a")], words="belongs in"
+    ),
+    "F-H12 misplaced and in its place": fault(CASO, "[DEFAULT]", "[DEFAULT]\nusername = a"),
+    "F-H12 comment": fault(CASO, "password = geheimes", "password = geheimes # note"),
+    "F-H12 comment of the backend": fault(BACKEND, "password = geheimes", "password = geheimes # note"),
+    "C21.e command": fault(RC, "PASSWORD=geheimes", "PASSWORD=$(cat /x)", "'x'"),
+}
+
+
+def replaced(site: Site, text: str) -> str:
+    return text.replace("{root}", str(site.root))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_remedy_helps(site: Site, name: str) -> None:
+    """F-H2, F-H4, F-H5, F-H6, F-H7, F-H12: once it is carried out nothing is found, nothing new either."""
+    planted = FAULTS[name]
+    for file, old, new in planted.edits:
+        site.edit(file, (replaced(site, old), replaced(site, new)))
+    site.environment.update({key: replaced(site, text) for key, text in planted.environment.items()})
+    found = site.check()
+    assert found
+    line = next(line for line in found if planted.words in line)
+    carry_out(site, line, replaced(site, planted.value))
+    assert site.check() == []
+
+
+# ------------------------------------------------------------------------------------------ beside the configuration
+
+STARTERS = {
+    "flock": ("etc/cron.d/flocked", "# locked\n*/30 * * * * root flock -n /run/l /usr/local/bin/caso-extract.sh\n"),
+    "docker": ("var/spool/cron/crontabs/egi", "MAILTO=root\n5 * * * * docker run --rm egifedcloud/ssm ssmsend\n"),
+    "hourly": ("etc/cron.hourly/accounting", "#!/bin/sh\n/usr/bin/caso-extract\n"),
+}
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_a_foreign_starter_s_line_is_the_one_to_remove(site: Site, name: str) -> None:
+    """R20: the line that is named, and no other."""
+    file, text = STARTERS[name]
+    path = site.root / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755 if text.startswith("#!") else 0o600)
+    (line,) = site.check()
+    carry_out(site, line, "")
+    assert site.check() == []
+    assert path.read_text() == text.splitlines(keepends=True)[0]
+
+
+def test_jobs_that_nobody_starts_are_started_by_the_command_that_is_told(site: Site) -> None:
+    """F-H14."""
+    for path in (site.root / "etc/cron.d").iterdir():
+        path.rename(site.root / "etc/fedcloud/cron.d" / path.name)
+    (line,) = site.check()
+    carry_out(site, line, "")
+    assert site.check() == []
+
+
+def test_a_certificate_s_key_and_a_password_that_others_can_read(site: Site) -> None:
+    """F-H6: warnings have remedies too."""
+    paths = [site.root / CASO, site.root / RC, site.root / BACKEND, site.root / "etc/grid-security/hostkey.pem"]
+    for path in paths:
+        path.chmod(0o644)
+    found = site.check()
+    assert len(found) == len(paths)
+    for line in found:
+        carry_out(site, line, "")
+    assert site.check() == []
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "element link", "element pipe", "element directory", "closed"])
+def test_what_others_left_in_a_spool_is_dealt_with_by_the_command_that_is_told(kind: str) -> None:
+    """F-H1, F-S4: the command goes through the shell as it is printed."""
+    with foreign.open_to_all() as root:
+        directory = root / "it's a spool"
+        minute = directory / "22222222"
+        minute.mkdir(parents=True)
+        path = minute / ("b" * 14) if kind.startswith("element") else directory / "11111111"
+        match kind.rpartition(" ")[2]:
+            case "file":
+                path.touch()
+            case "link":
+                path.symlink_to("/etc/passwd")
+            case "pipe":
+                os.mkfifo(path)
+            case _:
+                path.mkdir(mode=0o700)
+        for place in (directory, minute):
+            place.chmod(0o777)
+        (line,) = skipped(directory)
+        found = re.search(r"[;:] (?:if nobody needs it: )?((?:chown|rm) .*)$", line)
+        assert found, line
+        subprocess.run(["/bin/bash", "-ec", found[1]], check=True, stdin=subprocess.DEVNULL)
+        assert skipped(directory) == []
+
+
+def skipped(directory: Path) -> list[str]:
+    """Return what the sender's account passes over in a spool."""
+    spool = Spool(directory)
+    with foreign.acting_as_nobody():
+        for name in spool.names():
+            spool.lock(name)
+        spool.count()
+    return [str(line) for line in spool.skipped.values()]
