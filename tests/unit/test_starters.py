@@ -183,4 +183,5 @@ def test_a_line_of_an_earlier_release_goes_on_until_the_appliance_starts_the_job
 def test_a_table_that_cannot_be_read_as_one(root: Path) -> None:
     put(root, "etc/cron.d/quote", "1 1 * * * root echo 'caso-extract\n2 2 * * * root \"ssmsend\n")
     (root / "etc/cron.d/bytes").write_bytes(b"3 3 * * * root /usr/bin/caso-extract \xff\n")
+    (root / "etc/cron.d/bytes").chmod(0o644)  # cron takes none that others may write to
     assert found(root) == [(root / "etc/cron.d/bytes", 1, "caso"), (root / "etc/cron.d/quote", 2, "ssmsend")]
