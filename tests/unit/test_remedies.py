@@ -25,6 +25,7 @@ import pytest
 from appliance.admin import native
 from appliance.admin.check import inside, offline
 from appliance.admin.command import main
+from appliance.core.run import log
 from appliance.core.spool import Spool
 from tests import foreign
 from tests.testbed import Authority
@@ -145,7 +146,10 @@ def site(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="s") as short:
         root = Path(short)
         shutil.copytree(shipped, root, dirs_exist_ok=True)
+        monkeypatch.setattr(log, "_secrets", set())
+        mask = os.umask(0o022)  # which programs set for themselves
         yield _filled(Site(root, {}), monkeypatch)
+        os.umask(mask)
 
 
 def _filled(made: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
