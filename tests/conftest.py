@@ -16,6 +16,14 @@ from tests.testbed.broker import Broker
 _TOP = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _usual_umask() -> Iterator[None]:
+    """Programs that run in this process, and dirq, set a umask of their own; no test is to see another's."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def instance() -> Iterator[Testbed]:
     """The test bed, started as far as other fixtures need it; at the end as it was before, unless it is to be kept."""

@@ -25,6 +25,7 @@ import pytest
 from appliance.admin import native
 from appliance.admin.check import inside, offline
 from appliance.admin.command import main
+from appliance.core.config import settings
 from appliance.core.run import log
 from appliance.core.spool import Spool
 from tests import foreign
@@ -112,6 +113,7 @@ class Site:
         """Run a program in this process, as `inside._run` does in another."""
         name, *words = command
         said = io.StringIO()
+        settings._observed.clear()  # another process has read nothing yet
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(None), pytest.MonkeyPatch.context() as patch:
             for key, text in (dict(environment) | self.environment).items():
                 patch.setenv(key, text)
