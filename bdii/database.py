@@ -1,7 +1,8 @@
 """A database for slapd, made anew from LDIF together with its configuration; slapd only ever starts on such a one.
 
-So there is one way to start, after an update of the tree by the thousands, a crash or a power cut: the LDIF is the
-truth and the database a copy. It need not be synced to the disk, and a broken one is never met.
+So there is one way to start, after an update of the tree by the thousands, a crash or a power cut:
+the LDIF is the truth and the database a copy. It need not be synced to the disk, and a broken one
+is never met.
 
     STATE/db/N/slapd.conf  infosys.schema  tree.ldif  glue/  infosys/
 """
@@ -39,11 +40,23 @@ _LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
 _ABORTED = "txn_aborted!"
 _MOST_CULPRITS = 10
 """Entries that are searched for one after another when slapadd fails without naming any."""
-_TYPE = re.compile(r"attributetype\s*\(\s*[\d.]+\s+NAME\s+'(\w+)'.*?SYNTAX\s+([\d.]+)", re.IGNORECASE | re.DOTALL)
+_TYPE = re.compile(
+    r"attributetype\s*\(\s*[\d.]+\s+NAME\s+'(\w+)'.*?SYNTAX\s+([\d.]+)", re.IGNORECASE | re.DOTALL
+)
 _INTEGER_SYNTAX = "1.3.6.1.4.1.1466.115.121.1.27"
 _INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
 _KEYS = (
-    *("Group", "ExtensionLocal", "Location", "Contact", "Domain", "Service", "Endpoint", "Share", "Manager"),
+    *(
+        "Group",
+        "ExtensionLocal",
+        "Location",
+        "Contact",
+        "Domain",
+        "Service",
+        "Endpoint",
+        "Share",
+        "Manager",
+    ),
     *("Resource", "Activity", "Policy", "Benchmark", "ApplicationEnvironment", "ApplicationHandle"),
 )
 
@@ -87,7 +100,9 @@ def make(settings: Settings, wanted: Tree, directory: Path, *, instead: Tree = N
         _leave_out(accepted, refused, found, instead)
 
 
-def _leave_out(accepted: dict[Dn, Entry], refused: dict[Dn, str], found: Mapping[Dn, str], instead: Tree) -> None:
+def _leave_out(
+    accepted: dict[Dn, Entry], refused: dict[Dn, str], found: Mapping[Dn, str], instead: Tree
+) -> None:
     refused |= found
     for dn in found:
         if (old := instead.get(dn)) is not None and old is not accepted[dn]:
@@ -114,7 +129,9 @@ def _why_unfit(entry: Entry, integers: Collection[str]) -> str:
             return f"{name}: invalid per syntax, not a whole number"
         if not all(value.isascii() or _is_text(value) for value in values):
             return f"{name}: invalid per syntax, not UTF-8"
-        if len(values) > 1 and len({" ".join(filter(None, value.split(" "))) for value in values}) < len(values):
+        if len(values) > 1 and len(
+            {" ".join(filter(None, value.split(" "))) for value in values}
+        ) < len(values):
             return f"{name}: a value provided more than once"
     return ""
 
@@ -133,15 +150,22 @@ def _integers(schema: Path) -> frozenset[str]:
     try:
         text = schema.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise LocalFailure.from_os(error, remedy="install glue-schema, or set BDII_SCHEMA_DIR") from error
-    return frozenset(name.lower() for name, syntax in _TYPE.findall(text) if syntax == _INTEGER_SYNTAX)
+        raise LocalFailure.from_os(
+            error, remedy="install glue-schema, or set BDII_SCHEMA_DIR"
+        ) from error
+    return frozenset(
+        name.lower() for name, syntax in _TYPE.findall(text) if syntax == _INTEGER_SYNTAX
+    )
 
 
 def _prepare(settings: Settings, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     for name in ("glue", "infosys"):
         files.make_directory(directory / name)
-    for name, content in (("infosys.schema", infosys.schema()), ("slapd.conf", configuration(settings, directory))):
+    for name, content in (
+        ("infosys.schema", infosys.schema()),
+        ("slapd.conf", configuration(settings, directory)),
+    ):
         with files.named(directory / name):
             (directory / name).write_text(content)
 
@@ -213,7 +237,11 @@ def _refused(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn
     for before, message in pairwise(["", *words]):
         found = _LINE.search(message)
         if found is not None and int(found[1]) in lines:
-            reason = f"{found[3]} ({found[2]})" if found[2] else found[3] or before.rpartition("str2entry: ")[2]
+            reason = (
+                f"{found[3]} ({found[2]})"
+                if found[2]
+                else found[3] or before.rpartition("str2entry: ")[2]
+            )
             yield lines[int(found[1])], reason
 
 
@@ -233,14 +261,16 @@ def _tool(settings: Settings, name: str, *arguments: str) -> subprocess.Complete
     except subprocess.TimeoutExpired:
         raise Unavailable(settings.slapd, f"{name} did not end within {_TOOL_SECONDS} s") from None
     except OSError as error:
-        raise LocalFailure.from_os(error, subject=settings.slapd, remedy="install slapd, or set SLAPD") from error
+        raise LocalFailure.from_os(
+            error, subject=settings.slapd, remedy="install slapd, or set SLAPD"
+        ) from error
 
 
 def configuration(settings: Settings, directory: Path) -> str:
     """Return slapd's configuration.
 
-    Only this user writes, known by the kernel's word at the unix socket; there is no password. Everybody reads, within
-    limits of size, time, idleness and pending requests.
+    Only this user writes, known by the kernel's word at the unix socket; there is no password.
+    Everybody reads, within limits of size, time, idleness and pending requests.
     """
     owner = f"gidNumber={os.getegid()}+uidNumber={os.geteuid()},cn=peercred,cn=external,cn=auth"
     schemas = [settings.schemas / f"{name}.schema" for name in ("core", "cosine", "GLUE20")]

@@ -1,10 +1,12 @@
 """One cycle: ask all sources, decide what is to be published, change the directory accordingly, remember.
 
-    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted ──plan, guard──> changes ──> slapd
-                                              └──────── store, before anything is published ────────┘
+    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted ──plan, guard──>
+    changes ──> slapd
+                                              └──────── store, before anything is published
+                                              ────────┘
 
-Everything between the answers and the changes is a function of values. The order of effects: last good data are on
-disk before they are published; the published tree is on disk after it was.
+Everything between the answers and the changes is a function of values. The order of effects: last
+good data are on disk before they are published; the published tree is on disk after it was.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class Engine:
         self._store = store
         self._last: Mapping[str, LastGood]
         self._last, self._vanished = store.load()
-        published = store.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
+        published = (
+            store.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
+        )
         self._publisher = Publisher(server, tree.complete({**BASE, **published})[0])
         self._answers: Mapping[str, Answer] = {}
         self.planned: int | None = None
@@ -75,9 +79,14 @@ class Engine:
         """Do one cycle. Raises `Unavailable` when slapd is away; what was not done is done by the next one."""
         started, self.planned = time.monotonic(), None
         scratch = self._store.directory
-        gathered = gather(self.settings, self._last, before=self._answers, scratch=scratch, stop=stop)
+        gathered = gather(
+            self.settings, self._last, before=self._answers, scratch=scratch, stop=stop
+        )
         done = Cycle(
-            sources=len(gathered.last), stale=gathered.stale, unheard=gathered.unheard, problems=[*gathered.problems]
+            sources=len(gathered.last),
+            stale=gathered.stale,
+            unheard=gathered.unheard,
+            problems=[*gathered.problems],
         )
         if stop.is_set():
             return done
@@ -115,7 +124,9 @@ class Engine:
         done.waiting = len(changes.waiting)
         if self._vanished.held_since is not None and changes.waiting:
             end = self._vanished.held_since + self.settings.shrink_hold
-            done.problems.append(f"{done.waiting} of {size} entries would go at once: held until {end:%H:%M} UTC")
+            done.problems.append(
+                f"{done.waiting} of {size} entries would go at once: held until {end:%H:%M} UTC"
+            )
         return changes
 
 

@@ -20,7 +20,9 @@ from bdii.tree import Dn, Tree
 
 BASE: Tree = tree.complete(
     tree.of(
-        Entry(f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)})
+        Entry(
+            f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)}
+        )
         for name in ("resource", "grid")
     )[0]
 )[0]
@@ -62,12 +64,19 @@ def gather(
     if settings.site is not None:
         own, _ = tree.of(site_entries.entries(settings.site, port=settings.port))
         known[_SITE] = retain.advance(last.get(_SITE), own, failed=(), now=now)
-    known |= {answer.source: _advanced(last.get(answer.source), answer, before, now) for answer in answers}
+    known |= {
+        answer.source: _advanced(last.get(answer.source), answer, before, now) for answer in answers
+    }
     kept = {name: entry for name, entry in known.items() if entry is not None}
     wanted, stale, left_out = merge(kept, now=now, expiry=settings.expiry)
-    useful = {answer.source: answer if answer.tree is not None else before.get(answer.source) for answer in answers}
+    useful = {
+        answer.source: answer if answer.tree is not None else before.get(answer.source)
+        for answer in answers
+    }
     if settings.site is not None:
-        left_out += [line for answer in answers for line in _of_other_sites(answer, settings.site.name)]
+        left_out += [
+            line for answer in answers for line in _of_other_sites(answer, settings.site.name)
+        ]
     return Gathered(
         kept,
         {name: answer for name, answer in useful.items() if answer is not None},
@@ -80,12 +89,21 @@ def gather(
 
 def _of_other_sites(answer: Answer, site: str) -> list[str]:
     """Return a line when a source says of its services that they belong to another site."""
-    services = (entry for dn, entry in (answer.tree or {}).items() if dn.startswith("glue2serviceid="))
-    others = sorted({name for entry in services for name in entry.get("GLUE2ServiceAdminDomainForeignKey")} - {site})
+    services = (
+        entry for dn, entry in (answer.tree or {}).items() if dn.startswith("glue2serviceid=")
+    )
+    others = sorted(
+        {name for entry in services for name in entry.get("GLUE2ServiceAdminDomainForeignKey")}
+        - {site}
+    )
     if not others:
         return []
     listed = ", ".join(sources.few(others))
-    return [tree.printable(f"{answer.source}: its services name the site {listed}, not {site}: correct one of them")]
+    return [
+        tree.printable(
+            f"{answer.source}: its services name the site {listed}, not {site}: correct one of them"
+        )
+    ]
 
 
 def _of_directories(
@@ -120,7 +138,9 @@ def _of_directories(
     return asked, answers
 
 
-def _advanced(last: LastGood | None, answer: Answer, before: Mapping[str, Answer], now: datetime) -> LastGood | None:
+def _advanced(
+    last: LastGood | None, answer: Answer, before: Mapping[str, Answer], now: datetime
+) -> LastGood | None:
     if answer.tree is None:
         return last and replace(last, is_silent=True)
     if last is not None and answer is before.get(answer.source):
@@ -128,7 +148,9 @@ def _advanced(last: LastGood | None, answer: Answer, before: Mapping[str, Answer
     return retain.advance(last, answer.tree, failed=answer.failed, now=now)
 
 
-def merge(last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta) -> tuple[Tree, int, list[str]]:
+def merge(
+    last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta
+) -> tuple[Tree, int, list[str]]:
     """Return the tree that all sources make together, how many of its entries are stale, and lines on what is left out.
 
     Of entries with one name the first source's counts.
@@ -141,4 +163,8 @@ def merge(last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta) -> 
         merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
     whole, left_out = tree.complete(merged)
     words = "left out, because nothing gives the entry above it"
-    return whole, stale, sources.few([tree.printable(f"{tree.shown(merged[dn].dn)}: {words}") for dn in left_out])
+    return (
+        whole,
+        stale,
+        sources.few([tree.printable(f"{tree.shown(merged[dn].dn)}: {words}") for dn in left_out]),
+    )

@@ -1,7 +1,8 @@
 """The entry below ``o=infosys`` in which a BDII tells of its latest cycle.
 
-Names and OIDs are those of the bdii package, which is what monitoring asks for: the object class ``UpdateStats``, and
-the time of its modification for the freshness of the tree. So it is modified in each cycle.
+Names and OIDs are those of the bdii package, which is what monitoring asks for: the object class
+``UpdateStats``, and the time of its modification for the freshness of the tree. So it is modified
+in each cycle.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def entry(host: str, statistics: Statistics) -> Entry:
         "UpdateTime": round(statistics.collecting + statistics.applying),
     }
     attributes = {name: (str(figure),) for name, figure in figures.items()}
-    return Entry(child(SUFFIX, "Hostname", host), {"objectClass": ("UpdateStats",), "Hostname": (host,), **attributes})
+    return Entry(
+        child(SUFFIX, "Hostname", host),
+        {"objectClass": ("UpdateStats",), "Hostname": (host,), **attributes},
+    )
 
 
 def schema() -> str:
@@ -76,5 +80,12 @@ def schema() -> str:
         ),
     ]
     must = " $ ".join(["Hostname", *_FIGURES])
-    # The class, unlike its attributes, has an arc with a 2 where 1.3 begins: a slip of theirs that clients know.
-    return "\n".join([*attributes, f"objectclass ( 1.2.6.1.4.1.8006.100.3 NAME 'UpdateStats' MUST ( {must} ) )", ""])
+    # The class, unlike its attributes, has an arc with a 2 where 1.3 begins: a slip of theirs that
+    # clients know.
+    return "\n".join(
+        [
+            *attributes,
+            f"objectclass ( 1.2.6.1.4.1.8006.100.3 NAME 'UpdateStats' MUST ( {must} ) )",
+            "",
+        ]
+    )

@@ -1,7 +1,8 @@
 """The difference between what is published and what is wanted, as changes that can be applied one by one.
 
-Applied in their order, every state in between is a valid tree (each entry below one that is there) and holds at least
-what both trees have in common: entries come parents first, then are modified, then go, children first.
+Applied in their order, every state in between is a valid tree (each entry below one that is there)
+and holds at least what both trees have in common: entries come parents first, then are modified,
+then go, children first.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Plan:
     @property
     def changes_class(self) -> bool:
         """Tell whether an entry becomes one of another class, which a directory does not let happen in place."""
-        return any(name.lower() == "objectclass" for change in self.modifies for name in change.changes)
+        return any(
+            name.lower() == "objectclass" for change in self.modifies for name in change.changes
+        )
 
 
 def make(published: Tree, wanted: Tree) -> Plan:
@@ -72,7 +75,9 @@ def make(published: Tree, wanted: Tree) -> Plan:
     modifies = (
         Modify(dn, entry, changes)
         for dn, entry in wanted.items()
-        if (old := published.get(dn)) is not None and old is not entry and (changes := difference(old, entry))
+        if (old := published.get(dn)) is not None
+        and old is not entry
+        and (changes := difference(old, entry))
     )
     return Plan(
         tuple(Add(dn, come[dn]) for dn in sorted_by_depth(come)),
@@ -87,7 +92,11 @@ def difference(old: Entry, new: Entry) -> dict[str, tuple[str, ...]]:
         return {}
     before = {name.lower(): frozenset(values) for name, values in old.attributes.items()}
     after = {name.lower() for name in new.attributes}
-    changes = {name: values for name, values in new.attributes.items() if before.get(name.lower()) != frozenset(values)}
+    changes = {
+        name: values
+        for name, values in new.attributes.items()
+        if before.get(name.lower()) != frozenset(values)
+    }
     return changes | {name: () for name in old.attributes if name.lower() not in after}
 
 
@@ -104,7 +113,8 @@ def describe(plan: Plan) -> Iterator[str]:
     yield f"{len(plan.adds)} to add, {len(plan.modifies)} to modify, {len(plan.deletes)} to delete"
 
 
-# ------------------------------------------------------------------------------------------------------------ guards
+# ------------------------------------------------------------------------------------------------------------
+# guards
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +133,14 @@ def guard(
 ) -> tuple[Plan, Vanished]:
     """Return the plan without the deletions whose time has not come, and what to remember.
 
-    A vanished entry stays for ``delay``. Deletions of more than half of the ``size`` entries published are held, all
-    of them, for ``hold``: what looks like that is more often a broken source than a site that closed.
+    A vanished entry stays for ``delay``. Deletions of more than half of the ``size`` entries
+    published are held, all of them, for ``hold``: what looks like that is more often a broken
+    source than a site that closed.
     """
     since = {change.dn: min(remembered.since.get(change.dn, now), now) for change in plan.deletes}
     shrinks = 2 * len(plan.deletes) > size
-    held_since = min(remembered.held_since or now, now) if shrinks else None  # the clock may have been set back
+    # the clock may have been set back
+    held_since = min(remembered.held_since or now, now) if shrinks else None
     if held_since is not None and now - held_since < hold:
         due: tuple[Delete, ...] = ()
     else:

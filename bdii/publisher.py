@@ -87,7 +87,10 @@ class Applied:
     def problems(self) -> list[str]:
         """Return a line for each of the first failures, and how many more there are."""
         first = self.failed[:_TOLD]
-        lines = [tree.printable(f"{tree.shown(change.entry.dn)}: not published: {reason}") for change, reason in first]
+        lines = [
+            tree.printable(f"{tree.shown(change.entry.dn)}: not published: {reason}")
+            for change, reason in first
+        ]
         more = len(self.failed) - _TOLD
         return [*lines, f"{more} more entries not published"] if more > 0 else lines
 

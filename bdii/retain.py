@@ -37,8 +37,9 @@ _NOT_ENTITIES = frozenset({"glue2group", "glue2extension"})
 class LastGood:
     """The last good data of a source.
 
-    ``failed`` are the VOs that the latest answer lacks, with the time when each was last read: later expressed, the
-    age of the entries that belong to no other VO. ``is_silent`` says that the source's latest answer was of no use.
+    ``failed`` are the VOs that the latest answer lacks, with the time when each was last read:
+    later expressed, the age of the entries that belong to no other VO. ``is_silent`` says that the
+    source's latest answer was of no use.
     """
 
     tree: Tree
@@ -47,14 +48,18 @@ class LastGood:
     is_silent: bool = False
 
 
-def advance(last: LastGood | None, new: Tree, *, failed: Collection[str], now: datetime) -> LastGood:
+def advance(
+    last: LastGood | None, new: Tree, *, failed: Collection[str], now: datetime
+) -> LastGood:
     """Return the last good data after an answer that lacks the ``failed`` VOs.
 
-    An entry that differs from the one before in nothing but its creation time stays the one before; another one that
-    has no creation time gets this one.
+    An entry that differs from the one before in nothing but its creation time stays the one before;
+    another one that has no creation time gets this one.
     """
     before = last.tree if last is not None else NO_TREE
-    tree = {dn: _older_if_same(before.get(dn), entry) or _dated(entry, now) for dn, entry in new.items()}
+    tree = {
+        dn: _older_if_same(before.get(dn), entry) or _dated(entry, now) for dn, entry in new.items()
+    }
     if last is None:
         return LastGood(tree, now, dict.fromkeys(failed, now))
     if failed:
@@ -101,12 +106,16 @@ def _is_entity(entry: Entry) -> bool:
     return any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in classes)
 
 
-# ------------------------------------------------------------------------------------------------------------- owners
+# -------------------------------------------------------------------------------------------------------------
+# owners
 
 
 def _own_marks(entry: Entry) -> frozenset[str]:
     return frozenset(
-        value.removeprefix(mark) for name, mark in _MARKS.items() for value in entry.get(name) if value.startswith(mark)
+        value.removeprefix(mark)
+        for name, mark in _MARKS.items()
+        for value in entry.get(name)
+        if value.startswith(mark)
     )
 
 
@@ -138,7 +147,11 @@ def _kept(old: Tree, new: dict[Dn, Entry], failed: frozenset[str]) -> dict[Dn, E
 def _with_marks_of(entry: Entry, old: Entry, failed: frozenset[str]) -> Entry:
     for name, mark in _MARKS.items():
         values = entry.get(name)
-        lost = [v for v in old.get(name) if v.removeprefix(mark) in failed and v.startswith(mark) and v not in values]
+        lost = [
+            v
+            for v in old.get(name)
+            if v.removeprefix(mark) in failed and v.startswith(mark) and v not in values
+        ]
         if lost:
             entry = with_values(entry, name, (*values, *lost))
     return entry
@@ -157,14 +170,20 @@ def _add_what_they_need(tree: dict[Dn, Entry], old: Tree, names: list[Dn]) -> No
     pending = list(names)
     while pending:
         dn = pending.pop()
-        keys = [v for name, values in tree[dn].attributes.items() if name.endswith("ForeignKey") for v in values]
+        keys = [
+            v
+            for name, values in tree[dn].attributes.items()
+            if name.endswith("ForeignKey")
+            for v in values
+        ]
         for needed in (*ancestors(dn), *(by_id[key] for key in keys if key in by_id)):
             if needed in old and needed not in tree:
                 tree[needed] = old[needed]
                 pending.append(needed)
 
 
-# -------------------------------------------------------------------------------------------------------------- marks
+# --------------------------------------------------------------------------------------------------------------
+# marks
 
 
 def _marked(entry: Entry, collected: datetime) -> Entry:
@@ -178,5 +197,7 @@ def _marked(entry: Entry, collected: datetime) -> Entry:
     entry = with_values(entry, OTHER_INFO, (*info, "Stale=TRUE", f"CollectedAt={time}"))
     if entry.get(_HEALTH):
         entry = with_values(entry, _HEALTH, ["unknown"])
-        entry = with_values(entry, _HEALTH_INFO, [f"the source of this information has not answered since {time}"])
+        entry = with_values(
+            entry, _HEALTH_INFO, [f"the source of this information has not answered since {time}"]
+        )
     return entry

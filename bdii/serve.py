@@ -1,7 +1,8 @@
 """The service: slapd on the last good tree at once, then a cycle after another until told to end.
 
-The main thread starts slapd, watches it and takes the signals; a second one does the cycles. SIGTERM and SIGINT end
-both within ten seconds, SIGHUP reads the configuration again and begins a cycle.
+The main thread starts slapd, watches it and takes the signals; a second one does the cycles.
+SIGTERM and SIGINT end both within ten seconds, SIGHUP reads the configuration again and begins a
+cycle.
 """
 
 from __future__ import annotations
@@ -60,8 +61,12 @@ class Service:
                 signal.signal(handled, lambda number, _: self._signals.put(number))
             try:
                 self._server.serve(engine.published)
-                logger.info("serving %d entries on port %d", len(engine.published), self._settings.port)
-                worker = threading.Thread(target=self._work, args=(engine,), name="cycles", daemon=True)
+                logger.info(
+                    "serving %d entries on port %d", len(engine.published), self._settings.port
+                )
+                worker = threading.Thread(
+                    target=self._work, args=(engine,), name="cycles", daemon=True
+                )
                 worker.start()
                 self._watch(engine)
                 worker.join(_END.total_seconds())
@@ -123,7 +128,9 @@ class Service:
             logger.error("configuration not read again, the old one stays: %s", error)  # noqa: TRY400
             return
         if settings.listens_unlike(self._settings):
-            logger.warning("addresses, port and directories are read at the start only: restart to change them")
+            logger.warning(
+                "addresses, port and directories are read at the start only: restart to change them"
+            )
         engine.reload(settings)
         logger.info("configuration read again")
 
@@ -170,7 +177,9 @@ def figures(done: Cycle) -> dict[str, float]:
         "entries_added": statistics.new,
         "entries_modified": statistics.modified,
         "entries_deleted": statistics.deleted,
-        "entries_refused": statistics.failed_adds + statistics.failed_modifies + statistics.failed_deletes,
+        "entries_refused": statistics.failed_adds
+        + statistics.failed_modifies
+        + statistics.failed_deletes,
         "entries_stale": done.stale,
         "deletions_waiting": done.waiting,
         "sources": done.sources,

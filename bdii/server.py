@@ -1,7 +1,8 @@
 """slapd as a child: started on a database, watched, replaced by another one, ended.
 
-The kernel ends it when this program dies (``PR_SET_PDEATHSIG``). It writes down its process id all the same, before it
-becomes slapd, and the next start ends one that it finds: never do two of them serve one state directory.
+The kernel ends it when this program dies (``PR_SET_PDEATHSIG``). It writes down its process id all
+the same, before it becomes slapd, and the next start ends one that it finds: never do two of them
+serve one state directory.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ _POLL_SECONDS = 0.02
 class Server:
     """The slapd of one BDII. All methods may be called from any thread.
 
-    ``generation`` counts the databases served; an observer who finds it changed knows the tree from `content` only.
+    ``generation`` counts the databases served; an observer who finds it changed knows the tree from
+    `content` only.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -73,7 +75,8 @@ class Server:
             files.make_directory(self.settings.run, mode=0o700)
             with contextlib.suppress(OSError, ValueError):
                 _end_stranger(int(files.read_regular(self._pid_file, limit=100)), self._databases)
-            for directory in self._databases.glob("[0-9]*"):  # other names may be those of the bdii package's slapd
+            # other names may be those of the bdii package's slapd
+            for directory in self._databases.glob("[0-9]*"):
                 shutil.rmtree(directory, ignore_errors=True)
                 if os.path.lexists(directory):
                     words = "is in the way of a database and cannot be removed"
@@ -85,8 +88,9 @@ class Server:
 
         An entry that slapd refuses is served as it is in the tree ``instead``, if it is there.
 
-        It is made while the old one serves; nobody is served only while slapd is replaced, some 0.1 s. Raises
-        `Unavailable` with the reason when slapd cannot start; the old one has ended then, unless making failed.
+        It is made while the old one serves; nobody is served only while slapd is replaced, some 0.1
+        s. Raises `Unavailable` with the reason when slapd cannot start; the old one has ended then,
+        unless making failed.
         """
         with self._lock:
             directory = self._free_directory()
@@ -146,15 +150,36 @@ class Server:
         _check_free(self.settings)
         self._pid_file.unlink(missing_ok=True)  # a pipe of somebody else's would hold up the shell
         log = made.directory / "slapd.log"
-        urls = [f"ldap://{_url_host(address)}:{self.settings.port}/" for address in self.settings.addresses]
+        urls = [
+            f"ldap://{_url_host(address)}:{self.settings.port}/"
+            for address in self.settings.addresses
+        ]
         urls.append(f"ldapi://{quote(str(self.settings.socket), safe='')}/????x-mod=0700")
         command = [
-            *("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._pid_file)),  # known before it is slapd
-            *("prlimit", f"--nofile={CONNECTIONS}:{CONNECTIONS}", "setpriv", "--pdeathsig", "TERM", "--"),
-            *(str(self.settings.slapd), "-d", "0", "-f", str(made.configuration), "-h", " ".join(urls)),
+            # known before it is slapd
+            *("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._pid_file)),
+            *(
+                "prlimit",
+                f"--nofile={CONNECTIONS}:{CONNECTIONS}",
+                "setpriv",
+                "--pdeathsig",
+                "TERM",
+                "--",
+            ),
+            *(
+                str(self.settings.slapd),
+                "-d",
+                "0",
+                "-f",
+                str(made.configuration),
+                "-h",
+                " ".join(urls),
+            ),
         ]
         with log.open("wb") as errors:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
+            )
         self._wait_until_ready(log)
 
     def _wait_until_ready(self, log: Path) -> None:
@@ -182,7 +207,9 @@ def _check_free(settings: Settings) -> None:
                 probe.bind((address, settings.port))
             except OSError as error:
                 is_taken = error.errno == errno.EADDRINUSE
-                cause = "is taken by another program" if is_taken else (error.strerror or str(error))
+                cause = (
+                    "is taken by another program" if is_taken else (error.strerror or str(error))
+                )
                 remedy = _remedy(settings.port) if is_taken else "correct SLAPD_HOST and BDII_PORT"
                 raise LocalFailure(f"{_url_host(address)}:{settings.port}", cause, remedy) from None
 

@@ -1,7 +1,8 @@
 """What ``bdii.conf`` says: the keys of the bdii package's daemon and start script, in shell form, and some of our own.
 
-The file describes one BDII. With ``BDII_SITE_CFG`` it is a site's, which pulls from others and publishes what its
-site files say; without, it is the resource's, which publishes what the programs and files of its directories print.
+The file describes one BDII. With ``BDII_SITE_CFG`` it is a site's, which pulls from others and
+publishes what its site files say; without, it is the resource's, which publishes what the programs
+and files of its directories print.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ def read(path: Path, *, layout: Layout) -> tuple[Settings, tuple[Problem, ...]]:
     get = Getters(document.read([path], shell.parse))
     site_file = get.path(SECTION, "BDII_SITE_CFG", default=Path())
     level = "resource" if site_file == Path() else "site"
-    state = get.path(SECTION, "BDII_VAR_DIR", default=layout.path(f"/var/lib/fedcloud/bdii/{level}"))
+    state = get.path(
+        SECTION, "BDII_VAR_DIR", default=layout.path(f"/var/lib/fedcloud/bdii/{level}")
+    )
     gip = layout.path("/etc/bdii/gip")
     site_paths = (
         get.path(SECTION, "BDII_SITE_DEFAULTS", default=gip / "glite-info-site-defaults.conf"),
@@ -131,11 +134,16 @@ def read(path: Path, *, layout: Layout) -> tuple[Settings, tuple[Problem, ...]]:
         delete_delay=_seconds(get, "BDII_DELETE_DELAY", 0),
         expiry=_seconds(get, "BDII_EXPIRY", 43200),
         shrink_hold=_seconds(get, "BDII_SHRINK_HOLD", 3600),
-        source_limit=get.integer(SECTION, "BDII_SOURCE_LIMIT", default=100, minimum=1, maximum=10_000) * 1_000_000,
+        source_limit=get.integer(
+            SECTION, "BDII_SOURCE_LIMIT", default=100, minimum=1, maximum=10_000
+        )
+        * 1_000_000,
         slapd=get.path(SECTION, "SLAPD", default=Path("/usr/sbin/slapd")),
         schemas=get.path(SECTION, "BDII_SCHEMA_DIR", default=Path("/etc/ldap/schema")),
         log_file=None if log_file == Path() else log_file,
-        log_level=getattr(logging, get.choice(SECTION, "BDII_LOG_LEVEL", default="INFO", allowed=LEVELS)),
+        log_level=getattr(
+            logging, get.choice(SECTION, "BDII_LOG_LEVEL", default="INFO", allowed=LEVELS)
+        ),
         site=None,
         runs=layout.runs,
     )

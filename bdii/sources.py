@@ -1,7 +1,8 @@
 """Where the tree comes from: files and programs that give LDIF, all asked at once, each within its limits.
 
-A program runs in a process group of its own, which is ended when its time or its size is over, and it is told to end
-by the kernel when this program dies. Its output goes to a file without a name, so that a gigabyte costs no memory.
+A program runs in a process group of its own, which is ended when its time or its size is over, and
+it is told to end by the kernel when this program dies. Its output goes to a file without a name, so
+that a gigabyte costs no memory.
 """
 
 from __future__ import annotations
@@ -126,26 +127,37 @@ def _directory(
 
 
 def ask(
-    sources: Sequence[Source], *, before: Mapping[str, Answer], scratch: Path | None, stop: threading.Event
+    sources: Sequence[Source],
+    *,
+    before: Mapping[str, Answer],
+    scratch: Path | None,
+    stop: threading.Event,
 ) -> list[Answer]:
     """Return the answers of all sources, in their order; one that fails harms no other.
 
-    ``before`` are the answers of the last time: an output that has not changed by an octet is not parsed again.
-    ``scratch`` is a directory for outputs, by default the system's. Setting ``stop`` ends the programs; the answers are
-    of no use then.
+    ``before`` are the answers of the last time: an output that has not changed by an octet is not
+    parsed again. ``scratch`` is a directory for outputs, by default the system's. Setting ``stop``
+    ends the programs; the answers are of no use then.
     """
     if not sources:
         return []
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        return list(pool.map(lambda source: _ask(source, before.get(source.name), scratch, stop), sources))
+        return list(
+            pool.map(lambda source: _ask(source, before.get(source.name), scratch, stop), sources)
+        )
 
 
-def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: threading.Event) -> Answer:
+def _ask(
+    source: Source, before: Answer | None, scratch: Path | None, stop: threading.Event
+) -> Answer:
     try:
         if not source.is_program:
             with files.open_regular(Path(source.command[0]), follow=True) as file:
                 return _understood(source, file, before)
-        with tempfile.TemporaryFile(dir=scratch) as output, tempfile.TemporaryFile(dir=scratch) as errors:
+        with (
+            tempfile.TemporaryFile(dir=scratch) as output,
+            tempfile.TemporaryFile(dir=scratch) as errors,
+        ):
             status = _run(source, output, errors, stop)
             output.seek(0)
             told = _last_lines(errors)
@@ -163,10 +175,15 @@ def _ask(source: Source, before: Answer | None, scratch: Path | None, stop: thre
 
 
 def _useless(source: Source, *causes: str) -> Answer:
-    return Answer(source.name, None, problems=tuple(tree.printable(f"{source.name}: {cause}") for cause in causes))
+    return Answer(
+        source.name,
+        None,
+        problems=tuple(tree.printable(f"{source.name}: {cause}") for cause in causes),
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------ running
+# ------------------------------------------------------------------------------------------------------------
+# running
 
 
 class _LimitReached(Exception):
@@ -202,11 +219,15 @@ def _check_space(output: IO[bytes]) -> None:
     try:
         os.posix_fallocate(output.fileno(), size, _BLOCK)
     except OSError as error:
-        raise _LimitReached(f"its output does not fit into BDII_VAR_DIR: {error.strerror}") from error
+        raise _LimitReached(
+            f"its output does not fit into BDII_VAR_DIR: {error.strerror}"
+        ) from error
     os.ftruncate(output.fileno(), size)
 
 
-def _check_limits(source: Source, outputs: Sequence[IO[bytes]], deadline: float, stop: threading.Event) -> None:
+def _check_limits(
+    source: Source, outputs: Sequence[IO[bytes]], deadline: float, stop: threading.Event
+) -> None:
     if stop.is_set():
         raise _LimitReached("ended, because this program ends")
     if time.monotonic() > deadline:
@@ -243,7 +264,8 @@ def _cause(told: list[str]) -> list[str]:
     return [line for line in told if not line.startswith("Matched DN:")][-1:]
 
 
-# ------------------------------------------------------------------------------------------------------ understanding
+# ------------------------------------------------------------------------------------------------------
+# understanding
 
 
 @dataclass(slots=True)
@@ -265,7 +287,12 @@ class _Reader:
 
 
 def _understood(
-    source: Source, file: IO[bytes], before: Answer | None, *, status: int = 0, words: Sequence[str] = ()
+    source: Source,
+    file: IO[bytes],
+    before: Answer | None,
+    *,
+    status: int = 0,
+    words: Sequence[str] = (),
 ) -> Answer:
     """Return the answer that an output and an exit status make (docs/adr/0010); ``words`` explain a failure."""
     if os.fstat(file.fileno()).st_size > source.limit:
@@ -281,7 +308,9 @@ def _understood(
     told = few(reader.malformed + left_out)
     meaning = [source.meanings[status]] if status in source.meanings else []
     if status and not (status == _PARTLY and reader.failed):
-        return _useless(source, ": ".join([f"failed with {_status(status)}", *words, *meaning]), *told)
+        return _useless(
+            source, ": ".join([f"failed with {_status(status)}", *words, *meaning]), *told
+        )
     if not entries:
         return _useless(source, "gave no entry", *told)
     told += [f"VO {vo} could not be read" for vo in sorted(reader.failed)]
@@ -295,4 +324,7 @@ def _status(status: int) -> str:
 
 def few(lines: Sequence[str]) -> list[str]:
     """Return the first of many lines, and how many there are more."""
-    return [*lines[:_TOLD], *([f"{len(lines) - _TOLD} more of this kind"] if len(lines) > _TOLD else [])]
+    return [
+        *lines[:_TOLD],
+        *([f"{len(lines) - _TOLD} more of this kind"] if len(lines) > _TOLD else []),
+    ]

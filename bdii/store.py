@@ -1,11 +1,11 @@
 """What a BDII keeps on disk, so that a start after any end goes on from there.
 
     STATE/published.ldif          the tree that was published last, loaded before slapd listens
-    STATE/sources/NAME.ldif       the last good data of each source, without marks
-    STATE/memory.json             when each was collected, which VOs it lacks, which deletions wait since when
+    STATE/sources/NAME.ldif       the last good data of each source, without marks STATE/memory.json
+    when each was collected, which VOs it lacks, which deletions wait since when
 
-Each file is replaced as a whole. Data come before what is said of them: after a kill between two writes a source is
-taken for older than it is, never for younger.
+Each file is replaced as a whole. Data come before what is said of them: after a kill between two
+writes a source is taken for older than it is, never for younger.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Store:
                 for name, entry in memory.get("sources", {}).items()
             }
             sources = {name: last for name, last in sources.items() if self._is_known(name)}
-            since = {Dn(dn): datetime.fromisoformat(time) for dn, time in memory.get("vanished", {}).items()}
+            since = {
+                Dn(dn): datetime.fromisoformat(time)
+                for dn, time in memory.get("vanished", {}).items()
+            }
             held = memory.get("held_since")
             return sources, Vanished(since, datetime.fromisoformat(held) if held else None)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -162,7 +165,11 @@ class Store:
     def _write(self, path: Path, tree: Tree) -> None:
         """Write a tree, unless it is what the file holds by our own last writing or reading."""
         before = self._written.get(path)
-        if before is not None and len(before) == len(tree) and all(before.get(dn) is tree[dn] for dn in tree):
+        if (
+            before is not None
+            and len(before) == len(tree)
+            and all(before.get(dn) is tree[dn] for dn in tree)
+        ):
             return
         blocks = (f"{ldif.format_entry(tree[dn])}\n".encode() for dn in trees.sorted_by_depth(tree))
         files.write_atomic(path, blocks)

@@ -82,8 +82,12 @@ def _checked(entry: Entry) -> Dn:
         raise LdifError(shown(dn), "is not UTF-8") from None
     name = normal(dn)
     own = name.removesuffix(ldif.parent(name))
-    if len(own.encode()) - 1 + own.count("\\") > LONGEST_RELATIVE:  # slapd spells escaped characters by three octets
-        raise LdifError(shown(dn), f"begins with a name of more than {LONGEST_RELATIVE} octets, which no slapd stores")
+    # slapd spells escaped characters by three octets
+    if len(own.encode()) - 1 + own.count("\\") > LONGEST_RELATIVE:
+        raise LdifError(
+            shown(dn),
+            f"begins with a name of more than {LONGEST_RELATIVE} octets, which no slapd stores",
+        )
     if sum(len(value) for values in entry.attributes.values() for value in values) > LARGEST:
         raise LdifError(shown(dn), f"has values of more than {LARGEST} characters")
     return name
@@ -91,7 +95,11 @@ def _checked(entry: Entry) -> Dn:
 
 def shown(dn: str) -> str:
     """Return a name as it stands in a message: a long one without its middle."""
-    return dn if len(dn) <= LONGEST_SHOWN else f"{dn[: LONGEST_SHOWN // 2]}…{dn[-LONGEST_SHOWN // 2 :]}"
+    return (
+        dn
+        if len(dn) <= LONGEST_SHOWN
+        else f"{dn[: LONGEST_SHOWN // 2]}…{dn[-LONGEST_SHOWN // 2 :]}"
+    )
 
 
 def printable(text: str) -> str:
@@ -107,12 +115,17 @@ def sorted_by_depth(tree: Tree) -> list[Dn]:
 def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
     """Return a tree in which every entry has its parent, and the names of the entries left out for the want of one.
 
-    Missing containers that are known by their name alone (GLUE2GroupID=…) are made, up to `MADE` in a row.
+    Missing containers that are known by their name alone (GLUE2GroupID=…) are made, up to `MADE` in
+    a row.
     """
     whole: dict[Dn, Entry] = {SUFFIX: tree.get(SUFFIX) or _container(SUFFIX)}
     left_out = []
     for dn in sorted_by_depth(tree):
-        missing = [] if ldif.parent(dn) in whole else [name for name in ancestors(dn) if name not in whole]
+        missing = (
+            []
+            if ldif.parent(dn) in whole
+            else [name for name in ancestors(dn) if name not in whole]
+        )
         if len(missing) <= MADE and all(map(_is_container, missing)):
             whole |= {name: _container(name) for name in reversed(missing)}
             whole[dn] = tree[dn]
@@ -130,7 +143,9 @@ def _container(dn: Dn) -> Entry:
     ((_, value),) = ldif.parse_dn(dn)[0]
     if dn == SUFFIX:
         return Entry(dn, {"objectClass": ("organization",), "o": (value,)})
-    spelled = re.sub("(?i)glue2(group|domain)id=", lambda found: f"GLUE2{found[1].capitalize()}ID=", dn)
+    spelled = re.sub(
+        "(?i)glue2(group|domain)id=", lambda found: f"GLUE2{found[1].capitalize()}ID=", dn
+    )
     return Entry(spelled, {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (value,)})
 
 
@@ -145,7 +160,9 @@ def _stored(entry: Entry, shared: dict[tuple[str, ...], tuple[str, ...]]) -> Ent
         if not all(kept):
             kept = tuple(filter(None, kept))
         if kept:
-            attributes[sys.intern(name)] = shared.setdefault(kept, kept) if name == "objectClass" else kept
+            attributes[sys.intern(name)] = (
+                shared.setdefault(kept, kept) if name == "objectClass" else kept
+            )
     return replace(entry, attributes=attributes)
 
 
@@ -157,7 +174,9 @@ def is_same(one: Entry, other: Entry, *, ignoring: str = "") -> bool:
 def _content(entry: Entry, ignoring: str) -> dict[str, frozenset[str]]:
     ignored = ignoring.lower()
     return {
-        folded: frozenset(values) for name, values in entry.attributes.items() if (folded := name.lower()) != ignored
+        folded: frozenset(values)
+        for name, values in entry.attributes.items()
+        if (folded := name.lower()) != ignored
     }
 
 

@@ -1,23 +1,31 @@
 """A project's messages reach the spool exactly once, together with its checkpoint, whenever the program dies.
 
-    SPOOL/.caso-staged/OWNER/PROJECT.new/    messages are being written; worthless if the program dies now
-    SPOOL/.caso-staged/OWNER/PROJECT/        committed: messages, and manifest.json with the checkpoint files to write
+    SPOOL/.caso-staged/OWNER/PROJECT.new/    messages are being written; worthless if the program
+    dies now SPOOL/.caso-staged/OWNER/PROJECT/        committed: messages, and manifest.json with
+    the checkpoint files to write
 
-| step     | what happens                                            | killed before it, the next run         |
+| step     | what happens                                            | killed before it, the next
+run         |
 |----------|---------------------------------------------------------|----------------------------------------|
-| write    | messages and manifest, each fsynced, into PROJECT.new   | deletes PROJECT.new and extracts again |
-| commit   | PROJECT.new is renamed to PROJECT                       | deletes PROJECT.new and extracts again |
-| hand over| each message is renamed into its element, oldest first  | moves those that are still there       |
-| check    | the checkpoint files are written                        | writes them                            |
-| clear    | manifest and directory are removed                      | removes them                           |
+| write    | messages and manifest, each fsynced, into PROJECT.new   | deletes PROJECT.new and
+extracts again |
+| commit   | PROJECT.new is renamed to PROJECT                       | deletes PROJECT.new and
+extracts again |
+| hand over| each message is renamed into its element, oldest first  | moves those that are still
+there       |
+| check    | the checkpoint files are written                        | writes them
+|
+| clear    | manifest and directory are removed                      | removes them
+|
 
-A message is at every moment either here or in the spool. The staging area is on the spool's file system because it is
-inside it; its name is none that dirq uses, so every SSM passes it by. OWNER stands for the directory of the
-checkpoints, so that two configurations (regions, say) may share a spool.
+A message is at every moment either here or in the spool. The staging area is on the spool's file
+system because it is inside it; its name is none that dirq uses, so every SSM passes it by. OWNER
+stands for the directory of the checkpoints, so that two configurations (regions, say) may share a
+spool.
 
-Whatever else lies in the area is moved aside as PROJECT.foreign, which every run names until somebody
-has looked. Only a directory with a project's name that cannot be read holds back that project: it may
-be a batch, and older messages must not follow newer ones.
+Whatever else lies in the area is moved aside as PROJECT.foreign, which every run names until
+somebody has looked. Only a directory with a project's name that cannot be read holds back that
+project: it may be a batch, and older messages must not follow newer ones.
 """
 
 from __future__ import annotations
@@ -186,7 +194,9 @@ class Staging:
 
 def _of_foreign(path: Path) -> LocalFailure:
     cause = "is or holds something that caso did not make"
-    return LocalFailure(files.shown(path), cause, f"look at it, then: rm -r {files.shell_word(path)}")
+    return LocalFailure(
+        files.shown(path), cause, f"look at it, then: rm -r {files.shell_word(path)}"
+    )
 
 
 def _put_aside(path: Path) -> Path | None:
@@ -241,5 +251,7 @@ def _checkpoints(manifest: Path) -> dict[str, str]:
     except FileNotFoundError:  # killed between the last two steps
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LocalFailure(manifest, "is broken", "remove this file; the project is then extracted again") from error
+        raise LocalFailure(
+            manifest, "is broken", "remove this file; the project is then extracted again"
+        ) from error
     return found

@@ -1,12 +1,14 @@
 """How far each project has been accounted: the files ``lastrun.PROJECT`` that cASO reads and writes.
 
-PROJECT is the project as the configuration writes it, name or id. Here every name of a project in the configuration and
-its id get a file, so that cASO may select it either way, and so that a file that somebody broke has a twin. cASO 1
-kept one file ``lastrun`` for all projects, which counts for projects that have none of their own.
+PROJECT is the project as the configuration writes it, name or id. Here every name of a project in
+the configuration and its id get a file, so that cASO may select it either way, and so that a file
+that somebody broke has a twin. cASO 1 kept one file ``lastrun`` for all projects, which counts for
+projects that have none of their own.
 
-A file holds the moment from which the next run goes on, as ``2026-11-22 07:22:42.712270+00:00``. A file that holds
-anything else, or nothing (a full disk does that to cASO, which then leaves the project out for ever), is never guessed
-at: its twin counts, and without one the project fails until somebody says from when to go on.
+A file holds the moment from which the next run goes on, as ``2026-11-22 07:22:42.712270+00:00``. A
+file that holds anything else, or nothing (a full disk does that to cASO, which then leaves the
+project out for ever), is never guessed at: its twin counts, and without one the project fails until
+somebody says from when to go on.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ class Checkpoints:
             return Found(read(self.directory / "lastrun"))
         except ValueError as error:
             raise LocalFailure(
-                self.directory / "lastrun", "holds no time from which to go on", "correct or remove it"
+                self.directory / "lastrun",
+                "holds no time from which to go on",
+                "correct or remove it",
             ) from error
 
     def later(self, names: Iterable[str], moment: datetime) -> dict[str, str]:

@@ -35,7 +35,8 @@ class Benchmark:
 class CloudRecord:
     """One server's use, cumulative since ``start``. Times are whole seconds, aware, in UTC.
 
-    The names are those of the definition, in the language of this code; `caso.wire.cloud` has the wire's.
+    The names are those of the definition, in the language of this code; `caso.wire.cloud` has the
+    wire's.
     """
 
     vm_uuid: str
@@ -69,4 +70,8 @@ class CloudRecord:
     @property
     def measured(self) -> datetime:
         """Return the moment that decides, at the repository, to which month the record belongs."""
-        return self.end if self.end is not None and self.status is Status.COMPLETED else self.start + self.wall
+        return (
+            self.end
+            if self.end is not None and self.status is Status.COMPLETED
+            else self.start + self.wall
+        )

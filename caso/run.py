@@ -123,7 +123,10 @@ class _Run:
     def _recover(self) -> Recovered:
         if self.configuration.is_dry_run:
             for project in self.staging.pending():
-                logger.info("project %s: messages of an earlier run wait to be handed over; not in a dry run", project)
+                logger.info(
+                    "project %s: messages of an earlier run wait to be handed over; not in a dry run",
+                    project,
+                )
             return Recovered()
         recovered = self.staging.recover()
         if recovered.messages:
@@ -137,7 +140,9 @@ class _Run:
         offset = self.cloud.transport.keystone_offset or timedelta(0)
         if abs(offset) > SKEW_TO_TELL:
             logger.warning(
-                "the clocks of this host and of %s differ by %s; set them by NTP", self.cloud.host, abs(offset)
+                "the clocks of this host and of %s differ by %s; set them by NTP",
+                self.cloud.host,
+                abs(offset),
             )
         asked = self.configuration.period.end
         if asked is not None and asked > latest:
@@ -155,9 +160,17 @@ class _Run:
         except ApplianceError as error:
             return Outcome(selected, window, Tally(), error=_about(selected, error))
         except OSError as error:
-            return Outcome(selected, window, Tally(), error=_about(selected, LocalFailure.from_os(error)))
+            return Outcome(
+                selected, window, Tally(), error=_about(selected, LocalFailure.from_os(error))
+            )
         except Exception as bug:  # noqa: BLE001  of this program: the other projects go on, then it is raised
-            return Outcome(selected, window, Tally(), error=ApplianceError(selected.project, "not accounted"), bug=bug)
+            return Outcome(
+                selected,
+                window,
+                Tally(),
+                error=ApplianceError(selected.project, "not accounted"),
+                bug=bug,
+            )
 
     def _window(self, selected: Selected, end: datetime) -> Window | None:
         known = self.configuration.period.start or self._checkpoint(selected)
@@ -180,7 +193,11 @@ class _Run:
     def _checkpoint(self, selected: Selected) -> datetime | None:
         found = self.checkpoints.find((*selected.aliases, *selected.former))
         for path in found.broken:
-            logger.warning("%s: holds no time; going on from %s, as the project's other file says", path, found.moment)
+            logger.warning(
+                "%s: holds no time; going on from %s, as the project's other file says",
+                path,
+                found.moment,
+            )
         for line in found.unreadable:
             words = "as the project's other file says"
             logger.warning("%s; going on from %s, %s", line, found.moment, words)
@@ -194,7 +211,9 @@ class _Run:
                 self.checkpoints.write(self._next_checkpoints(selected, window))
             return Outcome(selected, window, tally)
         compose = partial(wire.message, version=configuration.version)
-        batch = self.staging.begin(selected.project.id, compose=compose, size=configuration.max_size)
+        batch = self.staging.begin(
+            selected.project.id, compose=compose, size=configuration.max_size
+        )
         try:
             tally = extract(selected, window, self.shared, batch)
             # Refused records that could not be kept must come up again: the checkpoint stays.
@@ -208,7 +227,8 @@ class _Run:
     def _next_checkpoints(self, selected: Selected, window: Window) -> dict[str, str]:
         """Return the checkpoint files to write; none when the window leaves a gap after the last checkpoint."""
         if self.configuration.period.start is not None:
-            with contextlib.suppress(LocalFailure):  # broken files are what an explicit start repairs
+            # broken files are what an explicit start repairs
+            with contextlib.suppress(LocalFailure):
                 reached = self._checkpoint(selected)
                 if reached is not None and reached < window.start:
                     logger.warning(
@@ -252,13 +272,23 @@ def _about(selected: Selected, error: ApplianceError) -> ApplianceError:
     name = str(selected.project)
     if isinstance(error, LoginFailure) or selected.project.id in error.subject:
         return error
-    return ApplianceError(name, f"{error.subject}: {error.cause}" if error.subject else error.cause, error.remedy)
+    return ApplianceError(
+        name, f"{error.subject}: {error.cause}" if error.subject else error.cause, error.remedy
+    )
 
 
 def _status(outcomes: list[Outcome], failures: list[ApplianceError]) -> ExitStatus:
     if not failures:
-        return ExitStatus.PARTLY if any(outcome.tally.refused for outcome in outcomes) else ExitStatus.DONE
-    return ExitStatus.PARTLY if any(outcome.error is None for outcome in outcomes) else ExitStatus.NOTHING
+        return (
+            ExitStatus.PARTLY
+            if any(outcome.tally.refused for outcome in outcomes)
+            else ExitStatus.DONE
+        )
+    return (
+        ExitStatus.PARTLY
+        if any(outcome.error is None for outcome in outcomes)
+        else ExitStatus.NOTHING
+    )
 
 
 def _summary(outcome: Outcome, *, is_dry_run: bool) -> str:
@@ -266,7 +296,9 @@ def _summary(outcome: Outcome, *, is_dry_run: bool) -> str:
     if outcome.window is None:
         return f"{lead}: nothing to do"
     tally = outcome.tally
-    counted = f"{tally.servers} servers, {tally.records.total()} records, {outcome.messages} messages"
+    counted = (
+        f"{tally.servers} servers, {tally.records.total()} records, {outcome.messages} messages"
+    )
     line = f"{lead}: from {outcome.window.start.isoformat(timespec='seconds')}: {counted}"
     if not is_dry_run:
         return line

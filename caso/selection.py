@@ -16,7 +16,8 @@ from caso.settings import Configuration
 class Selected:
     """A project to account. ``aliases`` are its names as the configuration and cASO write them, the id last.
 
-    ``former`` are others by which it may have been accounted before: its name, if no other project is called so.
+    ``former`` are others by which it may have been accounted before: its name, if no other project
+    is called so.
     """
 
     project: Project
@@ -25,7 +26,9 @@ class Selected:
     former: tuple[str, ...] = ()
 
 
-def select(cloud: Cloud, configuration: Configuration) -> tuple[list[Selected], list[ApplianceError]]:
+def select(
+    cloud: Cloud, configuration: Configuration
+) -> tuple[list[Selected], list[ApplianceError]]:
     """Return the projects to account and, for those that cannot be, what is wrong with each.
 
     Raises `Unavailable` when Keystone cannot be asked, or when nothing at all is selected.
@@ -74,7 +77,9 @@ def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
         )
     if len(found) > 1:
         ids = " or ".join(project.id for project in found)
-        raise AccessDenied(f"project {wanted}", f"{len(found)} projects are called so", f"write the id: {ids}")
+        raise AccessDenied(
+            f"project {wanted}", f"{len(found)} projects are called so", f"write the id: {ids}"
+        )
     return found[0]
 
 
@@ -84,11 +89,15 @@ def _in_domain(cloud: Cloud, found: Sequence[Project]) -> list[Project]:
     if by_id:
         return [project for project in found if project.domain_id == by_id]
     if by_name:
-        return [project for project in found if cloud.project(project.id).project_domain_name == by_name]
+        return [
+            project for project in found if cloud.project(project.id).project_domain_name == by_name
+        ]
     return []
 
 
-def _accept(cloud: Cloud, configuration: Configuration, project: Project, aliases: Sequence[str]) -> Selected:
+def _accept(
+    cloud: Cloud, configuration: Configuration, project: Project, aliases: Sequence[str]
+) -> Selected:
     if not project.is_enabled:
         raise AccessDenied(project, "is disabled", f"openstack project set --enable {project.id}")
     if not project.has_role:

@@ -1,8 +1,8 @@
 """The configuration of the accounting programs: files of cASO 1.1.1 to 5.2.2, the environment, the command line.
 
-Files are those that oslo.config takes for a project named caso; ``OS_GROUP__OPTION`` in the environment comes after
-them, flags last. Options of cASO that have no effect here are accepted; those that want something this version cannot
-do get a warning.
+Files are those that oslo.config takes for a project named caso; ``OS_GROUP__OPTION`` in the
+environment comes after them, flags last. Options of cASO that have no effect here are accepted;
+those that want something this version cannot do get a warning.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def default_files(layout: Layout) -> list[Path]:
     """Return the configuration files that are read when none is given: the first that exists, and its ``.d`` ones."""
     candidates = [layout.path(name) for name in _FILES]
     home = os.environ.get("HOME")
-    if home and layout.root == Path("/") and os.access(home, os.X_OK):  # after `setpriv` or `su` it may be another's
+    # after `setpriv` or `su` it may be another's
+    if home and layout.root == Path("/") and os.access(home, os.X_OK):
         candidates = [Path(home, ".caso/caso.conf"), Path(home, "caso.conf"), *candidates]
     return document.first_existing(candidates)
 
@@ -113,7 +114,9 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
         paths += _files_in(directory)
     if not paths:
         places = layout.path(_FILES[0])
-        raise ConfigurationError([Problem(places, 0, "", "does not exist; write it, or name another: --config-file")])
+        raise ConfigurationError(
+            [Problem(places, 0, "", "does not exist; write it, or name another: --config-file")]
+        )
     read = document.read(paths, oslo.parse)
     _overlay_environment(read)
     _overlay_flags(read, arguments)
@@ -131,14 +134,21 @@ def _files_in(directory: Path) -> list[Path]:
         raise ConfigurationError([Problem(directory, 0, "", cause)]) from error
 
 
-def _configuration(settings: Settings, read: Document, layout: Layout, *, since: datetime | None) -> Configuration:
+def _configuration(
+    settings: Settings, read: Document, layout: Layout, *, since: datetime | None
+) -> Configuration:
     spool = settings.path("DEFAULT", "spooldir", default=layout.path(_SPOOL), is_directory=True)
     site = settings.text(
-        "DEFAULT", "site_name", required="the site's name exactly as in GOCDB", placeholders=("SITE-NAME",)
+        "DEFAULT",
+        "site_name",
+        required="the site's name exactly as in GOCDB",
+        placeholders=("SITE-NAME",),
     )
     names = Names(
         site=_name(settings, "site_name", site),
-        service=_name(settings, "service_name", settings.text("DEFAULT", "service_name", default="$site_name")),
+        service=_name(
+            settings, "service_name", settings.text("DEFAULT", "service_name", default="$site_name")
+        ),
         benchmark_type=settings.text(
             "benchmark",
             "name_key",
@@ -153,7 +163,9 @@ def _configuration(settings: Settings, read: Document, layout: Layout, *, since:
         ),
     )
     _extractors(settings)
-    if entry := settings.where("accelerator", "number_key") or settings.where("accelerator", "type_key"):
+    if entry := settings.where("accelerator", "number_key") or settings.where(
+        "accelerator", "type_key"
+    ):
         settings.warn("accelerator", "", f"accelerator records: {_NOTHING}", entry=entry)
     mapping, wrong = _mapping(settings, layout)
     return Configuration(
@@ -165,7 +177,10 @@ def _configuration(settings: Settings, read: Document, layout: Layout, *, since:
         mapping=mapping,
         spool=spool,
         lock=settings.path(
-            "DEFAULT", "lock_path", default=Path(os.environ.get("CASO_LOCK_PATH") or spool), is_directory=True
+            "DEFAULT",
+            "lock_path",
+            default=Path(os.environ.get("CASO_LOCK_PATH") or spool),
+            is_directory=True,
         ),
         output=settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
         max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
@@ -197,11 +212,22 @@ def _overlay_environment(read: Document) -> None:
         group, separator, option = variable.removeprefix("OS_").partition("__")
         if variable.startswith("OS_") and separator and group and option:
             section = "DEFAULT" if group == "DEFAULT" else group.lower()
-            read.set(section, option.lower(), Entry(text, Path(f"environment variable {variable}"), 0))
+            read.set(
+                section, option.lower(), Entry(text, Path(f"environment variable {variable}"), 0)
+            )
 
 
 _FLAGS = (
-    *("projects", "extractor", "caso_tag", "vo_property", "mapping_file", "extract_from", "extract_to", "dry_run"),
+    *(
+        "projects",
+        "extractor",
+        "caso_tag",
+        "vo_property",
+        "mapping_file",
+        "extract_from",
+        "extract_to",
+        "dry_run",
+    ),
     *("log_file", "log_dir"),
 )
 
@@ -210,13 +236,21 @@ def _overlay_flags(read: Document, arguments: argparse.Namespace) -> None:
     for name in _FLAGS:
         value = getattr(arguments, name, None)
         if value is not None:
-            read.set("DEFAULT", name, Entry(str(value), Path(f"command line: --{name.replace('_', '-')}"), 0))
+            read.set(
+                "DEFAULT",
+                name,
+                Entry(str(value), Path(f"command line: --{name.replace('_', '-')}"), 0),
+            )
 
 
 def _name(settings: Settings, option: str, value: str) -> str:
     is_fit = value.isascii() and value.isprintable() and "%%" not in value and len(value) <= 255  # noqa: PLR2004
     if value and (not is_fit or value.lower() in ("none", "null")):
-        settings.error("DEFAULT", option, f"{value!r} would be refused by the repository; write the name as in GOCDB")
+        settings.error(
+            "DEFAULT",
+            option,
+            f"{value!r} would be refused by the repository; write the name as in GOCDB",
+        )
     return value
 
 
@@ -246,7 +280,9 @@ def _version(settings: Settings) -> str | None:
         if name in _OTHER_MESSENGERS:
             settings.warn("DEFAULT", "messengers", f"{name}: {_NOTHING}")
         elif name not in known:
-            settings.error("DEFAULT", "messengers", f"{name!r} is not a messenger; write ssm or noop")
+            settings.error(
+                "DEFAULT", "messengers", f"{name!r} is not a messenger; write ssm or noop"
+            )
     if not known:
         settings.error("DEFAULT", "messengers", "none of these is in this version; write ssm")
     for name in known:
@@ -256,7 +292,11 @@ def _version(settings: Settings) -> str | None:
     for name in sorted({"ssm", "ssmv4"} & set(known)):
         _record_types(settings, f"messenger_{name}")
     if known and not versions:
-        settings.warn("DEFAULT", "messengers", "noop: records are thrown away, and not extracted again; write ssm")
+        settings.warn(
+            "DEFAULT",
+            "messengers",
+            "noop: records are thrown away, and not extracted again; write ssm",
+        )
     return max(versions, default=None)
 
 
@@ -267,7 +307,9 @@ def _record_types(settings: Settings, section: str) -> None:
         if word in _OTHER_RECORDS:
             settings.warn(section, "record_types", f"{word}: {_NOTHING}")
         elif word != "cloud":
-            settings.error(section, "record_types", f"{word!r} is not a type of records; write cloud")
+            settings.error(
+                section, "record_types", f"{word!r} is not a type of records; write cloud"
+            )
     if chosen and "cloud" not in chosen:
         settings.error(section, "record_types", "none of these is in this version; add cloud")
 
@@ -292,7 +334,9 @@ def _moment(settings: Settings, option: str) -> datetime | None:
         moment = dateutil.parser.parse(text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
-        settings.error("DEFAULT", option, f"{text!r} is not a time; write it like 2026-11-01T00:00:00")
+        settings.error(
+            "DEFAULT", option, f"{text!r} is not a time; write it like 2026-11-01T00:00:00"
+        )
         return None
 
 
@@ -311,7 +355,9 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.Mapping, Seq
     if state not in ("does not exist", "is no file"):
         settings.error("DEFAULT", "mapping_file", f"{path} {state}")
     elif settings.where("DEFAULT", "mapping_file", aliases=aliases):
-        settings.warn("DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone alone")
+        settings.warn(
+            "DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone alone"
+        )
     return vo_module.Mapping(path), ()
 
 
@@ -336,7 +382,13 @@ def _access(settings: Settings, read: Document) -> Access:
     ca_file = settings.file("keystone_auth", "cafile")
     certificate = settings.file("keystone_auth", "certfile")
     key = settings.file("keystone_auth", "keyfile")
-    pair = (str(certificate), str(key)) if certificate and key else str(certificate) if certificate else None
+    pair = (
+        (str(certificate), str(key))
+        if certificate and key
+        else str(certificate)
+        if certificate
+        else None
+    )
     return Access(
         auth_type=auth_type,
         auth_url=auth_url,
@@ -344,7 +396,11 @@ def _access(settings: Settings, read: Document) -> Access:
         region=settings.text("DEFAULT", "region_name") or None,
         verify=False if insecure else str(ca_file) if ca_file else True,
         certificate=pair,
-        timeout=timedelta(seconds=settings.integer("keystone_auth", "timeout", default=60, minimum=1, maximum=3600)),
+        timeout=timedelta(
+            seconds=settings.integer(
+                "keystone_auth", "timeout", default=60, minimum=1, maximum=3600
+            )
+        ),
         uses_system_scope=settings.text(group, "system_scope", default="all") == "all",
         project_domain_id=settings.text(group, "project_domain_id"),
         project_domain_name=settings.text(group, "project_domain_name"),

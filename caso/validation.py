@@ -1,8 +1,9 @@
 """What the repository would refuse, or accept and lose.
 
-One refused record takes its whole message with it, so a record with any fault is set aside before it is spooled. The
-limits of text and numbers are those of APEL 2.5.0's record class and database; where APEL is lenient (negative
-durations, completed without an end, times in the future) this is not.
+One refused record takes its whole message with it, so a record with any fault is set aside before
+it is spooled. The limits of text and numbers are those of APEL 2.5.0's record class and database;
+where APEL is lenient (negative durations, completed without an end, times in the future) this is
+not.
 """
 
 from __future__ import annotations

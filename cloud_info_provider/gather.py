@@ -1,7 +1,7 @@
 """From OpenStack to facts: what each VO's project may use, several VOs at a time.
 
-Five requests a VO: token, flavors with their extra specs, images, servers (counted page by page), quotas. Whatever goes
-wrong with one VO is that VO's reason and stops no other.
+Five requests a VO: token, flavors with their extra specs, images, servers (counted page by page),
+quotas. Whatever goes wrong with one VO is that VO's reason and stops no other.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class Account:
                 service, access = offer.compute(scope), self.configuration.access
                 name = issuer.read(service.url, verify=access.verify, timeout=access.timeout)
                 newest = ".".join(map(str, service.microversion))
-                self._services[region] = service, Endpoint(service.url, service.version, newest, region, name)
+                self._services[region] = (
+                    service,
+                    Endpoint(service.url, service.version, newest, region, name),
+                )
             return self._services[region]
 
 
@@ -69,9 +72,14 @@ def gather(account: Account, shares: Sequence[ShareSettings]) -> Facts:
     """Read all shares. Raises `Unavailable` when not one of them could be read."""
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vo") as pool:
         results = list(pool.map(lambda share: _attempt(account, share), shares))
-    failed = {share.vo: result for share, result in zip(shares, results, strict=True) if isinstance(result, str)}
+    failed = {
+        share.vo: result
+        for share, result in zip(shares, results, strict=True)
+        if isinstance(result, str)
+    }
     if len(failed) == len(shares):
-        # One cause for all is told once: a password that is wrong looks like a missing role in each project.
+        # One cause for all is told once: a password that is wrong looks like a missing role in each
+        # project.
         account.cloud(shares[0].region).unscoped  # noqa: B018  logs in, or raises
         listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise Unavailable("no VO could be read", listed)
@@ -81,21 +89,28 @@ def gather(account: Account, shares: Sequence[ShareSettings]) -> Facts:
 def own_share(account: Account) -> ShareSettings:
     """Return the only share of a configuration that names none: the account's own project, for the VO that it tells.
 
-    Raises `ConfigurationError` when there is no such project, or more than one, or no VO is known for it.
+    Raises `ConfigurationError` when there is no such project, or more than one, or no VO is known
+    for it.
     """
     configuration = account.configuration
     access = configuration.access
-    found = identity.by_name_or_id(identity.projects(account.cloud(access.region or "")), configuration.project)
+    found = identity.by_name_or_id(
+        identity.projects(account.cloud(access.region or "")), configuration.project
+    )
     if len(found) > 1 and access.project_domain_id:
         found = [project for project in found if project.domain_id == access.project_domain_id]
     if len(found) != 1:
         text = f"{len(found) or 'no'} projects {configuration.project!r} for this account; write its id"
-        raise ConfigurationError([Problem(configuration.yaml_file, 0, "compute.shares", f"is not set, and {text}")])
+        raise ConfigurationError(
+            [Problem(configuration.yaml_file, 0, "compute.shares", f"is not set, and {text}")]
+        )
     try:
         name = vo.vo_of(found[0], mapping=vo.Mapping(configuration.yaml_file))
     except vo.NoVO as error:
         text = f"is not set, and {error.subject}: {error.cause}; write compute.shares.VO.auth.project_id"
-        raise ConfigurationError([Problem(configuration.yaml_file, 0, "compute.shares", text)]) from error
+        raise ConfigurationError(
+            [Problem(configuration.yaml_file, 0, "compute.shares", text)]
+        ) from error
     return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {})
 
 
@@ -120,7 +135,9 @@ def _read(account: Account, share: ShareSettings) -> Share:
         project_name=scope.project_name or "",
         project_domain=scope.project_domain_name or "",
         endpoint=endpoint,
-        flavors=tuple(sorted(map(_flavor, offer.flavors(scope, service)), key=lambda flavor: flavor.id)),
+        flavors=tuple(
+            sorted(map(_flavor, offer.flavors(scope, service)), key=lambda flavor: flavor.id)
+        ),
         images=tuple(sorted(_images(scope, account.configuration), key=lambda image: image.id)),
         servers=_servers(scope),
         quotas=offer.quotas(scope),
@@ -158,7 +175,8 @@ def _image(told: Mapping[str, Any]) -> Image:
         marketplace=first("vmcatcher_event_ad_mpuri", "marketplace"),
         base=appliance.get("ad:base_mpuri", ""),
         description=first("vmcatcher_event_dc_description", "vmcatcher_event_dc_title"),
-        version=first("image_version", "vmcatcher_event_hv_version") or appliance.get("hv:version", ""),
+        version=first("image_version", "vmcatcher_event_hv_version")
+        or appliance.get("hv:version", ""),
         architecture=first("architecture"),
         os_type=first("os_type"),
         os_distribution=first("os_distro"),
@@ -172,7 +190,11 @@ def _appliance(text: str) -> Mapping[str, str]:
         told = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return {name: value for name, value in told.items() if isinstance(value, str)} if isinstance(told, dict) else {}
+    return (
+        {name: value for name, value in told.items() if isinstance(value, str)}
+        if isinstance(told, dict)
+        else {}
+    )
 
 
 def _servers(scope: Scope) -> Servers:

@@ -11,10 +11,11 @@
             └── GLUE2ShareID                      Share, one a VO and project
                 └── GLUE2PolicyID                 MappingPolicy: the VO
 
-Flavors and images that several VOs may use stand there once; ``GLUE2EntityOtherInfo: VO=…`` says for which, and a share
-names its flavors in ``GLUE2ShareResourceForeignKey``. Shares are plain ones: ComputingShare demands figures of batch
-queues. Identifiers are those of cloud-info-provider 0.8 to 0.13. The same facts always give the same entries, in the
-same order; times of creation are the BDII's business, since it knows when an entry changed.
+Flavors and images that several VOs may use stand there once; ``GLUE2EntityOtherInfo: VO=…`` says
+for which, and a share names its flavors in ``GLUE2ShareResourceForeignKey``. Shares are plain ones:
+ComputingShare demands figures of batch queues. Identifiers are those of cloud-info-provider 0.8 to
+0.13. The same facts always give the same entries, in the same order; times of creation are the
+BDII's business, since it knows when an entry changed.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ Value = str | int | Iterable[str] | None
 _Thing = TypeVar("_Thing", Flavor, Image)
 
 
-def entries(facts: Facts, site: Site, *, shares: Sequence[ShareSettings], auth_url: str) -> list[Entry]:
+def entries(
+    facts: Facts, site: Site, *, shares: Sequence[ShareSettings], auth_url: str
+) -> list[Entry]:
     """Return the whole tree. ``shares`` are all that are configured, read or not; ``auth_url`` names the cloud.
 
-    Policies name the VOs of all configured shares, so that one that cannot be read loses no right. Totals of the cloud
-    are left out when a share is missing in them.
+    Policies name the VOs of all configured shares, so that one that cannot be read loses no right.
+    Totals of the cloud are left out when a share is missing in them.
     """
     tree = _Tree(facts, site, {share.vo: share for share in shares}, auth_url)
     seen: set[str] = set()
@@ -84,7 +87,9 @@ def _pairs(values: Mapping[str, Value]) -> Iterator[str]:
 class _Tree:
     """One cloud's entries; the methods follow the drawing above."""
 
-    def __init__(self, facts: Facts, site: Site, configured: Mapping[str, ShareSettings], auth_url: str) -> None:
+    def __init__(
+        self, facts: Facts, site: Site, configured: Mapping[str, ShareSettings], auth_url: str
+    ) -> None:
         self.facts = facts
         self.site = site
         self.configured = configured
@@ -134,7 +139,10 @@ class _Tree:
                 "GLUE2ComputingServiceWaitingJobs": 0 if is_whole else None,
                 "GLUE2ComputingServiceSuspendedJobs": halted if is_whole else None,
                 "GLUE2EntityOtherInfo": _pairs(
-                    {"InfoProviderName": "cloud-info-provider-service", "InfoProviderVersion": __version__}
+                    {
+                        "InfoProviderName": "cloud-info-provider-service",
+                        "InfoProviderVersion": __version__,
+                    }
                 ),
             },
         )
@@ -154,7 +162,9 @@ class _Tree:
                 "GLUE2ComputingManagerTotalPhysicalCPUs": self.site.cores,
                 "GLUE2ComputingManagerTotalLogicalCPUs": self.site.cores,
                 "GLUE2ComputingManagerTotalSlots": self.site.cores,
-                "GLUE2ComputingManagerSlotsUsedByGridJobs": sum(each.vcpus for each in servers) if is_whole else None,
+                "GLUE2ComputingManagerSlotsUsedByGridJobs": sum(each.vcpus for each in servers)
+                if is_whole
+                else None,
                 # GB of memory: clouds have published it here since 0.8, and readers expect it.
                 "GLUE2ComputingManagerWorkingAreaTotal": self.site.memory or None,
             },
@@ -169,7 +179,11 @@ class _Tree:
     def vos(self, endpoint: Endpoint) -> list[ShareSettings]:
         """Return the configured shares of an endpoint's region."""
         read = {share.vo for share in self.facts.shares if share.endpoint == endpoint}
-        found = (share for share in self.configured.values() if share.vo in read or share.region == endpoint.region)
+        found = (
+            share
+            for share in self.configured.values()
+            if share.vo in read or share.region == endpoint.region
+        )
         return sorted(found, key=lambda share: share.vo)
 
     def endpoint(self, endpoint: Endpoint) -> Entry:
@@ -187,16 +201,21 @@ class _Tree:
                 "GLUE2EndpointCapability": self.site.capabilities,
                 "GLUE2EndpointImplementor": "OpenStack Foundation",
                 "GLUE2EndpointImplementationName": "OpenStack Nova",
-                "GLUE2EndpointImplementationVersion": self.site.middleware_version or endpoint.microversion,
+                "GLUE2EndpointImplementationVersion": self.site.middleware_version
+                or endpoint.microversion,
                 "GLUE2EndpointQualityLevel": self.site.endpoint_level,
                 "GLUE2EndpointHealthState": "warning" if failed else "ok",
-                "GLUE2EndpointHealthStateInfo": f"could not be read: {', '.join(failed)}" if failed else None,
+                "GLUE2EndpointHealthStateInfo": f"could not be read: {', '.join(failed)}"
+                if failed
+                else None,
                 "GLUE2EndpointServingState": "production",
                 "GLUE2EndpointIssuerCA": endpoint.issuer,
                 "GLUE2EndpointSemantics": "https://docs.openstack.org/api-ref/compute/",
                 "GLUE2EndpointServiceForeignKey": self.service_id,
                 "GLUE2ComputingEndpointComputingServiceForeignKey": self.service_id,
-                "GLUE2EntityOtherInfo": _pairs({"Authn": self.site.authentication, "Region": endpoint.region}),
+                "GLUE2EntityOtherInfo": _pairs(
+                    {"Authn": self.site.authentication, "Region": endpoint.region}
+                ),
             },
         )
 
@@ -237,7 +256,8 @@ class _Tree:
                 "GLUE2ExecutionEnvironmentCPUVendor": "virtual",
                 "GLUE2ExecutionEnvironmentCPUModel": "virtual",
                 "GLUE2ExecutionEnvironmentCPUVersion": "virtual",
-                # Mandatory or recommended figures of physical machines, at the values that change no reader's result.
+                # Mandatory or recommended figures of physical machines, at the values that change
+                # no reader's result.
                 "GLUE2ExecutionEnvironmentCPUClockSpeed": 1000,
                 "GLUE2ExecutionEnvironmentCPUTimeScalingFactor": 1,
                 "GLUE2ExecutionEnvironmentWallTimeScalingFactor": 1,
@@ -247,7 +267,9 @@ class _Tree:
                 "GLUE2ExecutionEnvironmentOSVersion": "UNKNOWN",
                 "GLUE2ExecutionEnvironmentConnectivityIn": "TRUE",
                 "GLUE2ExecutionEnvironmentConnectivityOut": "TRUE",
-                "GLUE2ExecutionEnvironmentNetworkInfo": "infiniband" if _has_infiniband(flavor) else None,
+                "GLUE2ExecutionEnvironmentNetworkInfo": "infiniband"
+                if _has_infiniband(flavor)
+                else None,
                 "GLUE2EntityOtherInfo": _pairs(
                     {
                         "VO": vos,
@@ -312,7 +334,9 @@ class _Tree:
                 "GLUE2ShareDescription": f"Share of the VO {share.vo} in project {share.project_name}",
                 "GLUE2ShareServiceForeignKey": self.service_id,
                 "GLUE2ShareEndpointForeignKey": self.endpoint_id(share.endpoint),
-                "GLUE2ShareResourceForeignKey": sorted({self.flavor_id(flavor) for flavor in share.flavors}),
+                "GLUE2ShareResourceForeignKey": sorted(
+                    {self.flavor_id(flavor) for flavor in share.flavors}
+                ),
                 "GLUE2EntityOtherInfo": _pairs(
                     {
                         "VO": share.vo,
@@ -342,7 +366,12 @@ class _Tree:
 
 
 def _policy(
-    parent: str, identifier: str, kind: str, vos: Sequence[ShareSettings], name: str, links: Mapping[str, Value]
+    parent: str,
+    identifier: str,
+    kind: str,
+    vos: Sequence[ShareSettings],
+    name: str,
+    links: Mapping[str, Value],
 ) -> Entry:
     return _entry(
         child(parent, "GLUE2PolicyID", identifier),

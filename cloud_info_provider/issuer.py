@@ -29,8 +29,9 @@ _SHORT = {
 def read(url: str, *, verify: bool | str, timeout: timedelta) -> str:
     """Return the issuer's name in slash form, ``/C=NL/O=GEANT/CN=…``, as the endpoint shows it in a TLS handshake.
 
-    ``verify`` is as in `appliance.core.cloud.login.Access`. Empty when there is no TLS, when the certificate is not
-    verified (anybody could tell a name then), or when the handshake fails: nothing depends on it.
+    ``verify`` is as in `appliance.core.cloud.login.Access`. Empty when there is no TLS, when the
+    certificate is not verified (anybody could tell a name then), or when the handshake fails:
+    nothing depends on it.
     """
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or verify is False:

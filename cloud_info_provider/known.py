@@ -8,11 +8,33 @@ from appliance.core.config.settings import Settings
 from appliance.core.config.yaml_file import Tree
 
 ACCOUNT_FLAGS = (
-    *("auth_type", "auth_url", "username", "user_id", "password", "user_domain_id", "user_domain_name"),
-    *("project_id", "project_name", "project_domain_id", "project_domain_name", "tenant_id", "tenant_name"),
+    *(
+        "auth_type",
+        "auth_url",
+        "username",
+        "user_id",
+        "password",
+        "user_domain_id",
+        "user_domain_name",
+    ),
+    *(
+        "project_id",
+        "project_name",
+        "project_domain_id",
+        "project_domain_name",
+        "tenant_id",
+        "tenant_name",
+    ),
     *("default_domain_id", "default_domain_name", "domain_id", "domain_name", "trust_id", "token"),
     *("application_credential_id", "application_credential_name", "application_credential_secret"),
-    *("identity_provider", "protocol", "access_token", "client_id", "client_secret", "discovery_endpoint"),
+    *(
+        "identity_provider",
+        "protocol",
+        "access_token",
+        "client_id",
+        "client_secret",
+        "discovery_endpoint",
+    ),
     *("region", "region_name", "interface", "cacert", "cert", "key"),
 )
 """Options of the account that have a flag ``--os-…``; the plugin takes those that are its own."""
@@ -27,16 +49,49 @@ QUALITY_LEVELS = ("development", "pre-production", "production", "testing")
 
 CAPABILITIES = frozenset(
     (
-        *("data.access.flatfiles", "data.access.relational", "data.access.sessiondir", "data.access.stageindir"),
-        *("data.access.stageoutdir", "data.access.xml", "data.management.replica", "data.management.storage"),
-        *("data.management.transfer", "data.naming.resolver", "data.naming.scheme", "data.transfer"),
-        *("data.transfer.cepull.ftp", "data.transfer.cepush.srm", "executionmanagement.candidatesetgenerator"),
+        *(
+            "data.access.flatfiles",
+            "data.access.relational",
+            "data.access.sessiondir",
+            "data.access.stageindir",
+        ),
+        *(
+            "data.access.stageoutdir",
+            "data.access.xml",
+            "data.management.replica",
+            "data.management.storage",
+        ),
+        *(
+            "data.management.transfer",
+            "data.naming.resolver",
+            "data.naming.scheme",
+            "data.transfer",
+        ),
+        *(
+            "data.transfer.cepull.ftp",
+            "data.transfer.cepush.srm",
+            "executionmanagement.candidatesetgenerator",
+        ),
         *("executionmanagement.dynamicvmdeploy", "executionmanagement.executionandplanning"),
         *("executionmanagement.jobdescription", "executionmanagement.jobexecution"),
-        *("executionmanagement.jobmanager", "executionmanagement.reservation", "information.discovery"),
-        *("information.logging", "information.model", "information.monitoring", "information.provenance"),
+        *(
+            "executionmanagement.jobmanager",
+            "executionmanagement.reservation",
+            "information.discovery",
+        ),
+        *(
+            "information.logging",
+            "information.model",
+            "information.monitoring",
+            "information.provenance",
+        ),
         *("information.publication", "security.accounting", "security.attributeauthority"),
-        *("security.authentication", "security.authorization", "security.credentialstorage", "security.delegation"),
+        *(
+            "security.authentication",
+            "security.authorization",
+            "security.credentialstorage",
+            "security.delegation",
+        ),
         *("security.identitymapping"),
     )
 )
@@ -48,13 +103,36 @@ _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
         *("user_support_contact", "sysadmin_contact", "security_contact", "bdii_host", "bdii_port"),
     ),
     "compute": (
-        *("service_name", "region", "max_dedicated_ram", "min_dedicated_ram", "accelerators_virt_type"),
-        *("total_accelerators", "max_accelerators", "min_accelerators", "network_virt_type", "cpu_virt_type"),
-        *("virtual_disk_formats", "failover", "live_migration", "vm_backup_restore", "public_ip_assignable"),
+        *(
+            "service_name",
+            "region",
+            "max_dedicated_ram",
+            "min_dedicated_ram",
+            "accelerators_virt_type",
+        ),
+        *(
+            "total_accelerators",
+            "max_accelerators",
+            "min_accelerators",
+            "network_virt_type",
+            "cpu_virt_type",
+        ),
+        *(
+            "virtual_disk_formats",
+            "failover",
+            "live_migration",
+            "vm_backup_restore",
+            "public_ip_assignable",
+        ),
         *("oidc_auth_enabled", "supported_idps"),
     ),
     "compute.endpoints.defaults": (
-        *("openstack_api_version", "occi_api_version", "occi_middleware_version", "api_endpoint_technology"),
+        *(
+            "openstack_api_version",
+            "occi_api_version",
+            "occi_middleware_version",
+            "api_endpoint_technology",
+        ),
         *("api_type", "middleware", "middleware_developer"),
     ),
     "compute.templates.defaults": (
@@ -62,8 +140,21 @@ _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
     ),
     "compute.images.defaults": ("platform", "image_schema", "schema"),
     "compute.quotas.defaults": (
-        *("instances", "cores", "ram", "floating_ips", "fixed_ips", "metadata_items", "injected_files"),
-        *("injected_file_content_bytes", "injected_file_path_bytes", "key_pairs", "security_groups"),
+        *(
+            "instances",
+            "cores",
+            "ram",
+            "floating_ips",
+            "fixed_ips",
+            "metadata_items",
+            "injected_files",
+        ),
+        *(
+            "injected_file_content_bytes",
+            "injected_file_path_bytes",
+            "key_pairs",
+            "security_groups",
+        ),
         *("security_group_rules", "server_groups", "server_group_members"),
     ),
 }
@@ -78,10 +169,19 @@ def accept(settings: Settings, tree: Tree) -> None:
     for section, names in _WITHOUT_EFFECT.items():
         settings.accept(section, names)
     for section, options in tree.sections.items():
-        parent = next((name for name in _PUBLISHED_ELSEWHERE if section == name or section.startswith(f"{name}.")), "")
+        parent = next(
+            (
+                name
+                for name in _PUBLISHED_ELSEWHERE
+                if section == name or section.startswith(f"{name}.")
+            ),
+            "",
+        )
         if parent == section:
             above, _, name = section.rpartition(".")
-            settings.warn(above, name, _PUBLISHED_ELSEWHERE[parent], entry=tree.children[above][name])
+            settings.warn(
+                above, name, _PUBLISHED_ELSEWHERE[parent], entry=tree.children[above][name]
+            )
         # Below these, a site that is no OpenStack lists what it has, one name each.
         lists = ("compute.endpoints.", "compute.templates.", "compute.images.")
         if parent or (section.startswith(lists) and not section.endswith(".defaults")):

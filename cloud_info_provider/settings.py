@@ -1,8 +1,9 @@
 """The configuration of the information provider: ``openstack.rc`` for the account, ``openstack.yaml`` for the rest.
 
-The account comes from flags, else from the process's environment, else from the file of shell variables. The YAML file
-is that of cloud-info-provider 0.8 to 0.10 (one project, the account's own) or 0.11 to 0.13 (``compute.shares``, one
-project a VO); what those releases knew and what has no effect here is accepted.
+The account comes from flags, else from the process's environment, else from the file of shell
+variables. The YAML file is that of cloud-info-provider 0.8 to 0.10 (one project, the account's own)
+or 0.11 to 0.13 (``compute.shares``, one project a VO); what those releases knew and what has no
+effect here is accepted.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
         "access": _access(keystone, account, arguments),
         "project": _project(keystone),
         "site": _site(settings),
-        "shares": _shares(settings, tree, keystone.text(ACCOUNT, "region_name", aliases=[(ACCOUNT, "region")])),
+        "shares": _shares(
+            settings, tree, keystone.text(ACCOUNT, "region_name", aliases=[(ACCOUNT, "region")])
+        ),
         "all_images": arguments.all_images
         or not settings.boolean("compute.images.defaults", "require_marketplace_id", default=True),
     }
@@ -139,11 +142,14 @@ def _renamed(problem: Problem) -> Problem:
     section, _, option = problem.option.removeprefix("[").partition("] ")
     if not option:
         return problem
-    name = f"{ACCOUNT}_{option.upper()}" if section == ACCOUNT else f"{section}.{option}".lstrip(".")
+    name = (
+        f"{ACCOUNT}_{option.upper()}" if section == ACCOUNT else f"{section}.{option}".lstrip(".")
+    )
     return Problem(problem.path, problem.line, name, problem.text, problem.is_fatal)
 
 
-# ---------------------------------------------------------------------------------------------------------- account
+# ----------------------------------------------------------------------------------------------------------
+# account
 
 
 def _read_account(
@@ -160,10 +166,16 @@ def _read_account(
             problems += error.problems
     account = Document(paths=[path])
     account.sections[ACCOUNT] = {}
-    environment = {name: Entry(text, Path(f"environment variable {name}"), 0) for name, text in os.environ.items()}
+    environment = {
+        name: Entry(text, Path(f"environment variable {name}"), 0)
+        for name, text in os.environ.items()
+    }
     for source in (variables, environment):
-        for name in sorted(source, key=lambda name: name.startswith("OS_")):  # the older names first: they lose
-            option = _OLD_NAMES.get(name) or (name.removeprefix("OS_").lower() if name.startswith("OS_") else "")
+        # the older names first: they lose
+        for name in sorted(source, key=lambda name: name.startswith("OS_")):
+            option = _OLD_NAMES.get(name) or (
+                name.removeprefix("OS_").lower() if name.startswith("OS_") else ""
+            )
             if option and source[name].text:
                 account.set(ACCOUNT, option.replace("tenant", "project"), source[name])
     for option in known.ACCOUNT_FLAGS:
@@ -178,16 +190,24 @@ def _lift_version(account: Document) -> None:
     """Turn the URL of Keystone's version 2, which is gone, into that of version 3 on the same host."""
     entry = account.get(ACCOUNT, "auth_url")
     if entry and (url := entry.text.rstrip("/")).endswith("/v2.0"):
-        account.set(ACCOUNT, "auth_url", Entry(url.removesuffix("/v2.0") + "/v3", entry.path, entry.line))
+        account.set(
+            ACCOUNT, "auth_url", Entry(url.removesuffix("/v2.0") + "/v3", entry.path, entry.line)
+        )
 
 
 def _access(keystone: Settings, account: Document, arguments: argparse.Namespace) -> Access:
     given = account.sections[ACCOUNT]
     bound = "application_credential_id" in given or "application_credential_name" in given
     auth_type = keystone.text(
-        ACCOUNT, "auth_type", default="v3applicationcredential" if bound else "v3password", aliases=[(ACCOUNT, "auth")]
+        ACCOUNT,
+        "auth_type",
+        default="v3applicationcredential" if bound else "v3password",
+        aliases=[(ACCOUNT, "auth")],
     )
-    has_domain = any(name.startswith(("user_domain_", "default_domain_")) for name in given) or "user_id" in given
+    has_domain = (
+        any(name.startswith(("user_domain_", "default_domain_")) for name in given)
+        or "user_id" in given
+    )
     options = access.read_options(
         keystone, ACCOUNT, auth_type, defaults={} if has_domain else {"user_domain_id": "default"}
     )
@@ -196,7 +216,9 @@ def _access(keystone: Settings, account: Document, arguments: argparse.Namespace
     insecure = arguments.insecure or keystone.boolean(ACCOUNT, "insecure", default=False)
     if insecure:
         remedy = place.trust_remedy("set OS_CACERT instead")
-        keystone.warn(ACCOUNT, "insecure", f"anybody on the network may read the password; {remedy}")
+        keystone.warn(
+            ACCOUNT, "insecure", f"anybody on the network may read the password; {remedy}"
+        )
     ca_file = keystone.file(ACCOUNT, "cacert")
     certificate, key = keystone.file(ACCOUNT, "cert"), keystone.file(ACCOUNT, "key")
     return Access(
@@ -205,11 +227,17 @@ def _access(keystone: Settings, account: Document, arguments: argparse.Namespace
         options={**options, "auth_url": url},
         region=keystone.text(ACCOUNT, "region_name", aliases=[(ACCOUNT, "region")]) or None,
         verify=False if insecure else str(ca_file) if ca_file else True,
-        certificate=(str(certificate), str(key)) if certificate and key else str(certificate) if certificate else None,
+        certificate=(str(certificate), str(key))
+        if certificate and key
+        else str(certificate)
+        if certificate
+        else None,
         timeout=timedelta(seconds=arguments.timeout),
         uses_system_scope=False,
         project_domain_id=keystone.text(ACCOUNT, "project_domain_id"),
-        interface=keystone.choice(ACCOUNT, "interface", default="public", allowed=("public", "internal")),
+        interface=keystone.choice(
+            ACCOUNT, "interface", default="public", allowed=("public", "internal")
+        ),
         section=str(account.paths[0]),
         places=access.read_places(keystone, ACCOUNT, auth_type),
     )
@@ -219,12 +247,17 @@ def _project(keystone: Settings) -> str:
     return keystone.text(ACCOUNT, "project_id") or keystone.text(ACCOUNT, "project_name")
 
 
-# -------------------------------------------------------------------------------------------------------- YAML file
+# --------------------------------------------------------------------------------------------------------
+# YAML file
 
 
-def _yaml_path(arguments: argparse.Namespace, layout: Layout, variables: Mapping[str, Entry]) -> Path:
+def _yaml_path(
+    arguments: argparse.Namespace, layout: Layout, variables: Mapping[str, Entry]
+) -> Path:
     named = variables.get("CLOUD_INFO_CONFIG")
-    told = arguments.yaml_file or os.environ.get("CLOUD_INFO_CONFIG") or (named.text if named else "")
+    told = (
+        arguments.yaml_file or os.environ.get("CLOUD_INFO_CONFIG") or (named.text if named else "")
+    )
     usual = [layout.path(name) for name in _YAML]
     return Path(told) if told else (document.first_existing(usual) or usual)[0]
 
@@ -233,14 +266,19 @@ def _site(settings: Settings) -> Site:
     endpoint = "compute.endpoints.defaults"
     site = Site(
         name=settings.text(
-            "site", "name", required="the site's name exactly as in GOCDB", placeholders=("SITE-NAME", "SITE_NAME")
+            "site",
+            "name",
+            required="the site's name exactly as in GOCDB",
+            placeholders=("SITE-NAME", "SITE_NAME"),
         ),
         cores=settings.integer("compute", "total_cores", default=0),
         memory=settings.integer("compute", "total_ram", default=0),
         hypervisor=settings.text("compute", "hypervisor", default="UNKNOWN"),
         hypervisor_version=settings.text("compute", "hypervisor_version", default="UNKNOWN"),
         middleware_version=settings.text(
-            "compute", "middleware_version", aliases=[(endpoint, "middleware_version"), (endpoint, "api_version")]
+            "compute",
+            "middleware_version",
+            aliases=[(endpoint, "middleware_version"), (endpoint, "api_version")],
         ),
         service_level=_level(settings, "compute", "service_production_level"),
         endpoint_level=_level(settings, endpoint, "production_level"),
@@ -249,8 +287,15 @@ def _site(settings: Settings) -> Site:
         capabilities=_capabilities(settings),
     )
     if site.name and not _SITE.fullmatch(site.name):
-        settings.error("site", "name", f"{site.name!r} is not the name of a site in GOCDB: letters, digits and . _ -")
-    for option, meaning in (("total_cores", "the cores of all hypervisors"), ("total_ram", "their memory in GB")):
+        settings.error(
+            "site",
+            "name",
+            f"{site.name!r} is not the name of a site in GOCDB: letters, digits and . _ -",
+        )
+    for option, meaning in (
+        ("total_cores", "the cores of all hypervisors"),
+        ("total_ram", "their memory in GB"),
+    ):
         entry = settings.where("compute", option)
         if entry is None or entry.text in ("", "0"):
             settings.warn("compute", option, f"is not set: 0 is published; write {meaning}")
@@ -265,11 +310,12 @@ def _capabilities(settings: Settings) -> tuple[str, ...]:
     told = settings.words("compute", "capabilities")
     foreign = [name for name in told if name not in known.CAPABILITIES]
     if foreign:
-        text = (
-            f"{', '.join(foreign)}: no capability of GLUE 2.0; left out, {' and '.join(_DEFAULT_CAPABILITIES)} are in"
-        )
+        published = " and ".join(_DEFAULT_CAPABILITIES)
+        text = f"{', '.join(foreign)}: no capability of GLUE 2.0; left out, {published} are in"
         settings.warn("compute", "capabilities", text)
-    return tuple(dict.fromkeys((*_DEFAULT_CAPABILITIES, *(name for name in told if name not in foreign))))
+    return tuple(
+        dict.fromkeys((*_DEFAULT_CAPABILITIES, *(name for name in told if name not in foreign)))
+    )
 
 
 def _shares(settings: Settings, tree: yaml_file.Tree, region: str) -> tuple[ShareSettings, ...]:
@@ -288,7 +334,12 @@ def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSetti
     elif not _PROJECT.fullmatch(project):
         settings.error(f"{section}.auth", "project_id", f"{project!r} is not the id of a project")
     if not _VO.fullmatch(vo):
-        settings.error("compute.shares", vo, "is not the name of a VO: printable ASCII without blanks", entry=entry)
+        settings.error(
+            "compute.shares",
+            vo,
+            "is not the name of a VO: printable ASCII without blanks",
+            entry=entry,
+        )
     kinds = ("none", "public", "public_only", "private", "private_only")
     settings.choice(section, "default_network_type", default="", allowed=kinds)
     return ShareSettings(
@@ -296,5 +347,7 @@ def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSetti
         project_id=project,
         region=settings.text(f"{section}.auth", "region_name", default=region),
         membership=settings.words(section, "membership", default=(f"VO:{vo}",)),
-        information={name: value for name in known.SHARE_TEXTS if (value := settings.text(section, name))},
+        information={
+            name: value for name in known.SHARE_TEXTS if (value := settings.text(section, name))
+        },
     )

@@ -1,9 +1,10 @@
 """What image lists say, what the cloud holds, and what is to be done about the difference.
 
-A *list* is a signed HEPiX image list of one VO. An *appliance* is one image of such a list, whether described by the
-list or reported by the backend: list and backend speak of the same thing, so both become the same value and a plan is
-their comparison. ``attributes`` hold what the list said of the image, key by key (``dc:…``, ``hv:…``, ``sl:…``,
-``ad:…``, always text), together with those of the endorser; comparing them does not depend on their order.
+A *list* is a signed HEPiX image list of one VO. An *appliance* is one image of such a list, whether
+described by the list or reported by the backend: list and backend speak of the same thing, so both
+become the same value and a plan is their comparison. ``attributes`` hold what the list said of the
+image, key by key (``dc:…``, ``hv:…``, ``sl:…``, ``ad:…``, always text), together with those of the
+endorser; comparing them does not depend on their order.
 
 The key of an appliance is its identifier within its list: two lists may offer the same image.
 """
@@ -127,8 +128,8 @@ class Refusal:
 class ImageList:
     """A list that was read and believed: only verification makes one.
 
-    ``refused`` are images of the list that cannot be used: their copies in the cloud stay as they are, because the
-    list does offer them.
+    ``refused`` are images of the list that cannot be used: their copies in the cloud stay as they
+    are, because the list does offer them.
     """
 
     identifier: ListId
@@ -209,7 +210,8 @@ class Plan:
 def ram_in_bytes(value: int) -> int:
     """Return an amount of memory in bytes.
 
-    ``hv:ram_minimum`` has no unit: AppDB writes bytes, others MiB. No machine has a TiB for its least memory and none
-    less than a MiB, so values from 2**20 up are bytes and those below are MiB. Doing it twice does no harm.
+    ``hv:ram_minimum`` has no unit: AppDB writes bytes, others MiB. No machine has a TiB for its
+    least memory and none less than a MiB, so values from 2**20 up are bytes and those below are
+    MiB. Doing it twice does no harm.
     """
     return value * _MIB if 0 < value < _MIB else max(value, 0)

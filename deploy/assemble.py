@@ -1,7 +1,8 @@
 """Runs while images are built: puts libraries and programs below /layers/NAME as they will lie in the image NAME.
 
 python3 -m deploy.assemble libraries WHEELHOUSE REQUIREMENTS     one directory for each layer
-python3 -m deploy.assemble programs WHEEL                        one for each image, with only what it runs of ours
+python3 -m deploy.assemble programs WHEEL                        one for each image, with only what
+it runs of ours
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ LAYERS = Path("/layers")
 PREFIX = "opt/fedcloud"
 SITE = f"{PREFIX}/lib/python3.11/site-packages"
 
-NEVER_IMPORTED = ("setuptools", "_distutils_hack", "distutils-precedence.pth", "pkg_resources", "pycparser", "bin")
+NEVER_IMPORTED = (
+    "setuptools",
+    "_distutils_hack",
+    "distutils-precedence.pth",
+    "pkg_resources",
+    "pycparser",
+    "bin",
+)
 """What builds packages, which a dependency names for its own build, and other people's programs."""
 _TESTS = ("tests", "test", "testing_data")
 
@@ -42,8 +50,23 @@ def libraries(wheelhouse: Path, requirements: Path) -> None:
         )
         subprocess.run(
             [
-                *(sys.executable, pip / "pip", "install", "--quiet", "--disable-pip-version-check", *options),
-                *("--root-user-action=ignore", "--find-links", wheelhouse, "--target", site, "--requirement", path),
+                *(
+                    sys.executable,
+                    pip / "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    *options,
+                ),
+                *(
+                    "--root-user-action=ignore",
+                    "--find-links",
+                    wheelhouse,
+                    "--target",
+                    site,
+                    "--requirement",
+                    path,
+                ),
             ],
             check=True,
         )
@@ -76,12 +99,16 @@ def programs(wheel: Path) -> None:
     for name, image in IMAGES.items():
         site = LAYERS / name / SITE
         for package in ("appliance", *image.packages):
-            shutil.copytree(unpacked / package, site / package, ignore=shutil.ignore_patterns("admin"))
+            shutil.copytree(
+                unpacked / package, site / package, ignore=shutil.ignore_patterns("admin")
+            )
         shutil.copytree(metadata, site / metadata.name)
         binaries = LAYERS / name / PREFIX / "bin"
         binaries.mkdir()
         (binaries / "python").symlink_to("/usr/bin/python3.11")
-        (LAYERS / name / PREFIX / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+        (LAYERS / name / PREFIX / "pyvenv.cfg").write_text(
+            "home = /usr/bin\ninclude-system-site-packages = false\n"
+        )
         for program in image.programs:
             module, _, function = entry_points["console_scripts"][program].partition(":")
             path = binaries / program

@@ -1,13 +1,14 @@
 """Makes the bundle that an installation needs: images, the host's wheels, files, what is in the images, and proof.
 
     DIST/fedcloud-appliance-VERSION/
-      install  signing-key.pem            the installer, and the public key when there is a signature
-      images/images.tar  images.lock      what `docker load` takes; service, tag and id of each, one a line
-      debian-packages.txt                 what the images have of Debian: name, version, architecture, day, one a line
-      wheels/  requirements.txt           the host's programs, by their hashes; requirements-all.txt: all programs
-      files/                              what goes to /etc, /usr/local/bin and the like
-      sbom/NAME.cdx.json                  the content of each image
-      SHA256SUMS  SHA256SUMS.sig          of all other files; signed with the publisher's key
+      install  signing-key.pem            the installer, and the public key when there is a
+      signature images/images.tar  images.lock      what `docker load` takes; service, tag and id of
+      each, one a line debian-packages.txt                 what the images have of Debian: name,
+      version, architecture, day, one a line wheels/  requirements.txt           the host's
+      programs, by their hashes; requirements-all.txt: all programs files/
+      what goes to /etc, /usr/local/bin and the like sbom/NAME.cdx.json                  the content
+      of each image SHA256SUMS  SHA256SUMS.sig          of all other files; signed with the
+      publisher's key
 
 It is made under another name and renamed when it is whole.
 """
@@ -41,7 +42,12 @@ class BundleError(Exception):
 
 
 def make(
-    engine: Engine, directory: Path, *, key: Path | None, fresh: bool = False, step: progress.Step = progress.silent
+    engine: Engine,
+    directory: Path,
+    *,
+    key: Path | None,
+    fresh: bool = False,
+    step: progress.Step = progress.silent,
 ) -> Path:
     """Make the bundle in ``directory``; returns its own directory. Without a key it is not signed.
 
@@ -66,7 +72,17 @@ def make(
             _put_sboms(engine, unfinished, detail)
         with step("checksums" if key is None else "checksums and signature"):
             if key is not None:
-                _run(["openssl", "pkey", "-in", key, "-pubout", "-out", unfinished / "signing-key.pem"])
+                _run(
+                    [
+                        "openssl",
+                        "pkey",
+                        "-in",
+                        key,
+                        "-pubout",
+                        "-out",
+                        unfinished / "signing-key.pem",
+                    ]
+                )
             _put_sums(unfinished)
             if key is not None:
                 sign(unfinished, key)
@@ -80,7 +96,9 @@ def check_key(key: Path) -> None:
     try:
         mode = key.stat().st_mode
     except OSError as error:
-        raise BundleError(f"{key}: {error.strerror}; give the publisher's private key, or --unsigned") from None
+        raise BundleError(
+            f"{key}: {error.strerror}; give the publisher's private key, or --unsigned"
+        ) from None
     if mode & _OTHERS:
         raise BundleError(f"{key}: others can read this key; chmod 600")
     _run(["openssl", "pkey", "-in", key, "-noout"], why=f"{key}: is no private key in PEM form")
@@ -91,7 +109,9 @@ def sign(bundle: Path, key: Path) -> None:
     sums, signature = bundle / "SHA256SUMS", bundle / "SHA256SUMS.sig"
     kind = _run(["openssl", "pkey", "-in", key, "-noout", "-text"])
     if "ED25519" in kind:
-        _run(["openssl", "pkeyutl", "-sign", "-inkey", key, "-rawin", "-in", sums, "-out", signature])
+        _run(
+            ["openssl", "pkeyutl", "-sign", "-inkey", key, "-rawin", "-in", sums, "-out", signature]
+        )
     else:
         _run(["openssl", "dgst", "-sha256", "-sign", key, "-out", signature, sums])
 
@@ -101,7 +121,11 @@ def _put_files(bundle: Path) -> None:
     files.mkdir()
     for folder in FOLDERS:
         if (TOP / folder).is_dir():
-            shutil.copytree(TOP / folder, files / folder, ignore=shutil.ignore_patterns("__pycache__", "*~", ".*"))
+            shutil.copytree(
+                TOP / folder,
+                files / folder,
+                ignore=shutil.ignore_patterns("__pycache__", "*~", ".*"),
+            )
     shutil.copy(TOP / "docker-compose.yml", files)
     installer = TOP / "scripts/install"
     if installer.exists():
@@ -114,7 +138,9 @@ def _put_wheels(bundle: Path) -> None:
     everything = contents.everything([LOCKS / f"{name}.txt" for name in images.EXTRAS])
     (bundle / "requirements-all.txt").write_text(everything)
     (bundle / "wheels").mkdir()
-    for wheel in sorted(images.fetch_host_wheels(CACHE, bundle / "requirements-all.txt").glob("*.whl")):
+    for wheel in sorted(
+        images.fetch_host_wheels(CACHE, bundle / "requirements-all.txt").glob("*.whl")
+    ):
         shutil.copy(wheel, bundle / "wheels")
     shutil.copy(images.build_wheel(CACHE, images.fetch_wheels(CACHE)), bundle / "wheels")
 
@@ -127,7 +153,9 @@ def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str], base: debi
     head = f"# service tag id\n{locked.PACKAGES_OF} {base.archive}\n"
     (bundle / "images.lock").write_text(head + "".join(lines))
     head = f"# Debian packages as of {base.archive}: name version architecture, and the day that each was built on\n"
-    (bundle / "debian-packages.txt").write_text(head + "".join(f"{package}\n" for package in base.packages()))
+    (bundle / "debian-packages.txt").write_text(
+        head + "".join(f"{package}\n" for package in base.packages())
+    )
 
 
 def _put_sboms(engine: Engine, bundle: Path, detail: progress.Detail) -> None:
@@ -135,7 +163,9 @@ def _put_sboms(engine: Engine, bundle: Path, detail: progress.Detail) -> None:
     at = datetime.fromtimestamp(int(images.epoch()), UTC)
     for name in contents.IMAGES:
         detail(name)
-        (bundle / f"sbom/{name}.cdx.json").write_text(sbom.of_image(engine, images.tag(name), at=at))
+        (bundle / f"sbom/{name}.cdx.json").write_text(
+            sbom.of_image(engine, images.tag(name), at=at)
+        )
 
 
 def _put_sums(bundle: Path) -> None:
@@ -163,7 +193,9 @@ def _name(unfinished: Path, finished: Path) -> Path:
 
 
 def _run(command: list[str | Path], *, why: str = "") -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())[-600:]
         raise BundleError(why or f"{' '.join(map(str, command[:3]))}: {words}")
@@ -172,18 +204,33 @@ def _run(command: list[str | Path], *, why: str = "") -> str:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="scripts/build", description="Builds the images and the bundle.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/build", description="Builds the images and the bundle."
+    )
     proof = parser.add_mutually_exclusive_group(required=True)
-    proof.add_argument("--key", type=Path, metavar="FILE", help="private key (PEM, Ed25519 best) that signs the bundle")
-    proof.add_argument("--unsigned", action="store_true", help="no signature: for an installation by whoever built it")
-    parser.add_argument("--into", type=Path, default=TOP / "dist", metavar="DIR", help="where to (default: dist)")
+    proof.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="private key (PEM, Ed25519 best) that signs the bundle",
+    )
+    proof.add_argument(
+        "--unsigned",
+        action="store_true",
+        help="no signature: for an installation by whoever built it",
+    )
+    parser.add_argument(
+        "--into", type=Path, default=TOP / "dist", metavar="DIR", help="where to (default: dist)"
+    )
     words = "take today's Debian packages into the images, and print what changed; default: those of the last build"
     parser.add_argument("--fresh", action="store_true", help=words)
     arguments = parser.parse_args()
     engine = Engine(TOP / ".cache/docker")
     try:
         with engine.used():
-            bundle = make(engine, arguments.into, key=arguments.key, fresh=arguments.fresh, step=progress.step)
+            bundle = make(
+                engine, arguments.into, key=arguments.key, fresh=arguments.fresh, step=progress.step
+            )
     except (BundleError, EngineError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 2 if isinstance(error, BundleError) else 3

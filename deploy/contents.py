@@ -1,6 +1,7 @@
 """What each image holds beside the base: libraries from the locks, layer by layer, our packages and our programs.
 
-An image is a chain of layers. A layer that several images need comes early in their chains and is stored once:
+An image is a chain of layers. A layer that several images need comes early in their chains and is
+stored once:
 
     base ─┬─ bdii ──────────────────────────────── sitebdii (slapd)
           └─ common ─┬─ ssm ────────────────────── ssm
@@ -35,7 +36,10 @@ class Image:
 
 IMAGES: Mapping[str, Image] = {
     "caso": Image(
-        ("caso",), ("common", "openstack"), ("caso",), ("caso", "caso-extract", "caso-mapping-migrate", "caso-projects")
+        ("caso",),
+        ("common", "openstack"),
+        ("caso",),
+        ("caso", "caso-extract", "caso-mapping-migrate", "caso-projects"),
     ),
     "ssm": Image(("ssm",), ("common",), ("ssm",), ("ssmctl", "ssmreceive", "ssmsend")),
     "cloudbdii": Image(
@@ -46,9 +50,14 @@ IMAGES: Mapping[str, Image] = {
     ),
     "sitebdii": Image(("bdii",), (), ("bdii",), ("bdii-update",)),
     "cloudkeeper": Image(("cloudkeeper",), ("common",), ("cloudkeeper",), ("cloudkeeper",)),
-    "cloudkeeper-os": Image(("cloudkeeper-os",), ("common", "openstack"), ("cloudkeeper",), ("cloudkeeper-os",)),
+    "cloudkeeper-os": Image(
+        ("cloudkeeper-os",), ("common", "openstack"), ("cloudkeeper",), ("cloudkeeper-os",)
+    ),
     "cloud-info": Image(
-        ("cloud-info",), ("common", "openstack"), ("cloud_info_provider",), ("cloud-info-provider-service",)
+        ("cloud-info",),
+        ("common", "openstack"),
+        ("cloud_info_provider",),
+        ("cloud-info-provider-service",),
     ),
 }
 
@@ -68,7 +77,11 @@ def read_lock(path: Path) -> dict[str, str]:
 def layers(locks: Path) -> dict[str, str]:
     """Return the requirements of each layer, and of each image what its layers below do not have."""
     wanted = {
-        name: {key: text for extra in image.extras for key, text in read_lock(locks / f"{extra}.txt").items()}
+        name: {
+            key: text
+            for extra in image.extras
+            for key, text in read_lock(locks / f"{extra}.txt").items()
+        }
         for name, image in IMAGES.items()
     }
     made: dict[str, dict[str, str]] = {}

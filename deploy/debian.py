@@ -3,9 +3,10 @@
     CACHE/base/RECIPE.json   which of them a build takes, and the day of the archive that offered it
     CACHE/base/HASH/         base.tar, slapd/*.deb, qemu/*.deb and packages.list, what is in them
 
-RECIPE is a hash of what is asked for: the script, the names of the packages, the time stamp of all files. HASH also
-covers packages.list, and with it every version. The archive is asked when nothing is kept for the recipe, or by a
-build that wants today's packages; otherwise builds stay as they are, byte for byte, without a network.
+RECIPE is a hash of what is asked for: the script, the names of the packages, the time stamp of all
+files. HASH also covers packages.list, and with it every version. The archive is asked when nothing
+is kept for the recipe, or by a build that wants today's packages; otherwise builds stay as they
+are, byte for byte, without a network.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Base:
         return [Package(*line.split()) for line in (self.directory / LIST).read_text().splitlines()]
 
 
-def fetch(cache: Path, asked: Sequence[bytes], make: Callable[[Path], None], *, fresh: bool) -> tuple[Base, list[str]]:
+def fetch(
+    cache: Path, asked: Sequence[bytes], make: Callable[[Path], None], *, fresh: bool
+) -> tuple[Base, list[str]]:
     """Return what a build is to take, and a line for each difference to what the last one took.
 
     ``make`` fills a directory from the archive, see `deploy/base`. With ``fresh``, it is called
@@ -67,7 +70,8 @@ def fetch(cache: Path, asked: Sequence[bytes], make: Callable[[Path], None], *, 
     try:
         make(unfinished)
         archive = date.fromisoformat((unfinished / _ARCHIVE).read_text().strip())
-        (unfinished / _ARCHIVE).unlink()  # the same versions are the same base, whenever they were offered
+        # the same versions are the same base, whenever they were offered
+        (unfinished / _ARCHIVE).unlink()
         found = Base(cache / _digest([*asked, (unfinished / LIST).read_bytes()]), archive)
         if not found.directory.exists():
             unfinished.rename(found.directory)
@@ -87,7 +91,9 @@ def differences(before: Iterable[Package], after: Iterable[Package]) -> Iterator
                 yield f"{name} {version} of {built} is new"
             case Package(version=version), None:
                 yield f"{name} {version} is no longer in the images"
-            case Package(version=former), Package(version=version, built=built) if former != version:
+            case Package(version=former), Package(version=version, built=built) if (
+                former != version
+            ):
                 yield f"{name} {former} -> {version} of {built}"
 
 
@@ -110,7 +116,9 @@ def _read(note: Path, cache: Path) -> Base | None:
 
 def _write(note: Path, base: Base) -> None:
     unfinished = note.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps({"directory": base.directory.name, "archive": base.archive.isoformat()}) + "\n")
+    unfinished.write_text(
+        json.dumps({"directory": base.directory.name, "archive": base.archive.isoformat()}) + "\n"
+    )
     unfinished.replace(note)
 
 

@@ -4,8 +4,9 @@
     python3 -m deploy.engine DIR down        ends it; containers end with it
     python3 -m deploy.engine DIR COMMAND…    runs a command with DOCKER_HOST set
 
-Whoever builds or tests has the same engine, whatever else runs on the machine. Needs root, cgroups, and a file system
-that can carry overlays (ext4, xfs), else the engine copies instead of sharing layers.
+Whoever builds or tests has the same engine, whatever else runs on the machine. Needs root, cgroups,
+and a file system that can carry overlays (ext4, xfs), else the engine copies instead of sharing
+layers.
 """
 
 from __future__ import annotations
@@ -182,7 +183,8 @@ class Engine:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             if self._answers():
-                process.returncode = 0  # the daemon outlives this object, which would complain of that
+                # the daemon outlives this object, which would complain of that
+                process.returncode = 0
                 return
             time.sleep(0.05)
         process.kill()
@@ -205,8 +207,12 @@ def _check_host() -> None:
         raise EngineError("only root can start an engine")
     if not Path(DAEMON).exists():
         raise EngineError(f"{DAEMON} is missing: apt-get install docker.io")
-    if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount("/sys/fs/cgroup/memory"):
-        raise EngineError("no cgroups are mounted at /sys/fs/cgroup; an engine cannot work on this machine")
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount(
+        "/sys/fs/cgroup/memory"
+    ):
+        raise EngineError(
+            "no cgroups are mounted at /sys/fs/cgroup; an engine cannot work on this machine"
+        )
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """Builds the images: base and packages from the Debian archive, wheels by their hashes, then `docker build` offline.
 
-What comes from outside is kept in the cache under the hash of what asked for it, so a second build needs no network:
+What comes from outside is kept in the cache under the hash of what asked for it, so a second build
+needs no network:
 
     CACHE/base/              the base and packages, see deploy/debian.py
     CACHE/wheelhouse/HASH/   the wheels of all locks
@@ -48,13 +49,19 @@ def commit(top: Path = TOP) -> str:
     words = ["git", "-c", f"safe.directory={top}", "-C", str(top)]
     try:
         found = subprocess.run(
-            [*words, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=False
+            [*words, "rev-parse", "--show-toplevel", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         # New files count: the wheel takes them in.
-        changed = subprocess.run([*words, "status", "--porcelain"], capture_output=True, text=True, check=False)
+        changed = subprocess.run(
+            [*words, "status", "--porcelain"], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return "unknown"
-    if found.returncode or Path(found.stdout.splitlines()[0]) != top:  # unpacked somewhere in another checkout
+    # unpacked somewhere in another checkout
+    if found.returncode or Path(found.stdout.splitlines()[0]) != top:
         return "unknown"
     return found.stdout.split()[-1] + ("-changed" if changed.stdout.strip() else "")
 
@@ -101,16 +108,32 @@ def lead_there(engine: Engine, ids: Mapping[str, str]) -> bool:
 def _sources(base: debian.Base) -> str:
     """Return a digest of all that images are made from, the version of the checkout included."""
     digest = hashlib.sha256(f"{version()} {commit()} {epoch()} {base.directory.name}".encode())
-    tops = ["appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm", "deploy", "locks"]
+    tops = [
+        "appliance",
+        "bdii",
+        "caso",
+        "cloud_info_provider",
+        "cloudkeeper",
+        "ssm",
+        "deploy",
+        "locks",
+    ]
     found = [
-        path for top in tops for path in (TOP / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        path
+        for top in tops
+        for path in (TOP / top).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     ]
     for path in sorted([*found, TOP / "Dockerfile", TOP / "pyproject.toml"]):
-        digest.update(f"{path.relative_to(TOP)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        digest.update(
+            f"{path.relative_to(TOP)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode()
+        )
     return digest.hexdigest()
 
 
-def build(engine: Engine, cache: Path, *, step: progress.Step = progress.silent) -> Mapping[str, str]:
+def build(
+    engine: Engine, cache: Path, *, step: progress.Step = progress.silent
+) -> Mapping[str, str]:
     """Build all images; returns their ids by name. Raises `EngineError`."""
     base = fetch_base(cache, step=step).directory
     with step("wheels"):
@@ -121,15 +144,37 @@ def build(engine: Engine, cache: Path, *, step: progress.Step = progress.silent)
         base_tag = _load_base(engine, base)
         for name in contents.IMAGES:
             detail(name)
-            arguments = {"BASE": base_tag, "VERSION": version(), "COMMIT": commit(), "EPOCH": epoch()}
-            options = [word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")]
-            command = [DOCKER, "build", "--quiet", "--network", "none", "--target", name, "--tag", tag(name), *options]
+            arguments = {
+                "BASE": base_tag,
+                "VERSION": version(),
+                "COMMIT": commit(),
+                "EPOCH": epoch(),
+            }
+            options = [
+                word for key, text in arguments.items() for word in ("--build-arg", f"{key}={text}")
+            ]
+            command = [
+                DOCKER,
+                "build",
+                "--quiet",
+                "--network",
+                "none",
+                "--target",
+                name,
+                "--tag",
+                tag(name),
+                *options,
+            ]
             engine.run([*command, context], environment={"DOCKER_BUILDKIT": "1"})
-            ids[name] = engine.docker("image", "inspect", "--format", "{{.Id}}", tag(name)).stdout.strip()
+            ids[name] = engine.docker(
+                "image", "inspect", "--format", "{{.Id}}", tag(name)
+            ).stdout.strip()
     return ids
 
 
-def fetch_base(cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent) -> debian.Base:
+def fetch_base(
+    cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent
+) -> debian.Base:
     """Return the base and the packages, from the cache or from the Debian archive.
 
     What a ``fresh`` build takes that the one before had not is printed.
@@ -143,7 +188,10 @@ def fetch_base(cache: Path, *, fresh: bool = False, step: progress.Step = progre
 
     base, changes = debian.fetch(cache / "base", recipe, make, fresh=fresh)
     if fresh:
-        print(f"Debian packages of {base.archive}: {len(changes) or 'no'} changes since the last build", flush=True)
+        print(
+            f"Debian packages of {base.archive}: {len(changes) or 'no'} changes since the last build",
+            flush=True,
+        )
         for line in changes:
             print(f"  {line}", flush=True)
     return base
@@ -163,7 +211,13 @@ def fetch_wheels(cache: Path) -> Path:
         directory.mkdir()
         requirements = directory / "requirements.txt"
         requirements.write_text(wanted)
-        options = ("--require-hashes", "--only-binary=:all:", "--no-deps", "--disable-pip-version-check", "--quiet")
+        options = (
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--quiet",
+        )
         pip: list[str | Path] = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download"]
         _quietly([*pip, *options, "--dest", directory, "--requirement", requirements])
 
@@ -176,21 +230,43 @@ def fetch_host_wheels(cache: Path, lock: Path) -> Path:
 
     def make(directory: Path) -> None:
         directory.mkdir()
-        options = ("--require-hashes", "--only-binary=:all:", "--no-deps", "--disable-pip-version-check", "--quiet")
+        options = (
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--quiet",
+        )
         platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
-        pip: list[str | Path] = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download", *options, *platforms]
+        pip: list[str | Path] = [
+            TOP / ".cache/env/uv/bin/python",
+            "-m",
+            "pip",
+            "download",
+            *options,
+            *platforms,
+        ]
         for python in PYTHONS:
             version = ("--implementation", "cp", "--python-version", python)
             _quietly([*pip, *version, "--dest", directory, "--requirement", lock])
 
-    return kept(cache / "host-wheels", [wanted.encode(), " ".join((*PYTHONS, *_PLATFORMS)).encode()], make)
+    return kept(
+        cache / "host-wheels", [wanted.encode(), " ".join((*PYTHONS, *_PLATFORMS)).encode()], make
+    )
 
 
 def build_wheel(cache: Path, wheels: Path) -> Path:
     """Build the distribution itself with what is in the wheelhouse; returns the wheel."""
     out = cache / "own"
     shutil.rmtree(out, ignore_errors=True)
-    uv: list[str | Path] = [TOP / ".cache/env/uv/bin/uv", "build", "--quiet", "--wheel", "--offline", "--no-index"]
+    uv: list[str | Path] = [
+        TOP / ".cache/env/uv/bin/uv",
+        "build",
+        "--quiet",
+        "--wheel",
+        "--offline",
+        "--no-index",
+    ]
     _quietly([*uv, "--find-links", wheels, "--out-dir", out, TOP])
     (wheel,) = out.glob("*.whl")
     return wheel
@@ -266,7 +342,10 @@ def _load_base(engine: Engine, base: Path) -> str:
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     process = subprocess.Popen(
-        [DOCKER, "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=engine.environment
+        [DOCKER, "load", "--quiet"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=engine.environment,
     )
     assert process.stdin is not None  # noqa: S101
     with process.stdin, tarfile.open(mode="w|", fileobj=process.stdin) as archive:

@@ -30,7 +30,9 @@ def of_image(engine: Engine, tag: str, *, at: datetime) -> str:
             [DOCKER, "export", container], stdout=subprocess.PIPE, env=dict(engine.environment)
         ) as process:
             assert process.stdout is not None  # noqa: S101  a pipe was asked for
-            components = sorted(_components(process.stdout), key=lambda component: component["purl"])
+            components = sorted(
+                _components(process.stdout), key=lambda component: component["purl"]
+            )
     finally:
         engine.docker("rm", container)
     name, _, version = tag.partition(":")
@@ -52,7 +54,9 @@ def _components(exported: IO[bytes]) -> Iterator[dict[str, str]]:
     with tarfile.open(fileobj=exported, mode="r|") as archive:
         for member in archive:
             path = PurePosixPath(member.name)
-            is_status = member.name == f"{_DEBIAN}status" or str(path.parent) == f"{_DEBIAN}status.d"
+            is_status = (
+                member.name == f"{_DEBIAN}status" or str(path.parent) == f"{_DEBIAN}status.d"
+            )
             is_metadata = member.name.startswith(_PYTHON) and path.name == "METADATA"
             if not member.isfile() or not (is_status or is_metadata):
                 continue
@@ -64,16 +68,25 @@ def _components(exported: IO[bytes]) -> Iterator[dict[str, str]]:
                 yield _component(found["Name"], found["Version"], kind="pypi")
                 continue
             for block in text.split("\n\n"):
-                fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != " ")
+                fields = dict(
+                    line.split(": ", 1)
+                    for line in block.splitlines()
+                    if ": " in line and line[0] != " "
+                )
                 if fields.get("Status", "").startswith("install ok"):
                     yield _component(
-                        fields["Package"], fields["Version"], kind="deb", architecture=fields["Architecture"]
+                        fields["Package"],
+                        fields["Version"],
+                        kind="deb",
+                        architecture=fields["Architecture"],
                     )
 
 
 def _component(name: str, version: str, *, kind: str, architecture: str = "") -> dict[str, str]:
     if kind == "deb":
-        purl = f"pkg:deb/debian/{name}@{quote(version, safe='')}?arch={architecture}&distro=debian-12"
+        purl = (
+            f"pkg:deb/debian/{name}@{quote(version, safe='')}?arch={architecture}&distro=debian-12"
+        )
     else:
         purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
     return {"type": "library", "name": name, "version": version, "purl": purl}

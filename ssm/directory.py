@@ -1,8 +1,9 @@
 """A spool that is a plain directory of files, as SSM has it with ``path_type: directory``.
 
-Every regular file in it is a message, whatever its name, oldest first by its time of modification; directories are
-ignored, and so is what is neither. There are no locks: the run's own keeps our runs apart. A file that another program
-is still writing waits for the next run, where the file system can say so.
+Every regular file in it is a message, whatever its name, oldest first by its time of modification;
+directories are ignored, and so is what is neither. There are no locks: the run's own keeps our runs
+apart. A file that another program is still writing waits for the next run, where the file system
+can say so.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """S/MIME as SSM writes it: detached signature, perhaps encrypted around that; and the way back.
 
-The wire form is the one that openssl's ``smime -sign -text`` prints (RFC 8551, 3.5.3): ``multipart/signed``, LF line
-ends, an inner part that begins with ``Content-Type: text/plain``. What is hashed is that inner part with CRLF line ends
-(RFC 8551, 3.1.1). Text beyond ASCII, and what SSM's receiver would stumble over, travels quoted-printable: the one form
-that every SSM reads. The MIME frame is put
-together by hand, because the text is then copied once instead of by an e-mail generator, five times as fast.
+The wire form is the one that openssl's ``smime -sign -text`` prints (RFC 8551, 3.5.3):
+``multipart/signed``, LF line ends, an inner part that begins with ``Content-Type: text/plain``.
+What is hashed is that inner part with CRLF line ends (RFC 8551, 3.1.1). Text beyond ASCII, and what
+SSM's receiver would stumble over, travels quoted-printable: the one form that every SSM reads. The
+MIME frame is put together by hand, because the text is then copied once instead of by an e-mail
+generator, five times as fast.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from appliance.core.trust.certificates import Identity
 from appliance.core.trust.errors import Malformed, Untrusted
 
 _PLAIN = b"Content-Type: text/plain\n\n"
-_QUOTED = b"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\n"
+_QUOTED = (
+    b"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\n"
+)
 _SIGNATURE = (
     b'Content-Type: application/x-pkcs7-signature; name="smime.p7s"\n'
     b"Content-Transfer-Encoding: base64\n"
@@ -73,7 +76,8 @@ def sign(text: bytes, *, identity: Identity) -> bytes:
     return b"".join(
         (
             b'MIME-Version: 1.0\nContent-Type: multipart/signed; protocol="application/x-pkcs7-signature"; ',
-            b'micalg="sha-256"; boundary="%b"\n\nThis is an S/MIME signed message\n\n--%b\n' % (boundary, boundary),
+            b'micalg="sha-256"; boundary="%b"\n\nThis is an S/MIME signed message\n\n--%b\n'
+            % (boundary, boundary),
             inner,
             b"\n--%b\n" % boundary,
             _SIGNATURE,
@@ -98,7 +102,11 @@ def encrypt(message: bytes, *, recipient: x509.Certificate, cipher: str) -> byte
 def check_recipient(recipient: x509.Certificate, *, subject: object) -> None:
     """Raise `Untrusted` when `encrypt` cannot encrypt to this certificate."""
     if not isinstance(recipient.public_key(), rsa.RSAPublicKey):
-        raise Untrusted(subject, "its key is not RSA, messages cannot be encrypted to it", "name an RSA certificate")
+        raise Untrusted(
+            subject,
+            "its key is not RSA, messages cannot be encrypted to it",
+            "name an RSA certificate",
+        )
 
 
 def decrypt(message: bytes, *, identity: Identity) -> bytes:
@@ -115,11 +123,15 @@ def decrypt(message: bytes, *, identity: Identity) -> bytes:
     if not isinstance(identity.key, rsa.RSAPrivateKey):
         raise Undecipherable("message", "it is encrypted, which needs an RSA key to open")
     try:
-        return pkcs7.pkcs7_decrypt_der(base64.b64decode(body), identity.certificate, identity.key, [])
+        return pkcs7.pkcs7_decrypt_der(
+            base64.b64decode(body), identity.certificate, identity.key, []
+        )
     except UnsupportedAlgorithm as error:
         raise Undecipherable("message", f"encrypted by other means than AES-CBC: {error}") from None
     except (ValueError, TypeError) as error:
-        raise Undecipherable("message", f"not encrypted to this host's certificate: {error}") from None
+        raise Undecipherable(
+            "message", f"not encrypted to this host's certificate: {error}"
+        ) from None
 
 
 def open_envelope(
@@ -128,7 +140,9 @@ def open_envelope(
     """Decrypt a message if it is encrypted, then verify it; raises as `decrypt` and `smime.verify` do."""
     if len(message) > max_bytes:
         raise Malformed("message", f"it has {len(message)} bytes, at most {max_bytes} are accepted")
-    return smime.verify(decrypt(message, identity=identity), trust=trust, at=at, max_bytes=max_bytes)
+    return smime.verify(
+        decrypt(message, identity=identity), trust=trust, at=at, max_bytes=max_bytes
+    )
 
 
 def needs_quoting(text: bytes) -> bool:

@@ -1,7 +1,7 @@
 """Dead letters: the queue of messages that cannot be sent, beside their spool.
 
-An element has the fields ``body``, ``reason``, ``empaid`` (the id under which it was to be sent), ``firstseen`` (when
-it was made), ``attempts`` and ``lasterror``.
+An element has the fields ``body``, ``reason``, ``empaid`` (the id under which it was to be sent),
+``firstseen`` (when it was made), ``attempts`` and ``lasterror``.
 """
 
 from __future__ import annotations

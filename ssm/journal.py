@@ -1,8 +1,8 @@
 """What has been received: so that a message that comes again is known, whoever sends it again and why.
 
-A row is written after its element lies complete in a queue's staging directory and before the element moves into the
-queue. So a row means: stored, or will be as soon as the program runs; and a staged element without a row has not been
-accepted and will come again.
+A row is written after its element lies complete in a queue's staging directory and before the
+element moves into the queue. So a row means: stored, or will be as soon as the program runs; and a
+staged element without a row has not been accepted and will come again.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Key:
 class Journal:
     """The journal in a file; one process at a time.
 
-    Each method raises `OSError` (ENOSPC) when the disk is full, in which case nothing was written, and `LocalFailure`
-    for anything else that the database says.
+    Each method raises `OSError` (ENOSPC) when the disk is full, in which case nothing was written,
+    and `LocalFailure` for anything else that the database says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,12 @@ class Journal:
         """Say whether this message is stored."""
         query = "SELECT 1 FROM received WHERE queue = ? AND signer = ? AND id = ? AND sha256 = ?"
         with self._guarded():
-            return self._connection.execute(query, (key.queue, key.signer, key.id, key.sha256)).fetchone() is not None
+            return (
+                self._connection.execute(
+                    query, (key.queue, key.signer, key.id, key.sha256)
+                ).fetchone()
+                is not None
+            )
 
     def has_element(self, queue: str, element: str) -> bool:
         """Say whether a row stands for this element."""
@@ -77,7 +82,10 @@ class Journal:
 
     def add(self, rows: Iterable[tuple[Key, str]], *, at: datetime) -> None:
         """Write rows (key, name of the element), durably, all or none."""
-        values = [(key.queue, key.signer, key.id, key.sha256, element, at.timestamp()) for key, element in rows]
+        values = [
+            (key.queue, key.signer, key.id, key.sha256, element, at.timestamp())
+            for key, element in rows
+        ]
         with self._guarded(), self._transaction():
             self._connection.executemany("INSERT INTO received VALUES (?, ?, ?, ?, ?, ?)", values)
 

@@ -73,14 +73,22 @@ class Judge:
             return _refuse(delivery, "Empty text passed to _handle_msg.")
         try:
             verified = envelope.open_envelope(
-                delivery.body, identity=self.identity, trust=self.trust, at=clock.now(), max_bytes=self.max_bytes
+                delivery.body,
+                identity=self.identity,
+                trust=self.trust,
+                at=clock.now(),
+                max_bytes=self.max_bytes,
             )
         except (Malformed, Untrusted) as error:
             return _refuse(delivery, _reason(error))
         except Exception as error:  # noqa: BLE001  ours; but it would come again, and no message after it
-            logger.error("bug in this program: %s: %s; please report it", type(error).__name__, error)  # noqa: TRY400
+            words = f"{type(error).__name__}: {error}"
+            logger.error("bug in this program: %s; please report it", words)  # noqa: TRY400
             self.record.add("bugs")
-            return _refuse(delivery, f"Failed to verify message: this program failed on it: {type(error).__name__}")
+            return _refuse(
+                delivery,
+                f"Failed to verify message: this program failed on it: {type(error).__name__}",
+            )
         for warning in verified.warnings:
             self._warn_once(warning)
         return self._look_up(delivery, verified)
@@ -96,7 +104,9 @@ class Judge:
         try:
             verified.body.decode("utf-8")
         except UnicodeDecodeError:
-            return _refuse(delivery, "Failed to verify message: its text is not UTF-8", signer=signer)
+            return _refuse(
+                delivery, "Failed to verify message: its text is not UTF-8", signer=signer
+            )
         logger.info("Valid signer: %s", signer)
         return _verdict(INCOMING, delivery, signer=signer, body=verified.body)
 
@@ -111,9 +121,12 @@ def _refuse(delivery: Delivery, error: str, *, signer: str = _NO_SIGNER) -> Verd
     return _verdict(REJECT, delivery, signer=signer, body=delivery.body, error=error.encode())
 
 
-def _verdict(queue: str, delivery: Delivery, *, signer: str, body: bytes, error: bytes = b"") -> Verdict:
-    # A message without an id of its own is known by the broker's id for it, which stays the same when the broker
-    # delivers again, but not when the sender sends again: a correction must not be taken for a duplicate.
+def _verdict(
+    queue: str, delivery: Delivery, *, signer: str, body: bytes, error: bytes = b""
+) -> Verdict:
+    # A message without an id of its own is known by the broker's id for it, which stays the same
+    # when the broker delivers again, but not when the sender sends again: a correction must not be
+    # taken for a duplicate.
     message_id = delivery.empa_id or f"broker's {delivery.message_id}"
     key = Key.of(queue, signer=signer, message_id=message_id, body=body)
     fields = {"body": body, "signer": signer.encode(), "empaid": _id_of(delivery).encode()}

@@ -15,7 +15,8 @@ _Stamp = tuple[int, int, int] | None
 class AcceptedNames:
     """The names in a file, one a line in OpenSSL's slash form, less those in ``banned``, a file that may be missing.
 
-    Blank lines and ``#`` comments are skipped; a line that is no name is warned of. Names are compared byte by byte.
+    Blank lines and ``#`` comments are skipped; a line that is no name is warned of. Names are
+    compared byte by byte.
 
     :raises ConfigurationError: the file cannot be read or holds no name
     """
@@ -25,7 +26,9 @@ class AcceptedNames:
         self._stamps = (_stamp(path), _stamp(banned))
         self._accepted, self._banned = _read(path), _read(banned, may_be_missing=True)
         if not self._accepted:
-            raise ConfigurationError([Problem(path, 0, "", "holds no name; list the senders' DNs, one a line")])
+            raise ConfigurationError(
+                [Problem(path, 0, "", "holds no name; list the senders' DNs, one a line")]
+            )
 
     def accepts(self, name: str) -> bool:
         """Say whether messages of this signer are stored."""
@@ -59,7 +62,8 @@ def _stamp(path: Path) -> _Stamp:
 
 def _read(path: Path, *, may_be_missing: bool = False) -> frozenset[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # an editor's mark must not spare the first banned name
+        # an editor's mark must not spare the first banned name
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         if may_be_missing:
             return frozenset()
@@ -73,5 +77,7 @@ def _read(path: Path, *, may_be_missing: bool = False) -> frozenset[str]:
         if line.startswith("/"):
             names.add(line)
         elif line and not line.startswith("#"):
-            logger.warning("%s:%d: DN in incorrect format: %s; it must begin with /", path, number, line[:80])
+            logger.warning(
+                "%s:%d: DN in incorrect format: %s; it must begin with /", path, number, line[:80]
+            )
     return frozenset(names)

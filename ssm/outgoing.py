@@ -1,9 +1,10 @@
 """The sender's hold on a spool: which elements it has locked, known also to the next run if this one is killed.
 
-A lock is a hard link that says nothing of its owner. So the names of the elements that are about to be locked stand in
-a journal, durably, before the first of them is. A run that finds a journal takes over the locks of just those names;
-every other lock is somebody else's and is left alone. So is one that is younger than the journal, whose time is renewed
-with that of the locks: since the run was killed another sender has broken our lock, or found none, and set its own.
+A lock is a hard link that says nothing of its owner. So the names of the elements that are about to
+be locked stand in a journal, durably, before the first of them is. A run that finds a journal takes
+over the locks of just those names; every other lock is somebody else's and is left alone. So is one
+that is younger than the journal, whose time is renewed with that of the locks: since the run was
+killed another sender has broken our lock, or found none, and set its own.
 """
 
 from __future__ import annotations
@@ -152,4 +153,6 @@ class Outgoing:
             files.write_atomic(self._journal, "".join(f"{name}\n" for name in names).encode())
         except OSError as error:  # a full disk must not keep from sending what fills it
             failure = LocalFailure.from_os(error, subject=self._journal)
-            logger.warning("%s; should this run be killed, its locks will hold for ten minutes", failure)
+            logger.warning(
+                "%s; should this run be killed, its locks will hold for ten minutes", failure
+            )

@@ -29,7 +29,9 @@ repeated, whatever certificate or key was renewed meanwhile.
 _LONGEST_ID = 64
 
 
-def load_recipient(settings: SenderSettings, *, trust: CADirectory, at: datetime) -> x509.Certificate | None:
+def load_recipient(
+    settings: SenderSettings, *, trust: CADirectory, at: datetime
+) -> x509.Certificate | None:
     """Return the certificate to encrypt to, None when messages are only signed.
 
     :raises ApplianceError: it cannot be read, is not valid, not trusted, or cannot be encrypted to
@@ -94,7 +96,11 @@ class Packer:
         # As if each had what makes quoted-printable necessary: whether one has it decides for all.
         is_quoted = envelope.needs_quoting(text)
         budgets = [self.max_size] if limit is None else [self.max_size, self._budget(limit)]
-        return list(records.grouped(budget=min(budgets), weight=lambda piece: self._weight(piece, is_quoted=is_quoted)))
+        return list(
+            records.grouped(
+                budget=min(budgets), weight=lambda piece: self._weight(piece, is_quoted=is_quoted)
+            )
+        )
 
     def pack(self, text: bytes, *, message_id: str) -> bytes:
         """Return what is sent for ``text``.

@@ -4,9 +4,10 @@
     PATH/temporary, PATH/obsolete       dirq's own
     PARENT/.NAME.staging/<14 hex>/…     ours: elements on their way in
 
-An element is written and fsynced in the staging directory, then renamed into the queue: readers never see half of one.
-It is not dirq's ``temporary``, because a reader's ``purge`` empties that after five minutes, and what lies there after
-a crash may be all that there is of a message that is known as received.
+An element is written and fsynced in the staging directory, then renamed into the queue: readers
+never see half of one. It is not dirq's ``temporary``, because a reader's ``purge`` empties that
+after five minutes, and what lies there after a crash may be all that there is of a message that is
+known as received.
 
 What others left under such names and cannot be used is passed by and kept in `Queue.skipped`, as in
 `appliance.core.spool`.
@@ -61,7 +62,8 @@ class Queue:
     def stage(self, fields: Mapping[str, bytes], *, name: str = "") -> str:
         """Write an element to the staging directory and return its name; it is durable after `seal`.
 
-        Without ``name`` it gets one that sorts behind all that this object made before. An `OSError` leaves nothing.
+        Without ``name`` it gets one that sorts behind all that this object made before. An
+        `OSError` leaves nothing.
         """
         name = name or self._next_name()
         element = self.staging / name
@@ -90,8 +92,8 @@ class Queue:
     def seal(self) -> None:
         """Make all that has been staged durable.
 
-        Writing is begun for all files before the first is waited for: the disk then works on them together, at half the
-        time of one after the other.
+        Writing is begun for all files before the first is waited for: the disk then works on them
+        together, at half the time of one after the other.
         """
         descriptors, self._unsealed = self._unsealed, []
         try:

@@ -39,8 +39,9 @@ class Limits:
 class Receiver:
     """Keeps a subscription alive and passes what comes through a `Judge` to a `Store`.
 
-    ``is_stopping`` is asked at least twice a second; ``reload`` says whether files are to be read again now; ``report``
-    is called once a minute, and each time that no broker can be reached, then with the reason.
+    ``is_stopping`` is asked at least twice a second; ``reload`` says whether files are to be read
+    again now; ``report`` is called once a minute, and each time that no broker can be reached, then
+    with the reason.
     """
 
     def __init__(
@@ -68,14 +69,18 @@ class Receiver:
     def run(self) -> None:
         """Receive until stopped or a limit is reached; with a limit of idle time, also give up on a lost broker.
 
-        :raises Unavailable: no broker answered within the idle time, or for ten minutes after the connection was lost
+        :raises Unavailable: no broker answered within the idle time, or for ten minutes after the
+        connection was lost
         """
         waits, patience, away_since = pauses(), self._limits.idle, time.monotonic()
         while not self._is_over():
             try:
                 connection = self._brokers.connect()
             except Unavailable as error:
-                if patience is not None and time.monotonic() - away_since > patience.total_seconds():
+                if (
+                    patience is not None
+                    and time.monotonic() - away_since > patience.total_seconds()
+                ):
                     raise
                 logger.warning("%s", error)
                 self._is_away = True
@@ -95,7 +100,11 @@ class Receiver:
                 return
             self._record.add("reconnects")
             waits = pauses() if self.handled > handled else waits
-            patience, away_since, self._idle_since = self._limits.idle and _PATIENCE, time.monotonic(), None
+            patience, away_since, self._idle_since = (
+                self._limits.idle and _PATIENCE,
+                time.monotonic(),
+                None,
+            )
             self._sleep(next(waits))
 
     def _serve(self, connection: Connection) -> None:
@@ -129,7 +138,9 @@ class Receiver:
                 break
             except OSError as error:
                 if not is_paused:
-                    logger.warning("%s: %s; paused, nothing is lost", error.filename, error.strerror)
+                    logger.warning(
+                        "%s: %s; paused, nothing is lost", error.filename, error.strerror
+                    )
                 is_paused = True
                 if self._is_over():
                     raise
@@ -142,14 +153,19 @@ class Receiver:
         self._idle_since = time.monotonic()
 
     def _room(self) -> int:
-        return PREFETCH if self._limits.messages is None else min(PREFETCH, self._limits.messages - self.handled)
+        return (
+            PREFETCH
+            if self._limits.messages is None
+            else min(PREFETCH, self._limits.messages - self.handled)
+        )
 
     def _is_over(self) -> bool:
         is_enough = self._limits.messages is not None and self.handled >= self._limits.messages
         return self._is_stopping() or is_enough or self._is_idle()
 
     def _is_idle(self) -> bool:
-        if self._limits.idle is None or self._idle_since is None:  # a time without connection is not idle
+        # a time without connection is not idle
+        if self._limits.idle is None or self._idle_since is None:
             return False
         return time.monotonic() - self._idle_since > self._limits.idle.total_seconds()
 

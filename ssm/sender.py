@@ -1,11 +1,12 @@
 """From the spool to the broker: an element leaves it only after the broker has acknowledged that message.
 
-The rules of order and receipts are `Window`'s, those of locks `Outgoing`'s, those of blame `Suspects`'; here they meet
-certificate and connection. A message that no run could ever send goes, with the reason, to the queue of failed messages
-beside the spool; all others stay until they are confirmed. Whatever ends a run, the locks are given back.
+The rules of order and receipts are `Window`'s, those of locks `Outgoing`'s, those of blame
+`Suspects`'; here they meet certificate and connection. A message that no run could ever send goes,
+with the reason, to the queue of failed messages beside the spool; all others stay until they are
+confirmed. Whatever ends a run, the locks are given back.
 
-A message that is too large goes in parts, cut between its records, each under an id of its own (``NAME``, ``NAME.1``,
-…). Its element leaves the spool after the last of them.
+A message that is too large goes in parts, cut between its records, each under an id of its own
+(``NAME``, ``NAME.1``, …). Its element leaves the spool after the last of them.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ _POLL_SECONDS = 0.5
 _LISTED = 20
 _DRAIN_SECONDS = 3.0
 """How long to wait, when a run is to end, for receipts of what was sent: what has none will be sent again."""
-_TOO_LARGE = re.compile(r"too (large|big|long)|frame size|data length|message size|larger than", re.IGNORECASE)
+_TOO_LARGE = re.compile(
+    r"too (large|big|long)|frame size|data length|message size|larger than", re.IGNORECASE
+)
 """What brokers say of one message. They speak of limits and maxima also when they are full, which passes."""
 _NOT_THE_MESSAGE = re.compile(
     r"(store|memory|disk|temp\w*)[\w ]* (is )?(full|limit)|limit reached|maximum number"
@@ -177,7 +180,8 @@ class Sender:
             self._work()
             if self._is_over():
                 return False
-        while not self._window.is_empty and not self._is_over():  # only suspects, or nothing, is left
+        # only suspects, or nothing, is left
+        while not self._window.is_empty and not self._is_over():
             self._window.release()
             self._work()
         return not self._is_over()
@@ -348,7 +352,9 @@ class Sender:
         self._window.suspect(name, hold=is_trial or verdict is Verdict.HOLD)
         return False
 
-    def _describe_end(self, connection: Connection, end: Refusal | Lost, in_flight: list[str]) -> Unavailable:
+    def _describe_end(
+        self, connection: Connection, end: Refusal | Lost, in_flight: list[str]
+    ) -> Unavailable:
         """Return what to tell of a connection that ended."""
         if isinstance(end, Lost) and end.error is not None:
             return end.error

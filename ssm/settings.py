@@ -33,7 +33,10 @@ _CRLS = {
 }
 _ELEMENTS = re.compile(r"[0-9a-f]{8}")
 PROTOCOLS = ("STOMP", "AMS")
-_NAME_A_HOST = {"STOMP": "name the message broker, host: HOST:PORT", "AMS": "EGI's is msg.argo.grnet.gr"}
+_NAME_A_HOST = {
+    "STOMP": "name the message broker, host: HOST:PORT",
+    "AMS": "EGI's is msg.argo.grnet.gr",
+}
 _AMS_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TOKEN = re.compile(r"[!-~]+")
 _HTTPS_PORT = 443
@@ -67,8 +70,8 @@ class AMSAccess:
 class Link:
     """How to reach a queue: brokers in order of preference, own certificate, trust anchors, the queue's name.
 
-    With ``ams`` the brokers are AMS endpoints and ``destination`` is a topic or a subscription; without, they are STOMP
-    brokers.
+    With ``ams`` the brokers are AMS endpoints and ``destination`` is a topic or a subscription;
+    without, they are STOMP brokers.
     """
 
     brokers: tuple[Broker, ...]
@@ -154,10 +157,18 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
     link = _read_link(settings, "sender", layout=layout)
     server_cert = settings.file("certificates", "server_cert")
     if server_cert is not None and server_cert == link.certificate:
-        settings.error("certificates", "server_cert", "is this host's own; name the receiver's, or remove the option")
+        settings.error(
+            "certificates",
+            "server_cert",
+            "is this host's own; name the receiver's, or remove the option",
+        )
     verify = settings.boolean("certificates", "verify_server_cert", default=True)
-    cipher = settings.choice("certificates", "cipher", default="aes128", allowed=["aes128", "aes256"])
-    spool = settings.path("messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True)
+    cipher = settings.choice(
+        "certificates", "cipher", default="aes128", allowed=["aes128", "aes256"]
+    )
+    spool = settings.path(
+        "messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True
+    )
     is_dirq = _read_path_type(settings)
     if is_dirq:
         _check_spool(settings, spool)
@@ -167,7 +178,9 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
     log = _read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True)
     size = _read_size(settings)
     warnings = settings.finish()
-    return SenderSettings(link, log, spool, size, server_cert, verify, cipher, crls, attempts, is_dirq, warnings)
+    return SenderSettings(
+        link, log, spool, size, server_cert, verify, cipher, crls, attempts, is_dirq, warnings
+    )
 
 
 def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
@@ -175,8 +188,12 @@ def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
     settings = Settings(document.read([path], ini.parse))
     link = _read_link(settings, "receiver", layout=layout)
     crls = _read_crls(settings)
-    queues = settings.path("messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True)
-    pidfile = settings.path("daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True)
+    queues = settings.path(
+        "messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True
+    )
+    pidfile = settings.path(
+        "daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True
+    )
     settings.accept("certificates", ["server_cert", "verify_server_cert", "cipher"])
     settings.accept("messaging", ["path_type"])
     log = _read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False)
@@ -200,14 +217,18 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
         settings.accept("messaging", ["ams_project", "token"])
     if not use_ssl:
         text = (
-            "has no effect: AMS always uses TLS" if ams else "messages travel in clear and the broker is not verified"
+            "has no effect: AMS always uses TLS"
+            if ams
+            else "messages travel in clear and the broker is not verified"
         )
         settings.warn("broker", "use_ssl", f"{text}; write true")
     brokers = _read_brokers(settings, protocol)
     grid = layout.path("/etc/grid-security")
     certificate = settings.file("certificates", "certificate", default=grid / "hostcert.pem")
     key = settings.file("certificates", "key", default=grid / "hostkey.pem")
-    capath = settings.path("certificates", "capath", default=layout.grid_certificates, is_directory=True)
+    capath = settings.path(
+        "certificates", "capath", default=layout.grid_certificates, is_directory=True
+    )
     destination = _read_destination(settings, role, protocol)
     assert certificate is not None and key is not None  # noqa: S101, PT018  both have a default
     return Link(brokers, use_ssl or ams is not None, certificate, key, capath, destination, ams)
@@ -221,7 +242,9 @@ def _read_protocol(settings: Settings, role: str) -> str:
 
 
 def _read_ams(settings: Settings) -> AMSAccess:
-    project = settings.text("messaging", "ams_project", required="the project at AMS; EGI's is accounting")
+    project = settings.text(
+        "messaging", "ams_project", required="the project at AMS; EGI's is accounting"
+    )
     if project and not _AMS_NAME.fullmatch(project):
         settings.error("messaging", "ams_project", f"{project!r} is no name of a project at AMS")
     token = settings.text("messaging", "token")
@@ -229,11 +252,19 @@ def _read_ams(settings: Settings) -> AMSAccess:
         settings.error("messaging", "token", "holds blanks or characters that no token has")
     entry = settings.where("messaging", "token")
     if token and entry is not None and _is_open(entry.path):
-        settings.warn("messaging", "token", "every user of this host may read this file; chmod 0640")
+        settings.warn(
+            "messaging", "token", "every user of this host may read this file; chmod 0640"
+        )
     port = settings.where("broker", "port")
     if port is not None and port.text.strip() != str(_HTTPS_PORT):
-        settings.warn("broker", "port", "has no effect with AMS; for another port than 443 write host: HOST:PORT")
-    authn_port = settings.integer("broker", "authn_port", default=_AUTHN_PORT, minimum=1, maximum=_MAX_PORT)
+        settings.warn(
+            "broker",
+            "port",
+            "has no effect with AMS; for another port than 443 write host: HOST:PORT",
+        )
+    authn_port = settings.integer(
+        "broker", "authn_port", default=_AUTHN_PORT, minimum=1, maximum=_MAX_PORT
+    )
     system_cas = settings.boolean("broker", "system_cas", default=True)
     return AMSAccess(project, token, authn_port, system_cas)
 
@@ -248,17 +279,29 @@ def _is_open(path: Path) -> bool:
 def _read_destination(settings: Settings, role: str, protocol: str) -> str:
     what = "the queue, for example /queue/NAME"
     if protocol == "AMS":
-        what = "the topic; EGI's for clouds is eu-egi-cloud-accounting" if role == "sender" else "the subscription"
+        what = (
+            "the topic; EGI's for clouds is eu-egi-cloud-accounting"
+            if role == "sender"
+            else "the subscription"
+        )
     destination = settings.text("messaging", "destination", required=what)
     if protocol == "AMS" and destination and not _AMS_NAME.fullmatch(destination):
-        settings.error("messaging", "destination", f"{destination!r} is no name at AMS; name {what}")
+        settings.error(
+            "messaging", "destination", f"{destination!r} is no name at AMS; name {what}"
+        )
     if ".test." in destination:
-        settings.warn("messaging", "destination", f"{destination} is a test queue: what goes there is not accounted")
+        settings.warn(
+            "messaging",
+            "destination",
+            f"{destination} is a test queue: what goes there is not accounted",
+        )
     return destination
 
 
 def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
-    default_port = settings.integer("broker", "port", default=_HTTPS_PORT, minimum=1, maximum=_MAX_PORT)
+    default_port = settings.integer(
+        "broker", "port", default=_HTTPS_PORT, minimum=1, maximum=_MAX_PORT
+    )
     if protocol == "AMS":
         default_port = _HTTPS_PORT
     name_a_host = _NAME_A_HOST[protocol]
@@ -270,11 +313,20 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
         port = int(match["port"] or default_port) if match else 0
         host = match["v6"] or match["name"] if match else ""
         if match is None or not 1 <= port <= _MAX_PORT:
-            shown = "an account" if "@" in word else repr(word)  # of a URL with one, the password would be shown
-            settings.error("broker", "host", f"{shown} is not allowed; write host or host:port, several with commas")
+            # of a URL with one, the password would be shown
+            shown = "an account" if "@" in word else repr(word)
+            settings.error(
+                "broker",
+                "host",
+                f"{shown} is not allowed; write host or host:port, several with commas",
+            )
             continue
         if not hosts.is_host(host):
-            settings.error("broker", "host", f"there can be no host of the name {host!r}; write host or host:port")
+            settings.error(
+                "broker",
+                "host",
+                f"there can be no host of the name {host!r}; write host or host:port",
+            )
         if host == "msg.example.org":
             settings.error("broker", "host", f"is still the placeholder {word!r}; {name_a_host}")
         brokers.append(Broker(host, port))
@@ -311,7 +363,11 @@ def _check_spool(settings: Settings, spool: Path) -> None:
 
 def _read_size(settings: Settings) -> int:
     return settings.integer(
-        "messaging", "max_message_size", default=_MAX_MESSAGE_SIZE, minimum=1024, maximum=8 * _MAX_MESSAGE_SIZE
+        "messaging",
+        "max_message_size",
+        default=_MAX_MESSAGE_SIZE,
+        minimum=1024,
+        maximum=8 * _MAX_MESSAGE_SIZE,
     )
 
 

@@ -119,7 +119,9 @@ def _find_array(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _find_elements(text: str, position: int, decoder: json.JSONDecoder) -> tuple[list[tuple[int, int]], int]:
+def _find_elements(
+    text: str, position: int, decoder: json.JSONDecoder
+) -> tuple[list[tuple[int, int]], int]:
     """Return begin and end of each element of an array, and where the array ends."""
     spans: list[tuple[int, int]] = []
     position = _skip(text, position)

@@ -6,8 +6,9 @@ The order, for each batch of messages:
     record      one row each in the journal, in one durable transaction
     publish     move the elements into their queue
 
-after which the broker may be told to forget them. Killed before *record*, the broker delivers again, and what was
-staged is thrown away. Killed after it, the next start publishes what is staged, and what is delivered again is known.
+after which the broker may be told to forget them. Killed before *record*, the broker delivers
+again, and what was staged is thrown away. Killed after it, the next start publishes what is staged,
+and what is delivered again is known.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Store:
         :raises LocalFailure: the journal is broken
         """
         self._publish()
-        fresh = {verdict.key: verdict for verdict in verdicts if not self._journal.knows(verdict.key)}
+        fresh = {
+            verdict.key: verdict for verdict in verdicts if not self._journal.knows(verdict.key)
+        }
         rows: list[tuple[Key, str]] = []
         try:
             for key, verdict in fresh.items():

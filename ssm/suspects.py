@@ -1,18 +1,21 @@
 """Messages on which connections broke: counted over runs, and told apart from a broker that is out of order.
 
-A broker that dislikes a message may close the connection, or refuse it in words that no program knows. From outside
-that looks like a broker that fails. So a message is condemned only when all of this holds:
+A broker that dislikes a message may close the connection, or refuse it in words that no program
+knows. From outside that looks like a broker that fails. So a message is condemned only when all of
+this holds:
 
     it was in flight alone when a connection broke, ``limit`` times, in this run or earlier ones;
     the same broker has just taken another message;
     the very next thing that happened there is that this one broke the connection again.
 
-A message that has failed ``limit`` - 1 times is held while others are tried. While none of them goes through nobody is
-condemned, however long the broker is out of order. One that overtook a suspect is remembered (docs/adr/0018), durably
-and before it is sent: if the suspect is taken after all, the other goes once more, under an id of its own that no
-receiver discards as a repetition, so that it is the last to arrive.
+A message that has failed ``limit`` - 1 times is held while others are tried. While none of them
+goes through nobody is condemned, however long the broker is out of order. One that overtook a
+suspect is remembered (docs/adr/0018), durably and before it is sent: if the suspect is taken after
+all, the other goes once more, under an id of its own that no receiver discards as a repetition, so
+that it is the last to arrive.
 
-The counts lie in a file beside the spool. It is a memory, not a truth: without it, counting starts over.
+The counts lie in a file beside the spool. It is a memory, not a truth: without it, counting starts
+over.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which message to send next, and which may be removed: the rules of delivery, without any input or output.
 
-Messages are sent in their order, many before the first receipt. One may be removed when its own receipt has come and
-all before it have been removed. When the connection breaks, sending starts over from the oldest that is not removed:
-the repository keeps the last message that it receives about a server, so none may arrive only after its successor.
+Messages are sent in their order, many before the first receipt. One may be removed when its own
+receipt has come and all before it have been removed. When the connection breaks, sending starts
+over from the oldest that is not removed: the repository keeps the last message that it receives
+about a server, so none may arrive only after its successor.
 
     event                     waiting   sent      done
     send(id)                  → sent
@@ -11,11 +12,13 @@ the repository keeps the last message that it receives about a server, so none m
     give_up(id)               removed   removed   removed
     removal                                       removed       when it is the oldest
 
-After a break messages go one at a time until there is a receipt, so that it is known which of them the broker minds.
+After a break messages go one at a time until there is a receipt, so that it is known which of them
+the broker minds.
 
-A suspect (a message on which connections broke) always goes alone. While it is held, its successors may overtake it.
-A receipt for one that overtook is kept through breaks, because it is certain: only when the suspect itself gets a
-receipt after all must the other be sent again, so that it arrives last.
+A suspect (a message on which connections broke) always goes alone. While it is held, its successors
+may overtake it. A receipt for one that overtook is kept through breaks, because it is certain: only
+when the suspect itself gets a receipt after all must the other be sent again, so that it arrives
+last.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ sys.addaudithook(_tell)  # a hook can never be removed
 
 
 @contextlib.contextmanager
-def before(event: str, action: Action, *, path: Path | None = None, times: int = 1) -> Iterator[None]:
+def before(
+    event: str, action: Action, *, path: Path | None = None, times: int = 1
+) -> Iterator[None]:
     """Do something just before the first events of a kind (``os.utime``, ``os.remove``, ``open``, …).
 
     ``path`` means those of this path only. What ``action`` raises, the caller of the operation

@@ -17,7 +17,9 @@ import pytest
 
 NAMES = ("directory", "dangling", "loop", "pipe", "socket", "device", "\udcff\n'x", "locked")
 NOBODY = 65534
-_DROP = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+_DROP = (
+    f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+)
 
 
 def make(directory: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
@@ -34,7 +36,8 @@ def make(directory: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
     path("dangling").symlink_to("nowhere")
     path("loop").symlink_to(path("loop").name)
     os.mkfifo(path("pipe"))
-    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(directory):  # paths of sockets are short
+    # paths of sockets are short
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(directory):
         server.bind(path("socket").name)
     with contextlib.suppress(PermissionError):
         os.mknod(path("device"), stat.S_IFCHR | 0o666, os.makedev(1, 3))
@@ -59,7 +62,9 @@ def as_nobody(code: str, *, modules: str = "appliance.core.files, caso.batch, bd
     modules = f"import {modules}\n"  # before the checkout may be closed to us
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     words = [sys.executable, "-c", f"{modules}{_DROP}{code}"]
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=env).stdout
+    return subprocess.run(
+        words, capture_output=True, text=True, check=True, timeout=60, env=env
+    ).stdout
 
 
 @contextlib.contextmanager
@@ -86,7 +91,9 @@ def acting_as_nobody() -> Iterator[str]:
 @contextlib.contextmanager
 def small_disk(directory: Path, *, size: str) -> Iterator[Path]:
     """Yield a small file system at ``directory``; skip the test where none may be mounted."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=False
+    )
     if mounted.returncode:
         pytest.skip("no file system may be mounted here")
     try:

@@ -82,17 +82,32 @@ def version(program: Path) -> str:
     """Return the version of a Compose, such as ``5.0.1``; raises `Unavailable` for none or too old."""
     require(program)
     command = [str(program), "version", "--short"]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", **ENVIRONMENT}
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        **ENVIRONMENT,
+    }
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ANSWER, check=False, env=environment, cwd="/"
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER,
+            check=False,
+            env=environment,
+            cwd="/",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(program, f"does not run: {error}", REMEDY) from error
     match = re.search(r"(\d+)\.(\d+)\S*", done.stdout)
     if done.returncode or not match:
         words = " ".join((done.stderr or done.stdout).split())[:200]
-        raise Unavailable(program, f"does not say its version: {words or f'exit status {done.returncode}'}", REMEDY)
+        raise Unavailable(
+            program,
+            f"does not say its version: {words or f'exit status {done.returncode}'}",
+            REMEDY,
+        )
     if (int(match[1]), int(match[2])) < OLDEST:
         raise Unavailable(program, f"is Compose {match[0]}; 1.29 is the oldest that works", REMEDY)
     return match[0]

@@ -1,6 +1,7 @@
 """Docker-compose as a program that we call: its environment, its noise, and its failures in words of ours.
 
-What it prints about itself goes to standard error, together with what the program in the container prints there.
+What it prints about itself goes to standard error, together with what the program in the container
+prints there.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ _SOURCE = re.compile(r"(?:bind source path does not exist: |invalid mount config
 _PORT = re.compile(
     r"[Bb]ind for (\S+) failed|listen tcp\d? (\S+): bind: address already in use|exposing port \w+ (\S+)"
 )
-_ENGINE = re.compile(r"(?:Cannot|Couldn't|Can't) connect to (?:the )?Docker daemon|Connection refused|docker\.sock")
+_ENGINE = re.compile(
+    r"(?:Cannot|Couldn't|Can't) connect to (?:the )?Docker daemon|Connection refused|docker\.sock"
+)
 _VARIABLE = re.compile(r"required variable (\w+) is missing|Missing mandatory value for \"?(\w+)")
-_PREFIX = re.compile(r"^(?:ERROR: |Error response from daemon: |for \S+ +|Cannot \w+ container for service \S+: )+")
+_PREFIX = re.compile(
+    r"^(?:ERROR: |Error response from daemon: |for \S+ +|Cannot \w+ container for service \S+: )+"
+)
 
 
 def environment(host: Host) -> dict[str, str]:
@@ -56,7 +61,8 @@ def is_noise(line: str) -> bool:
 class Relay:
     """Passes on what comes by docker-compose's standard error, line by line, but for its own words.
 
-    What looks like a failure of docker-compose is held back until it is known whether the program has run.
+    What looks like a failure of docker-compose is held back until it is known whether the program
+    has run.
     """
 
     def __init__(self, output: BinaryIO) -> None:
@@ -80,7 +86,8 @@ class Relay:
         self.held.clear()
 
     def _write(self, line: bytes) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed terminal ends no job
+        # a full disk or a closed terminal ends no job
+        with contextlib.suppress(OSError, ValueError):
             self._output.write(line)
             self._output.flush()
 
@@ -92,21 +99,33 @@ def not_installed(program: str, error: OSError) -> Unavailable:
 
 def failure(subject: str, said: Sequence[str]) -> Unavailable:
     """Return why docker-compose could not run a container at all, from what it wrote to standard error."""
-    lines = [_CONTROLS.sub("", line).strip() for line in said if not is_noise(line) and _SUMMARY not in line]
+    lines = [
+        _CONTROLS.sub("", line).strip()
+        for line in said
+        if not is_noise(line) and _SUMMARY not in line
+    ]
     text = " ".join(lines)
     if match := _SOURCE.search(text):
         return Unavailable(
-            match[1], f"does not exist, and {subject} has it mounted", "put it there, as scripts/install did"
+            match[1],
+            f"does not exist, and {subject} has it mounted",
+            "put it there, as scripts/install did",
         )
     if match := _PORT.search(text):
         port = next(filter(None, match.groups()))
-        remedy = f"stop that program: ss -ltnp 'sport = :{port.rpartition(':')[2]}' shows which it is"
+        remedy = (
+            f"stop that program: ss -ltnp 'sport = :{port.rpartition(':')[2]}' shows which it is"
+        )
         return Unavailable(port, "is taken by another program", remedy)
     if match := _VARIABLE.search(text):
         return Unavailable(
-            "/etc/fedcloud/appliance.env", f"{match[1] or match[2]} must be set", "run scripts/install again"
+            "/etc/fedcloud/appliance.env",
+            f"{match[1] or match[2]} must be set",
+            "run scripts/install again",
         )
     if _ENGINE.search(text):
         return Unavailable(subject, "the Docker engine does not answer", "systemctl start docker")
     last = next((_PREFIX.sub("", line) for line in reversed(lines) if line), "it said nothing")
-    return Unavailable(subject, f"its container cannot be started: {last[:300]}", "see systemctl status docker")
+    return Unavailable(
+        subject, f"its container cannot be started: {last[:300]}", "see systemctl status docker"
+    )

@@ -2,8 +2,8 @@
 
 This is the one module that imports docker.
 
-Containers are known by the labels that docker-compose gives them, never by their names: those differ between its
-versions.
+Containers are known by the labels that docker-compose gives them, never by their names: those
+differ between its versions.
 """
 
 from __future__ import annotations
@@ -69,9 +69,13 @@ class Engine:
         if not _is_listened_at(socket):
             raise Unavailable(socket, "the Docker engine does not run", remedy)
         try:
-            self._client = docker.DockerClient(base_url=f"unix://{socket}", version="auto", timeout=_ANSWER)
+            self._client = docker.DockerClient(
+                base_url=f"unix://{socket}", version="auto", timeout=_ANSWER
+            )
         except self._broken as error:
-            raise Unavailable(socket, f"the Docker engine does not answer: {_words(error)}", remedy) from error
+            raise Unavailable(
+                socket, f"the Docker engine does not answer: {_words(error)}", remedy
+            ) from error
         self._refuse_podman()
 
     def _refuse_podman(self) -> None:
@@ -94,7 +98,8 @@ class Engine:
         """Stop and remove what is left of a job whose wrapper was killed; returns how many containers that were."""
         left = self._containers(f"{JOB_LABEL}={job}")
         for container in left:
-            with contextlib.suppress(_Missing):  # it has ended meanwhile, and was told to remove itself
+            # it has ended meanwhile, and was told to remove itself
+            with contextlib.suppress(_Missing):
                 self._ask(container.stop, timeout=round(grace.total_seconds()))
                 self._ask(container.remove, force=True, v=True)
         return len(left)
@@ -103,7 +108,9 @@ class Engine:
         """Return whether a container of this job has run, and ended, since then; the engine keeps some 250 events."""
         span = {"since": f"{since.timestamp() - 1:.3f}", "until": f"{time.time():.3f}"}
         filters = {"event": ["die"], "label": [f"{JOB_LABEL}={job}"]}
-        return any(True for _ in self._ask(self._client.events, **span, filters=filters, decode=True))
+        return any(
+            True for _ in self._ask(self._client.events, **span, filters=filters, decode=True)
+        )
 
     def signal_job(self, job: str, signal: str) -> bool:
         """Send a signal to a job's container; returns whether there is one that runs."""
@@ -118,14 +125,18 @@ class Engine:
     def remove_ended(self, name: str) -> None:
         """Remove a container of this name that has ended or never started; one that runs is left alone."""
         filters = {"name": f"^/{name}$", "status": ["exited", "created"]}
-        for container in self._ask(self._client.containers.list, all=True, filters=filters, ignore_removed=True):
+        for container in self._ask(
+            self._client.containers.list, all=True, filters=filters, ignore_removed=True
+        ):
             with contextlib.suppress(_Missing):
                 self._ask(container.remove, v=True)
 
     def services(self) -> list[ServiceState]:
         """Return the state of all containers of the project that are no jobs."""
         found = [
-            one for one in self._containers() if one.labels.get(_ONE_OFF) != "True" and JOB_LABEL not in one.labels
+            one
+            for one in self._containers()
+            if one.labels.get(_ONE_OFF) != "True" and JOB_LABEL not in one.labels
         ]
         return sorted((_state(one) for one in found), key=lambda state: state.service)
 
@@ -142,7 +153,11 @@ class Engine:
         """Yield what a service has written, as far as the engine has kept it; without end while it ``follow``s."""
         found = self._of_service(service)
         if not found:
-            raise Unavailable(service, "has no container", f"see systemctl status {SERVICES.get(service, service)}")
+            raise Unavailable(
+                service,
+                "has no container",
+                f"see systemctl status {SERVICES.get(service, service)}",
+            )
         for container in found:
             if follow:
                 yield from self._ask(container.logs, tail=lines, stream=True, follow=True)
@@ -161,11 +176,17 @@ class Engine:
 
     def _of_service(self, service: str) -> list[Any]:
         """Return a service's containers, without those that only check its configuration."""
-        return [one for one in self._containers(f"{_SERVICE}={service}") if one.labels.get(_ONE_OFF) != "True"]
+        return [
+            one
+            for one in self._containers(f"{_SERVICE}={service}")
+            if one.labels.get(_ONE_OFF) != "True"
+        ]
 
     def _containers(self, *labels: str) -> Sequence[Any]:
         wanted = {"label": [f"com.docker.compose.project={PROJECT}", *labels]}
-        found: Sequence[Any] = self._ask(self._client.containers.list, all=True, filters=wanted, ignore_removed=True)
+        found: Sequence[Any] = self._ask(
+            self._client.containers.list, all=True, filters=wanted, ignore_removed=True
+        )
         return found
 
     def _ask(self, question: Callable[..., T], *arguments: Any, **options: Any) -> T:

@@ -57,8 +57,24 @@ UNITS = {
 JOBS = {
     job.name: job
     for job in (
-        Job("caso", Flow.ACCOUNTING, "caso", ("caso-extract",), "caso.log", "caso", timedelta(hours=6)),
-        Job("ssmsend", Flow.ACCOUNTING, "ssm", ("ssmsend",), "ssm.log", "ssmsend", timedelta(hours=5)),
+        Job(
+            "caso",
+            Flow.ACCOUNTING,
+            "caso",
+            ("caso-extract",),
+            "caso.log",
+            "caso",
+            timedelta(hours=6),
+        ),
+        Job(
+            "ssmsend",
+            Flow.ACCOUNTING,
+            "ssm",
+            ("ssmsend",),
+            "ssm.log",
+            "ssmsend",
+            timedelta(hours=5),
+        ),
         Job(
             "cloudkeeper",
             Flow.IMAGES,
@@ -106,20 +122,26 @@ def flow_of(name: str) -> Flow | None:
 def flow_of_record(program: str, service: str) -> Flow | None:
     """Return the flow of a run record by its program, and by the ``service`` whose container wrote it.
 
-    Programs that run without containers write into the directory of all records; ``service`` names none of ours then.
+    Programs that run without containers write into the directory of all records; ``service`` names
+    none of ours then.
     """
     by_program = {job.command[0]: job.flow for job in JOBS.values()}
     by_program |= {f"job-{job.name}": job.flow for job in JOBS.values()}
     by_program |= {f"bdii-{level}": Flow.INFORMATION for level in ("resource", "site")}
     by_service = {job.service: job.flow for job in JOBS.values() if job.service}
-    return by_program.get(program) or by_service.get(service) or flow_of(program) or flow_of(service)
+    return (
+        by_program.get(program) or by_service.get(service) or flow_of(program) or flow_of(service)
+    )
 
 
 def find(name: str) -> Job:
     """Return a job by its name; raises `UsageError` with the nearest one."""
     if name in JOBS:
         return JOBS[name]
-    known = {**{job.name: job for job in JOBS.values()}, **{job.command[0]: job for job in JOBS.values()}}
+    known = {
+        **{job.name: job for job in JOBS.values()},
+        **{job.command[0]: job for job in JOBS.values()},
+    }
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {known[near[0]].name}?" if near else f"write one of {', '.join(JOBS)}"
     raise UsageError(name, "there is no such job", hint)

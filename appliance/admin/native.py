@@ -26,7 +26,11 @@ from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 
 PROGRAMS = "/opt/fedcloud/current/bin"
-AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
 """Where systems keep the authorities of web servers: Debian's family, Red Hat's, others."""
 UNITS = {"cloudbdii": "cloudbdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
 """By service."""
@@ -55,7 +59,9 @@ def authorities(named: str = "") -> str:
     return named if named and Path(named).exists() else usual
 
 
-def command(job: Job, layout: Layout, *, mounts: Sequence[str], arguments: Sequence[str]) -> list[str]:
+def command(
+    job: Job, layout: Layout, *, mounts: Sequence[str], arguments: Sequence[str]
+) -> list[str]:
     """Return the command line of a job; ``mounts`` are ``SOURCE:TARGET:ro``, as for a container.
 
     Raises `Unavailable` when the program is not installed.
@@ -63,7 +69,9 @@ def command(job: Job, layout: Layout, *, mounts: Sequence[str], arguments: Seque
     name, *flags = job.command
     program = layout.path(PROGRAMS) / name
     if not program.exists():
-        raise Unavailable(program, "is not installed", "run the bundle's install --without-containers again")
+        raise Unavailable(
+            program, "is not installed", "run the bundle's install --without-containers again"
+        )
     pairs = [tuple(mount.removesuffix(":ro").split(":")) for mount in mounts]
     pairs.append((str(layout.runs / job.service), str(layout.runs)))
     if job.service == "cloudkeeper":
@@ -75,7 +83,9 @@ def command(job: Job, layout: Layout, *, mounts: Sequence[str], arguments: Seque
     return ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", _BIND, "sh", *binds, "--", *inside]
 
 
-def environment(proxies: Mapping[str, str], *, named_authorities: str, root: Path) -> dict[str, str]:
+def environment(
+    proxies: Mapping[str, str], *, named_authorities: str, root: Path
+) -> dict[str, str]:
     """Return the environment of a job, as its image would set it."""
     file = authorities(named_authorities)
     found = {
@@ -132,7 +142,15 @@ def amiss(service: str, layout: Layout) -> str:
 def logs(services: Sequence[str], *, lines: int, follow: bool) -> int:
     """Print what services have written to the journal, in the order of time; returns journalctl's exit status."""
     units = [word for service in services for word in ("-u", f"{UNITS[service]}.service")]
-    words = [_JOURNALCTL, "--no-pager", "--output=cat", *units, "-n", str(lines), *(["-f"] if follow else [])]
+    words = [
+        _JOURNALCTL,
+        "--no-pager",
+        "--output=cat",
+        *units,
+        "-n",
+        str(lines),
+        *(["-f"] if follow else []),
+    ]
     return subprocess.run(words, check=False).returncode
 
 
@@ -149,4 +167,8 @@ def _show(unit: str) -> dict[str, str]:
 
 
 def _moment(text: str) -> datetime | None:
-    return datetime.fromtimestamp(int(text[1:]), UTC) if text.startswith("@") and text[1:].isdecimal() else None
+    return (
+        datetime.fromtimestamp(int(text[1:]), UTC)
+        if text.startswith("@") and text[1:].isdecimal()
+        else None
+    )

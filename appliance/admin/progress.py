@@ -75,7 +75,11 @@ def silent(_label: str) -> Iterator[Detail]:
 
 def _write(out: TextIO, label: str, word: str, *, is_terminal: bool, is_last: bool = False) -> None:
     """Write a line; on a terminal in place of the one before."""
-    line = f"  {label:{_WIDTH}.{_WIDTH}} {word}".rstrip() if is_terminal else f"  {label}: {word or 'begins'}"
+    line = (
+        f"  {label:{_WIDTH}.{_WIDTH}} {word}".rstrip()
+        if is_terminal
+        else f"  {label}: {word or 'begins'}"
+    )
     if is_terminal:
         out.write(f"\r{line}\x1b[K" + ("\n" if is_last else ""))
     else:

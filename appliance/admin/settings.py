@@ -37,7 +37,12 @@ _MAX_PORT = 65535
 _VARIABLES = (
     *(VERSION, "FEDCLOUD_NETWORK", "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_ROOT", "FEDCLOUD_CPUS"),
     *("FEDCLOUD_BDII_LISTEN", "FEDCLOUD_BRIDGE"),
-    *("FEDCLOUD_BACKEND_ENDPOINT", "FEDCLOUD_MEMORY_BDII", "FEDCLOUD_MEMORY_BACKEND", "FEDCLOUD_MEMORY_JOB"),
+    *(
+        "FEDCLOUD_BACKEND_ENDPOINT",
+        "FEDCLOUD_MEMORY_BDII",
+        "FEDCLOUD_MEMORY_BACKEND",
+        "FEDCLOUD_MEMORY_JOB",
+    ),
 )
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -105,10 +110,14 @@ def load(layout: Layout) -> Host:
     path = layout.path("/etc/fedcloud/appliance.yaml")
     environment = choice.environment(layout)
     variables = choice.texts(environment)
-    settings = Settings(document.read([path], yaml_file.parse) if path.exists() else document.Document(paths=[path]))
+    settings = Settings(
+        document.read([path], yaml_file.parse) if path.exists() else document.Document(paths=[path])
+    )
     profile = settings.choice("DEFAULT", "profile", default=PROFILES[0], allowed=PROFILES)
     timeouts = {
-        job.name: timedelta(minutes=settings.integer("timeouts", job.name, default=_minutes(job.timeout), minimum=1))
+        job.name: timedelta(
+            minutes=settings.integer("timeouts", job.name, default=_minutes(job.timeout), minimum=1)
+        )
         for job in JOBS.values()
     }
     flows = {flow: settings.boolean("flows", flow.value, default=True) for flow in Flow}
@@ -118,7 +127,8 @@ def load(layout: Layout) -> Host:
         socket=socket,
         compose=compose,
         timeouts=timeouts,
-        network=layout.path("/etc/fedcloud/networks") / f"{variables.get('FEDCLOUD_NETWORK') or _NETWORK}.yml",
+        network=layout.path("/etc/fedcloud/networks")
+        / f"{variables.get('FEDCLOUD_NETWORK') or _NETWORK}.yml",
         version=in_use(layout) or variables.get(VERSION, ""),
         version_file=layout.path(VERSION_FILE),
         mounts=choice.choose(variables, layout),
@@ -134,7 +144,8 @@ def load(layout: Layout) -> Host:
         restricts_egress=settings.boolean("firewall", "bdii_egress", default=True),
         bridge=_bridge(environment),
         listen=_listen(environment),
-        warnings=settings.finish() + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),
+        warnings=settings.finish()
+        + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),
     )
 
 
@@ -149,7 +160,11 @@ def is_native(layout: Layout) -> bool:
 def in_use(layout: Layout) -> str:
     """Return the version of the images that is in use, as the state directory has it; empty without one."""
     try:
-        return files.read_regular(layout.path(VERSION_FILE), limit=_LONGEST).decode(errors="replace").strip()
+        return (
+            files.read_regular(layout.path(VERSION_FILE), limit=_LONGEST)
+            .decode(errors="replace")
+            .strip()
+        )
     except FileNotFoundError:
         return ""
 
@@ -173,7 +188,9 @@ def _listen(environment: document.Document) -> tuple[str, int] | None:
     address, _, port = entry.text.rpartition(":")
     try:
         found = str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]")))
-        is_right = ("[" in address) == (":" in found) and port.isdecimal() and 0 < int(port) <= _MAX_PORT
+        is_right = (
+            ("[" in address) == (":" in found) and port.isdecimal() and 0 < int(port) <= _MAX_PORT
+        )
     except ValueError:
         is_right = False
     if not is_right:
@@ -199,7 +216,9 @@ def _misspelt(environment: document.Document, *, version: str, place: Path) -> t
     others = [name for name in choice.texts(environment) if not name.startswith("FEDCLOUD_")]
     if version and settings.where(shell.SECTION, VERSION):
         settings.warn(
-            shell.SECTION, VERSION, f"is ignored: the version in use is {version}, in {place}; remove this line"
+            shell.SECTION,
+            VERSION,
+            f"is ignored: the version in use is {version}, in {place}; remove this line",
         )
     settings.accept(shell.SECTION, [*_VARIABLES, *choice.PLACES, *others])
     return settings.finish()
@@ -237,7 +256,9 @@ def compose_environment(host: Host) -> Mapping[str, str]:
         **({VERSION: host.version} if host.version else {}),
         **host.mounts,
     }
-    return environment if host.root == Path("/") else environment | {"FEDCLOUD_ROOT": str(host.root)}
+    return (
+        environment if host.root == Path("/") else environment | {"FEDCLOUD_ROOT": str(host.root)}
+    )
 
 
 def _minutes(span: timedelta) -> int:

@@ -30,11 +30,13 @@ class Watch:
     def look(self) -> None:
         """Raise `Unavailable`, with the program's last words, when nothing will come of it.
 
-        That is when the process has ended, when the program in the container calls its configuration wrong, which no
-        other start mends, or when it ends again and again.
+        That is when the process has ended, when the program in the container calls its
+        configuration wrong, which no other start mends, or when it ends again and again.
         """
         if words := self._last_words():
-            raise Unavailable(self.service, f"does not come up: {words}", f"see appliance logs {self.service}")
+            raise Unavailable(
+                self.service, f"does not come up: {words}", f"see appliance logs {self.service}"
+            )
         if self.pid is not None and not Path(f"/proc/{self.pid}").exists():
             remedy = f"see its words above, or systemctl status {SERVICES.get(self.service, self.service)}"
             raise Unavailable(self.service, "what has it run has ended", remedy)
@@ -45,10 +47,16 @@ class Watch:
             return ""
         try:
             with Engine(self.socket) as engine:
-                state = next((one for one in engine.services() if one.service == self.service), None)
+                state = next(
+                    (one for one in engine.services() if one.service == self.service), None
+                )
                 if not self._has_given_up(state) or state is None:
                     return ""
-                said = b"".join(engine.logs(self.service, lines=1, follow=False)).decode(errors="replace").strip()
+                said = (
+                    b"".join(engine.logs(self.service, lines=1, follow=False))
+                    .decode(errors="replace")
+                    .strip()
+                )
         except Unavailable:
             return ""
         return said or f"it ended with status {state.exit_status}"
@@ -65,26 +73,38 @@ class Watch:
 
     def _has_given_up(self, state: ServiceState | None) -> bool:
         restarts = state.restarts if state else 0
-        if self._restarts is None or restarts < self._restarts:  # the first look, or another container
+        # the first look, or another container
+        if self._restarts is None or restarts < self._restarts:
             self._restarts = restarts
         ended = restarts - self._restarts
-        return state is not None and ended >= (1 if state.exit_status == ExitStatus.USAGE else _ENOUGH)
+        return state is not None and ended >= (
+            1 if state.exit_status == ExitStatus.USAGE else _ENOUGH
+        )
 
 
 def wait_until(
-    amiss: Callable[[], str], *, subject: str, service: str, timeout: int, pause: float, watch: Watch | None
+    amiss: Callable[[], str],
+    *,
+    subject: str,
+    service: str,
+    timeout: int,
+    pause: float,
+    watch: Watch | None,
 ) -> None:
     """Ask every ``pause`` seconds what is amiss, until it is nothing; raises `Unavailable` with the last answer.
 
     What a ``watch`` sees ends the waiting sooner; else ``timeout`` does, in seconds.
     """
     now = time.monotonic()
-    deadline, look = now + timeout, now  # the first look tells how often the container had ended before
+    # the first look tells how often the container had ended before
+    deadline, look = now + timeout, now
     while cause := amiss():
         now = time.monotonic()
         if now >= deadline:
             raise Unavailable(
-                subject, f"no answer within {timeout} s, lastly: {cause}", f"see appliance logs {service}"
+                subject,
+                f"no answer within {timeout} s, lastly: {cause}",
+                f"see appliance logs {service}",
             )
         if watch and now >= look:
             watch.look()

@@ -1,8 +1,9 @@
 """A directory server: as its one writer sees it, and as anybody does.
 
-The writer uses LDAP over the server's unix socket, as the user that runs it. There is no password: the server learns
-from the kernel who is at the other end of the socket (SASL EXTERNAL), and its configuration names that user as the one
-who may write. Everybody else reads over TCP, anonymously: `read`.
+The writer uses LDAP over the server's unix socket, as the user that runs it. There is no password:
+the server learns from the kernel who is at the other end of the socket (SASL EXTERNAL), and its
+configuration names that user as the one who may write. Everybody else reads over TCP, anonymously:
+`read`.
 
 This is the one module that imports ldap3, and only when a connection is made.
 """
@@ -42,20 +43,23 @@ class NoAnswer(Unavailable):
 class Directory:
     """A connection, open until `close` or the end of the ``with`` block.
 
-    ``timeout`` bounds each answer. All methods raise `NoAnswer` when the connection breaks; whether the operation
-    under way was done is then unknown.
+    ``timeout`` bounds each answer. All methods raise `NoAnswer` when the connection breaks; whether
+    the operation under way was done is then unknown.
     """
 
     def __init__(self, socket: Path, *, timeout: timedelta = timedelta(seconds=30)) -> None:
         self._ldap3, self._errors = _import()
         self._socket = socket
         seconds = max(1, round(timeout.total_seconds()))
-        server = self._ldap3.Server(f"ldapi://{quote(str(socket))}", get_info=self._ldap3.NONE, connect_timeout=seconds)
+        server = self._ldap3.Server(
+            f"ldapi://{quote(str(socket))}", get_info=self._ldap3.NONE, connect_timeout=seconds
+        )
         self._connection = self._ldap3.Connection(
             server,
             authentication=self._ldap3.SASL,
             sasl_mechanism=self._ldap3.EXTERNAL,
-            sasl_credentials="",  # empty, not absent: without credentials slapd waits for a second step
+            # empty, not absent: without credentials slapd waits for a second step
+            sasl_credentials="",
             receive_timeout=seconds,
             check_names=False,
             auto_encode=False,
@@ -71,12 +75,19 @@ class Directory:
 
     def add(self, entry: Entry) -> None:
         """Add an entry; raises `Refused`."""
-        self._change("add", entry.dn, None, {name: _octets(values) for name, values in entry.attributes.items()})
+        self._change(
+            "add",
+            entry.dn,
+            None,
+            {name: _octets(values) for name, values in entry.attributes.items()},
+        )
 
     def modify(self, dn: str, changes: Mapping[str, Sequence[str]]) -> None:
         """Give attributes these values instead of those that they have, none to remove them; raises `Refused`."""
         replace = self._ldap3.MODIFY_REPLACE
-        self._change("modify", dn, {name: [(replace, _octets(values))] for name, values in changes.items()})
+        self._change(
+            "modify", dn, {name: [(replace, _octets(values))] for name, values in changes.items()}
+        )
 
     def delete(self, dn: str) -> None:
         """Remove an entry, which must have none below it; raises `Refused`."""
@@ -86,10 +97,15 @@ class Directory:
         """Yield the entries of a subtree, page by page, without operational attributes; raises `Refused`."""
         cookie = None
         while True:
-            self._change("search", base, filter_, attributes=["*"], paged_size=_PAGE, paged_cookie=cookie)
+            self._change(
+                "search", base, filter_, attributes=["*"], paged_size=_PAGE, paged_cookie=cookie
+            )
             for found in self._connection.response:
                 if found["type"] == "searchResEntry":
-                    yield Entry(found["raw_dn"].decode("utf-8", "surrogateescape"), _texts(found["raw_attributes"]))
+                    yield Entry(
+                        found["raw_dn"].decode("utf-8", "surrogateescape"),
+                        _texts(found["raw_attributes"]),
+                    )
             controls = self._connection.result.get("controls") or {}
             cookie = controls.get("1.2.840.113556.1.4.319", {}).get("value", {}).get("cookie")
             if not cookie:
@@ -99,21 +115,29 @@ class Directory:
         """Take leave; harmless when the connection is gone already."""
         with contextlib.suppress(self._errors.LDAPException, OSError):
             self._connection.unbind()
-        if self._connection.socket is not None:  # what ldap3 leaves when it could not connect, or was cut off
+        # what ldap3 leaves when it could not connect, or was cut off
+        if self._connection.socket is not None:
             self._connection.socket.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     def _change(self, operation: str, dn: str, *arguments: Any, **options: Any) -> None:
         try:
             self._call(operation, dn, *arguments, **options)
-        except (ValueError, TypeError, self._errors.LDAPException) as error:  # it makes no message that LDAP knows
+        except (
+            ValueError,
+            TypeError,
+            self._errors.LDAPException,
+        ) as error:  # it makes no message that LDAP knows
             raise Refused(dn, _PROTOCOL_ERROR, f"cannot be sent: {error}") from error
         result = self._connection.result
         if result["result"]:
@@ -123,7 +147,11 @@ class Directory:
     def _call(self, operation: str, *arguments: Any, **options: Any) -> Any:
         try:
             return getattr(self._connection, operation)(*arguments, **options)
-        except (self._errors.LDAPCommunicationError, self._errors.LDAPResponseTimeoutError, OSError) as error:
+        except (
+            self._errors.LDAPCommunicationError,
+            self._errors.LDAPResponseTimeoutError,
+            OSError,
+        ) as error:
             words = " ".join(str(error).split())
             raise NoAnswer(self._socket, f"the directory does not answer: {words}") from error
 
@@ -147,7 +175,9 @@ def read(
     seconds = max(1, round(timeout.total_seconds()))
     scope = ldap3.BASE if is_base_only else ldap3.SUBTREE
     server = ldap3.Server(host, port=port, get_info=ldap3.NONE, connect_timeout=seconds)
-    connection = ldap3.Connection(server, receive_timeout=seconds, check_names=False, auto_range=False)
+    connection = ldap3.Connection(
+        server, receive_timeout=seconds, check_names=False, auto_range=False
+    )
     try:
         connection.open()
         connection.search(base, filter_, search_scope=scope, attributes=list(attributes))
@@ -165,7 +195,10 @@ def read(
     if result["result"]:
         raise Refused(base, result["result"], result["message"] or result["description"])
     found = [item for item in response if item["type"] == "searchResEntry"]
-    return [Entry(one["raw_dn"].decode("utf-8", "surrogateescape"), _texts(one["raw_attributes"])) for one in found]
+    return [
+        Entry(one["raw_dn"].decode("utf-8", "surrogateescape"), _texts(one["raw_attributes"]))
+        for one in found
+    ]
 
 
 def _import() -> tuple[Any, Any]:
@@ -182,5 +215,6 @@ def _octets(values: Sequence[str]) -> list[bytes]:
 
 def _texts(attributes: Mapping[str, Sequence[bytes]]) -> dict[str, tuple[str, ...]]:
     return {
-        name: tuple(value.decode("utf-8", "surrogateescape") for value in values) for name, values in attributes.items()
+        name: tuple(value.decode("utf-8", "surrogateescape") for value in values)
+        for name, values in attributes.items()
     }

@@ -1,8 +1,9 @@
 """Durable changes to the file system.
 
-The order is always the same: write, fsync the file, rename, fsync the directory. After any of these steps the power may
-go: what a reader finds is the old state or the new one, never a mixture. Temporary names are fixed, so what a killed
-run left behind is overwritten by the next one instead of piling up.
+The order is always the same: write, fsync the file, rename, fsync the directory. After any of these
+steps the power may go: what a reader finds is the old state or the new one, never a mixture.
+Temporary names are fixed, so what a killed run left behind is overwritten by the next one instead
+of piling up.
 
 Other programs and people write in the same directories. `open_regular`, `read_regular` and
 `listed` never wait for a pipe, never follow a link that they are not told to follow, and return
@@ -69,8 +70,8 @@ def make_directory(path: Path, *, mode: int = 0o750) -> None:
 def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
     """Write a file and fsync it, in place of whatever stood under this name; its name is not yet durable.
 
-    What stood there is removed, not opened: a link that somebody planted leads nowhere, and ``mode`` counts. ``data``
-    may come in pieces, so that a large file need not be in memory.
+    What stood there is removed, not opened: a link that somebody planted leads nowhere, and
+    ``mode`` counts. ``data`` may come in pieces, so that a large file need not be in memory.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
@@ -87,8 +88,9 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -
 def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
     """Replace a file; readers see the old content or the new one, also after a power cut. A link is not followed.
 
-    Writers in one directory wait for each other, so that none renames what another is still writing. Where a directory
-    cannot be locked (NFS), writers of the same file must exclude each other.
+    Writers in one directory wait for each other, so that none renames what another is still
+    writing. Where a directory cannot be locked (NFS), writers of the same file must exclude each
+    other.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     if temporary.is_dir() and not temporary.is_symlink():  # not ours: we leave it alone
@@ -298,16 +300,20 @@ def overwrite(path: Path, data: bytes) -> None:
 def move_new(source: Path, target: Path) -> None:
     """Rename a file of the same file system, refusing to replace: `FileExistsError` when ``target`` exists.
 
-    The move is one step: at every moment exactly one of the two names exists. The caller fsyncs the directories.
-    A file system without RENAME_NOREPLACE (NFS) gets link and unlink, where a crash between the two leaves both names.
+    The move is one step: at every moment exactly one of the two names exists. The caller fsyncs the
+    directories. A file system without RENAME_NOREPLACE (NFS) gets link and unlink, where a crash
+    between the two leaves both names.
     """
-    result = _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    result = _renameat2(
+        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE
+    )
     if result == 0:
         return
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS):
         os.link(source, target)
-        sync_directory(target.parent)  # two steps: the new name must outlast a power cut before the old one goes
+        # two steps: the new name must outlast a power cut before the old one goes
+        sync_directory(target.parent)
         source.unlink()
         return
     raise OSError(number, os.strerror(number), str(source), None, str(target))

@@ -1,7 +1,7 @@
 """Names of hosts and URLs of services as administrators write them: whether there can be such a one.
 
-Libraries tell of a name that there cannot be in their own ways, when they connect: Python's resolver with a
-`UnicodeError`.
+Libraries tell of a name that there cannot be in their own ways, when they connect: Python's
+resolver with a `UnicodeError`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ def is_host(text: str) -> bool:
     if ":" in text:
         return _is_address(text)
     try:
-        return len(text) <= _LONGEST and _NAME.fullmatch(text.encode("idna").decode("ascii")) is not None
+        return (
+            len(text) <= _LONGEST
+            and _NAME.fullmatch(text.encode("idna").decode("ascii")) is not None
+        )
     except UnicodeError:  # an empty label, a long one, characters that names have not
         return False
 
@@ -40,7 +43,12 @@ def url_fault(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return "is not a URL"
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not url.isprintable()
+        or " " in url
+    ):
         return "is not a URL"
     if "@" in parts.netloc:
         return "holds an account, and programs would show it; account and password have options of their own"
@@ -52,4 +60,8 @@ def url_fault(url: str) -> str:
         is_port = False
     if not is_port:
         return "is not a URL: ports are numbers from 1 to 65535, and an IPv6 address stands in brackets"
-    return "goes on behind its path; leave out all from ? or # on" if parts.query or parts.fragment else ""
+    return (
+        "goes on behind its path; leave out all from ? or # on"
+        if parts.query or parts.fragment
+        else ""
+    )

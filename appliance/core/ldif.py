@@ -1,11 +1,12 @@
 r"""LDIF content records (RFC 2849) and the names of entries in them (RFC 4514).
 
-Values are text. Octets that are not UTF-8 stand in it as surrogate escapes, so that ``value.encode("utf-8",
-"surrogateescape")`` gives back what was read. Attribute names keep their spelling; they are compared without case.
+Values are text. Octets that are not UTF-8 stand in it as surrogate escapes, so that
+``value.encode("utf-8", "surrogateescape")`` gives back what was read. Attribute names keep their
+spelling; they are compared without case.
 
-Reading goes on after a record that cannot be read: it comes out as `Malformed`, its neighbours as they are. References
-to files (``attribute:< file:///…``) are never followed. Change records (``changetype:``) are not content and come out
-as `Malformed` too.
+Reading goes on after a record that cannot be read: it comes out as `Malformed`, its neighbours as
+they are. References to files (``attribute:< file:///…``) are never followed. Change records
+(``changetype:``) are not content and come out as `Malformed` too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ WIDTH = 76
 """Longest line written, in characters; longer ones are folded."""
 
 _ATTRIBUTE = re.compile(
-    r"(?P<name>[A-Za-z0-9][A-Za-z0-9.-]*(?:;[A-Za-z0-9-]+)*):(?P<kind>[:<]?) *(?P<value>.*)", re.DOTALL
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9.-]*(?:;[A-Za-z0-9-]+)*):(?P<kind>[:<]?) *(?P<value>.*)",
+    re.DOTALL,
 )
 _SAFE = re.compile(r"(?![ :<])[\x20-\x7e]*(?<! )", re.DOTALL)
 
@@ -53,7 +55,9 @@ class Entry:
         if (values := self.attributes.get(name)) is not None:
             return values
         folded = name.lower()
-        return next((values for key, values in self.attributes.items() if key.lower() == folded), ())
+        return next(
+            (values for key, values in self.attributes.items() if key.lower() == folded), ()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +76,16 @@ class Malformed:
     cause: str
 
 
-# ---------------------------------------------------------------------------------------------------------- writing
+# ----------------------------------------------------------------------------------------------------------
+# writing
 
 
 def write(records: Iterable[Entry | Comment]) -> Iterator[str]:
     """Yield the text of records, each followed by an empty line; lines end in LF, all characters are ASCII."""
     for record in records:
-        yield (format_entry(record) if isinstance(record, Entry) else format_comment(record.text)) + "\n"
+        yield (
+            format_entry(record) if isinstance(record, Entry) else format_comment(record.text)
+        ) + "\n"
 
 
 def format_entry(entry: Entry) -> str:
@@ -105,13 +112,15 @@ def _line(name: str, value: str) -> str:
     return "\n ".join([line[:WIDTH], *(line[start : start + WIDTH - 1] for start in rest)]) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
+# ----------------------------------------------------------------------------------------------------------
+# reading
 
 
 def read(lines: Iterable[bytes]) -> Iterator[Entry | Comment | Malformed]:
     """Yield the records of LDIF as they come; ``lines`` is a binary file, or anything else that yields its lines.
 
-    Lines end in LF or CR LF. Values that are not ASCII are taken as they are, though RFC 2849 wants them in base64.
+    Lines end in LF or CR LF. Values that are not ASCII are taken as they are, though RFC 2849 wants
+    them in base64.
     """
     block: list[tuple[int, str]] = []
     for number, line in _unfolded(lines):
@@ -166,7 +175,9 @@ def _record(block: list[tuple[int, str]]) -> Iterator[Entry | Malformed]:
         if folded == "version" and dn is None and len(spelling) == 0:
             continue
         if (folded == "dn") != (dn is None):
-            yield Malformed(number, "a second dn: in one record" if dn is not None else "the record has no dn:")
+            yield Malformed(
+                number, "a second dn: in one record" if dn is not None else "the record has no dn:"
+            )
             return
         if folded == "changetype":
             yield Malformed(number, "a change record where entries are expected")
@@ -194,7 +205,8 @@ def _attribute(line: str) -> tuple[str, str]:
     return found["name"], octets.decode("utf-8", "surrogateescape")
 
 
-# ------------------------------------------------------------------------------------------------------------ names
+# ------------------------------------------------------------------------------------------------------------
+# names
 
 Rdn = tuple[tuple[str, str], ...]
 """A relative name: attribute type and value, more than one pair when they are joined by ``+``."""
@@ -226,7 +238,9 @@ def parse_dn(dn: str) -> tuple[Rdn, ...]:
     while position < len(dn):
         attribute = _TYPE.match(dn, position)
         if attribute is None:
-            raise LdifError(dn, f"is not a distinguished name: no 'type=' at character {position + 1}")
+            raise LdifError(
+                dn, f"is not a distinguished name: no 'type=' at character {position + 1}"
+            )
         value, position = _value(dn, attribute.end())
         pairs.append((attribute["type"], value))
         separator = dn[position : position + 1]
@@ -243,13 +257,18 @@ def parse_dn(dn: str) -> tuple[Rdn, ...]:
 def _value(dn: str, position: int) -> tuple[str, int]:
     """Return the value that begins at ``position`` and the position of the separator after it."""
     if dn.startswith("#", position):
-        raise LdifError(dn, f"has a value in BER form at character {position + 1}, which is not read here")
+        raise LdifError(
+            dn, f"has a value in BER form at character {position + 1}, which is not read here"
+        )
     parts: list[str] = []
     length = 0  # up to here trailing blanks are meant, because they are escaped
     while position < len(dn) and dn[position] not in ",+":
         token = _TOKEN.match(dn, position)
         if token is None:
-            raise LdifError(dn, f"is not a distinguished name: unescaped {dn[position]!r} at character {position + 1}")
+            raise LdifError(
+                dn,
+                f"is not a distinguished name: unescaped {dn[position]!r} at character {position + 1}",
+            )
         position = token.end()
         if token["plain"] is not None:
             parts.append(token["plain"])
@@ -257,7 +276,9 @@ def _value(dn: str, position: int) -> tuple[str, int]:
             continue
         octets = token["octets"]
         parts.append(
-            bytes.fromhex(octets.replace("\\", "")).decode("utf-8", "surrogateescape") if octets else token["char"]
+            bytes.fromhex(octets.replace("\\", "")).decode("utf-8", "surrogateescape")
+            if octets
+            else token["char"]
         )
         length = len("".join(parts))
     return "".join(parts)[:length], position
@@ -266,8 +287,8 @@ def _value(dn: str, position: int) -> tuple[str, int]:
 def normalise_dn(dn: str) -> str:
     """Return one spelling for all spellings of a name that a directory takes for the same entry.
 
-    Types are folded in case; values too, except those of GLUE 2, which its schema compares exactly. Blanks in a row
-    count as one, ``+`` joins in sorted order. Raises `LdifError`.
+    Types are folded in case; values too, except those of GLUE 2, which its schema compares exactly.
+    Blanks in a row count as one, ``+`` joins in sorted order. Raises `LdifError`.
     """
     parts = dn.split(",")
     if all(map(_PLAIN_RDN.fullmatch, parts)):

@@ -1,6 +1,7 @@
 """The HTTP proxy of the environment: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which containers have from appliance.env.
 
-requests finds it by itself; what speaks TLS without requests, and whoever tells of a failure, asks here.
+requests finds it by itself; what speaks TLS without requests, and whoever tells of a failure, asks
+here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _REMEDIES = {
     "401": _ACCOUNT,
     "403": "have it let this host and port pass, or name the host in NO_PROXY",
     "407": _ACCOUNT,
-    **dict.fromkeys(("500", "502", "503", "504"), "check that this host and port answer to the proxy's machine"),
+    **dict.fromkeys(
+        ("500", "502", "503", "504"), "check that this host and port answer to the proxy's machine"
+    ),
 }
 _OTHER_REMEDY = f"correct HTTPS_PROXY, or name the host in NO_PROXY, {_FILE}"
 
@@ -44,7 +47,9 @@ def _named(scheme: str) -> SplitResult | None:
     except ValueError:
         is_one = False
     if not is_one:
-        raise UsageError(f"{scheme.upper()}_PROXY", "is no HTTP proxy's URL", f"write http://HOST:PORT, {_FILE}")
+        raise UsageError(
+            f"{scheme.upper()}_PROXY", "is no HTTP proxy's URL", f"write http://HOST:PORT, {_FILE}"
+        )
     return parts
 
 
@@ -56,16 +61,26 @@ def find(url: str) -> SplitResult | None:
     import urllib.request  # noqa: PLC0415
 
     parts = urlsplit(url)
-    return None if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]) else _named(parts.scheme)
+    return (
+        None
+        if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2])
+        else _named(parts.scheme)
+    )
 
 
-def https_connection(host: str, port: int, *, timeout: float, tls: ssl.SSLContext) -> http.client.HTTPSConnection:
+def https_connection(
+    host: str, port: int, *, timeout: float, tls: ssl.SSLContext
+) -> http.client.HTTPSConnection:
     """Return a connection that is to be opened yet, through the proxy if there is one for this host."""
     proxy = find(f"https://{f'[{host}]' if ':' in host else host}:{port}")
     if proxy is None:
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=tls)
     if proxy.scheme != "http":
-        raise UsageError("HTTPS_PROXY", "this program speaks no TLS with a proxy", f"write http://HOST:PORT, {_FILE}")
+        raise UsageError(
+            "HTTPS_PROXY",
+            "this program speaks no TLS with a proxy",
+            f"write http://HOST:PORT, {_FILE}",
+        )
     place = proxy.hostname or "", proxy.port or _PORT
     connection = http.client.HTTPSConnection(*place, timeout=timeout, context=tls)
     connection.set_tunnel(host, port, headers=_headers(proxy))
@@ -83,7 +98,9 @@ def explain(url: str, error: Exception, cause: str) -> tuple[str, str]:
     proxy = find(url)
     place = f"the proxy {proxy.hostname}:{proxy.port or _PORT}" if proxy else "the proxy"
     if found := _REFUSAL.search(str(error)):
-        return f"{place} does not connect: {found[1].lower()}", _REMEDIES.get(found[1][:3], _OTHER_REMEDY)
+        return f"{place} does not connect: {found[1].lower()}", _REMEDIES.get(
+            found[1][:3], _OTHER_REMEDY
+        )
     return f"{place} cannot be reached: {cause}", _OTHER_REMEDY
 
 

@@ -4,13 +4,14 @@
     PATH/DDDDDDDD/SSSSSSSSMMMMMR.lck    its lock: a hard link to it
     PATH/DDDDDDDD/SSSSSSSSMMMMMR.tmp    being written by a producer
 
-DDDDDDDD are seconds since the epoch in hex, rounded down to a minute; an element's name is 8 hex digits of seconds,
-5 of microseconds and one that the producer draws. Everything else is foreign and left alone. Any number of
-producers and senders, ours or others', may use a spool at once: whatever vanishes or appears under our hands was
-theirs.
+DDDDDDDD are seconds since the epoch in hex, rounded down to a minute; an element's name is 8 hex
+digits of seconds, 5 of microseconds and one that the producer draws. Everything else is foreign and
+left alone. Any number of producers and senders, ours or others', may use a spool at once: whatever
+vanishes or appears under our hands was theirs.
 
-What has such a name and cannot be used (a directory that root made, a link, a file that this user may not read) is
-skipped and kept in `Spool.skipped`, one line each; it never stands in the way of the others.
+What has such a name and cannot be used (a directory that root made, a link, a file that this user
+may not read) is skipped and kept in `Spool.skipped`, one line each; it never stands in the way of
+the others.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class Spool:
     def adopt(self, source: Path) -> ElementName:
         """Move a complete, fsynced file of the same file system in as the newest element, durably and in one step.
 
-        If the power goes, the file is at its old place or in the spool, never at both: a caller that moves a batch
-        goes on with those that are still there. Elements of one `Spool` object are named in the order of the calls.
+        If the power goes, the file is at its old place or in the spool, never at both: a caller
+        that moves a batch goes on with those that are still there. Elements of one `Spool` object
+        are named in the order of the calls.
         """
         while True:
             name = self._next_name()
@@ -72,7 +74,8 @@ class Spool:
                 if source.exists():  # a purging sender removed the directory under us
                     continue
                 raise
-            with contextlib.suppress(FileNotFoundError):  # a sender took it, and purged the directory
+            # a sender took it, and purged the directory
+            with contextlib.suppress(FileNotFoundError):
                 files.sync_directory(target.parent)
             files.sync_directory(source.parent)
             return name
@@ -111,7 +114,8 @@ class Spool:
             self._skip(element, error)
             return False
         try:
-            os.utime(element)  # same inode: stamps the lock, whose age decides when others may break it
+            # same inode: stamps the lock, whose age decides when others may break it
+            os.utime(element)
         except FileNotFoundError:
             lock.unlink(missing_ok=True)
             return False
@@ -206,7 +210,9 @@ class Spool:
         except OSError as error:
             raise files.describe_unusable(self.path, error) from error
 
-    def _listed(self, path: Path, pattern: re.Pattern[str], *, directories: bool = False) -> list[Path]:
+    def _listed(
+        self, path: Path, pattern: re.Pattern[str], *, directories: bool = False
+    ) -> list[Path]:
         """Return what has a matching name and can be used, sorted; nothing when ``path`` is gone."""
         try:
             listing = files.listed(path, pattern.fullmatch, directories=directories)
@@ -222,7 +228,9 @@ class Spool:
 
     def _skip(self, path: Path, error: OSError) -> None:
         """Keep what cannot be used: once for a directory, however many elements it has."""
-        if isinstance(error, PermissionError) and not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        if isinstance(error, PermissionError) and not os.access(
+            path.parent, os.W_OK | os.X_OK, effective_ids=True
+        ):
             path = path.parent
         self.skipped[path] = files.describe_skipped(path, error)
 
@@ -253,7 +261,11 @@ def _count_files(path: Path, pattern: re.Pattern[str]) -> int:
     """Return how many regular files with a matching name a directory has."""
     try:
         with os.scandir(path) as entries:
-            return sum(entry.is_file(follow_symlinks=False) for entry in entries if pattern.fullmatch(entry.name))
+            return sum(
+                entry.is_file(follow_symlinks=False)
+                for entry in entries
+                if pattern.fullmatch(entry.name)
+            )
     except OSError:  # gone, or named already by whoever listed it
         return 0
 

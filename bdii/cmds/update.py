@@ -30,7 +30,9 @@ def main() -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, bdii.conf")
+    parser.add_argument(
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, bdii.conf"
+    )
     parser.add_argument(
         "--listen",
         type=_endpoint,
@@ -42,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", "--daemon", "--serve", dest="serve", action="store_true",
         help="run slapd and update it, in the foreground, until stopped",
     )  # fmt: skip
-    mode.add_argument("--diff", action="store_true", help="print what a cycle would change, change nothing")
+    mode.add_argument(
+        "--diff", action="store_true", help="print what a cycle would change, change nothing"
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -62,7 +66,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.serve:
         from bdii.serve import Service  # noqa: PLC0415  start-up is a cost
 
-        return Service(settings, lambda: _log(arguments, _read(arguments.config, layout, arguments.listen))).run()
+        return Service(
+            settings, lambda: _log(arguments, _read(arguments.config, layout, arguments.listen))
+        ).run()
     return _show(settings, with_differences=arguments.diff)
 
 

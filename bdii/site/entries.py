@@ -19,12 +19,19 @@ def entries(site: Site, *, port: int) -> list[Entry]:
     return [*_domain(site, domain), *_service(site, domain, f"{site.host}:{port}")]
 
 
-def _entity(parent: str, kinds: tuple[str, ...], identifier: str, **attributes: str | tuple[str, ...]) -> Entry:
+def _entity(
+    parent: str, kinds: tuple[str, ...], identifier: str, **attributes: str | tuple[str, ...]
+) -> Entry:
     """Return an entry named by the ID of its first kind; ``attributes`` are named without ``GLUE2``."""
     name = f"GLUE2{kinds[0]}ID"
-    given = {f"GLUE2{key}": (value,) if isinstance(value, str) else value for key, value in attributes.items()}
+    given = {
+        f"GLUE2{key}": (value,) if isinstance(value, str) else value
+        for key, value in attributes.items()
+    }
     classes = ("GLUE2Entity", *(f"GLUE2{kind}" for kind in kinds))
-    return Entry(ldif.child(parent, name, identifier), {"objectClass": classes, name: (identifier,), **given})
+    return Entry(
+        ldif.child(parent, name, identifier), {"objectClass": classes, name: (identifier,), **given}
+    )
 
 
 def _domain(site: Site, domain: str) -> Iterator[Entry]:

@@ -26,7 +26,9 @@ def sources(site: Site, *, limit: int) -> list[Source]:
             timeout=site.timeout,
             limit=limit,
             translate=lambda entries: below(site.name, entries),
-            meanings={_NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet: its own log may tell why"},
+            meanings={
+                _NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet: its own log may tell why"
+            },
         )
         for pull in site.pulls
     ]
@@ -46,7 +48,17 @@ def _search(pull: Pull, site: Site) -> list[str]:
     """Return the command that reads a subtree: another process, whose time and size can be bounded from outside."""
     seconds = f"{site.timeout.total_seconds():.0f}"
     return [
-        *("env", "LDAPNOINIT=1", "ldapsearch", "-LLL", "-x", "-o", "ldif-wrap=no", "-o", f"nettimeout={seconds}"),
+        *(
+            "env",
+            "LDAPNOINIT=1",
+            "ldapsearch",
+            "-LLL",
+            "-x",
+            "-o",
+            "ldif-wrap=no",
+            "-o",
+            f"nettimeout={seconds}",
+        ),
         *("-l", seconds, "-H", pull.url, "-b", pull.base),
     ]
 
@@ -54,8 +66,8 @@ def _search(pull: Pull, site: Site) -> list[str]:
 def below(site: str, entries: Iterable[Entry]) -> Iterator[Entry]:
     """Yield entries with ``o=glue`` at the end of their names replaced by the site's domain.
 
-    Left out are the suffix itself and what lies in this site's domain already: a BDII may list itself, or one that
-    lists it.
+    Left out are the suffix itself and what lies in this site's domain already: a BDII may list
+    itself, or one that lists it.
     """
     domain = ldif.child(SUFFIX, "GLUE2DomainID", site)
     inside = normal(domain)

@@ -20,7 +20,9 @@ from appliance.core.run.errors import ConfigurationError, Problem
 
 SECTION = "DEFAULT"
 _ASSIGNMENT = re.compile(r"(?P<key>\w+)\s*=\s*(?P<value>.*)")
-_PULL = re.compile(r"(?P<name>[-.\w]+)\s+(?P<url>ldap://(?:\[[0-9A-Fa-f:.]+\]|[-.\w]+):\d{1,5})/(?P<base>\S+)")
+_PULL = re.compile(
+    r"(?P<name>[-.\w]+)\s+(?P<url>ldap://(?:\[[0-9A-Fa-f:.]+\]|[-.\w]+):\d{1,5})/(?P<base>\S+)"
+)
 _RESOURCE = re.compile(r"(?:.*,)?mds-vo-name=resource,o=grid", re.IGNORECASE)
 _DOMAIN = re.compile(r"mds-vo-name=(?P<name>[^,]+),o=grid", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
@@ -61,7 +63,9 @@ class Site:
     timeout: timedelta = timedelta(seconds=30)
 
 
-def read(defaults: Path, site_file: Path, urls: Path, *, timeout: timedelta) -> tuple[Site, tuple[Problem, ...]]:
+def read(
+    defaults: Path, site_file: Path, urls: Path, *, timeout: timedelta
+) -> tuple[Site, tuple[Problem, ...]]:
     """Read the three files; returns the warnings too. Raises `ConfigurationError` with everything that is wrong."""
     problems: list[Problem] = []
     name, host, site = "", "", None
@@ -113,10 +117,14 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
     get = Getters(document_)
 
     def text(key: str, required: str = "") -> str:
-        return get.text(SECTION, key, required=required, placeholders=["@example.com"] if required else ())
+        return get.text(
+            SECTION, key, required=required, placeholders=["@example.com"] if required else ()
+        )
 
     site = Site(
-        name=get.text(SECTION, "SITE_NAME", required="the site's name in GOCDB", placeholders=["SITE-NAME"]),
+        name=get.text(
+            SECTION, "SITE_NAME", required="the site's name in GOCDB", placeholders=["SITE-NAME"]
+        ),
         host="",
         email=text("SITE_EMAIL", "the administrators' mail address"),
         security_email=text("SITE_SECURITY_EMAIL", "the mail address for security incidents"),
@@ -134,7 +142,9 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
         get.error(SECTION, "SITE_NAME", _NO_NAME.format(site.name))
     if name and site.name and site.name != name:
         get.error(
-            SECTION, "SITE_NAME", f"{site.name!r} here, {name!r} in glite-info-site-defaults.conf; write one name"
+            SECTION,
+            "SITE_NAME",
+            f"{site.name!r} here, {name!r} in glite-info-site-defaults.conf; write one name",
         )
     return site, get.finish()
 
@@ -146,7 +156,11 @@ def _degrees(get: Getters, key: str, most: int) -> str:
     except ValueError:
         is_right = False
     if not is_right:
-        get.error(SECTION, key, f"{text!r} is not allowed; write degrees from -{most} to {most}, such as 43.46")
+        get.error(
+            SECTION,
+            key,
+            f"{text!r} is not allowed; write degrees from -{most} to {most}, such as 43.46",
+        )
     return text
 
 
@@ -214,4 +228,8 @@ def _translated(base: str) -> str:
 
 def _lines(text: str) -> list[tuple[int, str]]:
     numbered = enumerate(text.splitlines(), start=1)
-    return [(number, line.strip()) for number, line in numbered if line.strip() and line.strip()[0] != "#"]
+    return [
+        (number, line.strip())
+        for number, line in numbered
+        if line.strip() and line.strip()[0] != "#"
+    ]

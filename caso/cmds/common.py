@@ -20,19 +20,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add(name: str, words: str, **more: object) -> None:
         made.add_argument(*cli.flags(name), help=words, **more)  # type: ignore[arg-type]
 
-    add("config-file", "configuration file; may be repeated, later ones win", action="append", metavar="PATH")
-    add("config-dir", "directory of *.conf files, read after the files", action="append", metavar="DIR")
+    add(
+        "config-file",
+        "configuration file; may be repeated, later ones win",
+        action="append",
+        metavar="PATH",
+    )
+    add(
+        "config-dir",
+        "directory of *.conf files, read after the files",
+        action="append",
+        metavar="DIR",
+    )
     add("projects", "projects to account, by name or id, separated by commas", metavar="LIST")
     add("extractor", "what to account (nova)", metavar="LIST")
     add("caso-tag", "tag of projects to account", metavar="TAG")
     add("vo-property", "properties of projects that hold the VO", metavar="LIST")
     add("mapping-file", "file that maps VOs to projects", metavar="PATH")
-    add("extract-from", "account from this time on (default: from where the last run ended)", metavar="TIME")
+    add(
+        "extract-from",
+        "account from this time on (default: from where the last run ended)",
+        metavar="TIME",
+    )
     add("extract-to", "account up to this time (default: now)", metavar="TIME")
     add("dry-run", "print what would be done, change nothing", action="store_true", default=None)
-    made.add_argument(*cli.flags("nodry-run"), dest="dry_run", action="store_false", help="undo --dry-run")
+    made.add_argument(
+        *cli.flags("nodry-run"), dest="dry_run", action="store_false", help="undo --dry-run"
+    )
     made.add_argument("-d", dest="debug", action="store_true", help="as --debug")
-    made.add_argument("--nodebug", action="store_true", help="no debugging, whatever the configuration says")
+    made.add_argument(
+        "--nodebug", action="store_true", help="no debugging, whatever the configuration says"
+    )
     add("log-file", "log to this file", metavar="PATH")
     add("log-dir", "directory of --log-file", metavar="DIR")
     _add_ignored(parser)

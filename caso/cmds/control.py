@@ -31,7 +31,9 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
             status = ExitStatus.PARTLY
             continue
         if moment is not None:
-            print(f"{path.name}: accounted up to {moment.isoformat(sep=' ', timespec='seconds')}, {_ago(moment, at)}")
+            print(
+                f"{path.name}: accounted up to {moment.isoformat(sep=' ', timespec='seconds')}, {_ago(moment, at)}"
+            )
     staging = Staging(configuration.output, checkpoints)
     for line in staging.unusable():
         print(line)

@@ -29,7 +29,9 @@ def _date(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write it like 2026-11-01") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a date; write it like 2026-11-01"
+        ) from error
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from appliance.core.cloud.vo import PROPERTIES, Entry
 from appliance.core.run import cli
-from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, Problem, UsageError
+from appliance.core.run.errors import (
+    ApplianceError,
+    ConfigurationError,
+    ExitStatus,
+    Problem,
+    UsageError,
+)
 from caso.cmds import common
 from caso.settings import Configuration
 
@@ -24,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this program's flags."""
     common.add_arguments(parser)
     parser.add_argument(
-        *cli.flags("migrate-projects"), action="store_true", help="also tag the projects that the configuration lists"
+        *cli.flags("migrate-projects"),
+        action="store_true",
+        help="also tag the projects that the configuration lists",
     )
     parser.set_defaults(dry_run=True)
 
@@ -39,7 +47,10 @@ def migrate(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError("--migrate-projects", "the configuration names no tag", "set caso_tag")
     _refuse_two_vos(configuration)
     if configuration.is_dry_run:
-        print("Nothing is changed. Run these as an administrator, or run again with --nodry-run:", file=sys.stderr)
+        print(
+            "Nothing is changed. Run these as an administrator, or run again with --nodry-run:",
+            file=sys.stderr,
+        )
         for command in _commands(configuration, tagged):
             print(shlex.join(command))
         return ExitStatus.DONE
@@ -47,7 +58,10 @@ def migrate(arguments: argparse.Namespace) -> ExitStatus:
     from appliance.core.cloud.session import Cloud  # noqa: PLC0415
 
     projects = AllProjects(Cloud(configuration.access))
-    failed = [*_set_properties(configuration, projects), *_set_tags(configuration, tagged, projects)]
+    failed = [
+        *_set_properties(configuration, projects),
+        *_set_tags(configuration, tagged, projects),
+    ]
     for error in failed:
         cli.report(PROGRAM, error)
     wanted = len(configuration.mapping.entries) + len(tagged)
@@ -67,7 +81,9 @@ def _refuse_two_vos(configuration: Configuration) -> None:
     for entry in mapping.entries:
         vos.setdefault((entry.project, entry.domain), []).append(entry.vo)
     problems = [
-        Problem(mapping.path, 0, project, f"has several VOs: {', '.join(found)}; a project serves one")
+        Problem(
+            mapping.path, 0, project, f"has several VOs: {', '.join(found)}; a project serves one"
+        )
         for (project, _), found in vos.items()
         if len(set(found)) > 1
     ]
@@ -79,12 +95,20 @@ def _commands(configuration: Configuration, tagged: Sequence[str]) -> Iterator[l
     base = ["openstack", "project", "set"]
     for entry in configuration.mapping.entries:
         domain = ["--domain", entry.domain] if entry.domain else []
-        yield [*base, *domain, "--property", f"{_property(configuration)}={entry.vo}", entry.project]
+        yield [
+            *base,
+            *domain,
+            "--property",
+            f"{_property(configuration)}={entry.vo}",
+            entry.project,
+        ]
     for project in tagged:
         yield [*base, "--tag", configuration.tag, project]
 
 
-def _set_properties(configuration: Configuration, projects: AllProjects) -> Iterator[ApplianceError]:
+def _set_properties(
+    configuration: Configuration, projects: AllProjects
+) -> Iterator[ApplianceError]:
     for entry in configuration.mapping.entries:
         try:
             projects.set_property(entry, name=_property(configuration), value=entry.vo)
@@ -92,7 +116,9 @@ def _set_properties(configuration: Configuration, projects: AllProjects) -> Iter
             yield error
 
 
-def _set_tags(configuration: Configuration, tagged: Sequence[str], projects: AllProjects) -> Iterator[ApplianceError]:
+def _set_tags(
+    configuration: Configuration, tagged: Sequence[str], projects: AllProjects
+) -> Iterator[ApplianceError]:
     for name in tagged:
         try:
             projects.add_tag(Entry("", name), configuration.tag)

@@ -3,15 +3,21 @@
 Field rules (cASO's, and where they differ, why):
 
 * start: ``created``; ``launched_at`` moves when a server is rebuilt, resized or rescued.
-* end: ``terminated_at``; a server DELETED without it ends when it was last updated; never before its start.
-* A server that was never launched has used nothing and has no record. cASO bills it one second. One that was being
-  built while the last run passed had none then; so it gets those of the months before the window too.
+* end: ``terminated_at``; a server DELETED without it ends when it was last updated; never before
+its start.
+* A server that was never launched has used nothing and has no record. cASO bills it one second. One
+that was being
+  built while the last run passed had none then; so it gets those of the months before the window
+  too.
 * All times are UTC, whatever the host's time zone.
-* cores, memory and disk (root and ephemeral): of the flavor inside the server (microversion 2.47), so that a flavor
+* cores, memory and disk (root and ephemeral): of the flavor inside the server (microversion 2.47),
+so that a flavor
   that is gone since still counts; CPU time is wall time by cores.
-* status: ``completed`` exactly when the end lies in the window; a server that was deleted later, or is shut off, is
+* status: ``completed`` exactly when the end lies in the window; a server that was deleted later, or
+is shut off, is
   ``started``; what the definition has no word for is ``unknown``.
-* image: the endorsed image's URL when the image carries one, else its id; none for a server booted from a volume.
+* image: the endorsed image's URL when the image carries one, else its id; none for a server booted
+from a volume.
 * public IPs: addresses of type ``floating``.
 * names: made fit for the wire by `caso.text.fit`.
 """
@@ -44,8 +50,26 @@ _STATUS = {
     "STOPPED": Status.STOPPED,
     **dict.fromkeys(
         (
-            *("ACTIVE", "BUILD", "CONFIRMING_RESIZE", "HARD_REBOOT", "MIGRATING", "PASSWORD", "REBOOT", "REBUILD"),
-            *("RESCUE", "RESIZE", "REVERT_RESIZE", "VERIFY_RESIZE", "SAVING", "SHUTOFF", "DELETED", "TERMINATED"),
+            *(
+                "ACTIVE",
+                "BUILD",
+                "CONFIRMING_RESIZE",
+                "HARD_REBOOT",
+                "MIGRATING",
+                "PASSWORD",
+                "REBOOT",
+                "REBUILD",
+            ),
+            *(
+                "RESCUE",
+                "RESIZE",
+                "REVERT_RESIZE",
+                "VERIFY_RESIZE",
+                "SAVING",
+                "SHUTOFF",
+                "DELETED",
+                "TERMINATED",
+            ),
         ),
         Status.STARTED,
     ),
@@ -80,7 +104,8 @@ class NotUnderstood(Exception):
 def records(server: Server, window: Window, source: Source) -> Iterator[CloudRecord]:
     """Yield a server's records, one for each month that the window touches, oldest first.
 
-    Raises `NotUnderstood` for this server alone; what the functions of ``source`` raise says nothing of it, and passes.
+    Raises `NotUnderstood` for this server alone; what the functions of ``source`` raise says
+    nothing of it, and passes.
     """
     with _reading():
         born, died, launched = _life(server)
@@ -100,7 +125,9 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise NotUnderstood(f"Nova's description of the server is not understood: {error!r}") from error
+        raise NotUnderstood(
+            f"Nova's description of the server is not understood: {error!r}"
+        ) from error
 
 
 def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
@@ -117,7 +144,9 @@ def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
 
 def _reach(window: Window, born: datetime, died: datetime | None, launched: datetime) -> Window:
     was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
-    lived_before = window.is_first and born < window.start and (died is None or died >= window.start)
+    lived_before = (
+        window.is_first and born < window.start and (died is None or died >= window.start)
+    )
     return Window(born, window.end) if was_being_built or lived_before else window
 
 
@@ -126,9 +155,13 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _record(server: Server, born: datetime, cut: Cut, source: Source, *, user: str, image: str) -> CloudRecord:
+def _record(
+    server: Server, born: datetime, cut: Cut, source: Source, *, user: str, image: str
+) -> CloudRecord:
     flavor = server["flavor"]
-    status = Status.COMPLETED if cut.has_ended else _STATUS.get(server["status"].upper(), Status.UNKNOWN)
+    status = (
+        Status.COMPLETED if cut.has_ended else _STATUS.get(server["status"].upper(), Status.UNKNOWN)
+    )
     return CloudRecord(
         vm_uuid=server["id"],
         site=source.names.site,
@@ -152,13 +185,19 @@ def _record(server: Server, born: datetime, cut: Cut, source: Source, *, user: s
 
 
 def _floating(addresses: dict[str, list[dict[str, Any]]]) -> int:
-    return sum(address.get("OS-EXT-IPS:type") == "floating" for network in addresses.values() for address in network)
+    return sum(
+        address.get("OS-EXT-IPS:type") == "floating"
+        for network in addresses.values()
+        for address in network
+    )
 
 
 def _benchmark(flavor: dict[str, Any], source: Source) -> Benchmark | None:
     name = flavor.get("original_name", "")
     if "extra_specs" not in flavor:
-        source.warn("Nova's policy hides the properties of flavors from the account: records go without Benchmark")
+        source.warn(
+            "Nova's policy hides the properties of flavors from the account: records go without Benchmark"
+        )
         return None
     kind = fit(flavor["extra_specs"].get(source.names.benchmark_type) or "")
     value = flavor["extra_specs"].get(source.names.benchmark_value)

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 OVERLAP = timedelta(minutes=5)
 """How far before its window a run looks for changes. Nova stamps a change before it commits it, and its hosts' clocks
-differ from Keystone's: without this, such a change would belong to no window. What is seen twice gives equal records.
+differ from Keystone's: without this, such a change would belong to no window. What is seen twice
+gives equal records.
 """
 
 IMAGE_PROPERTY = "vmcatcher_event_ad_mpuri"
@@ -81,10 +82,24 @@ def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | N
                 made += 1
                 _add(record, tally, shared.configuration, batch)
         except NotUnderstood as error:
-            _refuse(str(server.get("id")), str(error), json.dumps(server), tally, shared.configuration, batch)
+            _refuse(
+                str(server.get("id")),
+                str(error),
+                json.dumps(server),
+                tally,
+                shared.configuration,
+                batch,
+            )
         except ArithmeticError as error:  # figures that no machine has
             reason = f"its figures make no sense: {error}"
-            _refuse(str(server.get("id")), reason, json.dumps(server), tally, shared.configuration, batch)
+            _refuse(
+                str(server.get("id")),
+                reason,
+                json.dumps(server),
+                tally,
+                shared.configuration,
+                batch,
+            )
         tally.servers += made > 0
     return tally
 
@@ -92,12 +107,13 @@ def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | N
 def servers(listing: Servers, since: datetime) -> Iterator[Server]:
     """Yield each server that lived since a moment once.
 
-    The living come first: one that is deleted between the two listings is then in the second one at least, where in the
-    other order it could be in neither. Which of both descriptions counts is all the same, because what happens during
-    the run happens after the window's end.
+    The living come first: one that is deleted between the two listings is then in the second one at
+    least, where in the other order it could be in neither. Which of both descriptions counts is all
+    the same, because what happens during the run happens after the window's end.
 
-    Raises `Unavailable` when the second listing lacks a server that the first one says has changed: Nova leaves out
-    what a cell of its own does not tell in time, and with it would go what was deleted there.
+    Raises `Unavailable` when the second listing lacks a server that the first one says has changed:
+    Nova leaves out what a cell of its own does not tell in time, and with it would go what was
+    deleted there.
     """
     seen: set[str] = set()
     awaited: set[str] = set()
@@ -140,11 +156,15 @@ def _source(vo: str, scope: Scope, shared: Shared) -> Source:
     )
 
 
-def _add(record: CloudRecord, tally: Tally, configuration: Configuration, batch: Batch | None) -> None:
+def _add(
+    record: CloudRecord, tally: Tally, configuration: Configuration, batch: Batch | None
+) -> None:
     text = wire.render(record, version=configuration.version or wire.VERSIONS[0])
     month = record.measured
     if found := validation.faults(record, now=clock.now()):
-        _refuse(f"{record.vm_uuid}-{month:%Y%m}", "; ".join(found), text, tally, configuration, batch)
+        _refuse(
+            f"{record.vm_uuid}-{month:%Y%m}", "; ".join(found), text, tally, configuration, batch
+        )
         return
     name = f"{month:%Y-%m}"
     tally.records[name] += 1
@@ -153,7 +173,14 @@ def _add(record: CloudRecord, tally: Tally, configuration: Configuration, batch:
         batch.add(text, month=month.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
 
 
-def _refuse(key: str, reason: str, text: str, tally: Tally, configuration: Configuration, batch: Batch | None) -> None:
+def _refuse(
+    key: str,
+    reason: str,
+    text: str,
+    tally: Tally,
+    configuration: Configuration,
+    batch: Batch | None,
+) -> None:
     more = ""
     if batch is not None:
         try:

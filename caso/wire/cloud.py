@@ -1,8 +1,8 @@
 """Cloud records as text: ``APEL-cloud-message`` v0.4 and v0.2, byte for byte as cASO 5 writes them.
 
-A header line, then records of ``Key: value`` lines sorted by key and separated by ``%%``; one newline at the end and
-no final separator. What is not known is left out; EndTime is 0 while the server goes on. Durations are at least one
-second.
+A header line, then records of ``Key: value`` lines sorted by key and separated by ``%%``; one
+newline at the end and no final separator. What is not known is left out; EndTime is 0 while the
+server goes on. Durations are at least one second.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ _ONLY_IN_V04 = ("Benchmark", "BenchmarkType", "CloudComputeService", "PublicIPCo
 
 def message(records: Sequence[str], *, version: str = "0.4") -> bytes:
     """Return a message of rendered records."""
-    return (f"APEL-cloud-message: v{version}\n" + f"\n{SEPARATOR}\n".join(records) + "\n").encode("utf-8")
+    return (f"APEL-cloud-message: v{version}\n" + f"\n{SEPARATOR}\n".join(records) + "\n").encode(
+        "utf-8"
+    )
 
 
 def render(record: CloudRecord, *, version: str = "0.4") -> str:
     """Return one record's lines, without a newline at the end."""
-    return "\n".join(f"{name}: {value}" for name, value in sorted(fields(record, version=version).items()))
+    return "\n".join(
+        f"{name}: {value}" for name, value in sorted(fields(record, version=version).items())
+    )
 
 
 def fields(record: CloudRecord, *, version: str = "0.4") -> dict[str, str]:
@@ -55,7 +59,11 @@ def fields(record: CloudRecord, *, version: str = "0.4") -> dict[str, str]:
         "BenchmarkType": benchmark.type if benchmark else None,
     }
     left_out = _ONLY_IN_V04 if version == "0.2" else ()
-    return {name: str(value) for name, value in told.items() if value is not None and name not in left_out}
+    return {
+        name: str(value)
+        for name, value in told.items()
+        if value is not None and name not in left_out
+    }
 
 
 def _epoch(moment: datetime) -> int:

@@ -1,7 +1,7 @@
 """``cloud-info-provider-service``: print what the cloud offers to VOs, as GLUE 2.0 in LDIF.
 
-Standard output holds a whole tree or nothing. A VO that could not be read is missing in it; the last lines then say
-``# failed: VO``, the exit status is 1, and the reason is on standard error.
+Standard output holds a whole tree or nothing. A VO that could not be read is missing in it; the
+last lines then say ``# failed: VO``, the exit status is 1, and the reason is on standard error.
 """
 
 from __future__ import annotations
@@ -35,13 +35,46 @@ _CHOICES = {
 }
 """For each flag: what it may be, and what it was in releases of cloud-info-provider."""
 _WITH_VALUE = (
-    *("template-dir", "template-extension", "glite-site-info-static", "auth-refresher", "os-cloud", "os-system-scope"),
-    *("oidc-token-endpoint", "oidc-client-id", "oidc-client-secret", "oidc-refresh-token", "oidc-scopes"),
-    *("oidc-credentials-path", "ams-token", "ams-host", "ams-topic", "ams-project", "ams-cert", "ams-key"),
-    *("on-auth", "on-rpcxml-endpoint", "rocci-template-dir", "select-flavors", "auditor-role-cloud"),
+    *(
+        "template-dir",
+        "template-extension",
+        "glite-site-info-static",
+        "auth-refresher",
+        "os-cloud",
+        "os-system-scope",
+    ),
+    *(
+        "oidc-token-endpoint",
+        "oidc-client-id",
+        "oidc-client-secret",
+        "oidc-refresh-token",
+        "oidc-scopes",
+    ),
+    *(
+        "oidc-credentials-path",
+        "ams-token",
+        "ams-host",
+        "ams-topic",
+        "ams-project",
+        "ams-cert",
+        "ams-key",
+    ),
+    *(
+        "on-auth",
+        "on-rpcxml-endpoint",
+        "rocci-template-dir",
+        "select-flavors",
+        "auditor-role-cloud",
+    ),
 )
 _WITHOUT_VALUE = (
-    *("full-bdii-ldif", "site-in-suffix", "rocci-remote-templates", "exit-on-share-errors", "only-appdb-images"),
+    *(
+        "full-bdii-ldif",
+        "site-in-suffix",
+        "rocci-remote-templates",
+        "exit-on-share-errors",
+        "only-appdb-images",
+    ),
 )
 _IGNORED = ("ignore-share-errors", "legacy-occi-os")
 """What they asked for is done anyway."""
@@ -50,21 +83,37 @@ _IGNORED = ("ignore-share-errors", "legacy-occi-os")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that cloud-info-provider 0.8 to 1.2 have in common, and those that say what is not done here."""
     made = parser.add_argument_group("as cloud-info-provider has them")
-    made.add_argument("--yaml-file", "--yaml", metavar="PATH", help="what the site says of itself and of its VOs")
-    made.add_argument("--rc-file", metavar="PATH", help="account: OS_… variables in shell form; never executed")
+    made.add_argument(
+        "--yaml-file", "--yaml", metavar="PATH", help="what the site says of itself and of its VOs"
+    )
+    made.add_argument(
+        "--rc-file", metavar="PATH", help="account: OS_… variables in shell form; never executed"
+    )
     for name, (default, _) in _CHOICES.items():
-        made.add_argument(f"--{name}", default=default, metavar="NAME", help=f"{default} (the only one so far)")
-    made.add_argument("--all-images", action="store_true", help="also images that come from no marketplace")
+        made.add_argument(
+            f"--{name}", default=default, metavar="NAME", help=f"{default} (the only one so far)"
+        )
+    made.add_argument(
+        "--all-images", action="store_true", help="also images that come from no marketplace"
+    )
     made.add_argument("--insecure", action="store_true", help="trust any certificate")
     made.add_argument(
-        "--timeout", type=_seconds, default=_TIMEOUT, metavar="SECONDS", help="how long the cloud may be silent"
+        "--timeout",
+        type=_seconds,
+        default=_TIMEOUT,
+        metavar="SECONDS",
+        help="how long the cloud may be silent",
     )
     for name in known.ACCOUNT_FLAGS:
-        made.add_argument(f"--os-{name.replace('_', '-')}", metavar="TEXT", help=f"instead of OS_{name.upper()}")
+        made.add_argument(
+            f"--os-{name.replace('_', '-')}", metavar="TEXT", help=f"instead of OS_{name.upper()}"
+        )
     for name in _WITH_VALUE:
         made.add_argument(f"--{name}", dest="refused", action=_Refuse, help=argparse.SUPPRESS)
     for name in _WITHOUT_VALUE:
-        made.add_argument(f"--{name}", dest="refused", action=_Refuse, nargs=0, help=argparse.SUPPRESS)
+        made.add_argument(
+            f"--{name}", dest="refused", action=_Refuse, nargs=0, help=argparse.SUPPRESS
+        )
     for name in _IGNORED:
         made.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
 
@@ -115,7 +164,9 @@ def _run(configuration: Configuration, record: RunRecord) -> ExitStatus:
         facts = gather.gather(account, shares)
     finally:
         record.add("requests", account.requests)
-    entries = glue.entries(facts, configuration.site, shares=shares, auth_url=configuration.access.auth_url)
+    entries = glue.entries(
+        facts, configuration.site, shares=shares, auth_url=configuration.access.auth_url
+    )
     failed = [ldif.Comment(f"failed: {vo}") for vo in sorted(facts.failed)]
     sys.stdout.write("".join(ldif.write([*entries, *failed])))
     sys.stdout.flush()
@@ -132,6 +183,9 @@ def _run(configuration: Configuration, record: RunRecord) -> ExitStatus:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     program = cli.Program(
-        PROGRAM, "Prints what a cloud offers to VOs, as GLUE 2.0 in LDIF for a BDII.", add_arguments, provide
+        PROGRAM,
+        "Prints what a cloud offers to VOs, as GLUE 2.0 in LDIF for a BDII.",
+        add_arguments,
+        provide,
     )
     return cli.main(program, argv)

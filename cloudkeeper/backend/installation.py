@@ -1,7 +1,8 @@
 """What outlives a run: the backend's own id, and what its calls are doing right now.
 
-The id stands in every image that this backend makes. An image that is not complete and carries it was left by a killed
-call, unless a living one is working on it; one with another id may belong to a living backend elsewhere.
+The id stands in every image that this backend makes. An image that is not complete and carries it
+was left by a killed call, unless a living one is working on it; one with another id may belong to a
+living backend elsewhere.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where the backend listens, as its configuration says: a unix socket, a TCP port, or both.
 
-The socket is in a directory that the frontend's account alone can enter. A TCP port is opened only when ``grpc_port``
-is written, and then with mutual TLS: the frontend must prove a name. ``accept_anyone_without_tls`` is for a frontend of
-cloudkeeper 1.7.1 that has no certificate.
+The socket is in a directory that the frontend's account alone can enter. A TCP port is opened only
+when ``grpc_port`` is written, and then with mutual TLS: the frontend must prove a name.
+``accept_anyone_without_tls`` is for a frontend of cloudkeeper 1.7.1 that has no certificate.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class Port:
     @property
     def endpoint(self) -> str:
         """Address and port as URLs have them."""
-        return f"[{self.address}]:{self.number}" if ":" in self.address else f"{self.address}:{self.number}"
+        return (
+            f"[{self.address}]:{self.number}"
+            if ":" in self.address
+            else f"{self.address}:{self.number}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,11 @@ def read(settings: Settings, layout: Layout) -> Listening:
     entry = settings.where("DEFAULT", "grpc_socket")
     socket = settings.path("DEFAULT", "grpc_socket", default=layout.path(SOCKET))
     if len(str(socket).encode()) > _LONGEST_PATH:
-        settings.error("DEFAULT", "grpc_socket", f"{socket} is longer than {_LONGEST_PATH} bytes; write a shorter path")
+        settings.error(
+            "DEFAULT",
+            "grpc_socket",
+            f"{socket} is longer than {_LONGEST_PATH} bytes; write a shorter path",
+        )
     return Listening(socket if entry or port is None else None, port)
 
 
@@ -104,7 +112,9 @@ def _address(settings: Settings) -> str:
     try:
         ipaddress.ip_address(address)
     except ValueError:
-        settings.error("DEFAULT", "listen_address", f"{address!r} is not an IP address; the port is grpc_port")
+        settings.error(
+            "DEFAULT", "listen_address", f"{address!r} is not an IP address; the port is grpc_port"
+        )
     return address
 
 
@@ -122,5 +132,8 @@ def _tls(settings: Settings, layout: Layout, *, is_wanted: bool) -> MutualTLS | 
         )
         settings.error("DEFAULT", "grpc_port", words)
         return None
-    files = {option: settings.file("DEFAULT", option, default=path) or path for option, path in defaults.items()}
+    files = {
+        option: settings.file("DEFAULT", option, default=path) or path
+        for option, path in defaults.items()
+    }
     return MutualTLS(files["certificate"], files["key"], files["core_certificate"], name)

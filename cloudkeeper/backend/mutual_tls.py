@@ -1,7 +1,7 @@
 """Mutual TLS on the backend's TCP port: a frontend must hold a certificate of the right authority and of one name.
 
-The authority is the installation's own as a rule, and it signs the backend's certificate too: the name is what tells a
-frontend from other holders of its certificates.
+The authority is the installation's own as a rule, and it signs the backend's certificate too: the
+name is what tells a frontend from other holders of its certificates.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def credentials(tls: MutualTLS) -> grpc.ServerCredentials:
         return _configuration(found)
 
     fetch: Any = renewed  # gRPC takes None for "as before", its type stubs do not know
-    return grpc.dynamic_ssl_server_credentials(_configuration(last), fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(last), fetch, require_client_authentication=True
+    )
 
 
 def _read(tls: MutualTLS) -> tuple[bytes, bytes, bytes]:
@@ -50,7 +52,11 @@ def _read(tls: MutualTLS) -> tuple[bytes, bytes, bytes]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.certificate, tls.key)
         context.load_verify_locations(tls.frontend_authority)
-        return tls.key.read_bytes(), tls.certificate.read_bytes(), tls.frontend_authority.read_bytes()
+        return (
+            tls.key.read_bytes(),
+            tls.certificate.read_bytes(),
+            tls.frontend_authority.read_bytes(),
+        )
     except ssl.SSLError as error:
         cause = f"no certificate with its key {tls.key} and authority {tls.frontend_authority}, in PEM: {error.reason}"
         raise LocalFailure(tls.certificate, cause, _REMEDY) from error
@@ -69,7 +75,9 @@ class OnlyFrontend(grpc.ServerInterceptor):
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+    def intercept_service(
+        self, continuation: Callable[[Any], Any], handler_call_details: Any
+    ) -> Any:
         """Return the method's handler with the check before it (the protocol has no client streams)."""
         handler = continuation(handler_call_details)
         if handler is None:
@@ -92,5 +100,9 @@ class OnlyFrontend(grpc.ServerInterceptor):
         names = proven.get("x509_subject_alternative_name") or proven.get("x509_common_name") or ()
         if self._name.encode() not in names:
             shown = ", ".join(name.decode(errors="replace") for name in names) or "no name"
-            logger.warning("%s: refused: its certificate is for %s, not %s", context.peer(), shown, self._name)
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, f"the certificate is not for {self._name}")
+            logger.warning(
+                "%s: refused: its certificate is for %s, not %s", context.peer(), shown, self._name
+            )
+            context.abort(
+                grpc.StatusCode.UNAUTHENTICATED, f"the certificate is not for {self._name}"
+            )

@@ -13,7 +13,9 @@ from cloudkeeper.backend.errors import Failed
 from cloudkeeper.wire.status import Status
 
 
-def resolve(cloud: Cloud, wanted: Mapping[str, Entry]) -> dict[str, tuple[Project, Scope] | ApplianceError]:
+def resolve(
+    cloud: Cloud, wanted: Mapping[str, Entry]
+) -> dict[str, tuple[Project, Scope] | ApplianceError]:
     """Return for each VO its project and the door to it, or why there is none.
 
     :raises ApplianceError: Keystone does not let the account in, or does not answer
@@ -21,7 +23,9 @@ def resolve(cloud: Cloud, wanted: Mapping[str, Entry]) -> dict[str, tuple[Projec
     try:
         known = identity.projects(cloud)
     except AccessDenied as error:
-        raise Failed(error.subject, error.cause, error.remedy, status=Status.AUTHENTICATION) from error
+        raise Failed(
+            error.subject, error.cause, error.remedy, status=Status.AUTHENTICATION
+        ) from error
     found: dict[str, tuple[Project, Scope] | ApplianceError] = {}
     for vo, entry in wanted.items():
         try:
@@ -36,7 +40,8 @@ def _find(cloud: Cloud, known: list[Project], entry: Entry) -> tuple[Project, Sc
     by_id = [candidate for candidate in candidates if candidate[0].id == entry.project]
     domain = entry.domain or cloud.access.project_domain_name
     in_domain = [candidate for candidate in candidates if domain.lower() in _domain(*candidate)]
-    # A domain that the mapping names must be right; the configured one only decides between several.
+    # A domain that the mapping names must be right; the configured one only decides between
+    # several.
     chosen = by_id or in_domain or ([] if entry.domain else candidates)
     if len(chosen) == 1:
         return chosen[0]

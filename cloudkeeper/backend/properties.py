@@ -1,14 +1,16 @@
 """How an appliance is written down at an image in Glance, and read from there.
 
-The names are those of cloudkeeper-os 0.9.x, so that its images are ours and ours are its: ``APPLIANCE_*`` for every
-field, ``APPLIANCE_ATTRIBUTES`` with the attributes as JSON, ``vmcatcher_event_*`` for the information system.
-Releases since 2019 write each attribute as a property of its own instead; that is read, too.
+The names are those of cloudkeeper-os 0.9.x, so that its images are ours and ours are its:
+``APPLIANCE_*`` for every field, ``APPLIANCE_ATTRIBUTES`` with the attributes as JSON,
+``vmcatcher_event_*`` for the information system. Releases since 2019 write each attribute as a
+property of its own instead; that is read, too.
 
-An image is believed to be ours when all of this holds: the project owns it, it has the properties that name list,
-appliance and state, and it is no copy. Nova hands the properties of an image on to snapshots of its servers, and Cinder
-to images of its volumes, so a user's copy looks like ours. Therefore ``APPLIANCE_BACKEND`` names the image's own id,
-which is wrong in every copy. Images that 0.9.x made lack it, and get it when they are seen first; until then, what Nova
-adds to a snapshot tells, and there being only one.
+An image is believed to be ours when all of this holds: the project owns it, it has the properties
+that name list, appliance and state, and it is no copy. Nova hands the properties of an image on to
+snapshots of its servers, and Cinder to images of its volumes, so a user's copy looks like ours.
+Therefore ``APPLIANCE_BACKEND`` names the image's own id, which is wrong in every copy. Images that
+0.9.x made lack it, and get it when they are seen first; until then, what Nova adds to a snapshot
+tells, and there being only one.
 """
 
 from __future__ import annotations
@@ -39,7 +41,13 @@ _MAX_NAME = 255
 _MAX_VALUE = 65_000
 """Bytes. Glance keeps values in a column of 65 535."""
 _MAX_MIN_RAM = 2**31 - 1
-_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "i386": "i686", "i686": "i686", "aarch64": "aarch64"}
+_ARCHITECTURES = {
+    "x86_64": "x86_64",
+    "amd64": "x86_64",
+    "i386": "i686",
+    "i686": "i686",
+    "aarch64": "aarch64",
+}
 _SYSTEMS = {"linux": "linux", "windows": "windows"}
 
 
@@ -89,12 +97,18 @@ class Record:
 
 def recognise(image: Image, *, owner: str) -> Record | None:
     """Return an image as a record of ours; None when it is somebody else's."""
-    if image.get("owner") != owner or image.get("image_type") == "snapshot" or any(map(image.get, _SNAPSHOT)):
+    if (
+        image.get("owner") != owner
+        or image.get("image_type") == "snapshot"
+        or any(map(image.get, _SNAPSHOT))
+    ):
         return None
     installation, _, marked = str(image.get(MARK) or "").partition(" ")
     if installation and marked != image["id"]:
         return None
-    vo, list_id, identifier = (str(image.get(_PREFIX + name) or "") for name in ("VO", "IMAGE_LIST_ID", "ID"))
+    vo, list_id, identifier = (
+        str(image.get(_PREFIX + name) or "") for name in ("VO", "IMAGE_LIST_ID", "ID")
+    )
     key = Key(vo, ListId(list_id), ApplianceId(identifier))
     state = str(image.get(STATUS))
     if state not in State.__members__ or not key.list_id or not key.identifier:
@@ -141,7 +155,9 @@ def describe(appliance: Appliance) -> dict[str, str]:
     told |= _for_nova(appliance)
     for name, value in told.items():
         if len(value.encode()) > _MAX_VALUE:
-            raise ApplianceError(key_of(appliance), f"{name} is longer than the {_MAX_VALUE} bytes that Glance keeps")
+            raise ApplianceError(
+                key_of(appliance), f"{name} is longer than the {_MAX_VALUE} bytes that Glance keeps"
+            )
     return told
 
 
@@ -191,11 +207,13 @@ def adoption(installation: str, image_id: str) -> list[dict[str, object]]:
     return [_operation("add", name, value) for name, value in mark(installation, image_id).items()]
 
 
-def difference(record: Record, appliance: Appliance, *, installation: str) -> list[dict[str, object]]:
+def difference(
+    record: Record, appliance: Appliance, *, installation: str
+) -> list[dict[str, object]]:
     """Return the patch that makes a record describe an appliance; an empty one when it does already.
 
-    Properties that others have set stay; of ours, those that the appliance has no longer go. An image of another
-    backend becomes one of this installation.
+    Properties that others have set stay; of ours, those that the appliance has no longer go. An
+    image of another backend becomes one of this installation.
     """
     image, patch = record.image, []
     for name, value in standard(appliance).items():
@@ -260,8 +278,9 @@ def _attributes(image: Image) -> Mapping[str, str]:
 
 
 def _storable(text: str) -> str:
-    """Replace what Glance refuses: characters beyond the basic plane, which MySQL's older utf8 cannot keep."""
-    return "".join(character if ord(character) < 0x10000 else "\N{REPLACEMENT CHARACTER}" for character in text)  # noqa: PLR2004
+    """Replace the characters that Glance rejects: MySQL's older utf8 keeps the basic plane only."""
+    last = "\uffff"
+    return "".join("\N{REPLACEMENT CHARACTER}" if each > last else each for each in text)
 
 
 def _seconds(moment: datetime | None) -> int:

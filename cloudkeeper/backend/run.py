@@ -25,14 +25,19 @@ logger = logging.getLogger(__name__)
 class Run:
     """The stores of all projects as they were when the run began, kept up to date by its changes.
 
-    A project that cannot be reached costs the VO's own images, and nobody else's. With ``is_look`` nothing is mended
-    and no record is written: it is only for looking.
+    A project that cannot be reached costs the VO's own images, and nobody else's. With ``is_look``
+    nothing is mended and no record is written: it is only for looking.
 
     :raises ApplianceError: no project at all can be reached
     """
 
     def __init__(
-        self, configuration: Configuration, installation: Installation, *, allowance: int = 0, is_look: bool = False
+        self,
+        configuration: Configuration,
+        installation: Installation,
+        *,
+        allowance: int = 0,
+        is_look: bool = False,
     ) -> None:
         self._configuration = configuration
         self._installation = installation
@@ -76,7 +81,9 @@ class Run:
     def offered(self) -> Iterator[Record]:
         """Yield what is offered of each VO in its own project; what lies in another one helps none of its users."""
         for store in self.stores():
-            yield from (record for record in store.offered() if self._stores.get(record.key.vo) is store)
+            yield from (
+                record for record in store.offered() if self._stores.get(record.key.vo) is store
+            )
 
     def withdraw(self, list_id: ListId, wanted: Key | None = None) -> None:
         """Offer nothing of a list any longer, wherever it is; or only one of its appliances.
@@ -84,7 +91,9 @@ class Run:
         :raises ApplianceError: that would be too much, or some of it was not possible
         """
         stores = [self.store(wanted.vo)] if wanted else self.stores()
-        found = [(store, key) for store in stores for key in store.keys(list_id) if wanted in (None, key)]
+        found = [
+            (store, key) for store in stores for key in store.keys(list_id) if wanted in (None, key)
+        ]
         self.tally.allow_removal(list_id, len(found))
         failures: list[ApplianceError] = []
         for store, key in found:
@@ -138,14 +147,20 @@ class Run:
         self._tell_of_misplaced()
         failures = [found for found in self._stores.values() if isinstance(found, ApplianceError)]
         if len(failures) == len(self._stores):
-            raise Unavailable(cloud.host, f"no project of {len(failures)} can be used; the first: {failures[0]}")
+            raise Unavailable(
+                cloud.host, f"no project of {len(failures)} can be used; the first: {failures[0]}"
+            )
 
     def _tell_of_misplaced(self) -> None:
         for store in self.stores():
             for vo in sorted({record.key.vo for record in store.offered()}):
                 if self._stores.get(vo) is not store:
-                    where = f"project {store.name}: has images of VO {vo}, which is not mapped to it"
-                    self.tally.fail(f"{where}: they stay as they are; delete them, or correct the mapping")
+                    where = (
+                        f"project {store.name}: has images of VO {vo}, which is not mapped to it"
+                    )
+                    self.tally.fail(
+                        f"{where}: they stay as they are; delete them, or correct the mapping"
+                    )
 
     def _load(self, project: Project, scope: Scope) -> Store | ApplianceError:
         store = Store(

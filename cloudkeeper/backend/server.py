@@ -44,7 +44,10 @@ def serve(servicer: Servicer, listening: Listening) -> None:
         _notify("READY=1")
         signal.sigwait(_SIGNALS)
         _notify("STOPPING=1")
-        logger.info("stopping: waiting at most %d s for the calls that are under way", _DRAIN.total_seconds())
+        logger.info(
+            "stopping: waiting at most %d s for the calls that are under way",
+            _DRAIN.total_seconds(),
+        )
         ended = server.stop(_DRAIN.total_seconds())
         while not ended.wait(0.1):
             if signal.sigtimedwait(_SIGNALS, 0):
@@ -99,8 +102,8 @@ def _check_free(port: Port) -> None:
 def _signals_held() -> Iterator[None]:
     """Keep the signals from this thread and those that it starts, to be waited for.
 
-    The kernel may hand a signal to any thread that takes it, and Python's handler then runs when the main thread wakes
-    up, which, waiting for the very signal, it would not.
+    The kernel may hand a signal to any thread that takes it, and Python's handler then runs when
+    the main thread wakes up, which, waiting for the very signal, it would not.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
@@ -116,5 +119,8 @@ def _notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client, contextlib.suppress(OSError):
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client,
+        contextlib.suppress(OSError),
+    ):
         client.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

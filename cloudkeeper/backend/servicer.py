@@ -1,6 +1,7 @@
 """The calls of the protocol: what a frontend asks, turned into changes of the stores, and told as 1.x tells results.
 
-A call ends with gRPC's OK and its outcome in the trailing metadata. No failure of one call reaches another one.
+A call ends with gRPC's OK and its outcome in the trailing metadata. No failure of one call reaches
+another one.
 """
 
 # ruff: noqa: N802  the names of the protocol
@@ -62,14 +63,20 @@ class Servicer(pb_grpc.CommunicatorServicer):
                 run.finish()
         return request
 
-    def ImageLists(self, request: Empty, context: grpc.ServicerContext) -> Iterator[pb.ImageListIdentifier]:
+    def ImageLists(
+        self, request: Empty, context: grpc.ServicerContext
+    ) -> Iterator[pb.ImageListIdentifier]:
         """Tell the lists of which there are images."""
         del request
         with _told(context):
-            for list_id in dict.fromkeys(record.key.list_id for record in self._seen(anew=True).offered()):
+            for list_id in dict.fromkeys(
+                record.key.list_id for record in self._seen(anew=True).offered()
+            ):
                 yield pb.ImageListIdentifier(image_list_identifier=list_id)
 
-    def Appliances(self, request: pb.ImageListIdentifier, context: grpc.ServicerContext) -> Iterator[pb.Appliance]:
+    def Appliances(
+        self, request: pb.ImageListIdentifier, context: grpc.ServicerContext
+    ) -> Iterator[pb.Appliance]:
         """Tell the appliances of a list, without their data."""
         with _told(context):
             run = self._seen()
@@ -85,7 +92,9 @@ class Servicer(pb_grpc.CommunicatorServicer):
         def add(run: Run) -> None:
             appliance = messages.from_message(request)
             if appliance.data is None:
-                raise Failed(properties.key_of(appliance), "comes without an image", status=Status.ERROR)
+                raise Failed(
+                    properties.key_of(appliance), "comes without an image", status=Status.ERROR
+                )
             run.store(appliance.vo).offer(appliance, is_wanted=lambda: self._is_wanted(context))
 
         return self._change(context, add, request.title)
@@ -112,9 +121,13 @@ class Servicer(pb_grpc.CommunicatorServicer):
 
         return self._change(context, remove, request.title)
 
-    def RemoveImageList(self, request: pb.ImageListIdentifier, context: grpc.ServicerContext) -> Empty:
+    def RemoveImageList(
+        self, request: pb.ImageListIdentifier, context: grpc.ServicerContext
+    ) -> Empty:
         """Offer nothing of a list any longer, in whatever project it is."""
-        return self._change(context, lambda run: run.withdraw(ListId(request.image_list_identifier)))
+        return self._change(
+            context, lambda run: run.withdraw(ListId(request.image_list_identifier))
+        )
 
     def _seen(self, *, anew: bool = False) -> Run:
         """Return the run, or a look at the cloud that changes nothing when none has begun: a dry run begins none."""
@@ -131,7 +144,9 @@ class Servicer(pb_grpc.CommunicatorServicer):
                 self._run = Run(self._configuration, self._installation)
             return self._run
 
-    def _change(self, context: grpc.ServicerContext, change: Callable[[Run], None], title: str = "") -> Empty:
+    def _change(
+        self, context: grpc.ServicerContext, change: Callable[[Run], None], title: str = ""
+    ) -> Empty:
         """Make a change; one that fails is among the failures of the run's record."""
         with _told(context):
             run = self._current()
@@ -165,7 +180,10 @@ def _told(context: grpc.ServicerContext, *, features: Iterable[str] = ()) -> Ite
     except ApplianceError as error:
         status, message = status_of(error), log.redact(str(error))
     except Exception as error:  # one call's bug must not end the server or the frontend's run
-        status, message = Status.ERROR, log.redact(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
+        status, message = (
+            Status.ERROR,
+            log.redact(f"bug in cloudkeeper-os: {type(error).__name__}: {error}"),
+        )
         logger.exception("%s", message)
     context.set_trailing_metadata(to_metadata(status, message, features=features))
 

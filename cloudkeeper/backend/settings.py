@@ -1,8 +1,8 @@
 """cloudkeeper-os.conf as cloudkeeper-os 0.9.x reads it, and the file that maps VOs to projects, checked as a whole.
 
 Options of our own: ``image_dir``, ``region_name`` and those of `cloudkeeper.backend.listen`; in
-``[keystone_authtoken]`` ``cafile``, ``auth_type`` and the options of its plugin. TLS is always verified: 0.9.x never
-did, and had no option for it.
+``[keystone_authtoken]`` ``cafile``, ``auth_type`` and the options of its plugin. TLS is always
+verified: 0.9.x never did, and had no option for it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     path = path or _default_file(layout)
     read = document.read([path], oslo.parse)
     settings = Settings(
-        read, interpolate=oslo.interpolate, overrides={("DEFAULT", name): text for name, text in overrides.items()}
+        read,
+        interpolate=oslo.interpolate,
+        overrides={("DEFAULT", name): text for name, text in overrides.items()},
     )
     settings.accept("DEFAULT", (*oslo.LOG_OPTIONS, "tempdir"))
     oslo.warn_of_ignored(settings)
@@ -67,9 +69,14 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     values = {
         "access": _access(settings, read),
         "listening": listen.read(settings, layout),
-        "image_directory": settings.path("DEFAULT", "image_dir", default=layout.path(_IMAGES), is_directory=True),
+        "image_directory": settings.path(
+            "DEFAULT", "image_dir", default=layout.path(_IMAGES), is_directory=True
+        ),
         "visibility": settings.choice(
-            "DEFAULT", "image_visibility", default="private", allowed=("public", "private", "shared", "community")
+            "DEFAULT",
+            "image_visibility",
+            default="private",
+            allowed=("public", "private", "shared", "community"),
         ),
         "log_file": oslo.log_file(settings, "cloudkeeper-os.log"),
         "is_debug": settings.boolean("DEFAULT", "debug", default=False),
@@ -94,18 +101,27 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
 def _default_file(layout: Layout) -> Path:
     candidates = [layout.path(name) for name in FILES]
     found = [path for path in candidates if document.may_exist(path)]
-    if len(found) > 1 and all(os.access(path, os.R_OK) for path in found) and not found[0].samefile(found[1]):
-        raise ConfigurationError([Problem(found[0], 0, "", f"exists, and {found[1]} too; keep one of them")])
+    if (
+        len(found) > 1
+        and all(os.access(path, os.R_OK) for path in found)
+        and not found[0].samefile(found[1])
+    ):
+        raise ConfigurationError(
+            [Problem(found[0], 0, "", f"exists, and {found[1]} too; keep one of them")]
+        )
     return (found or candidates[-1:])[0]
 
 
 def _access(settings: Settings, read: document.Document) -> Access:
-    auth_type = settings.text(_SECTION, "auth_type", default="v3password", aliases=[(_SECTION, "auth_plugin")])
+    auth_type = settings.text(
+        _SECTION, "auth_type", default="v3password", aliases=[(_SECTION, "auth_plugin")]
+    )
     auth_url = access.read_url(settings, _SECTION)
     defaults = _DEFAULTS if auth_type in ("v3password", "password") else {}
     options = access.read_options(settings, _SECTION, auth_type, defaults=defaults)
     if options.get("user_domain_name") == "default" and "user_domain_id" not in options:
-        # What 0.9.x has for its default is the first domain's id. As a name, only MySQL takes it for "Default".
+        # What 0.9.x has for its default is the first domain's id. As a name, only MySQL takes it
+        # for "Default".
         options["user_domain_id"] = options.pop("user_domain_name")
     access.warn_of_open_files(settings, read, _SECTION, auth_type)
     if settings.boolean(_SECTION, "insecure", default=False):
@@ -118,19 +134,27 @@ def _access(settings: Settings, read: document.Document) -> Access:
         options={**options, "auth_url": auth_url},
         region=settings.text("DEFAULT", "region_name", aliases=[(_SECTION, "region_name")]) or None,
         verify=str(ca_file) if ca_file else True,
-        timeout=timedelta(seconds=settings.integer(_SECTION, "timeout", default=60, minimum=1, maximum=3600)),
+        timeout=timedelta(
+            seconds=settings.integer(_SECTION, "timeout", default=60, minimum=1, maximum=3600)
+        ),
         uses_system_scope=False,
         project_domain_name=settings.text(_SECTION, "project_domain_name", default="default"),
-        interface=settings.choice("DEFAULT", "endpoint_type", default="public", allowed=("public", "internal")),
+        interface=settings.choice(
+            "DEFAULT", "endpoint_type", default="public", allowed=("public", "internal")
+        ),
         section=_SECTION,
         role="member",
         places=access.read_places(settings, _SECTION, auth_type),
     )
 
 
-def _projects(settings: Settings, layout: Layout) -> tuple[Path, Mapping[str, vo.Entry], Sequence[Problem]]:
+def _projects(
+    settings: Settings, layout: Layout
+) -> tuple[Path, Mapping[str, vo.Entry], Sequence[Problem]]:
     usual = [layout.path(name) for name in _MAPPINGS]
-    path = settings.path("DEFAULT", "mapping_file", default=(document.first_existing(usual) or usual)[0])
+    path = settings.path(
+        "DEFAULT", "mapping_file", default=(document.first_existing(usual) or usual)[0]
+    )
     if not path.is_absolute():
         return path, {}, ()
     try:

@@ -1,7 +1,7 @@
 """The file that a frontend names, as far as it is to be believed: below the image directory, and what it claims to be.
 
-The path comes from another program. The file is opened first and judged afterwards by its descriptor, so that nothing
-can be exchanged in between.
+The path comes from another program. The file is opened first and judged afterwards by its
+descriptor, so that nothing can be exchanged in between.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ _ALGORITHMS = {128: "sha512", 64: "sha256"}
 class Source:
     """Image data in an open file, to be sent once or, if the cloud loses a connection, again from the beginning.
 
-    The last block is held back until all bytes have been read and their checksum is the right one: without it, Glance
-    keeps nothing. ``is_wanted`` is asked before each block.
+    The last block is held back until all bytes have been read and their checksum is the right one:
+    without it, Glance keeps nothing. ``is_wanted`` is asked before each block.
     """
 
-    def __init__(self, descriptor: int, data: ImageData, *, size: int, is_wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self, descriptor: int, data: ImageData, *, size: int, is_wanted: Callable[[], bool]
+    ) -> None:
         self._descriptor = descriptor
         self._data = data
         self._size = size
@@ -49,7 +51,9 @@ class Source:
                 sha512.update(block)
             if is_last and digest.hexdigest() != wanted:
                 found = digest.hexdigest()[:16]
-                raise self._failed(f"its {digest.name} is {found}…, not {wanted[:16]}… as told; nothing was stored")
+                raise self._failed(
+                    f"its {digest.name} is {found}…, not {wanted[:16]}… as told; nothing was stored"
+                )
             yield block
         self.sha512 = (digest if digest.name == sha512.name else sha512).hexdigest()
 
@@ -64,11 +68,15 @@ class Source:
         at = 0
         while at < self._size:
             if not self._is_wanted():
-                raise self._failed("the frontend has gone or the backend is stopping; nothing was stored")
+                raise self._failed(
+                    "the frontend has gone or the backend is stopping; nothing was stored"
+                )
             try:
                 block = os.pread(self._descriptor, min(_BLOCK, self._size - at), at)
             except OSError as error:
-                raise self._failed(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+                raise self._failed(
+                    f"cannot be read: {(error.strerror or str(error)).lower()}"
+                ) from error
             if not block:
                 raise self._failed(f"has become shorter than its {self._size} bytes")
             at += len(block)
@@ -79,17 +87,22 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(data: ImageData, *, directory: Path, is_wanted: Callable[[], bool]) -> Iterator[Source]:
+def open_source(
+    data: ImageData, *, directory: Path, is_wanted: Callable[[], bool]
+) -> Iterator[Source]:
     """Open the file of an appliance.
 
-    :raises Failed: it is not a regular file below ``directory``, not of the told size, or cannot be read
+    :raises Failed: it is not a regular file below ``directory``, not of the told size, or cannot be
+    read
     """
 
     def failed(cause: str, remedy: str = "") -> Failed:
         return Failed(data.location, cause, remedy, status=Status.APPLIANCE_TRANSFER)
 
     if data.mode is not Mode.LOCAL:
-        raise failed("images over HTTP are not taken", "set remote-mode to false in cloudkeeper.yml")
+        raise failed(
+            "images over HTTP are not taken", "set remote-mode to false in cloudkeeper.yml"
+        )
     if data.format is Format.OVA:
         raise failed("an OVA is no disk", "set formats to qcow2, raw or vmdk in cloudkeeper.yml")
     if len(data.checksum) not in _ALGORITHMS:
@@ -101,7 +114,9 @@ def open_source(data: ImageData, *, directory: Path, is_wanted: Callable[[], boo
         descriptor = os.open(data.location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
-        raise failed(f"cannot be opened: {cause.lower()}", "is the image directory the frontend's?") from error
+        raise failed(
+            f"cannot be opened: {cause.lower()}", "is the image directory the frontend's?"
+        ) from error
     try:
         if not Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(directory.resolve()):
             raise beyond

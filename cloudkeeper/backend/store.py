@@ -2,10 +2,11 @@
 
     create (STAGING, hidden, all properties) ─ upload ─ verify ─ activate ─ retire the older version
 
-A process may die between any two steps. Until the activation the older version is untouched and the new one is an
-orphan that names its maker; after it there are two versions, of which the newer one counts. `Store.repair` tells these
-cases apart at the beginning of the next run, and marks as ours what a backend of 0.9.x left. Retiring is deleting or,
-when something uses the image, hiding it; `Store.sweep` tries again at the end of each run.
+A process may die between any two steps. Until the activation the older version is untouched and the
+new one is an orphan that names its maker; after it there are two versions, of which the newer one
+counts. `Store.repair` tells these cases apart at the beginning of the next run, and marks as ours
+what a backend of 0.9.x left. Retiring is deleting or, when something uses the image, hiding it;
+`Store.sweep` tries again at the end of each run.
 """
 
 from __future__ import annotations
@@ -57,11 +58,15 @@ class Store:
     def load(self) -> None:
         """List the project's images, once a run."""
         listed = [
-            image for hidden in (False, True) for image in self.glance.images(owner=self.project_id, hidden=hidden)
+            image
+            for hidden in (False, True)
+            for image in self.glance.images(owner=self.project_id, hidden=hidden)
         ]
         found = map(self._recognised, listed)
         self._records = {record.id: record for record in found if record}
-        logger.info("project %s: %d images, %d of them ours", self.name, len(listed), len(self._records))
+        logger.info(
+            "project %s: %d images, %d of them ours", self.name, len(listed), len(self._records)
+        )
 
     def _recognised(self, image: Image) -> Record | None:
         """Return an image as a record of ours; report one that makes no sense, and skip it."""
@@ -81,7 +86,9 @@ class Store:
     def repair(self) -> None:
         """Mend what killed runs left."""
         kept = self.installation.uploads
-        for record in left_behind(self._all(), installation=self.installation.id, kept=kept, now=clock.now()):
+        for record in left_behind(
+            self._all(), installation=self.installation.id, kept=kept, now=clock.now()
+        ):
             self._attempt(self._collect, record)
         for record in outdated(self._all()):
             logger.warning("project %s: image %s has a newer version", self.name, record.id)
@@ -154,7 +161,9 @@ class Store:
             except ApplianceError as error:
                 self.tally.fail(error)
 
-    def _create(self, appliance: Appliance, key: Key, data: ImageData, is_wanted: Callable[[], bool]) -> None:
+    def _create(
+        self, appliance: Appliance, key: Key, data: ImageData, is_wanted: Callable[[], bool]
+    ) -> None:
         started = clock.now()
         with (
             open_source(data, directory=self.directory, is_wanted=is_wanted) as source,
@@ -163,14 +172,23 @@ class Store:
             try:
                 self.glance.create(self._blank(appliance, image_id, data))
                 image = self._fill(image_id, source)
-                self.glance.change(image_id, properties.activation(image, visibility=self.visibility))
+                self.glance.change(
+                    image_id, properties.activation(image, visibility=self.visibility)
+                )
             except BaseException:
                 self._abandon(image_id)
                 raise
         self._keep(image_id)
         self.tally.count("uploaded_bytes", len(source))
         seconds = (clock.now() - started).total_seconds()
-        logger.info("project %s: %s is image %s, %d bytes in %.1f s", self.name, key, image_id, len(source), seconds)
+        logger.info(
+            "project %s: %s is image %s, %d bytes in %.1f s",
+            self.name,
+            key,
+            image_id,
+            len(source),
+            seconds,
+        )
 
     def _blank(self, appliance: Appliance, image_id: str, data: ImageData) -> Image:
         return {
@@ -195,8 +213,13 @@ class Store:
         image = self.glance.get(image_id)
         if failure and image.get("status") != "active":
             raise failure
-        algorithm, told = image.get("os_hash_algo") or "md5", image.get("os_hash_value") or image.get("checksum")
-        ours = source.sha512 if algorithm == "sha512" and source.sha512 else source.digest(algorithm)
+        algorithm, told = (
+            image.get("os_hash_algo") or "md5",
+            image.get("os_hash_value") or image.get("checksum"),
+        )
+        ours = (
+            source.sha512 if algorithm == "sha512" and source.sha512 else source.digest(algorithm)
+        )
         if image.get("status") != "active" or image.get("size") != len(source) or told != ours:
             raise Failed(
                 f"image {image_id}",
@@ -210,7 +233,9 @@ class Store:
         try:
             self.glance.delete(image_id)
         except ApplianceError as error:
-            logger.warning("project %s: image %s stays until the next run: %s", self.name, image_id, error)
+            logger.warning(
+                "project %s: image %s stays until the next run: %s", self.name, image_id, error
+            )
 
     def _describe(self, record: Record, appliance: Appliance) -> None:
         patch = properties.difference(record, appliance, installation=self.installation.id)
@@ -226,7 +251,9 @@ class Store:
         except Refusal as error:
             if error.code not in _IN_USE:
                 raise
-            logger.warning("project %s: image %s hidden, not deleted: %s", self.name, record.id, error.cause)
+            logger.warning(
+                "project %s: image %s hidden, not deleted: %s", self.name, record.id, error.cause
+            )
             self.glance.change(record.id, properties.retirement())
             self._keep(record.id)
 
@@ -236,20 +263,26 @@ class Store:
         if now and now.state is State.STAGING:
             self._delete(now)
             self.tally.count("orphans_collected")
-            logger.warning("project %s: image %s was left incomplete; deleted", self.name, record.id)
+            logger.warning(
+                "project %s: image %s was left incomplete; deleted", self.name, record.id
+            )
 
     def _adopt(self, record: Record) -> None:
         """Mark an image of 0.9.x as ours, before a user copies it and nobody can tell the two apart."""
         self.glance.change(record.id, properties.adoption(self.installation.id, record.id))
         self._keep(record.id)
-        logger.info("project %s: image %s, made by cloudkeeper-os 0.9, is ours now", self.name, record.id)
+        logger.info(
+            "project %s: image %s, made by cloudkeeper-os 0.9, is ours now", self.name, record.id
+        )
 
     def _tell_of_strangers(self, key: Key, images: list[str], *, is_known: bool) -> None:
         told = f"project {self.name}: {', '.join(sorted(images))} without mark of a backend, and called {key}"
         if is_known:
             logger.warning("%s: copies, which stay as they are", told)
         else:
-            self.tally.fail(f"{told}: all but one are copies, so none is taken for it; delete what nobody needs")
+            self.tally.fail(
+                f"{told}: all but one are copies, so none is taken for it; delete what nobody needs"
+            )
 
     def _delete(self, record: Record) -> None:
         self.glance.delete(record.id)
@@ -284,7 +317,9 @@ class Store:
             return list(self._records.values())
 
 
-def left_behind(records: Iterable[Record], *, installation: str, kept: frozenset[str], now: datetime) -> list[Record]:
+def left_behind(
+    records: Iterable[Record], *, installation: str, kept: frozenset[str], now: datetime
+) -> list[Record]:
     """Return the images that nobody will complete.
 
     Those are images of this backend that it is not making (``kept``), and old ones of others.
@@ -315,13 +350,16 @@ def by_key(records: Iterable[Record]) -> dict[Key, list[Record]]:
 
 def in_order(versions: Iterable[Record]) -> list[Record]:
     """Return versions of one appliance, the one that counts first."""
-    return sorted(versions, key=lambda record: (record.has_data, record.created, record.id), reverse=True)
+    return sorted(
+        versions, key=lambda record: (record.has_data, record.created, record.id), reverse=True
+    )
 
 
 def certain(versions: Sequence[Record]) -> list[Record]:
     """Of versions of one appliance return those that are certainly ours: the marked ones or, without any, a single one.
 
-    0.9.x keeps one version. Of several without a mark, all but one are copies that users have made by way of a volume.
+    0.9.x keeps one version. Of several without a mark, all but one are copies that users have made
+    by way of a volume.
     """
     marked = [record for record in versions if record.installation]
     return marked or (list(versions) if len(versions) == 1 else [])

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class Tally:
     """Figures and failures of one run; safe for use by several threads.
 
-    Of a list's images no more than three, or half of those that there were when the run began, may be removed in one
-    run; ``allowance`` is a greater number that an administrator has given.
+    Of a list's images no more than three, or half of those that there were when the run began, may
+    be removed in one run; ``allowance`` is a greater number that an administrator has given.
     """
 
     def __init__(self, *, allowance: int = 0) -> None:

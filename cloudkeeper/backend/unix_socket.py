@@ -35,7 +35,8 @@ def held(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # gRPC has removed it, unless the start failed half-way
+            # gRPC has removed it, unless the start failed half-way
+            with contextlib.suppress(OSError):
                 path.unlink()
 
 
@@ -76,7 +77,9 @@ def _check_directory(path: Path) -> None:
     status = path.stat()
     if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
         cause = "others can write to it, and could answer the frontend in place of the backend"
-        raise LocalFailure(path, cause, f"chown it to the account of the backend, and chmod {_DIRECTORY_MODE:o}")
+        raise LocalFailure(
+            path, cause, f"chown it to the account of the backend, and chmod {_DIRECTORY_MODE:o}"
+        )
 
 
 def _remove_stale(path: Path) -> None:

@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
     files = " or ".join(settings.FILES)
     parser.add_argument(
-        *cli.flags("config-file"), type=Path, metavar="PATH", help=f"configuration file (default: {files})"
+        *cli.flags("config-file"),
+        type=Path,
+        metavar="PATH",
+        help=f"configuration file (default: {files})",
     )
     words = f"unix socket to listen on, beside a port (default without one: {listen.SOCKET})"
     parser.add_argument(*cli.flags("grpc-socket"), metavar="PATH", help=words)
@@ -32,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(*cli.flags("grpc-port"), metavar="PORT", help=words)
     words = "IP address of the port, or a host name that has one (default: 127.0.0.1)"
     parser.add_argument(*cli.flags("listen-address"), metavar="ADDRESS", help=words)
-    parser.add_argument(*cli.flags("mapping-file"), metavar="PATH", help="file that maps VOs to projects")
+    parser.add_argument(
+        *cli.flags("mapping-file"), metavar="PATH", help="file that maps VOs to projects"
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -82,8 +87,12 @@ def _address(text: str) -> str:
     try:
         return str(socket.getaddrinfo(text, None, type=socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError) as error:
-        words = error.strerror if isinstance(error, OSError) and error.strerror else "no name of a host"
-        raise UsageError("--listen-address", f"{text}: {words.lower()}", "write an address of this host") from None
+        words = (
+            error.strerror if isinstance(error, OSError) and error.strerror else "no name of a host"
+        )
+        raise UsageError(
+            "--listen-address", f"{text}: {words.lower()}", "write an address of this host"
+        ) from None
 
 
 def _report(configuration: Configuration) -> ExitStatus:

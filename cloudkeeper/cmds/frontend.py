@@ -30,13 +30,23 @@ logger = logging.getLogger(PROGRAM)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command, our own flags, and those of cloudkeeper."""
     words = "sync (default): bring the cloud up to the lists; version: print the version; help: print this"
-    parser.add_argument("command", nargs="?", choices=["sync", "version", "help"], default="sync", help=words)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="default: /etc/cloudkeeper/cloudkeeper.yml")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, change nothing")
-    parser.add_argument("--json", action="store_true", help="print what is done, or would be, as JSON")
+    parser.add_argument(
+        "command", nargs="?", choices=["sync", "version", "help"], default="sync", help=words
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="default: /etc/cloudkeeper/cloudkeeper.yml"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, change nothing"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print what is done, or would be, as JSON"
+    )
     words = "let each list remove up to N images, however many of its images that is"
     parser.add_argument("--allow-remove", type=_amount, default=0, metavar="N", help=words)
-    parser.add_argument("--no-debug", dest="debug", action="store_false", default=False, help="undo --debug")
+    parser.add_argument(
+        "--no-debug", dest="debug", action="store_false", default=False, help="undo --debug"
+    )
     settings.add_arguments(parser)
 
 
@@ -69,11 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _program() -> cli.Program:
-    words = "Offers in the cloud the images that signed image lists offer, and keeps them up to date."
+    words = (
+        "Offers in the cloud the images that signed image lists offer, and keeps them up to date."
+    )
     return cli.Program(PROGRAM, words, add_arguments, run, compatible_status=_peer_status)
 
 
-def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, record: RunRecord) -> ExitStatus:
+def _synchronise(
+    configured: FrontendSettings, arguments: argparse.Namespace, record: RunRecord
+) -> ExitStatus:
     """Put the parts together and run them, one run at a time."""
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
     from cloudkeeper.frontend.communicator import Communicator, Encryption  # noqa: PLC0415
@@ -83,21 +97,27 @@ def _synchronise(configured: FrontendSettings, arguments: argparse.Namespace, re
     from cloudkeeper.frontend.sync import Report, Sources, Synchronisation  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
 
-    if not configured.lists:  # an absence is a matter of configuration, not a run that did a part of its work
+    # an absence is a matter of configuration, not a run that did a part of its work
+    if not configured.lists:
         raise ConfigurationError(configured.list_problems)
     report = Report(lists_left=len(configured.lists) + len(configured.list_problems))
     for problem in configured.list_problems:
         report.fail(str(problem))
     _record(report, record)  # whatever ends the run from here on
     encryption = Encryption(*configured.certificates) if configured.certificates else None
-    with lock.hold(configured.lock_file), Communicator(configured.endpoint, encryption=encryption) as backend:
+    with (
+        lock.hold(configured.lock_file),
+        Communicator(configured.endpoint, encryption=encryption) as backend,
+    ):
         trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
         client = Client(trust)
         qemu = QemuImg(configured.qemu_img, configured.patience)
         workshop = Workshop(configured.image_dir, configured.formats, client, qemu)
         memory = Memory(cli.layout(arguments).path("/var/lib/fedcloud/cloudkeeper/lists.json"))
         sources = Sources(configured.lists, client, trust, memory, keeps=not arguments.dry_run)
-        run = Synchronisation(sources, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run)
+        run = Synchronisation(
+            sources, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run
+        )
         try:
             run.run(report, at=clock.now())
         finally:
@@ -113,7 +133,12 @@ def _record(report: Report, record: RunRecord) -> None:
     record.counts.clear()
     for line in report.failures:
         record.fail(line)
-    kinds = {"added": Create, "updated": Update, "metadata_updated": UpdateMetadata, "removed": Remove}
+    kinds = {
+        "added": Create,
+        "updated": Update,
+        "metadata_updated": UpdateMetadata,
+        "removed": Remove,
+    }
     for name, kind in kinds.items():
         record.add(f"images_{name}", report.done(kind))
     record.add("images_failed", sum(bool(outcome.failure) for outcome in report.outcomes))
@@ -132,11 +157,17 @@ def _print(report: Report, *, as_json: bool, is_dry: bool) -> None:
     if as_json:
         changes = [_as_json(outcome, is_dry=is_dry) for outcome in report.outcomes]
         counts = {"unchanged": report.unchanged, "withheld": report.withheld}
-        print(log.redact(json.dumps({"changes": changes, **counts, "failures": report.failures}, indent=1)))
+        print(
+            log.redact(
+                json.dumps({"changes": changes, **counts, "failures": report.failures}, indent=1)
+            )
+        )
     elif is_dry:
         for outcome in report.outcomes:
             print(log.one_line(log.redact(f"{outcome.vo}: would {describe(outcome.change)}")))
-        print(f"{len(report.outcomes)} changes, {report.unchanged} images unchanged, nothing was done")
+        print(
+            f"{len(report.outcomes)} changes, {report.unchanged} images unchanged, nothing was done"
+        )
 
 
 def _as_json(outcome: Outcome, *, is_dry: bool) -> dict[str, object]:

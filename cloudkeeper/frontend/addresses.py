@@ -1,7 +1,8 @@
 """Where image lists are: URLs of the configuration or of ``image-lists.conf``, whose user name may be a secret token.
 
-AppDB's URLs read ``https://TOKEN:x-oauth-basic@HOST/store/vo/VO/image.list``. What is left of a URL without its
-credentials and its query names the list in every message; the rest is hidden from all output as soon as it is read.
+AppDB's URLs read ``https://TOKEN:x-oauth-basic@HOST/store/vo/VO/image.list``. What is left of a URL
+without its credentials and its query names the list in every message; the rest is hidden from all
+output as soon as it is read.
 """
 
 from __future__ import annotations
@@ -55,14 +56,20 @@ def read_file(path: Path) -> tuple[list[Address], list[Problem]]:
     :raises ConfigurationError: the file cannot be read
     """
     lines = enumerate(read_text(path).splitlines(), start=1)
-    entries = [(line.strip(), number) for number, line in lines if line.strip() and not line.strip().startswith("#")]
+    entries = [
+        (line.strip(), number)
+        for number, line in lines
+        if line.strip() and not line.strip().startswith("#")
+    ]
     addresses, problems = read(entries, path=path)
     if not entries:
         problems.append(Problem(path, 0, "", f"names no image list; write one URL a line{OR_OFF}"))
     return addresses, problems
 
 
-def read(entries: Iterable[tuple[str, int]], *, path: Path, option: str = "") -> tuple[list[Address], list[Problem]]:
+def read(
+    entries: Iterable[tuple[str, int]], *, path: Path, option: str = ""
+) -> tuple[list[Address], list[Problem]]:
     """Read URLs with the lines of ``path`` that they stand in; one that stands there twice counts once, with a word."""
     addresses: dict[str, Address] = {}
     problems = []
@@ -99,11 +106,19 @@ def _read_one(text: str, *, origin: str) -> Address | str:
     place = f"[{host}]" if ":" in host else host
     place = f"{place}:{port}" if port else place
     url = urlunsplit((parts.scheme, place, parts.path, parts.query, ""))
-    return Address(urlunsplit((parts.scheme, place, parts.path, "", "")), url, origin, user, password)
+    return Address(
+        urlunsplit((parts.scheme, place, parts.path, "", "")), url, origin, user, password
+    )
 
 
 def _hide(parts: SplitResult, user: str, password: str) -> None:
-    basic = base64.b64encode(f"{user}:{password}".encode()).decode("ascii") if user or password else ""
-    for secret in {parts.username, user, parts.password, password, basic, parts.query} - _PLACEHOLDERS - _NO_SECRETS:
+    basic = (
+        base64.b64encode(f"{user}:{password}".encode()).decode("ascii") if user or password else ""
+    )
+    for secret in (
+        {parts.username, user, parts.password, password, basic, parts.query}
+        - _PLACEHOLDERS
+        - _NO_SECRETS
+    ):
         if secret and len(secret) >= _SHORTEST_SECRET:
             log.hide(secret)

@@ -18,7 +18,15 @@ from cloudkeeper.model import Appliance, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
-from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, VO, VO_CHECK, Status, features_of, from_metadata
+from cloudkeeper.wire.status import (
+    ALLOW_REMOVE,
+    METADATA_UPDATE,
+    VO,
+    VO_CHECK,
+    Status,
+    features_of,
+    from_metadata,
+)
 
 _CHECK = (
     "check that cloudkeeper-os runs, and that backend: endpoint: is where it listens (on the same host "
@@ -83,7 +91,10 @@ class Communicator:
         metadata = [(ALLOW_REMOVE, str(allowed))] if allowed else []
         call = self._call("PreAction", Empty(), _SHORT, metadata=metadata)
         features = features_of(call.trailing_metadata())
-        self.can_update_metadata, self.can_check_vo = METADATA_UPDATE in features, VO_CHECK in features
+        self.can_update_metadata, self.can_check_vo = (
+            METADATA_UPDATE in features,
+            VO_CHECK in features,
+        )
 
     def end(self) -> None:
         """Tell the backend that a run is over: it tidies up."""
@@ -91,7 +102,9 @@ class Communicator:
 
     def list_ids(self) -> list[ListId]:
         """Return the identifiers of the lists of which the cloud holds images."""
-        return [ListId(found.image_list_identifier) for found in self._stream("ImageLists", Empty())]
+        return [
+            ListId(found.image_list_identifier) for found in self._stream("ImageLists", Empty())
+        ]
 
     def appliances(self, list_id: ListId, *, vo: str) -> list[Appliance]:
         """Return what the cloud holds of one list, which is for ``vo``."""
@@ -119,7 +132,9 @@ class Communicator:
         try:
             _connect(self._endpoint).close()
         except OSError as error:
-            raise BackendGone(self._name, f"cannot be reached: {error.strerror or error}", _CHECK) from None
+            raise BackendGone(
+                self._name, f"cannot be reached: {error.strerror or error}", _CHECK
+            ) from None
 
     def wait(self) -> bool:
         """Wait for a backend that went away, as long as a restart takes; return whether it answers.
@@ -136,7 +151,12 @@ class Communicator:
         return True
 
     def _call(
-        self, method: str, request: object, deadline: timedelta, *, metadata: Sequence[tuple[str, str]] = ()
+        self,
+        method: str,
+        request: object,
+        deadline: timedelta,
+        *,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> Any:
         start: Callable[..., Any] = getattr(self._stub, method).with_call
         with self._translated(method):
@@ -145,7 +165,9 @@ class Communicator:
             self._check_result(method, call)
             return call
 
-    def _stream(self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()) -> list[Any]:
+    def _stream(
+        self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()
+    ) -> list[Any]:
         start: Callable[..., Any] = getattr(self._stub, method)
         with self._translated(method):
             call = start(request, timeout=_LISTING.total_seconds(), metadata=metadata)

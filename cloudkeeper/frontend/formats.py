@@ -1,9 +1,9 @@
 """What an image file is, told by its own bytes; the name and ``hv:format`` of a list prove nothing.
 
-Some formats can point at other files: a qcow2 at a backing file or a data file, a VMDK at extents or a parent. Whoever
-opens such an image reads those files of this machine into it, so they are refused by looking at the headers here,
-before any program that would follow them has seen the file. Layouts: QEMU's docs/interop/qcow2.txt; VMware's
-"Virtual Disk Format 5.0"; POSIX ustar.
+Some formats can point at other files: a qcow2 at a backing file or a data file, a VMDK at extents
+or a parent. Whoever opens such an image reads those files of this machine into it, so they are
+refused by looking at the headers here, before any program that would follow them has seen the file.
+Layouts: QEMU's docs/interop/qcow2.txt; VMware's "Virtual Disk Format 5.0"; POSIX ustar.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ _VMDK_TYPES = {"monolithicSparse", "streamOptimized"}
 _VMDK_EXTENT = re.compile(r"^(?:RW|RDONLY|NOACCESS)\s", re.MULTILINE)
 _VMDK_FIELD = re.compile(r'^(createType|parentCID)\s*=\s*"?(\w*)"?\s*$', re.MULTILINE)
 _TAR_MAGIC, _BOOT_MAGIC = (257, b"ustar"), (510, b"\x55\xaa")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK": "zip",
+}
 
 
 class Unusable(ApplianceError):
@@ -69,7 +75,11 @@ def detect(path: Path, *, declared: str = "") -> Format:
     is_boot_sector = start[_BOOT_MAGIC[0] :].startswith(_BOOT_MAGIC[1])
     for mark, name in _COMPRESSED.items():
         if start.startswith(mark) and not is_boot_sector:
-            raise Unusable(path.name, f"is compressed by {name}, which is not undone", "publish the image as qcow2")
+            raise Unusable(
+                path.name,
+                f"is compressed by {name}, which is not undone",
+                "publish the image as qcow2",
+            )
     if is_boot_sector or declared.lower() == Format.RAW:
         return Format.RAW
     told = f"; the list calls it {declared[:20]!r}" if declared else ""
@@ -112,7 +122,9 @@ def _check_qcow2(path: Path) -> None:
     if features & _QCOW2_DATA_FILE:
         raise Unusable(path.name, "keeps its data in another file; an image must be complete")
     if features & _QCOW2_CORRUPT or features & ~_QCOW2_KNOWN:
-        raise Unusable(path.name, f"is marked corrupt, or needs unknown features of qcow2 ({features:#x})")
+        raise Unusable(
+            path.name, f"is marked corrupt, or needs unknown features of qcow2 ({features:#x})"
+        )
 
 
 def _check_vmdk(path: Path, *, offset: int) -> None:
@@ -120,7 +132,9 @@ def _check_vmdk(path: Path, *, offset: int) -> None:
         file.seek(offset)
         header = file.read(_SECTOR)
         if not header.startswith(_VMDK) or len(header) < _SECTOR:
-            raise Unusable(path.name, "is a VMDK description of disks in other files, or none at all")
+            raise Unusable(
+                path.name, "is a VMDK description of disks in other files, or none at all"
+            )
         _, _, _, capacity, _, position, length = _VMDK_HEADER.unpack_from(header)
         if not capacity or position != _VMDK_DESCRIPTOR or not 0 < length <= _MAX_DESCRIPTOR:
             raise Unusable(path.name, "its VMDK header describes no complete disk")
@@ -129,7 +143,10 @@ def _check_vmdk(path: Path, *, offset: int) -> None:
     check_virtual_size(path, capacity * _SECTOR)
     fields = dict(_VMDK_FIELD.findall(text))
     if fields.get("createType") not in _VMDK_TYPES:
-        raise Unusable(path.name, f"is a VMDK of type {fields.get('createType', 'unknown')[:40]}, not of one file")
+        raise Unusable(
+            path.name,
+            f"is a VMDK of type {fields.get('createType', 'unknown')[:40]}, not of one file",
+        )
     if fields.get("parentCID", "").lower() != "ffffffff" or "parentFileNameHint" in text:
         raise Unusable(path.name, "has a parent disk; an image must be complete")
     if len(_VMDK_EXTENT.findall(text)) != 1:
@@ -152,10 +169,18 @@ def _find_disk(path: Path) -> Disk:
                 descriptions += member.name.lower().endswith(".ovf")
                 if member.name.lower().endswith(".vmdk"):
                     disks.append(Disk(path, Format.VMDK, member.offset_data, member.size))
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError):  # the latter: of figures in its headers
+    except (
+        tarfile.TarError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ):  # the latter: of figures in its headers
         raise Unusable(path.name, "its archive cannot be read") from None
     if number > _MAX_MEMBERS or descriptions != 1 or len(disks) != 1:
-        raise Unusable(path.name, f"is no OVA of one disk: {descriptions} .ovf and {len(disks)} .vmdk files in it")
+        raise Unusable(
+            path.name,
+            f"is no OVA of one disk: {descriptions} .ovf and {len(disks)} .vmdk files in it",
+        )
     _check_vmdk(path, offset=disks[0].offset or 0)
     return disks[0]
 

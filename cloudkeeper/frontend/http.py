@@ -61,9 +61,12 @@ class Client:
         self._attempts = attempts
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
-        self._session.headers["Accept-Encoding"] = "identity"  # a checksum is over the file, and sizes mean its bytes
+        # a checksum is over the file, and sizes mean its bytes
+        self._session.headers["Accept-Encoding"] = "identity"
         self._session.mount("http://", _Adapter())
-        self._session.mount("https://", _TrustingAdapter(PeerTrust(trust, with_system=True).context()))
+        self._session.mount(
+            "https://", _TrustingAdapter(PeerTrust(trust, with_system=True).context())
+        )
 
     def fetch(
         self,
@@ -82,23 +85,36 @@ class Client:
         :raises Untrusted: the server's certificate is not trusted
         """
         content = bytearray()
-        with self.stream(url, name=name, user=user, password=password, timeouts=timeouts) as (_, blocks):
+        with self.stream(url, name=name, user=user, password=password, timeouts=timeouts) as (
+            _,
+            blocks,
+        ):
             for block in blocks:
                 content += block
                 if len(content) > max_bytes:
-                    raise Unavailable(name, f"is larger than {max_bytes} bytes, which no image list is")
+                    raise Unavailable(
+                        name, f"is larger than {max_bytes} bytes, which no image list is"
+                    )
         return bytes(content)
 
     @contextlib.contextmanager
     def stream(
-        self, url: str, *, name: str, user: str = "", password: str = "", timeouts: Timeouts = Timeouts()
+        self,
+        url: str,
+        *,
+        name: str,
+        user: str = "",
+        password: str = "",
+        timeouts: Timeouts = Timeouts(),
     ) -> Iterator[tuple[int | None, Iterator[bytes]]]:
         """Open ``url``: gives its size, if the server tells it, and its content in blocks.
 
         :raises Unavailable: also from within the blocks
         """
         auth = (user, password) if user or password else None
-        retry = stamina.retry_context(on=Transient, attempts=self._attempts, timeout=timeouts.total, wait_initial=0.5)
+        retry = stamina.retry_context(
+            on=Transient, attempts=self._attempts, timeout=timeouts.total, wait_initial=0.5
+        )
         with patience.limit(timeouts.total) as watch:
             try:
                 for attempt in retry:
@@ -106,14 +122,18 @@ class Client:
                         response = self._open(url, name=name, auth=auth, timeouts=timeouts)
             except ApplianceError as error:
                 if watch.is_over:
-                    raise Unavailable(name, "is too slow: no answer came within the time for all of it") from error
+                    raise Unavailable(
+                        name, "is too slow: no answer came within the time for all of it"
+                    ) from error
                 raise
             with response:
                 length = response.headers.get("Content-Length", "")
                 size = int(length) if length.isascii() and length.isdigit() else None
                 yield size, _blocks(response, name=name, size=size, watch=watch)
 
-    def _open(self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts) -> requests.Response:
+    def _open(
+        self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts
+    ) -> requests.Response:
         start = place = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):
             if start.scheme == "https" and place.scheme != "https":
@@ -129,10 +149,14 @@ class Client:
                 url = urljoin(url, response.headers.get("Location", ""))
                 place = urlsplit(url)
             except ValueError:
-                raise Unavailable(name, "the server redirects to something that is no URL") from None
+                raise Unavailable(
+                    name, "the server redirects to something that is no URL"
+                ) from None
         raise Unavailable(name, f"the server redirects more than {_MAX_REDIRECTS} times")
 
-    def _get(self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts) -> requests.Response:
+    def _get(
+        self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts
+    ) -> requests.Response:
         try:
             return self._session.get(
                 url,
@@ -193,11 +217,15 @@ def _checked(response: requests.Response, name: str) -> requests.Response:
     raise (Transient if status in _PATIENCE else Unavailable)(name, told)
 
 
-def _blocks(response: requests.Response, *, name: str, size: int | None, watch: Watch) -> Iterator[bytes]:
+def _blocks(
+    response: requests.Response, *, name: str, size: int | None, watch: Watch
+) -> Iterator[bytes]:
     received = 0
 
     def too_slow() -> Unavailable:
-        return Unavailable(name, f"is too slow: {received} bytes came within the time for all of it")
+        return Unavailable(
+            name, f"is too slow: {received} bytes came within the time for all of it"
+        )
 
     try:
         while block := response.raw.read(BLOCK):
@@ -208,7 +236,9 @@ def _blocks(response: requests.Response, *, name: str, size: int | None, watch: 
     except (urllib3.exceptions.HTTPError, OSError) as error:
         if watch.is_over:
             raise too_slow() from error
-        raise Unavailable(name, f"the connection broke after {received} bytes: {_cause(error)}") from error
+        raise Unavailable(
+            name, f"the connection broke after {received} bytes: {_cause(error)}"
+        ) from error
     if watch.is_over:  # an end of the connection that we have made is no end of the content
         raise too_slow()
     if size is not None and received != size:
@@ -218,7 +248,9 @@ def _blocks(response: requests.Response, *, name: str, size: int | None, watch: 
 def _translated(error: Exception, url: str, name: str) -> ApplianceError:
     if isinstance(error, requests.exceptions.ProxyError):
         cause, remedy = proxy.explain(url, error, _cause(error))
-        return (Unavailable if proxy.is_refusal(error) else Transient)(name, f"cannot be reached: {cause}", remedy)
+        return (Unavailable if proxy.is_refusal(error) else Transient)(
+            name, f"cannot be reached: {cause}", remedy
+        )
     if isinstance(error, requests.exceptions.SSLError):
         refused = _innermost(error)
         remedy = "install its CA, or ask its administrator"
@@ -243,7 +275,9 @@ def _cause(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    while not isinstance(error, PeerRefused) and isinstance(following := _reason(error), BaseException):
+    while not isinstance(error, PeerRefused) and isinstance(
+        following := _reason(error), BaseException
+    ):
         error = following
     return error
 

@@ -1,12 +1,13 @@
 """From the bytes that a server sent to an `ImageList` that may be acted on.
 
-The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), then the JSON, then
-the endorser that the list names beside the signer that was proven, then the dates. Only a list that passes
-all of them becomes an `ImageList`; a single image that cannot be used is left out of the offers, and the
-others stand. Whether it is the list that it was before is for `cloudkeeper.frontend.memory`.
+The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), then the
+JSON, then the endorser that the list names beside the signer that was proven, then the dates. Only
+a list that passes all of them becomes an `ImageList`; a single image that cannot be used is left
+out of the offers, and the others stand. Whether it is the list that it was before is for
+`cloudkeeper.frontend.memory`.
 
-The list is JSON in HEPiX's form: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``. All values are texts,
-figures too. Unknown keys are kept: they are attributes of the appliance.
+The list is JSON in HEPiX's form: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``. All
+values are texts, figures too. Unknown keys are kept: they are attributes of the appliance.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ _DATE = "%Y-%m-%dT%H:%M:%SZ"
 _EMAIL = re.compile(r"/(?:Email|E|EMAILADDRESS)=", re.IGNORECASE)
 
 
-def verify(message: bytes, *, trust: CADirectory, at: datetime) -> tuple[ImageList, tuple[str, ...]]:
+def verify(
+    message: bytes, *, trust: CADirectory, at: datetime
+) -> tuple[ImageList, tuple[str, ...]]:
     """Return the image list that ``message`` carries, and warnings, when it may be believed at ``at``.
 
     :raises Malformed: no signed message, no image list
@@ -73,9 +76,13 @@ def verify(message: bytes, *, trust: CADirectory, at: datetime) -> tuple[ImageLi
         (found.endorser.ca, signer.ca, "its signer's certificate is issued by"),
     ):
         if _spelled(claimed) != _spelled(actual):
-            raise Untrusted(_LIST, f"{what} {actual}, but its endorser is {claimed}", "ask the endorser")
+            raise Untrusted(
+                _LIST, f"{what} {actual}, but its endorser is {claimed}", "ask the endorser"
+            )
     if found.is_expired(at=at):
-        raise Untrusted(_LIST, f"it expired on {found.expires:%Y-%m-%d %H:%MZ}", "the endorser must renew it")
+        raise Untrusted(
+            _LIST, f"it expired on {found.expires:%Y-%m-%d %H:%MZ}", "the endorser must renew it"
+        )
     return found, proven.warnings
 
 
@@ -85,7 +92,9 @@ def parse(payload: bytes) -> ImageList:
     :raises Malformed: it is no image list, or lacks identifier, VO, endorser or expiry
     """
     content = _member(_load(payload), "hv:imagelist", dict, "the document")
-    x509 = _member(_member(content, "hv:endorser", dict, "the list"), "hv:x509", dict, "hv:endorser")
+    x509 = _member(
+        _member(content, "hv:endorser", dict, "the list"), "hv:x509", dict, "hv:endorser"
+    )
     list_id = ListId(_matching(content, "dc:identifier", _IDENTIFIER))
     vo = _matching(content, "ad:vo", _VO)
     images = _member(content, "hv:images", list, "the list")
@@ -117,13 +126,19 @@ def _load(payload: bytes) -> dict[str, Any]:
         raise Malformed(_LIST, f"{word} is no JSON")
 
     try:
-        document = json.loads(payload.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=refuse)
+        document = json.loads(
+            payload.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=refuse
+        )
     except UnicodeDecodeError:
         raise Malformed(_LIST, "its text is not UTF-8") from None
     except RecursionError:
         raise Malformed(_LIST, "its JSON is nested too deeply") from None
     except ValueError as error:
-        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "a figure too long"
+        where = (
+            f"line {error.lineno}: {error.msg}"
+            if isinstance(error, json.JSONDecodeError)
+            else "a figure too long"
+        )
         raise Malformed(_LIST, f"its text is not JSON: {where}") from None
     if not isinstance(document, dict):
         raise Malformed(_LIST, "its JSON is no object")
@@ -139,19 +154,30 @@ def _read_images(
     for number, entry in enumerate(images, start=1):
         identifier = None
         try:
-            image = _member(entry if isinstance(entry, dict) else {}, "hv:image", dict, f"image {number}")
+            image = _member(
+                entry if isinstance(entry, dict) else {}, "hv:image", dict, f"image {number}"
+            )
             identifier = ApplianceId(_matching(image, "dc:identifier", _IDENTIFIER))
             seen[identifier] += 1
             offers.append(_read_image(image, identifier, list_id=list_id, vo=vo, endorser=endorser))
         except ApplianceError as error:
-            refused.append(Refusal(identifier, error.cause if identifier else f"image {number}: {error.cause}"))
+            refused.append(
+                Refusal(identifier, error.cause if identifier else f"image {number}: {error.cause}")
+            )
     twice = {identifier for identifier, times in seen.items() if times > 1}
     refused += [Refusal(identifier, "it stands twice in the list") for identifier in sorted(twice)]
-    return tuple(offer for offer in offers if offer.appliance.identifier not in twice), tuple(refused)
+    return tuple(offer for offer in offers if offer.appliance.identifier not in twice), tuple(
+        refused
+    )
 
 
 def _read_image(
-    image: Mapping[str, Any], identifier: ApplianceId, *, list_id: ListId, vo: str, endorser: Mapping[str, str]
+    image: Mapping[str, Any],
+    identifier: ApplianceId,
+    *,
+    list_id: ListId,
+    vo: str,
+    endorser: Mapping[str, str],
 ) -> Offer:
     attributes = {key: _text(image, key) for key in image if image[key] is not None}
     uri = _required(image, "hv:uri")
@@ -182,7 +208,10 @@ def _read_image(
 def _member(holder: Mapping[str, Any], key: str, kind: type[Any], where: str) -> Any:
     value = holder.get(key)
     if not isinstance(value, kind):
-        raise Malformed(_LIST, f"{where} has no {key}" if value is None else f"{key} of {where} has the wrong type")
+        raise Malformed(
+            _LIST,
+            f"{where} has no {key}" if value is None else f"{key} of {where} has the wrong type",
+        )
     return value
 
 
@@ -197,7 +226,9 @@ def _text(holder: Mapping[str, Any], key: str) -> str:
         raise Malformed(_LIST, f"{key[:80]} is longer than {_MAX_TEXT} characters")
     try:
         (key + text).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and nothing else can
+    except (
+        UnicodeEncodeError
+    ):  # half of a surrogate pair, which JSON can write and nothing else can
         raise Malformed(_LIST, f"{key[:80]!r} is no valid text") from None
     return text
 
@@ -230,7 +261,9 @@ def _date(holder: Mapping[str, Any], key: str) -> datetime:
     try:
         return datetime.strptime(value, _DATE).replace(tzinfo=UTC)
     except ValueError:
-        raise Malformed(_LIST, f"{key} is no date like 2030-12-31T23:59:59Z: {value[:40]!r}") from None
+        raise Malformed(
+            _LIST, f"{key} is no date like 2030-12-31T23:59:59Z: {value[:40]!r}"
+        ) from None
 
 
 def _is_web_address(uri: str) -> bool:

@@ -1,9 +1,10 @@
 """Which lists were believed, so that none is exchanged for another one, or for an older one of its own, unnoticed.
 
-A signature proves who signed, and a list names its endorser itself: any of the thousands of holders of a certificate
-can sign a list of any identifier and VO. Therefore the first list of a URL, which the administrator chose, counts; what
-comes from there later must have the same identifier, VO and endorser, no other URL may offer that identifier with
-another VO or endorser, and the date of creation never goes back, which would bring back images that were withdrawn.
+A signature proves who signed, and a list names its endorser itself: any of the thousands of holders
+of a certificate can sign a list of any identifier and VO. Therefore the first list of a URL, which
+the administrator chose, counts; what comes from there later must have the same identifier, VO and
+endorser, no other URL may offer that identifier with another VO or endorser, and the date of
+creation never goes back, which would bring back images that were withdrawn.
 
 The memory is a JSON file of one object a list. Who removes an entry lets the list be believed anew.
 """
@@ -53,7 +54,9 @@ class Memory:
         """
         for entry in self._entries:
             if entry.url == url and entry.list_id != found.identifier:
-                raise self._untrusted(f"it is list {found.identifier}, but here was list {entry.list_id}")
+                raise self._untrusted(
+                    f"it is list {found.identifier}, but here was list {entry.list_id}"
+                )
             if entry.list_id == found.identifier:
                 self._compare(found, entry)
 
@@ -62,7 +65,8 @@ class Memory:
 
         :raises LocalFailure: the file cannot be written
         """
-        created = min(found.created or _LONG_AGO, at)  # a date in the future would refuse all lists until then
+        # a date in the future would refuse all lists until then
+        created = min(found.created or _LONG_AGO, at)
         endorser = found.endorser
         new = Entry(url, found.identifier, found.vo, endorser.dn, endorser.ca, created.isoformat())
         same = [entry for entry in self._entries if entry.list_id == found.identifier]
@@ -85,10 +89,16 @@ class Memory:
             raise self._untrusted(f"its endorser is {now}, but was {entry.dn} of {entry.ca}")
         if (found.created or _LONG_AGO).isoformat() < entry.created:
             made = f"{found.created:%Y-%m-%d %H:%M:%SZ}" if found.created else "at no known time"
-            raise self._untrusted(f"it was made {made}, before one of {entry.created} that was accepted already")
+            raise self._untrusted(
+                f"it was made {made}, before one of {entry.created} that was accepted already"
+            )
 
     def _untrusted(self, cause: str) -> Untrusted:
-        return Untrusted("image list", cause, f"ask the endorser; if it is right, remove the list from {self._path}")
+        return Untrusted(
+            "image list",
+            cause,
+            f"ask the endorser; if it is right, remove the list from {self._path}",
+        )
 
 
 def _read(path: Path) -> list[Entry]:

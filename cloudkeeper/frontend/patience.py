@@ -1,9 +1,9 @@
 """A limit for all of a download, where timeouts limit single waits only.
 
-A server that sends a byte now and then never lets a wait end, be it in the TLS handshake, in the header or in the body;
-a run would hang for ever, and its lock with it. So when the time is over, the connection is shut down under whoever
-reads from it, and the read ends. It is shut down for reading alone: Python's TLS loses, unclosed, what it finds not
-connected when it begins.
+A server that sends a byte now and then never lets a wait end, be it in the TLS handshake, in the
+header or in the body; a run would hang for ever, and its lock with it. So when the time is over,
+the connection is shut down under whoever reads from it, and the read ends. It is shut down for
+reading alone: Python's TLS loses, unclosed, what it finds not connected when it begins.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """What to do for a list: a function of the list, of what the cloud holds of it, and of the time.
 
-Removed is what the list no longer has, or what it says has expired. An image that the list has but that cannot be used
-is left as it is. When an image of the list cannot even be told by name, any image of the cloud might be meant by it, so
-nothing is removed then but what the list itself calls expired. Data are replaced when version, checksum or size differ;
-any other difference changes metadata.
+Removed is what the list no longer has, or what it says has expired. An image that the list has but
+that cannot be used is left as it is. When an image of the list cannot even be told by name, any
+image of the cloud might be meant by it, so nothing is removed then but what the list itself calls
+expired. Data are replaced when version, checksum or size differ; any other difference changes
+metadata.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ _FEW = 3
 """Removals up to this number are always done."""
 
 
-def compare(wanted: ImageList, held: Iterable[Appliance], *, at: datetime, can_update_metadata: bool = True) -> Plan:
+def compare(
+    wanted: ImageList, held: Iterable[Appliance], *, at: datetime, can_update_metadata: bool = True
+) -> Plan:
     """Return the changes that make the cloud hold what ``wanted`` offers at ``at``.
 
-    ``held`` are the appliances that the backend reports for this list. A backend that cannot update metadata alone
-    (``can_update_metadata``) gets the data once more instead.
+    ``held`` are the appliances that the backend reports for this list. A backend that cannot update
+    metadata alone (``can_update_metadata``) gets the data once more instead.
 
     :raises Untrusted: the cloud's images of this identifier belong to another VO
     """
@@ -48,7 +51,8 @@ def compare(wanted: ImageList, held: Iterable[Appliance], *, at: datetime, can_u
     updates = [
         change
         for key, offer in valid.items()
-        if key in present and (change := _update(offer, present[key], can_update_metadata=can_update_metadata))
+        if key in present
+        and (change := _update(offer, present[key], can_update_metadata=can_update_metadata))
     ]
     unchanged = len(present) - len(removals) - len(updates)
     return Plan(wanted.identifier, (*removals, *creations, *updates), unchanged)
@@ -62,16 +66,17 @@ def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
     removals = plan.removals
     if len(removals) <= max(_FEW, allowed) or 2 * len(removals) <= held:
         return plan
-    kept: tuple[Change, ...] = tuple(change for change in plan.changes if not isinstance(change, Remove))
+    kept: tuple[Change, ...] = tuple(
+        change for change in plan.changes if not isinstance(change, Remove)
+    )
     return replace(plan, changes=kept, withheld=removals)
 
 
 def _check_owner(wanted: ImageList, present: Iterable[Appliance]) -> None:
     for appliance in present:
         if appliance.vo and appliance.vo != wanted.vo:
-            cause = (
-                f"its identifier {wanted.identifier} is that of a list of VO {appliance.vo}, but it is for {wanted.vo}"
-            )
+            other = f"is that of a list of VO {appliance.vo}, but it is for {wanted.vo}"
+            cause = f"its identifier {wanted.identifier} {other}"
             raise Untrusted("image list", cause, "ask the endorser")
 
 
@@ -83,14 +88,20 @@ def _removals(
     offered: Mapping[ApplianceId, Offer],
 ) -> list[Remove]:
     refused = {refusal.identifier for refusal in wanted.refused}
-    expired = [Remove(present[key], "it has expired") for key in present if key in offered and key not in valid]
+    expired = [
+        Remove(present[key], "it has expired")
+        for key in present
+        if key in offered and key not in valid
+    ]
     if None in refused:
         return expired
     gone = [key for key in present if key not in offered and key not in refused]
     return [*expired, *(Remove(present[key], "it is no longer in the list") for key in gone)]
 
 
-def _update(offer: Offer, held: Appliance, *, can_update_metadata: bool) -> Update | UpdateMetadata | None:
+def _update(
+    offer: Offer, held: Appliance, *, can_update_metadata: bool
+) -> Update | UpdateMetadata | None:
     differing = _differing(offer.appliance.attributes, held.attributes)
     if not differing:
         return None

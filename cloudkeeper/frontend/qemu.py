@@ -38,11 +38,14 @@ class QemuImg:
         told = self._ask("info", disk)
         details = told.get("format-specific", {}).get("data", {})
         if told.get("backing-filename") or told.get("encrypted") or details.get("data-file"):
-            raise Unusable(disk.path.name, "depends on another file or on a key; an image must be complete")
+            raise Unusable(
+                disk.path.name, "depends on another file or on a key; an image must be complete"
+            )
         if len(details.get("extents", ())) > 1:
             raise Unusable(disk.path.name, "has several extents; an image must be one file")
         size = int(told["virtual-size"])
-        check_virtual_size(disk.path, size)  # a VMDK may have a second header at its end, which is the one that counts
+        # a VMDK may have a second header at its end, which is the one that counts
+        check_virtual_size(disk.path, size)
         return size
 
     def needed_bytes(self, disk: Disk) -> int:
@@ -58,7 +61,10 @@ class QemuImg:
         patience = self.patience + timedelta(seconds=size // _SLOWEST)
         limit = size + size // 50 + _OVERHEAD
         self._run(
-            disk, ["convert", "-O", str(into), *_source(disk), str(target)], patience=patience, largest_file=limit
+            disk,
+            ["convert", "-O", str(into), *_source(disk), str(target)],
+            patience=patience,
+            largest_file=limit,
         )
 
     def _ask(self, command: str, disk: Disk, *options: str) -> dict[str, Any]:
@@ -68,12 +74,18 @@ class QemuImg:
             raise Unusable(disk.path.name, f"qemu-img {command} told nothing of it")
         return told
 
-    def _run(self, disk: Disk, arguments: list[str], *, patience: timedelta, largest_file: int) -> str:
+    def _run(
+        self, disk: Disk, arguments: list[str], *, patience: timedelta, largest_file: int
+    ) -> str:
         seconds = int(patience.total_seconds())
         limits = [f"--as={_MEMORY}", f"--cpu={seconds}", f"--fsize={largest_file}", "--core=0"]
         command = ["prlimit", *limits, "--", str(self.binary), *arguments]
         if not os.access(self.binary, os.X_OK):
-            raise LocalFailure(self.binary, "is no program that can be run", "install qemu-utils, or correct qemu-img")
+            raise LocalFailure(
+                self.binary,
+                "is no program that can be run",
+                "install qemu-utils, or correct qemu-img",
+            )
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -86,16 +98,21 @@ class QemuImg:
         ) as process:
             try:
                 output, complaint = process.communicate(timeout=seconds)
-            except BaseException as error:  # also of an interrupt: the program must not outlive this one
+            except (
+                BaseException
+            ) as error:  # also of an interrupt: the program must not outlive this one
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, subprocess.TimeoutExpired):
-                    raise Unusable(disk.path.name, f"qemu-img did not end within {seconds} s") from None
+                    raise Unusable(
+                        disk.path.name, f"qemu-img did not end within {seconds} s"
+                    ) from None
                 raise
         if process.returncode:
             told = " ".join(complaint.replace(str(disk.path), disk.path.name).split())[-300:]
             raise Unusable(
-                disk.path.name, f"qemu-img {arguments[0]} failed ({process.returncode}): {told or 'no words'}"
+                disk.path.name,
+                f"qemu-img {arguments[0]} failed ({process.returncode}): {told or 'no words'}",
             )
         return output
 

@@ -1,10 +1,10 @@
 """cloudkeeper.yml as cloudkeeper 1.7.1 reads it, each option with its flag on the command line, which wins.
 
 The backend that the environment names wins over the file's: ``CLOUDKEEPER_BACKEND_ENDPOINT``, which
-the compose file sets, or ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT``, as containers are linked. With
-``authentication``, which is for TCP, an endpoint of the file wins over a socket of the environment.
-Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``. Without any
-option for lists, ``/etc/cloudkeeper/image-lists.conf`` is read.
+the compose file sets, or ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT``, as containers are linked.
+With ``authentication``, which is for TCP, an endpoint of the file wins over a socket of the
+environment. Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``.
+Without any option for lists, ``/etc/cloudkeeper/image-lists.conf`` is read.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         made.add_argument(flag, dest=_dest(option), metavar="VALUE", help=words)
     for flag, option in _SWITCHES.items():
         words = argparse.SUPPRESS if "nginx" in flag else option
-        made.add_argument(flag, dest=_dest(option), action=argparse.BooleanOptionalAction, help=words)
+        made.add_argument(
+            flag, dest=_dest(option), action=argparse.BooleanOptionalAction, help=words
+        )
     for flag, option in _LISTS.items():
         made.add_argument(flag, dest=_dest(option), nargs="+", metavar="VALUE", help=option)
 
@@ -125,9 +127,14 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
     candidates = [layout.path("/etc/cloudkeeper/cloudkeeper.yml")]
     if layout.root == Path("/"):
         candidates.insert(0, Path("~/.cloudkeeper/cloudkeeper.yml").expanduser())
-    read = document.read([config] if config else document.first_existing(candidates), yaml_file.parse)
+    read = document.read(
+        [config] if config else document.first_existing(candidates), yaml_file.parse
+    )
     flags = vars(arguments)
-    given = {option: flags[_dest(option)] for option in (*_VALUES.values(), *_SWITCHES.values(), *_LISTS.values())}
+    given = {
+        option: flags[_dest(option)]
+        for option in (*_VALUES.values(), *_SWITCHES.values(), *_LISTS.values())
+    }
     texts = {
         _place(option): ",".join(value) if isinstance(value, list) else str(value)
         for option, value in given.items()
@@ -151,7 +158,9 @@ def _backend_of(environment: Mapping[str, str]) -> str:
     """Return the backend that the compose file names, or that a container is linked to by two variables."""
     if named := environment.get("CLOUDKEEPER_BACKEND_ENDPOINT", ""):
         return named
-    address, port = (environment.get(f"BACKEND_PORT_50051_TCP_{name}", "") for name in ("ADDR", "PORT"))
+    address, port = (
+        environment.get(f"BACKEND_PORT_50051_TCP_{name}", "") for name in ("ADDR", "PORT")
+    )
     if not (address and port):
         return ""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
@@ -176,9 +185,13 @@ class _Reader:
             image_dir=found.path(_TOP, "image-dir", default=layout.path(spool), is_directory=True),
             lock_file=found.path(_TOP, "lock-file", default=layout.path(lock)),
             formats=self._formats(),
-            qemu_img=found.path(*_place("external-tools.binaries.qemu-img"), default=Path("/usr/bin/qemu-img")),
+            qemu_img=found.path(
+                *_place("external-tools.binaries.qemu-img"), default=Path("/usr/bin/qemu-img")
+            ),
             patience=timedelta(
-                seconds=found.integer(*_place("external-tools.execution-timeout"), default=600, minimum=1)
+                seconds=found.integer(
+                    *_place("external-tools.execution-timeout"), default=600, minimum=1
+                )
             ),
             endpoint=(endpoint := self._endpoint()),
             certificates=self._certificates(is_socket=_SOCKET.fullmatch(endpoint) is not None),
@@ -195,22 +208,34 @@ class _Reader:
             file = found.file(_TOP, "image-lists-file", default=default)
             return addresses.read_file(file) if file and file.is_file() else ([], [])
         if found.where(_TOP, "image-lists-file"):
-            found.error(_TOP, "image-lists-file", "cannot be used together with image-lists; keep one of them")
+            found.error(
+                _TOP,
+                "image-lists-file",
+                "cannot be used together with image-lists; keep one of them",
+            )
         urls = found.words(_TOP, "image-lists", aliases=[alias])
         if not urls:
             cause = f"names no image list; write URLs, with commas between{addresses.OR_OFF}"
             return [], [Problem(entry.path, entry.line, "image-lists", cause)]
-        return addresses.read([(url, entry.line) for url in urls], path=entry.path, option="image-lists")
+        return addresses.read(
+            [(url, entry.line) for url in urls], path=entry.path, option="image-lists"
+        )
 
     def _formats(self) -> tuple[Format, ...]:
         words = self._settings.words(_TOP, "formats", default=["qcow2"])
         if not words:
-            self._settings.error(_TOP, "formats", "must name a format that the cloud takes, for example qcow2")
+            self._settings.error(
+                _TOP, "formats", "must name a format that the cloud takes, for example qcow2"
+            )
         for word in words:
             if word.lower() not in list(Format):
                 allowed = ", ".join(Format)
-                self._settings.error(_TOP, "formats", f"{word!r} is not allowed; write one or more of {allowed}")
-        return tuple(dict.fromkeys(Format(word.lower()) for word in words if word.lower() in list(Format)))
+                self._settings.error(
+                    _TOP, "formats", f"{word!r} is not allowed; write one or more of {allowed}"
+                )
+        return tuple(
+            dict.fromkeys(Format(word.lower()) for word in words if word.lower() in list(Format))
+        )
 
     def _endpoint(self) -> str:
         place = _place("backend.endpoint")
@@ -218,12 +243,16 @@ class _Reader:
         has_tls = self._settings.boolean(_TOP, "authentication", default=False)
         if _SOCKET.fullmatch(endpoint):
             if has_tls:
-                words = f"true: has no effect with backend.endpoint {endpoint}: TLS is for HOST:PORT"
+                words = (
+                    f"true: has no effect with backend.endpoint {endpoint}: TLS is for HOST:PORT"
+                )
                 self._settings.warn(_TOP, "authentication", words)
             return endpoint
         match = _ENDPOINT.fullmatch(endpoint)
         if match is None or not 1 <= int(match[1]) <= _MAX_PORT:
-            self._settings.error(*place, f"{endpoint!r} is not allowed; write unix:///PATH or HOST:PORT")
+            self._settings.error(
+                *place, f"{endpoint!r} is not allowed; write unix:///PATH or HOST:PORT"
+            )
         elif not has_tls:
             words = f"{endpoint} is used without TLS: nobody knows who answers there; set authentication: true"
             self._settings.warn(*place, words)

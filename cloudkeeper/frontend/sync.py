@@ -1,8 +1,9 @@
 """One run: fetch and verify every list, plan, and carry out change by change.
 
-What fails fails alone: a list that cannot be believed keeps its images, an appliance that cannot be transferred leaves
-the others to go on. What was left undone is a line of the `Report` each. The backend is asked before anything is
-downloaded, and told of the end of the run whatever happened in it.
+What fails fails alone: a list that cannot be believed keeps its images, an appliance that cannot be
+transferred leaves the others to go on. What was left undone is a line of the `Report` each. The
+backend is asked before anything is downloaded, and told of the end of the run whatever happened in
+it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from cloudkeeper.frontend.communicator import BackendGone, Communicator
 from cloudkeeper.frontend.http import Client
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.transfer import Workshop
-from cloudkeeper.model import Change, Create, ImageList, ListId, Offer, Plan, Remove, Update, UpdateMetadata
+from cloudkeeper.model import (
+    Change,
+    Create,
+    ImageList,
+    ListId,
+    Offer,
+    Plan,
+    Remove,
+    Update,
+    UpdateMetadata,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +77,9 @@ class Report:
 
     def done(self, kind: type[Change]) -> int:
         """Return how many changes of a kind were carried out."""
-        return sum(isinstance(outcome.change, kind) and not outcome.failure for outcome in self.outcomes)
+        return sum(
+            isinstance(outcome.change, kind) and not outcome.failure for outcome in self.outcomes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +109,16 @@ class Sources:
                 found = self._fetch(address, at=at)
                 if (other := seen.setdefault(found.identifier, address)) is not address:
                     raise Untrusted(
-                        address.name, f"has the identifier of {other}, {found.identifier}", "remove one of them"
+                        address.name,
+                        f"has the identifier of {other}, {found.identifier}",
+                        "remove one of them",
                     )
                 if self.keeps:
                     self.memory.note(found, url=address.place, at=at)
             except ApplianceError as error:
-                report.refuse_list(str(error) if error.subject == address.name else f"{address}: {error}")
+                report.refuse_list(
+                    str(error) if error.subject == address.name else f"{address}: {error}"
+                )
                 continue
             except Exception as error:  # what one list brings about must not cost the others
                 logger.exception("%s: %s", address, _BUG)
@@ -109,7 +126,9 @@ class Sources:
                 continue
             report.lists += 1
             for refusal in found.refused:
-                report.fail(f"{address}: image {refusal.identifier or '?'} refused: {refusal.reason}")
+                report.fail(
+                    f"{address}: image {refusal.identifier or '?'} refused: {refusal.reason}"
+                )
             yield address, found
 
     def _fetch(self, address: Address, *, at: datetime) -> ImageList:
@@ -124,7 +143,13 @@ class Sources:
         self.memory.check(found, url=address.place)
         for warning in warnings:
             logger.warning("%s: %s", address, warning)
-        logger.info("%s: list %s of VO %s, %d images", address, found.identifier, found.vo, len(found.offers))
+        logger.info(
+            "%s: list %s of VO %s, %d images",
+            address,
+            found.identifier,
+            found.vo,
+            len(found.offers),
+        )
         return found
 
 
@@ -141,7 +166,8 @@ class Synchronisation:
     def run(self, report: Report, *, at: datetime) -> None:
         """Bring the cloud up to the lists as they are valid at ``at``, or plan it only; ``report`` takes it all down.
 
-        :raises BackendFailure: the backend does not let a run begin, or cannot tell what the cloud holds
+        :raises BackendFailure: the backend does not let a run begin, or cannot tell what the cloud
+        holds
         """
         if self.is_dry:
             for _, wanted_plan, vo in self._plans(report, at=at):
@@ -172,7 +198,9 @@ class Synchronisation:
             try:
                 is_asked = wanted.identifier in known or self.backend.can_check_vo
                 held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
-                full = plan.compare(wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata)
+                full = plan.compare(
+                    wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata
+                )
             except ApplianceError as error:
                 report.fail(f"{address}: {error}; its images stay as they are")
                 continue
@@ -185,7 +213,9 @@ class Synchronisation:
             if guarded.withheld:
                 report.withheld += len(guarded.withheld)
                 many = f"{len(guarded.withheld)} of {len(held)} images would be removed, which is held back"
-                report.fail(f"{address}: {many}; {_BY_CONFIRMATION} {len(guarded.withheld)} if it is right")
+                report.fail(
+                    f"{address}: {many}; {_BY_CONFIRMATION} {len(guarded.withheld)} if it is right"
+                )
             report.unchanged += guarded.unchanged
             yield address, guarded, wanted.vo
 

@@ -1,8 +1,9 @@
 """From a URL of a list to an image file that the backend may have: verified first, visible afterwards.
 
-A download goes to a file whose name ends in ``.part`` and gets its name only when size and checksum are the list's and
-its headers are harmless; so does a conversion. All names begin with `PREFIX`, which is how the next run finds what a
-killed one left behind. Files live as long as the backend needs them, and no longer.
+A download goes to a file whose name ends in ``.part`` and gets its name only when size and checksum
+are the list's and its headers are harmless; so does a conversion. All names begin with `PREFIX`,
+which is how the next run finds what a killed one left behind. Files live as long as the backend
+needs them, and no longer.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class Downloaded:
 class Workshop:
     """A directory for image files, and what fetches and converts them.
 
-    ``accepted`` are the formats that the cloud takes, the preferred one first. One workshop at a time may use a
-    directory; the backend reads in it.
+    ``accepted`` are the formats that the cloud takes, the preferred one first. One workshop at a
+    time may use a directory; the backend reads in it.
     """
 
     directory: Path
@@ -113,7 +114,9 @@ class Workshop:
         made.append(final)
         if into is found:
             _publish(part, final)
-            return ImageData(str(final), found, original.sha512, original.size, uri=offer.source.uri)
+            return ImageData(
+                str(final), found, original.sha512, original.size, uri=offer.source.uri
+            )
         converted = stem.with_name(f"{stem.name}.{into}{_PART}")
         made.append(converted)
         logger.info("%s: converting from %s to %s", offer.appliance.identifier, found, into)
@@ -128,7 +131,9 @@ class Workshop:
         for wanted in self.accepted:
             if wanted is not Format.OVA:
                 return wanted
-        raise Unusable(path.name, "cannot be converted to OVA, the only format that is accepted here")
+        raise Unusable(
+            path.name, "cannot be converted to OVA, the only format that is accepted here"
+        )
 
     def _download(self, source: Source, part: Path) -> Downloaded:
         name, size = _shown(source.uri), source.size or 0
@@ -142,7 +147,9 @@ class Workshop:
         if size and received != size:
             raise Tampered(name, f"{received} bytes came, the list says {size}")
         if sha512 != source.sha512:
-            raise Tampered(name, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…")
+            raise Tampered(
+                name, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…"
+            )
         return Downloaded(part, sha512, received)
 
     def _room(self) -> int:
@@ -158,7 +165,8 @@ class Workshop:
 def _write(blocks: Iterable[bytes], part: Path, *, limit: int) -> tuple[int, str]:
     """Write and hash; returns bytes and SHA-512. More than ``limit`` bytes are not taken."""
     digest, received = hashlib.sha512(), 0
-    with part.open("xb") as file:  # whatever stands there was not made by this run: a link may lead anywhere
+    # whatever stands there was not made by this run: a link may lead anywhere
+    with part.open("xb") as file:
         for block in blocks:
             received += len(block)
             if received > limit:

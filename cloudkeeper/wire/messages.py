@@ -1,7 +1,8 @@
 """Appliances as protobuf messages in the numbering of 1.x, and back.
 
-A message that leaves out its image means "no data", one with an empty image means data that are nowhere: `Appliance`
-keeps them apart. ``expiration_date`` 0 cannot be told from none. Amounts of memory are in bytes once they are read.
+A message that leaves out its image means "no data", one with an empty image means data that are
+nowhere: `Appliance` keeps them apart. ``expiration_date`` 0 cannot be told from none. Amounts of
+memory are in bytes once they are read.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def to_message(appliance: Appliance) -> pb.Appliance:
         architecture=appliance.architecture,
         operating_system=appliance.operating_system,
         vo=appliance.vo,
-        expiration_date=int((appliance.expires - _EPOCH).total_seconds()) if appliance.expires else 0,
+        expiration_date=int((appliance.expires - _EPOCH).total_seconds())
+        if appliance.expires
+        else 0,
         image_list_identifier=appliance.list_id,
         image=_to_image(appliance.data) if appliance.data else None,
         attributes=dict(appliance.attributes),
@@ -87,7 +90,11 @@ def _from_image(message: pb.Appliance) -> ImageData:
     image = message.image
     if image.format not in _FORMATS_BY_NUMBER or image.mode not in _MODES_BY_NUMBER:
         cause = f"its image has the unknown format {image.format} or mode {image.mode}"
-        raise Malformed(f"appliance {message.identifier}", cause, "use frontend and backend of one protocol version")
+        raise Malformed(
+            f"appliance {message.identifier}",
+            cause,
+            "use frontend and backend of one protocol version",
+        )
     return ImageData(
         location=image.location,
         format=_FORMATS_BY_NUMBER[image.format],

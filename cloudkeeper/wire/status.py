@@ -1,11 +1,11 @@
 """How a result is told in 1.x: by trailing metadata of a call that gRPC itself ends with OK.
 
-Key ``status`` is one of the words of `Status`, key ``message`` says more when it is not SUCCESS. No ``status`` at all
-counts as a failure. For the calls that stream, both come after the last item.
+Key ``status`` is one of the words of `Status`, key ``message`` says more when it is not SUCCESS. No
+``status`` at all counts as a failure. For the calls that stream, both come after the last item.
 
-``features`` is ours: words, separated by commas, that a backend sends with the result of PreAction; peers ignore it.
-cloudkeeper-os 0.9.x loses the image when an Update comes without one, so a frontend sends such an Update only to a
-backend that names `METADATA_UPDATE`.
+``features`` is ours: words, separated by commas, that a backend sends with the result of PreAction;
+peers ignore it. cloudkeeper-os 0.9.x loses the image when an Update comes without one, so a
+frontend sends such an Update only to a backend that names `METADATA_UPDATE`.
 """
 
 from __future__ import annotations

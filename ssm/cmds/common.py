@@ -30,11 +30,17 @@ RULE = "=" * 40
 
 def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
     """Add the flags that both commands have."""
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help=f"configuration (default: {config})")
-    parser.add_argument("-l", "--log_config", metavar="FILE", help="accepted, without effect: see [logging]")
+    parser.add_argument(
+        "-c", "--config", type=Path, metavar="FILE", help=f"configuration (default: {config})"
+    )
+    parser.add_argument(
+        "-l", "--log_config", metavar="FILE", help="accepted, without effect: see [logging]"
+    )
 
 
-def configure_log(name: str, settings: SenderSettings | ReceiverSettings, arguments: argparse.Namespace) -> None:
+def configure_log(
+    name: str, settings: SenderSettings | ReceiverSettings, arguments: argparse.Namespace
+) -> None:
     """Log as the configuration says, and write its warnings; a log file that cannot be opened is one of them."""
     level = cli.log_level(arguments, settings.log.level)
     warnings = [str(problem) for problem in settings.warnings]
@@ -45,7 +51,9 @@ def configure_log(name: str, settings: SenderSettings | ReceiverSettings, argume
         warnings.append(f"{error}; logging to standard error only")
     layout = cli.layout(arguments)
     if arguments.log_config or os.access(layout.path("/etc/apel/logging.cfg"), os.F_OK):
-        warnings.append("a separate logging configuration has no effect: set level and logfile in [logging]")
+        warnings.append(
+            "a separate logging configuration has no effect: set level and logfile in [logging]"
+        )
     logger = logging.getLogger(name)
     for warning in warnings:
         logger.warning("%s", warning)
@@ -56,13 +64,17 @@ def _open_log(settings: LogSettings, level: int, arguments: argparse.Namespace) 
         if not os.access(settings.file.parent, os.W_OK | os.X_OK):
             raise LocalFailure(settings.file, "the log file's directory is missing or not writable")
         return
-    log.configure(level=level, file=settings.file, console=settings.console, as_json=arguments.log_json)
+    log.configure(
+        level=level, file=settings.file, console=settings.console, as_json=arguments.log_json
+    )
 
 
 def positive(text: str) -> int:
     """Convert a command-line number of things."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; write a whole number, 1 or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; write a whole number, 1 or more"
+        )
     return int(text)
 
 
@@ -139,7 +151,8 @@ def _tls(link: Link, peers: PeerTrust) -> ssl.SSLContext | None:
 class Flag:
     """Raised when this process gets a signal.
 
-    No event, though one would do as much: a handler may interrupt the main thread while it holds an event's lock.
+    No event, though one would do as much: a handler may interrupt the main thread while it holds an
+    event's lock.
     """
 
     def __init__(self, number: signal.Signals) -> None:

@@ -18,8 +18,12 @@ _MAX_BYTES = 64 * 1024 * 1024
 
 
 def _add_spool_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help=f"of the sender (default: {_CONFIG})")
-    parser.add_argument("--path", type=Path, metavar="DIR", help="another spool than the configuration's")
+    parser.add_argument(
+        "-c", "--config", type=Path, metavar="FILE", help=f"of the sender (default: {_CONFIG})"
+    )
+    parser.add_argument(
+        "--path", type=Path, metavar="DIR", help="another spool than the configuration's"
+    )
 
 
 def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
@@ -45,8 +49,12 @@ def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
 
 def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a signed message, as it travels")
-    parser.add_argument("--capath", type=Path, metavar="DIR", help=f"trust anchors (default: {_CERTIFICATES})")
-    parser.add_argument("--crls", choices=["warn", "require", "off"], default="warn", help="default: %(default)s")
+    parser.add_argument(
+        "--capath", type=Path, metavar="DIR", help=f"trust anchors (default: {_CERTIFICATES})"
+    )
+    parser.add_argument(
+        "--crls", choices=["warn", "require", "off"], default="warn", help="default: %(default)s"
+    )
 
 
 def _verify(arguments: argparse.Namespace) -> ExitStatus:
@@ -61,7 +69,9 @@ def _verify(arguments: argparse.Namespace) -> ExitStatus:
     for warning in proven.warnings:
         print(f"warning: {warning}")
     first = proven.body.split(b"\n", 1)[0].decode("utf-8", "backslashreplace")[:120]
-    print(f"signed by {log.one_line(proven.signer)}\n{len(proven.body)} bytes: {log.one_line(first)}")
+    print(
+        f"signed by {log.one_line(proven.signer)}\n{len(proven.body)} bytes: {log.one_line(first)}"
+    )
     return ExitStatus.DONE
 
 
@@ -71,8 +81,15 @@ PROGRAM = cli.Program(
     lambda _parser: None,
     cli.dispatch,
     verbs=(
-        cli.Program("spool", "Lists the messages that wait to be sent.", _add_spool_arguments, _list_spool),
-        cli.Program("verify", "Verifies a signed message as a receiver would.", _add_verify_arguments, _verify),
+        cli.Program(
+            "spool", "Lists the messages that wait to be sent.", _add_spool_arguments, _list_spool
+        ),
+        cli.Program(
+            "verify",
+            "Verifies a signed message as a receiver would.",
+            _add_verify_arguments,
+            _verify,
+        ),
     ),
 )
 

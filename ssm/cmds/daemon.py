@@ -17,10 +17,15 @@ def detach(pidfile: Path) -> None:
 
     To be called before there are threads, locks or connections.
 
-    :raises Busy: the process that the file names is alive; a file left by one that is dead does not matter
+    :raises Busy: the process that the file names is alive; a file left by one that is dead does not
+    matter
     """
     if (holder := _living(pidfile)) is not None:
-        raise Busy("Cannot start SSM", f"Pidfile {pidfile} already exists, process {holder} is alive", "stop it first")
+        raise Busy(
+            "Cannot start SSM",
+            f"Pidfile {pidfile} already exists, process {holder} is alive",
+            "stop it first",
+        )
     files.make_directory(pidfile.parent)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -33,12 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
     common.add_arguments(parser, _CONFIG)
     parser.add_argument(
-        "-d", "--dn_file", type=Path, metavar="FILE", help=f"names of accepted senders (default: {_NAMES})"
+        "-d",
+        "--dn_file",
+        type=Path,
+        metavar="FILE",
+        help=f"names of accepted senders (default: {_NAMES})",
     )
     parser.add_argument("--daemon", action="store_true", help="go to the background")
     parser.add_argument("--count", type=common.positive, metavar="N", help="end after N messages")
     parser.add_argument(
-        "--idle-exit", type=common.duration, metavar="SECONDS", help="end when no message has arrived for this time"
+        "--idle-exit",
+        type=common.duration,
+        metavar="SECONDS",
+        help="end when no message has arrived for this time",
     )
 
 
@@ -71,7 +78,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return record.status
 
 
-def _receive(settings: ReceiverSettings, names: Path, record: RunRecord, arguments: argparse.Namespace) -> None:
+def _receive(
+    settings: ReceiverSettings, names: Path, record: RunRecord, arguments: argparse.Namespace
+) -> None:
     """Receive until it is time to end.
 
     :raises ApplianceError: nothing was received, because there is no broker, or no room on the disk
@@ -145,4 +154,8 @@ def _judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:
 def main() -> int:
     """Entry point of the console script."""
     description = "Receive signed messages from a message broker into a queue on disk."
-    return cli.main(cli.Program("ssmreceive", description, add_arguments, run, version_flags=("-v", "--version")))
+    return cli.main(
+        cli.Program(
+            "ssmreceive", description, add_arguments, run, version_flags=("-v", "--version")
+        )
+    )

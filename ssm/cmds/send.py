@@ -23,7 +23,14 @@ if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
     from ssm.sender import Sender
 
 _CONFIG = "/etc/apel/sender.cfg"
-_FIGURES = ("messages_sent", "bytes_sent", "messages_split", "dead_letters", "reconnects", "skipped")
+_FIGURES = (
+    "messages_sent",
+    "bytes_sent",
+    "messages_split",
+    "dead_letters",
+    "reconnects",
+    "skipped",
+)
 logger = logging.getLogger("ssmsend")
 
 
@@ -31,9 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
     common.add_arguments(parser, _CONFIG)
     parser.add_argument(
-        "--dry-run", action="store_true", help="sign everything, print what would be sent, send nothing"
+        "--dry-run",
+        action="store_true",
+        help="sign everything, print what would be sent, send nothing",
     )
-    parser.add_argument("--limit", type=common.positive, metavar="N", help="send at most N messages")
+    parser.add_argument(
+        "--limit", type=common.positive, metavar="N", help="send at most N messages"
+    )
     parser.add_argument(
         "--max-time",
         type=common.duration,
@@ -75,7 +86,9 @@ def _open_spool(settings: SenderSettings) -> Outgoing:
     return Outgoing(DirectorySpool(settings.path), journal=settings.journal)
 
 
-def _look(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace) -> ExitStatus:
+def _look(
+    settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace
+) -> ExitStatus:
     """Do what is asked for without sending anything."""
     sender = _sender(settings, outgoing, record, arguments)
     if not arguments.check_config:
@@ -88,7 +101,9 @@ def _look(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, argum
     return ExitStatus.DONE
 
 
-def _send(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace) -> ExitStatus:
+def _send(
+    settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace
+) -> ExitStatus:
     common.announce("ssmsend", "sending")
     spool = outgoing.spool
     try:
@@ -109,7 +124,9 @@ def _send(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, argum
             record.counts["left"] = spool.count()
 
 
-def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace) -> Sender:
+def _sender(
+    settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace
+) -> Sender:
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
     from ssm import packer, sender  # noqa: PLC0415
 
@@ -135,4 +152,6 @@ def _sender(settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arg
 def main() -> int:
     """Entry point of the console script."""
     description = "Send the messages of a spool, signed, to a message broker."
-    return cli.main(cli.Program("ssmsend", description, add_arguments, run, version_flags=("-v", "--version")))
+    return cli.main(
+        cli.Program("ssmsend", description, add_arguments, run, version_flags=("-v", "--version"))
+    )

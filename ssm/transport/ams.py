@@ -1,8 +1,9 @@
 """AMS as a stream of events, like a message broker's connection.
 
-A thread of its own talks to the service: while a request is under way, messages are signed, and those that have come
-together by then go in the next one. What it publishes is receipted one by one, in order. What it pulls is handed out,
-and it pulls again only when all of that has been acknowledged, because until then the service gives the same messages.
+A thread of its own talks to the service: while a request is under way, messages are signed, and
+those that have come together by then go in the next one. What it publishes is receipted one by one,
+in order. What it pulls is handed out, and it pulls again only when all of that has been
+acknowledged, because until then the service gives the same messages.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ class Connection:
         self._client.close()
 
     def _start(self, work: object, *arguments: object) -> None:
-        self._worker = threading.Thread(target=self._run, args=(work, *arguments), daemon=True, name="ams")
+        self._worker = threading.Thread(
+            target=self._run, args=(work, *arguments), daemon=True, name="ams"
+        )
         self._worker.start()
 
     def _run(self, work: object, *arguments: object) -> None:
@@ -149,7 +152,9 @@ class Connection:
                 self._events.put(Refusal(error.cause, messages[0].attributes[_EMPAID]))
                 return False
             middle = len(messages) // 2
-            return self._publish(topic, messages[:middle]) and self._publish(topic, messages[middle:])
+            return self._publish(topic, messages[:middle]) and self._publish(
+                topic, messages[middle:]
+            )
         for message, argo_id in zip(messages, ids, strict=True):
             self._events.put(Receipt(message.attributes[_EMPAID], argo_id))
         return True
@@ -167,7 +172,11 @@ class Connection:
                 continue
             for message in received:
                 empa_id = message.attributes.get(_EMPAID)
-                self._events.put(Delivery(message.ack_id, message.message_id, empa_id, message.data, is_argo=True))
+                self._events.put(
+                    Delivery(
+                        message.ack_id, message.message_id, empa_id, message.data, is_argo=True
+                    )
+                )
             self._acknowledge(subscription, len(received))
             average = sum(len(message.data) for message in received) // len(received)
             most, pause = max(1, min(prefetch, _PULL_BYTES // (average + 1))), _SHORTEST_PAUSE
@@ -182,13 +191,16 @@ class Connection:
             try:
                 self._client.acknowledge(subscription, acks)
             except https.Interrupted as error:
-                if error.http_status != _REQUEST_TIMEOUT:  # too late: they come again, and are known then
+                # too late: they come again, and are known then
+                if error.http_status != _REQUEST_TIMEOUT:
                     raise
 
     def _next_acks(self, most: int) -> list[str]:
         """Wait for acknowledgements, a moment longer for those that come together; none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._acks or self._is_closing)
-            self._changed.wait_for(lambda: len(self._acks) >= most or self._is_closing, _GATHER_SECONDS)
+            self._changed.wait_for(
+                lambda: len(self._acks) >= most or self._is_closing, _GATHER_SECONDS
+            )
             acks, self._acks = self._acks, []
             return acks

@@ -1,13 +1,14 @@
 """The Argo Messaging Service (AMS): messages published to topics and pulled from subscriptions, over HTTPS and JSON.
 
-    GET  https://HOST:8443/v1/service-types/ams/hosts/HOST:authx509       a token for this host's certificate
-    POST https://HOST/v1/projects/PROJECT/topics/TOPIC:publish
-    POST https://HOST/v1/projects/PROJECT/subscriptions/NAME:pull
-    POST https://HOST/v1/projects/PROJECT/subscriptions/NAME:acknowledge
+    GET  https://HOST:8443/v1/service-types/ams/hosts/HOST:authx509       a token for this host's
+    certificate POST https://HOST/v1/projects/PROJECT/topics/TOPIC:publish POST
+    https://HOST/v1/projects/PROJECT/subscriptions/NAME:pull POST
+    https://HOST/v1/projects/PROJECT/subscriptions/NAME:acknowledge
 
-An error is an answer with a status of 4xx or 5xx and ``{"error": {"code": …, "message": …}}``, unless something before
-the service gives it, in its own words. A subscription is an offset into its topic: acknowledging a message acknowledges
-all before it, and until then a pull gives the same ones again.
+An error is an answer with a status of 4xx or 5xx and ``{"error": {"code": …, "message": …}}``,
+unless something before the service gives it, in its own words. A subscription is an offset into its
+topic: acknowledging a message acknowledges all before it, and until then a pull gives the same ones
+again.
 
     Unavailable
     ├── Interrupted     it will pass by itself: no connection, no whole answer, 408, 429, 5xx
@@ -75,7 +76,11 @@ class Message:
     @property
     def size(self) -> int:
         """Return about how many bytes it has in a request, never less."""
-        return (len(self.data) + 2) // 3 * 4 + sum(len(k) + len(v) + 8 for k, v in self.attributes.items()) + 64
+        return (
+            (len(self.data) + 2) // 3 * 4
+            + sum(len(k) + len(v) + 8 for k, v in self.attributes.items())
+            + 64
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,9 @@ class Pulled:
 class Client:
     """One account at one service; for one thread, except `interrupt`.
 
-    ``tls`` verifies the service and shows this host's certificate. Without a ``token`` the certificate is exchanged for
-    one, again when the service no longer knows it. No message of an error holds the token.
+    ``tls`` verifies the service and shows this host's certificate. Without a ``token`` the
+    certificate is exchanged for one, again when the service no longer knows it. No message of an
+    error holds the token.
     """
 
     def __init__(self, service: Service, *, tls: ssl.SSLContext, token: str = "") -> None:
@@ -120,18 +126,24 @@ class Client:
         ids = answer.get("messageIds")
         if not isinstance(ids, list) or len(ids) != len(messages):
             given = len(ids) if isinstance(ids, list) else "none"
-            raise Unavailable(self.service, f"confirms {given} of {len(messages)} published messages", LOOK)
+            raise Unavailable(
+                self.service, f"confirms {given} of {len(messages)} published messages", LOOK
+            )
         return [str(message_id) for message_id in ids]
 
     def pull(self, subscription: str, *, most: int) -> list[Pulled]:
         """Return the oldest messages that are not acknowledged, at most so many, without waiting for any."""
         request = {"maxMessages": str(most), "returnImmediately": "true"}
-        answer = self._post(f"subscriptions/{_quote(subscription)}:pull", request, limit=_MAX_PULLED)
+        answer = self._post(
+            f"subscriptions/{_quote(subscription)}:pull", request, limit=_MAX_PULLED
+        )
         received = answer.get("receivedMessages") or []
         try:
             return [_read_message(entry) for entry in received]
         except (KeyError, TypeError, AttributeError):
-            raise Unavailable(self.service, "answers a pull with something that is no list of messages", LOOK) from None
+            raise Unavailable(
+                self.service, "answers a pull with something that is no list of messages", LOOK
+            ) from None
 
     def acknowledge(self, subscription: str, ack_ids: Sequence[str]) -> None:
         """Tell the service that it may forget these messages and all before them.
@@ -148,7 +160,9 @@ class Client:
         """Close the connection."""
         self._line.close()
 
-    def _post(self, path: str, content: dict[str, Any], *, limit: int = _MAX_ANSWER) -> dict[str, Any]:
+    def _post(
+        self, path: str, content: dict[str, Any], *, limit: int = _MAX_ANSWER
+    ) -> dict[str, Any]:
         body = _encode(content)
         target = f"/v1/projects/{_quote(self.service.project)}/{path}"
         answer = self._ask(target, body, limit=limit)
@@ -171,18 +185,30 @@ class Client:
             case http.client.REQUEST_ENTITY_TOO_LARGE:
                 raise TooLarge(subject, f"too large ({told})")
             case http.client.UNAUTHORIZED:
-                remedy = "check [messaging] token" if self._is_token_given else "register this host's certificate"
+                remedy = (
+                    "check [messaging] token"
+                    if self._is_token_given
+                    else "register this host's certificate"
+                )
                 raise AccessDenied(self.service, f"does not accept the token ({told})", remedy)
             case http.client.FORBIDDEN:
                 raise AccessDenied(
-                    subject, f"access is refused ({told})", "check destination, and that this host is registered for it"
+                    subject,
+                    f"access is refused ({told})",
+                    "check destination, and that this host is registered for it",
                 )
             case http.client.NOT_FOUND:
-                raise Unavailable(subject, f"does not exist ({told})", "check [messaging] ams_project and destination")
+                raise Unavailable(
+                    subject,
+                    f"does not exist ({told})",
+                    "check [messaging] ams_project and destination",
+                )
             case status if status in _PASSING:
                 raise Interrupted(self.service, f"is out of order ({told})", LASTS, status=status)
             case status if status // 100 == 3:  # noqa: PLR2004  the class of redirections
-                raise Unavailable(self.service, f"sends elsewhere ({answer.status}): {answer.location}", LOOK)
+                raise Unavailable(
+                    self.service, f"sends elsewhere ({answer.status}): {answer.location}", LOOK
+                )
             case _:
                 raise Refused(subject, f"refuses the request ({told})", LOOK)
 
@@ -199,13 +225,22 @@ class Client:
                 raise _refused_certificate(error) from None
         if answer.status in _PASSING:
             raise Interrupted(
-                subject, f"is out of order ({answer.status}: {answer.detail})", LASTS, status=answer.status
+                subject,
+                f"is out of order ({answer.status}: {answer.detail})",
+                LASTS,
+                status=answer.status,
             )
         if answer.status // 100 == 3:  # noqa: PLR2004  the class of redirections
-            raise Unavailable(subject, f"sends elsewhere ({answer.status}): {answer.location}", LOOK)
+            raise Unavailable(
+                subject, f"sends elsewhere ({answer.status}): {answer.location}", LOOK
+            )
         if answer.status != http.client.OK:
             cause = f"gives no token for this host's certificate ({answer.status}: {answer.detail})"
-            raise AccessDenied(subject, cause, "register the certificate's subject in GOCDB, or set [messaging] token")
+            raise AccessDenied(
+                subject,
+                cause,
+                "register the certificate's subject in GOCDB, or set [messaging] token",
+            )
         token = _parse(answer, subject=subject).get("token")
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise Unavailable(subject, "answers without a token", LOOK)
@@ -241,7 +276,8 @@ def _read_message(entry: dict[str, Any]) -> Pulled:
     try:
         body = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        body = data.encode()  # whoever reads it will find what is wrong; here it would block all after it
+        # whoever reads it will find what is wrong; here it would block all after it
+        body = data.encode()
     known = {str(name): str(value) for name, value in attributes.items()}
     return Pulled(str(entry["ackId"]), str(message.get("messageId", "")), known, body)
 
@@ -270,4 +306,6 @@ def _refused_certificate(error: Interrupted) -> Unavailable:
     if "alert" not in error.cause and CLOSED not in error.cause:
         return error
     cause = f"does not accept this host's certificate: {error.cause}"
-    return AccessDenied(error.subject, cause, "check that it is valid and from a CA that the service knows")
+    return AccessDenied(
+        error.subject, cause, "check that it is valid and from a CA that the service knows"
+    )

@@ -19,7 +19,9 @@ _LONGEST_PAUSE = 300.0
 class Brokers:
     """Brokers that serve the same queues; ``connect`` opens a connection to one of them or raises `Unavailable`."""
 
-    def __init__(self, brokers: Sequence[Broker], *, connect: Callable[[Broker], Connection]) -> None:
+    def __init__(
+        self, brokers: Sequence[Broker], *, connect: Callable[[Broker], Connection]
+    ) -> None:
         self._brokers = list(brokers)
         self._connect = connect
 

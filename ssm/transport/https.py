@@ -1,7 +1,7 @@
 """HTTPS for one client of one service: a connection that is kept, a time for the whole answer, one line for each error.
 
-`http.client` speaks the protocol. It follows no redirection, which is wanted here, and it sets no limit to the time and
-size of an answer, which is added here.
+`http.client` speaks the protocol. It follows no redirection, which is wanted here, and it sets no
+limit to the time and size of an answer, which is added here.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class Answer:
             text = _TAG.sub(" ", title[1] if title else text)
         if self.secret:
             text = text.replace(self.secret, "…")
-        words = " ".join("".join(c if c.isprintable() else " " for c in text).split()) or self.reason
+        words = (
+            " ".join("".join(c if c.isprintable() else " " for c in text).split()) or self.reason
+        )
         return words if len(words) <= _MAX_DETAIL else f"{words[:_MAX_DETAIL]}…"
 
 
@@ -86,11 +88,21 @@ class Line:
         try:
             self._http.connect()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            is_direct = self._is_direct or (self._http.sock is not None and not proxy.is_refusal(error))
+            is_direct = self._is_direct or (
+                self._http.sock is not None and not proxy.is_refusal(error)
+            )
             self._http.close()
             raise (_explain if is_direct else _explain_proxy)(self._address, error) from error
 
-    def ask(self, method: str, target: str, body: bytes | None, *, headers: Mapping[str, str], limit: int) -> Answer:
+    def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        *,
+        headers: Mapping[str, str],
+        limit: int,
+    ) -> Answer:
         """Return the answer to a request, whole, at most ``limit`` bytes of it."""
         is_kept = self._http.sock is not None
         if not is_kept:
@@ -105,12 +117,23 @@ class Line:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise _explain(self._address, error) from error
-        return self.ask(method, target, body, headers=headers, limit=limit)  # it was closed while nothing was asked
+        # it was closed while nothing was asked
+        return self.ask(method, target, body, headers=headers, limit=limit)
 
     def _exchange(
-        self, method: str, target: str, body: bytes | None, *, headers: Mapping[str, str], limit: int
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        *,
+        headers: Mapping[str, str],
+        limit: int,
     ) -> Answer:
-        sent = {"Accept": "application/json", "User-Agent": f"egi-fedcloud-appliance/{__version__}", **headers}
+        sent = {
+            "Accept": "application/json",
+            "User-Agent": f"egi-fedcloud-appliance/{__version__}",
+            **headers,
+        }
         self._http.request(method, target, body, sent)
         with self._http.getresponse() as response:
             content = response.read(limit + 1)
@@ -122,7 +145,9 @@ class Line:
             if response.will_close:
                 self.close()
             location = _site(response.getheader("Location") or "")
-            return Answer(response.status, response.reason, location, content, headers.get("x-api-key", ""))
+            return Answer(
+                response.status, response.reason, location, content, headers.get("x-api-key", "")
+            )
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -177,18 +202,28 @@ def _site(location: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else "another path"
 
 
-def _explain_proxy(subject: str, error: OSError | UnicodeError | http.client.HTTPException) -> Unavailable:
-    words = "no answer in time" if isinstance(error, TimeoutError) else str(getattr(error, "strerror", "") or error)
+def _explain_proxy(
+    subject: str, error: OSError | UnicodeError | http.client.HTTPException
+) -> Unavailable:
+    words = (
+        "no answer in time"
+        if isinstance(error, TimeoutError)
+        else str(getattr(error, "strerror", "") or error)
+    )
     return Interrupted(subject, *proxy.explain(f"https://{subject}", error, words.lower()))
 
 
-def _explain(subject: str, error: OSError | UnicodeError | http.client.HTTPException) -> Unavailable:
+def _explain(
+    subject: str, error: OSError | UnicodeError | http.client.HTTPException
+) -> Unavailable:
     match error:
         case ssl.SSLCertVerificationError():
             cause = f"the service's certificate is not trusted: {error.verify_message}"
             return Unavailable(subject, cause, remedy(error))
         case ssl.SSLEOFError() | ConnectionResetError():
-            return Interrupted(subject, CLOSED, "check that the service accepts this host's certificate")
+            return Interrupted(
+                subject, CLOSED, "check that the service accepts this host's certificate"
+            )
         case ssl.SSLError():
             words = (error.reason or str(error)).replace("_", " ").lower()
             return Interrupted(subject, f"no TLS connection: {words}", "check host and port")
@@ -203,4 +238,6 @@ def _explain(subject: str, error: OSError | UnicodeError | http.client.HTTPExcep
             return Interrupted(subject, f"does not answer in HTTP: {type(error).__name__}", LOOK)
         case _:
             words = (error.strerror or str(error)).lower()
-            return Interrupted(subject, f"cannot be reached: {words}", "check that the service runs")
+            return Interrupted(
+                subject, f"cannot be reached: {words}", "check that the service runs"
+            )

@@ -1,8 +1,8 @@
 """STOMP 1.2 over TLS: one connection to one broker, told as a stream of events.
 
-The protocol (frames, heart-beats) is stomp.py's. Its way to open and end connections is replaced: it hides why a
-connection failed, accepts no TLS context, does not notice the end of a TLS stream, and ends one by waiting for the
-peer without limit.
+The protocol (frames, heart-beats) is stomp.py's. Its way to open and end connections is replaced:
+it hides why a connection failed, accepts no TLS context, does not notice the end of a TLS stream,
+and ends one by waiting for the peer without limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from appliance.core.trust.tls import remedy
 from ssm.settings import Broker
 from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Refusal
 
-os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")  # stomp.py asks the DNS three times when imported
+# stomp.py asks the DNS three times when imported
+os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")
 from stomp.connect import BaseConnection, StompConnection12
 from stomp.exception import StompException
 from stomp.listener import ConnectionListener
@@ -39,7 +40,8 @@ CONNECT_TIMEOUT = 10.0
 HEART_BEAT_MS = 30_000
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),  # a broker may not want heart-beats, and then vanish
+    # a broker may not want heart-beats, and then vanish
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
@@ -84,7 +86,9 @@ class Connection:
         """Ask for messages, each to be acknowledged by itself, at most ``prefetch`` of them unacknowledged."""
         headers = {"activemq.prefetchSize": str(prefetch), "prefetch-count": str(prefetch)}
         with self._unless_lost():
-            self._session.subscribe(destination, _SUBSCRIPTION, ack="client-individual", headers=headers)
+            self._session.subscribe(
+                destination, _SUBSCRIPTION, ack="client-individual", headers=headers
+            )
 
     def ack(self, delivery: Delivery) -> None:
         """Tell the broker that it may forget a message."""
@@ -120,7 +124,9 @@ class Connection:
             case Refusal(text, _):
                 raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
             case Lost(cause):
-                raise AccessDenied(self.broker, f"ends the connection before greeting: {cause}", _REGISTER)
+                raise AccessDenied(
+                    self.broker, f"ends the connection before greeting: {cause}", _REGISTER
+                )
             case _:
                 cause = f"accepts connections but does not answer in STOMP within {CONNECT_TIMEOUT:.0f} s"
                 raise Unavailable(self.broker, cause, "check that this port speaks STOMP")
@@ -185,7 +191,12 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
         headers = frame.headers
         self.room.enter(len(frame.body), wait=self._is_waiting)
         self.events.put(
-            Delivery(headers.get("ack", ""), headers.get("message-id", ""), headers.get("empa-id"), frame.body)
+            Delivery(
+                headers.get("ack", ""),
+                headers.get("message-id", ""),
+                headers.get("empa-id"),
+                frame.body,
+            )
         )
 
     def _is_waiting(self) -> bool:
@@ -194,7 +205,10 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
         return bool(self._transport.running)
 
     def on_error(self, frame: Any) -> None:
-        words = [frame.headers.get("message", ""), *frame.body.decode("utf-8", "replace").splitlines()[:1]]
+        words = [
+            frame.headers.get("message", ""),
+            *frame.body.decode("utf-8", "replace").splitlines()[:1],
+        ]
         text = " ".join(dict.fromkeys(filter(None, words)))[:500] or "without a reason"
         self.events.put(Refusal(text, frame.headers.get("receipt-id", "")))
 
@@ -246,7 +260,8 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
             data = b""
         if not data and not self.blocking:
             self.running = False
-            self.shutdown_queue()  # leaves it "blocking", where stomp.py takes an empty read for the end
+            # leaves it "blocking", where stomp.py takes an empty read for the end
+            self.shutdown_queue()
         return data
 
     def disconnect_socket(self) -> None:
@@ -256,13 +271,15 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
         open_socket = self.socket
         if open_socket is not None:
             with contextlib.suppress(OSError):
-                # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it read ciphertext.
+                # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it
+                # read ciphertext.
                 socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
 
 class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
     def put(self, frame: bytes) -> None:
-        super().put(memoryview(frame))  # stomp.py slices what TLS did not take at once: 16 KiB of 1 MB
+        # stomp.py slices what TLS did not take at once: 16 KiB of 1 MB
+        super().put(memoryview(frame))
 
 
 _REGISTER = "check that this host's certificate is registered with the broker, valid, and from a CA that it knows"
@@ -274,14 +291,18 @@ def _explain(broker: Broker, error: OSError | UnicodeError) -> Unavailable:
             cause = f"the broker's certificate is not trusted: {error.verify_message}"
             return Unavailable(broker, cause, remedy(error))
         case ssl.SSLError():
-            return Unavailable(broker, f"no TLS connection: {_words(error)}", "check port and use_ssl")
+            return Unavailable(
+                broker, f"no TLS connection: {_words(error)}", "check port and use_ssl"
+            )
         case socket.gaierror() | UnicodeError():  # the latter: no name at all
             return Unavailable(broker, "the host's name is not known", "check [broker] host")
         case TimeoutError():
             cause = f"does not answer within {CONNECT_TIMEOUT:.0f} s"
             return Unavailable(broker, cause, "check [broker] host and port, and the firewall")
         case _:
-            return Unavailable(broker, f"cannot be reached: {_words(error)}", "check that the broker runs")
+            return Unavailable(
+                broker, f"cannot be reached: {_words(error)}", "check that the broker runs"
+            )
 
 
 def _words(error: OSError) -> str:

@@ -1,9 +1,10 @@
 """Figures of `caso-extract` beside cASO 5.2.2 on the test bed's cloud: rows ``accounting case value unit``.
 
-``scripts/bench accounting`` measures on the seed's 17 servers, ``scripts/bench accounting 10000`` with that many servers
-of history more. Both programs take turns on the same cloud, with the same account and the extractor nova alone. The
-first run accounts everything, the hourly one what has changed within an hour. Requests are counted from the access
-logs of Keystone, Nova and Glance, without those by which the services ask each other.
+``scripts/bench accounting`` measures on the seed's 17 servers, ``scripts/bench accounting 10000``
+with that many servers of history more. Both programs take turns on the same cloud, with the same
+account and the extractor nova alone. The first run accounts everything, the hourly one what has
+changed within an hour. Requests are counted from the access logs of Keystone, Nova and Glance,
+without those by which the services ask each other.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def measure(testbed: Testbed, case: str, *, hourly: bool, rounds: int) -> None:
             site = CasoSite(root / "site", testbed, ssm={"max_size": 100})
             if hourly:
                 _pretend_an_hour_ago(site)
-            argv = site.command("caso-extract") if who == "ours" else site.peer_command("caso-extract")
+            argv = (
+                site.command("caso-extract") if who == "ours" else site.peer_command("caso-extract")
+            )
             requests = Requests(testbed)
             used = run(argv)
             results.append((used, requests.count()))

@@ -1,7 +1,8 @@
 """Figures of a whole appliance, installed from its bundle on a machine that boots: rows ``appliance case value unit``.
 
-The cloud behind it is the test bed's. What is started is started as an administrator does; what is asked is asked from
-beside. Times are wall times of this machine as it is now: the load is a row, too.
+The cloud behind it is the test bed's. What is started is started as an administrator does; what is
+asked is asked from beside. Times are wall times of this machine as it is now: the load is a row,
+too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def start(appliance: Appliance) -> float:
     begin = time.monotonic()
     appliance.machine.run("systemctl", "start", "bdii")
     appliance.machine.wait(
-        lambda: len(appliance.shares()) == len(vos), seconds=120, what=lambda: appliance.machine.journal("bdii")
+        lambda: len(appliance.shares()) == len(vos),
+        seconds=120,
+        what=lambda: appliance.machine.journal("bdii"),
     )
     return time.monotonic() - begin
 
@@ -44,14 +47,20 @@ def recovery(appliance: Appliance, service: str) -> tuple[float, int]:
     """Kill a service's program; returns the seconds until it serves again, and how many neighbours were disturbed."""
     machine, before, shares = appliance.machine, appliance.containers(), appliance.shares()
     first = _pid(appliance, service)
-    (child, *_) = Path(f"/proc/{machine.pid}/root/proc/{first}/task/{first}/children").read_text().split()
+    (child, *_) = (
+        Path(f"/proc/{machine.pid}/root/proc/{first}/task/{first}/children").read_text().split()
+    )
     machine.run("kill", "-9", child)
     begin = time.monotonic()
 
     def is_back() -> bool:
         if (machine.root / "proc" / child).exists():
             return False
-        return appliance.backend_answers() if service == "cloudkeeper-os" else _health(appliance, service, shares)
+        return (
+            appliance.backend_answers()
+            if service == "cloudkeeper-os"
+            else _health(appliance, service, shares)
+        )
 
     machine.wait(is_back, seconds=60, what=lambda: machine.journal("bdii"))
     seconds, after = time.monotonic() - begin, appliance.containers()
@@ -61,13 +70,24 @@ def recovery(appliance: Appliance, service: str) -> tuple[float, int]:
 def _health(appliance: Appliance, service: str, shares: set[str]) -> bool:
     if service == "sitebdii":
         return appliance.shares() == shares
-    command = ("ldapsearch", "-x", "-LLL", "-H", "ldap://127.0.0.1:2171", "-b", "GLUE2GroupID=cloud,o=glue", "1.1")
+    command = (
+        "ldapsearch",
+        "-x",
+        "-LLL",
+        "-H",
+        "ldap://127.0.0.1:2171",
+        "-b",
+        "GLUE2GroupID=cloud,o=glue",
+        "1.1",
+    )
     return "GLUE2ShareID=" in appliance.machine.run(*command, expect=None).stdout
 
 
 def _pid(appliance: Appliance, service: str) -> str:
     machine = appliance.machine
-    identifier = machine.shell(f"docker ps -q --filter label=com.docker.compose.service={service}").stdout.strip()
+    identifier = machine.shell(
+        f"docker ps -q --filter label=com.docker.compose.service={service}"
+    ).stdout.strip()
     return machine.run("docker", "inspect", "--format", "{{.State.Pid}}", identifier).stdout.strip()
 
 
@@ -80,7 +100,9 @@ def memory(appliance: Appliance) -> float:
         ).stdout
         for pid in shown.split()[1:]:
             rollup = appliance.machine.shell(f"cat /proc/{pid}/smaps_rollup", expect=None).stdout
-            total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+            total += sum(
+                int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
+            )
     return total * 1024 / 1e6
 
 
@@ -89,16 +111,25 @@ def programs(engine: Engine) -> Iterator[tuple[str, float]]:
     for name, image in contents.IMAGES.items():
         for program in image.programs:
             line = f"TIMEFORMAT=%R; for i in 1 2 3 4 5; do time {program} --help >/dev/null; done"
-            shown = engine.docker("run", "--rm", "--network", "none", images.tag(name), "bash", "-c", line)
+            shown = engine.docker(
+                "run", "--rm", "--network", "none", images.tag(name), "bash", "-c", line
+            )
             yield f"{name}-{program}", min(float(word) for word in shown.stderr.split())
 
 
 def empty_spool(appliance: Appliance) -> float:
     """Return the seconds of `ssmsend` with nothing to send, the best of five, where no connection can be made."""
     places = ("/etc/apel", "/etc/grid-security", "/var/spool/apel", "/var/lib/fedcloud")
-    appliance.machine.run("install", "-o", "1999", "-m", "400", "/etc/grid-security/hostkey.pem", "/tmp/key")
-    mounts = " ".join(f"-v {place}:{place}" for place in places) + " -v /tmp/key:/etc/grid-security/hostkey.pem:ro"
-    line = "TIMEFORMAT=%R; for i in 1 2 3 4 5; do time ssmsend >/dev/null 2>/tmp/said || exit 1; done"
+    appliance.machine.run(
+        "install", "-o", "1999", "-m", "400", "/etc/grid-security/hostkey.pem", "/tmp/key"
+    )
+    mounts = (
+        " ".join(f"-v {place}:{place}" for place in places)
+        + " -v /tmp/key:/etc/grid-security/hostkey.pem:ro"
+    )
+    line = (
+        "TIMEFORMAT=%R; for i in 1 2 3 4 5; do time ssmsend >/dev/null 2>/tmp/said || exit 1; done"
+    )
     shown = appliance.machine.shell(
         f"docker run --rm --network none --tmpfs /tmp --tmpfs /var/log/apel:uid=1999 {mounts} "
         f"{images.tag('ssm')} bash -c '{line}'"
@@ -146,7 +177,9 @@ def measure(appliance: Appliance) -> None:
     row("images-together", archive.stat().st_size / 1e6, "MB")
     for name, seconds in programs(machine.engine):
         row(f"help-{name}", seconds, "s")
-    shown = machine.shell("TIMEFORMAT=%R; for i in 1 2 3 4 5; do time /usr/local/bin/appliance --help >/dev/null; done")
+    shown = machine.shell(
+        "TIMEFORMAT=%R; for i in 1 2 3 4 5; do time /usr/local/bin/appliance --help >/dev/null; done"
+    )
     row("help-appliance", min(float(word) for word in shown.stderr.split()), "s")
     row("ssmsend-empty-spool", empty_spool(appliance), "s")
     row("hundred-starts-of-a-job", simultaneous(appliance), "runs")
@@ -161,7 +194,8 @@ def main() -> None:
     """Build, boot, install, measure."""
     port_base = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or _PORT_BASE)
     testbed = Testbed(
-        Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or TOP / ".cache/testbed/bench-appliance"), port_base
+        Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or TOP / ".cache/testbed/bench-appliance"),
+        port_base,
     )
     was_running = bool(testbed.running())
     testbed.up()

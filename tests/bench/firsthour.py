@@ -1,14 +1,15 @@
 """The first hour of a new administrator, who has a bare Debian 12, credentials of a cloud, and README.md.
 
-    scripts/bench firsthour            both ways: building the bundle, and with the bundle that was built
-    scripts/bench firsthour built
-    scripts/bench firsthour bundle     with the newest bundle in dist/
+    scripts/bench firsthour            both ways: building the bundle, and with the bundle that was
+    built scripts/bench firsthour built scripts/bench firsthour bundle     with the newest bundle in
+    dist/
 
-The machine boots with systemd and has what Debian's installer leaves, nothing else. All that is typed there are the
-commands of README.md and the answers to `appliance configure`. The cloud and the broker at the other end are the test
-bed's; what only the test bed needs (its authorities, its broker, its ports on the loopback address) is counted apart.
-The end is a record that the repository has verified, and every VO of the cloud in the answer of LDAP. Rows are
-``firsthour case value unit``, then the table of the figures to reach.
+The machine boots with systemd and has what Debian's installer leaves, nothing else. All that is
+typed there are the commands of README.md and the answers to `appliance configure`. The cloud and
+the broker at the other end are the test bed's; what only the test bed needs (its authorities, its
+broker, its ports on the loopback address) is counted apart. The end is a record that the repository
+has verified, and every VO of the cloud in the answer of LDAP. Rows are ``firsthour case value
+unit``, then the table of the figures to reach.
 """
 
 from __future__ import annotations
@@ -78,12 +79,17 @@ class Typist:
                 process.stdin.write((answers or "").encode())
                 process.stdin.close()
             said = self._listen(process, command)
-        is_finding = "check --offline" in command and process.returncode == 1  # a stranger's authorities without lists
+        # a stranger's authorities without lists
+        is_finding = "check --offline" in command and process.returncode == 1
         if process.returncode and not is_finding:
             sys.exit(f"$ {command}\n{said[-4000:]}\nended with {process.returncode}")
         if not is_quiet:
             self.seconds[command] = time.monotonic() - begin
-            print(f"$ {command}   ({self.seconds[command]:.0f} s)\n{_last_lines(said)}", file=sys.stderr, flush=True)
+            print(
+                f"$ {command}   ({self.seconds[command]:.0f} s)\n{_last_lines(said)}",
+                file=sys.stderr,
+                flush=True,
+            )
         return said
 
     def _listen(self, process: subprocess.Popen[bytes], command: str) -> str:
@@ -107,7 +113,9 @@ def _last_lines(said: str) -> str:
 
 def _environment() -> list[str]:
     """Return what this host's network asks of programs that fetch something: the authorities that it trusts."""
-    return [word for name in _TRUST_VARIABLES for word in ("-e", f"{name}=/media/ca-certificates.crt")]
+    return [
+        word for name in _TRUST_VARIABLES for word in ("-e", f"{name}=/media/ca-certificates.crt")
+    ]
 
 
 @contextlib.contextmanager
@@ -116,7 +124,9 @@ def machine_of(engine: Engine, directory: Path) -> Iterator[Machine]:
     network = f"firsthour-{os.getpid()}"
     engine.docker("network", "create", network)
     try:
-        machine = Machine.create(engine, directory, cache=TOP / ".cache/deploy", is_bare=True, network=network)
+        machine = Machine.create(
+            engine, directory, cache=TOP / ".cache/deploy", is_bare=True, network=network
+        )
         try:
             yield machine
         finally:
@@ -167,7 +177,9 @@ class Hour:
         """Return what the administrator types at `appliance configure`; empty: the answer that is offered."""
         seed = self.testbed.seed()
         projects = {project.vo: project.id for project in seed.projects.values() if project.vo}
-        passwords = [seed.accounts[flow].password for flow in ("accounting", "information", "images")]
+        passwords = [
+            seed.accounts[flow].password for flow in ("accounting", "information", "images")
+        ]
         return {
             "flows": "",
             "site": "TEST-SITE",
@@ -175,7 +187,9 @@ class Hour:
             "authorities": _CA_BUNDLE,
             "projects": " ".join(f"{vo}={project}" for vo, project in projects.items()),
             **{
-                f"{kind} {n}": word for n, pair in enumerate(passwords) for kind, word in (("name", ""), ("pass", pair))
+                f"{kind} {n}": word
+                for n, pair in enumerate(passwords)
+                for kind, word in (("name", ""), ("pass", pair))
             },
             "certificate": "/media/hostcert.pem",
             "key": "",
@@ -237,17 +251,27 @@ class Hour:
     def records(self, directory: Path) -> int:
         """Return how many servers the repository has verified records of, which must be all that Nova has."""
         broker = self.testbed.broker
-        peer = Peer.create(directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=_QUEUE)
+        peer = Peer.create(
+            directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=_QUEUE
+        )
         projects = {project.id for project in self.testbed.seed().projects.values() if project.vo}
         # One message for each project, since none of them has more servers than a message may hold.
         assert peer.run("ssmreceive", "--count", str(len(projects))).returncode == 0
         bodies = [element["body"] for element in peer.elements()]
-        found = {uuid for body in bodies for uuid in re.findall(r"^VMUUID: (\S+)", body, re.MULTILINE)}
-        with contextlib.closing(sqlite3.connect(f"file:{self.testbed.nova_database}?mode=ro", uri=True)) as nova:
-            rows = nova.execute("SELECT uuid, project_id FROM instances WHERE deleted = 0").fetchall()
+        found = {
+            uuid for body in bodies for uuid in re.findall(r"^VMUUID: (\S+)", body, re.MULTILINE)
+        }
+        with contextlib.closing(
+            sqlite3.connect(f"file:{self.testbed.nova_database}?mode=ro", uri=True)
+        ) as nova:
+            rows = nova.execute(
+                "SELECT uuid, project_id FROM instances WHERE deleted = 0"
+            ).fetchall()
         wanted = {uuid for uuid, project in rows if project in projects}
         if not wanted <= found:
-            sys.exit(f"Nova has {len(wanted)} servers, the repository has verified records of {len(found)}")
+            sys.exit(
+                f"Nova has {len(wanted)} servers, the repository has verified records of {len(found)}"
+            )
         return len(found)
 
 
@@ -274,7 +298,9 @@ def one_hour(way: str, engine: Engine, testbed: Testbed, *, keep: Path) -> Mappi
     """Play one first hour and return its figures; the bundle that was built goes to ``keep``."""
     directory = TOP / f".cache/vm/firsthour-{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)
-    bundle = next(iter(sorted(keep.glob("fedcloud-appliance-*"))), None) if way == "bundle" else None
+    bundle = (
+        next(iter(sorted(keep.glob("fedcloud-appliance-*"))), None) if way == "bundle" else None
+    )
     prepare(directory, testbed, bundle)
     with machine_of(engine, directory) as machine, tempfile.TemporaryDirectory() as other_end:
         shutil.copy(testbed.ca_file, machine.root / _CA_BUNDLE.lstrip("/"))
@@ -290,21 +316,34 @@ def one_hour(way: str, engine: Engine, testbed: Testbed, *, keep: Path) -> Mappi
             for made in (directory / "srv/fedcloud-appliance/dist").glob("fedcloud-appliance-*"):
                 shutil.rmtree(keep / made.name, ignore_errors=True)
                 shutil.copytree(made, keep / made.name)
-        (block,) = [block for block in readme.blocks(readme.README.read_text()) if block.name == way]
+        (block,) = [
+            block for block in readme.blocks(readme.README.read_text()) if block.name == way
+        ]
         silence = max(hour.typist.silences[command] for command in block.filled(values()))
-        figures = {"wall": wall, "CPU": used, "longest silence": silence, "servers with records": servers}
+        figures = {
+            "wall": wall,
+            "CPU": used,
+            "longest silence": silence,
+            "servers with records": servers,
+        }
         for case, value in figures.items():
             row(f"{way}: {case}", value, "" if case.startswith("servers") else "s")
         for command, seconds in hour.typist.seconds.items():
             row(f"{way}: {' '.join(command.split())}", seconds, "s")
-            row(f"{way}: {' '.join(command.split())}: longest silence", hour.typist.silences[command], "s")
+            row(
+                f"{way}: {' '.join(command.split())}: longest silence",
+                hour.typist.silences[command],
+                "s",
+            )
         return figures
 
 
 def counted(way: str) -> tuple[int, int, set[str]]:
     """Return the commands, the values and the words in capitals that README.md asks a person for."""
     found = [
-        block for block in readme.blocks(readme.README.read_text()) if block.name not in {"built", "bundle"} - {way}
+        block
+        for block in readme.blocks(readme.README.read_text())
+        if block.name not in {"built", "bundle"} - {way}
     ]
     commands = sum(len(block.commands()) for block in found)
     words = {word for block in found for word in block.placeholders()}
@@ -313,7 +352,10 @@ def counted(way: str) -> tuple[int, int, set[str]]:
 
 def words_typed() -> int:
     """Return how many answers `appliance configure` needs that it cannot offer itself."""
-    facts, passwords = ("site", "keystone", "projects", "certificate", "email", "cores", "memory", "lists"), 3
+    facts, passwords = (
+        ("site", "keystone", "projects", "certificate", "email", "cores", "memory", "lists"),
+        3,
+    )
     return len(facts) + passwords
 
 
@@ -322,10 +364,14 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
     lines = ["| case | November | to reach | measured |", "|---|---|---|---|"]
     for way, found in figures.items():
         measured = f"{found['wall'] / 60:.1f} min, {found['CPU']:.0f} CPU s"
-        lines.append(f"| first record, {way} | 28 min loaded, 150 CPU s | {_GOALS[way]} min | {measured} |")
+        lines.append(
+            f"| first record, {way} | 28 min loaded, 150 CPU s | {_GOALS[way]} min | {measured} |"
+        )
         commands, values, _ = counted(way)
         november = f"{NOVEMBER_COMMANDS} + {NOVEMBER_EDITS}, {NOVEMBER_GUESSES} guesses"
-        lines.append(f"| commands + values typed, {way} | {november} | half, 0 | {commands} + {values}, 0 guesses |")
+        lines.append(
+            f"| commands + values typed, {way} | {november} | half, 0 | {commands} + {values}, 0 guesses |"
+        )
         lines.append(
             f"| longest silence of build and install, {way} | 14 min | 5 s | {found['longest silence']:.1f} s |"
         )

@@ -42,7 +42,9 @@ class Block:
 
     def filled(self, values: Mapping[str, str]) -> list[str]:
         """Return the commands with values in place of the words in capitals; raises `KeyError` for an unknown one."""
-        return [_PLACEHOLDER.sub(lambda match: values[match[0]], command) for command in self.commands()]
+        return [
+            _PLACEHOLDER.sub(lambda match: values[match[0]], command) for command in self.commands()
+        ]
 
     def placeholders(self) -> set[str]:
         """Return the words that a person replaces."""

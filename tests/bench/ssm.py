@@ -1,8 +1,9 @@
 """Figures of `ssmsend` and `ssmreceive` over the test bed's broker, and over an AMS: rows ``ssm case value unit``.
 
-CPU is that of the whole program, start-up taken off: the figure that stays the same on a busy machine. SSM itself is
-not in the package index, so it cannot be run beside ours; over AMS the library that it sends with can: one message a
-request, each over a connection of its own, without the signatures that ours makes. The AMS is a thread of this program.
+CPU is that of the whole program, start-up taken off: the figure that stays the same on a busy
+machine. SSM itself is not in the package index, so it cannot be run beside ours; over AMS the
+library that it sends with can: one message a request, each over a connection of its own, without
+the signatures that ours makes. The AMS is a thread of this program.
 """
 
 from __future__ import annotations
@@ -66,11 +67,18 @@ def measure(site: Site, case: str, *, count: int, size: int) -> None:
     run(site, "ssmreceive", "--count", "1")
     text = RECORD * max(1, size // len(RECORD))
     site.fill([f"Message: {number}\n{text}" for number in range(count)])
-    for program, arguments, base in (("ssmsend", (), alone), ("ssmreceive", ("--count", str(count)), start)):
+    for program, arguments, base in (
+        ("ssmsend", (), alone),
+        ("ssmreceive", ("--count", str(count)), start),
+    ):
         used = run(site, program, *arguments)
         verb = program.removeprefix("ssm")
         row(f"{verb} {case}: rate", count / (used.wall - base.wall), "msg/s")
-        row(f"{verb} {case}: rate of text", count * len(text) / 1e6 / (used.wall - base.wall), "MB/s")
+        row(
+            f"{verb} {case}: rate of text",
+            count * len(text) / 1e6 / (used.wall - base.wall),
+            "MB/s",
+        )
         row(f"{verb} {case}: CPU", 1000 * (used.cpu - base.cpu) / count, "ms/msg")
         row(f"{verb} {case}: memory", used.memory, "MiB")
 
@@ -83,13 +91,22 @@ def measure_ams(directory: Path, trust: Trust) -> None:
         measure(site, "AMS 0.5 MB", count=50, size=500_000)
         os.environ["REQUESTS_CA_BUNDLE"] = str(trust.grid.certificate)
         [token, *_] = service.tokens
-        peer = ArgoMessagingService(endpoint=f"localhost:{service.port}", token=token, project=service.project)
+        peer = ArgoMessagingService(
+            endpoint=f"localhost:{service.port}", token=token, project=service.project
+        )
         for case, count, size in (("small", 300, 3500), ("0.5 MB", 50, 500_000)):
-            messages = [AmsMessage(data="x" * size, attributes={"empaid": str(n)}).dict() for n in range(count)]
+            messages = [
+                AmsMessage(data="x" * size, attributes={"empaid": str(n)}).dict()
+                for n in range(count)
+            ]
             begin = time.perf_counter()
             for message in messages:
                 peer.publish(TOPIC, message)
-            row(f"argo-ams-library publishes {case}: rate", count / (time.perf_counter() - begin), "msg/s")
+            row(
+                f"argo-ams-library publishes {case}: rate",
+                count / (time.perf_counter() - begin),
+                "msg/s",
+            )
 
 
 def row(case: str, value: float, unit: str) -> None:
@@ -100,13 +117,17 @@ def row(case: str, value: float, unit: str) -> None:
 def main() -> None:
     """Start the broker if need be, and measure."""
     top = Path(__file__).resolve().parents[2]
-    testbed = Testbed(top / ".cache/testbed/bench-ssm", int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 28000))
+    testbed = Testbed(
+        top / ".cache/testbed/bench-ssm", int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 28000)
+    )
     testbed.up(["broker"])
     directory = Path(tempfile.mkdtemp(dir=top / ".cache"))
     try:
         broker = testbed.broker
         queue = f"/queue/bench.{os.getpid()}"
-        site = Site.create(directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=queue)
+        site = Site.create(
+            directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=queue
+        )
         empty = min((run(site, "ssmsend") for _ in range(5)), key=lambda usage: usage.wall)
         row("send nothing: time", empty.wall, "s")
         measure(site, "small", count=1000, size=700)

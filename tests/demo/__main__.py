@@ -71,7 +71,9 @@ class Sites:
             yield cls(lambda root: ContainerSite.lay_out(root, engine=engine, testbed=testbed))
 
 
-def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story, sites: Sites) -> Iterator[report.Row]:
+def tell(
+    testbed: Testbed, flows: Collection[str], state: Path, story: Story, sites: Sites
+) -> Iterator[report.Row]:
     """Play the story of some flows, images first since they need the least of a cloud, and yield its rows."""
     if "images" in flows:
         with story.chapter("Starting Keystone and Glance"):
@@ -85,12 +87,16 @@ def tell(testbed: Testbed, flows: Collection[str], state: Path, story: Story, si
         seed = testbed.seed()
         testbed.reset()
     if "information" in flows:
-        yield from tell_of_information(testbed, seed, sites.begin(state / "site-information"), story)
+        yield from tell_of_information(
+            testbed, seed, sites.begin(state / "site-information"), story
+        )
     if "accounting" in flows:
         yield from tell_of_accounting(testbed, seed, state, story, sites)
 
 
-def tell_of_images(testbed: Testbed, people: People, state: Path, story: Story, sites: Sites) -> list[report.Row]:
+def tell_of_images(
+    testbed: Testbed, people: People, state: Path, story: Story, sites: Sites
+) -> list[report.Row]:
     """Play the acts of the image flow."""
     stage = images.Stage(testbed, people, sites.begin(state / "site-images"), story.say)
     rows = []
@@ -114,7 +120,9 @@ def tell_of_information(testbed: Testbed, seed: Seed, site: Site, story: Story) 
         return rows + stage.provider_fails()
 
 
-def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story, sites: Sites) -> list[report.Row]:
+def tell_of_accounting(
+    testbed: Testbed, seed: Seed, state: Path, story: Story, sites: Sites
+) -> list[report.Row]:
     """Play the acts of the accounting flow."""
     testbed.bulk(400, project="vo-fedcloud", days=70)
     moment = datetime.now(UTC).replace(microsecond=0)
@@ -136,7 +144,9 @@ def tell_of_accounting(testbed: Testbed, seed: Seed, state: Path, story: Story, 
 
 def paste(testbed: Testbed, flows: Collection[str], state: Path) -> str:
     """Return commands for somebody who wants to look around."""
-    python = f"{sys.executable} -m tests.testbed --state {testbed.state} --port-base {testbed.port_base}"
+    python = (
+        f"{sys.executable} -m tests.testbed --state {testbed.state} --port-base {testbed.port_base}"
+    )
     commands = []
     if "accounting" in flows:
         site = Site(state / "site-accounting")
@@ -168,7 +178,9 @@ def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
     except BaseException:
         if rows:  # a later flow does not cost the figures of those that went well
             print(f"\n{report.table(rows)}\n")
-        story.say(f"Not finished; {testbed.state} keeps the cloud as far as it is, a second run goes on from there")
+        story.say(
+            f"Not finished; {testbed.state} keeps the cloud as far as it is, a second run goes on from there"
+        )
         raise
     finally:
         if not arguments.keep:

@@ -55,7 +55,9 @@ class Stage:
     def _extract_killed(self, site: AccountingSite) -> tuple[Row, list[Row]]:
         act = "caso-extract killed at work, run again"
         with site.site.running("caso-extract", "--extract-to", self.moment.isoformat()) as process:
-            is_running = kill_at_work(process, has_begun=lambda: bool(site.waiting()), kill=process.kill)
+            is_running = kill_at_work(
+                process, has_begun=lambda: bool(site.waiting()), kill=process.kill
+            )
             process.wait()
         before = len(site.waiting())
         site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
@@ -64,7 +66,9 @@ class Stage:
         site.site.run("ssmsend")
         delivery = self._receive(site, spooled)
         is_half_done = 0 < before < len(spooled)
-        return _strike(act, is_running=is_running, is_half_done=is_half_done), self._rows(act, delivery)
+        return _strike(act, is_running=is_running, is_half_done=is_half_done), self._rows(
+            act, delivery
+        )
 
     def _broker_killed(self, site: AccountingSite) -> tuple[Row, list[Row]]:
         act = "broker killed in mid-send, started again"
@@ -72,7 +76,9 @@ class Stage:
         site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
         spooled = site.spooled()
         with site.site.running("ssmsend") as process:
-            is_running = kill_at_work(process, has_begun=lambda: len(site.waiting()) < len(spooled), kill=broker.kill)
+            is_running = kill_at_work(
+                process, has_begun=lambda: len(site.waiting()) < len(spooled), kill=broker.kill
+            )
             left = len(site.waiting())
             time.sleep(1)
             broker.start()
@@ -81,23 +87,31 @@ class Stage:
         self.say(f"  broker killed with {left} of {len(spooled)} messages unsent, started again")
         delivery = self._receive(site, spooled)
         is_half_done = 0 < left < len(spooled)
-        return _strike(act, is_running=is_running, is_half_done=is_half_done), self._rows(act, delivery)
+        return _strike(act, is_running=is_running, is_half_done=is_half_done), self._rows(
+            act, delivery
+        )
 
     def _receive(self, site: AccountingSite, spooled: list[str]) -> Delivery:
         site.site.run("ssmreceive", "--idle-exit", "1")
         copies = list(counters.copies_of_messages(self.testbed.broker.plain_port, COPIES))
-        texts = [counters.text_verified_by_openssl(copy, self.testbed.ca_directory) for copy in copies]
-        # A copy that was sent again after the broker's death is the same message: the repository keeps one.
+        texts = [
+            counters.text_verified_by_openssl(copy, self.testbed.ca_directory) for copy in copies
+        ]
+        # A copy that was sent again after the broker's death is the same message: the repository
+        # keeps one.
         verified = list(dict.fromkeys(text.rstrip("\n") for text in texts if text is not None))
         return Delivery(spooled, site.received(), verified)
 
     def _rows(self, act: str, delivery: Delivery) -> list[Row]:
         counted = counters.nova_usage(self.testbed.nova_database, self.moment)
-        spooled, received = (list(counters.records(texts)) for texts in (delivery.spooled, delivery.received))
+        spooled, received = (
+            list(counters.records(texts)) for texts in (delivery.spooled, delivery.received)
+        )
         (done, _), (delivered, _) = counters.accounted(spooled), counters.accounted(received)
         names = {project.id: project.vo for project in self.seed.projects.values() if project.vo}
         periods = sorted(
-            {key for key in (*counted, *done, *delivered) if key[0] in names}, key=lambda key: (names[key[0]], key)
+            {key for key in (*counted, *done, *delivered) if key[0] in names},
+            key=lambda key: (names[key[0]], key),
         )
         rows = [
             Row(
@@ -114,10 +128,13 @@ class Stage:
             *rows,
             Row(
                 act=act,
-                flow="records, one a VM and month",  # one too many stays unseen above, where the last one wins
+                # one too many stays unseen above, where the last one wins
+                flow="records, one a VM and month",
                 done=str(len(spooled)),
                 delivered=str(len(received)),
-                counted=str(sum(counted[period].servers for period in periods if period in counted)),
+                counted=str(
+                    sum(counted[period].servers for period in periods if period in counted)
+                ),
                 counted_by="Nova's database, in SQL",
             ),
             Row(
@@ -132,7 +149,9 @@ class Stage:
 
 
 def _strike(act: str, *, is_running: bool, is_half_done: bool) -> Row:
-    return strike(act, is_running=is_running, is_half_done=is_half_done, counted_by="files in the spool")
+    return strike(
+        act, is_running=is_running, is_half_done=is_half_done, counted_by="files in the spool"
+    )
 
 
 def _words(usage: counters.Usage | None) -> str:

@@ -62,7 +62,10 @@ class AccountingSite:
         (root / "var/log/apel").mkdir(exist_ok=True)
         account = seed.accounts["accounting"]
         caso = _CASO.format(
-            auth_url=testbed.keystone_url, account=account.name, password=account.password, ca_file=testbed.ca_file
+            auth_url=testbed.keystone_url,
+            account=account.name,
+            password=account.password,
+            ca_file=testbed.ca_file,
         )
         site.write("etc/caso/caso.conf", caso, mode=0o600)
         for program, role, path in (
@@ -106,6 +109,15 @@ class AccountingSite:
 
 
 def _subject(certificate: Path) -> str:
-    command = ["openssl", "x509", "-noout", "-subject", "-nameopt", "compat", "-in", str(certificate)]
+    command = [
+        "openssl",
+        "x509",
+        "-noout",
+        "-subject",
+        "-nameopt",
+        "compat",
+        "-in",
+        str(certificate),
+    ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     return shown.stdout.strip().removeprefix("subject=").strip()

@@ -28,7 +28,8 @@ def clean(state: Path) -> None:
         return
     with lock.hold(layout.lock, wait=_PATIENCE):
         Records(layout.run).stop(SERVICES)
-        for path in (*state.glob("site-*"), layout.state):  # the one with the mark last: what fails can be run again
+        # the one with the mark last: what fails can be run again
+        for path in (*state.glob("site-*"), layout.state):
             shutil.rmtree(path)
     with contextlib.suppress(OSError):
         state.rmdir()

@@ -1,7 +1,8 @@
 """A site of the demo whose programs run in the shipped images, by the shipped compose file, in the host's network.
 
-Its files lie below its root as on an appliance; what is written for a program names each place as its container sees it.
-The repository at the other end is no part of the appliance: `ssmreceive` runs on this machine as it is.
+Its files lie below its root as on an appliance; what is written for a program names each place as
+its container sees it. The repository at the other end is no part of the appliance: `ssmreceive`
+runs on this machine as it is.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _SERVICES = {
     "cloudkeeper-os": "cloudkeeper-os",
     "cloud-info-provider-service": "cloud-info",
 }
-_NAMES = {"etc/bdii/site.conf": "etc/sitebdii/demo.conf", "gip/provider/cloud": "etc/bdii/provider/cloud"}
+_NAMES = {
+    "etc/bdii/site.conf": "etc/sitebdii/demo.conf",
+    "gip/provider/cloud": "etc/bdii/provider/cloud",
+}
 """Files that a container gets from another directory."""
 _LABEL = "demo.run"
 _numbers = itertools.count(1)
@@ -47,13 +51,17 @@ class ContainerSite(Site):
         for path in (root, root.with_name(f"{root.name}-authority")):
             shutil.rmtree(path, ignore_errors=True)
         root.mkdir(parents=True)
-        compose = Compose.lay_out(engine, root, version="1.29.2", project="demo", port=_PORT, network="host")
+        compose = Compose.lay_out(
+            engine, root, version="1.29.2", project="demo", port=_PORT, network="host"
+        )
         compose.set(
             FEDCLOUD_CA_BUNDLE=testbed.ca_file,
             FEDCLOUD_BACKEND_CONFIG="/etc/cloudkeeper-os/cloudkeeper-os.conf",
             FEDCLOUD_BACKEND_MAPPING="/etc/cloudkeeper-os/mapping.json",
         )
-        shutil.copytree(testbed.ca_directory, root / "etc/grid-security/certificates", dirs_exist_ok=True)
+        shutil.copytree(
+            testbed.ca_directory, root / "etc/grid-security/certificates", dirs_exist_ok=True
+        )
         credential = testbed.host_credential("sender")
         key = root / "run/fedcloud/keys/ssmsend"
         key.parent.mkdir(parents=True)
@@ -68,9 +76,15 @@ class ContainerSite(Site):
         if "receiver" in name:
             return Site.write(self, name, text, mode=mode)
         is_of_site = name == "etc/bdii/site.conf"
-        text = text.replace("/etc/bdii/provider", "/var/lib/fedcloud/bdii/site/gip") if is_of_site else text
+        text = (
+            text.replace("/etc/bdii/provider", "/var/lib/fedcloud/bdii/site/gip")
+            if is_of_site
+            else text
+        )
         gip = "/var/lib/fedcloud/bdii/site/gip" if is_of_site else "/etc/bdii/provider"
-        text = text.replace(f"{self.root}/gip/provider", gip).replace(f"{self.root}/gip/ldif", f"{gip}/none")
+        text = text.replace(f"{self.root}/gip/provider", gip).replace(
+            f"{self.root}/gip/ldif", f"{gip}/none"
+        )
         path = Site.write(self, _NAMES.get(name, name), self._inside(text), mode=mode)
         os.chown(path, ACCOUNT, ACCOUNT)
         return path
@@ -86,21 +100,37 @@ class ContainerSite(Site):
         label = f"{_LABEL}={os.getpid()}.{next(_numbers)}"
         command = self._command(program, *arguments, flags=("--label", label))
         with (self.root / f"var/log/{program}.out").open("a") as output:
-            return _InContainer(command, label=label, engine=self.compose.engine, output=output.fileno())
+            return _InContainer(
+                command, label=label, engine=self.compose.engine, output=output.fileno()
+            )
 
     def _command(self, program: str, *arguments: str, flags: tuple[str, ...]) -> list[str]:
         if program not in _SERVICES and program != "bdii-update":
             return Site.command(self, program, *arguments)
         compose, *common = self.compose.command
-        service = _SERVICES.get(program) or ("sitebdii" if "site.conf" in str(arguments) else "cloudbdii")
+        service = _SERVICES.get(program) or (
+            "sitebdii" if "site.conf" in str(arguments) else "cloudbdii"
+        )
         grid, testbed = "/etc/grid-security", {inside: here for here, inside in self.places.items()}
         mounts: tuple[str, ...] = ()
         if service == "ssm":
             key = self.root / "run/fedcloud/keys/ssmsend"
             certificate = testbed[f"{grid}/hostcert.pem"]
-            mounts = ("-v", f"{certificate}:{grid}/hostcert.pem:ro", "-v", f"{key}:{grid}/hostkey.pem:ro")
+            mounts = (
+                "-v",
+                f"{certificate}:{grid}/hostcert.pem:ro",
+                "-v",
+                f"{key}:{grid}/hostkey.pem:ro",
+            )
         run = ("run", "--rm", "-T", "--no-deps", *flags, *mounts, service, program)
-        return [compose, "-H", f"unix://{self.compose.engine.socket}", *common, *run, *map(self._inside, arguments)]
+        return [
+            compose,
+            "-H",
+            f"unix://{self.compose.engine.socket}",
+            *common,
+            *run,
+            *map(self._inside, arguments),
+        ]
 
     def _inside(self, text: str) -> str:
         """Return a text with each place named as containers see it."""
@@ -139,7 +169,9 @@ class _InContainer(subprocess.Popen[str]):
     def kill(self) -> None:
         """Kill the program itself, as the kernel does it when memory runs out."""
         for identifier in self._containers():
-            pid = int(self._engine.docker("inspect", "--format", "{{.State.Pid}}", identifier).stdout)
+            pid = int(
+                self._engine.docker("inspect", "--format", "{{.State.Pid}}", identifier).stdout
+            )
             if pid:
                 os.kill(pid, signal.SIGKILL)
         if not self._containers():

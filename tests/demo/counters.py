@@ -52,7 +52,9 @@ class Usage:
 
 def nova_usage(database: Path, until: datetime) -> dict[tuple[str, Month], Usage]:
     """Return servers and seconds for each (project id, month) up to a moment, computed by SQLite."""
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(
+        sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+    ) as connection:
         rows = connection.execute(MONTHLY_SECONDS, {"until": int(until.timestamp())}).fetchall()
     return {(project, month): Usage(servers, seconds) for project, month, servers, seconds in rows}
 
@@ -94,9 +96,25 @@ def _whole_frame(buffer: bytes) -> tuple[int, bytes, bytes] | None:
 
 def text_verified_by_openssl(message: bytes, ca_directory: Path) -> str | None:
     """Return the signed text if the openssl program finds signature, chain and revocation in order, else None."""
-    command = ["openssl", "cms", "-verify", "-inform", "SMIME", "-CApath", str(ca_directory), "-purpose", "any"]
-    shown = subprocess.run([*command, "-crl_check_all"], input=message, capture_output=True, check=False)
-    return shown.stdout.decode().replace("\r\n", "\n").partition("\n\n")[2] if shown.returncode == 0 else None
+    command = [
+        "openssl",
+        "cms",
+        "-verify",
+        "-inform",
+        "SMIME",
+        "-CApath",
+        str(ca_directory),
+        "-purpose",
+        "any",
+    ]
+    shown = subprocess.run(
+        [*command, "-crl_check_all"], input=message, capture_output=True, check=False
+    )
+    return (
+        shown.stdout.decode().replace("\r\n", "\n").partition("\n\n")[2]
+        if shown.returncode == 0
+        else None
+    )
 
 
 def records(texts: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -112,13 +130,18 @@ def records(texts: Iterable[str]) -> Iterator[dict[str, str]]:
 def accounted(received: Iterable[Mapping[str, str]]) -> tuple[dict[tuple[str, Month], Usage], int]:
     """Apply APEL's rule: a row for each (VM, month), the last one wins, a month's usage is the growth since the last.
 
-    Returns the sums for each (project id, month) and the number of records that replaced an equal one.
+    Returns the sums for each (project id, month) and the number of records that replaced an equal
+    one.
     """
     rows: dict[tuple[str, Month], tuple[str, int]] = {}  # of (VM, month)
     repeated = 0
     for record in received:
         wall = int(record["WallDuration"])
-        measured = int(record["EndTime"]) if record["Status"] == "completed" else int(record["StartTime"]) + wall
+        measured = (
+            int(record["EndTime"])
+            if record["Status"] == "completed"
+            else int(record["StartTime"]) + wall
+        )
         key = (record["VMUUID"], datetime.fromtimestamp(measured, UTC).strftime("%Y-%m"))
         repeated += rows.get(key) == (record["LocalGroupId"], wall)
         rows[key] = (record["LocalGroupId"], wall)

@@ -1,7 +1,7 @@
 """The image flow in three acts: signed lists on an HTTPS server, `cloudkeeper`, `cloudkeeper-os`, Glance.
 
-What Glance holds is read from its own database; what users get is downloaded as a user of the VO and compared by
-sha512sum and qemu-img.
+What Glance holds is read from its own database; what users get is downloaded as a user of the VO
+and compared by sha512sum and qemu-img.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Stage:
         (root / "run").mkdir(exist_ok=True)
         where = {"root": root}
         self.site.write(
-            "etc/cloudkeeper/cloudkeeper.yml", _FRONTEND.format(ca_directory=self.testbed.ca_directory, **where)
+            "etc/cloudkeeper/cloudkeeper.yml",
+            _FRONTEND.format(ca_directory=self.testbed.ca_directory, **where),
         )
         backend = _BACKEND.format(
             account=account.name,
@@ -86,9 +87,14 @@ class Stage:
             **where,
         )
         self.site.write("etc/cloudkeeper-os/cloudkeeper-os.conf", backend, mode=0o600)
-        self.site.write("etc/cloudkeeper-os/mapping.json", json.dumps({VO: {"project": self._project}}))
+        self.site.write(
+            "etc/cloudkeeper-os/mapping.json", json.dumps({VO: {"project": self._project}})
+        )
         with image_server.serve(self.testbed.host_credential("lists")) as self.web:
-            self.site.write("etc/cloudkeeper/image-lists.conf", f"# One list\n{self.web.url('/ops/image.list')}\n")
+            self.site.write(
+                "etc/cloudkeeper/image-lists.conf",
+                f"# One list\n{self.web.url('/ops/image.list')}\n",
+            )
             self.start_backend()
             try:
                 yield
@@ -113,7 +119,10 @@ class Stage:
         altered = message.replace(b'"hv:version": "2026.11.01"', b'"hv:version": "2026.11.02"', 1)
         self.web.put("/ops/image.list", altered)
         self.site.run("cloudkeeper", "sync", expect=(1, 3))
-        reason = next((line for line in reversed(self._log()) if "/ops/image.list" in line), "no reason was given")
+        reason = next(
+            (line for line in reversed(self._log()) if "/ops/image.list" in line),
+            "no reason was given",
+        )
         self.say(f"  {reason.split(' - ')[-1]}")
         refused = self.site.counts("cloudkeeper")["lists_refused"]
         is_refused_by_openssl = not openssl_accepts(altered, self.testbed.ca_directory)
@@ -121,8 +130,17 @@ class Stage:
         kept = before.keys() & self._active().keys()
         act = "one byte of the image list altered"
         return [
-            Row(act, "lists refused", "1", str(refused), str(int(is_refused_by_openssl)), "openssl"),
-            Row(act, "images that stay", str(len(before)), str(len(kept)), str(self._identical()), _COUNTED_BY),
+            Row(
+                act, "lists refused", "1", str(refused), str(int(is_refused_by_openssl)), "openssl"
+            ),
+            Row(
+                act,
+                "images that stay",
+                str(len(before)),
+                str(len(kept)),
+                str(self._identical()),
+                _COUNTED_BY,
+            ),
         ]
 
     def backend_killed(self) -> list[Row]:
@@ -135,17 +153,28 @@ class Stage:
         self._disk(name, self.site.root / f"{name}.qcow2", size=_BIG)
         self._publish()
         with self.site.running("cloudkeeper", "sync") as process:
-            is_running = kill_at_work(process, has_begun=lambda: bool(self._states("saving")), kill=self.backend.kill)
+            is_running = kill_at_work(
+                process, has_begun=lambda: bool(self._states("saving")), kill=self.backend.kill
+            )
             self.backend.wait()
             process.wait(timeout=CEILING)
         half = self._unfinished()
         self.say(f"  killed with {half} image half uploaded, started again")
         self.start_backend()
         self.site.run("cloudkeeper", "sync")
-        struck = strike(act, is_running=is_running, is_half_done=half > 0, counted_by="Glance's database")
+        struck = strike(
+            act, is_running=is_running, is_half_done=half > 0, counted_by="Glance's database"
+        )
         return struck, [
             self._row("images from a signed list", str(len(self.disks)), act=act),
-            Row(act, "leftovers", "0", str(self._unfinished()), str(self._strangers()), "Glance's store, file by file"),
+            Row(
+                act,
+                "leftovers",
+                "0",
+                str(self._unfinished()),
+                str(self._strangers()),
+                "Glance's store, file by file",
+            ),
         ]
 
     def start_backend(self) -> None:
@@ -162,10 +191,13 @@ class Stage:
 
     def _clear(self) -> None:
         """Remove what an earlier demo left in the project."""
-        for (image_id,) in self._query("SELECT id FROM images WHERE owner = ? AND deleted = 0", self._project):
+        for (image_id,) in self._query(
+            "SELECT id FROM images WHERE owner = ? AND deleted = 0", self._project
+        ):
             self.testbed.admin().call("DELETE", GLANCE, f"/v2/images/{image_id}")
 
-    # -------------------------------------------------------------------------------------------------- the endorser
+    # --------------------------------------------------------------------------------------------------
+    # the endorser
 
     def _make_disks(self) -> None:
         root = self.site.root
@@ -173,13 +205,19 @@ class Stage:
         self._disk("raw image", root / "two.raw")
         vmdk, ova, inside = root / "three.vmdk", root / "three.ova", root / "three.raw"
         self._disk("OVA", inside)
-        _qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", inside, vmdk)
+        _qemu_img(
+            "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", inside, vmdk
+        )
         (root / "three.ovf").write_text("<Envelope/>")
-        subprocess.run(["tar", "-C", root, "--format=ustar", "-cf", ova, "three.ovf", "three.vmdk"], check=True)
+        subprocess.run(
+            ["tar", "-C", root, "--format=ustar", "-cf", ova, "three.ovf", "three.vmdk"], check=True
+        )
 
     def _disk(self, title: str, path: Path, *, size: int = 2**20) -> None:
         raw = path.with_suffix(".content")
-        boot_sector = bytes(446) + b"\x80\0\2\0\x83\0\3\0\1\0\0\0\xff\7\0\0" + bytes(48) + b"\x55\xaa"
+        boot_sector = (
+            bytes(446) + b"\x80\0\2\0\x83\0\3\0\1\0\0\0\xff\7\0\0" + bytes(48) + b"\x55\xaa"
+        )
         with raw.open("wb") as file, Path("/dev/urandom").open("rb") as noise:
             file.write(boot_sector)
             file.write(noise.read(size - len(boot_sector)))
@@ -197,10 +235,13 @@ class Stage:
             kind = offered.suffix[1:].upper()
             images.append(image(number, uri=uri, content=content, dc__title=title, hv__format=kind))
         endorser = self.testbed.host_credential("endorser")
-        document = image_list(images, dn=f"{HOST_DN}/CN=endorser.example.org", ca=AUTHORITY_DN, vo=VO)
+        document = image_list(
+            images, dn=f"{HOST_DN}/CN=endorser.example.org", ca=AUTHORITY_DN, vo=VO
+        )
         self.web.put("/ops/image.list", sign(document, endorser))
 
-    # -------------------------------------------------------------------------------------------- the other counters
+    # --------------------------------------------------------------------------------------------
+    # the other counters
 
     @property
     def _project(self) -> str:
@@ -221,7 +262,9 @@ class Stage:
 
     def _states(self, status: str) -> list[Any]:
         return self._query(
-            "SELECT id FROM images WHERE owner = ? AND status = ? AND deleted = 0", self._project, status
+            "SELECT id FROM images WHERE owner = ? AND status = ? AND deleted = 0",
+            self._project,
+            status,
         )
 
     def _unfinished(self) -> int:
@@ -230,20 +273,29 @@ class Stage:
     def _strangers(self) -> int:
         """Count files in Glance's store that belong to no image."""
         known = {row[0] for row in self._query("SELECT id FROM images WHERE deleted = 0")}
-        return len({path.name for path in (self.testbed.layout.data("glance") / "images").iterdir()} - known)
+        return len(
+            {path.name for path in (self.testbed.layout.data("glance") / "images").iterdir()}
+            - known
+        )
 
     def _identical(self) -> int:
         """Count images that a user of the VO downloads exactly as they were offered."""
         user = next(user for user in self.people.users.values() if user.project == PROJECT)
         auth = password_auth(
-            self.testbed.keystone_url, user.name, user.password, domain=user.domain, project_id=self._project
+            self.testbed.keystone_url,
+            user.name,
+            user.password,
+            domain=user.domain,
+            project_id=self._project,
         )
         session = Api(auth, ca_file=self.testbed.ca_file).session
         where = {"service_type": GLANCE, "interface": "public", "region_name": REGION}
         found = 0
         for image_id, title in self._active().items():
             copy = self.site.root / "downloaded"
-            copy.write_bytes(session.get(f"/v2/images/{image_id}/file", endpoint_filter=where).content)
+            copy.write_bytes(
+                session.get(f"/v2/images/{image_id}/file", endpoint_filter=where).content
+            )
             found += _is_same(copy, self.disks[title], is_converted=title == "OVA")
         return found
 
@@ -265,5 +317,7 @@ def _is_same(copy: Path, original: Path, *, is_converted: bool) -> bool:
     if is_converted:  # what is inside counts
         command = ["qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(copy), str(original)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    sums = subprocess.run(["sha512sum", copy, original], capture_output=True, text=True, check=True).stdout
+    sums = subprocess.run(
+        ["sha512sum", copy, original], capture_output=True, text=True, check=True
+    ).stdout
     return len({line.split()[0] for line in sums.splitlines()}) == 1

@@ -84,9 +84,12 @@ class Stage:
             for project in self.seed.projects.values()
             if project.vo
         )
-        totals = "  total_cores: 1000\n  total_ram: 800\n  hypervisor: KVM\n  hypervisor_version: 8.0\n"
+        totals = (
+            "  total_cores: 1000\n  total_ram: 800\n  hypervisor: KVM\n  hypervisor_version: 8.0\n"
+        )
         self.site.write(
-            "etc/cloud-info-provider/openstack.yaml", f"site:\n  name: DEMO-SITE\ncompute:\n{totals}  shares:\n{shares}"
+            "etc/cloud-info-provider/openstack.yaml",
+            f"site:\n  name: DEMO-SITE\ncompute:\n{totals}  shares:\n{shares}",
         )
         provider = f"exec {PROGRAMS}/cloud-info-provider-service --root {root} --all-images"
         self.site.write("gip/provider/cloud", f"#!/bin/sh\n{provider}\n", mode=0o755)
@@ -94,12 +97,17 @@ class Stage:
         resource = _BDII.format(root=root, level="resource", port=self.port + 1)
         self.site.write("etc/bdii/resource.conf", resource)
         self.site.write(
-            "etc/bdii/site.conf", _BDII.format(root=root, level="site", port=self.port) + _SITE_BDII.format(root=root)
+            "etc/bdii/site.conf",
+            _BDII.format(root=root, level="site", port=self.port) + _SITE_BDII.format(root=root),
         )
         self.site.write("etc/sitebdii/site.cfg", _SITE_CFG)
-        self.site.write("etc/sitebdii/glite-info-site-defaults.conf", "SITE_NAME=DEMO-SITE\nSITE_BDII_HOST=localhost\n")
         self.site.write(
-            "etc/sitebdii/site-urls.conf", f"CLOUD ldap://127.0.0.1:{self.port + 1}/GLUE2GroupID=cloud,o=glue\n"
+            "etc/sitebdii/glite-info-site-defaults.conf",
+            "SITE_NAME=DEMO-SITE\nSITE_BDII_HOST=localhost\n",
+        )
+        self.site.write(
+            "etc/sitebdii/site-urls.conf",
+            f"CLOUD ldap://127.0.0.1:{self.port + 1}/GLUE2GroupID=cloud,o=glue\n",
         )
         started = [
             self.site.start("bdii-update", "-c", str(root / f"etc/bdii/{level}.conf"), "--serve")
@@ -116,19 +124,29 @@ class Stage:
     def undisturbed(self) -> list[Row]:
         """Wait for the first complete answer at site level and count what it says of each VO."""
         printed = subprocess.run(
-            self.site.command("cloud-info-provider-service", "--all-images"), capture_output=True, text=True, check=True
+            self.site.command("cloud-info-provider-service", "--all-images"),
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
-        self._wait(lambda: len(self._published()) == self._all_entries(printed), "the tree at site level")
+        self._wait(
+            lambda: len(self._published()) == self._all_entries(printed), "the tree at site level"
+        )
         return self._rows("information, undisturbed", _entries(printed))
 
     def provider_fails(self) -> list[Row]:
         """Give the provider a wrong password; what was published must stay, marked as old."""
         before = self._published()
         self._write_account("wrong")
-        self._wait(lambda: any("Stale=TRUE" in entry for entry in self._published()), "marks on old entries")
+        self._wait(
+            lambda: any("Stale=TRUE" in entry for entry in self._published()),
+            "marks on old entries",
+        )
         act = "provider with a wrong password"
         rows = self._rows(act, before)
-        images = [entry for entry in self._published() if f"objectClass: {_CLASSES['images']}" in entry]
+        images = [
+            entry for entry in self._published() if f"objectClass: {_CLASSES['images']}" in entry
+        ]
         marked = sum("Stale=TRUE" in entry for entry in images)
         self.say(f"  {marked} of {len(images)} images marked as old, none gone")
         rows.append(
@@ -181,19 +199,31 @@ class Stage:
 
     def _counted(self, kind: str, project: str) -> int:
         name, query = _QUERIES[kind]
-        with closing(sqlite3.connect(f"file:{self.testbed.layout.database(name)}?mode=ro", uri=True)) as database:
+        with closing(
+            sqlite3.connect(f"file:{self.testbed.layout.database(name)}?mode=ro", uri=True)
+        ) as database:
             return int(database.execute(query, {"project": project}).fetchone()[0])
 
     def _distinct_images(self) -> int:
         projects = [project.id for project in self.seed.projects.values() if project.vo]
         query = _QUERIES["images"][1].replace("COUNT(*)", "id")
-        with closing(sqlite3.connect(f"file:{self.testbed.layout.database('glance')}?mode=ro", uri=True)) as database:
-            return len({row[0] for project in projects for row in database.execute(query, {"project": project})})
+        with closing(
+            sqlite3.connect(f"file:{self.testbed.layout.database('glance')}?mode=ro", uri=True)
+        ) as database:
+            return len(
+                {
+                    row[0]
+                    for project in projects
+                    for row in database.execute(query, {"project": project})
+                }
+            )
 
     def _wait(self, is_true: Callable[[], bool], what: str) -> None:
         log = self.site.root / "var/log/bdii-update.out"
         # A cycle of the BDII writes to its log, be it good or bad.
-        patience = Patience(lambda: log.stat().st_size if log.exists() else 0, idle=_PATIENCE_SECONDS)
+        patience = Patience(
+            lambda: log.stat().st_size if log.exists() else 0, idle=_PATIENCE_SECONDS
+        )
         while not is_true():
             if patience.is_over():
                 raise SystemExit(f"{what}: not {patience}; see {log}")

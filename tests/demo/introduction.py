@@ -76,10 +76,14 @@ def main(arguments: list[str]) -> int:
     except SystemExit:
         return 2
     if unknown := [flow for flow in chosen.flows if flow not in FLOWS]:
-        print(f"scripts/demo: no flow {unknown[0]!r}; there are {', '.join(FLOWS)}", file=sys.stderr)
+        print(
+            f"scripts/demo: no flow {unknown[0]!r}; there are {', '.join(FLOWS)}", file=sys.stderr
+        )
         return 2
     if not chosen.clean:
-        print(INTRODUCTION.format(**(_IN_CONTAINERS if chosen.containers else _INSTALLED)), flush=True)
+        print(
+            INTRODUCTION.format(**(_IN_CONTAINERS if chosen.containers else _INSTALLED)), flush=True
+        )
     return 0
 
 

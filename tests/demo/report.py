@@ -35,7 +35,9 @@ def table(rows: list[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(HEADINGS, *cells.values(), strict=True)]
 
     def line(texts: Sequence[str]) -> str:
-        return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+        return "  ".join(
+            text.ljust(width) for text, width in zip(texts, widths, strict=True)
+        ).rstrip()
 
     lines = [line(HEADINGS), line(["-" * width for width in widths])]
     for act, group in itertools.groupby(rows, key=lambda row: row.act):

@@ -11,7 +11,9 @@ from tests.demo.report import Row
 ATTEMPTS = 5
 
 
-def kill_at_work(process: subprocess.Popen[str], *, has_begun: Callable[[], bool], kill: Callable[[], object]) -> bool:
+def kill_at_work(
+    process: subprocess.Popen[str], *, has_begun: Callable[[], bool], kill: Callable[[], object]
+) -> bool:
     """Kill as soon as a program's work has begun; return whether the program was still running then."""
     while process.poll() is None and not has_begun():
         time.sleep(0.002)
@@ -22,13 +24,21 @@ def kill_at_work(process: subprocess.Popen[str], *, has_begun: Callable[[], bool
 
 def strike(act: str, *, is_running: bool, is_half_done: bool, counted_by: str) -> Row:
     """Return the row that says whether a kill struck: the program was running, and it left some of the work undone."""
-    return Row(act, "kills in the middle of the work", "1", str(int(is_running)), str(int(is_half_done)), counted_by)
+    return Row(
+        act,
+        "kills in the middle of the work",
+        "1",
+        str(int(is_running)),
+        str(int(is_half_done)),
+        counted_by,
+    )
 
 
 def until_struck(act: Callable[[], tuple[Row, list[Row]]], say: Callable[[str], None]) -> list[Row]:
     """Play an act of sabotage, which returns its `strike` and its other rows, until it strikes or has had five attempts.
 
-    An act with another row that says no is not played again: a second time could hide what the first one found.
+    An act with another row that says no is not played again: a second time could hide what the
+    first one found.
     """
     struck, rows = act()
     for _ in range(ATTEMPTS - 1):

@@ -46,7 +46,9 @@ class Site:
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a program; its output goes to a file beside its logs."""
         with (self.root / f"var/log/{program}.out").open("a") as output:
-            return subprocess.Popen(self.command(program, *arguments), stdout=output, stderr=output, text=True)
+            return subprocess.Popen(
+                self.command(program, *arguments), stdout=output, stderr=output, text=True
+            )
 
     @contextmanager
     def running(self, program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:

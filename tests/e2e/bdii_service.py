@@ -32,7 +32,9 @@ def parse(text: str) -> Entries:
     """Read what ldapsearch prints without wrapping."""
     entries: Entries = {}
     for block in text.strip().split("\n\n"):
-        pairs = [line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != "#"]
+        pairs = [
+            line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != "#"
+        ]
         if pairs:
             attributes = entries.setdefault(pairs[0][1], {})
             for name, value in pairs[1:]:
@@ -146,12 +148,16 @@ class Bdii:
         self.kick()
 
     def once(self, *flags: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*self.command, *flags], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [*self.command, *flags], capture_output=True, text=True, timeout=60, check=False
+        )
 
     def start(self, *prefix: str) -> None:
         """Start it, below the command ``prefix`` if there is one."""
         with (self.directory / "log").open("a") as log:
-            self.process = subprocess.Popen([*prefix, *self.command, "--serve"], stderr=log, text=True)
+            self.process = subprocess.Popen(
+                [*prefix, *self.command, "--serve"], stderr=log, text=True
+            )
 
     def kick(self) -> None:
         """Let the next cycle begin at once, if it serves."""
@@ -172,7 +178,8 @@ class Bdii:
 
     def statistics(self) -> dict[str, int]:
         name = "Hostname=localhost,o=infosys"
-        self.wait_for(lambda: name in self.entries(name), what="the first cycle's end")  # the tree is there before it
+        # the tree is there before it
+        self.wait_for(lambda: name in self.entries(name), what="the first cycle's end")
         found = self.entries(name)[name]
         return {name: int(value) for name, (value,) in found.items() if value.isdigit()}
 
@@ -217,4 +224,8 @@ def running(bdii: Bdii, *prefix: str) -> Iterator[Bdii]:
 
 
 def images(entries: Entries) -> Entries:
-    return {dn: attributes for dn, attributes in entries.items() if dn.startswith("GLUE2ApplicationEnvironmentID=")}
+    return {
+        dn: attributes
+        for dn, attributes in entries.items()
+        if dn.startswith("GLUE2ApplicationEnvironmentID=")
+    }

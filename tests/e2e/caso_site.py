@@ -74,11 +74,15 @@ class CasoSite:
         """Write the configuration as it now is."""
 
         def lines(options: Mapping[str, object]) -> str:
-            return "\n".join(f"{name} = {value}" for name, value in options.items() if value is not None)
+            return "\n".join(
+                f"{name} = {value}" for name, value in options.items() if value is not None
+            )
 
         self.configuration.touch(mode=0o600)
         self.configuration.write_text(
-            _CONFIGURATION.format(default=lines(self.default), login=lines(self.login), ssm=lines(self.ssm))
+            _CONFIGURATION.format(
+                default=lines(self.default), login=lines(self.login), ssm=lines(self.ssm)
+            )
         )
 
     def command(self, program: str, *arguments: str) -> list[str]:
@@ -141,4 +145,8 @@ class CasoSite:
 
 def lines(shown: subprocess.CompletedProcess[str]) -> list[str]:
     """Return what a program told the administrator: standard error without its log."""
-    return [line for line in shown.stderr.splitlines() if " - INFO - " not in line and " - WARNING - " not in line]
+    return [
+        line
+        for line in shown.stderr.splitlines()
+        if " - INFO - " not in line and " - WARNING - " not in line
+    ]

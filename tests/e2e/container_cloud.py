@@ -42,25 +42,35 @@ def name_site(site: ContainerSite) -> None:
     site.edit("etc/sitebdii/bdii.conf", append="BDII_BREATHE_TIME=2\n")
 
 
-def offer(site: ContainerSite, *, url: str, user: str, password: str, projects: Mapping[str, str]) -> None:
+def offer(
+    site: ContainerSite, *, url: str, user: str, password: str, projects: Mapping[str, str]
+) -> None:
     """Let the information system and the backend of images use a cloud; ``projects`` are project ids by VO."""
     rc = {"AUTH_URL": url, "USERNAME": user, "PASSWORD": password, "USER_DOMAIN_ID": "default"}
     site.edit(
-        "etc/cloud-info-provider/openstack.rc", text="".join(f"export OS_{name}={text}\n" for name, text in rc.items())
+        "etc/cloud-info-provider/openstack.rc",
+        text="".join(f"export OS_{name}={text}\n" for name, text in rc.items()),
     )
     path = "etc/cloud-info-provider/openstack.yaml"
     before, _, after = (site.root / path).read_text().partition("        vo.example.org:\n")
     after = after.partition("\n\n")[2]
-    shares = "".join(f"        {vo}: {{auth: {{project_id: {project}}}}}\n" for vo, project in projects.items())
+    shares = "".join(
+        f"        {vo}: {{auth: {{project_id: {project}}}}}\n" for vo, project in projects.items()
+    )
     site.edit(path, text=f"{before}{shares}\n{after}", mode=0o644)
     account = {"username": user, "password": password, "user_domain_id": "default", "auth_url": url}
     path = "etc/cloudkeeper/cloudkeeper-os.conf"
     names = tuple(f"{name} = " for name in account)
-    # An earlier test may have offered another cloud, and an option that stands there twice is refused.
-    kept = [line for line in (site.root / path).read_text().splitlines() if not line.startswith(names)]
+    # An earlier test may have offered another cloud, and an option that stands there twice is
+    # refused.
+    kept = [
+        line for line in (site.root / path).read_text().splitlines() if not line.startswith(names)
+    ]
     lines = [*kept, *(f"{name} = {text}" for name, text in account.items()), ""]
     site.edit(path, text="\n".join(lines))
-    mapping = ", ".join(f'"{vo}": {{"projects": ["{project}"]}}' for vo, project in projects.items())
+    mapping = ", ".join(
+        f'"{vo}": {{"projects": ["{project}"]}}' for vo, project in projects.items()
+    )
     site.edit("etc/voms.json", text=f"{{{mapping}}}\n")
 
 
@@ -70,7 +80,13 @@ def offer_test_bed(site: ContainerSite, testbed: Testbed) -> None:
     account = seed.accounts["information"]
     projects = {project.vo: project.id for project in seed.projects.values() if project.vo}
     site.set(FEDCLOUD_CA_BUNDLE=testbed.ca_file)
-    offer(site, url=testbed.keystone_url, user=account.name, password=account.password, projects=projects)
+    offer(
+        site,
+        url=testbed.keystone_url,
+        user=account.name,
+        password=account.password,
+        projects=projects,
+    )
 
 
 def account_for(site: ContainerSite, testbed: Testbed) -> None:

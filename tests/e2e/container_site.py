@@ -18,11 +18,17 @@ from deploy.engine import Engine
 from tests.testbed.pki import Authority
 
 TOP = Path(__file__).resolve().parents[2]
-COMPOSE = {"1.29.2": Path("/usr/bin/docker-compose"), "v2": TOP / ".cache/compose-v2/docker-compose"}
+COMPOSE = {
+    "1.29.2": Path("/usr/bin/docker-compose"),
+    "v2": TOP / ".cache/compose-v2/docker-compose",
+}
 ACCOUNT = 1999
 SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
 _STATE = (
-    *("var/lib/fedcloud/" + name for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource")),
+    *(
+        "var/lib/fedcloud/" + name
+        for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource")
+    ),
     *("var/lib/fedcloud/bdii/site", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
     *("var/lib/fedcloud/runs/" + name for name in contents.IMAGES),
     *("image_data", "var/lock/cloudkeeper", "var/spool/apel", "var/spool/apel/outgoing"),
@@ -44,7 +50,14 @@ class ContainerSite:
 
     @classmethod
     def lay_out(
-        cls, engine: Engine, root: Path, *, version: str, project: str, port: int, network: str = "bridge"
+        cls,
+        engine: Engine,
+        root: Path,
+        *,
+        version: str,
+        project: str,
+        port: int,
+        network: str = "bridge",
     ) -> ContainerSite:
         """Copy what is shipped, as an installation does; nothing is configured yet."""
         authority = Authority.create(root.with_name(f"{root.name}-authority"), key="ec")
@@ -74,7 +87,9 @@ class ContainerSite:
             path.write_text(path.read_text().replace(old, new))
         self.set(FEDCLOUD_BRIDGE=self.bridge)  # two sites in one engine
         if self.network == "host":
-            self.edit("etc/sitebdii/bdii.conf", append=f"BDII_PORT={self.port}\nBDII_IPV6_SUPPORT=yes\n")
+            self.edit(
+                "etc/sitebdii/bdii.conf", append=f"BDII_PORT={self.port}\nBDII_IPV6_SUPPORT=yes\n"
+            )
             self.edit(
                 "etc/sitebdii/site-urls.conf",
                 text=f"CLOUD ldap://localhost:{self.port + 1}/GLUE2GroupID=cloud,o=glue\n",
@@ -87,10 +102,15 @@ class ContainerSite:
         old = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in old if line.partition("=")[0] not in settings]
         path.write_text(
-            "".join(f"{line}\n" for line in [*kept, *(f"{name}={value}" for name, value in settings.items())])
+            "".join(
+                f"{line}\n"
+                for line in [*kept, *(f"{name}={value}" for name, value in settings.items())]
+            )
         )
 
-    def edit(self, name: str, *, text: str | None = None, append: str = "", mode: int = 0o640) -> Path:
+    def edit(
+        self, name: str, *, text: str | None = None, append: str = "", mode: int = 0o640
+    ) -> Path:
         """Write a configuration file as an installation leaves it: root's, and readable by the account."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,29 +129,43 @@ class ContainerSite:
         """The start of each command line, as the head of the compose file tells it."""
         directory = self.root / "etc/fedcloud"
         return [
-            *(os.fspath(self.compose_program), "-p", self.project, "--env-file", f"{directory}/appliance.env"),
+            *(
+                os.fspath(self.compose_program),
+                "-p",
+                self.project,
+                "--env-file",
+                f"{directory}/appliance.env",
+            ),
             *("-f", f"{directory}/docker-compose.yml"),
         ]
 
     def compose(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run compose; its exit status must be as expected, unless that is None."""
         ours = [word for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for word in ("-u", name)]
-        done = self.engine.run(["env", *ours, *self.command, *arguments], check=False)  # the site's file is to count
+        # the site's file is to count
+        done = self.engine.run(["env", *ours, *self.command, *arguments], check=False)
         assert expect in (None, done.returncode), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
     def job(self, service: str, *command: str, mounts: Sequence[str] = (), expect: int = 0) -> str:
         """Run a job once; returns all that it said."""
         volumes = [word for mount in mounts for word in ("-v", mount)]
-        done = self.compose("run", "--rm", "-T", "--no-deps", *volumes, service, *command, expect=None)
+        done = self.compose(
+            "run", "--rm", "-T", "--no-deps", *volumes, service, *command, expect=None
+        )
         said = f"{done.stdout}\n{done.stderr}"
         assert done.returncode == expect, f"{done.returncode}\n{said}"
         return said
 
     def container(self, service: str) -> Mapping[str, Any]:
         """Return all that the engine knows of a service's container."""
-        filters = (f"label=com.docker.compose.project={self.project}", f"label=com.docker.compose.service={service}")
-        shown = self.engine.docker("ps", "-aq", *(word for text in filters for word in ("--filter", text))).stdout
+        filters = (
+            f"label=com.docker.compose.project={self.project}",
+            f"label=com.docker.compose.service={service}",
+        )
+        shown = self.engine.docker(
+            "ps", "-aq", *(word for text in filters for word in ("--filter", text))
+        ).stdout
         (identifier,) = shown.split()
         found: list[dict[str, Any]] = json.loads(self.engine.docker("inspect", identifier).stdout)
         return found[0]
@@ -180,7 +214,10 @@ def host_site(engine: Engine, root: Path, *, port: int) -> Iterator[ContainerSit
         (root / "var/log").mkdir()
         authority = Authority.open(root.with_name("root-authority"))
         host = authority.issue("ssm.example.org")
-        for source, name, mode in ((host.certificate, "hostcert.pem", 0o644), (host.key, "hostkey.pem", 0o400)):
+        for source, name, mode in (
+            (host.certificate, "hostcert.pem", 0o644),
+            (host.key, "hostkey.pem", 0o400),
+        ):
             target = root / "etc/grid-security" / name
             target.write_bytes(source.read_bytes())
             target.chmod(mode)

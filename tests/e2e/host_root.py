@@ -1,9 +1,10 @@
 """A host for `scripts/install` whose root directory is one of the tests': own /etc, /opt, /var; this machine's /usr.
 
-It is a mount namespace and a changed root. Some of its programs are stand-ins, since there is neither systemd nor an
-engine: systemctl notes how it was called, enables units as the real one does, and can be told to kill who has called it
-or to fail; docker keeps the ids of images by their tags, as `docker load` finds them in an archive; to dpkg-query every
-package is installed, unless the host has packages of its own (tests.e2e.packages).
+It is a mount namespace and a changed root. Some of its programs are stand-ins, since there is
+neither systemd nor an engine: systemctl notes how it was called, enables units as the real one
+does, and can be told to kill who has called it or to fail; docker keeps the ids of images by their
+tags, as `docker load` finds them in an archive; to dpkg-query every package is installed, unless
+the host has packages of its own (tests.e2e.packages).
 """
 
 from __future__ import annotations
@@ -45,7 +46,17 @@ if verb == "load":
 """
 COMPOSE = "#!/bin/sh\necho 1.29.2\n"
 _INSTALLED = "#!/bin/sh\necho 'ii '\n"
-_DIRECTORIES = ("dev", "proc", "usr", "opt", "tmp", "var/log", "var/tmp", "run/systemd/system", "bundles")
+_DIRECTORIES = (
+    "dev",
+    "proc",
+    "usr",
+    "opt",
+    "tmp",
+    "var/log",
+    "var/tmp",
+    "run/systemd/system",
+    "bundles",
+)
 _ENTER = """
 mount --bind "$1" "$1" && cd "$1" && shift
 for place in dev proc usr; do mount --rbind /$place $place; done
@@ -74,7 +85,11 @@ class Host:
             (root / name).mkdir(parents=True)
         place = root / "stand-ins"
         shutil.copy("/usr/bin/systemctl", place / "real-systemctl")
-        for name, text in (("systemctl", _SYSTEMCTL), ("docker", DOCKER), ("dpkg-query", _INSTALLED)):
+        for name, text in (
+            ("systemctl", _SYSTEMCTL),
+            ("docker", DOCKER),
+            ("dpkg-query", _INSTALLED),
+        ):
             self.stand_in(name, text)
         self.stand_in("docker-compose", COMPOSE)
         shutil.copy(TOP / "scripts/install", place / "install")
@@ -95,16 +110,36 @@ class Host:
     def keep(self, *names: str) -> None:
         """Have this machine's own program be there after all, without a stand-in."""
         path = self.root / "absent"
-        path.write_text("".join(f"{name}\n" for name in path.read_text().split() if name not in names))
+        path.write_text(
+            "".join(f"{name}\n" for name in path.read_text().split() if name not in names)
+        )
 
     def install(self, bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run scripts/install with one of the bundles, by its name."""
-        words = ["/stand-ins/install", f"/bundles/{bundle.name}", "--key", "/bundles/key.pub", *flags]
-        return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=120, check=False)
+        words = [
+            "/stand-ins/install",
+            f"/bundles/{bundle.name}",
+            "--key",
+            "/bundles/key.pub",
+            *flags,
+        ]
+        return subprocess.run(
+            self.command(*words), capture_output=True, text=True, timeout=120, check=False
+        )
 
     def command(self, *words: str) -> list[str]:
         """Return the command line that runs something on the host."""
-        command = ["unshare", "--mount", "sh", "-euc", _ENTER, "sh", self.root, self._bundles, *words]
+        command = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-euc",
+            _ENTER,
+            "sh",
+            self.root,
+            self._bundles,
+            *words,
+        ]
         return [str(word) for word in command]
 
     def tell_systemctl(self, deed: str, verb: str) -> None:

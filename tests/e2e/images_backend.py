@@ -55,7 +55,9 @@ class Backend:
     channel: grpc.Channel | None = None
 
     @classmethod
-    def create(cls, root: Path, cloud: Cloud, *, mapping: dict[str, Any] | None = None, options: str = "") -> Backend:
+    def create(
+        cls, root: Path, cloud: Cloud, *, mapping: dict[str, Any] | None = None, options: str = ""
+    ) -> Backend:
         backend = cls(root, short_directory() / "s")
         for name in ("etc/cloudkeeper-os", "var/spool/cloudkeeper/images", "var/log"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,10 @@ class Backend:
                 ca_file=cloud.bed.ca_file,
             )
         )
-        mapping = mapping or {"ops": {"tenant": "img-ops"}, "biomed": {"project": "img-biomed", "domain": "default"}}
+        mapping = mapping or {
+            "ops": {"tenant": "img-ops"},
+            "biomed": {"project": "img-biomed", "domain": "default"},
+        }
         (root / "etc/cloudkeeper-os/mapping.json").write_text(json.dumps(mapping))
         return backend
 
@@ -121,7 +126,9 @@ class Backend:
         return f"unix://{self.socket}"
 
     def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.root / "var/lib/fedcloud/runs/cloudkeeper-os.json").read_bytes())
+        found: dict[str, Any] = json.loads(
+            (self.root / "var/lib/fedcloud/runs/cloudkeeper-os.json").read_bytes()
+        )
         return found
 
     def _listens(self) -> bool:
@@ -136,11 +143,15 @@ class Client:
         self._stub: Any = stubs.CommunicatorStub(channel)  # type: ignore[no-untyped-call]
 
     def call(self, method: str, request: object = None, **more: Any) -> tuple[str, str]:
-        _, call = getattr(self._stub, method).with_call(Empty() if request is None else request, timeout=120, **more)
+        _, call = getattr(self._stub, method).with_call(
+            Empty() if request is None else request, timeout=120, **more
+        )
         return _outcome(call)
 
     def stream(self, method: str, request: object = None, **more: Any) -> tuple[list[Any], str]:
-        call = getattr(self._stub, method)(Empty() if request is None else request, timeout=60, **more)
+        call = getattr(self._stub, method)(
+            Empty() if request is None else request, timeout=60, **more
+        )
         return list(call), _outcome(call)[0]
 
     def run(self, *changes: tuple[str, object]) -> list[tuple[str, str]]:
@@ -156,7 +167,9 @@ class Client:
         return {item.image_list_identifier for item in found}
 
     def appliances(self, list_id: str = LIST) -> dict[str, pb.Appliance]:
-        found, status = self.stream("Appliances", pb.ImageListIdentifier(image_list_identifier=list_id))
+        found, status = self.stream(
+            "Appliances", pb.ImageListIdentifier(image_list_identifier=list_id)
+        )
         assert status == "SUCCESS"
         return {item.identifier: item for item in found}
 
@@ -210,7 +223,10 @@ class Offer:
                 "format": "QCOW2",
                 "checksum": self.sha512,
             }
-            image |= {"size": self.path.stat().st_size, "uri": "https://images.example.org/one.qcow2"}
+            image |= {
+                "size": self.path.stat().st_size,
+                "uri": "https://images.example.org/one.qcow2",
+            }
             values["image"] = image | dict(values.get("image", {}))
         return pb.Appliance(**values)
 

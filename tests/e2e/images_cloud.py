@@ -1,6 +1,7 @@
 """Keystone and Glance of the test bed, with projects for images; what they hold is read from Glance's own database.
 
-No part of the product is used to look at the result: rows come from SQLite, bytes from the store's files.
+No part of the product is used to look at the result: rows come from SQLite, bytes from the store's
+files.
 """
 
 from __future__ import annotations
@@ -54,8 +55,12 @@ class Cloud:
         roles = {role["name"]: role["id"] for role in admin.get(KEYSTONE, "/roles")["roles"]}
         user = _ensure(admin, "user", ACCOUNT, {"domain_id": "default", "password": PASSWORD})
         other = _ensure(admin, "domain", "elsewhere", {})
-        projects = {name: _ensure(admin, "project", name, {"domain_id": "default"}) for name in VOS.values()}
-        projects["img-biomed@elsewhere"] = _ensure(admin, "project", "img-biomed", {"domain_id": other})
+        projects = {
+            name: _ensure(admin, "project", name, {"domain_id": "default"}) for name in VOS.values()
+        }
+        projects["img-biomed@elsewhere"] = _ensure(
+            admin, "project", "img-biomed", {"domain_id": other}
+        )
         for project in projects.values():
             admin.put(KEYSTONE, f"/projects/{project}/users/{user}/roles/{roles['member']}")
         projects["img-closed"] = _ensure(admin, "project", "img-closed", {"domain_id": "default"})
@@ -65,8 +70,13 @@ class Cloud:
         database = sqlite3.connect(f"file:{self.bed.layout.database('glance')}?mode=ro", uri=True)
         with contextlib.closing(database):
             database.row_factory = sqlite3.Row
-            found = {row["id"]: Row(row["id"], dict(row)) for row in database.execute("select * from images")}
-            for row in database.execute("select image_id, name, value from image_properties where deleted = 0"):
+            found = {
+                row["id"]: Row(row["id"], dict(row))
+                for row in database.execute("select * from images")
+            }
+            for row in database.execute(
+                "select image_id, name, value from image_properties where deleted = 0"
+            ):
                 if row["image_id"] in found:  # not one that was made between the two queries
                     found[row["image_id"]].properties[row["name"]] = row["value"]
         mine = {self.projects[project]} if project else set(self.projects.values())
@@ -90,7 +100,9 @@ class Cloud:
         return {image_id for image_id, owner in rows if owner not in self.projects.values()}
 
     def door(self, project: str) -> Api:
-        auth = password_auth(self.bed.keystone_url, ACCOUNT, PASSWORD, project_id=self.projects[project])
+        auth = password_auth(
+            self.bed.keystone_url, ACCOUNT, PASSWORD, project_id=self.projects[project]
+        )
         return Api(auth, ca_file=self.bed.ca_file)
 
     def empty(self) -> None:
@@ -104,7 +116,9 @@ class Cloud:
 
     def patch(self, image_id: str, operations: list[dict[str, object]]) -> None:
         kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
-        self.admin.call("PATCH", GLANCE, f"/v2/images/{image_id}", json.dumps(operations).encode(), headers=kind)
+        self.admin.call(
+            "PATCH", GLANCE, f"/v2/images/{image_id}", json.dumps(operations).encode(), headers=kind
+        )
 
     def put_image(self, project: str, data: bytes, **fields: object) -> str:
         """Make an image as a user of the project would."""
@@ -121,7 +135,12 @@ class Cloud:
             self.admin.post(KEYSTONE, "/regions", {"region": {"id": FAULTY}})
         self.close_route()
         (service,) = self.admin.get(KEYSTONE, "/services?type=image")["services"]
-        wanted = {"interface": "public", "region_id": FAULTY, "service_id": service["id"], "url": url}
+        wanted = {
+            "interface": "public",
+            "region_id": FAULTY,
+            "service_id": service["id"],
+            "url": url,
+        }
         self.admin.post(KEYSTONE, "/endpoints", {"endpoint": wanted})
 
     def close_route(self) -> None:
@@ -133,13 +152,19 @@ class Cloud:
 def _ensure(admin: Api, kind: str, name: str, properties: dict[str, Any]) -> str:
     query = f"&domain_id={properties['domain_id']}" if "domain_id" in properties else ""
     found = admin.get(KEYSTONE, f"/{kind}s?name={name}{query}")[f"{kind}s"]
-    made = found[0] if found else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
+    made = (
+        found[0]
+        if found
+        else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
+    )
     return str(made["id"])
 
 
 def sha512sum(path: Path) -> str:
     """Ask coreutils."""
-    return subprocess.run(["sha512sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+    return subprocess.run(
+        ["sha512sum", path], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
 
 
 def qcow2(path: Path, *, payload: bytes = b"", size: str = "2G") -> str:

@@ -17,7 +17,9 @@ from pathlib import Path
 from cloudkeeper.cmds import frontend
 
 PROGRAM = Path(sys.prefix) / "bin" / "cloudkeeper"
-BOOT_SECTOR = bytes(446) + struct.pack("<BBHBBHII", 0x80, 0, 2, 0x83, 0, 3, 1, 2047) + bytes(48) + b"\x55\xaa"
+BOOT_SECTOR = (
+    bytes(446) + struct.pack("<BBHBBHII", 0x80, 0, 2, 0x83, 0, 3, 1, 2047) + bytes(48) + b"\x55\xaa"
+)
 """One partition, as Glance wants to see one in a raw disk."""
 
 

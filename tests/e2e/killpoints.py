@@ -1,8 +1,8 @@
 """Kill a program at each of its system calls, run it again, and look whether anything was lost or done twice.
 
-strace counts the calls of one undisturbed run; then, for each call, the program is run on a fresh state and gets
-SIGKILL on entering that call, which is then not executed: the state is the one between two calls. Counting is per
-system call and per thread, as strace's ``when=`` counts.
+strace counts the calls of one undisturbed run; then, for each call, the program is run on a fresh
+state and gets SIGKILL on entering that call, which is then not executed: the state is the one
+between two calls. Counting is per system call and per thread, as strace's ``when=`` counts.
 
     matrix = KillMatrix(prepare=make_state, verify=check_state)
     matrix.run(sample=10, seed=1)        # or sample=None for every point
@@ -21,7 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CHANGES = (
-    *("fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat"),
+    *(
+        "fsync",
+        "fdatasync",
+        "rename",
+        "renameat",
+        "renameat2",
+        "link",
+        "linkat",
+        "unlink",
+        "unlinkat",
+    ),
     *("mkdir", "rmdir", "utimensat", "ftruncate", "pwrite64", "sendto"),
 )
 """System calls after which the world is another one. A program that writes to TLS connections sends by ``write``."""
@@ -78,8 +88,9 @@ class Command:
 class KillMatrix:
     """One program under every interruption.
 
-    ``prepare`` makes a fresh state and returns the command that works on it; ``verify`` raises `AssertionError` when
-    the state after the second run is not the wanted one. ``between`` is called between the two runs.
+    ``prepare`` makes a fresh state and returns the command that works on it; ``verify`` raises
+    `AssertionError` when the state after the second run is not the wanted one. ``between`` is
+    called between the two runs.
     """
 
     prepare: Callable[[], Command]
@@ -97,18 +108,26 @@ class KillMatrix:
                 *("strace", "-f", "--seccomp-bpf", "-qqq", "-s", "0", "-o", log.name),
                 *("-e", f"trace={self._existing()}", "-e", "signal=none"),
             )
-            calls = collections.Counter(match.groups() for line in log if (match := _CALL.match(line)))
+            calls = collections.Counter(
+                match.groups() for line in log if (match := _CALL.match(line))
+            )
         assert done.returncode in self.statuses, f"undisturbed run: {_told(done)}"
         self.verify()
         most: dict[str, int] = {}
         for (_, syscall), number in calls.items():
             most[syscall] = max(number, most.get(syscall, 0))
-        return sorted(Point(syscall, n) for syscall, number in most.items() for n in range(1, number + 1))
+        return sorted(
+            Point(syscall, n) for syscall, number in most.items() for n in range(1, number + 1)
+        )
 
     def interrupt(self, point: Point) -> bool:
         """Kill at a point, run again, verify; tells whether the kill struck (the point may lie beyond the end)."""
         command = self.prepare()
-        trace = (f"trace={point.syscall}", f"inject={point.syscall}:signal=KILL:when={point.number}", "signal=none")
+        trace = (
+            f"trace={point.syscall}",
+            f"inject={point.syscall}:signal=KILL:when={point.number}",
+            "signal=none",
+        )
         options = (word for expression in trace for word in ("-e", expression))
         # -D: whoever started the program has the program itself as its child, and not strace.
         killed = command.run(inside=("strace", "-D", "-f", "-qqq", "-o", os.devnull, *options))
@@ -123,7 +142,8 @@ class KillMatrix:
     def run(self, *, sample: int | None, seed: int = 0) -> None:
         """Go through ``sample`` points drawn by ``seed``, or through all; all failures come in one `AssertionError`.
 
-        Also fails when fewer than nine tenths of the kills struck: then it would have tested nothing.
+        Also fails when fewer than nine tenths of the kills struck: then it would have tested
+        nothing.
         """
         points = self.points()
         if sample is not None:
@@ -131,7 +151,8 @@ class KillMatrix:
         struck, failures = 0, []
         for point in points:
             try:
-                struck += self.interrupt(point) or self.interrupt(point)  # one at the end is not in every run
+                # one at the end is not in every run
+                struck += self.interrupt(point) or self.interrupt(point)
             except AssertionError as error:
                 failures.append(f"{point}: {error}")
         assert not failures, f"{len(failures)} of {len(points)} points:\n" + "\n".join(failures)

@@ -35,7 +35,9 @@ def make_bundle(media: Path, extras: Sequence[str]) -> Path:
     for wheel in images.fetch_host_wheels(deployed.CACHE, lock).glob("*.whl"):
         if "-cp311-" in wheel.name or any(word in wheel.name for word in _WITHIN_PYTHON):
             shutil.copy(wheel, made / "wheels")
-    shutil.copy(images.build_wheel(deployed.CACHE, images.fetch_wheels(deployed.CACHE)), made / "wheels")
+    shutil.copy(
+        images.build_wheel(deployed.CACHE, images.fetch_wheels(deployed.CACHE)), made / "wheels"
+    )
     lock.write_text(contents.everything([images.LOCKS / f"{name}.txt" for name in extras]))
     bundles.seal(made, key=private)
     shutil.copy(TOP / "scripts/install", media / "install")
@@ -80,15 +82,25 @@ def _booted(engine: Engine, extras: Sequence[str], **options: Any) -> Iterator[M
 def install(machine: Machine, testbed: Testbed) -> Appliance:
     """Install without containers, twice, and configure for the test bed; nothing is started."""
     place = f"/media/fedcloud-appliance-{__version__}"
-    proxies = [f"{name}={text}" for name, text in os.environ.items() if name.lower().endswith("_proxy")]
-    words = ["env", *proxies, *(f"{name}={_AUTHORITIES}" for name in _TRUST), "/media/install", place]
+    proxies = [
+        f"{name}={text}" for name, text in os.environ.items() if name.lower().endswith("_proxy")
+    ]
+    words = [
+        "env",
+        *proxies,
+        *(f"{name}={_AUTHORITIES}" for name in _TRUST),
+        "/media/install",
+        place,
+    ]
     words += ["--key", "/media/key.pub"]
     first = machine.run(*words, "--without-containers").stdout
     second = machine.run(*words).stdout
     appliance = Appliance(machine, testbed, place, first, second, changed="")
     appliance.configure()
-    appliance.write("/etc/cloudkeeper/image-lists.conf", "https://127.0.0.1:9/vo/image.list\n")  # nobody is there
-    # The jobs trust what appliance.env names, and the services must too: it is nobody else's authority.
+    # nobody is there
+    appliance.write("/etc/cloudkeeper/image-lists.conf", "https://127.0.0.1:9/vo/image.list\n")
+    # The jobs trust what appliance.env names, and the services must too: it is nobody else's
+    # authority.
     assert CA_BUNDLE in appliance.path("/etc/fedcloud/appliance.env").read_text()
     assert appliance.path(GRID).joinpath("hostkey.pem").exists()
     for name in ("resource", "site"):

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)"
+_CONNECT = (
+    "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)"
+)
 _ACCEPT = """
 import selectors, socket, sys
 ready = selectors.DefaultSelector()
@@ -35,7 +37,9 @@ class Neighbour:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program there, with this machine's files."""
         enter = ("nsenter", "--net", "--target", str(self.pid))
-        return subprocess.run([*enter, *command], capture_output=True, text=True, check=False, timeout=30)
+        return subprocess.run(
+            [*enter, *command], capture_output=True, text=True, check=False, timeout=30
+        )
 
     @property
     def own_ipv4(self) -> str:
@@ -45,8 +49,19 @@ class Neighbour:
     @contextlib.contextmanager
     def serving(self, *ports: int) -> Iterator[None]:
         """Have it accept connections to ports for the block."""
-        enter = ("nsenter", "--net", "--target", str(self.pid), "/usr/bin/python3", "-IS", "-c", _ACCEPT)
-        with subprocess.Popen([*enter, *map(str, ports)], stdout=subprocess.PIPE, text=True) as process:
+        enter = (
+            "nsenter",
+            "--net",
+            "--target",
+            str(self.pid),
+            "/usr/bin/python3",
+            "-IS",
+            "-c",
+            _ACCEPT,
+        )
+        with subprocess.Popen(
+            [*enter, *map(str, ports)], stdout=subprocess.PIPE, text=True
+        ) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
@@ -56,7 +71,9 @@ class Neighbour:
 
     def reaches(self, address: str, port: int) -> bool:
         """Say whether something there listens and is not kept from it."""
-        return self.run("/usr/bin/python3", "-IS", "-c", _CONNECT, address, str(port)).returncode == 0
+        return (
+            self.run("/usr/bin/python3", "-IS", "-c", _CONNECT, address, str(port)).returncode == 0
+        )
 
 
 @contextlib.contextmanager
@@ -69,7 +86,18 @@ def beside() -> Iterator[Neighbour]:
         try:
             _wait_until_away(process.pid)
             machine = Neighbour(process.pid, machine.ipv4, machine.ipv6, here)
-            _ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", str(process.pid))
+            _ip(
+                "link",
+                "add",
+                here,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                there,
+                "netns",
+                str(process.pid),
+            )
             _ip("address", "add", f"{machine.ipv4}/30", "dev", here)
             _ip("address", "add", f"{machine.ipv6}/126", "dev", here, "nodad")
             _ip("link", "set", here, "up")

@@ -52,13 +52,19 @@ class Shipped:
     def put(self, directory: Path) -> Path:
         """Have the bundle in another directory of the same file system, too; returns where."""
         place = directory / self.bundle.name
-        shutil.copytree(self.bundle, place, copy_function=lambda source, target: Path(target).hardlink_to(source))
+        shutil.copytree(
+            self.bundle,
+            place,
+            copy_function=lambda source, target: Path(target).hardlink_to(source),
+        )
         return place
 
 
 def _content() -> Iterator[bytes]:
     """Return name and content of all that is in a bundle and in no image."""
-    folders = (path for folder in bundle.FOLDERS for path in (TOP / folder).rglob("*") if path.is_file())
+    folders = (
+        path for folder in bundle.FOLDERS for path in (TOP / folder).rglob("*") if path.is_file()
+    )
     for path in sorted([*folders, *(TOP / name for name in _FILES)]):
         yield str(path.relative_to(TOP)).encode()
         yield path.read_bytes()

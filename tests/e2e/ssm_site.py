@@ -1,6 +1,7 @@
 """A site with `ssmsend` and `ssmreceive`: its files, its programs as cron starts them, and other people's eyes on it.
 
-The spool is filled by the dirq library and the received queue is read by it; messages are read with openssl.
+The spool is filled by the dirq library and the received queue is read by it; messages are read with
+openssl.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Site:
         return site
 
     @classmethod
-    def at_ams(cls, root: Path, trust: Trust, service: AMS, *, certificates: str = "", messaging: str = "") -> Site:
+    def at_ams(
+        cls, root: Path, trust: Trust, service: AMS, *, certificates: str = "", messaging: str = ""
+    ) -> Site:
         """A site whose sender publishes to a topic, and whose receiver pulls from the subscription of that name."""
         service.create(TOPIC, TOPIC)
         return cls.create(
@@ -117,7 +120,16 @@ class Site:
     @property
     def sender_dn(self) -> str:
         certificate = self.trust.host("sender").certificate
-        command = ["openssl", "x509", "-noout", "-subject", "-nameopt", "compat", "-in", str(certificate)]
+        command = [
+            "openssl",
+            "x509",
+            "-noout",
+            "-subject",
+            "-nameopt",
+            "compat",
+            "-in",
+            str(certificate),
+        ]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return shown.strip().removeprefix("subject=").strip()
 
@@ -134,7 +146,10 @@ class Site:
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(program, *arguments).argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self.command(program, *arguments).argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def waiting(self) -> list[str]:
@@ -167,7 +182,16 @@ class Site:
 
     def opened(self, message: bytes) -> str:
         """Return the text of a signed message, as the openssl program reads it."""
-        command = ["openssl", "smime", "-verify", "-CApath", str(self.trust.ca_directory), "-purpose", "any", "-text"]
+        command = [
+            "openssl",
+            "smime",
+            "-verify",
+            "-CApath",
+            str(self.trust.ca_directory),
+            "-purpose",
+            "any",
+            "-text",
+        ]
         shown = subprocess.run(command, input=message, capture_output=True, check=True)
         return shown.stdout.decode().replace("\r\n", "\n")
 

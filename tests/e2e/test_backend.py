@@ -46,8 +46,17 @@ def test_an_appliance_is_added(cloud: Cloud, backend: Backend, client: Client) -
     offer = Offer.make(backend.images)
     assert client.run(("AddAppliance", offer.message())) == [("SUCCESS", "")]
     (row,) = cloud.rows()
-    assert (row.owner, row.status, row.visibility, row.os_hidden) == (cloud.projects["img-ops"], "active", "private", 0)
-    assert (row.name, row.disk_format, row.container_format) == ("Example image [Ubuntu/22.04/KVM]", "qcow2", "bare")
+    assert (row.owner, row.status, row.visibility, row.os_hidden) == (
+        cloud.projects["img-ops"],
+        "active",
+        "private",
+        0,
+    )
+    assert (row.name, row.disk_format, row.container_format) == (
+        "Example image [Ubuntu/22.04/KVM]",
+        "qcow2",
+        "bare",
+    )
     assert (row.min_ram, row.min_disk, row.virtual_size) == (2048, 2, 2 * 2**30)
     assert images_cloud.sha512sum(cloud.file(row.id)) == offer.sha512
     told = dict(row.properties)
@@ -82,7 +91,9 @@ def test_an_appliance_is_added(cloud: Cloud, backend: Backend, client: Client) -
 
 def test_what_was_added_is_told_again(backend: Backend, client: Client) -> None:
     offer = Offer.make(backend.images)
-    sent = offer.message(attributes={"dc:title": "astral \U0001f680", "hv:version": "1", "sl:comments": ""})
+    sent = offer.message(
+        attributes={"dc:title": "astral \U0001f680", "hv:version": "1", "sl:comments": ""}
+    )
     client.run(("AddAppliance", sent), ("AddAppliance", offer.message(identifier=TWO, vo="biomed")))
     client.call("PreAction")
     assert client.lists() == {LIST}
@@ -93,11 +104,13 @@ def test_what_was_added_is_told_again(backend: Backend, client: Client) -> None:
     assert client.appliances("another list") == {}
 
 
-def test_characters_that_glance_refuses_do_not_cost_the_image(cloud: Cloud, backend: Backend, client: Client) -> None:
+def test_characters_that_glance_refuses_do_not_cost_the_image(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
     offer = Offer.make(backend.images)
-    assert client.run(("AddAppliance", offer.message(title="Rocket \U0001f680" + "x" * 300, description=""))) == [
-        ("SUCCESS", "")
-    ]
+    assert client.run(
+        ("AddAppliance", offer.message(title="Rocket \U0001f680" + "x" * 300, description=""))
+    ) == [("SUCCESS", "")]
     assert cloud.active().name == ("Rocket \ufffd" + "x" * 300)[:255]
 
 
@@ -106,10 +119,14 @@ def test_the_same_again_moves_no_data(cloud: Cloud, backend: Backend, client: Cl
     client.run(("AddAppliance", offer.message()))
     before = cloud.active()
     seen = len(cloud.bed.access_log("glance").read_text().splitlines())
-    assert client.run(("AddAppliance", offer.message()), ("UpdateAppliance", offer.message())) == [("SUCCESS", "")] * 2
+    assert (
+        client.run(("AddAppliance", offer.message()), ("UpdateAppliance", offer.message()))
+        == [("SUCCESS", "")] * 2
+    )
     lines = cloud.bed.access_log("glance").read_text().splitlines()[seen:]
     assert cloud.active() == before
-    assert len([line for line in lines if '"GET /v2/images?' in line]) == len(lines) == 4  # two a project
+    # two a project
+    assert len([line for line in lines if '"GET /v2/images?' in line]) == len(lines) == 4
 
 
 def test_new_data_replace_the_old_ones(cloud: Cloud, backend: Backend, client: Client) -> None:
@@ -125,7 +142,9 @@ def test_new_data_replace_the_old_ones(cloud: Cloud, backend: Backend, client: C
     assert backend.record()["counts"]["updated"] == 1
 
 
-def test_a_failed_update_leaves_the_old_image_alone(cloud: Cloud, backend: Backend, client: Client) -> None:
+def test_a_failed_update_leaves_the_old_image_alone(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
     client.run(("AddAppliance", Offer.make(backend.images).message()))
     before = cloud.rows()
     newer = Offer.make(backend.images, "two.qcow2")
@@ -145,16 +164,25 @@ def test_metadata_change_in_place(cloud: Cloud, backend: Backend, client: Client
     before = cloud.active()
     cloud.patch(before.id, [{"op": "add", "path": "/hw_qemu_guest_agent", "value": "yes"}])
     changed = offer.message(
-        with_image=False, title="New title", ram=512 * 2**20, attributes={"hv:version": "8"}, group=""
+        with_image=False,
+        title="New title",
+        ram=512 * 2**20,
+        attributes={"hv:version": "8"},
+        group="",
     )
     assert client.run(("UpdateAppliance", changed)) == [("SUCCESS", "")]
     (row,) = cloud.rows()
-    assert (row.id, row.name, row.min_ram, row.checksum) == (before.id, "New title", 512, before.checksum)
+    assert (row.id, row.name, row.min_ram, row.checksum) == (
+        before.id,
+        "New title",
+        512,
+        before.checksum,
+    )
     assert row.properties["APPLIANCE_ATTRIBUTES"] == '{"hv:version": "8"}'
     assert (row.properties["APPLIANCE_GROUP"], row.properties["hw_qemu_guest_agent"]) == ("", "yes")
-    assert client.run(("UpdateAppliance", offer.message(with_image=False, identifier=TWO)))[0][0] == (
-        "ERROR_APPLIANCE_NOT_FOUND"
-    )
+    assert client.run(("UpdateAppliance", offer.message(with_image=False, identifier=TWO)))[0][
+        0
+    ] == ("ERROR_APPLIANCE_NOT_FOUND")
 
 
 def test_removal(cloud: Cloud, backend: Backend, client: Client) -> None:
@@ -186,11 +214,17 @@ def test_images_of_others_are_never_touched(cloud: Cloud, backend: Backend, clie
     offer = Offer.make(backend.images)
     client.run(("AddAppliance", offer.message()))
     ours = cloud.active()
-    copied = {name: value for name, value in ours.properties.items() if name.startswith(("APPLIANCE", "vmcatcher"))}
+    copied = {
+        name: value
+        for name, value in ours.properties.items()
+        if name.startswith(("APPLIANCE", "vmcatcher"))
+    }
     unmarked = {name: value for name, value in copied.items() if name != "APPLIANCE_BACKEND"}
     theirs = {
         cloud.put_image("img-ops", b"of cinder", **copied),
-        cloud.put_image("img-ops", b"of nova", **copied, base_image_ref=ours.id, image_type="snapshot"),
+        cloud.put_image(
+            "img-ops", b"of nova", **copied, base_image_ref=ours.id, image_type="snapshot"
+        ),
         cloud.put_image("img-ops", b"of nova and 0.9", **unmarked, base_image_ref=ours.id),
         cloud.put_image("img-ops", b"no list", APPLIANCE_ID=ONE, APPLIANCE_STATUS="ACTIVE"),
     }
@@ -246,7 +280,9 @@ def test_images_of_0_9_are_adopted(cloud: Cloud, backend: Backend, client: Clien
     }  # fmt: skip
     blob = json.dumps(dict(sent.attributes))
     data = offer.path.read_bytes()
-    first = cloud.put_image("img-ops", data, disk_format="qcow2", **common, APPLIANCE_ATTRIBUTES=blob)
+    first = cloud.put_image(
+        "img-ops", data, disk_format="qcow2", **common, APPLIANCE_ATTRIBUTES=blob
+    )
     split = {**common, **dict(sent.attributes), "APPLIANCE_ID": TWO}
     second = cloud.put_image("img-ops", data, disk_format="qcow2", **split)
     client.call("PreAction")
@@ -254,7 +290,10 @@ def test_images_of_0_9_are_adopted(cloud: Cloud, backend: Backend, client: Clien
     without = offer.message(with_image=False)
     assert told[ONE] == without
     assert told[TWO].attributes == without.attributes
-    changes = [("AddAppliance", sent), ("UpdateAppliance", offer.message(identifier=TWO, title="New"))]
+    changes = [
+        ("AddAppliance", sent),
+        ("UpdateAppliance", offer.message(identifier=TWO, title="New")),
+    ]
     assert client.run(*changes) == [("SUCCESS", "")] * 2
     rows = {row.id: row for row in cloud.rows()}
     assert set(rows) == {first, second}
@@ -280,7 +319,9 @@ def properties_of(cloud: Cloud, image: str) -> dict[str, str]:
     return row.properties
 
 
-def test_a_copy_of_an_image_of_0_9_is_its_user_s(cloud: Cloud, backend: Backend, client: Client) -> None:
+def test_a_copy_of_an_image_of_0_9_is_its_user_s(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
     """Cinder gives an image that is made of a volume all properties of the image that the volume was made of."""
     properties = of_0_9(Offer.make(backend.images))
     original = cloud.put_image("img-ops", b"original", **properties)
@@ -294,13 +335,18 @@ def test_a_copy_of_an_image_of_0_9_is_its_user_s(cloud: Cloud, backend: Backend,
     assert {row.id for row in cloud.rows()} == {before, after}
 
 
-def test_images_of_0_9_that_cannot_be_told_apart_are_left_alone(cloud: Cloud, backend: Backend, client: Client) -> None:
+def test_images_of_0_9_that_cannot_be_told_apart_are_left_alone(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
     offer = Offer.make(backend.images)
     theirs = {cloud.put_image("img-ops", name, **of_0_9(offer)) for name in (b"original", b"copy")}
     client.call("PreAction")
     assert client.appliances() == {}
     request = pb.ImageListIdentifier(image_list_identifier=LIST)
-    assert client.run(("RemoveImageList", request), ("AddAppliance", offer.message())) == [("SUCCESS", "")] * 2
+    assert (
+        client.run(("RemoveImageList", request), ("AddAppliance", offer.message()))
+        == [("SUCCESS", "")] * 2
+    )
     (line,) = backend.record()["failures"]
     assert all(image in line for image in theirs)
     assert line.endswith("so none is taken for it; delete what nobody needs")
@@ -327,7 +373,9 @@ def test_who_only_looks_changes_nothing(cloud: Cloud, backend: Backend, client: 
     assert client.lists() == {LIST}
     assert set(client.appliances()) == {ONE, TWO}
     assert cloud.rows() == before
-    cloud.put_image("img-ops", b"of another list", **of_0_9(offer, APPLIANCE_IMAGE_LIST_ID="another"))
+    cloud.put_image(
+        "img-ops", b"of another list", **of_0_9(offer, APPLIANCE_IMAGE_LIST_ID="another")
+    )
     assert client.lists() == {LIST, "another"}
     assert set(client.appliances("another")) == {ONE}
     assert client.call("PostAction") == ("SUCCESS", "")
@@ -338,13 +386,18 @@ def test_who_only_looks_changes_nothing(cloud: Cloud, backend: Backend, client: 
 
 def test_a_vo_that_moves_to_another_project(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
     """Its images in the old one, another VO's now, are no reason to give it none in the new one."""
-    first, second = {"ops": {"tenant": "img-ops"}}, {"ops": {"tenant": "img-biomed"}, "biomed": {"tenant": "img-ops"}}
+    first, second = (
+        {"ops": {"tenant": "img-ops"}},
+        {"ops": {"tenant": "img-biomed"}, "biomed": {"tenant": "img-ops"}},
+    )
     moving = Backend.create(tmp_path, cloud, mapping=first)
     offer = Offer.make(moving.images)
     with started(moving) as client:
         client.run(("AddAppliance", offer.message()))
     Backend.create(tmp_path, cloud, mapping=second)
-    moving.config.write_text(re.sub(r"grpc_socket = .+", f"grpc_socket = {moving.socket}", moving.config.read_text()))
+    moving.config.write_text(
+        re.sub(r"grpc_socket = .+", f"grpc_socket = {moving.socket}", moving.config.read_text())
+    )
     with started(moving) as client:
         client.call("PreAction")
         assert (client.lists(), client.appliances()) == (set(), {})
@@ -355,7 +408,9 @@ def test_a_vo_that_moves_to_another_project(cloud: Cloud, backend: Backend, tmp_
     assert [len(cloud.rows(project)) for project in ("img-ops", "img-biomed")] == [1, 1]
 
 
-def test_a_vo_without_a_project_is_told_before_anything_is_fetched(backend: Backend, client: Client) -> None:
+def test_a_vo_without_a_project_is_told_before_anything_is_fetched(
+    backend: Backend, client: Client
+) -> None:
     client.call("PreAction")
     request = pb.ImageListIdentifier(image_list_identifier=LIST)
     assert client.stream("Appliances", request, metadata=[("vo", "nobody")]) == ([], "ERROR")
@@ -379,7 +434,9 @@ BELIEVED = {
 }
 
 
-def test_what_a_frontend_says_of_files_is_not_believed(cloud: Cloud, backend: Backend, client: Client) -> None:
+def test_what_a_frontend_says_of_files_is_not_believed(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
     offer = Offer.make(backend.images)
     (backend.root / "secret").write_text("of the host")
     (backend.images / "link").symlink_to(backend.root / "secret")
@@ -387,7 +444,13 @@ def test_what_a_frontend_says_of_files_is_not_believed(cloud: Cloud, backend: Ba
     changes: list[tuple[str, object]] = []
     for change in BELIEVED:
         name, _, text = change.partition("=")
-        value = text.format(images=backend.images) if name == "location" else int(text) if name == "size" else text
+        value = (
+            text.format(images=backend.images)
+            if name == "location"
+            else int(text)
+            if name == "size"
+            else text
+        )
         changes.append(("AddAppliance", offer.message(identifier=change, image={name: value})))
     *refused, neighbour = client.run(*changes, ("AddAppliance", offer.message()))
     for (status, message), said in zip(refused, BELIEVED.values(), strict=True):
@@ -410,14 +473,22 @@ def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Pat
     other = Backend.create(tmp_path, cloud, mapping=mapping)
     offer = Offer.make(other.images)
     with started(other) as client:
-        outcomes = client.run(*(("AddAppliance", offer.message(vo=vo)) for vo in (*mapping, "unknown")))
+        outcomes = client.run(
+            *(("AddAppliance", offer.message(vo=vo)) for vo in (*mapping, "unknown"))
+        )
     *good, closed, misplaced, unknown = outcomes
     assert good == [("SUCCESS", "")] * 3
     assert closed[0] == misplaced[0] == "ERROR_RESOURCE_NOT_FOUND"
-    assert "shows the account 'images-e2e' no project img-closed; correct the mapping, or: openstack" in closed[1]
+    assert (
+        "shows the account 'images-e2e' no project img-closed; correct the mapping, or: openstack"
+        in closed[1]
+    )
     assert "no project img-ops in domain elsewhere" in misplaced[1]
     place = f"{tmp_path}/etc/cloudkeeper-os/mapping.json"
-    assert unknown == ("ERROR", f"VO unknown: is mapped to no project; add it to {place}, if its images are wanted")
+    assert unknown == (
+        "ERROR",
+        f"VO unknown: is mapped to no project; add it to {place}, if its images are wanted",
+    )
     assert {row.properties["APPLIANCE_VO"]: row.owner for row in cloud.rows()} == {
         "by-name": cloud.projects["img-biomed"],
         "by-id": cloud.projects["img-ops"],
@@ -426,10 +497,14 @@ def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Pat
 
 
 def test_two_vos_in_one_project(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
-    other = Backend.create(tmp_path, cloud, mapping={"one": {"tenant": "img-ops"}, "two": {"tenant": "img-ops"}})
+    other = Backend.create(
+        tmp_path, cloud, mapping={"one": {"tenant": "img-ops"}, "two": {"tenant": "img-ops"}}
+    )
     offer = Offer.make(other.images)
     with started(other) as client:
-        client.run(("AddAppliance", offer.message(vo="one")), ("AddAppliance", offer.message(vo="two")))
+        client.run(
+            ("AddAppliance", offer.message(vo="one")), ("AddAppliance", offer.message(vo="two"))
+        )
         gone = pb.Appliance(identifier=ONE, vo="one", image_list_identifier=LIST)
         assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
     assert [row.properties["APPLIANCE_VO"] for row in cloud.rows("img-ops")] == ["two"]
@@ -438,8 +513,16 @@ def test_two_vos_in_one_project(cloud: Cloud, backend: Backend, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
-        ((r"password = ", "password = x"), "ERROR_AUTHENTICATION", "refuses the account 'images-e2e': wrong name"),
-        ((r":\d+/v3", ":9/v3"), "ERROR_RESOURCE_RETRIEVAL", "cannot be reached: connection refused"),
+        (
+            (r"password = ", "password = x"),
+            "ERROR_AUTHENTICATION",
+            "refuses the account 'images-e2e': wrong name",
+        ),
+        (
+            (r":\d+/v3", ":9/v3"),
+            "ERROR_RESOURCE_RETRIEVAL",
+            "cannot be reached: connection refused",
+        ),
         ((r"cafile = ", "#"), "ERROR_RESOURCE_RETRIEVAL", "its TLS certificate is not trusted"),
     ],
 )
@@ -457,7 +540,9 @@ def test_a_cloud_that_cannot_be_entered(
     assert other.record()["status"] == 3
 
 
-def test_visibility_that_the_account_may_not_give(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
+def test_visibility_that_the_account_may_not_give(
+    cloud: Cloud, backend: Backend, tmp_path: Path
+) -> None:
     other = Backend.create(tmp_path, cloud, options="image_visibility = public")
     with started(other) as client:
         ((status, message),) = client.run(("AddAppliance", Offer.make(other.images).message()))
@@ -485,14 +570,21 @@ def test_metrics_and_record(backend: Backend, client: Client) -> None:
     client.run(("AddAppliance", offer.message()))
     record = backend.record()
     assert (record["program"], record["status"], record["failures"]) == ("cloudkeeper-os", 0, [])
-    assert record["counts"] == {"added": 1, "uploaded_bytes": offer.path.stat().st_size, "images": 1}
+    assert record["counts"] == {
+        "added": 1,
+        "uploaded_bytes": offer.path.stat().st_size,
+        "images": 1,
+    }
     metrics = (backend.root / "var/lib/fedcloud/runs/cloudkeeper-os.prom").read_text()
     assert 'fedcloud_run_images{program="cloudkeeper-os"} 1.0' in metrics
 
 
 def test_a_second_backend_with_the_state_of_the_first(running: Backend) -> None:
     again = subprocess.run(
-        [*running.command, "--grpc-socket", "/tmp/none"], capture_output=True, text=True, check=False
+        [*running.command, "--grpc-socket", "/tmp/none"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert again.returncode == 1
     assert f"{running.root}/var/lib/fedcloud/cloudkeeper-os/lock: running since" in again.stderr

@@ -35,8 +35,12 @@ def proxy(cloud: Cloud) -> Iterator[GlanceFaults]:
 
 
 @pytest.fixture(scope="module")
-def running(cloud: Cloud, proxy: GlanceFaults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    backend = Backend.create(tmp_path_factory.mktemp("site"), cloud, options=f"region_name = {FAULTY}")
+def running(
+    cloud: Cloud, proxy: GlanceFaults, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
+    backend = Backend.create(
+        tmp_path_factory.mktemp("site"), cloud, options=f"region_name = {FAULTY}"
+    )
     with started(backend):
         yield backend
 
@@ -103,7 +107,12 @@ def test_an_answer_that_gets_lost_does_no_harm(
     ],
 )
 def test_a_refusal_costs_one_image_and_leaves_nothing(
-    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults, plan: tuple[str, int], status: str
+    cloud: Cloud,
+    backend: Backend,
+    client: Client,
+    proxy: GlanceFaults,
+    plan: tuple[str, int],
+    status: str,
 ) -> None:
     offer = big(backend, size=2**20)
     client.run(("AddAppliance", offer.message(identifier=TWO)))
@@ -111,7 +120,8 @@ def test_a_refusal_costs_one_image_and_leaves_nothing(
     newer = big(backend, "newer.raw", size=2**20)
     proxy.plan(plan[0], status=plan[1], times=4 if plan[1] == 500 else 1)
     first, second = client.run(
-        ("UpdateAppliance", newer.message(identifier=TWO)), ("AddAppliance", newer.message(vo="biomed"))
+        ("UpdateAppliance", newer.message(identifier=TWO)),
+        ("AddAppliance", newer.message(vo="biomed")),
     )
     assert (first[0], second[0]) == (status, "SUCCESS")
     assert str(plan[1]) in first[1]
@@ -144,12 +154,21 @@ def _of_another_kind(body: bytes) -> bytes:
     ids=["500", "no JSON", "without end"],
 )
 def test_a_project_whose_answer_is_useless_costs_only_its_own_images(
-    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults, fault: dict[str, Any], words: str
+    cloud: Cloud,
+    backend: Backend,
+    client: Client,
+    proxy: GlanceFaults,
+    fault: dict[str, Any],
+    words: str,
 ) -> None:
     """F-S1, of projects: the others are served in the same run, the record says what is left."""
     offer = big(backend, size=2**20)
-    proxy.plan(rf"GET /v2/images\?(owner={cloud.projects['img-ops']}|limit=500$)", times=99, **fault)
-    bad, good = client.run(("AddAppliance", offer.message()), ("AddAppliance", offer.message(vo="biomed")))
+    proxy.plan(
+        rf"GET /v2/images\?(owner={cloud.projects['img-ops']}|limit=500$)", times=99, **fault
+    )
+    bad, good = client.run(
+        ("AddAppliance", offer.message()), ("AddAppliance", offer.message(vo="biomed"))
+    )
     assert bad[0] != "SUCCESS"
     assert words in bad[1]
     assert good == ("SUCCESS", "")
@@ -198,7 +217,9 @@ def test_data_that_glance_has_otherwise_are_not_offered(
     assert cloud.rows() == []
 
 
-def test_an_old_version_in_use_is_hidden(cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults) -> None:
+def test_an_old_version_in_use_is_hidden(
+    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
+) -> None:
     client.run(("AddAppliance", big(backend).message()))
     old = cloud.active()
     proxy.plan(f"DELETE /v2/images/{old.id}", status=409, times=2)
@@ -212,7 +233,9 @@ def test_an_old_version_in_use_is_hidden(cloud: Cloud, backend: Backend, client:
     assert old.id not in {row.id for row in cloud.rows()}
 
 
-def test_killed_in_mid_upload_and_repaired(cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults) -> None:
+def test_killed_in_mid_upload_and_repaired(
+    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
+) -> None:
     old = big(backend)
     client.run(("AddAppliance", old.message()))
     before = cloud.active()
@@ -240,7 +263,9 @@ def test_killed_in_mid_upload_and_repaired(cloud: Cloud, backend: Backend, clien
     assert backend.record()["counts"]["orphans_collected"] == 1
 
 
-def test_a_stop_lets_uploads_end(cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults) -> None:
+def test_a_stop_lets_uploads_end(
+    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
+) -> None:
     offer = big(backend)
     fault = proxy.plan(UPLOAD, hold_after=2**20)
     client.call("PreAction")
@@ -255,7 +280,9 @@ def test_a_stop_lets_uploads_end(cloud: Cloud, backend: Backend, client: Client,
     assert cloud.active().status == "active"
 
 
-def test_a_second_stop_ends_uploads(cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults) -> None:
+def test_a_second_stop_ends_uploads(
+    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
+) -> None:
     offer = big(backend, size=64 * 2**20)
     fault = proxy.plan(UPLOAD, hold_after=2**20)
     client.call("PreAction")
@@ -313,7 +340,9 @@ def test_two_calls_for_one_appliance(backend: Backend, client: Client, proxy: Gl
 
 def test_too_many_removals_are_refused(cloud: Cloud, backend: Backend, client: Client) -> None:
     offer = big(backend, size=1024)
-    client.run(*(("AddAppliance", offer.message(identifier=f"image-{number}")) for number in range(6)))
+    client.run(
+        *(("AddAppliance", offer.message(identifier=f"image-{number}")) for number in range(6))
+    )
     request = pb.ImageListIdentifier(image_list_identifier=LIST)
     ((status, message),) = client.run(("RemoveImageList", request))
     assert status == "ERROR_RESOURCE_STATE"
@@ -321,16 +350,23 @@ def test_too_many_removals_are_refused(cloud: Cloud, backend: Backend, client: C
     assert "--allow-remove 6" in message
     assert len(cloud.rows()) == 6
     one_by_one = [
-        ("RemoveAppliance", pb.Appliance(identifier=f"image-{n}", vo="ops", image_list_identifier=LIST))
+        (
+            "RemoveAppliance",
+            pb.Appliance(identifier=f"image-{n}", vo="ops", image_list_identifier=LIST),
+        )
         for n in range(6)
     ]
-    assert [status for status, _ in client.run(*one_by_one)] == ["SUCCESS"] * 3 + ["ERROR_RESOURCE_STATE"] * 3
+    assert [status for status, _ in client.run(*one_by_one)] == ["SUCCESS"] * 3 + [
+        "ERROR_RESOURCE_STATE"
+    ] * 3
     client.call("PreAction", metadata=[("allow-remove", "6")])
     assert client.call("RemoveImageList", request) == ("SUCCESS", "")
     assert cloud.rows() == []
 
 
-def test_orphans_of_another_backend_are_given_a_day(cloud: Cloud, backend: Backend, client: Client) -> None:
+def test_orphans_of_another_backend_are_given_a_day(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
     """A second backend on the same projects must not delete what the first one is uploading."""
     other = Backend.create(backend.root / "other", cloud)
     image_id = str(uuid.uuid4())
@@ -345,7 +381,9 @@ def test_orphans_of_another_backend_are_given_a_day(cloud: Cloud, backend: Backe
     assert len(cloud.rows()) == 1
     database = sqlite3.connect(cloud.bed.layout.database("glance"))
     with database:
-        database.execute("update images set created_at = datetime('now', '-25 hours') where name = 'orphan'")
+        database.execute(
+            "update images set created_at = datetime('now', '-25 hours') where name = 'orphan'"
+        )
     database.close()
     client.run()
     assert cloud.rows() == []

@@ -22,7 +22,17 @@ from tests.e2e.killpoints import Command, KillMatrix, environment
 pytestmark = pytest.mark.cloud
 
 THREE = "5b4f1d2e-0000-4000-8000-000000000003"
-SYSCALLS = ("write", "sendto", "sendmsg", "pread64", "fsync", "rename", "renameat", "mkdir", "unlink")
+SYSCALLS = (
+    "write",
+    "sendto",
+    "sendmsg",
+    "pread64",
+    "fsync",
+    "rename",
+    "renameat",
+    "mkdir",
+    "unlink",
+)
 """What reaches Glance, the frontend and the disk, and each block of the file that is being uploaded."""
 
 
@@ -52,7 +62,9 @@ class Drive(Command):
         outcomes = [client.call("PreAction")]
         outcomes += [client.call(method, request) for method, request in self.changes]
         outcomes += [client.call("PostAction")]
-        return "\n".join(f"{status} {message}" for status, message in outcomes if status != "SUCCESS")
+        return "\n".join(
+            f"{status} {message}" for status, message in outcomes if status != "SUCCESS"
+        )
 
 
 @dataclass
@@ -83,9 +95,14 @@ class Scenario:
 
     def verify(self) -> None:
         rows = {row.properties["APPLIANCE_ID"]: row for row in self.cloud.rows()}
-        states = [(row.properties["APPLIANCE_ID"], row.state, row.status, row.os_hidden) for row in self.cloud.rows()]
+        states = [
+            (row.properties["APPLIANCE_ID"], row.state, row.status, row.os_hidden)
+            for row in self.cloud.rows()
+        ]
         assert sorted(states) == [(ONE, "ACTIVE", "active", 0), (TWO, "ACTIVE", "active", 0)]
-        found = {name: images_cloud.sha512sum(self.cloud.file(row.id)) for name, row in rows.items()}
+        found = {
+            name: images_cloud.sha512sum(self.cloud.file(row.id)) for name, row in rows.items()
+        }
         assert found == {ONE: self.newer.sha512, TWO: self.added.sha512}
         assert self.cloud.files() == {row.id for row in rows.values()}
 
@@ -96,7 +113,9 @@ def raw(backend: Backend, name: str) -> Offer:
     return Offer(path, images_cloud.sha512sum(path), {"image": {"format": "RAW"}})
 
 
-@pytest.mark.parametrize("sample", [4, pytest.param(None, marks=[pytest.mark.matrix, pytest.mark.timeout(14400)])])
+@pytest.mark.parametrize(
+    "sample", [4, pytest.param(None, marks=[pytest.mark.matrix, pytest.mark.timeout(14400)])]
+)
 def test_killed_anywhere(cloud: Cloud, tmp_path: Path, sample: int | None) -> None:
     """Calls spread over the server's threads, so many of the points counted lie beyond the end of the other run: of 518,
     on a busy machine, 249 struck.

@@ -49,7 +49,9 @@ class Server:
 
     def run(self, *flags: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
-            process = subprocess.Popen([PROGRAM, "--root", self.root, *flags], stdout=output, stderr=output)
+            process = subprocess.Popen(
+                [PROGRAM, "--root", self.root, *flags], stdout=output, stderr=output
+            )
         self.processes.append(process)
         return process
 
@@ -128,8 +130,16 @@ def test_the_socket_is_for_the_account_alone(server: Server) -> None:
     process.terminate()
     assert process.wait(30) == 0
     assert not server.socket.exists()
-    assert subprocess.run(["python3", "-IS", _ANSWERS, server.socket], capture_output=True, check=False).returncode == 1
-    with Communicator(f"unix://{server.socket}") as backend, pytest.raises(BackendGone, match="No such file"):
+    assert (
+        subprocess.run(
+            ["python3", "-IS", _ANSWERS, server.socket], capture_output=True, check=False
+        ).returncode
+        == 1
+    )
+    with (
+        Communicator(f"unix://{server.socket}") as backend,
+        pytest.raises(BackendGone, match="No such file"),
+    ):
         backend.check()
 
 
@@ -141,7 +151,9 @@ def test_a_directory_that_is_not_there_is_made(tmp_path: Path) -> None:
         assert stat.S_IMODE(server.socket.parent.stat().st_mode) == 0o700
 
 
-def test_the_socket_of_a_killed_server_is_replaced_and_that_of_a_live_one_is_not(server: Server) -> None:
+def test_the_socket_of_a_killed_server_is_replaced_and_that_of_a_live_one_is_not(
+    server: Server,
+) -> None:
     """F-H4: gRPC alone would take the path from a server that is at work."""
     first = server.start()
     line = server.fail_with_other_state()
@@ -149,7 +161,9 @@ def test_the_socket_of_a_killed_server_is_replaced_and_that_of_a_live_one_is_not
     assert line.startswith(
         f"cloudkeeper-os: {server.socket}: cannot be listened on: another cloudkeeper-os serves it, running since "
     )
-    assert line.endswith(f"(pid {pid}); stop the program that serves it, or set another grpc_socket")
+    assert line.endswith(
+        f"(pid {pid}); stop the program that serves it, or set another grpc_socket"
+    )
     assert is_answered(f"unix://{server.socket}")
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -163,7 +177,9 @@ def test_the_socket_of_another_program_is_not_taken(server: Server) -> None:
         other.bind(str(server.socket))
         other.listen()
         line = server.fail()
-        assert line.startswith(f"cloudkeeper-os: {server.socket}: cannot be listened on: another program serves it; ")
+        assert line.startswith(
+            f"cloudkeeper-os: {server.socket}: cannot be listened on: another program serves it; "
+        )
     server.socket.unlink()
     server.socket.write_text("precious")
     assert "is no socket; remove it" in server.fail()
@@ -174,7 +190,10 @@ def test_a_directory_that_others_can_write_to_is_refused(server: Server) -> None
     """F-H4: they could put a socket of their own there."""
     server.socket.parent.chmod(0o777)
     line = server.fail()
-    assert f"{server.socket.parent}: others can write to it, and could answer the frontend in place of" in line
+    assert (
+        f"{server.socket.parent}: others can write to it, and could answer the frontend in place of"
+        in line
+    )
     assert not server.socket.exists()
 
 
@@ -197,7 +216,12 @@ def test_a_frontend_without_certificate_where_that_is_allowed(tmp_path: Path) ->
         for count in (1, 2):
             server.start()
             assert is_answered(f"127.0.0.1:{port}")
-            assert server.log.read_text().count("anyone who can connect to grpc_port adds and removes images") == count
+            assert (
+                server.log.read_text().count(
+                    "anyone who can connect to grpc_port adds and removes images"
+                )
+                == count
+            )
             server.processes[-1].kill()
             server.processes[-1].wait()
 
@@ -214,7 +238,10 @@ class Parties:
     @property
     def options(self) -> Sequence[str]:
         names = {"certificate": self.backend.certificate, "key": self.backend.key}
-        return [f"{name} = {path}" for name, path in {**names, "core_certificate": self.own.certificate}.items()]
+        return [
+            f"{name} = {path}"
+            for name, path in {**names, "core_certificate": self.own.certificate}.items()
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +263,12 @@ def test_mutual_tls_lets_nobody_in_but_the_frontend(tmp_path: Path, parties: Par
         assert is_answered(f"unix://{server.socket}")  # the health check's and this host's
 
         told = refusal(endpoint, Encryption(parties.backend.certificate, parties.backend.key, ca))
-        assert told.endswith("PostAction failed: UNAUTHENTICATED: the certificate is not for cloudkeeper")
-        assert "refused: its certificate is for localhost, not cloudkeeper" in server.log.read_text()
+        assert told.endswith(
+            "PostAction failed: UNAUTHENTICATED: the certificate is not for cloudkeeper"
+        )
+        assert (
+            "refused: its certificate is for localhost, not cloudkeeper" in server.log.read_text()
+        )
         with Communicator(
             endpoint, encryption=Encryption(parties.backend.certificate, parties.backend.key, ca)
         ) as stranger:
@@ -264,7 +295,9 @@ def greets(port: int, authority: Path, credential: Credential | None = None) -> 
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         try:
             with context.wrap_socket(plain, server_hostname="localhost") as connection:
-                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+                connection.sendall(
+                    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+                )
                 return connection.recv(9)[3:4] == b"\x04"
         except OSError:
             return False
@@ -278,8 +311,11 @@ def test_the_frontend_takes_only_the_backend(tmp_path: Path, parties: Parties) -
     with created(tmp_path / "right", f"grpc_port = {port}", *parties.options) as server:
         server.start()
         assert "Hostname Verification Check failed" in refusal(f"127.0.0.1:{port}", right)
-        assert "cannot be reached" in refusal(f"localhost:{port}", Encryption(*own, parties.other.certificate))
-        pinned = Encryption(*own, parties.backend.certificate)  # 1.7.1's way: the certificate itself
+        assert "cannot be reached" in refusal(
+            f"localhost:{port}", Encryption(*own, parties.other.certificate)
+        )
+        # 1.7.1's way: the certificate itself
+        pinned = Encryption(*own, parties.backend.certificate)
         assert is_answered(f"localhost:{port}", pinned)
     rogue = dataclasses.replace(parties, backend=parties.frontend)
     with created(tmp_path / "rogue", f"grpc_port = {port}", *rogue.options) as server:
@@ -287,7 +323,9 @@ def test_the_frontend_takes_only_the_backend(tmp_path: Path, parties: Parties) -
         assert "Hostname Verification Check failed" in refusal(f"localhost:{port}", right)
 
 
-def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path, parties: Parties) -> None:
+def test_a_renewed_certificate_is_taken_up_without_a_restart(
+    tmp_path: Path, parties: Parties
+) -> None:
     """And files of a renewal caught half-way cost nothing: the old pair serves."""
     port = free_port()
     files = Credential(tmp_path / "backend.pem", tmp_path / "backend.key")
@@ -296,7 +334,9 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path, par
     options.append(f"core_certificate = {parties.own.certificate}")
     with created(tmp_path / "root", f"grpc_port = {port}", *options) as server:
         server.start()
-        frontend = Encryption(parties.frontend.certificate, parties.frontend.key, parties.own.certificate)
+        frontend = Encryption(
+            parties.frontend.certificate, parties.frontend.key, parties.own.certificate
+        )
         endpoint = f"localhost:{port}"
         assert is_answered(endpoint, frontend)
         newer = parties.own.issue("localhost-2", key="ec", hosts=("localhost",))
@@ -310,16 +350,28 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path, par
 
 
 def install(credential: Credential, place: Credential) -> None:
-    for source, target in ((credential.certificate, place.certificate), (credential.key, place.key)):
+    for source, target in (
+        (credential.certificate, place.certificate),
+        (credential.key, place.key),
+    ):
         target.unlink(missing_ok=True)
         target.write_bytes(source.read_bytes())
         target.chmod(0o600)
 
 
 def presented(port: int, frontend: Encryption) -> str:
-    command: list[str | Path] = ["openssl", "s_client", "-connect", f"localhost:{port}", "-alpn", "h2"]
+    command: list[str | Path] = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"localhost:{port}",
+        "-alpn",
+        "h2",
+    ]
     command += ["-cert", frontend.certificate, "-key", frontend.key]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=20)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=20
+    )
     return serial_of(done.stdout)
 
 
@@ -334,8 +386,12 @@ def serial_of(pem: bytes) -> str:
 
 def test_files_that_are_no_pair_are_one_clear_line(tmp_path: Path, parties: Parties) -> None:
     options = [option for option in parties.options if not option.startswith("key")]
-    with created(tmp_path, f"grpc_port = {free_port()}", *options, f"key = {parties.frontend.key}") as server:
+    with created(
+        tmp_path, f"grpc_port = {free_port()}", *options, f"key = {parties.frontend.key}"
+    ) as server:
         line = server.fail()
-    assert line.startswith(f"cloudkeeper-os: {parties.backend.certificate}: no certificate with its key")
+    assert line.startswith(
+        f"cloudkeeper-os: {parties.backend.certificate}: no certificate with its key"
+    )
     assert "appliance certificates" in line
     assert os.fspath(parties.frontend.key) in line

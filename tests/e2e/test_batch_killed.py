@@ -34,7 +34,9 @@ for project in ("one", "two"):
 WANTED = ["one0,one2", "one1,one3", "one4", "two0,two2", "two1,two3", "two4"]
 
 
-@pytest.mark.parametrize("sample", [pytest.param(10, id="ten"), pytest.param(None, id="all", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize(
+    "sample", [pytest.param(10, id="ten"), pytest.param(None, id="all", marks=pytest.mark.matrix)]
+)
 def test_every_message_once(sample: int | None, tmp_path: Path) -> None:
     site = tmp_path / "site"
 
@@ -50,7 +52,9 @@ def test_every_message_once(sample: int | None, tmp_path: Path) -> None:
             assert queue.lock(name), "somebody's lock was left"
             found.append(queue.get(name).decode())
         assert sorted(found) == WANTED
-        checkpoints = {path.name for path in (site / "caso").iterdir() if not path.name.startswith(".")}
+        checkpoints = {
+            path.name for path in (site / "caso").iterdir() if not path.name.startswith(".")
+        }
         assert checkpoints == {f"lastrun.{name}" for name in ("one", "two", "id-one", "id-two")}
         assert not [path for path in (site / "spool/.caso-staged").rglob("*") if path.is_file()]
 

@@ -14,7 +14,11 @@ from tests.e2e.bdii_service import SERVICE, Bdii, Entries, cloud, image, images,
 
 
 def stale(entries: Entries) -> Entries:
-    return {dn: found for dn, found in entries.items() if "Stale=TRUE" in found.get("GLUE2EntityOtherInfo", [])}
+    return {
+        dn: found
+        for dn, found in entries.items()
+        if "Stale=TRUE" in found.get("GLUE2EntityOtherInfo", [])
+    }
 
 
 def csns(bdii: Bdii) -> dict[str, list[str]]:
@@ -37,7 +41,9 @@ def test_what_a_provider_prints_is_what_ldapsearch_finds(tmp_path: Path) -> None
     assert next(iter(found)) == "o=glue"
     dated = [entry for dn, entry in found.items() if entry.pop("GLUE2EntityCreationTime", None)]
     assert len(dated) == 4  # all but o=glue and the groups
-    assert found[f"GLUE2ApplicationEnvironmentID=img1_https://cloud.example.org:5000/v3,{SERVICE}"] == {
+    assert found[
+        f"GLUE2ApplicationEnvironmentID=img1_https://cloud.example.org:5000/v3,{SERVICE}"
+    ] == {
         "objectClass": ["GLUE2Entity", "GLUE2ApplicationEnvironment"],
         "GLUE2ApplicationEnvironmentID": ["img1_https://cloud.example.org:5000/v3"],
         "GLUE2ApplicationEnvironmentAppName": ["image 1"],
@@ -60,13 +66,17 @@ def test_an_unchanged_cycle_writes_nothing_and_a_change_writes_only_itself(tmp_p
         bdii.wait_for_cycles(2)
         assert csns(bdii) == before
         stamp = bdii.entries("Hostname=localhost,o=infosys", "entryCSN")
-        bdii.provide(cloud(*(image(n, "ops") for n in range(1, 20)), image(77), image(5, name="other")))
+        bdii.provide(
+            cloud(*(image(n, "ops") for n in range(1, 20)), image(77), image(5, name="other"))
+        )
         # img5 comes twice: the first of the same name counts
         bdii.wait_for(lambda: any("img77" in dn for dn in bdii.entries()))
         bdii.wait_for(lambda: not any("=img0_" in dn for dn in bdii.entries()))
         after = csns(bdii)
         assert bdii.entries("Hostname=localhost,o=infosys", "entryCSN") != stamp
-    assert {dn for dn in after if after[dn] != before.get(dn)} == {dn for dn in after if "img77" in dn}
+    assert {dn for dn in after if after[dn] != before.get(dn)} == {
+        dn for dn in after if "img77" in dn
+    }
     assert before.keys() - after.keys() == {dn for dn in before if "=img0_" in dn}
 
 
@@ -83,10 +93,18 @@ def test_other_creation_times_alone_are_no_change(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "failure",
-    ["exit 1", "exit 0", "echo 'dn: o=glue'; kill -9 $$", "sleep 60", "yes 'description: much' | head -c 3000000"],
+    [
+        "exit 1",
+        "exit 0",
+        "echo 'dn: o=glue'; kill -9 $$",
+        "sleep 60",
+        "yes 'description: much' | head -c 3000000",
+    ],
     ids=["status", "silence", "killed", "hangs", "floods"],
 )
-def test_a_provider_that_fails_keeps_its_entries_marked_as_stale(tmp_path: Path, failure: str) -> None:
+def test_a_provider_that_fails_keeps_its_entries_marked_as_stale(
+    tmp_path: Path, failure: str
+) -> None:
     bdii = Bdii(tmp_path, {"BDII_READ_TIMEOUT": 2, "BDII_SOURCE_LIMIT": 1})
     bdii.provide(cloud(*(image(n, "ops") for n in range(5))))
     with running(bdii):
@@ -135,8 +153,13 @@ def test_a_tree_that_shrinks_by_more_than_half_is_held(tmp_path: Path) -> None:
         bdii.wait_for_images(40)
         started = time.monotonic()
         bdii.provide(cloud(image(0), image(99)))
-        bdii.wait_for(lambda: len(images(bdii.entries())) == 41, what="the new one beside the old ones")
-        bdii.wait_for(lambda: "39 of 46 entries would go at once: held until" in bdii.log, what="words about it")
+        bdii.wait_for(
+            lambda: len(images(bdii.entries())) == 41, what="the new one beside the old ones"
+        )
+        bdii.wait_for(
+            lambda: "39 of 46 entries would go at once: held until" in bdii.log,
+            what="words about it",
+        )
         bdii.wait_for_images(2)
         assert time.monotonic() - started >= 8
 
@@ -157,7 +180,9 @@ def test_10044_entries_are_all_served_and_readers_never_see_fewer_than_stay(tmp_
     total = 10_044 - 6
     bdii.provide(cloud(*(image(n, "ops") for n in range(total))))
     with running(bdii):
-        bdii.wait_for(lambda: bdii.statistics()["TotalEntries"] == 10_044, seconds=120, what="10 044 entries")
+        bdii.wait_for(
+            lambda: bdii.statistics()["TotalEntries"] == 10_044, seconds=120, what="10 044 entries"
+        )
         assert len(bdii.entries("o=glue", "1.1")) == 10_044
         counts: list[int] = []
         done = threading.Event()
@@ -171,7 +196,11 @@ def test_10044_entries_are_all_served_and_readers_never_see_fewer_than_stay(tmp_
         poller.start()
         bdii.provide(cloud(*(image(n, "ops") for n in range(100, total + 50))))
         try:
-            bdii.wait_for(lambda: bdii.statistics()["DeletedEntries"] == 100, seconds=120, what="100 deletions")
+            bdii.wait_for(
+                lambda: bdii.statistics()["DeletedEntries"] == 100,
+                seconds=120,
+                what="100 deletions",
+            )
         finally:
             done.set()
             poller.join()
@@ -184,13 +213,17 @@ def test_10044_entries_are_all_served_and_readers_never_see_fewer_than_stay(tmp_
 
 def test_an_entry_that_slapd_refuses_is_told_counted_and_harms_no_neighbour(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
-    bad = image(1).replace("GLUE2ApplicationEnvironmentAppName", "GLUE2ApplicationEnvironmentNoSuch")
+    bad = image(1).replace(
+        "GLUE2ApplicationEnvironmentAppName", "GLUE2ApplicationEnvironmentNoSuch"
+    )
     bdii.provide(cloud(bad, image(2)))
     with running(bdii):
         bdii.wait_for_images(1)
         bdii.wait_for_cycles(2)
         assert bdii.statistics()["FailedAdds"] == 1
-        assert "not published: refused by the directory: GLUE2ApplicationEnvironmentNoSuch" in bdii.log
+        assert (
+            "not published: refused by the directory: GLUE2ApplicationEnvironmentNoSuch" in bdii.log
+        )
         bdii.provide(cloud(image(1), image(2)))
         bdii.wait_for_images(2)
         bdii.wait_for_cycles(1)
@@ -263,7 +296,8 @@ def test_an_entry_that_becomes_one_of_another_class(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud(image(1)))
     other = cloud(image(1)).replace(
-        "objectClass: GLUE2Service\n", "objectClass: GLUE2Service\nobjectClass: GLUE2ComputingService\n"
+        "objectClass: GLUE2Service\n",
+        "objectClass: GLUE2Service\nobjectClass: GLUE2ComputingService\n",
     )
     with running(bdii):
         bdii.wait_for_images(1)
@@ -298,7 +332,9 @@ def test_slapd_killed_is_back_with_the_same_tree(tmp_path: Path) -> None:
         bdii.wait_for(lambda: bdii.statistics()["TotalEntries"] == len(good))
 
 
-def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_once(tmp_path: Path) -> None:
+def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_once(
+    tmp_path: Path,
+) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud(image(1), image(2)))
     with running(bdii):
@@ -306,8 +342,13 @@ def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_onc
         bdii.wait_for_cycles(1)
         good, pid = bdii.entries(), bdii.slapd()
         assert bdii.signal(signal.SIGKILL) == -signal.SIGKILL
-        bdii.wait_for(lambda: not Path(f"/proc/{pid}").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes())
-        bdii.script("sleep 60")  # nothing comes from the provider: what is served comes from the disk
+        bdii.wait_for(
+            lambda: (
+                not Path(f"/proc/{pid}").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+            )
+        )
+        # nothing comes from the provider: what is served comes from the disk
+        bdii.script("sleep 60")
         bdii.start()
         bdii.wait_for(lambda: bdii.entries() == good, seconds=10)
         started = time.monotonic()
@@ -340,7 +381,9 @@ def test_an_orphaned_slapd_is_ended_by_the_next_start(tmp_path: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     conf = directory / "slapd.conf"
     conf.write_text("database monitor\n")
-    orphan = subprocess.Popen(["/usr/sbin/slapd", "-d", "0", "-f", conf, "-h", f"ldap://127.0.0.1:{bdii.port}/"])
+    orphan = subprocess.Popen(
+        ["/usr/sbin/slapd", "-d", "0", "-f", conf, "-h", f"ldap://127.0.0.1:{bdii.port}/"]
+    )
     (tmp_path / "state/slapd.pid").write_text(f"{orphan.pid}\n")
     try:
         with running(bdii):
@@ -403,12 +446,16 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         assert bdii.process is not None
         bdii.process.send_signal(signal.SIGHUP)
         bdii.wait_for(lambda: "the old one stays" in bdii.log)
-        (other / "more.ldif").write_text("dn: GLUE2GroupID=more,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: more\n")
+        (other / "more.ldif").write_text(
+            "dn: GLUE2GroupID=more,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: more\n"
+        )
         kept = [line for line in text.splitlines() if not line.startswith("BDII_LDIF_DIR=")]
         bdii.configuration.write_text("\n".join([*kept, f"BDII_LDIF_DIR={other}", ""]))
         bdii.process.send_signal(signal.SIGHUP)
         bdii.wait_for(lambda: "GLUE2GroupID=more,o=glue" in bdii.entries())
-        bdii.configuration.write_text(text + f"BDII_LOG_LEVEL=WARNING\nBDII_LOG_FILE={log}\nBDII_RAM_DISK=yes\n")
+        bdii.configuration.write_text(
+            text + f"BDII_LOG_LEVEL=WARNING\nBDII_LOG_FILE={log}\nBDII_RAM_DISK=yes\n"
+        )
         bdii.process.send_signal(signal.SIGHUP)
         bdii.wait_for(log.exists)
         log.rename(tmp_path / "moved away")  # as logrotate does

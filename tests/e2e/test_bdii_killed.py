@@ -13,7 +13,8 @@ from tests.e2e.killpoints import Command, KillMatrix
 OLD = cloud(*(image(n, "ops") for n in range(8)))
 NEW = cloud(*(image(n, "ops", name="changed" if n == 4 else "") for n in range(3, 11)))
 
-# Runs the service until the new tree is published, on disk too, and notes what a client sees at the start and the end.
+# Runs the service until the new tree is published, on disk too, and notes what a client sees at the
+# start and the end.
 UNTIL_PUBLISHED = """
 "$@" --serve & pid=$!
 look() { ldapsearch -x -LLL -o ldif-wrap=no -H "ldap://127.0.0.1:$PORT" -b o=glue >"$1" 2>/dev/null && [ -s "$1" ]; }
@@ -50,7 +51,8 @@ def matrix(published: Path, directory: Path) -> KillMatrix:
         here = directory / str(next(number))
         here.mkdir()
         latest[:] = [here]
-        subprocess.run(["cp", "-a", published, here / "state"], check=True)  # leaves the database's holes holes
+        # leaves the database's holes holes
+        subprocess.run(["cp", "-a", published, here / "state"], check=True)
         bdii = Bdii(here, {"BDII_BREATHE_TIME": 60})
         bdii.provide(NEW)
         env = {"PORT": str(bdii.port), "STATE": str(here / "state"), "SEEN": str(here)}

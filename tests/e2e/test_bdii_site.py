@@ -30,7 +30,9 @@ DOMAIN = "GLUE2DomainID=TEST-SITE,o=glue"
 def site(directory: Path, urls: str, *, cfg: str = SITE_CFG, **keys: object) -> Bdii:
     directory.mkdir()
     (directory / "site.cfg").write_text(cfg)
-    (directory / "defaults.conf").write_text("SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.org\n")
+    (directory / "defaults.conf").write_text(
+        "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.org\n"
+    )
     (directory / "urls.conf").write_text(urls)
     return Bdii(
         directory,
@@ -90,7 +92,12 @@ def test_the_site_publishes_itself_and_what_it_pulls_with_images(tmp_path: Path)
     ]
     domain = found[DOMAIN]
     assert domain["GLUE2DomainDescription"] == ["A cloud, with commas"]
-    assert sorted(domain["GLUE2EntityOtherInfo"]) == ["GRID=EGI", "ProfileName=EGI", "ProfileVersion=1.0", "TIER 2"]
+    assert sorted(domain["GLUE2EntityOtherInfo"]) == [
+        "GRID=EGI",
+        "ProfileName=EGI",
+        "ProfileVersion=1.0",
+        "TIER 2",
+    ]
     location = found[f"GLUE2LocationID=location.TEST-SITE,{DOMAIN}"]
     assert location["GLUE2LocationLatitude"] == ["43.462306"]
     assert location["GLUE2LocationCountry"] == ["Spain"]
@@ -115,8 +122,15 @@ def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_p
         with running(below):
             above.wait_for_images(2)
             good = above.entries()
-        other.provide(group + group.replace("storage", "tape,GLUE2GroupID=storage", 1).replace("storage\n", "tape\n"))
-        above.wait_for(lambda: f"GLUE2GroupID=tape,GLUE2GroupID=storage,{DOMAIN}" in above.entries())
+        other.provide(
+            group
+            + group.replace("storage", "tape,GLUE2GroupID=storage", 1).replace(
+                "storage\n", "tape\n"
+            )
+        )
+        above.wait_for(
+            lambda: f"GLUE2GroupID=tape,GLUE2GroupID=storage,{DOMAIN}" in above.entries()
+        )
         above.wait_for(lambda: "CollectedAt" in str(images(above.entries())))
         bad = above.entries()
         assert good.keys() <= bad.keys()
@@ -134,7 +148,10 @@ def test_a_wrong_line_of_site_urls_stops_no_other(tmp_path: Path) -> None:
     below = resource(tmp_path / "resource")
     below.provide(cloud(image(1, "ops")))
     good = f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
-    above = site(tmp_path / "site", f"STORAGE ldap//storage:2170/o=glue\n{good}CLOUD ldap://other:2170/o=glue\n")
+    above = site(
+        tmp_path / "site",
+        f"STORAGE ldap//storage:2170/o=glue\n{good}CLOUD ldap://other:2170/o=glue\n",
+    )
     assert above.once("--check-config").returncode == 2
     with running(below), running(above):
         above.wait_for_images(1)
@@ -151,11 +168,11 @@ def test_a_wrong_line_of_site_urls_stops_no_other(tmp_path: Path) -> None:
 def test_a_source_that_publishes_nothing_yet_is_told_from_one_that_is_down(tmp_path: Path) -> None:
     # an openstack.rc that is not filled in: the site's log must lead to the resource's
     below = resource(tmp_path / "resource")
-    above = site(tmp_path / "site", f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n")
+    above = site(
+        tmp_path / "site", f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
+    )
     with running(below), running(above):
-        words = (
-            f"site/CLOUD: failed with status 32: No such object (32): ldap://127.0.0.1:{below.port} answers, but has no"
-        )
+        words = f"site/CLOUD: failed with status 32: No such object (32): ldap://127.0.0.1:{below.port} answers, but has no"
         above.wait_for(lambda: words in above.log, what="the reason")
 
 
@@ -189,7 +206,9 @@ def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: 
         ("bdii.conf", "BDII_PORT=99999\n", "bdii.conf:1: BDII_PORT: '99999' is not allowed"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, name: str, content: str, line: str) -> None:
+def test_what_is_wrong_is_told_with_file_and_line(
+    tmp_path: Path, name: str, content: str, line: str
+) -> None:
     """R29, R30: placeholders and what a shell would do, too."""
     above = site(tmp_path / "site", "")
     path = tmp_path / "site" / name
@@ -205,7 +224,10 @@ def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, name: str, con
 
 def test_the_record_of_a_wrong_configuration_is_that_of_the_level(tmp_path: Path) -> None:
     """F-S2: the record of the last good cycle stayed in place."""
-    for name, made in (("site", site(tmp_path / "site", "")), ("resource", resource(tmp_path / "resource"))):
+    for name, made in (
+        ("site", site(tmp_path / "site", "")),
+        ("resource", resource(tmp_path / "resource")),
+    ):
         made.configuration.write_text(made.configuration.read_text() + "BDII_BREATHE_TIME=soon\n")
         assert made.once("--serve").returncode == 2
         said = run_records.read(made.directory / "root", f"bdii-{name}")
@@ -216,7 +238,10 @@ def test_the_record_of_a_wrong_configuration_is_that_of_the_level(tmp_path: Path
 def test_left_out_values_leave_no_empty_attribute(tmp_path: Path) -> None:
     """R30."""
     kept = ("SITE_NAME", "SITE_EMAIL", "SITE_SECURITY_EMAIL", "SITE_SUPPORT_EMAIL")
-    cfg = "".join(f"{line}\n" for line in SITE_CFG.splitlines() if line.split()[0] in kept) + "SITE_WEB =\n"
+    cfg = (
+        "".join(f"{line}\n" for line in SITE_CFG.splitlines() if line.split()[0] in kept)
+        + "SITE_WEB =\n"
+    )
     above = site(tmp_path / "site", "", cfg=cfg)
     with running(above):
         above.wait_for(lambda: f"GLUE2LocationID=location.TEST-SITE,{DOMAIN}" in above.entries())

@@ -31,22 +31,45 @@ def made(shipped: Shipped) -> Path:
     return shipped.bundle
 
 
-def test_the_sums_are_of_all_files_and_the_signature_is_of_the_sums(made: Path, tmp_path: Path) -> None:
-    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=made, check=True)
+def test_the_sums_are_of_all_files_and_the_signature_is_of_the_sums(
+    made: Path, tmp_path: Path
+) -> None:
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=made, check=True
+    )
     listed = {line.split("  ", 1)[1] for line in (made / "SHA256SUMS").read_text().splitlines()}
     present = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
     assert present - listed == {"SHA256SUMS", "SHA256SUMS.sig"}
-    verify = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "signing-key.pem", "-sigfile", "SHA256SUMS.sig"]
-    subprocess.run([*verify, "-rawin", "-in", "SHA256SUMS"], cwd=made, check=True, capture_output=True)
+    verify = [
+        "openssl",
+        "pkeyutl",
+        "-verify",
+        "-pubin",
+        "-inkey",
+        "signing-key.pem",
+        "-sigfile",
+        "SHA256SUMS.sig",
+    ]
+    subprocess.run(
+        [*verify, "-rawin", "-in", "SHA256SUMS"], cwd=made, check=True, capture_output=True
+    )
     altered = tmp_path / "SHA256SUMS"
     altered.write_text((made / "SHA256SUMS").read_text() + "0" * 64 + "  another\n")
-    refused = subprocess.run([*verify, "-rawin", "-in", altered], cwd=made, check=False, capture_output=True)
+    refused = subprocess.run(
+        [*verify, "-rawin", "-in", altered], cwd=made, check=False, capture_output=True
+    )
     assert refused.returncode != 0
 
 
-def test_the_images_of_the_bundle_are_those_that_the_engine_runs(engine: Engine, made: Path) -> None:
+def test_the_images_of_the_bundle_are_those_that_the_engine_runs(
+    engine: Engine, made: Path
+) -> None:
     """R01: loaded from the bundle, never pulled; images.lock names service, tag and id."""
-    lines = [line.split() for line in (made / "images.lock").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line.split()
+        for line in (made / "images.lock").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert [line[0] for line in lines] == list(contents.IMAGES)
     with tarfile.open(made / "images/images.tar") as archive:
         manifest = archive.extractfile("manifest.json")
@@ -54,12 +77,18 @@ def test_the_images_of_the_bundle_are_those_that_the_engine_runs(engine: Engine,
         held = {image["RepoTags"][0]: Path(image["Config"]).stem for image in json.load(manifest)}
     for _, tag, identifier in lines:
         assert identifier == f"sha256:{held[tag]}"
-        assert engine.docker("image", "inspect", "--format", "{{.Id}}", tag).stdout.strip() == identifier
-    assert (made / "images/images.tar").stat().st_size <= 450 * 10**6  # layers that several images share are there once
+        assert (
+            engine.docker("image", "inspect", "--format", "{{.Id}}", tag).stdout.strip()
+            == identifier
+        )
+    # layers that several images share are there once
+    assert (made / "images/images.tar").stat().st_size <= 450 * 10**6
 
 
 @pytest.mark.parametrize("name", contents.IMAGES)
-def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(engine: Engine, made: Path, name: str) -> None:
+def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(
+    engine: Engine, made: Path, name: str
+) -> None:
     document = json.loads((made / f"sbom/{name}.cdx.json").read_text())
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")
     found = {component["purl"].partition("?")[0] for component in document["components"]}
@@ -70,26 +99,57 @@ def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(engine: Engine
         done
         python -c 'from importlib.metadata import distributions as d; [print(f"pkg:pypi/{x.name.lower()}@{x.version}") for x in d()]'
     """
-    shown = engine.docker("run", "--rm", "--network", "none", images.tag(name), "bash", "-c", script).stdout
+    shown = engine.docker(
+        "run", "--rm", "--network", "none", images.tag(name), "bash", "-c", script
+    ).stdout
     inside = {line.replace("_", "-") if "pypi" in line else line for line in shown.split()}
-    encoded = {re.sub(r"[+:~]", lambda match: f"%{ord(match[0]):02X}", line.partition("@")[2]) for line in inside}
+    encoded = {
+        re.sub(r"[+:~]", lambda match: f"%{ord(match[0]):02X}", line.partition("@")[2])
+        for line in inside
+    }
     assert {purl.partition("@")[0] for purl in found} == {line.partition("@")[0] for line in inside}
     assert {purl.partition("@")[2].replace("~", "%7E") for purl in found} == encoded
 
 
 @pytest.mark.parametrize("python", images.PYTHONS)
-def test_the_host_s_programs_are_there_for_each_python(made: Path, tmp_path: Path, python: str) -> None:
+def test_the_host_s_programs_are_there_for_each_python(
+    made: Path, tmp_path: Path, python: str
+) -> None:
     """F-H3: of Debian 12, Ubuntu 24.04 and Debian 13; pip chooses by version and hash, with nothing but the bundle."""
-    options = ("--no-index", "--find-links", made / "wheels", "--no-deps", "--require-hashes", "--only-binary=:all:")
+    options = (
+        "--no-index",
+        "--find-links",
+        made / "wheels",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+    )
     platforms = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_17_x86_64")
     target = ("--implementation", "cp", "--python-version", python, *platforms)
-    pip = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command = [*pip, *options, *target, "--dest", tmp_path, "--requirement", made / "requirements.txt"]
+    pip = [
+        TOP / ".cache/env/uv/bin/python",
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    command = [
+        *pip,
+        *options,
+        *target,
+        "--dest",
+        tmp_path,
+        "--requirement",
+        made / "requirements.txt",
+    ]
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
     assert list(tmp_path.glob(f"pyyaml-*-cp{python.replace('.', '')}-*.whl"))
 
 
-def test_the_bundle_lists_its_debian_packages_and_says_of_which_day(engine: Engine, made: Path) -> None:
+def test_the_bundle_lists_its_debian_packages_and_says_of_which_day(
+    engine: Engine, made: Path
+) -> None:
     """F-H8: name, version and architecture as dpkg says inside of the images; no package is younger than the list."""
     head, *lines = (made / "debian-packages.txt").read_text().splitlines()
     script = r"""
@@ -125,9 +185,15 @@ def test_the_host_s_wheels_are_those_of_its_lock(made: Path, tmp_path: Path) -> 
         "--no-cache-dir",
     ]
     found: list[str | Path] = ["--find-links", made / "wheels"]
-    subprocess.run([*pip, *found, "--require-hashes", "--requirement", made / "requirements.txt"], check=True)
-    subprocess.run([*pip, "--no-deps", *(made / "wheels").glob("egi_fedcloud_appliance-*.whl")], check=True)
-    shown = subprocess.run([tmp_path / "host/bin/appliance", "--version"], capture_output=True, text=True, check=True)
+    subprocess.run(
+        [*pip, *found, "--require-hashes", "--requirement", made / "requirements.txt"], check=True
+    )
+    subprocess.run(
+        [*pip, "--no-deps", *(made / "wheels").glob("egi_fedcloud_appliance-*.whl")], check=True
+    )
+    shown = subprocess.run(
+        [tmp_path / "host/bin/appliance", "--version"], capture_output=True, text=True, check=True
+    )
     assert shown.stdout.split()[-1] == images.version()
 
 
@@ -149,7 +215,11 @@ def test_a_build_needs_no_network_once_its_parts_are_there(engine: Engine, made:
         f"print(len(images.build(Engine(Path({str(engine.directory)!r})), Path('.cache/deploy'))))"
     )
     done = subprocess.run(
-        ["unshare", "--net", sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=TOP
+        ["unshare", "--net", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TOP,
     )
     assert done.stdout.strip() == str(len(contents.IMAGES)), done.stderr
 

@@ -87,7 +87,9 @@ def check(site: ContainerSite, *words: str) -> tuple[int, list[dict[str, Any]], 
         "--root",
         str(site.root),
     ]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*command, *words], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.stdout, done.stderr
     told = json.loads(done.stdout)
     assert "Traceback" not in done.stderr
@@ -108,7 +110,8 @@ def wait_for_words(site: ContainerSite, name: str, words: str) -> None:
 
 def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     """F-H2, F-H5, F-H6: a site in order has no finding; then one fault in each file, each of which its program takes for
-    good or misunderstands, is found with the host's file and line, and nothing runs meanwhile or is left.
+    good or misunderstands, is found with the host's file and line, and nothing runs meanwhile or is
+    left.
     """
     status, findings, asked = check(site)
     assert findings == []
@@ -125,9 +128,19 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     caso = (root / "etc/caso/caso.conf").read_text().splitlines()
     replace(site, "etc/cloudkeeper/cloudkeeper-os.conf", "username = images", "user = images")
     replace(site, "etc/cloudkeeper/cloudkeeper-os.conf", "#use_syslog = false", "use_syslog = true")
-    broker = replace(site, "etc/apel/sender.cfg", "host: msg.argo.grnet.gr", "host: msg-devel.argo.grnet.gr")
-    site.edit("etc/cloud-info-provider/openstack.rc", append="export OS_CACERT=/etc/ssl/certs/private.pem\n")
-    replace(site, "etc/sitebdii/site.cfg", "SITE_EMAIL = a@example.org", "SITE_EMAIL = admin@example.com")
+    broker = replace(
+        site, "etc/apel/sender.cfg", "host: msg.argo.grnet.gr", "host: msg-devel.argo.grnet.gr"
+    )
+    site.edit(
+        "etc/cloud-info-provider/openstack.rc",
+        append="export OS_CACERT=/etc/ssl/certs/private.pem\n",
+    )
+    replace(
+        site,
+        "etc/sitebdii/site.cfg",
+        "SITE_EMAIL = a@example.org",
+        "SITE_EMAIL = admin@example.com",
+    )
     (root / "etc/cloudkeeper/image-lists.conf").write_text("")
     status, findings, asked = check(site)
     found = {(one["id"], one["path"].removeprefix(str(root)), one["line"]) for one in findings}
@@ -139,18 +152,24 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     assert ("C24.a", "/etc/apel/sender.cfg", broker) in found
     assert ("C20.b", "/etc/sitebdii/site.cfg", 2) in found
     told = {one["path"].removeprefix(str(root)): one["text"] for one in findings}
-    assert "FEDCLOUD_CA_BUNDLE in /etc/fedcloud/appliance.env" in told["/etc/cloud-info-provider/openstack.rc"]
+    assert (
+        "FEDCLOUD_CA_BUNDLE in /etc/fedcloud/appliance.env"
+        in told["/etc/cloud-info-provider/openstack.rc"]
+    )
     assert any("use_syslog" in one["option"] for one in findings)
     assert sorted(str(path) for path in (root / "etc").rglob("*")) == before
     assert site.engine.docker("ps", "-a", "--format", "{{.ID}} {{.CreatedAt}}").stdout == running
-    states = [str(site.container(name)["State"]["Status"]) for name in ("sitebdii", "cloudkeeper-os")]
+    states = [
+        str(site.container(name)["State"]["Status"]) for name in ("sitebdii", "cloudkeeper-os")
+    ]
     assert states == ["running", "running"]
 
 
 def test_what_keeps_a_program_from_being_asked(site: ContainerSite) -> None:
     """F-H2: first a service that runs in the host's network, where docker-compose cannot link a check to it.
 
-    F-H10, C04, C10.a: a mount without its source and a missing key are findings; with no engine nothing is asked."""
+    F-H10, C04, C10.a: a mount without its source and a missing key are findings; with no engine
+    nothing is asked."""
     site.set(FEDCLOUD_NETWORK="host")
     site.compose("up", "-d", "--no-build", "cloudkeeper-os")
     assert check(site, "cloudkeeper-os") == (0, [], ["cloudkeeper-os"])

@@ -1,6 +1,7 @@
 """`cloudkeeper sync` as a program: lists and images from a real HTTPS server, a backend behind the real protocol.
 
-What the backend was given is told by sha512sum and qemu-img, what the lists are worth by the openssl program.
+What the backend was given is told by sha512sum and qemu-img, what the lists are worth by the
+openssl program.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from tests.e2e.images_frontend import PROGRAM, Done, make_disks, qemu_img, run, 
 from tests.e2e.killpoints import Command, KillMatrix
 from tests.simulators import cutting_proxy, image_backend, image_server
 from tests.simulators.image_backend import Cloud
-from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, in_days, openssl_accepts, sign
+from tests.simulators.image_lists import (
+    LIST_ID,
+    image,
+    image_id,
+    image_list,
+    in_days,
+    openssl_accepts,
+    sign,
+)
 from tests.simulators.image_server import Broken, ImageServer, Redirect, Slow
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
@@ -48,8 +57,12 @@ class World:
     def spool(self) -> Path:
         return self.root / "images"
 
-    def publish(self, images: list[dict[str, Any]], *, path: str = "/ops/image.list", **changes: Any) -> bytes:
-        document = image_list(images, dn=changes.pop("dn", ENDORSER), ca=changes.pop("ca", AUTHORITY_DN), **changes)
+    def publish(
+        self, images: list[dict[str, Any]], *, path: str = "/ops/image.list", **changes: Any
+    ) -> bytes:
+        document = image_list(
+            images, dn=changes.pop("dn", ENDORSER), ca=changes.pop("ca", AUTHORITY_DN), **changes
+        )
         message = sign(document, self.signer)
         self.web.put(path, message)
         return message
@@ -57,10 +70,17 @@ class World:
     def image(self, number: int, name: str, **changes: Any) -> dict[str, Any]:
         content = self.files[name]
         uri = self.web.put(f"/images/{name}", content)
-        return image(number, uri=uri, content=content, **{"hv__format": name.rpartition(".")[2].upper()} | changes)
+        return image(
+            number,
+            uri=uri,
+            content=content,
+            **{"hv__format": name.rpartition(".")[2].upper()} | changes,
+        )
 
     def configure(self, *lines: str) -> None:
-        (self.root / "image-lists.conf").write_text("\n".join(lines or [self.web.url("/ops/image.list")]) + "\n")
+        (self.root / "image-lists.conf").write_text(
+            "\n".join(lines or [self.web.url("/ops/image.list")]) + "\n"
+        )
 
     def command(self, *flags: str) -> list[str]:
         config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
@@ -70,7 +90,9 @@ class World:
         return run(*self.command(*flags))
 
     def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.root / "var/lib/fedcloud/runs/cloudkeeper.json").read_text())
+        found: dict[str, Any] = json.loads(
+            (self.root / "var/lib/fedcloud/runs/cloudkeeper.json").read_text()
+        )
         return found
 
 
@@ -88,13 +110,17 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Credential:
     other = Authority.create(
-        tmp_path_factory.mktemp("strangers") / "ca", subject="/DC=EU/DC=EXAMPLE/CN=Stranger", key="ec"
+        tmp_path_factory.mktemp("strangers") / "ca",
+        subject="/DC=EU/DC=EXAMPLE/CN=Stranger",
+        key="ec",
     )
     return other.issue("lists.example.org", key="ec")
 
 
 @pytest.fixture
-def world(tmp_path: Path, authority: Authority, strangers: Credential, disks: dict[str, bytes]) -> Iterator[World]:
+def world(
+    tmp_path: Path, authority: Authority, strangers: Credential, disks: dict[str, bytes]
+) -> Iterator[World]:
     certificates = tmp_path / "certificates"
     authority.publish(certificates)
     signer = authority.find("lists.example.org") or authority.issue("lists.example.org", key="ec")
@@ -138,14 +164,21 @@ def test_images_reach_the_cloud_and_stay_there(world: World) -> None:
         key(2): sha512(world.files["one.raw"]),
     }
     added = world.cloud.appliances[key(1)]
-    assert (added.vo, added.operating_system, added.ram, added.core) == ("ops", "Linux Debian 12", 2**30, 1)
+    assert (added.vo, added.operating_system, added.ram, added.core) == (
+        "ops",
+        "Linux Debian 12",
+        2**30,
+        1,
+    )
     assert added.attributes["hv:dn"] == ENDORSER
     assert world.cloud.calls[0] == "PreAction"
     assert world.cloud.calls[-1] == "PostAction"
     assert list(world.spool.iterdir()) == []
     counts = world.record()["counts"]
     assert (counts["images_added"], counts["lists_accepted"]) == (2, 1)
-    assert counts["transferred_bytes"] == len(world.files["one.qcow2"]) + len(world.files["one.raw"])
+    assert counts["transferred_bytes"] == len(world.files["one.qcow2"]) + len(
+        world.files["one.raw"]
+    )
 
     world.cloud.calls.clear()
     assert world.sync().returncode == 0
@@ -213,9 +246,13 @@ def test_a_backend_that_cannot_update_metadata_gets_the_data_again(world: World)
 
 
 def test_what_a_list_no_longer_offers_is_removed(world: World) -> None:
-    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "one.raw")])
+    world.publish(
+        [world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "one.raw")]
+    )
     assert world.sync().returncode == 0
-    world.publish([world.image(1, "one.qcow2"), world.image(3, "one.raw", dc__date__expires=in_days(-1))])
+    world.publish(
+        [world.image(1, "one.qcow2"), world.image(3, "one.raw", dc__date__expires=in_days(-1))]
+    )
     done = world.sync("--json")
     assert done.returncode == 0, done.stderr
     assert list(world.cloud.appliances) == [key(1)]
@@ -231,7 +268,10 @@ def test_many_removals_wait_for_a_word(world: World) -> None:
     world.publish(everything[:2])
     done = world.sync()
     assert done.returncode == 1
-    assert "4 of 6 images would be removed, which is held back; run once with --allow-remove 4" in done.stderr
+    assert (
+        "4 of 6 images would be removed, which is held back; run once with --allow-remove 4"
+        in done.stderr
+    )
     assert len(world.cloud.appliances) == 6
     assert world.sync("--allow-remove", "3").returncode == 1
     done = world.sync("--allow-remove", "4")
@@ -258,7 +298,10 @@ def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
 def test_what_a_list_says_cannot_steer_a_terminal(world: World) -> None:
     world.publish([world.image(1, "one.qcow2", dc__title="\x1b[2J\r\nops: would remove all")])
     done = world.sync("--dry-run")
-    assert done.stdout.splitlines()[0] == f'ops: would add {image_id(1)} "\\x1b[2J\\r\\nops: would remove all"'
+    assert (
+        done.stdout.splitlines()[0]
+        == f'ops: would add {image_id(1)} "\\x1b[2J\\r\\nops: would remove all"'
+    )
     assert len(done.stdout.splitlines()) == 2
 
 
@@ -279,7 +322,9 @@ def test_a_vo_without_a_project_costs_one_line_and_no_download(world: World) -> 
 def test_a_bug_that_one_image_brings_about_costs_no_other(world: World) -> None:
     """A qemu-img that says something unheard of."""
     strange = world.root / "qemu-img"
-    strange.write_text('#!/bin/sh\ncase "$*" in *000000000001*) echo "{}";; *) exec /usr/bin/qemu-img "$@";; esac\n')
+    strange.write_text(
+        '#!/bin/sh\ncase "$*" in *000000000001*) echo "{}";; *) exec /usr/bin/qemu-img "$@";; esac\n'
+    )
     strange.chmod(0o755)
     world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
     done = world.sync("--qemu-img-binary", str(strange))
@@ -367,7 +412,9 @@ def test_an_expired_list_is_refused(offered: World) -> None:
     ],
     ids=["endorser", "authority", "vo", "no vo", "date", "images"],
 )
-def test_a_signed_list_with_wrong_content_is_refused(offered: World, changes: dict[str, Any], words: str) -> None:
+def test_a_signed_list_with_wrong_content_is_refused(
+    offered: World, changes: dict[str, Any], words: str
+) -> None:
     message = offered.publish([offered.image(2, "two.qcow2")], **changes)
     assert openssl_accepts(message, offered.certificates)
     refused(offered, words)
@@ -378,7 +425,10 @@ def test_a_revoked_signer_is_refused(offered: World, tmp_path: Path) -> None:
     gone = own.issue("lists.example.org", key="ec")
     own.revoke(gone)
     own.publish(offered.certificates)
-    offered.web.put("/ops/image.list", sign(image_list([], dn=ENDORSER, ca="/DC=EU/DC=EXAMPLE/CN=Revoking"), gone))
+    offered.web.put(
+        "/ops/image.list",
+        sign(image_list([], dn=ENDORSER, ca="/DC=EU/DC=EXAMPLE/CN=Revoking"), gone),
+    )
     refused(offered, "was revoked by")
 
 
@@ -386,7 +436,10 @@ def test_a_revoked_signer_is_refused(offered: World, tmp_path: Path) -> None:
     ("content", "words"),
     [
         (image_server.Status(404), "the server answers 404"),
-        (Broken(b"MIME-Version: 1.0\n", 1000), "the connection broke after 18 bytes: IncompleteRead"),
+        (
+            Broken(b"MIME-Version: 1.0\n", 1000),
+            "the connection broke after 18 bytes: IncompleteRead",
+        ),
         (Redirect("http://localhost:1/list"), "the server redirects to http, away from https"),
         (Redirect("/ops/image.list"), "the server redirects more than 5 times"),
         (Redirect("file:///etc/passwd"), "the server redirects to file"),
@@ -394,7 +447,9 @@ def test_a_revoked_signer_is_refused(offered: World, tmp_path: Path) -> None:
     ],
     ids=["404", "cut", "to http", "loop", "to a file", "large"],
 )
-def test_a_list_that_cannot_be_fetched(offered: World, content: image_server.Content, words: str) -> None:
+def test_a_list_that_cannot_be_fetched(
+    offered: World, content: image_server.Content, words: str
+) -> None:
     offered.web.put("/ops/image.list", content)
     refused(offered, words)
 
@@ -413,13 +468,17 @@ def test_a_server_that_is_not_proven_gets_no_belief(offered: World, tmp_path: Pa
 def test_bad_neighbours_stop_nobody(world: World) -> None:
     """A line that is no URL, a list that is refused, an image that is unusable, a call that fails: all others go on."""
     world.publish([world.image(1, "one.qcow2")], path="/vo/a.list", identifier="list-a", vo="a")
-    document = _altered(world.publish([world.image(1, "one.qcow2")], path="/vo/b.list", identifier="list-b", vo="b"))
+    document = _altered(
+        world.publish([world.image(1, "one.qcow2")], path="/vo/b.list", identifier="list-b", vo="b")
+    )
     world.web.put("/vo/b.list", document)
     images = [world.image(number, "one.raw") for number in range(1, 8)]
     images[0]["hv:image"]["sl:checksum:sha512"] = "0" * 128
     images[1]["hv:image"]["hv:uri"] = world.web.url("/nowhere")
     images[2]["hv:image"]["hv:uri"] = "ftp://example.org/image"
-    images[3]["hv:image"]["hv:uri"] = world.web.put("/images/cut", Broken(world.files["one.raw"][:-1], None))
+    images[3]["hv:image"]["hv:uri"] = world.web.put(
+        "/images/cut", Broken(world.files["one.raw"][:-1], None)
+    )
     world.publish(images, path="/vo/c.list", identifier="list-c", vo="c")
     world.cloud.misbehave("AddAppliance", image_id(5), how="ERROR_RESOURCE_STATE")
     world.cloud.misbehave("AddAppliance", image_id(6), how="exception")
@@ -434,7 +493,11 @@ def test_bad_neighbours_stop_nobody(world: World) -> None:
     done = world.sync()
     assert done.returncode == 1
     assert sorted(world.cloud.appliances) == [("list-a", image_id(1)), ("list-c", image_id(7))]
-    told = [line.split(" - ERROR - ")[1] for line in done.stderr.splitlines() if ".sync - ERROR - " in line]
+    told = [
+        line.split(" - ERROR - ")[1]
+        for line in done.stderr.splitlines()
+        if ".sync - ERROR - " in line
+    ]
     assert world.record()["failures"] == told
     expected = [
         f"{world.root}/image-lists.conf:4: must begin with https://",
@@ -480,11 +543,16 @@ def test_two_lists_of_one_identifier(world: World) -> None:
         done = world.sync()
         assert done.returncode == 1
         first = world.web.url("/ops/image.list")
-        assert f"/copy/image.list: has the identifier of {first}, {LIST_ID}; remove one of them" in done.stderr
+        assert (
+            f"/copy/image.list: has the identifier of {first}, {LIST_ID}; remove one of them"
+            in done.stderr
+        )
         assert list(world.cloud.appliances) == [key(1)]
 
 
-def test_a_list_that_fails_leaves_its_identifier_to_nobody(offered: World, authority: Authority) -> None:
+def test_a_list_that_fails_leaves_its_identifier_to_nobody(
+    offered: World, authority: Authority
+) -> None:
     """Another endorser offers images as those of a list that cannot be fetched right now."""
     other = authority.find("other.example.org") or authority.issue("other.example.org", key="ec")
     images = [offered.image(1, "two.qcow2", hv__version="2")]
@@ -495,7 +563,10 @@ def test_a_list_that_fails_leaves_its_identifier_to_nobody(offered: World, autho
     before = dict(offered.cloud.received)
     done = offered.sync()
     assert done.returncode == 1
-    assert f"its endorser is {HOST_DN}/CN=other.example.org of {AUTHORITY_DN}, but was {ENDORSER}" in done.stderr
+    assert (
+        f"its endorser is {HOST_DN}/CN=other.example.org of {AUTHORITY_DN}, but was {ENDORSER}"
+        in done.stderr
+    )
     assert (offered.cloud.received, offered.web.asked("/images/two.qcow2")) == (before, 0)
 
 
@@ -532,7 +603,9 @@ def test_credentials_do_not_follow_to_another_host(world: World, authority: Auth
     with image_server.serve(authority.find("localhost")) as other:
         other.put("/list", message)
         world.web.put("/ops/image.list", Redirect(other.url("/list")))
-        world.configure(world.web.url("/ops/image.list").replace("https://", f"https://{TOKEN}:x-oauth-basic@"))
+        world.configure(
+            world.web.url("/ops/image.list").replace("https://", f"https://{TOKEN}:x-oauth-basic@")
+        )
         assert world.sync().returncode == 0
         assert "Authorization" in world.web.requests[0][2]
         assert [headers.get("Authorization") for _, _, headers in other.requests] == [None]
@@ -543,7 +616,9 @@ def test_no_backend_is_one_line_and_nothing_is_fetched(world: World) -> None:
     world.publish([world.image(1, "one.qcow2")])
     done = world.sync("--backend-endpoint", "127.0.0.1:1")
     assert done.returncode == 3
-    assert done.stderr.splitlines()[-1].startswith("cloudkeeper: backend 127.0.0.1:1: cannot be reached: ")
+    assert done.stderr.splitlines()[-1].startswith(
+        "cloudkeeper: backend 127.0.0.1:1: cannot be reached: "
+    )
     assert world.web.requests == []
 
 
@@ -551,7 +626,9 @@ def test_a_backend_that_refuses_the_run(world: World) -> None:
     world.cloud.misbehave("PreAction", how="ERROR_AUTHENTICATION")
     done = world.sync()
     assert done.returncode == 3
-    assert done.stderr.splitlines()[-1].endswith("PreAction: PreAction is made to fail (ERROR_AUTHENTICATION)")
+    assert done.stderr.splitlines()[-1].endswith(
+        "PreAction: PreAction is made to fail (ERROR_AUTHENTICATION)"
+    )
     assert world.record()["status"] == 3
 
 
@@ -564,9 +641,13 @@ def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
 
 
 @pytest.mark.parametrize(("times", "expected"), [(1, 0), (10, 1)], ids=["a restart", "a poison"])
-def test_an_image_at_which_the_backend_goes_away_stops_no_other(world: World, times: int, expected: int) -> None:
+def test_an_image_at_which_the_backend_goes_away_stops_no_other(
+    world: World, times: int, expected: int
+) -> None:
     """F-S1, of images: the suspect is tried again alone, after all others, then left out."""
-    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "two.qcow2")])
+    world.publish(
+        [world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "two.qcow2")]
+    )
     poison = image_id(1).encode()
     with cutting_proxy.before(world.cloud.endpoint, poison=poison, times=times) as proxy:
         done = world.sync("--backend-endpoint", proxy.endpoint)
@@ -574,7 +655,10 @@ def test_an_image_at_which_the_backend_goes_away_stops_no_other(world: World, ti
     assert set(world.cloud.appliances) == {key(number) for number in (1, 2, 3)[expected:]}
     assert world.cloud.calls[-1] == "PostAction"
     said = world.record()
-    assert (said["counts"]["images_failed"], said["counts"]["images_added"]) == (expected, 3 - expected)
+    assert (said["counts"]["images_failed"], said["counts"]["images_added"]) == (
+        expected,
+        3 - expected,
+    )
     assert proxy.cuts == min(times, 2)
     if expected:
         [line] = said["failures"]
@@ -585,12 +669,16 @@ def test_an_image_at_which_the_backend_goes_away_stops_no_other(world: World, ti
 def test_foreign_files_in_the_image_directory_stop_nothing(world: World) -> None:
     """F-H1: what has a name of ours and is no directory goes; a directory is named."""
     world.publish([world.image(1, "one.qcow2")])
-    made = foreign.make(world.spool, prefix="cloudkeeper-") + foreign.make(world.spool, prefix="own-")
+    made = foreign.make(world.spool, prefix="cloudkeeper-") + foreign.make(
+        world.spool, prefix="own-"
+    )
     done = world.sync()
     assert done.returncode == 1, done.stderr
     assert set(world.cloud.appliances) == {key(1)}
     left = {path.name for path in world.spool.iterdir()}
-    assert left == {"cloudkeeper-directory", "cloudkeeper-locked"} | {p.name for p in made if p.name.startswith("own-")}
+    assert left == {"cloudkeeper-directory", "cloudkeeper-locked"} | {
+        p.name for p in made if p.name.startswith("own-")
+    }
     first, second = world.record()["failures"]
     stuck = world.spool / "cloudkeeper-directory"
     assert first == f"{stuck}: skipped: is a directory; if nobody needs it: rm -r {stuck}"
@@ -658,7 +746,9 @@ def test_a_list_whose_images_cannot_be_listed_is_left_alone(offered: World) -> N
 
 
 def test_harmful_and_altered_images_are_refused(world: World, tmp_path: Path) -> None:
-    qemu_img("create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "bad.qcow2", "1M")
+    qemu_img(
+        "create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "bad.qcow2", "1M"
+    )
     world.files = world.files | {"bad.qcow2": (tmp_path / "bad.qcow2").read_bytes()}
     altered = world.image(2, "one.qcow2")
     world.publish([world.image(1, "bad.qcow2"), altered])
@@ -695,12 +785,22 @@ def test_mutual_tls(world: World, authority: Authority) -> None:
     flags = ["--authentication", "--certificate", str(client.certificate), "--key", str(client.key)]
     with image_backend.serve(credentials=credentials) as cloud:
         endpoint = f"localhost:{cloud.port}"
-        known = ["--backend-endpoint", endpoint, "--backend-certificate", str(authority.certificate)]
+        known = [
+            "--backend-endpoint",
+            endpoint,
+            "--backend-certificate",
+            str(authority.certificate),
+        ]
         done = world.sync(*known, *flags)
         assert done.returncode == 0, done.stderr
         assert list(cloud.appliances) == [key(1)]
         assert world.sync("--backend-endpoint", endpoint).returncode == 3
-        stranger = ["--backend-endpoint", endpoint, "--backend-certificate", str(world.strangers.certificate)]
+        stranger = [
+            "--backend-endpoint",
+            endpoint,
+            "--backend-certificate",
+            str(world.strangers.certificate),
+        ]
         done = world.sync(*stranger, *flags)
     assert done.returncode == 3
     assert "cannot be reached" in done.stderr
@@ -730,7 +830,9 @@ def test_configuration_is_checked_without_doing_anything(world: World) -> None:
     world.configure("nonsense", world.web.url("/ops/image.list"))
     done = world.sync("--check-config")
     assert done.returncode == 2
-    assert done.stderr == f"cloudkeeper: {world.root}/image-lists.conf:1: must begin with https://\n"
+    assert (
+        done.stderr == f"cloudkeeper: {world.root}/image-lists.conf:1: must begin with https://\n"
+    )
     assert (world.web.requests, world.cloud.calls) == ([], [])
 
 
@@ -739,7 +841,9 @@ def test_a_stop_tidies_up(world: World) -> None:
     world.publish([world.image(1, "one.qcow2")])
     world.web.put("/images/one.qcow2", Slow(world.files["one.qcow2"], 1))
     command = [str(PROGRAM), *world.command()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         deadline = time.monotonic() + 60
         while not (world.spool.exists() and list(world.spool.iterdir())):
             assert time.monotonic() < deadline
@@ -764,7 +868,11 @@ def test_exit_codes_of_the_peer(world: World) -> None:
 def killing(world: World) -> KillMatrix:
     """Return the matrix of a run that adds an image, replaces one, converts one and removes one."""
     old = [world.image(1, "one.qcow2"), world.image(2, "one.raw")]
-    new = [world.image(1, "two.qcow2", hv__version="2"), world.image(3, "one.raw"), world.image(4, "one.ova")]
+    new = [
+        world.image(1, "two.qcow2", hv__version="2"),
+        world.image(3, "one.raw"),
+        world.image(4, "one.ova"),
+    ]
 
     def prepare() -> Command:
         world.cloud.appliances.clear()
@@ -780,7 +888,11 @@ def killing(world: World) -> KillMatrix:
         assert world.cloud.received[key(3)] == sha512(world.files["one.raw"])
         assert list(world.spool.iterdir()) == []
 
-    return KillMatrix(prepare, verify, syscalls=("fsync", "rename", "unlink", "mkdir", "ftruncate", "sendto", "write"))
+    return KillMatrix(
+        prepare,
+        verify,
+        syscalls=("fsync", "rename", "unlink", "mkdir", "ftruncate", "sendto", "write"),
+    )
 
 
 def test_killed_and_run_again(world: World) -> None:

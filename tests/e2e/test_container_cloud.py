@@ -15,7 +15,8 @@ from tests.e2e.bdii_service import Entries, search
 from tests.e2e.container_site import SERVICES, ContainerSite, wait
 from tests.testbed import Testbed
 
-pytestmark = [pytest.mark.container, pytest.mark.cloud, pytest.mark.timeout(900)]  # images are built first
+# images are built first
+pytestmark = [pytest.mark.container, pytest.mark.cloud, pytest.mark.timeout(900)]
 
 PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 900
 START = 60  # seconds, on a machine that does other things, too
@@ -35,7 +36,9 @@ def host_site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[Cont
     root = tmp_path / "root"
     root.mkdir()
     with engine.alone():
-        site = ContainerSite.lay_out(engine, root, version="v2", project="fedcloud2", port=PORT + 2, network="host")
+        site = ContainerSite.lay_out(
+            engine, root, version="v2", project="fedcloud2", port=PORT + 2, network="host"
+        )
         container_cloud.name_site(site)
         container_cloud.offer_test_bed(site, testbed)
         try:
@@ -44,7 +47,9 @@ def host_site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[Cont
             site.down()
 
 
-def test_a_real_cloud_is_published_from_the_host_s_network(host_site: ContainerSite, testbed: Testbed) -> None:
+def test_a_real_cloud_is_published_from_the_host_s_network(
+    host_site: ContainerSite, testbed: Testbed
+) -> None:
     """R24, R26, R33: Compose v2, network_mode host, private CA, IPv4 and IPv6."""
     site = host_site
     site.compose("up", "-d", "--wait", "--wait-timeout", "90")
@@ -55,7 +60,11 @@ def test_a_real_cloud_is_published_from_the_host_s_network(host_site: ContainerS
         return {dn for dn in entries(port=PORT + 2) if dn.startswith("GLUE2ShareID=")}
 
     vos = {project.vo for project in seed.projects.values() if project.vo}
-    wait(lambda: len(shares()) == len(vos), seconds=START, what=lambda: site.log("cloudbdii") + site.log("sitebdii"))
+    wait(
+        lambda: len(shares()) == len(vos),
+        seconds=START,
+        what=lambda: site.log("cloudbdii") + site.log("sitebdii"),
+    )
     assert all(any(f"_share_{vo}_" in dn for dn in shares()) for vo in vos), shares()
     for service in SERVICES:
         assert site.container(service)["HostConfig"]["NetworkMode"] == "host"

@@ -18,9 +18,19 @@ pytestmark = pytest.mark.container
 
 TOP = Path(__file__).resolve().parents[2]
 NAMES = list(contents.IMAGES)
-LIMITS = ("--rm", "--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+LIMITS = (
+    "--rm",
+    "--read-only",
+    "--network",
+    "none",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+)
 MEGABYTE = 10**6
-_EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # a layer without a file
+# a layer without a file
+_EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 _NO_BUILD_TOOLS = "gcc cc make ld as pip pip3 git curl wget apt-get gpg strip"
 
 
@@ -30,7 +40,9 @@ def run(engine: Engine, name: str, *command: str) -> str:
 
 
 def inspect(engine: Engine, name: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = json.loads(engine.docker("image", "inspect", images.tag(name)).stdout)
+    found: list[dict[str, Any]] = json.loads(
+        engine.docker("image", "inspect", images.tag(name)).stdout
+    )
     return found[0]
 
 
@@ -41,15 +53,22 @@ def test_an_image_runs_as_fedcloud_and_names_version_and_commit(engine: Engine, 
     assert config["User"] == "1999:1999"
     assert config["Labels"]["org.opencontainers.image.title"] == f"egifedcloud/{name}"
     assert config["Labels"]["org.opencontainers.image.version"] == images.version()
-    head = subprocess.run(["git", "-C", str(TOP), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    assert config["Labels"]["org.opencontainers.image.revision"].removesuffix("-changed") == head.stdout.strip()
+    head = subprocess.run(
+        ["git", "-C", str(TOP), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
+    assert (
+        config["Labels"]["org.opencontainers.image.revision"].removesuffix("-changed")
+        == head.stdout.strip()
+    )
     assert run(engine, name, "id").startswith("uid=1999(fedcloud) gid=1999(fedcloud)")
     is_service = name in ("cloudbdii", "sitebdii", "cloudkeeper-os")
     assert bool(config.get("Healthcheck")) == is_service
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_holds_no_key_no_build_tool_and_nothing_to_become_root_with(engine: Engine, name: str) -> None:
+def test_an_image_holds_no_key_no_build_tool_and_nothing_to_become_root_with(
+    engine: Engine, name: str
+) -> None:
     script = f"""
         for tool in {_NO_BUILD_TOOLS}; do command -v $tool; done
         find / -xdev \\( -name 'hostkey*' -o -name '*.key' -o -name 'id_rsa*' -o -name '*.whl' -o -name '*.deb' \\) 2>/dev/null
@@ -79,7 +98,12 @@ def test_an_image_holds_the_libraries_of_its_locks_and_no_other(engine: Engine, 
     for key in NEVER_IMPORTED:
         wanted.pop(key, None)
     assert dict(line.split() for line in shown.splitlines()) == wanted
-    clients = {"keystoneauth1", "python-novaclient", "python-glanceclient", "python-keystoneclient"} & wanted.keys()
+    clients = {
+        "keystoneauth1",
+        "python-novaclient",
+        "python-glanceclient",
+        "python-keystoneclient",
+    } & wanted.keys()
     assert bool(clients) == (name not in ("sitebdii", "ssm", "cloudkeeper"))
 
 
@@ -95,11 +119,16 @@ def test_each_program_shows_its_help(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "command"), [("cloudbdii", "slapd"), ("sitebdii", "slapd"), ("cloudkeeper", "qemu-img")]
+    ("name", "command"),
+    [("cloudbdii", "slapd"), ("sitebdii", "slapd"), ("cloudkeeper", "qemu-img")],
 )
 def test_what_is_not_python_finds_its_libraries(engine: Engine, name: str, command: str) -> None:
     said = engine.docker(
-        "run", *LIMITS, images.tag(name), command, *(["-VVV"] if command == "slapd" else ["--version"])
+        "run",
+        *LIMITS,
+        images.tag(name),
+        command,
+        *(["-VVV"] if command == "slapd" else ["--version"]),
     )
     assert re.search(r"slapd 2\.5|qemu-img version", said.stdout + said.stderr)
     others = "for tool in slapd qemu-img; do command -v $tool; done; true"
@@ -107,10 +136,10 @@ def test_what_is_not_python_finds_its_libraries(engine: Engine, name: str, comma
 
 
 def test_qemu_img_converts_in_its_image(engine: Engine) -> None:
-    script = (
-        "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && qemu-img info --output=json b"
-    )
-    shown = engine.docker("run", *LIMITS, "--tmpfs", "/tmp", images.tag("cloudkeeper"), "sh", "-c", script).stdout
+    script = "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && qemu-img info --output=json b"
+    shown = engine.docker(
+        "run", *LIMITS, "--tmpfs", "/tmp", images.tag("cloudkeeper"), "sh", "-c", script
+    ).stdout
     assert json.loads(shown)["format"] == "qcow2"
 
 
@@ -121,9 +150,15 @@ def test_the_images_together_are_small_because_they_share_layers(engine: Engine)
         shown = engine.docker(
             "history", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", images.tag(name)
         ).stdout
-        made = [line for line in reversed(shown.splitlines()) if "deploy/base" in line or "COPY" in line]
+        made = [
+            line for line in reversed(shown.splitlines()) if "deploy/base" in line or "COPY" in line
+        ]
         digests = inspect(engine, name)["RootFS"]["Layers"]
-        changes = digests if len(digests) == len(made) else [digest for digest in digests if digest != _EMPTY]
+        changes = (
+            digests
+            if len(digests) == len(made)
+            else [digest for digest in digests if digest != _EMPTY]
+        )
         assert len(changes) == len(made), shown
         chain: tuple[str, ...] = ()
         for digest, line in zip(changes, made, strict=True):
@@ -157,21 +192,36 @@ def test_the_base_is_the_same_octets_when_it_is_made_again(tmp_path: Path) -> No
 @pytest.mark.matrix
 def test_an_image_that_is_built_again_has_the_same_layers(engine: Engine) -> None:
     """Without anything that the builder remembers; the image's own description has the time of its build."""
-    base = engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}", "egifedcloud/base").stdout.split()[0]
+    base = engine.docker(
+        "images", "--format", "{{.Repository}}:{{.Tag}}", "egifedcloud/base"
+    ).stdout.split()[0]
     arguments = [f"--build-arg=BASE={base}", f"--build-arg=EPOCH={images.epoch()}"]
     found = []
     for _ in range(2):
-        command = ["build", "--no-cache", "--quiet", "--network", "none", "--target", "cloudbdii", *arguments]
+        command = [
+            "build",
+            "--no-cache",
+            "--quiet",
+            "--network",
+            "none",
+            "--target",
+            "cloudbdii",
+            *arguments,
+        ]
         made = engine.run(
             [DOCKER, *command, TOP / ".cache/deploy/context"], environment={"DOCKER_BUILDKIT": "1"}
         ).stdout.strip()
-        found.append(json.loads(engine.docker("image", "inspect", made).stdout)[0]["RootFS"]["Layers"])
+        found.append(
+            json.loads(engine.docker("image", "inspect", made).stdout)[0]["RootFS"]["Layers"]
+        )
         engine.docker("rmi", made)
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_shared_object_of_an_image_finds_what_it_is_linked_to(engine: Engine, name: str) -> None:
+def test_every_shared_object_of_an_image_finds_what_it_is_linked_to(
+    engine: Engine, name: str
+) -> None:
     script = """
         for program in slapd ldapsearch qemu-img; do command -v $program; done | cat - <(find /opt /usr/lib/ldap -name '*.so*' 2>/dev/null) |
             xargs ldd | grep 'not found'

@@ -25,7 +25,9 @@ def site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[Container
     root = tmp_path / "root"
     root.mkdir()
     with engine.alone():
-        site = ContainerSite.lay_out(engine, root, version="1.29.2", project="jobs", port=PORT, network="host")
+        site = ContainerSite.lay_out(
+            engine, root, version="1.29.2", project="jobs", port=PORT, network="host"
+        )
         site.set(FEDCLOUD_CA_BUNDLE=testbed.ca_file)
         try:
             yield site
@@ -49,9 +51,14 @@ def test_usage_of_a_real_cloud_arrives_over_a_real_broker(
 
     broker = testbed.broker
     peer = Site.create(
-        tmp_path / "peer", broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue="/queue/container.jobs"
+        tmp_path / "peer",
+        broker.trust,
+        hosts=f"{broker.host}:{broker.tls_port}",
+        queue="/queue/container.jobs",
     )
-    shutil.copytree(broker.trust.ca_directory, site.root / "etc/grid-security/certificates", dirs_exist_ok=True)
+    shutil.copytree(
+        broker.trust.ca_directory, site.root / "etc/grid-security/certificates", dirs_exist_ok=True
+    )
     sender = broker.trust.host("sender")
     key = site.root / "run/fedcloud/keys/ssmsend"
     key.parent.mkdir(parents=True)

@@ -1,7 +1,8 @@
 """A site whose containers reach the cloud through a forward proxy alone, set in the one place that there is for it.
 
-They are in networks of their own, where no address of this machine's loopback leads to the test bed: what arrives there
-has come through the proxy, which listens in their network, and stands in its log.
+They are in networks of their own, where no address of this machine's loopback leads to the test
+bed: what arrives there has come through the proxy, which listens in their network, and stands in
+its log.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ PASSWORD = "geheim-4711"
 
 
 @pytest.fixture(scope="module")
-def site(engine: Engine, testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerSite]:
+def site(
+    engine: Engine, testbed: Testbed, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ContainerSite]:
     root = tmp_path_factory.mktemp("proxied") / "root"
     root.mkdir()
     with engine.alone():
@@ -63,7 +66,9 @@ def extract(site: ContainerSite, testbed: Testbed, *, expect: int = 0) -> str:
     return site.job("caso", "caso-extract", "--dry-run", expect=expect)
 
 
-def test_usage_is_extracted_through_the_proxy(site: ContainerSite, proxy: ForwardProxy, testbed: Testbed) -> None:
+def test_usage_is_extracted_through_the_proxy(
+    site: ContainerSite, proxy: ForwardProxy, testbed: Testbed
+) -> None:
     said = extract(site, testbed)
     wanted = {urlsplit(testbed.layout.url(name)).netloc for name in ("keystone", "nova")}
     assert {request.split()[1] for request in proxy.requests} >= wanted, said
@@ -76,7 +81,9 @@ def test_the_cloud_and_who_issued_its_certificate_are_seen_through_the_proxy(
     container_cloud.name_site(site)
     container_cloud.offer_test_bed(site, testbed)
     found = site.job("cloud-info", "cloud-info-provider-service")
-    assert re.search(r"^GLUE2EndpointTrustedCA: \S|^GLUE2EndpointIssuerCA: /", found, re.MULTILINE), found
+    assert re.search(
+        r"^GLUE2EndpointTrustedCA: \S|^GLUE2EndpointIssuerCA: /", found, re.MULTILINE
+    ), found
     assert {request.split()[0] for request in proxy.requests} == {"CONNECT"}
     assert PASSWORD not in found
 
@@ -89,10 +96,18 @@ def test_an_image_comes_and_goes_to_glance_through_the_proxy(
     (tmp_path / "disks").mkdir()
     content = make_disks(tmp_path / "disks")["one.qcow2"]
     container_cloud.offer(
-        site, url=cloud.bed.keystone_url, user=IMAGES_ACCOUNT, password=IMAGES_PASSWORD, projects={"ops": "img-ops"}
+        site,
+        url=cloud.bed.keystone_url,
+        user=IMAGES_ACCOUNT,
+        password=IMAGES_PASSWORD,
+        projects={"ops": "img-ops"},
     )
     site.compose("up", "-d", "cloudkeeper-os")
-    wait(lambda: site.health("cloudkeeper-os") == "healthy", seconds=60, what=lambda: site.log("cloudkeeper-os"))
+    wait(
+        lambda: site.health("cloudkeeper-os") == "healthy",
+        seconds=60,
+        what=lambda: site.log("cloudkeeper-os"),
+    )
     with image_server.serve(site.authority.issue("localhost", key="ec")) as web:
         entry = image(1, uri=web.put("/one.qcow2", content), content=content, hv__format="QCOW2")
         dn = f"{HOST_DN}/CN=lists.example.org"
@@ -109,12 +124,16 @@ def test_an_image_comes_and_goes_to_glance_through_the_proxy(
     assert asked >= servers
     assert not [name for name in asked if name.endswith(":50051")]
     logs = said + site.log("cloudkeeper-os")
-    kept = [path for path in site.root.rglob("*") if path.is_file() and path.name != "appliance.env"]
+    kept = [
+        path for path in site.root.rglob("*") if path.is_file() and path.name != "appliance.env"
+    ]
     assert PASSWORD not in logs
     assert not [path for path in kept if PASSWORD.encode() in path.read_bytes()]
 
 
-def test_a_host_without_a_proxy_is_asked_directly(site: ContainerSite, proxy: ForwardProxy, testbed: Testbed) -> None:
+def test_a_host_without_a_proxy_is_asked_directly(
+    site: ContainerSite, proxy: ForwardProxy, testbed: Testbed
+) -> None:
     site.set(NO_PROXY="example.org,127.0.0.1")
     said = extract(site, testbed, expect=3)
     assert f"{urlsplit(testbed.keystone_url).netloc}: cannot be reached: connection refused" in said
@@ -127,9 +146,7 @@ def test_a_proxy_that_does_not_let_us_through_is_one_line(
     site.set(HTTPS_PROXY=proxy.url.replace(PASSWORD, f"{PASSWORD}-not"))
     said = extract(site, testbed, expect=3)
     place, keystone = f"{proxy.host}:{proxy.port}", urlsplit(testbed.keystone_url).netloc
-    words = (
-        f"{keystone}: cannot be reached: the proxy {place} does not connect: 401 unauthorized; write its account into"
-    )
+    words = f"{keystone}: cannot be reached: the proxy {place} does not connect: 401 unauthorized; write its account into"
     assert [line for line in said.splitlines() if words in line] == [
         line for line in said.splitlines() if place in line
     ]

@@ -67,7 +67,9 @@ def site(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
             site.compose("up", "--no-start")
             with cloud.serve(gateway(site)):
                 url = f"{cloud.url}/identity/v3"
-                container_cloud.offer(site, url=url, user="ci", password=PASSWORD, projects={"ops": "ops"})
+                container_cloud.offer(
+                    site, url=url, user="ci", password=PASSWORD, projects={"ops": "ops"}
+                )
                 site.compose("up", "-d")
                 wait_for_services(site)
                 yield site
@@ -77,7 +79,11 @@ def site(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 def test_the_site_publishes_its_cloud_on_one_port(site: ContainerSite) -> None:
     """R11, R24, R33: the site's BDII, alone in public, has what the resource's read from the cloud; by IPv4 and IPv6."""
-    wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("cloudbdii") + site.log("sitebdii"))
+    wait(
+        lambda: len(images(entries())) == 3,
+        seconds=START,
+        what=lambda: site.log("cloudbdii") + site.log("sitebdii"),
+    )
     found = entries()
     assert any("GLUE2DomainID=TEST-SITE" in dn for dn in found)
     with socket.socket(socket.AF_INET6) as probe:
@@ -85,7 +91,9 @@ def test_the_site_publishes_its_cloud_on_one_port(site: ContainerSite) -> None:
     if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text().strip():
         assert has_ipv6
         assert entries("[::1]").keys() == found.keys()
-    published = {service: site.container(service)["NetworkSettings"]["Ports"] for service in SERVICES}
+    published = {
+        service: site.container(service)["NetworkSettings"]["Ports"] for service in SERVICES
+    }
     assert {service for service, ports in published.items() if any(ports.values())} == {"sitebdii"}
     assert list(published["sitebdii"]) == ["2170/tcp"]
 
@@ -101,16 +109,23 @@ def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) 
     assert 0 < limits["PidsLimit"] <= 256
     assert 0 < limits["Memory"] <= 2**30
     assert limits["NanoCpus"] > 0
-    assert limits["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert limits["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-size": "10m", "max-file": "3"},
+    }
     assert limits["RestartPolicy"]["Name"] == "unless-stopped"
     assert found["Config"]["User"] == "1999:1999"
     writable = {mount["Destination"] for mount in found["Mounts"] if mount["RW"]}
     state = {"cloudbdii": "bdii/resource", "sitebdii": "bdii/site"}.get(service, service)
     meeting = {"/run/cloudkeeper"} if service == "cloudkeeper-os" else set()
     assert writable == {f"/var/lib/fedcloud/{state}", "/var/lib/fedcloud/runs"} | meeting
-    sources = {mount["Source"].removeprefix(str(site.root)) for mount in found["Mounts"] if mount["RW"]}
+    sources = {
+        mount["Source"].removeprefix(str(site.root)) for mount in found["Mounts"] if mount["RW"]
+    }
     assert sources == {f"/var/lib/fedcloud/{name}" for name in (state, f"runs/{service}")} | meeting
-    assert not [mount for mount in found["Mounts"] if "hostkey" in mount["Source"] + mount["Destination"]]
+    assert not [
+        mount for mount in found["Mounts"] if "hostkey" in mount["Source"] + mount["Destination"]
+    ]
     status = site.inside(service, "cat", "/proc/1/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert fields["Uid"].split() == ["1999"] * 4
@@ -121,8 +136,14 @@ def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) 
 def listening(site: ContainerSite, service: str) -> set[str]:
     """Return where a service's container listens, as the kernel has it, without the engine's own resolver of names."""
     pid = str(site.container(service)["State"]["Pid"])
-    shown = subprocess.run(["nsenter", "-n", "-t", pid, "ss", "-Hltn"], capture_output=True, text=True, check=True)
-    return {line.split()[3] for line in shown.stdout.splitlines() if not line.split()[3].startswith("127.0.0.11:")}
+    shown = subprocess.run(
+        ["nsenter", "-n", "-t", pid, "ss", "-Hltn"], capture_output=True, text=True, check=True
+    )
+    return {
+        line.split()[3]
+        for line in shown.stdout.splitlines()
+        if not line.split()[3].startswith("127.0.0.11:")
+    }
 
 
 def test_somebody_outside_reaches_the_site_s_bdii_and_nothing_else(site: ContainerSite) -> None:
@@ -133,14 +154,19 @@ def test_somebody_outside_reaches_the_site_s_bdii_and_nothing_else(site: Contain
         for service in SERVICES
         for name, network in site.container(service)["NetworkSettings"]["Networks"].items()
     }
-    ports = {"cloudbdii": 2170, "sitebdii": 2170, "cloudkeeper-os": 50051}  # its port of earlier releases
+    # its port of earlier releases
+    ports = {"cloudbdii": 2170, "sitebdii": 2170, "cloudkeeper-os": 50051}
     with neighbour.beside() as stranger:
         for host in (stranger.ipv4, f"[{stranger.ipv6}]"):
-            shown = stranger.run("ldapsearch", "-x", "-LLL", "-H", f"ldap://{host}:{PORT}", "-b", "o=glue", "1.1")
+            shown = stranger.run(
+                "ldapsearch", "-x", "-LLL", "-H", f"ldap://{host}:{PORT}", "-b", "o=glue", "1.1"
+            )
             assert shown.returncode == 0, shown.stderr
             assert "GLUE2DomainID=TEST-SITE" in shown.stdout
         assert not [port for port in (2170, 2171, 50051) if stranger.reaches(stranger.ipv4, port)]
-        found = {key for key, address in addresses.items() if stranger.reaches(address, ports[key[0]])}
+        found = {
+            key for key, address in addresses.items() if stranger.reaches(address, ports[key[0]])
+        }
     assert found <= {("sitebdii", "fedcloud_public")}
     assert listening(site, "cloudkeeper-os") == set()
     assert listening(site, "sitebdii") == {"0.0.0.0:2170"}
@@ -160,7 +186,9 @@ def test_a_killed_service_is_back_within_five_seconds_and_its_neighbours_notice_
     seconds = wait(lambda: _answers(site, service), seconds=30, what=lambda: site.log(service))
     assert seconds <= 5
     after = {name: site.container(name)["State"] for name in SERVICES}
-    assert {name for name in SERVICES if after[name]["StartedAt"] != before[name]["StartedAt"]} == {service}
+    assert {name for name in SERVICES if after[name]["StartedAt"] != before[name]["StartedAt"]} == {
+        service
+    }
     if service == "sitebdii":
         assert len(images(entries())) == 3  # what was published last is there at once
 
@@ -170,7 +198,9 @@ def test_a_killed_slapd_is_replaced_inside(site: ContainerSite) -> None:
     (slapd,) = [pid for pid in _processes(site, "sitebdii") if _name(pid) == "slapd"]
     os.kill(slapd, signal.SIGKILL)
     seconds = wait(
-        lambda: not Path(f"/proc/{slapd}").exists() and bool(entries()), seconds=30, what=lambda: site.log("sitebdii")
+        lambda: not Path(f"/proc/{slapd}").exists() and bool(entries()),
+        seconds=30,
+        what=lambda: site.log("sitebdii"),
     )
     assert seconds <= 5
     assert site.container("sitebdii")["State"]["StartedAt"] == before
@@ -186,7 +216,9 @@ def test_the_services_together_need_little_memory(site: ContainerSite) -> None:
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             except (ProcessLookupError, FileNotFoundError):  # a provider that has ended meanwhile
                 continue
-            total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+            total += sum(
+                int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
+            )
     assert total <= 200_000, f"{total} kB"
 
 
@@ -194,18 +226,28 @@ def test_an_edited_file_is_seen_even_if_the_editor_wrote_a_new_one(site: Contain
     """A new inode under the old name: the directories are mounted, so the service sees it when told to read again."""
     path = site.root / "etc/sitebdii/site.cfg"
     new = path.with_name(".site.cfg.new")
-    new.write_text(path.read_text().replace("SITE_DESC", "#SITE_DESC") + "SITE_DESC = written by an editor\n")
+    new.write_text(
+        path.read_text().replace("SITE_DESC", "#SITE_DESC") + "SITE_DESC = written by an editor\n"
+    )
     new.chmod(0o644)
     new.rename(path)
     site.compose("kill", "-s", "HUP", "sitebdii")
-    wait(lambda: "written by an editor" in str(entries()), seconds=20, what=lambda: site.log("sitebdii"))
+    wait(
+        lambda: "written by an editor" in str(entries()),
+        seconds=20,
+        what=lambda: site.log("sitebdii"),
+    )
 
 
 @pytest.mark.parametrize("version", COMPOSE)
-def test_a_missing_file_is_an_error_and_no_directory_is_made(engine: Engine, tmp_path: Path, version: str) -> None:
+def test_a_missing_file_is_an_error_and_no_directory_is_made(
+    engine: Engine, tmp_path: Path, version: str
+) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    site = ContainerSite.lay_out(engine, root, version=version, project=f"missing{version[0]}", port=PORT + 4)
+    site = ContainerSite.lay_out(
+        engine, root, version=version, project=f"missing{version[0]}", port=PORT + 4
+    )
     path = site.root / "etc/caso/caso.conf"
     path.unlink()
     try:
@@ -236,7 +278,9 @@ def test_both_versions_of_compose_read_the_file_alike(tmp_path: Path, network: s
     assert set(first) == {*SERVICES, *JOBS}
     assert first == second
     for name, service in first.items():
-        assert service["restricted"] == (True, ["ALL"], ["no-new-privileges:true"], "1999:1999"), name
+        assert service["restricted"] == (True, ["ALL"], ["no-new-privileges:true"], "1999:1999"), (
+            name
+        )
         assert service["network_mode"] == ("host" if network == "host" else None)
 
 
@@ -248,16 +292,24 @@ def test_an_address_for_the_public_bdii(tmp_path: Path, network: str, place: str
         root = tmp_path / version / "root"
         root.mkdir(parents=True)
         engine = Engine(tmp_path)
-        site = ContainerSite.lay_out(engine, root, version=version, project="p", port=PORT, network=network)
+        site = ContainerSite.lay_out(
+            engine, root, version=version, project="p", port=PORT, network=network
+        )
         shutil.copy(TOP / f"networks/{network}.yml", root / "etc/fedcloud/networks")
         site.set(FEDCLOUD_BDII_LISTEN=place)
-        shown = subprocess.run([*site.command, "config"], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(
+            [*site.command, "config"], capture_output=True, text=True, check=True
+        ).stdout
         found = yaml.safe_load(shown)["services"]["sitebdii"]
         if network == "host":
             assert found["command"][-2:] == ["--listen", place]
         else:
             (port,) = found["ports"]
-            assert _published(port) == (place.rpartition(":")[0].strip("[]"), "2171" if place else "2170", 2170)
+            assert _published(port) == (
+                place.rpartition(":")[0].strip("[]"),
+                "2171" if place else "2170",
+                2170,
+            )
 
 
 def _published(port: str | dict[str, Any]) -> tuple[str, str, int]:
@@ -272,9 +324,15 @@ def _published(port: str | dict[str, Any]) -> tuple[str, str, int]:
 def _essence(service: dict[str, Any]) -> dict[str, Any]:
     """Return what matters of a service, whichever way a version of compose writes it."""
     return {
-        "restricted": (service["read_only"], service["cap_drop"], service["security_opt"], service["user"]),
+        "restricted": (
+            service["read_only"],
+            service["cap_drop"],
+            service["security_opt"],
+            service["user"],
+        ),
         "mounts": sorted(
-            (mount["source"], mount["target"], bool(mount.get("read_only"))) for mount in service["volumes"]
+            (mount["source"], mount["target"], bool(mount.get("read_only")))
+            for mount in service["volumes"]
         ),
         "tmpfs": sorted(service["tmpfs"]),
         "networks": sorted(service.get("networks") or ()),
@@ -309,4 +367,7 @@ def _answers(site: ContainerSite, service: str) -> bool:
     if service == "sitebdii":
         return bool(entries())
     check = site.container(service)["Config"]["Healthcheck"]["Test"][1:]
-    return site.engine.docker("exec", site.container(service)["Id"], *check, check=False).returncode == 0
+    return (
+        site.engine.docker("exec", site.container(service)["Id"], *check, check=False).returncode
+        == 0
+    )

@@ -55,7 +55,9 @@ def moment() -> datetime:
 
 def usage(site: CasoSite, until: datetime) -> dict[tuple[str, str], counters.Usage]:
     """Return what Nova's database says of the projects that carry the tag."""
-    tagged = {project.id for project in site.testbed.seed().projects.values() if "caso" in project.tags}
+    tagged = {
+        project.id for project in site.testbed.seed().projects.values() if "caso" in project.tags
+    }
     counted = counters.nova_usage(site.testbed.nova_database, until)
     return {key: value for key, value in counted.items() if key[0] in tagged}
 
@@ -88,7 +90,10 @@ def test_a_first_extraction_begins_where_it_is_told(site: CasoSite) -> None:
     until = moment()
     since = (until.replace(day=1) - timedelta(days=1)).strftime("%Y-%m-01")
     shown = site.run("caso-extract", "--since", since, "--extract-to", until.isoformat())
-    assert f"servers that existed on {since}T00:00:00+00:00 or later, each from its creation" in shown.stderr
+    assert (
+        f"servers that existed on {since}T00:00:00+00:00 or later, each from its creation"
+        in shown.stderr
+    )
     counted, repeated = counters.accounted(site.records())
     everything = usage(site, until)
     wanted = {key: value for key, value in everything.items() if key[1] >= since[:7]}
@@ -153,8 +158,8 @@ def test_a_run_is_recorded(extracted: Extracted) -> None:
         "records": len(records),
         "messages": len(messages),
     }
-    # 5 tokens (none, system, 3 projects), 2 lists of projects, 2 listings of each project's servers, 6 users, an image
-    # that projects running at once may each ask for
+    # 5 tokens (none, system, 3 projects), 2 lists of projects, 2 listings of each project's
+    # servers, 6 users, an image that projects running at once may each ask for
     assert counts["api_requests"] <= 5 + 2 + 3 * 2 + 6 + 3
 
 
@@ -174,7 +179,10 @@ def test_the_projects_command_shows_what_is_accounted(site: CasoSite) -> None:
     assert shown.stdout == "'vo-ops (vo-ops) mapped to VO 'ops'\n"
     site.default["projects"] = projects["vo-ops"].id
     site.write()
-    assert site.run("caso-projects").stdout == site.run_peer("caso-projects", "--caso_tag", "none").stdout
+    assert (
+        site.run("caso-projects").stdout
+        == site.run_peer("caso-projects", "--caso_tag", "none").stdout
+    )
 
 
 # -- what can be wrong
@@ -198,12 +206,16 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
         ),
     ]
     assert {record["FQAN"] for record in site.records()} == ALL
-    failures = json.loads((site.root / "var/lib/fedcloud/runs/caso-extract.json").read_text())["failures"]
+    failures = json.loads((site.root / "var/lib/fedcloud/runs/caso-extract.json").read_text())[
+        "failures"
+    ]
     assert [f"caso-extract: {line}" for line in failures] == told
 
 
 @contextlib.contextmanager
-def extra_project(testbed: Testbed, *, tags: list[str], role: bool, **attributes: str) -> Iterator[str]:
+def extra_project(
+    testbed: Testbed, *, tags: list[str], role: bool, **attributes: str
+) -> Iterator[str]:
     """Make a project for one test."""
     admin, seed = testbed.admin(), testbed.seed()
     body = {"project": {"name": "extra", "domain_id": "default", "tags": tags, **attributes}}
@@ -253,10 +265,14 @@ def test_projects_of_one_name_are_told_apart_by_their_domain(site: CasoSite) -> 
     ops, egi = seed.projects["vo-ops"].id, seed.projects["vo-biomed"].domain_id
     site.default |= {"projects": "vo-ops", "caso_tag": ""}
     site.write()
-    with extra_project(site.testbed, tags=[], role=True, name="vo-ops", domain_id=egi, VO="vo.x") as twin:
+    with extra_project(
+        site.testbed, tags=[], role=True, name="vo-ops", domain_id=egi, VO="vo.x"
+    ) as twin:
         (line,) = lines(site.run("caso-projects", expect=3))
         ids = " or ".join(sorted([ops, twin]))
-        assert line == f"caso-projects: project vo-ops: 2 projects are called so; write the id: {ids}"
+        assert (
+            line == f"caso-projects: project vo-ops: 2 projects are called so; write the id: {ids}"
+        )
         for option, value, vo in (
             ("project_domain_name", "Default", "ops"),
             ("project_domain_name", "egi", "vo.x"),
@@ -273,7 +289,10 @@ def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:
     mapping.write_text(json.dumps({"other.vo": {"projects": ["vo-ops"]}}))
     shown = site.run("caso-extract", "--mapping_file", str(mapping), expect=1)
     (told,) = lines(shown)
-    assert f"its sources name different VOs: ops (property VO), ops (property egi.VO), other.vo ({mapping})" in told
+    assert (
+        f"its sources name different VOs: ops (property VO), ops (property egi.VO), other.vo ({mapping})"
+        in told
+    )
     assert {record["FQAN"] for record in site.records()} == {"biomed", "fedcloud.egi.eu"}
 
 
@@ -288,10 +307,15 @@ def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:
             {"username": "nobody"},
             "refuses the account 'nobody': wrong name, domain or password; correct [keystone_auth",
         ),
-        ({"cafile": None}, "its TLS certificate is not trusted: unable to get local issuer certificate; set cafile in"),
+        (
+            {"cafile": None},
+            "its TLS certificate is not trusted: unable to get local issuer certificate; set cafile in",
+        ),
     ],
 )
-def test_a_login_that_fails_is_one_line(change: dict[str, object], told: str, site: CasoSite) -> None:
+def test_a_login_that_fails_is_one_line(
+    change: dict[str, object], told: str, site: CasoSite
+) -> None:
     site.login |= change
     site.write()
     (line,) = lines(site.run("caso-extract", expect=3))
@@ -323,7 +347,8 @@ def test_a_region_that_does_not_exist(site: CasoSite) -> None:
     told = lines(site.run("caso-extract", expect=3))
     assert len(told) == 3
     assert all(
-        "its catalog has no public endpoint for compute in region Atlantis; correct region_name" in line
+        "its catalog has no public endpoint for compute in region Atlantis; correct region_name"
+        in line
         for line in told
     )
 
@@ -359,15 +384,32 @@ def test_without_the_system_scope(site: CasoSite) -> None:
     shown = site.run("caso-extract")
     assert {record["FQAN"] for record in site.records()} == ALL
     assert not [record for record in site.records() if "GlobalUserName" in record]
-    assert shown.stderr.count("openstack role add --user accounting --user-domain Default --system all reader") == 1
+    assert (
+        shown.stderr.count(
+            "openstack role add --user accounting --user-domain Default --system all reader"
+        )
+        == 1
+    )
 
 
 def test_a_full_disk_loses_nothing(site: CasoSite) -> None:
     until = moment()
-    full = ("strace", "-f", "-qqq", "-o", "/dev/null", "-e", "signal=none", "-e", "inject=fsync:error=ENOSPC")
+    full = (
+        "strace",
+        "-f",
+        "-qqq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "signal=none",
+        "-e",
+        "inject=fsync:error=ENOSPC",
+    )
     shown = site.run("caso-extract", "--extract-to", until.isoformat(), prefix=full, expect=3)
     assert len(lines(shown)) == 3
-    assert all("No space left on device; free space on this file system" in line for line in lines(shown))
+    assert all(
+        "No space left on device; free space on this file system" in line for line in lines(shown)
+    )
     assert site.messages() == []
     assert site.checkpoints() == {}
     site.run("caso-extract", "--extract-to", until.isoformat())
@@ -388,7 +430,10 @@ def test_an_empty_checkpoint_is_told_and_mended(site: CasoSite) -> None:
     ops = site.testbed.seed().projects["vo-ops"].id
     (site.state / f"lastrun.{ops}").write_bytes(b"")
     (line,) = lines(site.run("caso-extract", expect=1))
-    assert f"{site.state}/lastrun.{ops}: holds no time from which to go on; write the time of the last good run" in line
+    assert (
+        f"{site.state}/lastrun.{ops}: holds no time from which to go on; write the time of the last good run"
+        in line
+    )
     site.run("caso-extract", "--extract-from", "2026-01-01")
     assert site.checkpoints()[f"lastrun.{ops}"]
     assert lines(site.run("caso-extract")) == []
@@ -398,7 +443,10 @@ def test_a_checkpoint_in_the_future_is_told(site: CasoSite) -> None:
     ops = site.testbed.seed().projects["vo-ops"].id
     (site.state / f"lastrun.{ops}").write_text("2999-01-01 00:00:00+00:00")
     (line,) = lines(site.run("caso-extract", expect=1))
-    assert "says to go on from 2999-01-01T00:00:00+00:00, which is in the future; check this host's clock" in line
+    assert (
+        "says to go on from 2999-01-01T00:00:00+00:00, which is in the future; check this host's clock"
+        in line
+    )
 
 
 def test_an_explicit_period_leaves_no_gap_and_moves_nothing_back(site: CasoSite) -> None:
@@ -432,11 +480,17 @@ def test_neither_starts_while_the_other_works(first: str, site: CasoSite) -> Non
         + "    print('held', flush=True)\n    time.sleep(60)\n"
     )
     python = (PROGRAMS if first == "ours" else PEER) / "python"
-    with subprocess.Popen([str(python), "-P", "-c", holder], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [str(python), "-P", "-c", holder], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == "held\n"
-        command = site.peer_command("caso-extract") if first == "ours" else site.command("caso-extract")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
+        command = (
+            site.peer_command("caso-extract") if first == "ours" else site.command("caso-extract")
+        )
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as second:
             time.sleep(3)
             assert second.poll() is None
             assert site.messages() == []
@@ -469,7 +523,10 @@ def test_checkpoints_go_from_one_to_the_other(order: tuple[str, ...], site: Caso
 def totals(counted: Mapping[tuple[str, str], counters.Usage]) -> dict[str, int]:
     """Return the seconds of each project over all months."""
     projects = {project for project, _ in counted}
-    return {project: sum(item.seconds for key, item in counted.items() if key[0] == project) for project in projects}
+    return {
+        project: sum(item.seconds for key, item in counted.items() if key[0] == project)
+        for project in projects
+    }
 
 
 def test_a_file_of_caso_1_is_taken_up(site: CasoSite) -> None:

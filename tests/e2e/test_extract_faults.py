@@ -19,7 +19,9 @@ from tests.simulators.openstack import Answer, Cloud, Fault, Request, serving
 PROGRAM = Path(sys.prefix) / "bin/caso-extract"
 
 
-def run(cloud: Cloud, root: Path, *arguments: str, expect: int = 0, **options: str) -> subprocess.CompletedProcess[str]:
+def run(
+    cloud: Cloud, root: Path, *arguments: str, expect: int = 0, **options: str
+) -> subprocess.CompletedProcess[str]:
     configuration = root / "caso.conf"
     more = "\n".join(f"{name} = {value}" for name, value in options.items())
     configuration.touch(mode=0o600)
@@ -46,7 +48,9 @@ def wanted(cloud: Cloud, *, until: datetime) -> dict[str, int]:
             server = cloud.server(project, number)
             end = server["OS-SRV-USG:terminated_at"]
             died = datetime.fromisoformat(end).replace(tzinfo=UTC) if end else until
-            found[server["id"]] = int((died - datetime.fromisoformat(server["created"])).total_seconds())
+            found[server["id"]] = int(
+                (died - datetime.fromisoformat(server["created"])).total_seconds()
+            )
     return found
 
 
@@ -80,7 +84,9 @@ LISTING = "/servers/detail"
         lambda: times(3, BUSY, LISTING),
         lambda: times(1, BUSY, "/v3/auth/tokens"),
         lambda: times(1, BUSY, "/v3/users"),
-        lambda: times(2, Answer(429, {"error": "slow down"}, {"Retry-After": "1"}), "/v3/auth/projects"),
+        lambda: times(
+            2, Answer(429, {"error": "slow down"}, {"Retry-After": "1"}), "/v3/auth/projects"
+        ),
         lambda: times(1, Answer(200, {"servers": ["x" * 100]}, drops=True), LISTING),
         lambda: times(1, Answer(502, None), "/v2/images"),
     ],
@@ -115,7 +121,9 @@ def test_a_cloud_that_stays_busy_loses_one_project_for_one_run(tmp_path: Path) -
         until = cloud.now.isoformat()
         shown = run(cloud, tmp_path, "--extract-to", until, expect=1)
         (line,) = told(shown)
-        assert line.startswith(f"caso-extract: project two (two): {cloud.url[7:]}: still answers 503")
+        assert line.startswith(
+            f"caso-extract: project two (two): {cloud.url[7:]}: still answers 503"
+        )
         assert not (tmp_path / "var/spool/caso/lastrun.two").exists()
         cloud.fault = lambda _: None
         run(cloud, tmp_path, "--extract-to", until)
@@ -139,21 +147,32 @@ def test_a_token_that_dies_is_renewed(tmp_path: Path) -> None:
         assert cloud.requests["POST /v3/auth/tokens"] > 5
 
 
-@pytest.mark.parametrize(("newest", "expect"), [((2, 47), 0), ((2, 53), 0), ((2, 46), 3), ((2, 1), 3)])
+@pytest.mark.parametrize(
+    ("newest", "expect"), [((2, 47), 0), ((2, 53), 0), ((2, 46), 3), ((2, 1), 3)]
+)
 def test_novas_of_all_ages(newest: tuple[int, int], expect: int, tmp_path: Path) -> None:
     with serving(Cloud(newest=newest)) as cloud:
         shown = run(cloud, tmp_path, expect=expect)
         assert len(seconds(tmp_path)) == (0 if expect else 10)
         if expect:
             (line,) = told(shown)
-            assert f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only; 2.47 (the release Pike)" in line
+            assert (
+                f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only; 2.47 (the release Pike)"
+                in line
+            )
 
 
 @pytest.mark.parametrize("extract_from", ["1970-01-01", "2026-01-01"])
 def test_a_cell_that_is_down_fails_the_project(extract_from: str, tmp_path: Path) -> None:
     def fault(request: Request) -> Answer | None:
         if request.path.endswith(("/servers", LISTING)) and not request.query:
-            return Answer(body={"servers": [{"id": "a1", "status": "UNKNOWN", "tenant_id": "one", "created": "x"}]})
+            return Answer(
+                body={
+                    "servers": [
+                        {"id": "a1", "status": "UNKNOWN", "tenant_id": "one", "created": "x"}
+                    ]
+                }
+            )
         return None
 
     with serving(Cloud(fault=fault)) as cloud:
@@ -181,7 +200,11 @@ def test_a_clock_that_is_fast_makes_no_hole(tmp_path: Path) -> None:
 def test_a_server_that_makes_no_sense_is_set_aside(tmp_path: Path) -> None:
     with serving(Cloud(servers=3, deleted=0)) as cloud:
         good = [cloud.server("one", number) for number in range(3)]
-        future = {**good[2], "created": "2026-01-01T00:00:00Z", "flavor": {**good[2]["flavor"], "vcpus": -2}}
+        future = {
+            **good[2],
+            "created": "2026-01-01T00:00:00Z",
+            "flavor": {**good[2]["flavor"], "vcpus": -2},
+        }
         body = {"servers": [good[0], {**good[1], "created": "yesterday"}, future]}
         cloud.fault = times(9, Answer(body=body), LISTING)
         shown = run(cloud, tmp_path, expect=1)
@@ -189,16 +212,22 @@ def test_a_server_that_makes_no_sense_is_set_aside(tmp_path: Path) -> None:
         quarantine = tmp_path / "var/spool/caso/quarantine"
         kept = {path.stem: path.read_text() for path in quarantine.iterdir()}
         assert any(
-            name == good[1]["id"] and "Invalid isoformat string: 'yesterday'" in text for name, text in kept.items()
+            name == good[1]["id"] and "Invalid isoformat string: 'yesterday'" in text
+            for name, text in kept.items()
         )
-        assert any(name.startswith(good[2]["id"]) and "refused: CpuCount is -2" in text for name, text in kept.items())
+        assert any(
+            name.startswith(good[2]["id"]) and "refused: CpuCount is -2" in text
+            for name, text in kept.items()
+        )
         assert len(told(shown)) == len(kept)
         told_again = json.loads((tmp_path / "var/lib/fedcloud/runs/caso-extract.json").read_text())
         assert told_again["counts"]["records_refused"] == len(kept)
 
 
 def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
-    with serving(Cloud(fault=times(9, Answer(400, {"badRequest": {"message": "no"}}), LISTING))) as cloud:
+    with serving(
+        Cloud(fault=times(9, Answer(400, {"badRequest": {"message": "no"}}), LISTING))
+    ) as cloud:
         (line,) = told(run(cloud, tmp_path, expect=3))
         assert 'Nova answers 400 to a listing of servers: {"badRequest": {"message": "no"}}' in line
 
@@ -213,7 +242,11 @@ NO_ANSWERS = [
     ("/v2/images", Answer(body="<html>"), "the answer is none that Glance gives: "),
     ("/v2/images", Answer(410, "gone"), "the answer is none that Glance gives: "),
     (LISTING, Answer(body={"servers": ["x"]}), "Nova answers 200 to a listing of servers: "),
-    (LISTING, Answer(body={"servers": [{"name": "x"}]}), "Nova answers 200 to a listing of servers: "),
+    (
+        LISTING,
+        Answer(body={"servers": [{"name": "x"}]}),
+        "Nova answers 200 to a listing of servers: ",
+    ),
 ]
 
 
@@ -227,9 +260,20 @@ def test_what_answers_in_a_services_stead_loses_nothing(
         run(cloud, tmp_path, "--check-config")  # writes the configuration
         for path, answer, wanted_line in NO_ANSWERS:
             cloud.fault = times(99, answer, path)
-            flags = ["--root", str(tmp_path), "--config-file", str(tmp_path / "caso.conf"), "--extract-to", until]
+            flags = [
+                "--root",
+                str(tmp_path),
+                "--config-file",
+                str(tmp_path / "caso.conf"),
+                "--extract-to",
+                until,
+            ]
             assert extract.main(flags) == 3  # in this process: a start takes longer than a run
-            (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caso-extract: ")]
+            (line,) = [
+                line
+                for line in capsys.readouterr().err.splitlines()
+                if line.startswith("caso-extract: ")
+            ]
             assert wanted_line in line
             assert not list((tmp_path / "var/spool/caso").glob("*/*"))
         cloud.fault = lambda _: None
@@ -247,7 +291,10 @@ def test_a_cell_that_is_slow_fails_the_project(tmp_path: Path) -> None:
         since = (cloud.now - timedelta(days=50)).isoformat()
         cloud.fault = fault
         (line,) = told(run(cloud, tmp_path, "--extract-from", since, expect=3))
-        assert "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in time" in line
+        assert (
+            "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in time"
+            in line
+        )
         assert not list((tmp_path / "var/spool/caso").glob("lastrun*"))
         cloud.fault = lambda _: None
         run(cloud, tmp_path, "--extract-from", since, "--extract-to", cloud.now.isoformat())
@@ -274,18 +321,31 @@ def test_a_project_that_vanishes_in_mid_run_loses_only_itself(status: int, tmp_p
         assert line.startswith("caso-extract: project two (two): ")
         assert f"gives the account 'u' no new token: answers {status}; look whether" in line
         assert len(seconds(tmp_path)) == 3
-        assert [path.name for path in (tmp_path / "var/spool/caso").glob("lastrun*")] == ["lastrun.one"]
+        assert [path.name for path in (tmp_path / "var/spool/caso").glob("lastrun*")] == [
+            "lastrun.one"
+        ]
 
 
 @pytest.mark.parametrize(("name", "begins"), [("other", "2026-11-01"), ("same", "1970-01-01")])
-def test_a_checkpoint_by_name_counts_for_one_project_only(name: str, begins: str, tmp_path: Path) -> None:
+def test_a_checkpoint_by_name_counts_for_one_project_only(
+    name: str, begins: str, tmp_path: Path
+) -> None:
     """Two projects of one name, in two domains: the file may be the other's, and would hide this one's past."""
     listed = [
-        {"id": key, "name": called, "domain_id": key, "enabled": True, "tags": ["caso"], "VO": f"vo.{key}"}
+        {
+            "id": key,
+            "name": called,
+            "domain_id": key,
+            "enabled": True,
+            "tags": ["caso"],
+            "VO": f"vo.{key}",
+        }
         for key, called in (("one", "same"), ("two", name))
     ]
     answer = Answer(body={"projects": listed, "links": {"next": None}})
-    with serving(Cloud(fault=lambda request: answer if request.path.endswith("/projects") else None)) as cloud:
+    with serving(
+        Cloud(fault=lambda request: answer if request.path.endswith("/projects") else None)
+    ) as cloud:
         state = tmp_path / "var/spool/caso"
         state.mkdir(parents=True)
         (state / "lastrun.same").write_text("2026-11-01 00:00:00+00:00")
@@ -297,7 +357,10 @@ def test_a_checkpoint_by_name_counts_for_one_project_only(name: str, begins: str
 def test_nothing_is_selected(tmp_path: Path) -> None:
     with serving(Cloud()) as cloud:
         (line,) = told(run(cloud, tmp_path, "--caso-tag", "other", expect=3))
-        assert "no project is selected: the configuration lists none, and none carries the tag 'other'; set" in line
+        assert (
+            "no project is selected: the configuration lists none, and none carries the tag 'other'; set"
+            in line
+        )
 
 
 @pytest.mark.matrix
@@ -308,7 +371,13 @@ def test_memory_does_not_grow_with_the_site(tmp_path: Path) -> None:
         with serving(Cloud(servers=number, deleted=0)) as cloud:
             root = tmp_path / str(number)
             root.mkdir()
-            run(cloud, root, "--extract-to", (cloud.now - timedelta(hours=2)).isoformat(), "--check-config")
+            run(
+                cloud,
+                root,
+                "--extract-to",
+                (cloud.now - timedelta(hours=2)).isoformat(),
+                "--check-config",
+            )
             command = [
                 sys.executable,
                 "-c",

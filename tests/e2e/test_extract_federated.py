@@ -111,7 +111,9 @@ def test_faults_of_a_federation_at_a_real_keystone(
     site.login["identity_provider"] = "egi-none"
     site.write()
     [line] = lines(site.run("caso-extract", expect=3))
-    assert "knows no identity provider 'egi-none' with protocol 'mapped'; correct identity_pro" in line
+    assert (
+        "knows no identity provider 'egi-none' with protocol 'mapped'; correct identity_pro" in line
+    )
     site.login["identity_provider"] = "egi-test"
     site.write()
     issuer.fault = lambda path: Answer(body={"access_token": "x"}) if path == TOKEN else None

@@ -16,11 +16,15 @@ from tests.testbed import Testbed
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(3600)]
 
 
-@pytest.mark.parametrize("sample", [pytest.param(10, id="ten"), pytest.param(None, id="all", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize(
+    "sample", [pytest.param(10, id="ten"), pytest.param(None, id="all", marks=pytest.mark.matrix)]
+)
 def test_the_same_messages_once_each(sample: int | None, testbed: Testbed, tmp_path: Path) -> None:
     until = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=2)
     tagged = {project.id for project in testbed.seed().projects.values() if "caso" in project.tags}
-    truth = {k: v for k, v in counters.nova_usage(testbed.nova_database, until).items() if k[0] in tagged}
+    truth = {
+        k: v for k, v in counters.nova_usage(testbed.nova_database, until).items() if k[0] in tagged
+    }
     sites: list[CasoSite] = []
 
     def prepare() -> Command:
@@ -36,7 +40,11 @@ def test_the_same_messages_once_each(sample: int | None, testbed: Testbed, tmp_p
         assert repeated == 0
         names = {f"lastrun.{project}" for project in tagged}
         assert site.checkpoints() == {name: str(until + timedelta(seconds=1)) for name in names}
-        assert not [path for path in site.spool.rglob("*") if path.is_file() and ".caso-staged" in path.parts]
+        assert not [
+            path
+            for path in site.spool.rglob("*")
+            if path.is_file() and ".caso-staged" in path.parts
+        ]
         assert not [path for path in site.spool.glob("????????/*") if path.suffix]
 
     KillMatrix(prepare=prepare, verify=verify).run(sample=sample, seed=20261124)

@@ -38,7 +38,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def command(cloud: Cloud, root: Path, **options: str) -> list[str]:
     """Write a configuration; return the flags of a run with it."""
-    more = "\n".join(f"{name} = {value}" for name, value in {"projects": "one,two", **options}.items())
+    more = "\n".join(
+        f"{name} = {value}" for name, value in {"projects": "one,two", **options}.items()
+    )
     configuration = root / "caso.conf"
     configuration.touch(mode=0o600)
     configuration.write_text(
@@ -75,7 +77,11 @@ def good_run(cloud: Cloud, root: Path) -> None:
     earlier = (cloud.now - timedelta(hours=1)).isoformat()
     assert extract.main([*command(cloud, root), "--extract-to", earlier]) == 0
     said = run_records.read(root, "caso-extract")
-    assert (said.counts["projects"], said.counts["projects_left"], said.counts["servers"]) == (2, 0, 6)
+    assert (said.counts["projects"], said.counts["projects_left"], said.counts["servers"]) == (
+        2,
+        0,
+        6,
+    )
 
 
 TOKENS = "/v3/auth/tokens"
@@ -154,7 +160,9 @@ def test_the_record_of_a_lock_that_another_run_holds_is_that_run_s(
         good_run(cloud, tmp_path)
         before = (tmp_path / "var/lib/fedcloud/runs/caso-extract.json").read_bytes()
         path = next(tmp_path.rglob(LOCK_NAME))
-        with subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=-1, stdout=-1) as holder:
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdin=-1, stdout=-1
+        ) as holder:
             assert holder.stdout is not None
             holder.stdout.readline()
             assert extract.main(command(cloud, tmp_path)) == 1
@@ -214,7 +222,9 @@ def test_a_project_whose_listing_never_ends_holds_back_no_other(
 
         def page() -> Answer:
             link = ENDLESS[kind] or f"http://nova/servers/detail?marker={next(pages)}"
-            return Answer(body={"servers": [server], "servers_links": [{"rel": "next", "href": link}]})
+            return Answer(
+                body={"servers": [server], "servers_links": [{"rel": "next", "href": link}]}
+            )
 
         cloud.fault = only("two", page)
         assert extract.main(command(cloud, tmp_path)) == 1
@@ -263,8 +273,11 @@ def test_foreign_names_in_state_and_spool_hold_back_nobody(tmp_path: Path) -> No
     # Nothing of the two projects is left; what is in the way was put aside, and is named.
     assert said.counts["servers"] == 6
     assert (said.counts["projects_failed"], said.counts["projects_left"]) == (0, 0)
-    assert len(said.failures) == 1 + len(made) - 2  # readable directories were taken for empty batches
-    assert f"{area}/two.foreign: is or holds something that caso did not make" in "\n".join(said.failures)
+    # readable directories were taken for empty batches
+    assert len(said.failures) == 1 + len(made) - 2
+    assert f"{area}/two.foreign: is or holds something that caso did not make" in "\n".join(
+        said.failures
+    )
 
 
 def test_a_quarantine_that_cannot_be_written_holds_back_no_good_record(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The image flow as a whole: signed lists on an HTTPS server, `cloudkeeper`, `cloudkeeper-os`, a real Glance.
 
-The outcome is read from Glance's database and by downloads through its public API, hashed by sha512sum.
+The outcome is read from Glance's database and by downloads through its public API, hashed by
+sha512sum.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ class Site:
     def image(self, number: int, name: str, **changes: Any) -> dict[str, Any]:
         uri = self.web.put(f"/images/{name}", self.files[name])
         return image(
-            number, uri=uri, content=self.files[name], **{"hv__format": name.rpartition(".")[2].upper()} | changes
+            number,
+            uri=uri,
+            content=self.files[name],
+            **{"hv__format": name.rpartition(".")[2].upper()} | changes,
         )
 
     def publish(self, vo: str, images: list[dict[str, Any]], **changes: Any) -> bytes:
         dn = f"{HOST_DN}/CN=lists.example.org"
         message = sign(
-            image_list(images, dn=dn, ca=AUTHORITY_DN, vo=vo, identifier=f"list-{vo}", **changes), self.signer
+            image_list(images, dn=dn, ca=AUTHORITY_DN, vo=vo, identifier=f"list-{vo}", **changes),
+            self.signer,
         )
         self.web.put(f"/{vo}/image.list", message)
         return message
@@ -94,7 +99,9 @@ def site(cloud: Cloud, tmp_path: Path) -> Iterator[Site]:
         lists = root / "etc/cloudkeeper/image-lists.conf"
         lists.parent.mkdir(parents=True)
         lists.write_text("".join(web.url(f"/{vo}/image.list") + "\n" for vo in PROJECTS))
-        (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2, raw]\n")
+        (root / "etc/cloudkeeper/cloudkeeper.yml").write_text(
+            "cloudkeeper:\n  formats: [qcow2, raw]\n"
+        )
         yield site
 
 
@@ -110,7 +117,9 @@ def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
         "biomed": [image_id(3)],
     }
     for number, name in ((1, "one.qcow2"), (2, "one.raw")):
-        assert sha512(site.download("ops", first["ops"][image_id(number)])) == sha512(site.files[name])
+        assert sha512(site.download("ops", first["ops"][image_id(number)])) == sha512(
+            site.files[name]
+        )
     converted = tmp_path / "converted.qcow2"
     converted.write_bytes(site.download("biomed", first["biomed"][image_id(3)]))
     (tmp_path / "expected.raw").write_bytes(site.files["one.raw"])
@@ -122,7 +131,8 @@ def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
     assert {vo: site.offered(vo) for vo in PROJECTS} == first
     assert site.web.asked("/images/one.qcow2") == 1
 
-    # One byte of a list is altered; the other list goes on: a new version, a new title, and one image less.
+    # One byte of a list is altered; the other list goes on: a new version, a new title, and one
+    # image less.
     altered = site.publish("biomed", []).replace(b'"biomed list"', b'"biomed Iist"', 1)
     site.web.put("/biomed/image.list", altered)
     site.publish("ops", [site.image(1, "two.qcow2", hv__version="2026.12.01")])
@@ -135,7 +145,9 @@ def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
     assert sha512(site.download("ops", ops[image_id(1)])) == sha512(site.files["two.qcow2"])
 
     # Only what is told of an image changes: the record of Glance stays the same one.
-    site.publish("ops", [site.image(1, "two.qcow2", hv__version="2026.12.01", dc__title="Another title")])
+    site.publish(
+        "ops", [site.image(1, "two.qcow2", hv__version="2026.12.01", dc__title="Another title")]
+    )
     assert site.sync().returncode == 1
     renamed = site.offered("ops")[image_id(1)]
     assert (renamed.id, renamed.name) == (ops[image_id(1)].id, "Another title")
@@ -148,7 +160,9 @@ def test_a_wrong_checksum_leaves_the_old_version(site: Site) -> None:
     site.publish("biomed", [])
     assert site.sync().returncode == 0
     before = site.offered("ops")
-    site.publish("ops", [site.image(1, "two.qcow2", hv__version="2", sl__checksum__sha512="0" * 128)])
+    site.publish(
+        "ops", [site.image(1, "two.qcow2", hv__version="2", sl__checksum__sha512="0" * 128)]
+    )
     done = site.sync()
     assert done.returncode == 1
     assert "the list says 0000000000000000…" in done.stderr
@@ -182,7 +196,9 @@ def test_killed_in_mid_upload_and_run_again(site: Site, tmp_path: Path, victim: 
             file.write(f"block {number:03}".encode().ljust(64, b".") * 16384)
     uri = site.web.put("/images/large.raw", large)
     content = large.read_bytes()
-    site.publish("ops", [image(1, uri=uri, content=content, hv__format="RAW"), site.image(2, "one.qcow2")])
+    site.publish(
+        "ops", [image(1, uri=uri, content=content, hv__format="RAW"), site.image(2, "one.qcow2")]
+    )
     site.publish("biomed", [])
     with subprocess.Popen(
         [str(PROGRAM), *site.command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

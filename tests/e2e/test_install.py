@@ -75,7 +75,9 @@ def install(
 ) -> subprocess.CompletedProcess[str]:
     words = ["--key", key or bundle.parent / "key.pub", "--root", root, *flags]
     command = [str(word) for word in (INSTALL, bundle, *words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env, umask=umask)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=env, umask=umask
+    )
 
 
 def state(root: Path) -> dict[str, tuple[object, ...]]:
@@ -109,7 +111,9 @@ def enabled(root: Path) -> dict[str, list[str]]:
 
 
 def systemctl(root: Path, *words: str) -> None:
-    subprocess.run(["systemctl", "--quiet", f"--root={root}", *words], check=True, capture_output=True)
+    subprocess.run(
+        ["systemctl", "--quiet", f"--root={root}", *words], check=True, capture_output=True
+    )
 
 
 def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
@@ -129,7 +133,9 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     assert access(root / "usr/local/bin/caso-extract.sh") == (0, 0, 0o755)
     assert access(root / "var/spool/apel/outgoing/openstack") == (1999, 1999, 0o750)
     assert access(root / "image_data") == (1999, 1999, 0o750)
-    assert (root / "etc/sitebdii/docker-compose.yml").readlink() == Path("/etc/fedcloud/docker-compose.yml")
+    assert (root / "etc/sitebdii/docker-compose.yml").readlink() == Path(
+        "/etc/fedcloud/docker-compose.yml"
+    )
     assert enabled(root) == {"multi-user.target": SERVICES, "docker.service": SERVICES}
     assert (root / "var/lib/fedcloud/version").read_text() == f"{__version__}\n"
     assert "FEDCLOUD_VERSION" not in (root / "etc/fedcloud/appliance.env").read_text()
@@ -138,7 +144,10 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     assert not list(root.rglob("*.fedcloud-new"))
     before = state(root)
     again = install(older(made), root)
-    assert (again.returncode, again.stdout) == (0, f"Nothing to change: {__version__} is installed.\n"), again.stderr
+    assert (again.returncode, again.stdout) == (
+        0,
+        f"Nothing to change: {__version__} is installed.\n",
+    ), again.stderr
     assert state(root) == before
 
 
@@ -151,14 +160,17 @@ def test_the_command_works_from_where_it_is_installed(made: Path, root: Path) ->
     assert first.startswith(f"#!/opt/fedcloud/{__version__}-")
     assert str(root) not in (script.parents[1] / "pyvenv.cfg").read_text()
     python = root / first.removeprefix("#!/")
-    shown = subprocess.run([python, "-I", script, "--version"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [python, "-I", script, "--version"], capture_output=True, text=True, check=True
+    )
     assert shown.stdout == f"appliance {__version__}\n"
 
 
 def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path) -> None:
     install(older(made), root)
     caso, env, sender = (
-        root / f"etc/{name}" for name in ("caso/caso.conf", "fedcloud/appliance.env", "apel/sender.cfg")
+        root / f"etc/{name}"
+        for name in ("caso/caso.conf", "fedcloud/appliance.env", "apel/sender.cfg")
     )
     caso.write_text(caso.read_text().replace("SITE-NAME", "MY-SITE"))
     env.write_text(env.read_text().replace("NETWORK=bridge", "NETWORK=host"))
@@ -167,7 +179,8 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert (
-        lines[0] == "/etc/caso/caso.conf: keeps what you changed; the new version is /etc/caso/caso.conf.fedcloud-new"
+        lines[0]
+        == "/etc/caso/caso.conf: keeps what you changed; the new version is /etc/caso/caso.conf.fedcloud-new"
     )
     assert lines[1].startswith(f"Installed {NEWER}.")
     assert "MY-SITE" in caso.read_text()
@@ -184,12 +197,16 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
 
 
 @pytest.mark.parametrize("is_changed", [pytest.param(False, marks=pytest.mark.matrix), True])
-def test_the_version_of_an_earlier_release_is_taken_over(made: Path, root: Path, is_changed: bool) -> None:
+def test_the_version_of_an_earlier_release_is_taken_over(
+    made: Path, root: Path, is_changed: bool
+) -> None:
     """It lay in appliance.env, which is the site's: from now on in the state directory."""
     install(older(made), root)
     env, version = root / "etc/fedcloud/appliance.env", root / "var/lib/fedcloud/version"
     # As the release before had both: the file with an empty line, which the installer filled.
-    shipped = env.read_text().replace("# How the cont", "# Set by the installer.\nFEDCLOUD_VERSION=\n\n# How the cont")
+    shipped = env.read_text().replace(
+        "# How the cont", "# Set by the installer.\nFEDCLOUD_VERSION=\n\n# How the cont"
+    )
     record = root / "var/lib/fedcloud/install.json"
     told = json.loads(record.read_text())
     told["files"]["/etc/fedcloud/appliance.env"] = [hashlib.sha256(shipped.encode()).hexdigest()]
@@ -213,26 +230,38 @@ def test_a_service_that_was_masked_before(made: Path, root: Path) -> None:
     shown = install(older(made), root)
     assert shown.returncode == 0, shown.stderr
     assert masked.readlink() == Path("/dev/null")
-    assert enabled(root) == {"multi-user.target": ["bdii.service"], "docker.service": ["bdii.service"]}
+    assert enabled(root) == {
+        "multi-user.target": ["bdii.service"],
+        "docker.service": ["bdii.service"],
+    }
 
 
-def test_a_service_that_was_enabled_without_the_engine_comes_up_with_it(made: Path, root: Path) -> None:
-    # what earlier versions wanted with the machine alone stayed down after a stop and a start of docker
+def test_a_service_that_was_enabled_without_the_engine_comes_up_with_it(
+    made: Path, root: Path
+) -> None:
+    # what earlier versions wanted with the machine alone stayed down after a stop and a start of
+    # docker
     install(older(made), root)
     links = root / "etc/systemd/system/docker.service.wants"
     shutil.rmtree(links)
     systemctl(root, "disable", "cloudkeeper-os.service")
     assert install(newer(made), root).returncode == 0
-    assert enabled(root) == {"multi-user.target": ["bdii.service"], "docker.service": ["bdii.service"]}
+    assert enabled(root) == {
+        "multi-user.target": ["bdii.service"],
+        "docker.service": ["bdii.service"],
+    }
     unit = root / "etc/systemd/system/bdii.service"
-    unit.write_text(unit.read_text().replace(" docker.service\n", "\n"))  # as the administrator wants it
+    # as the administrator wants it
+    unit.write_text(unit.read_text().replace(" docker.service\n", "\n"))
     systemctl(root, "reenable", "bdii.service")
     assert enabled(root) == {"multi-user.target": ["bdii.service"]}
     assert install(newer(made), root).stdout == f"Nothing to change: {NEWER} is installed.\n"
     assert enabled(root) == {"multi-user.target": ["bdii.service"]}
 
 
-def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_masked(made: Path, root: Path) -> None:
+def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_masked(
+    made: Path, root: Path
+) -> None:
     install(older(made), root)
     unit = root / "etc/systemd/system/bdii.service"
     unit.write_text(unit.read_text() + "# mine\n")
@@ -274,11 +303,19 @@ def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> No
     caso.chmod(0o644)
     shown = install(older(made), root)
     assert shown.returncode == 0, shown.stderr
-    for path in (spool, spool / "5a1b2c3d4e5f60", root / "var/spool/caso/lastrun", root / "var/spool/apel"):
+    for path in (
+        spool,
+        spool / "5a1b2c3d4e5f60",
+        root / "var/spool/caso/lastrun",
+        root / "var/spool/apel",
+    ):
         assert access(path)[:2] == (1999, 1999), path
     assert access(outside)[:2] == (0, 0)
     assert (root / "var/spool/caso/link").lstat().st_uid == 1999
-    assert f"{root}/var/spool/apel/twice: has a second name somewhere, so it keeps its owner" in shown.stdout
+    assert (
+        f"{root}/var/spool/apel/twice: has a second name somewhere, so it keeps its owner"
+        in shown.stdout
+    )
     assert "appliance run caso" in wrapper.read_text()
     replaced = root / "var/lib/fedcloud/replaced"
     assert "docker run" in (replaced / "usr/local/bin/caso-extract.sh").read_text()
@@ -310,10 +347,16 @@ def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
 
 
 def test_whoever_calls_it_however(made: Path, root: Path) -> None:
-    # a shell that closes everything to others, knows few places, speaks no UTF-8; and names in another encoding
+    # a shell that closes everything to others, knows few places, speaks no UTF-8; and names in
+    # another encoding
     with (root / "etc/passwd").open("ab") as file:
         file.write(b"jos\xe9:x:1000:1000:Jos\xe9:/home/jose:/bin/sh\n")
-    shown = install(older(made), root, env={"PATH": "/bin", "LC_ALL": "POSIX", "PYTHONHOME": "/none"}, umask=0o077)
+    shown = install(
+        older(made),
+        root,
+        env={"PATH": "/bin", "LC_ALL": "POSIX", "PYTHONHOME": "/none"},
+        umask=0o077,
+    )
     assert shown.returncode == 0, shown.stderr
     for name in (
         "etc/apel",
@@ -350,18 +393,24 @@ def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
     crontab.write_text("# m h\n14 */4 * * * /usr/local/bin/caso-extract.sh\n")
     shown = install(older(made), root)
     assert shown.returncode == 0, shown.stderr
-    assert f"{crontab}:2: starts the job caso beside the appliance; remove this line" in shown.stdout.splitlines()
+    assert (
+        f"{crontab}:2: starts the job caso beside the appliance; remove this line"
+        in shown.stdout.splitlines()
+    )
 
 
 def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
-    # D01: an installation does not put right what the administrator did to a table, nor choose for him
+    # D01: an installation does not put right what the administrator did to a table, nor choose for
+    # him
     install(older(made), root)
     activate(root)
     table = root / "etc/cron.d/caso"
     table.write_text(table.read_text().rstrip("\n"))
     wants = root / "etc/systemd/system/timers.target.wants"
     wants.mkdir()
-    (wants / "fedcloud-job@fetch-crl.timer").symlink_to("/etc/systemd/system/fedcloud-job@fetch-crl.timer")
+    (wants / "fedcloud-job@fetch-crl.timer").symlink_to(
+        "/etc/systemd/system/fedcloud-job@fetch-crl.timer"
+    )
     shown = install(older(made), root)
     last = len(table.read_text().splitlines())
     assert shown.stdout.splitlines()[-3:] == [
@@ -383,13 +432,15 @@ def test_an_upgrade_keeps_what_runs(made: Path, root: Path) -> None:
     install(newer(made), root)
     assert not (root / "var/lib/fedcloud/since").exists()
     activate(root)
-    (root / "etc/cron.d/ssmsend").unlink()  # a table that is new in the next version comes to the others
+    # a table that is new in the next version comes to the others
+    (root / "etc/cron.d/ssmsend").unlink()
     shown = install(older(made), root)
     assert shown.returncode == 0, shown.stderr
     assert sorted(path.name for path in (root / "etc/cron.d").iterdir()) == [
         *("caso", "cloudkeeper", "fedcloud-crl", "ssmsend"),
     ]
-    # Jobs that ran before there was a date read such a project's usage from the beginning, and go on so.
+    # Jobs that ran before there was a date read such a project's usage from the beginning, and go
+    # on so.
     assert (root / "var/lib/fedcloud/since").read_text() == "1970-01-01T00:00:00+00:00\n"
     # Nobody has changed a table: a new one takes its place, and none comes to lie beside it.
     assert not list(root.rglob("cron.d/*.fedcloud-new"))
@@ -424,7 +475,15 @@ def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
     install(older(made), root)
     activate(root)
     # This checkout's interpreter: the bundle of the tests holds none of the libraries.
-    command = [sys.executable, "-m", "appliance.admin.command", "schedule", "systemd", "--root", str(root)]
+    command = [
+        sys.executable,
+        "-m",
+        "appliance.admin.command",
+        "schedule",
+        "systemd",
+        "--root",
+        str(root),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     assert not list((root / "etc/cron.d").iterdir())
     assert install(newer(made), root).returncode == 0
@@ -432,7 +491,9 @@ def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
     assert (root / "etc/fedcloud/cron.d/caso").exists()
 
 
-def test_killed_anywhere_it_leaves_a_version_that_works_and_a_second_run_finishes(made: Path, root: Path) -> None:
+def test_killed_anywhere_it_leaves_a_version_that_works_and_a_second_run_finishes(
+    made: Path, root: Path
+) -> None:
     install(older(made), root)
     clean = root.with_name("clean")
     shutil.copytree(root, clean, symlinks=True)
@@ -443,8 +504,13 @@ def test_killed_anywhere_it_leaves_a_version_that_works_and_a_second_run_finishe
     for share in (2, 4, 6, 8, 9):
         killed = root.with_name(f"killed{share}")
         shutil.copytree(root, killed, symlinks=True)
-        words = [str(word) for word in (INSTALL, newer(made), "--key", made / "key.pub", "--root", killed)]
-        process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        words = [
+            str(word)
+            for word in (INSTALL, newer(made), "--key", made / "key.pub", "--root", killed)
+        ]
+        process = subprocess.Popen(
+            words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(whole * share / 10)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -466,7 +532,9 @@ def assert_works(root: Path) -> None:
     link = root / "usr/local/bin/appliance"
     script = root / str(link.readlink()).lstrip("/")
     python = root / script.read_text().splitlines()[0].removeprefix("#!/")
-    shown = subprocess.run([python, "-I", script, "--version"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [python, "-I", script, "--version"], capture_output=True, text=True, check=True
+    )
     assert shown.stdout.split()[1] in (__version__, NEWER)
     assert (root / "var/lib/fedcloud/version").read_text() in (f"{__version__}\n", f"{NEWER}\n")
     unit = (root / "etc/systemd/system/bdii.service").read_text()
@@ -474,7 +542,8 @@ def assert_works(root: Path) -> None:
     assert "/var/log/caso.log 2>&1\n" in (root / "etc/fedcloud/cron.d/caso").read_text()
 
 
-# ---------------------------------------------------------------------------------------------------------- refused
+# ----------------------------------------------------------------------------------------------------------
+# refused
 
 
 @pytest.fixture
@@ -522,7 +591,9 @@ def test_a_link_is_refused(own: Path, root: Path) -> None:
 
 def test_another_s_signature_is_refused(own: Path, root: Path) -> None:
     _, public = bundles.make_key(own.parent, "other")
-    assert f"its signature is not of {public}; nothing was changed" in refused(own, root, key=public)
+    assert f"its signature is not of {public}; nothing was changed" in refused(
+        own, root, key=public
+    )
     bundles.seal(own, key=None)
     assert "not signed; nothing was changed" in refused(own, root)
     assert "no such key" in refused(own, root, key=own / "none")
@@ -544,15 +615,22 @@ def fingerprint_of(bundle: Path) -> str:
 
 def install_itself(bundle: Path, root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [str(bundle / "install"), "--root", str(root), *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL
+    )
 
 
-def test_a_key_that_came_with_the_bundle_is_shown_and_not_trusted_unasked(with_key: Path, root: Path) -> None:
+def test_a_key_that_came_with_the_bundle_is_shown_and_not_trusted_unasked(
+    with_key: Path, root: Path
+) -> None:
     """F-H16: nobody is there to ask."""
     before, found = state(root), fingerprint_of(with_key)
     shown = install_itself(with_key, root)
     assert (shown.returncode, state(root)) == (3, before)
-    assert shown.stdout == f"The key came with the bundle. SHA-256 of {with_key}/signing-key.pem: {found}\n"
+    assert (
+        shown.stdout
+        == f"The key came with the bundle. SHA-256 of {with_key}/signing-key.pem: {found}\n"
+    )
     assert f"repeat with --fingerprint {found} or --key FILE; nothing was changed" in shown.stderr
     wrong = install_itself(with_key, root, "--fingerprint", "0" * 64)
     assert (wrong.returncode, state(root)) == (3, before)
@@ -584,7 +662,9 @@ def test_a_person_is_asked_for_the_key_before_it_is_trusted(
         assert state(root) == before
 
 
-def test_the_key_of_the_first_installation_is_asked_for_ever_after(with_key: Path, root: Path) -> None:
+def test_the_key_of_the_first_installation_is_asked_for_ever_after(
+    with_key: Path, root: Path
+) -> None:
     found = fingerprint_of(with_key)
     colons = ":".join(found[at : at + 2] for at in range(0, 64, 2)).upper()  # as openssl prints one
     assert install_itself(with_key, root, "--fingerprint", colons).returncode == 0
@@ -594,7 +674,10 @@ def test_the_key_of_the_first_installation_is_asked_for_ever_after(with_key: Pat
     bundles.seal(with_key, key=private)
     again = install_itself(with_key, root, "--fingerprint", fingerprint_of(with_key))
     assert again.returncode == 3
-    assert f"its signature is not of {root}/etc/fedcloud/signing-key.pem; nothing was changed" in again.stderr
+    assert (
+        f"its signature is not of {root}/etc/fedcloud/signing-key.pem; nothing was changed"
+        in again.stderr
+    )
 
 
 def test_two_installers_at_once(made: Path, root: Path) -> None:
@@ -612,9 +695,16 @@ def test_two_installers_at_once(made: Path, root: Path) -> None:
 def test_an_rsa_signature_by_openssl_dgst_is_taken(own: Path, root: Path) -> None:
     private, public = own.parent / "rsa.pem", own.parent / "rsa.pub"
     subprocess.run(["openssl", "genrsa", "-out", private, "2048"], check=True, capture_output=True)
-    subprocess.run(["openssl", "rsa", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "rsa", "-in", private, "-pubout", "-out", public],
+        check=True,
+        capture_output=True,
+    )
     place = own / "SHA256SUMS"
-    subprocess.run(["openssl", "dgst", "-sha256", "-sign", private, "-out", f"{place}.sig", str(place)], check=True)
+    subprocess.run(
+        ["openssl", "dgst", "-sha256", "-sign", private, "-out", f"{place}.sig", str(place)],
+        check=True,
+    )
     assert install(own, root, key=public).returncode == 0
 
 
@@ -622,26 +712,36 @@ def test_a_missing_and_an_altered_image_are_refused(own: Path, root: Path) -> No
     """R01: against images.lock."""
     bundles.image(own / "images/caso.tar", "egifedcloud/other:1")
     bundles.seal(own, key=own.parent / "key.pem")
-    assert f"egifedcloud/caso:{__version__}: this image is missing from the bundle" in refused_by_python(own, root)
+    assert (
+        f"egifedcloud/caso:{__version__}: this image is missing from the bundle"
+        in refused_by_python(own, root)
+    )
     bundles.image(own / "images/caso.tar", f"egifedcloud/caso:{__version__}")
     lock = own / "images.lock"
     lock.write_text(lock.read_text().rsplit(":", 1)[0] + f":{'0' * 64}\n")
     bundles.seal(own, key=own.parent / "key.pem")
-    assert f"egifedcloud/caso:{__version__}: the bundle's image is sha256:" in refused_by_python(own, root)
+    assert f"egifedcloud/caso:{__version__}: the bundle's image is sha256:" in refused_by_python(
+        own, root
+    )
 
 
 def test_the_number_1999_taken_is_refused(own: Path, root: Path) -> None:
     with (root / "etc/passwd").open("a") as file:
         file.write("alice:x:1999:1999::/home/alice:/bin/sh\n")
     told = refused_by_python(own, root)
-    assert "etc/passwd: the user alice has the number 1999; ours is fedcloud with 1999; give that account" in told
+    assert (
+        "etc/passwd: the user alice has the number 1999; ours is fedcloud with 1999; give that account"
+        in told
+    )
 
 
 def refused_by_python(bundle: Path, root: Path) -> str:
     """Install what is refused after the signature; nothing but the directories of the installer's lock and record is there afterwards."""
 
     def outside_of_var() -> dict[str, tuple[object, ...]]:
-        return {name: seen for name, seen in state(root).items() if not name.startswith(("var", "run"))}
+        return {
+            name: seen for name, seen in state(root).items() if not name.startswith(("var", "run"))
+        }
 
     before = outside_of_var()
     shown = install(bundle, root)
@@ -654,7 +754,10 @@ def refused_by_python(bundle: Path, root: Path) -> str:
 def test_a_broken_record_is_told(own: Path, root: Path) -> None:
     (root / "var/lib/fedcloud").mkdir(parents=True)
     (root / "var/lib/fedcloud/install.json").write_text("{")
-    assert "var/lib/fedcloud/install.json: is no record of an installation; move it away" in install(own, root).stderr
+    assert (
+        "var/lib/fedcloud/install.json: is no record of an installation; move it away"
+        in install(own, root).stderr
+    )
 
 
 def test_a_tar_is_as_good_as_a_directory(own: Path, root: Path) -> None:
@@ -666,7 +769,9 @@ def test_a_tar_is_as_good_as_a_directory(own: Path, root: Path) -> None:
     assert "no readable tar" in install(archive, root).stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("members", [[], ["a", "b"], ["link"], ["SHA256SUMS"]], ids=["none", "two", "link", "file"])
+@pytest.mark.parametrize(
+    "members", [[], ["a", "b"], ["link"], ["SHA256SUMS"]], ids=["none", "two", "link", "file"]
+)
 def test_a_tar_of_something_else_is_refused(own: Path, root: Path, members: list[str]) -> None:
     place = own.parent / "something"
     for name in ("a", "b"):
@@ -676,5 +781,8 @@ def test_a_tar_of_something_else_is_refused(own: Path, root: Path, members: list
     packed = own.parent / "something.tar"
     subprocess.run(["tar", "-cf", packed, "-C", place, *members, "-T", os.devnull], check=True)
     shown = install(packed, root)
-    assert (shown.returncode, shown.stderr) == (3, f"install: {packed}: no bundle of the appliance in it\n")
+    assert (shown.returncode, shown.stderr) == (
+        3,
+        f"install: {packed}: no bundle of the appliance in it\n",
+    )
     assert not (root / "etc/fedcloud").exists()

@@ -32,9 +32,18 @@ def _archive() -> str:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a root file system of Debian 13 as it is after an installation of the system, with this bundle in it."""
     root = tmp_path_factory.mktemp("trixie") / "root"
-    source = f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_archive()} trixie main"
-    command = ["mmdebstrap", "--variant=minbase", "--dpkgopt=force-unsafe-io", "--include=ca-certificates,openssl"]
-    subprocess.run([*command, "trixie", str(root), source], check=True, capture_output=True, timeout=600)
+    source = (
+        f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_archive()} trixie main"
+    )
+    command = [
+        "mmdebstrap",
+        "--variant=minbase",
+        "--dpkgopt=force-unsafe-io",
+        "--include=ca-certificates,openssl",
+    ]
+    subprocess.run(
+        [*command, "trixie", str(root), source], check=True, capture_output=True, timeout=600
+    )
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
     (root / "media").mkdir(exist_ok=True)
@@ -43,7 +52,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     everything = contents.everything([images.LOCKS / f"{name}.txt" for name in images.EXTRAS])
     shutil.copy(images.LOCKS / f"{deployed.HOST_EXTRA}.txt", made / "requirements.txt")
     (made / "requirements-all.txt").write_text(everything)
-    for wheel in images.fetch_host_wheels(deployed.CACHE, made / "requirements-all.txt").glob("*.whl"):
+    for wheel in images.fetch_host_wheels(deployed.CACHE, made / "requirements-all.txt").glob(
+        "*.whl"
+    ):
         shutil.copy(wheel, made / "wheels")
     bundles.seal(made, key=private)
     shutil.copy(TOP / "scripts/install", root / "media/install")
@@ -59,19 +70,32 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def inside(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    environment |= {name: text for name, text in os.environ.items() if name.lower().endswith("_proxy")}
+    environment |= {
+        name: text for name, text in os.environ.items() if name.lower().endswith("_proxy")
+    }
     command = ["chroot", str(root), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
 
 
 def install(root: Path) -> subprocess.CompletedProcess[str]:
-    return inside(root, "/media/install", f"/media/fedcloud-appliance-{__version__}", "--key", "/media/key.pub")
+    return inside(
+        root,
+        "/media/install",
+        f"/media/fedcloud-appliance-{__version__}",
+        "--key",
+        "/media/key.pub",
+    )
 
 
 def test_packages_and_programs_of_debian_13(root: Path) -> None:
     """F-H3, F-H17: real packages by real apt; docker-compose is v2 there, Docker's client a package of its own."""
     shown = install(root)
-    assert (shown.returncode, shown.stderr) == (3, f"install: docker: version: {DOWN}; see systemctl status docker\n")
+    assert (shown.returncode, shown.stderr) == (
+        3,
+        f"install: docker: version: {DOWN}; see systemctl status docker\n",
+    )
     assert {"docker.io", "docker-cli", "docker-compose", "fetch-crl"} <= set(shown.stdout.split())
     assert inside(root, "docker-compose", "version", "--short").stdout.startswith("2.")
     # There is no engine and no systemd here.
@@ -88,5 +112,9 @@ def test_packages_and_programs_of_debian_13(root: Path) -> None:
     shown = inside(root, "appliance", "schedule", "cron")
     assert shown.returncode == 0, shown.stdout + shown.stderr
     shown = inside(root, "appliance", "status")
-    assert re.search(r"^Compose: /usr\S*/docker-compose 2\.", shown.stdout, re.MULTILINE), shown.stdout
-    assert install(root).stdout.splitlines()[-1] == f"Nothing to change: {__version__} is installed."
+    assert re.search(r"^Compose: /usr\S*/docker-compose 2\.", shown.stdout, re.MULTILINE), (
+        shown.stdout
+    )
+    assert (
+        install(root).stdout.splitlines()[-1] == f"Nothing to change: {__version__} is installed."
+    )

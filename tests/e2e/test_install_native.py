@@ -1,6 +1,7 @@
 """An appliance without containers: one command installs it, and `run`, `status`, `logs` and `schedule` work.
 
-The programs of jobs are stand-ins that say as whom they run and what they can reach; what starts them is real.
+The programs of jobs are stand-ins that say as whom they run and what they can reach; what starts
+them is real.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def install(host: Host, made: Path) -> subprocess.CompletedProcess[str]:
 
 
 def appliance(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    command = host.command("/usr/bin/env", "PYTHONPATH=/libraries", "/usr/local/bin/appliance", *words)
+    command = host.command(
+        "/usr/bin/env", "PYTHONPATH=/libraries", "/usr/local/bin/appliance", *words
+    )
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -85,7 +88,9 @@ def test_one_command_installs_user_units_timers_and_logs(host: Host, made: Path)
     units = root / "etc/systemd/system"
     for name in ("bdii.service", "cloudbdii.service", "cloudkeeper-os.service"):
         text = (units / name).read_text()
-        assert "ExecStart=/usr/local/lib/fedcloud/with-authorities /opt/fedcloud/current/bin/" in text
+        assert (
+            "ExecStart=/usr/local/lib/fedcloud/with-authorities /opt/fedcloud/current/bin/" in text
+        )
         assert "docker" not in text
         assert "@AUTHORITIES@" not in text
     assert (units / "fedcloud-job@caso.timer").exists()
@@ -108,7 +113,11 @@ def test_a_job_runs_as_its_account_with_what_its_container_would_have(host: Host
     shown = appliance(host, "run", "ssmsend", "--", "--some", "a b")
     assert shown.returncode == 7, shown.stderr
     lines = shown.stdout.splitlines()
-    assert sorted(lines[1:4]) == ["CapBnd:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"]
+    assert sorted(lines[1:4]) == [
+        "CapBnd:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ]
     assert [lines[0], *lines[4:]] == [
         "as 1999:1999, groups 1999",
         "-----BEGIN PRIVATE KEY-----",
@@ -127,7 +136,11 @@ def test_services_trust_what_appliance_env_names(host: Host) -> None:
     """As jobs do: the file that is named, and this system's where that is missing."""
     (host.root / "etc/named.pem").touch()
     usual = authorities()
-    for given, used in (("/etc/named.pem", "/etc/named.pem"), ("/etc/none.pem", usual), ("", usual)):
+    for given, used in (
+        ("/etc/named.pem", "/etc/named.pem"),
+        ("/etc/none.pem", usual),
+        ("", usual),
+    ):
         program = ["/usr/local/lib/fedcloud/with-authorities", "/bin/sh", "-c"]
         script = 'echo "$REQUESTS_CA_BUNDLE $SSL_CERT_FILE"'
         command = host.command("/usr/bin/env", f"FEDCLOUD_CA_BUNDLE={given}", *program, script)
@@ -143,7 +156,9 @@ def test_the_start_of_a_service_waits_until_somebody_answers(host: Host) -> None
     shown = appliance(host, "wait", "cloudkeeper-os", "--timeout", "20", "--pid", str(ended.pid))
     assert shown.returncode == 3
     assert "cloudkeeper-os: what has it run has ended" in shown.stderr
-    shown = appliance(host, "bdii", "wait", "-h", "192.0.2.1", "--timeout", "20", "--pid", str(ended.pid))
+    shown = appliance(
+        host, "bdii", "wait", "-h", "192.0.2.1", "--timeout", "20", "--pid", str(ended.pid)
+    )
     assert shown.returncode == 3
     assert "sitebdii: what has it run has ended" in shown.stderr
     with socket.socket(socket.AF_UNIX) as server:
@@ -189,7 +204,9 @@ def test_status_logs_and_schedule_work(host: Host) -> None:
         ("cloudkeeper-os", "failed", 0),
     ):
         text = f"NRestarts={restarts}\nExecMainStatus=2\nLoadState=loaded\nActiveState={state}\n"
-        (stand_ins / f"shown-{unit}.service").write_text(f"{text}StateChangeTimestamp=@1764400000\n")
+        (stand_ins / f"shown-{unit}.service").write_text(
+            f"{text}StateChangeTimestamp=@1764400000\n"
+        )
     host.stand_in("journalctl", '#!/bin/sh\necho "$@"\n')
     shown = appliance(host, "status")
     rows = {line.split()[0]: line.split()[1:3] for line in shown.stdout.splitlines()[1:4]}
@@ -199,8 +216,14 @@ def test_status_logs_and_schedule_work(host: Host) -> None:
         "sitebdii": ["running", "healthy"],
     }
     assert "The programs run without containers." in shown.stdout
-    assert "! no job is started yet: choose who starts them with appliance schedule cron|systemd" in shown.stdout
-    assert appliance(host, "logs", "sitebdii", "-n", "3").stdout == "--no-pager --output=cat -u bdii.service -n 3\n"
+    assert (
+        "! no job is started yet: choose who starts them with appliance schedule cron|systemd"
+        in shown.stdout
+    )
+    assert (
+        appliance(host, "logs", "sitebdii", "-n", "3").stdout
+        == "--no-pager --output=cat -u bdii.service -n 3\n"
+    )
     followed = appliance(host, "logs", "bdii", "-f").stdout  # both, side by side
     assert followed == "--no-pager --output=cat -u cloudbdii.service -u bdii.service -n 50 -f\n"
     assert appliance(host, "schedule", "cron").returncode == 0

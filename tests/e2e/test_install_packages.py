@@ -110,7 +110,9 @@ def test_a_step_that_would_remove_a_package_refuses_and_says_which(host: Host, m
     line = refused(host, made)
     removed = re.findall("would remove ([^;]*);", line)[0].split()
     assert sorted(removed) == ["containerd.io", "docker-ce", "docker-ce-cli"]
-    assert line.endswith("install by hand what goes with it, or use --no-packages; nothing was changed\n")
+    assert line.endswith(
+        "install by hand what goes with it, or use --no-packages; nothing was changed\n"
+    )
 
 
 def test_a_compose_that_would_remove_the_engine_s_client(host: Host, made: Path) -> None:
@@ -130,13 +132,21 @@ def test_the_packages_of_each_release(host: Host, made: Path) -> None:
     packages.offer(TRIXIE)
     release(host, "debian", "13")
     out = install_packages(host, made)
-    assert packages.installed() == NAMES | {"docker.io", "containerd", "runc", "docker-cli", "docker-compose"}
+    assert packages.installed() == NAMES | {
+        "docker.io",
+        "containerd",
+        "runc",
+        "docker-cli",
+        "docker-compose",
+    }
     assert "docker-cli" in out.splitlines()[0].split()
 
 
 def test_ubuntu_s_names(host: Host, made: Path) -> None:
     packages = Packages(host.root)
-    noble = {package.name: package for package in (*NOBLE, *BOOKWORM) if package.name != "docker-compose"}
+    noble = {
+        package.name: package for package in (*NOBLE, *BOOKWORM) if package.name != "docker-compose"
+    }
     packages.offer(noble.values())
     release(host, "ubuntu", "24.04")
     install_packages(host, made)
@@ -147,10 +157,16 @@ def test_another_system_uses_what_is_there(host: Host, made: Path) -> None:
     """F-H3: packages are no matter of ours there."""
     release(host, "rocky", "9.4")
     line = refused(host, made)
-    assert line.startswith("install: this is rocky 9.4; packages are installed on Debian 12 and 13 and Ubuntu 24.04")
-    assert "there is no Docker engine; install docker-ce or docker.io" in refused(host, made, "--no-packages")
+    assert line.startswith(
+        "install: this is rocky 9.4; packages are installed on Debian 12 and 13 and Ubuntu 24.04"
+    )
+    assert "there is no Docker engine; install docker-ce or docker.io" in refused(
+        host, made, "--no-packages"
+    )
     host.stand_in("docker", DOCKER)
-    assert "there is no Compose; install docker-compose (1.29.2 or later)" in refused(host, made, "--no-packages")
+    assert "there is no Compose; install docker-compose (1.29.2 or later)" in refused(
+        host, made, "--no-packages"
+    )
     host.stand_in("docker-compose", "#!/bin/sh\necho 2.26.1\n")
     install_packages(host, made, "--no-packages")
 
@@ -178,7 +194,10 @@ def test_podman_in_docker_s_place_is_named(host: Host, made: Path) -> None:
 
 def test_podman_on_docker_s_socket_is_named(host: Host, made: Path) -> None:
     """F-H3: Docker's own client, podman's service behind it."""
-    host.stand_in("docker", '#!/bin/sh\n[ "$1" != version ] || echo "Podman Engine Conmon OCI Runtime (crun)"\n')
+    host.stand_in(
+        "docker",
+        '#!/bin/sh\n[ "$1" != version ] || echo "Podman Engine Conmon OCI Runtime (crun)"\n',
+    )
     host.stand_in("docker-compose", DOCKER)
     line = refused(host, made, "--no-packages")
     assert line.startswith(
@@ -201,14 +220,18 @@ def test_an_engine_without_room_elsewhere(host: Host, made: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("total", "swap", "told"), [(1009180, 0, "985 MB"), (1009180, 1048572, ""), (2030000, 0, "")])
+@pytest.mark.parametrize(
+    ("total", "swap", "told"), [(1009180, 0, "985 MB"), (1009180, 1048572, ""), (2030000, 0, "")]
+)
 def test_little_memory_is_told_and_installed_all_the_same(
     host: Host, made: Path, total: int, swap: int, told: str
 ) -> None:
     """F-H3: 1 GB without swap."""
     for name in ("docker", "docker-compose"):
         host.stand_in(name, DOCKER)
-    (host.root / "meminfo").write_text(f"MemTotal:  {total} kB\nMemFree:  5 kB\nSwapTotal:  {swap} kB\n")
+    (host.root / "meminfo").write_text(
+        f"MemTotal:  {total} kB\nMemFree:  5 kB\nSwapTotal:  {swap} kB\n"
+    )
     out = install_packages(host, made, "--no-packages")
     line = f"This host has {told} of memory and swap: the kernel may kill services under load; give it 2 GB"
     assert (line in out) == bool(told)

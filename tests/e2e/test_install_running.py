@@ -96,7 +96,10 @@ def test_a_bundle_built_anew_restarts_what_runs(host: Host, made: Path) -> None:
 def test_a_restart_that_fails_is_tried_again(host: Host, made: Path) -> None:
     host.tell_systemctl("fail", "try-restart")
     shown = host.install(newer(made))
-    assert (shown.returncode, shown.stderr) == (1, "install: systemctl: Job for bdii.service failed.\n")
+    assert (shown.returncode, shown.stderr) == (
+        1,
+        "install: systemctl: Job for bdii.service failed.\n",
+    )
     host.heal_systemctl("try-restart")
     host.called()
     assert host.install(newer(made)).returncode == 0
@@ -130,5 +133,7 @@ def test_without_an_engine_nothing_is_changed(host: Host, made: Path) -> None:
 
 def seen(root: Path) -> dict[Path, tuple[int, int]]:
     """Return inode and time of all files of the host that the installer has to do with."""
-    places = [path for name in ("etc", "opt", "own-local", "var") for path in (root / name).rglob("*")]
+    places = [
+        path for name in ("etc", "opt", "own-local", "var") for path in (root / name).rglob("*")
+    ]
     return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in places}

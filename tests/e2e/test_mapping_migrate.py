@@ -20,7 +20,9 @@ def site(testbed: Testbed, tmp_path: Path) -> CasoSite:
     mapping = site.root / "voms.json"
     site.default |= {"mapping_file": mapping, "projects": "vo-ops,a b"}
     site.write()
-    mapping.write_text(json.dumps({"vo.x": {"projects": ["extra"]}, "/vo.y/Role=z": {"projects": ["p2"]}}))
+    mapping.write_text(
+        json.dumps({"vo.x": {"projects": ["extra"]}, "/vo.y/Role=z": {"projects": ["p2"]}})
+    )
     return site
 
 
@@ -43,16 +45,24 @@ def test_an_ordinary_account_may_not(site: CasoSite) -> None:
     (site.root / "voms.json").write_text(json.dumps({"vo.x": {"projects": ["vo-ops"]}}))
     (line,) = lines(site.run("caso-mapping-migrate", "--nodry-run", expect=3))
     assert line.startswith("caso-mapping-migrate: project vo-ops: ")
-    assert "refuses: You are not authorized to perform the requested action: identity:update_project." in line
+    assert (
+        "refuses: You are not authorized to perform the requested action: identity:update_project."
+        in line
+    )
 
 
 def test_an_administrator_may(site: CasoSite) -> None:
     testbed = site.testbed
-    site.login |= {"username": "admin", "password": secrets.password(testbed.layout.secrets, "admin")}
+    site.login |= {
+        "username": "admin",
+        "password": secrets.password(testbed.layout.secrets, "admin"),
+    }
     site.default |= {"projects": "extra", "caso_tag": "later"}
     site.write()
     with extra_project(testbed, tags=["kept"], role=False) as project:
-        (line,) = lines(site.run("caso-mapping-migrate", "--nodry-run", "--migrate-projects", expect=1))
+        (line,) = lines(
+            site.run("caso-mapping-migrate", "--nodry-run", "--migrate-projects", expect=1)
+        )
         assert line == "caso-mapping-migrate: project p2: 0 projects are called so; write its id"
         told = testbed.admin().get("identity", f"/projects/{project}")["project"]
     assert told["VO"] == "vo.x"

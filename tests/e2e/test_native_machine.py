@@ -47,14 +47,20 @@ def state(site: Appliance, unit: str) -> str:
 
 
 def wait(site: Appliance, unit: str, word: str) -> None:
-    site.machine.wait(lambda: state(site, unit) == word, seconds=60, what=lambda: site.machine.journal(unit))
+    site.machine.wait(
+        lambda: state(site, unit) == word, seconds=60, what=lambda: site.machine.journal(unit)
+    )
 
 
 def kill(site: Appliance, unit: str) -> None:
     """Kill the main process of a unit, and wait until another one is at work."""
     before = pid(site, unit)
     site.machine.run("kill", "-9", str(before))
-    site.machine.wait(lambda: pid(site, unit) not in (0, before), seconds=30, what=lambda: site.machine.journal(unit))
+    site.machine.wait(
+        lambda: pid(site, unit) not in (0, before),
+        seconds=30,
+        what=lambda: site.machine.journal(unit),
+    )
     wait(site, unit, "active")
 
 
@@ -71,7 +77,9 @@ def test_one_command_installs_packages_programs_and_units(site: Appliance) -> No
     assert site.second.splitlines()[-1].startswith("Nothing to change: ")
     machine = site.machine
     assert machine.shell("command -v docker dockerd podman", expect=1).stdout == ""
-    shown = machine.run("systemctl", "is-enabled", "bdii", "cloudkeeper-os", "slapd", expect=None).stdout
+    shown = machine.run(
+        "systemctl", "is-enabled", "bdii", "cloudkeeper-os", "slapd", expect=None
+    ).stdout
     assert shown == "enabled\nenabled\nmasked\n"
     assert machine.shell("ss -Hltn 'sport = :389'").stdout == ""
 
@@ -111,13 +119,18 @@ def test_the_services_may_do_little(site: Appliance) -> None:
     """As their account, without capabilities, and at most 3.0 by `systemd-analyze security`, of 10."""
     for unit in UNITS:
         told = Path(f"{site.machine.root}/proc/{pid(site, unit)}/status").read_text()
-        found = {name: re.search(rf"^{name}:\t(\S+)", told, re.MULTILINE) for name in ("Uid", "CapBnd", "NoNewPrivs")}
+        found = {
+            name: re.search(rf"^{name}:\t(\S+)", told, re.MULTILINE)
+            for name in ("Uid", "CapBnd", "NoNewPrivs")
+        }
         assert {name: match[1] for name, match in found.items() if match} == {
             "Uid": "1999",
             "CapBnd": "0000000000000000",
             "NoNewPrivs": "1",
         }
-        said = site.machine.run("systemd-analyze", "security", "--no-pager", f"{unit}.service").stdout
+        said = site.machine.run(
+            "systemd-analyze", "security", "--no-pager", f"{unit}.service"
+        ).stdout
         exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
         assert exposure is not None
         assert float(exposure[1]) <= 3.0, (unit, exposure[0])
@@ -133,9 +146,14 @@ def test_timers_start_jobs(site: Appliance) -> None:
         f"printf '[Timer]\\nOnActiveSec=1s\\n' >/run/systemd/system/{timer}.d/soon.conf && "
         f"systemctl daemon-reload && systemctl restart {timer}"
     )
-    machine.wait(lambda: bool(site.waiting()), seconds=60, what=lambda: machine.journal("fedcloud-job@caso"))
+    machine.wait(
+        lambda: bool(site.waiting()), seconds=60, what=lambda: machine.journal("fedcloud-job@caso")
+    )
     wait(site, "fedcloud-job@caso", "inactive")
-    assert machine.run("systemctl", "show", "--value", "-p", "Result", "fedcloud-job@caso").stdout == "success\n"
+    assert (
+        machine.run("systemctl", "show", "--value", "-p", "Result", "fedcloud-job@caso").stdout
+        == "success\n"
+    )
     assert {path.stat().st_uid for path in site.waiting()} == {1999}
     assert site.path("/var/log/caso.log").stat().st_size
     machine.run("systemctl", "start", "fedcloud-job@ssmsend")
@@ -157,7 +175,11 @@ def test_a_killed_service_is_back(site: Appliance) -> None:
         before = {name: pid(site, name) for name in UNITS}
         kill(site, unit)
         assert site.backend_answers() if unit == "cloudkeeper-os" else site.entries("-s", "base")
-        assert all(pid(site, name) == before[name] for name in UNITS if name != unit and (unit, name) != UNITS[:2])
+        assert all(
+            pid(site, name) == before[name]
+            for name in UNITS
+            if name != unit and (unit, name) != UNITS[:2]
+        )
     shown = site.machine.run("appliance", "status", expect=None).stdout
     rows = {line.split()[0]: line.split()[-1] for line in shown.splitlines()[1:4]}
     assert rows == {"cloudbdii": "1", "cloudkeeper-os": "1", "sitebdii": "1"}, shown
@@ -167,7 +189,12 @@ def test_a_killed_service_is_back(site: Appliance) -> None:
     ("unit", "name", "line", "word"),
     [
         ("bdii", "/etc/sitebdii/bdii.conf", "BDII_PORT=many", "BDII_PORT"),
-        ("cloudkeeper-os", "/etc/cloudkeeper/cloudkeeper-os.conf", "auth_url = nowhere", "auth_url"),
+        (
+            "cloudkeeper-os",
+            "/etc/cloudkeeper/cloudkeeper-os.conf",
+            "auth_url = nowhere",
+            "auth_url",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_refused_and_named(
@@ -188,7 +215,11 @@ def test_a_wrong_configuration_is_refused_and_named(
     assert number in said, said
     assert machine.run("systemctl", "show", "--value", "-p", "ExecMainStatus", unit).stdout == "2\n"
     shown = machine.run("appliance", "status", expect=1).stdout
-    assert re.search(rf"^ *! {'sitebdii' if unit == 'bdii' else unit}: exited with exit status 2", shown, re.MULTILINE)
+    assert re.search(
+        rf"^ *! {'sitebdii' if unit == 'bdii' else unit}: exited with exit status 2",
+        shown,
+        re.MULTILINE,
+    )
     site.write(name, before, mode=0o644 if "bdii" in name else 0o640)
     machine.run("appliance", "restart", unit)
     assert state(site, unit) == "active"

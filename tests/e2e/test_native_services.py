@@ -1,6 +1,7 @@
 """Without containers under a real systemd: services start, answer, come back, name what is wrong, and stop.
 
-There is no cloud and no engine. `test_native_machine` has both BDIIs publish one, and all that an administrator does.
+There is no cloud and no engine. `test_native_machine` has both BDIIs publish one, and all that an
+administrator does.
 """
 
 from __future__ import annotations
@@ -20,14 +21,27 @@ from tests.testbed.vm import Machine
 
 pytestmark = [pytest.mark.container, pytest.mark.vm, pytest.mark.timeout(300)]
 TOP = Path(__file__).resolve().parents[2]
-GROUPS = ("ldapsearch", "-x", "-LLL", "-H", "ldap://127.0.0.1:2170", "-b", "o=glue", "-s", "one", "dn")
+GROUPS = (
+    "ldapsearch",
+    "-x",
+    "-LLL",
+    "-H",
+    "ldap://127.0.0.1:2170",
+    "-b",
+    "o=glue",
+    "-s",
+    "one",
+    "dn",
+)
 
 
 def configure(machine: Machine, authority: Authority) -> None:
     """Name the site, and a cloud that is not there."""
     site = ContainerSite(machine.engine, machine.root, Path(), "fedcloud", 2170, authority)
     container_cloud.name_site(site)
-    container_cloud.offer(site, url="https://127.0.0.1:5000/v3", user="x", password="y", projects={"ops": "1"})
+    container_cloud.offer(
+        site, url="https://127.0.0.1:5000/v3", user="x", password="y", projects={"ops": "1"}
+    )
 
 
 def pid(machine: Machine, unit: str) -> int:
@@ -38,12 +52,19 @@ def test_services_and_jobs_run_under_systemd(tmp_path: Path) -> None:
     """R04, R21, R38, F-H2, F-H5: one machine for all of it, since to boot and to install one takes most of the time."""
     engine = Engine(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     with engine.used(), native_site.small(engine) as machine:
-        install = ("/media/install", f"/media/fedcloud-appliance-{__version__}", "--key", "/media/key.pub")
+        install = (
+            "/media/install",
+            f"/media/fedcloud-appliance-{__version__}",
+            "--key",
+            "/media/key.pub",
+        )
         assert "Installed " in machine.run(*install, "--without-containers").stdout
         configure(machine, Authority.create(tmp_path / "authority", key="ec"))
         machine.run("systemctl", "start", "bdii", "cloudkeeper-os")
         assert "dn: GLUE2DomainID=TEST-SITE,o=glue" in machine.run(*GROUPS).stdout
-        backend = "import socket; socket.socket(socket.AF_UNIX).connect('/run/cloudkeeper/backend.sock')"
+        backend = (
+            "import socket; socket.socket(socket.AF_UNIX).connect('/run/cloudkeeper/backend.sock')"
+        )
         machine.run("setpriv", "--reuid=1999", "--clear-groups", "python3", "-c", backend)
         _check_a_job(machine)
         _check_a_kill(machine)
@@ -65,7 +86,9 @@ def _check_a_kill(machine: Machine) -> None:
     before = {unit: pid(machine, unit) for unit in ("bdii", "cloudbdii", "cloudkeeper-os")}
     machine.run("kill", "-9", str(before["cloudbdii"]), str(before["cloudkeeper-os"]))
     machine.wait(
-        lambda: all(pid(machine, unit) not in (0, before[unit]) for unit in ("cloudbdii", "cloudkeeper-os")),
+        lambda: all(
+            pid(machine, unit) not in (0, before[unit]) for unit in ("cloudbdii", "cloudkeeper-os")
+        ),
         seconds=30,
         what=lambda: machine.journal("cloudbdii") + machine.journal("cloudkeeper-os"),
     )
@@ -84,4 +107,7 @@ def _check_a_wrong_configuration(machine: Machine) -> None:
     machine.run("systemctl", "restart", "bdii", expect=1)
     assert machine.run("systemctl", "is-active", "bdii", expect=None).stdout == "failed\n"
     assert line[0] in machine.run("appliance", "logs", "sitebdii").stdout
-    assert "! sitebdii: exited with exit status 2" in machine.run("appliance", "status", expect=1).stdout
+    assert (
+        "! sitebdii: exited with exit status 2"
+        in machine.run("appliance", "status", expect=1).stdout
+    )

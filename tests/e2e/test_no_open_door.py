@@ -1,7 +1,7 @@
 """What is open between containers, in both networks of the shipped compose file.
 
-The backend of images answers the frontend and nobody else. With networks of their own the public BDII
-connects to its resource BDIIs and to nothing else.
+The backend of images answers the frontend and nobody else. With networks of their own the public
+BDII connects to its resource BDIIs and to nothing else.
 """
 
 from __future__ import annotations
@@ -60,14 +60,23 @@ def site(
     root.mkdir()
     with engine.alone():
         site = ContainerSite.lay_out(
-            engine, root, version="1.29.2", project=f"door{request.param}", port=PORT, network=request.param
+            engine,
+            root,
+            version="1.29.2",
+            project=f"door{request.param}",
+            port=PORT,
+            network=request.param,
         )
         container_cloud.name_site(site)
-        container_cloud.offer(site, url="https://127.0.0.1:1/v3", user="ci", password="none", projects={"ops": "ops"})
+        container_cloud.offer(
+            site, url="https://127.0.0.1:1/v3", user="ci", password="none", projects={"ops": "ops"}
+        )
         try:
             site.compose("up", "-d")
             wait(
-                lambda: site.health("cloudkeeper-os") == "healthy", seconds=60, what=lambda: site.log("cloudkeeper-os")
+                lambda: site.health("cloudkeeper-os") == "healthy",
+                seconds=60,
+                what=lambda: site.log("cloudkeeper-os"),
             )
             yield site
         finally:
@@ -98,7 +107,9 @@ def test_no_other_container_gets_one(site: ContainerSite) -> None:
         assert found.pop(_SOCKET) == "ENOENT", service
         assert set(found.values()) <= _REFUSED, service
     # For all jobs, which have one network; what is mounted into each is known from the file.
-    done = site.compose("run", "--rm", "-T", "--no-deps", "caso", "python3", "-c", _TRY, _SOCKET, *places(site))
+    done = site.compose(
+        "run", "--rm", "-T", "--no-deps", "caso", "python3", "-c", _TRY, _SOCKET, *places(site)
+    )
     found = tried(done.stdout)
     assert found.pop(_SOCKET) == "ENOENT"
     assert set(found.values()) <= _REFUSED
@@ -110,15 +121,38 @@ def test_no_user_of_the_host_gets_one(site: ContainerSite) -> None:
     found = {}
     for user in ("65534:65534", "1998:0", "1998:1999", "1999:1999"):
         uid, gid = user.split(":")
-        command = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "/usr/bin/python3", "-IS", "-c"]
+        command = [
+            "setpriv",
+            f"--reuid={uid}",
+            f"--regid={gid}",
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-IS",
+            "-c",
+        ]
         # The tests' own directories are closed to others, the host's /run is not: enter it as root.
-        enter = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /run && exec "$@"', str(site.root / "run")]
+        enter = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mount --bind "$0" /run && exec "$@"',
+            str(site.root / "run"),
+        ]
         shown = subprocess.run(
-            [*enter, *command, _TRY, _SOCKET, *places(site)], capture_output=True, text=True, check=True
+            [*enter, *command, _TRY, _SOCKET, *places(site)],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         found[user] = tried(shown)[_SOCKET]
         assert set(tried(shown).values()) - {found[user]} <= _REFUSED
-    assert found == {"65534:65534": "EACCES", "1998:0": "EACCES", "1998:1999": "EACCES", "1999:1999": "OPEN"}
+    assert found == {
+        "65534:65534": "EACCES",
+        "1998:0": "EACCES",
+        "1998:1999": "EACCES",
+        "1999:1999": "OPEN",
+    }
     assert Path(place).parent.stat().st_mode & 0o777 == 0o700
 
 
@@ -129,10 +163,16 @@ def test_the_backend_listens_on_no_port(site: ContainerSite) -> None:
     shown = subprocess.run(
         ["nsenter", "-n", "-t", pid, "ss", "-Hlnptuwx"], capture_output=True, text=True, check=True
     ).stdout
-    listening = [line.split() for line in shown.splitlines() if any(f"pid={one}," in line for one in family)]
+    listening = [
+        line.split() for line in shown.splitlines() if any(f"pid={one}," in line for one in family)
+    ]
     assert [(words[0], words[4]) for words in listening] == [("u_str", _SOCKET)]
     with neighbour.beside() as stranger:
-        assert not [address for address in (stranger.ipv4, *places(site)[1:]) if stranger.reaches(address, 50051)]
+        assert not [
+            address
+            for address in (stranger.ipv4, *places(site)[1:])
+            if stranger.reaches(address, 50051)
+        ]
 
 
 @pytest.fixture
@@ -140,7 +180,13 @@ def guarded(site: ContainerSite) -> Iterator[Callable[[str], str]]:
     """Return the command `appliance firewall` for a site; its chain and its bridges have names of their own."""
 
     def firewall(verb: str) -> str:
-        command = [str(Path(sys.executable).with_name("appliance")), "firewall", verb, "--root", str(site.root)]
+        command = [
+            str(Path(sys.executable).with_name("appliance")),
+            "firewall",
+            verb,
+            "--root",
+            str(site.root),
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     site.edit("etc/fedcloud/appliance.yaml", text=f"engine:\n  socket: {site.engine.socket}\n")
@@ -165,20 +211,28 @@ for place in sys.argv[1:]:
     return tried(site.inside("sitebdii", "python3", "-c", script, *places))
 
 
-def test_the_public_bdii_connects_to_its_resources_only(site: ContainerSite, guarded: Callable[[str], str]) -> None:
+def test_the_public_bdii_connects_to_its_resources_only(
+    site: ContainerSite, guarded: Callable[[str], str]
+) -> None:
     """F-H15: not to the cloud's metadata, the internet, this host, another port; clients get their answers as before."""
     if site.network == "host":
         assert "it has the host's own network" in guarded("up")
-        rules = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
+        rules = subprocess.run(
+            ["iptables", "-S"], capture_output=True, text=True, check=True
+        ).stdout
         assert site.bridge.upper() not in rules
         return
-    wait(lambda: site.health("sitebdii") == "healthy", seconds=60, what=lambda: site.log("sitebdii"))
+    wait(
+        lambda: site.health("sitebdii") == "healthy", seconds=60, what=lambda: site.log("sitebdii")
+    )
     started = site.container("sitebdii")["State"]["StartedAt"]
     networks = list(site.container("sitebdii")["NetworkSettings"]["Networks"])
     assert set(networks) == {f"{site.project}_ldap", f"{site.project}_public"}
     shown = json.loads(site.engine.docker("network", "inspect", *networks).stdout)
     gateways = [found["IPAM"]["Config"][0]["Gateway"] for found in shown]
-    inner = site.container("cloudbdii")["NetworkSettings"]["Networks"][f"{site.project}_ldap"]["IPAddress"]
+    inner = site.container("cloudbdii")["NetworkSettings"]["Networks"][f"{site.project}_ldap"][
+        "IPAddress"
+    ]
     with neighbour.beside() as other, socket.create_server(("0.0.0.0", 0)) as here:  # noqa: S104
         own = here.getsockname()[1]
         listed, unlisted = f"{other.own_ipv4}:2170", f"{other.own_ipv4}:2171"
@@ -186,17 +240,33 @@ def test_the_public_bdii_connects_to_its_resources_only(site: ContainerSite, gua
         closed = [unlisted, "169.254.169.254:80", f"{other.ipv4}:{own}", *hosts]
         with other.serving(2170, 2171):
             before = outcomes(site, listed, *closed)
-            assert {place for place, word in before.items() if word == "OPEN"} >= {listed, unlisted, *hosts}
+            assert {place for place, word in before.items() if word == "OPEN"} >= {
+                listed,
+                unlisted,
+                *hosts,
+            }
             site.edit(
                 "etc/sitebdii/site-urls.conf",
                 append=f"FAR ldap://{listed}/GLUE2GroupID=cloud,o=glue\n", mode=0o644,
             )  # fmt: skip
             guarded("up")
             after = outcomes(site, listed, f"{inner}:2170", *closed)
-        assert {place for place, word in after.items() if word == "OPEN"} == {listed, f"{inner}:2170"}
-        assert {after[place] for place in closed} == {"EHOSTUNREACH"}  # refused at once, by the chain
+        assert {place for place, word in after.items() if word == "OPEN"} == {
+            listed,
+            f"{inner}:2170",
+        }
+        # refused at once, by the chain
+        assert {after[place] for place in closed} == {"EHOSTUNREACH"}
         answer = other.run(
-            "ldapsearch", "-x", "-LLL", "-H", f"ldap://{other.ipv4}:{PORT}", "-s", "base", "-b", "o=glue"
+            "ldapsearch",
+            "-x",
+            "-LLL",
+            "-H",
+            f"ldap://{other.ipv4}:{PORT}",
+            "-s",
+            "base",
+            "-b",
+            "o=glue",
         )
         assert answer.returncode == 0, answer.stderr
         assert site.container("sitebdii")["State"]["StartedAt"] == started
@@ -206,7 +276,9 @@ def test_the_recipe_for_the_host_s_firewall(site: ContainerSite) -> None:
     """F-H9: with bridge networks a rule in INPUT does not hold, that of the documents does; it lets others pass."""
     if site.network == "host":
         return
-    wait(lambda: site.health("sitebdii") == "healthy", seconds=60, what=lambda: site.log("sitebdii"))
+    wait(
+        lambda: site.health("sitebdii") == "healthy", seconds=60, what=lambda: site.log("sitebdii")
+    )
     documents = (Path(__file__).parents[2] / "docs/networks.md").read_text()
     (recipe,) = re.findall(r"^iptables -I (DOCKER-USER .*)$", documents, re.MULTILINE)
     with neighbour.beside() as other:

@@ -21,7 +21,10 @@ from tests.interop.test_glue_profile import VOCABULARY, kinds, published
 from tests.testbed import Seed, Testbed
 
 PROGRAM = Path(sys.executable).with_name("cloud-info-provider-service")
-NAMES = {"ExecutionEnvironment": "GLUE2ResourceID", "ApplicationEnvironment": "GLUE2ApplicationEnvironmentID"}
+NAMES = {
+    "ExecutionEnvironment": "GLUE2ResourceID",
+    "ApplicationEnvironment": "GLUE2ApplicationEnvironmentID",
+}
 
 pytestmark = pytest.mark.cloud
 
@@ -55,11 +58,15 @@ class Provider:
     def yaml(self) -> Path:
         return self.root / "etc/cloud-info-provider/openstack.yaml"
 
-    def configure(self, *, account: str = "information", shares: dict[str, str] | None = None) -> None:
+    def configure(
+        self, *, account: str = "information", shares: dict[str, str] | None = None
+    ) -> None:
         """Write both files; without ``shares`` those of all VOs, with their projects."""
         told = self.seed.accounts[account]
         if shares is None:
-            shares = {project.vo: project.id for project in self.seed.projects.values() if project.vo}
+            shares = {
+                project.vo: project.id for project in self.seed.projects.values() if project.vo
+            }
         self.rc.parent.mkdir(parents=True, exist_ok=True)
         self.rc.write_text(
             f"export OS_AUTH_URL={self.testbed.keystone_url}\nexport OS_USERNAME={told.name}\n"
@@ -67,10 +74,13 @@ class Provider:
             f"export OS_PROJECT_NAME=vo-ops\nOS_CACERT={self.testbed.ca_file}\n"
         )
         self.rc.chmod(0o600)
-        listed = "".join(f"    {vo}:\n      auth: {{project_id: {project}}}\n" for vo, project in shares.items())
+        listed = "".join(
+            f"    {vo}:\n      auth: {{project_id: {project}}}\n" for vo, project in shares.items()
+        )
         self.yaml.write_text(
             "site:\n  name: EXAMPLE-SITE\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n"
-            "  hypervisor: KVM\n  hypervisor_version: 8.0\n" + (f"  shares:\n{listed}" if listed else "")
+            "  hypervisor: KVM\n  hypervisor_version: 8.0\n"
+            + (f"  shares:\n{listed}" if listed else "")
         )
 
     def run(self, *flags: str) -> Shown:
@@ -81,7 +91,10 @@ class Provider:
         )  # fmt: skip
         record = self.root / "var/lib/fedcloud/runs/cloud-info-provider-service.json"
         return Shown(
-            done.returncode, done.stdout, done.stderr, json.loads(record.read_text()) if record.exists() else {}
+            done.returncode,
+            done.stdout,
+            done.stderr,
+            json.loads(record.read_text()) if record.exists() else {},
         )
 
 
@@ -146,19 +159,30 @@ def test_flavors_and_images_of_each_vo_are_those_of_the_databases(
     for vo, project in vos(testbed):
         assert of_vo(whole[1], "ExecutionEnvironment", vo) == flavors_of(testbed, project)
         assert of_vo(whole[1], "ApplicationEnvironment", vo) == images_of(testbed, project)
-    assert of_vo(whole[1], "ExecutionEnvironment", "biomed") > of_vo(whole[1], "ExecutionEnvironment", "ops")
+    assert of_vo(whole[1], "ExecutionEnvironment", "biomed") > of_vo(
+        whole[1], "ExecutionEnvironment", "ops"
+    )
 
 
-def test_a_share_names_the_flavors_of_its_vo(testbed: Testbed, whole: tuple[Shown, Entries]) -> None:
-    shares = {entry["GLUE2ShareID"][0]: entry for entry in whole[1].values() if "GLUE2ShareID" in entry}
+def test_a_share_names_the_flavors_of_its_vo(
+    testbed: Testbed, whole: tuple[Shown, Entries]
+) -> None:
+    shares = {
+        entry["GLUE2ShareID"][0]: entry for entry in whole[1].values() if "GLUE2ShareID" in entry
+    }
     assert len(shares) == 3
     for vo, project in vos(testbed):
         entry = shares[f"{testbed.keystone_url}_cloud.compute_share_{vo}_{project}"]
-        linked = {re.sub(r"^.*#([0-9a-f-]+)_https://.*$", r"\1", key) for key in entry["GLUE2ShareResourceForeignKey"]}
+        linked = {
+            re.sub(r"^.*#([0-9a-f-]+)_https://.*$", r"\1", key)
+            for key in entry["GLUE2ShareResourceForeignKey"]
+        }
         assert linked == flavors_of(testbed, project)
 
 
-def test_servers_and_quotas_are_those_of_the_databases(testbed: Testbed, whole: tuple[Shown, Entries]) -> None:
+def test_servers_and_quotas_are_those_of_the_databases(
+    testbed: Testbed, whole: tuple[Shown, Entries]
+) -> None:
     for vo, project in vos(testbed):
         told = next(
             entry["GLUE2EntityOtherInfo"]
@@ -166,7 +190,9 @@ def test_servers_and_quotas_are_those_of_the_databases(testbed: Testbed, whole: 
             if "GLUE2ShareID" in entry and f"VO={vo}" in entry["GLUE2EntityOtherInfo"]
         )
         query = "SELECT vm_state, count(*) FROM instances WHERE project_id = ? AND deleted = 0 GROUP BY vm_state"
-        states = {state: int(number) for state, number in rows(testbed.nova_database, query, project)}
+        states = {
+            state: int(number) for state, number in rows(testbed.nova_database, query, project)
+        }
         halted, suspended = states.get("stopped", 0), states.get("suspended", 0)
         total = sum(states.values())
         assert {
@@ -176,17 +202,24 @@ def test_servers_and_quotas_are_those_of_the_databases(testbed: Testbed, whole: 
             f"RunningVM={total - halted - suspended}",
         } <= set(told)
         query = "SELECT resource, hard_limit FROM quotas WHERE project_id = ?"
-        quotas = {f"quota_{name}={limit}" for name, limit in rows(testbed.layout.database("nova_api"), query, project)}
+        quotas = {
+            f"quota_{name}={limit}"
+            for name, limit in rows(testbed.layout.database("nova_api"), query, project)
+        }
         assert quotas
         assert quotas <= set(told)
 
 
-def test_the_published_tree_passes_the_profile(whole: tuple[Shown, Entries], tmp_path: Path) -> None:
+def test_the_published_tree_passes_the_profile(
+    whole: tuple[Shown, Entries], tmp_path: Path
+) -> None:
     found = egi_profile.findings(egi_profile.load(published(whole[0].out), tmp_path))
     assert kinds(found) <= VOCABULARY
 
 
-def test_the_certificate_s_issuer_is_the_one_that_openssl_shows(testbed: Testbed, whole: tuple[Shown, Entries]) -> None:
+def test_the_certificate_s_issuer_is_the_one_that_openssl_shows(
+    testbed: Testbed, whole: tuple[Shown, Entries]
+) -> None:
     certificate = subprocess.run(
         ["openssl", "x509", "-in", str(testbed.ca_file), "-noout", "-subject", "-nameopt", "compat"],
         capture_output=True, text=True, check=True,
@@ -196,14 +229,19 @@ def test_the_certificate_s_issuer_is_the_one_that_openssl_shows(testbed: Testbed
     assert endpoint["GLUE2EndpointURL"] == [testbed.layout.url("nova")]
 
 
-def test_without_all_images_only_those_of_the_marketplace(testbed: Testbed, provider: Provider, tmp_path: Path) -> None:
+def test_without_all_images_only_those_of_the_marketplace(
+    testbed: Testbed, provider: Provider, tmp_path: Path
+) -> None:
     shown = provider.run()
     entries = shown.entries(tmp_path / "slapd")
     query = "SELECT image_id, value FROM image_properties WHERE name = 'vmcatcher_event_ad_mpuri' AND deleted = 0"
     marketplace = {image: url for image, url in rows(testbed.layout.database("glance"), query)}  # noqa: C416  pairs
     offered: set[str] = set()
     for vo, project in vos(testbed):
-        assert of_vo(entries, "ApplicationEnvironment", vo) == images_of(testbed, project) & marketplace.keys()
+        assert (
+            of_vo(entries, "ApplicationEnvironment", vo)
+            == images_of(testbed, project) & marketplace.keys()
+        )
         offered |= images_of(testbed, project)
     urls = {
         entry["GLUE2ApplicationEnvironmentRepository"][0]
@@ -220,25 +258,39 @@ def test_two_runs_print_the_same_bytes(provider: Provider) -> None:
 
 
 def test_five_requests_a_vo_and_one_more(testbed: Testbed, provider: Provider) -> None:
-    agents = {"keystone": "egi-fedcloud-appliance", "nova": "egi-fedcloud-appliance", "glance": "python-glanceclient"}
+    agents = {
+        "keystone": "egi-fedcloud-appliance",
+        "nova": "egi-fedcloud-appliance",
+        "glance": "python-glanceclient",
+    }
 
     def counted() -> dict[str, int]:
-        return {name: testbed.access_log(name).read_text().count(agent) for name, agent in agents.items()}
+        return {
+            name: testbed.access_log(name).read_text().count(agent)
+            for name, agent in agents.items()
+        }
 
     before = counted()
     shown = provider.run()
     sent = {name: number - before[name] for name, number in counted().items()}
-    # A token each; Nova's version document once, and flavors, servers and quotas of each; images of each.
+    # A token each; Nova's version document once, and flavors, servers and quotas of each; images of
+    # each.
     assert sent == {"keystone": 3, "nova": 1 + 3 * 3, "glance": 3}
     assert isinstance(shown.record["counts"], dict)
     assert shown.record["counts"]["requests"] == 16
 
 
-def test_a_vo_that_fails_is_told_and_stops_no_other(testbed: Testbed, provider: Provider, tmp_path: Path) -> None:
+def test_a_vo_that_fails_is_told_and_stops_no_other(
+    testbed: Testbed, provider: Provider, tmp_path: Path
+) -> None:
     projects = testbed.seed().projects
     lab = projects["local-lab"].id  # the account has no role there
     provider.configure(
-        shares={"ops": projects["vo-ops"].id, "lab.example.org": lab, "biomed": projects["vo-biomed"].id}
+        shares={
+            "ops": projects["vo-ops"].id,
+            "lab.example.org": lab,
+            "biomed": projects["vo-biomed"].id,
+        }
     )
     shown = provider.run("--all-images")
     assert shown.status == 1
@@ -250,14 +302,18 @@ def test_a_vo_that_fails_is_told_and_stops_no_other(testbed: Testbed, provider: 
     assert shown.err.count("\n") == 1
     entries = shown.entries(tmp_path / "slapd")
     for vo in ("ops", "biomed"):
-        assert of_vo(entries, "ApplicationEnvironment", vo) == images_of(testbed, projects[f"vo-{vo}"].id)
+        assert of_vo(entries, "ApplicationEnvironment", vo) == images_of(
+            testbed, projects[f"vo-{vo}"].id
+        )
     (policy,) = (entry for entry in entries.values() if "GLUE2AccessPolicy" in entry["objectClass"])
     assert "VO:lab.example.org" in policy["GLUE2PolicyRule"]
     assert [line.partition(":")[0] for line in shown.record["failures"]] == ["lab.example.org"]  # type: ignore[attr-defined]
 
 
 def test_a_wrong_password_is_one_line_and_nothing_is_printed(provider: Provider) -> None:
-    provider.rc.write_text(re.sub("OS_PASSWORD='.*'", "OS_PASSWORD='wrong-one'", provider.rc.read_text()))
+    provider.rc.write_text(
+        re.sub("OS_PASSWORD='.*'", "OS_PASSWORD='wrong-one'", provider.rc.read_text())
+    )
     shown = provider.run()
     assert (shown.status, shown.out) == (3, "")
     assert shown.err.count("\n") == 1
@@ -267,10 +323,14 @@ def test_a_wrong_password_is_one_line_and_nothing_is_printed(provider: Provider)
 
 
 def test_a_keystone_that_is_not_there_is_told_and_nothing_is_printed(provider: Provider) -> None:
-    provider.rc.write_text(re.sub("OS_AUTH_URL=.*", "OS_AUTH_URL=https://127.0.0.1:9/v3", provider.rc.read_text()))
+    provider.rc.write_text(
+        re.sub("OS_AUTH_URL=.*", "OS_AUTH_URL=https://127.0.0.1:9/v3", provider.rc.read_text())
+    )
     shown = provider.run()
     assert (shown.status, shown.out) == (3, "")
-    assert shown.err.splitlines()[-1].startswith("cloud-info-provider-service: 127.0.0.1:9: cannot be reached")
+    assert shown.err.splitlines()[-1].startswith(
+        "cloud-info-provider-service: 127.0.0.1:9: cannot be reached"
+    )
     assert "Traceback" not in shown.err
 
 
@@ -281,16 +341,22 @@ def test_an_untrusted_certificate_is_told_and_nothing_is_printed(provider: Provi
     assert "its TLS certificate is not trusted" in shown.err
 
 
-def test_a_single_project_finds_its_vo_in_keystone(testbed: Testbed, provider: Provider, tmp_path: Path) -> None:
+def test_a_single_project_finds_its_vo_in_keystone(
+    testbed: Testbed, provider: Provider, tmp_path: Path
+) -> None:
     provider.configure(shares={})
     shown = provider.run("--all-images")
     assert (shown.status, shown.err) == (0, "")
     entries = shown.entries(tmp_path / "slapd")
-    assert of_vo(entries, "ApplicationEnvironment", "ops") == images_of(testbed, testbed.seed().projects["vo-ops"].id)
+    assert of_vo(entries, "ApplicationEnvironment", "ops") == images_of(
+        testbed, testbed.seed().projects["vo-ops"].id
+    )
     assert len([entry for entry in entries.values() if "GLUE2ShareID" in entry]) == 1
 
 
-def test_an_application_credential_serves_its_own_project(testbed: Testbed, provider: Provider, tmp_path: Path) -> None:
+def test_an_application_credential_serves_its_own_project(
+    testbed: Testbed, provider: Provider, tmp_path: Path
+) -> None:
     credential = testbed.seed().application_credential
     project = testbed.seed().projects[credential.project]
     provider.configure(shares={str(project.vo): project.id})
@@ -305,7 +371,11 @@ def test_an_application_credential_serves_its_own_project(testbed: Testbed, prov
 def test_a_full_disk_under_the_output_is_no_success(provider: Provider) -> None:
     with open("/dev/full", "w", encoding="ascii") as full:
         done = subprocess.run(
-            [str(PROGRAM), "--root", str(provider.root)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [str(PROGRAM), "--root", str(provider.root)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert done.returncode == 3
     assert "No space left on device" in done.stderr

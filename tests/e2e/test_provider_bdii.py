@@ -28,14 +28,22 @@ def cloud() -> Iterator[Cloud]:
 
 def marked(entries: Entries, vo: str) -> set[str]:
     """Names of the entries that say they are for a VO."""
-    return {dn for dn, found in entries.items() if f"VO=vo-{vo}" in found.get("GLUE2EntityOtherInfo", [])}
+    return {
+        dn
+        for dn, found in entries.items()
+        if f"VO=vo-{vo}" in found.get("GLUE2EntityOtherInfo", [])
+    }
 
 
 def stale(entries: Entries) -> set[str]:
-    return {dn for dn, found in entries.items() if "Stale=TRUE" in found.get("GLUE2EntityOtherInfo", [])}
+    return {
+        dn for dn, found in entries.items() if "Stale=TRUE" in found.get("GLUE2EntityOtherInfo", [])
+    }
 
 
-def test_a_vo_that_fails_keeps_what_it_had_and_its_neighbour_changes(cloud: Cloud, tmp_path: Path) -> None:
+def test_a_vo_that_fails_keeps_what_it_had_and_its_neighbour_changes(
+    cloud: Cloud, tmp_path: Path
+) -> None:
     site = tmp_path / "site"
     assert run(cloud, site)[0] == 0  # writes the site's files
     bdii = Bdii(tmp_path)
@@ -56,7 +64,9 @@ def test_a_vo_that_fails_keeps_what_it_had_and_its_neighbour_changes(cloud: Clou
         assert bad.keys() - good.keys() == {dn for dn in images(bad) if "os#d_" in dn}
         assert good.keys() <= bad.keys()
         assert marked(bad, "biomed") == marked(good, "biomed")
-        assert {dn for dn in stale(bad) if "GLUE2ShareID=" in dn} == {dn for dn in good if "share_vo-biomed" in dn}
+        assert {dn for dn in stale(bad) if "GLUE2ShareID=" in dn} == {
+            dn for dn in good if "share_vo-biomed" in dn
+        }
 
         cloud.faults = []
         bdii.wait_for(lambda: not stale(bdii.entries()), what="no stale entries")

@@ -33,7 +33,9 @@ def cloud() -> Iterator[Cloud]:
         yield made
 
 
-def run(cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD, project: str = "") -> tuple[int, str, str]:
+def run(
+    cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD, project: str = ""
+) -> tuple[int, str, str]:
     """Run the program for a share of each project, or for the account's own ``project`` without shares."""
     directory = root / "etc/cloud-info-provider"
     directory.mkdir(parents=True, exist_ok=True)
@@ -45,12 +47,18 @@ def run(cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD, project
         f"    vo-{project}: {{auth: {{project_id: {project}}}}}\n" for project in cloud.flavors
     )
     (directory / "openstack.yaml").write_text(
-        "site: {name: EXAMPLE-SITE}\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n" + ("" if project else shares)
+        "site: {name: EXAMPLE-SITE}\ncompute:\n  total_cores: 1000\n  total_ram: 4000\n"
+        + ("" if project else shares)
     )
     flags = (*flags, "--os-project-name", project) if project else flags
     clean = {name: text for name, text in os.environ.items() if not name.startswith("OS_")}
     done = subprocess.run(
-        [str(PROGRAM), "--root", str(root), *flags], capture_output=True, text=True, check=False, env=clean, timeout=120
+        [str(PROGRAM), "--root", str(root), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean,
+        timeout=120,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -62,9 +70,15 @@ def failed(output: str) -> list[str]:
 FAULTS = {
     "flavors-403": (Fault("/flavors/detail", status=403), "Nova answers 403 to GET"),
     "flavors-404": (Fault("/flavors/detail", status=404), "Nova answers 404 to GET"),
-    "flavors-html": (Fault("/flavors/detail", body=b"<html>"), "with something that is no JSON object"),
+    "flavors-html": (
+        Fault("/flavors/detail", body=b"<html>"),
+        "with something that is no JSON object",
+    ),
     "flavors-list": (Fault("/flavors/detail", body=b"[]"), "with something that is no JSON object"),
-    "flavors-empty": (Fault("/flavors/detail", body=b"{}"), "is not understood: KeyError: 'flavors'"),
+    "flavors-empty": (
+        Fault("/flavors/detail", body=b"{}"),
+        "is not understood: KeyError: 'flavors'",
+    ),
     "flavors-short": (
         Fault("/flavors/detail", body=b'{"flavors": [{"id": "1"}]}'),
         "is not understood: KeyError: 'vcpus'",
@@ -78,7 +92,10 @@ FAULTS = {
         Fault("/v2/images", body=b'{"images": [], "next": "/v2/images?status=active&limit=500"}'),
         "leads to the same page again",
     ),
-    "servers-403": (Fault("/servers/detail", status=403), "Nova does not let the account list the servers"),
+    "servers-403": (
+        Fault("/servers/detail", status=403),
+        "Nova does not let the account list the servers",
+    ),
     "servers-cell": (
         Fault("/servers/detail", body=b'{"servers": [{"id": "1", "status": "UNKNOWN"}]}'),
         "does not answer",
@@ -103,9 +120,15 @@ def test_each_vo_s_fault_is_its_own(cloud: Cloud, tmp_path: Path) -> None:
         assert words in told[f"vo-{name}"]
     assert "Traceback" not in err
     entries = egi_profile.load(out, tmp_path / "slapd")
-    shares = [entry["GLUE2ShareID"][0].rpartition("_")[2] for entry in entries.values() if "GLUE2ShareID" in entry]
+    shares = [
+        entry["GLUE2ShareID"][0].rpartition("_")[2]
+        for entry in entries.values()
+        if "GLUE2ShareID" in entry
+    ]
     assert sorted(shares) == ["p0", "p1", "p2"]
-    record = json.loads((tmp_path / "var/lib/fedcloud/runs/cloud-info-provider-service.json").read_text())
+    record = json.loads(
+        (tmp_path / "var/lib/fedcloud/runs/cloud-info-provider-service.json").read_text()
+    )
     assert len(record["failures"]) == len(FAULTS)
 
 
@@ -124,7 +147,9 @@ def test_the_record_of_a_run_that_fails(cloud: Cloud, tmp_path: Path) -> None:
     assert run(cloud, tmp_path)[0] == 1
     assert (said().counts["vos"], said().counts["vos_failed"]) == (2, 1)
     (tmp_path / "etc/cloud-info-provider/openstack.yaml").write_text("site: [\n")
-    done = subprocess.run([str(PROGRAM), "--root", str(tmp_path)], capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        [str(PROGRAM), "--root", str(tmp_path)], capture_output=True, check=False, timeout=60
+    )
     assert done.returncode == said().status == 2
     assert "openstack.yaml:" in said().failures[0]
 
@@ -146,7 +171,10 @@ def test_the_record_of_a_run_that_is_stopped(cloud: Cloud, tmp_path: Path) -> No
 
 
 def test_a_service_that_is_busy_for_a_moment_is_asked_again(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.faults = [Fault("/v2/images", "p1", 503, times=2), Fault("/flavors/detail", "p2", 500, times=1)]
+    cloud.faults = [
+        Fault("/v2/images", "p1", 503, times=2),
+        Fault("/flavors/detail", "p2", 500, times=1),
+    ]
     status, out, err = run(cloud, tmp_path)
     assert (status, failed(out)) == (0, [])
     assert "trying again" in err
@@ -178,7 +206,9 @@ def test_listings_are_followed_to_their_last_page(cloud: Cloud, tmp_path: Path) 
     entries = egi_profile.load(out, tmp_path / "slapd")
     environments = [e for e in entries.values() if "GLUE2ExecutionEnvironment" in e["objectClass"]]
     assert len([e for e in environments if "VO=vo-p0" in e["GLUE2EntityOtherInfo"]]) == 10
-    applications = [e for e in entries.values() if "GLUE2ApplicationEnvironment" in e["objectClass"]]
+    applications = [
+        e for e in entries.values() if "GLUE2ApplicationEnvironment" in e["objectClass"]
+    ]
     assert len([e for e in applications if "VO=vo-p0" in e["GLUE2EntityOtherInfo"]]) == 8
     (manager,) = (e for e in entries.values() if "GLUE2ComputingManager" in e["objectClass"])
     assert manager["GLUE2ComputingManagerSlotsUsedByGridJobs"] == ["21"]
@@ -194,7 +224,9 @@ def test_a_nova_older_than_extra_specs_in_listings(cloud: Cloud, tmp_path: Path)
     assert "GLUE2EndpointImplementationVersion: 2.53" in out
 
 
-def test_disabled_flavors_and_unfinished_or_foreign_images_are_not_offered(cloud: Cloud, tmp_path: Path) -> None:
+def test_disabled_flavors_and_unfinished_or_foreign_images_are_not_offered(
+    cloud: Cloud, tmp_path: Path
+) -> None:
     cloud.flavors["p0"].append(flavor("off", **{"OS-FLV-DISABLED:disabled": True}))
     cloud.images["p0"].append(image("early", status="queued"))
     cloud.images["p0"].append(image("hers", visibility="private", owner="p9"))
@@ -210,7 +242,12 @@ def test_disabled_flavors_and_unfinished_or_foreign_images_are_not_offered(cloud
 def test_what_cloudkeeper_keeps_of_a_list_s_entry_is_told(cloud: Cloud, tmp_path: Path) -> None:
     kept = {"ad:base_mpuri": "https://m.example.org/base/", "hv:version": "2026.10", "dc:title": 7}
     cloud.images["p0"] = [
-        image("a", APPLIANCE_ATTRIBUTES=json.dumps(kept), vmcatcher_event_dc_description="x\ny", os_distro="ubuntu"),
+        image(
+            "a",
+            APPLIANCE_ATTRIBUTES=json.dumps(kept),
+            vmcatcher_event_dc_description="x\ny",
+            os_distro="ubuntu",
+        ),
         image(
             "b",
             APPLIANCE_ATTRIBUTES='{:"hv:version"=>"1"}',
@@ -222,16 +259,22 @@ def test_what_cloudkeeper_keeps_of_a_list_s_entry_is_told(cloud: Cloud, tmp_path
     status, out, err = run(cloud, tmp_path)
     assert (status, err) == (0, "")
     found = {
-        e["GLUE2EntityName"][0]: e for e in egi_profile.load(out, tmp_path / "slapd").values() if "GLUE2EntityName" in e
+        e["GLUE2EntityName"][0]: e
+        for e in egi_profile.load(out, tmp_path / "slapd").values()
+        if "GLUE2EntityName" in e
     }
     assert found["image a"]["GLUE2ApplicationEnvironmentAppVersion"] == ["2026.10"]
     assert found["image a"]["GLUE2ApplicationEnvironmentDescription"] == ["x y"]
-    assert {"base_mpuri=https://m.example.org/base/", "OSName=ubuntu"} <= set(found["image a"]["GLUE2EntityOtherInfo"])
+    assert {"base_mpuri=https://m.example.org/base/", "OSName=ubuntu"} <= set(
+        found["image a"]["GLUE2EntityOtherInfo"]
+    )
     assert found["image b"]["GLUE2ApplicationEnvironmentRepository"] == ["https://m.example.org/b/"]
     assert found["image c"]["GLUE2ApplicationEnvironmentAppVersion"] == ["3"]
 
 
-def test_the_reader_of_the_product_takes_what_the_program_prints(cloud: Cloud, tmp_path: Path) -> None:
+def test_the_reader_of_the_product_takes_what_the_program_prints(
+    cloud: Cloud, tmp_path: Path
+) -> None:
     cloud.faults = [Fault("/flavors/detail", "p1", 404)]
     _, out, _ = run(cloud, tmp_path)
     records = list(ldif.read(out.encode().splitlines(keepends=True)))
@@ -252,14 +295,18 @@ def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:
         ([], "no projects 'lab' for this account; write its id"),
         ([("p0", {}), ("p1", {})], "2 projects 'lab' for this account; write its id"),
         ([("p0", {})], "no VO is known for it; write compute.shares.VO.auth.project_id"),
-        ([("p0", {"VO": "a", "egi.VO": "b"})], "its sources name different VOs: a (property VO), b (property egi.VO)"),
+        (
+            [("p0", {"VO": "a", "egi.VO": "b"})],
+            "its sources name different VOs: a (property VO), b (property egi.VO)",
+        ),
     ],
 )
 def test_a_single_project_that_cannot_be_told_is_a_configuration_s_fault(
     cloud: Cloud, tmp_path: Path, projects: list[tuple[str, dict[str, str]]], told: str
 ) -> None:
     cloud.projects = [
-        {"id": key, "name": "lab", "domain_id": "default", "enabled": True, **more} for key, more in projects
+        {"id": key, "name": "lab", "domain_id": "default", "enabled": True, **more}
+        for key, more in projects
     ]
     status, out, err = run(cloud, tmp_path, project="lab")
     assert (status, out) == (2, "")

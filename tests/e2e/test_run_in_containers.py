@@ -31,8 +31,19 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[ContainerSite]:
         yield made
 
 
-def start(site: ContainerSite, *words: str, output: int | BinaryIO = subprocess.PIPE) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "appliance.admin.command", "run", *words[:1], "--root", str(site.root), *words[1:]]
+def start(
+    site: ContainerSite, *words: str, output: int | BinaryIO = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "appliance.admin.command",
+        "run",
+        *words[:1],
+        "--root",
+        str(site.root),
+        *words[1:],
+    ]
     return subprocess.Popen(command, text=True, stdout=output, stderr=output)
 
 
@@ -60,7 +71,9 @@ def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerS
 
 
 @pytest.mark.parametrize("version", ["1.29.2", "v2"])
-def test_each_compose_runs_a_job_and_says_nothing_of_its_own(site: ContainerSite, version: str) -> None:
+def test_each_compose_runs_a_job_and_says_nothing_of_its_own(
+    site: ContainerSite, version: str
+) -> None:
     """F-H17: Debian's 1.29.2, and v2 of the next Debian: the program's words and status are all that there is."""
     program = COMPOSE[version]
     assert compose.version(program).startswith({"1.29.2": "1.29.2", "v2": "2."}[version])
@@ -78,11 +91,14 @@ def test_a_change_in_etc_apel_counts(site: ContainerSite) -> None:
     """R20, D04: nothing to send is well; then a word that the file must not have."""
     status, said = run(site, "ssmsend")
     assert status == 0, said
-    records = site.root / "var/lib/fedcloud/runs"  # of the program, where no other container writes, and of its job
+    # of the program, where no other container writes, and of its job
+    records = site.root / "var/lib/fedcloud/runs"
     assert json.loads((records / "ssm/ssmsend.json").read_text())["status"] == 0
     assert json.loads((records / "jobs/job-ssmsend.json").read_text())["status"] == 0
     sender = site.root / "etc/apel/sender.cfg"
-    site.edit("etc/apel/sender.cfg", text=sender.read_text().replace("protocol: AMS", "protocol: PIGEON"))
+    site.edit(
+        "etc/apel/sender.cfg", text=sender.read_text().replace("protocol: AMS", "protocol: PIGEON")
+    )
     status, said = run(site, "ssmsend")
     assert status == 2
     assert "/etc/apel/sender.cfg:" in said
@@ -100,9 +116,14 @@ def test_the_program_finds_the_staged_key_and_only_while_it_runs(site: Container
 def test_cloudkeeper_has_all_that_mutual_tls_needs(site: ContainerSite) -> None:
     """R21: with `authentication: true` in the shipped file; the program looks for its three files in the container."""
     config = site.root / "etc/cloudkeeper/cloudkeeper.yml"
-    site.edit("etc/cloudkeeper/cloudkeeper.yml", text=config.read_text().replace("tion: false", "tion: true"))
+    site.edit(
+        "etc/cloudkeeper/cloudkeeper.yml",
+        text=config.read_text().replace("tion: false", "tion: true"),
+    )
     site.edit("etc/cloudkeeper/image-lists.conf", text="https://lists.example.org/image.list\n")
-    (site.root / "etc/grid-security/backendcert.pem").write_bytes(site.authority.certificate.read_bytes())
+    (site.root / "etc/grid-security/backendcert.pem").write_bytes(
+        site.authority.certificate.read_bytes()
+    )
     status, said = run(site, "cloudkeeper", "--", "--check-config")
     assert status == 0, said
     assert "Permission" not in said
@@ -121,10 +142,13 @@ def silence(site: ContainerSite) -> Iterator[socket.socket]:
             conf.replace("SITE-NAME", "CI")
             .replace("PROJECT-NAMES", "demo")
             .replace(
-                "auth_url = https://yourkeystone/v3", f"auth_url = http://{gateway}:{listener.getsockname()[1]}/v3"
+                "auth_url = https://yourkeystone/v3",
+                f"auth_url = http://{gateway}:{listener.getsockname()[1]}/v3",
             )
         )
-        conf = conf.replace("#username =", "username =").replace("#password =", "password = geheim-4711")
+        conf = conf.replace("#username =", "username =").replace(
+            "#password =", "password = geheim-4711"
+        )
         conf = conf.replace("#user_domain_name =", "user_domain_name =")
         site.edit("etc/caso/caso.conf", text=conf)
         yield listener
@@ -141,7 +165,9 @@ def accept(silence: socket.socket, process: subprocess.Popen[str]) -> socket.soc
     raise AssertionError(process.communicate())
 
 
-def test_a_signal_ends_the_program_in_its_container(site: ContainerSite, silence: socket.socket) -> None:
+def test_a_signal_ends_the_program_in_its_container(
+    site: ContainerSite, silence: socket.socket
+) -> None:
     process = start(site, "caso")
     connection = accept(silence, process)
     with connection:
@@ -155,8 +181,11 @@ def test_a_signal_ends_the_program_in_its_container(site: ContainerSite, silence
 
 
 @pytest.mark.parametrize("flag", ["--log", "--wait"])
-def test_a_full_disk_of_logs_keeps_no_job_from_its_work(site: ContainerSite, silence: socket.socket, flag: str) -> None:
-    # docker-compose ends when it cannot write what it does; with --wait it is cron that has opened the log
+def test_a_full_disk_of_logs_keeps_no_job_from_its_work(
+    site: ContainerSite, silence: socket.socket, flag: str
+) -> None:
+    # docker-compose ends when it cannot write what it does; with --wait it is cron that has opened
+    # the log
     logs = site.root / "var/log"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(logs)], check=True)
     try:
@@ -170,12 +199,16 @@ def test_a_full_disk_of_logs_keeps_no_job_from_its_work(site: ContainerSite, sil
                 process.communicate(timeout=60)
     finally:
         subprocess.run(["umount", str(logs)], check=True)
-    told = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())["failures"]
+    told = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())[
+        "failures"
+    ]
     assert told[0] == "/var/log/caso.log: its file system is full: what caso said is lost"
     assert told[1] == "caso-extract was stopped by SIGTERM"
 
 
-def test_after_a_kill_the_next_start_begins_anew(site: ContainerSite, silence: socket.socket) -> None:
+def test_after_a_kill_the_next_start_begins_anew(
+    site: ContainerSite, silence: socket.socket
+) -> None:
     """D03: whatever is left of the first, there is one container at a time, and none at the end."""
     process = start(site, "caso")
     connection = accept(silence, process)

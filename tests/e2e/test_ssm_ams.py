@@ -42,7 +42,9 @@ def test_messages_go_in_order_signed_named_and_together(tmp_path: Path, trust: T
         done = site.run("ssmsend")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert service.ids(TOPIC) == names
-        assert [site.opened(stored.body) for stored in service.topics[TOPIC][::9]] == texts(100)[::9]
+        assert [site.opened(stored.body) for stored in service.topics[TOPIC][::9]] == texts(100)[
+            ::9
+        ]
         assert not any(b"\r" in stored.body for stored in service.topics[TOPIC])
         assert len(service.asked("publish")) < 60
         assert len(service.asked("token")) == 1
@@ -51,7 +53,11 @@ def test_messages_go_in_order_signed_named_and_together(tmp_path: Path, trust: T
     assert site.waiting() == site.locks() == []
     assert site.record("ssmsend")["counts"]["messages_sent"] == 100
     log = site.log("sender")
-    for line in ("Found 100 messages.", f"Sending message: {names[0]}", f"Sent {names[0]}, Argo ID: 0\n"):
+    for line in (
+        "Found 100 messages.",
+        f"Sending message: {names[0]}",
+        f"Sent {names[0]}, Argo ID: 0\n",
+    ):
         assert line in log
     assert token not in log
 
@@ -62,12 +68,16 @@ def test_a_configured_token_is_used_and_told_nobody(tmp_path: Path, trust: Trust
         site.fill(texts(3))
         done = site.run("ssmsend", "--debug")
         assert done.returncode == 3
-        assert "does not accept the token (401: Unauthorized); check [messaging] token" in done.stderr
+        assert (
+            "does not accept the token (401: Unauthorized); check [messaging] token" in done.stderr
+        )
         assert done.stderr.count("\n") == 1
         service.tokens.add("geheim-0123")
         assert site.run("ssmsend").returncode == 0
         assert service.asked("token") == []
-        assert {request.headers["x-api-key"] for request in service.asked("publish")} == {"geheim-0123"}
+        assert {request.headers["x-api-key"] for request in service.asked("publish")} == {
+            "geheim-0123"
+        }
         assert len(service.topics[TOPIC]) == 3
     shown = done.stdout + done.stderr + site.log("sender") + str(site.record("ssmsend"))
     assert "geheim" not in shown
@@ -115,15 +125,29 @@ def test_a_slow_answer_is_an_answer(tmp_path: Path, trust: Trust) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (Fault(Kind.STATUS, status=403), "access is refused (403: broken on demand); check destination"),
-        (Fault(Kind.STATUS, status=404), "does not exist (404: broken on demand); check [messaging] ams_project"),
+        (
+            Fault(Kind.STATUS, status=403),
+            "access is refused (403: broken on demand); check destination",
+        ),
+        (
+            Fault(Kind.STATUS, status=404),
+            "does not exist (404: broken on demand); check [messaging] ams_project",
+        ),
         (Fault(Kind.ANSWER, body=PAGE), "does not answer as an AMS: 502 Bad Gateway"),
         (Fault(Kind.ANSWER, body=b'{"messageIds": []}'), "confirms 0 of 1 published messages"),
-        (Fault(Kind.REDIRECT), "sends elsewhere (302): https://elsewhere.example.org; check [broker] host"),
-        (Fault(Kind.STATUS, on="token", status=503, times=9), "is out of order (503: broken on demand)"),
+        (
+            Fault(Kind.REDIRECT),
+            "sends elsewhere (302): https://elsewhere.example.org; check [broker] host",
+        ),
+        (
+            Fault(Kind.STATUS, on="token", status=503, times=9),
+            "is out of order (503: broken on demand)",
+        ),
     ],
 )
-def test_what_does_not_pass_ends_the_run_in_one_line(tmp_path: Path, trust: Trust, fault: Fault, words: str) -> None:
+def test_what_does_not_pass_ends_the_run_in_one_line(
+    tmp_path: Path, trust: Trust, fault: Fault, words: str
+) -> None:
     with ams_with(trust, fault) as service:
         site = Site.at_ams(tmp_path, trust, service)
         names = site.fill(texts(1))
@@ -152,11 +176,19 @@ def test_a_page_that_shows_the_token_shows_it_to_nobody(tmp_path: Path, trust: T
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("ams_project: accounting", "ams_project: nowhere"), "does not exist (404: project doesn't exist)"),
-        ((f"destination: {TOPIC}", "destination: nothing"), "topics/nothing of project accounting: does not exist"),
+        (
+            ("ams_project: accounting", "ams_project: nowhere"),
+            "does not exist (404: project doesn't exist)",
+        ),
+        (
+            (f"destination: {TOPIC}", "destination: nothing"),
+            "topics/nothing of project accounting: does not exist",
+        ),
     ],
 )
-def test_unknown_project_and_topic_are_named(tmp_path: Path, trust: Trust, change: tuple[str, str], words: str) -> None:
+def test_unknown_project_and_topic_are_named(
+    tmp_path: Path, trust: Trust, change: tuple[str, str], words: str
+) -> None:
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
         config = tmp_path / "etc/apel/sender.cfg"
@@ -224,7 +256,9 @@ def test_the_system_s_cas_count_unless_told_otherwise(tmp_path: Path, trust: Tru
         assert service.ids(TOPIC) == names
 
 
-def test_a_service_that_is_down_is_one_line_and_the_next_is_tried(tmp_path: Path, trust: Trust) -> None:
+def test_a_service_that_is_down_is_one_line_and_the_next_is_tried(
+    tmp_path: Path, trust: Trust
+) -> None:
     with ams_with(trust) as gone:
         port = gone.port
     with ams_with(trust) as service:
@@ -234,9 +268,13 @@ def test_a_service_that_is_down_is_one_line_and_the_next_is_tried(tmp_path: Path
         config.write_text(text.replace(f"localhost:{service.port}", f"localhost:{port}"))
         done = site.run("ssmsend")
         assert done.returncode == 3
-        assert done.stderr.startswith(f"ssmsend: localhost:{port}: cannot be reached: connection refused;")
+        assert done.stderr.startswith(
+            f"ssmsend: localhost:{port}: cannot be reached: connection refused;"
+        )
         assert done.stderr.count("\n") == 1
-        config.write_text(text.replace(f"localhost:{service.port}", f"localhost:{port}, localhost:{service.port}"))
+        config.write_text(
+            text.replace(f"localhost:{service.port}", f"localhost:{port}, localhost:{service.port}")
+        )
         assert site.run("ssmsend").returncode == 0
         assert service.ids(TOPIC) == names
 
@@ -251,14 +289,22 @@ def test_what_is_too_large_is_set_aside_and_blocks_nobody(tmp_path: Path, trust:
         after = site.fill(texts(49))
         assert site.run("ssmsend").returncode == 1
         assert service.ids(TOPIC) == [*before, fitting, *after]
-        assert max(int(request.headers["content-length"]) for request in service.asked("publish")) <= 1024 * 1024
+        assert (
+            max(int(request.headers["content-length"]) for request in service.asked("publish"))
+            <= 1024 * 1024
+        )
     assert site.waiting() == site.locks() == []
     [buried] = site.buried()
     assert buried["empaid"] == large
-    assert "AMS takes at most 786375, and it is a single record; put less into one record" in buried["reason"]
+    assert (
+        "AMS takes at most 786375, and it is a single record; put less into one record"
+        in buried["reason"]
+    )
 
 
-def test_what_the_service_finds_too_large_is_found_and_set_aside(tmp_path: Path, trust: Trust) -> None:
+def test_what_the_service_finds_too_large_is_found_and_set_aside(
+    tmp_path: Path, trust: Trust
+) -> None:
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
         before = site.fill(texts(20))
@@ -307,6 +353,12 @@ def test_nothing_to_send_is_no_work(tmp_path: Path, trust: Trust) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
         command = [site.command("ssmsend").argv[0].replace("ssmsend", "python"), "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        unwanted = {"ssm.transport.argo", "ssm.transport.ams", "appliance.core.trust.tls", "cryptography", "requests"}
+        unwanted = {
+            "ssm.transport.argo",
+            "ssm.transport.ams",
+            "appliance.core.trust.tls",
+            "cryptography",
+            "requests",
+        }
         assert not set(done.stdout.split()) & unwanted
         assert service.connections == 0

@@ -63,7 +63,9 @@ def test_a_count_leaves_the_others(tmp_path: Path, trust: Trust) -> None:
         Fault(Kind.STATUS, on="pull", status=404),
     ],
 )
-def test_whatever_breaks_nothing_is_lost_or_doubled(tmp_path: Path, trust: Trust, fault: Fault) -> None:
+def test_whatever_breaks_nothing_is_lost_or_doubled(
+    tmp_path: Path, trust: Trust, fault: Fault
+) -> None:
     with ams_with(trust, fault) as service:
         site = Site.at_ams(tmp_path, trust, service)
         sender = trust.host("sender")
@@ -76,7 +78,9 @@ def test_whatever_breaks_nothing_is_lost_or_doubled(tmp_path: Path, trust: Trust
     assert [element["body"] for element in site.elements()] == [text(number) for number in range(6)]
 
 
-def test_an_acknowledgement_that_comes_too_late_doubles_nothing(tmp_path: Path, trust: Trust) -> None:
+def test_an_acknowledgement_that_comes_too_late_doubles_nothing(
+    tmp_path: Path, trust: Trust
+) -> None:
     with ams_with(trust) as service:
         service.ack_deadline = 0.0
         site = Site.at_ams(tmp_path, trust, service)
@@ -92,7 +96,9 @@ def test_an_acknowledgement_that_comes_too_late_doubles_nothing(tmp_path: Path, 
     assert site.record("ssmreceive")["counts"]["duplicates"] >= 6
 
 
-def test_sigterm_in_the_middle_loses_nothing_and_what_comes_later_is_taken(tmp_path: Path, trust: Trust) -> None:
+def test_sigterm_in_the_middle_loses_nothing_and_what_comes_later_is_taken(
+    tmp_path: Path, trust: Trust
+) -> None:
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
         messages = [signed(text(number), trust.host("sender")) for number in range(100)]
@@ -108,7 +114,9 @@ def test_sigterm_in_the_middle_loses_nothing_and_what_comes_later_is_taken(tmp_p
         service.enqueue(TOPIC, messages[90:])
         assert process.wait(timeout=20) == 0
         process.communicate()
-    assert [element["body"] for element in site.elements()] == [text(number) for number in range(100)]
+    assert [element["body"] for element in site.elements()] == [
+        text(number) for number in range(100)
+    ]
 
 
 def test_a_run_that_is_to_end_tells_what_will_not_pass(tmp_path: Path, trust: Trust) -> None:
@@ -117,5 +125,8 @@ def test_a_run_that_is_to_end_tells_what_will_not_pass(tmp_path: Path, trust: Tr
         del service.subscriptions[TOPIC]
         done = site.run("ssmreceive", "--idle-exit", "5")
     assert done.returncode == 3
-    assert "does not exist (404: Subscription doesn't exist); check [messaging] ams_project" in done.stderr
+    assert (
+        "does not exist (404: Subscription doesn't exist); check [messaging] ams_project"
+        in done.stderr
+    )
     assert done.stderr.count("\n") == 1

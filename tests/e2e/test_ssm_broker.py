@@ -14,12 +14,18 @@ pytestmark = pytest.mark.broker
 
 
 def site_at(broker: Broker, directory: Path) -> Site:
-    queue = f"/queue/{directory.name}.{secrets.token_hex(4)}"  # the broker may hold what an earlier session left
-    return Site.create(directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=queue)
+    # the broker may hold what an earlier session left
+    queue = f"/queue/{directory.name}.{secrets.token_hex(4)}"
+    return Site.create(
+        directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=queue
+    )
 
 
 def texts(count: int) -> list[str]:
-    return [f"APEL-cloud-message: v0.4\nVMUUID: {number}\n{'Field: value' * 50}\n%%\n" for number in range(count)]
+    return [
+        f"APEL-cloud-message: v0.4\nVMUUID: {number}\n{'Field: value' * 50}\n%%\n"
+        for number in range(count)
+    ]
 
 
 def test_a_thousand_messages_arrive_once_and_in_order(tmp_path: Path, broker: Broker) -> None:
@@ -37,7 +43,9 @@ def test_large_encrypted_messages_arrive(tmp_path: Path, broker: Broker) -> None
     site = site_at(broker, tmp_path)
     config = tmp_path / "etc/apel/sender.cfg"
     server_cert = broker.trust.host("receiver").certificate
-    config.write_text(config.read_text().replace("[messaging]", f"server_cert: {server_cert}\n[messaging]"))
+    config.write_text(
+        config.read_text().replace("[messaging]", f"server_cert: {server_cert}\n[messaging]")
+    )
     large = [f"{number}\n" + "Field: value\n" * 60_000 for number in range(10)]
     site.fill(large)
     assert site.run("ssmsend").returncode == 0
@@ -45,7 +53,9 @@ def test_large_encrypted_messages_arrive(tmp_path: Path, broker: Broker) -> None
     assert [element["body"] for element in site.elements()] == large
 
 
-def test_a_broker_killed_in_the_middle_loses_and_doubles_nothing(tmp_path: Path, broker: Broker) -> None:
+def test_a_broker_killed_in_the_middle_loses_and_doubles_nothing(
+    tmp_path: Path, broker: Broker
+) -> None:
     site = site_at(broker, tmp_path)
     count = 500
     site.fill(texts(count))

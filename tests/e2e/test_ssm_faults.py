@@ -42,13 +42,22 @@ def test_messages_go_in_order_persistent_signed_and_named(tmp_path: Path, trust:
     assert site.waiting() == site.locks() == []
     assert site.record("ssmsend")["counts"]["messages_sent"] == 100
     log = site.log("sender")
-    for line in ("Found 100 messages.", f"Sending message: {names[0]}", f"Sent {names[0]}", "SSM run has finished."):
+    for line in (
+        "Found 100 messages.",
+        f"Sending message: {names[0]}",
+        f"Sent {names[0]}",
+        "SSM run has finished.",
+    ):
         assert line in log
 
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(Kind.CLOSE_AFTER_SEND, after=5), Fault(Kind.CLOSE_AFTER_SEND), Fault(Kind.ERROR_AFTER_SEND, after=5)],
+    [
+        Fault(Kind.CLOSE_AFTER_SEND, after=5),
+        Fault(Kind.CLOSE_AFTER_SEND),
+        Fault(Kind.ERROR_AFTER_SEND, after=5),
+    ],
 )
 def test_after_a_break_sending_starts_over_from_the_oldest_without_receipt(
     tmp_path: Path, trust: Trust, fault: Fault
@@ -60,7 +69,8 @@ def test_after_a_break_sending_starts_over_from_the_oldest_without_receipt(
         ids = broker.ids()
     arrived = fault.after + 1
     assert ids[:arrived] == names[:arrived]
-    # Receipts may be lost with the connection; then it starts over from a message before the one that it broke on.
+    # Receipts may be lost with the connection; then it starts over from a message before the one
+    # that it broke on.
     oldest = names.index(ids[arrived])
     assert oldest <= fault.after
     assert ids[arrived:] == names[oldest:]
@@ -94,7 +104,10 @@ def test_swapped_receipts_are_taken_by_their_ids(tmp_path: Path, trust: Trust) -
 @pytest.mark.parametrize(
     ("faults", "words"),
     [
-        ([Fault(Kind.REFUSES_US, text="User name or password is invalid.")], "refuses us: User name or password"),
+        (
+            [Fault(Kind.REFUSES_US, text="User name or password is invalid.")],
+            "refuses us: User name or password",
+        ),
         ([Fault(Kind.ERROR_AFTER_SEND)] * 3, "refuses messages: not authorised"),
         ([Fault(Kind.CLOSE_AFTER_SEND)] * 6, "connection broken: closed by the broker"),
     ],
@@ -120,7 +133,9 @@ def test_a_broker_that_is_down_is_one_line(tmp_path: Path, trust: Trust) -> None
     names = site.fill(texts(3))
     done = site.run("ssmsend")
     assert done.returncode == 3
-    assert done.stderr.startswith(f"ssmsend: localhost:{port}: cannot be reached: connection refused;")
+    assert done.stderr.startswith(
+        f"ssmsend: localhost:{port}: cannot be reached: connection refused;"
+    )
     assert done.stderr.count("\n") == 1
     assert (site.waiting(), site.locks()) == (names, [])
     assert site.record("ssmsend")["status"] == 3
@@ -171,12 +186,17 @@ def test_bad_elements_do_not_block_the_others(tmp_path: Path, trust: Trust) -> N
     }
     assert {element["body"] for element in site.buried()} == {b"", b"APEL\xff\n"}
     seen = {element["firstseen"] for element in site.buried()}
-    assert all(abs((datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()) < 120 for moment in seen)
+    assert all(
+        abs((datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()) < 120
+        for moment in seen
+    )
     assert len(site.record("ssmsend")["failures"]) == 2
 
 
 def test_what_the_broker_finds_too_large_is_set_aside(tmp_path: Path, trust: Trust) -> None:
-    with broker_with(trust, Fault(Kind.ERROR_AFTER_SEND, after=2, text="The frame size was too large")) as broker:
+    with broker_with(
+        trust, Fault(Kind.ERROR_AFTER_SEND, after=2, text="The frame size was too large")
+    ) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
         names = site.fill(texts(5))
         assert site.run("ssmsend").returncode == 1
@@ -248,4 +268,7 @@ def wait_for(condition: object, seconds: float = 20) -> None:
 
 
 def listing(path: Path) -> dict[str, tuple[int, int]]:
-    return {str(entry): (entry.stat().st_mtime_ns, entry.stat().st_size) for entry in sorted(path.rglob("*"))}
+    return {
+        str(entry): (entry.stat().st_mtime_ns, entry.stat().st_size)
+        for entry in sorted(path.rglob("*"))
+    }

@@ -101,14 +101,23 @@ def test_figures_beside_what_others_left(tmp_path: Path, trust: Trust) -> None:
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
         names = site.fill(texts(2))
-        odd = [site.spool / names[0][:8] / ("0" * 14), site.spool / names[0][:8] / ("1" * 14), site.spool / "22222222"]
+        odd = [
+            site.spool / names[0][:8] / ("0" * 14),
+            site.spool / names[0][:8] / ("1" * 14),
+            site.spool / "22222222",
+        ]
         odd[0].mkdir()
         odd[1].symlink_to("/etc/hostname")
         odd[2].touch()
         assert site.run("ssmsend").returncode == 1
         assert broker.ids() == names
         found = figures(site, "ssmsend")
-        assert (found["messages_sent"], found["left"], found["skipped"], found["dead_letters"]) == (2, 0, 3, 0)
+        assert (found["messages_sent"], found["left"], found["skipped"], found["dead_letters"]) == (
+            2,
+            0,
+            3,
+            0,
+        )
         failures = site.record("ssmsend")["failures"]
         assert sorted(line.split(": ")[0] for line in failures) == sorted(map(str, odd))
         assert all(
@@ -147,7 +156,11 @@ def test_a_directory_of_root_s_beside_good_messages() -> None:
             assert broker.ids() == names
         found = figures(site, "ssmsend")
         assert (found["messages_sent"], found["left"], found["skipped"]) == (2, 0, 1)
-        ids = f"{foreign.NOBODY}:{foreign.NOBODY}" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
+        ids = (
+            f"{foreign.NOBODY}:{foreign.NOBODY}"
+            if os.geteuid() == 0
+            else f"{os.geteuid()}:{os.getegid()}"
+        )
         [failure] = site.record("ssmsend")["failures"]
         assert failure.startswith(f"{closed}: skipped: permission denied (a directory of user ")
         assert failure.endswith(f"; chown -R {ids} {closed}")
@@ -176,7 +189,10 @@ def test_figures_of_a_receiver(tmp_path: Path, trust: Trust) -> None:
         process = site.start("ssmreceive", "--idle-exit", "2")
         record = tmp_path / "var/lib/fedcloud/runs/ssmreceive.json"
         wait_for(record.exists)  # while it waits for a broker, its record says so
-        assert (site.record("ssmreceive")["status"], site.record("ssmreceive")["counts"]["stored"]) == (3, 0)
+        assert (
+            site.record("ssmreceive")["status"],
+            site.record("ssmreceive")["counts"]["stored"],
+        ) == (3, 0)
         process.communicate(timeout=20)
         assert process.returncode == 3
         assert len(site.record("ssmreceive")["failures"]) == 1
@@ -184,12 +200,19 @@ def test_figures_of_a_receiver(tmp_path: Path, trust: Trust) -> None:
         stranger = tmp_path / "var/spool/repository/incoming/00000007"
         stranger.touch()
         sender = trust.host("sender")
-        broker.enqueue([signed(text(n), sender) for n in range(3)] + [b"rubbish", signed(text(0), sender)])
+        broker.enqueue(
+            [signed(text(n), sender) for n in range(3)] + [b"rubbish", signed(text(0), sender)]
+        )
         broker.queue[4].headers["empa-id"] = broker.queue[0].headers["empa-id"]
         assert site.run("ssmreceive", "--idle-exit", "0.5").returncode == 1
         assert broker.queue == []
         found = figures(site, "ssmreceive")
-        assert (found["messages_received"], found["stored"], found["rejected"], found["duplicates"]) == (5, 3, 1, 1)
+        assert (
+            found["messages_received"],
+            found["stored"],
+            found["rejected"],
+            found["duplicates"],
+        ) == (5, 3, 1, 1)
         assert (found["skipped"], found["exit_status"]) == (1, 1)
         assert len(site.elements()) == 3
         assert site.record("ssmreceive")["failures"] == [

@@ -57,7 +57,11 @@ class Stage:
 
     def sent(self) -> list[tuple[str, bytes]]:
         """Return id and wire form of all that arrived, in order; what the broker closed the connection on did not."""
-        frames = [frame for frame in self.broker.sent if not self.is_poisoned or b"POISON" not in frame.body]
+        frames = [
+            frame
+            for frame in self.broker.sent
+            if not self.is_poisoned or b"POISON" not in frame.body
+        ]
         return [(frame.headers["empa-id"], frame.body) for frame in frames]
 
     def enqueue(self, messages: list[tuple[bytes, str | None]]) -> None:
@@ -89,7 +93,9 @@ class AMSStage(Stage):
         return [(stored.attributes["empaid"], stored.body) for stored in self.service.topics[TOPIC]]
 
     def enqueue(self, messages: list[tuple[bytes, str | None]]) -> None:
-        self.service.enqueue(TOPIC, [body for body, _ in messages], ids=[name for _, name in messages])
+        self.service.enqueue(
+            TOPIC, [body for body, _ in messages], ids=[name for _, name in messages]
+        )
 
     def left(self) -> int:
         return self.service.left(TOPIC)
@@ -127,7 +133,9 @@ def sender_matrix(stage: Stage, *, with_a_bad_one: bool) -> KillMatrix:
         if bad:
             assert list((stage.site.failed.parent / ".openstack.staging").iterdir()) == []
 
-    return KillMatrix(prepare, verify, syscalls=SYSCALLS, statuses=(0, 1) if with_a_bad_one else (0,))
+    return KillMatrix(
+        prepare, verify, syscalls=SYSCALLS, statuses=(0, 1) if with_a_bad_one else (0,)
+    )
 
 
 def poison_matrix(stage: Stage) -> KillMatrix:
@@ -163,12 +171,17 @@ def parts_matrix(stage: Stage) -> KillMatrix:
         stage.renew()
         names[:] = stage.site.fill([text(0), whole, text(1)])
         config = stage.site.root / "etc/apel/sender.cfg"
-        config.write_text(config.read_text().replace("[messaging]", "[messaging]\nmax_message_size: 700000"))
+        config.write_text(
+            config.read_text().replace("[messaging]", "[messaging]\nmax_message_size: 700000")
+        )
         return stage.site.command("ssmsend")
 
     def verify() -> None:
         ids = [names[0], names[1], f"{names[1]}.2", names[2]]
-        arrived = {(name, body.split(b"text/plain\n\n", 1)[1].split(b"\n------", 1)[0]) for name, body in stage.sent()}
+        arrived = {
+            (name, body.split(b"text/plain\n\n", 1)[1].split(b"\n------", 1)[0])
+            for name, body in stage.sent()
+        }
         last = list(dict.fromkeys(reversed([name for name, _ in stage.sent()])))[::-1]
         assert last == ids
         assert len(arrived) == len(ids), "the same id with another text"
@@ -199,7 +212,9 @@ def receiver_matrix(stage: Stage) -> KillMatrix:
     def verify() -> None:
         assert stage.left() == 0
         assert [element["body"] for element in stage.site.elements()] == [text(0), text(2), text(3)]
-        assert [element["body"].encode() for element in stage.site.elements("reject")] == [messages[1][0]]
+        assert [element["body"].encode() for element in stage.site.elements("reject")] == [
+            messages[1][0]
+        ]
         for queue in ("incoming", "reject"):
             assert list((stage.site.received / f".{queue}.staging").iterdir()) == []
 
@@ -232,6 +247,8 @@ def test_a_receiver_killed_anywhere(stage: Stage) -> None:
 @pytest.mark.matrix
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("matrix", [poison_matrix, parts_matrix])
-def test_a_sender_with_suspects_or_parts_killed_anywhere(stage: Stage, matrix: Callable[[Stage], KillMatrix]) -> None:
+def test_a_sender_with_suspects_or_parts_killed_anywhere(
+    stage: Stage, matrix: Callable[[Stage], KillMatrix]
+) -> None:
     """F-S1, F-S5."""
     matrix(stage).run(sample=None)

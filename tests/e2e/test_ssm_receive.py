@@ -38,7 +38,9 @@ def signed(text: str, credential: Credential) -> bytes:
 
 def encrypted(message: bytes, credential: Credential, cipher: str = "aes128") -> bytes:
     command = ["openssl", "smime", "-encrypt", f"-{cipher}", str(credential.certificate)]
-    return subprocess.run(command, input=message, capture_output=True, check=True).stdout.replace(b"\r\n", b"\n")
+    return subprocess.run(command, input=message, capture_output=True, check=True).stdout.replace(
+        b"\r\n", b"\n"
+    )
 
 
 def text(number: int) -> str:
@@ -77,10 +79,18 @@ def test_refused_messages_are_kept_with_ssm_s_reasons(tmp_path: Path, trust: Tru
     good = signed(text(1), sender)
     tampered = good.replace(b"VMUUID: 1", b"VMUUID: 2")
     cases = [
-        (tampered, "Not available.", "Failed to verify message: Possible tampering. See OpenSSL error:"),
+        (
+            tampered,
+            "Not available.",
+            "Failed to verify message: Possible tampering. See OpenSSL error:",
+        ),
         (signed(text(1), unknown), "Not available.", "Failed to verify message: Unverified signer"),
         (signed(text(1), stranger), STRANGER, f"Signer not in valid DNs list: {STRANGER}"),
-        (b"no header\n", "Not available.", "Failed to verify message: No blank line between message header and body"),
+        (
+            b"no header\n",
+            "Not available.",
+            "Failed to verify message: No blank line between message header and body",
+        ),
         (encrypted(good, stranger), "Not available.", "Failed to decrypt message: "),
         (b"", "Not available.", "Empty text passed to _handle_msg."),
     ]
@@ -104,12 +114,16 @@ def test_encrypted_messages_and_utf_8_are_read(tmp_path: Path, trust: Trust) -> 
     utf_8 = subprocess.run(command, input=quoted.encode(), capture_output=True, check=True).stdout
     with broker_with(trust) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
-        broker.enqueue([encrypted(signed(text(1), trust.host("sender")), trust.host("receiver")), utf_8])
+        broker.enqueue(
+            [encrypted(signed(text(1), trust.host("sender")), trust.host("receiver")), utf_8]
+        )
         assert site.run("ssmreceive", "--count", "2").returncode == 0
     assert [element["body"] for element in site.elements()] == [text(1), "Name: café\n"]
 
 
-def test_only_the_same_text_with_the_same_id_of_the_same_signer_is_a_duplicate(tmp_path: Path, trust: Trust) -> None:
+def test_only_the_same_text_with_the_same_id_of_the_same_signer_is_a_duplicate(
+    tmp_path: Path, trust: Trust
+) -> None:
     sender = trust.host("sender")
     name, other = {"empa-id": "6b029cc8/6b029cd9717820"}, {"empa-id": "6b029cc8/6b029cd9717830"}
     sent = [
@@ -150,7 +164,9 @@ def test_names_are_read_again_when_the_file_changes(tmp_path: Path, trust: Trust
         (tmp_path / "etc/apel/banned-dns").write_text(f"{STRANGER}\n")
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: "Read 2 accepted and 1 banned names." in site.log("receiver"))
-        broker.enqueue([signed(text(2), trust.host("sender")), signed(text(3), trust.host("stranger"))])
+        broker.enqueue(
+            [signed(text(2), trust.host("sender")), signed(text(3), trust.host("stranger"))]
+        )
         wait_for(lambda: not broker.queue)
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=20) == ("", "")
@@ -185,7 +201,9 @@ def test_sigterm_in_the_middle_loses_nothing(tmp_path: Path, trust: Trust) -> No
         assert 0 < left < 150
         assert len(site.elements()) == 150 - left
         assert site.run("ssmreceive", "--count", str(left)).returncode == 0
-    assert [element["body"] for element in site.elements()] == [text(number) for number in range(150)]
+    assert [element["body"] for element in site.elements()] == [
+        text(number) for number in range(150)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -200,14 +218,27 @@ def test_sigterm_in_the_middle_loses_nothing(tmp_path: Path, trust: Trust) -> No
 def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, trust: Trust, failing: str) -> None:
     with broker_with(trust) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
-        assert site.run("ssmreceive", "--idle-exit", "0").returncode == 0  # makes files and directories
+        # makes files and directories
+        assert site.run("ssmreceive", "--idle-exit", "0").returncode == 0
         broker.enqueue([signed(text(number), trust.host("sender")) for number in range(40)])
-        inject = ["strace", "-f", "-qqq", "-o", os.devnull, "-e", "signal=none", "-e", f"inject={failing}"]
+        inject = [
+            "strace",
+            "-f",
+            "-qqq",
+            "-o",
+            os.devnull,
+            "-e",
+            "signal=none",
+            "-e",
+            f"inject={failing}",
+        ]
         done = site.command("ssmreceive", "--count", "40").run(*inject)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert broker.queue == []
     assert "No space left on device; paused, nothing is lost" in site.log("receiver")
-    assert [element["body"] for element in site.elements()] == [text(number) for number in range(40)]
+    assert [element["body"] for element in site.elements()] == [
+        text(number) for number in range(40)
+    ]
     assert list((site.received / ".incoming.staging").iterdir()) == []
 
 
@@ -230,7 +261,9 @@ def test_it_goes_to_the_background_once(tmp_path: Path, trust: Trust) -> None:
     assert len(site.elements()) == 1
 
 
-def test_what_is_wrong_is_told_before_it_goes_to_the_background_and_logged_after(tmp_path: Path, trust: Trust) -> None:
+def test_what_is_wrong_is_told_before_it_goes_to_the_background_and_logged_after(
+    tmp_path: Path, trust: Trust
+) -> None:
     with broker_with(trust) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
         names = tmp_path / "etc/apel/dns"
@@ -242,7 +275,12 @@ def test_what_is_wrong_is_told_before_it_goes_to_the_background_and_logged_after
         first = site.start("ssmreceive")
         wait_for(lambda: "Waiting for messages" in site.log("receiver"))
         assert site.run("ssmreceive", "--daemon").returncode == 0
-        wait_for(lambda: f"ssmreceive - ERROR - {site.received}/.ssmreceive.lock: running" in site.log("receiver"))
+        wait_for(
+            lambda: (
+                f"ssmreceive - ERROR - {site.received}/.ssmreceive.lock: running"
+                in site.log("receiver")
+            )
+        )
         assert not (tmp_path / "run/ssmreceive.pid").exists()
         first.send_signal(signal.SIGTERM)
         assert first.wait(timeout=20) == 0
@@ -256,7 +294,10 @@ def test_no_names_no_start(tmp_path: Path, trust: Trust) -> None:
         (tmp_path / "etc/apel/dns").write_text("# none\nCN=wrong\n")
         done = site.run("ssmreceive", "--idle-exit", "1")
     assert done.returncode == 2
-    assert done.stderr == f"ssmreceive: {tmp_path}/etc/apel/dns: holds no name; list the senders' DNs, one a line\n"
+    assert (
+        done.stderr
+        == f"ssmreceive: {tmp_path}/etc/apel/dns: holds no name; list the senders' DNs, one a line\n"
+    )
     assert "dns:2: DN in incorrect format: CN=wrong" in site.log("receiver")
 
 
@@ -271,7 +312,9 @@ def test_large_messages_do_not_fill_the_memory(tmp_path: Path, trust: Trust) -> 
     """F-S7: the broker hands out 32 messages of 0.7 MB before the first is taken; at most 60 MB are used."""
     with broker_with(trust) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
-        message = signed("APEL-cloud-message: v0.4\n" + "Field: value of it\n" * 37_000, trust.host("sender"))
+        message = signed(
+            "APEL-cloud-message: v0.4\n" + "Field: value of it\n" * 37_000, trust.host("sender")
+        )
         assert len(message) > 700_000
         broker.enqueue([message] * 40)
         used = bench.run(site, "ssmreceive", "--count", "40")

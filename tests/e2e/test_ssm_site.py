@@ -57,7 +57,10 @@ def test_a_good_site_is_said_to_be_good(site: Site, broker: FaultBroker) -> None
     assert shown.stdout == f"ssmsend: the configuration is good; 2 messages wait in {site.spool}\n"
     assert (shown.returncode, shown.stderr) == (0, "")
     shown = site.run("ssmreceive", "--check-config")
-    assert shown.stdout == f"ssmreceive: the configuration is good; messages go to {site.received}/incoming\n"
+    assert (
+        shown.stdout
+        == f"ssmreceive: the configuration is good; messages go to {site.received}/incoming\n"
+    )
     assert (shown.returncode, shown.stderr) == (0, "")
     assert not site.received.exists()
     assert broker.connections == 0
@@ -93,7 +96,9 @@ def test_an_expired_certificate(site: Site, broker: FaultBroker) -> None:
     refused(site, broker, "the certificate expired on")
 
 
-def test_a_certificate_that_receivers_would_not_believe(tmp_path: Path, broker: FaultBroker, trust: Trust) -> None:
+def test_a_certificate_that_receivers_would_not_believe(
+    tmp_path: Path, broker: FaultBroker, trust: Trust
+) -> None:
     """The broker still takes it, but what it signs would end in the receiver's waste bin."""
     site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
     credential = trust.grid.issue("revoked.example.org")
@@ -165,9 +170,13 @@ def test_a_missing_log_directory_is_no_reason_to_stop(site: Site, broker: FaultB
         *[("ssmsend", "--limit", value) for value in ("0", "-1", "1.5", "many")],
     ],
 )
-def test_numbers_that_are_none(program: str, flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_that_are_none(
+    program: str, flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     parser = cli.parser(
-        cli.Program(program, "", {"ssmsend": send, "ssmreceive": receive}[program].add_arguments, no_run)
+        cli.Program(
+            program, "", {"ssmsend": send, "ssmreceive": receive}[program].add_arguments, no_run
+        )
     )
     with pytest.raises(SystemExit) as caught:
         parser.parse_args([f"{flag}={value}"])
@@ -181,7 +190,9 @@ def no_run(_: argparse.Namespace) -> ExitStatus:
 
 
 def test_old_flags_are_accepted(site: Site) -> None:
-    done = site.run("ssmsend", "-c", str(site.root / "etc/apel/sender.cfg"), "-l", "/etc/apel/logging.cfg")
+    done = site.run(
+        "ssmsend", "-c", str(site.root / "etc/apel/sender.cfg"), "-l", "/etc/apel/logging.cfg"
+    )
     assert done.returncode == 0
     assert "a separate logging configuration has no effect" in site.log("sender")
     assert site.run("ssmsend", "-v").stdout.startswith("ssmsend ")
@@ -195,8 +206,11 @@ def test_nothing_to_send_is_no_work(site: Site, broker: FaultBroker) -> None:
         "assert main() == 0\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))\n"
     )
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it loads sqlite3
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env)
+    # it loads sqlite3
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env
+    )
     loaded = set(json.loads(done.stdout))
     assert not loaded & {"stomp", "cryptography", "OpenSSL", "asn1crypto", "sqlite3"}
     assert broker.connections == 0

@@ -24,14 +24,20 @@ def test_a_spool_is_listed_as_dirq_sees_it(tmp_path: Path) -> None:
     shown = run("spool", "--path", tmp_path / "queue")
     assert (shown.returncode, shown.stderr) == (0, "")
     rows = [line.split() for line in shown.stdout.splitlines()]
-    assert [(row[0], row[2], row[4]) for row in rows[:2]] == [(names[0], "5", "locked"), (names[1], "70", "waits")]
+    assert [(row[0], row[2], row[4]) for row in rows[:2]] == [
+        (names[0], "5", "locked"),
+        (names[1], "70", "waits"),
+    ]
     assert rows[2][:2] == ["2", "messages"]
 
 
 def test_a_spool_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     shown = run("spool", "--path", tmp_path / "none")
     assert shown.returncode == 3
-    assert shown.stderr == f"ssmctl: {tmp_path}/none: there is no spool; see [messaging] path, or give --path\n"
+    assert (
+        shown.stderr
+        == f"ssmctl: {tmp_path}/none: there is no spool; see [messaging] path, or give --path\n"
+    )
 
 
 def test_a_message_signed_by_openssl_is_verified_and_an_altered_one_is_not(tmp_path: Path) -> None:
@@ -39,7 +45,15 @@ def test_a_message_signed_by_openssl_is_verified_and_an_altered_one_is_not(tmp_p
     signer = authority.issue("ssm.example.org")
     authority.publish(tmp_path / "certificates")
     text = b"Content-Type: text/plain\n\nAPEL-cloud-message: v0.4\nVMUUID: 1\n"
-    command: list[str | Path] = ["openssl", "smime", "-sign", "-signer", signer.certificate, "-inkey", signer.key]
+    command: list[str | Path] = [
+        "openssl",
+        "smime",
+        "-sign",
+        "-signer",
+        signer.certificate,
+        "-inkey",
+        signer.key,
+    ]
     signed = subprocess.run(command, input=text, capture_output=True, check=True).stdout
     message = tmp_path / "message"
     message.write_bytes(signed)
@@ -53,7 +67,9 @@ def test_a_message_signed_by_openssl_is_verified_and_an_altered_one_is_not(tmp_p
     assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (3, "", 1)
 
 
-def test_a_verb_is_needed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verb_is_needed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["ssmctl"])
     with pytest.raises(SystemExit):
         ctl.main()

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.testbed import CLOUD_SERVICES, Credential, Seed, Testbed
-from tests.testbed.api import KEYSTONE, NEUTRON, NOVA, Api, ApiError, application_credential_auth, password_auth
+from tests.testbed.api import (
+    KEYSTONE,
+    NEUTRON,
+    NOVA,
+    Api,
+    ApiError,
+    application_credential_auth,
+    password_auth,
+)
 from tests.testbed.broker import Broker
 
 EPOCH = "1970-01-01T00:00:00Z"
@@ -25,7 +33,9 @@ def seed(testbed: Testbed) -> Seed:
     return testbed.seed()
 
 
-def door(testbed: Testbed, account: str, *, project: str | None = None, system: bool = False) -> Api:
+def door(
+    testbed: Testbed, account: str, *, project: str | None = None, system: bool = False
+) -> Api:
     seed = testbed.seed()
     auth = password_auth(
         testbed.keystone_url,
@@ -38,8 +48,17 @@ def door(testbed: Testbed, account: str, *, project: str | None = None, system: 
 
 
 def tls_handshake(port: int, *options: str | Path) -> str:
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-verify_return_error", "-brief"]
-    shown = subprocess.run([*command, *map(str, options)], input="", capture_output=True, text=True, check=False)
+    command = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"127.0.0.1:{port}",
+        "-verify_return_error",
+        "-brief",
+    ]
+    shown = subprocess.run(
+        [*command, *map(str, options)], input="", capture_output=True, text=True, check=False
+    )
     return shown.stdout + shown.stderr
 
 
@@ -55,11 +74,16 @@ def test_endpoint_has_a_certificate_of_the_private_authority(
 
 
 @pytest.mark.cloud
-def test_reader_sees_all_servers_of_its_project_deleted_ones_too(testbed: Testbed, seed: Seed) -> None:
-    shown = door(testbed, "accounting", project="vo-fedcloud").get(NOVA, f"/servers/detail?changes-since={EPOCH}")
+def test_reader_sees_all_servers_of_its_project_deleted_ones_too(
+    testbed: Testbed, seed: Seed
+) -> None:
+    shown = door(testbed, "accounting", project="vo-fedcloud").get(
+        NOVA, f"/servers/detail?changes-since={EPOCH}"
+    )
     with sqlite3.connect(f"file:{testbed.nova_database}?mode=ro", uri=True) as database:
         rows = database.execute(
-            "SELECT uuid, deleted FROM instances WHERE project_id = ?", [seed.projects["vo-fedcloud"].id]
+            "SELECT uuid, deleted FROM instances WHERE project_id = ?",
+            [seed.projects["vo-fedcloud"].id],
         ).fetchall()
     assert {(server["id"], server["status"] == "DELETED") for server in shown["servers"]} == {
         (server, deleted != 0) for server, deleted in rows
@@ -68,8 +92,12 @@ def test_reader_sees_all_servers_of_its_project_deleted_ones_too(testbed: Testbe
 
 @pytest.mark.cloud
 @pytest.mark.parametrize("project", ["vo-fedcloud", "vo-ops", "vo-biomed"])
-def test_servers_are_in_the_state_that_the_seed_names(testbed: Testbed, seed: Seed, project: str) -> None:
-    shown = door(testbed, "accounting", project=project).get(NOVA, f"/servers/detail?changes-since={EPOCH}")
+def test_servers_are_in_the_state_that_the_seed_names(
+    testbed: Testbed, seed: Seed, project: str
+) -> None:
+    shown = door(testbed, "accounting", project=project).get(
+        NOVA, f"/servers/detail?changes-since={EPOCH}"
+    )
     statuses = {server["id"]: server["status"] for server in shown["servers"]}
     planted = [server for server in seed.servers.values() if server.project == project]
     assert {server.id: server.status for server in planted} == {
@@ -102,7 +130,9 @@ def test_system_reader_finds_projects_by_tag_and_users_by_id(testbed: Testbed, s
 def test_account_without_a_scope_learns_its_projects(testbed: Testbed) -> None:
     unscoped = door(testbed, "accounting")
     answer = unscoped.session.get(f"{testbed.keystone_url}/auth/projects").json()
-    assert {project["name"]: (project["VO"], project["tags"]) for project in answer["projects"]} == {
+    assert {
+        project["name"]: (project["VO"], project["tags"]) for project in answer["projects"]
+    } == {
         "vo-fedcloud": ("fedcloud.egi.eu", ["caso", "egi"]),
         "vo-ops": ("ops", ["caso", "egi"]),
         "vo-biomed": ("biomed", ["caso"]),
@@ -116,21 +146,29 @@ def test_application_credential_reads_its_project(testbed: Testbed, seed: Seed) 
     application = Api(auth, ca_file=testbed.ca_file)
     assert application.project_id == seed.projects[credential.project].id
     assert len(application.get(NOVA, "/servers")["servers"]) == sum(
-        server.project == credential.project and server.status != "DELETED" for server in seed.servers.values()
+        server.project == credential.project and server.status != "DELETED"
+        for server in seed.servers.values()
     )
 
 
 @pytest.mark.cloud
-def test_floating_ips_are_seen_by_neutron_and_in_the_servers_addresses(testbed: Testbed, seed: Seed) -> None:
+def test_floating_ips_are_seen_by_neutron_and_in_the_servers_addresses(
+    testbed: Testbed, seed: Seed
+) -> None:
     accounting = door(testbed, "accounting", project="vo-fedcloud")
     planted = {ip.address: ip.server for ip in seed.floating_ips if ip.project == "vo-fedcloud"}
     listed = accounting.get(NEUTRON, "/v2.0/floatingips")["floatingips"]
     assert {ip["floating_ip_address"] for ip in listed} == set(planted)
     for address, server in planted.items():
         if server:
-            shown = accounting.get(NOVA, f"/servers/{seed.servers[server].id}")["server"]["addresses"]
+            shown = accounting.get(NOVA, f"/servers/{seed.servers[server].id}")["server"][
+                "addresses"
+            ]
             floating = [
-                each["addr"] for network in shown.values() for each in network if each["OS-EXT-IPS:type"] == "floating"
+                each["addr"]
+                for network in shown.values()
+                for each in network
+                if each["OS-EXT-IPS:type"] == "floating"
             ]
             assert floating == [address]
 
@@ -171,7 +209,11 @@ def test_dead_region_is_shown_when_asked_for(testbed: Testbed) -> None:
 @pytest.mark.cloud
 def test_secrets_are_for_their_owner_only(testbed: Testbed) -> None:
     state = testbed.layout.state
-    private = [state / "seed.json", *(state / "secrets").iterdir(), *(state / "etc").rglob("*.conf")]
+    private = [
+        state / "seed.json",
+        *(state / "secrets").iterdir(),
+        *(state / "etc").rglob("*.conf"),
+    ]
     assert len(private) > len(CLOUD_SERVICES)
     assert {path.stat().st_mode & 0o077 for path in private} == {0}
 
@@ -198,12 +240,18 @@ class Stomp:
         return frame.strip(b"\n\0").decode()
 
     def publish(self, queue: str, body: str) -> None:
-        self.send("SEND", f"destination:/queue/{queue}", "persistent:true", f"receipt:{body}", body=body)
+        self.send(
+            "SEND", f"destination:/queue/{queue}", "persistent:true", f"receipt:{body}", body=body
+        )
         assert re.search(f"^receipt-id:{body}$", self.receive(), re.MULTILINE)
 
     def take(self, queue: str, count: int) -> list[str]:
         self.send(
-            "SUBSCRIBE", "id:1", "ack:client-individual", f"destination:/queue/{queue}", "activemq.prefetchSize:1"
+            "SUBSCRIBE",
+            "id:1",
+            "ack:client-individual",
+            f"destination:/queue/{queue}",
+            "activemq.prefetchSize:1",
         )
         bodies = []
         for _ in range(count):
@@ -243,7 +291,9 @@ def test_broker_lets_in_clients_of_the_grid_only(instance: Testbed, broker: Brok
 
 
 @pytest.mark.broker
-def test_persistent_messages_and_their_copies_survive_a_kill(instance: Testbed, broker: Broker) -> None:
+def test_persistent_messages_and_their_copies_survive_a_kill(
+    instance: Testbed, broker: Broker
+) -> None:
     broker.forget()
     sent = [f"message-{number}" for number in range(5)]
     with secure(instance, instance.host_credential("sender")) as sender:

@@ -52,7 +52,9 @@ def test_an_altered_image_in_the_bundle_is_refused(serving: Appliance) -> None:
     machine = serving.machine
     media = machine.directory / "media"
     bundle, altered = media / Path(serving.bundle).name, media / "altered"
-    shutil.copytree(bundle, altered, copy_function=lambda source, target: Path(target).hardlink_to(source))
+    shutil.copytree(
+        bundle, altered, copy_function=lambda source, target: Path(target).hardlink_to(source)
+    )
     archive = altered / "images/images.tar"
     archive.unlink()
     shutil.copyfile(bundle / "images/images.tar", archive)
@@ -87,7 +89,9 @@ def test_the_source_of_a_mount_is_missing(serving: Appliance) -> None:
     try:
         done = machine.shell("/usr/local/bin/caso-extract.sh", expect=None)
         assert done.returncode == 3
-        assert "appliance: /etc/caso/caso.conf: does not exist, and caso has it mounted" in done.stderr
+        assert (
+            "appliance: /etc/caso/caso.conf: does not exist, and caso has it mounted" in done.stderr
+        )
         assert not re.search("Traceback|ERROR|daemon", done.stderr), done.stderr
         assert not path.exists()
     finally:
@@ -99,8 +103,13 @@ def test_both_schedulers(serving: Appliance) -> None:
     """R12: timers take over from the tables and give back; one that is smuggled in beside is told and refused."""
     machine = serving.machine
     machine.shell("appliance schedule systemd")
-    timers = machine.shell("systemctl list-timers --all --no-legend --plain 'fedcloud-job@*'").stdout
-    assert all(f"fedcloud-job@{job}.timer" in timers for job in ("caso", "ssmsend", "cloudkeeper", "fetch-crl"))
+    timers = machine.shell(
+        "systemctl list-timers --all --no-legend --plain 'fedcloud-job@*'"
+    ).stdout
+    assert all(
+        f"fedcloud-job@{job}.timer" in timers
+        for job in ("caso", "ssmsend", "cloudkeeper", "fetch-crl")
+    )
     assert not serving.path("/etc/cron.d/caso").exists()
     machine.shell("cp /etc/fedcloud/cron.d/caso /etc/cron.d/caso")
     done = machine.shell("appliance schedule", expect=None)
@@ -113,7 +122,9 @@ def test_both_schedulers(serving: Appliance) -> None:
 
 
 @pytest.mark.parametrize(("job", "status"), [("ssmsend", 0), ("caso", 0), ("cloudkeeper", 2)])
-def test_a_timer_s_job_runs_with_the_unit_s_few_rights(serving: Appliance, job: str, status: int) -> None:
+def test_a_timer_s_job_runs_with_the_unit_s_few_rights(
+    serving: Appliance, job: str, status: int
+) -> None:
     """R12: what the timer starts, started once: hardened as it is, it hands over the key and writes log and record.
     No image list is configured yet, which cloudkeeper refuses.
     """
@@ -129,7 +140,9 @@ def test_a_timer_s_job_runs_with_the_unit_s_few_rights(serving: Appliance, job: 
     assert list(serving.path("/run/fedcloud/keys").iterdir()) == []
 
 
-def test_revocation_lists_are_fetched_by_their_unit_and_a_dead_source_shows(serving: Appliance, tmp_path: Path) -> None:
+def test_revocation_lists_are_fetched_by_their_unit_and_a_dead_source_shows(
+    serving: Appliance, tmp_path: Path
+) -> None:
     """D13: with the few rights of the unit, fetch-crl writes what it gets, and since when it gets nothing: a source that
     has been down for a day ends in a failure.
     """
@@ -137,22 +150,39 @@ def test_revocation_lists_are_fetched_by_their_unit_and_a_dead_source_shows(serv
     authority = Authority.create(tmp_path, subject="/DC=EU/DC=EXAMPLE/CN=listed")
     authority.publish(anchors, crl_days=None)
     authority.publish(serving.path("/srv/lists"))
-    (anchors / f"{authority.hash}.crl_url").write_text(f"http://127.0.0.1:8088/{authority.hash}.r0\n")
+    (anchors / f"{authority.hash}.crl_url").write_text(
+        f"http://127.0.0.1:8088/{authority.hash}.r0\n"
+    )
     machine.shell("mount --bind /srv/anchors /etc/grid-security/certificates")
-    machine.shell("systemd-run --quiet --unit lists python3 -m http.server 8088 --bind 127.0.0.1 -d /srv/lists")
+    machine.shell(
+        "systemd-run --quiet --unit lists python3 -m http.server 8088 --bind 127.0.0.1 -d /srv/lists"
+    )
     try:
-        machine.wait(lambda: "8088" in machine.shell("ss -Hltn").stdout, seconds=10, what=lambda: "nobody listens")
+        machine.wait(
+            lambda: "8088" in machine.shell("ss -Hltn").stdout,
+            seconds=10,
+            what=lambda: "nobody listens",
+        )
         machine.run("systemctl", "start", "fedcloud-job@fetch-crl")
-        fetched, offered = anchors / f"{authority.hash}.r0", serving.path(f"/srv/lists/{authority.hash}.r0")
+        fetched, offered = (
+            anchors / f"{authority.hash}.r0",
+            serving.path(f"/srv/lists/{authority.hash}.r0"),
+        )
         crl = [x509.load_pem_x509_crl(path.read_bytes()) for path in (fetched, offered)]
         assert crl[0] == crl[1]
         machine.run("systemctl", "stop", "lists")
         machine.run("systemctl", "start", "fedcloud-job@fetch-crl")
-        machine.shell("sed -i 's/^mtime=.*/mtime=1700000000/' /var/cache/fetch-crl/*.state")  # as if long ago
+        # as if long ago
+        machine.shell("sed -i 's/^mtime=.*/mtime=1700000000/' /var/cache/fetch-crl/*.state")
         machine.run("systemctl", "start", "fedcloud-job@fetch-crl", expect=1)
-        assert f"CRL retrieval for {authority.hash} failed" in serving.path("/var/log/fetch-crl.log").read_text()
+        assert (
+            f"CRL retrieval for {authority.hash} failed"
+            in serving.path("/var/log/fetch-crl.log").read_text()
+        )
     finally:
-        machine.shell("systemctl stop lists; systemctl reset-failed; umount /etc/grid-security/certificates")
+        machine.shell(
+            "systemctl stop lists; systemctl reset-failed; umount /etc/grid-security/certificates"
+        )
         machine.shell("rm -r /srv/anchors /srv/lists")
 
 
@@ -161,9 +191,21 @@ def test_a_container_that_an_earlier_release_left(appliance: Appliance) -> None:
     machine = appliance.machine
     machine.shell("systemctl stop cloudkeeper-os; docker rm -f cloudkeeper-os")
     image = images.tag("cloudkeeper-os")
-    machine.run("docker", "run", "--name", "cloudkeeper-os", "--network", "none", "--entrypoint", "/bin/true", image)
+    machine.run(
+        "docker",
+        "run",
+        "--name",
+        "cloudkeeper-os",
+        "--network",
+        "none",
+        "--entrypoint",
+        "/bin/true",
+        image,
+    )
     machine.run("systemctl", "start", "cloudkeeper-os")
-    machine.wait(appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os"))
+    machine.wait(
+        appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os")
+    )
 
 
 def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
@@ -172,21 +214,32 @@ def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
     """
     machine = appliance.machine
     appliance.start()
-    machine.shell("mkdir /etc/cloudkeeper-os && cp -p /etc/cloudkeeper/cloudkeeper-os.conf /etc/cloudkeeper-os/")
-    newer, env = "/etc/cloudkeeper-os/cloudkeeper-os.conf", appliance.path("/etc/fedcloud/appliance.env")
+    machine.shell(
+        "mkdir /etc/cloudkeeper-os && cp -p /etc/cloudkeeper/cloudkeeper-os.conf /etc/cloudkeeper-os/"
+    )
+    newer, env = (
+        "/etc/cloudkeeper-os/cloudkeeper-os.conf",
+        appliance.path("/etc/fedcloud/appliance.env"),
+    )
     before = env.read_bytes()
     try:
         assert appliance.backend_answers()
         machine.run("systemctl", "restart", "cloudkeeper-os")  # with what passed last
         assert appliance.backend_answers()
-        machine.shell("systemctl stop cloudkeeper-os; rm -r /var/lib/fedcloud/services/cloudkeeper-os")
+        machine.shell(
+            "systemctl stop cloudkeeper-os; rm -r /var/lib/fedcloud/services/cloudkeeper-os"
+        )
         machine.run("systemctl", "start", "cloudkeeper-os", expect=1)
         said = machine.shell("journalctl --no-pager -o cat -u cloudkeeper-os").stdout
         assert f"{newer}: there is /etc/cloudkeeper/cloudkeeper-os.conf too; remove one" in said
         env.write_bytes(before + f"FEDCLOUD_BACKEND_CONFIG={newer}\n".encode())
         machine.shell("systemctl start cloudkeeper-os")
-        machine.wait(appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os"))
-        mounts = machine.shell("docker inspect -f '{{range .Mounts}}{{.Source}} {{end}}' cloudkeeper-os").stdout.split()
+        machine.wait(
+            appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os")
+        )
+        mounts = machine.shell(
+            "docker inspect -f '{{range .Mounts}}{{.Source}} {{end}}' cloudkeeper-os"
+        ).stdout.split()
         assert newer in mounts
     finally:
         env.write_bytes(before)
@@ -210,9 +263,13 @@ def test_the_port_is_taken(appliance: Appliance) -> None:
 def _squatter(machine: Machine) -> Iterator[None]:
     """Have another program listen on the BDII's port for the block."""
     program = "import socket, time; s = socket.create_server(('0.0.0.0', 2170)); time.sleep(600)"
-    machine.run("systemd-run", "--quiet", "--collect", "--unit", "squatter", "python3", "-c", program)
+    machine.run(
+        "systemd-run", "--quiet", "--collect", "--unit", "squatter", "python3", "-c", program
+    )
     machine.wait(
-        lambda: "2170" in machine.shell("ss -Hltn 'sport = :2170'").stdout, seconds=10, what=lambda: "nobody listens"
+        lambda: "2170" in machine.shell("ss -Hltn 'sport = :2170'").stdout,
+        seconds=10,
+        what=lambda: "nobody listens",
     )
     try:
         yield
@@ -248,9 +305,12 @@ def _fails_to_start(appliance: Appliance, unit: str) -> str:
         ),
     ],
 )
-def test_a_wrong_configuration(appliance: Appliance, unit: str, name: str, text: str, words: str) -> None:
+def test_a_wrong_configuration(
+    appliance: Appliance, unit: str, name: str, text: str, words: str
+) -> None:
     """R32, R38, F-H2: neither a reload nor `appliance restart` touches what runs; `systemctl restart` starts the copy
-    that passed last and says so; without a copy the start fails at once and for good, and mended, the next is well.
+    that passed last and says so; without a copy the start fails at once and for good, and mended,
+    the next is well.
     """
     machine = appliance.machine
     appliance.start()
@@ -265,7 +325,9 @@ def test_a_wrong_configuration(appliance: Appliance, unit: str, name: str, text:
         assert appliance.shares()
         assert appliance.backend_answers()
         status = machine.shell(f"systemctl status --no-pager --full {unit}").stdout
-        assert re.search(rf"Status: .*runs with the configuration that passed on .*{words}", status), status
+        assert re.search(
+            rf"Status: .*runs with the configuration that passed on .*{words}", status
+        ), status
         told = machine.shell("appliance status", expect=None).stdout
         assert re.search(rf"! .*runs with the configuration that passed on .*{words}", told), told
         assert re.search(words, machine.shell(f"appliance logs {unit}").stdout)
@@ -276,11 +338,15 @@ def test_a_wrong_configuration(appliance: Appliance, unit: str, name: str, text:
     appliance.start()
     before = appliance.containers()
     machine.run("systemctl", "reload", unit)
-    replaced = {name for name, moment in appliance.containers().items() if moment != before.get(name)}
+    replaced = {
+        name for name, moment in appliance.containers().items() if moment != before.get(name)
+    }
     assert replaced == (SERVICES if unit == "bdii" else {"cloudkeeper-os"})
     appliance.start()
     after = appliance.containers()
-    time.sleep(5)  # docker-compose may have ended with the containers that it watched; the unit takes up the new ones
+    # docker-compose may have ended with the containers that it watched; the unit takes up the new
+    # ones
+    time.sleep(5)
     machine.wait(
         lambda: machine.run("systemctl", "is-active", unit, expect=None).stdout == "active\n",
         seconds=30,
@@ -300,7 +366,11 @@ def _refused_by(appliance: Appliance, command: list[str], unit: str, words: str)
     def journal() -> str:
         return machine.shell(f"journalctl --no-pager -o cat -u {unit} --since @{moment}").stdout
 
-    machine.wait(lambda: re.search(words, said + journal()) is not None, seconds=10, what=lambda: said + journal())
+    machine.wait(
+        lambda: re.search(words, said + journal()) is not None,
+        seconds=10,
+        what=lambda: said + journal(),
+    )
     return said + journal()
 
 
@@ -325,7 +395,10 @@ def test_half_a_start(appliance: Appliance) -> None:
     """
     machine = appliance.machine
     appliance.start()
-    source, aside = appliance.path("/etc/cloud-info-provider"), appliance.path("/etc/cloud-info-provider.aside")
+    source, aside = (
+        appliance.path("/etc/cloud-info-provider"),
+        appliance.path("/etc/cloud-info-provider.aside"),
+    )
     source.rename(aside)
     try:
         machine.run("systemctl", "restart", "bdii")
@@ -366,7 +439,11 @@ def test_the_network_of_the_containers_own(appliance: Appliance) -> None:
 
 def _chain(machine: Machine) -> list[str]:
     """Return the rules for what the public BDII connects to, as iptables has them."""
-    return [line for line in machine.run("iptables", "-S").stdout.splitlines() if "FEDCLOUD-BDII" in line]
+    return [
+        line
+        for line in machine.run("iptables", "-S").stdout.splitlines()
+        if "FEDCLOUD-BDII" in line
+    ]
 
 
 def _egress_stays_restricted(appliance: Appliance) -> None:
@@ -375,13 +452,19 @@ def _egress_stays_restricted(appliance: Appliance) -> None:
     wanted = _chain(machine)
     assert "-A DOCKER-USER -i fedcloud-pub -j FEDCLOUD-BDII" in wanted
     assert (
-        "connects to its resource BDIIs only (chain FEDCLOUD-BDII)" in machine.shell("appliance status || true").stdout
+        "connects to its resource BDIIs only (chain FEDCLOUD-BDII)"
+        in machine.shell("appliance status || true").stdout
     )
     machine.run("systemctl", "restart", "docker")
-    machine.wait(lambda: bool(appliance.entries()), seconds=60, what=lambda: machine.journal("bdii"))
+    machine.wait(
+        lambda: bool(appliance.entries()), seconds=60, what=lambda: machine.journal("bdii")
+    )
     assert _chain(machine) == wanted
     machine.run("iptables", "-F", "DOCKER-USER")
-    assert "DOCKER-USER does not begin with FEDCLOUD-BDII" in machine.shell("appliance status || true").stdout
+    assert (
+        "DOCKER-USER does not begin with FEDCLOUD-BDII"
+        in machine.shell("appliance status || true").stdout
+    )
     assert machine.run("systemctl", "is-active", "fedcloud-upkeep.timer").stdout == "active\n"
     machine.run("systemctl", "start", "fedcloud-upkeep.service")
     assert _chain(machine) == wanted
@@ -393,7 +476,11 @@ def test_docker_is_down(appliance: Appliance) -> None:
     appliance.start()
     shares = appliance.shares()
     machine.run("systemctl", "stop", "docker.service", "docker.socket")
-    refused(machine.shell("/usr/local/bin/caso-extract.sh", expect=3), "the Docker engine does not run", "systemctl")
+    refused(
+        machine.shell("/usr/local/bin/caso-extract.sh", expect=3),
+        "the Docker engine does not run",
+        "systemctl",
+    )
     told = machine.shell("appliance status", expect=None)
     assert "the Docker engine does not run" in told.stdout + told.stderr
     assert list(appliance.path("/run/fedcloud/keys").iterdir()) == []

@@ -1,6 +1,7 @@
 """The manual of 2017, sentence by sentence, with its commands as they are printed there, on a machine that boots.
 
-The cloud, the broker and the lists behind it are the test bed's. Names of rows are those of docs/requirements.md.
+The cloud, the broker and the lists behind it are the test bed's. Names of rows are those of
+docs/requirements.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ pytestmark = [
 SERVICES = {"cloudbdii", "sitebdii"}
 
 
-# --------------------------------------------------------------------------------------------------- what is installed
+# ---------------------------------------------------------------------------------------------------
+# what is installed
 
 
 def test_the_machine_boots(machine: Machine) -> None:
@@ -44,7 +46,9 @@ def test_the_machine_boots(machine: Machine) -> None:
     assert machine.run("systemctl", "--failed", "--no-legend", "--plain").stdout == ""
 
 
-def test_an_installation_from_the_bundle_without_network_and_a_second_one(appliance: Appliance) -> None:
+def test_an_installation_from_the_bundle_without_network_and_a_second_one(
+    appliance: Appliance,
+) -> None:
     """R01, R22, R23, R31, D09: everything comes from the bundle; the second run changes nothing."""
     machine = appliance.machine
     assert "Installed " in appliance.first
@@ -55,13 +59,20 @@ def test_an_installation_from_the_bundle_without_network_and_a_second_one(applia
         for line in appliance.path("/etc/fedcloud/images.lock").read_text().splitlines()
         if not line.startswith("#")
     )
-    shown = machine.run("docker", "images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").stdout
+    shown = machine.run(
+        "docker", "images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"
+    ).stdout
     assert dict(line.split() for line in shown.splitlines()) == locked
-    assert {tag.partition(":")[0] for tag in locked} == {f"egifedcloud/{name}" for name in contents.IMAGES}
+    assert {tag.partition(":")[0] for tag in locked} == {
+        f"egifedcloud/{name}" for name in contents.IMAGES
+    }
     for name in ("/etc/cron.d/caso", "/etc/cron.d/ssmsend"):
         status = appliance.path(name).stat()
         assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 0, 0o644)
-    assert machine.run("systemctl", "is-enabled", "bdii", "cloudkeeper-os").stdout == "enabled\nenabled\n"
+    assert (
+        machine.run("systemctl", "is-enabled", "bdii", "cloudkeeper-os").stdout
+        == "enabled\nenabled\n"
+    )
     link = machine.run("readlink", "/etc/sitebdii/docker-compose.yml").stdout
     assert link == "/etc/fedcloud/docker-compose.yml\n"
 
@@ -69,13 +80,16 @@ def test_an_installation_from_the_bundle_without_network_and_a_second_one(applia
 def test_the_units_may_do_little(appliance: Appliance) -> None:
     """At most 3.0 by `systemd-analyze security`, of 10."""
     for unit in ("bdii", "cloudkeeper-os", "fedcloud-job@caso", "fedcloud-job@fetch-crl"):
-        said = appliance.machine.run("systemd-analyze", "security", "--no-pager", f"{unit}.service").stdout
+        said = appliance.machine.run(
+            "systemd-analyze", "security", "--no-pager", f"{unit}.service"
+        ).stdout
         exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
         assert exposure is not None
         assert float(exposure[1]) <= 3.0, (unit, exposure[0])
 
 
-# ------------------------------------------------------------------------------------------------- information system
+# -------------------------------------------------------------------------------------------------
+# information system
 
 
 def test_systemctl_start_bdii(appliance: Appliance) -> None:
@@ -88,7 +102,11 @@ def test_systemctl_start_bdii(appliance: Appliance) -> None:
     assert machine.run("systemctl", "is-active", "bdii").stdout == "active\n"
     assert appliance.containers().keys() >= SERVICES
     vos = {project.vo for project in appliance.testbed.seed().projects.values() if project.vo}
-    machine.wait(lambda: len(appliance.shares()) == len(vos), seconds=90, what=lambda: machine.journal("bdii"))
+    machine.wait(
+        lambda: len(appliance.shares()) == len(vos),
+        seconds=90,
+        what=lambda: machine.journal("bdii"),
+    )
     assert all(any(f"_share_{vo}_" in dn for dn in appliance.shares()) for vo in vos)
 
 
@@ -122,12 +140,24 @@ def test_a_killed_slapd_and_a_killed_container_are_back_and_their_neighbours_not
     machine, shares = appliance.machine, appliance.shares()
     before = appliance.containers()
     machine.shell("pkill -9 -f 'slapd.*/bdii/site'")
-    assert machine.wait(lambda: appliance.shares() == shares, seconds=30, what=lambda: machine.journal("bdii")) <= 5
+    assert (
+        machine.wait(
+            lambda: appliance.shares() == shares, seconds=30, what=lambda: machine.journal("bdii")
+        )
+        <= 5
+    )
     assert appliance.containers() == before
-    identifier = machine.shell("docker ps -q --filter label=com.docker.compose.service=sitebdii").stdout.strip()
+    identifier = machine.shell(
+        "docker ps -q --filter label=com.docker.compose.service=sitebdii"
+    ).stdout.strip()
     pid = machine.run("docker", "inspect", "--format", "{{.State.Pid}}", identifier).stdout.strip()
     machine.run("kill", "-9", pid)
-    assert machine.wait(lambda: appliance.shares() == shares, seconds=30, what=lambda: machine.journal("bdii")) <= 5
+    assert (
+        machine.wait(
+            lambda: appliance.shares() == shares, seconds=30, what=lambda: machine.journal("bdii")
+        )
+        <= 5
+    )
     after = appliance.containers()
     assert {name for name in after if after[name] != before.get(name)} == {"sitebdii"}
     assert machine.run("systemctl", "is-active", "bdii").stdout == "active\n"
@@ -140,28 +170,35 @@ def test_a_unit_whose_flow_is_off_is_skipped_and_has_not_failed(appliance: Appli
     appliance.write(name, shipped.replace("information: on", "information: off"), mode=0o644)
     try:
         machine.shell("systemctl stop bdii && systemctl start bdii")
-        shown = machine.shell("systemctl show bdii -p ActiveState -p Result -p SubState").stdout.split()
+        shown = machine.shell(
+            "systemctl show bdii -p ActiveState -p Result -p SubState"
+        ).stdout.split()
         assert set(shown) == {"ActiveState=inactive", "SubState=dead", "Result=exec-condition"}
         assert machine.shell("systemctl is-failed bdii", expect=1).stdout == "inactive\n"
-        assert "bdii: not started: the flow information is off in /etc/fedcloud/appliance.yaml" in machine.journal(
-            "bdii"
+        assert (
+            "bdii: not started: the flow information is off in /etc/fedcloud/appliance.yaml"
+            in machine.journal("bdii")
         )
         assert not SERVICES & appliance.containers().keys()
         status = machine.shell("appliance status", expect=None).stdout
-        assert re.findall(r"^(cloudbdii|sitebdii) +off", status, re.MULTILINE) == ["cloudbdii", "sitebdii"]
+        assert re.findall(r"^(cloudbdii|sitebdii) +off", status, re.MULTILINE) == [
+            "cloudbdii",
+            "sitebdii",
+        ]
     finally:
         appliance.write(name, shipped, mode=0o644)
         machine.shell("systemctl start bdii")
     assert "GLUE2DomainID=TEST-SITE,o=glue" in appliance.entries()
 
 
-# ---------------------------------------------------------------------------------------------------------- accounting
+# ----------------------------------------------------------------------------------------------------------
+# accounting
 
 
 def test_caso_extract_and_ssm_send_deliver_records(appliance: Appliance, tmp_path: Path) -> None:
     """R04, R07, R08, R12, R13, R14, R16, R19, R21, R23, D02, D03, D13: the two scripts by hand, the manual's lines
-    filled in, anchors and certificate put on the host: records lie in the spool, then in the repository, which takes
-    them from this host's name alone.
+    filled in, anchors and certificate put on the host: records lie in the spool, then in the
+    repository, which takes them from this host's name alone.
     """
     machine = appliance.machine
     machine.shell("/usr/local/bin/caso-extract.sh")
@@ -230,7 +267,8 @@ def test_cron_fires_the_jobs_and_records_arrive(appliance: Appliance, tmp_path: 
 def day(appliance: Appliance) -> float:
     """Begin a day of cron that takes a minute, while other tests go on; returns when, by the monotonic clock.
 
-    The tables and wrappers are those that are installed; in this cron's eyes the command `appliance` only counts.
+    The tables and wrappers are those that are installed; in this cron's eyes the command
+    `appliance` only counts.
     """
     machine = appliance.machine
     appliance.path("/tmp/count").write_text('#!/bin/sh\necho "$*" >>/tmp/counted\n')
@@ -252,7 +290,9 @@ def test_a_day_of_cron_in_a_minute(appliance: Appliance, day: float) -> None:
     assert counted.count("run fetch-crl") == 4
 
 
-def _cron(unit: str, time_of_day: str, *, speed: int, properties: tuple[str, ...] = ()) -> list[str]:
+def _cron(
+    unit: str, time_of_day: str, *, speed: int, properties: tuple[str, ...] = ()
+) -> list[str]:
     """Return the command that starts Debian's cron with a clock of its own; what it starts has the real one."""
     library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
     clock = f"FAKETIME=@2026-01-05 {time_of_day} x{speed}"
@@ -261,18 +301,26 @@ def _cron(unit: str, time_of_day: str, *, speed: int, properties: tuple[str, ...
     return ["systemd-run", "--quiet", "--collect", "--unit", unit, *options, "/usr/sbin/cron", "-f"]
 
 
-# -------------------------------------------------------------------------------------------------------------- images
+# --------------------------------------------------------------------------------------------------------------
+# images
 
 
 def test_systemctl_start_and_status_of_cloudkeeper_os(appliance: Appliance) -> None:
     """R38: the backend is a service like any other."""
     machine = appliance.machine
     machine.shell("systemctl start cloudkeeper-os")
-    machine.wait(appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os"))
-    assert "Active: active (running)" in machine.shell("systemctl status cloudkeeper-os --no-pager").stdout
+    machine.wait(
+        appliance.backend_answers, seconds=60, what=lambda: machine.journal("cloudkeeper-os")
+    )
+    assert (
+        "Active: active (running)"
+        in machine.shell("systemctl status cloudkeeper-os --no-pager").stdout
+    )
 
 
-def test_cloudkeeper_brings_an_image_of_a_signed_list_into_glance(appliance: Appliance, tmp_path: Path) -> None:
+def test_cloudkeeper_brings_an_image_of_a_signed_list_into_glance(
+    appliance: Appliance, tmp_path: Path
+) -> None:
     """R04, R07, R34, R35, R36, R37: list and signature are checked, the image is fetched, and lies in Glance as it was
     offered.
     """
@@ -281,8 +329,12 @@ def test_cloudkeeper_brings_an_image_of_a_signed_list_into_glance(appliance: App
     with image_server.serve(bed.host_credential("lists")) as web:
         machine.reach([int(web.base.rpartition(":")[2])])
         entry = image(1, uri=web.put("/one.qcow2", content), content=content, hv__format="QCOW2")
-        document = image_list([entry], dn=f"{HOST_DN}/CN=endorser.example.org", ca=AUTHORITY_DN, vo=IMAGES_VO)
-        web.put("/image.list", sign(document, bed.host_credential("endorser")), token="s3cret-token")
+        document = image_list(
+            [entry], dn=f"{HOST_DN}/CN=endorser.example.org", ca=AUTHORITY_DN, vo=IMAGES_VO
+        )
+        web.put(
+            "/image.list", sign(document, bed.host_credential("endorser")), token="s3cret-token"
+        )
         address = web.url("/image.list").replace("https://", "https://s3cret-token:x-oauth-basic@")
         appliance.write("/etc/cloudkeeper/image-lists.conf", f"# One list\n{address}\n")
         said = machine.shell("/usr/local/bin/cloudkeeper.sh")
@@ -300,16 +352,22 @@ def _images(appliance: Appliance) -> dict[str, str]:
         JOIN image_properties AS state ON state.image_id = images.id AND state.name = 'APPLIANCE_STATUS'
         WHERE images.owner = ? AND images.status = 'active' AND images.deleted = 0 AND state.value = 'ACTIVE'"""
     project = appliance.testbed.seed().projects[IMAGES_PROJECT].id
-    with closing(sqlite3.connect(f"file:{layout.database('glance')}?mode=ro", uri=True)) as database:
+    with closing(
+        sqlite3.connect(f"file:{layout.database('glance')}?mode=ro", uri=True)
+    ) as database:
         rows = database.execute(query, (project,)).fetchall()
-    return {name: sha512((layout.data("glance") / "images" / row).read_bytes()) for name, row in rows}
+    return {
+        name: sha512((layout.data("glance") / "images" / row).read_bytes()) for name, row in rows
+    }
 
 
 def test_a_killed_backend_is_back(appliance: Appliance) -> None:
     """R38, D15: within five seconds; the BDIIs notice nothing."""
     appliance.start()
     machine, before = appliance.machine, appliance.containers()
-    pid = machine.run("docker", "inspect", "--format", "{{.State.Pid}}", "cloudkeeper-os").stdout.strip()
+    pid = machine.run(
+        "docker", "inspect", "--format", "{{.State.Pid}}", "cloudkeeper-os"
+    ).stdout.strip()
     machine.run("kill", "-9", pid)
     seconds = machine.wait(
         lambda: not (machine.root / "proc" / pid).exists() and appliance.backend_answers(),
@@ -328,7 +386,8 @@ def test_the_status_of_all(appliance: Appliance) -> None:
     assert "sitebdii" in json.dumps(told["services"])
 
 
-# -------------------------------------------------------------------------------------------------------------- reboot
+# --------------------------------------------------------------------------------------------------------------
+# reboot
 
 
 def test_a_reboot_brings_everything_back(appliance: Appliance) -> None:
@@ -340,12 +399,20 @@ def test_a_reboot_brings_everything_back(appliance: Appliance) -> None:
     right = appliance.path("/etc/cloudkeeper/cloudkeeper-os.conf").read_text()
     appliance.write("/etc/cloudkeeper/cloudkeeper-os.conf", "[DEFAULT]\ngrpc_port = soon\n")
     appliance.machine.reboot()
-    assert "runs with the configuration that passed" in machine.shell("systemctl status -l cloudkeeper-os").stdout
+    assert (
+        "runs with the configuration that passed"
+        in machine.shell("systemctl status -l cloudkeeper-os").stdout
+    )
     appliance.write("/etc/cloudkeeper/cloudkeeper-os.conf", right)
-    assert machine.run("systemctl", "is-active", "cron", "docker", "bdii", "cloudkeeper-os").stdout == "active\n" * 4
+    assert (
+        machine.run("systemctl", "is-active", "cron", "docker", "bdii", "cloudkeeper-os").stdout
+        == "active\n" * 4
+    )
     machine.run("systemctl", "stop", "cron")
     assert machine.run("systemctl", "--failed", "--no-legend", "--plain").stdout == ""
-    machine.wait(lambda: appliance.shares() == shares, seconds=30, what=lambda: machine.journal("bdii"))
+    machine.wait(
+        lambda: appliance.shares() == shares, seconds=30, what=lambda: machine.journal("bdii")
+    )
     assert appliance.containers().keys() == SERVICES | {"cloudkeeper-os"}
     assert appliance.path("/run/fedcloud/keys").is_dir()
     assert appliance.path("/run/lock/cloudkeeper").stat().st_uid == 1999
@@ -356,13 +423,22 @@ def test_systemctl_stop(appliance: Appliance) -> None:
     machine = appliance.machine
     for unit in ("bdii", "cloudkeeper-os"):
         done = machine.shell(f"time -p systemctl stop {unit}")
-        (seconds,) = (float(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("real"))
+        (seconds,) = (
+            float(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("real")
+        )
         assert seconds <= 10, unit
         assert machine.run("systemctl", "is-active", unit, expect=3).stdout == "inactive\n"
     assert appliance.containers() == {}
     with pytest.raises(subprocess.CalledProcessError):
         subprocess.run(
-            ["nsenter", f"--net=/proc/{machine.pid}/ns/net", "ldapsearch", "-x", "-H", f"ldap://{HOST}:2170"],
+            [
+                "nsenter",
+                f"--net=/proc/{machine.pid}/ns/net",
+                "ldapsearch",
+                "-x",
+                "-H",
+                f"ldap://{HOST}:2170",
+            ],
             check=True,
             capture_output=True,
         )

@@ -75,10 +75,13 @@ class Appliance:
         before = machine.shell(_EVERYTHING).stdout
         second = machine.run(f"{place}/install").stdout
         after = machine.shell(_EVERYTHING).stdout
-        changed = "".join(sorted(set(before.splitlines(keepends=True)) ^ set(after.splitlines(keepends=True))))
+        changed = "".join(
+            sorted(set(before.splitlines(keepends=True)) ^ set(after.splitlines(keepends=True)))
+        )
         appliance = cls(machine, testbed, place, first, second, changed)
         appliance.configure()
-        machine.run("appliance", "schedule", "cron", "--since", "2000-01-01")  # all that the test bed planted
+        # all that the test bed planted
+        machine.run("appliance", "schedule", "cron", "--since", "2000-01-01")
         return appliance
 
     def path(self, name: str) -> Path:
@@ -132,15 +135,23 @@ class Appliance:
         """R26, R27, R29, R30: the files of both BDIIs."""
         seed = self.testbed.seed()
         grid = self.testbed.trust.grid
-        site = ContainerSite(self.machine.engine, self.machine.root, Path(), "fedcloud", 2170, grid, "host")
+        site = ContainerSite(
+            self.machine.engine, self.machine.root, Path(), "fedcloud", 2170, grid, "host"
+        )
         container_cloud.name_site(site)
         account = seed.accounts["information"]
         projects = {project.vo: project.id for project in seed.projects.values() if project.vo}
         container_cloud.offer(
-            site, url=self.testbed.keystone_url, user=account.name, password=account.password, projects=projects
+            site,
+            url=self.testbed.keystone_url,
+            user=account.name,
+            password=account.password,
+            projects=projects,
         )
         self.write(
-            "/etc/sitebdii/site-urls.conf", "CLOUD ldap://localhost:2171/GLUE2GroupID=cloud,o=glue\n", mode=0o644
+            "/etc/sitebdii/site-urls.conf",
+            "CLOUD ldap://localhost:2171/GLUE2GroupID=cloud,o=glue\n",
+            mode=0o644,
         )
 
     def _accounting(self) -> None:
@@ -183,7 +194,9 @@ class Appliance:
             self.line("/etc/cloudkeeper/cloudkeeper-os.conf", number, text)
         projects = self.testbed.seed().projects
         mapping = {VO: projects[PROJECT].id, IMAGES_VO: projects[IMAGES_PROJECT].id}
-        text = ", ".join(f'"{vo}": {{"projects": ["{project}"]}}' for vo, project in mapping.items())
+        text = ", ".join(
+            f'"{vo}": {{"projects": ["{project}"]}}' for vo, project in mapping.items()
+        )
         self.write("/etc/voms.json", f"{{{text}}}\n")
 
     def start(self) -> None:
@@ -196,7 +209,8 @@ class Appliance:
             what=lambda: self.machine.journal("bdii") + self.machine.journal("cloudkeeper-os"),
         )
 
-    # --------------------------------------------------------------------------------------------------- what is seen
+    # ---------------------------------------------------------------------------------------------------
+    # what is seen
 
     def backend_answers(self) -> bool:
         """Say whether the backend answers as gRPC servers do."""
@@ -227,18 +241,28 @@ class Appliance:
 
     def waiting(self) -> list[Path]:
         """Return the messages in the spool."""
-        return [path for path in self.path("/var/spool/apel/outgoing/openstack").rglob("*") if path.is_file()]
+        return [
+            path
+            for path in self.path("/var/spool/apel/outgoing/openstack").rglob("*")
+            if path.is_file()
+        ]
 
     def containers(self) -> dict[str, str]:
         """Return when the container of each service was started."""
-        shown = self.machine.run("docker", "ps", "-q", "--filter", "label=com.docker.compose.project=fedcloud").stdout
+        shown = self.machine.run(
+            "docker", "ps", "-q", "--filter", "label=com.docker.compose.project=fedcloud"
+        ).stdout
         form = '{{index .Config.Labels "com.docker.compose.service"}} {{.State.StartedAt}}'
         if not shown.split():
             return {}
-        lines = self.machine.run("docker", "inspect", "--format", form, *shown.split()).stdout.splitlines()
+        lines = self.machine.run(
+            "docker", "inspect", "--format", form, *shown.split()
+        ).stdout.splitlines()
         return dict(line.split(" ", 1) for line in lines)
 
     def receiver(self, directory: Path, queue: str) -> Peer:
         """Return a repository that takes messages from a queue."""
         broker = self.testbed.broker
-        return Peer.create(directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=queue)
+        return Peer.create(
+            directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=queue
+        )

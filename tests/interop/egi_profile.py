@@ -1,9 +1,10 @@
 """The EGI profile of GLUE 2.0, checked on what slapd itself holds of a tree.
 
-`load` lets slapadd take LDIF under the GLUE 2.0 schema, so that each entry has its obligatory attributes, right syntax,
-single values and a parent, and reads the database back with slapcat. `findings` then applies what glue-validator 2.1.0
-applies with ``-g egi-glue2 -s egi-profile`` to the classes of clouds and sites, under the same codes, and looks for
-links that lead nowhere. Nothing here shares code with what writes or reads LDIF in the product.
+`load` lets slapadd take LDIF under the GLUE 2.0 schema, so that each entry has its obligatory
+attributes, right syntax, single values and a parent, and reads the database back with slapcat.
+`findings` then applies what glue-validator 2.1.0 applies with ``-g egi-glue2 -s egi-profile`` to
+the classes of clouds and sites, under the same codes, and looks for links that lead nowhere.
+Nothing here shares code with what writes or reads LDIF in the product.
 """
 
 from __future__ import annotations
@@ -65,12 +66,15 @@ def _entries(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
         attributes: dict[str, list[str]] = {}
         for line in block.splitlines():
             name, value = line.split(":", 1)
-            plain = base64.b64decode(value[1:].strip()).decode() if value.startswith(":") else value[1:]
+            plain = (
+                base64.b64decode(value[1:].strip()).decode() if value.startswith(":") else value[1:]
+            )
             attributes.setdefault(name, []).append(plain)
         yield attributes.pop("dn")[0], attributes
 
 
-# ------------------------------------------------------------------------------------- what a class must and should have
+# ------------------------------------------------------------------------------------- what a class
+# must and should have
 
 _MUST = {
     "GLUE2Group": "GroupID",
@@ -89,8 +93,21 @@ _MUST = {
     "GLUE2ExecutionEnvironment": " ".join(
         f"ExecutionEnvironment{name}"
         for name in (
-            *("Platform", "CPUTimeScalingFactor", "WallTimeScalingFactor", "MainMemorySize", "VirtualMemorySize"),
-            *("OSFamily", "OSName", "OSVersion", "ConnectivityIn", "ConnectivityOut", "ComputingManagerForeignKey"),
+            *(
+                "Platform",
+                "CPUTimeScalingFactor",
+                "WallTimeScalingFactor",
+                "MainMemorySize",
+                "VirtualMemorySize",
+            ),
+            *(
+                "OSFamily",
+                "OSName",
+                "OSVersion",
+                "ConnectivityIn",
+                "ConnectivityOut",
+                "ComputingManagerForeignKey",
+            ),
         )
     ),
     "GLUE2ApplicationEnvironment": "ApplicationEnvironmentID ApplicationEnvironmentAppName",
@@ -106,7 +123,14 @@ _SHOULD = {
     "GLUE2ExecutionEnvironment": " ".join(
         f"ExecutionEnvironment{name}"
         for name in (
-            *("TotalInstances", "PhysicalCPUs", "LogicalCPUs", "CPUMultiplicity", "CPUVendor", "CPUModel"),
+            *(
+                "TotalInstances",
+                "PhysicalCPUs",
+                "LogicalCPUs",
+                "CPUMultiplicity",
+                "CPUVendor",
+                "CPUModel",
+            ),
             *("CPUVersion", "CPUClockSpeed"),
         )
     ),
@@ -121,10 +145,15 @@ _TOGETHER = {
 }
 """Classes that a tree may not have without others."""
 
-# --------------------------------------------------------------------------------------------------- what values may be
+# ---------------------------------------------------------------------------------------------------
+# what values may be
 
-_URL = re.compile(r"(https?|ldap)://([\w.-]+\.[a-zA-Z]{2,6}|\d{1,3}(\.\d{1,3}){3})(:\d+)?(/.*)?", re.ASCII)
-_TIME = re.compile(r"\d{4}-(0\d|1[0-2])-([0-2]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ?", re.ASCII)
+_URL = re.compile(
+    r"(https?|ldap)://([\w.-]+\.[a-zA-Z]{2,6}|\d{1,3}(\.\d{1,3}){3})(:\d+)?(/.*)?", re.ASCII
+)
+_TIME = re.compile(
+    r"\d{4}-(0\d|1[0-2])-([0-2]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ?", re.ASCII
+)
 _WORDS = {
     "GLUE2ServiceType": "bdii_site bdii_top org.glite.Argus other",
     "GLUE2EndpointInterfaceName": "bdii_site bdii_top webdav http https ldap",
@@ -156,7 +185,9 @@ _SHAPES: Mapping[str, re.Pattern[str]] = {
     "GLUE2LocationLatitude": re.compile(r"-?\d+(\.\d+)?"),
     "GLUE2LocationLongitude": re.compile(r"-?\d+(\.\d+)?"),
 }
-_NUMBERS = re.compile(r"Total\w+|\w*Jobs|\w+CPUs|\w+Size|CPUClockSpeed|WorkingAreaTotal|SlotsUsed\w+")
+_NUMBERS = re.compile(
+    r"Total\w+|\w*Jobs|\w+CPUs|\w+Size|CPUClockSpeed|WorkingAreaTotal|SlotsUsed\w+"
+)
 """Whole numbers, by the end of the attribute's name."""
 _OWN_WORDS = {"OSName": "W044", "Platform": "W042", "OSFamily": "W043"}
 """Vocabularies of which glue-validator complains a second time, under these codes."""
@@ -176,9 +207,24 @@ _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
     ("info", "I075", f"{_ENVIRONMENT}MainMemorySize", lambda n: 100 <= n < 1_000_000),
     ("info", "I077", f"{_ENVIRONMENT}VirtualMemorySize", lambda n: 100 <= n < 1_000_000),
 )
-_IDENTIFIERS = ("Domain", "Service", "Manager", "Endpoint", "Share", "Resource", "ApplicationEnvironment", "Policy")
-_KEY = re.compile(r"GLUE2\w+?(Computing\w+|AdminDomain|[A-Z][a-z]+|ApplicationEnvironment)ForeignKey")
-_KINDS_OF_KEYS = {"ComputingService": "Service", "ComputingManager": "Manager", "AdminDomain": "Domain"}
+_IDENTIFIERS = (
+    "Domain",
+    "Service",
+    "Manager",
+    "Endpoint",
+    "Share",
+    "Resource",
+    "ApplicationEnvironment",
+    "Policy",
+)
+_KEY = re.compile(
+    r"GLUE2\w+?(Computing\w+|AdminDomain|[A-Z][a-z]+|ApplicationEnvironment)ForeignKey"
+)
+_KINDS_OF_KEYS = {
+    "ComputingService": "Service",
+    "ComputingManager": "Manager",
+    "AdminDomain": "Domain",
+}
 
 
 def findings(entries: Entries) -> list[Finding]:
@@ -209,7 +255,9 @@ def _of_value(dn: str, name: str, value: str) -> Iterator[Finding]:
     if name.startswith("GLUE2") and not value.strip():
         yield Finding("warning", "W038", name, value, dn)
     words, shape = _WORDS.get(name), _SHAPES.get(name)
-    if _NUMBERS.fullmatch(re.sub("^GLUE2(ComputingService|ComputingManager|ExecutionEnvironment)", "", name)):
+    if _NUMBERS.fullmatch(
+        re.sub("^GLUE2(ComputingService|ComputingManager|ExecutionEnvironment)", "", name)
+    ):
         shape = re.compile(r"\d{1,19}")
     if (words and value not in words.split()) or (shape and not shape.fullmatch(value)):
         yield Finding("warning", "W037", name, value, dn)
@@ -229,7 +277,9 @@ def _of_sums(dn: str, attributes: Mapping[str, list[str]]) -> Iterator[Finding]:
         states = ("Running", "Waiting", "Staging", "Suspended", "PreLRMSWaiting")
         parts = sum(number(f"GLUE2ComputingService{state}Jobs") or 0 for state in states)
         if not total * 0.9 <= parts <= total * 1.1:
-            yield Finding("warning", "W005", "GLUE2ComputingServiceTotalJobs", f"{total}, parts {parts}", dn)
+            yield Finding(
+                "warning", "W005", "GLUE2ComputingServiceTotalJobs", f"{total}, parts {parts}", dn
+            )
     logical = number(f"{_MANAGER}TotalLogicalCPUs")
     slots = number(f"{_MANAGER}TotalSlots")
     pairs = (
@@ -245,7 +295,11 @@ def _of_sums(dn: str, attributes: Mapping[str, list[str]]) -> Iterator[Finding]:
 
 def _of_place(dn: str, attributes: Mapping[str, list[str]]) -> Iterator[Finding]:
     domain = re.search(r"GLUE2Domain(?:ID|Id)=([^,]+),", dn)
-    for name in ("GLUE2ServiceAdminDomainForeignKey", "GLUE2LocationDomainForeignKey", "GLUE2ContactDomainForeignKey"):
+    for name in (
+        "GLUE2ServiceAdminDomainForeignKey",
+        "GLUE2LocationDomainForeignKey",
+        "GLUE2ContactDomainForeignKey",
+    ):
         for value in attributes.get(name, ()):
             if domain and domain[1] != value:
                 yield Finding("error", "E026", name, value, dn)
@@ -258,7 +312,11 @@ def _of_tree(entries: Entries) -> Iterator[Finding]:
             if kind in classes and other not in classes:
                 yield Finding("error", "E025", kind, f"without {other}", "")
     known = {
-        kind: Counter(value for attributes in entries.values() for value in attributes.get(f"GLUE2{kind}ID", ()))
+        kind: Counter(
+            value
+            for attributes in entries.values()
+            for value in attributes.get(f"GLUE2{kind}ID", ())
+        )
         for kind in _IDENTIFIERS
     }
     for kind, identifiers in known.items():
@@ -269,7 +327,9 @@ def _of_tree(entries: Entries) -> Iterator[Finding]:
         yield from _of_links(dn, attributes, known)
 
 
-def _of_links(dn: str, attributes: Mapping[str, list[str]], known: Mapping[str, Counter[str]]) -> Iterator[Finding]:
+def _of_links(
+    dn: str, attributes: Mapping[str, list[str]], known: Mapping[str, Counter[str]]
+) -> Iterator[Finding]:
     for name, values in attributes.items():
         key = _KEY.fullmatch(name)
         if key is None or name.endswith("UserDomainForeignKey"):  # no tool publishes user domains

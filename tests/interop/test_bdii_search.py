@@ -1,6 +1,7 @@
 """`appliance bdii search` beside OpenLDAP's own client, and `appliance bdii wait`, on a real slapd.
 
-R33: ``ldapsearch -x -p 2170 -h HOST -b o=glue`` of the manual; ldapsearch itself no longer knows -h and -p.
+R33: ``ldapsearch -x -p 2170 -h HOST -b o=glue`` of the manual; ldapsearch itself no longer knows -h
+and -p.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def port(tmp_path: Path) -> Iterator[int]:
         {
             tree.SUFFIX: Entry("o=glue", {"objectClass": ("organization",), "o": ("glue",)}),
             tree.Dn("GLUE2GroupID=cloud,o=glue"): Entry(
-                "GLUE2GroupID=cloud,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("cloud",)}
+                "GLUE2GroupID=cloud,o=glue",
+                {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("cloud",)},
             ),
             tree.Dn("GLUE2DomainID=X,o=glue"): Entry(
                 "GLUE2DomainID=X,o=glue",
@@ -49,7 +51,16 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 def ldapsearch(port: int, *words: str) -> str:
-    command = ["ldapsearch", "-x", "-LLL", "-o", "ldif-wrap=76", "-H", f"ldap://localhost:{port}", *words]
+    command = [
+        "ldapsearch",
+        "-x",
+        "-LLL",
+        "-o",
+        "ldif-wrap=76",
+        "-H",
+        f"ldap://localhost:{port}",
+        *words,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
@@ -75,20 +86,30 @@ def test_entries_are_printed_as_ldapsearch_prints_them(
 
 
 def test_an_address_in_one_word(port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bdii", "search", "-x", "-LLL", "-H", f"ldap://127.0.0.1:{port}", "-b", "o=glue"]) == 0
+    assert (
+        main(["bdii", "search", "-x", "-LLL", "-H", f"ldap://127.0.0.1:{port}", "-b", "o=glue"])
+        == 0
+    )
     assert "dn: GLUE2GroupID=cloud,o=glue" in capsys.readouterr().out
     assert main(["bdii", "search", "-H", "127.0.0.1"]) == 2
-    assert capsys.readouterr().err == "appliance: -H: '127.0.0.1' is no address; write ldap://HOST:PORT\n"
+    assert (
+        capsys.readouterr().err
+        == "appliance: -H: '127.0.0.1' is no address; write ldap://HOST:PORT\n"
+    )
 
 
-def test_what_cannot_be_found_or_asked_is_one_line(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_found_or_asked_is_one_line(
+    port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = ["-h", "127.0.0.1", "-p", str(port)]
     assert main(["bdii", "search", *place, "-b", "o=nowhere"]) == 3
     assert "o=nowhere: refused by the directory" in capsys.readouterr().err
     assert main(["bdii", "search", *place, "(a=b"]) == 3
     assert "'(a=b' is no filter" in capsys.readouterr().err
     assert main(["bdii", "search", "-h", "127.0.0.1", "-p", "1"]) == 3
-    assert capsys.readouterr().err.startswith("appliance: 127.0.0.1:1: the directory does not answer: ")
+    assert capsys.readouterr().err.startswith(
+        "appliance: 127.0.0.1:1: the directory does not answer: "
+    )
 
 
 def test_waiting_ends_when_ldap_answers(port: int) -> None:
@@ -133,6 +154,8 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 def test_waiting_in_vain_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bdii", "wait", "-h", "127.0.0.1", "-p", "1", "--timeout", "1"]) == 3
     told = capsys.readouterr().err
-    assert told.startswith("appliance: 127.0.0.1:1: no answer within 1 s, lastly: the directory does not answer: ")
+    assert told.startswith(
+        "appliance: 127.0.0.1:1: no answer within 1 s, lastly: the directory does not answer: "
+    )
     assert told.endswith("Connection refused; see appliance logs sitebdii\n")
     assert told.count("\n") == 1

@@ -32,7 +32,8 @@ def test_a_full_disk_at_a_new_start_of_slapd_is_told_and_tried_again(
     made = service(tmp_path)
     made._server.recover()
     engine = Engine(made._settings, Store(tmp_path / "state"), made._server)
-    (tmp_path / "state/db").symlink_to("/dev/full/none")  # an error of the system, as a full disk is
+    # an error of the system, as a full disk is
+    (tmp_path / "state/db").symlink_to("/dev/full/none")
     monkeypatch.setattr("bdii.serve._WATCH", timedelta(milliseconds=1))
     monkeypatch.setattr(made._wake, "set", made._stop.set)
     made._watch(engine)
@@ -69,14 +70,19 @@ def test_a_slapd_that_does_not_answer_is_killed(
         made._server.stop()
 
 
-def test_figures_that_cannot_be_told_do_not_undo_a_cycle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_figures_that_cannot_be_told_do_not_undo_a_cycle(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = service(tmp_path)
     made._server.recover()
     engine = Engine(made._settings, Store(tmp_path / "state"), made._server)
     made._server.serve(engine.published)
     try:
-        engine.settings = replace(made._settings, hostname="ü")  # no value of this schema, as on a full disk nothing is
-        (tmp_path / "gip/ldif/x.ldif").write_text("dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\n\n")
+        # no value of this schema, as on a full disk nothing is
+        engine.settings = replace(made._settings, hostname="ü")
+        (tmp_path / "gip/ldif/x.ldif").write_text(
+            "dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\n\n"
+        )
         assert made._cycle(engine)
         assert "Hostname=ü,o=infosys: refused by the directory" in caplog.text
     finally:

@@ -50,7 +50,8 @@ output_path: $spooldir/out
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
-        # cASO 5 no longer knows these two names of 1.1.1; the values are compared under the names that it knows.
+        # cASO 5 no longer knows these two names of 1.1.1; the values are compared under the names
+        # that it knows.
         (
             V1.replace("tenants", "projects").replace(
                 "benchmark_name_key = my:type\nbenchmark_value_key = my:value\n", ""
@@ -59,14 +60,20 @@ output_path: $spooldir/out
         ),
         (V5.replace("5000/\n", "5000/v3\n"), []),
         (QUIRKS + LOGIN, []),
-        (QUIRKS + LOGIN, ["--projects", "x,y", "--caso_tag", "t", "--dry-run", "--mapping_file", "/m"]),
+        (
+            QUIRKS + LOGIN,
+            ["--projects", "x,y", "--caso_tag", "t", "--dry-run", "--mapping_file", "/m"],
+        ),
     ],
 )
 def test_the_peer_reads_the_same(text: str, flags: list[str], tmp_path: Path) -> None:
     read = load(tmp_path, text, *flags)
     path = tmp_path / "etc/caso/caso.conf"
     shown = subprocess.run(
-        [str(PEER), "-P", "-c", READ, "--config-file", str(path), *flags], capture_output=True, text=True, check=True
+        [str(PEER), "-P", "-c", READ, "--config-file", str(path), *flags],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     peer: dict[str, Any] = json.loads(shown.stdout)
     ours = {

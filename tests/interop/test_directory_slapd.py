@@ -32,7 +32,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def group(name: str, **attributes: tuple[str, ...]) -> Entry:
-    return Entry(f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,), **attributes})
+    return Entry(
+        f"GLUE2GroupID={name},o=glue",
+        {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,), **attributes},
+    )
 
 
 def service(**attributes: tuple[str, ...]) -> Entry:
@@ -46,7 +49,9 @@ def service(**attributes: tuple[str, ...]) -> Entry:
 def test_what_we_write_is_what_ldapsearch_reads(server: Server) -> None:
     with server.connect() as directory:
         directory.add(service(GLUE2ServiceCapability=("one", "two"), GLUE2EntityName=("a name",)))
-        directory.modify("GLUE2ServiceID=s,o=glue", {"GLUE2ServiceCapability": ("three",), "GLUE2EntityName": ()})
+        directory.modify(
+            "GLUE2ServiceID=s,o=glue", {"GLUE2ServiceCapability": ("three",), "GLUE2EntityName": ()}
+        )
         directory.add(group("gone"))
         directory.delete("GLUE2GroupID=gone,o=glue")
     assert search(server.settings.port) == {
@@ -89,7 +94,9 @@ def test_we_read_what_ldapsearch_reads_page_after_page(server: Server) -> None:
         (Entry("GLUE2GroupID=\udcff,o=glue", group("x").attributes), 2),
     ],
 )
-def test_a_refusal_has_slapd_s_code_and_the_connection_goes_on(server: Server, entry: Entry, code: int) -> None:
+def test_a_refusal_has_slapd_s_code_and_the_connection_goes_on(
+    server: Server, entry: Entry, code: int
+) -> None:
     with server.connect() as directory:
         with pytest.raises(Refused) as refused:
             directory.add(entry)
@@ -97,7 +104,9 @@ def test_a_refusal_has_slapd_s_code_and_the_connection_goes_on(server: Server, e
         directory.add(group("after"))
 
 
-def test_a_server_that_is_not_there_or_goes_away_is_unavailable(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_or_goes_away_is_unavailable(
+    server: Server, tmp_path: Path
+) -> None:
     with pytest.raises(Unavailable, match="does not answer"):
         Directory(tmp_path / "none")
     with server.connect() as directory:
@@ -113,7 +122,10 @@ def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Server) 
     wanted = {**publisher.published, **tree.of(group(f"g{number}") for number in range(3))[0]}
     pid = int((server.settings.state / "slapd.pid").read_text())
     os.kill(pid, signal.SIGSTOP)
-    while any(stat.read_text().rpartition(") ")[2][0] != "T" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+    while any(
+        stat.read_text().rpartition(") ")[2][0] != "T"
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ):
         time.sleep(0.01)
     threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
     with pytest.raises(Unavailable):
@@ -196,7 +208,11 @@ def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Se
     wanted = {**publisher.published, **{tree.normal(entry.dn): entry for entry in entries}}
     pid = (server.settings.state / "slapd.pid").read_text()
     done = applied(publisher, wanted)
-    assert search(server.settings.port).keys() == {"o=glue", "GLUE2GroupID=a,o=glue", "GLUE2GroupID=z,o=glue"}
+    assert search(server.settings.port).keys() == {
+        "o=glue",
+        "GLUE2GroupID=a,o=glue",
+        "GLUE2GroupID=z,o=glue",
+    }
     assert (done.added, len(done.failed)) == (2, 2)
     assert "slapd closes the connection or does not answer" in done.failed[0][1]
     assert done.failed[1][1] == "the entry above it is not published"
@@ -227,7 +243,11 @@ def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Server) ->
     server.serve(publisher.published)
     done = applied(publisher, wanted)
     assert (done.added, done.failed) == (2, [])
-    assert search(server.settings.port).keys() == {"o=glue", "GLUE2GroupID=a,o=glue", "GLUE2GroupID=b,o=glue"}
+    assert search(server.settings.port).keys() == {
+        "o=glue",
+        "GLUE2GroupID=a,o=glue",
+        "GLUE2GroupID=b,o=glue",
+    }
 
 
 def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Server) -> None:
@@ -269,7 +289,9 @@ def test_entries_at_which_slapadd_breaks_stop_no_others(tmp_path: Path) -> None:
     wrapper = tmp_path / "slapd"
     wrapper.write_text(WRAPPER)
     wrapper.chmod(0o755)
-    read, _ = settings.read(Bdii(tmp_path, {"SLAPD": wrapper}).configuration, layout=Layout(tmp_path))
+    read, _ = settings.read(
+        Bdii(tmp_path, {"SLAPD": wrapper}).configuration, layout=Layout(tmp_path)
+    )
     made = Server(read)
     made.recover()
     bad = [group(f"bad{n}", description=("POISON",)) for n in range(2)]

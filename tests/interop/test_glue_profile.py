@@ -51,7 +51,9 @@ VOCABULARY = {
 def published(text: str) -> str:
     """Put a provider's LDIF below the site's domain, with times of creation, as the BDIIs do."""
     unfolded = text.replace("\n ", "")
-    moved = re.sub(r"^(dn: .*),o=glue$", r"\1,GLUE2DomainID=EXAMPLE-SITE,o=glue", unfolded, flags=re.MULTILINE)
+    moved = re.sub(
+        r"^(dn: .*),o=glue$", r"\1,GLUE2DomainID=EXAMPLE-SITE,o=glue", unfolded, flags=re.MULTILINE
+    )
     below = moved.split("\n\n", 1)[1]
     dated = "objectClass: GLUE2Entity\nGLUE2EntityCreationTime: 2026-11-22T07:00:00Z"
     return DOMAIN + below.replace("objectClass: GLUE2Entity", dated)
@@ -62,8 +64,11 @@ def text_of(facts: Facts) -> str:
     return "".join(ldif.write(glue.entries(facts, SITE, shares=vos, auth_url=KEYSTONE)))
 
 
-# Ten of the largest flavor fit into the cloud, so that no figure is below what the profile takes for usual.
-WHOLE = Facts((OPS, replace(BIOMED, flavors=(*OPS.flavors, replace(LARGE, vcpus=9, ram=32768)))), {})
+# Ten of the largest flavor fit into the cloud, so that no figure is below what the profile takes
+# for usual.
+WHOLE = Facts(
+    (OPS, replace(BIOMED, flavors=(*OPS.flavors, replace(LARGE, vcpus=9, ram=32768)))), {}
+)
 
 
 def kinds(found: list[Finding]) -> set[tuple[str, str, str]]:
@@ -90,9 +95,13 @@ def test_awkward_names_are_published_whole(tmp_path: Path) -> None:
     name = ' #Ünïcode, image = "x"; <1>+\\ '
     image = Image(name, name, "", "", name, "1\n2", "", "", "", "")
     flavor = replace(LARGE, id=name, name=name)
-    facts = Facts((replace(BIOMED, vo="/ops/Role=a+b,c", images=(image, BARE), flavors=(flavor,)),), {})
+    facts = Facts(
+        (replace(BIOMED, vo="/ops/Role=a+b,c", images=(image, BARE), flavors=(flavor,)),), {}
+    )
     entries = egi_profile.load(text_of(facts), tmp_path)
-    (environment,) = (e for e in entries.values() if "GLUE2ExecutionEnvironment" in e["objectClass"])
+    (environment,) = (
+        e for e in entries.values() if "GLUE2ExecutionEnvironment" in e["objectClass"]
+    )
     assert environment["GLUE2EntityName"] == [name.strip()]
     assert environment["GLUE2ResourceID"] == [
         f"http://schemas.openstack.org/template/resource#{name.strip()}_{KEYSTONE}"
@@ -105,7 +114,9 @@ def test_a_tree_without_one_vo_has_no_finding_but_what_is_not_known_then(tmp_pat
     found = egi_profile.findings(egi_profile.load(published(text_of(facts)), tmp_path))
     missing = {finding.attribute for finding in found if finding.code == "I095"}
     assert {
-        finding.code for finding in found if (finding.code, finding.attribute, finding.value) not in VOCABULARY
+        finding.code
+        for finding in found
+        if (finding.code, finding.attribute, finding.value) not in VOCABULARY
     } == {"I095"}
     assert missing == {
         "GLUE2ComputingServiceTotalJobs", "GLUE2ComputingServiceRunningJobs", "GLUE2ComputingServiceWaitingJobs",
@@ -137,12 +148,26 @@ def test_the_check_itself_finds_faults(tmp_path: Path, old: str, new: str, code:
     flags = re.DOTALL if old.startswith("dn:") else re.NOFLAG
     altered = re.sub(old, new, published(text_of(WHOLE)), count=1, flags=flags)
     assert altered != published(text_of(WHOLE))
-    assert code in {finding.code for finding in egi_profile.findings(egi_profile.load(altered, tmp_path))}
+    assert code in {
+        finding.code for finding in egi_profile.findings(egi_profile.load(altered, tmp_path))
+    }
 
 
 def test_servers_are_counted_once_in_each_share_and_once_in_the_cloud(tmp_path: Path) -> None:
-    facts = Facts((replace(OPS, servers=Servers(1, 2, 4, 9)), replace(BIOMED, servers=Servers(8, 16, 32, 5))), {})
+    facts = Facts(
+        (replace(OPS, servers=Servers(1, 2, 4, 9)), replace(BIOMED, servers=Servers(8, 16, 32, 5))),
+        {},
+    )
     entries: Entries = egi_profile.load(text_of(facts), tmp_path)
     (service,) = (e for e in entries.values() if "GLUE2ComputingService" in e["objectClass"])
-    jobs = {name.removeprefix("GLUE2ComputingService"): v for name, v in service.items() if name.endswith("Jobs")}
-    assert jobs == {"TotalJobs": ["63"], "RunningJobs": ["9"], "WaitingJobs": ["0"], "SuspendedJobs": ["54"]}
+    jobs = {
+        name.removeprefix("GLUE2ComputingService"): v
+        for name, v in service.items()
+        if name.endswith("Jobs")
+    }
+    assert jobs == {
+        "TotalJobs": ["63"],
+        "RunningJobs": ["9"],
+        "WaitingJobs": ["0"],
+        "SuspendedJobs": ["54"],
+    }

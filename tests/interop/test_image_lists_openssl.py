@@ -27,7 +27,15 @@ def samples() -> CADirectory:
 
 def signed_text(name: str) -> Any:
     """Return what the openssl program takes out of a list."""
-    command = ["openssl", "smime", "-verify", "-purpose", "any", "-CApath", str(LISTS / "certificates")]
+    command = [
+        "openssl",
+        "smime",
+        "-verify",
+        "-purpose",
+        "any",
+        "-CApath",
+        str(LISTS / "certificates"),
+    ]
     done = subprocess.run([*command, "-in", str(LISTS / name)], capture_output=True, check=True)
     return json.loads(done.stdout)["hv:imagelist"]
 
@@ -78,12 +86,15 @@ def document(**changes: Any) -> dict[str, Any]:
     return image_list(images, dn=f"{HOST_DN}/CN=lists.example.org", ca=AUTHORITY_DN, **changes)
 
 
-@pytest.mark.parametrize("options", [[], ["-md", "sha512"], ["-text"], ["-nocerts"], ["-crlfeol"]], ids=str)
+@pytest.mark.parametrize(
+    "options", [[], ["-md", "sha512"], ["-text"], ["-nocerts"], ["-crlfeol"]], ids=str
+)
 def test_what_openssl_signs(authority: Authority, signer: Credential, options: list[str]) -> None:
     certificates = authority.directory / "certificates"
     trust = CADirectory(certificates)
     message = sign(json.dumps(document(), ensure_ascii=False).encode(), signer, *options)
-    if options == ["-nocerts"]:  # openssl has to be told the signer then, and we do not go looking for one
+    # openssl has to be told the signer then, and we do not go looking for one
+    if options == ["-nocerts"]:
         with pytest.raises((Malformed, Untrusted)):
             imagelist.verify(message, trust=trust, at=datetime.now(UTC))
         return
@@ -106,7 +117,9 @@ FORMS = {
 
 @pytest.mark.parametrize("program", ["smime", "cms"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_that_carries_its_text(authority: Authority, signer: Credential, form: str, program: str) -> None:
+def test_every_form_that_carries_its_text(
+    authority: Authority, signer: Credential, form: str, program: str
+) -> None:
     """F-T6."""
     command = ["openssl", program, "-sign", "-signer", str(signer.certificate)]
     command += ["-inkey", str(signer.key), *FORMS[form]]
@@ -121,7 +134,9 @@ def test_every_form_that_carries_its_text(authority: Authority, signer: Credenti
 
 
 @pytest.mark.parametrize("options", [[], ["-nodetach"], ["-nodetach", "-outform", "PEM"]], ids=str)
-def test_text_outside_of_the_signature(authority: Authority, signer: Credential, options: list[str]) -> None:
+def test_text_outside_of_the_signature(
+    authority: Authority, signer: Credential, options: list[str]
+) -> None:
     """F-T6: ignored before, where the form has a place for it, refused after."""
     trust = CADirectory(authority.directory / "certificates")
     message = sign(document(), signer, *options)
@@ -137,7 +152,9 @@ def test_text_outside_of_the_signature(authority: Authority, signer: Credential,
         imagelist.verify(message + b"\n" + forged + b"\n", trust=trust, at=datetime.now(UTC))
 
 
-def test_every_altered_byte_of_the_list_is_noticed(authority: Authority, signer: Credential) -> None:
+def test_every_altered_byte_of_the_list_is_noticed(
+    authority: Authority, signer: Credential
+) -> None:
     """Flip one byte at many places of the signed text: neither verifier accepts, or the text is the same one."""
     trust = CADirectory(authority.directory / "certificates")
     message = sign(document(), signer)
@@ -155,7 +172,10 @@ def test_a_key_that_is_not_for_signatures(authority: Authority) -> None:
     message = sign(image_list([], dn=AUTHORITY_DN, ca=AUTHORITY_DN), own)
     certificates = authority.directory / "certificates"
     told = subprocess.run(
-        ["openssl", "x509", "-noout", "-text", "-in", own.certificate], capture_output=True, text=True, check=True
+        ["openssl", "x509", "-noout", "-text", "-in", own.certificate],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "Certificate Sign, CRL Sign" in told.stdout
     assert "Digital Signature" not in told.stdout
@@ -165,10 +185,16 @@ def test_a_key_that_is_not_for_signatures(authority: Authority) -> None:
 
 def test_the_e_mail_of_a_name_may_be_spelled_in_two_ways(authority: Authority) -> None:
     own = Authority.create(
-        authority.directory / "mail", subject="/DC=EU/DC=EXAMPLE/CN=Mail/emailAddress=ca@example.org", key="ec"
+        authority.directory / "mail",
+        subject="/DC=EU/DC=EXAMPLE/CN=Mail/emailAddress=ca@example.org",
+        key="ec",
     )
     own.publish(authority.directory / "mail-certificates", may_sign=())
     one = own.issue("lists.example.org", key="ec")
     trust = CADirectory(authority.directory / "mail-certificates")
-    listed = image_list([], dn=f"{HOST_DN}/CN=lists.example.org", ca="/DC=EU/DC=EXAMPLE/CN=Mail/Email=ca@example.org")
+    listed = image_list(
+        [],
+        dn=f"{HOST_DN}/CN=lists.example.org",
+        ca="/DC=EU/DC=EXAMPLE/CN=Mail/Email=ca@example.org",
+    )
     imagelist.verify(sign(listed, one), trust=trust, at=datetime.now(UTC))

@@ -1,7 +1,7 @@
 """Messages made by the openssl program, judged by it and by us.
 
-Each case states both verdicts. Where they differ, ours is the stricter one and the case says why; where both accept,
-text and signer must be the same.
+Each case states both verdicts. Where they differ, ours is the stricter one and the case says why;
+where both accept, text and signer must be the same.
 """
 
 import base64
@@ -21,8 +21,12 @@ from tests.testbed.pki import Authority, Credential
 
 TEXT = b"APEL-cloud-message: v0.4\nVMUUID: one\nMachineName: x\n%%\n\nVMUUID: two\n%%\n"
 PLAIN = b"Content-Type: text/plain\n\n" + TEXT
-ROOT, SUB, LONE = (f"/DC=EU/DC=EXAMPLE/CN=Interop {kind}" for kind in ("Root", "Issuing", "Uninstalled"))
-LISTLESS, STALE, ROGUE = (f"/DC=EU/DC=EXAMPLE/CN=Interop {kind}" for kind in ("Listless", "Stale", "Rogue"))
+ROOT, SUB, LONE = (
+    f"/DC=EU/DC=EXAMPLE/CN=Interop {kind}" for kind in ("Root", "Issuing", "Uninstalled")
+)
+LISTLESS, STALE, ROGUE = (
+    f"/DC=EU/DC=EXAMPLE/CN=Interop {kind}" for kind in ("Listless", "Stale", "Rogue")
+)
 
 
 class World:
@@ -61,29 +65,60 @@ class World:
         listless.publish(self.certificates, crl_days=None)
         self.bags = {
             "chain": (lone.certificate,),
-            "chain and strangers": (rogue.certificate, self.signers["ec"].certificate, lone.certificate),
-            "strangers": (self.signers["ec"].certificate, self.signers["rogue"].certificate, root.certificate),
+            "chain and strangers": (
+                rogue.certificate,
+                self.signers["ec"].certificate,
+                lone.certificate,
+            ),
+            "strangers": (
+                self.signers["ec"].certificate,
+                self.signers["rogue"].certificate,
+                root.certificate,
+            ),
             "rogue root": (rogue.certificate,),
         }
         self.trust = CADirectory(self.certificates, crls=CRLPolicy.REQUIRE)
 
-    def sign(self, text: bytes, *options: str, by: str = "rsa", bag: str = "", program: str = "cms") -> bytes:
+    def sign(
+        self, text: bytes, *options: str, by: str = "rsa", bag: str = "", program: str = "cms"
+    ) -> bytes:
         signer = self.signers[by]
-        command = ["openssl", program, "-sign", "-signer", str(signer.certificate), "-inkey", str(signer.key), *options]
+        command = [
+            "openssl",
+            program,
+            "-sign",
+            "-signer",
+            str(signer.certificate),
+            "-inkey",
+            str(signer.key),
+            *options,
+        ]
         if bag:
             file = self.path / "bag.pem"
             file.write_bytes(b"".join(certificate.read_bytes() for certificate in self.bags[bag]))
             command += ["-certfile", str(file)]
-        return subprocess.run(command, input=text, capture_output=True, check=True).stdout.replace(b"\r\n", b"\n")
+        return subprocess.run(command, input=text, capture_output=True, check=True).stdout.replace(
+            b"\r\n", b"\n"
+        )
 
     def ask_openssl(self, message: bytes) -> tuple[bytes, x509.Certificate] | None:
         """Return the signed part and the signer's certificate, or nothing when openssl refuses."""
         signer, text = self.path / "signer.pem", self.path / "text"
-        command = ["openssl", "cms", "-verify", "-CApath", str(self.certificates), "-no-CAfile", "-no-CAstore"]
+        command = [
+            "openssl",
+            "cms",
+            "-verify",
+            "-CApath",
+            str(self.certificates),
+            "-no-CAfile",
+            "-no-CAstore",
+        ]
         command += ["-purpose", "any", "-crl_check_all", "-signer", str(signer), "-out", str(text)]
         if subprocess.run(command, input=message, capture_output=True, check=False).returncode:
             return None
-        return text.read_bytes().replace(b"\r\n", b"\n"), x509.load_pem_x509_certificate(signer.read_bytes())
+        return text.read_bytes().replace(b"\r\n", b"\n"), x509.load_pem_x509_certificate(
+            signer.read_bytes()
+        )
 
     def ask_us(self, message: bytes) -> smime.Verified | None:
         try:
@@ -113,7 +148,10 @@ def stricter(make: Callable[[World], bytes]) -> Case:
 
 
 def encoded(encoding: str, body: bytes) -> bytes:
-    return f"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: {encoding}\n\n".encode() + body
+    return (
+        f"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: {encoding}\n\n".encode()
+        + body
+    )
 
 
 def replace_once(message: bytes, old: bytes, new: bytes) -> bytes:
@@ -123,7 +161,9 @@ def replace_once(message: bytes, old: bytes, new: bytes) -> bytes:
 
 def third_part(message: bytes) -> bytes:
     line = message[message.index(b"\n\n--") + 2 :].split(b"\n", 1)[0]
-    return message.replace(line + b"--", line + b"\nContent-Type: text/plain\n\nunsigned\n" + line + b"--")
+    return message.replace(
+        line + b"--", line + b"\nContent-Type: text/plain\n\nunsigned\n" + line + b"--"
+    )
 
 
 def flip_last_bit(message: bytes) -> bytes:
@@ -148,7 +188,9 @@ CASES = {
     "EC, SHA-512": accepted(lambda w: w.sign(TEXT, "-text", "-md", "sha512", by="ec")),
     "streamed (BER)": accepted(lambda w: w.sign(TEXT, "-text", "-stream")),
     "no attributes": accepted(lambda w: w.sign(TEXT, "-text", "-noattr")),
-    "binary, CRLF in the text": accepted(lambda w: w.sign(PLAIN.replace(b"\n", b"\r\n"), "-binary")),
+    "binary, CRLF in the text": accepted(
+        lambda w: w.sign(PLAIN.replace(b"\n", b"\r\n"), "-binary")
+    ),
     "no newline at the end": accepted(lambda w: w.sign(TEXT[:-1], "-text"), TEXT[:-1]),
     "empty body": accepted(lambda w: w.sign(b"", "-text"), b""),
     "large": accepted(lambda w: w.sign(TEXT * 5000, "-text"), TEXT * 5000),
@@ -163,13 +205,25 @@ CASES = {
     "sub-CA in the directory": accepted(lambda w: w.sign(TEXT, "-text", by="sub")),
     "strangers in the bag": accepted(lambda w: w.sign(TEXT, "-text", bag="strangers")),
     "sub-CA nowhere": refused(lambda w: w.sign(TEXT, "-text", by="lone")),
-    "sub-CA in the bag, without its CRL": refused(lambda w: w.sign(TEXT, "-text", by="lone", bag="chain")),
-    "text changed": refused(lambda w: replace_once(w.sign(TEXT, "-text"), b"VMUUID: two", b"VMUUID: twx")),
-    "inner header changed": refused(lambda w: replace_once(w.sign(TEXT, "-text"), b"text/plain", b"text/html")),
-    "line end lost": refused(lambda w: replace_once(w.sign(TEXT, "-text"), b"one\nMachine", b"oneMachine")),
+    "sub-CA in the bag, without its CRL": refused(
+        lambda w: w.sign(TEXT, "-text", by="lone", bag="chain")
+    ),
+    "text changed": refused(
+        lambda w: replace_once(w.sign(TEXT, "-text"), b"VMUUID: two", b"VMUUID: twx")
+    ),
+    "inner header changed": refused(
+        lambda w: replace_once(w.sign(TEXT, "-text"), b"text/plain", b"text/html")
+    ),
+    "line end lost": refused(
+        lambda w: replace_once(w.sign(TEXT, "-text"), b"one\nMachine", b"oneMachine")
+    ),
     "signature changed": refused(lambda w: flip_last_bit(w.sign(TEXT, "-text"))),
     "signature of another text": refused(
-        lambda w: w.sign(TEXT, "-text").split(b"MII")[0] + b"MII" + w.sign(b"x", "-text").split(b"MII", 1)[1]
+        lambda w: (
+            w.sign(TEXT, "-text").split(b"MII")[0]
+            + b"MII"
+            + w.sign(b"x", "-text").split(b"MII", 1)[1]
+        )
     ),
     "certificates left out": refused(lambda w: w.sign(TEXT, "-text", "-nocerts")),
     "revoked": refused(lambda w: w.sign(TEXT, "-text", by="revoked")),
@@ -183,7 +237,9 @@ CASES = {
     "not signed": refused(lambda _: PLAIN),
     "empty": refused(lambda _: b""),
     "SHA-1 (weak)": stricter(lambda w: w.sign(TEXT, "-text", "-md", "sha1")),
-    "outside the signing policy (openssl knows none)": stricter(lambda w: w.sign(TEXT, "-text", by="outside")),
+    "outside the signing policy (openssl knows none)": stricter(
+        lambda w: w.sign(TEXT, "-text", by="outside")
+    ),
     "no header block inside (SSM wants one)": stricter(lambda w: w.sign(TEXT)),
     "opaque (SSM takes it for encrypted)": stricter(lambda w: w.sign(TEXT, "-text", "-nodetach")),
     "named by key identifier (not by issuer and serial)": stricter(
@@ -191,11 +247,20 @@ CASES = {
     ),
     "text after the end (unsigned)": stricter(lambda w: w.sign(TEXT, "-text") + b"unsigned\n"),
     "text before the first part (unsigned, ignored)": accepted(
-        lambda w: replace_once(w.sign(TEXT, "-text"), b"This is an", b"APEL-cloud-message: v0.4\nThis is an")
+        lambda w: replace_once(
+            w.sign(TEXT, "-text"), b"This is an", b"APEL-cloud-message: v0.4\nThis is an"
+        )
     ),
     "third part (unsigned)": refused(lambda w: third_part(w.sign(TEXT, "-text"))),
     "two signers (whose message is it?)": stricter(
-        lambda w: w.sign(TEXT, "-text", "-signer", str(w.signers["ec"].certificate), "-inkey", str(w.signers["ec"].key))
+        lambda w: w.sign(
+            TEXT,
+            "-text",
+            "-signer",
+            str(w.signers["ec"].certificate),
+            "-inkey",
+            str(w.signers["ec"].key),
+        )
     ),
 }
 
@@ -226,5 +291,15 @@ def test_an_intermediate_of_the_bag_is_a_hint(world: World) -> None:
         found = smime.verify(message, trust=trust, at=datetime.now(UTC), max_bytes=1 << 20)
         assert found.signer.endswith("/CN=lone")
         assert any("no CRL" in warning for warning in found.warnings)
-        command = ["openssl", "cms", "-verify", "-CApath", str(world.certificates), "-purpose", "any"]
-        assert subprocess.run(command, input=message, capture_output=True, check=False).returncode == 0
+        command = [
+            "openssl",
+            "cms",
+            "-verify",
+            "-CApath",
+            str(world.certificates),
+            "-purpose",
+            "any",
+        ]
+        assert (
+            subprocess.run(command, input=message, capture_output=True, check=False).returncode == 0
+        )

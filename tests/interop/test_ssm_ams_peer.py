@@ -29,10 +29,14 @@ def service(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[AMS]:
 
 
 def library(service: AMS) -> ArgoMessagingService:
-    return ArgoMessagingService(endpoint=f"localhost:{service.port}", token=TOKEN, project=service.project)
+    return ArgoMessagingService(
+        endpoint=f"localhost:{service.port}", token=TOKEN, project=service.project
+    )
 
 
-def test_the_library_pulls_what_ssmsend_publishes(tmp_path: Path, trust: Trust, service: AMS) -> None:
+def test_the_library_pulls_what_ssmsend_publishes(
+    tmp_path: Path, trust: Trust, service: AMS
+) -> None:
     site = Site.at_ams(tmp_path, trust, service)
     names = site.fill([text(number) for number in range(20)])
     assert site.run("ssmsend").returncode == 0
@@ -42,11 +46,15 @@ def test_the_library_pulls_what_ssmsend_publishes(tmp_path: Path, trust: Trust, 
         found += [message for _, message in received]
         peer.ack_sub(TOPIC, [ack_id for ack_id, _ in received])
     assert [message.get_attr()["empaid"] for message in found] == names
-    assert [site.opened(message.get_data()) for message in found] == [text(number) for number in range(20)]
+    assert [site.opened(message.get_data()) for message in found] == [
+        text(number) for number in range(20)
+    ]
     assert service.left(TOPIC) == 0
 
 
-def test_ssmreceive_stores_what_the_library_publishes(tmp_path: Path, trust: Trust, service: AMS) -> None:
+def test_ssmreceive_stores_what_the_library_publishes(
+    tmp_path: Path, trust: Trust, service: AMS
+) -> None:
     """As SSM does: one message a request, its id an attribute, the text that openssl signed."""
     site = Site.at_ams(tmp_path, trust, service)
     peer = library(service)
@@ -57,10 +65,14 @@ def test_ssmreceive_stores_what_the_library_publishes(tmp_path: Path, trust: Tru
         assert answer == {"messageIds": [str(number)]}
     assert site.run("ssmreceive", "--count", "5").returncode == 0
     assert [element["body"] for element in site.elements()] == [text(number) for number in range(5)]
-    assert [element["empaid"] for element in site.elements()] == [f"6b029cc8/{number:014x}" for number in range(5)]
+    assert [element["empaid"] for element in site.elements()] == [
+        f"6b029cc8/{number:014x}" for number in range(5)
+    ]
 
 
-def test_both_exchange_a_certificate_in_the_same_way(tmp_path: Path, trust: Trust, service: AMS) -> None:
+def test_both_exchange_a_certificate_in_the_same_way(
+    tmp_path: Path, trust: Trust, service: AMS
+) -> None:
     site = Site.at_ams(tmp_path, trust, service)
     site.fill([text(0)])
     assert site.run("ssmsend").returncode == 0

@@ -58,12 +58,16 @@ def identity_of(credential: Credential) -> Identity:
 
 
 def openssl(*arguments: object, data: bytes) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["openssl", *map(str, arguments)], input=data, capture_output=True, check=False)
+    return subprocess.run(
+        ["openssl", *map(str, arguments)], input=data, capture_output=True, check=False
+    )
 
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("program", ["smime", "cms"])
-def test_openssl_verifies_what_we_sign(body: bytes, program: str, credential: Credential, certificates: Path) -> None:
+def test_openssl_verifies_what_we_sign(
+    body: bytes, program: str, credential: Credential, certificates: Path
+) -> None:
     message = envelope.sign(body, identity=identity_of(credential))
     checks = ["-verify", "-CApath", certificates, "-crl_check_all", "-purpose", "any"]
     done = openssl(program, *checks, data=message)
@@ -77,10 +81,13 @@ def test_openssl_verifies_what_we_sign(body: bytes, program: str, credential: Cr
 
 
 @pytest.mark.parametrize("body", BODIES[:8])
-def test_the_steps_of_ssm_4_s_receiver(body: bytes, credential: Credential, certificates: Path, tmp_path: Path) -> None:
+def test_the_steps_of_ssm_4_s_receiver(
+    body: bytes, credential: Credential, certificates: Path, tmp_path: Path
+) -> None:
     """F-S6: it decrypts what mentions the type, and breaks lines before it decodes; then it verifies.
 
-    `openssl smime -pk7out | openssl pkcs7 -print_certs`, `openssl verify`, `openssl smime -verify -noverify`.
+    `openssl smime -pk7out | openssl pkcs7 -print_certs`, `openssl verify`, `openssl smime -verify
+    -noverify`.
     """
     message = envelope.sign(body, identity=identity_of(credential)) + b"\n\n"
     assert b"application/pkcs7-mime" not in message
@@ -112,17 +119,27 @@ def test_openssl_decrypts_what_we_encrypt(cipher: str, rsa: Credential, certific
     shown = openssl("cms", "-cmsout", "-print", data=message).stdout
     assert f"aes-{cipher[3:]}-cbc".encode() in shown
     opened = envelope.open_envelope(
-        message, identity=identity, trust=CADirectory(certificates), at=clock.now(), max_bytes=100_000
+        message,
+        identity=identity,
+        trust=CADirectory(certificates),
+        at=clock.now(),
+        max_bytes=100_000,
     )
     assert (opened.body, opened.signer) == (BODIES[0], identity.dn)
 
 
 def test_we_open_what_openssl_signs_and_encrypts(rsa: Credential, certificates: Path) -> None:
-    signed = openssl("smime", "-sign", "-text", "-inkey", rsa.key, "-signer", rsa.certificate, data=BODIES[0]).stdout
+    signed = openssl(
+        "smime", "-sign", "-text", "-inkey", rsa.key, "-signer", rsa.certificate, data=BODIES[0]
+    ).stdout
     message = openssl("smime", "-encrypt", "-aes128", rsa.certificate, data=signed).stdout
     for form in (signed, signed.replace(b"\r\n", b"\n"), message, message.replace(b"\n", b"\r\n")):
         opened = envelope.open_envelope(
-            form, identity=identity_of(rsa), trust=CADirectory(certificates), at=clock.now(), max_bytes=100_000
+            form,
+            identity=identity_of(rsa),
+            trust=CADirectory(certificates),
+            at=clock.now(),
+            max_bytes=100_000,
         )
         assert opened.body == BODIES[0]
 
@@ -134,7 +151,9 @@ def test_what_cannot_be_opened(rsa: Credential, authority: Authority, certificat
     signed = envelope.sign(b"text\n", identity=identity)
 
     def opening(message: bytes, who: Identity = identity, max_bytes: int = 100_000) -> None:
-        envelope.open_envelope(message, identity=who, trust=trust, at=clock.now(), max_bytes=max_bytes)
+        envelope.open_envelope(
+            message, identity=who, trust=trust, at=clock.now(), max_bytes=max_bytes
+        )
 
     for_other = envelope.encrypt(signed, recipient=other.certificate, cipher="aes128")
     with pytest.raises(envelope.Undecipherable):
@@ -155,20 +174,32 @@ def test_what_cannot_be_opened(rsa: Credential, authority: Authority, certificat
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(b"", "empty"), (b" \r\n\n", "empty"), (b"a\xffb\n", "not UTF-8 text: byte 2")]
+    ("text", "words"),
+    [(b"", "empty"), (b" \r\n\n", "empty"), (b"a\xffb\n", "not UTF-8 text: byte 2")],
 )
 def test_what_cannot_be_sent(text: bytes, words: str, rsa: Credential) -> None:
     with pytest.raises(envelope.Unsendable, match=words):
         envelope.sign(text, identity=identity_of(rsa))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=st.text(min_size=1).filter(str.strip))
 def test_any_text_comes_back(text: str, rsa: Credential, certificates: Path) -> None:
     identity = identity_of(rsa)
     message = envelope.sign(text.encode(), identity=identity)
     opened = envelope.open_envelope(
-        message, identity=identity, trust=CADirectory(certificates), at=clock.now(), max_bytes=1_000_000
+        message,
+        identity=identity,
+        trust=CADirectory(certificates),
+        at=clock.now(),
+        max_bytes=1_000_000,
     )
     assert opened.body == text.encode().replace(b"\r\n", b"\n")
-    assert b"successful" in openssl("smime", "-verify", "-CApath", certificates, "-purpose", "any", data=message).stderr
+    assert (
+        b"successful"
+        in openssl(
+            "smime", "-verify", "-CApath", certificates, "-purpose", "any", data=message
+        ).stderr
+    )

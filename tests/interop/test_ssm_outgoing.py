@@ -66,7 +66,9 @@ def test_a_limit_counts_what_can_be_sent(tmp_path: Path, theirs: QueueSimple) ->
     assert list(ours(tmp_path).blocks(limit=2)) == [names[1:3]]
 
 
-def test_only_locks_that_stand_in_the_journal_are_taken_over(tmp_path: Path, theirs: QueueSimple) -> None:
+def test_only_locks_that_stand_in_the_journal_are_taken_over(
+    tmp_path: Path, theirs: QueueSimple
+) -> None:
     names = [theirs.add(f"{number}") for number in range(3)]
     assert theirs.lock(names[1])
     [[first, last]] = list(ours(tmp_path).blocks())
@@ -77,7 +79,9 @@ def test_only_locks_that_stand_in_the_journal_are_taken_over(tmp_path: Path, the
     assert list(again.blocks()) == [[last]]
 
 
-def test_a_lock_that_is_younger_than_a_killed_run_is_somebody_else_s(tmp_path: Path, theirs: QueueSimple) -> None:
+def test_a_lock_that_is_younger_than_a_killed_run_is_somebody_else_s(
+    tmp_path: Path, theirs: QueueSimple
+) -> None:
     names = [theirs.add(f"{number}") for number in range(2)]
     assert list(ours(tmp_path).blocks()) == [names]
     for name in names:
@@ -112,7 +116,9 @@ def test_a_broken_journal_touches_nothing(tmp_path: Path, theirs: QueueSimple) -
     assert locked(tmp_path) == {name}
 
 
-def test_locks_are_kept_young(tmp_path: Path, theirs: QueueSimple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_are_kept_young(
+    tmp_path: Path, theirs: QueueSimple, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = theirs.add("x")
     mine = ours(tmp_path)
     assert list(mine.blocks()) == [[name]]
@@ -142,5 +148,7 @@ def test_an_element_that_may_not_be_locked_is_left_and_named(
     assert list(mine.blocks()) == [[names[1]]]
     path = tmp_path / "spool" / names[0]
     assert str(mine.spool.skipped[path]).startswith(f"{path}: skipped: operation not permitted")
-    assert str(mine.spool.skipped[path]).endswith(f"; chown -R {os.geteuid()}:{os.getegid()} {path}")
+    assert str(mine.spool.skipped[path]).endswith(
+        f"; chown -R {os.geteuid()}:{os.getegid()} {path}"
+    )
     assert mine.spool.count() == 2

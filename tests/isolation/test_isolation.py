@@ -22,7 +22,12 @@ PROGRAMS = {
 FLAGS = {
     "bdii": ["--config"],
     "caso": ["--config-file"],
-    "cloud-info": ["--os-auth-url=https://k.example.org/v3", "--os-username=x", "--os-password=geheim", "--yaml-file"],
+    "cloud-info": [
+        "--os-auth-url=https://k.example.org/v3",
+        "--os-username=x",
+        "--os-password=geheim",
+        "--yaml-file",
+    ],
     "cloudkeeper": ["--config"],
     "cloudkeeper-os": ["--config-file"],
     "ssm": ["--config"],
@@ -66,14 +71,26 @@ def test_help_and_version_answer(extra: str, program: str) -> None:
 
 @pytest.mark.parametrize(("extra", "program"), CASES)
 def test_a_missing_configuration_is_one_line(extra: str, program: str, tmp_path: Path) -> None:
-    shown = run(extra, program, "--root", str(tmp_path), *FLAGS[extra], str(tmp_path / "none"), "--check-config")
+    shown = run(
+        extra,
+        program,
+        "--root",
+        str(tmp_path),
+        *FLAGS[extra],
+        str(tmp_path / "none"),
+        "--check-config",
+    )
     assert shown.returncode == 2
-    assert shown.stderr == f"{program}: {tmp_path}/none: cannot be read: no such file or directory\n"
+    assert (
+        shown.stderr == f"{program}: {tmp_path}/none: cannot be read: no such file or directory\n"
+    )
 
 
 @pytest.mark.parametrize(("extra", "program"), CASES + WITH_VERBS)
 def test_starting_loads_nothing_of_other_tools_and_no_client(extra: str, program: str) -> None:
-    entry = next(point for point in metadata.entry_points(group="console_scripts") if point.name == program)
+    entry = next(
+        point for point in metadata.entry_points(group="console_scripts") if point.name == program
+    )
     script = (
         "import sys, json, importlib\n"
         f"module = importlib.import_module({entry.module!r})\n"
@@ -94,8 +111,8 @@ def test_starting_is_quick(extra: str, program: str) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The figure itself comes from scripts/bench; this only catches a client library imported at start (≥ 0.5 s). Of the
-    # processor, because a wall clock measures what else the machine does.
+    # The figure itself comes from scripts/bench; this only catches a client library imported at
+    # start (≥ 0.5 s). Of the processor, because a wall clock measures what else the machine does.
     assert min(seconds() for _ in range(3)) < 0.5
 
 
@@ -103,7 +120,11 @@ def test_starting_is_quick(extra: str, program: str) -> None:
 def test_the_environment_holds_no_other_extra(extra: str) -> None:
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
     script = "from importlib.metadata import distributions; print(*{d.name.lower() for d in distributions()})"
-    names = set(subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True).stdout.split())
+    names = set(
+        subprocess.run(
+            [str(python), "-c", script], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     assert not names & FOREIGN[extra]
     assert "pytest" not in names
 
@@ -112,7 +133,12 @@ SHIPPED = {
     "bdii-update": ["--config", "bdii/bdii.conf"],
     "caso-extract": ["--config-file", "caso/caso.conf"],
     "cloud-info-provider-service": [
-        *("--rc-file", "cloud-info-provider/openstack.rc", "--yaml-file", "cloud-info-provider/openstack.yaml")
+        *(
+            "--rc-file",
+            "cloud-info-provider/openstack.rc",
+            "--yaml-file",
+            "cloud-info-provider/openstack.yaml",
+        )
     ],
     "cloudkeeper": ["--config", "cloudkeeper/cloudkeeper.yml"],
     "cloudkeeper-os": ["--config-file", "cloudkeeper/cloudkeeper-os.conf"],
@@ -127,7 +153,8 @@ def test_the_shipped_file_is_good_or_says_what_to_fill_in(extra: str, program: s
     """R13."""
     etc = Path(__file__).parents[2] / "etc"
     flags = [flag if flag.startswith("--") else str(etc / flag) for flag in SHIPPED[program]]
-    with tempfile.TemporaryDirectory() as root:  # pytest's own are too long for the address of slapd's socket
+    # pytest's own are too long for the address of slapd's socket
+    with tempfile.TemporaryDirectory() as root:
         shown = run(extra, program, "--root", root, *flags, "--check-config")
     assert shown.returncode == (0 if program == "bdii-update" else 2), shown.stderr
     assert "Traceback" not in shown.stderr

@@ -45,7 +45,8 @@ class Case:
         if ids is None:
             return []
         found = ids or self.covered.tests_of[self.source, 0]
-        return sorted(found, key=lambda one: (not one.startswith("tests/unit/"), one))  # quick first
+        # quick first
+        return sorted(found, key=lambda one: (not one.startswith("tests/unit/"), one))
 
     def __str__(self) -> str:
         return f"{self.source}:{self.mutant}"

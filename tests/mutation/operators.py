@@ -190,7 +190,11 @@ def _conditions(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def _is_logging(called: ast.expr) -> bool:
-    return isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id in _LOGGERS
+    return (
+        isinstance(called, ast.Attribute)
+        and isinstance(called.value, ast.Name)
+        and called.value.id in _LOGGERS
+    )
 
 
 def _is_type(node: ast.BinOp) -> bool:

@@ -76,7 +76,9 @@ def measure(target: Target, tree: Path) -> Covered:
         cwd=tree, env=environment(tree), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"the tests fail without a mutant:\n{(done.stdout + done.stderr)[-2000:]}")
+        raise RuntimeError(
+            f"the tests fail without a mutant:\n{(done.stdout + done.stderr)[-2000:]}"
+        )
     seconds = time.monotonic() - started
     return Covered(_contexts(data, tree, target), tuple(json.loads(modules.read_text())), seconds)
 

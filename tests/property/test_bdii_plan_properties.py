@@ -26,7 +26,10 @@ def trees(draw: st.DrawFn) -> dict[tree.Dn, Entry]:
     values = st.lists(st.sampled_from(["1", "2", "é"]), max_size=2, unique=True).map(tuple)
     return {
         tree.normal(name(path)): Entry(
-            name(path), {"objectClass": ("GLUE2Group",), "info": info} if info else {"objectClass": ("GLUE2Group",)}
+            name(path),
+            {"objectClass": ("GLUE2Group",), "info": info}
+            if info
+            else {"objectClass": ("GLUE2Group",)},
         )
         for path in sorted(whole)
         for info in [draw(values)]
@@ -44,7 +47,9 @@ def carry_out(made: plan.Plan, old: dict[tree.Dn, Entry]) -> list[dict[tree.Dn, 
                 state[dn] = entry
             case Modify(dn, _, changes):
                 attributes = {k: v for k, v in state[dn].attributes.items() if k not in changes}
-                state[dn] = Entry(state[dn].dn, attributes | {k: v for k, v in changes.items() if v})
+                state[dn] = Entry(
+                    state[dn].dn, attributes | {k: v for k, v in changes.items() if v}
+                )
             case Delete(dn, _):
                 del state[dn]
         states.append(state)
@@ -56,7 +61,9 @@ def content(state: dict[tree.Dn, Entry]) -> dict[tree.Dn, dict[str, list[str]]]:
 
 
 @given(trees(), trees())
-def test_any_tree_becomes_any_other_through_valid_states(old: dict[tree.Dn, Entry], new: dict[tree.Dn, Entry]) -> None:
+def test_any_tree_becomes_any_other_through_valid_states(
+    old: dict[tree.Dn, Entry], new: dict[tree.Dn, Entry]
+) -> None:
     made = plan.make(old, new)
     states = carry_out(made, old)
     assert content(states[-1]) == content(new)
@@ -86,7 +93,9 @@ def test_guards_hold_back_deletions_and_nothing_else(
         )
     is_large = len(made.deletes) * 2 > len(old)
     assert bool(first.deletes) == (bool(made.deletes) and not is_large and delay == 0)
-    assert bool(second.deletes) == (bool(made.deletes) and waited >= delay and (not is_large or waited >= 3600))
+    assert bool(second.deletes) == (
+        bool(made.deletes) and waited >= delay and (not is_large or waited >= 3600)
+    )
     assert all(set(state) for state in carry_out(second, old))
 
 
@@ -94,7 +103,8 @@ def test_guards_hold_back_deletions_and_nothing_else(
 def test_an_equal_tree_in_other_objects_needs_no_change(old: dict[tree.Dn, Entry]) -> None:
     shuffled = {
         dn: Entry(
-            entry.dn.upper(), {k.upper(): tuple(reversed(v)) for k, v in reversed(list(entry.attributes.items()))}
+            entry.dn.upper(),
+            {k.upper(): tuple(reversed(v)) for k, v in reversed(list(entry.attributes.items()))},
         )
         for dn, entry in reversed(old.items())
     }

@@ -18,9 +18,12 @@ PATH = Path("x.conf")
 OPTIONS = ("alpha", "beta", "gamma_delta")
 SECTIONS = ("DEFAULT", "keystone_auth", "ssm")
 
-separators = st.sampled_from("\x0b\x0c\x1c\x1e\x85\xa0\u2028\u2029")  # end a line for str.splitlines, not in files
+# end a line for str.splitlines, not in files
+separators = st.sampled_from("\x0b\x0c\x1c\x1e\x85\xa0\u2028\u2029")
 words = st.text(
-    st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_characters="$\\\x7f\xad") | separators, max_size=12
+    st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_characters="$\\\x7f\xad")
+    | separators,
+    max_size=12,
 )
 blanks = st.sampled_from(["", " ", "\t", "  "])
 values = st.lists(words, max_size=3).map(" ".join).map(str.strip)
@@ -41,7 +44,9 @@ def test_oslo_files_mean_what_oslo_config_reads(sections: list[tuple[str, list[s
     text = render(sections)
     conf = cfg.ConfigOpts()
     for section in SECTIONS:
-        conf.register_opts([cfg.StrOpt(option) for option in OPTIONS], None if section == "DEFAULT" else section)
+        conf.register_opts(
+            [cfg.StrOpt(option) for option in OPTIONS], None if section == "DEFAULT" else section
+        )
     with tempfile.NamedTemporaryFile("w", suffix=".conf", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -62,7 +67,10 @@ def test_oslo_files_mean_what_oslo_config_reads(sections: list[tuple[str, list[s
 
 def _sets_an_option_twice(sections: list[tuple[str, list[str]]]) -> bool:
     names = [
-        (name, re.split("[=:]", line)[0].strip()) for name, body in sections for line in body if line[:1] not in "#;"
+        (name, re.split("[=:]", line)[0].strip())
+        for name, body in sections
+        for line in body
+        if line[:1] not in "#;"
     ]
     return len(names) > len(set(names))
 
@@ -78,9 +86,10 @@ def test_ini_files_mean_what_configparser_reads(sections: list[tuple[str, list[s
     theirs = configparser.RawConfigParser(default_section="-")
     theirs.read_string(text)
     ours = ini.parse(PATH, text)
-    assert {name: {key: entry.text for key, entry in options.items()} for name, options in ours.sections.items()} == {
-        name: dict(theirs.items(name)) for name in theirs.sections()
-    }
+    assert {
+        name: {key: entry.text for key, entry in options.items()}
+        for name, options in ours.sections.items()
+    } == {name: dict(theirs.items(name)) for name in theirs.sections()}
 
 
 @pytest.mark.parametrize(
@@ -100,20 +109,29 @@ def test_several_files_and_older_names_as_in_oslo_config(tmp_path: Path, texts: 
         path.write_bytes(text.encode())
     conf = cfg.ConfigOpts()
     old = cfg.DeprecatedOpt("old_name", group="ssm")
-    conf.register_opts([cfg.StrOpt("alpha"), cfg.StrOpt("gamma_delta", deprecated_opts=[old])], "ssm")
+    conf.register_opts(
+        [cfg.StrOpt("alpha"), cfg.StrOpt("gamma_delta", deprecated_opts=[old])], "ssm"
+    )
     try:
         conf([], project="x", default_config_files=list(map(str, paths)))
     except cfg.ConfigFileParseError:
-        with pytest.raises(ConfigurationError, match=r"a\.conf:1: alpha: stands above the first section"):
+        with pytest.raises(
+            ConfigurationError, match=r"a\.conf:1: alpha: stands above the first section"
+        ):
             document.read(paths, oslo.parse)
         return
     read = Settings(document.read(paths, oslo.parse))
     assert read.text("ssm", "alpha") == (conf.ssm.alpha or "")
-    assert read.text("ssm", "gamma_delta", aliases=[("ssm", "old_name")]) == (conf.ssm.gamma_delta or "")
+    assert read.text("ssm", "gamma_delta", aliases=[("ssm", "old_name")]) == (
+        conf.ssm.gamma_delta or ""
+    )
 
 
 references = st.lists(
-    st.sampled_from(["$alpha", "${alpha}", "$ssm.beta", "$$", r"\$", "$5", "$", "x", "/", "$gamma_delta"]), max_size=5
+    st.sampled_from(
+        ["$alpha", "${alpha}", "$ssm.beta", "$$", r"\$", "$5", "$", "x", "/", "$gamma_delta"]
+    ),
+    max_size=5,
 ).map("/".join)  # a name that no option has is an error there, and stays as it is here
 
 
@@ -139,4 +157,5 @@ def test_no_text_breaks_a_reader(text: str) -> None:
         try:
             dialect(PATH, text)
         except ConfigurationError as error:  # either outcome is right
-            assert all(0 < problem.line <= 1 + text.count("\n") + text.count("\r") for problem in error.problems)  # noqa: PT017
+            last = 1 + text.count("\n") + text.count("\r")
+            assert all(0 < problem.line <= last for problem in error.problems)  # noqa: PT017

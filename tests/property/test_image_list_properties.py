@@ -35,11 +35,17 @@ DN, CA = "/DC=EU/CN=lists.example.org", "/DC=EU/CN=CA"
 URI = "https://images.example.org/one.qcow2"
 
 scalars = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=12)
 )
 trees = st.recursive(
     scalars,
-    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=8), below, max_size=3),
+    lambda below: (
+        st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=8), below, max_size=3)
+    ),
     max_leaves=10,
 )
 
@@ -87,7 +93,8 @@ def test_one_wrong_value_costs_one_image_or_the_list(data: st.DataObject, value:
     except Malformed:
         assert "hv:images" not in way or way[-1] == "hv:images"
         return
-    if way[1:2] == ("hv:images",) and len(way) > 3:  # within one image: its neighbours are all there
+    # within one image: its neighbours are all there
+    if way[1:2] == ("hv:images",) and len(way) > 3:
         others = {image_id(number) for number in range(3)} - {image_id(way[2])}
         assert others - {str(value)} <= {offer.appliance.identifier for offer in found.offers}
     for offer in found.offers:  # what is offered can be sent, and arrives as it was
@@ -116,7 +123,10 @@ def test_what_is_refused_is_told_with_its_reason() -> None:
         (image_id(2), "sl:checksum:sha512 has the impossible value 'abc'"),
         (image_id(3), "hv:size is no whole number in its range: '-1'"),
         (image_id(4), "hv:uri is no http or https URL"),
-        (image_id(5), "dc:date:expires is no date like 2030-12-31T23:59:59Z: '2026-13-01T00:00:00Z'"),
+        (
+            image_id(5),
+            "dc:date:expires is no date like 2030-12-31T23:59:59Z: '2026-13-01T00:00:00Z'",
+        ),
         (image_id(6), "dc:title is not a text"),
         (image_id(7), "hv:core_minimum is no whole number in its range: '99999999999'"),
         (image_id(10), "'dc:title' is no valid text"),
@@ -144,13 +154,16 @@ def test_absurd_texts(text: bytes, words: str) -> None:
         imagelist.parse(text)
 
 
-@pytest.mark.parametrize(("told", "meant"), [("512", 512 * 2**20), ("1073741824", 2**30), ("", 0), ("0", 0)])
+@pytest.mark.parametrize(
+    ("told", "meant"), [("512", 512 * 2**20), ("1073741824", 2**30), ("", 0), ("0", 0)]
+)
 def test_memory(told: str, meant: int) -> None:
     found = parsed(image_list([image(1, uri=URI, hv__ram_minimum=told)], dn=DN, ca=CA))
     assert found.offers[0].appliance.ram == meant
 
 
-# The plan. A list and a cloud are drawn from the same few images in a few versions, so that every case occurs.
+# The plan. A list and a cloud are drawn from the same few images in a few versions, so that every
+# case occurs.
 
 versions = st.fixed_dictionaries(
     {
@@ -164,7 +177,9 @@ numbers = st.integers(0, 9)
 
 def appliance(number: int, attributes: dict[str, str], *, days: int = 9) -> Appliance:
     identifier, list_id = ApplianceId(image_id(number)), ListId(LIST_ID)
-    return Appliance(identifier, list_id, vo="ops", expires=NOW + timedelta(days=days), attributes=attributes)
+    return Appliance(
+        identifier, list_id, vo="ops", expires=NOW + timedelta(days=days), attributes=attributes
+    )
 
 
 lists = st.dictionaries(numbers, st.tuples(versions, st.sampled_from([9, -9])), max_size=9)
@@ -173,7 +188,10 @@ clouds = st.dictionaries(numbers, versions, max_size=9)
 
 def wanted_list(drawn: dict[int, tuple[dict[str, str], int]]) -> ImageList:
     offers = (
-        Offer(appliance(number, attributes, days=days), Source(URI, attributes["sl:checksum:sha512"], 1))
+        Offer(
+            appliance(number, attributes, days=days),
+            Source(URI, attributes["sl:checksum:sha512"], 1),
+        )
         for number, (attributes, days) in drawn.items()
     )
     return replace(parsed(good_list(0)), offers=tuple(offers))
@@ -185,7 +203,8 @@ def test_carrying_out_a_plan_makes_the_cloud_what_the_list_offers(
 ) -> None:
     wanted = wanted_list(drawn)
     held = {
-        found.identifier: found for found in (appliance(number, attributes) for number, attributes in cloud.items())
+        found.identifier: found
+        for found in (appliance(number, attributes) for number, attributes in cloud.items())
     }
     made = plan.compare(wanted, held.values(), at=NOW)
     data = {key: found.attributes["sl:checksum:sha512"] for key, found in held.items()}
@@ -203,7 +222,11 @@ def test_carrying_out_a_plan_makes_the_cloud_what_the_list_offers(
                 held[key] = found
             case Remove():
                 del held[key], data[key]
-    offered = {offer.appliance.identifier: offer for offer in wanted.offers if not offer.appliance.is_expired(at=NOW)}
+    offered = {
+        offer.appliance.identifier: offer
+        for offer in wanted.offers
+        if not offer.appliance.is_expired(at=NOW)
+    }
     assert {key: found.attributes for key, found in held.items()} == {
         key: offer.appliance.attributes for key, offer in offered.items()
     }
@@ -222,11 +245,15 @@ def test_the_guard(
     lost = len(full.removals)
     is_too_much = lost > 3 and lost > len(held) / 2 and lost > allowed
     assert guarded.withheld == (full.removals if is_too_much else ())
-    assert [change for change in full.changes if change not in guarded.withheld] == list(guarded.changes)
+    assert [change for change in full.changes if change not in guarded.withheld] == list(
+        guarded.changes
+    )
 
 
 @given(clouds)
-def test_refused_images_stay_and_an_unknown_one_protects_all(cloud: dict[int, dict[str, str]]) -> None:
+def test_refused_images_stay_and_an_unknown_one_protects_all(
+    cloud: dict[int, dict[str, str]],
+) -> None:
     held = [appliance(number, attributes) for number, attributes in cloud.items()]
     bad = [image(number, uri="ftp://x/") for number in range(5)]
     known = parsed(image_list(bad, dn=DN, ca=CA))

@@ -25,14 +25,24 @@ directory {directory}
 maxsize 16777216
 """
 
-awkward = st.sampled_from([" a", "a ", ":a", ": a", "<a", "a\nb", "a\0", "#a", "a:b", "dn: o=x", "é", " "])
-octets = awkward | st.binary(min_size=1, max_size=120).map(lambda data: data.decode("utf-8", "surrogateescape"))
+awkward = st.sampled_from(
+    [" a", "a ", ":a", ": a", "<a", "a\nb", "a\0", "#a", "a:b", "dn: o=x", "é", " "]
+)
+octets = awkward | st.binary(min_size=1, max_size=120).map(
+    lambda data: data.decode("utf-8", "surrogateescape")
+)
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), min_size=1, max_size=160)
-# slapd folds more than its own names need; letters, blanks and all that has to be escaped are what matters here.
-names = st.text(st.sampled_from("aAbZ09é,+\"\\<>;=# /:._-'\t"), min_size=1, max_size=24).filter(str.strip)
+# slapd folds more than its own names need; letters, blanks and all that has to be escaped are what
+# matters here.
+names = st.text(st.sampled_from("aAbZ09é,+\"\\<>;=# /:._-'\t"), min_size=1, max_size=24).filter(
+    str.strip
+)
 TYPES = ("o", "GLUE2ServiceID", "GLUE2GroupID", "cn")
 rdns = st.lists(
-    st.tuples(st.sampled_from(TYPES), names), min_size=1, max_size=2, unique_by=lambda pair: pair[0].lower()
+    st.tuples(st.sampled_from(TYPES), names),
+    min_size=1,
+    max_size=2,
+    unique_by=lambda pair: pair[0].lower(),
 )
 dns = st.lists(rdns, min_size=1, max_size=3)
 
@@ -48,13 +58,21 @@ def slapd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def tool(slapd: Path, name: str, *arguments: str, data: bytes = b"") -> bytes:
     command = [f"/usr/sbin/{name}", "-f", str(slapd / "slapd.conf"), *arguments]
-    shown = subprocess.run(command, input=data, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    shown = subprocess.run(
+        command, input=data, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
     assert shown.returncode == 0, (shown.stderr.decode(errors="replace")[-400:], data)
     return shown.stdout
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(names, st.lists(octets, min_size=1, max_size=3, unique=True), texts), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(names, st.lists(octets, min_size=1, max_size=3, unique=True), texts),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_a_directory_holds_what_was_written_and_is_read_back(
     slapd: Path, people: list[tuple[str, list[str], str]]
 ) -> None:
@@ -86,9 +104,17 @@ def test_a_directory_holds_what_was_written_and_is_read_back(
         assert entry.get("GLUE2ServiceID") == wanted.get("GLUE2ServiceID")
 
 
-@given(st.lists(st.tuples(names, st.lists(octets | st.just(""), min_size=1, max_size=3)), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(names, st.lists(octets | st.just(""), min_size=1, max_size=3)),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_written_entries_are_read_as_they_were(people: list[tuple[str, list[str]]]) -> None:
-    entries = [ldif.Entry(ldif.child("o=x", "cn", name), {"a": tuple(values)}) for name, values in people]
+    entries = [
+        ldif.Entry(ldif.child("o=x", "cn", name), {"a": tuple(values)}) for name, values in people
+    ]
     text = "version: 1\n" + "".join(ldif.write(entries))
     for data in (text.encode(), text.replace("\n", "\r\n").encode()):
         assert list(ldif.read(io.BytesIO(data))) == entries
@@ -96,7 +122,9 @@ def test_written_entries_are_read_as_they_were(people: list[tuple[str, list[str]
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(dns, min_size=1, max_size=8))
-def test_names_are_equal_when_slapd_says_so(slapd: Path, listed: list[list[list[tuple[str, str]]]]) -> None:
+def test_names_are_equal_when_slapd_says_so(
+    slapd: Path, listed: list[list[list[tuple[str, str]]]]
+) -> None:
     swapped = [[[(kind, value.swapcase()) for kind, value in rdn] for rdn in dn] for dn in listed]
     spelled = [_spelled(dn, style) for dn in [*listed, *swapped] for style in range(3)]
     shown = tool(slapd, "slapdn", *spelled).decode()
@@ -124,7 +152,9 @@ def _spelled(dn: list[list[tuple[str, str]]], style: int) -> str:
         return ",".join("+".join(f"{kind}={_octets(value)}" for kind, value in rdn) for rdn in dn)
     parts = ["+".join(f"{kind}={ldif.escape_rdn(value)}" for kind, value in rdn) for rdn in dn]
     return (
-        ",".join(parts) if style == 0 else " , ".join(re.sub(r"^(\w+)=", lambda m: m[0].swapcase(), p) for p in parts)
+        ",".join(parts)
+        if style == 0
+        else " , ".join(re.sub(r"^(\w+)=", lambda m: m[0].swapcase(), p) for p in parts)
     )
 
 

@@ -12,11 +12,15 @@ from caso.months import SECOND, Window, cuts
 
 BEGIN = datetime(2025, 11, 1, tzinfo=UTC)
 LAST = datetime(2026, 6, 30, 23, 59, 59, tzinfo=UTC)
-moments = st.integers(0, int((LAST - BEGIN).total_seconds())).map(lambda seconds: BEGIN + timedelta(seconds=seconds))
+moments = st.integers(0, int((LAST - BEGIN).total_seconds())).map(
+    lambda seconds: BEGIN + timedelta(seconds=seconds)
+)
 fractions = st.integers(0, 999_999).map(lambda micro: timedelta(microseconds=micro))
 
 
-def true_seconds(born: datetime, died: datetime | None, until: datetime) -> dict[tuple[int, int], int]:
+def true_seconds(
+    born: datetime, died: datetime | None, until: datetime
+) -> dict[tuple[int, int], int]:
     """Count a life's seconds by month, with the calendar module: a month ends at 23:59:59."""
     end = min(died or until, until).replace(microsecond=0)
     found: dict[tuple[int, int], int] = {}
@@ -29,7 +33,9 @@ def true_seconds(born: datetime, died: datetime | None, until: datetime) -> dict
     return {key: seconds for key, seconds in found.items() if seconds}
 
 
-def repository(born: datetime, died: datetime | None, windows: list[Window]) -> dict[tuple[int, int], int]:
+def repository(
+    born: datetime, died: datetime | None, windows: list[Window]
+) -> dict[tuple[int, int], int]:
     """Apply the repository's rule to all cuts: the last row of a month counts, use is the growth since the row before."""
     rows: dict[tuple[int, int], int] = {}
     for window in windows:
@@ -54,7 +60,9 @@ def windows_of(borders: list[datetime]) -> list[Window]:
 
 
 @given(
-    moments, st.none() | moments, st.lists(st.builds(lambda a, b: a + b, moments, fractions), min_size=1, max_size=6)
+    moments,
+    st.none() | moments,
+    st.lists(st.builds(lambda a, b: a + b, moments, fractions), min_size=1, max_size=6),
 )
 @example(datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC), None, [datetime(2026, 2, 1, tzinfo=UTC)])
 @example(BEGIN, BEGIN + SECOND, [BEGIN + timedelta(microseconds=1), BEGIN + 2 * SECOND])
@@ -74,8 +82,11 @@ def test_any_split_of_time_gives_each_month_its_seconds(
     truth = true_seconds(born, died, windows[-1].end)
     counted = repository(born, died, windows)
     assert sum(counted.values()) == sum(truth.values())
-    # A border that falls into the last second of a month leaves that second to the next window: one second, no more.
-    assert all(abs(counted.get(key, 0) - truth.get(key, 0)) <= 1 for key in truth.keys() | counted.keys())
+    # A border that falls into the last second of a month leaves that second to the next window: one
+    # second, no more.
+    assert all(
+        abs(counted.get(key, 0) - truth.get(key, 0)) <= 1 for key in truth.keys() | counted.keys()
+    )
 
 
 @given(moments, st.none() | moments, moments, moments)

@@ -21,7 +21,9 @@ single = inside.map(lambda text: "'" + text.replace("'", "") + "'")
 double = inside.map(lambda text: '"' + "".join(f"\\{c}" if c in '$`"\\' else c for c in text) + '"')
 escaped = st.sampled_from(["\\ ", "\\$", "\\'", '\\"', "\\\\", "\\#", "\\a", "\\\n", "\\&", "\\`"])
 values = st.lists(plain | single | double | escaped, max_size=4).map("".join)
-assignments = st.tuples(st.sampled_from(["", "export ", "export  "]), st.sampled_from(NAMES), values)
+assignments = st.tuples(
+    st.sampled_from(["", "export ", "export  "]), st.sampled_from(NAMES), values
+)
 lines = assignments.map(lambda parts: f"{parts[0]}{parts[1]}={parts[2]}") | st.sampled_from(
     ["", "# A=no", "  #", "export A", "B=1;", " A=x # note"]
 )

@@ -67,7 +67,17 @@ def test_every_changed_byte_of_the_signed_part_is_noticed(sample: Sample) -> Non
     assert sample.message[sample.start : sample.end].count(b"VMUUID: one") == 3
     for position in range(sample.start, sample.end):
         original = sample.message[position]
-        for value in {0, 10, 13, 32, ord("-"), ord("0"), original ^ 1, original ^ 0x20, original ^ 0x80} - {original}:
+        for value in {
+            0,
+            10,
+            13,
+            32,
+            ord("-"),
+            ord("0"),
+            original ^ 1,
+            original ^ 0x20,
+            original ^ 0x80,
+        } - {original}:
             changed = sample.message[:position] + bytes([value]) + sample.message[position + 1 :]
             with pytest.raises((Tampered, Malformed)):
                 sample.verify(changed)
@@ -97,7 +107,12 @@ def test_slices_moved_doubled_or_lost(sample: Sample, data: st.DataObject) -> No
 
 def with_signature(sample: Sample, der: bytes) -> bytes:
     encoded = base64.encodebytes(der)
-    return sample.message[: sample.signature_start] + encoded + b"\n" + sample.message[sample.signature_end :]
+    return (
+        sample.message[: sample.signature_start]
+        + encoded
+        + b"\n"
+        + sample.message[sample.signature_end :]
+    )
 
 
 @settings(max_examples=300, deadline=None)

@@ -79,7 +79,9 @@ class SharedSpool(RuleBasedStateMachine):
         assert list(self.ours.names()) == sorted(self.content)
         assert list(self.theirs.names()) == sorted(self.content)
         assert self.ours.count() == self.theirs.count() == len(self.content)
-        assert {name for name in self.content if self.ours.is_locked(ElementName(name))} == self.locked
+        assert {
+            name for name in self.content if self.ours.is_locked(ElementName(name))
+        } == self.locked
 
 
 TestSharedSpool = SharedSpool.TestCase

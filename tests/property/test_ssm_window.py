@@ -7,7 +7,9 @@ from ssm.window import Window
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["send", "receipt", "foreign", "break", "give up", "suspect", "hold", "release"]),
+        st.sampled_from(
+            ["send", "receipt", "foreign", "break", "give up", "suspect", "hold", "release"]
+        ),
         st.integers(0, 9),
     ),
     max_size=120,
@@ -15,7 +17,9 @@ STEPS = st.lists(
 
 
 @given(count=st.integers(1, 10), steps=STEPS)
-def test_nothing_leaves_without_its_receipt_and_order_is_kept(count: int, steps: list[tuple[str, int]]) -> None:
+def test_nothing_leaves_without_its_receipt_and_order_is_kept(
+    count: int, steps: list[tuple[str, int]]
+) -> None:
     ids = [f"m{number}" for number in range(count)]
     window = Window(ids)
     arrived: list[str] = []
@@ -36,7 +40,12 @@ def test_nothing_leaves_without_its_receipt_and_order_is_kept(count: int, steps:
                 suspects.discard(name)
                 removed += window.receipt(name)
             case "foreign":
-                assert window.receipt(ids[choice % count] if ids[choice % count] not in in_flight else "x") == []
+                assert (
+                    window.receipt(
+                        ids[choice % count] if ids[choice % count] not in in_flight else "x"
+                    )
+                    == []
+                )
             case "break":
                 window.connection_broke()
                 receipts.clear()
@@ -51,8 +60,8 @@ def test_nothing_leaves_without_its_receipt_and_order_is_kept(count: int, steps:
         assert set(removed) <= set(arrived)
         assert len(window.in_flight) <= 1 or suspects.isdisjoint(window.in_flight)
     assert removed == [name for name in ids if name in set(removed)]
-    # Each time the connection broke, the next to arrive was the oldest that had not been removed: so the last arrivals
-    # of those that left, in order of arrival, are in order.
+    # Each time the connection broke, the next to arrive was the oldest that had not been removed:
+    # so the last arrivals of those that left, in order of arrival, are in order.
     last = {name: position for position, name in enumerate(arrived)}
     kept = [last[name] for name in removed]
     assert kept == sorted(kept)

@@ -1,13 +1,15 @@
 """An Argo Messaging Service over TLS that keeps to the protocol, and misbehaves on demand.
 
-    with AMS(credential, trust.grid.certificate, [Fault(Kind.STATUS, on="publish", after=2)]) as service:
+    with AMS(credential, trust.grid.certificate, [Fault(Kind.STATUS, on="publish", after=2)]) as
+    service:
         service.create("topic", "subscription")
         ...
         assert service.ids("topic") == […]
 
-Topics are lists, a subscription is an offset into one: acknowledging a message acknowledges all before it, and what is
-not acknowledged is pulled again. Publishing wants the token that the authentication port gives to known certificates.
-A fault strikes the requests of its kind, after so many that go well, so often.
+Topics are lists, a subscription is an offset into one: acknowledging a message acknowledges all
+before it, and what is not acknowledged is pulled again. Publishing wants the token that the
+authentication port gives to known certificates. A fault strikes the requests of its kind, after so
+many that go well, so often.
 """
 
 from __future__ import annotations
@@ -29,7 +31,13 @@ from typing import Any, Self
 
 from tests.testbed.pki import Credential
 
-_STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 408: "TIMEOUT"}
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    408: "TIMEOUT",
+}
 _PATHS = {
     "publish": re.compile(r"/v1/projects/([^/]+)/topics/([^/:]+):publish"),
     "pull": re.compile(r"/v1/projects/([^/]+)/subscriptions/([^/:]+):pull"),
@@ -128,10 +136,14 @@ class AMS:
             context.load_cert_chain(self.credential.certificate, self.credential.key)
             context.load_verify_locations(self.clients_ca)
             context.verify_mode = mode
-            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
             server.world = self
             self._servers.append(server)
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+            threading.Thread(
+                target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+            ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,7 +168,9 @@ class AMS:
         """Return the ``empaid`` of all that was published, in order."""
         return [message.attributes["empaid"] for message in self.topics[topic]]
 
-    def enqueue(self, topic: str, bodies: Sequence[bytes], *, ids: Sequence[str | None] = ()) -> None:
+    def enqueue(
+        self, topic: str, bodies: Sequence[bytes], *, ids: Sequence[str | None] = ()
+    ) -> None:
         """Put messages into a topic as if they had been published."""
         with self.lock:
             for number, body in enumerate(bodies):
@@ -199,8 +213,17 @@ class AMS:
             if name in self.forbidden:
                 return _error(403, "Access to this resource is forbidden")
             if name not in (self.topics if request.kind == "publish" else self.subscriptions):
-                return _error(404, "Topic doesn't exist" if request.kind == "publish" else "Subscription doesn't exist")
-            actions = {"publish": self._publish, "pull": self._pull, "acknowledge": self._acknowledge}
+                return _error(
+                    404,
+                    "Topic doesn't exist"
+                    if request.kind == "publish"
+                    else "Subscription doesn't exist",
+                )
+            actions = {
+                "publish": self._publish,
+                "pull": self._pull,
+                "acknowledge": self._acknowledge,
+            }
             return actions[request.kind](name, request.content)
 
     def _give_token(self, host: str) -> tuple[int, dict[str, Any]]:
@@ -242,7 +265,10 @@ class AMS:
         }
 
     def _acknowledge(self, name: str, content: Any) -> tuple[int, dict[str, Any]]:
-        subscription, begin = self.subscriptions[name], f"projects/{self.project}/subscriptions/{name}:"
+        subscription, begin = (
+            self.subscriptions[name],
+            f"projects/{self.project}/subscriptions/{name}:",
+        )
         if not content["ackIds"] or not all(ack.startswith(begin) for ack in content["ackIds"]):
             return _error(400, "Invalid ack id")
         if time.monotonic() - subscription.pulled > self.ack_deadline:
@@ -291,7 +317,10 @@ class _Responder(http.server.BaseHTTPRequestHandler):
         match fault:
             case Fault(Kind.STATUS, status=status, body=body):
                 self._send(
-                    status, body if body is not None else json.dumps(_error(status, "broken on demand")[1]).encode()
+                    status,
+                    body
+                    if body is not None
+                    else json.dumps(_error(status, "broken on demand")[1]).encode(),
                 )
                 return
             case Fault(Kind.ANSWER, body=body):
@@ -316,7 +345,9 @@ class _Responder(http.server.BaseHTTPRequestHandler):
         status, content = world.act(request, names)
         self._send(status, json.dumps(content).encode(), fault=fault)
 
-    def _send(self, status: int, body: bytes, *, location: str = "", fault: Fault | None = None) -> None:
+    def _send(
+        self, status: int, body: bytes, *, location: str = "", fault: Fault | None = None
+    ) -> None:
         kind = fault.kind if fault else None
         if kind is Kind.CLOSE_AFTER:
             self.close_connection = True

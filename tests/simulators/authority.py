@@ -81,13 +81,22 @@ class Authority:
     revoked: list[int] = field(default_factory=list)
 
     @classmethod
-    def root(cls, subject: str = "/DC=ORG/DC=TEST-GRID/CN=Test Root", *, key: PrivateKey | None = None) -> Authority:
+    def root(
+        cls, subject: str = "/DC=ORG/DC=TEST-GRID/CN=Test Root", *, key: PrivateKey | None = None
+    ) -> Authority:
         key = key or ec_key(subject)
         return cls(
-            Pair(_certificate(name(subject), key.public_key(), issuer=name(subject), signing_key=key, ca=True), key)
+            Pair(
+                _certificate(
+                    name(subject), key.public_key(), issuer=name(subject), signing_key=key, ca=True
+                ),
+                key,
+            )
         )
 
-    def sub(self, subject: str = "/DC=ORG/DC=TEST-GRID/CN=Test Issuing", **options: object) -> Authority:
+    def sub(
+        self, subject: str = "/DC=ORG/DC=TEST-GRID/CN=Test Issuing", **options: object
+    ) -> Authority:
         return Authority(self.issue(subject, ca=True, key=ec_key(subject), **options))  # type: ignore[arg-type]
 
     def issue(
@@ -120,9 +129,24 @@ class Authority:
     def issue_with(self, digest: str, subject: str, *, directory: Path) -> Pair:
         """Issue a certificate signed over a digest that cryptography refuses to sign with."""
         key = rsa_key("host")
-        request = x509.CertificateSigningRequestBuilder().subject_name(name(subject)).sign(key, hashes.SHA256())
+        request = (
+            x509.CertificateSigningRequestBuilder()
+            .subject_name(name(subject))
+            .sign(key, hashes.SHA256())
+        )
         authority, signing_key = map(str, self.pair.write(directory))
-        command = ["openssl", "x509", "-req", "-CA", authority, "-CAkey", signing_key, f"-{digest}", "-days", "30"]
+        command = [
+            "openssl",
+            "x509",
+            "-req",
+            "-CA",
+            authority,
+            "-CAkey",
+            signing_key,
+            f"-{digest}",
+            "-days",
+            "30",
+        ]
         pem = subprocess.run(
             [*command, "-set_serial", str(next(_SERIALS))],
             input=request.public_bytes(Encoding.PEM),
@@ -144,13 +168,17 @@ class Authority:
         number: int | None = None,
         entries: Sequence[x509.RevokedCertificate] = (),
     ) -> x509.CertificateRevocationList:
-        builder = x509.CertificateRevocationListBuilder(self.pair.certificate.subject, last, following)
+        builder = x509.CertificateRevocationListBuilder(
+            self.pair.certificate.subject, last, following
+        )
         for serial in self.revoked:
             entry = x509.RevokedCertificateBuilder(serial, last).build()
             builder = builder.add_revoked_certificate(entry)
         for entry in entries:
             builder = builder.add_revoked_certificate(entry)
-        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key((key or self.pair.key).public_key())
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(
+            (key or self.pair.key).public_key()
+        )
         builder = builder.add_extension(signer, critical=False)
         if number is not None:
             builder = builder.add_extension(x509.CRLNumber(number), critical=False)
@@ -163,7 +191,11 @@ class Authority:
         """OpenSSL's name of the CA's files, asked of openssl."""
         pem = self.pair.certificate.public_bytes(Encoding.PEM)
         command = ["openssl", "x509", "-noout", "-hash"]
-        return subprocess.run(command, input=pem, capture_output=True, check=True).stdout.decode().strip()
+        return (
+            subprocess.run(command, input=pem, capture_output=True, check=True)
+            .stdout.decode()
+            .strip()
+        )
 
     def publish(
         self,
@@ -175,7 +207,9 @@ class Authority:
     ) -> None:
         """Write certificate, the CRL if one is given, and a policy that lets it sign ``policy``."""
         directory.mkdir(exist_ok=True)
-        (directory / f"{self.hash}.{number}").write_bytes(self.pair.certificate.public_bytes(Encoding.PEM))
+        (directory / f"{self.hash}.{number}").write_bytes(
+            self.pair.certificate.public_bytes(Encoding.PEM)
+        )
         if crl is not None:
             (directory / f"{self.hash}.r{number}").write_bytes(crl.public_bytes(Encoding.PEM))
         if policy is not None:
@@ -214,14 +248,29 @@ def identifiers(key: PrivateKey, issuer: PrivateKey) -> list[x509.ExtensionType]
 
 
 def private_pem(key: PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def serial_zero(subject: str, serial: int = 0) -> Pair:
     """A self-signed CA as old ones are, with a serial number that cryptography refuses to write and deplores to read."""
     key = ec_key(subject)
-    command = ["openssl", "req", "-x509", "-new", "-key", "/dev/stdin", "-subj", subject, "-set_serial", str(serial)]
-    pem = subprocess.run([*command, "-days", "9"], input=private_pem(key), capture_output=True, check=True).stdout
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        "/dev/stdin",
+        "-subj",
+        subject,
+        "-set_serial",
+        str(serial),
+    ]
+    pem = subprocess.run(
+        [*command, "-days", "9"], input=private_pem(key), capture_output=True, check=True
+    ).stdout
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Pair(x509.load_pem_x509_certificate(pem), key)
@@ -258,11 +307,25 @@ def _certificate(
 
 
 def sign(
-    text: bytes, pair: Pair, *options: str, directory: Path, more: tuple[x509.Certificate, ...] = (), eol: bytes = b"\n"
+    text: bytes,
+    pair: Pair,
+    *options: str,
+    directory: Path,
+    more: tuple[x509.Certificate, ...] = (),
+    eol: bytes = b"\n",
 ) -> bytes:
     """Let the openssl program sign ``text`` the way SSM lets it sign; returned with the line ends ``eol``."""
     certificate, key = pair.write(directory)
-    command = ["openssl", "smime", "-sign", "-inkey", str(key), "-signer", str(certificate), *options]
+    command = [
+        "openssl",
+        "smime",
+        "-sign",
+        "-inkey",
+        str(key),
+        "-signer",
+        str(certificate),
+        *options,
+    ]
     if more:
         bag = directory / "bag.pem"
         bag.write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in more))

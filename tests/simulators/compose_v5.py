@@ -1,10 +1,10 @@
 """A stand-in for Compose v5: its command line as its manual has it, and nothing behind it.
 
-    install(path)                          a program that takes v5's flags alone, and notes how it was called
-    install(path, version="5.0.1", status=3)
+    install(path)                          a program that takes v5's flags alone, and notes how it
+    was called install(path, version="5.0.1", status=3)
 
-The words of each call follow one another in ``PATH.calls``, as a JSON list a line. What v5 does not know it refuses as
-v5 does: with status 16 and ``unknown flag`` or ``unknown docker command``.
+The words of each call follow one another in ``PATH.calls``, as a JSON list a line. What v5 does not
+know it refuses as v5 does: with status 16 and ``unknown flag`` or ``unknown docker command``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ sys.exit(status)
 def install(path: Path, *, version: str = "5.0.1", status: int = 0) -> None:
     """Write the program; it ends with ``status`` when its command line is right."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = _PROGRAM.format(python=sys.executable, calls=str(_calls(path)), version=version, status=status)
+    text = _PROGRAM.format(
+        python=sys.executable, calls=str(_calls(path)), version=version, status=status
+    )
     path.write_text(text)
     path.chmod(0o755)
 

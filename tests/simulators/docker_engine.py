@@ -5,8 +5,8 @@
         engine.add("caso", labels={…})
         engine.told                        # [("stop", "caso"), …]
 
-It speaks API 1.41: version, images/NAME/json, containers/json with labels as filter, and of one container json, logs,
-kill, stop and removal; and programs run in one.
+It speaks API 1.41: version, images/NAME/json, containers/json with labels as filter, and of one
+container json, logs, kill, stop and removal; and programs run in one.
 """
 
 from __future__ import annotations
@@ -42,13 +42,19 @@ class Engine:
     name: str = "Engine"
     """As its version calls it; podman's service says ``Podman Engine``."""
 
-    def add(self, name: str, *, labels: Mapping[str, str], state: Mapping[str, Any] | None = None) -> None:
+    def add(
+        self, name: str, *, labels: Mapping[str, str], state: Mapping[str, Any] | None = None
+    ) -> None:
         """Add a container that runs, or is in the state given."""
         self.containers[name] = {
             "Id": name,
             "Name": f"/{name}",
             "RestartCount": 0,
-            "State": {"Status": "running", "Running": True, "StartedAt": "2026-11-25T00:00:00.123456789Z"}
+            "State": {
+                "Status": "running",
+                "Running": True,
+                "StartedAt": "2026-11-25T00:00:00.123456789Z",
+            }
             | dict(state or {}),
             "Config": {"Labels": dict(labels), "Tty": False},
         }
@@ -57,28 +63,43 @@ class Engine:
         """Return status and body."""
         if path == "version":
             components = [{"Name": self.name, "Version": "20.10.24"}]
-            told = {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24", "Components": components}
+            told = {
+                "ApiVersion": "1.41",
+                "MinAPIVersion": "1.12",
+                "Version": "20.10.24",
+                "Components": components,
+            }
             return 200, told
         if match := re.fullmatch(r"images/(.+)/json", path):
             tag = unquote(match[1])
             return (
-                (200, {"Id": self.images[tag]}) if tag in self.images else (404, {"message": f"No such image: {tag}"})
+                (200, {"Id": self.images[tag]})
+                if tag in self.images
+                else (404, {"message": f"No such image: {tag}"})
             )
         if path == "containers/json" and self.failure:
             return 500, {"message": self.failure}
         if path == "containers/json":
             filters = json.loads(query.get("filters", ["{}"])[0])
-            return 200, [{"Id": name} for name, one in self.containers.items() if _fits(one, filters)]
+            return 200, [
+                {"Id": name} for name, one in self.containers.items() if _fits(one, filters)
+            ]
         if path == "events":
             return 200, b"".join(json.dumps(event).encode() + b"\n" for event in self.events)
         if match := re.fullmatch(r"exec/(.+)/(start|json)", path):
-            return (200, b"") if match[2] == "start" else (200, {"ExitCode": self.ends.get(match[1], 0)})
+            return (
+                (200, b"")
+                if match[2] == "start"
+                else (200, {"ExitCode": self.ends.get(match[1], 0)})
+            )
         match = re.fullmatch(r"containers/([^/]+)(?:/(\w+))?", path)
         if match is None or match[1] not in self.containers:
             return 404, {"message": f"No such container: {path}"}
         return self._of_container(match[1], "remove" if verb == "DELETE" else match[2], query)
 
-    def _of_container(self, name: str, action: str, query: Mapping[str, list[str]]) -> tuple[int, object]:
+    def _of_container(
+        self, name: str, action: str, query: Mapping[str, list[str]]
+    ) -> tuple[int, object]:
         if action == "json":
             return 200, self.containers[name]
         if action == "logs":
@@ -102,7 +123,9 @@ def _fits(container: Mapping[str, Any], filters: Mapping[str, list[str]]) -> boo
 
 def _has(container: Mapping[str, Any], wanted: list[str]) -> bool:
     labels = container["Config"]["Labels"]
-    return all(labels.get(name) == value for name, _, value in (label.partition("=") for label in wanted))
+    return all(
+        labels.get(name) == value for name, _, value in (label.partition("=") for label in wanted)
+    )
 
 
 @contextlib.contextmanager
@@ -118,14 +141,21 @@ def serve(directory: Path) -> Iterator[Engine]:
             parts = urlsplit(self.path)
             path = re.sub(r"^/v[\d.]+/|^/", "", parts.path)
             status, body = engine.answer(self.command, path, parse_qs(parts.query))
-            content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+            content = (
+                body
+                if isinstance(body, bytes)
+                else b""
+                if body is None
+                else json.dumps(body).encode()
+            )
             self.send_response(status)
             kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
-            self.close_connection |= path.startswith("exec/") and path.endswith("/start")  # its output ends so
+            # its output ends so
+            self.close_connection |= path.startswith("exec/") and path.endswith("/start")
 
         do_GET = do_POST = do_DELETE = _answer  # noqa: N815  http.server's names
 
@@ -139,7 +169,9 @@ def serve(directory: Path) -> Iterator[Engine]:
         daemon_threads = True
 
     with Server(str(engine.socket), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
         thread.start()
         try:
             yield engine

@@ -44,7 +44,10 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower() not in _HOP and not name.lower().startswith("oidc-")
         }
         if "/OS-FEDERATION/" in self.path:
-            if self.headers.get("Authorization", "").removeprefix("Bearer ") not in self.gate.issuer.tokens:
+            if (
+                self.headers.get("Authorization", "").removeprefix("Bearer ")
+                not in self.gate.issuer.tokens
+            ):
                 challenge = 'Bearer realm="keystone", error="invalid_token"'
                 self._send(401, b"<html>Unauthorized</html>", {"WWW-Authenticate": challenge})
                 return

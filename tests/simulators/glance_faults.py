@@ -1,7 +1,7 @@
 """A Glance that misbehaves: a proxy before the real one, which answers everything that no fault is planned for.
 
-It speaks HTTP in clear to the client and TLS to Glance. Faults are planned by method and path; each strikes a given
-number of times, in order.
+It speaks HTTP in clear to the client and TLS to Glance. Faults are planned by method and path; each
+strikes a given number of times, in order.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = proxy.strike(f"{self.command} {self.path}") or Fault("")
         if fault.status:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self._answer(fault.status, [], f"<html><body>planned {fault.status}</body></html>".encode())
+            self._answer(
+                fault.status, [], f"<html><body>planned {fault.status}</body></html>".encode()
+            )
             return
         upstream = http.client.HTTPSConnection(*proxy.target, context=proxy.context, timeout=60)
         try:

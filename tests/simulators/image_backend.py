@@ -1,7 +1,7 @@
 """A backend of the 1.x protocol that keeps appliances in memory, and fails when told to.
 
-It believes what the frontend says, but looks at the files: ``received`` holds the SHA-512 of what was at each location
-when the call came. `misbehave` makes one method fail for one image.
+It believes what the frontend says, but looks at the files: ``received`` holds the SHA-512 of what
+was at each location when the call came. `misbehave` makes one method fail for one image.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class _Backend(stubs.CommunicatorServicer):
         if how is None:
             context.set_trailing_metadata(SUCCESS)
         elif how != "silence":
-            context.set_trailing_metadata((("status", how), ("message", f"{method} is made to fail")))
+            context.set_trailing_metadata(
+                (("status", how), ("message", f"{method} is made to fail"))
+            )
         return how is None
 
     def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: N802
@@ -69,19 +71,27 @@ class _Backend(stubs.CommunicatorServicer):
         self._note("PostAction", "", context)
         return request
 
-    def ImageLists(self, request: Empty, context: grpc.ServicerContext) -> Iterator[pb.ImageListIdentifier]:  # noqa: ARG002, N802
+    def ImageLists(  # noqa: N802
+        self,
+        request: Empty,  # noqa: ARG002
+        context: grpc.ServicerContext,
+    ) -> Iterator[pb.ImageListIdentifier]:
         for name in dict.fromkeys(list_id for list_id, _ in self.cloud.appliances):
             yield pb.ImageListIdentifier(image_list_identifier=name)
         self._note("ImageLists", "", context)
 
-    def Appliances(self, request: pb.ImageListIdentifier, context: grpc.ServicerContext) -> Iterator[pb.Appliance]:  # noqa: N802
+    def Appliances(  # noqa: N802
+        self, request: pb.ImageListIdentifier, context: grpc.ServicerContext
+    ) -> Iterator[pb.Appliance]:
         for (list_id, _), appliance in list(self.cloud.appliances.items()):
             if list_id == request.image_list_identifier:
                 yield appliance
         if self._note("Appliances", request.image_list_identifier, context):
             vo = str(dict(context.invocation_metadata()).get("vo", ""))
             if vo in self.cloud.unmapped:
-                context.set_trailing_metadata((("status", "ERROR"), ("message", f"VO {vo}: is mapped to no project")))
+                context.set_trailing_metadata(
+                    (("status", "ERROR"), ("message", f"VO {vo}: is mapped to no project"))
+                )
 
     def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
         self._store("AddAppliance", request, context)
@@ -101,7 +111,9 @@ class _Backend(stubs.CommunicatorServicer):
             return
         key = (request.image_list_identifier, request.identifier)
         if request.HasField("image"):
-            self.cloud.received[key] = hashlib.sha512(Path(request.image.location).read_bytes()).hexdigest()
+            self.cloud.received[key] = hashlib.sha512(
+                Path(request.image.location).read_bytes()
+            ).hexdigest()
         kept = pb.Appliance()
         kept.CopyFrom(request)
         kept.ClearField("image")

@@ -63,7 +63,13 @@ def image(number: int, *, uri: str, content: bytes = b"", **changes: Any) -> dic
 
 
 def image_list(
-    images: Sequence[Mapping[str, Any]], *, dn: str, ca: str, vo: str = "ops", identifier: str = LIST_ID, **changes: Any
+    images: Sequence[Mapping[str, Any]],
+    *,
+    dn: str,
+    ca: str,
+    vo: str = "ops",
+    identifier: str = LIST_ID,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Return a list endorsed by ``dn`` of ``ca``; ``changes`` as in `image`."""
     fields: dict[str, Any] = {
@@ -75,7 +81,12 @@ def image_list(
         "dc:title": f"{vo} list",
         "ad:vo": vo,
         "hv:endorser": {
-            "hv:x509": {"dc:creator": "Example lists", "hv:ca": ca, "hv:dn": dn, "hv:email": "lists@example.org"}
+            "hv:x509": {
+                "dc:creator": "Example lists",
+                "hv:ca": ca,
+                "hv:dn": dn,
+                "hv:email": "lists@example.org",
+            }
         },
         "hv:images": list(images),
         "hv:uri": f"https://appdb.example.org/store/vo/{vo}/image.list",

@@ -77,11 +77,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        form = {name: values[-1] for name, values in parse_qs(self.rfile.read(length).decode()).items()}
+        form = {
+            name: values[-1] for name, values in parse_qs(self.rfile.read(length).decode()).items()
+        }
         kind, _, account = self.headers.get("Authorization", "").partition(" ")
         basic = base64.b64decode(account).decode() if kind == "Basic" else ""
         answer = self.issuer.answer(self.path, form, basic)
-        content = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()
+        content = (
+            answer.body.encode()
+            if isinstance(answer.body, str)
+            else json.dumps(answer.body).encode()
+        )
         self.send_response(answer.status)
         for name, value in {"Content-Type": "application/json", **answer.headers}.items():
             self.send_header(name, value)

@@ -1,8 +1,8 @@
 """The parts of Keystone, Nova and Glance that an information provider talks to, with faults on demand.
 
-One server plays all three under ``/identity/v3``, ``/compute/v2.1`` and ``/image``. Listings have the form of the real
-services' answers and come in pages. A fault replaces the answer to requests of one project below a path: a status, raw
-bytes, or a delay; it can be limited to the first requests.
+One server plays all three under ``/identity/v3``, ``/compute/v2.1`` and ``/image``. Listings have
+the form of the real services' answers and come in pages. A fault replaces the answer to requests of
+one project below a path: a status, raw bytes, or a delay; it can be limited to the first requests.
 """
 
 from __future__ import annotations
@@ -94,7 +94,12 @@ def image(number: str, **more: Any) -> Json:
 
 def server(number: str, status: str = "ACTIVE", vcpus: int = 2) -> Json:
     """Return a server as microversion 2.47 lists it."""
-    return {"id": number, "name": f"server {number}", "status": status, "flavor": {"vcpus": vcpus, "ram": 4096}}
+    return {
+        "id": number,
+        "name": f"server {number}",
+        "status": status,
+        "flavor": {"vcpus": vcpus, "ram": 4096},
+    }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -107,7 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         told = json.loads(self.rfile.read(length))["auth"]
-        project = told.get("scope", {}).get("project", {}).get("id", "") if isinstance(told.get("scope"), dict) else ""
+        project = (
+            told.get("scope", {}).get("project", {}).get("id", "")
+            if isinstance(told.get("scope"), dict)
+            else ""
+        )
         if self._begin(project):
             return
         password = told["identity"].get("password", {}).get("user", {}).get("password")
@@ -117,7 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
         if project and project not in self.cloud.flavors:
             self._answer(401, {"error": {"message": "no role"}})
             return
-        endpoints = {"compute": f"{self.cloud.url}/compute/v2.1", "image": f"{self.cloud.url}/image"}
+        endpoints = {
+            "compute": f"{self.cloud.url}/compute/v2.1",
+            "image": f"{self.cloud.url}/image",
+        }
         token: Json = {
             "methods": ["password"], "expires_at": "2099-01-01T00:00:00.000000Z", "issued_at": "2026-01-01T00:00:00.000000Z",
             "user": {"id": "u", "name": "ci", "domain": {"id": "default", "name": "Default"}},
@@ -162,7 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self, project: str) -> bool:
         """Count the request and let a fault answer it; say whether one did."""
         path = urlsplit(self.path).path
-        self.cloud.requests[f"{self.command} {re.sub(r'/os-quota-sets/.*', '/os-quota-sets', path)}"] += 1
+        self.cloud.requests[
+            f"{self.command} {re.sub(r'/os-quota-sets/.*', '/os-quota-sets', path)}"
+        ] += 1
         time.sleep(self.cloud.latency)
         fault = self.cloud.fault(project, path)
         if fault is None:
@@ -170,7 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(fault.delay)
         if fault.status == 200 and fault.body is None:
             return False
-        self._send(fault.status, fault.body if fault.body is not None else b'{"error": "on demand"}', {})
+        self._send(
+            fault.status, fault.body if fault.body is not None else b'{"error": "on demand"}', {}
+        )
         return True
 
     def _page(self, name: str, things: list[Json], link: str) -> None:
@@ -178,12 +194,25 @@ class _Handler(BaseHTTPRequestHandler):
         if "status" in query:
             things = [thing for thing in things if thing["status"] == query["status"]]
         size = min(self.cloud.page, int(query.get("limit", self.cloud.page)))
-        start = next((number + 1 for number, thing in enumerate(things) if thing["id"] == query.get("marker")), 0)
+        start = next(
+            (
+                number + 1
+                for number, thing in enumerate(things)
+                if thing["id"] == query.get("marker")
+            ),
+            0,
+        )
         page = things[start : start + size]
         body: Json = {name: page}
         if page and start + size < len(things):
-            following = f"{urlsplit(self.path).path}?{urlencode({**query, 'marker': page[-1]['id']})}"
-            body[link] = following.removeprefix("/image") if link == "next" else [{"rel": "next", "href": following}]
+            following = (
+                f"{urlsplit(self.path).path}?{urlencode({**query, 'marker': page[-1]['id']})}"
+            )
+            body[link] = (
+                following.removeprefix("/image")
+                if link == "next"
+                else [{"rel": "next", "href": following}]
+            )
         self._answer(200, body)
 
     def _answer(self, status: int, body: Json, headers: dict[str, str] | None = None) -> None:
@@ -191,7 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

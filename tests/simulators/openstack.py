@@ -1,7 +1,7 @@
 """A cloud for what a real one does not do on demand: errors, dropped connections, short pages, dying tokens, scale.
 
-The protocol is Keystone's, Nova's and Glance's as `caso-extract` uses it; servers are computed, not stored. A fault is a
-function that looks at each request and may answer in the service's stead.
+The protocol is Keystone's, Nova's and Glance's as `caso-extract` uses it; servers are computed, not
+stored. A fault is a function that looks at each request and may answer in the service's stead.
 """
 
 from __future__ import annotations
@@ -109,11 +109,22 @@ class Cloud:
             "user_id": f"user{number % 5}",
             "created": _z(created),
             "updated": _z(ended if is_deleted else created),
-            "OS-SRV-USG:launched_at": created.replace(tzinfo=None).isoformat(timespec="microseconds"),
-            "OS-SRV-USG:terminated_at": ended.replace(tzinfo=None).isoformat(timespec="microseconds")
+            "OS-SRV-USG:launched_at": created.replace(tzinfo=None).isoformat(
+                timespec="microseconds"
+            ),
+            "OS-SRV-USG:terminated_at": ended.replace(tzinfo=None).isoformat(
+                timespec="microseconds"
+            )
             if is_deleted
             else None,
-            "flavor": {"vcpus": 2, "ram": 512, "disk": 1, "ephemeral": 0, "original_name": "f", "extra_specs": {}},
+            "flavor": {
+                "vcpus": 2,
+                "ram": 512,
+                "disk": 1,
+                "ephemeral": 0,
+                "original_name": "f",
+                "extra_specs": {},
+            },
             "image": {"id": "image"},
             "addresses": {},
             "metadata": {"padding": "x" * 1000},
@@ -138,7 +149,9 @@ class Cloud:
         if found := self.fault(request):
             return found
         if "/OS-FEDERATION/" in request.path and request.path != FEDERATION:
-            return Answer(404, {"error": {"code": 404, "message": "Could not find: egi", "title": "x"}})
+            return Answer(
+                404, {"error": {"code": 404, "message": "Could not find: egi", "title": "x"}}
+            )
         if request.path == FEDERATION and self.access_tokens is not None:
             return self._federate(request)
         if request.path == "/v3/auth/tokens" and request.body:
@@ -146,7 +159,13 @@ class Cloud:
         scope = self._scope(request.token)
         if scope is None:
             return Answer(
-                401, {"error": {"code": 401, "message": "The request you have made requires authentication."}}
+                401,
+                {
+                    "error": {
+                        "code": 401,
+                        "message": "The request you have made requires authentication.",
+                    }
+                },
             )
         if request.path.startswith("/compute"):
             return self._nova(request, scope)
@@ -162,7 +181,9 @@ class Cloud:
     def _refusal(self, request: Request, project: str) -> Answer | None:
         """Judge what a request for a token proves itself with."""
         identity = request.body["auth"]["identity"]
-        unauthorized = Answer(401, {"error": {"code": 401, "message": "no", "title": "Unauthorized"}})
+        unauthorized = Answer(
+            401, {"error": {"code": 401, "message": "no", "title": "Unauthorized"}}
+        )
         if identity["methods"] == ["token"] and not self._lives(identity["token"]["id"]):
             return unauthorized
         if identity["methods"] == ["application_credential"]:
@@ -187,7 +208,14 @@ class Cloud:
             shown = ends.replace(tzinfo=None).isoformat(timespec="microseconds") if ends else None
             return Answer(body={"application_credential": {"id": found[1], "expires_at": shown}})
         listed = [
-            {"id": name, "name": name, "domain_id": "default", "enabled": True, "tags": ["caso"], "VO": f"vo.{name}"}
+            {
+                "id": name,
+                "name": name,
+                "domain_id": "default",
+                "enabled": True,
+                "tags": ["caso"],
+                "VO": f"vo.{name}",
+            }
             for name in self.projects
         ]
         if request.path in ("/v3/auth/projects", "/v3/projects"):
@@ -220,13 +248,24 @@ class Cloud:
         catalog = [
             {
                 "type": kind,
-                "endpoints": [{"interface": "public", "region": "R", "region_id": "R", "url": f"{self.url}/{path}"}],
+                "endpoints": [
+                    {
+                        "interface": "public",
+                        "region": "R",
+                        "region_id": "R",
+                        "url": f"{self.url}/{path}",
+                    }
+                ],
             }
             for kind, path in (("compute", "compute/v2.1"), ("image", "image"), ("identity", "v3"))
         ]
         told: dict[str, Any] = {
             "methods": ["password"],
-            "user": {"id": "u", "name": "accounting", "domain": {"id": "default", "name": "Default"}},
+            "user": {
+                "id": "u",
+                "name": "accounting",
+                "domain": {"id": "default", "name": "Default"},
+            },
             "expires_at": _micro(ends + self.clock_offset),
             "issued_at": _micro(issued + self.clock_offset),
         }
@@ -237,7 +276,11 @@ class Cloud:
         if project == "system":
             told["system"] = {"all": True}
         elif project != "none":
-            told["project"] = {"id": project, "name": project, "domain": {"id": "default", "name": "Default"}}
+            told["project"] = {
+                "id": project,
+                "name": project,
+                "domain": {"id": "default", "name": "Default"},
+            }
         return Answer(201, {"token": told}, {"X-Subject-Token": token})
 
     def _scope(self, token: str) -> str | None:
@@ -251,16 +294,28 @@ class Cloud:
     def _nova(self, request: Request, project: str) -> Answer:
         numbers: Sequence[int] = range(self.deleted, self.servers)
         if since := request.query.get("changes-since"):
-            numbers = [n for n in range(self.servers) if since.startswith("1970") or self._updated(n) >= since]
+            numbers = [
+                n
+                for n in range(self.servers)
+                if since.startswith("1970") or self._updated(n) >= since
+            ]
         first = 0
         if marker := request.query.get("marker"):
-            first = next(place for place, n in enumerate(numbers) if self.uuid(project, n) == marker) + 1
+            first = (
+                next(place for place, n in enumerate(numbers) if self.uuid(project, n) == marker)
+                + 1
+            )
         length = min(int(request.query.get("limit", self.max_limit)), self.max_limit)
         shown = numbers[first : first + length]
         body: dict[str, Any] = {"servers": [self.server(project, number) for number in shown]}
         if len(shown) == length:
-            query = "&".join(f"{k}={v}" for k, v in {**request.query, "marker": self.uuid(project, shown[-1])}.items())
-            body["servers_links"] = [{"rel": "next", "href": f"http://internal.invalid{request.path}?{query}"}]
+            query = "&".join(
+                f"{k}={v}"
+                for k, v in {**request.query, "marker": self.uuid(project, shown[-1])}.items()
+            )
+            body["servers_links"] = [
+                {"rel": "next", "href": f"http://internal.invalid{request.path}?{query}"}
+            ]
         return Answer(body=body)
 
 

@@ -1,11 +1,13 @@
 """A small STOMP broker over TLS that misbehaves on demand, for what a real broker cannot be made to do.
 
-    with FaultBroker(credential, trust.grid.certificate, [Fault(Kind.CLOSE_AFTER_SEND, after=3)]) as broker:
+    with FaultBroker(credential, trust.grid.certificate, [Fault(Kind.CLOSE_AFTER_SEND, after=3)]) as
+    broker:
         ...
         assert broker.ids() == […]
 
-Each connection takes the next fault of the list; when the list is used up, connections are served properly. What was
-sent is kept in order of arrival. It also serves subscribers: see `FaultBroker.enqueue`.
+Each connection takes the next fault of the list; when the list is used up, connections are served
+properly. What was sent is kept in order of arrival. It also serves subscribers: see
+`FaultBroker.enqueue`.
 """
 
 from __future__ import annotations
@@ -126,7 +128,9 @@ class FaultBroker:
             for body, extra in itertools.zip_longest(bodies, headers, fillvalue=None):
                 number = str(len(self.queue) + len(self.acknowledged) + 1)
                 default = {"empa-id": f"00000000/{int(number):014x}"}
-                self.queue.append(Message(f"m-{number}", default if extra is None else extra, body or b""))
+                self.queue.append(
+                    Message(f"m-{number}", default if extra is None else extra, body or b"")
+                )
 
     def _start(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
@@ -149,7 +153,11 @@ class FaultBroker:
         with contextlib.suppress(OSError), contextlib.closing(raw):
             made = context.wrap_socket(raw, server_side=True)
             with self._lock:
-                fault = self.faults[self.connections] if self.connections < len(self.faults) else Fault(Kind.NONE)
+                fault = (
+                    self.faults[self.connections]
+                    if self.connections < len(self.faults)
+                    else Fault(Kind.NONE)
+                )
                 self.connections += 1
                 subject = (made.getpeercert() or {})["subject"]
                 self.clients.append(dict(pair for rdn in subject for pair in rdn)["commonName"])  # type: ignore[misc]
@@ -252,14 +260,21 @@ class _Session:
         with contextlib.suppress(OSError):
             while self.socket.fileno() != -1:
                 for message in self._waiting():
-                    headers = {"message-id": message.id, "ack": message.id, "subscription": "1", **message.headers}
+                    headers = {
+                        "message-id": message.id,
+                        "ack": message.id,
+                        "subscription": "1",
+                        **message.headers,
+                    }
                     self._send("MESSAGE", headers, message.body)
                 time.sleep(0.002)
 
     def _waiting(self) -> list[Message]:
         with self.broker._lock:
             room = self.prefetch - len(self.delivered)
-            chosen = [message for message in self.broker.queue if not message.is_taken][: max(room, 0)]
+            chosen = [message for message in self.broker.queue if not message.is_taken][
+                : max(room, 0)
+            ]
             for message in chosen:
                 message.is_taken = True
                 self.delivered[message.id] = message

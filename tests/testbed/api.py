@@ -57,9 +57,15 @@ class Api:
             headers = {"Content-Type": "application/octet-stream"} | dict(headers or {})
         where = {"service_type": service, "interface": "public", "region_name": REGION}
         try:
-            # A server may close an idle connection just as the next request is sent on it: it has heard nothing then.
+            # A server may close an idle connection just as the next request is sent on it: it has
+            # heard nothing then.
             answer = self.session.request(
-                path, method, endpoint_filter=where, headers=dict(headers or {}), connect_retries=1, **content
+                path,
+                method,
+                endpoint_filter=where,
+                headers=dict(headers or {}),
+                connect_retries=1,
+                **content,
             )
         except exceptions.HttpError as error:
             raise ApiError(method, service, path, error.http_status, str(error.message)) from error
@@ -89,18 +95,30 @@ class ApiError(Unavailable):
 
 
 def password_auth(
-    url: str, user: str, password: str, *, domain: str = "Default", project_id: str | None = None, system: bool = False
+    url: str,
+    user: str,
+    password: str,
+    *,
+    domain: str = "Default",
+    project_id: str | None = None,
+    system: bool = False,
 ) -> v3.Auth:
     """Return the means to log in with a password, scoped to a project, to the system, or not at all."""
     scope: Json = (
-        {"system_scope": "all"} if system else {"project_id": project_id} if project_id else {"unscoped": True}
+        {"system_scope": "all"}
+        if system
+        else {"project_id": project_id}
+        if project_id
+        else {"unscoped": True}
     )
     return v3.Password(url, username=user, password=password, user_domain_name=domain, **scope)
 
 
 def application_credential_auth(url: str, id_: str, secret: str) -> v3.Auth:
     """Return the means to log in with an application credential, which has a scope of its own."""
-    return v3.ApplicationCredential(url, application_credential_id=id_, application_credential_secret=secret)
+    return v3.ApplicationCredential(
+        url, application_credential_id=id_, application_credential_secret=secret
+    )
 
 
 def admin_auth(url: str, password: str) -> v3.Auth:

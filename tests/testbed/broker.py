@@ -1,8 +1,9 @@
 """ActiveMQ as Debian packages it, run without its service: STOMP over TLS, and a plain door for probes.
 
-The TLS door demands a client certificate of the grid's authority. A copy of each message that is sent to the queue
-``accounting`` goes to the queue ``accounting.copy``, so that somebody else can count. Messages sent as persistent are on
-disk before the broker gives a receipt; they survive `Broker.kill`.
+The TLS door demands a client certificate of the grid's authority. A copy of each message that is
+sent to the queue ``accounting`` goes to the queue ``accounting.copy``, so that somebody else can
+count. Messages sent as persistent are on disk before the broker gives a receipt; they survive
+`Broker.kill`.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ class Broker:
         for path in (directory, self.layout.log, self.layout.data("broker")):
             path.mkdir(parents=True, exist_ok=True)
         password = secrets.password(self.layout.secrets, "broker-stores")
-        _write_stores(directory, password, credential=self.trust.host("broker"), authority=self.trust.grid)
+        _write_stores(
+            directory, password, credential=self.trust.host("broker"), authority=self.trust.grid
+        )
         values = {
             "data": self.layout.data("broker"),
             "journal": self.layout.data("broker") / "kahadb",
@@ -176,13 +179,18 @@ class Broker:
         secrets.write_private(directory / "activemq.xml", _XML.format_map(quoted))
 
     def _command(self) -> list[str]:
-        jars = [*(_HOME / "lib").glob("*.jar"), *(_HOME / "lib/optional").glob("*.jar"), _JAVA / "slf4j-simple.jar"]
+        jars = [
+            *(_HOME / "lib").glob("*.jar"),
+            *(_HOME / "lib/optional").glob("*.jar"),
+            _JAVA / "slf4j-simple.jar",
+        ]
         return [
             "java",
             "-Xms64m",
             "-Xmx1024m",
             "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",  # starts in half the processor time, which tests that kill it pay each time
+            # starts in half the processor time, which tests that kill it pay each time
+            "-XX:TieredStopAtLevel=1",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
             f"-Dactivemq.base={self.layout.configuration('broker')}",
@@ -203,14 +211,20 @@ def _is_let_in(connection: socket.socket) -> bool:
     return connection.recv(64).startswith(b"CONNECTED\n")
 
 
-def _write_stores(directory: Path, password: str, *, credential: Credential, authority: Authority) -> None:
+def _write_stores(
+    directory: Path, password: str, *, credential: Credential, authority: Authority
+) -> None:
     protection = BestAvailableEncryption(password.encode())
     key = serialization.load_pem_private_key(credential.key.read_bytes(), password=None)
     certificate = x509.load_pem_x509_certificate(credential.certificate.read_bytes())
     trusted = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
     stores = {
-        "key.p12": pkcs12.serialize_key_and_certificates(b"broker", key, certificate, [trusted], protection),  # type: ignore[arg-type]  # RSA, as issued
-        "trust.p12": pkcs12.serialize_java_truststore([pkcs12.PKCS12Certificate(trusted, b"grid")], protection),
+        "key.p12": pkcs12.serialize_key_and_certificates(
+            b"broker", key, certificate, [trusted], protection
+        ),  # type: ignore[arg-type]  # RSA, as issued
+        "trust.p12": pkcs12.serialize_java_truststore(
+            [pkcs12.PKCS12Certificate(trusted, b"grid")], protection
+        ),
     }
     for name, data in stores.items():
         (directory / name).write_bytes(data)

@@ -1,6 +1,7 @@
 """A bundle as `scripts/build` makes it, of this checkout, in seconds: real files, a real wheel, images of one layer.
 
-What is not there is what takes minutes: the libraries of the host's environment and the services' images.
+What is not there is what takes minutes: the libraries of the host's environment and the services'
+images.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def make(directory: Path, *, version: str = __version__, key: Path | None = None
         if (TOP / folder).is_dir():
             shutil.copytree(TOP / folder, files / folder)
     compose = TOP / "docker-compose.yml"
-    (files / "docker-compose.yml").write_bytes(compose.read_bytes() if compose.exists() else b"services: {}\n")
+    (files / "docker-compose.yml").write_bytes(
+        compose.read_bytes() if compose.exists() else b"services: {}\n"
+    )
     (bundle / "wheels").mkdir()
     _wheel(bundle / "wheels" / f"egi_fedcloud_appliance-{version}-py3-none-any.whl", version)
     for name in ("requirements.txt", "requirements-all.txt"):
@@ -47,7 +50,9 @@ def seal(bundle: Path, *, key: Path | None = None) -> None:
     """Write the checksums of what is in a bundle, and sign them."""
     (bundle / "SHA256SUMS").unlink(missing_ok=True)
     (bundle / "SHA256SUMS.sig").unlink(missing_ok=True)
-    names = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()
+    )
     command = ["sha256sum", "--", *names]
     sums = subprocess.run(command, cwd=bundle, capture_output=True, check=True).stdout
     (bundle / "SHA256SUMS").write_bytes(sums)
@@ -82,7 +87,9 @@ def image(path: Path, tag: str, *, about: str = "") -> str:
         _add(archive, "about", (about or tag).encode())
     content = layer.getvalue()
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(content).hexdigest()}"]}
-    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+    ).encode()
     identifier = hashlib.sha256(config).hexdigest()
     manifest = [{"Config": f"{identifier}.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
     with tarfile.open(path, "w") as archive:
@@ -110,10 +117,18 @@ def _wheel(path: Path, version: str) -> None:
                     text = text.replace(__version__, version)
                 archive.writestr(names[-1], text)
         for name, text in (
-            ("METADATA", f"Metadata-Version: 2.1\nName: egi-fedcloud-appliance\nVersion: {version}\n"),
-            ("WHEEL", "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            (
+                "METADATA",
+                f"Metadata-Version: 2.1\nName: egi-fedcloud-appliance\nVersion: {version}\n",
+            ),
+            (
+                "WHEEL",
+                "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            ),
             ("entry_points.txt", "[console_scripts]\nappliance = appliance.admin.command:main\n"),
         ):
             names.append(f"{about}/{name}")
             archive.writestr(names[-1], text)
-        archive.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in [*names, f"{about}/RECORD"]))
+        archive.writestr(
+            f"{about}/RECORD", "".join(f"{name},,\n" for name in [*names, f"{about}/RECORD"])
+        )

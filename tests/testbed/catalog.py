@@ -1,6 +1,7 @@
 """What the services need of Keystone before they can work: their accounts, and the catalog.
 
-A second region has endpoints where nobody listens. They are disabled until `show_second_region` enables them.
+A second region has endpoints where nobody listens. They are disabled until `show_second_region`
+enables them.
 """
 
 from __future__ import annotations
@@ -28,8 +29,14 @@ def register(admin: Api, layout: Layout, *, services: Iterable[str]) -> None:
     """Create service project, service accounts, regions, services and endpoints, each unless it exists."""
     roles = {role["name"]: role["id"] for role in admin.get(KEYSTONE, "/roles")["roles"]}
     project = _ensure(admin, "project", "service", {"domain_id": "default"})
-    if not any(region["id"] == SECOND_REGION for region in admin.get(KEYSTONE, "/regions")["regions"]):
-        admin.post(KEYSTONE, "/regions", {"region": {"id": SECOND_REGION, "description": "nobody listens there"}})
+    if not any(
+        region["id"] == SECOND_REGION for region in admin.get(KEYSTONE, "/regions")["regions"]
+    ):
+        admin.post(
+            KEYSTONE,
+            "/regions",
+            {"region": {"id": SECOND_REGION, "description": "nobody listens there"}},
+        )
     for name in services:
         if name not in _TYPES or (mark := layout.done / f"catalog-{name}").exists():
             continue
@@ -40,22 +47,38 @@ def register(admin: Api, layout: Layout, *, services: Iterable[str]) -> None:
         service = _ensure(admin, "service", name, {"type": _TYPES[name]})
         known = admin.get(KEYSTONE, f"/endpoints?service_id={service}")["endpoints"]
         present = {(endpoint["region_id"], endpoint["interface"]) for endpoint in known}
-        for region, url, enabled in ((REGION, layout.url(name), True), (SECOND_REGION, _DEAD, False)):
+        for region, url, enabled in (
+            (REGION, layout.url(name), True),
+            (SECOND_REGION, _DEAD, False),
+        ):
             for interface in _INTERFACES:
                 if (region, interface) not in present:
-                    endpoint = {"service_id": service, "interface": interface, "region_id": region, "url": url}
-                    admin.post(KEYSTONE, "/endpoints", {"endpoint": endpoint | {"enabled": enabled}})
+                    endpoint = {
+                        "service_id": service,
+                        "interface": interface,
+                        "region_id": region,
+                        "url": url,
+                    }
+                    admin.post(
+                        KEYSTONE, "/endpoints", {"endpoint": endpoint | {"enabled": enabled}}
+                    )
         mark.touch()
 
 
 def show_second_region(admin: Api, *, shown: bool) -> None:
     """Enable or disable the dead endpoints of the second region."""
     for endpoint in admin.get(KEYSTONE, f"/endpoints?region_id={SECOND_REGION}")["endpoints"]:
-        admin.call("PATCH", KEYSTONE, f"/endpoints/{endpoint['id']}", {"endpoint": {"enabled": shown}})
+        admin.call(
+            "PATCH", KEYSTONE, f"/endpoints/{endpoint['id']}", {"endpoint": {"enabled": shown}}
+        )
 
 
 def _ensure(admin: Api, kind: str, name: str, properties: dict[str, object]) -> str:
     """Return the id of a project, user or service of this name, created unless it exists."""
     found = admin.get(KEYSTONE, f"/{kind}s?name={name}")[f"{kind}s"]
-    made = found[0] if found else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
+    made = (
+        found[0]
+        if found
+        else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
+    )
     return str(made["id"])

@@ -58,17 +58,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="start what is not running")
-    up.add_argument("--services", type=lambda text: text.split(","), default=SERVICES, metavar="NAME,NAME")
+    up.add_argument(
+        "--services", type=lambda text: text.split(","), default=SERVICES, metavar="NAME,NAME"
+    )
     commands.add_parser("seed", help="fill the cloud, once")
     bulk = commands.add_parser("bulk", help="add, or clear, thousands of servers of the past")
     bulk.add_argument("count", type=_count, nargs="?", default=0)
     bulk.add_argument("--project", default="vo-fedcloud")
-    bulk.add_argument("--days", type=_count, default=60, help="how far back they were born (%(default)s)")
-    bulk.add_argument("--running", type=_count, default=10, metavar="PERCENT", help="of them that live (%(default)s)")
+    bulk.add_argument(
+        "--days", type=_count, default=60, help="how far back they were born (%(default)s)"
+    )
+    bulk.add_argument(
+        "--running",
+        type=_count,
+        default=10,
+        metavar="PERCENT",
+        help="of them that live (%(default)s)",
+    )
     bulk.add_argument("--clear", action="store_true")
-    reset = commands.add_parser("reset", help="forget the broker's queues and the servers of the past")
-    reset.add_argument("--restore", action="store_true", help="restart the cloud with what was seeded")
-    region = commands.add_parser("region2", help="show or hide a second region, where nobody listens")
+    reset = commands.add_parser(
+        "reset", help="forget the broker's queues and the servers of the past"
+    )
+    reset.add_argument(
+        "--restore", action="store_true", help="restart the cloud with what was seeded"
+    )
+    region = commands.add_parser(
+        "region2", help="show or hide a second region, where nobody listens"
+    )
     region.add_argument("shown", choices=("on", "off"))
     commands.add_parser("status", help="processes, ports, memory")
     commands.add_parser("env", help="print exports for the tools' accounts")
@@ -94,7 +110,12 @@ def _bulk(testbed: Testbed, arguments: argparse.Namespace) -> None:
     if arguments.clear:
         testbed.clear_bulk()
     if arguments.count:
-        testbed.bulk(arguments.count, project=arguments.project, days=arguments.days, running=arguments.running)
+        testbed.bulk(
+            arguments.count,
+            project=arguments.project,
+            days=arguments.days,
+            running=arguments.running,
+        )
 
 
 def _status(testbed: Testbed, _: argparse.Namespace) -> None:
@@ -106,7 +127,9 @@ def _status(testbed: Testbed, _: argparse.Namespace) -> None:
         total += memory
         port = layout.port(name if name in CLOUD_SERVICES else f"{name}-tls")
         pid = str(process.pid) if process else "down"
-        print(f"{name:<10} {pid:>8} {port:>6} {memory / _MEBIBYTE:>5.0f} MiB  {layout.log / name}.log")
+        print(
+            f"{name:<10} {pid:>8} {port:>6} {memory / _MEBIBYTE:>5.0f} MiB  {layout.log / name}.log"
+        )
     print(f"{'all':<10} {'':>8} {'':>6} {total / _MEBIBYTE:>5.0f} MiB  {layout.state}")
 
 

@@ -32,7 +32,12 @@ class Configuration:
         """Write a service's files and make its directories."""
         files: dict[str, Sections] = getattr(self, f"_{service}")()
         directory = self.layout.configuration(service)
-        for path in (directory, self.layout.data(service), self.layout.log, self.layout.database(service).parent):
+        for path in (
+            directory,
+            self.layout.data(service),
+            self.layout.log,
+            self.layout.database(service).parent,
+        ):
             path.mkdir(parents=True, exist_ok=True)
         for name, sections in files.items():
             secrets.write_private(directory / name, _ini(sections))
@@ -91,7 +96,8 @@ class Configuration:
         }
 
     def _nova(self) -> dict[str, Sections]:
-        # Nova reads its paste file from its configuration directory, whatever [wsgi]api_paste_config says.
+        # Nova reads its paste file from its configuration directory, whatever
+        # [wsgi]api_paste_config says.
         directory = self.layout.configuration("nova")
         directory.mkdir(parents=True, exist_ok=True)
         shutil.copy(environment() / "etc/nova/api-paste.ini", directory)
@@ -108,7 +114,8 @@ class Configuration:
                     "concurrency_backend": "threading",
                     "compute_driver": "fake.FakeDriverWithoutFakeNodes",
                     "allow_resize_to_same_host": True,
-                    # The fake driver forgets its servers at a restart; nobody shall conclude that they were stopped.
+                    # The fake driver forgets its servers at a restart; nobody shall conclude that
+                    # they were stopped.
                     "sync_power_state_interval": -1,
                     "resume_guests_state_on_host_boot": False,
                     "vif_plugging_is_fatal": False,
@@ -119,7 +126,9 @@ class Configuration:
                 "database": self._database("nova"),
                 "conductor": {"workers": 1},
                 "scheduler": {"workers": 1},
-                "quota": dict.fromkeys(("instances", "cores", "ram", "server_groups", "key_pairs"), -1),
+                "quota": dict.fromkeys(
+                    ("instances", "cores", "ram", "server_groups", "key_pairs"), -1
+                ),
                 "keystone_authtoken": self._token_check("nova"),
                 "service_user": account | {"send_service_user_token": True},
                 "keystone": account,
@@ -188,10 +197,14 @@ class Configuration:
                     "enabled_backends": "paper",
                     "default_volume_type": "__DEFAULT__",
                     "glance_ca_certificates_file": self.ca_file,
-                    # Its default is to wait for a minute for the volume service, which starts after it in this process.
+                    # Its default is to wait for a minute for the volume service, which starts after
+                    # it in this process.
                     "scheduler_driver_init_wait_time": 1,
                 },
-                "paper": {"volume_driver": "testbed_volume.PaperVolumes", "volume_backend_name": "paper"},
+                "paper": {
+                    "volume_driver": "testbed_volume.PaperVolumes",
+                    "volume_backend_name": "paper",
+                },
                 "database": self._database("cinder"),
                 "keystone_authtoken": self._token_check("cinder"),
                 "service_user": self._account("cinder") | {"send_service_user_token": True},

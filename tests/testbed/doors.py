@@ -1,8 +1,8 @@
 """Doors in the loopback of another network namespace that lead to this machine's: python3 -m tests.testbed.doors PID PORT…
 
-Listens on 127.0.0.1:PORT in the namespace of the process PID, and hands each connection on to 127.0.0.1:PORT here. So a
-machine without any network reaches the test bed, under the names that its certificates are for. Says ``open`` on
-standard output when all listen; runs until it is killed.
+Listens on 127.0.0.1:PORT in the namespace of the process PID, and hands each connection on to
+127.0.0.1:PORT here. So a machine without any network reaches the test bed, under the names that its
+certificates are for. Says ``open`` on standard output when all listen; runs until it is killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def _enter(namespace: int) -> None:
 
 def listen(pid: int, ports: list[int]) -> list[socket.socket]:
     """Return sockets that listen in the namespace of a process; this process is where it was, then."""
-    here, there = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    here, there = (
+        os.open("/proc/self/ns/net", os.O_RDONLY),
+        os.open(f"/proc/{pid}/ns/net", os.O_RDONLY),
+    )
     try:
         _enter(there)
         return [socket.create_server(("127.0.0.1", port), backlog=64) for port in ports]
@@ -40,7 +43,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while block := await reader.read(2**16):
             writer.write(block)
             await writer.drain()
-    # A client that was killed, too, is gone for the other side: its server would wait for it with a thread.
+    # A client that was killed, too, is gone for the other side: its server would wait for it with a
+    # thread.
     with contextlib.suppress(OSError):
         if writer.can_write_eof():
             writer.write_eof()

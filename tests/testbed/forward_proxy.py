@@ -32,7 +32,9 @@ class ForwardProxy:
     @property
     def requests(self) -> list[str]:
         """Return what it was asked for, refused or not."""
-        return re.findall(r"Request \(file descriptor \d+\): (.*)", self.log.read_text(errors="replace"))
+        return re.findall(
+            r"Request \(file descriptor \d+\): (.*)", self.log.read_text(errors="replace")
+        )
 
 
 @contextlib.contextmanager
@@ -46,7 +48,9 @@ def serve(directory: Path, *, host: str, password: str) -> Iterator[ForwardProxy
         f"Port {port}\nListen {host}\nBasicAuth {proxy.account} {password}\nTimeout 30\nMaxClients 50\n"
         f'LogFile "{proxy.log}"\nLogLevel Info\n'
     )
-    with subprocess.Popen([PROGRAM, "-d", "-c", configuration], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [PROGRAM, "-d", "-c", configuration], stdout=subprocess.DEVNULL
+    ) as process:
         try:
             _wait(process, host, port)
             yield proxy

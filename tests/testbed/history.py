@@ -1,8 +1,9 @@
 """Thousands of servers of the past, put straight into Nova's databases.
 
-Each is a copy of a seeded server of the same project, in every table that Nova has it in, with an id, a life and a name
-of its own (``bulk-PROJECT-NUMBER``). They are on a host that does not exist, so that no compute service looks after
-them. Times are random but the same for the same number of servers already there.
+Each is a copy of a seeded server of the same project, in every table that Nova has it in, with an
+id, a life and a name of its own (``bulk-PROJECT-NUMBER``). They are on a host that does not exist,
+so that no compute service looks after them. Times are random but the same for the same number of
+servers already there.
 """
 
 from __future__ import annotations
@@ -58,9 +59,14 @@ _TABLES: dict[str, tuple[str, Mapping[str, str]]] = {
     "main.instance_system_metadata": ("instance_uuid", _PART | _DELETED),
     "main.instance_info_caches": (
         "instance_uuid",
-        _PART | _DELETED | {"network_info": "CASE WHEN planned.died IS NULL THEN network_info ELSE '[]' END"},
+        _PART
+        | _DELETED
+        | {"network_info": "CASE WHEN planned.died IS NULL THEN network_info ELSE '[]' END"},
     ),
-    "api.instance_mappings": ("instance_uuid", _PART | {"queued_for_delete": "planned.died IS NOT NULL"}),
+    "api.instance_mappings": (
+        "instance_uuid",
+        _PART | {"queued_for_delete": "planned.died IS NOT NULL"},
+    ),
 }
 """For each table: the column that names the server, and the columns that differ from those of the copied one."""
 
@@ -88,11 +94,16 @@ class History:
         """
         models = _models(seed, project)
         with self._databases() as databases:
-            (first,) = databases.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM main.instances").fetchone()
+            (first,) = databases.execute(
+                "SELECT COALESCE(MAX(id), 0) + 1 FROM main.instances"
+            ).fetchone()
             chance = random.Random(f"{project} {first}")
             for begin in range(first, first + count, _AT_ONCE):
                 numbers = range(begin, min(begin + _AT_ONCE, first + count))
-                plan = [_plan(number, project, models, days=days, running=running, chance=chance) for number in numbers]
+                plan = [
+                    _plan(number, project, models, days=days, running=running, chance=chance)
+                    for number in numbers
+                ]
                 _insert(databases, plan)
 
     def clear(self) -> int:
@@ -122,7 +133,9 @@ class History:
 
 def _models(seed: Seed, project: str) -> list[str]:
     """Return the ids of the seeded servers that can be copied: nothing that is unique hangs on them."""
-    unique = {ip.server for ip in seed.floating_ips} | {volume.server for volume in seed.volumes.values()}
+    unique = {ip.server for ip in seed.floating_ips} | {
+        volume.server for volume in seed.volumes.values()
+    }
     plain = [
         server.id
         for server in seed.servers.values()
@@ -131,7 +144,11 @@ def _models(seed: Seed, project: str) -> list[str]:
         and server.status in ("ACTIVE", "SHUTOFF", "SUSPENDED", "PAUSED")
     ]
     if not plain:
-        raise Unavailable(f"project {project}", "has no servers to copy", f"choose one of {', '.join(seed.projects)}")
+        raise Unavailable(
+            f"project {project}",
+            "has no servers to copy",
+            f"choose one of {', '.join(seed.projects)}",
+        )
     return plain
 
 
@@ -140,7 +157,9 @@ def _plan(
 ) -> tuple[object, ...]:
     """Invent one server, as a row of the table ``planned``."""
     now = clock.now()
-    born = now - _YOUNGEST - timedelta(seconds=chance.uniform(0, timedelta(days=days).total_seconds()))
+    born = (
+        now - _YOUNGEST - timedelta(seconds=chance.uniform(0, timedelta(days=days).total_seconds()))
+    )
     lives = number % 100 < running
     died = None if lives else min(born + timedelta(seconds=chance.randint(*_LIFE_SECONDS)), now)
     name = f"{_NAME}{project}-{number}"

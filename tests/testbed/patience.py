@@ -1,7 +1,8 @@
 """How long to wait for something on a machine whose speed nobody knows: as long as it makes progress.
 
-A fixed limit measures the machine: what takes 5 s on an idle one took more than 120 s on one with ten times the load,
-and the whole run was lost. So the time without any progress is limited, and the whole only by a generous ceiling.
+A fixed limit measures the machine: what takes 5 s on an idle one took more than 120 s on one with
+ten times the load, and the whole run was lost. So the time without any progress is limited, and the
+whole only by a generous ceiling.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ CEILING = 1800.0
 class Patience:
     """Waits while ``progress`` returns new values, at most ``idle`` seconds for the next one.
 
-    ``progress`` is something that changes while the work is done: CPU seconds, a count, the state of each item.
+    ``progress`` is something that changes while the work is done: CPU seconds, a count, the state
+    of each item.
     """
 
-    def __init__(self, progress: Callable[[], object], *, idle: float, ceiling: float = CEILING) -> None:
+    def __init__(
+        self, progress: Callable[[], object], *, idle: float, ceiling: float = CEILING
+    ) -> None:
         self._progress = progress
         self._idle = idle
         self._ceiling = ceiling

@@ -4,8 +4,9 @@
     host = authority.issue("ssm.example.org", hosts=("localhost", "127.0.0.1"))
     authority.publish(certificates)          # HASH.0, HASH.r0, HASH.signing_policy
 
-An authority lives in a directory of its own: ``ca.pem``, ``ca.key``, ``revoked.json`` and ``issued/NAME.{pem,key}``.
-`Authority.open` takes it up again. Everything made here is worthless outside of tests: no key has a passphrase.
+An authority lives in a directory of its own: ``ca.pem``, ``ca.key``, ``revoked.json`` and
+``issued/NAME.{pem,key}``. `Authority.open` takes it up again. Everything made here is worthless
+outside of tests: no key has a passphrase.
 """
 
 from __future__ import annotations
@@ -69,12 +70,19 @@ class Authority:
 
     @classmethod
     def create(
-        cls, directory: Path, *, subject: str = AUTHORITY_DN, key: KeyKind = "rsa", days: float = 3650
+        cls,
+        directory: Path,
+        *,
+        subject: str = AUTHORITY_DN,
+        key: KeyKind = "rsa",
+        days: float = 3650,
     ) -> Authority:
         """Make a root CA; ``subject`` in slash form, without slashes inside of values."""
         private = _make_key(key)
         name = parse_name(subject)
-        certificate = _sign(name, private.public_key(), issuer=name, by=private, days=days, is_ca=True)
+        certificate = _sign(
+            name, private.public_key(), issuer=name, by=private, days=days, is_ca=True
+        )
         return cls._found(directory, certificate, private)
 
     @classmethod
@@ -92,7 +100,12 @@ class Authority:
         """Make a CA whose certificate this one signs. Publish both to have chains that verify."""
         private = _make_key(key)
         certificate = _sign(
-            parse_name(subject), private.public_key(), issuer=self._subject, by=self._key, days=days, is_ca=True
+            parse_name(subject),
+            private.public_key(),
+            issuer=self._subject,
+            by=self._key,
+            days=days,
+            is_ca=True,
         )
         return self._found(directory, certificate, private)
 
@@ -128,8 +141,9 @@ class Authority:
     ) -> Credential:
         """Issue a certificate for TLS servers and clients with the name ``PREFIX/CN=common_name``.
 
-        ``hosts`` are the names and addresses of its subjectAltName (default: the common name). It is valid from
-        ``not_before`` (default: an hour ago) for ``days``. Files are never replaced: a second one of a name is numbered.
+        ``hosts`` are the names and addresses of its subjectAltName (default: the common name). It
+        is valid from ``not_before`` (default: an hour ago) for ``days``. Files are never replaced:
+        a second one of a name is numbered.
         """
         private = _make_key(key)
         certificate = _sign(
@@ -143,7 +157,9 @@ class Authority:
             alternatives=[_alternative(host) for host in hosts or (common_name,)],
         )
         stem = self._free_stem(common_name)
-        credential = Credential(stem.with_name(f"{stem.name}.pem"), stem.with_name(f"{stem.name}.key"))
+        credential = Credential(
+            stem.with_name(f"{stem.name}.pem"), stem.with_name(f"{stem.name}.key")
+        )
         _write_key(credential.key, private)
         credential.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
         return credential
@@ -151,13 +167,21 @@ class Authority:
     def find(self, common_name: str) -> Credential | None:
         """Return the first credential that was issued for this name."""
         stem = self._stem(common_name)
-        credential = Credential(stem.with_name(f"{stem.name}.pem"), stem.with_name(f"{stem.name}.key"))
-        return credential if credential.certificate.exists() and credential.certificate.stat().st_size else None
+        credential = Credential(
+            stem.with_name(f"{stem.name}.pem"), stem.with_name(f"{stem.name}.key")
+        )
+        return (
+            credential
+            if credential.certificate.exists() and credential.certificate.stat().st_size
+            else None
+        )
 
     def revoke(self, credential: Credential) -> None:
         """Put a certificate on the next CRL that `publish` writes."""
         certificate = x509.load_pem_x509_certificate(credential.certificate.read_bytes())
-        revoked = self._revoked() | {str(certificate.serial_number): datetime.now(UTC).isoformat(timespec="seconds")}
+        revoked = self._revoked() | {
+            str(certificate.serial_number): datetime.now(UTC).isoformat(timespec="seconds")
+        }
         _replace(self.directory / "revoked.json", json.dumps(revoked).encode())
 
     def publish(
@@ -170,8 +194,9 @@ class Authority:
     ) -> None:
         """Write or refresh this CA's files in a directory of trust anchors, each file in one step.
 
-        ``crl_days`` is the time from ``crl_issued`` (default: an hour ago) to the CRL's next update; None writes no CRL
-        and leaves one that is there. ``may_sign`` are the subjects of the signing policy; none at all, no policy.
+        ``crl_days`` is the time from ``crl_issued`` (default: an hour ago) to the CRL's next
+        update; None writes no CRL and leaves one that is there. ``may_sign`` are the subjects of
+        the signing policy; none at all, no policy.
         """
         directory.mkdir(parents=True, exist_ok=True)
         number = self._number_in(directory)
@@ -181,7 +206,9 @@ class Authority:
             crl = self._crl(issued=issued, following=issued + timedelta(days=crl_days))
             _replace(directory / f"{self.hash}.r{number}", crl.public_bytes(Encoding.PEM))
         if may_sign:
-            _replace(directory / f"{self.hash}.signing_policy", self._signing_policy(may_sign).encode())
+            _replace(
+                directory / f"{self.hash}.signing_policy", self._signing_policy(may_sign).encode()
+            )
 
     @property
     def _certificate(self) -> x509.Certificate:
@@ -193,7 +220,9 @@ class Authority:
 
     @property
     def _key(self) -> PrivateKey:
-        key = serialization.load_pem_private_key((self.directory / "ca.key").read_bytes(), password=None)
+        key = serialization.load_pem_private_key(
+            (self.directory / "ca.key").read_bytes(), password=None
+        )
         assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
         return key
 
@@ -203,10 +232,14 @@ class Authority:
     def _crl(self, *, issued: datetime, following: datetime) -> x509.CertificateRevocationList:
         builder = x509.CertificateRevocationListBuilder(self._subject, issued, following)
         for serial, moment in self._revoked().items():
-            entry = x509.RevokedCertificateBuilder(int(serial), datetime.fromisoformat(moment)).build()
+            entry = x509.RevokedCertificateBuilder(
+                int(serial), datetime.fromisoformat(moment)
+            ).build()
             builder = builder.add_revoked_certificate(entry)
         number = x509.CRLNumber(int(datetime.now(UTC).timestamp() * 1000))
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._certificate.public_key())  # type: ignore[arg-type]  # RSA or EC, as made here
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(
+            self._certificate.public_key()
+        )  # type: ignore[arg-type]  # RSA or EC, as made here
         return (
             builder.add_extension(number, critical=False)
             .add_extension(authority, critical=False)
@@ -300,7 +333,9 @@ def _sign(
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         .add_extension(_usage(is_ca=is_ca), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False
+        )
     )
     if not is_ca:
         purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

@@ -1,8 +1,8 @@
 """Processes of one instance: started in sessions of their own, recorded, stopped; never a stranger's.
 
-A process records itself before it becomes the service: boot id, then its line of ``/proc/PID/stat``. Pid, start time
-and boot id together name one process for ever, so a pid that the kernel has given to somebody else is not mistaken for
-ours.
+A process records itself before it becomes the service: boot id, then its line of
+``/proc/PID/stat``. Pid, start time and boot id together name one process for ever, so a pid that
+the kernel has given to somebody else is not mistaken for ours.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ class Process:
     @property
     def session(self) -> list[Process]:
         """All processes of the session that it leads, itself among them; none when it is dead."""
-        return [process for process, leader in _processes() if leader == self.pid] if self.is_alive else []
+        return (
+            [process for process, leader in _processes() if leader == self.pid]
+            if self.is_alive
+            else []
+        )
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if the process still is the one that it was."""
@@ -86,7 +90,12 @@ class Records:
         return process if process.is_alive else None
 
     def start(
-        self, name: str, *, command: Sequence[str | Path], output: Path, variables: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        command: Sequence[str | Path],
+        output: Path,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """Start a command in a session of its own, nobody's child, its output appended to a file."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +103,15 @@ class Records:
         record.unlink(missing_ok=True)
         with output.open("ab") as file:
             subprocess.run(
-                ["setsid", "--fork", "/bin/sh", "-c", _RECORD_AND_BECOME, str(record), *map(str, command)],
+                [
+                    "setsid",
+                    "--fork",
+                    "/bin/sh",
+                    "-c",
+                    _RECORD_AND_BECOME,
+                    str(record),
+                    *map(str, command),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -107,7 +124,13 @@ class Records:
             time.sleep(_POLL_SECONDS / 10)
 
     def await_ready(
-        self, name: str, *, ready: Callable[[], bool], remedy: str, idle: float = 120, ceiling: float = CEILING
+        self,
+        name: str,
+        *,
+        ready: Callable[[], bool],
+        remedy: str,
+        idle: float = 120,
+        ceiling: float = CEILING,
     ) -> None:
         """Wait until a process that was started is ready, as long as it is at work.
 
@@ -115,7 +138,9 @@ class Records:
 
         :raises Unavailable: it has ended, does nothing, or is busy beyond the ceiling
         """
-        patience = Patience(lambda: int(self.cpu_seconds(name) / _AT_WORK), idle=idle, ceiling=ceiling)
+        patience = Patience(
+            lambda: int(self.cpu_seconds(name) / _AT_WORK), idle=idle, ceiling=ceiling
+        )
         while not ready():
             if not self.find(name):
                 raise Unavailable(name, "ended at its start", remedy)
@@ -159,7 +184,9 @@ def require_free(port: int, service: str) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise Unavailable(service, f"port {port}: {error.strerror}", "choose another --port-base") from None
+            raise Unavailable(
+                service, f"port {port}: {error.strerror}", "choose another --port-base"
+            ) from None
 
 
 def _kill(processes: list[Process]) -> None:
@@ -192,7 +219,9 @@ def _parse(stat: str) -> _Sighting:
     """Read the fields 1 (pid), 3 (state), 6 (session), 20 (threads) and 22 (start) of proc(5)."""
     pid = int(stat.split(" ", 1)[0])
     fields = stat.rpartition(") ")[2].split()  # from field 3 on
-    return _Sighting(Process(pid, int(fields[19])), int(fields[3]), fields[0] == "Z", int(fields[17]))
+    return _Sighting(
+        Process(pid, int(fields[19])), int(fields[3]), fields[0] == "Z", int(fields[17])
+    )
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -28,4 +28,6 @@ class Progress:
         """Print a line with the seconds since the beginning."""
         if not self._quiet:
             with self._one_at_a_time:
-                print(f"[{time.monotonic() - self._begin:5.1f} s] {line}", file=sys.stderr, flush=True)
+                print(
+                    f"[{time.monotonic() - self._begin:5.1f} s] {line}", file=sys.stderr, flush=True
+                )

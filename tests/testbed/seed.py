@@ -144,7 +144,9 @@ class Seed:
         try:
             content = json.loads(path.read_text())
         except FileNotFoundError:
-            raise Unavailable(path.parent, "not seeded", "run: python -m tests.testbed seed") from None
+            raise Unavailable(
+                path.parent, "not seeded", "run: python -m tests.testbed seed"
+            ) from None
         return cls(
             projects=_by_name(Project, content["projects"]),
             users=_by_name(User, content["users"]),
@@ -161,6 +163,11 @@ class Seed:
 
 def _by_name(kind: type[_Kind], entries: Mapping[str, Mapping[str, Any]]) -> dict[str, _Kind]:
     return {
-        name: kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+        name: kind(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in entry.items()
+            }
+        )
         for name, entry in entries.items()
     }

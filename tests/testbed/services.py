@@ -67,7 +67,10 @@ class Services:
             arguments = ["neutron", f"sqlite:///{self.layout.database('neutron')}"]
         else:
             arguments = [_MANAGEMENT[service], json.dumps(self._management_commands(service))]
-        self._run([*self._python("testbed_schema.py"), *arguments], log=self.layout.log / f"{service}.schema.log")
+        self._run(
+            [*self._python("testbed_schema.py"), *arguments],
+            log=self.layout.log / f"{service}.schema.log",
+        )
         mark = self._schema_mark(service)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
@@ -104,7 +107,9 @@ class Services:
     def answers(self, service: str) -> bool:
         """Tell whether a service answers a request over TLS."""
         context = ssl.create_default_context(cafile=str(self.trust.cloud.certificate))
-        connection = http.client.HTTPSConnection(HOST, self.layout.port(service), timeout=30, context=context)
+        connection = http.client.HTTPSConnection(
+            HOST, self.layout.port(service), timeout=30, context=context
+        )
         try:
             connection.request("GET", "/")
             return connection.getresponse().status < http.client.INTERNAL_SERVER_ERROR
@@ -122,7 +127,9 @@ class Services:
             case "keystone":
                 owner = ("--keystone-user", str(os.getuid()), "--keystone-group", str(os.getgid()))
                 url = self.layout.url("keystone")
-                catalog = [f"--bootstrap-{kind}-url={url}" for kind in ("admin", "internal", "public")]
+                catalog = [
+                    f"--bootstrap-{kind}-url={url}" for kind in ("admin", "internal", "public")
+                ]
                 return [
                     [*files, "db_sync"],
                     [*files, "fernet_setup", *owner],
@@ -155,7 +162,8 @@ class Services:
 
     def _variables(self) -> dict[str, str]:
         directories = {
-            f"OS_{service.upper()}_CONFIG_DIR": str(self.layout.configuration(service)) for service in _MODULES
+            f"OS_{service.upper()}_CONFIG_DIR": str(self.layout.configuration(service))
+            for service in _MODULES
         }
         return directories | {
             "OS_NEUTRON_CONFIG_FILES": ";".join(_FILES["neutron"]),
@@ -169,11 +177,19 @@ class Services:
     def _python(self, program: str) -> list[str]:
         python = environment() / "bin/python"
         if not python.exists():
-            raise LocalFailure(environment(), "no environment with the services", "run scripts/test once, it makes one")
+            raise LocalFailure(
+                environment(),
+                "no environment with the services",
+                "run scripts/test once, it makes one",
+            )
         return [str(python), str(PLUGINS / program)]
 
     def _run(self, command: list[str], *, log: Path) -> None:
         with log.open("ab") as output:
-            done = subprocess.run(command, stdout=output, stderr=output, env=self._variables(), check=False)
+            done = subprocess.run(
+                command, stdout=output, stderr=output, env=self._variables(), check=False
+            )
         if done.returncode:
-            raise Unavailable(Path(command[1]).name, f"{command[2]} ended with {done.returncode}", f"see {log}")
+            raise Unavailable(
+                Path(command[1]).name, f"{command[2]} ended with {done.returncode}", f"see {log}"
+            )

@@ -38,7 +38,9 @@ class Start:
     _failed: bool = False
     _catalog: threading.Event = field(default_factory=threading.Event)
     _placement: threading.Event = field(default_factory=threading.Event)
-    _schemas: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_SCHEMAS_AT_ONCE))
+    _schemas: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(_SCHEMAS_AT_ONCE)
+    )
 
     def run(self, names: Sequence[str]) -> None:
         """Bring the named services up; the first failure is raised when all others have come to an end."""
@@ -87,7 +89,9 @@ class Start:
 
     def _register(self, names: Sequence[str]) -> None:
         marks = [
-            self.layout.done / f"catalog-{name}" for name in names if name in CLOUD_SERVICES and name != "keystone"
+            self.layout.done / f"catalog-{name}"
+            for name in names
+            if name in CLOUD_SERVICES and name != "keystone"
         ]
         if not all(mark.exists() for mark in marks):
             with self.progress.step("keystone: accounts and catalog"):

@@ -108,7 +108,9 @@ class Testbed:
         :raises Unavailable: one does not come up
         """
         if unknown := set(services) - set(SERVICES):
-            raise UsageError(", ".join(sorted(unknown)), "no such service", f"there are {', '.join(SERVICES)}")
+            raise UsageError(
+                ", ".join(sorted(unknown)), "no such service", f"there are {', '.join(SERVICES)}"
+            )
         with self._changing():
             self.trust.publish()
             names = [name for name in SERVICES if name in services]
@@ -126,7 +128,9 @@ class Testbed:
         """
         if not self.layout.seed.exists():
             if missing := [name for name in CLOUD_SERVICES if not self.services.runs(name)]:
-                raise Unavailable("test bed", f"{', '.join(missing)} not up", "run: python -m tests.testbed up")
+                raise Unavailable(
+                    "test bed", f"{', '.join(missing)} not up", "run: python -m tests.testbed up"
+                )
             with self._changing():
                 access = Access(self.layout, self.ca_file, self.admin())
                 seed = plant(access, self.progress)
@@ -134,11 +138,15 @@ class Testbed:
                 seed.write(self.layout.seed)
         return Seed.read(self.layout.seed)
 
-    def bulk(self, count: int, *, project: str = "vo-fedcloud", days: int = 60, running: int = 10) -> None:
+    def bulk(
+        self, count: int, *, project: str = "vo-fedcloud", days: int = 60, running: int = 10
+    ) -> None:
         """Put ``count`` servers of the last ``days`` into Nova's database, ``running`` percent of them alive."""
         seed = Seed.read(self.layout.seed)
         with self._changing(), self.progress.step(f"history: {count} servers of {project}"):
-            History(self.layout).insert(count, seed=seed, project=project, days=days, running=running)
+            History(self.layout).insert(
+                count, seed=seed, project=project, days=days, running=running
+            )
 
     def clear_bulk(self) -> int:
         """Remove what `bulk` put there; return how many servers that were."""
@@ -195,12 +203,12 @@ class Testbed:
         mark = state / "instance.json"
         if not mark.exists():
             if state.exists() and any(state.iterdir()):
-                raise UsageError(state, "is not empty and not of a test bed", "choose another --state")
+                raise UsageError(
+                    state, "is not empty and not of a test bed", "choose another --state"
+                )
             state.mkdir(parents=True, exist_ok=True)
             mark.write_text(json.dumps(wanted) + "\n")
         found = json.loads(mark.read_text())
         if found != wanted:
-            cause = (
-                f"was made as {found['state']} with port base {found['port_base']}, which are inside of its databases"
-            )
+            cause = f"was made as {found['state']} with port base {found['port_base']}, which are inside of its databases"
             raise UsageError(state, cause, "use them, or remove the directory")

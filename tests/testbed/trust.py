@@ -47,7 +47,9 @@ class Trust:
 
     def endpoints(self) -> Credential:
         """Return the certificate that all endpoints of the cloud share."""
-        return self._credential(self.cloud, "localhost", hosts=_LOOPBACK, key="ec", prefix="/C=ES/O=Example Cloud")
+        return self._credential(
+            self.cloud, "localhost", hosts=_LOOPBACK, key="ec", prefix="/C=ES/O=Example Cloud"
+        )
 
     def host(self, name: str) -> Credential:
         """Return the grid certificate of the host ``NAME.example.org``, which also is ``localhost``."""
@@ -70,7 +72,13 @@ class Trust:
         return Authority.open(directory)
 
     def _credential(
-        self, authority: Authority, name: str, *, hosts: tuple[str, ...], key: KeyKind = "rsa", prefix: str = HOST_DN
+        self,
+        authority: Authority,
+        name: str,
+        *,
+        hosts: tuple[str, ...],
+        key: KeyKind = "rsa",
+        prefix: str = HOST_DN,
     ) -> Credential:
         if (made := authority.find(name)) is None:
             with self._alone():

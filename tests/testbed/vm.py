@@ -1,9 +1,10 @@
 """A machine that boots: Debian with systemd as its first process, cron, and a Docker engine of its own inside.
 
-It is a container of the tests' engine, with all that a machine's root may do but what a host may lack
-(CAP_SYS_RESOURCE, with which alone `docker run --privileged` works), and without any network: its loopback has doors to
-the test bed, and 192.0.2.10 is its address. It is called appliance.example.org. A bare one has nothing but what Debian's
-installer leaves, and may have a network to fetch the rest.
+It is a container of the tests' engine, with all that a machine's root may do but what a host may
+lack (CAP_SYS_RESOURCE, with which alone `docker run --privileged` works), and without any network:
+its loopback has doors to the test bed, and 192.0.2.10 is its address. It is called
+appliance.example.org. A bare one has nothing but what Debian's installer leaves, and may have a
+network to fetch the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ _MACHINE = (
     *("--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--security-opt", "seccomp=unconfined"),
     *("--security-opt", "apparmor=unconfined", "--security-opt", "systempaths=unconfined"),
     *("--device-cgroup-rule", "a *:* rwm", "--cgroupns", "private"),
-    *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec", "--stop-signal", "SIGRTMIN+3"),
+    *(
+        "--tmpfs",
+        "/run",
+        "--tmpfs",
+        "/run/lock",
+        "--tmpfs",
+        "/tmp:exec",
+        "--stop-signal",
+        "SIGRTMIN+3",
+    ),
     *("--env", "container=docker", "--hostname", HOST, "--add-host", f"{HOST}:{ADDRESS}"),
 )
 
@@ -44,7 +54,11 @@ def fetch_root(cache: Path, *, is_bare: bool = False) -> Path:
     def make(directory: Path) -> None:
         directory.mkdir()
         done = subprocess.run(
-            [program, directory / "root.tar"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            [program, directory / "root.tar"],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             raise EngineError(f"{program.name}: {done.stderr[-2000:]}")
@@ -84,8 +98,8 @@ class Machine:
     ) -> Machine:
         """Make a new machine, and boot it. ``/media`` there is the directory ``media`` here, read-only.
 
-        ``/srv`` is the directory ``srv`` here: an engine below it can share layers, as on a disk. ``more`` are
-        flags of `docker create`.
+        ``/srv`` is the directory ``srv`` here: an engine below it can share layers, as on a disk.
+        ``more`` are flags of `docker create`.
         """
         image = ensure_image(engine, cache, is_bare=is_bare)
         machine = cls(engine, directory)
@@ -121,13 +135,17 @@ class Machine:
 
     def wait_until_up(self) -> str:
         """Wait for the end of the start; returns systemd's word for it: running, or degraded when a unit failed."""
-        patience = Patience(lambda: self.run("systemctl", "list-jobs", expect=None).stdout, idle=_BOOT_SECONDS)
+        patience = Patience(
+            lambda: self.run("systemctl", "list-jobs", expect=None).stdout, idle=_BOOT_SECONDS
+        )
         while not patience.is_over():
             word = self.run("systemctl", "is-system-running", "--wait", expect=None).stdout.strip()
             if word in ("running", "degraded"):
                 return word
             time.sleep(0.1)
-        raise EngineError(f"the machine does not come up: {self.run('systemctl', 'list-jobs', expect=None).stdout}")
+        raise EngineError(
+            f"the machine does not come up: {self.run('systemctl', 'list-jobs', expect=None).stdout}"
+        )
 
     def reboot(self) -> float:
         """Tell it to reboot, as its administrator does; returns the seconds until it is up again."""
@@ -156,7 +174,9 @@ class Machine:
             check=False,
             timeout=timeout,
         )
-        assert expect in (None, done.returncode), f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert expect in (None, done.returncode), (
+            f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def shell(self, line: str, *, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -167,7 +187,9 @@ class Machine:
         """Return what systemd has kept of a unit's words."""
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", unit).stdout
 
-    def wait(self, condition: Callable[[], bool], *, seconds: float, what: Callable[[], str]) -> float:
+    def wait(
+        self, condition: Callable[[], bool], *, seconds: float, what: Callable[[], str]
+    ) -> float:
         """Wait until something holds; returns how long that took, in seconds."""
         begin = time.monotonic()
         while not condition():
@@ -185,7 +207,9 @@ class Machine:
         if not ports:
             return
         command = [sys.executable, "-m", "tests.testbed.doors", str(self.pid), *map(str, ports)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TOP, env={**os.environ})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=TOP, env={**os.environ}
+        )
         self.doors.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"

@@ -37,7 +37,9 @@ def tls(trust: Trust, credential: str = "client") -> ssl.SSLContext:
     return context
 
 
-def client_of(service: AMS, trust: Trust, *, token: str = "", project: str = "accounting") -> argo.Client:
+def client_of(
+    service: AMS, trust: Trust, *, token: str = "", project: str = "accounting"
+) -> argo.Client:
     address = argo.Service("localhost", project, service.port, service.authn_port)
     return argo.Client(address, tls=tls(trust), token=token)
 
@@ -50,7 +52,9 @@ def publish_one(client: argo.Client) -> list[str]:
 def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
-    messages = [argo.Message(bytes([number]) * 1000, {"empaid": str(number)}) for number in range(5)]
+    messages = [
+        argo.Message(bytes([number]) * 1000, {"empaid": str(number)}) for number in range(5)
+    ]
     assert client.publish("topic", messages) == ["0", "1", "2", "3", "4"]
     for _ in range(2):
         pulled = client.pull("subscription", most=3)
@@ -58,7 +62,11 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
             (message.data, message.attributes) for message in messages[:3]
         ]
     client.acknowledge("subscription", [pulled[0].ack_id, pulled[1].ack_id])
-    assert [message.message_id for message in client.pull("subscription", most=9)] == ["2", "3", "4"]
+    assert [message.message_id for message in client.pull("subscription", most=9)] == [
+        "2",
+        "3",
+        "4",
+    ]
     assert (len(service.asked("token")), service.connections) == (1, 2)
     client.close()
 
@@ -66,40 +74,105 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
-        (Fault(Kind.STATUS, status=400, body=b""), argo.Refused, "refuses the request (400: Bad Request)"),
+        (
+            Fault(Kind.STATUS, status=400, body=b""),
+            argo.Refused,
+            "refuses the request (400: Bad Request)",
+        ),
         (Fault(Kind.STATUS, status=403), AccessDenied, "access is refused (403: broken on demand)"),
         (Fault(Kind.STATUS, status=404), Unavailable, "does not exist (404: broken on demand)"),
-        (Fault(Kind.STATUS, status=413, body=PAGE), argo.TooLarge, "too large (413: 502 Bad Gateway)"),
-        (Fault(Kind.STATUS, status=418, body=b"\x1b[31m" + b"x" * 999), argo.Refused, f"[31m{'x' * 196}…)"),
+        (
+            Fault(Kind.STATUS, status=413, body=PAGE),
+            argo.TooLarge,
+            "too large (413: 502 Bad Gateway)",
+        ),
+        (
+            Fault(Kind.STATUS, status=418, body=b"\x1b[31m" + b"x" * 999),
+            argo.Refused,
+            f"[31m{'x' * 196}…)",
+        ),
         *(
-            (Fault(Kind.STATUS, status=status), https.Interrupted, f"is out of order ({status}: broken on demand)")
+            (
+                Fault(Kind.STATUS, status=status),
+                https.Interrupted,
+                f"is out of order ({status}: broken on demand)",
+            )
             for status in (408, 429, 500, 502, 503, 504)
         ),
         (Fault(Kind.ANSWER, body=PAGE), Unavailable, "does not answer as an AMS: 502 Bad Gateway"),
-        (Fault(Kind.ANSWER, body=b'{"messageIds": []}'), Unavailable, "confirms 0 of 1 published messages"),
-        (Fault(Kind.ANSWER, body=b'{"messageIds": ["1", "2"]}'), Unavailable, "confirms 2 of 1 published messages"),
+        (
+            Fault(Kind.ANSWER, body=b'{"messageIds": []}'),
+            Unavailable,
+            "confirms 0 of 1 published messages",
+        ),
+        (
+            Fault(Kind.ANSWER, body=b'{"messageIds": ["1", "2"]}'),
+            Unavailable,
+            "confirms 2 of 1 published messages",
+        ),
         (Fault(Kind.ANSWER, body=b""), Unavailable, "confirms none of 1 published messages"),
         (Fault(Kind.ANSWER, body=b"[" * 50_000), Unavailable, "does not answer as an AMS"),
         (Fault(Kind.ANSWER, body=b"[]"), Unavailable, "no JSON object"),
-        (Fault(Kind.ANSWER, body=b" " * 100_000), Unavailable, "answers with more than 65536 bytes"),
+        (
+            Fault(Kind.ANSWER, body=b" " * 100_000),
+            Unavailable,
+            "answers with more than 65536 bytes",
+        ),
         (Fault(Kind.REDIRECT), Unavailable, "sends elsewhere (302): https://elsewhere.example.org"),
         (Fault(Kind.HALF), https.Interrupted, "breaks off in the middle of an answer"),
         (Fault(Kind.HALF_UNANNOUNCED), https.Interrupted, "breaks off in the middle of an answer"),
         (Fault(Kind.NO_HTTP), https.Interrupted, "does not answer in HTTP"),
-        (Fault(Kind.CLOSE_BEFORE, times=2), https.Interrupted, "closes the connection without an answer"),
-        (Fault(Kind.CLOSE_AFTER, times=2), https.Interrupted, "closes the connection without an answer"),
-        (Fault(Kind.STATUS, on="token", status=503), https.Interrupted, "is out of order (503: broken on demand)"),
-        (Fault(Kind.STATUS, on="token", status=404), AccessDenied, "gives no token for this host's certificate (404"),
-        (Fault(Kind.STATUS, on="token", status=401), AccessDenied, "gives no token for this host's certificate (401"),
-        (Fault(Kind.ANSWER, on="token", body=PAGE), Unavailable, "does not answer as an AMS: 502 Bad Gateway"),
+        (
+            Fault(Kind.CLOSE_BEFORE, times=2),
+            https.Interrupted,
+            "closes the connection without an answer",
+        ),
+        (
+            Fault(Kind.CLOSE_AFTER, times=2),
+            https.Interrupted,
+            "closes the connection without an answer",
+        ),
+        (
+            Fault(Kind.STATUS, on="token", status=503),
+            https.Interrupted,
+            "is out of order (503: broken on demand)",
+        ),
+        (
+            Fault(Kind.STATUS, on="token", status=404),
+            AccessDenied,
+            "gives no token for this host's certificate (404",
+        ),
+        (
+            Fault(Kind.STATUS, on="token", status=401),
+            AccessDenied,
+            "gives no token for this host's certificate (401",
+        ),
+        (
+            Fault(Kind.ANSWER, on="token", body=PAGE),
+            Unavailable,
+            "does not answer as an AMS: 502 Bad Gateway",
+        ),
         (Fault(Kind.ANSWER, on="token", body=b"{}"), Unavailable, "answers without a token"),
-        (Fault(Kind.ANSWER, on="token", body=b'{"token": "a\\nb"}'), Unavailable, "answers without a token"),
-        (Fault(Kind.REDIRECT, on="token"), Unavailable, "sends elsewhere (302): https://elsewhere.example.org"),
+        (
+            Fault(Kind.ANSWER, on="token", body=b'{"token": "a\\nb"}'),
+            Unavailable,
+            "answers without a token",
+        ),
+        (
+            Fault(Kind.REDIRECT, on="token"),
+            Unavailable,
+            "sends elsewhere (302): https://elsewhere.example.org",
+        ),
     ],
 )
-def test_answers(service: AMS, trust: Trust, fault: Fault, kind: type[Unavailable], words: str) -> None:
+def test_answers(
+    service: AMS, trust: Trust, fault: Fault, kind: type[Unavailable], words: str
+) -> None:
     service.faults = [fault]
-    with contextlib.closing(client_of(service, trust)) as client, pytest.raises(Unavailable) as caught:
+    with (
+        contextlib.closing(client_of(service, trust)) as client,
+        pytest.raises(Unavailable) as caught,
+    ):
         publish_one(client)
     assert type(caught.value) is kind
     assert words in str(caught.value)
@@ -237,7 +310,9 @@ def tunnel(asked: list[str]) -> Iterator[int]:
             listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_requests_go_through_the_environment_s_proxy(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_go_through_the_environment_s_proxy(
+    trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     with tunnel(asked) as port, AMS(trust.host("broker"), trust.grid.certificate) as service:
         service.create("topic")

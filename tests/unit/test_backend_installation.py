@@ -71,11 +71,17 @@ def test_no_more_than_half_and_no_more_than_three(
 
 
 @pytest.mark.parametrize(("failures", "status"), [([], 0), (["something"], 1)])
-def test_the_record_says_whether_something_was_left(tmp_path: Path, failures: list[str], status: int) -> None:
+def test_the_record_says_whether_something_was_left(
+    tmp_path: Path, failures: list[str], status: int
+) -> None:
     tally = Tally()
     tally.count("added", 2)
     for failure in failures:
         tally.fail(failure)
     tally.close(tmp_path)
     record = json.loads((tmp_path / "cloudkeeper-os.json").read_bytes())
-    assert (record["status"], record["failures"], record["counts"]) == (status, failures, {"added": 2})
+    assert (record["status"], record["failures"], record["counts"]) == (
+        status,
+        failures,
+        {"added": 2},
+    )

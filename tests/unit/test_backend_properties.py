@@ -40,7 +40,9 @@ def record(number: Any = 1, **more: Any) -> Record:
 
 
 def appliance(**more: Any) -> Appliance:
-    made = Appliance(ApplianceId("one"), ListId("list"), vo="ops", title="One", attributes={"hv:version": "1"})
+    made = Appliance(
+        ApplianceId("one"), ListId("list"), vo="ops", title="One", attributes={"hv:version": "1"}
+    )
     return replace(made, **more)
 
 
@@ -72,7 +74,16 @@ def test_images_that_are_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ram", "mib"), [(0, 0), (1, 1), (2**20, 1), (2**20 + 1, 2), (2147483648, 2048), (2**63 - 1, 2**31 - 1), (-5, 0)]
+    ("ram", "mib"),
+    [
+        (0, 0),
+        (1, 1),
+        (2**20, 1),
+        (2**20 + 1, 2),
+        (2147483648, 2048),
+        (2**63 - 1, 2**31 - 1),
+        (-5, 0),
+    ],
 )
 def test_least_memory_is_rounded_up_to_mib(ram: int, mib: int) -> None:
     assert properties.standard(appliance(ram=ram))["min_ram"] == mib
@@ -83,7 +94,8 @@ def test_an_image_without_title_is_called_by_its_identifier() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "written"), [("x86_64", "x86_64"), ("i386", "i686"), ("AMD64", "x86_64"), ("riscv", None), ("", None)]
+    ("told", "written"),
+    [("x86_64", "x86_64"), ("i386", "i686"), ("AMD64", "x86_64"), ("riscv", None), ("", None)],
 )
 def test_only_architectures_that_nova_knows(told: str, written: str | None) -> None:
     assert properties.describe(appliance(architecture=told)).get("architecture") == written
@@ -96,13 +108,21 @@ def test_a_value_that_is_too_long_is_refused() -> None:
 
 
 def test_values_that_cannot_be_read_count_as_none() -> None:
-    broken = record(APPLIANCE_RAM="much", APPLIANCE_EXPIRATION_DATE=str(2**62), APPLIANCE_ATTRIBUTES="{")
+    broken = record(
+        APPLIANCE_RAM="much", APPLIANCE_EXPIRATION_DATE=str(2**62), APPLIANCE_ATTRIBUTES="{"
+    )
     found = properties.read(broken)
     assert (found.ram, found.expires, dict(found.attributes)) == (0, None, {})
 
 
 def test_what_is_written_is_read_again() -> None:
-    told = appliance(ram=2**31, cores=2, expires=NOW, description="añil\n\u2028", attributes={"dc:title": "\U0001f680"})
+    told = appliance(
+        ram=2**31,
+        cores=2,
+        expires=NOW,
+        description="añil\n\u2028",
+        attributes={"dc:title": "\U0001f680"},
+    )
     written = image(**properties.describe(told))
     found = properties.recognise(written, owner=OWNER)
     assert found is not None
@@ -118,7 +138,9 @@ def test_a_description_that_is_right_needs_no_patch() -> None:
 def test_patches_escape_names_and_leave_others_alone() -> None:
     told = appliance()
     written = record(
-        **properties.describe(told), **properties.standard(told), **{"ad:a/b~c": "x", "hw_disk_bus": "scsi"}
+        **properties.describe(told),
+        **properties.standard(told),
+        **{"ad:a/b~c": "x", "hw_disk_bus": "scsi"},
     )
     patch = properties.difference(written, told, installation=HERE)
     assert patch == [{"op": "remove", "path": "/ad:a~1b~0c"}]
@@ -126,13 +148,17 @@ def test_patches_escape_names_and_leave_others_alone() -> None:
 
 def test_a_description_adopts_the_image_of_another_backend() -> None:
     told = appliance()
-    written = record(**properties.describe(told), **properties.standard(told), APPLIANCE_BACKEND=None)
+    written = record(
+        **properties.describe(told), **properties.standard(told), APPLIANCE_BACKEND=None
+    )
     (operation,) = properties.difference(written, told, installation="new")
     assert operation == {"op": "add", "path": "/APPLIANCE_BACKEND", "value": f"new {written.id}"}
 
 
 def test_attributes_are_json_of_ascii() -> None:
-    text = properties.describe(appliance(attributes={"b": "\U0001f680", "a": "ñ"}))["APPLIANCE_ATTRIBUTES"]
+    text = properties.describe(appliance(attributes={"b": "\U0001f680", "a": "ñ"}))[
+        "APPLIANCE_ATTRIBUTES"
+    ]
     assert text.isascii()
     assert list(json.loads(text).items()) == [("a", "ñ"), ("b", "\U0001f680")]
 
@@ -153,7 +179,10 @@ def test_orphans() -> None:
         )
     )
     records = [mine, made, young, old, record(9)]
-    assert left_behind(records, installation=HERE, kept=frozenset({made.id}), now=NOW) == [mine, old]
+    assert left_behind(records, installation=HERE, kept=frozenset({made.id}), now=NOW) == [
+        mine,
+        old,
+    ]
 
 
 def test_all_versions_but_the_newest_are_outdated() -> None:
@@ -161,7 +190,10 @@ def test_all_versions_but_the_newest_are_outdated() -> None:
     without_data = record(3, status="queued")
     unmarked = record(4, APPLIANCE_BACKEND=None)
     hidden, other = record(5, APPLIANCE_STATUS="EOL"), record(6, APPLIANCE_ID="other")
-    assert set(outdated_ids([without_data, new, old, unmarked, hidden, other])) == {old.id, without_data.id}
+    assert set(outdated_ids([without_data, new, old, unmarked, hidden, other])) == {
+        old.id,
+        without_data.id,
+    }
 
 
 def outdated_ids(records: list[Record]) -> list[str]:

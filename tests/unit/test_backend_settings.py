@@ -92,12 +92,20 @@ cafile = {tmp_path}/ca.pem
 """
     write(tmp_path, text, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
     found = load(tmp_path)
-    tls = MutualTLS(tmp_path / "own.pem", tmp_path / "own.key", tmp_path / "core.pem", "frontend.example.org")
+    tls = MutualTLS(
+        tmp_path / "own.pem", tmp_path / "own.key", tmp_path / "core.pem", "frontend.example.org"
+    )
     assert found.listening == Listening(tmp_path / "s", Port("::1", 50052, tls))
-    assert str(found.listening) == f"unix://{tmp_path}/s, [::1]:50052 (mutual TLS, for frontend.example.org)"
+    assert (
+        str(found.listening)
+        == f"unix://{tmp_path}/s, [::1]:50052 (mutual TLS, for frontend.example.org)"
+    )
     assert (found.visibility, found.access.interface) == ("shared", "internal")
     assert (found.access.region, found.access.verify) == ("RegionOne", f"{tmp_path}/ca.pem")
-    assert (found.access.options["user_domain_name"], found.access.project_domain_name) == ("egi", "egi")
+    assert (found.access.options["user_domain_name"], found.access.project_domain_name) == (
+        "egi",
+        "egi",
+    )
     assert (found.image_directory, found.log_file) == (tmp_path / "images", Path("/var/log/os.log"))
     given = load(tmp_path, grpc_port="1234", listen_address="192.0.2.1").listening.port
     assert given is not None
@@ -118,7 +126,10 @@ def test_a_port_without_certificates_is_refused(
     write(tmp_path, GOOD.replace("debug = true\n", f"grpc_port = 50051\n{options}"))
     assert problems(tmp_path) == [_PORT_ALONE.format(root=tmp_path)]
     assert backend.main(["--root", str(tmp_path), "--check-config"]) == 2
-    assert capsys.readouterr().err == f"cloudkeeper-os: {tmp_path}/{_PORT_ALONE.format(root=tmp_path)}\n"
+    assert (
+        capsys.readouterr().err
+        == f"cloudkeeper-os: {tmp_path}/{_PORT_ALONE.format(root=tmp_path)}\n"
+    )
     write(tmp_path, GOOD.replace("debug = true\n", ""))  # the remedy
     assert load(tmp_path).listening == Listening(tmp_path / "run/cloudkeeper/backend.sock", None)
 
@@ -130,15 +141,24 @@ def test_a_port_with_the_certificates_of_the_installation(tmp_path: Path) -> Non
     made.mkdir(parents=True)
     for name in ("certificate.pem", "key.pem"):
         (made / name).touch()
-    assert problems(tmp_path) == [f"{CONFIG}: core_certificate: file {made}/authority.pem does not exist"]
+    assert problems(tmp_path) == [
+        f"{CONFIG}: core_certificate: file {made}/authority.pem does not exist"
+    ]
     (made / "authority.pem").touch()
-    tls = MutualTLS(made / "certificate.pem", made / "key.pem", made / "authority.pem", "cloudkeeper")
+    tls = MutualTLS(
+        made / "certificate.pem", made / "key.pem", made / "authority.pem", "cloudkeeper"
+    )
     assert load(tmp_path).listening == Listening(None, Port("127.0.0.1", 50051, tls))
 
 
-def test_without_tls_only_by_an_option_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_tls_only_by_an_option_that_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H4: for a frontend of 1.7.1 without certificate; warned of each time."""
-    write(tmp_path, GOOD.replace("debug = true", "grpc_port = 50051\naccept_anyone_without_tls = true"))
+    write(
+        tmp_path,
+        GOOD.replace("debug = true", "grpc_port = 50051\naccept_anyone_without_tls = true"),
+    )
     found = load(tmp_path)
     assert found.listening == Listening(None, Port("127.0.0.1", 50051, None))
     (warning,) = found.warnings
@@ -152,10 +172,15 @@ def test_without_tls_only_by_an_option_that_says_so(tmp_path: Path, capsys: pyte
 
 
 def test_options_of_a_port_that_is_not_there(tmp_path: Path) -> None:
-    write(tmp_path, GOOD.replace("debug = true", "listen_address = ::1\naccept_anyone_without_tls = true"))
+    write(
+        tmp_path,
+        GOOD.replace("debug = true", "listen_address = ::1\naccept_anyone_without_tls = true"),
+    )
     found = load(tmp_path)
     assert found.listening.port is None
-    assert [problem.text for problem in found.warnings] == ["has no effect without grpc_port; remove it"] * 2
+    assert [problem.text for problem in found.warnings] == [
+        "has no effect without grpc_port; remove it"
+    ] * 2
 
 
 def test_a_socket_s_path_has_a_limit(tmp_path: Path) -> None:
@@ -165,7 +190,9 @@ def test_a_socket_s_path_has_a_limit(tmp_path: Path) -> None:
 
 
 def test_an_application_credential(tmp_path: Path) -> None:
-    text = GOOD.replace("password = pass$word", "auth_type = v3applicationcredential\napplication_credential_id = a")
+    text = GOOD.replace(
+        "password = pass$word", "auth_type = v3applicationcredential\napplication_credential_id = a"
+    )
     write(tmp_path, text)
     assert problems(tmp_path) == [
         f"{CONFIG}: [keystone_authtoken] application_credential_secret: must be set: v3applicationcredential needs it"
@@ -233,7 +260,10 @@ def test_the_shipped_mapping_alone_is_refused_and_beside_others_left_out(tmp_pat
         "etc/cloudkeeper-os/mapping.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and "
         "left out; fill in your VOs, or remove the entry"
     )
-    assert problems(tmp_path) == [told, "etc/cloudkeeper-os/mapping.json: maps no VO; no image would go anywhere"]
+    assert problems(tmp_path) == [
+        told,
+        "etc/cloudkeeper-os/mapping.json: maps no VO; no image would go anywhere",
+    ]
     mapping.write_text('{"ops": {"tenant": "EGI_ops"},\n"vo.example.org": {"project": "mytenant"}}')
     found = load(tmp_path)
     assert list(found.projects) == ["ops"]
@@ -245,12 +275,16 @@ def test_two_files_are_one_too_many(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
     (line,) = problems(tmp_path)
-    assert line == (f"etc/cloudkeeper-os/cloudkeeper-os.conf: exists, and {tmp_path}/{CONFIG} too; keep one of them")
+    assert line == (
+        f"etc/cloudkeeper-os/cloudkeeper-os.conf: exists, and {tmp_path}/{CONFIG} too; keep one of them"
+    )
 
 
 def test_a_log_directory_must_exist(tmp_path: Path) -> None:
     write(tmp_path, GOOD.replace("debug = true", f"log_dir = {tmp_path}/none"))
-    assert problems(tmp_path) == [f"{CONFIG}:2: log_dir: the log's directory {tmp_path}/none does not exist"]
+    assert problems(tmp_path) == [
+        f"{CONFIG}:2: log_dir: the log's directory {tmp_path}/none does not exist"
+    ]
 
 
 def test_check_config_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,10 +298,14 @@ def test_check_config_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_password_that_all_may_read_is_told(tmp_path: Path) -> None:
     write(tmp_path).chmod(0o644)
     (warning,) = load(tmp_path).warnings
-    assert str(warning).startswith(f"{tmp_path}/{CONFIG}:6: [keystone_authtoken] password: anybody on this host")
+    assert str(warning).startswith(
+        f"{tmp_path}/{CONFIG}:6: [keystone_authtoken] password: anybody on this host"
+    )
 
 
-def test_a_name_to_listen_at_is_looked_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_to_listen_at_is_looked_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Containers know their addresses by name; one that leads nowhere is a mistake in the command line."""
     write(tmp_path)
     certificates = tmp_path / "etc/fedcloud/tls/cloudkeeper-os"
@@ -287,7 +325,10 @@ def test_a_name_to_listen_at_is_looked_up(tmp_path: Path, capsys: pytest.Capture
 def test_the_record_of_a_backend_that_cannot_start(tmp_path: Path) -> None:
     """F-S2: the record of the last good run stayed in place."""
     (tmp_path / "backend.conf").write_text("[DEFAULT]\ngrpc_port = many\n")
-    assert backend.main(["--root", str(tmp_path), "--config-file", str(tmp_path / "backend.conf")]) == 2
+    assert (
+        backend.main(["--root", str(tmp_path), "--config-file", str(tmp_path / "backend.conf")])
+        == 2
+    )
     said = run_records.read(tmp_path, "cloudkeeper-os")
     assert said.status == 2
     assert "backend.conf:" in said.failures[0]
@@ -304,7 +345,10 @@ def test_an_account_by_a_misspelt_name_is_refused(tmp_path: Path) -> None:
 def test_a_log_that_would_go_elsewhere_is_reported(tmp_path: Path) -> None:
     """F-H6: options of oslo.log that are set and ignored."""
     write(
-        tmp_path, GOOD.replace("debug = true", "use_syslog = true\nlog_config_append = /etc/log.conf\nuse_journal = no")
+        tmp_path,
+        GOOD.replace(
+            "debug = true", "use_syslog = true\nlog_config_append = /etc/log.conf\nuse_journal = no"
+        ),
     )
     warnings = [(problem.line, problem.option) for problem in load(tmp_path).warnings]
     assert warnings == [(2, "use_syslog"), (3, "log_config_append")]

@@ -29,7 +29,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("algorithm", ["sha512", "sha256"])
 def test_all_bytes_are_sent_as_often_as_needed(path: Path, algorithm: str) -> None:
-    with open_source(described(path, algorithm=algorithm), directory=path.parent, is_wanted=always) as source:
+    with open_source(
+        described(path, algorithm=algorithm), directory=path.parent, is_wanted=always
+    ) as source:
         blocks = iter(source)
         next(blocks)
         assert b"".join(source) == DATA
@@ -67,13 +69,17 @@ def test_a_file_that_is_cut_short_while_it_is_sent(path: Path) -> None:
 def test_nobody_wants_it_any_longer(path: Path) -> None:
     answers = iter([True, True, False])
     with (
-        open_source(described(path), directory=path.parent, is_wanted=lambda: next(answers)) as source,
+        open_source(
+            described(path), directory=path.parent, is_wanted=lambda: next(answers)
+        ) as source,
         pytest.raises(Failed, match="nothing was stored"),
     ):
         list(source)
 
 
-def test_a_link_within_the_directory_is_followed_and_one_out_of_it_is_not(path: Path, tmp_path: Path) -> None:
+def test_a_link_within_the_directory_is_followed_and_one_out_of_it_is_not(
+    path: Path, tmp_path: Path
+) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     (tmp_path / "link").symlink_to(path)
@@ -90,12 +96,18 @@ def test_a_link_within_the_directory_is_followed_and_one_out_of_it_is_not(path: 
 def test_a_sibling_whose_name_begins_alike_is_outside(path: Path, tmp_path: Path) -> None:
     images = tmp_path / "image"
     images.mkdir()
-    with pytest.raises(Failed, match="is not below"), open_source(described(path), directory=images, is_wanted=always):
+    with (
+        pytest.raises(Failed, match="is not below"),
+        open_source(described(path), directory=images, is_wanted=always),
+    ):
         pass
 
 
 def test_an_empty_file_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     data = ImageData(str(tmp_path / "empty"), Format.RAW, "0" * 128, 0)
-    with pytest.raises(Failed, match="has 0 bytes"), open_source(data, directory=tmp_path, is_wanted=always):
+    with (
+        pytest.raises(Failed, match="has 0 bytes"),
+        open_source(data, directory=tmp_path, is_wanted=always),
+    ):
         pass

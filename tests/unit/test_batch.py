@@ -77,7 +77,11 @@ def test_a_directory_of_the_spool_that_is_none_is_passed_over_and_named_once(
     for path in odd:
         path.touch()
     assert sum(site.staging.hand_over(site.commit(project)) for project in ("p1", "p2")) == 6
-    named = [message for message in caplog.messages if "skipped: is a file; if nobody needs it: rm " in message]
+    named = [
+        message
+        for message in caplog.messages
+        if "skipped: is a file; if nobody needs it: rm " in message
+    ]
     assert 1 <= len(named) == len(set(named)) <= 2
     for path in odd:
         path.unlink()  # dirq itself does not pass them by
@@ -130,7 +134,9 @@ def test_a_broken_manifest_is_one_line(site: Site) -> None:
     (directory / "manifest.json").write_text('{"checkpoints": {"lastrun.p1": "soon"}}')
     site.commit(project="p2")
     found = site.staging.recover()
-    assert str(found.stuck["p1"]).startswith(f"{directory}/manifest.json: is broken; remove this file")
+    assert str(found.stuck["p1"]).startswith(
+        f"{directory}/manifest.json: is broken; remove this file"
+    )
     assert found.stuck.keys() == {"p1"}
     assert found.messages == 3  # those of p1 are in the spool too, but its batch is not finished
     assert site.checkpoints.find(["p2"]).moment == MOMENT
@@ -145,12 +151,15 @@ def test_foreign_names_hold_back_their_own_project_at_most(site: Site) -> None:
     assert site.messages() == WANTED
     assert site.checkpoints.find(["p2"]).moment == MOMENT
     assert len(made) == len(foreign.NAMES)
-    # Directories that can be read are taken for empty batches; the others are put aside, and named each time.
+    # Directories that can be read are taken for empty batches; the others are put aside, and named
+    # each time.
     aside = {f"{path.name}.foreign" for path in made} - {"q-directory.foreign", "q-locked.foreign"}
     for _ in range(2):
         left = {path.name for path in site.staging.path.iterdir()}
         assert {name for name in left if name.startswith("q-")} == aside
-        assert {name for name in left if name.startswith("r-")} == {name.replace("q-", "r-") for name in aside}
+        assert {name for name in left if name.startswith("r-")} == {
+            name.replace("q-", "r-") for name in aside
+        }
         assert not found.stuck
         assert len(found.foreign) == len(left)
         assert all("; look at it, then: rm -r " in str(line) for line in found.foreign)
@@ -170,7 +179,10 @@ def test_a_batch_with_foreign_files_is_handed_over_all_the_same(site: Site) -> N
         found = site.staging.recover()
         [line] = found.foreign
         aside = f"{directory}.foreign"
-        assert str(line) == f"{aside}: is or holds something that caso did not make; look at it, then: rm -r {aside}"
+        assert (
+            str(line)
+            == f"{aside}: is or holds something that caso did not make; look at it, then: rm -r {aside}"
+        )
         assert not found.stuck
     assert len(list(Path(f"{directory}.foreign").iterdir())) == len(made)
     assert site.staging.hand_over(site.commit()) == 3
@@ -191,7 +203,8 @@ def test_a_directory_of_root_stops_one_project(site: Site) -> None:
         (area.path / "p.new").mkdir(mode=0o700)
         said, aside = foreign.as_nobody(code).splitlines()
         assert (
-            f"/locked: skipped: permission denied (a directory of user {os.geteuid()}, mode 0700); chown -R" not in said
+            f"/locked: skipped: permission denied (a directory of user {os.geteuid()}, mode 0700); chown -R"
+            not in said
         )
         assert said.count("LocalFailure") == 1
         assert "locked" in said

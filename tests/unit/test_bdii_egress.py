@@ -81,7 +81,9 @@ def space(tmp_path: Path) -> Iterator[Space]:
                 pass
             space = Space(tmp_path, process.pid)
             for name in ("bridge", "host"):
-                space.write(f"etc/fedcloud/networks/{name}.yml", (TOP / f"networks/{name}.yml").read_text())
+                space.write(
+                    f"etc/fedcloud/networks/{name}.yml", (TOP / f"networks/{name}.yml").read_text()
+                )
             space.write("etc/sitebdii/site-urls.conf", _URLS)
             space.write("etc/fedcloud/appliance.yaml", f"engine:\n  socket: {tmp_path}/none\n")
             for line in (
@@ -143,15 +145,26 @@ def test_it_is_idempotent_and_repairs_what_others_changed(space: Space) -> None:
     space.run("iptables", "-I", "DOCKER-USER", "-s", "198.51.100.8", "-j", "ACCEPT")
     space.firewall("up")
     hook = [rule for rule in space.rules() if rule.startswith("-A DOCKER-USER")]
-    assert hook == [f"-A DOCKER-USER -i fedcloud-pub -j {_CHAIN}", "-A DOCKER-USER -s 198.51.100.8/32 -j ACCEPT"]
+    assert hook == [
+        f"-A DOCKER-USER -i fedcloud-pub -j {_CHAIN}",
+        "-A DOCKER-USER -s 198.51.100.8/32 -j ACCEPT",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("etc/fedcloud/appliance.env", "FEDCLOUD_NETWORK=host\n", "it has the host's own network"),
-        ("etc/fedcloud/appliance.yaml", "firewall: {bdii_egress: false}\n", "bdii_egress is false in"),
-        ("etc/fedcloud/appliance.yaml", "flows: {information: off}\n", "the flow information is off"),
+        (
+            "etc/fedcloud/appliance.yaml",
+            "firewall: {bdii_egress: false}\n",
+            "bdii_egress is false in",
+        ),
+        (
+            "etc/fedcloud/appliance.yaml",
+            "flows: {information: off}\n",
+            "the flow information is off",
+        ),
         (
             "etc/fedcloud/networks/bridge.yml",
             "services: {sitebdii: {networks: [bdii]}}\n",
@@ -159,7 +172,9 @@ def test_it_is_idempotent_and_repairs_what_others_changed(space: Space) -> None:
         ),
     ],
 )
-def test_where_it_is_not_offered_that_is_told_and_a_chain_goes(space: Space, name: str, text: str, words: str) -> None:
+def test_where_it_is_not_offered_that_is_told_and_a_chain_goes(
+    space: Space, name: str, text: str, words: str
+) -> None:
     """F-H15: the host's network, the administrator's word, networks of an earlier release."""
     before = space.rules()
     space.firewall("up")
@@ -172,11 +187,17 @@ def test_where_it_is_not_offered_that_is_told_and_a_chain_goes(space: Space, nam
 
 def test_the_chain_is_there_while_the_public_bdii_runs(space: Space) -> None:
     """F-H15: a unit that restarts leaves no moment without it; the timer repairs it for what runs, and only then."""
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as engine:
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as engine,
+    ):
         space.write("etc/fedcloud/appliance.yaml", f"engine:\n  socket: {engine.socket}\n")
         assert space.firewall("repair") == ""
         assert ours(space.rules()) == []
-        labels = {"com.docker.compose.project": "fedcloud", "com.docker.compose.service": "sitebdii"}
+        labels = {
+            "com.docker.compose.project": "fedcloud",
+            "com.docker.compose.service": "sitebdii",
+        }
         engine.add("fedcloud_sitebdii_1", labels=labels)
         space.firewall("repair")
         wanted = space.rules()
@@ -191,13 +212,17 @@ def test_without_iptables_there_is_a_line(space: Space) -> None:
     line = shlex.join([str(APPLIANCE), "firewall", "up", "--root", str(space.root)])
     hidden = f"mount -t tmpfs none /usr/sbin && exec {line}"
     said = space.run("unshare", "--mount", "sh", "-c", hidden, expect=3)
-    assert said.startswith("appliance: iptables: is not installed; apt-get install iptables, or set firewall: bdii_e")
+    assert said.startswith(
+        "appliance: iptables: is not installed; apt-get install iptables, or set firewall: bdii_e"
+    )
 
 
 def test_a_name_is_looked_up_and_its_address_kept_while_it_cannot_be(space: Space) -> None:
     """F-H15: with names, the DNS servers of the containers may be asked, and no others."""
     space.write("etc/sitebdii/site-urls.conf", "A ldap://bdii.example.org:2170/o=glue\n")
-    space.write("etc/resolv.conf", "nameserver 127.0.0.1\nnameserver 192.0.2.53\nnameserver fd00::53\n")
+    space.write(
+        "etc/resolv.conf", "nameserver 127.0.0.1\nnameserver 192.0.2.53\nnameserver fd00::53\n"
+    )
     hosts = space.root / "hosts"
     looked_up = (
         "mount --bind "
@@ -210,7 +235,10 @@ def test_a_name_is_looked_up_and_its_address_kept_while_it_cannot_be(space: Spac
         hosts.write_text(text)
         space.run("unshare", "--mount", "sh", "-c", looked_up)
         seen.append([rule for rule in ours(space.rules()) if " -j RETURN" in rule][1:])
-    dns = [f"-A {_CHAIN} -d 192.0.2.53/32 -p {name} -m {name} --dport 53 -j RETURN" for name in ("udp", "tcp")]
+    dns = [
+        f"-A {_CHAIN} -d 192.0.2.53/32 -p {name} -m {name} --dport 53 -j RETURN"
+        for name in ("udp", "tcp")
+    ]
     assert [rules[1:] for rules in seen] == [dns] * 3
     assert [rules[0].split()[7] for rules in seen] == ["192.0.2.11", "192.0.2.11", "192.0.2.12"]
 
@@ -228,10 +256,16 @@ def test_a_name_is_looked_up_and_its_address_kept_while_it_cannot_be(space: Spac
             ["192.0.2.2"],
         ),
         (
-            {"etc/docker/daemon.json": '{"dns": ["192.0.2.3"]}', "etc/resolv.conf": "nameserver 192.0.2.1\n"},
+            {
+                "etc/docker/daemon.json": '{"dns": ["192.0.2.3"]}',
+                "etc/resolv.conf": "nameserver 192.0.2.1\n",
+            },
             ["192.0.2.3"],
         ),
-        ({"etc/docker/daemon.json": "broken", "etc/resolv.conf": "nameserver ::1\n"}, ["8.8.8.8", "8.8.4.4"]),
+        (
+            {"etc/docker/daemon.json": "broken", "etc/resolv.conf": "nameserver ::1\n"},
+            ["8.8.8.8", "8.8.4.4"],
+        ),
     ],
 )
 def test_the_dns_servers_are_those_that_the_engine_hands_on(

@@ -36,7 +36,11 @@ def test_a_line_for_each_change_and_one_that_counts() -> None:
 
 @pytest.mark.parametrize(
     ("made", "does"),
-    [(modified(info=("1",), objectclass=("x",)), True), (modified(info=("1",)), False), (modified(), False)],
+    [
+        (modified(info=("1",), objectclass=("x",)), True),
+        (modified(info=("1",)), False),
+        (modified(), False),
+    ],
 )
 def test_a_change_of_class_is_seen(made: Plan, does: bool) -> None:
     assert made.changes_class is does
@@ -47,7 +51,9 @@ def test_a_deletion_is_due_at_the_moment_that_its_delay_ends() -> None:
     times = {"delay": timedelta(hours=1), "hold": timedelta(hours=2)}
     first, remembered = plan.guard(gone, size=4, remembered=NOTHING_VANISHED, now=NOW, **times)
     assert (first.deletes, first.waiting) == ((), gone.deletes)
-    early, _ = plan.guard(gone, size=4, remembered=remembered, now=NOW + timedelta(minutes=59), **times)
+    early, _ = plan.guard(
+        gone, size=4, remembered=remembered, now=NOW + timedelta(minutes=59), **times
+    )
     assert early.waiting == gone.deletes
     due, _ = plan.guard(gone, size=4, remembered=remembered, now=NOW + timedelta(hours=1), **times)
     assert (due.deletes, due.waiting) == (gone.deletes, ())

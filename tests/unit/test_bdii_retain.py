@@ -36,7 +36,11 @@ def names(found: tree.Tree) -> set[str]:
 
 
 def info(found: tree.Tree, name: str) -> set[str]:
-    (entry,) = [entry for dn, entry in found.items() if dn.startswith(f"glue2applicationenvironmentid={name},")]
+    (entry,) = [
+        entry
+        for dn, entry in found.items()
+        if dn.startswith(f"glue2applicationenvironmentid={name},")
+    ]
     return set(entry.get("GLUE2EntityOtherInfo"))
 
 
@@ -51,7 +55,9 @@ def test_a_complete_answer_replaces_everything() -> None:
 
 
 def test_only_what_belongs_to_the_failed_vo_stays() -> None:
-    old = made(SERVICE_ENTRY, image("a", "a"), image("b", "b"), image("both", "a", "b"), image("none"))
+    old = made(
+        SERVICE_ENTRY, image("a", "a"), image("b", "b"), image("both", "a", "b"), image("none")
+    )
     last = after(old, made(SERVICE_ENTRY, image("new", "a")), "b")
     assert names(last.tree) == {"s", "new", "b", "both"}
     assert info(last.tree, "both") == {"VO=b"}, "VO a answered, and did not name it"
@@ -84,10 +90,17 @@ def test_entries_below_and_entries_named_by_those_that_stay_stay_too() -> None:
 
 def test_a_policy_keeps_the_rule_of_the_failed_vo() -> None:
     def policy(*rules: str) -> Made:
-        return f"GLUE2PolicyID=p,{SERVICE}", {"objectClass": ("GLUE2AccessPolicy",), "GLUE2PolicyRule": rules}
+        return f"GLUE2PolicyID=p,{SERVICE}", {
+            "objectClass": ("GLUE2AccessPolicy",),
+            "GLUE2PolicyRule": rules,
+        }
 
-    last = after(made(SERVICE_ENTRY, policy("VO:a", "VO:b")), made(SERVICE_ENTRY, policy("VO:a")), "b")
-    rules = [entry.get("GLUE2PolicyRule") for entry in last.tree.values() if entry.get("GLUE2PolicyRule")]
+    last = after(
+        made(SERVICE_ENTRY, policy("VO:a", "VO:b")), made(SERVICE_ENTRY, policy("VO:a")), "b"
+    )
+    rules = [
+        entry.get("GLUE2PolicyRule") for entry in last.tree.values() if entry.get("GLUE2PolicyRule")
+    ]
     assert rules == [("VO:a", "VO:b")]
 
 
@@ -104,7 +117,10 @@ def test_an_entity_without_a_creation_time_gets_one_and_keeps_it() -> None:
     group: Made = (f"GLUE2GroupID=g,{SERVICE}", {"objectClass": ("GLUE2Group",)})
     first = advance(None, made(SERVICE_ENTRY, group), failed=(), now=EARLIER)
     second = advance(first, made(SERVICE_ENTRY, group, image("new")), failed=(), now=NOW)
-    times = {dn.partition(",")[0]: entry.get("GLUE2EntityCreationTime") for dn, entry in second.tree.items()}
+    times = {
+        dn.partition(",")[0]: entry.get("GLUE2EntityCreationTime")
+        for dn, entry in second.tree.items()
+    }
     assert times == {
         "glue2serviceid=s": ("2026-11-24T10:00:00Z",),
         "glue2groupid=g": (),
@@ -127,14 +143,23 @@ def test_creation_time_changes_only_with_content() -> None:
 
 
 def test_marks_of_a_bdii_below_keep_their_older_time() -> None:
-    attributes: dict[str, tuple[str, ...]] = {"objectClass": ("GLUE2Endpoint",), "GLUE2EndpointHealthState": ("ok",)}
-    stale = {**attributes, "GLUE2EntityOtherInfo": ("Stale=TRUE", "CollectedAt=2026-01-01T00:00:00Z")}
+    attributes: dict[str, tuple[str, ...]] = {
+        "objectClass": ("GLUE2Endpoint",),
+        "GLUE2EndpointHealthState": ("ok",),
+    }
+    stale = {
+        **attributes,
+        "GLUE2EntityOtherInfo": ("Stale=TRUE", "CollectedAt=2026-01-01T00:00:00Z"),
+    }
     last = LastGood(
         made((f"GLUE2EndpointID=e,{SERVICE}", stale), (f"GLUE2EndpointID=f,{SERVICE}", attributes)),
         EARLIER,
         is_silent=True,
     )
-    shown = {dn.partition(",")[0][-1]: entry for dn, entry in publishable(last, now=NOW, expiry=DAY).items()}
+    shown = {
+        dn.partition(",")[0][-1]: entry
+        for dn, entry in publishable(last, now=NOW, expiry=DAY).items()
+    }
     assert shown["e"].get("GLUE2EntityOtherInfo") == stale["GLUE2EntityOtherInfo"]
     assert shown["f"].get("GLUE2EndpointHealthState") == ("unknown",)
     assert shown["f"].get("GLUE2EndpointHealthStateInfo") == (

@@ -17,8 +17,14 @@ DOMAIN = "GLUE2DomainID=TEST-SITE,o=glue"
         ("GLUE2GroupID=cloud,o=glue", f"GLUE2GroupID=cloud,{DOMAIN}"),
         ("GLUE2GroupID=cloud , O = Glue ", f"GLUE2GroupID=cloud ,{DOMAIN}"),
         (r"GLUE2DomainID=OTHER,o=gl\75e", f"glue2domainid=OTHER,{DOMAIN}"),
-        (r"GLUE2GroupID=a\,o=glue,o=\67lue", rf"glue2groupid=a\,o\=glue,{DOMAIN}".replace(r"\=", "=")),
-        ("GLUE2GroupID=x,GLUE2DomainID=test-site,o=glue", f"GLUE2GroupID=x,GLUE2DomainID=test-site,{DOMAIN}"),
+        (
+            r"GLUE2GroupID=a\,o=glue,o=\67lue",
+            rf"glue2groupid=a\,o\=glue,{DOMAIN}".replace(r"\=", "="),
+        ),
+        (
+            "GLUE2GroupID=x,GLUE2DomainID=test-site,o=glue",
+            f"GLUE2GroupID=x,GLUE2DomainID=test-site,{DOMAIN}",
+        ),
         (f"GLUE2GroupID=x,{DOMAIN}", None),
         (r"GLUE2GroupID=x,GLUE2DomainID=TEST\2DSITE,o=glue", None),
         ("o=glue", None),
@@ -26,8 +32,12 @@ DOMAIN = "GLUE2DomainID=TEST-SITE,o=glue"
         ("no name", "no name"),
     ],
 )
-def test_every_spelling_of_the_suffix_is_moved_below_the_site_s_domain(dn: str, moved: str | None) -> None:
-    assert [entry.dn for entry in pull.below(SITE, [Entry(dn, {})])] == ([] if moved is None else [moved])
+def test_every_spelling_of_the_suffix_is_moved_below_the_site_s_domain(
+    dn: str, moved: str | None
+) -> None:
+    assert [entry.dn for entry in pull.below(SITE, [Entry(dn, {})])] == (
+        [] if moved is None else [moved]
+    )
 
 
 def test_a_source_that_names_another_site_is_told() -> None:
@@ -37,6 +47,8 @@ def test_a_source_that_names_another_site_is_told() -> None:
         for number, name in enumerate((SITE, "OTHER", "OTHER"))
     ]
     told = gather._of_other_sites(Answer("site/CLOUD", tree.of(services)[0]), SITE)
-    assert told == ["site/CLOUD: its services name the site OTHER, not TEST-SITE: correct one of them"]
+    assert told == [
+        "site/CLOUD: its services name the site OTHER, not TEST-SITE: correct one of them"
+    ]
     assert gather._of_other_sites(Answer("site/CLOUD", tree.of(services[:1])[0]), SITE) == []
     assert gather._of_other_sites(Answer("site/CLOUD", None), SITE) == []

@@ -22,14 +22,21 @@ from tests.e2e.bdii_service import Bdii
 ENTRY = "dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: x\n\n"
 
 
-def ask(tmp_path: Path, *scripts: str, timeout: float = 10, before: tuple[Answer, ...] = ()) -> list[Answer]:
+def ask(
+    tmp_path: Path, *scripts: str, timeout: float = 10, before: tuple[Answer, ...] = ()
+) -> list[Answer]:
     directory = tmp_path / "provider"
     directory.mkdir(exist_ok=True)
     for number, script in enumerate(scripts):
         (directory / f"p{number}").write_text(f"#!/bin/sh\n{script}\n")
         (directory / f"p{number}").chmod(0o755)
     found = sources.programs(directory, timeout=timedelta(seconds=timeout), limit=1_000_000)
-    return sources.ask(found.sources, before={a.source: a for a in before}, scratch=tmp_path, stop=threading.Event())
+    return sources.ask(
+        found.sources,
+        before={a.source: a for a in before},
+        scratch=tmp_path,
+        stop=threading.Event(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,9 @@ def test_output_and_status_make_the_answer(
     assert bool(answer.problems) == bool(problem)
 
 
-def test_a_program_that_hangs_is_ended_with_its_children_and_harms_no_neighbour(tmp_path: Path) -> None:
+def test_a_program_that_hangs_is_ended_with_its_children_and_harms_no_neighbour(
+    tmp_path: Path,
+) -> None:
     started = time.monotonic()
     script = f"trap '' TERM; sleep 300 & echo $! >{tmp_path}/child; wait; sleep 300"
     hanging, good = ask(tmp_path, script, f"printf '{ENTRY}'".replace("\n", "\\n"), timeout=0.5)
@@ -145,17 +154,25 @@ def test_a_directory_that_cannot_be_read_takes_nothing_away(tmp_path: Path, kind
     (tmp_path / "gip" / kind).rmdir()
     (tmp_path / "gip" / kind).symlink_to(kind)
     other = {"ldif": "provider", "provider": "ldif"}[kind]
-    (tmp_path / "gip/ldif/good.ldif").write_text(ENTRY) if other == "ldif" else bdii.script(f"echo '{ENTRY}'")
-    entries = tree.of([Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})])[0]
+    (tmp_path / "gip/ldif/good.ldif").write_text(ENTRY) if other == "ldif" else bdii.script(
+        f"echo '{ENTRY}'"
+    )
+    entries = tree.of(
+        [Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})]
+    )[0]
     found = gathered(bdii, {f"{kind}/old": LastGood(entries, datetime.now(UTC))})
     assert {"glue2groupid=x,o=glue", "glue2groupid=z,o=glue"} < found.wanted.keys()
-    assert found.problems == (f"{kind}/old: directory {tmp_path}/gip/{kind}: too many levels of symbolic links",)
+    assert found.problems == (
+        f"{kind}/old: directory {tmp_path}/gip/{kind}: too many levels of symbolic links",
+    )
 
 
 def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path) -> None:
     """F-H1: a file name in Latin-1 ended the service when its data were to be kept."""
     name = "ldif/\udcfc.ldif"
-    entries = tree.of([Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})])[0]
+    entries = tree.of(
+        [Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})]
+    )[0]
     now = datetime.now(UTC)
     store = Store(tmp_path)
     made = foreign.make(tmp_path / "sources", suffix=".ldif")
@@ -173,7 +190,14 @@ def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path
 def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
     """F-H1: root ran the BDII once; the account of the containers threw away what it could not read."""
     with foreign.open_to_all() as root:
-        entries = tree.of([Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})])[0]
+        entries = tree.of(
+            [
+                Entry(
+                    "GLUE2GroupID=z,o=glue",
+                    {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)},
+                )
+            ]
+        )[0]
         last = LastGood(entries, datetime.now(UTC))
         Store(root).save({"provider/a": last, "provider/b": last}, NOTHING_VANISHED)
         for path in (root / "sources", root / "memory.json"):

@@ -13,7 +13,9 @@ from bdii.retain import LastGood
 from bdii.store import Store
 
 WRITTEN = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-TREE = tree.of([Entry("GLUE2GroupID=x,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("x",)})])[0]
+TREE = tree.of(
+    [Entry("GLUE2GroupID=x,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("x",)})]
+)[0]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ def test_names_longer_than_slapd_can_store_are_left_out(value: str, is_taken: bo
 def test_an_entry_of_more_than_a_megabyte_is_left_out() -> None:
     made, problems = tree.of([group("large", o=("x" * 600_000, "y" * 500_000)), group("neighbour")])
     assert list(made) == ["glue2groupid=neighbour,o=glue"]
-    assert problems == ["line 0: GLUE2GroupID=large,o=glue: has values of more than 1000000 characters, left out"]
+    assert problems == [
+        "line 0: GLUE2GroupID=large,o=glue: has values of more than 1000000 characters, left out"
+    ]
 
 
 def test_a_missing_container_with_a_name_of_two_values_is_not_made_up() -> None:

@@ -45,7 +45,9 @@ def directory(tmp_path: Path, root: Authority) -> Path:
     return path
 
 
-def refusal(directory: Path, pair: Pair, *, at: datetime = NOW, crls: CRLPolicy = CRLPolicy.WARN) -> str:
+def refusal(
+    directory: Path, pair: Pair, *, at: datetime = NOW, crls: CRLPolicy = CRLPolicy.WARN
+) -> str:
     with pytest.raises(Untrusted) as caught:
         CADirectory(directory, crls=crls).verify_chain(pair.certificate, at=at)
     assert caught.value.status is ExitStatus.NOTHING
@@ -82,8 +84,12 @@ def test_the_intermediate_may_come_along(directory: Path, root: Authority) -> No
 
 def test_a_root_that_comes_along_is_not_believed(directory: Path) -> None:
     rogue = Authority.root("/CN=Rogue", key=ec_key("rogue"))
-    with pytest.raises(Untrusted, match=r"not among the trust anchors in .*; install the IGTF trust anchors"):
-        CADirectory(directory).verify_chain(rogue.issue(HOST).certificate, untrusted=[rogue.pair.certificate], at=NOW)
+    with pytest.raises(
+        Untrusted, match=r"not among the trust anchors in .*; install the IGTF trust anchors"
+    ):
+        CADirectory(directory).verify_chain(
+            rogue.issue(HOST).certificate, untrusted=[rogue.pair.certificate], at=NOW
+        )
 
 
 def test_a_ca_of_the_same_name_with_another_key(directory: Path) -> None:
@@ -128,7 +134,10 @@ def test_a_renewed_root_takes_the_place_of_the_expired_one(tmp_path: Path) -> No
     old.publish(directory, number=0)
     new.publish(directory, number=1)
     host = new.issue(HOST)
-    assert CADirectory(directory).verify_chain(host.certificate, at=NOW).certificates[-1] == new.pair.certificate
+    assert (
+        CADirectory(directory).verify_chain(host.certificate, at=NOW).certificates[-1]
+        == new.pair.certificate
+    )
 
 
 # Validity at the stated time
@@ -141,7 +150,9 @@ def test_a_renewed_root_takes_the_place_of_the_expired_one(tmp_path: Path) -> No
         (NOW - timedelta(hours=9), "its certificate is valid only from 20"),
     ],
 )
-def test_validity_at_the_stated_time(directory: Path, root: Authority, at: datetime, cause: str) -> None:
+def test_validity_at_the_stated_time(
+    directory: Path, root: Authority, at: datetime, cause: str
+) -> None:
     host = root.issue(HOST, starts=NOW - timedelta(hours=1))
     assert cause in refusal(directory, host, at=at, crls=CRLPolicy.OFF)
     CADirectory(directory).verify_chain(host.certificate, at=NOW)
@@ -160,7 +171,10 @@ def test_an_expired_intermediate_is_named(directory: Path, root: Authority) -> N
     sub = root.sub(ends=NOW - timedelta(hours=1))
     sub.publish(directory)
     cause = refusal(directory, sub.issue(HOST))
-    assert f"CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing expired on {NOW - timedelta(hours=1):%Y-%m-%d %H:%MZ}" in cause
+    assert (
+        f"CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing expired on {NOW - timedelta(hours=1):%Y-%m-%d %H:%MZ}"
+        in cause
+    )
 
 
 def test_the_time_may_come_in_any_zone(directory: Path, root: Authority) -> None:
@@ -221,16 +235,25 @@ def test_a_revoked_intermediate(directory: Path, root: Authority) -> None:
     sub.publish(directory, crl=sub.crl())
     root.revoke(sub.pair)
     root.publish(directory, crl=root.crl())
-    assert "CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing was revoked" in refusal(directory, sub.issue(HOST))
+    assert "CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing was revoked" in refusal(
+        directory, sub.issue(HOST)
+    )
 
 
 def test_a_missing_crl(directory: Path, root: Authority) -> None:
     (directory / f"{root.hash}.r0").unlink()
     host = root.issue(HOST)
-    assert "no CRL of its issuer is installed; run fetch-crl" in refusal(directory, host, crls=CRLPolicy.REQUIRE)
+    assert "no CRL of its issuer is installed; run fetch-crl" in refusal(
+        directory, host, crls=CRLPolicy.REQUIRE
+    )
     warnings = CADirectory(directory).verify_chain(host.certificate, at=NOW).warnings
-    assert warnings == ("/DC=ORG/DC=TEST-GRID/CN=Test Root: no CRL of its issuer is installed; run fetch-crl",)
-    assert CADirectory(directory, crls=CRLPolicy.OFF).verify_chain(host.certificate, at=NOW).warnings == ()
+    assert warnings == (
+        "/DC=ORG/DC=TEST-GRID/CN=Test Root: no CRL of its issuer is installed; run fetch-crl",
+    )
+    assert (
+        CADirectory(directory, crls=CRLPolicy.OFF).verify_chain(host.certificate, at=NOW).warnings
+        == ()
+    )
 
 
 def test_a_stale_crl_still_revokes(directory: Path, root: Authority) -> None:
@@ -273,7 +296,9 @@ def test_a_crl_that_openssl_does_not_use_still_revokes_what_it_lists(
 
 def test_a_crl_from_the_future(directory: Path, root: Authority) -> None:
     root.publish(directory, crl=root.crl(last=NOW + DAY))
-    assert "the CRL is valid only from" in refusal(directory, root.issue(HOST), crls=CRLPolicy.REQUIRE)
+    assert "the CRL is valid only from" in refusal(
+        directory, root.issue(HOST), crls=CRLPolicy.REQUIRE
+    )
 
 
 def test_a_crl_of_somebody_else_counts_as_missing(directory: Path, root: Authority) -> None:
@@ -281,15 +306,23 @@ def test_a_crl_of_somebody_else_counts_as_missing(directory: Path, root: Authori
     root.revoke(host)
     root.publish(directory, crl=root.crl(key=ec_key("rogue")))
     [warning] = CADirectory(directory).verify_chain(host.certificate, at=NOW).warnings
-    assert f"no CRL of its issuer can be used: {directory}/{root.hash}.r0: not signed by this CA" in warning
+    assert (
+        f"no CRL of its issuer can be used: {directory}/{root.hash}.r0: not signed by this CA"
+        in warning
+    )
     assert "cannot be checked" in refusal(directory, host, crls=CRLPolicy.REQUIRE)
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"]
+)
 def test_a_broken_crl_counts_as_missing(directory: Path, root: Authority, content: bytes) -> None:
     (directory / f"{root.hash}.r0").write_bytes(content)
     [warning] = CADirectory(directory).verify_chain(root.issue(HOST).certificate, at=NOW).warnings
-    assert f"can be used: {directory}/{root.hash}.r0: not a CRL that can be read; run fetch-crl" in warning
+    assert (
+        f"can be used: {directory}/{root.hash}.r0: not a CRL that can be read; run fetch-crl"
+        in warning
+    )
 
 
 def test_a_crl_in_der(directory: Path, root: Authority) -> None:
@@ -306,7 +339,9 @@ def test_the_newer_of_two_crls_counts(directory: Path, root: Authority) -> None:
     root.publish(directory, crl=root.crl())
     (directory / f"{root.hash}.r1").write_bytes(old.public_bytes(Encoding.PEM))
     assert "revoked" in refusal(directory, host, crls=CRLPolicy.REQUIRE)
-    assert CADirectory(directory, crls=CRLPolicy.REQUIRE).verify_chain(root.issue(HOST).certificate, at=NOW)
+    assert CADirectory(directory, crls=CRLPolicy.REQUIRE).verify_chain(
+        root.issue(HOST).certificate, at=NOW
+    )
 
 
 def test_the_crl_of_a_ca_that_lies_under_another_hash_too(directory: Path, root: Authority) -> None:
@@ -326,7 +361,10 @@ def test_a_name_outside_the_policy(directory: Path, root: Authority) -> None:
     root.publish(directory, policy="/DC=EU/DC=TEST/*")
     CADirectory(directory).verify_chain(root.issue(HOST).certificate, at=NOW)
     cause = refusal(directory, root.issue("/DC=EU/DC=OTHER/CN=host"))
-    assert f"its certificate lies outside the names that {directory / root.hash}.signing_policy lets" in cause
+    assert (
+        f"its certificate lies outside the names that {directory / root.hash}.signing_policy lets"
+        in cause
+    )
 
 
 def test_no_policy_no_bound(directory: Path, root: Authority) -> None:
@@ -351,13 +389,19 @@ def test_the_policy_binds_an_intermediate_that_came_along(directory: Path, root:
     root.publish(directory, policy="/DC=EU/DC=TEST/*")
     sub = root.sub()
     host = sub.issue(HOST)
-    with pytest.raises(Untrusted, match="CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing lies outside the names"):
-        CADirectory(directory).verify_chain(host.certificate, untrusted=[sub.pair.certificate], at=NOW)
+    with pytest.raises(
+        Untrusted, match="CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing lies outside the names"
+    ):
+        CADirectory(directory).verify_chain(
+            host.certificate, untrusted=[sub.pair.certificate], at=NOW
+        )
     sub.publish(directory)  # installed: now it is an anchor of its own
     CADirectory(directory).verify_chain(host.certificate, at=NOW)
 
 
-def test_the_policy_of_an_intermediate_binds_what_it_signs(directory: Path, root: Authority) -> None:
+def test_the_policy_of_an_intermediate_binds_what_it_signs(
+    directory: Path, root: Authority
+) -> None:
     sub = root.sub()
     sub.publish(directory, policy="/DC=EU/DC=TEST/*")
     assert "lies outside" in refusal(directory, sub.issue("/CN=outside"))
@@ -412,8 +456,12 @@ def test_a_directory_that_holds_no_trust(tmp_path: Path, make: Callable[[Path], 
     assert "install the IGTF trust anchors" in str(caught.value)
 
 
-def test_a_broken_certificate_does_not_take_the_others_down(directory: Path, root: Authority) -> None:
-    (directory / "0123abcd.0").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+def test_a_broken_certificate_does_not_take_the_others_down(
+    directory: Path, root: Authority
+) -> None:
+    (directory / "0123abcd.0").write_text(
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    )
     (directory / "89abcdef.0").symlink_to("nowhere")
     trust = CADirectory(directory)
     trust.verify_chain(root.issue(HOST).certificate, at=NOW)
@@ -474,11 +522,14 @@ def test_twenty_broken_files_have_their_lines(
         (directory / f"{number:08x}.0").write_text("nonsense\n")
     CADirectory(directory)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{directory}/{number:08x}.0: cannot be read: not PEM; replace or remove it" for number in range(20)
+        f"{directory}/{number:08x}.0: cannot be read: not PEM; replace or remove it"
+        for number in range(20)
     ]
 
 
-def test_a_thousand_files_with_broken_ones(directory: Path, root: Authority, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thousand_files_with_broken_ones(
+    directory: Path, root: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
     """A bounded number of lines, and the good ones count."""
     pem = root.pair.certificate.public_bytes(Encoding.PEM)
     for number in range(250):
@@ -489,7 +540,8 @@ def test_a_thousand_files_with_broken_ones(directory: Path, root: Authority, cap
     root.revoke(bad := root.issue(HOST))
     (directory / "00000007.r0").write_bytes(root.crl().public_bytes(Encoding.PEM))
     trust = CADirectory(directory)
-    with pytest.raises(Untrusted, match="signing_policy:1"):  # the policies lie beside our CA as well
+    # the policies lie beside our CA as well
+    with pytest.raises(Untrusted, match="signing_policy:1"):
         trust.verify_chain(bad.certificate, at=NOW)
     for path in directory.glob("00*.signing_policy"):
         path.unlink()
@@ -509,7 +561,11 @@ def test_a_root_with_serial_number_zero(tmp_path: Path) -> None:
     zero.publish(tmp_path / "certificates")
     host = zero.issue(HOST)
     assert (
-        len(CADirectory(tmp_path / "certificates").verify_chain(host.certificate, at=datetime.now(UTC)).certificates)
+        len(
+            CADirectory(tmp_path / "certificates")
+            .verify_chain(host.certificate, at=datetime.now(UTC))
+            .certificates
+        )
         == 2
     )
 
@@ -552,7 +608,10 @@ def test_the_bundle_serves_tls(directory: Path, root: Authority) -> None:
     sub.publish(directory)
     bundle = CADirectory(directory).tls_bundle()
     context = ssl.create_default_context(cadata=bundle)
-    subjects = {x509.load_der_x509_certificate(der).subject for der in context.get_ca_certs(binary_form=True)}
+    subjects = {
+        x509.load_der_x509_certificate(der).subject
+        for der in context.get_ca_certs(binary_form=True)
+    }
     assert subjects == {root.pair.certificate.subject, name("/DC=ORG/DC=TEST-GRID/CN=Test Issuing")}
 
 
@@ -569,7 +628,9 @@ def test_a_signature_of_a_kind_that_has_no_digest(root: Authority) -> None:
         check_signature_hash(odd, subject=DN(HOST), allow_sha1=True)
 
 
-def test_links_in_the_directory_are_followed(tmp_path: Path, directory: Path, root: Authority) -> None:
+def test_links_in_the_directory_are_followed(
+    tmp_path: Path, directory: Path, root: Authority
+) -> None:
     """As IGTF's bundles have them, and distributions that link to where a package keeps its files."""
     linked = tmp_path / "linked"
     linked.mkdir()

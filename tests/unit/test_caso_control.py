@@ -30,7 +30,9 @@ def shown(
 ) -> tuple[int, list[str]]:
     (root / "caso.conf").write_text(CONFIG.format(root))
     (root / "caso.conf").chmod(0o600)
-    monkeypatch.setattr(sys, "argv", ["caso", "checkpoints", "--config-file", str(root / "caso.conf"), *flags])
+    monkeypatch.setattr(
+        sys, "argv", ["caso", "checkpoints", "--config-file", str(root / "caso.conf"), *flags]
+    )
     status = control.main()
     return status, capsys.readouterr().out.splitlines()
 
@@ -43,7 +45,9 @@ def test_checkpoints_are_told_with_their_age(
     (tmp_path / "caso/lastrun.ops").write_text(str(moment))  # as cASO writes it
     status, lines = shown(tmp_path, capsys, monkeypatch)
     assert status == 0
-    assert lines[0].startswith(f"lastrun.ops: accounted up to {moment:%Y-%m-%d %H:%M:%S}+00:00, 2:00:3")
+    assert lines[0].startswith(
+        f"lastrun.ops: accounted up to {moment:%Y-%m-%d %H:%M:%S}+00:00, 2:00:3"
+    )
 
 
 def test_broken_files_and_waiting_batches_are_told(
@@ -53,7 +57,10 @@ def test_broken_files_and_waiting_batches_are_told(
     (tmp_path / "caso/lastrun.ops").write_text("")
     (tmp_path / "caso/lastrun.dir").mkdir()
     status, lines = shown(tmp_path, capsys, monkeypatch)
-    assert (status, lines) == (1, ["lastrun.dir: cannot be read: is a directory", "lastrun.ops: holds no time"])
+    assert (status, lines) == (
+        1,
+        ["lastrun.dir: cannot be read: is a directory", "lastrun.ops: holds no time"],
+    )
 
 
 def test_foreign_names_in_the_staging_area_are_told(
@@ -66,7 +73,10 @@ def test_foreign_names_in_the_staging_area_are_told(
     status, lines = shown(tmp_path, capsys, monkeypatch)
     assert status == 1
     assert f"{area}/pipe: skipped: is a pipe; if nobody needs it: rm {area}/pipe" in lines
-    assert any(line.startswith(f"{area}/p.foreign: is or holds something that caso did not make") for line in lines)
+    assert any(
+        line.startswith(f"{area}/p.foreign: is or holds something that caso did not make")
+        for line in lines
+    )
 
 
 def test_the_configuration_alone_can_be_checked(

@@ -93,7 +93,9 @@ def no_secrets_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(*argv: str) -> argparse.Namespace:
-    return parser(Program("caso-extract", "", common.add_arguments, lambda _: ExitStatus.DONE)).parse_args(argv)
+    return parser(
+        Program("caso-extract", "", common.add_arguments, lambda _: ExitStatus.DONE)
+    ).parse_args(argv)
 
 
 def load(root: Path, text: str, *argv: str) -> Configuration:
@@ -170,29 +172,43 @@ def test_messengers(messengers: str, version: str | None, warnings: int, tmp_pat
 @pytest.mark.parametrize(
     ("types", "told"),
     [
-        ("ip,storage", ["ip: not in", "none of these is in this version; add cloud", "storage: not in"]),
+        (
+            "ip,storage",
+            ["ip: not in", "none of these is in this version; add cloud", "storage: not in"],
+        ),
         ("cloud,clouds", ["'clouds' is not a type of records; write cloud"]),
     ],
 )
-def test_a_run_that_would_send_nothing_is_refused(types: str, told: list[str], tmp_path: Path) -> None:
+def test_a_run_that_would_send_nothing_is_refused(
+    types: str, told: list[str], tmp_path: Path
+) -> None:
     """It would move the checkpoints all the same."""
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}[messenger_ssm]\nrecord_types = {types}\n"
     shown = problems(tmp_path, text)
     assert len(shown) == len(told)
-    assert all(f"[messenger_ssm] record_types: {words}" in line for words, line in zip(told, shown, strict=True))
+    assert all(
+        f"[messenger_ssm] record_types: {words}" in line
+        for words, line in zip(told, shown, strict=True)
+    )
     assert load(tmp_path, text.replace("= ssm", "= noop")).version is None
 
 
 def test_several_properties_may_hold_the_vo(tmp_path: Path) -> None:
-    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nvo_property = egi.VO, accounting:VO\n{LOGIN}"
+    text = (
+        f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nvo_property = egi.VO, accounting:VO\n{LOGIN}"
+    )
     assert load(tmp_path, text).vo_properties == ("egi.VO", "accounting:VO")
     assert load(tmp_path, text, "--vo-property", "VO").vo_properties == ("VO",)
 
 
 def test_the_default_extractors_of_the_peer_are_no_news_but_chosen_ones_are(tmp_path: Path) -> None:
     assert load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}").warnings == ()
-    read = load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nextractor = nova,cinder\n{LOGIN}")
-    assert [problem.text for problem in read.warnings] == ["cinder: not in this version; what it would do is not done"]
+    read = load(
+        tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nextractor = nova,cinder\n{LOGIN}"
+    )
+    assert [problem.text for problem in read.warnings] == [
+        "cinder: not in this version; what it would do is not done"
+    ]
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
@@ -248,14 +264,46 @@ x = 1
             "v3pasword",
             "caso.conf:5: [keystone_auth] auth_type: 'v3pasword' is not a plugin; write one like v3",
         ),
-        ("auth_type = v3password", "", "caso.conf: [keystone_auth] auth_type: must be set: write v3password or v3app"),
-        ("/v3", "/v2.0", "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write https://HOST"),
-        ("https://keystone", "https://u:geheimes@keystone", f"caso.conf:6: [keystone_auth] auth_url: {ACCOUNT}"),
-        ("https://keystone", "https://[fe80::1", f"caso.conf:6: [keystone_auth] auth_url: '{BRACKET}' is not a URL; w"),
-        ("/v3", "/v3?secret=1", "caso.conf:6: [keystone_auth] auth_url: goes on behind its path; leave out all"),
-        ("https:", "ftp:", "caso.conf:6: [keystone_auth] auth_url: 'ftp://keystone.example.org:5000/v3' is not a URL"),
-        ("user_domain_name = default", "", "caso.conf: [keystone_auth] user_domain_name: must be set: the domain of"),
-        ("pa$$word-17", "<secret>", "caso.conf:9: [keystone_auth] password: is still the placeholder '<secret>'"),
+        (
+            "auth_type = v3password",
+            "",
+            "caso.conf: [keystone_auth] auth_type: must be set: write v3password or v3app",
+        ),
+        (
+            "/v3",
+            "/v2.0",
+            "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write https://HOST",
+        ),
+        (
+            "https://keystone",
+            "https://u:geheimes@keystone",
+            f"caso.conf:6: [keystone_auth] auth_url: {ACCOUNT}",
+        ),
+        (
+            "https://keystone",
+            "https://[fe80::1",
+            f"caso.conf:6: [keystone_auth] auth_url: '{BRACKET}' is not a URL; w",
+        ),
+        (
+            "/v3",
+            "/v3?secret=1",
+            "caso.conf:6: [keystone_auth] auth_url: goes on behind its path; leave out all",
+        ),
+        (
+            "https:",
+            "ftp:",
+            "caso.conf:6: [keystone_auth] auth_url: 'ftp://keystone.example.org:5000/v3' is not a URL",
+        ),
+        (
+            "user_domain_name = default",
+            "",
+            "caso.conf: [keystone_auth] user_domain_name: must be set: the domain of",
+        ),
+        (
+            "pa$$word-17",
+            "<secret>",
+            "caso.conf:9: [keystone_auth] password: is still the placeholder '<secret>'",
+        ),
         (
             "v3password",
             "v3applicationcredential",
@@ -275,15 +323,26 @@ _OIDC = "identity_provider = egi.eu\nprotocol = openid\n"
 _TOKENS = "access_token_endpoint = https://aai.example.org/token\n"
 _CLIENT = "client_id = c\nclient_secret = s\n"
 _TO_V3 = "does not log in to Keystone v3; write one like v3password, v3applicationcredential"
-_LIBRARY = "needs a library that is not installed here; write one like v3password, v3applicationcredential"
+_LIBRARY = (
+    "needs a library that is not installed here; write one like v3password, v3applicationcredential"
+)
 
 
 @pytest.mark.parametrize(
     ("plugin", "wanted"),
     [
-        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("none", "http_basic")),
-        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("v2password", "v2token")),
-        *((name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}") for name in ("admin_token",)),
+        *(
+            (name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}")
+            for name in ("none", "http_basic")
+        ),
+        *(
+            (name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}")
+            for name in ("v2password", "v2token")
+        ),
+        *(
+            (name, f"caso.conf:5: [keystone_auth] auth_type: '{name}' {_TO_V3}")
+            for name in ("admin_token",)
+        ),
         ("v3tokenlessauth", f"caso.conf:5: [keystone_auth] auth_type: 'v3tokenlessauth' {_TO_V3}"),
         ("v3kerberos", f"caso.conf:5: [keystone_auth] auth_type: 'v3kerberos' {_LIBRARY}"),
         ("v3fedkerb", f"caso.conf:5: [keystone_auth] auth_type: 'v3fedkerb' {_LIBRARY}"),
@@ -308,7 +367,10 @@ def test_plugins_that_get_no_token_of_keystone_3(plugin: str, wanted: str, tmp_p
         ("token", "token = t"),
         ("v3token", "token = t"),
         ("v3totp", "username = u\npasscode = 1\nuser_domain_name = d"),
-        ("v3applicationcredential", "application_credential_id = i\napplication_credential_secret = s"),
+        (
+            "v3applicationcredential",
+            "application_credential_id = i\napplication_credential_secret = s",
+        ),
         ("v3oidcaccesstoken", f"{_OIDC}access_token = t"),
         ("v3oidcclientcredentials", f"{_OIDC}{_CLIENT}{_TOKENS}"),
         ("v3oidcpassword", f"{_OIDC}{_CLIENT}{_TOKENS}username = u\npassword = p"),
@@ -345,7 +407,9 @@ def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:
     ]
 
 
-def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(tmp_path: Path) -> None:
+def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     shipped = Path(__file__).parents[2] / "etc"
     text = (shipped / "caso/caso.conf").read_text()
     (tmp_path / "etc").mkdir()
@@ -358,12 +422,18 @@ def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(tmp
         "caso.conf:32: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'",
         f"{tmp_path}/etc/voms.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and left out",
     ]
-    text = text.replace("SITE-NAME", "A").replace("PROJECT-NAMES", "").replace("yourkeystone", "keystone.example.org")
+    text = (
+        text.replace("SITE-NAME", "A")
+        .replace("PROJECT-NAMES", "")
+        .replace("yourkeystone", "keystone.example.org")
+    )
     for name, value in (("username", "u"), ("user_domain_name", "d"), ("password", "p")):
         text = re.sub(f"^#{name} =.*", f"{name} = {value}", text, flags=re.MULTILINE)
     found = load(tmp_path, text)
     assert (found.projects, found.mapping.entries) == ((), ())
-    assert [str(problem).split(":")[1:3] for problem in found.warnings] == [["2", " vo.example.org"]]
+    assert [str(problem).split(":")[1:3] for problem in found.warnings] == [
+        ["2", " vo.example.org"]
+    ]
 
 
 def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:
@@ -376,13 +446,22 @@ def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:
     assert log.redact("pa$word-17") == "***"
 
 
-def test_flags_win_over_the_environment_and_that_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_win_over_the_environment_and_that_over_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nprojects = a\ncaso_tag = a\nregion_name = a\n{LOGIN}"
     monkeypatch.setenv("OS_DEFAULT__PROJECTS", "b")
     monkeypatch.setenv("OS_DEFAULT__CASO_TAG", "b")
     monkeypatch.setenv("OS_KEYSTONE_AUTH__PASSWORD", "from-the-environment")
     read = load(
-        tmp_path, text, "--projects", "c,d", "--extract-from", "2026-11-01", "--extract_to", "2026-11-02T01:00+01:00"
+        tmp_path,
+        text,
+        "--projects",
+        "c,d",
+        "--extract-from",
+        "2026-11-01",
+        "--extract_to",
+        "2026-11-02T01:00+01:00",
     )
     assert (read.projects, read.tag, read.access.region) == (("c", "d"), "b", "a")
     assert read.access.options["password"] == "from-the-environment"
@@ -401,10 +480,14 @@ def test_times_that_make_no_window(tmp_path: Path) -> None:
     (told,) = problems(tmp_path, text, "--extract-from", "2026-11-02", "--extract-to", "2026-11-02")
     assert told == "command line: --extract-from: extract_from: is not before extract_to"
     (told,) = problems(tmp_path, text, "--extract-from", "2999-01-01")
-    assert told.startswith("command line: --extract-from: extract_from: 2999-01-01T00:00:00+00:00 is in the future")
+    assert told.startswith(
+        "command line: --extract-from: extract_from: 2999-01-01T00:00:00+00:00 is in the future"
+    )
 
 
-@pytest.mark.parametrize("time", ["2026-11-01T00:00+99:00", "0001-01-01T00:00+14:00", "2026-11-31", "now"])
+@pytest.mark.parametrize(
+    "time", ["2026-11-01T00:00+99:00", "0001-01-01T00:00+14:00", "2026-11-31", "now"]
+)
 def test_what_is_no_time(time: str, tmp_path: Path) -> None:
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
     (told,) = problems(tmp_path, text, "--extract-from", time)
@@ -418,12 +501,20 @@ def test_files_and_directories(tmp_path: Path) -> None:
     (tmp_path / "d/20.conf").write_text("[DEFAULT]\nsite_name = C\n")
     given = ["--config-file", str(tmp_path / "a.conf")]
     assert settings.load(arguments(*given), Layout(tmp_path)).names.site == "A"
-    assert settings.load(arguments(*given, "--config-dir", str(tmp_path / "d")), Layout(tmp_path)).names.site == "C"
+    assert (
+        settings.load(
+            arguments(*given, "--config-dir", str(tmp_path / "d")), Layout(tmp_path)
+        ).names.site
+        == "C"
+    )
     with pytest.raises(
-        ConfigurationError, match=r"none: is not a directory that can be read: no such file or directory$"
+        ConfigurationError,
+        match=r"none: is not a directory that can be read: no such file or directory$",
     ):
         settings.load(arguments(*given, "--config-dir", str(tmp_path / "none")), Layout(tmp_path))
-    with pytest.raises(ConfigurationError, match=r"etc/caso/caso\.conf: does not exist; write it, or name another"):
+    with pytest.raises(
+        ConfigurationError, match=r"etc/caso/caso\.conf: does not exist; write it, or name another"
+    ):
         settings.load(arguments(), Layout(tmp_path))
 
 
@@ -440,7 +531,11 @@ def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
         "except ConfigurationError as error: print(error)\n"
     )
     shown = []
-    for flags in ([], ["--config-file", str(tmp_path / "a.conf")], ["--config-dir", str(tmp_path / "etc/caso/d")]):
+    for flags in (
+        [],
+        ["--config-file", str(tmp_path / "a.conf")],
+        ["--config-dir", str(tmp_path / "etc/caso/d")],
+    ):
         command = [sys.executable, "-c", script, str(tmp_path), *flags]
         if os.geteuid() == 0:  # without its capabilities root is an account like any other
             command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
@@ -477,9 +572,18 @@ def test_paths_that_cannot_be_used_are_told_with_their_lines(tmp_path: Path) -> 
     ("options", "told"),
     [
         ("log_dir = {0}/file", "caso.conf:4: log_dir: the log's directory {0}/file is a file"),
-        ("log_file = {0}/none/x.log", "caso.conf:4: log_file: the log's directory {0}/none does not exist"),
-        ("log_file = {0}/etc\nlog_dir = {0}/none", "caso.conf:4: log_file: the log {0}/etc is a directory"),
-        ("logfile = x.log\nlogdir = {0}/none", "caso.conf:5: log_dir: the log's directory {0}/none does not exist"),
+        (
+            "log_file = {0}/none/x.log",
+            "caso.conf:4: log_file: the log's directory {0}/none does not exist",
+        ),
+        (
+            "log_file = {0}/etc\nlog_dir = {0}/none",
+            "caso.conf:4: log_file: the log {0}/etc is a directory",
+        ),
+        (
+            "logfile = x.log\nlogdir = {0}/none",
+            "caso.conf:5: log_dir: the log's directory {0}/none does not exist",
+        ),
     ],
 )
 def test_logs_that_cannot_be_written(options: str, told: str, tmp_path: Path) -> None:

@@ -43,8 +43,12 @@ def load(files: tuple[Path, Path]) -> Identity:
 
 
 @pytest.mark.parametrize("key", [rsa_key("host"), ec_key("host")])
-@pytest.mark.parametrize("form", [serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL])
-def test_rsa_and_ec_in_both_forms(tmp_path: Path, key: object, form: serialization.PrivateFormat) -> None:
+@pytest.mark.parametrize(
+    "form", [serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL]
+)
+def test_rsa_and_ec_in_both_forms(
+    tmp_path: Path, key: object, form: serialization.PrivateFormat
+) -> None:
     pair = Authority.root().issue(HOST, key=key)  # type: ignore[arg-type]
     files = install(tmp_path, pair)
     files[1].unlink()
@@ -56,10 +60,14 @@ def test_rsa_and_ec_in_both_forms(tmp_path: Path, key: object, form: serializati
     assert identity.key.private_numbers() == pair.key.private_numbers()
 
 
-def test_the_rest_of_the_certificate_file_is_its_chain(files: tuple[Path, Path], pair: Pair) -> None:
+def test_the_rest_of_the_certificate_file_is_its_chain(
+    files: tuple[Path, Path], pair: Pair
+) -> None:
     sub = Authority.root().sub().pair.certificate
     files[0].chmod(0o600)
-    files[0].write_bytes(pair.certificate.public_bytes(Encoding.PEM) + sub.public_bytes(Encoding.PEM))
+    files[0].write_bytes(
+        pair.certificate.public_bytes(Encoding.PEM) + sub.public_bytes(Encoding.PEM)
+    )
     assert load(files).chain == (sub,)
 
 
@@ -83,7 +91,11 @@ def test_the_key_is_in_no_representation(files: tuple[Path, Path], pair: Pair) -
     ],
 )
 def test_modes_of_the_key(
-    files: tuple[Path, Path], mode: int, is_our_group: bool, cause: str, monkeypatch: pytest.MonkeyPatch
+    files: tuple[Path, Path],
+    mode: int,
+    is_our_group: bool,
+    cause: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """R09."""
     files[1].chmod(mode)
@@ -109,7 +121,9 @@ def test_a_key_of_another_certificate(files: tuple[Path, Path]) -> None:
 def test_an_encrypted_key(files: tuple[Path, Path], pair: Pair) -> None:
     files[1].chmod(0o600)
     encryption = serialization.BestAvailableEncryption(b"secret")
-    files[1].write_bytes(pair.key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    files[1].write_bytes(
+        pair.key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    )
     with pytest.raises(Untrusted, match="the key is encrypted"):
         load(files)
 
@@ -123,8 +137,12 @@ def test_a_key_of_another_kind(files: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN X-----\nAAAA\n-----END X-----\n"])
-def test_files_that_are_something_else(files: tuple[Path, Path], index: int, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"-----BEGIN X-----\nAAAA\n-----END X-----\n"]
+)
+def test_files_that_are_something_else(
+    files: tuple[Path, Path], index: int, content: bytes
+) -> None:
     files[index].chmod(0o600)
     files[index].write_bytes(content)
     with pytest.raises(Malformed) as caught:
@@ -150,7 +168,8 @@ def test_files_that_cannot_be_read(files: tuple[Path, Path], index: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("at", "cause"), [(NOW + 31 * DAY, "the certificate expired on"), (NOW - 2 * DAY, "is valid only from")]
+    ("at", "cause"),
+    [(NOW + 31 * DAY, "the certificate expired on"), (NOW - 2 * DAY, "is valid only from")],
 )
 def test_out_of_its_time(files: tuple[Path, Path], at: object, cause: str) -> None:
     """R09."""
@@ -189,10 +208,14 @@ def test_a_renewed_pair_is_taken_up(files: tuple[Path, Path], pair: Pair, tmp_pa
     assert identity.certificate == pair.certificate
 
 
-def test_a_pair_caught_half_way_is_an_error_and_changes_nothing(files: tuple[Path, Path], pair: Pair) -> None:
+def test_a_pair_caught_half_way_is_an_error_and_changes_nothing(
+    files: tuple[Path, Path], pair: Pair
+) -> None:
     identity = load(files)
     files[0].chmod(0o600)
-    files[0].write_bytes(Authority.root().issue(HOST, key=rsa_key("renewed")).certificate.public_bytes(Encoding.PEM))
+    files[0].write_bytes(
+        Authority.root().issue(HOST, key=rsa_key("renewed")).certificate.public_bytes(Encoding.PEM)
+    )
     with pytest.raises(Untrusted, match="does not belong"):
         identity.reload_if_changed(at=NOW)
     assert identity.certificate == pair.certificate

@@ -34,9 +34,19 @@ def openssl(*words: str | Path) -> str:
 
 def verdict(tls: Path, party: str, *, purpose: str, at: datetime = NOW, host: str = "") -> str:
     name = ["-verify_hostname", host] if host else []
-    words = ["verify", "-x509_strict", "-purpose", purpose, "-attime", str(int(at.timestamp())), *name]
+    words = [
+        "verify",
+        "-x509_strict",
+        "-purpose",
+        purpose,
+        "-attime",
+        str(int(at.timestamp())),
+        *name,
+    ]
     directory = tls / party
-    return openssl(*words, "-CAfile", directory / "authority.pem", directory / "certificate.pem").splitlines()[-1]
+    return openssl(
+        *words, "-CAfile", directory / "authority.pem", directory / "certificate.pem"
+    ).splitlines()[-1]
 
 
 def test_each_side_proves_its_own_name_and_purpose(tmp_path: Path, tls: Path) -> None:
@@ -47,9 +57,15 @@ def test_each_side_proves_its_own_name_and_purpose(tmp_path: Path, tls: Path) ->
         ("cloudkeeper", "sslclient", ""),
     ):
         assert verdict(tls, party, purpose=purpose, host=host or party).endswith(": OK")
-        assert verdict(tls, party, purpose="sslclient" if purpose == "sslserver" else "sslserver").endswith("failed")
-    assert verdict(tls, "cloudkeeper", purpose="sslclient", host="backend.example.org").endswith("failed")
-    shown = openssl("x509", "-noout", "-ext", "subjectAltName", "-in", tls / "cloudkeeper-os/certificate.pem")
+        assert verdict(
+            tls, party, purpose="sslclient" if purpose == "sslserver" else "sslserver"
+        ).endswith("failed")
+    assert verdict(tls, "cloudkeeper", purpose="sslclient", host="backend.example.org").endswith(
+        "failed"
+    )
+    shown = openssl(
+        "x509", "-noout", "-ext", "subjectAltName", "-in", tls / "cloudkeeper-os/certificate.pem"
+    )
     assert "DNS:cloudkeeper-os, DNS:backend.example.org, IP Address:192.0.2.7" in shown
 
 
@@ -76,9 +92,14 @@ def test_nothing_is_made_twice(tmp_path: Path) -> None:
 def test_what_is_due_is_renewed_and_keeps_its_names(tmp_path: Path, tls: Path) -> None:
     maintain(tmp_path, "backend.example.org")
     later = NOW + timedelta(days=338)
-    assert maintain(tmp_path, at=later) == ["cloudkeeper-os/certificate.pem", "cloudkeeper/certificate.pem"]
+    assert maintain(tmp_path, at=later) == [
+        "cloudkeeper-os/certificate.pem",
+        "cloudkeeper/certificate.pem",
+    ]
     after = later + timedelta(days=390)
-    assert verdict(tls, "cloudkeeper-os", purpose="sslserver", at=after, host="backend.example.org").endswith(": OK")
+    assert verdict(
+        tls, "cloudkeeper-os", purpose="sslserver", at=after, host="backend.example.org"
+    ).endswith(": OK")
 
 
 def test_a_new_authority_stands_beside_the_old_one(tmp_path: Path, tls: Path) -> None:
@@ -90,7 +111,9 @@ def test_a_new_authority_stands_beside_the_old_one(tmp_path: Path, tls: Path) ->
     for party, purpose in (("cloudkeeper-os", "sslserver"), ("cloudkeeper", "sslclient")):
         assert verdict(tls, party, purpose=purpose, at=late).endswith(": OK")
     (tls / "cloudkeeper/certificate.pem").write_bytes(old)
-    assert verdict(tls, "cloudkeeper", purpose="sslclient", at=NOW + timedelta(days=100)).endswith(": OK")
+    assert verdict(tls, "cloudkeeper", purpose="sslclient", at=NOW + timedelta(days=100)).endswith(
+        ": OK"
+    )
     assert len(re.findall("BEGIN", (tls / "cloudkeeper/authority.pem").read_text())) == 2
 
 
@@ -113,7 +136,9 @@ def test_what_is_no_pair_is_made_anew(tmp_path: Path, tls: Path, harm: str) -> N
     assert verdict(tls, "cloudkeeper-os", purpose="sslserver").endswith(": OK")
 
 
-def test_the_command_says_what_to_write(tmp_path: Path, tls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_to_write(
+    tmp_path: Path, tls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = ["--root", str(tmp_path)]
     assert command.main(["certificates", "--renew", *root]) == 0
     assert not tls.exists()
@@ -121,10 +146,15 @@ def test_the_command_says_what_to_write(tmp_path: Path, tls: Path, capsys: pytes
     shown = capsys.readouterr().out
     assert f"{tls}/cloudkeeper-os/certificate.pem\n" in shown
     assert f"    certificate: {tls}/cloudkeeper/authority.pem\n" in shown
-    names = openssl("x509", "-noout", "-ext", "subjectAltName", "-in", tls / "cloudkeeper-os/certificate.pem")
-    assert {"DNS:backend", "DNS:localhost", "IP Address:127.0.0.1", "DNS:backend.example.org"} <= set(
-        re.split(r",?\s+(?=DNS|IP)", names.strip())
+    names = openssl(
+        "x509", "-noout", "-ext", "subjectAltName", "-in", tls / "cloudkeeper-os/certificate.pem"
     )
+    assert {
+        "DNS:backend",
+        "DNS:localhost",
+        "IP Address:127.0.0.1",
+        "DNS:backend.example.org",
+    } <= set(re.split(r",?\s+(?=DNS|IP)", names.strip()))
     assert command.main(["certificates", "--renew", *root]) == 0
     assert capsys.readouterr().out == ""
     assert command.main(["certificates", "--name", "backend:50051", *root]) == 2

@@ -47,15 +47,23 @@ def value(section: str, option: str, text: str, path: str, line: int = 1) -> Val
     return Value(section, option, text, Path(path), line)
 
 
-# ------------------------------------------------------------------------------------------------ what programs say
+# ------------------------------------------------------------------------------------------------
+# what programs say
 
 
 def said(*entries: object, status: int = 0) -> list[str]:
     lines = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
-    return ["Creating fedcloud_caso_run ... done", "fedcloud-check begun", *lines, f"fedcloud-check ended {status}"]
+    return [
+        "Creating fedcloud_caso_run ... done",
+        "fedcloud-check begun",
+        *lines,
+        f"fedcloud-check ended {status}",
+    ]
 
 
-def problem(line: int, option: str, text: str, *, is_fatal: bool = True, path: str = CASO) -> dict[str, Any]:
+def problem(
+    line: int, option: str, text: str, *, is_fatal: bool = True, path: str = CASO
+) -> dict[str, Any]:
     told = {"path": path, "line": line, "option": option, "text": text, "is_fatal": is_fatal}
     return {"level": "ERROR" if is_fatal else "WARNING", "message": "x", "problem": told}
 
@@ -71,7 +79,15 @@ def test_each_line_of_a_program_is_a_finding_with_the_host_s_file_and_line() -> 
             {"level": "ERROR", "message": "the spool cannot be read"},
             {"level": "INFO", "message": "starts"},
             "Traceback of somebody else",
-            {"value": {"section": "ssm", "option": "output_path", "text": "/x", "path": CASO, "line": 3}},
+            {
+                "value": {
+                    "section": "ssm",
+                    "option": "output_path",
+                    "text": "/x",
+                    "path": CASO,
+                    "line": 3,
+                }
+            },
             status=2,
         ),
     )
@@ -87,9 +103,14 @@ def test_each_line_of_a_program_is_a_finding_with_the_host_s_file_and_line() -> 
 
 @pytest.mark.parametrize(
     ("status", "lines", "words"),
-    [(4, ["caso-extract: bug in this program"], "the check is broken: caso-extract: bug"), (137, [], "status 137")],
+    [
+        (4, ["caso-extract: bug in this program"], "the check is broken: caso-extract: bug"),
+        (137, [], "status 137"),
+    ],
 )
-def test_a_program_that_fails_without_a_word_is_a_finding(status: int, lines: list[str], words: str) -> None:
+def test_a_program_that_fails_without_a_word_is_a_finding(
+    status: int, lines: list[str], words: str
+) -> None:
     (finding,) = inside.read("caso", said(*lines, status=status)).findings
     assert words in str(finding)
 
@@ -121,7 +142,8 @@ def test_the_row_of_a_finding(option: str, text: str, row: str) -> None:
     assert identify(option, text) == row
 
 
-# -------------------------------------------------------------------------------------------- files with each other
+# -------------------------------------------------------------------------------------------- files
+# with each other
 
 
 def test_the_site_has_one_name() -> None:
@@ -133,20 +155,32 @@ def test_the_site_has_one_name() -> None:
         value("DEFAULT", "SITE_NAME", "B", SITE, 4),
     ]
     (finding,) = across.site_names(values)
-    assert str(finding) == f"{CASO}:12: site_name: 'A' here, 'B' in {SITE}:4; write GOCDB's name in both"
+    assert (
+        str(finding)
+        == f"{CASO}:12: site_name: 'A' here, 'B' in {SITE}:4; write GOCDB's name in both"
+    )
     assert finding.identifier == "C22.a"
     assert list(across.site_names(values[1:])) == []
     assert [one.path for one in across.site_names([*values[:1], *values[1:3]])] == [CASO]
-    assert list(across.site_names([values[0], value("DEFAULT", "SITE_NAME", "host", SITE, 0)])) == []  # a default
+    # a default
+    assert (
+        list(across.site_names([values[0], value("DEFAULT", "SITE_NAME", "host", SITE, 0)])) == []
+    )
 
 
 def test_records_go_where_the_sender_looks() -> None:
     """C40.b, F-H6."""
     written, read = "/var/spool/apel/outgoing/other", "/var/spool/apel/outgoing/openstack"
-    values = [value("ssm", "output_path", written, CASO, 110), value("messaging", "path", read, SENDER, 0)]
+    values = [
+        value("ssm", "output_path", written, CASO, 110),
+        value("messaging", "path", read, SENDER, 0),
+    ]
     (finding,) = across.spools(values)
     assert (finding.identifier, finding.path, finding.line) == ("C40.b", CASO, 110)
-    assert finding.text == f"records go to {written}, but {SENDER} sends from {read}; write one path in both"
+    assert (
+        finding.text
+        == f"records go to {written}, but {SENDER} sends from {read}; write one path in both"
+    )
     assert list(across.spools([value("ssm", "output_path", f"{read}/", CASO), values[1]])) == []
     assert list(across.spools(values[:1])) == []
 
@@ -162,7 +196,9 @@ def test_records_go_where_the_sender_looks() -> None:
         ("messaging", "destination", "eu-egi-cloud-accounting", False),
     ],
 )
-def test_a_production_site_sends_to_no_test_federation(section: str, option: str, text: str, is_found: bool) -> None:
+def test_a_production_site_sends_to_no_test_federation(
+    section: str, option: str, text: str, is_found: bool
+) -> None:
     """C24.a, F-H6: only with the profile egi."""
     values = [value(section, option, text, SENDER, 7)]
     found = list(across.test_destinations(values, "egi"))
@@ -170,7 +206,8 @@ def test_a_production_site_sends_to_no_test_federation(section: str, option: str
     assert list(across.test_destinations(values, "private")) == []
 
 
-# ------------------------------------------------------------------------------------------------------ the command
+# ------------------------------------------------------------------------------------------------------
+# the command
 
 
 @dataclass
@@ -191,7 +228,9 @@ class Site:
         told = "".join(f"{line}\n" for line in said(*lines, status=status)[2:])
         (self.place / (f"{service}.first" if first else service)).write_text(told)
 
-    def check(self, *words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[dict[str, Any]]]:
+    def check(
+        self, *words: str, capsys: pytest.CaptureFixture[str]
+    ) -> tuple[int, list[dict[str, Any]]]:
         status = main(["check", "--offline", "--json", *words, "--root", str(self.root)])
         shown = capsys.readouterr()
         assert "Traceback" not in shown.err
@@ -211,14 +250,20 @@ def site(tmp_path: Path) -> Iterator[Site]:
     program = place / "docker-compose"
     program.write_text(STAND_IN)
     program.chmod(0o755)
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as engine:
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as engine,
+    ):
         made = Site(tmp_path / "root", place, engine)
         for name in ("caso", "ssm", "cloudkeeper", "cloudbdii", "sitebdii", "cloudkeeper-os"):
             engine.images[f"egifedcloud/{name}:{VERSION}"] = "sha256:1"
         made.write("etc/fedcloud/docker-compose.yml", "services: {}\n")
         made.write("etc/fedcloud/networks/bridge.yml", "services: {}\n")
         made.write("etc/fedcloud/appliance.env", f"FEDCLOUD_VERSION={VERSION}\n")
-        made.write("etc/fedcloud/appliance.yaml", f"engine:\n  socket: {engine.socket}\n  compose: {program}\n")
+        made.write(
+            "etc/fedcloud/appliance.yaml",
+            f"engine:\n  socket: {engine.socket}\n  compose: {program}\n",
+        )
         yield made
 
 
@@ -237,7 +282,9 @@ def test_jobs_services_and_units_can_be_checked(
     assert site.asked() == services
 
 
-def test_without_a_name_everything_that_is_on_is_checked(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_name_everything_that_is_on_is_checked(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H7: what is off is left alone, and green."""
     settings_file = site.root / "etc/fedcloud/appliance.yaml"
     settings_file.write_text(settings_file.read_text() + "flows:\n  accounting: off\n")
@@ -248,8 +295,12 @@ def test_without_a_name_everything_that_is_on_is_checked(site: Site, capsys: pyt
     assert shown.endswith("cloudkeeper, cloudbdii, sitebdii, cloudkeeper-os: nothing found\n")
 
 
-def test_findings_are_a_table_with_the_errors_first(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    site.answer("caso", problem(9, "b", "odd", is_fatal=False), problem(12, "a", "wrong; write b"), status=2)
+def test_findings_are_a_table_with_the_errors_first(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.answer(
+        "caso", problem(9, "b", "odd", is_fatal=False), problem(12, "a", "wrong; write b"), status=2
+    )
     assert main(["check", "--offline", "caso", "--root", str(site.root)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [
@@ -259,7 +310,9 @@ def test_findings_are_a_table_with_the_errors_first(site: Site, capsys: pytest.C
     ]
 
 
-def test_a_file_that_is_being_written_is_read_again(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_being_written_is_read_again(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Half of a file looks like a fault; one that stays is one."""
     path = site.write("etc/caso/caso.conf", "x")
     fault = problem(3, "", "neither 'option = value' nor a [section]", path=str(path))
@@ -273,47 +326,64 @@ def test_a_file_that_is_being_written_is_read_again(site: Site, capsys: pytest.C
     assert site.asked() == ["caso"]
 
 
-def test_what_docker_compose_cannot_do_is_a_finding(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_docker_compose_cannot_do_is_a_finding(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H10: nothing could be asked: 3; with another program that answers: 1."""
     text = 'ERROR: for x  invalid mount config for type "bind": bind source path does not exist: /etc/caso/caso.conf\n'
     (site.place / "caso.fails").write_text(text)
     status, (finding,) = site.check("caso", capsys=capsys)
     assert (status, finding["path"]) == (3, "/etc/caso/caso.conf")
-    assert finding["text"] == "does not exist, and caso has it mounted; put it there, as scripts/install did"
+    assert (
+        finding["text"]
+        == "does not exist, and caso has it mounted; put it there, as scripts/install did"
+    )
     assert site.check("caso", "sitebdii", capsys=capsys)[0] == 1
 
 
-@pytest.mark.parametrize(("network", "project"), [("bridge", "fedcloud"), ("host", "fedcloud-check")])
+@pytest.mark.parametrize(
+    ("network", "project"), [("bridge", "fedcloud"), ("host", "fedcloud-check")]
+)
 def test_a_service_that_runs_in_the_host_s_network_can_be_checked(
     site: Site, network: str, project: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F-H2: docker-compose would link the check to what runs, which the engine refuses in that network."""
     shutil.copy(TOP / f"networks/{network}.yml", site.root / f"etc/fedcloud/networks/{network}.yml")
-    site.write("etc/fedcloud/appliance.env", f"FEDCLOUD_VERSION={VERSION}\nFEDCLOUD_NETWORK={network}\n")
+    site.write(
+        "etc/fedcloud/appliance.env", f"FEDCLOUD_VERSION={VERSION}\nFEDCLOUD_NETWORK={network}\n"
+    )
     program = site.place / "docker-compose"
     program.write_text(STAND_IN.replace("for service", 'echo "$@" >calls\nfor service'))
     assert site.check("cloudkeeper-os", capsys=capsys) == (0, [])
     assert f"-p {project} " in (site.place / "calls").read_text()
 
 
-def test_an_engine_that_is_down_and_an_image_that_is_missing(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_is_down_and_an_image_that_is_missing(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     """C04.a, C04.c."""
     del site.engine.images[f"egifedcloud/caso:{VERSION}"]
     status, (finding,) = site.check("caso", capsys=capsys)
     assert (status, finding["id"]) == (3, "C04.c")
-    text = (site.root / "etc/fedcloud/appliance.yaml").read_text().replace("docker.sock", "gone.sock")
+    text = (
+        (site.root / "etc/fedcloud/appliance.yaml").read_text().replace("docker.sock", "gone.sock")
+    )
     site.write("etc/fedcloud/appliance.yaml", text)
     status, (finding,) = site.check("caso", capsys=capsys)
     assert (status, finding["id"]) == (3, "C04.a")
     assert "systemctl start docker" in finding["text"]
 
 
-def test_a_misspelt_name_is_one_line_with_the_nearest(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_name_is_one_line_with_the_nearest(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["check", "--offline", "csao", "--root", str(site.root)]) == 2
     assert "csao: there is no such job or service; did you mean caso?" in capsys.readouterr().err
 
 
-def test_the_host_s_own_files_are_checked_too(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_host_s_own_files_are_checked_too(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     """C21.a, C21.d, F-H6."""
     env = site.root / "etc/fedcloud/appliance.env"
     env.write_text(f"FEDCLOUD_VERSION={VERSION}\nFEDCLOUD_CABUNDLE=/x\n")
@@ -327,14 +397,25 @@ def test_the_host_s_own_files_are_checked_too(site: Site, capsys: pytest.Capture
     ]
     env.write_text("FEDCLOUD_VERSION=1\nFEDCLOUD_VERSION=2\n")
     assert main(["check", "--offline", "--root", str(site.root)]) == 2
-    assert "appliance.env:2: FEDCLOUD_VERSION: is set a second time; first in line 1" in capsys.readouterr().err
+    assert (
+        "appliance.env:2: FEDCLOUD_VERSION: is set a second time; first in line 1"
+        in capsys.readouterr().err
+    )
 
 
-def test_vo_tables_that_contradict_each_other(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vo_tables_that_contradict_each_other(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     """C23.c: names with names, ids with ids; nothing else can be told here."""
     one, other = "0" * 32, "1" * 32
-    site.write("etc/caso/voms.json", f'{{"ops": {{"projects": ["{one}"]}},\n "vo": {{"projects": ["name"]}}}}\n')
-    site.write("etc/voms.json", f'{{"ops": {{"projects": ["{other}"]}},\n "vo": {{"projects": ["{one}"]}}}}\n')
+    site.write(
+        "etc/caso/voms.json",
+        f'{{"ops": {{"projects": ["{one}"]}},\n "vo": {{"projects": ["name"]}}}}\n',
+    )
+    site.write(
+        "etc/voms.json",
+        f'{{"ops": {{"projects": ["{other}"]}},\n "vo": {{"projects": ["{one}"]}}}}\n',
+    )
     layout = Layout(site.root)
     host = settings.load(layout)
     (finding,) = across.vo_tables(host, layout, services=["caso", "cloudkeeper-os"])
@@ -345,18 +426,25 @@ def test_vo_tables_that_contradict_each_other(site: Site, capsys: pytest.Capture
         f"compute:\n  shares:\n    ops:\n      auth:\n        project_id: {one}\n",
     )
     (finding,) = across.vo_tables(host, layout, services=["cloudkeeper-os", "cloudbdii"])
-    assert f"{other} here, {one} in {site.root}/etc/cloud-info-provider/openstack.yaml:5" in finding.text
+    assert (
+        f"{other} here, {one} in {site.root}/etc/cloud-info-provider/openstack.yaml:5"
+        in finding.text
+    )
     site.write("etc/voms.json", "{")  # the program that reads it says so
     assert list(across.vo_tables(host, layout, services=["cloudkeeper-os", "cloudbdii"])) == []
 
 
-# --------------------------------------------------------------------------------------------- certificates and lists
+# ---------------------------------------------------------------------------------------------
+# certificates and lists
 
 
 @pytest.mark.parametrize(
-    ("days", "count", "words"), [(0, 2, ""), (9, 2, "its newest revocation list is 9 days old"), (0, 0, "holds no")]
+    ("days", "count", "words"),
+    [(0, 2, ""), (9, 2, "its newest revocation list is 9 days old"), (0, 0, "holds no")],
 )
-def test_revocation_lists_that_nobody_fetches(tmp_path: Path, days: int, count: int, words: str) -> None:
+def test_revocation_lists_that_nobody_fetches(
+    tmp_path: Path, days: int, count: int, words: str
+) -> None:
     """C10.g, F-H6: found before there is anything to send; a directory of many files, broken ones among them."""
     directory = tmp_path / "etc/grid-security/certificates"
     directory.mkdir(parents=True)

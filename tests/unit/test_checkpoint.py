@@ -56,7 +56,9 @@ def test_a_day_is_enough(text: str, checkpoints: Checkpoints) -> None:
         "0001-01-01 00:00:00+14:00",
     ],
 )
-def test_what_is_cut_off_is_never_taken_for_a_time(text: str | bytes, checkpoints: Checkpoints) -> None:
+def test_what_is_cut_off_is_never_taken_for_a_time(
+    text: str | bytes, checkpoints: Checkpoints
+) -> None:
     put(checkpoints, "lastrun.ops", text)
     with pytest.raises(LocalFailure) as caught:
         checkpoints.find(["ops"])

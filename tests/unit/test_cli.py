@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from appliance.core.run import cli, log
-from appliance.core.run.errors import Busy, ConfigurationError, ExitStatus, LocalFailure, Problem, Unavailable
+from appliance.core.run.errors import (
+    Busy,
+    ConfigurationError,
+    ExitStatus,
+    LocalFailure,
+    Problem,
+    Unavailable,
+)
 from appliance.core.run.layout import Layout
 
 
@@ -27,13 +34,29 @@ def raising(error: BaseException) -> cli.Program:
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (Unavailable("host:1", "refuses connections", "start it"), 3, "tool: host:1: refuses connections; start it"),
+        (
+            Unavailable("host:1", "refuses connections", "start it"),
+            3,
+            "tool: host:1: refuses connections; start it",
+        ),
         (LocalFailure("/x", "No space left on device"), 3, "tool: /x: No space left on device"),
         (Busy("/lock", "running since T (pid 3)"), 1, "tool: /lock: running since T (pid 3)"),
-        (OSError(errno.ENOSPC, "No space left on device", "/spool"), 3, "tool: /spool: No space left on device; free"),
-        (OSError(errno.ENOSPC, "No space left on device"), 3, "tool: No space left on device; free"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/spool"),
+            3,
+            "tool: /spool: No space left on device; free",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            3,
+            "tool: No space left on device; free",
+        ),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3, "tool: Broken pipe"),
-        (OSError("of a library"), 4, "tool: bug in this program: OSError: of a library (test_cli.py:"),
+        (
+            OSError("of a library"),
+            4,
+            "tool: bug in this program: OSError: of a library (test_cli.py:",
+        ),
         (Unavailable("host", "said\nmuch", "ask\tit"), 3, "tool: host: said much; ask it"),
         (
             RuntimeError("can't start new thread"),
@@ -54,7 +77,10 @@ def test_every_end_is_one_line_and_its_status(
 
 
 def test_all_problems_of_a_configuration_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    problems = [Problem(Path("/etc/a"), 3, "x", "wrong"), Problem(Path("/etc/a"), 0, "", "cannot be read")]
+    problems = [
+        Problem(Path("/etc/a"), 3, "x", "wrong"),
+        Problem(Path("/etc/a"), 0, "", "cannot be read"),
+    ]
     assert cli.main(raising(ConfigurationError(problems)), []) == 2
     assert capsys.readouterr().err == "tool: /etc/a:3: x: wrong\ntool: /etc/a: cannot be read\n"
 
@@ -69,9 +95,14 @@ def test_secrets_are_masked_in_errors_and_tracebacks(capsys: pytest.CaptureFixtu
     log._secrets.clear()
 
 
-def test_a_secret_with_several_blanks_and_controls_do_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_secret_with_several_blanks_and_controls_do_not_pass(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log.hide("pass  word")
-    for error in (ValueError("got pass  word \x1b[2J"), Unavailable("x", "said pass  word \x1b[2J")):
+    for error in (
+        ValueError("got pass  word \x1b[2J"),
+        Unavailable("x", "said pass  word \x1b[2J"),
+    ):
         cli.main(raising(error), [])
     log._secrets.clear()
     shown = capsys.readouterr().err
@@ -106,12 +137,18 @@ sys.exit(cli.main(cli.Program("tool", "A tool.", lambda _: None, run), []))
         ("raise BrokenPipeError(32, 'Broken pipe')", ">/dev/null", 3, "tool: Broken pipe"),
     ],
 )
-def test_outputs_that_are_full_or_gone(body: str, redirection: str, status: int, told: str, unbuffered: str) -> None:
+def test_outputs_that_are_full_or_gone(
+    body: str, redirection: str, status: int, told: str, unbuffered: str
+) -> None:
     script = _TOOL.format(body=body)
     command = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     shown = subprocess.run(
-        ["bash", "-c", command, sys.executable, script], env=env, capture_output=True, text=True, check=False
+        ["bash", "-c", command, sys.executable, script],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert shown.returncode == status
     assert told in shown.stderr
@@ -148,7 +185,9 @@ def test_compatible_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("argv", [["--chek-config"], ["--check"], ["extra"]])
-def test_a_wrong_command_line_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_one_line(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(program(lambda _: ExitStatus.DONE), argv)
     assert caught.value.code == 2

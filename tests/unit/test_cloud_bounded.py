@@ -56,7 +56,10 @@ def chunks_without_end(connection: socket.socket) -> None:
 
 def bomb(connection: socket.socket) -> None:
     body = gzip.compress(bytes(50 * 2**20))
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    connection.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+        + body
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,10 @@ PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
     ("raw", "body"),
     [
         (PLAIN + b'{"a":1}', b'{"a":1}'),
-        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n4\r\n":1}\r\n0\r\n\r\n', b'{"a":1}'),
+        (
+            b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n4\r\n":1}\r\n0\r\n\r\n',
+            b'{"a":1}',
+        ),
         (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
         (b'HTTP/1.1 200 OK\r\n\r\n{"a":1}', b'{"a":1}'),
         (PLAIN + b'{"a"', None),
@@ -93,7 +99,9 @@ def test_other_answers_are_those_of_requests(raw: bytes, body: bytes | None) -> 
     with answering(lambda connection: connection.sendall(raw)) as url:
         if body is None:
             for session in (requests.Session(), BoundedSession()):
-                with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+                with pytest.raises(
+                    (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+                ):
                     session.get(url, timeout=5)
             return
         ours, theirs = BoundedSession().get(url, timeout=5), requests.get(url, timeout=5)

@@ -72,7 +72,9 @@ def load(root: Path, text: str, *flags: str) -> FrontendSettings:
 def problems(root: Path, text: str, *flags: str) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         load(root, text, *flags)
-    return [str(problem).removeprefix(f"{root}/etc/cloudkeeper/") for problem in caught.value.problems]
+    return [
+        str(problem).removeprefix(f"{root}/etc/cloudkeeper/") for problem in caught.value.problems
+    ]
 
 
 def test_every_option_of_1_7_1(tmp_path: Path) -> None:
@@ -80,8 +82,16 @@ def test_every_option_of_1_7_1(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = load(tmp_path, FULL)
     assert [one.name for one in found.lists] == [URL, "https://lists.example.org/other.list"]
-    assert found.certificates == (tmp_path / "host.pem", tmp_path / "host.key", tmp_path / "backend.pem")
-    assert (found.ca_dir, found.image_dir, found.lock_file) == (tmp_path, tmp_path / "images", tmp_path / "lock")
+    assert found.certificates == (
+        tmp_path / "host.pem",
+        tmp_path / "host.key",
+        tmp_path / "backend.pem",
+    )
+    assert (found.ca_dir, found.image_dir, found.lock_file) == (
+        tmp_path,
+        tmp_path / "images",
+        tmp_path / "lock",
+    )
     assert (found.qemu_img, found.patience) == (Path("/opt/qemu-img"), timedelta(seconds=30))
     assert (found.endpoint, found.formats) == ("backend:50051", (Format.RAW, Format.QCOW2))
     assert (found.log.file, found.log.level) == (tmp_path / "log", logging.WARNING)
@@ -96,21 +106,43 @@ def test_defaults_are_the_peer_s(tmp_path: Path) -> None:
     assert found.log.file == tmp_path / "var/log/cloudkeeper/cloudkeeper.log"
     assert found.log.level == logging.ERROR
     assert (found.formats, found.certificates) == ((Format.QCOW2,), None)
-    assert found.endpoint == f"unix://{tmp_path}/run/cloudkeeper/backend.sock"  # the peer's is 127.0.0.1:50051
+    # the peer's is 127.0.0.1:50051
+    assert found.endpoint == f"unix://{tmp_path}/run/cloudkeeper/backend.sock"
     assert found.warnings == ()
     assert (found.qemu_img, found.patience) == (Path("/usr/bin/qemu-img"), timedelta(minutes=10))
 
 
 def test_debug_is_off_unless_asked_for() -> None:
-    assert [parse(*flags).debug for flags in ([], ["--debug"], ["--debug", "--no-debug"])] == [False, True, False]
+    assert [parse(*flags).debug for flags in ([], ["--debug"], ["--debug", "--no-debug"])] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_flags_win(tmp_path: Path) -> None:
-    flags = ["--image-lists", URL, "--formats", "raw", "vmdk", "--backend-endpoint", "[::1]:1", "--no-authentication"]
+    flags = [
+        "--image-lists",
+        URL,
+        "--formats",
+        "raw",
+        "vmdk",
+        "--backend-endpoint",
+        "[::1]:1",
+        "--no-authentication",
+    ]
     flags += ["--logging-level", "debug", "--nginx-port", "1", "--logging-file", ""]
-    found = load(tmp_path, "cloudkeeper: {authentication: true, formats: [qcow2], backend: {endpoint: 'a:2'}}", *flags)
+    found = load(
+        tmp_path,
+        "cloudkeeper: {authentication: true, formats: [qcow2], backend: {endpoint: 'a:2'}}",
+        *flags,
+    )
     assert [one.name for one in found.lists] == [URL]
-    assert (found.formats, found.endpoint, found.certificates) == ((Format.RAW, Format.VMDK), "[::1]:1", None)
+    assert (found.formats, found.endpoint, found.certificates) == (
+        (Format.RAW, Format.VMDK),
+        "[::1]:1",
+        None,
+    )
     assert (found.log.level, found.log.file) == (logging.DEBUG, None)
 
 
@@ -121,7 +153,9 @@ def test_the_list_file(tmp_path: Path) -> None:
     default.write_text(f"# x\n{URL}\nnonsense\n")
     found = load(tmp_path, "cloudkeeper:\n  formats: raw\n")
     assert [one.origin for one in found.lists] == [f"{default}:2"]
-    assert [str(problem) for problem in found.list_problems] == [f"{default}:3: must begin with https://"]
+    assert [str(problem) for problem in found.list_problems] == [
+        f"{default}:3: must begin with https://"
+    ]
     other = tmp_path / "other"
     other.write_text("https://lists.example.org/third.list\n")
     found = load(tmp_path, f"cloudkeeper:\n  image-lists-file: {other}\n")
@@ -174,17 +208,22 @@ def test_lists_in_two_places(tmp_path: Path) -> None:
 
 
 def test_no_yaml(tmp_path: Path) -> None:
-    assert problems(tmp_path, "cloudkeeper:\n  a: [1\n  b: 2\n")[0].startswith("cloudkeeper.yml:3: is not YAML: ")
+    assert problems(tmp_path, "cloudkeeper:\n  a: [1\n  b: 2\n")[0].startswith(
+        "cloudkeeper.yml:3: is not YAML: "
+    )
 
 
 def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
     for name in ("cloudkeeper.yml", "image-lists.conf"):
         path = tmp_path / "etc/cloudkeeper" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text((ETC / name).read_text().replace(" /", f" {tmp_path}/").replace("//", f"//{tmp_path}"))
+        path.write_text(
+            (ETC / name).read_text().replace(" /", f" {tmp_path}/").replace("//", f"//{tmp_path}")
+        )
     shipped = settings.load(parse(), Layout(tmp_path))
     bare = load(
-        tmp_path, "cloudkeeper: {external-tools: {binaries: {qemu-img: " + f"{tmp_path}/usr/bin/qemu-img" + "}}}\n"
+        tmp_path,
+        f"cloudkeeper: {{external-tools: {{binaries: {{qemu-img: {tmp_path}/usr/bin/qemu-img}}}}}}\n",
     )
     assert shipped == bare
     (problem,) = shipped.list_problems
@@ -200,12 +239,24 @@ _SOCKET = "unix:///run/cloudkeeper/backend.sock"
 @pytest.mark.parametrize(
     ("variables", "flags", "expected"),
     [
-        ({"PORT_50051_TCP_ADDR": "172.17.0.3", "PORT_50051_TCP_PORT": "50051"}, (), "172.17.0.3:50051"),
+        (
+            {"PORT_50051_TCP_ADDR": "172.17.0.3", "PORT_50051_TCP_PORT": "50051"},
+            (),
+            "172.17.0.3:50051",
+        ),
         ({"PORT_50051_TCP_ADDR": "fd00::3", "PORT_50051_TCP_PORT": "50051"}, (), "[fd00::3]:50051"),
-        ({"PORT_50051_TCP_ADDR": "b", "PORT_50051_TCP_PORT": "1"}, ("--backend-endpoint", "other:1"), "other:1"),
+        (
+            {"PORT_50051_TCP_ADDR": "b", "PORT_50051_TCP_PORT": "1"},
+            ("--backend-endpoint", "other:1"),
+            "other:1",
+        ),
         ({"PORT_50051_TCP_ADDR": "backend"}, (), "127.0.0.1:50051"),
         ({"PORT_50051_TCP_ADDR": "", "PORT_50051_TCP_PORT": ""}, (), "127.0.0.1:50051"),
-        ({"ENDPOINT": _SOCKET, "PORT_50051_TCP_ADDR": "backend", "PORT_50051_TCP_PORT": "50051"}, (), _SOCKET),
+        (
+            {"ENDPOINT": _SOCKET, "PORT_50051_TCP_ADDR": "backend", "PORT_50051_TCP_PORT": "50051"},
+            (),
+            _SOCKET,
+        ),
         ({"ENDPOINT": "backend.example.org:1"}, (), "backend.example.org:1"),
         ({"ENDPOINT": _SOCKET}, ("--authentication",), "127.0.0.1:50051"),
         ({"ENDPOINT": "[::1]:1"}, ("--authentication",), "[::1]:1"),
@@ -239,9 +290,14 @@ def test_how_the_backend_is_known_is_told(tmp_path: Path) -> None:
         "answers there; set authentication: true"
     )
     for endpoint in (_SOCKET, "unix:/run/other.sock"):
-        found = load(tmp_path, f"{start}  authentication: true\n  backend: {{endpoint: '{endpoint}'}}\n")
+        found = load(
+            tmp_path, f"{start}  authentication: true\n  backend: {{endpoint: '{endpoint}'}}\n"
+        )
         assert (found.endpoint, found.certificates) == (endpoint, None)
         (warning,) = found.warnings
         assert "has no effect with backend.endpoint" in str(warning)
     for wrong in ("unix:relative", "unix://host/path", "unix:"):
-        assert "write unix:///PATH or HOST:PORT" in problems(tmp_path, start, "--backend-endpoint", wrong)[0]
+        assert (
+            "write unix:///PATH or HOST:PORT"
+            in problems(tmp_path, start, "--backend-endpoint", wrong)[0]
+        )

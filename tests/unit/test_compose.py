@@ -24,7 +24,8 @@ def at(root: Path, place: str) -> Path:
     [
         "/usr/bin/docker-compose",  # docker-compose of Debian 12 and 13
         "/usr/local/bin/docker-compose",  # downloaded
-        "/usr/libexec/docker/cli-plugins/docker-compose",  # docker-compose-plugin of Docker's own packages
+        # docker-compose-plugin of Docker's own packages
+        "/usr/libexec/docker/cli-plugins/docker-compose",
         "/usr/lib/docker/cli-plugins/docker-compose",  # docker-compose-v2 of Ubuntu
         "/usr/local/lib/docker/cli-plugins/docker-compose",
     ],
@@ -57,7 +58,9 @@ def test_the_plugin_by_the_name_that_people_type(tmp_path: Path) -> None:
     program = at(tmp_path, "/usr/bin/docker-compose")
     plugins = compose.resolve("docker compose", tmp_path)
     assert plugins != program
-    with pytest.raises(Unavailable, match="is not installed; install Compose: apt-get install docker-compose"):
+    with pytest.raises(
+        Unavailable, match="is not installed; install Compose: apt-get install docker-compose"
+    ):
         compose.version(plugins)
     plugin = at(tmp_path, "/usr/lib/docker/cli-plugins/docker-compose")
     assert compose.resolve("docker  compose", tmp_path) == plugin
@@ -106,7 +109,8 @@ def test_what_is_asked_of_each_generation(tmp_path: Path) -> None:
     script.write_text("#!/usr/bin/python3\n")
     assert compose.quiet(script) == []  # 1.29.2 of Debian is one
     frozen = tmp_path / "frozen"
-    frozen.write_bytes(b"\x7fELF" + bytes(9000) + b"MEI\x0c\x0b\x0a\x0b\x0e" + bytes(80))  # 1.29.2 of its publisher
+    # 1.29.2 of its publisher
+    frozen.write_bytes(b"\x7fELF" + bytes(9000) + b"MEI\x0c\x0b\x0a\x0b\x0e" + bytes(80))
     assert compose.quiet(frozen) == []
     go = tmp_path / "go"
     go.write_bytes(b"\x7fELF" + bytes(9000))
@@ -123,7 +127,9 @@ def test_a_program_that_is_no_compose_is_told(says: str, tmp_path: Path) -> None
         compose.version(program)
 
 
-@pytest.mark.parametrize(("version", "is_taken"), [("1.28.6", False), ("1.29.2", True), ("2.26.1-4", True)])
+@pytest.mark.parametrize(
+    ("version", "is_taken"), [("1.28.6", False), ("1.29.2", True), ("2.26.1-4", True)]
+)
 def test_what_is_too_old(version: str, is_taken: bool, tmp_path: Path) -> None:
     """F-H17: C04.b."""
     program = tmp_path / "docker-compose"
@@ -131,5 +137,7 @@ def test_what_is_too_old(version: str, is_taken: bool, tmp_path: Path) -> None:
     if is_taken:
         assert compose.version(program) == version
     else:
-        with pytest.raises(Unavailable, match=r"is Compose 1\.28\.6; 1\.29 is the oldest that works"):
+        with pytest.raises(
+            Unavailable, match=r"is Compose 1\.28\.6; 1\.29 is the oldest that works"
+        ):
             compose.version(program)

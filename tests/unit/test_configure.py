@@ -51,14 +51,18 @@ def root(tmp_path: Path) -> Path:
 
 
 def configure(root: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> int:
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{answer}\n" for answer in answers.values())))
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO("".join(f"{answer}\n" for answer in answers.values()))
+    )
     return main(["configure", "--root", str(root)])
 
 
 def oslo(path: Path, section: str, *options: str) -> list[str]:
     """Return options as oslo.config itself reads them."""
     found = cfg.ConfigOpts()
-    found.register_opts([cfg.StrOpt(option) for option in options], group=None if section == "DEFAULT" else section)
+    found.register_opts(
+        [cfg.StrOpt(option) for option in options], group=None if section == "DEFAULT" else section
+    )
     found([], project="test", default_config_files=[str(path)], default_config_dirs=[])
     group = found if section == "DEFAULT" else found[section]
     return [group[option] for option in options]
@@ -67,19 +71,33 @@ def oslo(path: Path, section: str, *options: str) -> list[str]:
 def shell(path: Path, *names: str) -> list[str]:
     """Return variables as sh itself reads them."""
     script = f'. {path}; for name in "$@"; do eval "printf \'%s\\n\' \\"\\${{$name}}\\""; done'
-    done = subprocess.run(["sh", "-c", script, "-", *names], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", script, "-", *names], capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()
 
 
-def test_every_answer_is_in_all_files_that_need_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_answer_is_in_all_files_that_need_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert configure(root, monkeypatch, ANSWERS) == 0
     etc, url = root / "etc", ANSWERS["keystone"]
-    assert oslo(etc / "caso/caso.conf", "DEFAULT", "site_name", "projects") == ["SITE-1", "4c9e1f, 77aa02"]
+    assert oslo(etc / "caso/caso.conf", "DEFAULT", "site_name", "projects") == [
+        "SITE-1",
+        "4c9e1f, 77aa02",
+    ]
     options = ("auth_url", "username", "user_domain_name", "password")
-    assert oslo(etc / "caso/caso.conf", "keystone_auth", *options) == [url, "accounting", "Default", PASSWORD]
+    assert oslo(etc / "caso/caso.conf", "keystone_auth", *options) == [
+        url,
+        "accounting",
+        "Default",
+        PASSWORD,
+    ]
     backend = etc / "cloudkeeper/cloudkeeper-os.conf"
     assert oslo(backend, "keystone_authtoken", *options) == [url, "images", "Default", PASSWORD]
-    rc = shell(etc / "cloud-info-provider/openstack.rc", "OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD")
+    rc = shell(
+        etc / "cloud-info-provider/openstack.rc", "OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD"
+    )
     assert rc == [url, "look", PASSWORD]
     cloud = yaml.safe_load((etc / "cloud-info-provider/openstack.yaml").read_text())
     assert cloud["site"]["name"] == "SITE-1"
@@ -126,9 +144,15 @@ def test_asked_again_it_offers_what_the_files_say(
     assert capsys.readouterr().out == "No files changed. Next: appliance check --offline\n"
 
 
-def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """F-H7: the one place is written by the first answer."""
-    answers = {key: ANSWERS[key] for key in list(ANSWERS)[:7]} | {"flows": "accounting", "certificate": "", "key": ""}
+    answers = {key: ANSWERS[key] for key in list(ANSWERS)[:7]} | {
+        "flows": "accounting",
+        "certificate": "",
+        "key": "",
+    }
     images, site = root / "etc/cloudkeeper/cloudkeeper-os.conf", root / "etc/sitebdii/site.cfg"
     before = images.read_text(), site.read_text()
     assert configure(root, monkeypatch, answers) == 0
@@ -138,7 +162,9 @@ def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(root: Path, mo
 
 
 @pytest.mark.parametrize("key", ["hostkey.pem", ""])
-def test_the_host_certificate_is_put_in_its_place(root: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_the_host_certificate_is_put_in_its_place(
+    root: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     """The key beside the certificate is offered, before the one of the certificate that was there."""
     grid = root / "etc/grid-security"
     given = {"certificate": f"{root}/hostcert.pem", "key": key and f"{root}/{key}"}
@@ -167,7 +193,12 @@ def test_the_host_certificate_is_put_in_its_place(root: Path, monkeypatch: pytes
     ],
 )
 def test_an_answer_that_cannot_be_right_changes_nothing(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, answer: str, words: str
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+    answer: str,
+    words: str,
 ) -> None:
     before = {path: path.read_bytes() for path in (root / "etc").rglob("*") if path.is_file()}
     assert configure(root, monkeypatch, ANSWERS | {key: answer}) == 2
@@ -201,7 +232,9 @@ def test_an_option_is_set_where_it_counts(text: str, expected: str) -> None:
     assert edit.set_ini(text, "b", "x", "new") == expected
 
 
-@pytest.mark.parametrize("value", ["x", "$x", "a$$b", '"quoted"', "'q'", '"', "a#b ;c", "ü%(x)s", "\\", "a\\b"])
+@pytest.mark.parametrize(
+    "value", ["x", "$x", "a$$b", '"quoted"', "'q'", '"', "a#b ;c", "ü%(x)s", "\\", "a\\b"]
+)
 def test_oslo_config_reads_a_password_as_it_was_given(tmp_path: Path, value: str) -> None:
     path = tmp_path / "x.conf"
     path.write_text(f"[a]\npassword = {edit.oslo_value(value)}\n")

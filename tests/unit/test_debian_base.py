@@ -110,8 +110,14 @@ def test_a_downloaded_package_has_the_day_of_its_changelog(tmp_path: Path) -> No
     (tree / "DEBIAN").mkdir(parents=True)
     control = "Package: example\nVersion: 1:2.0-3\nArchitecture: all\nMaintainer: nobody\nDescription: example\n"
     (tree / "DEBIAN/control").write_text(control)
-    environment = {"SOURCE_DATE_EPOCH": "1759363200", "PATH": "/usr/bin:/bin"}  # 2025-10-02 00:00 UTC
-    subprocess.run(["dpkg-deb", "--build", tree, tmp_path / "a.deb"], check=True, capture_output=True, env=environment)
+    # 2025-10-02 00:00 UTC
+    environment = {"SOURCE_DATE_EPOCH": "1759363200", "PATH": "/usr/bin:/bin"}
+    subprocess.run(
+        ["dpkg-deb", "--build", tree, tmp_path / "a.deb"],
+        check=True,
+        capture_output=True,
+        env=environment,
+    )
     script = Path(debian.__file__).with_name("base").read_text()
     function = re.findall(r"^downloaded\(\) \{\n.*?^\}\n", script, re.MULTILINE | re.DOTALL)[0]
     command = ["bash", "-c", f"{function}downloaded {tmp_path}/a.deb"]
@@ -126,7 +132,9 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("stream", "begin"), [(Terminal(), "\r  images"), (io.StringIO(), "  images: begins\n")])
+@pytest.mark.parametrize(
+    ("stream", "begin"), [(Terminal(), "\r  images"), (io.StringIO(), "  images: begins\n")]
+)
 def test_a_step_says_that_it_begins_and_how_long_it_took(
     stream: io.StringIO, begin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,13 +39,41 @@ def database(path: Path, rows: list[tuple[str | None, ...]]) -> Path:
 
 def test_hours_are_cut_at_the_last_second_of_a_month(tmp_path: Path) -> None:
     rows: list[tuple[str | None, ...]] = [
-        ("over the end", "p", "2026-01-31 23:59:00", "2026-01-31 23:59:05", "2026-02-01 00:01:00", None),
+        (
+            "over the end",
+            "p",
+            "2026-01-31 23:59:00",
+            "2026-01-31 23:59:05",
+            "2026-02-01 00:01:00",
+            None,
+        ),
         ("still there", "p", "2026-03-10 11:00:00", "2026-03-10 11:00:05", None, None),
-        ("deleted later", "p", "2026-03-10 11:30:00", "2026-03-10 11:30:05", "2026-03-11 00:00:00", None),
+        (
+            "deleted later",
+            "p",
+            "2026-03-10 11:30:00",
+            "2026-03-10 11:30:05",
+            "2026-03-11 00:00:00",
+            None,
+        ),
         ("made later", "p", "2026-03-10 12:00:01", "2026-03-10 12:00:05", None, None),
         ("never ran", "p", "2026-03-01 00:00:00", None, "2026-03-01 00:01:00", None),
-        ("to the second", "r", "2026-01-31 23:59:50", "2026-01-31 23:59:50", "2026-02-01 00:00:00", None),
-        ("of another", "q", "2026-03-01 00:00:00", "2026-03-01 00:00:05", None, "2026-03-01 00:00:10"),
+        (
+            "to the second",
+            "r",
+            "2026-01-31 23:59:50",
+            "2026-01-31 23:59:50",
+            "2026-02-01 00:00:00",
+            None,
+        ),
+        (
+            "of another",
+            "q",
+            "2026-03-01 00:00:00",
+            "2026-03-01 00:00:05",
+            None,
+            "2026-03-01 00:00:10",
+        ),
     ]
     odd = tmp_path / "a 100% odd#name?"
     odd.mkdir()
@@ -69,9 +97,18 @@ def test_the_months_of_any_server_add_up_to_its_life(tmp_path: Path) -> None:
         died = min(born + timedelta(seconds=lot.randrange(20_000_000)), UNTIL)
         project = f"p{number}"
         rows.append((project, project, f"{born:%F %T}", f"{born:%F %T}", f"{died:%F %T}", None))
-        start, before = born, born  # a month counts from the last second that the one before it counted
+        # a month counts from the last second that the one before it counted
+        start, before = born, born
         while before < died:
-            last = datetime(start.year, start.month, monthrange(start.year, start.month)[1], 23, 59, 59, tzinfo=UTC)
+            last = datetime(
+                start.year,
+                start.month,
+                monthrange(start.year, start.month)[1],
+                23,
+                59,
+                59,
+                tzinfo=UTC,
+            )
             end = min(last, died)
             expected[project, f"{start:%Y-%m}"] = Usage(1, int((end - before).total_seconds()))
             start, before = last + timedelta(seconds=1), end
@@ -114,13 +151,25 @@ def test_a_record_that_comes_twice_is_seen_although_the_last_one_wins(tmp_path: 
     testbed.nova_database.parent.mkdir()
     born = "2026-03-10 11:00:00"
     database(testbed.nova_database, [("a", "p", born, born, None, None)])
-    block = "\n".join(f"{key}: {value}" for key, value in record("a", "2026-03-10 12:00:00", 3600).items())
-    once, twice = ("APEL-cloud-message: v0.4\n" + "%%\n".join([block + "\n"] * times) for times in (1, 2))
+    block = "\n".join(
+        f"{key}: {value}" for key, value in record("a", "2026-03-10 12:00:00", 3600).items()
+    )
+    once, twice = (
+        "APEL-cloud-message: v0.4\n" + "%%\n".join([block + "\n"] * times) for times in (1, 2)
+    )
     stage = accounting.Stage(testbed, SEED, UNTIL, print)
     for message, records, verdict in ((once, "1", True), (twice, "2", False)):
-        rows = {row.flow: row for row in stage._rows("act", accounting.Delivery([message], [message], [message]))}
+        rows = {
+            row.flow: row
+            for row in stage._rows("act", accounting.Delivery([message], [message], [message]))
+        }
         counted = rows["records, one a VM and month"]
-        assert (counted.done, counted.delivered, counted.counted, counted.is_equal) == (records, records, "1", verdict)
+        assert (counted.done, counted.delivered, counted.counted, counted.is_equal) == (
+            records,
+            records,
+            "1",
+            verdict,
+        )
         assert rows["usage of vo.example.org in 2026-03"].is_equal
         assert rows["signed messages"].is_equal
 
@@ -189,11 +238,21 @@ TEN = "0 1 2 3 4 5 6 7 8 9"
 @pytest.mark.parametrize(
     ("script", "attempts", "counted"),
     [
-        (f'mkdir -p "$1/00000000"; for i in {TEN}; do echo >"$1/00000000/0000000000000$i"; sleep 0.05; done', 1, "1"),
-        (f'mkdir -p "$1/n"; for i in {TEN}; do echo >"$1/n/0000000000000$i"; done; mv -T "$1/n" "$1/00000000"', 5, "0"),
+        (
+            f'mkdir -p "$1/00000000"; for i in {TEN}; do echo >"$1/00000000/0000000000000$i"; sleep 0.05; done',
+            1,
+            "1",
+        ),
+        (
+            f'mkdir -p "$1/n"; for i in {TEN}; do echo >"$1/n/0000000000000$i"; done; mv -T "$1/n" "$1/00000000"',
+            5,
+            "0",
+        ),
     ],
 )
-def test_a_kill_counts_only_in_the_middle_of_the_work(tmp_path: Path, script: str, attempts: int, counted: str) -> None:
+def test_a_kill_counts_only_in_the_middle_of_the_work(
+    tmp_path: Path, script: str, attempts: int, counted: str
+) -> None:
     testbed = Testbed(tmp_path, 1)
     testbed.nova_database.parent.mkdir()
     database(testbed.nova_database, [])
@@ -217,12 +276,16 @@ def test_a_kill_that_found_the_program_ended_did_not_strike() -> None:
     killed = []
     with subprocess.Popen(["true"], text=True) as ended:
         ended.wait()
-        assert not sabotage.kill_at_work(ended, has_begun=lambda: False, kill=lambda: killed.append(ended))
+        assert not sabotage.kill_at_work(
+            ended, has_begun=lambda: False, kill=lambda: killed.append(ended)
+        )
     with subprocess.Popen(["sleep", "60"], text=True) as running:
         assert sabotage.kill_at_work(running, has_begun=lambda: True, kill=running.kill)
     assert (killed, running.returncode) == ([ended], -9)
     for is_running, is_half_done in ((True, True), (True, False), (False, True), (False, False)):
-        row = sabotage.strike("act", is_running=is_running, is_half_done=is_half_done, counted_by="somebody")
+        row = sabotage.strike(
+            "act", is_running=is_running, is_half_done=is_half_done, counted_by="somebody"
+        )
         assert row.is_equal is (is_running and is_half_done)
 
 
@@ -240,7 +303,9 @@ def test_an_act_is_played_again_only_while_nothing_but_its_kill_says_no() -> Non
         assert not list(acts)
 
 
-def test_the_help_names_every_argument_that_the_demo_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_every_argument_that_the_demo_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert introduction.main(["--help"]) == 0
     shown = capsys.readouterr().out
     for argument in ("--keep", "--clean", "--state"):
@@ -254,10 +319,14 @@ def test_the_introduction_names_every_package_before_it_is_installed(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     (line,) = re.findall(r"^debian (.*)$", (TOP / "scripts/demo").read_text(), re.MULTILINE)
-    (in_containers,) = re.findall(r"^CONTAINER_PACKAGES=\((.*)\)$", (TOP / "scripts/lib.sh").read_text(), re.MULTILINE)
+    (in_containers,) = re.findall(
+        r"^CONTAINER_PACKAGES=\((.*)\)$", (TOP / "scripts/lib.sh").read_text(), re.MULTILINE
+    )
     assert introduction.main(arguments) == 0
     (told,) = re.findall(r"Debian\s+packages ([^(]*)\(", capsys.readouterr().out)
-    assert told.replace(",", " ").split() == line.split() + (in_containers.split() if arguments else [])
+    assert told.replace(",", " ").split() == line.split() + (
+        in_containers.split() if arguments else []
+    )
     (helped,) = re.findall(r"Debian packages ([^;]*);", introduction.HELP)
     assert helped.split(", ") == in_containers.split()
 
@@ -289,7 +358,11 @@ def test_cleaning_needs_no_environment_and_takes_nothing_of_others(bare: Path) -
     process = records.find("broker")
     assert process is not None
     shown = cleaned(bare)
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"what the demo made in {state} is gone\n", "")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (
+        0,
+        f"what the demo made in {state} is gone\n",
+        "",
+    )
     assert not process.is_alive
     assert [path.name for path in state.iterdir()] == ["of somebody"]
     assert list((bare / ".cache/env").iterdir()) == []
@@ -310,7 +383,9 @@ def test_without_a_python_the_demo_says_why_it_wants_one(bare: Path, tmp_path: P
         (programs / name).chmod(0o755)
     command = [str(bare / "scripts/demo")]
     variables = {"PATH": str(programs)}
-    shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=variables)
+    shown = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=30, env=variables
+    )
     assert (shown.returncode, shown.stdout) == (2, "")
     why, what = shown.stderr.splitlines()
     assert "Python" in why

@@ -31,11 +31,14 @@ def attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
     return x509.NameAttribute(oid, value, _validate=False)
 
 
-NOT_NAMES = {"INN", "OGRN", "SNILS", "X500_UNIQUE_IDENTIFIER"}  # numbers of Russian agencies, a bit string
+# numbers of Russian agencies, a bit string
+NOT_NAMES = {"INN", "OGRN", "SNILS", "X500_UNIQUE_IDENTIFIER"}
 NAMED = [oid for label, oid in vars(NameOID).items() if label.isupper() and label not in NOT_NAMES]
 
 
-@pytest.mark.parametrize("oid", [*NAMED, ObjectIdentifier("2.5.4.13"), ObjectIdentifier("1.3.6.1.4.1.99999.1")])
+@pytest.mark.parametrize(
+    "oid", [*NAMED, ObjectIdentifier("2.5.4.13"), ObjectIdentifier("1.3.6.1.4.1.99999.1")]
+)
 def test_every_attribute_type_is_named_as_openssl_names_it(oid: ObjectIdentifier) -> None:
     subject = x509.Name([attribute(NameOID.DOMAIN_COMPONENT, "EU"), attribute(oid, "NL")])
     assert slash_form(subject) == openssl_form(subject)
@@ -48,8 +51,12 @@ def test_a_host_name_of_egi() -> None:
 
 
 def test_attributes_of_one_rdn_get_a_slash_each() -> None:
-    rdn = x509.RelativeDistinguishedName([attribute(NameOID.COMMON_NAME, "a"), attribute(NameOID.USER_ID, "b")])
-    subject = x509.Name([x509.RelativeDistinguishedName([attribute(NameOID.COUNTRY_NAME, "NL")]), rdn])
+    rdn = x509.RelativeDistinguishedName(
+        [attribute(NameOID.COMMON_NAME, "a"), attribute(NameOID.USER_ID, "b")]
+    )
+    subject = x509.Name(
+        [x509.RelativeDistinguishedName([attribute(NameOID.COUNTRY_NAME, "NL")]), rdn]
+    )
     assert slash_form(subject) == ssm_form(subject) == "/C=NL/CN=a/UID=b"
 
 

@@ -33,7 +33,9 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "files.write_atomic(Path(sys.argv[1]), b'x' * 5000)"
     )
-    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
+    )
     assert run.returncode != 0
     assert "File too large" in run.stderr
     assert f"'{tmp_path}/" in run.stderr  # the error says where
@@ -70,7 +72,9 @@ def test_writers_at_the_same_time_leave_one_of_their_contents(tmp_path: Path) ->
         "import sys; from pathlib import Path; from appliance.core import files\n"
         "for _ in range(40): files.write_atomic(Path(sys.argv[1]), sys.argv[2].encode() * 100_000)"
     )
-    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), letter]) for letter in "abc"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, str(path), letter]) for letter in "abc"
+    ]
     seen = set()
     while any(writer.poll() is None for writer in writers):
         with contextlib.suppress(FileNotFoundError):
@@ -111,8 +115,13 @@ def test_without_noreplace_the_new_name_is_durable_before_the_old_one_goes(tmp_p
     assert target.read_text() == "source"
     assert not source.exists()
     source.write_text("again")
-    script = f"{_IMPORTS}\ntry: files.move_new(*map(Path, sys.argv[1:]))\nexcept FileExistsError: pass"
-    assert trace(script, source, target, below=tmp_path, inject=nfs) == ["renameat2 from/a to/b", "link from/a to/b"]
+    script = (
+        f"{_IMPORTS}\ntry: files.move_new(*map(Path, sys.argv[1:]))\nexcept FileExistsError: pass"
+    )
+    assert trace(script, source, target, below=tmp_path, inject=nfs) == [
+        "renameat2 from/a to/b",
+        "link from/a to/b",
+    ]
     assert (source.read_text(), target.read_text()) == ("again", "source")
 
 
@@ -125,7 +134,12 @@ def test_each_step_is_durable_before_the_next(tmp_path: Path) -> None:
         "fsync .",
     ]
     script = f"{_IMPORTS}; files.make_directory(Path(sys.argv[1]))"
-    assert trace(script, tmp_path / "a" / "b", below=tmp_path) == ["mkdir a", "fsync .", "mkdir a/b", "fsync a"]
+    assert trace(script, tmp_path / "a" / "b", below=tmp_path) == [
+        "mkdir a",
+        "fsync .",
+        "mkdir a/b",
+        "fsync a",
+    ]
 
 
 def test_make_directory_is_idempotent_and_refuses_a_file(tmp_path: Path) -> None:

@@ -33,13 +33,20 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     for unit in ("bdii.service", "cloudkeeper-os.service"):
         wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
         (wants / unit).symlink_to(f"/etc/systemd/system/{unit}")
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as served,
+    ):
         yield served
 
 
 def switch(root: Path, engine: Engine, **words: str) -> None:
     """Write the settings as an administrator edits the shipped file."""
-    text = (TOP / "etc/fedcloud/appliance.yaml").read_text().replace("/run/docker.sock", str(engine.socket))
+    text = (
+        (TOP / "etc/fedcloud/appliance.yaml")
+        .read_text()
+        .replace("/run/docker.sock", str(engine.socket))
+    )
     for flow, word in words.items():
         text = text.replace(f"  {flow}: on\n", f"  {flow}: {word}\n")
     (root / "etc/fedcloud/appliance.yaml").write_text(text)
@@ -67,8 +74,13 @@ def test_every_form_of_no_switches_off(engine: Engine, tmp_path: Path, word: str
 def test_on_is_the_default_and_another_word_an_error(engine: Engine, tmp_path: Path) -> None:
     assert all(settings.load(Layout(tmp_path / "bare")).flows.values())
     switch(tmp_path, engine, images="maybe")
-    line = (tmp_path / "etc/fedcloud/appliance.yaml").read_text().splitlines().index("  images: maybe") + 1
-    with pytest.raises(ConfigurationError, match=rf"appliance\.yaml:{line}: \[flows\] images: 'maybe' is not allowed"):
+    line = (tmp_path / "etc/fedcloud/appliance.yaml").read_text().splitlines().index(
+        "  images: maybe"
+    ) + 1
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"appliance\.yaml:{line}: \[flows\] images: 'maybe' is not allowed",
+    ):
         settings.load(Layout(tmp_path))
 
 
@@ -135,7 +147,11 @@ def test_status_is_green_whatever_was_before(
     shown = capsys.readouterr().out
     assert "!" not in shown
     rows = {line.split()[0]: line.split() for line in shown.splitlines() if line}
-    assert [rows[name][1] for name in ("cloudbdii", "sitebdii", "cloudkeeper-os")] == ["off", "off", "off"]
+    assert [rows[name][1] for name in ("cloudbdii", "sitebdii", "cloudkeeper-os")] == [
+        "off",
+        "off",
+        "off",
+    ]
     assert "off" in rows["cloudkeeper"]
     assert "off" in rows["bdii-site"]
     assert "done" in rows["caso-extract"]
@@ -151,8 +167,15 @@ def test_a_service_that_runs_though_it_is_off_is_reported(
     schedule(tmp_path, "caso", "ssmsend", "fedcloud-crl")
     switch(tmp_path, engine, images="off", information="off")
     assert appliance(tmp_path, "status") == 1
-    assert "  ! sitebdii: runs, though its flow is off; systemctl stop bdii\n" in capsys.readouterr().out
-    engine.containers["fedcloud_sitebdii_1"]["State"] = {"Status": "exited", "Running": False, "ExitCode": 3}
+    assert (
+        "  ! sitebdii: runs, though its flow is off; systemctl stop bdii\n"
+        in capsys.readouterr().out
+    )
+    engine.containers["fedcloud_sitebdii_1"]["State"] = {
+        "Status": "exited",
+        "Running": False,
+        "ExitCode": 3,
+    }
     assert appliance(tmp_path, "status") == 0
 
 
@@ -183,11 +206,15 @@ def test_a_unit_asks_before_it_starts(engine: Engine, tmp_path: Path, unit: str)
         program.write_text(f"#!/bin/sh\nexit {status}\n")
         program.chmod(0o755)
         command = line.replace("$$", "$").replace("/usr/local/bin/appliance", str(program))
-        assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == expected, status
+        assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == expected, (
+            status
+        )
     assert appliance(tmp_path, "flows", unit) == (1 if unit == "cloudkeeper-os" else 0)
 
 
-def test_the_flows_are_listed(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_flows_are_listed(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     switch(tmp_path, engine, accounting="off")
     assert appliance(tmp_path, "flows") == 0
     assert capsys.readouterr().out.splitlines() == [

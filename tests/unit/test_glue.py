@@ -21,7 +21,13 @@ SITE = Site(
 )  # fmt: skip
 SMALL = Flavor("1", "m1.small", 1, 2048, 20, 0, {})
 LARGE = Flavor(
-    "2", "hpc.ib", 16, 65536, 200, 10, {"infiniband": "True", "hw:cpu_sockets": "2", "Accelerator:Model": "A100"}
+    "2",
+    "hpc.ib",
+    16,
+    65536,
+    200,
+    10,
+    {"infiniband": "True", "hw:cpu_sockets": "2", "Accelerator:Model": "A100"},
 )
 UBUNTU = Image(
     "aaaa-1", "EGI Ubuntu", "https://m.example.org/1:2/", "https://m.example.org/1/", "Ubuntu for EGI", "2026.10",
@@ -29,9 +35,19 @@ UBUNTU = Image(
 )  # fmt: skip
 BARE = Image("bbbb-2", "", "", "", "", "", "", "", "", "")
 OPS = Share(
-    "ops", "p0", "vo-ops", "Default", ENDPOINT, (SMALL,), (UBUNTU,), Servers(2, 1, 1, 7), {"cores": 40, "instances": -1}
+    "ops",
+    "p0",
+    "vo-ops",
+    "Default",
+    ENDPOINT,
+    (SMALL,),
+    (UBUNTU,),
+    Servers(2, 1, 1, 7),
+    {"cores": 40, "instances": -1},
 )
-BIOMED = Share("biomed", "p1", "vo-biomed", "egi", ENDPOINT, (SMALL, LARGE), (UBUNTU, BARE), Servers(), {})
+BIOMED = Share(
+    "biomed", "p1", "vo-biomed", "egi", ENDPOINT, (SMALL, LARGE), (UBUNTU, BARE), Servers(), {}
+)
 
 
 def configured(*vos: str, **more: Mapping[str, str]) -> list[ShareSettings]:
@@ -58,7 +74,10 @@ def single(entries: Mapping[str, ldif.Entry], name: str) -> ldif.Entry:
 def test_names_of_the_whole_tree() -> None:
     below = f"GLUE2ServiceID={SERVICE},GLUE2GroupID=cloud,o=glue"
     endpoint = f"{ENDPOINT.url}_OpenStack_v2.1_oidc"
-    flavor, image = "http://schemas.openstack.org/template/resource#", "http://schemas.openstack.org/template/os#"
+    flavor, image = (
+        "http://schemas.openstack.org/template/resource#",
+        "http://schemas.openstack.org/template/os#",
+    )
     assert list(tree(Facts((OPS, BIOMED), {}))) == [
         "o=glue",
         "GLUE2GroupID=cloud,o=glue",
@@ -87,7 +106,10 @@ def test_parents_come_before_children() -> None:
 def test_flavors_and_images_say_for_which_vos_they_are() -> None:
     entries = tree(Facts((OPS, BIOMED), {}))
     small, large = of_class(entries, "ExecutionEnvironment")
-    assert [value for value in small.get("GLUE2EntityOtherInfo") if value.startswith("VO=")] == ["VO=biomed", "VO=ops"]
+    assert [value for value in small.get("GLUE2EntityOtherInfo") if value.startswith("VO=")] == [
+        "VO=biomed",
+        "VO=ops",
+    ]
     assert "VO=ops" not in large.get("GLUE2EntityOtherInfo")
     shares = {entry.get("GLUE2ShareID")[0][-6:]: entry for entry in of_class(entries, "Share")}
     assert shares["ops_p0"].get("GLUE2ShareResourceForeignKey") == small.get("GLUE2ResourceID")
@@ -99,7 +121,8 @@ def test_flavors_and_images_say_for_which_vos_they_are() -> None:
 
 def test_figures_of_flavors() -> None:
     small, large = of_class(tree(Facts((BIOMED,), {})), "ExecutionEnvironment")
-    assert small.get("GLUE2ExecutionEnvironmentTotalInstances") == ("96",)  # 96 cores / 1, 384 GB / 2 GB = 192
+    # 96 cores / 1, 384 GB / 2 GB = 192
+    assert small.get("GLUE2ExecutionEnvironmentTotalInstances") == ("96",)
     assert large.get("GLUE2ExecutionEnvironmentTotalInstances") == ("6",)  # 96 / 16, 384 GB / 64 GB
     assert large.get("GLUE2ExecutionEnvironmentPhysicalCPUs") == ("2",)
     assert large.get("GLUE2ExecutionEnvironmentCPUMultiplicity") == ("multicpu-multicore",)
@@ -111,15 +134,22 @@ def test_figures_of_flavors() -> None:
 
 def test_what_is_unknown_is_left_out() -> None:
     entries = tree(Facts((BIOMED,), {}), replace(SITE, cores=0, memory=0))
-    assert single(entries, "ComputingManager").get("GLUE2ComputingManagerTotalLogicalCPUs") == ("0",)
-    assert of_class(entries, "ExecutionEnvironment")[0].get("GLUE2ExecutionEnvironmentTotalInstances") == ()
+    assert single(entries, "ComputingManager").get("GLUE2ComputingManagerTotalLogicalCPUs") == (
+        "0",
+    )
+    assert (
+        of_class(entries, "ExecutionEnvironment")[0].get("GLUE2ExecutionEnvironmentTotalInstances")
+        == ()
+    )
     bare = of_class(entries, "ApplicationEnvironment")[1]
     assert bare.get("GLUE2ApplicationEnvironmentAppName") == ("bbbb-2",)
     assert bare.get("GLUE2ApplicationEnvironmentRepository") == ()
 
 
 def test_a_share_tells_its_project_quotas_and_servers() -> None:
-    entries = tree(Facts((OPS,), {}), ops={"default_network_type": "public", "sla": "https://sla.example.org"})
+    entries = tree(
+        Facts((OPS,), {}), ops={"default_network_type": "public", "sla": "https://sla.example.org"}
+    )
     assert set(single(entries, "Share").get("GLUE2EntityOtherInfo")) == {
         "VO=ops", "project_id=p0", "project_name=vo-ops", "project_domain_name=Default",
         "default_network_type=public", "sla=https://sla.example.org", "quota_cores=40", "quota_instances=-1",
@@ -137,14 +167,20 @@ def test_a_vo_that_failed_loses_no_right_and_falsifies_no_total() -> None:
     assert single(partly, "ComputingManager").get("GLUE2ComputingManagerSlotsUsedByGridJobs") == ()
     assert single(whole, "ComputingEndpoint").get("GLUE2EndpointHealthState") == ("ok",)
     assert single(partly, "ComputingEndpoint").get("GLUE2EndpointHealthState") == ("warning",)
-    assert single(partly, "ComputingEndpoint").get("GLUE2EndpointHealthStateInfo") == ("could not be read: biomed",)
+    assert single(partly, "ComputingEndpoint").get("GLUE2EndpointHealthStateInfo") == (
+        "could not be read: biomed",
+    )
     assert not [dn for dn in partly if "biomed" in dn]
 
 
 def test_the_order_in_which_the_cloud_answers_does_not_matter() -> None:
-    one = glue.entries(Facts((OPS, BIOMED), {}), SITE, shares=configured("ops", "biomed"), auth_url=KEYSTONE)
+    one = glue.entries(
+        Facts((OPS, BIOMED), {}), SITE, shares=configured("ops", "biomed"), auth_url=KEYSTONE
+    )
     turned = replace(BIOMED, flavors=BIOMED.flavors[::-1], images=BIOMED.images[::-1])
-    other = glue.entries(Facts((turned, OPS), {}), SITE, shares=configured("biomed", "ops"), auth_url=KEYSTONE)
+    other = glue.entries(
+        Facts((turned, OPS), {}), SITE, shares=configured("biomed", "ops"), auth_url=KEYSTONE
+    )
     assert one == other
 
 
@@ -155,7 +191,9 @@ def test_every_region_has_an_endpoint() -> None:
         ShareSettings("biomed", "p1", "Far", ("VO:biomed",), {}),
     ]
     facts = Facts((OPS, replace(BIOMED, endpoint=far)), {})
-    entries = {entry.dn: entry for entry in glue.entries(facts, SITE, shares=shares, auth_url=KEYSTONE)}
+    entries = {
+        entry.dn: entry for entry in glue.entries(facts, SITE, shares=shares, auth_url=KEYSTONE)
+    }
     rules = {
         entry.get("GLUE2AccessPolicyEndpointForeignKey")[0]: entry.get("GLUE2PolicyRule")
         for entry in of_class(entries, "AccessPolicy")
@@ -166,13 +204,21 @@ def test_every_region_has_an_endpoint() -> None:
     }
 
 
-texts = st.text(max_size=30) | st.sampled_from([" ", "\ud800", "a\nb: c", 'x="1", y', "é" * 5000, "#x", "\0"])
+texts = st.text(max_size=30) | st.sampled_from(
+    [" ", "\ud800", "a\nb: c", 'x="1", y', "é" * 5000, "#x", "\0"]
+)
 
 
 @given(st.lists(st.tuples(texts, texts, texts), max_size=4), texts)
-def test_no_text_of_the_cloud_breaks_the_output(told: list[tuple[str, str, str]], project: str) -> None:
-    images = tuple(Image(f"{n}{i}", name, m, m, name, m, m, m, m, m) for n, (i, name, m) in enumerate(told))
-    flavors = tuple(Flavor(f"{n}{i}", name, 1, 1, 1, 1, {name: m}) for n, (i, name, m) in enumerate(told))
+def test_no_text_of_the_cloud_breaks_the_output(
+    told: list[tuple[str, str, str]], project: str
+) -> None:
+    images = tuple(
+        Image(f"{n}{i}", name, m, m, name, m, m, m, m, m) for n, (i, name, m) in enumerate(told)
+    )
+    flavors = tuple(
+        Flavor(f"{n}{i}", name, 1, 1, 1, 1, {name: m}) for n, (i, name, m) in enumerate(told)
+    )
     share = replace(OPS, images=images, flavors=flavors, project_name=project)
     entries = list(tree(Facts((share,), {})).values())
     written = "".join(ldif.write(entries)).encode("ascii")

@@ -1,6 +1,7 @@
 """What is installed on the host beside the programs: tables of cron, units, rotation, places, wrappers.
 
-The judges are the programs that read the files there: systemd-analyze, systemd-tmpfiles, logrotate, sh.
+The judges are the programs that read the files there: systemd-analyze, systemd-tmpfiles, logrotate,
+sh.
 """
 
 from __future__ import annotations
@@ -38,18 +39,31 @@ WRAPPERS = {
     "cloudkeeper.sh": "cloudkeeper",
     "cloud-info.sh": "cloud-info",
 }
-UNITS = ["bdii.service", "cloudkeeper-os.service", "fedcloud-job@.service", "fedcloud-upkeep.service"]
+UNITS = [
+    "bdii.service",
+    "cloudkeeper-os.service",
+    "fedcloud-job@.service",
+    "fedcloud-upkeep.service",
+]
 LOGS = ["caso.log", "ssm.log", "cloudkeeper.log", "cloud-info.log", "fetch-crl.log"]
 
 
-def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     settings = None if environment is None else os.environ | environment
     return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False, env=settings
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=settings,
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- cron
+# ----------------------------------------------------------------------------------------------------------
+# cron
 
 
 def test_the_tables_are_those_of_the_manual() -> None:
@@ -81,11 +95,14 @@ def test_cron_reads_every_line_of_a_table(name: str) -> None:
     assert "|| exit 0" not in job
 
 
-# ---------------------------------------------------------------------------------------------------------- wrappers
+# ----------------------------------------------------------------------------------------------------------
+# wrappers
 
 
 @pytest.mark.parametrize(("name", "job"), WRAPPERS.items())
-def test_a_wrapper_hands_on_its_arguments_and_the_exit_status(name: str, job: str, tmp_path: Path) -> None:
+def test_a_wrapper_hands_on_its_arguments_and_the_exit_status(
+    name: str, job: str, tmp_path: Path
+) -> None:
     """R23, D02, D07: nothing but the one command, in a shell's syntax that sh itself has read."""
     path = TOP / "bin" / name
     assert stat.S_IMODE(path.stat().st_mode) & 0o755 == 0o755
@@ -99,7 +116,8 @@ def test_a_wrapper_hands_on_its_arguments_and_the_exit_status(name: str, job: st
     assert run("sh", copy).stdout == f"<run><{job}><-->"
 
 
-# ---------------------------------------------------------------------------------------------------------- systemd
+# ----------------------------------------------------------------------------------------------------------
+# systemd
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +138,16 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", sorted(path.name for path in (TOP / "systemd").iterdir()))
 def test_systemd_has_nothing_to_say_about_a_unit(name: str, units: Path) -> None:
     # its exit status tells little: a misspelt key is a line of output and status 0
-    shown = run("systemd-analyze", "verify", units / name, environment={"SYSTEMD_UNIT_PATH": f"{units}:"})
+    shown = run(
+        "systemd-analyze", "verify", units / name, environment={"SYSTEMD_UNIT_PATH": f"{units}:"}
+    )
     assert (shown.stdout + shown.stderr, shown.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("name", ["bdii.service", "cloudbdii.service", "cloudkeeper-os.service"])
-def test_systemd_has_nothing_to_say_about_a_unit_without_containers(name: str, tmp_path: Path) -> None:
+def test_systemd_has_nothing_to_say_about_a_unit_without_containers(
+    name: str, tmp_path: Path
+) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -133,7 +155,12 @@ def test_systemd_has_nothing_to_say_about_a_unit_without_containers(name: str, t
         text = re.sub(r"(?<==)([-+]?)/(usr|opt)/\S+", rf"\1{program}", path.read_text())
         (tmp_path / path.name).write_text(text.replace("@AUTHORITIES@", "/etc/ssl/cert.pem"))
     (tmp_path / "basic.service").write_text(f"[Service]\nExecStart={program}\n")
-    shown = run("systemd-analyze", "verify", tmp_path / name, environment={"SYSTEMD_UNIT_PATH": f"{tmp_path}:"})
+    shown = run(
+        "systemd-analyze",
+        "verify",
+        tmp_path / name,
+        environment={"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )
     assert (shown.stdout + shown.stderr, shown.returncode) == ("", 0)
     shown = run("systemd-analyze", "security", "--offline=true", tmp_path / name)
     match = re.search(r"Overall exposure level for \S+: ([\d.]+)", shown.stdout)
@@ -161,9 +188,16 @@ def test_timers_fire_when_the_tables_do() -> None:
     for job, times in TIMES.items():
         text = (TOP / "systemd" / f"fedcloud-job@{job}.timer").read_text()
         (when,) = re.findall(r"OnCalendar=(.*)", text)
-        command = ["systemd-analyze", "calendar", f"--iterations={len(times)}", "--base-time=2026-01-05 00:00:00 UTC"]
+        command = [
+            "systemd-analyze",
+            "calendar",
+            f"--iterations={len(times)}",
+            "--base-time=2026-01-05 00:00:00 UTC",
+        ]
         shown = run(*command, when, environment={"TZ": "UTC"})
-        assert re.findall(r"2026-01-05 (\d\d:\d\d):00 UTC", shown.stdout) == times, shown.stdout + shown.stderr
+        assert re.findall(r"2026-01-05 (\d\d:\d\d):00 UTC", shown.stdout) == times, (
+            shown.stdout + shown.stderr
+        )
         assert "Persistent=true\n" in text
         assert "RandomizedDelaySec=0\n" in text
 
@@ -223,7 +257,8 @@ def test_services_come_back_and_stop_in_time(name: str) -> None:
     assert "Restart" not in settings_of("fedcloud-job@.service")
 
 
-# ---------------------------------------------------------------------------------------------------------- logs
+# ----------------------------------------------------------------------------------------------------------
+# logs
 
 
 @pytest.fixture
@@ -232,7 +267,10 @@ def rotation(tmp_path: Path) -> tuple[Path, Path]:
     logs = tmp_path / "log"
     logs.mkdir(mode=0o755)
     text = (
-        (TOP / "logrotate.d" / "fedcloud").read_text().replace("/var/log/", f"{logs}/").replace("root adm", "root root")
+        (TOP / "logrotate.d" / "fedcloud")
+        .read_text()
+        .replace("/var/log/", f"{logs}/")
+        .replace("root adm", "root root")
     )
     path = tmp_path / "fedcloud"
     path.write_text(text)
@@ -240,7 +278,9 @@ def rotation(tmp_path: Path) -> tuple[Path, Path]:
     return path, logs
 
 
-def test_logrotate_accepts_the_file_and_knows_every_log(rotation: tuple[Path, Path], tmp_path: Path) -> None:
+def test_logrotate_accepts_the_file_and_knows_every_log(
+    rotation: tuple[Path, Path], tmp_path: Path
+) -> None:
     """D11: each log that a table or a job writes."""
     path, logs = rotation
     shown = run("/usr/sbin/logrotate", "-d", "-s", tmp_path / "state", path)
@@ -252,7 +292,9 @@ def test_logrotate_accepts_the_file_and_knows_every_log(rotation: tuple[Path, Pa
     assert written <= {f"/var/log/{name}" for name in LOGS}
 
 
-def test_a_rotated_log_is_new_and_closed_to_others(rotation: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_rotated_log_is_new_and_closed_to_others(
+    rotation: tuple[Path, Path], tmp_path: Path
+) -> None:
     """D11, D12."""
     path, logs = rotation
     (logs / "caso.log").write_text("old\n")
@@ -264,7 +306,8 @@ def test_a_rotated_log_is_new_and_closed_to_others(rotation: tuple[Path, Path], 
     assert len(list(logs.iterdir())) == 1 + 8
 
 
-# ---------------------------------------------------------------------------------------------------------- places
+# ----------------------------------------------------------------------------------------------------------
+# places
 
 
 def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> None:
@@ -275,17 +318,31 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
         (tmp_path / directory).mkdir(parents=True)
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nfedcloud:x:1999:1999::/:/bin/sh\n")
     (tmp_path / "etc/group").write_text("root:x:0:\nadm:x:4:\nfedcloud:x:1999:\n")
-    shown = run("systemd-tmpfiles", f"--root={tmp_path}", "--create", TOP / "tmpfiles.d/fedcloud.conf")
+    shown = run(
+        "systemd-tmpfiles", f"--root={tmp_path}", "--create", TOP / "tmpfiles.d/fedcloud.conf"
+    )
     assert (shown.returncode, shown.stderr) == (0, "")
-    for place in ("image_data", "var/spool/apel/outgoing/openstack", "var/spool/caso", "run/lock/cloudkeeper"):
+    for place in (
+        "image_data",
+        "var/spool/apel/outgoing/openstack",
+        "var/spool/caso",
+        "run/lock/cloudkeeper",
+    ):
         status = (tmp_path / place).stat()
-        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1999, 1999, 0o750), place
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (
+            1999,
+            1999,
+            0o750,
+        ), place
     for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource", "bdii/site"):
         assert (tmp_path / "var/lib/fedcloud" / name).stat().st_uid == 1999
     records = tmp_path / "var/lib/fedcloud/runs"
-    assert (records.stat().st_uid, stat.S_IMODE(records.stat().st_mode)) == (0, 0o755)  # no container's to write to
+    # no container's to write to
+    assert (records.stat().st_uid, stat.S_IMODE(records.stat().st_mode)) == (0, 0o755)
     services = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
-    assert {path.name: path.stat().st_uid for path in records.iterdir()} == dict.fromkeys(services, 1999) | {"jobs": 0}
+    assert {path.name: path.stat().st_uid for path in records.iterdir()} == dict.fromkeys(
+        services, 1999
+    ) | {"jobs": 0}
     meeting = (tmp_path / "run/cloudkeeper").stat()  # F-H4
     assert (meeting.st_uid, stat.S_IMODE(meeting.st_mode)) == (1999, 0o700)
     assert stat.S_IMODE((tmp_path / "run/fedcloud/keys").stat().st_mode) == 0o700
@@ -295,15 +352,24 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
         assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o640, 4)
 
 
-# ---------------------------------------------------------------------------------------------------------- etc
+# ----------------------------------------------------------------------------------------------------------
+# etc
 
 
 def test_every_file_that_the_manual_names_is_shipped() -> None:
     """R13, R20, R26, R27, R29, R30, R36, R37, D14: and site-urls.conf is a file of the host."""
     for name in (
         *("caso/caso.conf", "voms.json", "apel/sender.cfg", "cloud-info-provider/openstack.rc"),
-        *("cloud-info-provider/openstack.yaml", "sitebdii/glite-info-site-defaults.conf", "sitebdii/site.cfg"),
-        *("sitebdii/site-urls.conf", "cloudkeeper/cloudkeeper.yml", "cloudkeeper/cloudkeeper-os.conf"),
+        *(
+            "cloud-info-provider/openstack.yaml",
+            "sitebdii/glite-info-site-defaults.conf",
+            "sitebdii/site.cfg",
+        ),
+        *(
+            "sitebdii/site-urls.conf",
+            "cloudkeeper/cloudkeeper.yml",
+            "cloudkeeper/cloudkeeper-os.conf",
+        ),
         *("cloudkeeper/image-lists.conf", "fedcloud/appliance.env", "fedcloud/appliance.yaml"),
     ):
         assert (TOP / "etc" / name).is_file(), name
@@ -312,7 +378,9 @@ def test_every_file_that_the_manual_names_is_shipped() -> None:
 def test_each_component_has_its_own_account_in_its_own_file() -> None:
     """R07: a file that holds an account is mounted for its own component alone."""
     readers: dict[str, set[str]] = {}
-    for name, service in yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"].items():
+    for name, service in yaml.safe_load((TOP / "docker-compose.yml").read_text())[
+        "services"
+    ].items():
         for mount in service["volumes"]:
             source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount["source"])
             readers.setdefault(source, set()).add(name)
@@ -322,7 +390,9 @@ def test_each_component_has_its_own_account_in_its_own_file() -> None:
         "cloudkeeper/cloudkeeper-os.conf": {"cloudkeeper-os"},
     }.items():
         path = Path("/etc") / file
-        assert {name for place in (path, *path.parents) for name in readers.get(str(place), ())} == components
+        assert {
+            name for place in (path, *path.parents) for name in readers.get(str(place), ())
+        } == components
 
 
 def test_the_shipped_voms_json_is_what_keystone_voms_has() -> None:
@@ -339,7 +409,11 @@ def test_the_shipped_settings_are_the_defaults(tmp_path: Path) -> None:
     shutil.copytree(TOP / "etc/fedcloud", tmp_path / "etc/fedcloud")
     shipped = settings.load(Layout(tmp_path))
     assert shipped.warnings == ()
-    assert (shipped.socket, shipped.compose, shipped.timeouts) == (bare.socket, bare.compose, bare.timeouts)
+    assert (shipped.socket, shipped.compose, shipped.timeouts) == (
+        bare.socket,
+        bare.compose,
+        bare.timeouts,
+    )
 
 
 def test_the_shipped_sender_sends_to_the_repository_of_today() -> None:
@@ -352,21 +426,30 @@ def test_the_shipped_sender_sends_to_the_repository_of_today() -> None:
     assert not (TOP / "etc/apel/logging.cfg").exists()
 
 
-# ---------------------------------------------------------------------------------------------------------- the table
+# ----------------------------------------------------------------------------------------------------------
+# the table
 
 
 def test_every_promise_and_every_fault_has_its_row_and_its_tests() -> None:
     text = (TOP / "docs/requirements.md").read_text()
     rows = [
-        [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in text.splitlines()
+        if line.startswith("| ")
     ]
     names = [row[0].strip("| ") for row in rows if re.match(r"\|? ?[RD]\d\d", row[0])]
-    assert names == [f"R{number:02}" for number in range(1, 41)] + [f"D{number:02}" for number in range(1, 18)]
+    assert names == [f"R{number:02}" for number in range(1, 41)] + [
+        f"D{number:02}" for number in range(1, 18)
+    ]
     for path in re.findall(r"`(tests/\w+/test_\w+\.py)", text):
         assert (TOP / path).is_file(), path
     proven = re.findall(r"`((?:tests/\w+/)?test_\w+\.py)((?:::test_\w+…?`(?:, `)?)+)", text)
     for file, tests in proven:
-        (found,) = [path for path in TOP.glob("tests/*/test_*.py") if f"/{path.relative_to(TOP)}".endswith(f"/{file}")]
+        (found,) = [
+            path
+            for path in TOP.glob("tests/*/test_*.py")
+            if f"/{path.relative_to(TOP)}".endswith(f"/{file}")
+        ]
         for name in re.findall(r"::(test_\w+)", tests):
             assert f"def {name}" in found.read_text(), (file, name)
 
@@ -386,7 +469,9 @@ def named_rows(path: Path, row: str = r"\b[RD]\d\d\b") -> set[str]:
 
 
 def test_every_row_is_named_by_a_test() -> None:
-    rows = set(re.findall(r"^\| ([RD]\d\d) \|", (TOP / "docs/requirements.md").read_text(), re.MULTILINE))
+    rows = set(
+        re.findall(r"^\| ([RD]\d\d) \|", (TOP / "docs/requirements.md").read_text(), re.MULTILINE)
+    )
     named = {row for path in TOP.glob("tests/*/test_*.py") for row in named_rows(path)}
     assert named == rows - LATER
 

@@ -10,7 +10,16 @@ LABEL = "x" * 63
 @pytest.mark.parametrize(
     "text",
     [
-        *("msg.example.com", "localhost", "a-b.example.com.", "10.0.0.1", "my_broker", "7", LABEL, f"{LABEL}.org"),
+        *(
+            "msg.example.com",
+            "localhost",
+            "a-b.example.com.",
+            "10.0.0.1",
+            "my_broker",
+            "7",
+            LABEL,
+            f"{LABEL}.org",
+        ),
         *("bücher.example", "::1", "2001:db8::1", "fe80::1%eth0"),
     ],
 )
@@ -22,7 +31,16 @@ def test_hosts(text: str) -> None:
     "text",
     [
         *("", ".", "msg..example.com", ".example.com", "a b", "a/b", "user@host", "a%b", "*"),
-        *(f"{LABEL}x.org", ".".join([LABEL] * 4), "℀.example", "ü" * 60, "1:2", "::1::", "[::1]", "x" * 100_000),
+        *(
+            f"{LABEL}x.org",
+            ".".join([LABEL] * 4),
+            "℀.example",
+            "ü" * 60,
+            "1:2",
+            "::1::",
+            "[::1]",
+            "x" * 100_000,
+        ),
     ],
 )
 def test_what_is_no_host(text: str) -> None:
@@ -32,7 +50,12 @@ def test_what_is_no_host(text: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("https://k.example.org:5000/v3", "http://10.0.0.1", "https://[2001:db8::1]:5000/v3", "https://[::1]/v3"),
+        *(
+            "https://k.example.org:5000/v3",
+            "http://10.0.0.1",
+            "https://[2001:db8::1]:5000/v3",
+            "https://[::1]/v3",
+        ),
         *("https://k.example.org/identity/v3", "HTTPS://K.example.org:65535"),
     ],
 )
@@ -55,7 +78,10 @@ def test_urls(url: str) -> None:
             "https://k.org:99999",
             "is not a URL: ports are numbers from 1 to 65535, and an IPv6 address stands in brackets",
         ),
-        ("https://k.org:0", "is not a URL: ports are numbers from 1 to 65535, and an IPv6 address stands in brackets"),
+        (
+            "https://k.org:0",
+            "is not a URL: ports are numbers from 1 to 65535, and an IPv6 address stands in brackets",
+        ),
         (
             "https://k.org:5000x",
             "is not a URL: ports are numbers from 1 to 65535, and an IPv6 address stands in brackets",
@@ -72,7 +98,10 @@ def test_urls(url: str) -> None:
             "https://user@k.org/v3",
             "holds an account, and programs would show it; account and password have options of their own",
         ),
-        ("https://k.org/v3?token=geheimes", "goes on behind its path; leave out all from ? or # on"),
+        (
+            "https://k.org/v3?token=geheimes",
+            "goes on behind its path; leave out all from ? or # on",
+        ),
         ("https://k.org/v3#geheimes", "goes on behind its path; leave out all from ? or # on"),
     ],
 )

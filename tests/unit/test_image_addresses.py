@@ -37,7 +37,12 @@ def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
             SECRET,
             "x-oauth-basic",
         ),
-        ("https://lists.example.org:8443/a/image.list", "https://lists.example.org:8443/a/image.list?x=1", "", ""),
+        (
+            "https://lists.example.org:8443/a/image.list",
+            "https://lists.example.org:8443/a/image.list?x=1",
+            "",
+            "",
+        ),
     ]
     assert [one.origin.rpartition(":")[2] for one in found] == ["3", "5"]
     assert SECRET not in repr(found)
@@ -53,7 +58,10 @@ def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
         ("https://lists.example.org/", "names no host, or no list on it; write https://HOST/PATH"),
         ("https://lists.example.org:port/x", "is no URL; write https://HOST/PATH"),
         ("https://[lists/x", "is no URL; write https://HOST/PATH"),
-        ("https://a.example.org/x https://b.example.org/x", "a URL has no blanks in it; write one URL a line"),
+        (
+            "https://a.example.org/x https://b.example.org/x",
+            "a URL has no blanks in it; write one URL a line",
+        ),
         (
             "https://APPDB_TOKEN:x-oauth-basic@vmcaster.appdb.egi.eu/store/vo/ops/image.list",
             "is still the placeholder 'APPDB_TOKEN'; write your access token of vmcaster.appdb.egi.eu",
@@ -61,7 +69,9 @@ def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
         (f"http://{SECRET}:x@a.example.org/x", "would send the token unencrypted; write https://"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number_and_stops_no_other(tmp_path: Path, line: str, words: str) -> None:
+def test_a_bad_line_is_told_by_its_number_and_stops_no_other(
+    tmp_path: Path, line: str, words: str
+) -> None:
     """R37."""
     found, problems = read(tmp_path, f"# first\n{line}\nhttps://good.example.org/list\n")
     assert [one.name for one in found] == ["https://good.example.org/list"]
@@ -71,11 +81,16 @@ def test_a_bad_line_is_told_by_its_number_and_stops_no_other(tmp_path: Path, lin
 def test_the_same_list_twice(tmp_path: Path) -> None:
     found, problems = read(tmp_path, f"https://a.example.org/x\nhttps://{SECRET}@a.example.org/x\n")
     assert len(found) == 1
-    assert problems == [f":2: this list stands already in {tmp_path}/image-lists.conf:1; remove one"]
+    assert problems == [
+        f":2: this list stands already in {tmp_path}/image-lists.conf:1; remove one"
+    ]
 
 
 def test_an_empty_file_says_so(tmp_path: Path) -> None:
-    assert read(tmp_path, "# nothing\n\n") == ([], [f": names no image list; write one URL a line{addresses.OR_OFF}"])
+    assert read(tmp_path, "# nothing\n\n") == (
+        [],
+        [f": names no image list; write one URL a line{addresses.OR_OFF}"],
+    )
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

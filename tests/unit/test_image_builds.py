@@ -26,7 +26,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commit_is_marked_by_every_change_that_can_get_into_an_image(checkout: Path) -> None:
-    head = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
     (checkout / ".cache").mkdir()
     (checkout / ".cache/x").touch()
     assert images.commit(checkout) == head.stdout.strip()

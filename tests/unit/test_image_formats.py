@@ -118,7 +118,9 @@ def in_descriptor(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         ("sparse.vmdk", (28, struct.pack("<Q", 0)), "describes no complete disk"),
     ],
 )
-def test_forged_headers(disks: Path, tmp_path: Path, name: str, change: tuple[int, bytes], words: str) -> None:
+def test_forged_headers(
+    disks: Path, tmp_path: Path, name: str, change: tuple[int, bytes], words: str
+) -> None:
     path = altered(disks / name, tmp_path / name, change)
     with pytest.raises(Unusable, match=words):
         inspect(path, detect(path))
@@ -132,7 +134,9 @@ def test_forged_headers(disks: Path, tmp_path: Path, name: str, change: tuple[in
         (b"parentCID=ffffffff", b"parentCID=0badcafe", "has a parent disk"),
     ],
 )
-def test_forged_descriptors(disks: Path, tmp_path: Path, old: bytes, new: bytes, words: str) -> None:
+def test_forged_descriptors(
+    disks: Path, tmp_path: Path, old: bytes, new: bytes, words: str
+) -> None:
     text = (disks / "sparse.vmdk").read_bytes()
     assert old in text
     text = text.replace(old, new, 1) if len(new) > len(old) else in_descriptor(old, new)(text)
@@ -141,7 +145,9 @@ def test_forged_descriptors(disks: Path, tmp_path: Path, old: bytes, new: bytes,
         inspect(tmp_path / "forged.vmdk", Format.VMDK)
 
 
-def with_descriptor(disk: Path, into: Path, text: bytes, *, header: tuple[int, int], decoy: bytes = b"") -> Path:
+def with_descriptor(
+    disk: Path, into: Path, text: bytes, *, header: tuple[int, int], decoy: bytes = b""
+) -> Path:
     """Write a VMDK whose header says ``header`` (first sector and number of sectors) of its descriptor."""
     content = bytearray(disk.read_bytes())
     content += bytes(-len(content) % 512)
@@ -158,11 +164,15 @@ def test_a_descriptor_that_qemu_reads_otherwise(disks: Path, tmp_path: Path, way
     path = tmp_path / "forged.vmdk"
     hint = b'parentFileNameHint="/etc/passwd"\n'
     if way == "decoy":
-        with_descriptor(disks / "sparse.vmdk", path, innocent + hint, header=(0, 20), decoy=innocent)
+        with_descriptor(
+            disks / "sparse.vmdk", path, innocent + hint, header=(0, 20), decoy=innocent
+        )
     else:
         padded = innocent + b"#".ljust(511 - len(innocent), b"#") + b"\n"
         with_descriptor(disks / "sparse.vmdk", path, padded + hint, header=(1, 1))
-    told = subprocess.run(["qemu-img", "info", "-U", path], capture_output=True, text=True, check=False).stdout
+    told = subprocess.run(
+        ["qemu-img", "info", "-U", path], capture_output=True, text=True, check=False
+    ).stdout
     assert "backing file: /etc/passwd" in told
     with pytest.raises(Unusable, match=r"has a parent disk|describes no complete disk"):
         inspect(path, Format.VMDK)
@@ -191,14 +201,17 @@ def archive(path: Path, *members: tuple[str, bytes | str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    "order", [("disk.ovf", "disk.vmdk"), ("disk.vmdk", "disk.ovf"), ("/x/../disk.ovf", "../../disk.vmdk")]
+    "order",
+    [("disk.ovf", "disk.vmdk"), ("disk.vmdk", "disk.ovf"), ("/x/../disk.ovf", "../../disk.vmdk")],
 )
 @pytest.mark.parametrize("kind", ["sparse.vmdk", "stream.vmdk"])
 def test_the_disk_of_an_ova_is_read_where_it_lies(
     disks: Path, tmp_path: Path, order: tuple[str, str], kind: str
 ) -> None:
     contents = {"ovf": b"<Envelope/>", "vmdk": (disks / kind).read_bytes()}
-    path = archive(tmp_path / "a.ova", *((name, contents[name.rpartition(".")[2]]) for name in order))
+    path = archive(
+        tmp_path / "a.ova", *((name, contents[name.rpartition(".")[2]]) for name in order)
+    )
     assert detect(path) is Format.OVA
     disk = inspect(path, Format.OVA)
     QemuImg().convert(disk, Format.RAW, tmp_path / "out.raw")
@@ -209,11 +222,21 @@ def test_the_disk_of_an_ova_is_read_where_it_lies(
 def test_archives_that_are_no_ova(disks: Path, tmp_path: Path) -> None:
     vmdk = (disks / "sparse.vmdk").read_bytes()
     cases: dict[str, list[tuple[str, bytes | str]]] = {
-        "no OVA of one disk: 1 .ovf and 2 .vmdk": [("a.ovf", b""), ("a.vmdk", vmdk), ("b.vmdk", vmdk)],
+        "no OVA of one disk: 1 .ovf and 2 .vmdk": [
+            ("a.ovf", b""),
+            ("a.vmdk", vmdk),
+            ("b.vmdk", vmdk),
+        ],
         "no OVA of one disk: 0 .ovf and 1 .vmdk": [("a.vmdk", vmdk)],
         "something other than plain files": [("a.ovf", b""), ("a.vmdk", "/etc/shadow")],
-        "no OVA of one disk: 1 .ovf and 0 .vmdk": [("a.ovf", b""), *((f"{n}.txt", b"") for n in range(200))],
-        "description of disks in other files": [("a.ovf", b""), ("a.vmdk", b"# Disk DescriptorFile\nRW 1 FLAT")],
+        "no OVA of one disk: 1 .ovf and 0 .vmdk": [
+            ("a.ovf", b""),
+            *((f"{n}.txt", b"") for n in range(200)),
+        ],
+        "description of disks in other files": [
+            ("a.ovf", b""),
+            ("a.vmdk", b"# Disk DescriptorFile\nRW 1 FLAT"),
+        ],
     }
     for words, members in cases.items():
         path = archive(tmp_path / "a.ova", *members)
@@ -225,8 +248,12 @@ def test_archives_that_are_no_ova(disks: Path, tmp_path: Path) -> None:
         inspect(path, Format.OVA)
 
 
-@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE])
-@pytest.mark.parametrize("size", [b"\x80" + b"\x7f" * 11, b"\xff" * 11 + b"\0", b"\xff" * 10 + b"\xfe\0"])
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE]
+)
+@pytest.mark.parametrize(
+    "size", [b"\x80" + b"\x7f" * 11, b"\xff" * 11 + b"\0", b"\xff" * 10 + b"\xfe\0"]
+)
 def test_archives_with_impossible_figures(tmp_path: Path, kind: bytes, size: bytes) -> None:
     """Sizes beyond 2**63 and below zero, in members and in headers for members."""
     path = archive(tmp_path / "a.ova", ("a.ovf", b"<Envelope/>"), ("a.vmdk", bytes(1024)))
@@ -278,7 +305,9 @@ def test_qemu_img_is_missing_or_does_not_end(disks: Path, tmp_path: Path) -> Non
 
 
 def test_qemu_img_fails_in_its_own_words(disks: Path) -> None:
-    with pytest.raises(Unusable, match=r"disk\.raw: qemu-img info failed \(1\): .*not in qcow2 format"):
+    with pytest.raises(
+        Unusable, match=r"disk\.raw: qemu-img info failed \(1\): .*not in qcow2 format"
+    ):
         QemuImg().virtual_size(Disk(disks / "disk.raw", Format.QCOW2))
 
 
@@ -296,7 +325,9 @@ def test_qemu_img_may_write_no_more_than_the_disk_holds(disks: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("length", [4, 8, 40, 103])
-def test_a_qcow2_header_that_is_cut_off_is_refused(disks: Path, tmp_path: Path, length: int) -> None:
+def test_a_qcow2_header_that_is_cut_off_is_refused(
+    disks: Path, tmp_path: Path, length: int
+) -> None:
     cut = tmp_path / "cut.qcow2"
     cut.write_bytes((disks / "v3.qcow2").read_bytes()[:length])
     with pytest.raises(Unusable, match=r"cut\.qcow2: its qcow2 header is cut off"):
@@ -318,7 +349,9 @@ def qcow2_header(version: int, *, length: int, virtual: int = SIZE, features: in
         (3, 104, SIZE, 1),  # "dirty": reference counts are rebuilt, data are whole
     ],
 )
-def test_headers_at_a_limit(tmp_path: Path, version: int, length: int, virtual: int, features: int) -> None:
+def test_headers_at_a_limit(
+    tmp_path: Path, version: int, length: int, virtual: int, features: int
+) -> None:
     path = tmp_path / "x.qcow2"
     path.write_bytes(qcow2_header(version, length=length, virtual=virtual, features=features))
     assert inspect(path, Format.QCOW2) == Disk(path, Format.QCOW2)
@@ -394,7 +427,9 @@ def test_an_ova_may_have_a_hundred_members(disks: Path, tmp_path: Path) -> None:
         inspect(ova(tmp_path / "b.ova", disk, members=101), Format.OVA)
 
 
-def test_an_archive_ends_where_its_last_member_does_or_is_cut_off(disks: Path, tmp_path: Path) -> None:
+def test_an_archive_ends_where_its_last_member_does_or_is_cut_off(
+    disks: Path, tmp_path: Path
+) -> None:
     disk = padded((disks / "sparse.vmdk").read_bytes())
     path = ova(tmp_path / "a.ova", disk)
     end = path.read_bytes().rindex(disk) + len(disk)

@@ -19,7 +19,13 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 URL = "https://lists.example.org/ops.list"
 KNOWN = ImageList(
-    ListId("list-a"), "ops", Endorser("/CN=one", "/CN=CA"), NOW - 2 * HOUR, NOW + 9 * HOUR, version="1", offers=()
+    ListId("list-a"),
+    "ops",
+    Endorser("/CN=one", "/CN=CA"),
+    NOW - 2 * HOUR,
+    NOW + 9 * HOUR,
+    version="1",
+    offers=(),
 )
 
 
@@ -35,16 +41,27 @@ def path(tmp_path: Path) -> Path:
     [
         ({"identifier": "list-b"}, "it is list list-b, but here was list list-a"),
         ({"vo": "dteam"}, "is that of a list of VO ops, but it is for dteam"),
-        ({"endorser": Endorser("/CN=two", "/CN=CA")}, "its endorser is /CN=two of /CN=CA, but was /CN=one of /CN=CA"),
-        ({"endorser": Endorser("/CN=one", "/CN=CB")}, "its endorser is /CN=one of /CN=CB, but was /CN=one of /CN=CA"),
-        ({"created": NOW - 3 * HOUR}, r"it was made 2026-11-24 09:00:00Z, before one of 2026-11-24T10:00:00\+00:00"),
+        (
+            {"endorser": Endorser("/CN=two", "/CN=CA")},
+            "its endorser is /CN=two of /CN=CA, but was /CN=one of /CN=CA",
+        ),
+        (
+            {"endorser": Endorser("/CN=one", "/CN=CB")},
+            "its endorser is /CN=one of /CN=CB, but was /CN=one of /CN=CA",
+        ),
+        (
+            {"created": NOW - 3 * HOUR},
+            r"it was made 2026-11-24 09:00:00Z, before one of 2026-11-24T10:00:00\+00:00",
+        ),
         ({"created": None}, "it was made at no known time, before one of"),
     ],
 )
 def test_what_is_not_the_list_that_it_was(path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(Untrusted, match=words) as refused:
         Memory(path).check(replace(KNOWN, **changes), url=URL)
-    assert str(refused.value).endswith(f"ask the endorser; if it is right, remove the list from {path}")
+    assert str(refused.value).endswith(
+        f"ask the endorser; if it is right, remove the list from {path}"
+    )
     if "identifier" not in changes:  # nor does another URL change anything about it
         with pytest.raises(Untrusted, match=words):
             Memory(path).check(replace(KNOWN, **changes), url=f"{URL}.2")
@@ -62,7 +79,9 @@ def test_what_is_newer_is_believed_and_remembered(path: Path) -> None:
 
 
 def test_lists_do_not_mix(path: Path) -> None:
-    other = replace(KNOWN, identifier=ListId("list-b"), vo="dteam", endorser=Endorser("/CN=two", "/CN=CA"))
+    other = replace(
+        KNOWN, identifier=ListId("list-b"), vo="dteam", endorser=Endorser("/CN=two", "/CN=CA")
+    )
     memory = Memory(path)
     memory.check(other, url=f"{URL}.2")
     memory.note(other, url=f"{URL}.2", at=NOW)
@@ -89,10 +108,14 @@ def test_nothing_is_written_when_nothing_is_new(path: Path) -> None:
     assert path.stat() == before
 
 
-@pytest.mark.parametrize("text", ["[{]", "{}x", '[{"url": "x"}]', "[1]", "null", "7", '{"a": 1}', _NUMBERS])
+@pytest.mark.parametrize(
+    "text", ["[{]", "{}x", '[{"url": "x"}]', "[1]", "null", "7", '{"a": 1}', _NUMBERS]
+)
 def test_a_damaged_file_believes_nothing(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(LocalFailure, match="is not what was written there; restore it, or remove it"):
+    with pytest.raises(
+        LocalFailure, match="is not what was written there; restore it, or remove it"
+    ):
         Memory(path)
 
 

@@ -26,7 +26,9 @@ NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 LIST = ListId("list")
 
 
-def image(name: str, *, vo: str = "vo", expires: datetime | None = None, **attributes: str) -> Appliance:
+def image(
+    name: str, *, vo: str = "vo", expires: datetime | None = None, **attributes: str
+) -> Appliance:
     named = {key.replace("_", ":"): value for key, value in attributes.items()}
     return Appliance(ApplianceId(name), LIST, vo=vo, expires=expires, attributes=named)
 
@@ -91,15 +93,23 @@ def test_a_backend_that_cannot_change_metadata_alone_gets_the_data_again() -> No
         ({"hv_version": "1", "hv_size": "1"}, {"hv_version": "2"}, "hv:size, hv:version"),
     ],
 )
-def test_other_data_are_fetched_again(wanted: dict[str, str], held: dict[str, str], changed: str) -> None:
-    (change,) = compare(listed(image("a", expires=None, **wanted)), [image("a", expires=None, **held)], at=NOW).changes
+def test_other_data_are_fetched_again(
+    wanted: dict[str, str], held: dict[str, str], changed: str
+) -> None:
+    (change,) = compare(
+        listed(image("a", expires=None, **wanted)), [image("a", expires=None, **held)], at=NOW
+    ).changes
     assert isinstance(change, Update)
     assert change.reason == f"changed: {changed}"
 
 
 def test_what_peers_add_is_no_difference_and_what_is_missing_is_empty() -> None:
-    held = Appliance(ApplianceId("a"), LIST, attributes={"theirs": "x", "dc:title": "", "hv:version": "1"})
-    assert compare(listed(image("a", hv_version="1")), [held], at=NOW) == Plan(LIST, (), unchanged=1)
+    held = Appliance(
+        ApplianceId("a"), LIST, attributes={"theirs": "x", "dc:title": "", "hv:version": "1"}
+    )
+    assert compare(listed(image("a", hv_version="1")), [held], at=NOW) == Plan(
+        LIST, (), unchanged=1
+    )
 
 
 def test_an_attribute_that_the_list_dropped_is_a_change() -> None:
@@ -119,7 +129,9 @@ def test_an_expired_image_is_neither_added_nor_kept() -> None:
 def test_a_refused_image_stays() -> None:
     held = [image("refused"), image("gone")]
     wanted = listed(refused=(Refusal(ApplianceId("refused"), "why"),))
-    assert compare(wanted, held, at=NOW).changes == (Remove(held[1], "it is no longer in the list"),)
+    assert compare(wanted, held, at=NOW).changes == (
+        Remove(held[1], "it is no longer in the list"),
+    )
 
 
 def test_an_unnamed_refusal_keeps_all_but_what_has_expired() -> None:
@@ -129,7 +141,9 @@ def test_an_unnamed_refusal_keeps_all_but_what_has_expired() -> None:
 
 
 def test_a_list_of_another_vo_changes_nothing() -> None:
-    with pytest.raises(Untrusted, match="is that of a list of VO other, but it is for vo; ask the endorser"):
+    with pytest.raises(
+        Untrusted, match="is that of a list of VO other, but it is for vo; ask the endorser"
+    ):
         compare(listed(), [image("a", vo="other")], at=NOW)
 
 
@@ -149,7 +163,9 @@ def test_an_image_of_no_known_vo_belongs_to_the_list() -> None:
         (3, 3, 1, False),
     ],
 )
-def test_removals_that_need_a_person(removals: int, held: int, allowed: int, is_withheld: bool) -> None:
+def test_removals_that_need_a_person(
+    removals: int, held: int, allowed: int, is_withheld: bool
+) -> None:
     gone = tuple(Remove(image(str(number)), "gone") for number in range(removals))
     added = Create(offer(image("new")))
     plan = Plan(LIST, (*gone, added), unchanged=2)

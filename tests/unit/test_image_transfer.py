@@ -60,9 +60,16 @@ def workshop(tmp_path: Path, client: Client) -> Workshop:
 
 
 def offer(
-    uri: str, content: bytes = RAW, *, size: int | None = len(RAW), sha512: str = "", declared: str = "RAW"
+    uri: str,
+    content: bytes = RAW,
+    *,
+    size: int | None = len(RAW),
+    sha512: str = "",
+    declared: str = "RAW",
 ) -> Offer:
-    appliance = Appliance(ApplianceId("image-1"), ListId("list-1"), vo="ops", attributes={"hv:format": declared})
+    appliance = Appliance(
+        ApplianceId("image-1"), ListId("list-1"), vo="ops", attributes={"hv:format": declared}
+    )
     return Offer(appliance, Source(uri, sha512 or hashlib.sha512(content).hexdigest(), size))
 
 
@@ -80,7 +87,9 @@ def test_an_accepted_format_is_passed_untouched(
         path = Path(data.location)
         assert path.parent == workshop.directory
         assert (data.format, data.size, data.uri) == (Format.RAW, len(RAW), uri)
-        told = subprocess.run(["sha512sum", data.location], capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            ["sha512sum", data.location], capture_output=True, text=True, check=True
+        )
         assert told.stdout.split()[0] == data.checksum
         assert path.stat().st_mode & 0o777 == 0o640
         assert left(workshop) == [path.name]
@@ -91,7 +100,9 @@ def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Works
     converting = replace(workshop, accepted=(Format.QCOW2,))
     with converting.prepare(offer(web.put("/one.raw", RAW))) as data:
         assert data.format is Format.QCOW2
-        told = subprocess.run(["sha512sum", data.location], capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            ["sha512sum", data.location], capture_output=True, text=True, check=True
+        )
         assert told.stdout.split()[0] == data.checksum
         assert Path(data.location).stat().st_size == data.size
         assert len(left(workshop)) == 1
@@ -101,15 +112,27 @@ def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Works
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"sha512": "0" * 128}, Tampered, r"its SHA-512 is [0-9a-f]{16}…, the list says 0000000000000000…"),
-        ({"size": len(RAW) + 1}, Tampered, f"the server has {len(RAW)} bytes, the list says {len(RAW) + 1}"),
+        (
+            {"sha512": "0" * 128},
+            Tampered,
+            r"its SHA-512 is [0-9a-f]{16}…, the list says 0000000000000000…",
+        ),
+        (
+            {"size": len(RAW) + 1},
+            Tampered,
+            f"the server has {len(RAW)} bytes, the list says {len(RAW) + 1}",
+        ),
         ({"size": 1}, Tampered, "the list says 1"),
         ({"size": 2**60}, LocalFailure, r"MiB are needed, \d+ MiB are free; free space there"),
     ],
     ids=["checksum", "short", "long", "disk"],
 )
 def test_what_is_not_as_listed_is_refused_and_removed(
-    web: ImageServer, workshop: Workshop, changes: dict[str, int | str], error: type[ApplianceError], words: str
+    web: ImageServer,
+    workshop: Workshop,
+    changes: dict[str, int | str],
+    error: type[ApplianceError],
+    words: str,
 ) -> None:
     uri = web.put("/one.raw", RAW)
     with pytest.raises(error, match=words), workshop.prepare(offer(uri, **changes)):  # type: ignore[arg-type]
@@ -140,7 +163,11 @@ def test_a_download_that_goes_wrong(
 
 def test_secrets_in_an_image_s_url_are_not_told(web: ImageServer, workshop: Workshop) -> None:
     url = web.put("/signed.raw?signature=s3cr3t", RAW).replace("https://", "https://user:s3cr3t@")
-    for wrong in (offer(url, sha512="0" * 128), offer(url, size=1), offer(url.replace("signed", "gone"))):
+    for wrong in (
+        offer(url, sha512="0" * 128),
+        offer(url, size=1),
+        offer(url.replace("signed", "gone")),
+    ):
         with pytest.raises(ApplianceError) as failure, workshop.prepare(wrong):
             pytest.fail("it was given out")
         assert str(failure.value).startswith("https://localhost:")
@@ -149,13 +176,30 @@ def test_secrets_in_an_image_s_url_are_not_told(web: ImageServer, workshop: Work
         assert data.uri == url
 
 
-def test_an_image_that_points_at_other_files_is_refused(web: ImageServer, workshop: Workshop, tmp_path: Path) -> None:
+def test_an_image_that_points_at_other_files_is_refused(
+    web: ImageServer, workshop: Workshop, tmp_path: Path
+) -> None:
     path = tmp_path / "bad.qcow2"
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", str(path), "1M"]
+    command = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "/etc/passwd",
+        "-F",
+        "raw",
+        str(path),
+        "1M",
+    ]
     subprocess.run(command, check=True)
     bad = path.read_bytes()
     uri = web.put("/bad.qcow2", bad)
-    with pytest.raises(Unusable, match="has a backing file"), workshop.prepare(offer(uri, bad, size=len(bad))):
+    with (
+        pytest.raises(Unusable, match="has a backing file"),
+        workshop.prepare(offer(uri, bad, size=len(bad))),
+    ):
         pytest.fail("it was given out")
     assert left(workshop) == []
 
@@ -163,15 +207,23 @@ def test_an_image_that_points_at_other_files_is_refused(web: ImageServer, worksh
 def test_a_full_disk(web: ImageServer, workshop: Workshop) -> None:
     """R10: the check beforehand sees that there is room; then somebody else takes it."""
     uri = web.put("/one.raw", RAW)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(workshop.directory)], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(workshop.directory)], check=False
+    )
     if mounted.returncode:
         pytest.fail("this test mounts a file system: run it as root")
     try:
         roomy = _Roomy(workshop.directory, workshop.accepted, workshop.client, workshop.qemu)
-        with pytest.raises(LocalFailure, match="No space left on device; free space"), roomy.prepare(offer(uri)):
+        with (
+            pytest.raises(LocalFailure, match="No space left on device; free space"),
+            roomy.prepare(offer(uri)),
+        ):
             pytest.fail("it was given out")
         assert left(workshop) == []
-        with pytest.raises(LocalFailure, match="0 MiB are needed, 0 MiB are free"), workshop.prepare(offer(uri)):
+        with (
+            pytest.raises(LocalFailure, match="0 MiB are needed, 0 MiB are free"),
+            workshop.prepare(offer(uri)),
+        ):
             pytest.fail("it was given out")
     finally:
         subprocess.run(["umount", str(workshop.directory)], check=True)
@@ -193,7 +245,9 @@ def test_what_a_killed_run_left_is_swept_and_nothing_else(workshop: Workshop) ->
     assert left(workshop) == ["image-of-somebody.qcow2"]
 
 
-def test_a_link_that_somebody_planted_leads_nowhere(web: ImageServer, workshop: Workshop, tmp_path: Path) -> None:
+def test_a_link_that_somebody_planted_leads_nowhere(
+    web: ImageServer, workshop: Workshop, tmp_path: Path
+) -> None:
     uri = web.put("/one.raw", RAW)
     with workshop.prepare(offer(uri)) as data:
         name = Path(data.location).stem + ".download.part"
@@ -283,7 +337,9 @@ def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path
     cases = {
         "unable to get local issuer certificate": stranger.issue("localhost", key="ec"),
         "Hostname mismatch": authority.issue("other.example.org", key="ec"),
-        "certificate has expired": authority.issue("old", hosts=("localhost",), key="ec", not_before=past, days=2),
+        "certificate has expired": authority.issue(
+            "old", hosts=("localhost",), key="ec", not_before=past, days=2
+        ),
     }
     for words, credential in cases.items():
         with image_server.serve(credential) as server, pytest.raises(Untrusted, match=words):
@@ -303,14 +359,18 @@ def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path
     ],
 )
 def test_redirects_to_nonsense(web: ImageServer, client: Client, location: str) -> None:
-    with pytest.raises(Unavailable, match=r"^x: (the server redirects|cannot be|the server answers)"):
+    with pytest.raises(
+        Unavailable, match=r"^x: (the server redirects|cannot be|the server answers)"
+    ):
         client.fetch(web.put("/moved", Redirect(location)), name="x", max_bytes=10)
 
 
 def test_nobody_there(client: Client) -> None:
     with pytest.raises(Unavailable, match="x: cannot be reached: connection refused"):
         client.fetch("https://localhost:1/x", name="x", max_bytes=10)
-    with pytest.raises(Unavailable, match=r"x: cannot be reached: (name or service not known|temporary failure)"):
+    with pytest.raises(
+        Unavailable, match=r"x: cannot be reached: (name or service not known|temporary failure)"
+    ):
         client.fetch("https://nowhere.invalid/x", name="x", max_bytes=10)
 
 

@@ -26,7 +26,10 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     (etc / "appliance.env").write_text("FEDCLOUD_VERSION=1.2\n")
     (etc / "networks").mkdir()
     (etc / "networks/bridge.yml").write_text("services: {}\n")
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as served,
+    ):
         (etc / "appliance.yaml").write_text(f"engine:\n  socket: {served.socket}\n")
         served.images = {tag: f"sha256:{tag}" for tag in ALL}
         yield served
@@ -36,13 +39,17 @@ def images(root: Path, *words: str) -> int:
     return main(["images", "--root", str(root), *words])
 
 
-def test_all_images_are_listed(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_images_are_listed(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert images(tmp_path) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert dict(lines) == engine.images
 
 
-def test_what_is_missing_is_told(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_told(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """R01: nothing is pulled by itself; docker-compose would."""
     del engine.images["egifedcloud/sitebdii:1.2"]
     assert images(tmp_path, "cloudbdii", "sitebdii") == 3
@@ -59,8 +66,11 @@ def lock(root: Path, *lines: str) -> Path:
     return path
 
 
-def test_a_tag_that_was_moved_is_told(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # R01: what runs is what the bundle brought, whatever docker tag or another docker load has done since
+def test_a_tag_that_was_moved_is_told(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # R01: what runs is what the bundle brought, whatever docker tag or another docker load has done
+    # since
     ours, other, tag = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}", "egifedcloud/sitebdii:1.2"
     path = lock(tmp_path, f"sitebdii {tag} {ours}")
     engine.images[tag] = ours
@@ -141,4 +151,6 @@ def test_the_version_in_use_lies_in_the_state_directory(
         f"{env}:1: FEDCLOUD_VERSION: is ignored: the version in use is 1.1, in {version}; remove this line"
     )
     version.unlink()
-    assert settings.compose_environment(settings.load(Layout(tmp_path)))["FEDCLOUD_VERSION"] == "1.2"
+    assert (
+        settings.compose_environment(settings.load(Layout(tmp_path)))["FEDCLOUD_VERSION"] == "1.2"
+    )

@@ -47,7 +47,11 @@ def test_a_careful_program_stands_every_kill(tmp_path: Path) -> None:
 def test_the_call_at_which_the_kill_strikes_is_not_executed(tmp_path: Path) -> None:
     seen: list[set[str]] = []
     careful = matrix(tmp_path, CAREFUL)
-    spy = KillMatrix(careful.prepare, careful.verify, between=lambda: seen.append({p.name for p in tmp_path.iterdir()}))
+    spy = KillMatrix(
+        careful.prepare,
+        careful.verify,
+        between=lambda: seen.append({p.name for p in tmp_path.iterdir()}),
+    )
     assert spy.interrupt(Point("rename", 1))
     assert seen == [{"new"}]
     assert not spy.interrupt(Point("rename", 2))

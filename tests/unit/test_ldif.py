@@ -49,9 +49,14 @@ def test_the_examples_of_the_rfc() -> None:
         ("dn: o=x\nchangetype: delete", 3, "a change record where entries are expected"),
     ],
 )
-def test_a_record_that_cannot_be_read_leaves_its_neighbours(text: str, line: int, cause: str) -> None:
+def test_a_record_that_cannot_be_read_leaves_its_neighbours(
+    text: str, line: int, cause: str
+) -> None:
     data = f"\n{text}\n\n\ndn: o=after\n".encode()
-    assert list(ldif.read(data.splitlines(keepends=True))) == [Malformed(line, cause), Entry("o=after", {})]
+    assert list(ldif.read(data.splitlines(keepends=True))) == [
+        Malformed(line, cause),
+        Entry("o=after", {}),
+    ]
     with pytest.raises(LdifError, match=f"^line {line}: "):
         ldif.parse(data)
 
@@ -62,7 +67,8 @@ def test_a_comment_cannot_become_anything_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "dn", ["x", "o=a,", "o=a,,o=b", "o=a+", "=a", 'o="a"', "o=a;o=b", "o=\\zz", "o=#04024869", "o=a\\"]
+    "dn",
+    ["x", "o=a,", "o=a,,o=b", "o=a+", "=a", 'o="a"', "o=a;o=b", "o=\\zz", "o=#04024869", "o=a\\"],
 )
 def test_what_is_no_name(dn: str) -> None:
     with pytest.raises(LdifError, match=r"at character|ends in a separator"):

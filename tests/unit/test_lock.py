@@ -27,7 +27,9 @@ with lock.hold(Path(sys.argv[1])):
 @contextmanager
 def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", textwrap.dedent(_HOLDER), str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
@@ -71,7 +73,9 @@ def test_another_program_is_not_taken_for_our_last_run(tmp_path: Path) -> None:
         pass
     script = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
     command = [sys.executable, "-c", script, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(Busy, match="held by another program"), lock.hold(path):
@@ -86,10 +90,15 @@ def test_a_holder_that_is_about_to_write_its_name_is_named(tmp_path: Path) -> No
         "time.sleep(0.05); file.write('42 2026-01-05T06:14:00+00:00\\n'); file.flush(); input()"
     )
     command = [sys.executable, "-c", script, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(Busy, match=r"running since 2026-01-05T06:14:00\+00:00 \(pid 42\)"), lock.hold(path):
+        with (
+            pytest.raises(Busy, match=r"running since 2026-01-05T06:14:00\+00:00 \(pid 42\)"),
+            lock.hold(path),
+        ):
             pass
         other.kill()
 
@@ -103,7 +112,9 @@ def test_a_full_disk_does_not_keep_a_run_from_emptying_it(tmp_path: Path) -> Non
         "with lock.hold(Path(sys.argv[1])): print('held')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # coverage, which may be measuring, writes at the end"
     )
-    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
+    )
     assert (run.stdout, run.stderr) == ("held\n", "")
 
 

@@ -85,8 +85,12 @@ def test_a_secret_is_masked_in_the_middle_of_a_text(secret: str) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-@pytest.mark.parametrize("secret", ['pa"ss\\word', "pässwörd/日本", "p@ss w%rd+1", "pa'ss", "two  blanks", "tab\there"])
-def test_a_secret_is_masked_however_it_is_written(tmp_path: Path, secret: str, as_json: bool) -> None:
+@pytest.mark.parametrize(
+    "secret", ['pa"ss\\word', "pässwörd/日本", "p@ss w%rd+1", "pa'ss", "two  blanks", "tab\there"]
+)
+def test_a_secret_is_masked_however_it_is_written(
+    tmp_path: Path, secret: str, as_json: bool
+) -> None:
     """D12."""
     log.hide(secret)
     log.configure(file=tmp_path / "log", console=False, as_json=as_json)
@@ -129,7 +133,9 @@ def test_nothing_that_a_peer_sends_can_pass_for_an_event(tmp_path: Path) -> None
             logger.exception("broken")
     logger.warning("\x1b[31mred\x1b[0m, a\ttab")
     text = (tmp_path / "log").read_bytes().decode()
-    assert not any(line.startswith(forged[:10]) and " x - " not in line for line in text.splitlines())
+    assert not any(
+        line.startswith(forged[:10]) and " x - " not in line for line in text.splitlines()
+    )
     assert r"name x\n2026" in text
     assert "\\x1b[31mred\\x1b[0m, a\ttab\n" in text
 
@@ -156,7 +162,9 @@ def test_a_full_disk_is_told_once_without_traceback_and_secret(
     assert capsys.readouterr().err == "/dev/full: No space left on device; log lines are lost\n"
 
 
-def test_a_line_that_cannot_be_made_is_told_without_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_cannot_be_made_is_told_without_its_arguments(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log.hide("s3cret")
     log.configure()
     logging.getLogger("x").info("without a place", "s3cret")  # noqa: PLE1205
@@ -216,7 +224,10 @@ def test_a_log_file_that_cannot_be_opened_again_goes_on_where_it_is(
     assert (tmp_path / "moved" / "log").read_text().count("\n") == 3
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
-    assert f"{tmp_path}/logs/log: No such file or directory; the log goes on in the file that was moved away" in shown
+    assert (
+        f"{tmp_path}/logs/log: No such file or directory; the log goes on in the file that was moved away"
+        in shown
+    )
 
 
 def test_text_lines_have_ssm_s_form(tmp_path: Path) -> None:
@@ -248,7 +259,9 @@ def test_libraries_are_quiet_unless_debugging(tmp_path: Path) -> None:
 def test_a_pipe_that_nobody_reads_is_no_log_file(tmp_path: Path) -> None:
     """F-H1: the program waited for a reader; a pipe that is read is a log file as ever."""
     os.mkfifo(tmp_path / "log")
-    with pytest.raises(LocalFailure, match="No such device or address; correct the log file's path"):
+    with pytest.raises(
+        LocalFailure, match="No such device or address; correct the log file's path"
+    ):
         log.configure(file=tmp_path / "log")
     reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
     log.configure(file=tmp_path / "log", console=False)

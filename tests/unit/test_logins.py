@@ -123,7 +123,9 @@ def test_a_dead_login_is_replaced_once(issuer: Issuer, keystone: openstack.Cloud
     assert issuer.requests[TOKEN] == 2
 
 
-def test_a_missing_role_is_no_reason_to_log_in_again(issuer: Issuer, keystone: openstack.Cloud) -> None:
+def test_a_missing_role_is_no_reason_to_log_in_again(
+    issuer: Issuer, keystone: openstack.Cloud
+) -> None:
     """F-L1, F-L4: Keystone answers 401 to both; the remedy names the group."""
     keystone.closed = frozenset({"p3", "p4"})
     cloud = Cloud(federated(issuer, keystone))
@@ -410,7 +412,9 @@ def test_an_application_credential_that_has_expired(keystone: openstack.Cloud) -
     """F-L4: Keystone answers 401, as to a wrong secret."""
     keystone.credentials["abc"] = Credential("p1", "s", datetime.now(UTC) - timedelta(1))
     error = failure_of(credential(keystone))
-    assert error.cause == ("refuses the application credential 'abc': it has expired or its secret is wrong")
+    assert error.cause == (
+        "refuses the application credential 'abc': it has expired or its secret is wrong"
+    )
     assert error.remedy == RENEWAL
 
 
@@ -440,7 +444,9 @@ def test_an_application_credential_that_ends_soon(
         assert told == [f"{name} ends on {ends:%Y-%m-%d %H:%MZ}; {RENEWAL}"]
 
 
-def test_an_end_that_keystone_does_not_tell(keystone: openstack.Cloud, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_end_that_keystone_does_not_tell(
+    keystone: openstack.Cloud, caplog: pytest.LogCaptureFixture
+) -> None:
     """F-L4: a policy that forbids the question costs nothing."""
     keystone.credentials["abc"] = Credential("p1", "s")
     refusal = Answer(403, {"error": {"code": 403}})
@@ -449,7 +455,9 @@ def test_an_end_that_keystone_does_not_tell(keystone: openstack.Cloud, caplog: p
     assert [line for line in caplog.messages if "application" in line] == []
 
 
-def test_tokens_that_live_shortly(issuer: Issuer, keystone: openstack.Cloud, caplog: pytest.LogCaptureFixture) -> None:
+def test_tokens_that_live_shortly(
+    issuer: Issuer, keystone: openstack.Cloud, caplog: pytest.LogCaptureFixture
+) -> None:
     """F-L5: 20 s took 65 logins for 25 questions, without a word."""
     keystone.token_life = timedelta(seconds=20)
     cloud = Cloud(federated(issuer, keystone))
@@ -472,7 +480,9 @@ def test_tokens_that_live_too_shortly(issuer: Issuer, keystone: openstack.Cloud)
 
 
 @pytest.mark.parametrize("offset", [timedelta(hours=-2), timedelta(hours=2)])
-def test_clocks_that_differ_cost_no_login(issuer: Issuer, keystone: openstack.Cloud, offset: timedelta) -> None:
+def test_clocks_that_differ_cost_no_login(
+    issuer: Issuer, keystone: openstack.Cloud, offset: timedelta
+) -> None:
     """F-L5, its kind: a token is no shorter for a host whose clock is fast."""
     keystone.token_life = timedelta(hours=1)
     keystone.clock_offset = offset
@@ -511,7 +521,9 @@ def test_a_password_is_checked_once(
     def fault(request: Request) -> Answer | None:
         if request.method == "POST":
             told = request.body["auth"]
-            passwords.extend(told.get("scope") for method in told["identity"]["methods"] if method == "password")
+            passwords.extend(
+                told.get("scope") for method in told["identity"]["methods"] if method == "password"
+            )
             if not is_allowed and told["identity"]["methods"] == ["token"]:
                 return Answer(403, {"error": {"code": 403}})
         return None
@@ -533,7 +545,9 @@ def test_lines_are_for_administrators(issuer: Issuer, keystone: openstack.Cloud)
 
 
 @pytest.mark.usefixtures("_quick")
-def test_a_keystone_that_fails_at_a_federated_system_scope(issuer: Issuer, keystone: openstack.Cloud) -> None:
+def test_a_keystone_that_fails_at_a_federated_system_scope(
+    issuer: Issuer, keystone: openstack.Cloud
+) -> None:
     """F-L1, its kind: Keystone 30 answers 500 there; the projects can be accounted all the same."""
     keystone.fault = lambda request: (
         Answer(500, "<html>") if "system" in request.body.get("auth", {}).get("scope", {}) else None

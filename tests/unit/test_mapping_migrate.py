@@ -29,27 +29,38 @@ def migrate(root: Path, mapping: object, *flags: str, option: str = "") -> int:
     (root / "voms.json").write_text(json.dumps(mapping))
     (root / "caso.conf").touch(mode=0o600)
     (root / "caso.conf").write_text(CONFIG.format(option, root))
-    return mapping_migrate.main(["--root", str(root), "--config-file", str(root / "caso.conf"), *flags])
+    return mapping_migrate.main(
+        ["--root", str(root), "--config-file", str(root / "caso.conf"), *flags]
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--nodry-run"]])
-def test_a_project_with_two_vos(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_project_with_two_vos(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The last one would win, unseen."""
     mapping = {"vo.x": {"projects": ["ops", "a"]}, "vo.y": {"projects": ["ops"]}}
     assert migrate(tmp_path, mapping, *flags) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert f"{tmp_path}/voms.json: ops: has several VOs: vo.x, vo.y; a project serves one" in shown.err
+    assert (
+        f"{tmp_path}/voms.json: ops: has several VOs: vo.x, vo.y; a project serves one" in shown.err
+    )
 
 
-def test_the_same_twice_and_other_domains_are_no_conflict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_twice_and_other_domains_are_no_conflict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mapping = {"vo.x": {"project": "ops", "domain": "a"}, "vo.y": {"project": "ops", "domain": "b"}}
     assert migrate(tmp_path, mapping) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_no_tag_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert migrate(tmp_path, {"vo.x": {"projects": ["a"]}}, "--migrate-projects", option="caso_tag =") == 2
+    assert (
+        migrate(tmp_path, {"vo.x": {"projects": ["a"]}}, "--migrate-projects", option="caso_tag =")
+        == 2
+    )
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "--migrate-projects: the configuration names no tag; set caso_tag" in shown.err

@@ -34,27 +34,41 @@ def test_a_site_of_2017(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("mapping", ["voms.json", "mapping.json"])
-def test_a_site_since_2018(tmp_path: Path, mapping: str, capsys: pytest.CaptureFixture[str]) -> None:
-    newer = ("/etc/caso/voms.json", f"/etc/cloudkeeper-os/{mapping}", "/etc/cloudkeeper-os/cloudkeeper-os.conf")
+def test_a_site_since_2018(
+    tmp_path: Path, mapping: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = (
+        "/etc/caso/voms.json",
+        f"/etc/cloudkeeper-os/{mapping}",
+        "/etc/cloudkeeper-os/cloudkeeper-os.conf",
+    )
     put(tmp_path, *newer, "/etc/voms.json")
     assert told(tmp_path, capsys) == newer
 
 
-def test_mapping_json_is_newer_than_voms_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mapping_json_is_newer_than_voms_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(tmp_path, "/etc/cloudkeeper-os/voms.json", "/etc/cloudkeeper-os/mapping.json")
     assert told(tmp_path, capsys)[1] == "/etc/cloudkeeper-os/mapping.json"
 
 
-def test_what_appliance_env_names_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_appliance_env_names_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(tmp_path, *OF_2017, "/etc/caso/voms.json", "/etc/cloudkeeper-os/cloudkeeper-os.conf")
     env = tmp_path / "etc/fedcloud/appliance.env"
     env.parent.mkdir()
     named = ("/etc/mine.json", "", "/etc/cloudkeeper/cloudkeeper-os.conf")
-    env.write_bytes("".join(f"{name}={value}\r\n" for name, value in zip(NAMES, named, strict=True)).encode())
+    env.write_bytes(
+        "".join(f"{name}={value}\r\n" for name, value in zip(NAMES, named, strict=True)).encode()
+    )
     assert told(tmp_path, capsys) == (named[0], "/etc/voms.json", named[2])
 
 
-def test_two_configurations_of_the_backend_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_configurations_of_the_backend_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     newer, older = "/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf"
     put(tmp_path, newer, older)
     output = tmp_path / "mounts.env"
@@ -65,6 +79,7 @@ def test_two_configurations_of_the_backend_are_refused(tmp_path: Path, capsys: p
     )
     assert not output.exists()
     (tmp_path / older.lstrip("/")).unlink()
-    (tmp_path / older.lstrip("/")).symlink_to(tmp_path / newer.lstrip("/"))  # one file by two names is no question
+    # one file by two names is no question
+    (tmp_path / older.lstrip("/")).symlink_to(tmp_path / newer.lstrip("/"))
     assert main(["mounts", "--root", str(tmp_path), "--output", str(output)]) == 0
     assert output.read_text().splitlines()[2] == f"FEDCLOUD_BACKEND_CONFIG={newer}"

@@ -30,11 +30,19 @@ def test_each_slip(source: str, changed: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ['"""Text."""', "a: int | None", "def f(a: int = b) -> int | None: ...", "logger.info(a)", "a = 'b'"],
+    [
+        '"""Text."""',
+        "a: int | None",
+        "def f(a: int = b) -> int | None: ...",
+        "logger.info(a)",
+        "a = 'b'",
+    ],
 )
 def test_no_slip_in_words_types_and_logs(source: str) -> None:
     assert mutants(source.encode()) == []
 
 
 def test_a_check_for_types_is_deleted_as_a_whole() -> None:
-    assert [str(one) for one in mutants(b"isinstance(a, int | str)")] == [": `isinstance(a, int | str)` -> `pass`"]
+    assert [str(one) for one in mutants(b"isinstance(a, int | str)")] == [
+        ": `isinstance(a, int | str)` -> `pass`"
+    ]

@@ -37,7 +37,10 @@ def server(**changes: Any) -> dict[str, Any]:
             "ephemeral": 5,
             "swap": 0,
             "original_name": "m1.small",
-            "extra_specs": {"accounting:benchmark_type": "HEPSPEC06", "accounting:benchmark_value": "12.5"},
+            "extra_specs": {
+                "accounting:benchmark_type": "HEPSPEC06",
+                "accounting:benchmark_value": "12.5",
+            },
         },
         "image": {"id": "13e32a39-fabf-4d5b-88e5-c2547aa1a0a5"},
         "addresses": {
@@ -105,7 +108,12 @@ def test_all_fields_of_a_running_server_in_any_time_zone(zone: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "end", "wall"),
     [
-        ({"OS-SRV-USG:terminated_at": "2026-11-22T08:14:12.615760"}, "completed", "2026-11-22T08:14:12", 17),
+        (
+            {"OS-SRV-USG:terminated_at": "2026-11-22T08:14:12.615760"},
+            "completed",
+            "2026-11-22T08:14:12",
+            17,
+        ),
         (
             {"status": "DELETED", "OS-SRV-USG:terminated_at": "2026-11-22T08:14:12.6"},
             "completed",
@@ -115,7 +123,12 @@ def test_all_fields_of_a_running_server_in_any_time_zone(zone: str) -> None:
         # deleted without an end: stuck while it was being deleted
         ({"status": "DELETED"}, "completed", "2026-11-22T08:14:12", 17),
         # deleted after the window: as if it went on
-        ({"status": "DELETED", "OS-SRV-USG:terminated_at": "2026-11-23T00:00:00"}, "started", None, 2765),
+        (
+            {"status": "DELETED", "OS-SRV-USG:terminated_at": "2026-11-23T00:00:00"},
+            "started",
+            None,
+            2765,
+        ),
         ({"status": "SHUTOFF"}, "started", None, 2765),
         ({"status": "VERIFY_RESIZE"}, "started", None, 2765),
         ({"status": "ERROR"}, "error", None, 2765),
@@ -124,8 +137,18 @@ def test_all_fields_of_a_running_server_in_any_time_zone(zone: str) -> None:
         ({"status": "SHELVED_OFFLOADED"}, "unknown", None, 2765),
         ({"status": "SOFT_DELETED"}, "unknown", None, 2765),
         # begun and ended in one second; ended before it began
-        ({"OS-SRV-USG:terminated_at": "2026-11-22T08:13:55.9"}, "completed", "2026-11-22T08:13:55", 0),
-        ({"OS-SRV-USG:terminated_at": "2026-11-22T08:13:54.9"}, "completed", "2026-11-22T08:13:55", 0),
+        (
+            {"OS-SRV-USG:terminated_at": "2026-11-22T08:13:55.9"},
+            "completed",
+            "2026-11-22T08:13:55",
+            0,
+        ),
+        (
+            {"OS-SRV-USG:terminated_at": "2026-11-22T08:13:54.9"},
+            "completed",
+            "2026-11-22T08:13:55",
+            0,
+        ),
     ],
 )
 def test_status_and_end(changes: dict[str, Any], status: str, end: str | None, wall: int) -> None:
@@ -141,7 +164,11 @@ def test_status_and_end(changes: dict[str, Any], status: str, end: str | None, w
     [
         {"status": "BUILD", "OS-SRV-USG:launched_at": None},
         {"status": "ERROR", "OS-SRV-USG:launched_at": None},
-        {"status": "DELETED", "OS-SRV-USG:launched_at": None, "OS-SRV-USG:terminated_at": "2026-11-22T08:14:12"},
+        {
+            "status": "DELETED",
+            "OS-SRV-USG:launched_at": None,
+            "OS-SRV-USG:terminated_at": "2026-11-22T08:14:12",
+        },
         {"created": "2026-11-22T09:00:01Z"},
         {"created": "2026-10-01T00:00:00Z", "OS-SRV-USG:terminated_at": "2026-10-31T23:59:59"},
     ],
@@ -153,7 +180,10 @@ def test_what_never_ran_or_lies_outside_has_no_record(changes: dict[str, Any]) -
 
 
 def test_one_record_for_each_month() -> None:
-    found = made(server(created="2026-09-30T12:00:00Z"), Window(datetime(1970, 1, 1, tzinfo=UTC), NOVEMBER.end))
+    found = made(
+        server(created="2026-09-30T12:00:00Z"),
+        Window(datetime(1970, 1, 1, tzinfo=UTC), NOVEMBER.end),
+    )
     assert [(record.measured.isoformat(), record.status) for record in found] == [
         ("2026-09-30T23:59:59+00:00", Status.STARTED),
         ("2026-10-31T23:59:59+00:00", Status.STARTED),
@@ -166,7 +196,9 @@ def test_one_record_for_each_month() -> None:
     ("ended", "months"),
     [(None, [9, 10, 11]), ("2026-11-01T00:00:10", [9, 10, 11]), ("2026-10-31T23:59:59", [])],
 )
-def test_a_first_window_takes_the_whole_life_of_what_lives_in_it(ended: str | None, months: list[int]) -> None:
+def test_a_first_window_takes_the_whole_life_of_what_lives_in_it(
+    ended: str | None, months: list[int]
+) -> None:
     """F-H14: else October's hours would count for November; what had ended before is left out."""
     described = server(created="2026-09-30T12:00:00Z", **{"OS-SRV-USG:terminated_at": ended})
     found = made(described, replace(NOVEMBER, is_first=True))
@@ -177,15 +209,22 @@ def test_a_first_window_takes_the_whole_life_of_what_lives_in_it(ended: str | No
 @pytest.mark.parametrize(
     ("created", "launched", "wanted"),
     [
-        # built across the end of the month: when the last run passed, before the window, it had no record
-        ("2026-10-31T23:30:00Z", "2026-11-01T00:10:00.5", ["2026-10-31T23:59:59", "2026-11-22T09:00:00"]),
+        # built across the end of the month: when the last run passed, before the window, it had no
+        # record
+        (
+            "2026-10-31T23:30:00Z",
+            "2026-11-01T00:10:00.5",
+            ["2026-10-31T23:59:59", "2026-11-22T09:00:00"],
+        ),
         # it had one then
         ("2026-10-31T23:30:00Z", "2026-10-31T23:31:00", ["2026-11-22T09:00:00"]),
         # rebuilt: launched anew, but not new
         ("2026-10-20T12:00:00Z", "2026-11-05T00:00:00", ["2026-11-22T09:00:00"]),
     ],
 )
-def test_a_server_built_while_the_last_run_passed(created: str, launched: str, wanted: list[str]) -> None:
+def test_a_server_built_while_the_last_run_passed(
+    created: str, launched: str, wanted: list[str]
+) -> None:
     found = made(server(created=created, **{"OS-SRV-USG:launched_at": launched}))
     assert [record.measured.replace(tzinfo=None).isoformat() for record in found] == wanted
 
@@ -194,7 +233,9 @@ def test_images_users_and_names() -> None:
     (record,) = made(server(image="", name="\N{SNOWMAN}"), user_name=lambda _: None)
     told = wire.fields(record)
     assert not told.keys() & {"ImageId", "GlobalUserName", "MachineName"}
-    (record,) = made(server(name="a\nVMUUID: u2\x0b%%\N{LINE SEPARATOR}b%%%c é"), user_name=lambda _: "Ünal %% x")
+    (record,) = made(
+        server(name="a\nVMUUID: u2\x0b%%\N{LINE SEPARATOR}b%%%c é"), user_name=lambda _: "Ünal %% x"
+    )
     assert record.name == "a VMUUID: u2 %b%c"
     assert record.user_name == "nal % x"
 
@@ -208,10 +249,26 @@ def test_images_users_and_names() -> None:
             "",
         ),
         ({}, None, ""),
-        ({"accounting:benchmark_type": "HS06"}, None, "flavor m1.small: accounting:benchmark_type='HS06'"),
-        ({"accounting:benchmark_value": "10"}, None, "flavor m1.small: accounting:benchmark_type=''"),
-        ({"accounting:benchmark_type": "HS06", "accounting:benchmark_value": "ten"}, None, "flavor m1.small"),
-        ({"accounting:benchmark_type": "HS06", "accounting:benchmark_value": "nan"}, None, "flavor m1.small"),
+        (
+            {"accounting:benchmark_type": "HS06"},
+            None,
+            "flavor m1.small: accounting:benchmark_type='HS06'",
+        ),
+        (
+            {"accounting:benchmark_value": "10"},
+            None,
+            "flavor m1.small: accounting:benchmark_type=''",
+        ),
+        (
+            {"accounting:benchmark_type": "HS06", "accounting:benchmark_value": "ten"},
+            None,
+            "flavor m1.small",
+        ),
+        (
+            {"accounting:benchmark_type": "HS06", "accounting:benchmark_value": "nan"},
+            None,
+            "flavor m1.small",
+        ),
     ],
 )
 def test_benchmarks(specs: dict[str, str], wanted: Benchmark | None, warning: str) -> None:
@@ -229,7 +286,9 @@ def test_hidden_extra_specs_are_told() -> None:
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("lacking", ["created", "OS-SRV-USG:launched_at", "flavor", "tenant_id", "status"])
+@pytest.mark.parametrize(
+    "lacking", ["created", "OS-SRV-USG:launched_at", "flavor", "tenant_id", "status"]
+)
 def test_a_description_that_lacks_something_is_told(lacking: str) -> None:
     described = {name: value for name, value in server().items() if name != lacking}
     with pytest.raises(NotUnderstood, match=lacking):

@@ -40,9 +40,15 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
         ("chmod o-r /etc/caso/voms.json.", "chmod o-r /etc/voms.json."),
         ("/var/spool/cloudkeeper/images/a.qcow2", "/image_data/a.qcow2"),
         ("'/var/spool/cloudkeeper/images'", "'/image_data'"),
-        ("/var/lib/fedcloud/runs/caso-extract.json", "/var/lib/fedcloud/runs/caso/caso-extract.json"),
+        (
+            "/var/lib/fedcloud/runs/caso-extract.json",
+            "/var/lib/fedcloud/runs/caso/caso-extract.json",
+        ),
         ("/etc/caso/caso.conf:12", "/etc/caso/caso.conf:12"),
-        ("/etc/caso/voms.json.old and /srv/etc/caso/voms.json", "/etc/caso/voms.json.old and /srv/etc/caso/voms.json"),
+        (
+            "/etc/caso/voms.json.old and /srv/etc/caso/voms.json",
+            "/etc/caso/voms.json.old and /srv/etc/caso/voms.json",
+        ),
         ("/var/spool/cloudkeeper/images2 https://h/etc/caso/voms.json", None),
     ],
 )
@@ -61,7 +67,9 @@ def test_on_the_host_nothing_is_replaced() -> None:
 
 
 @pytest.mark.usefixtures("inside")
-def test_everything_that_a_program_says_is_for_the_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_that_a_program_says_is_for_the_host(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H5: errors, log lines, the record that `appliance status` shows."""
 
     def fail(_: object) -> ExitStatus:
@@ -99,7 +107,9 @@ def test_a_file_that_only_the_host_has(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         settings.finish()
     first, second = str(caught.value).splitlines()
-    assert first.startswith(f"{conf}:2: [a] cafile: /etc/ssl/certs/private-ca.pem is not mounted in the container; ")
+    assert first.startswith(
+        f"{conf}:2: [a] cafile: /etc/ssl/certs/private-ca.pem is not mounted in the container; "
+    )
     assert "FEDCLOUD_CA_BUNDLE in /etc/fedcloud/appliance.env" in first
     assert second == f"{conf}:3: [a] key: file /etc/caso/caso.conf does not exist"
 
@@ -112,7 +122,9 @@ def test_a_check_prints_warnings_whatever_the_log_is(
 
     def check(_: object) -> ExitStatus:
         log.configure(level=level, file=tmp_path / "log", console=False)
-        logging.getLogger("x").warning("%s", Problem(tmp_path, 1, "o", "unknown option", is_fatal=False))
+        logging.getLogger("x").warning(
+            "%s", Problem(tmp_path, 1, "o", "unknown option", is_fatal=False)
+        )
         return ExitStatus.DONE
 
     program = cli.Program("x", "", lambda _: None, check)

@@ -92,21 +92,36 @@ def load(root: Path, *flags: str, rc: str | None = RC, text: str | None = SHARES
     return settings.load(arguments, Layout(root))
 
 
-def complaints(root: Path, *flags: str, rc: str | None = RC, text: str | None = SHARES) -> list[str]:
+def complaints(
+    root: Path, *flags: str, rc: str | None = RC, text: str | None = SHARES
+) -> list[str]:
     with pytest.raises(ConfigurationError) as raised:
         load(root, *flags, rc=rc, text=text)
-    return [line.replace(f"{root}/etc/cloud-info-provider/", "") for line in str(raised.value).splitlines()]
+    return [
+        line.replace(f"{root}/etc/cloud-info-provider/", "")
+        for line in str(raised.value).splitlines()
+    ]
 
 
 def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
     """R26, R27."""
     found = load(tmp_path)
     assert found.warnings == ()
-    assert [(share.vo, share.project_id, share.region, share.membership) for share in found.shares] == [
+    assert [
+        (share.vo, share.project_id, share.region, share.membership) for share in found.shares
+    ] == [
         ("ops", "p-ops", "", ("VO:ops",)),
-        ("/fedcloud.egi.eu", "p-fedcloud", "Far", ("VO:fedcloud.egi.eu", "VOMS:/fedcloud.egi.eu/x")),
+        (
+            "/fedcloud.egi.eu",
+            "p-fedcloud",
+            "Far",
+            ("VO:fedcloud.egi.eu", "VOMS:/fedcloud.egi.eu/x"),
+        ),
     ]
-    assert found.shares[0].information == {"default_network_type": "public", "public_network_name": "PUBLIC"}
+    assert found.shares[0].information == {
+        "default_network_type": "public",
+        "public_network_name": "PUBLIC",
+    }
     assert (found.site.name, found.site.cores, found.site.memory) == ("EXAMPLE-SITE", 192, 768)
     assert (found.site.hypervisor_version, found.site.authentication) == ("4.20", "oidc")
     assert not found.all_images
@@ -126,18 +141,27 @@ def test_the_file_of_2017_with_one_project_and_keystone_2(tmp_path: Path) -> Non
     assert found.site.authentication == "X509-VOMS"
     assert (found.site.service_level, found.site.endpoint_level) == ("testing", "production")
     assert (found.site.middleware_version, found.site.platform) == ("liberty", "x86_64")
-    assert found.site.capabilities == ("executionmanagement.dynamicvmdeploy", "security.accounting", "data.transfer")
+    assert found.site.capabilities == (
+        "executionmanagement.dynamicvmdeploy",
+        "security.accounting",
+        "data.transfer",
+    )
     (warning,) = found.warnings
     assert re.match(
-        r".*/openstack\.yaml:10: compute\.capabilities: cloud\.managementSystem: no capability", str(warning)
+        r".*/openstack\.yaml:10: compute\.capabilities: cloud\.managementSystem: no capability",
+        str(warning),
     )
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """D12: `--insecure` is warned of."""
     monkeypatch.setenv("OS_USERNAME", "from-environment")
     monkeypatch.setenv("NOVA_PASSWORD", "older-name")
-    found = load(tmp_path, "--os-auth-url", "https://flag.example.org/v3", "--insecure", "--timeout", "7")
+    found = load(
+        tmp_path, "--os-auth-url", "https://flag.example.org/v3", "--insecure", "--timeout", "7"
+    )
     assert found.access.auth_url == "https://flag.example.org/v3"
     assert found.access.account == "from-environment"
     assert found.access.options["password"] == "older-name"
@@ -182,7 +206,9 @@ storage:
   total_storage: 5
 """
     told = complaints(
-        tmp_path, rc=RC.replace("keystone.example.org", "yourkeystone").replace("OS_USERNAME", "OS_USER"), text=text
+        tmp_path,
+        rc=RC.replace("keystone.example.org", "yourkeystone").replace("OS_USERNAME", "OS_USER"),
+        text=text,
     )
     starts = [
         "openstack.rc: OS_USERNAME: must be set",
@@ -228,11 +254,16 @@ def test_one_fault_is_one_line(tmp_path: Path, rc: str | None, text: str | None,
     [
         (["--format", "glue21"], "--format: 'glue21' is not in this version; write glue"),
         (["--format", "x"], "--format: 'x' is unknown; write glue"),
-        (["--middleware", "static"], "--middleware: 'static' is not in this version; write openstack"),
+        (
+            ["--middleware", "static"],
+            "--middleware: 'static' is not in this version; write openstack",
+        ),
         (["--publisher", "ams"], "--publisher: 'ams' is not in this version; write stdout"),
     ],
 )
-def test_what_this_version_cannot_do_is_refused(capfd: pytest.CaptureFixture[str], flags: list[str], told: str) -> None:
+def test_what_this_version_cannot_do_is_refused(
+    capfd: pytest.CaptureFixture[str], flags: list[str], told: str
+) -> None:
     assert service.main(flags) == 2
     assert capfd.readouterr() == ("", f"cloud-info-provider-service: {told}\n")
 
@@ -248,14 +279,18 @@ def test_flags_of_other_releases_are_refused_by_name(capfd: pytest.CaptureFixtur
         assert shown.err.count("\n") == 1
 
 
-def test_checking_the_configuration_touches_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_checking_the_configuration_touches_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     load(tmp_path)
     assert service.main(["--root", str(tmp_path), "--check-config"]) == 0
     assert "configuration is usable" in capfd.readouterr().err
     assert not (tmp_path / "var").exists()
 
 
-def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(tmp_path: Path) -> None:
+def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     shipped = Path(__file__).parents[2] / "etc/cloud-info-provider"
     rc, text = ((shipped / name).read_text() for name in ("openstack.rc", "openstack.yaml"))
     told = complaints(tmp_path, rc=rc, text=text)

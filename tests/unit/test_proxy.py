@@ -24,8 +24,11 @@ from cloudkeeper.frontend.http import Client
 from ssm.transport.https import Line
 from tests.testbed.pki import Authority
 
-# Debian 12's Python, 3.11.2, leaves the socket of a tunnel that is refused to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+# Debian 12's Python, 3.11.2, leaves the socket of a tunnel that is refused to the collector of
+# garbage.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
 
 SITE = "server.example.org:5000"
 PASSWORD = "geheim-4711"
@@ -94,8 +97,12 @@ def said(ask: Ask, anchors: Path, site: str = SITE) -> ApplianceError:
 
 
 @CLIENTS
-@pytest.mark.parametrize("answer", ["407 Proxy Authentication Required", "403 Filtered", "502 Bad Gateway"])
-def test_a_proxy_that_refuses(ask: Ask, answer: str, anchors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "answer", ["407 Proxy Authentication Required", "403 Filtered", "502 Bad Gateway"]
+)
+def test_a_proxy_that_refuses(
+    ask: Ask, answer: str, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(f"HTTP/1.1 {answer}\r\n\r\n".encode()) as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{port}")
         error = said(ask, anchors)
@@ -106,21 +113,32 @@ def test_a_proxy_that_refuses(ask: Ask, answer: str, anchors: Path, monkeypatch:
 
 
 @CLIENTS
-def test_a_proxy_that_is_not_there(ask: Ask, anchors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_is_not_there(
+    ask: Ask, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{port}")
         error = said(ask, anchors)
     assert f"{SITE}: " in str(error)
-    assert f"the proxy 127.0.0.1:{port} cannot be reached: connection refused; correct HTTPS_PROXY" in str(error)
+    assert (
+        f"the proxy 127.0.0.1:{port} cannot be reached: connection refused; correct HTTPS_PROXY"
+        in str(error)
+    )
     assert "/etc/fedcloud/appliance.env" in error.remedy
     assert PASSWORD not in str(error)
 
 
 @CLIENTS
 @pytest.mark.parametrize(
-    "text", [f"http://user:{PASSWORD}@", f"http://u:{PASSWORD}@proxy:99x", "http://proxy:0", "socks5://p:1"]
+    "text",
+    [
+        f"http://user:{PASSWORD}@",
+        f"http://u:{PASSWORD}@proxy:99x",
+        "http://proxy:0",
+        "socks5://p:1",
+    ],
 )
 def test_a_proxy_that_is_no_url_is_a_mistake_in_the_configuration(
     ask: Ask, text: str, anchors: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,7 +17,10 @@ TOP = readme.README.parent
 TEXT = readme.README.read_text()
 BLOCKS = {block.name: block for block in readme.blocks(TEXT)}
 ON_HOST = [
-    (block.name, line) for block in BLOCKS.values() if block.is_on_host for line in block.filled(firsthour.values())
+    (block.name, line)
+    for block in BLOCKS.values()
+    if block.is_on_host
+    for line in block.filled(firsthour.values())
 ]
 
 
@@ -37,7 +40,9 @@ def test_a_command_is_one_that_there_is(block: str, line: str) -> None:
             cli.parser(command.PROGRAM).parse_args(words[1:])
         elif words[0].endswith(("/scripts/build", "/install")):
             script = TOP / "scripts" / Path(words[0]).name
-            shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+            shown = subprocess.run(
+                [script, "--help"], capture_output=True, text=True, check=True
+            ).stdout
             assert all(word in shown for word in words if word.startswith("--")), shown
         else:
             assert words[0] in {"apt-get", "git", "tar"}

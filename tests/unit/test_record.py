@@ -51,7 +51,12 @@ def test_prometheus_reads_the_figures(tmp_path: Path) -> None:
     assert repr({name: found[name] for name in figures}) == repr(
         {name: float(value) for name, value in figures.items()}
     )
-    assert found.keys() - figures.keys() == {"end_timestamp_seconds", "duration_seconds", "exit_status", "failures"}
+    assert found.keys() - figures.keys() == {
+        "end_timestamp_seconds",
+        "duration_seconds",
+        "exit_status",
+        "failures",
+    }
     assert found["exit_status"] == 1
 
 
@@ -60,7 +65,11 @@ def test_prometheus_reads_the_figures(tmp_path: Path) -> None:
     [
         (ApplianceError("cloud", "is away"), 3, ["cloud: is away"]),
         (LocalFailure("disk", "is full"), 3, ["disk: is full"]),
-        (PermissionError(13, "Permission denied", "/x"), 3, ["/x: Permission denied; check owner and mode"]),
+        (
+            PermissionError(13, "Permission denied", "/x"),
+            3,
+            ["/x: Permission denied; check owner and mode"],
+        ),
         (KeyboardInterrupt(), 3, ["interrupted"]),
         (ZeroDivisionError("by zero"), 4, ["bug in this program: ZeroDivisionError: by zero"]),
     ],
@@ -73,7 +82,10 @@ def test_whatever_ends_a_run_is_recorded(
     entry = json.loads((tmp_path / "x.json").read_text())
     assert entry["status"] == status
     assert len(entry["failures"]) == len(failures)
-    assert all(found.startswith(expected) for found, expected in zip(entry["failures"], failures, strict=True))
+    assert all(
+        found.startswith(expected)
+        for found, expected in zip(entry["failures"], failures, strict=True)
+    )
 
 
 def test_a_run_that_is_refused_leaves_the_record_of_the_one_that_goes_on(tmp_path: Path) -> None:
@@ -103,7 +115,9 @@ def test_a_failed_run_keeps_the_last_success(tmp_path: Path) -> None:
     log._secrets.clear()
 
 
-def test_figures_and_names_of_any_kind_do_not_end_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_figures_and_names_of_any_kind_do_not_end_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = record.RunRecord("x")
     run.add("rate", float("nan"))
     run.add("ratio", float("inf"))
@@ -126,13 +140,17 @@ def test_figures_and_names_of_any_kind_do_not_end_a_run(tmp_path: Path, caplog: 
     assert "run record not written" in caplog.text
 
 
-def test_a_clock_that_is_set_back_makes_no_negative_duration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_makes_no_negative_duration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = record.RunRecord("x")
     hour_ago = run.started - timedelta(hours=1)
     monkeypatch.setattr(clock, "now", lambda: hour_ago)
     run.close(ExitStatus.DONE, tmp_path)
     metrics = (tmp_path / "x.prom").read_text()
-    assert 0 <= float(metrics.split('fedcloud_run_duration_seconds{program="x"} ')[1].split()[0]) < 60
+    assert (
+        0 <= float(metrics.split('fedcloud_run_duration_seconds{program="x"} ')[1].split()[0]) < 60
+    )
     assert json.loads((tmp_path / "x.json").read_text()).keys() == {
         *("program", "started", "ended", "status", "counts", "failures", "last_success", "version"),
     }
@@ -152,14 +170,18 @@ def test_figures_can_be_read_by_node_exporter_s_account(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "x.json", "x.prom"]
 
 
-def test_an_unwritable_directory_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unwritable_directory_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         record.RunRecord("x").close(ExitStatus.DONE, tmp_path / "file")
     assert f"run record not written: {tmp_path}/file" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"last_success": 3}', '{"last_success": "yesterday"}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"last_success": 3}', '{"last_success": "yesterday"}']
+)
 def test_a_broken_record_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     assert record.last_success("x", tmp_path) is None
@@ -172,7 +194,9 @@ def test_sigterm_leaves_the_record_of_the_run_that_it_ended(tmp_path: Path) -> N
         "with recorded('x', Path(sys.argv[1])) as run:\n"
         "    run.add('left', 3); print('begun', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=-1, stderr=-1) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=-1, stderr=-1
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == b"begun\n"

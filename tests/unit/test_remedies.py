@@ -75,9 +75,13 @@ FILLED = {
         "#auth_url =": "auth_url = https://keystone.example.net:5000/v3",
     },
     "etc/cloudkeeper/image-lists.conf": {"# https://APPDB_TOKEN:x-oauth-basic@": "https://"},
-    "etc/apel/sender.cfg": {"#system_cas: true": "system_cas: false"},  # a tenth of a second for each run
+    # a tenth of a second for each run
+    "etc/apel/sender.cfg": {"#system_cas: true": "system_cas: false"},
     "etc/sitebdii/site.cfg": {"SITE-NAME": "SITE", "@example.com": "@example.net"},
-    "etc/sitebdii/glite-info-site-defaults.conf": {"SITE-NAME": "SITE", "bdii.example.com": "bdii.example.net"},
+    "etc/sitebdii/glite-info-site-defaults.conf": {
+        "SITE-NAME": "SITE",
+        "bdii.example.com": "bdii.example.net",
+    },
     "etc/voms.json": {"mytenant": "project", "vo.example.org": "ops"},
 }
 PLACES = re.compile(r"(?<=[ =:])/(?=(?:etc|var)/)")
@@ -109,15 +113,23 @@ class Site:
         assert status == bool(findings)
         return findings
 
-    def ask(self, _: str, command: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], int]:
+    def ask(
+        self, _: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> tuple[list[str], int]:
         """Run a program in this process, as `inside._run` does in another."""
         name, *words = command
         said = io.StringIO()
         settings._observed.clear()  # another process has read nothing yet
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(None), pytest.MonkeyPatch.context() as patch:
+        with (
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(None),
+            pytest.MonkeyPatch.context() as patch,
+        ):
             for key, text in (dict(environment) | self.environment).items():
                 patch.setenv(key, text)
-            patch.setattr("sys.argv", [name, *(PLACES.sub(f"{self.root}/", f" {word}")[1:] for word in words)])
+            patch.setattr(
+                "sys.argv", [name, *(PLACES.sub(f"{self.root}/", f" {word}")[1:] for word in words)]
+            )
             status = importlib.import_module(PROGRAMS[name]).main()
         return said.getvalue().splitlines(), int(status)
 
@@ -172,7 +184,9 @@ def _filled(made: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     below.symlink_to(root)
     monkeypatch.setattr(offline, "_FRESH", 0)
     monkeypatch.setattr(inside, "_run", made.ask)
-    monkeypatch.setattr(native, "command", lambda job, *_, arguments, **__: [*job.command, *arguments])
+    monkeypatch.setattr(
+        native, "command", lambda job, *_, arguments, **__: [*job.command, *arguments]
+    )
     return made
 
 
@@ -180,7 +194,8 @@ def _where(finding: Mapping[str, Any]) -> str:
     return f"{finding['path']}:{finding['line']}" if finding["line"] else str(finding["path"])
 
 
-# --------------------------------------------------------------------------------------------------------- remedies
+# ---------------------------------------------------------------------------------------------------------
+# remedies
 
 
 @dataclass(frozen=True)
@@ -276,7 +291,9 @@ def schedule(site: Site, _: Told, found: re.Match[str]) -> None:
 def name_authorities(site: Site, told: Told, found: re.Match[str]) -> None:
     remove(site, told, found)
     path = site.root / found[1].lstrip("/")
-    path.write_text(re.sub(r"(?m)^FEDCLOUD_CA_BUNDLE=.*", f"FEDCLOUD_CA_BUNDLE={told.value}", path.read_text()))
+    path.write_text(
+        re.sub(r"(?m)^FEDCLOUD_CA_BUNDLE=.*", f"FEDCLOUD_CA_BUNDLE={told.value}", path.read_text())
+    )
 
 
 def switch_off(site: Site, _: Told, found: re.Match[str]) -> None:
@@ -311,7 +328,8 @@ def carry_out(site: Site, line: str, value: str) -> None:
     pytest.fail(f"no remedy: {line}")
 
 
-# ----------------------------------------------------------------------------------------------------------- faults
+# -----------------------------------------------------------------------------------------------------------
+# faults
 
 
 @dataclass(frozen=True)
@@ -345,10 +363,16 @@ FAULTS = {
     "F-H4 port": fault(BACKEND, "#grpc_port", "grpc_port"),
     "F-H4 address": fault(BACKEND, "#listen_address", "listen_address"),
     "F-H5 authorities": Fault(
-        [(CASO, "#cafile =", "cafile = /opt/ca.pem")], "/opt/ca.pem", {"FEDCLOUD_PLACES": "/etc/caso={root}/etc/caso"}
+        [(CASO, "#cafile =", "cafile = /opt/ca.pem")],
+        "/opt/ca.pem",
+        {"FEDCLOUD_PLACES": "/etc/caso={root}/etc/caso"},
     ),
-    "F-H6 twice in caso.conf": fault(CASO, "site_name = SITE", "site_name = SITE\nsite_name = SITE"),
-    "F-H6 twice in openstack.rc": fault(RC, "export OS_PASSWORD", "export OS_PASSWORD=x\nexport OS_PASSWORD"),
+    "F-H6 twice in caso.conf": fault(
+        CASO, "site_name = SITE", "site_name = SITE\nsite_name = SITE"
+    ),
+    "F-H6 twice in openstack.rc": fault(
+        RC, "export OS_PASSWORD", "export OS_PASSWORD=x\nexport OS_PASSWORD"
+    ),
     "F-H6 twice in YAML": fault(SHARES, "total_cores: 8", "total_cores: 8\n    total_cores: 8"),
     "F-H6 twice in site.cfg": fault(SITE_CFG, "SITE_LOC =", "SITE_LOC =\nSITE_LOC ="),
     "F-H6 twice in sender.cfg": fault(SENDER, "level: INFO", "level: INFO\nlevel: INFO"),
@@ -356,16 +380,21 @@ FAULTS = {
     "F-H6 names": fault(CASO, "site_name = SITE", "site_name = OTHER", "SITE"),
     "F-H6 user": fault(BACKEND, "username = cl", "user = cl"),
     "F-H6 host for tests": fault(SENDER, "host: msg.argo", "host: msg-devel.argo"),
-    "F-H6 queue for tests": fault(SENDER, "destination: eu-egi-cloud-accounting", "destination: x.test"),
+    "F-H6 queue for tests": fault(
+        SENDER, "destination: eu-egi-cloud-accounting", "destination: x.test"
+    ),
     "F-H6 settings of the host": fault(ENV, "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_CABUNDLE"),
     "F-H6 unknown section": fault(CASO, "[ssm]", "[sms]\nmax_size = 5"),
     "F-H7 no list": fault(LISTS, "https://", "# https://"),
     "F-H12 misplaced": Fault(
-        [(CASO, "\nusername =", "\n#user ="), (CASO, "[DEFAULT]", "[DEFAULT]\nusername = a")], words="belongs in"
+        [(CASO, "\nusername =", "\n#user ="), (CASO, "[DEFAULT]", "[DEFAULT]\nusername = a")],
+        words="belongs in",
     ),
     "F-H12 misplaced and in its place": fault(CASO, "[DEFAULT]", "[DEFAULT]\nusername = a"),
     "F-H12 comment": fault(CASO, "password = geheimes", "password = geheimes # note"),
-    "F-H12 comment of the backend": fault(BACKEND, "password = geheimes", "password = geheimes # note"),
+    "F-H12 comment of the backend": fault(
+        BACKEND, "password = geheimes", "password = geheimes # note"
+    ),
     "C21.e command": fault(RC, "PASSWORD=geheimes", "PASSWORD=$(cat /x)", "'x'"),
 }
 
@@ -380,7 +409,9 @@ def test_each_remedy_helps(site: Site, name: str) -> None:
     planted = FAULTS[name]
     for file, old, new in planted.edits:
         site.edit(file, (replaced(site, old), replaced(site, new)))
-    site.environment.update({key: replaced(site, text) for key, text in planted.environment.items()})
+    site.environment.update(
+        {key: replaced(site, text) for key, text in planted.environment.items()}
+    )
     found = site.check()
     assert found
     line = next(line for line in found if planted.words in line)
@@ -388,11 +419,18 @@ def test_each_remedy_helps(site: Site, name: str) -> None:
     assert site.check() == []
 
 
-# ------------------------------------------------------------------------------------------ beside the configuration
+# ------------------------------------------------------------------------------------------ beside
+# the configuration
 
 STARTERS = {
-    "flock": ("etc/cron.d/flocked", "# locked\n*/30 * * * * root flock -n /run/l /usr/local/bin/caso-extract.sh\n"),
-    "docker": ("var/spool/cron/crontabs/egi", "MAILTO=root\n5 * * * * docker run --rm egifedcloud/ssm ssmsend\n"),
+    "flock": (
+        "etc/cron.d/flocked",
+        "# locked\n*/30 * * * * root flock -n /run/l /usr/local/bin/caso-extract.sh\n",
+    ),
+    "docker": (
+        "var/spool/cron/crontabs/egi",
+        "MAILTO=root\n5 * * * * docker run --rm egifedcloud/ssm ssmsend\n",
+    ),
     "hourly": ("etc/cron.hourly/accounting", "#!/bin/sh\n/usr/bin/caso-extract\n"),
 }
 
@@ -422,7 +460,12 @@ def test_jobs_that_nobody_starts_are_started_by_the_command_that_is_told(site: S
 
 def test_a_certificate_s_key_and_a_password_that_others_can_read(site: Site) -> None:
     """F-H6: warnings have remedies too."""
-    paths = [site.root / CASO, site.root / RC, site.root / BACKEND, site.root / "etc/grid-security/hostkey.pem"]
+    paths = [
+        site.root / CASO,
+        site.root / RC,
+        site.root / BACKEND,
+        site.root / "etc/grid-security/hostkey.pem",
+    ]
     for path in paths:
         path.chmod(0o644)
     found = site.check()
@@ -432,7 +475,9 @@ def test_a_certificate_s_key_and_a_password_that_others_can_read(site: Site) -> 
     assert site.check() == []
 
 
-@pytest.mark.parametrize("kind", ["file", "link", "element link", "element pipe", "element directory", "closed"])
+@pytest.mark.parametrize(
+    "kind", ["file", "link", "element link", "element pipe", "element directory", "closed"]
+)
 def test_what_others_left_in_a_spool_is_dealt_with_by_the_command_that_is_told(kind: str) -> None:
     """F-H1, F-S4: the command goes through the shell as it is printed."""
     with foreign.open_to_all() as root:

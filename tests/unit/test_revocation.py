@@ -523,7 +523,9 @@ def test_many_signers_of_one_ca_share_what_was_read(directory: Path, root: Autho
 # Which list a message names
 
 
-def test_of_several_lists_the_one_that_helps_most_is_named(directory: Path, root: Authority) -> None:
+def test_of_several_lists_the_one_that_helps_most_is_named(
+    directory: Path, root: Authority
+) -> None:
     """The latest of stale ones, the next of future ones; the ends of its time belong to a list."""
     host = root.issue(HOST)
     for number, days in enumerate((9, 5, 7)):
@@ -538,14 +540,24 @@ def test_of_several_lists_the_one_that_helps_most_is_named(directory: Path, root
     assert f"{root.hash}.r1: the CRL is valid only from {NOW + DAY:%Y-%m-%d %H:%MZ}" in warning
 
 
-def test_lists_of_another_scope_are_not_called_stale_or_early(directory: Path, root: Authority) -> None:
+def test_lists_of_another_scope_are_not_called_stale_or_early(
+    directory: Path, root: Authority
+) -> None:
     """They begin or end at the very moment in question."""
     host = root.issue(HOST)
     scope = indirect(indirect_crl=False, only_contains_ca_certs=True)
     minute = timedelta(minutes=1)
     for (last, following), other, words in (
-        ((NOW + DAY, NOW + 3 * DAY), (NOW, NOW + DAY), f"valid only from {NOW + DAY:%Y-%m-%d %H:%MZ}"),
-        ((NOW - DAY, NOW - minute), (NOW - minute, NOW), f"stale since {NOW - minute:%Y-%m-%d %H:%MZ}"),
+        (
+            (NOW + DAY, NOW + 3 * DAY),
+            (NOW, NOW + DAY),
+            f"valid only from {NOW + DAY:%Y-%m-%d %H:%MZ}",
+        ),
+        (
+            (NOW - DAY, NOW - minute),
+            (NOW - minute, NOW),
+            f"stale since {NOW - minute:%Y-%m-%d %H:%MZ}",
+        ),
     ):
         path = add(directory, root.crl(last=last, following=following), f"{root.hash}.r0")
         scoped = root.crl(last=other[0], following=other[1], extension=scope)
@@ -563,7 +575,9 @@ def test_a_list_is_stale_from_the_second_after_its_end(directory: Path, root: Au
     assert "stale since" in warning
 
 
-def test_a_certificate_that_names_two_issuers_of_lists(directory: Path, root: Authority, other: Authority) -> None:
+def test_a_certificate_that_names_two_issuers_of_lists(
+    directory: Path, root: Authority, other: Authority
+) -> None:
     (directory / f"{root.hash}.r0").unlink()
     named = [x509.DirectoryName(name(one)) for one in (OTHER, "/CN=Third")]
     points = x509.CRLDistributionPoints([x509.DistributionPoint(None, None, None, named)])

@@ -1,6 +1,7 @@
 """One job, once: lock, key, time limit, signals, record, exit status.
 
-Below the lock runs a real program in docker-compose's place: it writes down how it was called and does as it is told.
+Below the lock runs a real program in docker-compose's place: it writes down how it was called and
+does as it is told.
 """
 
 from __future__ import annotations
@@ -56,7 +57,15 @@ class Site:
         (self.place / "behave").write_text(script + "\n")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "appliance.admin.command", "run", *arguments[:1], "--root", str(self.root)]
+        command = [
+            sys.executable,
+            "-m",
+            "appliance.admin.command",
+            "run",
+            *arguments[:1],
+            "--root",
+            str(self.root),
+        ]
         return subprocess.Popen(
             [*command, *arguments[1:]],
             text=True,
@@ -88,7 +97,9 @@ class Site:
         return [value for flag, value in itertools.pairwise(self.told("arguments")) if flag == "-v"]
 
     def record(self, job: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.root / f"var/lib/fedcloud/runs/jobs/job-{job}.json").read_text())
+        found: dict[str, Any] = json.loads(
+            (self.root / f"var/lib/fedcloud/runs/jobs/job-{job}.json").read_text()
+        )
         return found
 
 
@@ -112,9 +123,16 @@ def site(tmp_path: Path, pki: Authority) -> Iterator[Site]:
     (grid / "hostkey.pem").write_bytes(host.key.read_bytes())
     (grid / "hostkey.pem").chmod(0o400)
     pki.publish(grid / "certificates")
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as engine:
-        engine.images = {f"egifedcloud/{name}:{VERSION}": "sha256:1" for name in ("caso", "ssm", "cloudkeeper")}
-        (root / "etc/fedcloud/appliance.yaml").write_text(f"engine:\n  socket: {engine.socket}\n  compose: {program}\n")
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as engine,
+    ):
+        engine.images = {
+            f"egifedcloud/{name}:{VERSION}": "sha256:1" for name in ("caso", "ssm", "cloudkeeper")
+        }
+        (root / "etc/fedcloud/appliance.yaml").write_text(
+            f"engine:\n  socket: {engine.socket}\n  compose: {program}\n"
+        )
         site = Site(root, place, engine)
         site.behave("exit 0")
         yield site
@@ -148,7 +166,10 @@ def test_a_start_runs_both_jobs_of_accounting_in_one_process(site: Site) -> None
     command = [sys.executable, "-m", "appliance.admin.command", "start", "--root", str(site.root)]
     shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (shown.returncode, len(site.runs)) == (1, 2), shown
-    assert "! failed: appliance run caso --wait: exit status 1\nNext: appliance status\n" in shown.stdout
+    assert (
+        "! failed: appliance run caso --wait: exit status 1\nNext: appliance status\n"
+        in shown.stdout
+    )
     assert [site.record(job)["counts"]["job_exit_status"] for job in ("caso", "ssmsend")] == [1, 0]
     assert (site.root / "etc/cron.d/caso").exists()
     assert (site.root / "var/lib/fedcloud/since").read_text() == f"{first_of_this_month()}\n"
@@ -175,12 +196,23 @@ def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site)
     assert shown.stdout == "from the job\n"
     etc = site.root / "etc/fedcloud"
     assert site.told("arguments") == [
-        *("-p", "fedcloud", "--env-file", f"{etc}/appliance.env", "-f", f"{etc}/docker-compose.yml"),
+        *(
+            "-p",
+            "fedcloud",
+            "--env-file",
+            f"{etc}/appliance.env",
+            "-f",
+            f"{etc}/docker-compose.yml",
+        ),
         *("run", "--rm", "-T", "--no-deps", "--label", "eu.egi.fedcloud.job=caso"),
         *("caso", "caso-extract", "--since", first_of_this_month(), "--dry-run", "-v"),
     ]
     record = site.record("caso")
-    assert (record["status"], record["failures"], record["counts"]) == (0, [], {"job_exit_status": 0})
+    assert (record["status"], record["failures"], record["counts"]) == (
+        0,
+        [],
+        {"job_exit_status": 0},
+    )
     assert record["started"] < record["ended"] == record["last_success"]
 
 
@@ -192,7 +224,9 @@ def test_of_the_caller_s_environment_nothing_reaches_docker_compose(
     assert site.run("caso").returncode == 0
     told = set(site.told("environment"))
     assert not any(line.startswith("OS_PASSWORD") for line in told)
-    assert [line for line in told if line.startswith("FEDCLOUD_VERSION")] == [f"FEDCLOUD_VERSION={VERSION}"]
+    assert [line for line in told if line.startswith("FEDCLOUD_VERSION")] == [
+        f"FEDCLOUD_VERSION={VERSION}"
+    ]
     assert {f"DOCKER_HOST=unix://{site.engine.socket}", f"FEDCLOUD_ROOT={site.root}"} <= told
 
 
@@ -249,7 +283,9 @@ def test_a_hundred_simultaneous_starts_make_one_run(site: Site, tmp_path: Path) 
     said.mkdir()
     site.behave("read line <gate; exit 0")
     command = [sys.executable, "-c", HUNDRED, str(site.root), str(said)]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as starts:
+    with subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as starts:
         deadline = time.monotonic() + 120
         while len([path for path in said.iterdir() if path.stat().st_size]) < 99:
             assert time.monotonic() < deadline
@@ -365,7 +401,8 @@ def test_the_record_of_a_host_with_a_wrong_configuration(site: Site) -> None:
 
 
 def test_ssmsend_gets_what_sender_cfg_names(site: Site, pki: Authority) -> None:
-    # R20, R21: a changed value takes effect; each file is in the container by the name that it has there
+    # R20, R21: a changed value takes effect; each file is in the container by the name that it has
+    # there
     other, receiver = pki.issue("accounting.example.org"), pki.issue("apel.example.org")
     apel, grid = site.root / "etc/apel", site.root / "etc/grid-security"
     apel.mkdir()
@@ -399,7 +436,9 @@ def test_ssmsend_gets_what_sender_cfg_names(site: Site, pki: Authority) -> None:
 def test_certificate_and_key_in_one_file(site: Site) -> None:
     # as some sites have it: in the container it is the copy, which nobody else can read
     grid, config = site.root / "etc/grid-security", site.root / "etc/apel/sender.cfg"
-    (grid / "both.pem").write_bytes((grid / "hostkey.pem").read_bytes() + (grid / "hostcert.pem").read_bytes())
+    (grid / "both.pem").write_bytes(
+        (grid / "hostkey.pem").read_bytes() + (grid / "hostcert.pem").read_bytes()
+    )
     (grid / "both.pem").chmod(0o400)
     config.parent.mkdir()
     both = "/etc/grid-security/both.pem"
@@ -414,7 +453,10 @@ def test_what_is_no_path_the_job_itself_tells(site: Site) -> None:
     config.parent.mkdir()
     config.write_text("[certificates]\ncertificate: hostcert.pem\nserver_cert:\n")
     assert site.run("ssmsend").returncode == 0
-    assert site.volumes()[0] == f"{site.root}/etc/grid-security/hostcert.pem:/etc/grid-security/hostcert.pem:ro"
+    assert (
+        site.volumes()[0]
+        == f"{site.root}/etc/grid-security/hostcert.pem:/etc/grid-security/hostcert.pem:ro"
+    )
 
 
 def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
@@ -427,7 +469,9 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
             shown = site.run("cloudkeeper")
             assert shown.returncode == 3
             assert f"{site.root}/etc/grid-security/backendcert.pem: No such file" in shown.stderr
-            (site.root / "etc/grid-security/backendcert.pem").write_text("what the backend must prove to be")
+            (site.root / "etc/grid-security/backendcert.pem").write_text(
+                "what the backend must prove to be"
+            )
         assert site.run("cloudkeeper").returncode == 0
         assert site.told("keys") == staged
     grid = site.root / "etc/grid-security"
@@ -438,7 +482,9 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
     ]
     (grid / "hostcert.pem").rename(grid / "ck.pem")
     with path.open("a") as config:
-        config.write("  certificate: /etc/grid-security/ck.pem\n  backend:\n    certificate: /etc/ck/peer.pem\n")
+        config.write(
+            "  certificate: /etc/grid-security/ck.pem\n  backend:\n    certificate: /etc/ck/peer.pem\n"
+        )
     (site.root / "etc/ck").mkdir()
     (site.root / "etc/ck/peer.pem").write_text("what the backend must prove to be")
     assert site.run("cloudkeeper").returncode == 0
@@ -454,7 +500,10 @@ def test_a_certificate_that_the_containers_cannot_read_is_told(site: Site) -> No
     certificate.chmod(0o600)
     shown = site.run("ssmsend")
     assert shown.returncode == 3
-    assert f"{certificate}: the account of the containers cannot read it; chmod 0644 {certificate}" in shown.stderr
+    assert (
+        f"{certificate}: the account of the containers cannot read it; chmod 0644 {certificate}"
+        in shown.stderr
+    )
     os.chown(certificate, 0, 1999)
     certificate.chmod(0o640)
     assert site.run("ssmsend").returncode == 0
@@ -466,7 +515,10 @@ def test_a_key_that_others_can_read_is_refused(site: Site, mode: int) -> None:
     (site.root / "etc/grid-security/hostkey.pem").chmod(mode)
     shown = site.run("ssmsend")
     assert shown.returncode == 3
-    assert f"hostkey.pem: the private key is open to others (mode {mode:04o}); chmod 0400" in shown.stderr
+    assert (
+        f"hostkey.pem: the private key is open to others (mode {mode:04o}); chmod 0400"
+        in shown.stderr
+    )
     assert site.runs == []
     assert site.record("ssmsend")["failures"]
 
@@ -634,7 +686,9 @@ def test_with_log_the_output_is_appended_to_the_job_s_file(site: Site) -> None:
     assert stat.S_IMODE((site.root / "var/log/caso.log").stat().st_mode) == 0o640
 
 
-def test_a_log_that_cannot_be_written_keeps_no_job_from_its_work(site: Site, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_keeps_no_job_from_its_work(
+    site: Site, tmp_path: Path
+) -> None:
     # and a link is not followed: root would write to somebody else's file
     other = tmp_path / "other"
     other.write_text("somebody's\n")
@@ -660,7 +714,9 @@ def test_an_unknown_job_is_one_line_with_the_nearest(site: Site) -> None:
             2,
             f"appliance: {word}: there is no such job; did you mean {job}?\n",
         )
-    assert "write one of caso, ssmsend, cloudkeeper, cloud-info, fetch-crl" in site.run("zzz").stderr
+    assert (
+        "write one of caso, ssmsend, cloudkeeper, cloud-info, fetch-crl" in site.run("zzz").stderr
+    )
 
 
 def test_without_an_engine_there_is_one_line(site: Site) -> None:
@@ -668,7 +724,10 @@ def test_without_an_engine_there_is_one_line(site: Site) -> None:
     config.write_text(re.sub("socket: .*", f"socket: {site.place}/none", config.read_text()))
     shown = site.run("caso")
     assert shown.returncode == 3
-    assert f"appliance: {site.place}/none: the Docker engine does not run; see systemctl status docker" in shown.stderr
+    assert (
+        f"appliance: {site.place}/none: the Docker engine does not run; see systemctl status docker"
+        in shown.stderr
+    )
     assert site.runs == []
     assert site.record("caso")["status"] == 3
 
@@ -706,7 +765,8 @@ def test_another_image_by_the_same_tag_is_never_run(site: Site) -> None:
     shown = site.run("caso")
     assert shown.returncode == 3
     assert (
-        f"egifedcloud/caso:{VERSION}: the engine has sha256:1, not sha256:aaaaaaaaaaaa as in {path}; " in shown.stderr
+        f"egifedcloud/caso:{VERSION}: the engine has sha256:1, not sha256:aaaaaaaaaaaa as in {path}; "
+        in shown.stderr
     )
     assert (site.runs, site.record("caso")["status"]) == ([], 3)
     assert site.run("ssmsend").returncode == 0
@@ -718,7 +778,11 @@ def test_missing_files_are_told_together(site: Site) -> None:
     (etc / "appliance.env").unlink()
     shown = site.run("caso")
     assert shown.returncode == 2
-    assert [line.partition(": does not")[0] for line in shown.stderr.splitlines() if "does not exist" in line] == [
+    assert [
+        line.partition(": does not")[0]
+        for line in shown.stderr.splitlines()
+        if "does not exist" in line
+    ] == [
         f"appliance: {etc}/docker-compose.yml",
         f"appliance: {etc}/appliance.env",
     ]
@@ -728,7 +792,10 @@ def test_without_a_version_the_line_says_where_it_belongs(site: Site) -> None:
     (site.root / "etc/fedcloud/appliance.env").write_text("FEDCLOUD_NETWORK=host\n")
     shown = site.run("caso")
     assert shown.returncode == 2
-    assert "var/lib/fedcloud/version: does not exist, which says the version of the images; run" in shown.stderr
+    assert (
+        "var/lib/fedcloud/version: does not exist, which says the version of the images; run"
+        in shown.stderr
+    )
 
 
 def test_wrong_settings_are_told_with_their_line(site: Site) -> None:
@@ -736,9 +803,15 @@ def test_wrong_settings_are_told_with_their_line(site: Site) -> None:
     path.write_text(path.read_text() + "timeouts:\n  caso: soon\n  ssmsnd: 3\n")
     shown = site.run("caso")
     assert shown.returncode == 2
-    assert f"appliance: {path}:5: [timeouts] caso: 'soon' is not allowed; write a whole number from 1" in shown.stderr
+    assert (
+        f"appliance: {path}:5: [timeouts] caso: 'soon' is not allowed; write a whole number from 1"
+        in shown.stderr
+    )
     path.write_text(path.read_text().replace("soon", "5"))
-    assert f"{path}:6: [timeouts] ssmsnd: unknown option, ignored; did you mean ssmsend?" in site.run("caso").stderr
+    assert (
+        f"{path}:6: [timeouts] ssmsnd: unknown option, ignored; did you mean ssmsend?"
+        in site.run("caso").stderr
+    )
 
 
 def test_nobody_but_root_starts_jobs() -> None:
@@ -749,8 +822,11 @@ def test_nobody_but_root_starts_jobs() -> None:
         "os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(main(['run', 'caso', '--root', '/nonexistent']))"
     )
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # nobody cannot write
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=env)
+    # nobody cannot write
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=env
+    )
     assert (shown.returncode, shown.stderr) == (
         2,
         "appliance: caso: only root can start a job; sudo appliance run caso\n",
@@ -764,7 +840,10 @@ def test_fetch_crl_runs_on_the_host_and_its_failure_shows(site: Site) -> None:
         assert shown.returncode == 0
     else:
         assert shown.returncode == 3
-        assert "appliance: /usr/sbin/fetch-crl: is not installed; apt-get install fetch-crl" in shown.stderr
+        assert (
+            "appliance: /usr/sbin/fetch-crl: is not installed; apt-get install fetch-crl"
+            in shown.stderr
+        )
 
 
 def test_fetch_crl_goes_through_the_proxy_of_the_site(site: Site) -> None:
@@ -779,14 +858,22 @@ def test_fetch_crl_goes_through_the_proxy_of_the_site(site: Site) -> None:
         f"{path.read_text()}HTTP_PROXY=http://u:p%24@proxy.example.org:3128\nHTTPS_PROXY=\nNO_PROXY=x.org\n"
     )
     host = settings.load(Layout(site.root))
-    assert host.proxies == {"HTTP_PROXY": "http://u:p%24@proxy.example.org:3128", "NO_PROXY": "x.org"}
+    assert host.proxies == {
+        "HTTP_PROXY": "http://u:p%24@proxy.example.org:3128",
+        "NO_PROXY": "x.org",
+    }
     assert through_proxy(host) == ["--define", "http_proxy=ENV"]
 
 
 def test_length_of_limits() -> None:
     from appliance.admin.run.supervise import _length
 
-    assert [_length(timedelta(seconds=n)) for n in (5, 60, 90, 7200)] == ["5 s", "1 min", "90 s", "2 h"]
+    assert [_length(timedelta(seconds=n)) for n in (5, 60, 90, 7200)] == [
+        "5 s",
+        "1 min",
+        "90 s",
+        "2 h",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -813,29 +900,35 @@ def test_length_of_limits() -> None:
         ),
     ],
 )
-def test_a_failure_of_docker_compose_is_not_the_program_s(site: Site, words: str, line: str) -> None:
+def test_a_failure_of_docker_compose_is_not_the_program_s(
+    site: Site, words: str, line: str
+) -> None:
     """F-H10: status 3, one line of ours, in the record too; never "partly", nor docker's raw words."""
     (site.place / "words").write_text(f"Creating fedcloud_caso_run ... \n{words}\n")
     site.behave("cat words >&2; exit 1")
     done = site.run("caso")
     assert done.returncode == 3
-    assert [said for said in done.stderr.splitlines() if "starts" not in said and "errors" not in said] == [
-        f"appliance: {line}"
-    ]
+    assert [
+        said for said in done.stderr.splitlines() if "starts" not in said and "errors" not in said
+    ] == [f"appliance: {line}"]
     assert site.record("caso")["failures"] == [line]
     assert site.record("caso")["counts"]["job_exit_status"] == 3
 
 
 def test_what_a_program_says_that_looks_like_docker_compose_s_is_the_program_s(site: Site) -> None:
     """F-H10, F-H12: the engine knows that it has run; and docker-compose's own words around it are left out."""
-    site.engine.events = [{"Type": "container", "Action": "die", "Actor": {"Attributes": {"exitCode": "1"}}}]
+    site.engine.events = [
+        {"Type": "container", "Action": "die", "Actor": {"Attributes": {"exitCode": "1"}}}
+    ]
     noise = [
         "Creating fedcloud_caso_run ... ",
         "Creating fedcloud_caso_run ... done",
         'Creating network "x" with y',
         "1",
     ]
-    (site.place / "words").write_text("".join(f"{word}\n" for word in [*noise, "ERROR: one project is left"]))
+    (site.place / "words").write_text(
+        "".join(f"{word}\n" for word in [*noise, "ERROR: one project is left"])
+    )
     site.behave("cat words >&2; exit 1")
     done = site.run("caso")
     assert done.returncode == 1
@@ -852,9 +945,19 @@ def test_the_log_says_where_the_output_of_a_run_by_hand_went(site: Site) -> None
     log.write_text("")
     os.utime(log, (1, 1))
     assert site.run("caso").returncode == 0
-    command = [sys.executable, "-m", "appliance.admin.command", "logs", "caso", "--root", str(site.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "appliance.admin.command",
+        "logs",
+        "caso",
+        "--root",
+        str(site.root),
+    ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert re.match(r"# caso: the last run, which ended 20\S+, wrote to the terminal that started it\n", shown)
+    assert re.match(
+        r"# caso: the last run, which ended 20\S+, wrote to the terminal that started it\n", shown
+    )
     assert site.run("caso", "--log").returncode == 0
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert shown == "from the job\nand its errors\n"

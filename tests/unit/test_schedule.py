@@ -22,7 +22,9 @@ def root(tmp_path: Path) -> Path:
     shutil.copytree(TOP / "cron.d", root / "etc/cron.d")
     for path in (root / "etc/cron.d").iterdir():
         path.chmod(0o644)
-    (root / "etc/cron.d/e2scrub_all").write_text("30 3 * * 0 root test -e /run/systemd/system || /sbin/e2scrub_all\n")
+    (root / "etc/cron.d/e2scrub_all").write_text(
+        "30 3 * * 0 root test -e /run/systemd/system || /sbin/e2scrub_all\n"
+    )
     shutil.copytree(TOP / "systemd", root / "etc/systemd/system")
     return root
 
@@ -32,7 +34,9 @@ def schedule(root: Path, *words: str) -> int:
 
 
 def tables(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / "etc/cron.d").iterdir() if path.name != "e2scrub_all")
+    return sorted(
+        path.name for path in (root / "etc/cron.d").iterdir() if path.name != "e2scrub_all"
+    )
 
 
 def timers(root: Path) -> list[str]:
@@ -47,7 +51,9 @@ def test_tables_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) 
     assert rows[4] == ["cloud-info", "nobody"]
 
 
-def test_there_and_back_leaves_everything_as_it_was(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_and_back_leaves_everything_as_it_was(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """R12, R34: the same jobs at the same times, by one of the two."""
     edited = root / "etc/cron.d/caso"
     edited.write_text(edited.read_text().replace("14 *", "15 *"))
@@ -84,7 +90,9 @@ def test_both_at_once_are_found_and_undone(root: Path, capsys: pytest.CaptureFix
     assert (tables(root), timers(root)) == ([], TIMERS)
 
 
-def test_half_a_change_is_found_and_finished(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_a_change_is_found_and_finished(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # what a kill between the two steps leaves: no job starts, and it is said
     (root / "etc/cron.d/caso").rename(root / "etc/fedcloud/cron.d/caso")
     assert schedule(root) == 1
@@ -96,7 +104,12 @@ def test_half_a_change_is_found_and_finished(root: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("path", "text", "line", "job"),
     [
-        ("var/spool/cron/crontabs/root", "14 */4 * * * /usr/local/bin/caso-extract.sh\n", 1, "caso"),
+        (
+            "var/spool/cron/crontabs/root",
+            "14 */4 * * * /usr/local/bin/caso-extract.sh\n",
+            1,
+            "caso",
+        ),
         ("etc/cron.d/mine", "#\n5 * * * * root /usr/local/bin/ssm-send.sh\n", 2, "ssmsend"),
         ("etc/crontab", "14 * * * * root /usr/local/bin/appliance run caso\n", 1, "caso"),
     ],
@@ -130,15 +143,22 @@ def test_a_table_that_counts_is_not_replaced_by_one_that_waits(root: Path) -> No
     assert "5 * * * * root" in counts.read_text()
 
 
-def test_a_missing_table_is_told_before_anything_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_table_is_told_before_anything_changes(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert schedule(root, "systemd") == 0
     (root / "etc/fedcloud/cron.d/ssmsend").unlink()
     assert schedule(root, "cron") == 3
-    assert f"{root}/etc/cron.d/ssmsend: does not exist; run scripts/install again" in capsys.readouterr().err
+    assert (
+        f"{root}/etc/cron.d/ssmsend: does not exist; run scripts/install again"
+        in capsys.readouterr().err
+    )
     assert (tables(root), timers(root)) == ([], TIMERS)
 
 
-def test_timers_that_cannot_be_enabled_leave_the_tables(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timers_that_cannot_be_enabled_leave_the_tables(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # of the timers, systemctl enables all but one
     edited = root / "etc/cron.d/caso"
     edited.write_text(edited.read_text().replace("14 *", "15 *"))
@@ -164,7 +184,9 @@ def test_tables_that_cannot_be_put_in_place_leave_the_timers(root: Path) -> None
     assert (root / "etc/fedcloud/cron.d/caso").exists()
 
 
-def test_what_an_upgrade_puts_beside_a_table_is_no_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_upgrade_puts_beside_a_table_is_no_table(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / "etc/cron.d/caso.fedcloud-new").write_text((root / "etc/cron.d/caso").read_text())
     assert schedule(root) == 0
     assert "!" not in capsys.readouterr().out
@@ -178,13 +200,20 @@ def test_lines_that_end_in_cr_lf_are_told(root: Path, capsys: pytest.CaptureFixt
     assert schedule(root) == 1
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     number = len(text.splitlines())
-    assert told == [f"! {table}:{number}: lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {table}"]
+    assert told == [
+        f"! {table}:{number}: lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {table}"
+    ]
 
 
-def test_a_missing_timer_is_told_before_anything_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_timer_is_told_before_anything_changes(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / "etc/systemd/system/fedcloud-job@ssmsend.timer").unlink()
     assert schedule(root, "systemd") == 3
-    assert "fedcloud-job@ssmsend.timer: is not installed; run scripts/install again" in capsys.readouterr().err
+    assert (
+        "fedcloud-job@ssmsend.timer: is not installed; run scripts/install again"
+        in capsys.readouterr().err
+    )
     assert (tables(root), timers(root)) == (TABLES, [])
 
 
@@ -195,7 +224,9 @@ def test_what_cron_ignores_is_told(root: Path, capsys: pytest.CaptureFixture[str
     (directory / "caso").rename(directory / "caso.cron")
     (directory / "ssmsend").write_text((directory / "ssmsend").read_text().rstrip("\n"))
     (directory / "cloudkeeper").chmod(0o664)
-    (directory / "fedcloud-crl").write_text("47 */6 * * * /usr/local/bin/appliance run fetch-crl --date=$(date +%F)\n")
+    (directory / "fedcloud-crl").write_text(
+        "47 */6 * * * /usr/local/bin/appliance run fetch-crl --date=$(date +%F)\n"
+    )
     assert schedule(root) == 1
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"! {root}")]
     last = len((directory / "ssmsend").read_text().splitlines())
@@ -218,13 +249,16 @@ def test_somebody_else_s_table_is_told(root: Path, capsys: pytest.CaptureFixture
     assert "caso: cron ignores it, since it is not root's; chown root: " in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------------------------------------------------- reach
+# ----------------------------------------------------------------------------------------------------------
+# reach
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have it be the 18th of November."""
-    monkeypatch.setattr("appliance.core.clock.now", lambda: datetime(2026, 11, 18, 9, 30, tzinfo=UTC))
+    monkeypatch.setattr(
+        "appliance.core.clock.now", lambda: datetime(2026, 11, 18, 9, 30, tzinfo=UTC)
+    )
 
 
 WITHOUT = "  projects without a checkpoint: servers that existed on"
@@ -235,15 +269,22 @@ def reaches(out: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("clock")
-def test_how_far_back_the_first_extraction_reaches(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_far_back_the_first_extraction_reaches(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H14: this month by itself, kept, so that no later month counts when the first run is late."""
     assert schedule(root, "--show") == 0
-    assert reaches(capsys.readouterr().out) == [f"{WITHOUT} 2026-11-01 00:00+00:00 or later, each from its creation"]
+    assert reaches(capsys.readouterr().out) == [
+        f"{WITHOUT} 2026-11-01 00:00+00:00 or later, each from its creation"
+    ]
     assert not (root / "var/lib/fedcloud/since").exists()
     assert schedule(root, "systemd") == 0
     assert (root / "var/lib/fedcloud/since").read_text() == "2026-11-01T00:00:00+00:00\n"
     assert schedule(root, "cron", "--since", "2026-03-01") == 0
-    assert reaches(capsys.readouterr().out)[-1] == f"{WITHOUT} 2026-03-01 00:00+00:00 or later, each from its creation"
+    assert (
+        reaches(capsys.readouterr().out)[-1]
+        == f"{WITHOUT} 2026-03-01 00:00+00:00 or later, each from its creation"
+    )
     assert schedule(root, "cron") == 0  # what is kept stays
     assert (root / "var/lib/fedcloud/since").read_text() == "2026-03-01T00:00:00+00:00\n"
 
@@ -268,21 +309,30 @@ def test_checkpoints_are_shown(root: Path, capsys: pytest.CaptureFixture[str]) -
     assert named == ["atlas", "broken", "biomed", "ops", "projects without a checkpoint"]
     (spool / "lastrun").write_text("2017-08-09T00:00:00")
     schedule(root, "--show")
-    assert "  projects without a checkpoint of their own: from 2017-08-09 00:00+00:00 (checkpoint)" in reaches(
-        capsys.readouterr().out
+    assert (
+        "  projects without a checkpoint of their own: from 2017-08-09 00:00+00:00 (checkpoint)"
+        in reaches(capsys.readouterr().out)
     )
 
 
-def test_what_caso_conf_says_of_all_runs_counts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_caso_conf_says_of_all_runs_counts(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H14."""
     path = root / "etc/caso/caso.conf"
-    path.write_text("[keystone_auth]\nextract_from = 1\n[DEFAULT]\n# extract_from = 2\nextract_from = 2026-01-01\n")
+    path.write_text(
+        "[keystone_auth]\nextract_from = 1\n[DEFAULT]\n# extract_from = 2\nextract_from = 2026-01-01\n"
+    )
     schedule(root, "--show")
-    assert reaches(capsys.readouterr().out) == [f"  every run: from 2026-01-01 (extract_from in {path}:5)"]
+    assert reaches(capsys.readouterr().out) == [
+        f"  every run: from 2026-01-01 (extract_from in {path}:5)"
+    ]
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "", "2999-01-01"])
-def test_what_is_no_date_of_the_past_is_refused(root: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_date_of_the_past_is_refused(
+    root: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H14: before anything changes."""
     with pytest.raises(SystemExit) as ended:
         schedule(root, "systemd", "--since", text)
@@ -291,21 +341,30 @@ def test_what_is_no_date_of_the_past_is_refused(root: Path, text: str, capsys: p
     assert (tables(root), timers(root)) == (TABLES, [])
 
 
-def test_a_kept_date_that_somebody_broke_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kept_date_that_somebody_broke_is_told(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = root / "var/lib/fedcloud/since"
     path.parent.mkdir(parents=True)
     path.write_text("soon\n")
     assert schedule(root) == 2
-    assert f"{path}: holds no date; write it anew with appliance schedule --since DATE" in capsys.readouterr().err
+    assert (
+        f"{path}: holds no date; write it anew with appliance schedule --since DATE"
+        in capsys.readouterr().err
+    )
     assert schedule(root, "--since", "2026-10-01") == 0
 
 
-def test_a_first_installation_starts_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_first_installation_starts_nothing(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H14: one line, and one command activates what waits."""
     for name in TABLES:
         (root / "etc/cron.d" / name).rename(root / "etc/fedcloud/cron.d" / name)
     assert schedule(root) == 1
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
-    assert told == ["! no job is started yet: choose who starts them with appliance schedule cron|systemd"]
+    assert told == [
+        "! no job is started yet: choose who starts them with appliance schedule cron|systemd"
+    ]
     assert schedule(root, "cron") == 0
     assert tables(root) == TABLES

@@ -30,7 +30,9 @@ def script(checkout: Path, text: str) -> list[str]:
 
 
 def run(checkout: Path, text: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(script(checkout, text), capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(
+        script(checkout, text), capture_output=True, text=True, check=False, timeout=30
+    )
 
 
 UV = """
@@ -40,7 +42,9 @@ uv() { [ "$*" != "$broken" ] && [ "$1 $2" != "$broken" ]; }
 
 
 @pytest.mark.parametrize("broken", ["venv -q", "pip sync", "pip install"])
-def test_an_environment_whose_making_failed_is_not_taken_for_made(checkout: Path, broken: str) -> None:
+def test_an_environment_whose_making_failed_is_not_taken_for_made(
+    checkout: Path, broken: str
+) -> None:
     text = f"{UV}broken='{broken}'\nenvironment x \"$TOP/lock.txt\" extra\necho reached"
     for _ in range(2):
         shown = run(checkout, text)
@@ -93,7 +97,10 @@ def test_without_being_root_the_missing_packages_are_told(checkout: Path) -> Non
     text = "id() { echo 1000; }\ndpkg-query() { [ \"$4\" = openssl ] && echo 'ii '; }\ndebian activemq openssl strace"
     shown = run(checkout, text)
     assert (shown.returncode, shown.stdout) == (2, "")
-    assert shown.stderr == "error: missing Debian packages; run: sudo apt-get install activemq strace\n"
+    assert (
+        shown.stderr
+        == "error: missing Debian packages; run: sudo apt-get install activemq strace\n"
+    )
 
 
 APT = """
@@ -101,11 +108,14 @@ POLICY=$TOP/policy-rc.d
 apt-get() { case "$*" in *install*) cp "$POLICY" "$TOP/seen"; %s ;; esac; }
 step "Debian packages" debian_install strace
 """
-# Only another program can be seen to have begun: a signal to a shell's child before that may pass it by.
+# Only another program can be seen to have begun: a signal to a shell's child before that may pass
+# it by.
 _SLOW = """sh -c 'touch "$0"; exec sleep 30' "$TOP/installing" """
 
 
-def test_the_host_s_services_stay_away_while_packages_are_installed_and_only_then(checkout: Path) -> None:
+def test_the_host_s_services_stay_away_while_packages_are_installed_and_only_then(
+    checkout: Path,
+) -> None:
     assert run(checkout, APT % "true").returncode == 0
     assert (checkout / "seen").read_text().splitlines()[-1] == "exit 101"
     assert not (checkout / "policy-rc.d").exists()
@@ -126,7 +136,11 @@ def test_an_interrupted_installation_leaves_no_policy(checkout: Path) -> None:
         os.killpg(process.pid, number)
         assert process.wait(timeout=10) != 0
         deadline = time.monotonic() + 5  # a shell below it may end a moment later
-        while number != signal.SIGKILL and (checkout / "policy-rc.d").exists() and time.monotonic() < deadline:
+        while (
+            number != signal.SIGKILL
+            and (checkout / "policy-rc.d").exists()
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         assert (checkout / "policy-rc.d").exists() == (number == signal.SIGKILL)
     assert run(checkout, APT % "true").returncode == 0  # a later one knows what a killed one left
@@ -176,7 +190,9 @@ def test_nothing_is_set_up_before_the_command_line_is_understood(
     shutil.copytree(SCRIPTS, top / "scripts")
     shutil.copytree(SCRIPTS.parent / "tests" / "demo", top / "tests" / "demo")
     command = [str(top / "scripts" / arguments[0]), *arguments[1:]]
-    shown = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=30)
+    shown = subprocess.run(
+        command, cwd="/", capture_output=True, text=True, check=False, timeout=30
+    )
     assert shown.returncode == status
     assert said in shown.stdout + shown.stderr
     assert "*" not in shown.stdout + shown.stderr
@@ -189,8 +205,13 @@ def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path
     index.mkdir()
     wheel = index / "uv-0.13.9-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("uv-0.13.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 0.13.9\n")
-        archive.writestr("uv-0.13.9.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "uv-0.13.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 0.13.9\n"
+        )
+        archive.writestr(
+            "uv-0.13.9.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr("uv-0.13.9.dist-info/RECORD", "")
     (checkout / "locks").mkdir()
     shutil.copy(SCRIPTS.parent / "locks/uv.txt", checkout / "locks")

@@ -65,22 +65,41 @@ class Site:
 
     def answer(self, service: str, *texts: str, level: str = "ERROR") -> None:
         """Have a check of a service find these faults in line 2 of its file; none: it passes."""
-        path = {"sitebdii": "/etc/sitebdii/site.cfg", "cloudbdii": "/etc/bdii/bdii.conf"}.get(service, BACKEND)
+        path = {"sitebdii": "/etc/sitebdii/site.cfg", "cloudbdii": "/etc/bdii/bdii.conf"}.get(
+            service, BACKEND
+        )
         problem = {"path": path, "line": 2, "option": "KEY", "is_fatal": level == "ERROR"}
-        lines = [json.dumps({"level": level, "message": text, "problem": {**problem, "text": text}}) for text in texts]
+        lines = [
+            json.dumps({"level": level, "message": text, "problem": {**problem, "text": text}})
+            for text in texts
+        ]
         (self.place / f"answer-{service}").write_text("".join(f"{line}\n" for line in lines))
 
     def runs(self, unit: str) -> subprocess.CompletedProcess[str]:
         """Run the step that becomes docker-compose."""
-        command = [sys.executable, "-m", "appliance.admin.command", "service", "run", unit, "--root", str(self.root)]
+        command = [
+            sys.executable,
+            "-m",
+            "appliance.admin.command",
+            "service",
+            "run",
+            unit,
+            "--root",
+            str(self.root),
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
     def come_up(self, unit: str) -> None:
         """Start a unit whose services answer at once."""
         for service in SERVICES[unit]:
-            labels = {"com.docker.compose.project": "fedcloud", "com.docker.compose.service": service}
+            labels = {
+                "com.docker.compose.project": "fedcloud",
+                "com.docker.compose.service": service,
+            }
             self.engine.add(f"fedcloud_{service}_1", labels=labels)
-            self.engine.containers[f"fedcloud_{service}_1"]["Config"]["Healthcheck"] = {"Test": ["CMD", "true"]}
+            self.engine.containers[f"fedcloud_{service}_1"]["Config"]["Healthcheck"] = {
+                "Test": ["CMD", "true"]
+            }
         assert self.step("prepare", unit) == 0
         assert self.step("ready", unit) == 0
         self.calls()
@@ -91,11 +110,15 @@ class Site:
         path = self.place / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        lines = [line for line in lines if line != "version --short"]  # which `appliance status` asks
+        # which `appliance status` asks
+        lines = [line for line in lines if line != "version --short"]
         shared = f"-p fedcloud --env-file {self.root}/etc/fedcloud/appliance.env"
         shared += f" -f {self.root}/etc/fedcloud/docker-compose.yml "
         assert all(line.startswith(shared) for line in lines), lines
-        return [line.removeprefix(shared).replace(f"{self.root}/var/lib/fedcloud/services/", "") for line in lines]
+        return [
+            line.removeprefix(shared).replace(f"{self.root}/var/lib/fedcloud/services/", "")
+            for line in lines
+        ]
 
 
 @pytest.fixture
@@ -119,10 +142,15 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     program.write_text(STAND_IN)
     program.chmod(0o755)
     (place / "behave").write_text("exit 0\n")
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as engine:
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as engine,
+    ):
         names = [name for services in SERVICES.values() for name in services]
         engine.images = {f"egifedcloud/{name}:{VERSION}": "sha256:1" for name in names}
-        (etc / "appliance.yaml").write_text(f"engine:\n  socket: {engine.socket}\n  compose: {program}\n")
+        (etc / "appliance.yaml").write_text(
+            f"engine:\n  socket: {engine.socket}\n  compose: {program}\n"
+        )
         yield Site(root, place, engine)
 
 
@@ -142,7 +170,9 @@ def test_a_start_asks_for_its_images(site: Site, capsys: pytest.CaptureFixture[s
     """R01: docker-compose would fetch a missing one from Docker's public registry."""
     del site.engine.images[f"egifedcloud/sitebdii:{VERSION}"]
     assert site.step("prepare", "bdii") == 3
-    assert f"egifedcloud/sitebdii:{VERSION}: this image is not on the host" in capsys.readouterr().err
+    assert (
+        f"egifedcloud/sitebdii:{VERSION}: this image is not on the host" in capsys.readouterr().err
+    )
     assert site.step("prepare", "cloudkeeper-os") == 0
 
 
@@ -174,9 +204,22 @@ def test_the_backend_does_not_start_with_a_doubtful_configuration(
 @pytest.mark.parametrize("unit", SERVICES)
 def test_the_unit_s_main_process_is_docker_compose(site: Site, unit: str) -> None:
     """R31, R38: systemd watches the process that it started; its environment is nobody's but the site's."""
-    command = [sys.executable, "-m", "appliance.admin.command", "service", "run", unit, "--root", str(site.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "appliance.admin.command",
+        "service",
+        "run",
+        unit,
+        "--root",
+        str(site.root),
+    ]
     (site.place / "behave").write_text("exit 42\n")
-    environment = os.environ | {"HOME": "/run/fedcloud", "FEDCLOUD_VERSION": "other", "COMPOSE_FILE": "other"}
+    environment = os.environ | {
+        "HOME": "/run/fedcloud",
+        "FEDCLOUD_VERSION": "other",
+        "COMPOSE_FILE": "other",
+    }
     with subprocess.Popen(command, env=environment) as process:
         assert process.wait(timeout=30) == 42
     assert int((site.place / "pid").read_text()) == process.pid
@@ -186,16 +229,24 @@ def test_the_unit_s_main_process_is_docker_compose(site: Site, unit: str) -> Non
     assert f"DOCKER_HOST=unix://{site.engine.socket}" in told
     assert "FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf" in told
     assert not [line for line in told if line.startswith("COMPOSE_FILE")]
-    assert [line for line in told if line.startswith("FEDCLOUD_VERSION")] == [f"FEDCLOUD_VERSION={VERSION}"]
+    assert [line for line in told if line.startswith("FEDCLOUD_VERSION")] == [
+        f"FEDCLOUD_VERSION={VERSION}"
+    ]
 
 
-def test_a_missing_docker_compose_is_one_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_docker_compose_is_one_line(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     (site.place / "docker-compose").unlink()
     assert site.step("run", "bdii") == 3
-    assert f"{site.place}/docker-compose: no such file or directory" in capsys.readouterr().err.lower()
+    assert (
+        f"{site.place}/docker-compose: no such file or directory" in capsys.readouterr().err.lower()
+    )
 
 
-def test_a_stop_leaves_alone_what_the_engine_has_started_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_leaves_alone_what_the_engine_has_started_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R38: systemd sets MAINPID while docker-compose is there to be told."""
     assert site.step("stop", "bdii") == 0
     assert site.calls() == []
@@ -205,7 +256,9 @@ def test_a_stop_leaves_alone_what_the_engine_has_started_again(site: Site, monke
     assert site.calls() == ["stop -t 8 sitebdii cloudbdii", "stop cloudkeeper-os"]
 
 
-@pytest.mark.parametrize(("status", "expected"), [("0", []), ("1", ["stop -t 8 sitebdii cloudbdii"])])
+@pytest.mark.parametrize(
+    ("status", "expected"), [("0", []), ("1", ["stop -t 8 sitebdii cloudbdii"])]
+)
 def test_half_a_start_leaves_nothing(
     site: Site, monkeypatch: pytest.MonkeyPatch, status: str, expected: list[str]
 ) -> None:
@@ -217,13 +270,17 @@ def test_half_a_start_leaves_nothing(
     assert site.calls() == expected
 
 
-# ------------------------------------------------------------------------------------------- what is checked, and kept
+# ------------------------------------------------------------------------------------------- what
+# is checked, and kept
 
 
 @pytest.fixture
 def unit_status(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """Return the socket that systemd would have for status lines."""
-    with tempfile.TemporaryDirectory(prefix="n") as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taker:
+    with (
+        tempfile.TemporaryDirectory(prefix="n") as short,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taker,
+    ):
         taker.bind(f"{short}/notify")
         taker.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", f"{short}/notify")
@@ -273,13 +330,18 @@ def test_a_start_with_a_bad_configuration_takes_the_copy_that_passed_last(
     override = json.loads((site.root / "var/lib/fedcloud/services/cloudkeeper-os.yml").read_text())
     volumes = override["services"]["cloudkeeper-os"]["volumes"]
     assert [Path(volume["source"]).read_text() for volume in volumes] == ["[DEFAULT]\n", "{}\n"]
-    assert [volume["target"].rpartition("/")[2] for volume in volumes] == ["cloudkeeper-os.conf", "voms.json"]
+    assert [volume["target"].rpartition("/")[2] for volume in volumes] == [
+        "cloudkeeper-os.conf",
+        "voms.json",
+    ]
     assert all(volume["read_only"] for volume in volumes)
     told = last_status(unit_status)
     assert told.startswith("cloudkeeper-os: runs with the configuration that passed on 20")
     assert words in told
     assert site.step("ready", "cloudkeeper-os") == 0  # the bad one is not kept
-    assert (site.root / "var/lib/fedcloud/services/cloudkeeper-os/good/0").read_text() == "[DEFAULT]\n"
+    assert (
+        site.root / "var/lib/fedcloud/services/cloudkeeper-os/good/0"
+    ).read_text() == "[DEFAULT]\n"
     for verb in (["status"], ["logs", "cloudkeeper-os"]):
         status = main([*verb, "--root", str(site.root)])
         assert words in capsys.readouterr().out
@@ -315,27 +377,45 @@ def test_the_main_process_ends_before_the_start_fails(site: Site) -> None:
     site.answer("cloudkeeper-os", "must be set")
     assert site.step("prepare", "cloudkeeper-os") == 0
     with subprocess.Popen(["/bin/sleep", "1.5"]) as main_process:
-        threading.Thread(target=main_process.wait, daemon=True).start()  # as systemd, which takes its status
-        words = ["service", "ready", "cloudkeeper-os", f"--pid={main_process.pid}", "--root", str(site.root)]
+        # as systemd, which takes its status
+        threading.Thread(target=main_process.wait, daemon=True).start()
+        words = [
+            "service",
+            "ready",
+            "cloudkeeper-os",
+            f"--pid={main_process.pid}",
+            "--root",
+            str(site.root),
+        ]
         begin = time.monotonic()
         assert main(words) == 2
         assert time.monotonic() - begin > 1
 
 
-def test_the_resource_level_comes_up_though_the_site_level_cannot(site: Site, unit_status: socket.socket) -> None:
+def test_the_resource_level_comes_up_though_the_site_level_cannot(
+    site: Site, unit_status: socket.socket
+) -> None:
     """F-H2: the unit fails with the line, and the engine runs the other; the other way round the unit runs."""
     site.answer("sitebdii", "is still the placeholder '@example.com'")
     assert site.step("prepare", "bdii") == 0
-    assert site.calls() == ["rm -v -f cloudbdii sitebdii", "rm -v -f -s sitebdii", "up -d --no-build cloudbdii"]
+    assert site.calls() == [
+        "rm -v -f cloudbdii sitebdii",
+        "rm -v -f -s sitebdii",
+        "up -d --no-build cloudbdii",
+    ]
     assert site.runs("bdii").returncode == 78
     assert site.calls() == []
-    assert "sitebdii: does not run: /etc/sitebdii/site.cfg:2: KEY: is still" in last_status(unit_status)
+    assert "sitebdii: does not run: /etc/sitebdii/site.cfg:2: KEY: is still" in last_status(
+        unit_status
+    )
     site.answer("sitebdii")
     site.answer("cloudbdii", "must be set")
     assert site.step("prepare", "bdii") == 0
     assert site.runs("bdii").returncode == 0
     assert site.calls()[-1] == "up --no-build --no-color sitebdii"
-    assert "cloudbdii: does not run: /etc/bdii/bdii.conf:2: KEY: must be set" in last_status(unit_status)
+    assert "cloudbdii: does not run: /etc/bdii/bdii.conf:2: KEY: must be set" in last_status(
+        unit_status
+    )
 
 
 def test_settings_of_the_host_that_cannot_be_read_are_not_restarted_either(
@@ -366,7 +446,9 @@ def test_a_reload_with_a_bad_configuration_touches_nothing(
     assert said[-1] == "appliance: nothing was changed: what runs goes on as before"
 
 
-def test_a_reload_replaces_the_containers_and_keeps_what_came_up(site: Site, unit_status: socket.socket) -> None:
+def test_a_reload_replaces_the_containers_and_keeps_what_came_up(
+    site: Site, unit_status: socket.socket
+) -> None:
     """F-H2."""
     site.come_up("cloudkeeper-os")
     (site.root / "etc/voms.json").write_text('{"ops": {"projects": ["one"]}}\n')
@@ -383,7 +465,9 @@ def test_a_reload_that_does_not_come_up_gives_the_copy_back(
     """F-H2: a check cannot see everything, a port that is taken for one."""
     site.come_up("cloudkeeper-os")
     (site.root / "etc/voms.json").write_text('{"ops": {"projects": ["one"]}}\n')
-    (site.place / "behave").write_text('case "$*" in *cloudkeeper-os.yml*) exit 0;; *) exit 1;; esac\n')
+    (site.place / "behave").write_text(
+        'case "$*" in *cloudkeeper-os.yml*) exit 0;; *) exit 1;; esac\n'
+    )
     assert site.step("reload", "cloudkeeper-os") == 3
     assert "its new container cannot be started" in capsys.readouterr().err
     again = "up -d --no-deps --no-build --force-recreate cloudkeeper-os"
@@ -391,7 +475,9 @@ def test_a_reload_that_does_not_come_up_gives_the_copy_back(
     assert "runs with the configuration that passed on" in last_status(unit_status)
 
 
-def test_a_configuration_with_links_and_odd_files_is_kept_as_the_container_sees_it(site: Site) -> None:
+def test_a_configuration_with_links_and_odd_files_is_kept_as_the_container_sees_it(
+    site: Site,
+) -> None:
     etc = site.root / "etc/sitebdii"
     (etc / "link.cfg").symlink_to("/etc/elsewhere/site.cfg")
     (etc / "sub").mkdir()
@@ -422,7 +508,8 @@ def test_a_configuration_with_links_and_odd_files_is_kept_as_the_container_sees_
     assert [path.name for path in copy.parent.iterdir() if not path.is_symlink()] == [second.digest]
 
 
-# ---------------------------------------------------------------------------------------------------- appliance restart
+# ----------------------------------------------------------------------------------------------------
+# appliance restart
 
 
 @pytest.fixture
@@ -439,11 +526,17 @@ def test_a_restart_with_a_bad_configuration_touches_nothing(
     site: Site, systemctl: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F-H2: the reason stands on the terminal, with file and line."""
-    site.answer("sitebdii", "is still the placeholder '@example.com'; write the administrators' mail address")
+    site.answer(
+        "sitebdii",
+        "is still the placeholder '@example.com'; write the administrators' mail address",
+    )
     for name in ("bdii", "sitebdii"):
         assert main(["restart", name, "--root", str(site.root)]) == 2
         said = capsys.readouterr().err
-        assert "appliance: /etc/sitebdii/site.cfg:2: KEY: is still the placeholder '@example.com'; write" in said
+        assert (
+            "appliance: /etc/sitebdii/site.cfg:2: KEY: is still the placeholder '@example.com'; write"
+            in said
+        )
         assert said.endswith("nothing was changed: what runs goes on as before\n")
     assert [line for line in systemctl.read_text().splitlines() if "is-active" not in line] == []
     assert site.calls() == []

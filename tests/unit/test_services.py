@@ -30,7 +30,10 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     etc.mkdir(parents=True)
     (etc / "docker-compose.yml").write_text("services: {}\n")
     RunRecord("caso-extract").close(ExitStatus.DONE, Layout(tmp_path).runs)
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as served,
+    ):
         compose_v5.install(tmp_path / "docker-compose")
         text = f"engine:\n  socket: {served.socket}\n  compose: {tmp_path}/docker-compose\n"
         (etc / "appliance.yaml").write_text(text)
@@ -38,7 +41,11 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def add(engine: Engine, service: str, health: str = "", said: str = "", **state: object) -> None:
-    checks = {"Health": {"Status": health, "Log": [{"Output": "old"}, {"Output": said}]}} if health else {}
+    checks = (
+        {"Health": {"Status": health, "Log": [{"Output": "old"}, {"Output": said}]}}
+        if health
+        else {}
+    )
     labels = {"com.docker.compose.project": "fedcloud", "com.docker.compose.service": service}
     engine.add(f"fedcloud_{service}_1", labels=labels, state={**checks, **state})
 
@@ -47,7 +54,9 @@ def status(root: Path, *flags: str) -> int:
     return main(["status", "--root", str(root), *flags])
 
 
-def test_healthy_services_are_listed(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_healthy_services_are_listed(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """R32, R38: the health of what systemctl starts."""
     add(engine, "sitebdii", "healthy")
     add(engine, "cloudkeeper-os", "healthy")
@@ -79,7 +88,10 @@ def test_podman_s_socket_is_named_as_unsupported(
     """F-H3: it speaks Docker's protocol."""
     engine.name = "Podman Engine"
     assert status(tmp_path) == 1
-    assert f"  ! {engine.socket}: podman answers there, which is not supported; " in capsys.readouterr().out
+    assert (
+        f"  ! {engine.socket}: podman answers there, which is not supported; "
+        in capsys.readouterr().out
+    )
 
 
 def test_what_is_not_well_is_told_with_what_its_check_said(
@@ -87,7 +99,15 @@ def test_what_is_not_well_is_told_with_what_its_check_said(
 ) -> None:
     add(engine, "sitebdii", "unhealthy", said="ldap_sasl_bind: Can't contact\nLDAP server")
     add(engine, "cloudkeeper-os", Status="exited", Running=False)
-    add(engine, "cloudbdii", "unhealthy", said="dn: o=glue", Status="exited", Running=False, ExitCode=2)
+    add(
+        engine,
+        "cloudbdii",
+        "unhealthy",
+        said="dn: o=glue",
+        Status="exited",
+        Running=False,
+        ExitCode=2,
+    )
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
     assert (
@@ -96,7 +116,10 @@ def test_what_is_not_well_is_told_with_what_its_check_said(
     )
     # F-H12: what the check said is of the time when it ran
     assert "  ! cloudbdii: exited with exit status 2; see systemctl status bdii\n" in shown
-    assert "  ! cloudkeeper-os: exited with exit status 0; see systemctl status cloudkeeper-os\n" in shown
+    assert (
+        "  ! cloudkeeper-os: exited with exit status 0; see systemctl status cloudkeeper-os\n"
+        in shown
+    )
 
 
 def test_a_service_that_has_just_been_started_is_no_cause_to_worry_unless_it_was_before(
@@ -107,7 +130,9 @@ def test_a_service_that_has_just_been_started_is_no_cause_to_worry_unless_it_was
     assert "!" not in capsys.readouterr().out
     engine.containers["fedcloud_sitebdii_1"]["RestartCount"] = 1
     assert status(tmp_path) == 1
-    assert "  ! sitebdii: running starting; see appliance logs sitebdii\n" in capsys.readouterr().out
+    assert (
+        "  ! sitebdii: running starting; see appliance logs sitebdii\n" in capsys.readouterr().out
+    )
 
 
 def test_a_service_that_is_enabled_and_has_no_container_is_missed(
@@ -123,10 +148,15 @@ def test_a_service_that_is_enabled_and_has_no_container_is_missed(
     assert "  ! cloudbdii: missing; see systemctl status bdii\n" in shown
     assert "cloudkeeper-os" not in shown
     assert status(tmp_path, "--json") == 1
-    assert [one["state"] for one in json.loads(capsys.readouterr().out)["services"]] == ["missing", "running"]
+    assert [one["state"] for one in json.loads(capsys.readouterr().out)["services"]] == [
+        "missing",
+        "running",
+    ]
 
 
-def test_jobs_are_no_services(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_are_no_services(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     labels = {"com.docker.compose.project": "fedcloud", "eu.egi.fedcloud.job": "caso"}
     engine.add("run", labels=labels, state={"Status": "exited"})
     assert status(tmp_path) == 0
@@ -139,7 +169,9 @@ def test_without_an_engine_the_runs_are_shown_all_the_same(
     engine.socket.rename(engine.socket.with_name("gone"))
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
-    assert f"  ! {engine.socket}: the Docker engine does not run; see systemctl status docker" in shown
+    assert (
+        f"  ! {engine.socket}: the Docker engine does not run; see systemctl status docker" in shown
+    )
     assert "caso-extract" in shown
     engine.socket.with_name("gone").rename(engine.socket)
 
@@ -174,7 +206,10 @@ def test_a_service_s_log_is_what_the_engine_kept(
     assert main(["logs", "sitebdii", "--root", str(tmp_path)]) == 0
     assert capfdbinary.readouterr().out == line
     assert main(["logs", "cloudbdii", "--root", str(tmp_path)]) == 3
-    assert b"appliance: cloudbdii: has no container; see systemctl status bdii" in capfdbinary.readouterr().err
+    assert (
+        b"appliance: cloudbdii: has no container; see systemctl status bdii"
+        in capfdbinary.readouterr().err
+    )
 
 
 def test_a_job_s_log_is_its_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -182,22 +217,38 @@ def test_a_job_s_log_is_its_file(tmp_path: Path, capfd: pytest.CaptureFixture[st
     logs = tmp_path / "var/log"
     logs.mkdir(parents=True)
     assert main(["logs", "ssmsend", "--root", str(tmp_path)]) == 3
-    assert capfd.readouterr().err == f"appliance: {logs}/ssm.log: does not exist; no job has run yet\n"
+    assert (
+        capfd.readouterr().err == f"appliance: {logs}/ssm.log: does not exist; no job has run yet\n"
+    )
     (logs / "ssm.log").write_text("".join(f"{number}\n" for number in range(100)))
     assert main(["logs", "ssmsend", "-n", "2", "--root", str(tmp_path)]) == 0
     assert capfd.readouterr().out == "98\n99\n"
     (logs / "caso.log").write_text("extracted\n")
     assert main(["logs", "-n", "1", "--root", str(tmp_path)]) == 0
-    assert capfd.readouterr().out == f"==> {logs}/caso.log <==\nextracted\n\n==> {logs}/ssm.log <==\n99\n"
+    assert (
+        capfd.readouterr().out
+        == f"==> {logs}/caso.log <==\nextracted\n\n==> {logs}/ssm.log <==\n99\n"
+    )
 
 
 def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
     log = tmp_path / "var/log/caso.log"
     log.parent.mkdir(parents=True)
     log.write_text("extracted\n")
-    command = [sys.executable, "-m", "appliance.admin.command", "logs", "-f", "caso", "--root", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "appliance.admin.command",
+        "logs",
+        "-f",
+        "caso",
+        "--root",
+        str(tmp_path),
+    ]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "extracted\n"
         log.rename(log.with_name("caso.log.1"))  # as logrotate does
@@ -209,12 +260,19 @@ def test_following_ends_with_an_interrupt(tmp_path: Path) -> None:
     assert "interrupted" not in err
 
 
-def test_an_unknown_name_is_one_line_with_the_nearest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_one_line_with_the_nearest(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["logs", "sitebdi", "--root", str(tmp_path)]) == 2
-    assert capfd.readouterr().err == "appliance: sitebdi: there is no such service or job; did you mean sitebdii?\n"
+    assert (
+        capfd.readouterr().err
+        == "appliance: sitebdi: there is no such service or job; did you mean sitebdii?\n"
+    )
 
 
-def test_a_name_of_bridges_that_the_kernel_would_not_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_of_bridges_that_the_kernel_would_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "etc/fedcloud/appliance.env"
     path.parent.mkdir(parents=True)
     path.write_text("FEDCLOUD_BRIDGE=second-site\n")
@@ -222,7 +280,9 @@ def test_a_name_of_bridges_that_the_kernel_would_not_take(tmp_path: Path, capsys
     assert "write at most 10 lower-case letters and digits" in capsys.readouterr().err
 
 
-def test_who_can_connect_is_told(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_can_connect_is_told(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H9, F-H15: the address, whether the host's firewall counts, and what the public BDII may connect to."""
     add(engine, "sitebdii", "healthy")
     networks = tmp_path / "etc/fedcloud/networks"
@@ -233,14 +293,23 @@ def test_who_can_connect_is_told(engine: Engine, tmp_path: Path, capsys: pytest.
     environment.write_text("FEDCLOUD_BRIDGE=nosuch\n")
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
-    assert "sitebdii: clients connect to port 2170 of all addresses, published by the engine: INPUT rules" in shown
-    assert "! sitebdii may connect to anything: iptables: the chain NOSUCH-BDII is not there, or not whole" in shown
+    assert (
+        "sitebdii: clients connect to port 2170 of all addresses, published by the engine: INPUT rules"
+        in shown
+    )
+    assert (
+        "! sitebdii may connect to anything: iptables: the chain NOSUCH-BDII is not there, or not whole"
+        in shown
+    )
     assert "repair it with: appliance firewall up" in shown
     environment.write_text("FEDCLOUD_NETWORK=host\nFEDCLOUD_BDII_LISTEN=[2001:db8::1]:2171\n")
     assert status(tmp_path) == 0
     shown = capsys.readouterr().out
     assert "clients connect to [2001:db8::1]:2171, as far as the host's firewall lets them" in shown
-    assert "sitebdii: may connect to anything: it has the host's own network (FEDCLOUD_NETWORK=host)" in shown
+    assert (
+        "sitebdii: may connect to anything: it has the host's own network (FEDCLOUD_NETWORK=host)"
+        in shown
+    )
     assert status(tmp_path, "--json") == 0
     told = json.loads(capsys.readouterr().out)["reach"]
     assert (sorted(told), told["complaints"]) == (["clients", "complaints", "egress"], [])
@@ -252,8 +321,12 @@ def test_who_can_connect_is_told(engine: Engine, tmp_path: Path, capsys: pytest.
     )
 
 
-@pytest.mark.parametrize("text", ["2170", "localhost:2170", "192.0.2.1:0", "2001:db8::1:2170", "192.0.2.1:70000"])
-def test_an_address_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["2170", "localhost:2170", "192.0.2.1:0", "2001:db8::1:2170", "192.0.2.1:70000"]
+)
+def test_an_address_that_is_none_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     """F-H9."""
     path = tmp_path / "etc/fedcloud/appliance.env"
     path.parent.mkdir(parents=True)

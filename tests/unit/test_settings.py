@@ -76,7 +76,10 @@ def test_later_files_win_and_every_broken_file_is_named(tmp_path: Path) -> None:
     for name, text in (("a", "[DEFAULT]\nx = 1\ny = 1\n"), ("b", "[DEFAULT]\nx = 2\n")):
         (tmp_path / name).write_text(text)
     merged = document.read([tmp_path / "a", tmp_path / "b"], oslo.parse)
-    assert {option: entry.text for option, entry in merged.sections["DEFAULT"].items()} == {"x": "2", "y": "1"}
+    assert {option: entry.text for option, entry in merged.sections["DEFAULT"].items()} == {
+        "x": "2",
+        "y": "1",
+    }
     (tmp_path / "c").write_bytes(b"[DEFAULT]\n\nx = \xff\n")
     with pytest.raises(ConfigurationError) as caught:
         document.read([tmp_path / "none", tmp_path / "c"], oslo.parse)
@@ -101,7 +104,13 @@ def test_references_look_in_their_section_then_in_default_or_where_they_say(tmp_
 
 @pytest.mark.parametrize(
     ("text", "is_left"),
-    [("SITE", True), ("SITES", False), ("<secret>", True), ("https://yourkeystone:5000/v3", True), ("x", False)],
+    [
+        ("SITE", True),
+        ("SITES", False),
+        ("<secret>", True),
+        ("https://yourkeystone:5000/v3", True),
+        ("x", False),
+    ],
 )
 def test_a_placeholder_is_a_whole_word_or_long_enough_to_be_found_inside(
     tmp_path: Path, text: str, is_left: bool
@@ -115,14 +124,18 @@ def test_a_placeholder_is_a_whole_word_or_long_enough_to_be_found_inside(
         assert settings.finish() == ()
 
 
-@pytest.mark.parametrize(("text", "is_good"), [("1", True), ("10", True), ("0", False), ("11", False), ("x", False)])
+@pytest.mark.parametrize(
+    ("text", "is_good"), [("1", True), ("10", True), ("0", False), ("11", False), ("x", False)]
+)
 def test_limits_belong_to_what_is_allowed(tmp_path: Path, text: str, is_good: bool) -> None:
     settings = read(tmp_path, f"[DEFAULT]\nx = {text}\n")
     settings.integer("DEFAULT", "x", default=5, minimum=1, maximum=10)
     if is_good:
         assert settings.finish() == ()
     else:
-        assert failures(settings) == [f":2: x: {text!r} is not allowed; write a whole number from 1 to 10"]
+        assert failures(settings) == [
+            f":2: x: {text!r} is not allowed; write a whole number from 1 to 10"
+        ]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
@@ -132,7 +145,10 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
 
 
 def test_names_of_ini_options_have_no_case() -> None:
-    assert ini.parse(Path("x"), "[broker]\nHost: a\n").sections == ini.parse(Path("x"), "[broker]\nhost: a\n").sections
+    assert (
+        ini.parse(Path("x"), "[broker]\nHost: a\n").sections
+        == ini.parse(Path("x"), "[broker]\nhost: a\n").sections
+    )
 
 
 def test_defaults_can_be_referred_to(tmp_path: Path) -> None:
@@ -144,7 +160,10 @@ def test_defaults_can_be_referred_to(tmp_path: Path) -> None:
 def test_blanks_before_headers_and_tabs_at_line_ends_are_read_as_meant() -> None:
     text = "[broker]\nhost: msg.example.org\t\nuse_ssl: true\n [certificates]\ncertificate: /etc/cert.pem \n"
     parsed = ini.parse(Path("sender.cfg"), text)
-    assert {name: {key: entry.text for key, entry in body.items()} for name, body in parsed.sections.items()} == {
+    assert {
+        name: {key: entry.text for key, entry in body.items()}
+        for name, body in parsed.sections.items()
+    } == {
         "broker": {"host": "msg.example.org", "use_ssl": "true"},
         "certificates": {"certificate": "/etc/cert.pem"},
     }
@@ -192,7 +211,9 @@ def test_a_line_that_cannot_be_read_is_not_shown_as_it_may_be_a_secret(tmp_path:
         assert "hunter2" not in str(caught.value)
 
 
-def test_homes_of_nobody_and_places_out_of_reach_are_problems_with_their_lines(tmp_path: Path) -> None:
+def test_homes_of_nobody_and_places_out_of_reach_are_problems_with_their_lines(
+    tmp_path: Path,
+) -> None:
     closed = tmp_path / "closed"
     (closed / "below").mkdir(parents=True)
     (closed / "key.pem").touch()
@@ -254,20 +275,31 @@ def test_an_error_in_a_value_of_the_command_line_does_not_blame_the_file(tmp_pat
     assert str(caught.value) == "command line: x: is wrong"
 
 
-# --------------------------------------------------------------------------------- what a file says beside its options
+# --------------------------------------------------------------------------------- what a file says
+# beside its options
 
 
 @pytest.mark.parametrize(
     ("dialect", "text", "expected"),
     [
-        (oslo.parse, "[DEFAULT]\nsite_name = A\nb = 1\nsite-name = B\n", "x:4: site_name: is set a second time"),
-        (oslo.parse, "[a]\nb = 1\n[c]\n[A]\nb = 1\n", "x:5: b: is set a second time in [a]; first in line 2"),
+        (
+            oslo.parse,
+            "[DEFAULT]\nsite_name = A\nb = 1\nsite-name = B\n",
+            "x:4: site_name: is set a second time",
+        ),
+        (
+            oslo.parse,
+            "[a]\nb = 1\n[c]\n[A]\nb = 1\n",
+            "x:5: b: is set a second time in [a]; first in line 2",
+        ),
         (ini.parse, "[a]\nb: 1\nB: 2\n", "x:3: b: is set a second time"),
         (shell.parse, "export A=1\nA=2\n", "x:2: A: is set a second time; first in line 1"),
         (yaml_file.parse, "a: 1\nb: 2\na: 1\n", "x:3: a: is set a second time; first in line 1"),
     ],
 )
-def test_an_option_that_is_set_twice_is_an_error(dialect: document.Dialect, text: str, expected: str) -> None:
+def test_an_option_that_is_set_twice_is_an_error(
+    dialect: document.Dialect, text: str, expected: str
+) -> None:
     """F-H6: in every dialect, each by its own spelling of the name."""
     with pytest.raises(ConfigurationError) as caught:
         dialect(Path("x"), text)
@@ -280,9 +312,12 @@ def test_a_second_assignment_in_a_shell_file_that_contradicts_nothing_is_taken(t
 
 
 @pytest.mark.parametrize(
-    ("dialect", "text"), [(oslo.parse, "[a]\nb = x # note\nc = x#y\n"), (ini.parse, "[a]\nb: x ; note\nc: x;y\n")]
+    ("dialect", "text"),
+    [(oslo.parse, "[a]\nb = x # note\nc = x#y\n"), (ini.parse, "[a]\nb: x ; note\nc: x;y\n")],
 )
-def test_what_looks_like_a_comment_behind_a_value_is_reported(dialect: document.Dialect, text: str) -> None:
+def test_what_looks_like_a_comment_behind_a_value_is_reported(
+    dialect: document.Dialect, text: str
+) -> None:
     """F-H12: it is part of the value, of a password for one."""
     settings = Settings(dialect(Path("x.conf"), text))
     assert settings.text("a", "b").startswith("x ")
@@ -315,12 +350,17 @@ def test_a_misspelt_option_of_an_account(tmp_path: Path, more: str, is_fatal: bo
     settings.hold_account("account")
     settings.text("account", "username", default="usual")
     if is_fatal:
-        assert failures(settings)[0] == ":2: [account] user: unknown option, ignored; did you mean username?"
+        assert (
+            failures(settings)[0]
+            == ":2: [account] user: unknown option, ignored; did you mean username?"
+        )
     else:
         assert [problem.line for problem in settings.finish()] == [2, 3]
 
 
-def test_an_older_spelling_is_reported_by_a_check_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_spelling_is_reported_by_a_check_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """C21.c: it goes on working; who runs hourly does not hear of it."""
     for is_checking in (False, True):
         monkeypatch.setattr(log, "_is_checking", is_checking)
@@ -328,13 +368,21 @@ def test_an_older_spelling_is_reported_by_a_check_alone(tmp_path: Path, monkeypa
         assert settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]) == ("a",)
         settings.text("DEFAULT", "name")
         told = [str(problem).split("x.conf")[1] for problem in settings.finish()]
-        assert told == ([":2: tenants: deprecated: write projects in [DEFAULT]"] if is_checking else [])
+        assert told == (
+            [":2: tenants: deprecated: write projects in [DEFAULT]"] if is_checking else []
+        )
 
 
-def test_a_directory_that_would_be_lost_with_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_would_be_lost_with_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """F-H6, C40.b: nobody may write beside the mounts."""
     monkeypatch.setenv(place.VARIABLE, "/var/spool/apel=/srv/spool/apel")
-    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and str(path) in ("/", "/var", "/var/spool"))
+    monkeypatch.setattr(
+        os,
+        "access",
+        lambda path, mode: mode == os.F_OK and str(path) in ("/", "/var", "/var/spool"),
+    )
     settings = read(tmp_path, "[a]\nlost = /var/spool/ssm\nkept = /var/spool/apel/outgoing/new\n")
     settings.path("a", "lost", default=Path("/"), is_directory=True)
     settings.path("a", "kept", default=Path("/"), is_directory=True)

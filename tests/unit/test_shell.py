@@ -13,20 +13,34 @@ PATH = Path("/etc/x/openstack.rc")
 @pytest.mark.parametrize(
     ("text", "line", "told"),
     [
-        ("\nexport OS_PASSWORD=$(cat /etc/pw)", 2, "OS_PASSWORD: $(…) would be replaced by a shell"),
+        (
+            "\nexport OS_PASSWORD=$(cat /etc/pw)",
+            2,
+            "OS_PASSWORD: $(…) would be replaced by a shell",
+        ),
         ("export OS_PASSWORD=`cat /etc/pw`", 1, "OS_PASSWORD: `…` would be replaced by a shell"),
         ("OS_AUTH_URL=x\nOS_PASSWORD=a$SECRET", 2, "OS_PASSWORD: $ would be replaced by a shell"),
         ('OS_PASSWORD="a${SECRET}b"', 1, "OS_PASSWORD: $ would be replaced by a shell"),
         ("OS_CACERT=~/ca.pem", 1, "OS_CACERT: ~ would be replaced by a shell"),
-        ("OS_PASSWORD=my SECRET", 1, "OS_PASSWORD: a value with blanks must be in quotes; nothing is executed"),
-        ("OS_PASSWORD=my&SECRET", 1, "OS_PASSWORD: & would run something; put the value into quotes"),
+        (
+            "OS_PASSWORD=my SECRET",
+            1,
+            "OS_PASSWORD: a value with blanks must be in quotes; nothing is executed",
+        ),
+        (
+            "OS_PASSWORD=my&SECRET",
+            1,
+            "OS_PASSWORD: & would run something; put the value into quotes",
+        ),
         ("# x\n\nOS_PASSWORD='my SECRET\n", 3, "OS_PASSWORD: a quote without its end"),
         ("read -sr SECRET", 1, "only NAME=value is read here; nothing is executed"),
         ("unset SECRET", 1, "only NAME=value is read here; nothing is executed"),
         ("export 1SECRET=x", 1, "only NAME=value is read here; nothing is executed"),
     ],
 )
-def test_what_a_shell_would_do_is_refused_without_showing_values(text: str, line: int, told: str) -> None:
+def test_what_a_shell_would_do_is_refused_without_showing_values(
+    text: str, line: int, told: str
+) -> None:
     """R26: nothing is executed."""
     with pytest.raises(ConfigurationError) as raised:
         shell.parse(PATH, text)

@@ -14,11 +14,15 @@ from deploy import contents
 
 TOP = Path(__file__).parents[2]
 DOCKERFILE = (TOP / "Dockerfile").read_text()
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((TOP / "docker-compose.yml").read_text())[
+    "services"
+]
 RUNNING = {"cloudbdii", "sitebdii", "cloudkeeper-os"}
 
 
-@pytest.mark.parametrize("unknown", [r"^# *syntax=", "<<", r"--mount", r"--chmod", r"^ADD\b", r"https?://"])
+@pytest.mark.parametrize(
+    "unknown", [r"^# *syntax=", "<<", r"--mount", r"--chmod", r"^ADD\b", r"https?://"]
+)
 def test_the_dockerfile_is_for_every_builder_and_fetches_nothing(unknown: str) -> None:
     """The engine's first builder, BuildKit 0.8 and podman know what is left."""
     assert not re.search(unknown, DOCKERFILE, re.MULTILINE)
@@ -77,7 +81,8 @@ def test_only_the_frontend_meets_the_backend() -> None:
         name: bool(mount.get("read_only"))
         for name, service in SERVICES.items()
         for mount in service["volumes"]
-        if mount["target"].startswith("/run/cloudkeeper") or mount["source"].endswith(("/run", "/run/cloudkeeper"))
+        if mount["target"].startswith("/run/cloudkeeper")
+        or mount["source"].endswith(("/run", "/run/cloudkeeper"))
     }
     assert meeting == {"cloudkeeper-os": False, "cloudkeeper": True}
     for network in (TOP / "networks").iterdir():
@@ -91,7 +96,11 @@ def test_the_proxy_s_password_is_in_no_container_that_has_no_use_for_it() -> Non
     names = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
     for name, service in SERVICES.items():
         given = {variable: str(service["environment"][variable]) for variable in names}
-        assert set(given.values()) == {""} if name == "sitebdii" else all("PROXY" in text for text in given.values())
+        assert (
+            set(given.values()) == {""}
+            if name == "sitebdii"
+            else all("PROXY" in text for text in given.values())
+        )
 
 
 def test_no_two_containers_write_to_one_place_but_for_what_they_hand_on() -> None:
@@ -100,14 +109,20 @@ def test_no_two_containers_write_to_one_place_but_for_what_they_hand_on() -> Non
     for name, service in SERVICES.items():
         for mount in service["volumes"]:
             if not mount.get("read_only"):
-                writers.setdefault(mount["source"].removeprefix("${FEDCLOUD_ROOT:-}"), []).append(name)
-    assert {place: names for place, names in writers.items() if len(names) > 1} == {"/var/spool/apel": ["caso", "ssm"]}
+                writers.setdefault(mount["source"].removeprefix("${FEDCLOUD_ROOT:-}"), []).append(
+                    name
+                )
+    assert {place: names for place, names in writers.items() if len(names) > 1} == {
+        "/var/spool/apel": ["caso", "ssm"]
+    }
     assert all(f"/var/lib/fedcloud/runs/{name}" in writers for name in SERVICES)
     nested = [(a, b) for a in writers for b in writers if b.startswith(f"{a}/")]
     assert nested == []
 
 
-@pytest.mark.parametrize("endpoint", ["2171", "localhost:2171", "127.0.0.1:0", "127.0.0.1:66000", ":2171"])
+@pytest.mark.parametrize(
+    "endpoint", ["2171", "localhost:2171", "127.0.0.1:0", "127.0.0.1:66000", ":2171"]
+)
 def test_an_endpoint_that_is_none_is_told(endpoint: str) -> None:
     program = Path(sys.executable).with_name("bdii-update")
     command: list[str | Path] = [program, "-c", "/nonexistent", "--listen", endpoint]

@@ -10,7 +10,9 @@ CA = DN("/C=NL/O=Example Org/CN=Example CA")
 PATH = Path("/etc/grid-security/certificates/0a1b2c3d.signing_policy")
 
 
-def policy(subjects: str, *, authority: str = CA, rights: str = "pos_rights globus CA:sign") -> SigningPolicy:
+def policy(
+    subjects: str, *, authority: str = CA, rights: str = "pos_rights globus CA:sign"
+) -> SigningPolicy:
     return SigningPolicy.parse(
         f"# a comment\n access_id_CA   X509   '{authority}'\n\n\t{rights}\n cond_subjects globus   {subjects}\n",
         path=PATH,

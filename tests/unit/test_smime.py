@@ -30,7 +30,9 @@ class Workshop:
         self.host = self.root.issue(HOST)
         self.trust = CADirectory(path / "certificates")
 
-    def sign(self, text: bytes, *options: str, pair: Pair | None = None, eol: bytes = b"\n") -> bytes:
+    def sign(
+        self, text: bytes, *options: str, pair: Pair | None = None, eol: bytes = b"\n"
+    ) -> bytes:
         return sign(text, pair or self.host, *options, directory=self.path, eol=eol)
 
     def verify(self, message: bytes, **options: Any) -> smime.Verified:
@@ -90,9 +92,12 @@ def test_transfer_encodings(shop: Workshop, encoding: str, encoded: str, plain: 
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "cause"), [("x-uuencode", "x", "unknown Content-Transfer-Encoding"), ("base64", "!", "base64")]
+    ("encoding", "body", "cause"),
+    [("x-uuencode", "x", "unknown Content-Transfer-Encoding"), ("base64", "!", "base64")],
 )
-def test_encodings_that_cannot_be_undone(shop: Workshop, encoding: str, body: str, cause: str) -> None:
+def test_encodings_that_cannot_be_undone(
+    shop: Workshop, encoding: str, body: str, cause: str
+) -> None:
     inner = f"Content-Type: text/plain\nContent-Transfer-Encoding: {encoding}\n\n{body}\n"
     assert cause in shop.refusal(shop.sign(inner.encode()))
 
@@ -101,7 +106,15 @@ def test_encodings_that_cannot_be_undone(shop: Workshop, encoding: str, body: st
 
 
 @pytest.mark.parametrize(
-    "text", [b"no header here\n", TEXT, b"VMUUID: one\n\n%%\n", b"\n\nbody\n", b"", b"Content-Type: text/plain\n"]
+    "text",
+    [
+        b"no header here\n",
+        TEXT,
+        b"VMUUID: one\n\n%%\n",
+        b"\n\nbody\n",
+        b"",
+        b"Content-Type: text/plain\n",
+    ],
 )
 def test_ssm_wants_a_header_block_inside(shop: Workshop, text: bytes) -> None:
     assert "No blank line between message header and body" in shop.refusal(shop.sign(text))
@@ -117,11 +130,16 @@ def test_image_lists_have_no_header_block_inside(shop: Workshop) -> None:
 
 def test_folded_headers(shop: Workshop) -> None:
     inner = b"Content-Type: text/plain;\n\tcharset=utf-8\nX-Note: one\n two\n\nbody\n"
-    assert shop.verify(shop.sign(inner)).headers == {"content-type": "text/plain; charset=utf-8", "x-note": "one two"}
+    assert shop.verify(shop.sign(inner)).headers == {
+        "content-type": "text/plain; charset=utf-8",
+        "x-note": "one two",
+    }
 
 
 def test_two_content_headers_are_ambiguous(shop: Workshop) -> None:
-    assert "two Content-Type headers" in shop.refusal(shop.sign(b"Content-Type: a/b\nContent-Type: c/d\n\nbody\n"))
+    assert "two Content-Type headers" in shop.refusal(
+        shop.sign(b"Content-Type: a/b\nContent-Type: c/d\n\nbody\n")
+    )
 
 
 # The frame
@@ -135,7 +153,9 @@ def boundary(message: bytes) -> bytes:
 
 def add_third_part(message: bytes) -> bytes:
     line = b"--" + boundary(message)
-    return message.replace(line + b"--", line + b"\nContent-Type: text/plain\n\nunsigned\n" + line + b"--")
+    return message.replace(
+        line + b"--", line + b"\nContent-Type: text/plain\n\nunsigned\n" + line + b"--"
+    )
 
 
 def swap_parts(message: bytes) -> bytes:
@@ -149,23 +169,44 @@ FRAMES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "parts swapped": (swap_parts, "not a signature"),
     "no end": (lambda m: m[: m.rindex(b"--" + boundary(m))], "not exactly two parts"),
     "broken end": (lambda m: m[: m.rindex(b"--")], "unsigned text after the last part"),
-    "mixed": (lambda m: m.replace(b"multipart/signed", b"multipart/mixed", 1), "its type is multipart/mixed"),
-    "opaque": (lambda m: m.replace(b"multipart/signed", b"application/pkcs7-mime", 1), "not multipart/signed"),
+    "mixed": (
+        lambda m: m.replace(b"multipart/signed", b"multipart/mixed", 1),
+        "its type is multipart/mixed",
+    ),
+    "opaque": (
+        lambda m: m.replace(b"multipart/signed", b"application/pkcs7-mime", 1),
+        "not multipart/signed",
+    ),
     "PGP": (lambda m: m.replace(b"x-pkcs7-signature", b"pgp-signature", 1), "other than S/MIME"),
     "no boundary": (lambda m: m.replace(b"boundary=", b"limit="), "its boundary is missing"),
     "quoted pair": (lambda m: m.replace(b'boundary="', b'boundary="\\"'), "cannot be read"),
     "two boundaries": (lambda m: m.replace(b"; micalg", b"; boundary=x; micalg"), "cannot be read"),
     "two types": (lambda m: b"Content-Type: text/plain\n" + m, "two Content-Type headers"),
-    "no type": (lambda m: m.replace(b"Content-Type: multipart", b"X-Type: multipart"), "cannot be read"),
+    "no type": (
+        lambda m: m.replace(b"Content-Type: multipart", b"X-Type: multipart"),
+        "cannot be read",
+    ),
     "blank line first": (lambda m: b"\n" + m, "No blank line"),
     "header only": (lambda m: m[: m.index(b"\n\n") + 1], "No blank line"),
     "CR only": (lambda m: m.replace(b"\n", b"\r"), "No blank line"),
     "long header": (lambda m: b"X: " + b"x" * 20_000 + b"\n" + m, "No blank line"),
-    "encoding": (lambda m: m.replace(b"Encoding: base64", b"Encoding: 7bit"), "its signature is not base64"),
+    "encoding": (
+        lambda m: m.replace(b"Encoding: base64", b"Encoding: 7bit"),
+        "its signature is not base64",
+    ),
     "base64": (lambda m: m.replace(b"MII", b"M!I", 1), "broken base64"),
-    "delimiter inside": (lambda m: m.replace(b"VMUUID: two", b"--" + boundary(m) + b" two"), "not exactly two"),
-    "delimiter goes on": (lambda m: m.replace(boundary(m) + b"\n", boundary(m) + b"x\n"), "goes on otherwise"),
-    "large signature": (lambda m: m.replace(b"MII", b"A" * 70_000 + b"MII", 1), "larger than 65536"),
+    "delimiter inside": (
+        lambda m: m.replace(b"VMUUID: two", b"--" + boundary(m) + b" two"),
+        "not exactly two",
+    ),
+    "delimiter goes on": (
+        lambda m: m.replace(boundary(m) + b"\n", boundary(m) + b"x\n"),
+        "goes on otherwise",
+    ),
+    "large signature": (
+        lambda m: m.replace(b"MII", b"A" * 70_000 + b"MII", 1),
+        "larger than 65536",
+    ),
 }
 
 
@@ -177,13 +218,22 @@ def test_frames_that_are_refused(shop: Workshop, message: bytes, case: str) -> N
     assert cause in shop.refusal(changed)
 
 
-def test_blanks_after_delimiters_and_at_the_end_are_transport(shop: Workshop, message: bytes) -> None:
-    assert shop.verify(message.replace(boundary(message) + b"\n", boundary(message) + b"  \n") + b"\n\n").body == TEXT
+def test_blanks_after_delimiters_and_at_the_end_are_transport(
+    shop: Workshop, message: bytes
+) -> None:
+    assert (
+        shop.verify(
+            message.replace(boundary(message) + b"\n", boundary(message) + b"  \n") + b"\n\n"
+        ).body
+        == TEXT
+    )
 
 
 def test_text_before_the_first_part_is_ignored(shop: Workshop, message: bytes) -> None:
     """F-T6: RFC 2046 section 5.1.1."""
-    altered = message.replace(b"This is an", b"APEL-cloud-message: v0.4\n\nVMUUID: three\nThis is an")
+    altered = message.replace(
+        b"This is an", b"APEL-cloud-message: v0.4\n\nVMUUID: three\nThis is an"
+    )
     assert altered != message
     assert shop.verify(altered).body == TEXT
 
@@ -214,7 +264,11 @@ def change_opaque(shop: Workshop, old: bytes, new: bytes) -> bytes:
 
 def test_accounting_comes_in_two_parts_only(shop: Workshop) -> None:
     """An opaque message is what SSM takes for an encrypted one."""
-    for options in (["-nodetach"], ["-nodetach", "-outform", "PEM"], ["-nodetach", "-outform", "DER"]):
+    for options in (
+        ["-nodetach"],
+        ["-nodetach", "-outform", "PEM"],
+        ["-nodetach", "-outform", "DER"],
+    ):
         shop.refusal(shop.sign(TEXT, "-text", *options))
     assert shop.verify(shop.sign(TEXT, "-text", "-nodetach"), forms=ALL).body == TEXT
 
@@ -222,13 +276,19 @@ def test_accounting_comes_in_two_parts_only(shop: Workshop) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "cause"),
     [
-        (b"smime-type=signed-data", b"smime-type=enveloped-data", "enveloped-data, not signed-data"),
+        (
+            b"smime-type=signed-data",
+            b"smime-type=enveloped-data",
+            "enveloped-data, not signed-data",
+        ),
         (b"Transfer-Encoding: base64", b"Transfer-Encoding: binary", "its signature is not base64"),
         (b"\n\nMI", b"\n\nM!", "broken base64"),
         (b"\n\nMI", b"\n\nMA", "structure cannot be read"),
     ],
 )
-def test_opaque_messages_that_are_refused(shop: Workshop, old: bytes, new: bytes, cause: str) -> None:
+def test_opaque_messages_that_are_refused(
+    shop: Workshop, old: bytes, new: bytes, cause: str
+) -> None:
     assert cause in shop.refusal(change_opaque(shop, old, new), forms=ALL)
 
 
@@ -307,7 +367,9 @@ def test_the_signature_of_another_text(shop: Workshop, message: bytes) -> None:
     other = shop.sign(TEXT + b"more\n", "-text")
     signature = message[message.index(b"Content-Disposition") :].split(b"\n\n")[1]
     theirs = other[other.index(b"Content-Disposition") :].split(b"\n\n")[1]
-    assert "not the one that was signed" in shop.refusal(message.replace(signature, theirs), Tampered)
+    assert "not the one that was signed" in shop.refusal(
+        message.replace(signature, theirs), Tampered
+    )
 
 
 # The structure of the signature
@@ -355,11 +417,15 @@ def weak_digest(info: cms.ContentInfo) -> None:
 
 
 def contradicting_digest(info: cms.ContentInfo) -> None:
-    signer_info(info)["signature_algorithm"] = algos.SignedDigestAlgorithm({"algorithm": "sha512_rsa"})
+    signer_info(info)["signature_algorithm"] = algos.SignedDigestAlgorithm(
+        {"algorithm": "sha512_rsa"}
+    )
 
 
 def unknown_scheme(info: cms.ContentInfo) -> None:
-    signer_info(info)["signature_algorithm"] = algos.SignedDigestAlgorithm({"algorithm": "sha256_ecdsa"})
+    signer_info(info)["signature_algorithm"] = algos.SignedDigestAlgorithm(
+        {"algorithm": "sha256_ecdsa"}
+    )
 
 
 def by_key_identifier(info: cms.ContentInfo) -> None:
@@ -374,7 +440,9 @@ def keep(*kinds: str) -> Callable[[cms.ContentInfo], None]:
             for attribute in signer_info(info)["signed_attrs"]
             if attribute["type"].native == kind
         ]
-        signer_info(info)["signed_attrs"] = cms.CMSAttributes([attribute.copy() for attribute in kept])
+        signer_info(info)["signed_attrs"] = cms.CMSAttributes(
+            [attribute.copy() for attribute in kept]
+        )
 
     return change
 
@@ -392,14 +460,22 @@ STRUCTURES: list[tuple[Callable[[cms.ContentInfo], None], type[Exception], str]]
     (by_key_identifier, Malformed, "not named by issuer and serial"),
     (keep("content_type"), Malformed, "message_digest is missing"),
     (keep("message_digest"), Malformed, "content_type is missing"),
-    (keep("content_type", "message_digest", "message_digest"), Malformed, "message_digest is there twice"),
+    (
+        keep("content_type", "message_digest", "message_digest"),
+        Malformed,
+        "message_digest is there twice",
+    ),
     (keep("content_type", "message_digest"), Tampered, "the signature does not fit"),
 ]
 
 
 @pytest.mark.parametrize(("change", "kind", "cause"), STRUCTURES)
 def test_structures_that_are_refused(
-    shop: Workshop, message: bytes, change: Callable[[cms.ContentInfo], None], kind: type[Exception], cause: str
+    shop: Workshop,
+    message: bytes,
+    change: Callable[[cms.ContentInfo], None],
+    kind: type[Exception],
+    cause: str,
 ) -> None:
     assert cause in shop.refusal(rebuild(message, change), kind)
 
@@ -408,7 +484,9 @@ def test_rebuilding_alone_changes_nothing(shop: Workshop, message: bytes) -> Non
     assert shop.verify(rebuild(message, lambda _: None)).body == TEXT
 
 
-@pytest.mark.parametrize("data", [b"", b"\x30\x80" * 5000, b"\x30\x03\x02\x01\x00", b"\x30" + b"\xff" * 40])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x30\x80" * 5000, b"\x30\x03\x02\x01\x00", b"\x30" + b"\xff" * 40]
+)
 def test_bytes_that_are_no_cms(shop: Workshop, message: bytes, data: bytes) -> None:
     encoded = message[message.index(b"MII") :].split(b"\n\n")[0]
     changed = message.replace(encoded, base64.encodebytes(data).rstrip())
@@ -456,7 +534,12 @@ def test_fewer_attributes(shop: Workshop, options: list[str]) -> None:
 def test_pss(shop: Workshop, message: bytes, digest: hashes.HashAlgorithm) -> None:
     key = shop.host.key
     assert isinstance(key, rsa.RSAPrivateKey)
-    text = message.split(b"--" + boundary(message))[1].removeprefix(b"\n").removesuffix(b"\n").replace(b"\n", b"\r\n")
+    text = (
+        message.split(b"--" + boundary(message))[1]
+        .removeprefix(b"\n")
+        .removesuffix(b"\n")
+        .replace(b"\n", b"\r\n")
+    )
 
     def resign(info: cms.ContentInfo) -> None:
         signer = signer_info(info)
@@ -471,7 +554,9 @@ def test_pss(shop: Workshop, message: bytes, digest: hashes.HashAlgorithm) -> No
             {"algorithm": "rsassa_pss", "parameters": parameters}
         )
         del signer["signed_attrs"]
-        signer["signature"] = key.sign(text, padding.PSS(mgf=padding.MGF1(digest), salt_length=20), digest)
+        signer["signature"] = key.sign(
+            text, padding.PSS(mgf=padding.MGF1(digest), salt_length=20), digest
+        )
 
     assert shop.verify(rebuild(message, resign)).body == TEXT
 
@@ -495,7 +580,9 @@ def test_parameters_that_no_signature_has(shop: Workshop, message: bytes) -> Non
 
 def test_an_unknown_signer(shop: Workshop) -> None:
     rogue = Authority.root("/CN=Rogue").issue(HOST)
-    assert "not among the trust anchors" in shop.refusal(shop.sign(TEXT, "-text", pair=rogue), NoAnchor)
+    assert "not among the trust anchors" in shop.refusal(
+        shop.sign(TEXT, "-text", pair=rogue), NoAnchor
+    )
 
 
 def test_the_certificate_named_by_the_signer_counts(shop: Workshop) -> None:
@@ -535,7 +622,8 @@ def test_an_issuer_s_name_that_only_openssl_can_read(shop: Workshop) -> None:
     value = b"\x0aRogue Root"
     structure = base64.b64decode(encoded)
     assert structure.count(b"\x0c" + value) == 1
-    spoilt = structure.replace(b"\x0c" + value, b"\x07" + value)  # an ObjectDescriptor instead of a UTF8String
+    # an ObjectDescriptor instead of a UTF8String
+    spoilt = structure.replace(b"\x0c" + value, b"\x07" + value)
     assert "name cannot be read" in shop.refusal(head + base64.encodebytes(spoilt) + b"\n" + tail)
 
 
@@ -594,7 +682,9 @@ def test_content_types(value: str, kind: str, parameters: dict[str, str]) -> Non
     assert (found.type, dict(found.parameters)) == (kind, parameters)
 
 
-@pytest.mark.parametrize("value", ["", "text", "text/plain; x", "text/plain; x=1; X=2", "text/plain x=1", 'a/b; x="'])
+@pytest.mark.parametrize(
+    "value", ["", "text", "text/plain; x", "text/plain; x=1; X=2", "text/plain x=1", 'a/b; x="']
+)
 def test_broken_content_types(value: str) -> None:
     with pytest.raises(Malformed, match="cannot be read"):
         mime.parse_content_type(value)

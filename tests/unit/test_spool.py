@@ -46,7 +46,9 @@ def test_adopted_elements_come_out_of_dirq_in_order(spool: Spool, tmp_path: Path
     assert read == list(range(200))
 
 
-def test_a_directory_that_another_made_is_durable_before_an_element_is(spool: Spool, tmp_path: Path) -> None:
+def test_a_directory_that_another_made_is_durable_before_an_element_is(
+    spool: Spool, tmp_path: Path
+) -> None:
     minute = int(time.time()) // 60 * 60
     for directory in (minute, minute + 60):  # by a producer that has not come to fsync their names
         (spool.path / f"{directory:08x}").mkdir(parents=True)
@@ -57,7 +59,12 @@ def test_a_directory_that_another_made_is_durable_before_an_element_is(spool: Sp
     )
     calls = trace(script, spool.path, source, below=tmp_path)
     (name,) = spool.names()
-    assert calls == ["fsync queue", f"renameat2 staged queue/{name}", f"fsync queue/{name[:8]}", "fsync ."]
+    assert calls == [
+        "fsync queue",
+        f"renameat2 staged queue/{name}",
+        f"fsync queue/{name[:8]}",
+        "fsync .",
+    ]
 
 
 def test_names_never_go_backwards_when_the_clock_does(
@@ -126,7 +133,9 @@ def test_a_lock_excludes_and_taking_away_is_no_error(spool: Spool, tmp_path: Pat
     assert spool.size(name) == 0
 
 
-def test_purge_breaks_only_old_locks_and_keeps_the_newest_directory(spool: Spool, tmp_path: Path) -> None:
+def test_purge_breaks_only_old_locks_and_keeps_the_newest_directory(
+    spool: Spool, tmp_path: Path
+) -> None:
     name = spool.adopt(staged(tmp_path))
     directory = (spool.path / name).parent
     (spool.path / "00000000").mkdir()
@@ -156,7 +165,8 @@ def test_leftovers_of_each_kind_have_their_own_age(spool: Spool, tmp_path: Path)
     for kind in ("tmp", "lck"):
         path = directory / f"{'a' * 14}.{kind}"
         path.touch()
-        os.utime(path, (time.time() - 420, time.time() - 420))  # dirq: 5 minutes for one, 10 for the other
+        # dirq: 5 minutes for one, 10 for the other
+        os.utime(path, (time.time() - 420, time.time() - 420))
     theirs = QueueSimple(str(tmp_path / "theirs"))
     shutil.copytree(spool.path, theirs.path, dirs_exist_ok=True)
     spool.purge()
@@ -165,7 +175,9 @@ def test_leftovers_of_each_kind_have_their_own_age(spool: Spool, tmp_path: Path)
     assert f"{'a' * 14}.lck" in os.listdir(directory)
 
 
-def test_names_are_made_as_dirq_makes_them(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_made_as_dirq_makes_them(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs = QueueSimple(str(tmp_path / "theirs"))
     monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
     monkeypatch.setattr(time, "time", lambda: 1_900_000_019.5)
@@ -174,7 +186,9 @@ def test_names_are_made_as_dirq_makes_them(spool: Spool, tmp_path: Path, monkeyp
     assert len(ours) == len(other)
 
 
-def test_an_element_taken_away_while_it_is_locked_leaves_no_lock(spool: Spool, tmp_path: Path) -> None:
+def test_an_element_taken_away_while_it_is_locked_leaves_no_lock(
+    spool: Spool, tmp_path: Path
+) -> None:
     name = spool.adopt(staged(tmp_path))
     script = (
         "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
@@ -191,7 +205,9 @@ def test_what_a_sender_purged_meanwhile_is_made_again(spool: Spool, tmp_path: Pa
         "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
         "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
     )
-    calls = trace(script, spool.path, source, below=tmp_path, inject="renameat2:error=ENOENT:when=1")
+    calls = trace(
+        script, spool.path, source, below=tmp_path, inject="renameat2:error=ENOENT:when=1"
+    )
     assert [call.split()[0] for call in calls].count("renameat2") == 2
     assert spool.count() == 1
 
@@ -210,13 +226,25 @@ def test_a_missing_source_is_an_error(spool: Spool, tmp_path: Path) -> None:
         spool.adopt(tmp_path / "nothing")
 
 
-def test_a_sender_may_take_an_element_and_its_directory_at_once(spool: Spool, tmp_path: Path) -> None:
-    (spool.path / "ffffffff").mkdir(parents=True)  # as a clock that was wrong leaves it: ours is never the newest
+def test_a_sender_may_take_an_element_and_its_directory_at_once(
+    spool: Spool, tmp_path: Path
+) -> None:
+    # as a clock that was wrong leaves it: ours is never the newest
+    (spool.path / "ffffffff").mkdir(parents=True)
     script = (
         "import sys; from pathlib import Path; from appliance.core.spool import Spool\n"
         "Spool(Path(sys.argv[1])).adopt(Path(sys.argv[2]))"
     )
-    slow = ["strace", "-qq", "-o", os.devnull, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_exit=200000"]
+    slow = [
+        "strace",
+        "-qq",
+        "-o",
+        os.devnull,
+        "-e",
+        "trace=renameat2",
+        "-e",
+        "inject=renameat2:delay_exit=200000",
+    ]
     command = [*slow, sys.executable, "-c", script, str(spool.path), str(staged(tmp_path))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as producer:
         while producer.poll() is None:
@@ -268,7 +296,10 @@ def test_what_others_left_is_skipped_and_named_with_the_command_that_helps() -> 
         spool = Spool(root / "spool")
         with foreign.acting_as_nobody() as ids:
             locked = [name for name in spool.names() if spool.lock(name)]
-            usable = {name: spool.is_usable(name) for name in [*locked, ElementName("22222222/" + "a" * 14)]}
+            usable = {
+                name: spool.is_usable(name)
+                for name in [*locked, ElementName("22222222/" + "a" * 14)]
+            }
             for name in locked:
                 spool.remove(name)
             spool.purge()
@@ -277,18 +308,23 @@ def test_what_others_left_is_skipped_and_named_with_the_command_that_helps() -> 
         lines = {str(path): str(line) for path, line in spool.skipped.items()}
         assert list(usable.values()) == [True, True, False]
         assert locked == good
-        assert count == 2  # the one that may not be read, and the one in the directory that may not be changed
+        # the one that may not be read, and the one in the directory that may not be changed
+        assert count == 2
         assert lines.keys() == {str(path) for path in found.values()}
         for name in ("closed", "read-only", "unreadable"):
             assert lines[str(found[name])].endswith(f"; chown -R {ids} {found[name]}")
         for name in ("file", "link", "element link", "element pipe"):
             assert lines[str(found[name])].endswith(f"; if nobody needs it: rm {found[name]}")
-        assert lines[str(found["element directory"])].endswith(f": rm -r {found['element directory']}")
+        assert lines[str(found["element directory"])].endswith(
+            f": rm -r {found['element directory']}"
+        )
         for name in ("closed", "read-only"):
             found[name].chmod(0o700)
 
 
-def test_a_producer_passes_over_a_directory_that_it_cannot_use(spool: Spool, tmp_path: Path) -> None:
+def test_a_producer_passes_over_a_directory_that_it_cannot_use(
+    spool: Spool, tmp_path: Path
+) -> None:
     """F-H1: the minute's directory is somebody else's file; what follows keeps its order."""
     minute = int(time.time()) // 60 * 60
     spool.path.mkdir()
@@ -317,14 +353,18 @@ def test_an_element_that_could_be_sent_but_not_removed_is_not_sent() -> None:
             lines = [str(line) for line in spool.skipped.values()]
         if os.geteuid() == 0:
             assert not is_locked
-            assert lines[0].startswith(f"{root}/spool/{name}: skipped: operation not permitted (a file of user 0")
+            assert lines[0].startswith(
+                f"{root}/spool/{name}: skipped: operation not permitted (a file of user 0"
+            )
             os.chown(root / "spool" / name, foreign.NOBODY, -1)
             with foreign.acting_as_nobody():
                 assert spool.lock(ElementName(name))
         assert Spool(root / "spool").is_locked(ElementName(name))
 
 
-def test_an_element_whose_lock_cannot_be_renewed_is_not_locked(spool: Spool, tmp_path: Path) -> None:
+def test_an_element_whose_lock_cannot_be_renewed_is_not_locked(
+    spool: Spool, tmp_path: Path
+) -> None:
     """F-H1: others would break the lock at once."""
     name = spool.adopt(staged(tmp_path))
     script = (
@@ -338,7 +378,9 @@ def test_an_element_whose_lock_cannot_be_renewed_is_not_locked(spool: Spool, tmp
     assert calls == [f"link {name} {name}.lck", f"utimensat {name}", f"unlink {name}.lck"]
 
 
-def test_a_link_in_the_place_of_a_lock_is_a_lock_until_it_is_old(spool: Spool, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_a_lock_is_a_lock_until_it_is_old(
+    spool: Spool, tmp_path: Path
+) -> None:
     name = spool.adopt(staged(tmp_path))
     lock = spool.path / f"{name}.lck"
     lock.symlink_to("nowhere")
@@ -418,7 +460,9 @@ def test_ages_at_which_leftovers_go(spool: Spool, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").exists()
 
 
-def test_what_another_took_away_is_removed_and_given_back_without_a_word(spool: Spool, tmp_path: Path) -> None:
+def test_what_another_took_away_is_removed_and_given_back_without_a_word(
+    spool: Spool, tmp_path: Path
+) -> None:
     for end in (spool.remove, spool.unlock):
         name = spool.adopt(staged(tmp_path))
         end(name)
@@ -444,7 +488,9 @@ def test_the_order_in_which_directories_become_durable(spool: Spool, tmp_path: P
     assert seen == [(".", True), ("queue", True), (f"queue/{first[:8]}", False), (".", False)]
 
 
-def test_a_directory_is_made_durable_once(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_is_made_durable_once(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
     (spool.path / f"{1_899_999_960:08x}").mkdir(parents=True)
     seen: list[str] = []
@@ -455,7 +501,9 @@ def test_a_directory_is_made_durable_once(spool: Spool, tmp_path: Path, monkeypa
     assert seen[0] == "queue"
 
 
-def test_a_directory_that_a_sender_purges_before_the_move_is_made_again(spool: Spool, tmp_path: Path) -> None:
+def test_a_directory_that_a_sender_purges_before_the_move_is_made_again(
+    spool: Spool, tmp_path: Path
+) -> None:
     source = staged(tmp_path)
 
     def purge(_: Path) -> None:
@@ -501,7 +549,9 @@ def test_an_element_taken_between_link_and_renewal_is_not_locked(
 
 
 @pytest.mark.parametrize("takes_lock", [False, True])
-def test_a_lock_that_may_not_be_renewed_is_given_back(spool: Spool, tmp_path: Path, *, takes_lock: bool) -> None:
+def test_a_lock_that_may_not_be_renewed_is_given_back(
+    spool: Spool, tmp_path: Path, *, takes_lock: bool
+) -> None:
     """F-H1: as `test_an_element_whose_lock_cannot_be_renewed_is_not_locked`, also without the lock."""
     name = spool.adopt(staged(tmp_path))
 
@@ -540,7 +590,9 @@ def test_a_directory_that_vanishes_before_it_is_read_is_empty(spool: Spool, tmp_
     assert spool.skipped == {}
 
 
-def test_a_directory_that_becomes_something_else_keeps_no_other(spool: Spool, tmp_path: Path) -> None:
+def test_a_directory_that_becomes_something_else_keeps_no_other(
+    spool: Spool, tmp_path: Path
+) -> None:
     """F-H1: between the two looks at it."""
     name = spool.adopt(staged(tmp_path))
     odd = spool.path / "00000000"
@@ -572,7 +624,9 @@ def test_all_names_are_of_one_length_and_close_together(
     assert names == [f"713fb2d8/713fb313{micros + n:05x}f" for n in range(3)]
 
 
-def test_an_age_is_reached_when_dirq_says(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_age_is_reached_when_dirq_says(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = spool.adopt(staged(tmp_path))
     now = 1_900_000_000
     for age in (300, 301):
@@ -584,11 +638,15 @@ def test_an_age_is_reached_when_dirq_says(spool: Spool, tmp_path: Path, monkeypa
     monkeypatch.setattr(time, "time", lambda: float(now))
     spool.purge()
     theirs.purge()
-    left = [sorted(path.name for path in Path(top).glob("*/*.tmp")) for top in (spool.path, theirs.path)]
+    left = [
+        sorted(path.name for path in Path(top).glob("*/*.tmp")) for top in (spool.path, theirs.path)
+    ]
     assert left == [[f"{300:014x}.tmp"]] * 2
 
 
-def test_later_directories_follow_those_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_directories_follow_those_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """F-H1: a file, a link, and directories of others are passed over, each named with its cause."""
     minute = 1_899_999_960
     monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)

@@ -12,7 +12,9 @@ from ssm.cmds import daemon
 
 
 @pytest.mark.parametrize("content", [None, "", "one", "0", "-1", "9" * 30, "4194303999"])
-def test_a_file_that_names_no_other_process_is_no_obstacle(tmp_path: Path, content: str | None) -> None:
+def test_a_file_that_names_no_other_process_is_no_obstacle(
+    tmp_path: Path, content: str | None
+) -> None:
     pidfile = tmp_path / "run" / "pid"
     if content is not None:
         pidfile.parent.mkdir()

@@ -44,12 +44,18 @@ def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust
         bodies = [frame.body.split(b"text/plain\n\n", 1)[1][:2] for frame in broker.sent]
         assert bodies == [b"0\n", b"1\n", b"2\n", b"3\n", b"4\n"]
         assert broker.ids() == ["b", "%C3%A4 %0A:x", "%2541", "%FF", "00000000"]
-    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [".hidden.d", "11111111", "sub"]
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [
+        ".hidden.d",
+        "11111111",
+        "sub",
+    ]
     assert outgoing.spool.count() == 0
     assert {path.name for path in tmp_path.iterdir()} == {"spool", "sender.cfg"}
 
 
-def test_what_is_no_file_is_named_and_what_is_being_written_waits(tmp_path: Path, trust: Trust) -> None:
+def test_what_is_no_file_is_named_and_what_is_being_written_waits(
+    tmp_path: Path, trust: Trust
+) -> None:
     """F-S3, F-H1."""
     spool = tmp_path / "spool"
     fill(spool)
@@ -58,7 +64,9 @@ def test_what_is_no_file_is_named_and_what_is_being_written_waits(tmp_path: Path
     code = f"f = open({str(spool / 'copy')!r}, 'w'); print(f.write('half') and 'written', flush=True); input()"
     with (
         FaultBroker(trust.host("broker"), trust.grid.certificate) as broker,
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer,
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as writer,
     ):
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"written\n"
@@ -88,7 +96,10 @@ def test_a_bad_file_is_set_aside(tmp_path: Path, trust: Trust) -> None:
         assert run(broker, tmp_path, trust)[0] is ExitStatus.PARTLY
         assert broker.accepted == [names[0], names[3]]
     assert list(spool.iterdir()) == []
-    failed = Queue(str(tmp_path / "failed/spool"), schema={"body": "string", "empaid": "string", "firstseen": "string"})
+    failed = Queue(
+        str(tmp_path / "failed/spool"),
+        schema={"body": "string", "empaid": "string", "firstseen": "string"},
+    )
     found = {}
     for element in failed.names():
         assert failed.lock(element)

@@ -41,14 +41,21 @@ def load(credential: object) -> Identity:
     return Identity.load(credential.certificate, key_path=credential.key, at=clock.now())  # type: ignore[attr-defined]
 
 
-def test_a_message_that_the_program_fails_on_holds_back_no_other(tmp_path: Path, trust: Trust) -> None:
+def test_a_message_that_the_program_fails_on_holds_back_no_other(
+    tmp_path: Path, trust: Trust
+) -> None:
     identity = load(trust.host("sender"))
     judge = judge_with(tmp_path, Broken(trust.ca_directory), identity)
     message = envelope.sign(b"text\n", identity=identity)
-    verdicts = judge.judge([Delivery("1", "m-1", "a/1", message), Delivery("2", "m-2", "a/2", b"no header\n")])
+    verdicts = judge.judge(
+        [Delivery("1", "m-1", "a/1", message), Delivery("2", "m-2", "a/2", b"no header\n")]
+    )
     assert [verdict.key.queue for verdict in verdicts] == [REJECT, REJECT]
     assert verdicts[0].fields["body"] == message
-    assert verdicts[0].fields["error"] == b"Failed to verify message: this program failed on it: ZeroDivisionError"
+    assert (
+        verdicts[0].fields["error"]
+        == b"Failed to verify message: this program failed on it: ZeroDivisionError"
+    )
 
 
 def test_a_certificate_that_comes_near_its_end_is_told_while_running(

@@ -14,6 +14,10 @@ def test_lists_written_by_any_editor(tmp_path: Path, mark: str, end: str) -> Non
     (tmp_path / "dns").write_bytes((mark + end.join(lines)).encode())
     (tmp_path / "banned").write_bytes(f"{mark}/DC=EU/CN=two{end}".encode())
     names = AcceptedNames(tmp_path / "dns", banned=tmp_path / "banned")
-    assert [names.accepts(f"/DC=EU/CN={name}") for name in ("one", "two", "three")] == [True, True, False]
+    assert [names.accepts(f"/DC=EU/CN={name}") for name in ("one", "two", "three")] == [
+        True,
+        True,
+        False,
+    ]
     assert [names.bans(f"/DC=EU/CN={name}") for name in ("one", "two")] == [False, True]
     assert not names.accepts("/DC=EU/CN=ONE")

@@ -43,9 +43,14 @@ def test_a_message_of_2000_records_arrives_in_parts(tmp_path: Path, trust: Trust
         assert sender.run() is ExitStatus.DONE
         parts = [name, f"{name}.1"], [usage, f"{usage}.1"]
         assert service.ids("x") == [first, *parts[0], *parts[1], *last]
-        assert max(int(request.headers["content-length"]) for request in service.asked("publish")) <= MIB
+        assert (
+            max(int(request.headers["content-length"]) for request in service.asked("publish"))
+            <= MIB
+        )
         texts = opened(service)
-        assert [found for part in texts[1:3] for found in text_records(part)] == text_records(large(2000).encode())
+        assert [found for part in texts[1:3] for found in text_records(part)] == text_records(
+            large(2000).encode()
+        )
         found = [entry for part in texts[3:5] for entry in json.loads(part)["UsageRecords"]]
         assert found == json.loads(text)["UsageRecords"]
     assert spool.count() == 0
@@ -62,9 +67,15 @@ def test_one_record_that_is_too_large_is_set_aside_alone(tmp_path: Path, trust: 
         sender, _ = sender_to(service, tmp_path, trust, 0, max_wire=True)
         assert sender.run() is ExitStatus.PARTLY
         assert service.ids("x") == [name, f"{name}.2"]
-        assert [text_records(part) for part in opened(service)] == [[records[0].strip()], [records[2].strip()]]
+        assert [text_records(part) for part in opened(service)] == [
+            [records[0].strip()],
+            [records[2].strip()],
+        ]
     assert spool.count() == 0
-    failed = Queue(str(tmp_path / "failed/spool"), schema={"body": "string", "empaid": "string", "reason": "string"})
+    failed = Queue(
+        str(tmp_path / "failed/spool"),
+        schema={"body": "string", "empaid": "string", "reason": "string"},
+    )
     element = failed.first()
     assert failed.lock(element)
     found = failed.get(element)
@@ -90,7 +101,9 @@ def test_parts_come_out_the_same_in_the_next_run(tmp_path: Path, trust: Trust, o
         arrived = dict(zip(service.ids("x"), opened(service), strict=True))
         assert list(arrived) == [name, f"{name}.1", f"{name}.2"]
         assert len(set(zip(service.ids("x"), opened(service), strict=True))) == 3
-        assert [r for part in arrived.values() for r in text_records(part)] == text_records(large(3000).encode())
+        assert [r for part in arrived.values() for r in text_records(part)] == text_records(
+            large(3000).encode()
+        )
     assert spool.count() == 0
 
 
@@ -103,6 +116,8 @@ def test_a_service_that_takes_less_is_believed(tmp_path: Path, trust: Trust) -> 
         assert sender.run() is ExitStatus.DONE
         arrived = dict(zip(service.ids("x"), opened(service), strict=True))
         assert all(found.startswith(name) for found in arrived)
-        assert [r for part in arrived.values() for r in text_records(part)] == text_records(large(700).encode())
+        assert [r for part in arrived.values() for r in text_records(part)] == text_records(
+            large(700).encode()
+        )
     assert spool.count() == 0
     assert not (tmp_path / "failed").exists()

@@ -44,7 +44,9 @@ def test_dirq_reads_and_removes_what_was_added(tmp_path: Path) -> None:
     assert list(places.values()) == [f"00000000/{name}" for name in names]
     assert queue.staged() == []
     assert queue.field(names[3], "signer") == b"3"
-    assert [element["signer"] for element in read(queue.path)] == [str(number) for number in range(20)]
+    assert [element["signer"] for element in read(queue.path)] == [
+        str(number) for number in range(20)
+    ]
     assert queue.field(names[3], "signer") is None
 
 
@@ -135,7 +137,9 @@ def test_a_key_is_signer_id_and_text_in_one_queue(tmp_path: Path) -> None:
 def test_a_receiver_forgets_while_it_runs(tmp_path: Path) -> None:
     store = Store(tmp_path, record=RunRecord("ssmreceive"))
     other = Journal(tmp_path / ".received.sqlite")
-    old, new = (Key.of("incoming", signer="s", message_id=name, body=b"") for name in ("old", "new"))
+    old, new = (
+        Key.of("incoming", signer="s", message_id=name, body=b"") for name in ("old", "new")
+    )
     other.add([(old, "e1")], at=clock.now() - timedelta(days=31))
     other.add([(new, "e2")], at=clock.now() - timedelta(days=29))
     store.tidy()
@@ -156,7 +160,9 @@ def test_rows_are_written_all_or_none(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_journal_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "journal").write_text("something else entirely, and long enough to be looked at\n" * 20)
+    (tmp_path / "journal").write_text(
+        "something else entirely, and long enough to be looked at\n" * 20
+    )
     with pytest.raises(LocalFailure, match=r"file is not a database; .* may be moved away"):
         Journal(tmp_path / "journal")
 
@@ -198,7 +204,9 @@ def test_what_others_left_in_a_queue_is_passed_by_and_named() -> None:
             assert moved == {name: f"00000000/{name}"}
             assert lines.keys() == {str(path) for path in (closed, link, held, queue / "obsolete")}
             assert lines[str(held)].endswith(f"; chown -R {foreign.NOBODY}:{foreign.NOBODY} {held}")
-        assert lines[str(closed)].startswith(f"{closed}: skipped: permission denied (a directory of user ")
+        assert lines[str(closed)].startswith(
+            f"{closed}: skipped: permission denied (a directory of user "
+        )
         closed.chmod(0o700)
         link.unlink()
         closed.rmdir()

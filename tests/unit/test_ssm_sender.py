@@ -53,7 +53,9 @@ def sender_to(
     )
     if isinstance(broker, AMS):
         broker.create("x")
-        config.write_text(config.read_text().replace("[cert", f"authn_port: {broker.authn_port}\n[cert"))
+        config.write_text(
+            config.read_text().replace("[cert", f"authn_port: {broker.authn_port}\n[cert")
+        )
     settings = load_sender(config, layout=Layout(directory))
     queue = QueueSimple(str(settings.path))
     names = [queue.add(f"{number}\n") for number in range(count)]
@@ -64,7 +66,12 @@ def sender_to(
         settings,
         Outgoing(spool, journal=settings.journal),
         packer=Packer(
-            identity, anchors, None, "aes128", 16_000_000, packer.max_wire(settings.link) if max_wire else None
+            identity,
+            anchors,
+            None,
+            "aes128",
+            16_000_000,
+            packer.max_wire(settings.link) if max_wire else None,
         ),
         brokers=brokers(settings.link, trust=anchors),
         record=RunRecord("ssmsend"),
@@ -93,7 +100,9 @@ def test_messages_without_a_receipt_are_sent_again(tmp_path: Path, trust: Trust)
 
 def test_a_broker_that_never_confirms_is_given_up(tmp_path: Path, trust: Trust) -> None:
     """F-S7: after one and a half times the limit for the first receipt, whatever it is tried with."""
-    with FaultBroker(trust.host("broker"), trust.grid.certificate, [Fault(Kind.NO_RECEIPT)] * 3) as broker:
+    with FaultBroker(
+        trust.host("broker"), trust.grid.certificate, [Fault(Kind.NO_RECEIPT)] * 3
+    ) as broker:
         sender, names = sender_to(broker, tmp_path, trust, 2)
         with pytest.raises(Unavailable, match="no receipt for 1 s"):
             sender.run()
@@ -106,7 +115,9 @@ def test_a_broker_that_never_confirms_is_given_up(tmp_path: Path, trust: Trust) 
 
 
 def test_receipts_of_other_messages_are_no_sign_of_progress(tmp_path: Path, trust: Trust) -> None:
-    with FaultBroker(trust.host("broker"), trust.grid.certificate, [Fault(Kind.WRONG_RECEIPT)] * 3) as broker:
+    with FaultBroker(
+        trust.host("broker"), trust.grid.certificate, [Fault(Kind.WRONG_RECEIPT)] * 3
+    ) as broker:
         sender, _ = sender_to(broker, tmp_path, trust, 1)
         with pytest.raises(Unavailable, match="no receipt for 1 s"):
             sender.run()
@@ -128,10 +139,14 @@ def test_a_broker_that_is_full_has_nothing_against_a_message(tmp_path: Path, tru
     assert not (tmp_path / "failed").exists()
 
 
-def test_receipts_that_come_after_the_end_of_a_run_s_time_count(tmp_path: Path, trust: Trust) -> None:
+def test_receipts_that_come_after_the_end_of_a_run_s_time_count(
+    tmp_path: Path, trust: Trust
+) -> None:
     """What the broker has taken over would otherwise be sent once more by the next run."""
     with FaultBroker(trust.host("broker"), trust.grid.certificate, [Fault(Kind.SLOW)]) as broker:
-        sender, names = sender_to(broker, tmp_path, trust, 3, is_stopping=lambda: len(broker.sent) > 0)
+        sender, names = sender_to(
+            broker, tmp_path, trust, 3, is_stopping=lambda: len(broker.sent) > 0
+        )
         sender.run()
         left = [QueueSimple(str(tmp_path / "spool")).count(), len(broker.ids())]
     assert left[0] + left[1] == len(names)
@@ -140,10 +155,14 @@ def test_receipts_that_come_after_the_end_of_a_run_s_time_count(tmp_path: Path, 
 
 def test_what_a_run_did_not_come_to_is_told(tmp_path: Path, trust: Trust) -> None:
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
-        sender, names = sender_to(broker, tmp_path, trust, 70, is_stopping=lambda: len(broker.sent) >= 64)
+        sender, names = sender_to(
+            broker, tmp_path, trust, 70, is_stopping=lambda: len(broker.sent) >= 64
+        )
         assert sender.run() is ExitStatus.PARTLY
         assert broker.ids() == names[:64]
-    assert sender._record.failures == ["6 further messages: not reached; the next run goes on from here"]
+    assert sender._record.failures == [
+        "6 further messages: not reached; the next run goes on from here"
+    ]
     assert QueueSimple(str(tmp_path / "spool")).count() == 6
 
 
@@ -158,7 +177,9 @@ def test_a_bad_message_that_cannot_be_moved_blocks_no_other(tmp_path: Path, trus
     assert (spool.count(), spool.first()) == (1, bad)
     assert list((tmp_path / "spool").glob("*/*.lck")) == []
     [failure] = sender._record.failures
-    assert failure.startswith(f"{bad}: message: it is empty; it cannot be moved to {tmp_path}/failed/spool: ")
+    assert failure.startswith(
+        f"{bad}: message: it is empty; it cannot be moved to {tmp_path}/failed/spool: "
+    )
 
 
 def test_elements_that_a_neighbour_took_are_no_reason_to_stop(tmp_path: Path, trust: Trust) -> None:
@@ -180,7 +201,9 @@ def test_a_service_that_stays_out_of_order_is_asked_six_times(
     faults = [ams_service.Fault(ams_service.Kind.STATUS, times=99)]
     with AMS(trust.host("broker"), trust.grid.certificate, faults) as service:
         sender, names = sender_to(service, tmp_path, trust, 2)
-        with pytest.raises(Unavailable, match=r"is out of order \(503: broken on demand\); if it lasts, ask"):
+        with pytest.raises(
+            Unavailable, match=r"is out of order \(503: broken on demand\); if it lasts, ask"
+        ):
             sender.run()
         assert len(service.asked("publish")) == 6
     assert QueueSimple(str(tmp_path / "spool")).count() == len(names) == 2

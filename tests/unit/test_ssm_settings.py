@@ -96,7 +96,11 @@ def test_hosts_are_a_list(directory: Path) -> None:
         "broker.example.net:6162", "a.example.net:6162, [2001:db8::1]:61612 ,b\nport: 7"
     )
     brokers = load(directory, text).link.brokers
-    assert [str(broker) for broker in brokers] == ["a.example.net:6162", "[2001:db8::1]:61612", "b:7"]
+    assert [str(broker) for broker in brokers] == [
+        "a.example.net:6162",
+        "[2001:db8::1]:61612",
+        "b:7",
+    ]
 
 
 @pytest.mark.parametrize("protocol", ["STOMP", "AMS\nams_project: x"])
@@ -112,7 +116,10 @@ def test_hosts_are_a_list(directory: Path) -> None:
 def test_names_that_no_host_can_have(directory: Path, protocol: str, host: str, shown: str) -> None:
     name, _, more = protocol.partition("\n")
     text = (
-        SENDER.format(directory).replace("STOMP", name).replace("/queue/", "").replace("broker.example.net:6162", host)
+        SENDER.format(directory)
+        .replace("STOMP", name)
+        .replace("/queue/", "")
+        .replace("broker.example.net:6162", host)
     )
     told = f":4: [broker] host: there can be no host of the name '{shown}'; write host or host:port"
     assert problems(directory, f"{text}{more}\n") == [told]
@@ -121,7 +128,9 @@ def test_names_that_no_host_can_have(directory: Path, protocol: str, host: str, 
 @pytest.mark.parametrize("account", ["user:geheimes@", "geheimes@", "stomp://user:geheimes@"])
 def test_the_password_of_an_account_at_a_host_is_not_shown(directory: Path, account: str) -> None:
     text = SENDER.format(directory).replace("host: broker", f"host: {account}broker")
-    told = ":4: [broker] host: an account is not allowed; write host or host:port, several with commas"
+    told = (
+        ":4: [broker] host: an account is not allowed; write host or host:port, several with commas"
+    )
     assert problems(directory, text) == [told]
 
 
@@ -163,19 +172,26 @@ level: LOUD
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("host: broker.example.net:6162", "bdii: ldap://bdii.example.net:2170\nnetwork: PROD"), "host: HOST:PORT"),
+        (
+            ("host: broker.example.net:6162", "bdii: ldap://bdii.example.net:2170\nnetwork: PROD"),
+            "host: HOST:PORT",
+        ),
         (("broker.example.net", "msg.example.org"), "is still the placeholder"),
         (("host: broker.example.net:6162", "host:"), "must be set: name the message broker"),
     ],
 )
 def test_a_broker_must_be_named(directory: Path, change: tuple[str, str], expected: str) -> None:
-    assert any(expected in line for line in problems(directory, SENDER.format(directory).replace(*change)))
+    assert any(
+        expected in line for line in problems(directory, SENDER.format(directory).replace(*change))
+    )
 
 
 def test_paths_that_cannot_be_used_are_told_with_their_lines(directory: Path) -> None:
     long = directory / ("x" * 256)
     text = SENDER.format(directory).replace("[sender]", "[receiver]")
-    text = text.replace(f"path: {directory}/outgoing", f"path: {long}\n[daemon]\npidfile: {directory}")
+    text = text.replace(
+        f"path: {directory}/outgoing", f"path: {long}\n[daemon]\npidfile: {directory}"
+    )
     (directory / "receiver.cfg").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         load_receiver(directory / "receiver.cfg", layout=Layout(directory))
@@ -189,7 +205,9 @@ def test_what_deserves_a_warning(directory: Path) -> None:
     """D12: `use_ssl: false` among others."""
     (directory / "outgoing/openstack/6b029cc8").mkdir(parents=True)
     (directory / "outgoing/6b029cc8").mkdir()
-    text = SENDER.format(directory).replace("/queue/accounting", "/queue/global.accounting.test.cloud.central")
+    text = SENDER.format(directory).replace(
+        "/queue/accounting", "/queue/global.accounting.test.cloud.central"
+    )
     text = text.replace("[certificates]", "bdii: ldap://x\nuse_ssl: false\n[certificates]")
     assert warnings(load(directory, text)) == [
         ":5: [broker] bdii: brokers are no longer looked up in the information system, this is ignored; host counts",
@@ -207,11 +225,19 @@ def test_what_deserves_a_warning(directory: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "policy"),
-    [("true", "require"), ("False", "warn"), ("require", "require"), ("off", "off"), ("warn", "warn")],
+    [
+        ("true", "require"),
+        ("False", "warn"),
+        ("require", "require"),
+        ("off", "off"),
+        ("warn", "warn"),
+    ],
 )
 def test_check_crls_takes_both_vocabularies(directory: Path, value: str, policy: str) -> None:
     text = SENDER.format(directory).replace("[sender]", "[receiver]")
-    (directory / "receiver.cfg").write_text(text.replace("[messaging]", f"check_crls: {value}\n[messaging]"))
+    (directory / "receiver.cfg").write_text(
+        text.replace("[messaging]", f"check_crls: {value}\n[messaging]")
+    )
     settings = load_receiver(directory / "receiver.cfg", layout=Layout(directory))
     assert settings.crls == policy
     text = SENDER.format(directory).replace("[messaging]", f"check_crls: {value}\n[messaging]")
@@ -242,7 +268,8 @@ def test_ams_as_ssm_4_ships_it(directory: Path) -> None:
     assert link.ams == AMSAccess("accounting", "", 8443, system_cas=True)
     assert link.use_ssl
     settings = load(
-        directory, AMS.format(directory).replace("[certificates]", "port: 6163\nuse_ssl: no\n[certificates]")
+        directory,
+        AMS.format(directory).replace("[certificates]", "port: 6163\nuse_ssl: no\n[certificates]"),
     )
     assert settings.link.brokers == (Broker("msg.example.net", 443),)
     assert settings.link.use_ssl
@@ -268,7 +295,9 @@ def test_a_token_is_taken_and_shown_nowhere(directory: Path) -> None:
     assert settings.link.ams is not None
     assert settings.link.ams.token == "geheim"
     assert "geheim" not in repr(settings)
-    assert warnings(settings) == [":9: [messaging] token: every user of this host may read this file; chmod 0640"]
+    assert warnings(settings) == [
+        ":9: [messaging] token: every user of this host may read this file; chmod 0640"
+    ]
     (directory / "sender.cfg").chmod(0o640)
     assert load(directory, text).warnings == ()
     [problem] = problems(directory, text.replace("geheim", "geheim nis"))
@@ -278,16 +307,27 @@ def test_a_token_is_taken_and_shown_nowhere(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("ams_project: accounting", "ams_project:"), "[messaging] ams_project: must be set: the project at AMS"),
+        (
+            ("ams_project: accounting", "ams_project:"),
+            "[messaging] ams_project: must be set: the project at AMS",
+        ),
         (("ams_project: accounting", "ams_project: a/b"), "'a/b' is no name of a project at AMS"),
         (("eu-egi-cloud-accounting", "/queue/x"), "'/queue/x' is no name at AMS; name the topic"),
-        (("destination: eu-egi-cloud-accounting", ""), "[messaging] destination: must be set: the topic; EGI's"),
-        (("host: msg.example.net", "host:"), "[broker] host: must be set: EGI's is msg.argo.grnet.gr"),
+        (
+            ("destination: eu-egi-cloud-accounting", ""),
+            "[messaging] destination: must be set: the topic; EGI's",
+        ),
+        (
+            ("host: msg.example.net", "host:"),
+            "[broker] host: must be set: EGI's is msg.argo.grnet.gr",
+        ),
         (("host: msg.example.net", "host: msg.example.net\nauthn_port: 0"), "[broker] authn_port"),
     ],
 )
 def test_what_is_wrong_for_ams(directory: Path, change: tuple[str, str], expected: str) -> None:
-    assert any(expected in line for line in problems(directory, AMS.format(directory).replace(*change)))
+    assert any(
+        expected in line for line in problems(directory, AMS.format(directory).replace(*change))
+    )
 
 
 def test_options_of_ams_disturb_no_stomp(directory: Path) -> None:

@@ -41,7 +41,8 @@ def text_message(count: int, *, end: str = "\n") -> bytes:
 
 def json_message(count: int) -> bytes:
     records = ", ".join(
-        f'{{"id": {n}, "UsageRecords": ["}}]"], "big": 1e400, "name": "Größe \\u0041", "n": 1.0}}' for n in range(count)
+        f'{{"id": {n}, "UsageRecords": ["}}]"], "big": 1e400, "name": "Größe \\u0041", "n": 1.0}}'
+        for n in range(count)
     )
     return f'{{"Type": "APEL Public IP message", "UsageRecords": [ {records}\n], "Version": "0.2"}}\n'.encode()
 
@@ -114,5 +115,7 @@ def test_no_bytes_of_a_text_are_lost(noise: bytes, budget: int) -> None:
     records = split.take_apart(message)
     assert records is not None
     parts = list(records.grouped(budget=budget, weight=len))
-    inner = b"%%\n".join(part.removeprefix(records.head).removesuffix(records.tail) for part in parts)
+    inner = b"%%\n".join(
+        part.removeprefix(records.head).removesuffix(records.tail) for part in parts
+    )
     assert records.head + inner + records.tail == records.message(records.records)

@@ -80,7 +80,10 @@ SERVERS: dict[str, Callable[[Trust], FaultBroker | AMS]] = {
 
 CASES = [
     *(pytest.param(name, [3], id=name) for name in ("closes", "400", "cut")),
-    *(pytest.param(name, [3], id=name, marks=pytest.mark.matrix) for name in ("silent", "error", "502")),
+    *(
+        pytest.param(name, [3], id=name, marks=pytest.mark.matrix)
+        for name in ("silent", "error", "502")
+    ),
     pytest.param("closes", [0, 1, 5], id="closes, three"),
     *(pytest.param(name, [0], id=f"{name}, first", marks=pytest.mark.matrix) for name in SERVERS),
     *(
@@ -105,7 +108,9 @@ def test_bad_messages_are_set_aside_and_the_others_go(
     assert buried(tmp_path) == [names[number] for number in bad]
 
 
-def test_the_last_message_is_condemned_only_when_another_goes_through(tmp_path: Path, trust: Trust) -> None:
+def test_the_last_message_is_condemned_only_when_another_goes_through(
+    tmp_path: Path, trust: Trust
+) -> None:
     """F-S1: without that nobody can tell whether message or broker is to blame."""
     with SERVERS["closes"](trust) as broker:
         names = fill(tmp_path, "good", "POISON")
@@ -119,9 +124,12 @@ def test_the_last_message_is_condemned_only_when_another_goes_through(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "broken", [3, 4, 7, *(pytest.param(n, marks=pytest.mark.matrix) for n in (1, 2, 5, 6, *range(8, 26)))]
+    "broken",
+    [3, 4, 7, *(pytest.param(n, marks=pytest.mark.matrix) for n in (1, 2, 5, 6, *range(8, 26)))],
 )
-def test_a_broker_that_took_nothing_for_a_while_condemns_nothing(tmp_path: Path, trust: Trust, broken: int) -> None:
+def test_a_broker_that_took_nothing_for_a_while_condemns_nothing(
+    tmp_path: Path, trust: Trust, broken: int
+) -> None:
     """F-S1, B5: however many connections it broke before, in however many runs.
 
     What was tried while another waited may have arrived: it goes again, last, under an id that no

@@ -57,7 +57,10 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     shutil.copytree(TOP / "cron.d", idle, dirs_exist_ok=True)
     for path in idle.iterdir():
         path.chmod(0o644)
-    made.write("systemctl", f'#!/bin/sh\necho "$@" >>{tmp_path}/systemctl-calls\n! grep -qs "$2" {tmp_path}/broken\n')
+    made.write(
+        "systemctl",
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/systemctl-calls\n! grep -qs "$2" {tmp_path}/broken\n',
+    )
     monkeypatch.setattr(start, "_SYSTEMCTL", str(tmp_path / "systemctl"))
 
     def add(parser: argparse.ArgumentParser) -> None:
@@ -65,13 +68,19 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         parser.add_argument("--wait", action="store_true")
 
     steps = cli.Program(
-        "appliance", "", lambda _: None, cli.dispatch, verbs=(schedule.VERB, cli.Program("run", "", add, made.run))
+        "appliance",
+        "",
+        lambda _: None,
+        cli.dispatch,
+        verbs=(schedule.VERB, cli.Program("run", "", add, made.run)),
     )
     monkeypatch.setattr(start, "_STEPS", steps)
     return made
 
 
-def test_all_that_is_on_starts_and_each_command_is_printed(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_is_on_starts_and_each_command_is_printed(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert host.start() == 0
     assert host.units() == ["start bdii", "start cloudkeeper-os"]
     assert host.tables() == ["caso", "cloudkeeper", "fedcloud-crl", "ssmsend"]
@@ -98,19 +107,27 @@ def test_timers_stay_timers_and_a_date_is_kept(host: Host) -> None:
     assert host.start("systemd", "--since", "2026-01-01") == 0
     assert host.start() == 0
     assert host.tables() == []
-    assert (host.root / "etc/systemd/system/timers.target.wants/fedcloud-job@caso.timer").is_symlink()
+    assert (
+        host.root / "etc/systemd/system/timers.target.wants/fedcloud-job@caso.timer"
+    ).is_symlink()
     assert (host.root / "var/lib/fedcloud/since").read_text().startswith("2026-01-01T")
 
 
-def test_a_service_that_fails_holds_nothing_else_back(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_service_that_fails_holds_nothing_else_back(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
     host.write("broken", "bdii\n")
     assert host.start() == 1
     assert (host.units()[-1], host.jobs) == ("start cloudkeeper-os", ["caso", "ssmsend"])
-    assert "! failed: systemctl start bdii: see systemctl status bdii and" in capsys.readouterr().out
+    assert (
+        "! failed: systemctl start bdii: see systemctl status bdii and" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(("status", "jobs"), [(1, ["caso", "ssmsend"]), (3, ["caso"])])
-def test_what_an_extraction_has_left_decides_about_sending(host: Host, status: int, jobs: list[str]) -> None:
+def test_what_an_extraction_has_left_decides_about_sending(
+    host: Host, status: int, jobs: list[str]
+) -> None:
     """Exit status 1 left records of other projects to send; 3 left none."""
     host.statuses["caso"] = status
     assert host.start() == 1
@@ -122,10 +139,15 @@ def test_no_extraction_without_a_schedule(host: Host, capsys: pytest.CaptureFixt
     host.write("etc/crontab", "5 * * * * root caso-extract\n")
     assert host.start("--since", "2026-01-01") == 1
     assert host.jobs == []
-    assert "! failed: appliance schedule cron --since 2026-01-01: exit status 2" in capsys.readouterr().out
+    assert (
+        "! failed: appliance schedule cron --since 2026-01-01: exit status 2"
+        in capsys.readouterr().out
+    )
 
 
-def test_only_root_starts(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_root_starts(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert host.start() == 2
     assert "only root can start it; sudo appliance start" in capsys.readouterr().err

@@ -24,7 +24,9 @@ def ran(root: Path, program: str, status: ExitStatus, *failures: str, **counts: 
     run.close(status, Layout(root).runs)
 
 
-def test_every_program_s_last_run_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_program_s_last_run_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran(tmp_path, "caso-extract", ExitStatus.DONE, records=17, wall_seconds=1.5)
     assert main(["status", "--root", str(tmp_path)]) == 0
     ran(tmp_path, "ssmsend", ExitStatus.NOTHING, "msg.example.org:6162: cannot be reached", left=3)
@@ -39,23 +41,35 @@ def test_every_program_s_last_run_is_shown(tmp_path: Path, capsys: pytest.Captur
     assert "failed" in shown
 
 
-def test_as_json_the_records_are_what_the_files_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_json_the_records_are_what_the_files_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran(tmp_path, "caso-extract", ExitStatus.PARTLY, "project x: no VO", records=1)
     assert main(["status", "--json", "--root", str(tmp_path)]) == 1
     shown = json.loads(capsys.readouterr().out)
-    assert shown == {"caso-extract": json.loads((Layout(tmp_path).runs / "caso-extract.json").read_text())}
+    assert shown == {
+        "caso-extract": json.loads((Layout(tmp_path).runs / "caso-extract.json").read_text())
+    }
 
 
-def test_before_the_first_run_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_before_the_first_run_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["status", "--root", str(tmp_path)]) == 3
-    assert capsys.readouterr().err.startswith(f"appliance: {tmp_path}/var/lib/fedcloud/runs: no program has left")
+    assert capsys.readouterr().err.startswith(
+        f"appliance: {tmp_path}/var/lib/fedcloud/runs: no program has left"
+    )
 
 
 def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     (Layout(tmp_path).runs / "broken.json").write_text("{")
-    (Layout(tmp_path).runs / "odd.json").write_text('{"counts": [], "failures": 3, "status": 77, "ended": "soon"}')
-    (Layout(tmp_path).runs / "naive.json").write_text('{"ended": "2026-01-01T00:00:00", "failures": ["\\u001b[2Jx"]}')
+    (Layout(tmp_path).runs / "odd.json").write_text(
+        '{"counts": [], "failures": 3, "status": 77, "ended": "soon"}'
+    )
+    (Layout(tmp_path).runs / "naive.json").write_text(
+        '{"ended": "2026-01-01T00:00:00", "failures": ["\\u001b[2Jx"]}'
+    )
     assert main(["status", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "odd" in shown
@@ -66,7 +80,9 @@ def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFi
     assert "  ! \\x1b[2Jx" in shown.splitlines()
 
 
-def test_records_of_containers_stand_beside_those_of_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_of_containers_stand_beside_those_of_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each container has a directory of its own; none of them replaces what root has written, nor stops who looks."""
     runs = Layout(tmp_path).runs
     job = RunRecord("job-caso")
@@ -80,7 +96,9 @@ def test_records_of_containers_stand_beside_those_of_jobs(tmp_path: Path, capsys
     (runs / "caso/flood.json").write_text('{"failures": ["' + "x" * 2**23 + '"]}')
     assert main(["status", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
-    skipped = [line.removeprefix(f"! {runs}/caso/") for line in shown.splitlines() if line.startswith("! ")]
+    skipped = [
+        line.removeprefix(f"! {runs}/caso/") for line in shown.splitlines() if line.startswith("! ")
+    ]
     assert [line.partition(";")[0] for line in skipped] == [
         "link.json: skipped: is a link",
         "pipe.json: skipped: is a pipe",
@@ -91,7 +109,9 @@ def test_records_of_containers_stand_beside_those_of_jobs(tmp_path: Path, capsys
     assert "geheim" not in shown
 
 
-def test_foreign_files_among_the_records_hide_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_files_among_the_records_hide_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F-H1: whatever has a record's name and is none is named; all records are shown."""
     runs = Layout(tmp_path).runs
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
@@ -123,7 +143,9 @@ def test_what_does_not_start_the_jobs_is_told_as_by_schedule(
     last = len(ssmsend.read_text().splitlines())
     wants = tmp_path / "etc/systemd/system/timers.target.wants"
     wants.mkdir(parents=True)
-    (wants / "fedcloud-job@cloudkeeper.timer").symlink_to("/etc/systemd/system/fedcloud-job@cloudkeeper.timer")
+    (wants / "fedcloud-job@cloudkeeper.timer").symlink_to(
+        "/etc/systemd/system/fedcloud-job@cloudkeeper.timer"
+    )
     expected = [
         "both cron and systemd start cloudkeeper: choose one with appliance schedule cron|systemd",
         f"{caso}: cron ignores it, since others may write to it; chmod 0644 {caso}",
@@ -159,7 +181,9 @@ def test_the_age_of_the_images_is_shown_and_a_warning_after_thirty_days(
     lock = tmp_path / "etc/fedcloud/images.lock"
     lock.parent.mkdir(parents=True)
     day = datetime.now(UTC).date() - timedelta(days=days)
-    lock.write_text(f"# service tag id\n# Debian packages of {day}\ncaso egifedcloud/caso:1 sha256:{'0' * 64}\n")
+    lock.write_text(
+        f"# service tag id\n# Debian packages of {day}\ncaso egifedcloud/caso:1 sha256:{'0' * 64}\n"
+    )
     assert main(["status", "--root", str(tmp_path)]) == status
     warning = (
         f"! images: their Debian packages are of {day}, {days} days ago; "

@@ -13,14 +13,27 @@ from tests.testbed.pki import HOST_DN, Authority, Credential, Digest, KeyKind
 
 
 def openssl(*arguments: str | Path, check: bool = True) -> str:
-    done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["openssl", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout + done.stderr
 
 
-def verify(credential: Credential, trusted: Path, *options: str, untrusted: Path | None = None) -> str:
+def verify(
+    credential: Credential, trusted: Path, *options: str, untrusted: Path | None = None
+) -> str:
     more = ["-untrusted", str(untrusted)] if untrusted else []
-    return openssl("verify", "-x509_strict", "-CApath", trusted, *options, *more, credential.certificate, check=False)
+    return openssl(
+        "verify",
+        "-x509_strict",
+        "-CApath",
+        trusted,
+        *options,
+        *more,
+        credential.certificate,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -35,7 +48,9 @@ def trusted(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("ca_key", ["rsa", "ec"])
 @pytest.mark.parametrize("key", ["rsa", "ec"])
-def test_issued_certificate_verifies_with_its_crl(tmp_path: Path, trusted: Path, ca_key: KeyKind, key: KeyKind) -> None:
+def test_issued_certificate_verifies_with_its_crl(
+    tmp_path: Path, trusted: Path, ca_key: KeyKind, key: KeyKind
+) -> None:
     authority = Authority.create(tmp_path / "root", key=ca_key)
     host = authority.issue("host.example.org", key=key)
     authority.publish(trusted)
@@ -43,7 +58,9 @@ def test_issued_certificate_verifies_with_its_crl(tmp_path: Path, trusted: Path,
         assert verify(host, trusted, "-crl_check_all", "-purpose", purpose).endswith(": OK\n")
 
 
-def test_files_of_the_directory_have_the_names_that_openssl_makes(authority: Authority, trusted: Path) -> None:
+def test_files_of_the_directory_have_the_names_that_openssl_makes(
+    authority: Authority, trusted: Path
+) -> None:
     authority.publish(trusted)
     published = {path.name for path in trusted.iterdir()}
     alone = trusted.parent / "rehashed"
@@ -61,23 +78,34 @@ def test_name_is_that_of_a_grid_host(authority: Authority) -> None:
     assert shown.strip().removeprefix("subject=").strip() == f"{HOST_DN}/CN=host.example.org"
 
 
-def test_signing_policy_names_the_authority_as_openssl_does(authority: Authority, trusted: Path) -> None:
+def test_signing_policy_names_the_authority_as_openssl_does(
+    authority: Authority, trusted: Path
+) -> None:
     authority.publish(trusted)
-    shown = openssl("x509", "-noout", "-subject", "-nameopt", "compat", "-in", authority.certificate)
+    shown = openssl(
+        "x509", "-noout", "-subject", "-nameopt", "compat", "-in", authority.certificate
+    )
     subject = shown.strip().removeprefix("subject=").strip()
     (policy,) = trusted.glob("*.signing_policy")
     assert f"access_id_CA  X509    '{subject}'" in policy.read_text().splitlines()
 
 
-def test_names_and_addresses_are_checked_by_tls_clients(authority: Authority, trusted: Path) -> None:
+def test_names_and_addresses_are_checked_by_tls_clients(
+    authority: Authority, trusted: Path
+) -> None:
     host = authority.issue("Robot", hosts=("localhost", "127.0.0.1"))
     authority.publish(trusted)
     assert verify(host, trusted, "-verify_hostname", "localhost").endswith(": OK\n")
     assert verify(host, trusted, "-verify_ip", "127.0.0.1").endswith(": OK\n")
-    assert "hostname mismatch" in verify(host, trusted, "-verify_hostname", "other.example.org").lower()
+    assert (
+        "hostname mismatch"
+        in verify(host, trusted, "-verify_hostname", "other.example.org").lower()
+    )
 
 
-def test_revoked_certificate_is_refused_and_its_neighbour_is_not(authority: Authority, trusted: Path) -> None:
+def test_revoked_certificate_is_refused_and_its_neighbour_is_not(
+    authority: Authority, trusted: Path
+) -> None:
     good, bad = authority.issue("good.example.org"), authority.issue("bad.example.org")
     authority.revoke(bad)
     authority.publish(trusted)
@@ -85,7 +113,9 @@ def test_revoked_certificate_is_refused_and_its_neighbour_is_not(authority: Auth
     assert verify(good, trusted, "-crl_check").endswith(": OK\n")
 
 
-def test_revocation_survives_opening_the_authority_again(authority: Authority, trusted: Path) -> None:
+def test_revocation_survives_opening_the_authority_again(
+    authority: Authority, trusted: Path
+) -> None:
     bad = authority.issue("bad.example.org")
     Authority.open(authority.directory).revoke(bad)
     Authority.open(authority.directory).publish(trusted)
@@ -103,7 +133,9 @@ def test_stale_crl_and_no_crl(authority: Authority, trusted: Path) -> None:
 def test_certificate_of_a_subordinate_needs_both_authorities(
     authority: Authority, tmp_path: Path, trusted: Path
 ) -> None:
-    issuing = authority.create_subordinate(tmp_path / "issuing", subject="/DC=EU/DC=EXAMPLE/CN=Issuing")
+    issuing = authority.create_subordinate(
+        tmp_path / "issuing", subject="/DC=EU/DC=EXAMPLE/CN=Issuing"
+    )
     host = issuing.issue("host.example.org", key="ec")
     authority.publish(trusted)
     assert "unable to get local issuer" in verify(host, trusted)
@@ -124,15 +156,26 @@ def test_expired_and_future_certificates(authority: Authority, trusted: Path) ->
 @pytest.mark.parametrize("digest", ["sha384", "sha512"])
 def test_digest_of_the_signature_is_as_asked(authority: Authority, digest: Digest) -> None:
     host = authority.issue("host.example.org", digest=digest)
-    assert f"ecdsa-with-{digest}" in openssl("x509", "-noout", "-text", "-in", host.certificate).lower()
+    assert (
+        f"ecdsa-with-{digest}"
+        in openssl("x509", "-noout", "-text", "-in", host.certificate).lower()
+    )
 
 
-def test_same_subject_twice_is_numbered(authority: Authority, tmp_path: Path, trusted: Path) -> None:
+def test_same_subject_twice_is_numbered(
+    authority: Authority, tmp_path: Path, trusted: Path
+) -> None:
     other = Authority.create(tmp_path / "other", key="ec")
     hosts = [each.issue("host.example.org") for each in (authority, other)]
     for each in (authority, other, authority):
         each.publish(trusted)
-    assert {path.name.rpartition(".")[2] for path in trusted.iterdir()} == {"0", "1", "r0", "r1", "signing_policy"}
+    assert {path.name.rpartition(".")[2] for path in trusted.iterdir()} == {
+        "0",
+        "1",
+        "r0",
+        "r1",
+        "signing_policy",
+    }
     for host in hosts:
         assert verify(host, trusted).endswith(": OK\n")
 

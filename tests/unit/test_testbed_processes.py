@@ -81,7 +81,8 @@ def test_recycled_pid_is_left_alone(records: Records) -> None:
     record = records.directory / "it"
     ours = records.find("it")
     assert ours
-    time.sleep(2 / os.sysconf("SC_CLK_TCK"))  # the kernel tells start times in ticks: the stranger's is another one
+    # the kernel tells start times in ticks: the stranger's is another one
+    time.sleep(2 / os.sysconf("SC_CLK_TCK"))
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
         fields = record.read_text().split(" ")
@@ -107,10 +108,16 @@ def test_record_from_before_a_reboot_is_nobody(records: Records) -> None:
     os.kill(ours.pid, signal.SIGKILL)
 
 
-def test_a_slow_start_is_waited_for_as_long_as_it_is_at_work(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_start_is_waited_for_as_long_as_it_is_at_work(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """F-H13: longer than anything may do nothing; a fixed limit lost the whole run on a loaded machine."""
     monkeypatch.setattr(processes, "_AT_WORK", 0.05)
-    records.start("it", command=["sh", "-c", "while :; do :; done"], output=records.directory.parent / "output")
+    records.start(
+        "it",
+        command=["sh", "-c", "while :; do :; done"],
+        output=records.directory.parent / "output",
+    )
     begin = time.monotonic()
     records.await_ready("it", ready=lambda: records.cpu_seconds("it") > 1.3, remedy="", idle=0.8)
     assert time.monotonic() - begin > 1.0
@@ -119,10 +126,16 @@ def test_a_slow_start_is_waited_for_as_long_as_it_is_at_work(records: Records, m
 def test_a_start_that_does_nothing_or_never_ends_is_given_up(records: Records) -> None:
     """F-H13: and says how long it did nothing."""
     start(records, "sleep", "60")
-    with pytest.raises(Unavailable, match=r"not ready within 1 s, the last 1 s of them without progress"):
+    with pytest.raises(
+        Unavailable, match=r"not ready within 1 s, the last 1 s of them without progress"
+    ):
         records.await_ready("it", ready=lambda: False, remedy="", idle=0.6)
     records.kill("it")
-    records.start("it", command=["sh", "-c", "while :; do :; done"], output=records.directory.parent / "output")
+    records.start(
+        "it",
+        command=["sh", "-c", "while :; do :; done"],
+        output=records.directory.parent / "output",
+    )
     begin = time.monotonic()
     with pytest.raises(Unavailable, match="not ready within"):
         records.await_ready("it", ready=lambda: False, remedy="", idle=60, ceiling=0.5)

@@ -65,7 +65,9 @@ class World:
     def openssl(self, host: Credential) -> str:
         """Return what openssl itself says of the chain with the directory's CRLs."""
         command = ["openssl", "verify", "-crl_check_all", "-CApath", str(self.certificates)]
-        shown = subprocess.run([*command, str(host.certificate)], capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            [*command, str(host.certificate)], capture_output=True, text=True, check=False
+        )
         return shown.stdout + shown.stderr
 
 
@@ -143,14 +145,18 @@ def plain(trust: PeerTrust, _: CADirectory, port: int) -> None:
 
 def without_a_handshake(trust: PeerTrust, _: CADirectory, port: int) -> None:
     made = socket.create_connection(("127.0.0.1", port))
-    with trust.context().wrap_socket(made, server_hostname="localhost", do_handshake_on_connect=False) as secured:
+    with trust.context().wrap_socket(
+        made, server_hostname="localhost", do_handshake_on_connect=False
+    ) as secured:
         secured.send(b"hello")
 
 
 def stubborn(trust: PeerTrust, _: CADirectory, port: int) -> None:
     """Send although the handshake has failed."""
     made = socket.create_connection(("127.0.0.1", port))
-    with trust.context().wrap_socket(made, server_hostname="localhost", do_handshake_on_connect=False) as secured:
+    with trust.context().wrap_socket(
+        made, server_hostname="localhost", do_handshake_on_connect=False
+    ) as secured:
         with contextlib.suppress(PeerRefused):
             secured.do_handshake()
         secured.write(b"hello")
@@ -159,7 +165,9 @@ def stubborn(trust: PeerTrust, _: CADirectory, port: int) -> None:
 def without_waiting(trust: PeerTrust, _: CADirectory, port: int) -> None:
     made = socket.create_connection(("127.0.0.1", port))
     made.setblocking(False)
-    with trust.context().wrap_socket(made, server_hostname="localhost", do_handshake_on_connect=False) as secured:
+    with trust.context().wrap_socket(
+        made, server_hostname="localhost", do_handshake_on_connect=False
+    ) as secured:
         while True:
             try:
                 secured.send(b"hello")
@@ -171,7 +179,9 @@ def without_waiting(trust: PeerTrust, _: CADirectory, port: int) -> None:
 
 def by_asyncio(trust: PeerTrust, _: CADirectory, port: int) -> None:
     async def talk() -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust.context(), server_hostname="localhost")
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=trust.context(), server_hostname="localhost"
+        )
         writer.write(b"hello")
         await writer.drain()
         writer.close()
@@ -202,7 +212,9 @@ PROGRAMS = [by_stomp, by_https, for_images]
 ALL = pytest.mark.parametrize("talk", [*RAW, *PROGRAMS])
 
 
-def tell(world: World, host: Credential, talk: Talk, *, crls: CRLPolicy = CRLPolicy.WARN) -> tuple[str, bytes]:
+def tell(
+    world: World, host: Credential, talk: Talk, *, crls: CRLPolicy = CRLPolicy.WARN
+) -> tuple[str, bytes]:
     """Return what a client says of a server, and what the server received."""
     directory = CADirectory(world.certificates, crls=crls)
     said = ""
@@ -266,7 +278,9 @@ def test_a_peer_with_another_name_gets_nothing(case: Case, talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("talk", [plain, *PROGRAMS])
-@pytest.mark.parametrize(("crls", "is_refused"), [("warn", False), ("require", True), ("off", False)])
+@pytest.mark.parametrize(
+    ("crls", "is_refused"), [("warn", False), ("require", True), ("off", False)]
+)
 def test_a_missing_list(
     case: Case,
     talk: Talk,
@@ -302,7 +316,9 @@ def _ed25519(world: World) -> Credential:
         old.not_valid_before_utc, old.not_valid_after_utc,
     )  # fmt: skip
     for kind in (x509.SubjectAlternativeName, x509.ExtendedKeyUsage, x509.KeyUsage):
-        builder = builder.add_extension(old.extensions.get_extension_for_class(kind).value, critical=False)
+        builder = builder.add_extension(
+            old.extensions.get_extension_for_class(kind).value, critical=False
+        )
     made = builder.sign(issuer._key, hashes.SHA256())
     credential = Credential(world.directory / "ed.pem", world.directory / "ed.key")
     credential.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
@@ -428,7 +444,9 @@ def test_a_stale_list_still_revokes(world: World) -> None:
     """F-T2: as for signatures, its age warns or refuses apart."""
     host = world.host()
     world.issuing.revoke(host)
-    world.issuing.publish(world.certificates, crl_days=1, crl_issued=datetime.now(UTC) - timedelta(days=9))
+    world.issuing.publish(
+        world.certificates, crl_days=1, crl_issued=datetime.now(UTC) - timedelta(days=9)
+    )
     said, received = tell(world, host, by_stomp)
     assert received == b""
     assert said.startswith("localhost:")
@@ -495,7 +513,9 @@ def server_of(world: World, host: Credential, *, asks: bool = False) -> ssl.SSLC
 
 @pytest.mark.parametrize("kind", [World.host, _revoked])
 @pytest.mark.parametrize("is_explicit", [False, True])
-def test_writing_in_memory_makes_the_handshake_and_is_judged_once(case: Case, kind: Make, *, is_explicit: bool) -> None:
+def test_writing_in_memory_makes_the_handshake_and_is_judged_once(
+    case: Case, kind: Make, *, is_explicit: bool
+) -> None:
     """F-T2: as asyncio and tunnels do it."""
     world, host = case(kind)
     trust = Counting(CADirectory(world.certificates))
@@ -523,7 +543,9 @@ def test_writing_in_memory_makes_the_handshake_and_is_judged_once(case: Case, ki
 def test_reading_first_in_memory_makes_the_handshake(case: Case) -> None:
     """F-T2: a server that speaks first is judged before it is read."""
     world, host = case(_revoked)
-    pipe = Pipe.between(PeerTrust(CADirectory(world.certificates)).context(), server_of(world, host))
+    pipe = Pipe.between(
+        PeerTrust(CADirectory(world.certificates)).context(), server_of(world, host)
+    )
     with pytest.raises(PeerRefused, match="was revoked by"):
         pipe.until_done(pipe.client.read)
 
@@ -534,7 +556,10 @@ def speaking_first(world: World, host: Credential) -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
-        with contextlib.suppress(OSError), server_of(world, host).wrap_socket(theirs, server_side=True) as secured:
+        with (
+            contextlib.suppress(OSError),
+            server_of(world, host).wrap_socket(theirs, server_side=True) as secured,
+        ):
             secured.sendall(b"x" * 2000)
             while secured.recv(100):
                 pass
@@ -605,8 +630,12 @@ def test_a_certificate_of_ours(case: Case, tmp_path: Path) -> None:
     assert pipe.server.read() == b"hello"
     shown = pipe.server.getpeercert(binary_form=True)
     assert shown is not None
-    assert x509.load_der_x509_certificate(shown) == x509.load_pem_x509_certificate(host.certificate.read_bytes())
-    with pytest.raises(LocalFailure, match=f"^{host.certificate}: cannot be used for TLS: KEY_VALUES_MISMATCH"):
+    assert x509.load_der_x509_certificate(shown) == x509.load_pem_x509_certificate(
+        host.certificate.read_bytes()
+    )
+    with pytest.raises(
+        LocalFailure, match=f"^{host.certificate}: cannot be used for TLS: KEY_VALUES_MISMATCH"
+    ):
         trust.context(certificate=host.certificate, key=world.host().key)
     with pytest.raises(LocalFailure, match=f"^{tmp_path}/none.pem: No such file"):
         trust.context(certificate=tmp_path / "none.pem", key=host.key)
@@ -655,7 +684,9 @@ def test_an_authority_that_was_removed_since_the_context_was_made(world: World) 
     pipe = Pipe.between(PeerTrust(directory).context(), server_of(world, host))
     for file in world.certificates.iterdir():
         file.unlink()
-    Authority.create(world.directory / "other", subject="/C=XX/CN=Other", key="ec").publish(world.certificates)
+    Authority.create(world.directory / "other", subject="/C=XX/CN=Other", key="ec").publish(
+        world.certificates
+    )
     assert directory.refresh()
     with pytest.raises(PeerRefused, match="is not among the trust anchors"):
         pipe.until_done(lambda: pipe.client.write(b"hello"))
@@ -667,10 +698,15 @@ def test_a_refusal_is_an_error_of_tls_with_its_own_remedy() -> None:
     assert ours.errno == ssl.SSLErrorNumber.SSL_ERROR_SSL
     assert ours.args == (1, "it was revoked")
     assert remedy(ours) == "the holder needs a new one"
-    assert remedy(ssl.SSLCertVerificationError(1, "x")) == "check the host's name in the configuration, and capath"
+    assert (
+        remedy(ssl.SSLCertVerificationError(1, "x"))
+        == "check the host's name in the configuration, and capath"
+    )
 
 
-def test_a_directory_that_vanished_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_that_vanished_is_told_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     trust = PeerTrust(CADirectory(world.certificates))
     world.certificates.rename(world.directory / "away")
     for _ in range(2):

@@ -35,7 +35,12 @@ def written(directory: Path, content: object, name: str = "voms.json") -> Path:
         {"vo.x": {"projects": [ID]}},
         {"vo.x": {"project": ID}},
         {"vo.x": {"project": "ops", "domain": "Default"}},
-        {"vos": [{"name": "other", "auth": {"project_id": "x"}}, {"name": "vo.x", "auth": {"project_id": ID}}]},
+        {
+            "vos": [
+                {"name": "other", "auth": {"project_id": "x"}},
+                {"name": "vo.x", "auth": {"project_id": ID}},
+            ]
+        },
         {"other": {"projects": ["a"]}, "vo.x": {"projects": ["ops"]}},
     ],
 )
@@ -45,9 +50,7 @@ def test_every_form_that_sites_have(content: object, tmp_path: Path) -> None:
 
 
 def test_a_yaml_file_of_sites(tmp_path: Path) -> None:
-    text = (
-        f"gocdb: SITE\n\nvos:\n- name: other\n  auth: {{project_id: x}}\n- name: vo.x\n  auth:\n    project_id: {ID}\n"
-    )
+    text = f"gocdb: SITE\n\nvos:\n- name: other\n  auth: {{project_id: x}}\n- name: vo.x\n  auth:\n    project_id: {ID}\n"
     path = written(tmp_path, text.replace("gocdb: SITE\n", ""), "site.yaml")
     assert vo_of(project(), mapping=read_mapping(path)) == "vo.x"
 
@@ -85,7 +88,9 @@ def test_differing_sources_are_named(tmp_path: Path) -> None:
 
 
 def test_without_any_source_the_command_is_named() -> None:
-    with pytest.raises(NoVO, match=f"openstack project set --property VO=VO {ID}, or name it in /x/voms.json"):
+    with pytest.raises(
+        NoVO, match=f"openstack project set --property VO=VO {ID}, or name it in /x/voms.json"
+    ):
         vo_of(project(), mapping=Mapping(Path("/x/voms.json")))
 
 
@@ -97,7 +102,11 @@ def test_what_is_no_vo(value: str) -> None:
 
 def test_a_domain_tells_projects_of_one_name_apart(tmp_path: Path) -> None:
     path = written(
-        tmp_path, {"vo.x": {"project": "ops", "domain": "egi"}, "vo.y": {"project": "ops", "domain": "default"}}
+        tmp_path,
+        {
+            "vo.x": {"project": "ops", "domain": "egi"},
+            "vo.y": {"project": "ops", "domain": "default"},
+        },
     )
     mapping = read_mapping(path)
     assert vo_of(project(), mapping=mapping) == "vo.y"
@@ -117,7 +126,10 @@ def test_a_domain_tells_projects_of_one_name_apart(tmp_path: Path) -> None:
         ('{"a": 1}', ':1: a: names no project; write {"projects": ["name or id"]}'),
         ('{"vos": [[1]]}', f":1: vos: {ITEM}"),
         ('{"vos": [null]}', f":1: vos: {ITEM}"),
-        ('{\n"vos": [{"name": "vo.x", "auth": {"project_id": "x"}},\n[["name", "vo.x"]]]}', f":2: vos: {ITEM}"),
+        (
+            '{\n"vos": [{"name": "vo.x", "auth": {"project_id": "x"}},\n[["name", "vo.x"]]]}',
+            f":2: vos: {ITEM}",
+        ),
         ('{"vos": [{"name": null, "auth": {"project_id": "x"}}]}', f":1: vos: {ITEM}"),
         ("[" * 200_000, ":1: is not a mapping: it is nested too deeply"),
         ("9" * 5000, ":1: is not JSON: Exceeds the limit"),
@@ -166,7 +178,9 @@ def test_the_shipped_example_is_left_out_with_a_word() -> None:
     assert not told.is_fatal
 
 
-@pytest.mark.parametrize("content", [{"vo.x": {"tenant": "mytenant"}}, {"vo.example.org": {"tenant": "mytenant2"}}])
+@pytest.mark.parametrize(
+    "content", [{"vo.x": {"tenant": "mytenant"}}, {"vo.example.org": {"tenant": "mytenant2"}}]
+)
 def test_only_the_very_example_is_left_out(content: object, tmp_path: Path) -> None:
     mapping = read_mapping(written(tmp_path, content))
     assert (len(mapping.entries), mapping.warnings) == (1, ())

@@ -25,11 +25,17 @@ WORDS = b"bdii-update: /etc/sitebdii/site.cfg:3: SITE_NAME: is still the placeho
 def engine(tmp_path: Path) -> Iterator[Engine]:
     etc = tmp_path / "etc/fedcloud"
     etc.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(prefix="e") as short, docker_engine.serve(Path(short)) as served:
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as served,
+    ):
         (etc / "appliance.yaml").write_text(f"engine:\n  socket: {served.socket}\n")
         served.add(
             NAME,
-            labels={"com.docker.compose.project": "fedcloud", "com.docker.compose.service": "sitebdii"},
+            labels={
+                "com.docker.compose.project": "fedcloud",
+                "com.docker.compose.service": "sitebdii",
+            },
             state={"Status": "restarting", "ExitCode": 3},
         )
         served.containers[NAME]["RestartCount"] = 7
@@ -55,13 +61,17 @@ def test_a_wrong_configuration_ends_the_waiting(
     assert wait(tmp_path) == 3
     assert time.monotonic() - began < 20
     words = WORDS.decode().strip()
-    assert capsys.readouterr().err == f"appliance: sitebdii: does not come up: {words}; see appliance logs sitebdii\n"
+    assert (
+        capsys.readouterr().err
+        == f"appliance: sitebdii: does not come up: {words}; see appliance logs sitebdii\n"
+    )
 
 
 def test_what_a_container_ended_with_before_does_not_count(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # the configuration has been mended meanwhile, and the engine is about to start the program again
+    # the configuration has been mended meanwhile, and the engine is about to start the program
+    # again
     engine.containers[NAME]["State"]["ExitCode"] = 2
     assert wait(tmp_path, timeout=3) == 3
     assert "no answer within 3 s" in capsys.readouterr().err
@@ -78,7 +88,9 @@ def test_a_program_that_ends_again_and_again_ends_the_waiting(
     assert "sitebdii: does not come up: bdii-update: " in capsys.readouterr().err
 
 
-def test_two_more_starts_are_waited_for(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_more_starts_are_waited_for(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     threading.Timer(2.5, lambda: engine.containers[NAME].update(RestartCount=9)).start()
     assert wait(tmp_path, timeout=6) == 3
     assert "no answer within 6 s" in capsys.readouterr().err
@@ -100,7 +112,8 @@ class _Everything(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         done = {0x60: 0x61, 0x63: 0x65}
         while words := self.request.recv(4096):
-            end = 4 + words[3]  # of a message shorter than 128 octets: 30 LENGTH 02 LENGTH NUMBER… KIND
+            # of a message shorter than 128 octets: 30 LENGTH 02 LENGTH NUMBER… KIND
+            end = 4 + words[3]
             if words[end] in done:
                 answer = words[2:end] + bytes([done[words[end]], 7, 10, 1, 0, 4, 0, 4, 0])
                 self.request.sendall(bytes([0x30, len(answer)]) + answer)
@@ -121,13 +134,17 @@ def test_another_program_that_answers_is_not_the_service(
         assert wait(tmp_path, port=other.server_address[1]) == 0
         engine.ends[NAME] = 1
         assert wait(tmp_path, port=other.server_address[1], timeout=1) == 3
-        assert "no answer within 1 s, lastly: another program answers there" in capsys.readouterr().err
+        assert (
+            "no answer within 1 s, lastly: another program answers there" in capsys.readouterr().err
+        )
         engine.containers.clear()
         assert wait(tmp_path, port=other.server_address[1], timeout=1) == 3
         other.shutdown()
 
 
-def test_an_engine_that_is_down_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_is_down_tells_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert wait(tmp_path, timeout=4) == 3
     assert "no answer within 4 s" in capsys.readouterr().err
 
@@ -160,6 +177,8 @@ def test_a_service_with_a_wrong_configuration_is_not_waited_for(
     assert f"sitebdii: does not come up: {WORDS.decode().strip()}" in capsys.readouterr().err
 
 
-def test_an_engine_that_is_down_has_no_service_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_is_down_has_no_service_at_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["wait", "cloudkeeper-os", "--timeout", "1", "--root", str(tmp_path)]) == 3
     assert "cloudkeeper-os: no answer within 1 s" in capsys.readouterr().err

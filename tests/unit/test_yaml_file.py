@@ -29,15 +29,25 @@ def flat(tree: dict[str, Any], path: str = "") -> dict[tuple[str, str], str]:
         if isinstance(value, dict):
             found.update(flat(value, f"{path}.{key}".lstrip(".")))
         else:
-            found[path or "DEFAULT", key] = ",".join(value) if isinstance(value, list) else value or ""
+            found[path or "DEFAULT", key] = (
+                ",".join(value) if isinstance(value, list) else value or ""
+            )
     return found
 
 
 @given(st.dictionaries(keys, trees, max_size=4), st.booleans())
-def test_values_are_those_that_pyyaml_wrote_and_stand_on_their_lines(tree: dict[str, Any], flow: bool) -> None:
-    text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False, default_flow_style=flow or None, width=1000)
+def test_values_are_those_that_pyyaml_wrote_and_stand_on_their_lines(
+    tree: dict[str, Any], flow: bool
+) -> None:
+    text = yaml.safe_dump(
+        tree, allow_unicode=True, sort_keys=False, default_flow_style=flow or None, width=1000
+    )
     document = yaml_file.parse(PATH, text)
-    found = {(section, name): entry for section, below in document.sections.items() for name, entry in below.items()}
+    found = {
+        (section, name): entry
+        for section, below in document.sections.items()
+        for name, entry in below.items()
+    }
     assert {place: entry.text for place, entry in found.items()} == flat(tree)
     lines = text.split("\n")
     for (_, name), entry in found.items():
@@ -46,7 +56,9 @@ def test_values_are_those_that_pyyaml_wrote_and_stand_on_their_lines(tree: dict[
 
 
 def test_what_stays_text() -> None:
-    document = yaml_file.parse(PATH, "a:\n  v: 1.10\n  o: 010\n  d: 2026-11-22\n  y: yes\n  n: ~\n  m:\n  q: 'null'\n")
+    document = yaml_file.parse(
+        PATH, "a:\n  v: 1.10\n  o: 010\n  d: 2026-11-22\n  y: yes\n  n: ~\n  m:\n  q: 'null'\n"
+    )
     texts_found = {name: (entry.text, entry.line) for name, entry in document.sections["a"].items()}
     assert texts_found == {
         "v": ("1.10", 2), "o": ("010", 3), "d": ("2026-11-22", 4), "y": ("yes", 5), "n": ("", 6), "m": ("", 7),
@@ -84,12 +96,21 @@ def test_lists_of_mappings_are_numbered() -> None:
         ),
         ("a: b: c", "1: is not YAML: mapping values are not allowed in this context"),
         ("- a", "1: must be lines of the form 'name: value'"),
-        ("x: &y {b: 1}\nz: *y", "1: z: aliases and nesting as deep as this are not read here; write the values out"),
+        (
+            "x: &y {b: 1}\nz: *y",
+            "1: z: aliases and nesting as deep as this are not read here; write the values out",
+        ),
         ("a: {<<: {b: 1}}", "1: a: this form of key is not read here; write 'name: value'"),
         ("a: [b, [c]]", "1: a: a list within a list is not read here"),
         ("a: [1, '2,3']", "1: a: a comma within an item of a list is not read here"),
-        ("a:\n  b.c: {d: 1}\n  b: {c: {e: 1}}", "3: a.b.c: cannot be told from another name of the file"),
-        ("a: " + "{a: " * 25 + "}" * 25, "1: " + ".".join(["a"] * 21) + ": aliases and nesting as deep as this"),
+        (
+            "a:\n  b.c: {d: 1}\n  b: {c: {e: 1}}",
+            "3: a.b.c: cannot be told from another name of the file",
+        ),
+        (
+            "a: " + "{a: " * 25 + "}" * 25,
+            "1: " + ".".join(["a"] * 21) + ": aliases and nesting as deep as this",
+        ),
         ("a: 1\n---\nb: 1", "2: is not YAML: but found another document"),
     ],
 )

@@ -55,5 +55,7 @@ def test_v04() -> None:
 
 
 def test_v02() -> None:
-    message = cloud.message([cloud.render(FULL, version="0.2"), cloud.render(SPARE, version="0.2")], version="0.2")
+    message = cloud.message(
+        [cloud.render(FULL, version="0.2"), cloud.render(SPARE, version="0.2")], version="0.2"
+    )
     assert message == (GOLDEN / "v0.2.txt").read_bytes()

@@ -28,7 +28,10 @@ def frame(name: str) -> bytes:
 
 def described(name: str) -> Message:
     entry = json.loads((FRAMES / f"{name}.json").read_text())
-    kinds: dict[str, type[Message]] = {"Appliance": pb.Appliance, "ImageListIdentifier": pb.ImageListIdentifier}
+    kinds: dict[str, type[Message]] = {
+        "Appliance": pb.Appliance,
+        "ImageListIdentifier": pb.ImageListIdentifier,
+    }
     return ParseDict(entry["fields"], kinds[entry["message"]]())
 
 
@@ -91,7 +94,9 @@ def test_no_image_and_an_empty_image_differ() -> None:
     assert (extreme.ram, extreme.cores) == (0, 2147483647)
 
 
-@pytest.mark.parametrize(("told", "meant"), [(512, 512 * 2**20), (2**20 - 1, (2**20 - 1) * 2**20), (2**20, 2**20)])
+@pytest.mark.parametrize(
+    ("told", "meant"), [(512, 512 * 2**20), (2**20 - 1, (2**20 - 1) * 2**20), (2**20, 2**20)]
+)
 def test_memory_without_a_unit_is_mebibytes_below_a_mebibyte(told: int, meant: int) -> None:
     assert from_message(pb.Appliance(ram=told)).ram == meant
 

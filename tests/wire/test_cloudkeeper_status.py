@@ -8,7 +8,14 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
-from cloudkeeper.wire.status import METADATA_UPDATE, Metadata, Status, features_of, from_metadata, to_metadata
+from cloudkeeper.wire.status import (
+    METADATA_UPDATE,
+    Metadata,
+    Status,
+    features_of,
+    from_metadata,
+    to_metadata,
+)
 
 SENT: list[Metadata] = []
 
@@ -43,7 +50,10 @@ def test_success(stub: stubs.CommunicatorStub) -> None:
 
 
 def test_a_failure_keeps_its_words_in_one_line_of_ascii(stub: stubs.CommunicatorStub) -> None:
-    told = ask(stub, to_metadata(Status.APPLIANCE_TRANSFER, "disco lleno: añade\nespacio\x07 " + "x" * 9000))
+    told = ask(
+        stub,
+        to_metadata(Status.APPLIANCE_TRANSFER, "disco lleno: añade\nespacio\x07 " + "x" * 9000),
+    )
     status, message = from_metadata(told)
     assert status == "ERROR_APPLIANCE_TRANSFER"
     assert message.startswith("disco lleno: a\\xf1ade espacio xxx")
@@ -56,7 +66,10 @@ def test_no_status_is_a_failure(stub: stubs.CommunicatorStub) -> None:
 
 
 def test_a_word_of_a_newer_peer_is_kept(stub: stubs.CommunicatorStub) -> None:
-    assert from_metadata(ask(stub, (("status", "ERROR_NEW"), ("message", "why")))) == ("ERROR_NEW", "why")
+    assert from_metadata(ask(stub, (("status", "ERROR_NEW"), ("message", "why")))) == (
+        "ERROR_NEW",
+        "why",
+    )
 
 
 def test_features(stub: stubs.CommunicatorStub) -> None:

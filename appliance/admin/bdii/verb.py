@@ -1,7 +1,8 @@
 """``appliance bdii search`` and ``appliance bdii wait``: LDAP as its clients speak it.
 
-``search`` takes the options that ldapsearch had until OpenLDAP 2.4, ``-h`` and ``-p`` among them, so that lines of old
-manuals work with its name in place of ldapsearch's; ``-x`` and ``-LLL`` are what it does anyway.
+``search`` takes the options that ldapsearch had until OpenLDAP 2.4, ``-h`` and ``-p`` among them,
+so that lines of old manuals work with its name in place of ldapsearch's; ``-x`` and ``-LLL`` are
+what it does anyway.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     words = "default: localhost, or the address of FEDCLOUD_BDII_LISTEN"
     parser.add_argument("-h", dest="host", metavar="HOST", help=words)
     parser.add_argument(
-        "-p", dest="port", metavar="PORT", type=int, help=f"default: {PORT}, or the port of that address"
+        "-p",
+        dest="port",
+        metavar="PORT",
+        type=int,
+        help=f"default: {PORT}, or the port of that address",
     )
-    parser.add_argument("-H", dest="url", metavar="URL", help="ldap://HOST:PORT, in place of -h and -p")
+    parser.add_argument(
+        "-H", dest="url", metavar="URL", help="ldap://HOST:PORT, in place of -h and -p"
+    )
 
 
 def _place(arguments: argparse.Namespace) -> tuple[str, int]:
@@ -48,12 +55,19 @@ def _place(arguments: argparse.Namespace) -> tuple[str, int]:
 def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
     parser.add_argument(
-        "-b", dest="base", metavar="BASE", default="o=glue", help="base of the search (default: o=glue)"
+        "-b",
+        dest="base",
+        metavar="BASE",
+        default="o=glue",
+        help="base of the search (default: o=glue)",
     )
     parser.add_argument("-x", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-L", action="count", help=argparse.SUPPRESS)
     parser.add_argument(
-        "words", nargs="*", metavar="[FILTER] ATTRIBUTE", help="filter and attributes as for ldapsearch (default: all)"
+        "words",
+        nargs="*",
+        metavar="[FILTER] ATTRIBUTE",
+        help="filter and attributes as for ldapsearch (default: all)",
     )
 
 
@@ -63,7 +77,9 @@ def _search(arguments: argparse.Namespace) -> ExitStatus:
     # As ldapsearch tells them apart: a filter has an equals sign.
     filter_ = words.pop(0) if words and "=" in words[0] else "(objectClass=*)"
     filter_ = filter_ if filter_.startswith("(") else f"({filter_})"
-    found = directory.read(host, port=port, base=arguments.base, filter_=filter_, attributes=words or ["*"])
+    found = directory.read(
+        host, port=port, base=arguments.base, filter_=filter_, attributes=words or ["*"]
+    )
     for text in ldif.write(found):
         print(text, end="")
     print(f"# numEntries: {len(found)}")
@@ -72,12 +88,23 @@ def _search(arguments: argparse.Namespace) -> ExitStatus:
 
 def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
-    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="how long to wait (default: 120)")
     parser.add_argument(
-        "--service", metavar="NAME", help="wait for this service only; stop waiting if its container exits"
+        "--timeout",
+        type=int,
+        metavar="SECONDS",
+        default=120,
+        help="how long to wait (default: 120)",
     )
     parser.add_argument(
-        "--pid", type=int, metavar="PID", help="stop waiting if this process, which runs the service, has ended"
+        "--service",
+        metavar="NAME",
+        help="wait for this service only; stop waiting if its container exits",
+    )
+    parser.add_argument(
+        "--pid",
+        type=int,
+        metavar="PID",
+        help="stop waiting if this process, which runs the service, has ended",
     )
 
 
@@ -94,7 +121,8 @@ def _wait(arguments: argparse.Namespace) -> ExitStatus:
 def wait_for(host: str, port: int, *, watch: Watch | None, timeout: int) -> None:
     """Wait until the BDII at this address answers; raises `Unavailable` after ``timeout`` seconds.
 
-    With a ``watch``, that is its service and no other program; the watch may end the waiting sooner.
+    With a ``watch``, that is its service and no other program; the watch may end the waiting
+    sooner.
     """
     wait_until(
         lambda: _what_is_amiss(host, port, watch),
@@ -109,7 +137,9 @@ def wait_for(host: str, port: int, *, watch: Watch | None, timeout: int) -> None
 def _what_is_amiss(host: str, port: int, watch: Watch | None) -> str:
     """Ask once; returns why that was no answer, or not that of the service that is waited for."""
     try:
-        directory.read(host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER)
+        directory.read(
+            host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER
+        )
     except ApplianceError as error:
         return error.cause
     # An engine that does not answer cannot tell.
@@ -122,7 +152,11 @@ VERB = cli.Program(
     lambda _parser: None,
     cli.dispatch,
     verbs=(
-        cli.Program("search", "Searches and prints LDIF.", _add_search_arguments, _search, takes_h=True),
-        cli.Program("wait", "Waits until the BDII answers.", _add_wait_arguments, _wait, takes_h=True),
+        cli.Program(
+            "search", "Searches and prints LDIF.", _add_search_arguments, _search, takes_h=True
+        ),
+        cli.Program(
+            "wait", "Waits until the BDII answers.", _add_wait_arguments, _wait, takes_h=True
+        ),
     ),
 )

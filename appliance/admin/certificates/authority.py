@@ -1,9 +1,9 @@
 """The installation's own authority, for mutual TLS between cloudkeeper and cloudkeeper-os, and what it signs.
 
 It exists only where a backend listens on a TCP port. Its key is root's and stays in
-``/etc/fedcloud/tls``; each side has a directory of its own below that. Certificates name their holder
-and its purpose, and both sides verify both. Certificates that end soon are renewed; a new authority
-stands beside the old one until that ends, so that neither side loses the other.
+``/etc/fedcloud/tls``; each side has a directory of its own below that. Certificates name their
+holder and its purpose, and both sides verify both. Certificates that end soon are renewed; a new
+authority stands beside the old one until that ends, so that neither side loses the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from appliance.admin import account
@@ -109,7 +114,12 @@ class Authority:
         found = _load(path, key_path)
         known = _names(found.certificate) if found else []
         wanted = list(dict.fromkeys([party.name, *known, *names]))
-        if found and not found.ends_within(_DUE, at=at) and wanted == known and _is_signed_by(found, own):
+        if (
+            found
+            and not found.ends_within(_DUE, at=at)
+            and wanted == known
+            and _is_signed_by(found, own)
+        ):
             return
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
@@ -123,8 +133,14 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([party.purpose]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in wanted]), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own.key.public_key()), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([_general_name(name) for name in wanted]),
+                critical=False,
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(own.key.public_key()),
+                critical=False,
+            )
             .sign(own.key, hashes.SHA256())
         )
         _write_key(key_path, key, owner=party.owner)
@@ -133,7 +149,12 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, life: timedelta, at: datetime
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    life: timedelta,
+    at: datetime,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

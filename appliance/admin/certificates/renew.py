@@ -1,7 +1,7 @@
 """``appliance certificates``: mutual TLS for a cloudkeeper on another host than its cloudkeeper-os.
 
-On one host the two meet on a unix socket and need none of this. The backend's unit calls ``--renew``
-at each start, a timer does so later on.
+On one host the two meet on a unix socket and need none of this. The backend's unit calls
+``--renew`` at each start, a timer does so later on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "name or address by which cloudkeeper reaches the backend; may be repeated"
     parser.add_argument("--name", action="append", default=[], metavar="HOST", help=words)
     parser.add_argument(
-        "--renew", action="store_true", help="renew certificates that end within 60 days; do nothing if there are none"
+        "--renew",
+        action="store_true",
+        help="renew certificates that end within 60 days; do nothing if there are none",
     )
 
 
@@ -33,7 +35,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Make or renew the files, and print those that changed."""
     for name in arguments.name:
         if not hosts.is_host(name):
-            raise UsageError("--name", f"{name!r} is no host name or address", "write one without a port")
+            raise UsageError(
+                "--name", f"{name!r} is no host name or address", "write one without a port"
+            )
     layout = cli.layout(arguments)
     if arguments.check_config or (arguments.renew and not layout.path(KEY).exists()):
         return ExitStatus.DONE
@@ -51,7 +55,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         print("\n".join(_instructions(layout)))
     elif layout.path(FRONTEND) / "certificate.pem" in written:
         place = layout.path(FRONTEND)
-        logger.warning("%s: has been renewed; copy it to the host of cloudkeeper, if that is another one", place)
+        logger.warning(
+            "%s: has been renewed; copy it to the host of cloudkeeper, if that is another one",
+            place,
+        )
     return ExitStatus.DONE
 
 

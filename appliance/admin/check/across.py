@@ -1,7 +1,7 @@
 """Compare files with each other: each is right by itself, and together they lose records or publish two sites.
 
-What the programs have read comes from themselves (`appliance.admin.check.inside`); which VO each project serves, from
-the tables of the host.
+What the programs have read comes from themselves (`appliance.admin.check.inside`); which VO each
+project serves, from the tables of the host.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _Reader = Callable[[Path], Table]
 
 def site_names(values: Sequence[Value]) -> Iterator[Finding]:
     """Yield a finding for each file that calls the site otherwise than site.cfg, or than most files do."""
-    named = [value for value in values if (value.section, value.option) in _SITE_NAMES and value.line]
+    named = [
+        value for value in values if (value.section, value.option) in _SITE_NAMES and value.line
+    ]
     if len({value.text for value in named}) < 2:  # noqa: PLR2004  two names
         return
     judge = next((value for value in named if value.path.name == "site.cfg"), None)
@@ -76,7 +78,8 @@ def _where(value: Value) -> str:
 def vo_tables(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterator[Finding]:
     """Yield a finding for each VO that two programs give different projects, and each table that cannot be read.
 
-    Names and ids of projects cannot be told to be the same here, so only like is compared with like.
+    Names and ids of projects cannot be told to be the same here, so only like is compared with
+    like.
     """
     tables = dict(_tables(host, layout, set(services)))
     read: dict[Path, Table] = {}
@@ -137,8 +140,15 @@ def _shares(path: Path) -> Table:
     tree = yaml_file.parse(path, document.read_text(path))
     found = {}
     for section, options in tree.sections.items():
-        if section.startswith(_SHARES) and section.endswith(".auth") and (entry := options.get("project_id")):
-            found[section.removeprefix(_SHARES).removesuffix(".auth")] = (entry.line, frozenset({entry.text}))
+        if (
+            section.startswith(_SHARES)
+            and section.endswith(".auth")
+            and (entry := options.get("project_id"))
+        ):
+            found[section.removeprefix(_SHARES).removesuffix(".auth")] = (
+                entry.line,
+                frozenset({entry.text}),
+            )
     return found
 
 

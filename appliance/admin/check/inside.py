@@ -1,8 +1,9 @@
 """Ask the programs themselves, each in its own container: nobody else knows what it sees there.
 
-Docker-compose runs each program with ``--check-config --log-json``: the container has the mounts, the account and the
-environment of the real one, and no name, port or lock that what runs could miss. A program writes each finding, and
-what it read of the options that are compared with other files, as a line of JSON; everything else on the way is noise.
+Docker-compose runs each program with ``--check-config --log-json``: the container has the mounts,
+the account and the environment of the real one, and no name, port or lock that what runs could
+miss. A program writes each finding, and what it read of the options that are compared with other
+files, as a line of JSON; everything else on the way is noise.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Answer:
         return not any(finding.is_error for finding in self.findings)
 
 
-def ask(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str] = ()) -> Answer:
+def ask(
+    name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str] = ()
+) -> Answer:
     """Check the configuration of a job or service where it runs; ``mounts`` are ``SOURCE:TARGET:ro``.
 
     Raises `Unavailable` when there is no answer: no engine, a mount without its source.
@@ -89,8 +92,9 @@ def ask(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence
 def _has_no_network_of_its_own(service: str, host: Host) -> bool:
     """Return whether a service uses the network of the host, or another one that cannot have links.
 
-    `docker-compose run` of 1.29 links the container to those of the service that run, which the engine refuses there.
-    In a project of its own there are none; where there are networks, that would make new ones.
+    `docker-compose run` of 1.29 links the container to those of the service that run, which the
+    engine refuses there. In a project of its own there are none; where there are networks, that
+    would make new ones.
     """
     import yaml  # noqa: PLC0415  start-up is a cost
 
@@ -101,20 +105,26 @@ def _has_no_network_of_its_own(service: str, host: Host) -> bool:
         return False  # docker-compose says it better
 
 
-def _ask_natively(name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str]) -> Answer:
+def _ask_natively(
+    name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str]
+) -> Answer:
     """Ask the programs of a host without containers, each as its job or service runs."""
     named = choice.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
     environment = native.environment(host.proxies, named_authorities=named, root=layout.root)
     lines: list[str] = []
     for program in PROGRAMS[service]:
         job = Job(name, None, service, program, log="", cron="", timeout=timedelta(seconds=_LIMIT))
-        command = native.command(job, layout, mounts=mounts, arguments=("--check-config", "--log-json"))
+        command = native.command(
+            job, layout, mounts=mounts, arguments=("--check-config", "--log-json")
+        )
         said, status = _run(name, command, environment)
         lines += [_BEGUN, *said, f"{_ENDED} {status}"]
     return read(name, lines)
 
 
-def _run(name: str, command: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], int]:
+def _run(
+    name: str, command: Sequence[str], environment: Mapping[str, str]
+) -> tuple[list[str], int]:
     """Return what a command has written to standard error, and its exit status."""
     try:
         done = subprocess.run(
@@ -126,7 +136,9 @@ def _run(name: str, command: Sequence[str], environment: Mapping[str, str]) -> t
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(name, f"its check did not end within {_LIMIT} s", "see the load of this host") from None
+        raise Unavailable(
+            name, f"its check did not end within {_LIMIT} s", "see the load of this host"
+        ) from None
     return done.stderr.decode(errors="replace").splitlines(), done.returncode
 
 
@@ -189,7 +201,9 @@ def _finding(name: str, entry: Mapping[str, Any]) -> Finding | None:
         return Finding(path, line, option, text, identify(option, text), name, is_error)
     message = str(entry.get("message", ""))
     where = _WHERE.fullmatch(message)
-    path, line, text = (where["path"], int(where["line"] or 0), where["text"]) if where else ("", 0, message)
+    path, line, text = (
+        (where["path"], int(where["line"] or 0), where["text"]) if where else ("", 0, message)
+    )
     is_error = entry["level"] != "WARNING"
     return Finding(path, line, "", text, identify("", message), name, is_error)
 

@@ -1,10 +1,11 @@
 """``appliance check --offline [NAME ...]``: find what is wrong in the configuration, without touching what runs.
 
-Each job and service is asked in its own container, as it would run; then the files are compared with each other.
-Nothing is locked, stopped or written but the copy of the host key that a check of ssmsend needs, on tmpfs.
+Each job and service is asked in its own container, as it would run; then the files are compared
+with each other. Nothing is locked, stopped or written but the copy of the host key that a check of
+ssmsend needs, on tmpfs.
 
-Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be read; 3 no program could
-be asked.
+Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be
+read; 3 no program could be asked.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ from appliance.admin.settings import Host
 from appliance.core import clock
 from appliance.core.config.settings import Value
 from appliance.core.run import cli, log
-from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure, UsageError
+from appliance.core.run.errors import (
+    ApplianceError,
+    ConfigurationError,
+    ExitStatus,
+    LocalFailure,
+    UsageError,
+)
 from appliance.core.run.layout import Layout
 
 _FRESH = 3.0
@@ -51,13 +58,18 @@ class Report:
     def add(self, *findings: Finding) -> None:
         """Add findings; what two ways find at one place counts once."""
         known = {(one.path, one.line, one.identifier) for one in self.findings if one.line}
-        self.findings += [one for one in findings if (one.path, one.line, one.identifier) not in known]
+        self.findings += [
+            one for one in findings if (one.path, one.line, one.identifier) not in known
+        ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(_names())}; default: all whose flow is on"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"{', '.join(_names())}; default: all whose flow is on",
     )
     parser.add_argument(
         "--offline",
@@ -78,7 +90,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return ExitStatus.DONE
     if os.geteuid() != 0:
-        raise UsageError("check", "only root can look into all files", "sudo appliance check --offline")
+        raise UsageError(
+            "check", "only root can look into all files", "sudo appliance check --offline"
+        )
     report = check(host, layout, chosen)
     print(_as_json(report) if arguments.json else _as_text(report))
     return ExitStatus.PARTLY if report.findings and report.asked else _empty(report)
@@ -145,9 +159,13 @@ def _ask(name: str, service: str, host: Host, layout: Layout) -> inside.Answer:
     if job is None:
         return inside.ask(name, service, host, layout)
     warnings: list[str] = []
-    with hostkey.staged(job, layout, at=clock.now(), name=f"check-{name}", warn=warnings.append) as mounts:
+    with hostkey.staged(
+        job, layout, at=clock.now(), name=f"check-{name}", warn=warnings.append
+    ) as mounts:
         answer = inside.ask(name, service, host, layout, mounts=mounts)
-    return replace(answer, findings=(*answer.findings, *(trust.of_warning(name, one) for one in warnings)))
+    return replace(
+        answer, findings=(*answer.findings, *(trust.of_warning(name, one) for one in warnings))
+    )
 
 
 def _is_fresh(path: str) -> bool:
@@ -213,19 +231,33 @@ def _as_text(report: Report) -> str:
     lines = []
     for one in report.findings:
         kind = "error  " if one.is_error else "warning"
-        lines.append(f"{one.identifier:6} {kind}  {one.program:{width}}  {one}".replace("  " * 2, "  "))
+        lines.append(
+            f"{one.identifier:6} {kind}  {one.program:{width}}  {one}".replace("  " * 2, "  ")
+        )
     errors = sum(one.is_error for one in report.findings)
-    counts = f"{errors} errors, {len(report.findings) - errors} warnings" if report.findings else "nothing found"
+    counts = (
+        f"{errors} errors, {len(report.findings) - errors} warnings"
+        if report.findings
+        else "nothing found"
+    )
     asked = ", ".join(report.asked) or "no program could be asked"
-    return "\n".join(log.one_line(log.redact(line)) for line in [*lines, *report.off, f"{asked}: {counts}"])
+    return "\n".join(
+        log.one_line(log.redact(line)) for line in [*lines, *report.off, f"{asked}: {counts}"]
+    )
 
 
 def _as_json(report: Report) -> str:
     found = [
-        {"id" if key == "identifier" else key: value for key, value in asdict(one).items()} for one in report.findings
+        {"id" if key == "identifier" else key: value for key, value in asdict(one).items()}
+        for one in report.findings
     ]
     told = {"findings": found, "checked": report.asked, "off": report.off}
     return log.redact(json.dumps(told, indent=1, ensure_ascii=False))
 
 
-VERB = cli.Program("check", "Checks the configuration of jobs and services, and changes nothing.", add_arguments, run)
+VERB = cli.Program(
+    "check",
+    "Checks the configuration of jobs and services, and changes nothing.",
+    add_arguments,
+    run,
+)

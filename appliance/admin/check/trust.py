@@ -34,7 +34,13 @@ def row_of(error: ApplianceError) -> str:
 def of_warning(name: str, text: str) -> Finding:
     """Return the finding that a warning about the host's certificate is; it begins with the file's path."""
     path, _, words = text.partition(": ")
-    rows = (("C10.g", "revocation"), ("C10.g", "CRL"), ("C10.f", "trust"), ("C10.d", "expires"), ("C10.d", "ends"))
+    rows = (
+        ("C10.g", "revocation"),
+        ("C10.g", "CRL"),
+        ("C10.f", "trust"),
+        ("C10.d", "expires"),
+        ("C10.d", "ends"),
+    )
     row = next((row for row, word in rows if word in words), "C10")
     return Finding(path, 0, "", words, row, name, is_error=False)
 

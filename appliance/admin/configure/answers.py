@@ -70,18 +70,28 @@ class Interview:
         flows = tuple(flow for flow in Flow if flow.value in _split(words))
         site = self._ask("site", "Name of the site, exactly as in GOCDB", _is(_NAME, "SITE-1"))
         keystone = self._ask("keystone", "URL of Keystone", _url)
-        authorities = self._ask("authorities", "File of the authorities that signed the cloud's certificates", _path)
-        pairs = _split(self._ask("projects", "VOs with the ids of their projects: VO=ID, blanks between", _vos))
+        authorities = self._ask(
+            "authorities", "File of the authorities that signed the cloud's certificates", _path
+        )
+        pairs = _split(
+            self._ask("projects", "VOs with the ids of their projects: VO=ID, blanks between", _vos)
+        )
         accounts = {flow: self._account(flow) for flow in flows}
         certificate = key = host = email = cores = memory = lists = ""
         if Flow.ACCOUNTING in flows:
             certificate = self._ask("certificate", "File of the host certificate (PEM)", _file)
             key = self._ask("key", "File of its key (PEM)", _file, offered=_beside(certificate))
         if Flow.INFORMATION in flows:
-            host = self._ask("host", "Name of this host, as others reach it", _is(_HOST, "bdii.example.org"))
-            email = self._ask("email", "E-mail address of the site's administrators", _is(_WORD, "NAME@HOST", "@"))
+            host = self._ask(
+                "host", "Name of this host, as others reach it", _is(_HOST, "bdii.example.org")
+            )
+            email = self._ask(
+                "email", "E-mail address of the site's administrators", _is(_WORD, "NAME@HOST", "@")
+            )
             cores = self._ask("cores", "Cores of all hypervisors together", _is(_NUMBER, "1024"))
-            memory = self._ask("memory", "Memory of all hypervisors together, in GB", _is(_NUMBER, "4096"))
+            memory = self._ask(
+                "memory", "Memory of all hypervisors together, in GB", _is(_NUMBER, "4096")
+            )
         if Flow.IMAGES in flows:
             lists = self._ask("lists", "URLs of image lists, blanks between", _urls)
         projects = dict(pair.split("=", 1) for pair in pairs)
@@ -102,11 +112,15 @@ class Interview:
         )
 
     def _account(self, flow: Flow) -> Account:
-        name = self._ask(f"{flow}-account", f"Account for {flow}, in the domain Default", _is(_WORD, flow.value))
+        name = self._ask(
+            f"{flow}-account", f"Account for {flow}, in the domain Default", _is(_WORD, flow.value)
+        )
         password = self._ask(f"{flow}-password", f"Password of {name}", _printable, is_secret=True)
         return Account(name, "" if password == KEEP else password)
 
-    def _ask(self, key: str, question: str, check: Check, *, is_secret: bool = False, offered: str = "") -> str:
+    def _ask(
+        self, key: str, question: str, check: Check, *, is_secret: bool = False, offered: str = ""
+    ) -> str:
         """Ask until the answer passes its check; what is ``offered`` counts before what the files say."""
         default = offered or self._defaults.get(key, "")
         prompt = f"{question}{f' [{default.strip()}]' if default else ''}: "
@@ -124,7 +138,9 @@ class Interview:
             return (getpass.getpass(prompt) if is_secret else input(prompt)).strip()
         line = sys.stdin.readline()
         if not line:
-            raise UsageError(question, "the input ends before this answer", "write one answer a line")
+            raise UsageError(
+                question, "the input ends before this answer", "write one answer a line"
+            )
         return line.strip()
 
 
@@ -133,28 +149,48 @@ def _split(words: str) -> list[str]:
 
 
 def _is(pattern: re.Pattern[str], example: str, needs: str = "") -> Check:
-    return lambda text: "" if pattern.fullmatch(text) and needs in text else f"{text!r}: write it as in {example}"
+    return lambda text: (
+        "" if pattern.fullmatch(text) and needs in text else f"{text!r}: write it as in {example}"
+    )
 
 
 def _flows(text: str) -> str:
     unknown = set(_split(text)) - {flow.value for flow in Flow}
-    return f"{', '.join(sorted(unknown))}: no such flow; write one or more of {', '.join(Flow)}" if unknown else ""
+    return (
+        f"{', '.join(sorted(unknown))}: no such flow; write one or more of {', '.join(Flow)}"
+        if unknown
+        else ""
+    )
 
 
 def _url(text: str) -> str:
-    return "" if re.fullmatch(r"https?://[^\s/]+(/\S*)?/v3/?", text) else f"{text!r}: write https://HOST:5000/v3"
+    return (
+        ""
+        if re.fullmatch(r"https?://[^\s/]+(/\S*)?/v3/?", text)
+        else f"{text!r}: write https://HOST:5000/v3"
+    )
 
 
 def _urls(text: str) -> str:
-    return "" if all(re.fullmatch(r"https?://\S+/\S+", url) for url in text.split()) else "write https://HOST/PATH"
+    return (
+        ""
+        if all(re.fullmatch(r"https?://\S+/\S+", url) for url in text.split())
+        else "write https://HOST/PATH"
+    )
 
 
 def _path(text: str) -> str:
-    return "" if text.startswith("/") and _printable(text) == "" else f"{text!r}: write the whole path"
+    return (
+        "" if text.startswith("/") and _printable(text) == "" else f"{text!r}: write the whole path"
+    )
 
 
 def _file(text: str) -> str:
-    return "" if Path(text).is_absolute() and Path(text).is_file() else f"{text!r}: there is no such file"
+    return (
+        ""
+        if Path(text).is_absolute() and Path(text).is_file()
+        else f"{text!r}: there is no such file"
+    )
 
 
 def _beside(certificate: str) -> str:
@@ -170,4 +206,8 @@ def _vos(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return "" if all(ord(character) >= _LAST_PRINTABLE for character in text) else "holds a control character"
+    return (
+        ""
+        if all(ord(character) >= _LAST_PRINTABLE for character in text)
+        else "holds a control character"
+    )

@@ -1,6 +1,7 @@
 """``appliance configure``: asks who the site is, and writes the answers to every file that needs them.
 
-Each file keeps its comments, the order of its lines, owner and mode. Asked again, it offers what the files say.
+Each file keeps its comments, the order of its lines, owner and mode. Asked again, it offers what
+the files say.
 """
 
 from __future__ import annotations
@@ -53,12 +54,22 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
     """Return the text of each file that answers go to."""
-    names = (site.CASO, site.RC, site.CLOUD, site.SITE, site.SITE_DEFAULTS, site.LISTS, site.SETTINGS)
+    names = (
+        site.CASO,
+        site.RC,
+        site.CLOUD,
+        site.SITE,
+        site.SITE_DEFAULTS,
+        site.LISTS,
+        site.SETTINGS,
+    )
     texts = {}
     for name in (*names, choice.ENVIRONMENT, *places.values()):
         path = layout.path(name)
         if not path.is_file():
-            raise Unavailable(path, "does not exist", "run scripts/install again: it puts the shipped file there")
+            raise Unavailable(
+                path, "does not exist", "run scripts/install again: it puts the shipped file there"
+            )
         texts[name] = path.read_text()
     return texts
 
@@ -86,10 +97,15 @@ def _lines(before: str, after: str) -> str:
     old, new = before.split("\n"), after.split("\n")
     if len(old) != len(new):
         return "changed"
-    numbers = [str(number) for number, (a, b) in enumerate(zip(old, new, strict=True), start=1) if a != b]
+    numbers = [
+        str(number) for number, (a, b) in enumerate(zip(old, new, strict=True), start=1) if a != b
+    ]
     return f"line{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
 VERB = cli.Program(
-    "configure", "Asks about the site once, and writes the answers to all files that need them.", add_arguments, run
+    "configure",
+    "Asks about the site once, and writes the answers to all files that need them.",
+    add_arguments,
+    run,
 )

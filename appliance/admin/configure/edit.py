@@ -1,7 +1,7 @@
 """Changes single options of configuration files as an administrator does: every other line, comments too, stays.
 
-An option is set where it stands; else in place of its commented example; else at the end of its section. All functions
-take a text and return the new one.
+An option is set where it stands; else in place of its commented example; else at the end of its
+section. All functions take a text and return the new one.
 """
 
 from __future__ import annotations
@@ -50,17 +50,29 @@ def oslo_value(value: str) -> str:
     :raises UsageError: no spelling of it is read back as it is
     """
     if "\\$" in value or "\n" in value or value != value.strip():
-        raise UsageError("password", "blanks at its ends and a backslash before $ cannot be written", "choose another")
+        raise UsageError(
+            "password",
+            "blanks at its ends and a backslash before $ cannot be written",
+            "choose another",
+        )
     text = value.replace("$", "$$")
     return f'"{text}"' if text[:1] == text[-1:] and text[:1] in _QUOTES else text
 
 
 def set_variable(text: str, name: str, value: str, *, prefix: str = "") -> str:
     """Set a variable of a file that a shell could read; ``prefix`` is ``export`` and a blank, or nothing."""
-    quoted = value if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value) else "'" + value.replace("'", "'\\''") + "'"
+    quoted = (
+        value
+        if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value)
+        else "'" + value.replace("'", "'\\''") + "'"
+    )
     lines = text.split("\n")
     pattern = re.compile(rf"\s*(#\s*)?(export\s+)?{re.escape(name)}=")
-    found = [number for number, line in enumerate(lines) if (match := pattern.match(line)) and not match[1]]
+    found = [
+        number
+        for number, line in enumerate(lines)
+        if (match := pattern.match(line)) and not match[1]
+    ]
     found = found[-1:] or [number for number, line in enumerate(lines) if pattern.match(line)][:1]
     line = f"{prefix}{name}={quoted}"
     if found:
@@ -91,7 +103,12 @@ def _mapping(lines: Sequence[str], top: str) -> tuple[int, int, str]:
             while end < len(lines) and (not lines[end].strip() or lines[end][:1] in " #"):
                 end += 1
             inner = next(
-                (one for one in lines[number + 1 : end] if one.strip() and not one.lstrip().startswith("#")), "  x"
+                (
+                    one
+                    for one in lines[number + 1 : end]
+                    if one.strip() and not one.lstrip().startswith("#")
+                ),
+                "  x",
             )
             return number + 1, end, inner[: len(inner) - len(inner.lstrip())]
     return -1, -1, ""
@@ -104,7 +121,8 @@ def set_shares(text: str, projects: Mapping[str, str]) -> str:
         return text
     indent = match[1] + "    "
     block = "".join(
-        f"{indent}{vo}:\n{indent}    auth:\n{indent}        project_id: {project}\n" for vo, project in projects.items()
+        f"{indent}{vo}:\n{indent}    auth:\n{indent}        project_id: {project}\n"
+        for vo, project in projects.items()
     )
     return f"{text[: match.start(2)]}{block}\n{text[match.end() :].lstrip(chr(10))}"
 

@@ -42,20 +42,29 @@ def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout
     """Return what the files say now, by the names of the questions; examples are no answers."""
     found = {
         "flows": " ".join(flow for flow in Flow if host.flows[flow]),
-        "site": _value(texts.get(CASO, ""), "site_name") or _value(texts.get(SITE, ""), "SITE_NAME"),
-        "keystone": _value(texts.get(CASO, ""), "auth_url") or _value(texts.get(RC, ""), "OS_AUTH_URL"),
+        "site": _value(texts.get(CASO, ""), "site_name")
+        or _value(texts.get(SITE, ""), "SITE_NAME"),
+        "keystone": _value(texts.get(CASO, ""), "auth_url")
+        or _value(texts.get(RC, ""), "OS_AUTH_URL"),
         "authorities": _value(texts.get(choice.ENVIRONMENT, ""), "FEDCLOUD_CA_BUNDLE"),
-        "projects": " ".join(f"{vo}={project}" for vo, project in _projects(texts.get(places["mapping"], "")).items()),
+        "projects": " ".join(
+            f"{vo}={project}" for vo, project in _projects(texts.get(places["mapping"], "")).items()
+        ),
         "host": _value(texts.get(SITE_DEFAULTS, ""), "SITE_BDII_HOST"),
         "email": _value(texts.get(SITE, ""), "SITE_EMAIL"),
         "cores": _value(texts.get(CLOUD, ""), "total_cores"),
         "memory": _value(texts.get(CLOUD, ""), "total_ram"),
-        "lists": " ".join(line for line in texts.get(LISTS, "").splitlines() if line and not line.startswith("#")),
+        "lists": " ".join(
+            line for line in texts.get(LISTS, "").splitlines() if line and not line.startswith("#")
+        ),
         "accounting-account": _value(texts.get(CASO, ""), "username"),
         "information-account": _value(texts.get(RC, ""), "OS_USERNAME"),
         "images-account": _value(texts.get(places["backend"], ""), "username"),
     }
-    found = {key: "" if any(word in value for word in _EXAMPLES) else value for key, value in found.items()}
+    found = {
+        key: "" if any(word in value for word in _EXAMPLES) else value
+        for key, value in found.items()
+    }
     passwords = {
         Flow.ACCOUNTING: _value(texts.get(CASO, ""), "password"),
         Flow.INFORMATION: _value(texts.get(RC, ""), "OS_PASSWORD"),
@@ -80,7 +89,8 @@ def _projects(text: str) -> dict[str, str]:
     try:
         mapping = json.loads(text)
         entries = {
-            vo: entry.get("projects", [entry.get("project") or entry.get("tenant")]) for vo, entry in mapping.items()
+            vo: entry.get("projects", [entry.get("project") or entry.get("tenant")])
+            for vo, entry in mapping.items()
         }
         return {vo: str(projects[0]) for vo, projects in entries.items() if projects}
     except (ValueError, AttributeError, TypeError, KeyError):
@@ -90,7 +100,10 @@ def _projects(text: str) -> dict[str, str]:
 def changed(answers: Answers, texts: Texts, places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield path and new text of each file that answers go to."""
     yield SETTINGS, _flows(answers, texts[SETTINGS])
-    yield choice.ENVIRONMENT, edit.set_variable(texts[choice.ENVIRONMENT], "FEDCLOUD_CA_BUNDLE", answers.authorities)
+    yield (
+        choice.ENVIRONMENT,
+        edit.set_variable(texts[choice.ENVIRONMENT], "FEDCLOUD_CA_BUNDLE", answers.authorities),
+    )
     mapping = {vo: {"projects": [project]} for vo, project in answers.projects.items()}
     for place in dict.fromkeys((places["mapping"], places["caso-mapping"])):
         yield place, _mapping(place, texts[place], mapping)
@@ -118,9 +131,15 @@ def _flows(answers: Answers, text: str) -> str:
 def _mapping(place: str, text: str, wanted: Mapping[str, object]) -> str:
     try:
         present = json.loads(text)
-        kept = {vo: entry for vo, entry in present.items() if vo not in wanted and entry != {"tenant": "mytenant"}}
+        kept = {
+            vo: entry
+            for vo, entry in present.items()
+            if vo not in wanted and entry != {"tenant": "mytenant"}
+        }
     except (ValueError, AttributeError) as error:
-        raise ConfigurationError([Problem(Path(place), 0, "", f"is no mapping of VOs: {error}")]) from error
+        raise ConfigurationError(
+            [Problem(Path(place), 0, "", f"is no mapping of VOs: {error}")]
+        ) from error
     return json.dumps({**kept, **wanted}, indent=2) + "\n"
 
 

@@ -38,8 +38,8 @@ class Bridges:
     def jumps(self, forward: str) -> Mapping[str, Sequence[str]]:
         """Return the rules that lead into the chain, by the chain that they are in.
 
-        ``forward`` is where the engine leaves room for others' rules about what passes through this host. What goes
-        to this host itself does not come by there.
+        ``forward`` is where the engine leaves room for others' rules about what passes through this
+        host. What goes to this host itself does not come by there.
         """
 
         def jump(hook: str, bridge: str) -> str:
@@ -56,15 +56,19 @@ def rules(
 ) -> list[str]:
     """Return the rules for IPv4 or IPv6: answers, the targets, DNS where it is needed, and nothing else.
 
-    A packet that may pass returns to where it came from: the rules of the administrator and of the engine go on.
+    A packet that may pass returns to where it came from: the rules of the administrator and of the
+    engine go on.
     """
     start = f"-A {chain}"
     made = [f"{start} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"]
     if version == 6:  # noqa: PLR2004  of IP
-        made += [f"{start} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in _NEIGHBOURS]
+        made += [
+            f"{start} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in _NEIGHBOURS
+        ]
     for target in sorted(addresses):
         for address in _of_version(addresses[target], version):
-            # The port on this host that is published for a container has the container's address here: hence "orig".
+            # The port on this host that is published for a container has the container's address
+            # here: hence "orig".
             made.append(
                 f"{start} -p tcp -m conntrack --ctorigdst {address} --ctorigdstport {target.port} "
                 f"-m comment --comment {target.url} -j RETURN"
@@ -82,9 +86,15 @@ def rules(
 def addresses_in(present: Iterable[str], target: Target) -> list[str]:
     """Return the addresses that rules which are there let through for a target."""
     words = [rule.split() for rule in present]
-    return [rule[rule.index("--ctorigdst") + 1] for rule in words if target.url in rule and "--ctorigdst" in rule]
+    return [
+        rule[rule.index("--ctorigdst") + 1]
+        for rule in words
+        if target.url in rule and "--ctorigdst" in rule
+    ]
 
 
 def _of_version(addresses: Iterable[str], version: int) -> list[str]:
     found = [ipaddress.ip_address(address) for address in addresses]
-    return [str(address) for address in found if address.version == version and not address.is_loopback]
+    return [
+        str(address) for address in found if address.version == version and not address.is_loopback
+    ]

@@ -61,7 +61,8 @@ def _put(host: Host, layout: Layout) -> ExitStatus:
     wanted = egress.plan(host, layout)
     for target in wanted.unresolved:
         logger.warning(
-            "%s: has no address now; the public BDII keeps the one that it could connect to before", target.url
+            "%s: has no address now; the public BDII keeps the one that it could connect to before",
+            target.url,
         )
     if egress.put(wanted):
         names = ", ".join(target.url for target in wanted.addresses) or "nothing outside"
@@ -83,7 +84,9 @@ def why_not(host: Host) -> str:
     if not host.restricts_egress:
         return f"{_SERVICE} may connect to anything: firewall: bdii_egress is false in {host.settings_file}"
     if host.is_native:
-        return f"{_SERVICE} may connect to anything: it runs on this host itself, without containers"
+        return (
+            f"{_SERVICE} may connect to anything: it runs on this host itself, without containers"
+        )
     match egress.mode(host):
         case Mode.HOST:
             return f"{_SERVICE} may connect to anything: it has the host's own network (FEDCLOUD_NETWORK=host)"
@@ -100,7 +103,9 @@ def _is_running(host: Host) -> bool:
     """Return whether the public BDII runs; with no engine there is no container."""
     try:
         with Engine(host.socket) as engine:
-            return any(state.service == _SERVICE and state.is_running for state in engine.services())
+            return any(
+                state.service == _SERVICE and state.is_running for state in engine.services()
+            )
     except Unavailable:
         return False
 
@@ -111,10 +116,17 @@ VERB = cli.Program(
     lambda _parser: None,
     cli.dispatch,
     verbs=(
-        cli.Program("up", "Puts the chain of iptables in place, or renews it.", lambda _parser: None, _up),
-        cli.Program("down", "Removes the chain, unless the public BDII runs.", lambda _parser: None, _down),
         cli.Program(
-            "repair", "Puts the chain in place if the public BDII runs, else removes it.", lambda _parser: None, _repair
+            "up", "Puts the chain of iptables in place, or renews it.", lambda _parser: None, _up
+        ),
+        cli.Program(
+            "down", "Removes the chain, unless the public BDII runs.", lambda _parser: None, _down
+        ),
+        cli.Program(
+            "repair",
+            "Puts the chain in place if the public BDII runs, else removes it.",
+            lambda _parser: None,
+            _repair,
         ),
     ),
 )

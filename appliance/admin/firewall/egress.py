@@ -53,7 +53,11 @@ def mode(host: Host) -> Mode:
         return Mode.HOST
     nested = f"{_SECTION}.networks"
     names = {*found.words(_SECTION, "networks"), *read.sections.get(nested, {})}
-    names |= {name.removeprefix(f"{nested}.").split(".")[0] for name in read.sections if name.startswith(f"{nested}.")}
+    names |= {
+        name.removeprefix(f"{nested}.").split(".")[0]
+        for name in read.sections
+        if name.startswith(f"{nested}.")
+    }
     return Mode.BRIDGE if names and names <= _GUARDED else Mode.OTHER
 
 
@@ -77,7 +81,11 @@ def remove(bridges: Bridges) -> bool:
 
     :raises Unavailable: a program is missing or fails
     """
-    changes = [_remove(tables, bridges.chain) for tables in _FAMILIES if tables.exists() and tables.is_installed()]
+    changes = [
+        _remove(tables, bridges.chain)
+        for tables in _FAMILIES
+        if tables.exists() and tables.is_installed()
+    ]
     return any(changes)
 
 
@@ -136,7 +144,9 @@ def _faults(tables: Tables, bridges: Bridges) -> Iterator[str]:
 
 
 def _hook(present: Sequence[str]) -> str:
-    return next(name for name in _FORWARD if f"-N {name}" in present or f"-P {name}" in " ".join(present))
+    return next(
+        name for name in _FORWARD if f"-N {name}" in present or f"-P {name}" in " ".join(present)
+    )
 
 
 def _of_chain(present: Sequence[str], name: str) -> list[str]:

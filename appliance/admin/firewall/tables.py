@@ -14,7 +14,9 @@ _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _WAIT = "10"
 """Seconds for another program that changes the tables."""
 _TIMEOUT = 60
-_INSTALL = "apt-get install iptables, or set firewall: bdii_egress: false in /etc/fedcloud/appliance.yaml"
+_INSTALL = (
+    "apt-get install iptables, or set firewall: bdii_egress: false in /etc/fedcloud/appliance.yaml"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,20 @@ class Tables:
             raise Unavailable(name, "is not installed", _INSTALL)
         try:
             done = subprocess.run(
-                [path, *words], input=stdin, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+                [path, *words],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LocalFailure(name, str(error)) from error
         if done.returncode:
             words_ = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
             if "Permission denied" in words_ or "you must be root" in words_:
-                raise AccessDenied(name, "only root may look at the packet filter", "run this as root")
+                raise AccessDenied(
+                    name, "only root may look at the packet filter", "run this as root"
+                )
             raise Unavailable(name, f"fails: {words_}")
         return done.stdout

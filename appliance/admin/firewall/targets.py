@@ -35,7 +35,11 @@ class Target:
     @property
     def url(self) -> str:
         """Return its URL, by which its rules are marked."""
-        return f"ldap://[{self.host}]:{self.port}" if ":" in self.host else f"ldap://{self.host}:{self.port}"
+        return (
+            f"ldap://[{self.host}]:{self.port}"
+            if ":" in self.host
+            else f"ldap://{self.host}:{self.port}"
+        )
 
     @property
     def is_address(self) -> bool:
@@ -59,7 +63,9 @@ def read(layout: Layout) -> list[Target]:
 
 def _urls_file(layout: Layout) -> Path:
     try:
-        found = document.read([layout.path(_CONFIGURATION)], shell.parse).get(shell.SECTION, "BDII_SITE_URLS")
+        found = document.read([layout.path(_CONFIGURATION)], shell.parse).get(
+            shell.SECTION, "BDII_SITE_URLS"
+        )
     except ConfigurationError:
         found = None
     return layout.path(found.text if found and found.text else _URLS)
@@ -96,7 +102,9 @@ def resolvers(layout: Layout) -> list[str]:
         return [str(address) for address in named if _is_address(str(address))]
     for name in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
         found = _name_servers(layout.path(name))
-        if usable := [address for address in found if not ipaddress.ip_address(address).is_loopback]:
+        if usable := [
+            address for address in found if not ipaddress.ip_address(address).is_loopback
+        ]:
             return usable
     return list(_DOCKERS_OWN)
 

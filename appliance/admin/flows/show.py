@@ -1,6 +1,7 @@
 """``appliance flows [NAME]``: print which flows are on; with the NAME of a job, service or unit, whether its flow is.
 
-Units ask before they start: exit status 1 means that the flow is off, and the unit is skipped, not failed.
+Units ask before they start: exit status 1 means that the flow is off, and the unit is skipped, not
+failed.
 """
 
 from __future__ import annotations

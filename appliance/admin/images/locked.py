@@ -1,7 +1,8 @@
 """``images.lock``: which image each tag stands for.
 
-A line is ``SERVICE TAG ID``, the id with ``sha256:`` before it; ``#`` begins a comment. One comment has a meaning:
-``# Debian packages of YYYY-MM-DD``, the day on which Debian's archive still offered what is in the images.
+A line is ``SERVICE TAG ID``, the id with ``sha256:`` before it; ``#`` begins a comment. One comment
+has a meaning: ``# Debian packages of YYYY-MM-DD``, the day on which Debian's archive still offered
+what is in the images.
 """
 
 from __future__ import annotations

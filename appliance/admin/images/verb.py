@@ -1,6 +1,7 @@
 """``appliance images``: whether the images that services and jobs run in are on the host.
 
-The units of the services ask this before docker-compose, which would fetch a missing one from elsewhere.
+The units of the services ask this before docker-compose, which would fetch a missing one from
+elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"{', '.join(CONTAINERS)}; without one, all")
+    parser.add_argument(
+        "services", nargs="*", metavar="SERVICE", help=f"{', '.join(CONTAINERS)}; without one, all"
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -41,9 +44,13 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return ExitStatus.DONE
     with Engine(host.socket) as engine:
-        for tag, identifier in needed.require(engine, host, arguments.services or CONTAINERS).items():
+        for tag, identifier in needed.require(
+            engine, host, arguments.services or CONTAINERS
+        ).items():
             print(f"{tag} {identifier}")
     return ExitStatus.DONE
 
 
-VERB = cli.Program("images", "Checks whether the images of services and jobs are on this host.", add_arguments, run)
+VERB = cli.Program(
+    "images", "Checks whether the images of services and jobs are on this host.", add_arguments, run
+)

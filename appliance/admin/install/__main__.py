@@ -1,9 +1,10 @@
 """Installs a proven bundle: ``python3 -m appliance.admin.install BUNDLE [--root DIR]``. ``scripts/install`` calls it.
 
-Each step looks first and changes only what is not as it must be, so that a second run changes nothing, and one after a
-run that was killed does the rest. What makes a version the one that is used comes last: until then the host works with
-the version that it had. From the first change until what runs has been restarted, the record names no bundle: that is
-how the next run knows that systemd and the services may still be at the earlier one, although no file is.
+Each step looks first and changes only what is not as it must be, so that a second run changes
+nothing, and one after a run that was killed does the rest. What makes a version the one that is
+used comes last: until then the host works with the version that it had. From the first change until
+what runs has been restarted, the record names no bundle: that is how the next run knows that
+systemd and the services may still be at the earlier one, although no file is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from pathlib import Path
 from appliance.admin import account, progress, settings
 from appliance.admin.images import locked
 from appliance.admin.install import host, images, ownership, programs
-from appliance.admin.install.plan import ACTIVE_TABLES, IDLE_TABLES, Action, File, decide, digest, files
+from appliance.admin.install.plan import (
+    ACTIVE_TABLES,
+    IDLE_TABLES,
+    Action,
+    File,
+    decide,
+    digest,
+    files,
+)
 from appliance.admin.install.record import Record
 from appliance.admin.jobs import JOBS
 from appliance.admin.mounts import choice
@@ -61,7 +70,9 @@ class Installation:
         host.check_account(self.root)
         layout = Layout(self.root)
         choice.check(choice.variables(layout), layout)
-        self.is_pending = self.record.bundle != bundle_digest or settings.in_use(layout) != __version__
+        self.is_pending = (
+            self.record.bundle != bundle_digest or settings.in_use(layout) != __version__
+        )
         if not self.is_native:
             self._check_images(ids)
         if self.is_pending:
@@ -83,7 +94,9 @@ class Installation:
         self.changes += host.enable(self.root, is_first=not self.record.version)
         if host.is_booted(self.root) and (self.is_pending or self.is_unit_changed):
             host.reload_units()
-        self.changes += programs.link(root=self.root, version=__version__, digest=self._variant(bundle_digest))
+        self.changes += programs.link(
+            root=self.root, version=__version__, digest=self._variant(bundle_digest)
+        )
         if self.is_native:
             self.changes += programs.link_current(root=self.root, version=__version__)
         self._set_version()
@@ -95,7 +108,13 @@ class Installation:
     def _make_programs(self, digest: str) -> bool:
         requirements = "requirements-all.txt" if self.is_native else "requirements.txt"
         named = self._variant(digest)
-        return programs.make(self.bundle, root=self.root, version=__version__, digest=named, requirements=requirements)
+        return programs.make(
+            self.bundle,
+            root=self.root,
+            version=__version__,
+            digest=named,
+            requirements=requirements,
+        )
 
     def _check_images(self, ids: Mapping[str, str]) -> None:
         if self.is_pending:
@@ -142,7 +161,8 @@ class Installation:
         self.record.write(self.record_path)
         for one in wanted:
             self._install_file(one, earlier[one.key])
-        for name, place in mounts.items():  # an earlier release's is the containers' to read, and nobody else's
+        # an earlier release's is the containers' to read, and nobody else's
+        for name, place in mounts.items():
             path = layout.path(place)
             if place in choice.PLACES[name] and path.is_file() and not path.is_symlink():
                 self._set_access(path, mode=0o640, group=account.ID)
@@ -151,7 +171,9 @@ class Installation:
     def _shipped(self, one: File) -> tuple[str, ...]:
         """Return the hashes that are recorded; releases until 0.1 recorded a table where it lay then."""
         names = dict.fromkeys((one.key, one.target, one.key.replace(ACTIVE_TABLES, IDLE_TABLES, 1)))
-        return tuple(dict.fromkeys(hashed for name in names for hashed in self.record.shipped.get(name, ())))
+        return tuple(
+            dict.fromkeys(hashed for name in names for hashed in self.record.shipped.get(name, ()))
+        )
 
     def _is_table_active(self, name: str) -> bool:
         """Say whether a table of cron counts: jobs start when `appliance schedule` says so, upgrades keep what runs."""
@@ -176,19 +198,29 @@ class Installation:
     def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
         target, new = self.root / one.target.lstrip("/"), one.content
         found = target.read_bytes() if target.is_file() else None
-        present = _as_shipped(found) if one.target == choice.ENVIRONMENT and found is not None else found
+        present = (
+            _as_shipped(found) if one.target == choice.ENVIRONMENT and found is not None else found
+        )
         action = decide(new, present=present, shipped=shipped, kind=one.kind)
         if target.is_symlink():  # to a place of the administrator's, or masked
-            action = Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
+            action = (
+                Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
+            )
         if action is Action.BESIDE:
             beside = self.root / one.beside.lstrip("/")
             durable.write_atomic(beside, new, mode=one.mode & 0o640)
-            self.notes.append(f"{one.target}: keeps what you changed; the new version is {one.beside}")
+            self.notes.append(
+                f"{one.target}: keeps what you changed; the new version is {one.beside}"
+            )
             self.changes += 1
         elif action is not Action.KEEP:
             if action is Action.REPLACE:
                 self._put_aside(target)
-            if one.target == choice.ENVIRONMENT and found is not None and (line := _VERSION.search(found)):
+            if (
+                one.target == choice.ENVIRONMENT
+                and found is not None
+                and (line := _VERSION.search(found))
+            ):
                 new += line[0]  # until what runs has been restarted
             durable.make_directory(target.parent, mode=0o755)
             durable.write_atomic(target, new, mode=one.mode)
@@ -225,7 +257,9 @@ class Installation:
         for place in ownership.places(self.root):
             changed, doubtful = ownership.give(place)
             self.changes += changed
-            self.notes += [f"{path}: has a second name somewhere, so it keeps its owner" for path in doubtful]
+            self.notes += [
+                f"{path}: has a second name somewhere, so it keeps its owner" for path in doubtful
+            ]
 
     def _take_version_over(self) -> None:
         """Write the version that ``appliance.env`` has, as releases until 0.1 kept it, to the state directory."""
@@ -239,7 +273,9 @@ class Installation:
             self._write_version(__version__)
 
     def _write_version(self, version: str) -> None:
-        durable.write_atomic(self.root / settings.VERSION_FILE.lstrip("/"), f"{version}\n".encode(), mode=0o644)
+        durable.write_atomic(
+            self.root / settings.VERSION_FILE.lstrip("/"), f"{version}\n".encode(), mode=0o644
+        )
         self.changes += 1
 
     def _drop_version(self) -> None:
@@ -262,7 +298,9 @@ def _as_shipped(text: bytes) -> bytes:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "run the programs on this host itself; later runs remember that"
     parser.add_argument("--without-containers", action="store_true", help=words)
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory of a bundle that has been verified")
+    parser.add_argument(
+        "bundle", type=Path, metavar="BUNDLE", help="directory of a bundle that has been verified"
+    )
 
 
 def _install(arguments: argparse.Namespace) -> ExitStatus:
@@ -272,7 +310,9 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError("install", "only root can install")
     for name in ("SHA256SUMS", "images.lock", "requirements.txt", "files/docker-compose.yml"):
         if not (bundle / name).is_file():
-            raise Unavailable(bundle / name, "is missing", "this is no whole bundle; nothing was changed")
+            raise Unavailable(
+                bundle / name, "is missing", "this is no whole bundle; nothing was changed"
+            )
     state = root / "var/lib/fedcloud"
     for directory in (state, root / "run/fedcloud"):
         durable.make_directory(directory, mode=0o755)
@@ -290,7 +330,9 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     for line in complaints(Layout(root)) if is_scheduled else map(str, foreign(Layout(root))):
         print(line)
     if made.changes:
-        print(f"Installed {__version__}. Next: appliance configure, appliance check --offline, appliance start.")
+        print(
+            f"Installed {__version__}. Next: appliance configure, appliance check --offline, appliance start."
+        )
     else:
         print(f"Nothing to change: {__version__} is installed.")
     return ExitStatus.DONE if is_restarted else ExitStatus.PARTLY

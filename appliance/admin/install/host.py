@@ -26,7 +26,11 @@ def check_account(root: Path) -> None:
             if (found == account.NAME) != (number == str(account.ID)):
                 kind = "user" if name == "passwd" else "group"
                 cause = f"the {kind} {found} has the number {number}; ours is {account.NAME} with {account.ID}"
-                raise Unavailable(root / "etc" / name, cause, "give that account another number and its files with it")
+                raise Unavailable(
+                    root / "etc" / name,
+                    cause,
+                    "give that account another number and its files with it",
+                )
 
 
 def make_account(root: Path) -> int:
@@ -39,7 +43,16 @@ def make_account(root: Path) -> int:
         run("/usr/sbin/groupadd", *where, "--gid", number, account.NAME)
         made += 1
     if not _has(root, "passwd"):
-        words = ["--uid", number, "--gid", number, "--comment", "EGI fedcloud appliance", *home, account.NAME]
+        words = [
+            "--uid",
+            number,
+            "--gid",
+            number,
+            "--comment",
+            "EGI fedcloud appliance",
+            *home,
+            account.NAME,
+        ]
         run("/usr/sbin/useradd", *where, *words)
         made += 1
     return made
@@ -50,14 +63,16 @@ def _has(root: Path, name: str) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    text = path.read_text(errors="surrogateescape") if path.exists() else ""  # names may be in any encoding
+    # names may be in any encoding
+    text = path.read_text(errors="surrogateescape") if path.exists() else ""
     return [line for line in text.splitlines() if line.count(":") > 2]  # noqa: PLR2004
 
 
 def link_anchors(root: Path) -> int:
     """Link Debian's IGTF anchors into the directory that grid programs read; returns how many links changed.
 
-    What lies there already, such as EGI's own distribution, stays. A link to an anchor that has been withdrawn goes.
+    What lies there already, such as EGI's own distribution, stays. A link to an anchor that has
+    been withdrawn goes.
     """
     directory, changed = root / "etc/grid-security/certificates", 0
     directory.mkdir(parents=True, exist_ok=True)
@@ -77,7 +92,8 @@ def link_anchors(root: Path) -> int:
 def make_places(root: Path, *, is_native: bool = False) -> None:
     """Make the directories and log files of tmpfiles.d/fedcloud.conf, and those of a host without containers."""
     where = [] if root == Path("/") else [f"--root={root}"]
-    # The containers get Debian's directory of anchors, also on a host that has none of these packages.
+    # The containers get Debian's directory of anchors, also on a host that has none of these
+    # packages.
     for directory in ("run", "run/lock", "var/log", "var/spool", ANCHORS.lstrip("/")):
         (root / directory).mkdir(parents=True, exist_ok=True)
     run(
@@ -92,8 +108,8 @@ def make_places(root: Path, *, is_native: bool = False) -> None:
 def enable(root: Path, *, is_first: bool) -> int:
     """Enable the services on a ``first`` installation; returns how many links were made.
 
-    Ever after, an administrator who has disabled one has had reason to. What an earlier version has enabled with the
-    machine alone becomes so with the engine too.
+    Ever after, an administrator who has disabled one has had reason to. What an earlier version has
+    enabled with the machine alone becomes so with the engine too.
     """
     due = []
     for name in _UNITS:
@@ -135,4 +151,6 @@ def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())
-        raise Unavailable(Path(command[0]).name, words or f"ended with exit status {done.returncode}")
+        raise Unavailable(
+            Path(command[0]).name, words or f"ended with exit status {done.returncode}"
+        )

@@ -1,7 +1,7 @@
 """The images of a bundle: proven against ``images.lock`` before and after the engine has loaded them.
 
-The engine is asked through its own command line, since the docker SDK is not there yet when the first version is
-installed.
+The engine is asked through its own command line, since the docker SDK is not there yet when the
+first version is installed.
 """
 
 from __future__ import annotations
@@ -37,24 +37,37 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
                 held |= dict.fromkeys(image.get("RepoTags") or [], f"sha256:{identifier}")
     for tag, identifier in ids.items():
         if tag not in held:
-            raise Unavailable(tag, "this image is missing from the bundle", "get the bundle again; nothing was changed")
+            raise Unavailable(
+                tag,
+                "this image is missing from the bundle",
+                "get the bundle again; nothing was changed",
+            )
         if held[tag] != identifier:
-            cause = f"the bundle's image is {short(held[tag])}, images.lock says {short(identifier)}"
+            cause = (
+                f"the bundle's image is {short(held[tag])}, images.lock says {short(identifier)}"
+            )
             raise Unavailable(tag, cause, "get the bundle again; nothing was changed")
 
 
 def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
     """Raise `Unavailable` when the engine does not answer, is podman's, or has no room for the images that it lacks."""
-    if "podman" in _docker("version", "--format", "{{range .Server.Components}}{{.Name}} {{end}}").lower():
+    if (
+        "podman"
+        in _docker("version", "--format", "{{range .Server.Components}}{{.Name}} {{end}}").lower()
+    ):
         remedy = "install docker.io or docker-ce, or use --without-containers; nothing was changed"
-        raise Unavailable("docker", "podman answers on the engine's socket, which is not supported", remedy)
+        raise Unavailable(
+            "docker", "podman answers on the engine's socket, which is not supported", remedy
+        )
     if all(_present(tag) == identifier for tag, identifier in ids.items()):
         return
     place = Path(_docker("info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker")
     needed = sum(path.stat().st_size for path in archives(bundle))
     try:
         free = shutil.disk_usage(place).free
-    except OSError:  # the engine is another machine's, or in a namespace of its own: only it can say
+    except (
+        OSError
+    ):  # the engine is another machine's, or in a namespace of its own: only it can say
         return
     if free < needed:
         cause = f"the engine keeps its images there: {free / _GB:.1f} GB are free, {needed / _GB:.1f} GB are needed"
@@ -71,7 +84,8 @@ def load(bundle: Path, ids: Mapping[str, str]) -> int:
     for tag in missing:
         if (found := _present(tag)) != ids[tag]:
             raise Unavailable(
-                tag, f"the engine has {short(found) or 'no such image'}, images.lock says {short(ids[tag])}"
+                tag,
+                f"the engine has {short(found) or 'no such image'}, images.lock says {short(ids[tag])}",
             )
     return len(missing)
 
@@ -85,7 +99,9 @@ def _present(tag: str) -> str:
 def _docker(*words: str) -> str:
     done = subprocess.run([_program(), *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Unavailable("docker", f"{words[0]}: {' '.join(done.stderr.split())}", "see systemctl status docker")
+        raise Unavailable(
+            "docker", f"{words[0]}: {' '.join(done.stderr.split())}", "see systemctl status docker"
+        )
     return done.stdout
 
 
@@ -93,5 +109,7 @@ def _program() -> str:
     """Return the path of Docker's client, of whatever package it is."""
     found = shutil.which("docker", path=_PLACES)
     if found is None:
-        raise Unavailable("docker", "is not installed", "install docker.io or docker-ce; nothing was changed")
+        raise Unavailable(
+            "docker", "is not installed", "install docker.io or docker-ce; nothing was changed"
+        )
     return found

@@ -22,8 +22,8 @@ PLACES = (
 def give(top: Path) -> tuple[int, list[Path]]:
     """Give a directory and all below it to the account, following no link below it and leaving no file system.
 
-    Returns how many things changed hands, and files with a second name somewhere, which are left as they are: that name
-    may be one of the system's.
+    Returns how many things changed hands, and files with a second name somewhere, which are left as
+    they are: that name may be one of the system's.
     """
     changed, doubtful = 0, list[Path]()
     if not top.is_dir():
@@ -59,7 +59,8 @@ def _give(name: str, status: os.stat_result, path: Path, descriptor: int | None)
 def places(root: Path) -> Iterator[Path]:
     """Yield the directories that belong to the account.
 
-    Their names stand in directories of root's: a link there is the administrator's, such as one to a volume for images.
+    Their names stand in directories of root's: a link there is the administrator's, such as one to
+    a volume for images.
     """
     for place in PLACES:
         path = root / place.lstrip("/")

@@ -1,9 +1,10 @@
 """Which files of a bundle go where, with whose rights; and what to do with one that is there already.
 
-A file is the administrator's when its content is none that we have ever put there. Such a file keeps its content: a new
-version comes to lie beside it as ``NAME.fedcloud-new``, and only if the version has changed. What an earlier release of
-the appliance left in the place of a program or a unit (nothing of ours is recorded for it) is put aside and replaced;
-configuration of an earlier release counts as the administrator's.
+A file is the administrator's when its content is none that we have ever put there. Such a file
+keeps its content: a new version comes to lie beside it as ``NAME.fedcloud-new``, and only if the
+version has changed. What an earlier release of the appliance left in the place of a program or a
+unit (nothing of ours is recorded for it) is put aside and replaced; configuration of an earlier
+release counts as the administrator's.
 """
 
 from __future__ import annotations
@@ -70,14 +71,19 @@ class File:
         return f"{self.target}.fedcloud-new"
 
 
-def files(bundle: Path, *, is_active: Callable[[str], bool], is_native: bool = False) -> Iterator[File]:
+def files(
+    bundle: Path, *, is_active: Callable[[str], bool], is_native: bool = False
+) -> Iterator[File]:
     """Yield all files that a bundle installs; a table of cron goes where it counts if it ``is_active``, by its name.
 
-    Without containers (``is_native``) there are units of its own, and nothing of Compose and images.
+    Without containers (``is_native``) there are units of its own, and nothing of Compose and
+    images.
     """
     own = {one.target: one for one in _native(bundle)} if is_native else {}
     for one in _with_containers(bundle, is_active):
-        if one.target in own or (is_native and one.source.parent.name in ("networks", "files", bundle.name)):
+        if one.target in own or (
+            is_native and one.source.parent.name in ("networks", "files", bundle.name)
+        ):
             continue
         replaced = _NATIVE_URLS if is_native and one.target == _URLS else ()
         yield replace(one, replaced=replaced)
@@ -108,7 +114,8 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
     for source in _below(top / "etc"):
         name = source.relative_to(top).as_posix()
         is_public = (
-            name.startswith(("etc/sitebdii/", "etc/bdii/", "etc/fedcloud/")) and name != "etc/fedcloud/appliance.env"
+            name.startswith(("etc/sitebdii/", "etc/bdii/", "etc/fedcloud/"))
+            and name != "etc/fedcloud/appliance.env"
         )
         mode, group = (0o644, ROOT) if is_public else (0o640, account.ID)
         yield File(source, f"/{name}", Kind.CONFIGURATION, mode, group)
@@ -123,7 +130,9 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
         ("bin", "/usr/local/bin", Kind.PROGRAM, 0o755),
     ):
         for source in _below(top / folder):
-            yield File(source, f"{target}/{source.relative_to(top / folder).as_posix()}", kind, mode)
+            yield File(
+                source, f"{target}/{source.relative_to(top / folder).as_posix()}", kind, mode
+            )
     yield File(top / "docker-compose.yml", "/etc/fedcloud/docker-compose.yml", Kind.PROGRAM, 0o644)
     yield File(bundle / "images.lock", "/etc/fedcloud/images.lock", Kind.PROGRAM, 0o644)
 

@@ -1,7 +1,8 @@
 """The programs of the host: an environment of Python's in ``/opt/fedcloud``, made of the bundle's wheels alone.
 
-It is made under another name and renamed when it is whole. Its own name carries the bundle's hash; the name with the
-version alone, and ``/usr/local/bin/appliance``, are links that change in one step.
+It is made under another name and renamed when it is whole. Its own name carries the bundle's hash;
+the name with the version alone, and ``/usr/local/bin/appliance``, are links that change in one
+step.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def _fill(unfinished: Path, bundle: Path, requirements: Path) -> None:
     wheels = bundle / "wheels"
     own = sorted(wheels.glob("egi_fedcloud_appliance-*.whl"))
     if len(own) != 1:
-        raise Unavailable(wheels, f"holds {len(own)} wheels of the appliance, not one", "build the bundle again")
+        raise Unavailable(
+            wheels, f"holds {len(own)} wheels of the appliance, not one", "build the bundle again"
+        )
     digest = hashlib.sha256(own[0].read_bytes()).hexdigest()
     options = ("--no-index", "--find-links", wheels, "--no-deps", "--require-hashes")
     _run(*pip, *options, "-r", requirements, f"{own[0].absolute().as_uri()}#sha256={digest}")
@@ -57,7 +60,8 @@ def _fill(unfinished: Path, bundle: Path, requirements: Path) -> None:
 
 def _pip() -> Path:
     """Return the system's own pip, as the wheel that venv installs: none is left behind in the environment."""
-    own = sysconfig.get_config_var("WHEEL_PKG_DIR")  # of Fedora's family; Debian has it without saying so
+    # of Fedora's family; Debian has it without saying so
+    own = sysconfig.get_config_var("WHEEL_PKG_DIR")
     places = [Path(own)] if own else []
     places += [Path("/usr/share/python-wheels"), Path(ensurepip.__file__).parent / "_bundled"]
     found = [path for place in places for path in sorted(place.glob("pip-*.whl"))[-1:]]
@@ -108,9 +112,23 @@ def remove_leftovers(*, root: Path) -> None:
 
 
 def _run(*command: str | Path) -> None:
-    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "PIP_CONFIG_FILE": os.devnull}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
     environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines()
-        raise Unavailable(Path(command[0]).name, f"{' '.join(map(str, command[1:4]))} failed: {' '.join(words[-2:])}")
+        raise Unavailable(
+            Path(command[0]).name,
+            f"{' '.join(map(str, command[1:4]))} failed: {' '.join(words[-2:])}",
+        )

@@ -25,9 +25,18 @@ _NAMES = (*dict.fromkeys([*SERVICES, *UNITS]), *JOBS)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     names = ", ".join([*_NAMES])
-    parser.add_argument("name", nargs="?", metavar="SERVICE|JOB", help=f"{names}; without one, all jobs")
+    parser.add_argument(
+        "name", nargs="?", metavar="SERVICE|JOB", help=f"{names}; without one, all jobs"
+    )
     parser.add_argument("-f", "--follow", action="store_true", help="go on printing new lines")
-    parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="latest lines to print (default: 50)")
+    parser.add_argument(
+        "-n",
+        "--lines",
+        type=int,
+        default=50,
+        metavar="N",
+        help="latest lines to print (default: 50)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -56,13 +65,17 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
     for job in jobs:
         _tell_of_run_by_hand(job, layout)
     if not paths:
-        raise Unavailable(layout.path(f"/var/log/{jobs[0].log}"), "does not exist", "no job has run yet")
+        raise Unavailable(
+            layout.path(f"/var/log/{jobs[0].log}"), "does not exist", "no job has run yet"
+        )
     return _of_files([str(path) for path in paths], lines=arguments.lines, follow=arguments.follow)
 
 
 def _of_files(paths: Sequence[str], *, lines: int, follow: bool) -> ExitStatus:
     # tail opens a file again when it has been rotated
-    done = subprocess.run([_TAIL, "-n", str(lines), *(["-F"] if follow else []), "--", *paths], check=False)
+    done = subprocess.run(
+        [_TAIL, "-n", str(lines), *(["-F"] if follow else []), "--", *paths], check=False
+    )
     return ExitStatus.DONE if done.returncode == 0 else ExitStatus.NOTHING
 
 
@@ -75,14 +88,21 @@ def _tell_of_run_by_hand(job: Job, layout: Layout) -> None:
     except OSError:
         written = 0.0
     try:
-        is_missed = isinstance(begun, str) and datetime.fromisoformat(begun).timestamp() > written + 1
+        is_missed = (
+            isinstance(begun, str) and datetime.fromisoformat(begun).timestamp() > written + 1
+        )
     except ValueError:
         return
     if is_missed:
-        print(f"# {job.name}: the last run, which ended {ended}, wrote to the terminal that started it", flush=True)
+        print(
+            f"# {job.name}: the last run, which ended {ended}, wrote to the terminal that started it",
+            flush=True,
+        )
 
 
-def _of_services(services: Sequence[str], layout: Layout, *, lines: int, follow: bool) -> ExitStatus:
+def _of_services(
+    services: Sequence[str], layout: Layout, *, lines: int, follow: bool
+) -> ExitStatus:
     """Print what each service has said, and why a service does not run with its configuration."""
     host = settings.load(layout)
     if host.is_native:
@@ -90,7 +110,9 @@ def _of_services(services: Sequence[str], layout: Layout, *, lines: int, follow:
         return ExitStatus.DONE if status == 0 else ExitStatus.NOTHING
     unit = SERVICES[services[0]]
     decision = choose.read(unit, layout)
-    faults = [line for service in services for line in decision.choices[service].lines(service, unit)]
+    faults = [
+        line for service in services for line in decision.choices[service].lines(service, unit)
+    ]
     for line in faults:
         print(log.one_line(log.redact(f"! {line}")), flush=True)
     with Engine(host.socket) as engine:
@@ -113,7 +135,9 @@ def _of_services(services: Sequence[str], layout: Layout, *, lines: int, follow:
 def _followed(engine: Engine, services: Sequence[str], *, lines: int) -> ExitStatus:
     """Print what several services say from now on, as it comes."""
     threads = [
-        threading.Thread(target=_write, args=(engine.logs(service, lines=lines, follow=True),), daemon=True)
+        threading.Thread(
+            target=_write, args=(engine.logs(service, lines=lines, follow=True),), daemon=True
+        )
         for service in services
     ]
     for thread in threads:

@@ -1,8 +1,9 @@
 """Files that a site may have in one place or another: which of them the containers get.
 
-What ``appliance.env`` names counts. Else a file in the place that releases since 2018 gave it does, and then the one of
-2017, which `scripts/install` fills. Two configurations of the backend hold two accounts: which one is meant, nobody but
-the administrator knows. With Python's standard library alone: the installer asks, too.
+What ``appliance.env`` names counts. Else a file in the place that releases since 2018 gave it does,
+and then the one of 2017, which `scripts/install` fills. Two configurations of the backend hold two
+accounts: which one is meant, nobody but the administrator knows. With Python's standard library
+alone: the installer asks, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ PLACES = {
         "/etc/cloudkeeper-os/voms.json",
         "/etc/voms.json",
     ),
-    BACKEND_CONFIG: ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf"),
+    BACKEND_CONFIG: (
+        "/etc/cloudkeeper-os/cloudkeeper-os.conf",
+        "/etc/cloudkeeper/cloudkeeper-os.conf",
+    ),
 }
 """By the variable of the compose file; the newest place first, and last the one that counts when there is no file."""
 
@@ -55,7 +59,12 @@ def _first(places: tuple[str, ...], layout: Layout) -> str:
 def check(named: Mapping[str, str], layout: Layout) -> None:
     """Raise `ConfigurationError` when there are two configurations of the backend and none of them is named."""
     newer, older = (layout.path(place) for place in PLACES[BACKEND_CONFIG])
-    if not named.get(BACKEND_CONFIG) and newer.exists() and older.exists() and not newer.samefile(older):
+    if (
+        not named.get(BACKEND_CONFIG)
+        and newer.exists()
+        and older.exists()
+        and not newer.samefile(older)
+    ):
         line = f"{BACKEND_CONFIG}={PLACES[BACKEND_CONFIG][0]}"
         cause = f"there is {older} too; remove one, or name the other in {layout.path(ENVIRONMENT)}, such as {line}"
         raise ConfigurationError([Problem(newer, 0, "", cause)])

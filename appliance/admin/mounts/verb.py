@@ -1,7 +1,7 @@
 """``appliance mounts``: which of a site's files its containers get, where releases have had them in different places.
 
-The unit of the backend writes it to a file that docker-compose's environment comes from; refused, the service does not
-start with the account of the wrong file.
+The unit of the backend writes it to a file that docker-compose's environment comes from; refused,
+the service does not start with the account of the wrong file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from appliance.core.run.errors import ExitStatus
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of printing")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to this file instead of printing"
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -33,4 +35,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-VERB = cli.Program("mounts", "Prints which of the site's files are mounted into the containers.", add_arguments, run)
+VERB = cli.Program(
+    "mounts",
+    "Prints which of the site's files are mounted into the containers.",
+    add_arguments,
+    run,
+)

@@ -1,7 +1,7 @@
 """``appliance restart SERVICE``: check first, then replace.
 
-A configuration that does not pass leaves what runs as it is. `systemctl restart` stops first; it then starts the copy
-that passed last.
+A configuration that does not pass leaves what runs as it is. `systemctl restart` stops first; it
+then starts the copy that passed last.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from appliance.admin import native, settings
 from appliance.admin.jobs import SERVICES, UNITS
 from appliance.admin.service import choose, steps
 from appliance.core.run import cli
-from appliance.core.run.errors import ConfigurationError, ExitStatus, Problem, Unavailable, UsageError
+from appliance.core.run.errors import (
+    ConfigurationError,
+    ExitStatus,
+    Problem,
+    Unavailable,
+    UsageError,
+)
 from appliance.core.run.layout import Layout
 
 _SYSTEMCTL = "/usr/bin/systemctl"
@@ -47,12 +53,18 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         _systemctl("restart", native.UNITS[services[-1]])
         _tell(services, layout)
         return ExitStatus.DONE
-    is_active = subprocess.run([_SYSTEMCTL, "is-active", "--quiet", f"{unit}.service"], check=False).returncode == 0
+    is_active = (
+        subprocess.run(
+            [_SYSTEMCTL, "is-active", "--quiet", f"{unit}.service"], check=False
+        ).returncode
+        == 0
+    )
     if is_active and name not in UNITS:
         steps.replace(host, layout, unit, services)
     else:
         choose.require_good(services, host, layout)
-        _systemctl("reload" if is_active else "restart", unit)  # the unit itself sets its status line then
+        # the unit itself sets its status line then
+        _systemctl("reload" if is_active else "restart", unit)
     _tell(services, layout)
     return ExitStatus.DONE
 
@@ -62,9 +74,17 @@ def _tell(services: Sequence[str], layout: Layout) -> None:
 
 
 def _systemctl(verb: str, unit: str) -> None:
-    done = subprocess.run([_SYSTEMCTL, verb, f"{unit}.service"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [_SYSTEMCTL, verb, f"{unit}.service"], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise Unavailable(unit, f"systemctl {verb} failed", f"see appliance logs {unit} and systemctl status {unit}")
+        raise Unavailable(
+            unit,
+            f"systemctl {verb} failed",
+            f"see appliance logs {unit} and systemctl status {unit}",
+        )
 
 
-VERB = cli.Program("restart", "Checks the configuration of a service, then replaces it.", add_arguments, run)
+VERB = cli.Program(
+    "restart", "Checks the configuration of a service, then replaces it.", add_arguments, run
+)

@@ -1,6 +1,7 @@
 """The host key for a job: a copy on tmpfs that the job's account may read, for as long as the job runs.
 
-The key itself stays where it is, readable by root alone, and no container sees the directory that it lies in.
+The key itself stays where it is, readable by root alone, and no container sees the directory that
+it lies in.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ def needs(job: Job, layout: Layout) -> Needs | None:
     """
     if job.service == "ssm":
         return _ssm(layout.path("/etc/apel/sender.cfg"))
-    return _cloudkeeper(layout.path("/etc/cloudkeeper/cloudkeeper.yml")) if job.service == "cloudkeeper" else None
+    return (
+        _cloudkeeper(layout.path("/etc/cloudkeeper/cloudkeeper.yml"))
+        if job.service == "cloudkeeper"
+        else None
+    )
 
 
 def _ssm(path: Path) -> Needs:
@@ -90,12 +95,18 @@ def staged_path(name: str, layout: Layout) -> Path:
 
 @contextlib.contextmanager
 def staged(
-    job: Job, layout: Layout, *, at: datetime, name: str = "", warn: Callable[[str], None] = logger.warning
+    job: Job,
+    layout: Layout,
+    *,
+    at: datetime,
+    name: str = "",
+    warn: Callable[[str], None] = logger.warning,
 ) -> Iterator[Sequence[str]]:
     """Check certificate and key, stage the copy for the block, and yield the bind mounts of the container.
 
-    What a killed run left is removed before anything else. Who does not hold the job's lock takes another ``name``
-    for the copy, and ``warn`` hears what a peer may refuse. Raises what `Identity.load` raises.
+    What a killed run left is removed before anything else. Who does not hold the job's lock takes
+    another ``name`` for the copy, and ``warn`` hears what a peer may refuse. Raises what
+    `Identity.load` raises.
     """
     copy = staged_path(name or job.name, layout)
     wanted = needs(job, layout)
@@ -111,7 +122,11 @@ def staged(
     certificate, key = layout.path(wanted.certificate), layout.path(wanted.key)
     for warning in _check(certificate, key, layout=layout, at=at):
         warn(warning)
-    public = [place for place in dict.fromkeys((wanted.certificate, wanted.peer)) if place not in ("", wanted.key)]
+    public = [
+        place
+        for place in dict.fromkeys((wanted.certificate, wanted.peer))
+        if place not in ("", wanted.key)
+    ]
     for place in public:
         _require_open(layout.path(place))
     files.make_directory(copy.parent, mode=0o700)
@@ -147,7 +162,9 @@ def _require_open(path: Path) -> None:
         (status.st_uid == account.ID, stat.S_IRUSR),
     ]
     if not any(holds and status.st_mode & bit for holds, bit in bits):
-        raise Unavailable(path, "the account of the containers cannot read it", f"chmod 0644 {path}")
+        raise Unavailable(
+            path, "the account of the containers cannot read it", f"chmod 0644 {path}"
+        )
 
 
 def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Sequence[str]:
@@ -166,9 +183,13 @@ def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Seq
     identity = Identity.load(certificate, key_path=key, at=at)
     warnings = [identity.expiry_warning(at=at), _chain_warning(identity, layout=layout, at=at)]
     with contextlib.suppress(x509.ExtensionNotFound):
-        purposes = identity.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        purposes = identity.certificate.extensions.get_extension_for_class(
+            x509.ExtendedKeyUsage
+        ).value
         if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
-            warnings.append(f"{certificate}: is no client's certificate (extended key usage); request one that is")
+            warnings.append(
+                f"{certificate}: is no client's certificate (extended key usage); request one that is"
+            )
     return [warning for warning in warnings if warning]
 
 

@@ -1,7 +1,7 @@
 """A child process under watch: it has a deadline, and what this process is told to do, the child's work is told too.
 
-Signals arrive through a pipe and the child's end through its pidfd, so that one ``poll`` waits for both and for the
-deadline. Should this process be killed, the kernel sends the child SIGTERM.
+Signals arrive through a pipe and the child's end through its pidfd, so that one ``poll`` waits for
+both and for the deadline. Should this process be killed, the kernel sends the child SIGTERM.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def run(
 ) -> Outcome:
     """Run a command to its end.
 
-    A signal that ``forward`` finds nobody for goes to the child itself. After ``grace`` follows SIGKILL. ``output``
-    takes both of the child's streams instead of ours; with ``errors``, that is called with each line of standard error.
+    A signal that ``forward`` finds nobody for goes to the child itself. After ``grace`` follows
+    SIGKILL. ``output`` takes both of the child's streams instead of ours; with ``errors``, that is
+    called with each line of standard error.
     """
     with _signals() as told:
         child = subprocess.Popen(
@@ -59,7 +60,8 @@ def run(
             stdout=output,
             stderr=output if errors is None else subprocess.PIPE,
             env=dict(environment),
-            start_new_session=True,  # a terminal's interrupt reaches this process alone, which hands it on once
+            # a terminal's interrupt reaches this process alone, which hands it on once
+            start_new_session=True,
         )
         reader = threading.Thread(target=_read, args=(child.stderr, errors), daemon=True)
         if errors is not None:
@@ -94,7 +96,9 @@ def _watch(
     deadline, stopped_by = time.monotonic() + timeout.total_seconds(), ""
     try:
         while True:
-            ready = dict(poll.poll(round(min(max(0, deadline - time.monotonic()), _LONGEST_POLL) * 1000)))
+            ready = dict(
+                poll.poll(round(min(max(0, deadline - time.monotonic()), _LONGEST_POLL) * 1000))
+            )
             if end in ready:
                 return Outcome(_status(child.wait()), stopped_by)
             if told in ready:

@@ -1,8 +1,9 @@
 """``appliance run JOB``: starts a job once, however often it is asked to, and ends as the job ended.
 
-A start that finds the job running says so and is done. What a killed run has left (its container, its copy of the host
-key) the next one removes before it begins. The job's last run is recorded as ``job-NAME``, in a directory that no
-container can write to. A job whose flow is off is not started, and that is no failure.
+A start that finds the job running says so and is done. What a killed run has left (its container,
+its copy of the host key) the next one removes before it begins. The job's last run is recorded as
+``job-NAME``, in a directory that no container can write to. A job whose flow is off is not started,
+and that is no failure.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from appliance.admin.run import hostkey, supervise
 from appliance.admin.schedule import reach, state
 from appliance.core import clock, files
 from appliance.core.run import cli, lock, record
-from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure, Unavailable, UsageError
+from appliance.core.run.errors import (
+    ApplianceError,
+    Busy,
+    ExitStatus,
+    LocalFailure,
+    Unavailable,
+    UsageError,
+)
 from appliance.core.run.layout import Layout
 
 logger = logging.getLogger(__name__)
@@ -42,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB", help=", ".join(jobs.JOBS))
     parser.usage = "appliance run JOB [--wait] [--timeout SECONDS] [--log] [-- ARGUMENT ...]"
     parser.add_argument(
-        "--wait", action="store_true", help="if the job runs already, wait for its end and return its exit status"
+        "--wait",
+        action="store_true",
+        help="if the job runs already, wait for its end and return its exit status",
     )
     parser.add_argument(
         "--timeout",
@@ -51,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop the job after this time (default: timeouts in appliance.yaml)",
     )
     parser.add_argument(
-        "--log", action="store_true", help="write the output to the job's file in /var/log, as timers do"
+        "--log",
+        action="store_true",
+        help="write the output to the job's file in /var/log, as timers do",
     )
 
 
@@ -86,16 +98,20 @@ def run(arguments: argparse.Namespace) -> int:
         return _end_of_other(job, layout, limit=host.timeouts[job.name], earlier=earlier)
 
 
-def _end_of_other(job: Job, layout: Layout, *, limit: timedelta, earlier: Mapping[str, object] | None) -> int:
+def _end_of_other(
+    job: Job, layout: Layout, *, limit: timedelta, earlier: Mapping[str, object] | None
+) -> int:
     """Wait for the run that holds the lock; return its exit status.
 
-    Its record is another one than the ``earlier``, from before the lock was asked for; a run that was killed leaves
-    none.
+    Its record is another one than the ``earlier``, from before the lock was asked for; a run that
+    was killed leaves none.
     """
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
         last = record.read(f"job-{job.name}", jobs.records(layout))
     if last is None or last == earlier:
-        raise Unavailable(job.name, "the run that was waited for was killed, or could not write its record")
+        raise Unavailable(
+            job.name, "the run that was waited for was killed, or could not write its record"
+        )
     counts = last.get("counts")
     status = counts.get("job_exit_status") if isinstance(counts, dict) else None
     return int(status) if isinstance(status, int | float) else ExitStatus.NOTHING
@@ -104,7 +120,9 @@ def _end_of_other(job: Job, layout: Layout, *, limit: timedelta, earlier: Mappin
 class _Run:
     """One run of one job, under its lock."""
 
-    def __init__(self, job: Job, layout: Layout, host: settings.Host, arguments: argparse.Namespace) -> None:
+    def __init__(
+        self, job: Job, layout: Layout, host: settings.Host, arguments: argparse.Namespace
+    ) -> None:
         self._job, self._layout, self._host = job, layout, host
         self._arguments: Sequence[str] = arguments.rest
         self._timeout: timedelta = arguments.timeout or host.timeouts[job.name]
@@ -147,7 +165,9 @@ class _Run:
     def _run_natively(self) -> int:
         """Run the program of a job on the host itself; signals for it reach the child."""
         named = choice.variables(self._layout).get("FEDCLOUD_CA_BUNDLE", "")
-        environment = native.environment(self._host.proxies, named_authorities=named, root=self._layout.root)
+        environment = native.environment(
+            self._host.proxies, named_authorities=named, root=self._layout.root
+        )
         with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
             arguments = [*self._own_arguments(), *self._arguments]
             command = native.command(self._job, self._layout, mounts=mounts, arguments=arguments)
@@ -159,7 +179,9 @@ class _Run:
             raise Unavailable(program, "is not installed", f"apt-get install {Path(program).name}")
         environment = {**settings.compose_environment(self._host), **self._host.proxies}
         flags += through_proxy(self._host)
-        return self._supervised([program, *flags, *self._arguments], environment, forward=lambda _: False)
+        return self._supervised(
+            [program, *flags, *self._arguments], environment, forward=lambda _: False
+        )
 
     def _run_in_container(self) -> int:
         settings.require_files(self._host)
@@ -197,7 +219,15 @@ class _Run:
 
     def _compose_run(self, mounts: Sequence[str]) -> list[str]:
         volumes = [flag for mount in mounts for flag in ("-v", mount)]
-        flags = ["run", "--rm", "-T", "--no-deps", "--label", f"{JOB_LABEL}={self._job.name}", *volumes]
+        flags = [
+            "run",
+            "--rm",
+            "-T",
+            "--no-deps",
+            "--label",
+            f"{JOB_LABEL}={self._job.name}",
+            *volumes,
+        ]
         program = [*self._job.command, *self._own_arguments(), *self._arguments]
         return settings.compose_command(self._host, *flags, self._job.service, *program)
 
@@ -242,9 +272,15 @@ class _Run:
         logger.log(level, "%s: %s ended with exit status %d", self._job.name, program, outcome.code)
         return outcome.code
 
-    def _judge(self, engine: Engine, relay: composed.Relay, outcome: supervise.Outcome, *, begun: datetime) -> None:
+    def _judge(
+        self, engine: Engine, relay: composed.Relay, outcome: supervise.Outcome, *, begun: datetime
+    ) -> None:
         """Raise `Unavailable` when docker-compose has failed and the program never ran; else pass on what was said."""
-        if outcome.code and not outcome.stopped_by and not engine.has_ended(self._job.name, since=begun):
+        if (
+            outcome.code
+            and not outcome.stopped_by
+            and not engine.has_ended(self._job.name, since=begun)
+        ):
             raise composed.failure(self._job.name, relay.held)
         relay.release()
 
@@ -255,7 +291,9 @@ class _Run:
             is_log = self._is_logged or os.path.samestat(path.stat(), os.fstat(1))
         except OSError:
             is_log = False
-        return f"see /var/log/{self._job.log}" if is_log else "its output went to whoever started it"
+        return (
+            f"see /var/log/{self._job.log}" if is_log else "its output went to whoever started it"
+        )
 
     @contextlib.contextmanager
     def _output(self) -> Iterator[BinaryIO | None]:
@@ -266,8 +304,13 @@ class _Run:
         path = self._layout.path(f"/var/log/{self._job.log}")
         try:
             descriptor = files.open_append(path, os.O_NOFOLLOW)
-        except OSError as error:  # no reason to leave the work undone: systemd's journal has it then
-            logger.warning("%s; its output goes on to where this is written", LocalFailure.from_os(error, subject=path))
+        except (
+            OSError
+        ) as error:  # no reason to leave the work undone: systemd's journal has it then
+            logger.warning(
+                "%s; its output goes on to where this is written",
+                LocalFailure.from_os(error, subject=path),
+            )
             yield None
             return
         with open(descriptor, "ab", buffering=0) as file:
@@ -277,12 +320,15 @@ class _Run:
     def _unless_full(self, output: BinaryIO | None) -> Iterator[BinaryIO | None]:
         """Yield the output again, or what swallows all where there is no room for a line.
 
-        docker-compose ends when it cannot write; the job may well free what is full, or write elsewhere.
+        docker-compose ends when it cannot write; the job may well free what is full, or write
+        elsewhere.
         """
         if not _is_full(sys.stdout if output is None else output):
             yield output
             return
-        self._record.fail(f"/var/log/{self._job.log}: its file system is full: what {self._job.name} said is lost")
+        self._record.fail(
+            f"/var/log/{self._job.log}: its file system is full: what {self._job.name} said is lost"
+        )
         with open(os.devnull, "wb") as nowhere:
             yield nowhere
 
@@ -308,4 +354,6 @@ def _seconds(text: str) -> timedelta:
     return timedelta(seconds=int(text))
 
 
-VERB = cli.Program("run", "Runs a job once and returns its exit status.", add_arguments, run, has_rest=True)
+VERB = cli.Program(
+    "run", "Runs a job once and returns its exit status.", add_arguments, run, has_rest=True
+)

@@ -54,13 +54,19 @@ def arguments(layout: Layout, *, changes_nothing: bool) -> list[str]:
         try:
             keep(found, layout)
         except OSError as error:
-            logger.warning("%s; keep it with appliance schedule --since %s", LocalFailure.from_os(error), found.date())
+            logger.warning(
+                "%s; keep it with appliance schedule --since %s",
+                LocalFailure.from_os(error),
+                found.date(),
+            )
     return ["--since", found.isoformat()]
 
 
 def since(layout: Layout) -> datetime:
     """Return from when projects without a checkpoint are accounted."""
-    return kept(layout) or clock.now().astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return kept(layout) or clock.now().astimezone(UTC).replace(
+        day=1, hour=0, minute=0, second=0, microsecond=0
+    )
 
 
 def moment(text: str) -> datetime:
@@ -77,7 +83,11 @@ def show(layout: Layout) -> Iterator[str]:
         return
     general = layout.path(_SPOOL) / "lastrun"
     for path in sorted(layout.path(_SPOOL).glob("lastrun*")):
-        name = "projects without a checkpoint of their own" if path == general else path.name.removeprefix("lastrun.")
+        name = (
+            "projects without a checkpoint of their own"
+            if path == general
+            else path.name.removeprefix("lastrun.")
+        )
         yield f"  {name}: from {_reached(path)}"
     if not general.exists():
         date = since(layout).isoformat(sep=" ", timespec="minutes")

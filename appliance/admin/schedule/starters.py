@@ -22,28 +22,94 @@ from appliance.admin.schedule import tables
 from appliance.core import files
 from appliance.core.run.layout import Layout
 
-_WRAPPERS = {"caso-extract.sh": "caso", "ssm-send.sh": "ssmsend", "cloudkeeper.sh": "cloudkeeper"} | {
-    "cloud-info.sh": "cloud-info"
-}
-_PROGRAMS = {"caso-extract": "caso", "ssmsend": "ssmsend", "cloud-info-provider-service": "cloud-info"} | _WRAPPERS
+_WRAPPERS = {
+    "caso-extract.sh": "caso",
+    "ssm-send.sh": "ssmsend",
+    "cloudkeeper.sh": "cloudkeeper",
+} | {"cloud-info.sh": "cloud-info"}
+_PROGRAMS = {
+    "caso-extract": "caso",
+    "ssmsend": "ssmsend",
+    "cloud-info-provider-service": "cloud-info",
+} | _WRAPPERS
 _SERVICES = {job.service: job.name for job in JOBS.values() if job.service}
 _OURS = "/usr/local/bin/"
 _IMAGE = re.compile(r"(?:^|/)egifedcloud/([a-z-]+)(?:[:@]|$)")
 _JOB_UNIT = re.compile(r"fedcloud-job@([a-z-]+)(?:\.service)?$")
 _ENGINES = {"docker", "podman", "nerdctl", "docker-compose", "podman-compose"}
 _READ_ONLY = {
-    *("[", "[[", ":", "awk", "cat", "cd", "chmod", "chown", "cp", "cut", "echo", "egrep", "false", "fgrep", "find"),
-    *("grep", "gzip", "head", "journalctl", "kill", "killall", "less", "ln", "logger", "logrotate", "ls", "mail"),
-    *("mailx", "md5sum", "mkdir", "more", "mv", "pgrep", "pidof", "pkill", "printf", "rm", "rsync", "sed"),
+    *(
+        "[",
+        "[[",
+        ":",
+        "awk",
+        "cat",
+        "cd",
+        "chmod",
+        "chown",
+        "cp",
+        "cut",
+        "echo",
+        "egrep",
+        "false",
+        "fgrep",
+        "find",
+    ),
+    *(
+        "grep",
+        "gzip",
+        "head",
+        "journalctl",
+        "kill",
+        "killall",
+        "less",
+        "ln",
+        "logger",
+        "logrotate",
+        "ls",
+        "mail",
+    ),
+    *(
+        "mailx",
+        "md5sum",
+        "mkdir",
+        "more",
+        "mv",
+        "pgrep",
+        "pidof",
+        "pkill",
+        "printf",
+        "rm",
+        "rsync",
+        "sed",
+    ),
     *("sha256sum", "sort", "stat", "tail", "tar", "test", "touch", "true", "wc", "which", "zgrep"),
 }
-_BEFORE_A_COMMAND = {"!", "{", "if", "then", "else", "elif", "while", "until", "do", "time", "exec", "sudo", "nohup"}
+_BEFORE_A_COMMAND = {
+    "!",
+    "{",
+    "if",
+    "then",
+    "else",
+    "elif",
+    "while",
+    "until",
+    "do",
+    "time",
+    "exec",
+    "sudo",
+    "nohup",
+}
 _HARMLESS_FLAGS = {"--dry-run", "--dry_run", "--check-config", "--help", "--version"}
 _SEPARATOR = re.compile(r"[();&|\n]+")
 _REDIRECTION = re.compile(r"[<>&]*[<>][<>&]*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-_MANAGED = re.compile(r"#\s*(Ansible|Puppet Name|Chef Name|SALT_CRON_IDENTIFIER)\b:?", re.IGNORECASE)
-_COMMAND_OF_MANAGEMENT = re.compile(r"""\b(?:command|cmd|job|shell|name)['"]?\s*(?:=>|[:=])\s*(.*)""")
+_MANAGED = re.compile(
+    r"#\s*(Ansible|Puppet Name|Chef Name|SALT_CRON_IDENTIFIER)\b:?", re.IGNORECASE
+)
+_COMMAND_OF_MANAGEMENT = re.compile(
+    r"""\b(?:command|cmd|job|shell|name)['"]?\s*(?:=>|[:=])\s*(.*)"""
+)
 _MENTION = re.compile("caso|ssm|cloud-info|cloudkeeper|appliance|fedcloud")
 _LARGEST = 2**18  # bytes of a file that may be a script or a table
 _MOST = 2000  # files of configuration management
@@ -74,7 +140,8 @@ def others(layout: Layout) -> Iterator[Starter]:
     yield from _management(layout)
 
 
-# ---------------------------------------------------------------------------------------------------------- places
+# ----------------------------------------------------------------------------------------------------------
+# places
 
 
 def _tables(layout: Layout) -> Iterator[Starter]:
@@ -125,10 +192,19 @@ def _scripts(directory: Path) -> Iterator[Starter]:
 
 def _units(layout: Layout) -> Iterator[Starter]:
     """Yield commands of services that some timer starts; a unit of ours is known by its name."""
-    places = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
+    places = (
+        "/etc/systemd/system",
+        "/run/systemd/system",
+        "/usr/local/lib/systemd/system",
+        "/usr/lib/systemd/system",
+    )
     for place in (*places, "/etc/systemd/user", "/root/.config/systemd/user"):
         directory = layout.path(place)
-        timers = [path for path in _files(directory) if path.suffix == ".timer" and "fedcloud-job@" not in path.name]
+        timers = [
+            path
+            for path in _files(directory)
+            if path.suffix == ".timer" and "fedcloud-job@" not in path.name
+        ]
         for timer in timers:
             named = [re.match(r"\s*Unit\s*=\s*(\S+)", text) for text in _read(timer)]
             service = next((match[1] for match in named if match), f"{timer.stem}.service")
@@ -136,7 +212,8 @@ def _units(layout: Layout) -> Iterator[Starter]:
                 yield Starter(timer, _line_of(timer, "Unit"), match[1], is_wrapped=True)
                 continue
             path = next(
-                (one for place in places if (one := layout.path(place) / service).is_file()), directory / service
+                (one for place in places if (one := layout.path(place) / service).is_file()),
+                directory / service,
             )
             yield from _unit(path, layout, note=f", started by {timer.name}")
 
@@ -150,7 +227,13 @@ def _unit(path: Path, layout: Layout, *, note: str) -> Iterator[Starter]:
 
 def _management(layout: Layout) -> Iterator[Starter]:
     """Yield lines of Puppet, Ansible and Salt on this host that name a command."""
-    places = ("/etc/puppet", "/etc/puppetlabs/code", "/etc/ansible", "/root/.ansible/pull", "/srv/salt")
+    places = (
+        "/etc/puppet",
+        "/etc/puppetlabs/code",
+        "/etc/ansible",
+        "/root/.ansible/pull",
+        "/srv/salt",
+    )
     left = _MOST
     for place in places:
         for path in sorted(layout.path(place).rglob("*")):
@@ -163,15 +246,28 @@ def _management(layout: Layout) -> Iterator[Starter]:
                 match = _COMMAND_OF_MANAGEMENT.search(text.partition(" #")[0])
                 if match and not text.lstrip().startswith("#"):
                     for job, is_wrapped in _commands(match[1].strip().rstrip(",").strip("'\"")):
-                        yield Starter(path, number, job, is_wrapped, ", by configuration management")
+                        yield Starter(
+                            path, number, job, is_wrapped, ", by configuration management"
+                        )
 
 
 def _files(directory: Path) -> list[Path]:
-    return [path for path in sorted(directory.glob("*")) if path.is_file() and not path.name.endswith(".fedcloud-new")]
+    return [
+        path
+        for path in sorted(directory.glob("*"))
+        if path.is_file() and not path.name.endswith(".fedcloud-new")
+    ]
 
 
 def _line_of(path: Path, key: str) -> int:
-    return next((number for number, text in enumerate(_read(path), start=1) if text.strip().startswith(key)), 0)
+    return next(
+        (
+            number
+            for number, text in enumerate(_read(path), start=1)
+            if text.strip().startswith(key)
+        ),
+        0,
+    )
 
 
 def _read(path: Path) -> list[str]:
@@ -185,7 +281,8 @@ def _read(path: Path) -> list[str]:
     return data.decode(errors="surrogateescape").splitlines()
 
 
-# ---------------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------------------------
+# commands
 
 
 def _started(command: str, layout: Layout) -> Iterator[tuple[str, bool, str]]:
@@ -215,7 +312,8 @@ def _is_script(path: Path) -> bool:
 
 def _commands(text: str, depth: int = 0) -> Iterator[tuple[str, bool]]:
     """Yield the jobs that a line of shell starts, and whether by the appliance's own command."""
-    if not _MENTION.search(text):  # most lines of most scripts; to split one takes a hundred times as long
+    # most lines of most scripts; to split one takes a hundred times as long
+    if not _MENTION.search(text):
         return
     for words in _simple(text):
         if not words or Path(words[0]).name in _READ_ONLY or _HARMLESS_FLAGS & set(words):
@@ -263,7 +361,11 @@ def _started_by(words: Sequence[str]) -> tuple[str, bool] | None:
             return rest[1], True
         if name == "cloudkeeper" and (rest[:1] == ["sync"] or (at == 0 and not rest)):
             return "cloudkeeper", False
-        if name == "systemctl" and (unit := next(filter(None, map(_JOB_UNIT.match, rest)), None)) and "start" in rest:
+        if (
+            name == "systemctl"
+            and (unit := next(filter(None, map(_JOB_UNIT.match, rest)), None))
+            and "start" in rest
+        ):
             return unit[1], True
         if name in _ENGINES and (job := _in_container(rest)):
             return job, False

@@ -1,8 +1,9 @@
 """Who starts the jobs of a site: tables in ``/etc/cron.d`` or enabled timers.
 
-A table that does not count lies in ``/etc/fedcloud/cron.d``, with whatever the administrator has changed in it; a first
-installation puts all of them there. What starts jobs beside the two (root's own table, as in the releases of 2019 to
-2022; a copy under another name, `appliance.admin.schedule.starters`) is foreign: with it a job would run twice.
+A table that does not count lies in ``/etc/fedcloud/cron.d``, with whatever the administrator has
+changed in it; a first installation puts all of them there. What starts jobs beside the two (root's
+own table, as in the releases of 2019 to 2022; a copy under another name,
+`appliance.admin.schedule.starters`) is foreign: with it a job would run twice.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ def starts(layout: Layout) -> list[Starts]:
 def is_installed(layout: Layout) -> bool:
     """Say whether this host has anything that could start a job."""
     units = layout.path("/etc/systemd/system")
-    places = ((active_table(job, layout), idle_table(job, layout), units / timer(job)) for job in JOBS.values())
+    places = (
+        (active_table(job, layout), idle_table(job, layout), units / timer(job))
+        for job in JOBS.values()
+    )
     return any(path.exists() for paths in places for path in paths)
 
 
@@ -77,17 +81,29 @@ def complaints(layout: Layout, host: settings.Host | None = None) -> list[str]:
 
 def _disagreements(found: Sequence[Starts]) -> list[str]:
     twice = [one.job.name for one in found if one.lines and one.has_timer]
-    never = [one.job.name for one in found if one.job.is_scheduled and not one.lines and not one.has_timer]
+    never = [
+        one.job.name
+        for one in found
+        if one.job.is_scheduled and not one.lines and not one.has_timer
+    ]
     kinds = {bool(one.lines) for one in found if one.lines or one.has_timer}
     words = []
     if twice:
-        words.append(f"both cron and systemd start {', '.join(twice)}: choose one with appliance schedule cron|systemd")
+        words.append(
+            f"both cron and systemd start {', '.join(twice)}: choose one with appliance schedule cron|systemd"
+        )
     elif len(kinds) > 1:
-        words.append("cron starts some jobs and systemd others: choose one with appliance schedule cron|systemd")
+        words.append(
+            "cron starts some jobs and systemd others: choose one with appliance schedule cron|systemd"
+        )
     if never and not kinds:
-        words.append("no job is started yet: choose who starts them with appliance schedule cron|systemd")
+        words.append(
+            "no job is started yet: choose who starts them with appliance schedule cron|systemd"
+        )
     elif never:
-        words.append(f"nobody starts {', '.join(never)}: choose with appliance schedule cron|systemd")
+        words.append(
+            f"nobody starts {', '.join(never)}: choose with appliance schedule cron|systemd"
+        )
     return words
 
 
@@ -104,8 +120,8 @@ def _problem(starter: starters.Starter) -> Problem:
 def refuse_second(job: Job, layout: Layout) -> None:
     """Raise `ConfigurationError` when somebody else starts a job too, so that it would run twice.
 
-    A line that calls the appliance's own command is nobody else as long as nothing of ours starts the job: earlier
-    releases had such lines in root's table.
+    A line that calls the appliance's own command is nobody else as long as nothing of ours starts
+    the job: earlier releases had such lines in root's table.
     """
     is_ours_active = active_table(job, layout).exists() or is_enabled(job, layout)
     found = [
@@ -122,7 +138,8 @@ def ignored(layout: Layout) -> Iterator[Problem]:
     directory = layout.path("/etc/cron.d")
     known = {job.cron for job in JOBS.values()}
     for path in sorted(directory.glob("*")):
-        if path.name.endswith(".fedcloud-new"):  # an upgrade's, beside a table that the administrator has changed
+        # an upgrade's, beside a table that the administrator has changed
+        if path.name.endswith(".fedcloud-new"):
             continue
         if path.is_file() and (path.name in known or tables.starts_ours(path)):
             yield from tables.problems(path)

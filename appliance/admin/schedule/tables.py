@@ -1,7 +1,7 @@
 """Tables of cron, read as Debian's cron reads them, for the reasons that it has to ignore one without a word.
 
-It wants a name of letters, digits, ``_`` and ``-``; an owner that is root; nobody else who may write; a line end at the
-end; and a sixth field, the user. A bare ``%`` ends a command.
+It wants a name of letters, digits, ``_`` and ``-``; an owner that is root; nobody else who may
+write; a line end at the end; and a sixth field, the user. A bare ``%`` ends a command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from appliance.core.run.errors import Problem
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SETTING = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*\s*=")
 _FIELD = re.compile(r"[\d*/,-]+|[A-Za-z]{3}")
-_OURS = re.compile(r"/usr/local/bin/(caso-extract|ssm-send|cloudkeeper|cloud-info)\.sh\b|/appliance run [a-z-]+")
+_OURS = re.compile(
+    r"/usr/local/bin/(caso-extract|ssm-send|cloudkeeper|cloud-info)\.sh\b|/appliance run [a-z-]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +60,37 @@ def starts_ours(path: Path) -> bool:
 def problems(path: Path) -> Iterator[Problem]:
     """Yield why cron would ignore a table of ``/etc/cron.d``, or a line of it."""
     if not _NAME.fullmatch(path.name):
-        yield Problem(path, 0, "", "cron ignores files with such a name; rename it: letters, digits, - and _ only")
+        yield Problem(
+            path,
+            0,
+            "",
+            "cron ignores files with such a name; rename it: letters, digits, - and _ only",
+        )
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         status = path.stat()
     if status.st_mode & 0o022:
-        yield Problem(path, 0, "", f"cron ignores it, since others may write to it; chmod 0644 {path}")
+        yield Problem(
+            path, 0, "", f"cron ignores it, since others may write to it; chmod 0644 {path}"
+        )
     if status.st_uid != 0:
         yield Problem(path, 0, "", f"cron ignores it, since it is not root's; chown root: {path}")
     with path.open(errors="surrogateescape", newline="") as file:
         text = file.read()
     if "\r" in text:
         number = text[: text.index("\r")].count("\n") + 1
-        yield Problem(path, number, "", f"lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {path}")
+        yield Problem(
+            path,
+            number,
+            "",
+            f"lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {path}",
+        )
     if text and not text.endswith("\n"):
         yield Problem(
-            path, text.count("\n") + 1, "", "cron ignores the whole file, since its last line has no line end"
+            path,
+            text.count("\n") + 1,
+            "",
+            "cron ignores the whole file, since its last line has no line end",
         )
     for line in lines(path):
         yield from _problems_of(line)
@@ -81,8 +98,15 @@ def problems(path: Path) -> Iterator[Problem]:
 
 def _problems_of(line: Line) -> Iterator[Problem]:
     if not line.times.startswith("@") and not all(map(_FIELD.fullmatch, line.times.split())):
-        yield Problem(line.path, line.number, "", "the first five fields must be times, such as 14 * * * *")
+        yield Problem(
+            line.path, line.number, "", "the first five fields must be times, such as 14 * * * *"
+        )
     if line.user.startswith("/") or not line.command:
-        yield Problem(line.path, line.number, "", "the sixth field must be the user: write root before the command")
+        yield Problem(
+            line.path,
+            line.number,
+            "",
+            "the sixth field must be the user: write root before the command",
+        )
     if re.search(r"(?<!\\)%", line.command):
         yield Problem(line.path, line.number, "", r"a % ends the command for cron; write \%")

@@ -1,7 +1,8 @@
 """``appliance schedule cron|systemd``: lets one of the two start the jobs, and the other none of them.
 
-The one that is left is undone first: between the two steps no job starts, never two. Asked for what is so already, it
-changes nothing. What cannot be done to the end is undone: somebody starts the jobs.
+The one that is left is undone first: between the two steps no job starts, never two. Asked for what
+is so already, it changes nothing. What cannot be done to the end is undone: somebody starts the
+jobs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     add_starter(parser, "who shall start the jobs")
-    parser.add_argument("--show", action="store_true", help="print who starts what, and change nothing")
+    parser.add_argument(
+        "--show", action="store_true", help="print who starts what, and change nothing"
+    )
     add_since(parser)
     parser.add_argument(
         "--with",
@@ -62,7 +65,9 @@ def _date(text: str) -> datetime:
     try:
         found = reach.moment(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write it like 2026-11-01") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a date; write it like 2026-11-01"
+        ) from error
     if found > clock.now():
         raise argparse.ArgumentTypeError(f"{text} is in the future")
     return found
@@ -78,7 +83,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     elif arguments.since and not arguments.check_config:
         reach.keep(arguments.since, layout)
     elif not arguments.by and arguments.also:
-        raise UsageError("--with", "says nothing about who shall start it", "write cron or systemd before it")
+        raise UsageError(
+            "--with", "says nothing about who shall start it", "write cron or systemd before it"
+        )
     return _show(layout)
 
 
@@ -87,7 +94,10 @@ def _wanted(also: Sequence[Job], layout: Layout) -> list[Job]:
     return [
         job
         for job in JOBS.values()
-        if job.is_scheduled or job in also or state.is_enabled(job, layout) or state.active_table(job, layout).exists()
+        if job.is_scheduled
+        or job in also
+        or state.is_enabled(job, layout)
+        or state.active_table(job, layout).exists()
     ]
 
 
@@ -96,15 +106,26 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
         raise ConfigurationError(found)
     if by == "cron":
         for job in wanted:
-            if not (state.active_table(job, layout).exists() or state.idle_table(job, layout).exists()):
-                raise Unavailable(state.active_table(job, layout), "does not exist", "run scripts/install again")
+            if not (
+                state.active_table(job, layout).exists() or state.idle_table(job, layout).exists()
+            ):
+                raise Unavailable(
+                    state.active_table(job, layout), "does not exist", "run scripts/install again"
+                )
         with _undone_if_it_fails(layout):
-            _systemctl("disable", [job for job in JOBS.values() if state.is_enabled(job, layout)], layout)
+            _systemctl(
+                "disable", [job for job in JOBS.values() if state.is_enabled(job, layout)], layout
+            )
             for job in wanted:
-                if not (table := state.active_table(job, layout)).exists():  # else that is what counts, as it is
+                # else that is what counts, as it is
+                if not (table := state.active_table(job, layout)).exists():
                     _move(state.idle_table(job, layout), table)
         return
-    missing = [job for job in wanted if not (layout.path("/etc/systemd/system") / state.timer(job)).exists()]
+    missing = [
+        job
+        for job in wanted
+        if not (layout.path("/etc/systemd/system") / state.timer(job)).exists()
+    ]
     if missing:
         raise Unavailable(state.timer(missing[0]), "is not installed", "run scripts/install again")
     with _undone_if_it_fails(layout):
@@ -122,17 +143,27 @@ def _undone_if_it_fails(layout: Layout) -> Iterator[None]:
     try:
         yield
     except BaseException:  # an interrupt, too, would leave the jobs with nobody
-        added = [job for job in JOBS.values() if state.is_enabled(job, layout) and job not in timers]
+        added = [
+            job for job in JOBS.values() if state.is_enabled(job, layout) and job not in timers
+        ]
         _try(_systemctl, "disable", added, layout)
         _try(_put_back, tables, layout)
-        _try(_systemctl, "enable", [job for job in timers if not state.is_enabled(job, layout)], layout)
+        _try(
+            _systemctl,
+            "enable",
+            [job for job in timers if not state.is_enabled(job, layout)],
+            layout,
+        )
         raise
 
 
 def _try(step: Callable[..., None], *arguments: object) -> None:
     try:
         step(*arguments)
-    except (Unavailable, OSError) as error:  # what made this necessary is told by itself, and the other steps remain
+    except (
+        Unavailable,
+        OSError,
+    ) as error:  # what made this necessary is told by itself, and the other steps remain
         logger.warning("%s; see appliance schedule --show", error)
 
 
@@ -159,7 +190,9 @@ def _systemctl(verb: str, scheduled: Sequence[Job], layout: Layout) -> None:
     timers = [state.timer(job) for job in scheduled]
     is_host = layout.root == Path("/") and Path("/run/systemd/system").exists()
     where = ["--now"] if is_host else [f"--root={layout.root}"]
-    done = subprocess.run([_SYSTEMCTL, "--quiet", *where, verb, *timers], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [_SYSTEMCTL, "--quiet", *where, verb, *timers], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise Unavailable("systemctl", f"cannot {verb} the timers: {done.stderr.strip()}")
 
@@ -169,13 +202,18 @@ def _show(layout: Layout) -> ExitStatus:
     rows = [("JOB", "BY", "WHEN")]
     for one in found:
         by = [word for word, holds in (("cron", one.lines), ("systemd", one.has_timer)) if holds]
-        when = ", ".join(line.times for line in one.lines) or (state.timer(one.job) if one.has_timer else "")
-        if not host.is_wanted(one.job.name):  # `appliance run` starts nothing then, whoever calls it
+        when = ", ".join(line.times for line in one.lines) or (
+            state.timer(one.job) if one.has_timer else ""
+        )
+        # `appliance run` starts nothing then, whoever calls it
+        if not host.is_wanted(one.job.name):
             by, when = ["off"], f"flow {one.job.flow}"
         rows.append((one.job.name, " and ".join(by) or "nobody", when))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     if host.is_wanted("caso"):
         print("The next extraction of usage reaches back to:")
         for line in reach.show(layout):
@@ -187,5 +225,8 @@ def _show(layout: Layout) -> ExitStatus:
 
 
 VERB = cli.Program(
-    "schedule", "Lets cron or systemd's timers start the jobs, or prints which does.", add_arguments, run
+    "schedule",
+    "Lets cron or systemd's timers start the jobs, or prints which does.",
+    add_arguments,
+    run,
 )

@@ -1,9 +1,11 @@
 """With which configuration each service of a unit starts: the site's, the copy that passed last, or not at all.
 
-What was decided lies beside the copies, for the steps that follow, for `appliance status` and `appliance logs`:
+What was decided lies beside the copies, for the steps that follow, for `appliance status` and
+`appliance logs`:
 
-    UNIT.json   Decision: when; by service, with what it starts, and the lines that say why not with the site's
-    UNIT.yml    for docker-compose, when a copy is used: volumes over those of the shipped file
+    UNIT.json   Decision: when; by service, with what it starts, and the lines that say why not with
+    the site's UNIT.yml    for docker-compose, when a copy is used: volumes over those of the
+    shipped file
 """
 
 from __future__ import annotations
@@ -69,12 +71,18 @@ class Decision:
     @property
     def started(self) -> list[str]:
         """Return the services that can start."""
-        return [service for service, choice_ in self.choices.items() if choice_.start is not Start.NOTHING]
+        return [
+            service
+            for service, choice_ in self.choices.items()
+            if choice_.start is not Start.NOTHING
+        ]
 
     @property
     def lines(self) -> list[str]:
         """Return a line for each fault."""
-        return [line for service, one in self.choices.items() for line in one.lines(service, self.unit)]
+        return [
+            line for service, one in self.choices.items() for line in one.lines(service, self.unit)
+        ]
 
 
 def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
@@ -96,7 +104,8 @@ def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
 def decide(unit: str, host: Host, layout: Layout, *, at: datetime) -> Decision:
     """Check what the services of a unit would start with, and choose; raises `Unavailable` without engine or image.
 
-    What is exactly the copy that passed last, with the same image and settings, is not checked again.
+    What is exactly the copy that passed last, with the same image and settings, is not checked
+    again.
     """
     choices = {}
     with Engine(host.socket) as engine:
@@ -139,7 +148,8 @@ def save(decision: Decision, layout: Layout) -> None:
     }
     override = override_file(decision.unit, layout)
     if copies:
-        files.write_atomic(override, json.dumps({"services": copies}, indent=1).encode())  # JSON is YAML
+        # JSON is YAML
+        files.write_atomic(override, json.dumps({"services": copies}, indent=1).encode())
     else:
         override.unlink(missing_ok=True)
     told = {
@@ -149,7 +159,9 @@ def save(decision: Decision, layout: Layout) -> None:
             for service, one in decision.choices.items()
         },
     }
-    files.write_atomic(place / f"{decision.unit}.json", json.dumps(told, indent=1, ensure_ascii=False).encode())
+    files.write_atomic(
+        place / f"{decision.unit}.json", json.dumps(told, indent=1, ensure_ascii=False).encode()
+    )
 
 
 def read(unit: str, layout: Layout) -> Decision:
@@ -166,7 +178,9 @@ def read(unit: str, layout: Layout) -> Decision:
 def _choice(told: Mapping[str, object]) -> Choice:
     reasons = told.get("reasons")
     lines = tuple(str(line) for line in reasons) if isinstance(reasons, list) else ()
-    return Choice(Start[str(told.get("start", Start.SITE.name))], lines, str(told.get("passed", "")))
+    return Choice(
+        Start[str(told.get("start", Start.SITE.name))], lines, str(told.get("passed", ""))
+    )
 
 
 def override_file(unit: str, layout: Layout) -> Path:

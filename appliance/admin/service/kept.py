@@ -1,13 +1,14 @@
 """The configuration of each service that passed its check last, and came up: a copy in the state directory.
 
-A service whose configuration no longer passes starts with the copy. ``/var/lib/fedcloud/services`` is root's alone;
-below it, per service:
+A service whose configuration no longer passes starts with the copy. ``/var/lib/fedcloud/services``
+is root's alone; below it, per service:
 
-    SERVICE/DIGEST/0 …     what the container has mounted, in the order of `PLACES`; root:fedcloud, 0640
-    SERVICE/DIGEST/about   JSON: when it passed, with which settings and image
-    SERVICE/good           a link to the DIGEST that counts, replaced in one step
+    SERVICE/DIGEST/0 …     what the container has mounted, in the order of `PLACES`; root:fedcloud,
+    0640 SERVICE/DIGEST/about   JSON: when it passed, with which settings and image SERVICE/good
+    a link to the DIGEST that counts, replaced in one step
 
-Links are copied as links, as the container sees them; what is not a file, a directory or a link is left out.
+Links are copied as links, as the container sees them; what is not a file, a directory or a link is
+left out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from appliance.core.run.layout import Layout
 
 _BACKEND = "/etc/cloudkeeper-os"
 PLACES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "cloudbdii": (("/etc/bdii", "/etc/bdii"), ("/etc/cloud-info-provider", "/etc/cloud-info-provider")),
+    "cloudbdii": (
+        ("/etc/bdii", "/etc/bdii"),
+        ("/etc/cloud-info-provider", "/etc/cloud-info-provider"),
+    ),
     "sitebdii": (("/etc/sitebdii", "/etc/sitebdii"),),
     "cloudkeeper-os": (
         ("FEDCLOUD_BACKEND_CONFIG", f"{_BACKEND}/cloudkeeper-os.conf"),
@@ -71,7 +75,9 @@ def directory(layout: Layout) -> Path:
 
 def sources(service: str, host: Host, layout: Layout) -> list[tuple[Path, str]]:
     """Return the path on the host and the path in the container of each mount of a service's configuration."""
-    return [(layout.path(host.mounts.get(place, place)), target) for place, target in PLACES[service]]
+    return [
+        (layout.path(host.mounts.get(place, place)), target) for place, target in PLACES[service]
+    ]
 
 
 def take(service: str, host: Host, layout: Layout, *, image: str) -> Snapshot | None:
@@ -92,7 +98,8 @@ def take(service: str, host: Host, layout: Layout, *, image: str) -> Snapshot | 
 
 
 def _walk(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
-    mode = path.lstat().st_mode if "/" in name else path.stat().st_mode  # the mount itself may be a link
+    # the mount itself may be a link
+    mode = path.lstat().st_mode if "/" in name else path.stat().st_mode
     if stat.S_ISLNK(mode):
         yield name, b"->" + os.fsencode(path.readlink())
     elif stat.S_ISDIR(mode):

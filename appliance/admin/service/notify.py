@@ -19,5 +19,8 @@ def status(text: str) -> None:
         return
     name = f"\0{address[1:]}" if address.startswith("@") else address
     line = log.one_line(log.redact(text))[:_LONGEST]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
+    ):
         sender.sendto(f"STATUS={line}".encode(), name)

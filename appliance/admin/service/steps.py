@@ -7,10 +7,11 @@
     ExecStop        stop      stops the containers, while docker-compose still watches them
     ExecStopPost    clean     stops what a failed start has left
 
-A configuration that does not pass its check never reaches docker-compose: the service starts with the copy that passed
-last, or not at all (`appliance.admin.service.choose`). A unit none of whose public services can start ends with status
-78, which systemd calls CONFIG and does not restart; the resource level BDII is left running then. What is wrong stands
-in the journal, in the unit's status line and in `appliance status`.
+A configuration that does not pass its check never reaches docker-compose: the service starts with
+the copy that passed last, or not at all (`appliance.admin.service.choose`). A unit none of whose
+public services can start ends with status 78, which systemd calls CONFIG and does not restart; the
+resource level BDII is left running then. What is wrong stands in the journal, in the unit's status
+line and in `appliance status`.
 
 Docker-compose is called as jobs call it (`appliance.admin.settings.compose_command`).
 """
@@ -73,7 +74,8 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
     """Remove containers that have ended, and decide with which configuration each service starts.
 
     Without ``-s``, `rm` leaves alone what the engine has started again after docker-compose ended;
-    `up` attaches to it. An image that is not here docker-compose would fetch from Docker's registry.
+    `up` attaches to it. An image that is not here docker-compose would fetch from Docker's
+    registry.
     """
     unit, layout = arguments.unit, cli.layout(arguments)
     try:
@@ -90,7 +92,8 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
         if BACKEND in UNITS[unit]:  # releases of 2017 had `docker run --name` start it
             engine.remove_ended(BACKEND)
     if idle := [service for service in UNITS[unit] if service not in decision.started]:
-        _compose(host, "rm", "-v", "-f", "-s", *idle)  # the engine starts at boot what ran before, whatever is in /etc
+        # the engine starts at boot what ran before, whatever is in /etc
+        _compose(host, "rm", "-v", "-f", "-s", *idle)
     choose.save(decision, layout)
     for line in decision.lines:
         logger.error("%s", line)
@@ -138,8 +141,12 @@ def _overrides(unit: str, layout: Layout) -> list[str]:
 
 def _add_ready_arguments(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
-    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=_ANSWER, help=f"default: {_ANSWER}")
-    parser.add_argument("--pid", type=int, metavar="PID", help="give up when this process has ended")
+    parser.add_argument(
+        "--timeout", type=int, metavar="SECONDS", default=_ANSWER, help=f"default: {_ANSWER}"
+    )
+    parser.add_argument(
+        "--pid", type=int, metavar="PID", help="give up when this process has ended"
+    )
 
 
 def _ready(arguments: argparse.Namespace) -> ExitStatus:
@@ -185,25 +192,33 @@ def _reload(arguments: argparse.Namespace) -> ExitStatus:
     try:
         replace(host, layout, unit, UNITS[unit])
     except ConfigurationError as error:
-        notify.status(f"a reload was refused: {error.problems[0]}; {_state(choose.read(unit, layout))}")
+        notify.status(
+            f"a reload was refused: {error.problems[0]}; {_state(choose.read(unit, layout))}"
+        )
         raise
     return ExitStatus.DONE
 
 
 def _state(decision: Decision) -> str:
     """Return the status line of a unit that runs."""
-    return "; ".join(decision.lines) or "runs with the configuration of /etc, which passed its check"
+    return (
+        "; ".join(decision.lines) or "runs with the configuration of /etc, which passed its check"
+    )
 
 
 def replace(host: Host, layout: Layout, unit: str, services: Sequence[str]) -> None:
     """Replace the containers of running services by new ones with the site's configuration, one after the other.
 
-    Raises `ConfigurationError`, and touches nothing, when the configuration of one does not pass its check. When a new
-    container does not come up although it did, the copy that passed last takes its place, and `Unavailable` is raised.
+    Raises `ConfigurationError`, and touches nothing, when the configuration of one does not pass
+    its check. When a new container does not come up although it did, the copy that passed last
+    takes its place, and `Unavailable` is raised.
     """
     choose.require_good(services, host, layout)
     before = choose.read(unit, layout)
-    site = {service: Choice(Start.SITE) if service in services else one for service, one in before.choices.items()}
+    site = {
+        service: Choice(Start.SITE) if service in services else one
+        for service, one in before.choices.items()
+    }
     decision = Decision(unit, clock.now().isoformat(timespec="seconds"), site)
     choose.save(decision, layout)
     try:
@@ -216,19 +231,27 @@ def replace(host: Host, layout: Layout, unit: str, services: Sequence[str]) -> N
 
 
 def _recreate(host: Host, layout: Layout, decision: Decision, services: Sequence[str]) -> None:
-    for service in services:  # one after the other: while one is attached, the unit's docker-compose goes on
+    # one after the other: while one is attached, the unit's docker-compose goes on
+    for service in services:
         words = ("up", "-d", "--no-deps", "--no-build", "--force-recreate", service)
         if _compose(host, *_overrides(decision.unit, layout), *words):
-            raise Unavailable(service, "its new container cannot be started", f"see appliance logs {service}")
+            raise Unavailable(
+                service, "its new container cannot be started", f"see appliance logs {service}"
+            )
     _wait(host, decision.unit, timeout=_ANSWER)
 
 
-def _give_back(host: Host, layout: Layout, decision: Decision, services: Sequence[str], *, reason: str) -> None:
+def _give_back(
+    host: Host, layout: Layout, decision: Decision, services: Sequence[str], *, reason: str
+) -> None:
     """Replace what did not come up by the copy that passed last, as far as there is one."""
     copies = {service: copy for service in services if (copy := kept.current(service, layout))}
     if not copies:
         return
-    chosen = {service: Choice(Start.COPY, (reason,), kept.passed_at(copy)) for service, copy in copies.items()}
+    chosen = {
+        service: Choice(Start.COPY, (reason,), kept.passed_at(copy))
+        for service, copy in copies.items()
+    }
     back = Decision(decision.unit, decision.at, {**decision.choices, **chosen})
     choose.save(back, layout)
     notify.status("; ".join(back.lines))
@@ -264,7 +287,9 @@ def _compose(host: Host, *words: str) -> int:
     """Run docker-compose and return its exit status."""
     command = settings.compose_command(host, *words)
     try:
-        done = subprocess.run(command, env=composed.environment(host), stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(
+            command, env=composed.environment(host), stdin=subprocess.DEVNULL, check=False
+        )
     except OSError as error:
         raise composed.not_installed(command[0], error) from error
     return done.returncode

@@ -1,7 +1,8 @@
 """``appliance start``: start services and jobs, and send the first records now.
 
-It runs the commands that an administrator would type, prints each, and goes on when one fails that the next does not
-need. Nothing of a flow that is off is started. Run again, it changes nothing but sends what has come in.
+It runs the commands that an administrator would type, prints each, and goes on when one fails that
+the next does not need. Nothing of a flow that is off is started. Run again, it changes nothing but
+sends what has come in.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can start it", "sudo appliance start")
-    by = arguments.by or ("systemd" if any(one.has_timer for one in state.starts(layout)) else "cron")
+    by = arguments.by or (
+        "systemd" if any(one.has_timer for one in state.starts(layout)) else "cron"
+    )
     since = ["--since", f"{arguments.since:%Y-%m-%d}"] if arguments.since else []
     failed = [*_services(host), *_jobs(host, layout, ["schedule", by, *since])]
     for line in failed:
@@ -59,7 +62,8 @@ def _services(host: settings.Host) -> Iterator[str]:
 def _jobs(host: settings.Host, layout: Layout, scheduling: list[str]) -> Iterator[str]:
     """Schedule the jobs, extract and send; yield the commands that failed.
 
-    No extraction without a schedule: its checkpoint would be the end of a ``--since`` that was not kept.
+    No extraction without a schedule: its checkpoint would be the end of a ``--since`` that was not
+    kept.
     """
     commands = [scheduling]
     if host.flows[Flow.ACCOUNTING]:
@@ -74,5 +78,9 @@ def _jobs(host: settings.Host, layout: Layout, scheduling: list[str]) -> Iterato
             return
 
 
-_STEPS = cli.Program("appliance", "", lambda _parser: None, cli.dispatch, verbs=(schedule.VERB, run_verb.VERB))
-VERB = cli.Program("start", "Starts services and jobs, and sends the first records now.", add_arguments, run)
+_STEPS = cli.Program(
+    "appliance", "", lambda _parser: None, cli.dispatch, verbs=(schedule.VERB, run_verb.VERB)
+)
+VERB = cli.Program(
+    "start", "Starts services and jobs, and sends the first records now.", add_arguments, run
+)

@@ -37,9 +37,13 @@ class Reach:
 
 def of_bdii(host: Host, told: Services | None) -> Reach | None:
     """Look; None where the public BDII does not run, or nothing says how it is connected."""
-    is_running = told is not None and any(state.service == _SERVICE and state.is_running for state in told.states)
+    is_running = told is not None and any(
+        state.service == _SERVICE and state.is_running for state in told.states
+    )
     if is_running and host.is_native:
-        return _outward(host, f"clients connect to {_CONFIGURED}, as far as the host's firewall lets them")
+        return _outward(
+            host, f"clients connect to {_CONFIGURED}, as far as the host's firewall lets them"
+        )
     if not is_running or not host.network.is_file():
         return None
     try:
@@ -49,7 +53,11 @@ def of_bdii(host: Host, told: Services | None) -> Reach | None:
     clients = _clients(host, mode)
     if host.listen and ipaddress.ip_address(host.listen[0]).is_loopback:
         cause = f"{_SERVICE} is bound to {host.listen[0]}: nobody outside this host can connect"
-        return Reach(clients, "", [f"{cause}; set FEDCLOUD_BDII_LISTEN in {host.environment_file} to another address"])
+        return Reach(
+            clients,
+            "",
+            [f"{cause}; set FEDCLOUD_BDII_LISTEN in {host.environment_file} to another address"],
+        )
     return _outward(host, clients)
 
 
@@ -62,7 +70,9 @@ def _outward(host: Host, clients: str) -> Reach:
     except AccessDenied as error:
         return Reach(clients, f"what it connects to is unknown: {error}")
     except Unavailable as error:
-        return Reach(clients, "may connect to anything", [f"{_SERVICE} may connect to anything: {error}"])
+        return Reach(
+            clients, "may connect to anything", [f"{_SERVICE} may connect to anything: {error}"]
+        )
     if faults:
         lines = [f"{_SERVICE} may connect to anything: {fault}; {_REPAIR}" for fault in faults]
         return Reach(clients, "may connect to anything", lines)

@@ -45,7 +45,10 @@ class Services:
         """Return what JSON can hold."""
         if self.failure:
             return {"failure": self.failure}
-        return [asdict(state) | {"since": state.since.isoformat() if state.since else None} for state in self.states]
+        return [
+            asdict(state) | {"since": state.since.isoformat() if state.since else None}
+            for state in self.states
+        ]
 
 
 def look(layout: Layout, host: settings.Host) -> Services | None:
@@ -57,13 +60,22 @@ def look(layout: Layout, host: settings.Host) -> Services | None:
         states = _states(host)
     except Unavailable as error:
         return Services(
-            failure=str(error), compose=compose, compose_failure=compose_failure, faults=_faults(host, layout)
+            failure=str(error),
+            compose=compose,
+            compose_failure=compose_failure,
+            faults=_faults(host, layout),
         )
     off = [service for service in SERVICES if not host.is_wanted(service)]
     shown = [state for state in states if state.service not in off or state.is_running]
     shown += _without_container(shown, off, layout)
     found = sorted(shown, key=lambda state: state.service)
-    return Services(found, off=off, compose=compose, compose_failure=compose_failure, faults=_faults(host, layout))
+    return Services(
+        found,
+        off=off,
+        compose=compose,
+        compose_failure=compose_failure,
+        faults=_faults(host, layout),
+    )
 
 
 def _faults(host: settings.Host, layout: Layout) -> Mapping[str, Sequence[str]]:
@@ -92,13 +104,17 @@ def _compose(program: Path) -> tuple[str, str]:
         return str(program), str(error)
 
 
-def _without_container(states: Sequence[ServiceState], off: Collection[str], layout: Layout) -> Iterator[ServiceState]:
+def _without_container(
+    states: Sequence[ServiceState], off: Collection[str], layout: Layout
+) -> Iterator[ServiceState]:
     """Yield the services that have no container of use: those that are to run always, and those that are off."""
     enabled = layout.path("/etc/systemd/system/multi-user.target.wants")
     for service in SERVICES.keys() - {state.service for state in states}:
         if service in off or (enabled / f"{SERVICES[service]}.service").is_symlink():
             word = OFF if service in off else MISSING
-            yield ServiceState(service, word, health="", since=None, restarts=0, exit_status=None, said="")
+            yield ServiceState(
+                service, word, health="", since=None, restarts=0, exit_status=None, said=""
+            )
 
 
 def rows(services: Services, *, at: datetime) -> list[tuple[str, ...]]:
@@ -124,21 +140,33 @@ def complaints(services: Services) -> list[str]:
     about_compose += [line for lines in services.faults.values() for line in lines]
     if services.failure:
         return [services.failure, *about_compose]
-    running = [state.service for state in services.states if state.service in services.off and state.is_running]
-    lines = [f"{name}: runs, though its flow is off; systemctl stop {SERVICES[name]}" for name in running]
+    running = [
+        state.service
+        for state in services.states
+        if state.service in services.off and state.is_running
+    ]
+    lines = [
+        f"{name}: runs, though its flow is off; systemctl stop {SERVICES[name]}" for name in running
+    ]
     explained = {*services.off, *services.faults}
-    amiss = [state for state in services.states if not state.is_well and state.service not in explained]
+    amiss = [
+        state for state in services.states if not state.is_well and state.service not in explained
+    ]
     return about_compose + lines + [_complaint(state) for state in amiss]
 
 
 def _complaint(state: ServiceState) -> str:
     if not state.is_running:  # what its check said last was of the time when it ran
         status = (
-            "" if state.exit_status is None or state.state != "exited" else f" with exit status {state.exit_status}"
+            ""
+            if state.exit_status is None or state.state != "exited"
+            else f" with exit status {state.exit_status}"
         )
         words = f"{state.service}: {state.state}{status}"
     else:
-        words = f"{state.service}: {state.state} {state.health}".rstrip() + (f": {state.said}" if state.said else "")
+        words = f"{state.service}: {state.state} {state.health}".rstrip() + (
+            f": {state.said}" if state.said else ""
+        )
     if state.state in (MISSING, "created", "exited"):
         return f"{words}; see systemctl status {SERVICES.get(state.service, state.service)}"
     return f"{words}; see appliance logs {state.service}"

@@ -1,8 +1,9 @@
 """``appliance status``: how the services are, what the last run of each program did, and whether somebody starts them.
 
-Exit status 0 when every last run left nothing undone, every service is well, one of cron and systemd starts every job
-that a site needs, and the images are not stale; 1 when not (what is wrong is listed); 3 when no program has run yet and
-no service is installed. What belongs to a flow that is off is shown as such, and nothing of it is wrong.
+Exit status 0 when every last run left nothing undone, every service is well, one of cron and
+systemd starts every job that a site needs, and the images are not stale; 1 when not (what is wrong
+is listed); 3 when no program has run yet and no service is installed. What belongs to a flow that
+is off is shown as such, and nothing of it is wrong.
 """
 
 from __future__ import annotations
@@ -72,11 +73,17 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     found = {path.stem: told for path, told in records.items()}
     off = {path.stem for path in records if _is_off(path, host)}
     if not found and told_services is None:
-        raise Unavailable(directory, "no program has left a record", "see whether cron or its timers start them")
+        raise Unavailable(
+            directory, "no program has left a record", "see whether cron or its timers start them"
+        )
     schedule, images = _schedule(layout, host), age.of_images(host, today=clock.now().date())
     runs = [_last(program, told, is_off=program in off) for program, told in sorted(found.items())]
     reached = reach.of_bdii(host, told_services)
-    complaints = [*(schedule or ()), *unusable, *([images.complaint] if images and images.complaint else [])]
+    complaints = [
+        *(schedule or ()),
+        *unusable,
+        *([images.complaint] if images and images.complaint else []),
+    ]
     complaints += reached.complaints if reached else []
     if arguments.json:
         beside = {} if told_services is None else {"services": told_services.as_json()}
@@ -84,7 +91,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         beside |= {"faults": told_services.faults} if told_services and told_services.faults else {}
         beside |= {} if schedule is None else {"schedule": schedule}
         beside |= {} if images is None else {"images": images.as_json()}
-        beside |= {"off": flows_off} if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on]) else {}
+        beside |= (
+            {"off": flows_off}
+            if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on])
+            else {}
+        )
         beside |= {"unusable": unusable} if unusable else {}
         beside |= {"reach": reached.as_json()} if reached else {}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))
@@ -97,7 +108,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             print(reached)
         for line in complaints:
             print(f"! {log.one_line(line)}")
-        print(_table(runs, at=clock.now(), directory=directory) if runs else f"No program has run yet: {directory}")
+        print(
+            _table(runs, at=clock.now(), directory=directory)
+            if runs
+            else f"No program has run yet: {directory}"
+        )
     is_well = (told_services is None or told_services.are_well) and not complaints
     return ExitStatus.DONE if is_well and all(last.is_well for last in runs) else ExitStatus.PARTLY
 
@@ -147,7 +162,10 @@ def _services_table(told: Services, *, at: datetime) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _last(program: str, told: Mapping[str, object], *, is_off: bool) -> Last:
@@ -155,7 +173,9 @@ def _last(program: str, told: Mapping[str, object], *, is_off: bool) -> Last:
     return Last(
         program=program,
         ended=_moment(told.get("ended")),
-        status=ExitStatus(status) if isinstance(status, int) and status in set(ExitStatus) else None,
+        status=ExitStatus(status)
+        if isinstance(status, int) and status in set(ExitStatus)
+        else None,
         last_success=_moment(told.get("last_success")),
         counts=counts if isinstance(counts, dict) else {},
         failures=[str(line) for line in failures] if isinstance(failures, list) else [],
@@ -184,7 +204,9 @@ def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
     ]
     lines = _aligned(rows)
     for last in [run for run in runs if not run.is_off]:
-        figures = ", ".join(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in last.counts.items())
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {_figure(value)}" for name, value in last.counts.items()
+        )
         lines.append(f"\n{last.program}: {figures or 'no figures'}")
         lines += [f"  ! {log.one_line(line)}" for line in last.failures]
     return "\n".join([*lines, f"\nRecords and metrics: {directory}"])
@@ -204,4 +226,9 @@ def _ago(moment: datetime | None, at: datetime) -> str:
     return f"{minutes} min ago" if minutes else "just now"
 
 
-VERB = cli.Program("status", "Prints the state of the services and the last run of each program.", add_arguments, run)
+VERB = cli.Program(
+    "status",
+    "Prints the state of the services and the last run of each program.",
+    add_arguments,
+    run,
+)

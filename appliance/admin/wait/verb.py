@@ -22,9 +22,18 @@ _PAUSE = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument("service", choices=SERVICES, metavar="SERVICE", help=", ".join(SERVICES))
-    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=120, help="how long to wait (default: 120)")
     parser.add_argument(
-        "--pid", type=int, metavar="PID", help="stop waiting if this process, which runs the service, has ended"
+        "--timeout",
+        type=int,
+        metavar="SECONDS",
+        default=120,
+        help="how long to wait (default: 120)",
+    )
+    parser.add_argument(
+        "--pid",
+        type=int,
+        metavar="PID",
+        help="stop waiting if this process, which runs the service, has ended",
     )
 
 
@@ -43,7 +52,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 def wait_for(service: str, *, watch: Watch, timeout: int) -> None:
     """Wait until a service passes its own check; raises `Unavailable` after ``timeout`` seconds."""
-    _wait_until(lambda: "" if watch.passes_check() else "it does not pass its own check", service, watch, timeout)
+    _wait_until(
+        lambda: "" if watch.passes_check() else "it does not pass its own check",
+        service,
+        watch,
+        timeout,
+    )
 
 
 def _wait_until(amiss: Callable[[], str], service: str, watch: Watch, timeout: int) -> None:

@@ -1,7 +1,7 @@
 """The section of a configuration file that says which account to use: ``[keystone_auth]``, ``[keystone_authtoken]``.
 
-Its options are those of keystoneauth's plugin of that ``auth_type``. Whatever the plugin calls a secret is hidden from
-logs and messages from here on.
+Its options are those of keystoneauth's plugin of that ``auth_type``. Whatever the plugin calls a
+secret is hidden from logs and messages from here on.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ _PLACEHOLDERS = ("<None>", "<secret>", "<password>")
 def read_url(settings: Settings, section: str) -> str:
     """Return Keystone's URL, with the version."""
     url = settings.text(
-        section, "auth_url", required="Keystone's public URL, https://HOST:5000/v3", placeholders=("yourkeystone",)
+        section,
+        "auth_url",
+        required="Keystone's public URL, https://HOST:5000/v3",
+        placeholders=("yourkeystone",),
     ).rstrip("/")
     if url and (fault := hosts.url_fault(url)):
-        shown = "" if set(url) & set("@?#") else f"{url!r} "  # what there is besides host and path may be a secret
+        # what there is besides host and path may be a secret
+        shown = "" if set(url) & set("@?#") else f"{url!r} "
         settings.error(section, "auth_url", f"{shown}{fault}; write https://HOST:5000/v3")
     elif url.endswith("/v2.0"):
-        settings.error(section, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3")
+        settings.error(
+            section, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3"
+        )
     return url if url.endswith("/v3") else f"{url}/v3"
 
 
@@ -87,27 +93,41 @@ def warn_of_open_files(settings: Settings, read: Document, section: str, auth_ty
     for option in _secret_options(auth_type):
         entry = read.get(section, option)
         if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
-            settings.warn(section, option, f"anybody on this host can read it; chmod o-r {entry.path}")
+            settings.warn(
+                section, option, f"anybody on this host can read it; chmod o-r {entry.path}"
+            )
 
 
 def _check_plugin(
     settings: Settings, section: str, auth_type: str, found: Mapping[str, str], *, is_complete: bool
 ) -> None:
     if auth_type in ("v3password", "password"):
-        domains = ("user_domain_id", "user_domain_name", *(["default_domain_id"] if auth_type == "password" else []))
+        domains = (
+            "user_domain_id",
+            "user_domain_name",
+            *(["default_domain_id"] if auth_type == "password" else []),
+        )
         if not found.keys() & {"username", "user_id"}:
             settings.error(section, "username", "must be set: the account's name")
             is_complete = False
         elif "user_id" not in found and not found.keys() & {*domains, "default_domain_name"}:
-            settings.error(section, "user_domain_name", "must be set: the domain of the account, often Default")
+            settings.error(
+                section, "user_domain_name", "must be set: the domain of the account, often Default"
+            )
             is_complete = False
-    said = login.complaint(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
+    said = (
+        login.complaint(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
+    )
     if said:
         settings.error(section, "auth_type", f"{auth_type} does not take these options: {said}")
 
 
 def _secret_options(auth_type: str) -> Iterable[str]:
     try:
-        return [option.name for option in login.options(auth_type) if option.is_secret] if auth_type else []
+        return (
+            [option.name for option in login.options(auth_type) if option.is_secret]
+            if auth_type
+            else []
+        )
     except LookupError:
         return []

@@ -1,8 +1,9 @@
 """Nova's servers as plain dictionaries, a page at a time in memory.
 
-Microversion 2.47 or later, so that each server carries the flavor it was booted with: its sizes and extra specs are
-right when the flavor has been changed or deleted since. Pages follow ``servers_links`` until there is no next one: Nova
-may cap pages at any length (``osapi_max_limit``).
+Microversion 2.47 or later, so that each server carries the flavor it was booted with: its sizes and
+extra specs are right when the flavor has been changed or deleted since. Pages follow
+``servers_links`` until there is no next one: Nova may cap pages at any length
+(``osapi_max_limit``).
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ class Servers:
     def living(self) -> Iterator[Server]:
         """Yield the servers that exist now.
 
-        Raises `Unavailable` when a cell of Nova is down: what runs there would be missing without a word.
+        Raises `Unavailable` when a cell of Nova is down: what runs there would be missing without a
+        word.
         """
-        # Only a listing without any parameter tells of such a cell; the pages after the first have some anyway.
+        # Only a listing without any parameter tells of such a cell; the pages after the first have
+        # some anyway.
         for server in self._listing("/servers/detail", {}):
             _refuse_unknown(server)
             yield server
@@ -60,7 +63,9 @@ class Servers:
         while True:
             body = self._page(path, query)
             servers: list[Server] = body["servers"]
-            links = [link["href"] for link in body.get("servers_links", ()) if link.get("rel") == "next"]
+            links = [
+                link["href"] for link in body.get("servers_links", ()) if link.get("rel") == "next"
+            ]
             is_last = not links or not servers
             servers.reverse()
             while servers:  # a page is gone from memory before the next one comes
@@ -83,7 +88,10 @@ class Servers:
             )
         if not response.ok or not isinstance(body, dict) or not _are_servers(body.get("servers")):
             said = re.sub(r"\s+", " ", response.text)[:120]
-            raise Unavailable(_host(response), f"Nova answers {response.status_code} to a listing of servers: {said}")
+            raise Unavailable(
+                _host(response),
+                f"Nova answers {response.status_code} to a listing of servers: {said}",
+            )
         return body
 
     def _get(self, url: str) -> Any:
@@ -103,7 +111,9 @@ class Servers:
 
 
 def _are_servers(listed: object) -> bool:
-    return isinstance(listed, list) and all(isinstance(item, dict) and item.get("id") for item in listed)
+    return isinstance(listed, list) and all(
+        isinstance(item, dict) and item.get("id") for item in listed
+    )
 
 
 def _refuse_unknown(server: Server) -> None:

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SOON = timedelta(days=30)
-_UNKNOWN = (ApplianceError, exceptions.ClientException, AttributeError, KeyError, TypeError, ValueError)
+_UNKNOWN = (
+    ApplianceError,
+    exceptions.ClientException,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 
 
 def warn(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> None:

@@ -1,9 +1,10 @@
 """A project's images in Glance: list, create, upload, change, delete.
 
-Requests go through the adapter of glanceclient's session, but answers are taken as they are: a client that turns each
-status into an exception of its own, reads schemas first and sends data without a length would stand between us and what
-Glance says. Every call may be repeated by the transport, so each must come to the same when it is done twice: ids are
-chosen by the caller, changes replace, data start from their first byte.
+Requests go through the adapter of glanceclient's session, but answers are taken as they are: a
+client that turns each status into an exception of its own, reads schemas first and sends data
+without a length would stand between us and what Glance says. Every call may be repeated by the
+transport, so each must come to the same when it is done twice: ids are chosen by the caller,
+changes replace, data start from their first byte.
 """
 
 from __future__ import annotations
@@ -91,14 +92,19 @@ class Glance:
             "PUT",
             f"/v2/images/{image_id}/file",
             data=data,
-            headers={"Content-Type": "application/octet-stream", "x-openstack-image-size": str(len(data))},
+            headers={
+                "Content-Type": "application/octet-stream",
+                "x-openstack-image-size": str(len(data)),
+            },
             timeout=(_BLOCK_PATIENCE.total_seconds(), _ANSWER_PATIENCE.total_seconds()),
             log=False,
         )
 
     def change(self, image_id: str, patch: Patch) -> None:
         """Change a record in one step: all of the patch or nothing."""
-        self._call("PATCH", f"/v2/images/{image_id}", json=patch, headers={"Content-Type": _PATCH_TYPE})
+        self._call(
+            "PATCH", f"/v2/images/{image_id}", json=patch, headers={"Content-Type": _PATCH_TYPE}
+        )
 
     def delete(self, image_id: str) -> None:
         """Delete an image with its data; one that is gone is deleted."""
@@ -116,13 +122,15 @@ class Glance:
             raise Unavailable(urlsplit(response.url).netloc, words)
         return found
 
-    def _call(self, method: str, path: str, *, accept: Sequence[int] = (), **more: Any) -> requests.Response:
+    def _call(
+        self, method: str, path: str, *, accept: Sequence[int] = (), **more: Any
+    ) -> requests.Response:
         try:
             response = Adapter.request(self._scope.glance, path, method, raise_exc=False, **more)
         except exceptions.Unauthorized as error:
-            raise AccessDenied("Keystone", "no longer gives the account a token", "check its password and roles") from (
-                error
-            )
+            raise AccessDenied(
+                "Keystone", "no longer gives the account a token", "check its password and roles"
+            ) from (error)
         except exceptions.ClientException as error:
             raise Unavailable("Glance", f"{method} {urlsplit(path).path}: {error}") from error
         if not response.ok and response.status_code not in accept:

@@ -121,7 +121,8 @@ def _option_of(access: Access, hop: str, url: str) -> str:
     return access.place("access_token_endpoint" if is_token else "discovery_endpoint")
 
 
-# ------------------------------------------------------------------------------------------------ issuer
+# ------------------------------------------------------------------------------------------------
+# issuer
 
 
 def _issuer(access: Access, last: Step, error: Exception) -> LoginFailure:
@@ -175,7 +176,9 @@ def _refusal(access: Access, subject: str, status: int, told: Any) -> LoginFailu
     who = f"the client {access.options.get('client_id', '')!r}"
     cause = f"{ISSUER} refuses {who}: it answers {status}{f', {detail}' if detail else ''}"
     if code == "invalid_scope":
-        return LoginDenied(subject, cause, f"correct {access.place('scope')}, or have the scope allowed")
+        return LoginDenied(
+            subject, cause, f"correct {access.place('scope')}, or have the scope allowed"
+        )
     if code == "invalid_grant" and "username" in access.options:
         return LoginDenied(subject, cause, f"correct {access.place('username')} and password")
     if code in ("unauthorized_client", "unsupported_grant_type", "access_denied"):
@@ -204,18 +207,23 @@ def _no_token(access: Access, subject: str, told: Any) -> LoginFailure:
     return LoginUnavailable(subject, cause, remedy)
 
 
-# -------------------------------------------------------------------------------------------- federation
+# --------------------------------------------------------------------------------------------
+# federation
 
 
 def _federation(access: Access, last: Step) -> LoginFailure:
     """Explain why Keystone gives no token for an access token."""
     subject, response = host(last.url), last.response
-    provider, protocol = (access.options.get(name, "") for name in ("identity_provider", "protocol"))
+    provider, protocol = (
+        access.options.get(name, "") for name in ("identity_provider", "protocol")
+    )
     status = response.status_code if response is not None else 0
     if status == _NOT_FOUND:
         cause = f"{FEDERATION} knows no identity provider {provider!r} with protocol {protocol!r}"
         places = f"{access.place('identity_provider')} and {access.place('protocol')}"
-        remedy = f"correct {places}; openstack federation protocol list --identity-provider {provider}"
+        remedy = (
+            f"correct {places}; openstack federation protocol list --identity-provider {provider}"
+        )
         return LoginUnavailable(subject, cause, remedy)
     if status == _UNAUTHORIZED and not _is_keystones(response):
         cause = f"{FEDERATION} does not accept the access token"
@@ -239,7 +247,9 @@ def _federation(access: Access, last: Step) -> LoginFailure:
         cause = f"{FEDERATION} answers {status} to an access token"
         return LoginUnavailable(subject, cause, "look into the logs of Keystone and its web server")
     what = f"redirects to {_target(response)}" if status in _REDIRECTS else "answers with a page"
-    cause = f"{FEDERATION} {what} instead of taking the access token: it wants a person at a browser"
+    cause = (
+        f"{FEDERATION} {what} instead of taking the access token: it wants a person at a browser"
+    )
     remedy = (
         "have Keystone's web server take access tokens at this path (mod_auth_openidc: AuthType oauth20"
         f" or auth-openidc), or correct {access.place('protocol')}"
@@ -247,18 +257,23 @@ def _federation(access: Access, last: Step) -> LoginFailure:
     return LoginUnavailable(subject, cause, remedy)
 
 
-# ---------------------------------------------------------------------------------------------- Keystone
+# ----------------------------------------------------------------------------------------------
+# Keystone
 
 
 def _keystone(access: Access, last: Step, error: Exception) -> LoginFailure:
     subject = host(access.auth_url)
     if access.is_application_credential and isinstance(error, exceptions.HttpError):
         if error.http_status == _NOT_FOUND and _is_keystones(last.response):
-            cause = f"knows no application credential {access.account!r}: it or its user was deleted"
+            cause = (
+                f"knows no application credential {access.account!r}: it or its user was deleted"
+            )
             return LoginDenied(subject, cause, access.renewal())
         if error.http_status == _UNAUTHORIZED:
             name = repr(access.account)
-            cause = f"refuses the application credential {name}: it has expired or its secret is wrong"
+            cause = (
+                f"refuses the application credential {name}: it has expired or its secret is wrong"
+            )
             return LoginDenied(subject, cause, access.renewal())
     if isinstance(error, exceptions.Unauthorized):
         cause = f"refuses the account {access.account!r}: wrong name, domain or password"
@@ -266,13 +281,16 @@ def _keystone(access: Access, last: Step, error: Exception) -> LoginFailure:
     if isinstance(error, exceptions.HttpError):
         cause = f"answers {error.http_status} where a Keystone gives a token"
         return LoginUnavailable(subject, cause, f"check {access.place('auth_url')}; it ends in /v3")
-    if isinstance(error, exceptions.ClientException) and not isinstance(error, exceptions.InvalidResponse):
+    if isinstance(error, exceptions.ClientException) and not isinstance(
+        error, exceptions.InvalidResponse
+    ):
         return LoginUnavailable(subject, f"no token: {error}", f"check [{access.section}]")
     remedy = f"check {access.place('auth_url')}; it ends in /v3"
     return LoginUnavailable(subject, "answers, but is no Keystone", remedy)
 
 
-# ----------------------------------------------------------------------------------------------- answers
+# -----------------------------------------------------------------------------------------------
+# answers
 
 
 def _json(response: requests.Response | None) -> Any:

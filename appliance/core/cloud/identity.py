@@ -40,8 +40,8 @@ class Project:
 def projects(cloud: Cloud, *, tag: str = "") -> list[Project]:
     """Return the projects in which the account has a role, by one request, sorted by id.
 
-    With ``tag``, those that carry it without giving the account a role come too, if its role on the system lets it see
-    them.
+    With ``tag``, those that carry it without giving the account a role come too, if its role on the
+    system lets it see them.
     """
     account = cloud.unscoped
     with understood(cloud.host, "Keystone"):
@@ -58,7 +58,9 @@ def _tagged(cloud: Cloud, tag: str) -> list[Project]:
     keystone = cloud.system.keystone
     try:
         with understood(cloud.host, "Keystone", passing=_REFUSED):
-            return [_project(resource, has_role=False) for resource in keystone.projects.list(tags=tag)]
+            return [
+                _project(resource, has_role=False) for resource in keystone.projects.list(tags=tag)
+            ]
     except _REFUSED as error:
         logger.debug("tagged projects cannot be listed: %s", error)
         return []
@@ -83,7 +85,8 @@ class UserNames:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._names: dict[str, str | None] = {}
-        self._refusal = threading.Lock()  # taken by the first refusal, for good: several threads may meet one at once
+        # taken by the first refusal, for good: several threads may meet one at once
+        self._refusal = threading.Lock()
         self._locks = Locks()
 
     def get(self, user_id: str, scope: Scope) -> str | None:
@@ -94,7 +97,9 @@ class UserNames:
         with self._locks.of(user_id):
             if user_id not in self._names:
                 self._names[user_id] = (
-                    None if self._refusal.locked() else self._ask(user_id, self._cloud.system or scope)
+                    None
+                    if self._refusal.locked()
+                    else self._ask(user_id, self._cloud.system or scope)
                 )
             return self._names[user_id]
 

@@ -1,8 +1,8 @@
 """How an account proves itself to Keystone: keystoneauth's plugins, without their scope.
 
-A plugin is made anew for each scope (none, the system, one project), so the scope that a configuration file may name
-is left out: cASO 5 passed both and Keystone refused "multiple targets". Application credentials and trusts carry their
-scope in themselves and are never asked for another.
+A plugin is made anew for each scope (none, the system, one project), so the scope that a
+configuration file may name is left out: cASO 5 passed both and Keystone refused "multiple targets".
+Application credentials and trusts carry their scope in themselves and are never asked for another.
 """
 
 from __future__ import annotations
@@ -147,18 +147,28 @@ def options(auth_type: str) -> tuple[Option, ...]:
     from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
     from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
 
-    logging.getLogger("stevedore").setLevel(logging.CRITICAL)  # it tells of every plugin that lacks a library
+    # it tells of every plugin that lacks a library
+    logging.getLogger("stevedore").setLevel(logging.CRITICAL)
     try:
         loader: loading.BaseLoader[BaseIdentityPlugin] = loading.get_plugin_loader(auth_type)
-        found, is_identity, is_complete = loader.get_options(), _is_identity(loader.plugin_class), loader.available
+        found, is_identity, is_complete = (
+            loader.get_options(),
+            _is_identity(loader.plugin_class),
+            loader.available,
+        )
     except NoMatchingPlugin:
         known = sorted(metadata.entry_points(group=loading.PLUGIN_NAMESPACE).names)
         near = ", ".join(difflib.get_close_matches(auth_type, known, n=3)) or _USUAL
         raise LookupError(f"{auth_type!r} is not a plugin; write one like {near}") from None
-    except (ImportError, AttributeError):  # so some plugins of keystoneauth tell of a library that is missing
+    except (
+        ImportError,
+        AttributeError,
+    ):  # so some plugins of keystoneauth tell of a library that is missing
         is_complete = False
     if not is_complete:
-        raise LookupError(f"{auth_type!r} needs a library that is not installed here; write one like {_USUAL}")
+        raise LookupError(
+            f"{auth_type!r} needs a library that is not installed here; write one like {_USUAL}"
+        )
     if not is_identity:
         raise LookupError(f"{auth_type!r} does not log in to Keystone v3; write one like {_USUAL}")
     return tuple(
@@ -207,7 +217,9 @@ def plugin(
     from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
 
     loader: loading.BaseLoader[BaseIdentityPlugin] = loading.get_plugin_loader(auth_type)
-    values: dict[str, str | None] = dict.fromkeys((option.dest for option in loader.get_options()), None)
+    values: dict[str, str | None] = dict.fromkeys(
+        (option.dest for option in loader.get_options()), None
+    )
     values.update({name: value for name, value in given.items() if name in values})
     if project_id is not None:
         values["project_id"] = project_id

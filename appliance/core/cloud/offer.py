@@ -1,8 +1,8 @@
 """What a project may use: flavors, images, quotas, and where its compute service is.
 
-Listings come page by page and are returned whole; none grows with the number of servers. Flavors come with their extra
-specs in the listing itself (Nova's microversion 2.61): asked for one by one they were most of the requests that
-information providers used to make.
+Listings come page by page and are returned whole; none grows with the number of servers. Flavors
+come with their extra specs in the listing itself (Nova's microversion 2.61): asked for one by one
+they were most of the requests that information providers used to make.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ def compute(scope: Scope) -> Compute:
     """Return where the scope's Nova is; its version document is asked for once in a session."""
     data = scope.nova.get_endpoint_data()
     if data is None or not data.catalog_url:
-        raise Unavailable("the catalog", "has no endpoint of a compute service", "look at `openstack catalog list`")
+        raise Unavailable(
+            "the catalog",
+            "has no endpoint of a compute service",
+            "look at `openstack catalog list`",
+        )
     url = str(data.catalog_url).rstrip("/").removesuffix(f"/{scope.project_id}")
     major = data.api_version or (2, 1)
     newest = data.max_microversion or major
@@ -50,13 +54,15 @@ def compute(scope: Scope) -> Compute:
 def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
     """Yield the flavors that the project may boot: public ones, and private ones that were opened to it.
 
-    ``extra_specs`` is among their keys unless Nova is older than Rocky. No ``is_public`` is asked for: with it an
-    administrator's account would see the private flavors of all other projects.
+    ``extra_specs`` is among their keys unless Nova is older than Rocky. No ``is_public`` is asked
+    for: with it an administrator's account would see the private flavors of all other projects.
     """
     microversion = ".".join(map(str, min(_WITH_SPECS, service.microversion)))
     query, pages = {"limit": _PAGE}, Pages("Nova", most=_MOST_PAGES)
     while True:
-        body = _get(scope.nova, f"/flavors/detail?{urlencode(query)}", "Nova", microversion=microversion)
+        body = _get(
+            scope.nova, f"/flavors/detail?{urlencode(query)}", "Nova", microversion=microversion
+        )
         for flavor in body["flavors"]:
             if not flavor.get("OS-FLV-DISABLED:disabled"):
                 yield flavor
@@ -104,5 +110,7 @@ def _get(adapter: Any, path: str, service: str, **more: Any) -> dict[str, Any]:
     except ValueError:
         body = None
     if not response.ok or not isinstance(body, dict):
-        raise Unavailable(host, what if not response.ok else f"{what} with something that is no JSON object")
+        raise Unavailable(
+            host, what if not response.ok else f"{what} with something that is no JSON object"
+        )
     return body

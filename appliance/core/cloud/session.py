@@ -136,20 +136,27 @@ class Cloud:
 
 
 @contextlib.contextmanager
-def understood(host: str, service: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def understood(
+    host: str, service: str, *, passing: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
     """Tell what a client library makes of an answer that it does not understand as one line, whatever it raises.
 
-    A proxy or a load balancer may answer in a service's stead, with status 200 and a page for people. Refusals that
-    mean something to the caller, ``passing``, go on as they are; all else becomes `Unavailable`.
+    A proxy or a load balancer may answer in a service's stead, with status 200 and a page for
+    people. Refusals that mean something to the caller, ``passing``, go on as they are; all else
+    becomes `Unavailable`.
     """
     try:
         yield
     except passing:
         raise
     except exceptions.HttpError as error:
-        raise Unavailable(host, f"{service} answers {error.http_status}: {_short(error.message)}") from error
+        raise Unavailable(
+            host, f"{service} answers {error.http_status}: {_short(error.message)}"
+        ) from error
     except (exceptions.ClientException, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Unavailable(host, f"the answer is none that {service} gives: {_short(repr(error))}") from error
+        raise Unavailable(
+            host, f"the answer is none that {service} gives: {_short(repr(error))}"
+        ) from error
 
 
 def _short(text: object) -> str:

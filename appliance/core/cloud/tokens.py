@@ -3,8 +3,8 @@
 Federated logins ask three parties in turn, and passcodes serve once: they log in once, without a
 scope, and each project's token is rescoped from that one (Keystone's method ``token``). A password
 costs Keystone time, so it is spared as well where a run has logged in already to see its projects.
-Application credentials and trusts carry their scope in themselves; the plugins that remain log in to
-each scope. See docs/adr/0023-one-login-a-run.md.
+Application credentials and trusts carry their scope in themselves; the plugins that remain log in
+to each scope. See docs/adr/0023-one-login-a-run.md.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ class Tokens:
         if isinstance(error, exceptions.Unauthorized):
             self.unscoped()
 
-    def _scoped(self, project_id: str | None = None, *, is_system: bool = False) -> BaseIdentityPlugin:
+    def _scoped(
+        self, project_id: str | None = None, *, is_system: bool = False
+    ) -> BaseIdentityPlugin:
         if self._access.must_log_in_once:
             self.unscoped()
         if self._login is not None:
@@ -159,7 +161,9 @@ class _Direct(_Plugin):
 
     def __init__(self, access: Access, project_id: str | None, *, is_system: bool) -> None:
         super().__init__(access)
-        self._inner = login.plugin(access.auth_type, access.options, project_id=project_id, system=is_system)
+        self._inner = login.plugin(
+            access.auth_type, access.options, project_id=project_id, system=is_system
+        )
 
     def get_auth_ref(self, session: Transport) -> AccessInfo:  # type: ignore[override]
         found = self._inner.get_auth_ref(session)
@@ -232,8 +236,8 @@ class _Rescoped(_Plugin):
     def _log_in_anew(self, session: Transport) -> AccessInfo:
         """Log in to this scope: Keystone does not rescope the token of a user's default project.
 
-        So it is with ``[token] allow_rescope_scoped_token = false`` and the plugin ``password``, which
-        cannot ask for a token without a scope.
+        So it is with ``[token] allow_rescope_scoped_token = false`` and the plugin ``password``,
+        which cannot ask for a token without a scope.
         """
         plugin = login.plugin(
             self.access.auth_type,

@@ -46,7 +46,9 @@ class _Busy(Exception):
     """The service answered that it cannot answer now."""
 
     def __init__(self, response: requests.Response) -> None:
-        super().__init__(f"{hops.host(response.url)} answers {response.status_code} {response.reason}".rstrip())
+        super().__init__(
+            f"{hops.host(response.url)} answers {response.status_code} {response.reason}".rstrip()
+        )
         self.response = response
         self.is_announced = False
         """Whether a line already says how long all requests wait."""
@@ -98,23 +100,34 @@ class Transport(session.Session):
         set_on_retry_hooks([_tell_of_retry])
 
     # Of keystoneauth's long signature only what matters here has a name.
-    def request(self, url: str, method: str, raise_exc: bool = True, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+    def request(
+        self, url: str, method: str, raise_exc: bool = True, **kwargs: Any
+    ) -> requests.Response:  # type: ignore[override]
         """Send a request as keystoneauth does; raises `Unavailable` when the service stays out of reach or busy."""
         if hops.is_secret_bearer(url, method, self._access):
             kwargs["redirect"] = False
         try:
             for attempt in stamina.retry_context(
-                on=_wait, attempts=_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=8, wait_jitter=0.5
+                on=_wait,
+                attempts=_ATTEMPTS,
+                timeout=None,
+                wait_initial=0.5,
+                wait_max=8,
+                wait_jitter=0.5,
             ):
                 with attempt:
                     response = self._send(url, method, **kwargs)
         except _Busy as error:
             request_id = error.response.headers.get("x-openstack-request-id", "")
             remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
-            raise Unavailable(hops.host(error.response.url), f"still {_after_host(error)}", remedy) from error
+            raise Unavailable(
+                hops.host(error.response.url), f"still {_after_host(error)}", remedy
+            ) from error
         except exceptions.ConnectionError as error:
             raise _unreachable(error, url, self._access) from error
-        except exceptions.HttpError as error:  # not of this request: of the one for a token in place of one that died
+        except (
+            exceptions.HttpError
+        ) as error:  # not of this request: of the one for a token in place of one that died
             raise AccessDenied(
                 hops.host(self._access.auth_url),
                 f"gives the account {self._access.account!r} no new token: answers {error.http_status}",
@@ -202,7 +215,9 @@ def _tell_of_retry(details: RetryDetails) -> None:
     if isinstance(error, _Busy) and error.is_announced:
         return
     site = _site_in(error)
-    words = str(error) if isinstance(error, _Busy) else f"{hops.host(site)}: {_failure(error, site)[0]}"
+    words = (
+        str(error) if isinstance(error, _Busy) else f"{hops.host(site)}: {_failure(error, site)[0]}"
+    )
     logger.warning("%s; trying again in %.1f s", words, details.wait_for)
 
 
@@ -234,7 +249,9 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
     site = _site_in(error) or (url if "//" in url else access.auth_url)
     host = hops.host(site)
     if isinstance(error, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
-        return Unavailable(host, "does not speak TLS", "correct the URL: https or http, and the port")
+        return Unavailable(
+            host, "does not speak TLS", "correct the URL: https or http, and the port"
+        )
     if isinstance(error, exceptions.SSLError):
         return Unavailable(
             host,
@@ -255,7 +272,10 @@ def _failure(error: Exception, site: str) -> tuple[str, str]:
     if "ProxyError(" in str(error):  # requests' own, quoted by keystoneauth
         return proxy.explain(site, error, _cause(error))
     if site.startswith("http://") and any(word in str(error) for word in _HUNG_UP):
-        return "it closes the connection on plain HTTP", "write https in the URL, if that port speaks TLS"
+        return (
+            "it closes the connection on plain HTTP",
+            "write https in the URL, if that port speaks TLS",
+        )
     return _cause(error), "check the URL, the network and the service"
 
 

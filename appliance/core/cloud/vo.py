@@ -2,9 +2,9 @@
 
 Every form of mapping file that Keystone-VOMS, cASO and cloudkeeper-os have read is taken:
 
-    {"vo": {"tenant": "name"}}    {"vo": {"tenants": ["name"]}}    {"vo": {"projects": ["name or id"]}}
-    {"vo": {"project": "name or id", "domain": "name or id"}}
-    {"vos": [{"name": "vo", "auth": {"project_id": "id"}}]}        (also as YAML)
+    {"vo": {"tenant": "name"}}    {"vo": {"tenants": ["name"]}}    {"vo": {"projects": ["name or
+    id"]}} {"vo": {"project": "name or id", "domain": "name or id"}} {"vos": [{"name": "vo", "auth":
+    {"project_id": "id"}}]}        (also as YAML)
 
 A tag selects a project; it never gives it a VO.
 """
@@ -57,9 +57,12 @@ class Entry:
             return False
         if self.domain is None or self.domain.lower() == project.domain_id.lower():
             return True
-        # Keystone tells the domain's id only. A name cannot be compared with it and counts as right: at worst two
-        # entries fit, which is told as a conflict. Only the first domain has an id that is its name.
-        return "default" not in (project.domain_id, self.domain.lower()) and not _ID.fullmatch(self.domain)
+        # Keystone tells the domain's id only. A name cannot be compared with it and counts as
+        # right: at worst two entries fit, which is told as a conflict. Only the first domain has an
+        # id that is its name.
+        return "default" not in (project.domain_id, self.domain.lower()) and not _ID.fullmatch(
+            self.domain
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,11 @@ def vo_of(project: Project, *, mapping: Mapping, preferred: tuple[str, ...] = ()
 
 
 def _told(project: Project, properties: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(f"property {name}", value) for name in properties if (value := project.properties.get(name, "").strip())]
+    return [
+        (f"property {name}", value)
+        for name in properties
+        if (value := project.properties.get(name, "").strip())
+    ]
 
 
 def read_mapping(path: Path) -> Mapping:
@@ -119,19 +126,29 @@ def read_mapping(path: Path) -> Mapping:
             problems.append(Problem(path, _line_of(text, vo), vo, str(error)))
     if problems:
         raise ConfigurationError(problems)
-    # The shipped example is no error: accounting gets the file on every appliance, and a site whose projects carry
-    # their VOs in Keystone has nothing to write into it. The images' backend refuses a file without any other entry.
+    # The shipped example is no error: accounting gets the file on every appliance, and a site whose
+    # projects carry their VOs in Keystone has nothing to write into it. The images' backend refuses
+    # a file without any other entry.
     named = tuple(entry for entry in entries if entry != _EXAMPLE)
     left_out = Problem(path, _line_of(text, _EXAMPLE.vo), _EXAMPLE.vo, _LEFT_OUT, is_fatal=False)
     return Mapping(path, named, (left_out,) if len(named) < len(entries) else ())
 
 
 def _vos(path: Path, text: str) -> list[tuple[str, Any]]:
-    tree = _parsed_yaml(path, text) if path.suffix in (".yaml", ".yml") else _parsed_json(path, text)
+    tree = (
+        _parsed_yaml(path, text) if path.suffix in (".yaml", ".yml") else _parsed_json(path, text)
+    )
     if not _is_object(tree):
-        raise ConfigurationError([Problem(path, 1, "", 'must be like {"VO": {"projects": ["name or id"]}}')])
+        raise ConfigurationError(
+            [Problem(path, 1, "", 'must be like {"VO": {"projects": ["name or id"]}}')]
+        )
     pairs = list(tree.items()) if isinstance(tree, dict) else list(tree)
-    if len(pairs) == 1 and pairs[0][0] == "vos" and isinstance(pairs[0][1], list) and not _is_object(pairs[0][1]):
+    if (
+        len(pairs) == 1
+        and pairs[0][0] == "vos"
+        and isinstance(pairs[0][1], list)
+        and not _is_object(pairs[0][1])
+    ):
         return [_listed_vo(path, text, item) for item in pairs[0][1]]
     return [(str(vo), body) for vo, body in pairs]
 
@@ -157,10 +174,14 @@ def _parsed_json(path: Path, text: str) -> Any:
     try:
         tree = json.loads(text, object_pairs_hook=_Pairs)
     except RecursionError as error:
-        raise ConfigurationError([Problem(path, 1, "", "is not a mapping: it is nested too deeply")]) from error
+        raise ConfigurationError(
+            [Problem(path, 1, "", "is not a mapping: it is nested too deeply")]
+        ) from error
     except ValueError as error:
         line = getattr(error, "lineno", 1)
-        raise ConfigurationError([Problem(path, line, "", f"is not JSON: {getattr(error, 'msg', error)}")]) from error
+        raise ConfigurationError(
+            [Problem(path, line, "", f"is not JSON: {getattr(error, 'msg', error)}")]
+        ) from error
     return tree if isinstance(tree, _Pairs) else None
 
 
@@ -171,10 +192,18 @@ def _parsed_yaml(path: Path, text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ConfigurationError([Problem(path, mark.line + 1 if mark else 1, "", "is not YAML")]) from error
+        raise ConfigurationError(
+            [Problem(path, mark.line + 1 if mark else 1, "", "is not YAML")]
+        ) from error
     except RecursionError as error:
-        raise ConfigurationError([Problem(path, 1, "", "is not a mapping: it is nested too deeply")]) from error
-    except (ValueError, LookupError, AttributeError) as error:  # PyYAML on `2001-13-45`, `!!int ""`, `!!timestamp x`
+        raise ConfigurationError(
+            [Problem(path, 1, "", "is not a mapping: it is nested too deeply")]
+        ) from error
+    except (
+        ValueError,
+        LookupError,
+        AttributeError,
+    ) as error:  # PyYAML on `2001-13-45`, `!!int ""`, `!!timestamp x`
         cause = "holds a date, a number or a tag that YAML does not know; put names in quotes"
         raise ConfigurationError([Problem(path, 1, "", cause)]) from error
 
@@ -194,7 +223,9 @@ def _listed(value: Any) -> list[str]:
     """Return a name or a list of names as a list. Nothing else is a project, ``null`` least of all."""
     if isinstance(value, str):
         return [value] if value else []
-    found: Iterable[Any] = value if isinstance(value, list) and not isinstance(value, _Pairs) else ()
+    found: Iterable[Any] = (
+        value if isinstance(value, list) and not isinstance(value, _Pairs) else ()
+    )
     return [item for item in found if isinstance(item, str) and item]
 
 

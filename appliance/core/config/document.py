@@ -80,17 +80,23 @@ def read_text(path: Path) -> str:
         with _open(path) as file:
             data = file.read(_MAX_SIZE + 1)
         if len(data) > _MAX_SIZE:
-            raise ConfigurationError([Problem(path, 0, "", "is larger than 1 MiB, which no configuration is")])
+            raise ConfigurationError(
+                [Problem(path, 0, "", "is larger than 1 MiB, which no configuration is")]
+            )
         text = data.decode("utf-8-sig")
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
         raise ConfigurationError([Problem(path, 0, "", f"cannot be read: {cause}")]) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigurationError([Problem(path, line, "", "is not UTF-8 text; save the file as UTF-8")]) from error
+        raise ConfigurationError(
+            [Problem(path, line, "", "is not UTF-8 text; save the file as UTF-8")]
+        ) from error
     if "\0" in text:
         line = len(lines(text[: text.index("\0")]))
-        raise ConfigurationError([Problem(path, line, "", "holds a NUL character; save the file as UTF-8 text")])
+        raise ConfigurationError(
+            [Problem(path, line, "", "holds a NUL character; save the file as UTF-8 text")]
+        )
     return text
 
 

@@ -1,9 +1,10 @@
 """The dialect of Python's ConfigParser as SSM's files use it: sections, ``key: value`` or ``key = value``.
 
-Every line is stripped first. The files that the appliance shipped from 2019 to 2021 had a blank before section headers
-and TABs at line ends; ConfigParser takes such a header for the second line of the value before it, and reads
-``certificate`` in ``[broker]`` without a word. So there are no continuation lines here; no option of these files needs
-them. Interpolation (``%(name)s``) is not done: a password may contain a per cent sign.
+Every line is stripped first. The files that the appliance shipped from 2019 to 2021 had a blank
+before section headers and TABs at line ends; ConfigParser takes such a header for the second line
+of the value before it, and reads ``certificate`` in ``[broker]`` without a word. So there are no
+continuation lines here; no option of these files needs them. Interpolation (``%(name)s``) is not
+done: a password may contain a per cent sign.
 """
 
 from __future__ import annotations
@@ -30,13 +31,20 @@ def parse(path: Path, text: str) -> Document:
             if not line.endswith("]") or not section:
                 problems.append(Problem(path, number, "", "not a section header; write [name]"))
             elif section in document.sections:
-                problems.append(Problem(path, number, "", f"section [{section}] stands here a second time"))
+                problems.append(
+                    Problem(path, number, "", f"section [{section}] stands here a second time")
+                )
             document.sections.setdefault(section, {})
             continue
         match = _ASSIGNMENT.fullmatch(line)
         if match is None or section is None:
-            cause = "no section header above this line" if match else "neither 'option: value' nor a [section]"
-            problems.append(Problem(path, number, "", cause))  # without the line: it may be half of a secret
+            cause = (
+                "no section header above this line"
+                if match
+                else "neither 'option: value' nor a [section]"
+            )
+            # without the line: it may be half of a secret
+            problems.append(Problem(path, number, "", cause))
             continue
         key = match["key"].lower()
         if earlier := document.get(section, key):

@@ -14,12 +14,42 @@ from appliance.core.config.settings import Settings, state_of
 from appliance.core.run.errors import ConfigurationError, Problem
 
 LOG_OPTIONS = (
-    *("verbose", "use_syslog", "syslog_log_facility", "use_journal", "use_json", "use_stderr", "use_eventlog"),
-    *("watch_log_file", "log_config_append", "log_config", "log_date_format", "log_format", "log_color"),
-    *("default_log_levels", "publish_errors", "instance_format", "instance_uuid_format", "fatal_deprecations"),
-    *("log_rotate_interval", "log_rotate_interval_type", "max_logfile_count", "max_logfile_size_mb"),
+    *(
+        "verbose",
+        "use_syslog",
+        "syslog_log_facility",
+        "use_journal",
+        "use_json",
+        "use_stderr",
+        "use_eventlog",
+    ),
+    *(
+        "watch_log_file",
+        "log_config_append",
+        "log_config",
+        "log_date_format",
+        "log_format",
+        "log_color",
+    ),
+    *(
+        "default_log_levels",
+        "publish_errors",
+        "instance_format",
+        "instance_uuid_format",
+        "fatal_deprecations",
+    ),
+    *(
+        "log_rotate_interval",
+        "log_rotate_interval_type",
+        "max_logfile_count",
+        "max_logfile_size_mb",
+    ),
     *("log_rotation_type", "rate_limit_interval", "rate_limit_burst", "rate_limit_except_level"),
-    *("logging_context_format_string", "logging_default_format_string", "logging_debug_format_suffix"),
+    *(
+        "logging_context_format_string",
+        "logging_default_format_string",
+        "logging_debug_format_suffix",
+    ),
     *("logging_exception_prefix", "logging_user_identity_format"),
 )
 """Options of oslo.log, of all its releases, that are legal in a file and have no effect here."""
@@ -41,8 +71,8 @@ def warn_of_ignored(settings: Settings) -> None:
 def parse(path: Path, text: str) -> Document:
     """Parse a file of this dialect. As in oslo.config, sections other than DEFAULT are folded to lower case.
 
-    Dashes in option names count as underscores; oslo.config does so for older names only. An option that is set
-    twice is an error: oslo.config takes the last one without a word.
+    Dashes in option names count as underscores; oslo.config does so for older names only. An option
+    that is set twice is an error: oslo.config takes the last one without a word.
     """
     reader = _Reader(path)
     reader.parse(lines(text))
@@ -84,7 +114,8 @@ class _Reader(iniparser.BaseParser):
         self.document.set(self._section, name, entry)
 
     def _note(self, text: str) -> None:
-        self.problems.append(Problem(self.path, self.lineno, "", text))  # without the line: it may be half of a secret
+        # without the line: it may be half of a secret
+        self.problems.append(Problem(self.path, self.lineno, "", text))
 
     # The parser stops at its first error; these go on, so that all are told together.
     def error_empty_key(self, _line: str) -> None:  # type: ignore[override]
@@ -108,7 +139,8 @@ class _Template(string.Template):
 def interpolate(text: str, lookup: Callable[[str], str | None]) -> str:
     r"""Replace ``$name``, ``${name}`` and ``$group.name``; ``$$`` and ``\$`` are a dollar sign.
 
-    A name that ``lookup`` does not know stays as it is, so that a password may contain a dollar sign.
+    A name that ``lookup`` does not know stays as it is, so that a password may contain a dollar
+    sign.
     """
 
     class _Names(dict[str, str]):
@@ -130,7 +162,9 @@ def log_file(settings: Settings, name: str) -> Path | None:
     path = Path(directory, file or name)
     option = "log_dir" if directory and not Path(file).is_absolute() else "log_file"
     if (state := state_of(path.parent)) != "is a directory":
-        settings.error("DEFAULT", option, f"the log's directory {path.parent} {state or 'is a file'}")
+        settings.error(
+            "DEFAULT", option, f"the log's directory {path.parent} {state or 'is a file'}"
+        )
     elif (state := state_of(path)) == "is a directory":
         settings.error("DEFAULT", option, f"the log {path} {state}")
     return path

@@ -1,7 +1,8 @@
 """From a configuration document to checked values: typed getters that collect every error instead of stopping.
 
-A program reads each option once, through a getter that knows what is allowed; then `Settings.finish` raises one
-`ConfigurationError` with all findings as ``file:line: option: what is wrong``, or returns the warnings.
+A program reads each option once, through a getter that knows what is allowed; then
+`Settings.finish` raises one `ConfigurationError` with all findings as ``file:line: option: what is
+wrong``, or returns the warnings.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ Alias = tuple[str, str]
 COMPARED = frozenset(
     {
         *(("DEFAULT", "site_name"), ("DEFAULT", "SITE_NAME"), ("site", "name")),
-        *(("ssm", "output_path"), ("messaging", "path"), ("messaging", "destination"), ("broker", "host")),
+        *(
+            ("ssm", "output_path"),
+            ("messaging", "path"),
+            ("messaging", "destination"),
+            ("broker", "host"),
+        ),
     }
 )
 """Options that `appliance check` compares between the files of several programs. No secret is among them."""
@@ -66,8 +72,8 @@ def observed() -> tuple[Value, ...]:
 class Settings:
     """Typed access to one document.
 
-    ``interpolate`` is the dialect's way to refer to other options, if it has one. ``overrides`` are values of the
-    command line: (section, option) to text; they win over the files.
+    ``interpolate`` is the dialect's way to refer to other options, if it has one. ``overrides`` are
+    values of the command line: (section, option) to text; they win over the files.
     """
 
     def __init__(
@@ -99,8 +105,8 @@ class Settings:
     ) -> str:
         """Return an option as text.
 
-        ``required`` is what to tell when it is missing or empty. A value that still is one of ``placeholders`` (or
-        contains one, where a placeholder is longer than a word) is an error.
+        ``required`` is what to tell when it is missing or empty. A value that still is one of
+        ``placeholders`` (or contains one, where a placeholder is longer than a word) is an error.
         """
         entry = self._find(section, option, aliases)
         self._defaults[section, option] = default
@@ -111,7 +117,9 @@ class Settings:
         for placeholder in placeholders:
             if value == placeholder or (len(placeholder) > 5 and placeholder in value):  # noqa: PLR2004  a word
                 remedy = required or "write your own value"
-                self._report(entry, section, option, f"is still the placeholder {placeholder!r}; {remedy}")
+                self._report(
+                    entry, section, option, f"is still the placeholder {placeholder!r}; {remedy}"
+                )
                 break
         return value
 
@@ -135,7 +143,9 @@ class Settings:
         allowed = f"a whole number from {minimum} to {maximum}"
         return self._converted(section, option, default, convert, allowed, aliases)
 
-    def boolean(self, section: str, option: str, *, default: bool, aliases: Iterable[Alias] = ()) -> bool:
+    def boolean(
+        self, section: str, option: str, *, default: bool, aliases: Iterable[Alias] = ()
+    ) -> bool:
         """Return an option as a truth value."""
 
         def convert(text: str) -> bool:
@@ -146,7 +156,13 @@ class Settings:
         return self._converted(section, option, default, convert, "true or false", aliases)
 
     def choice(
-        self, section: str, option: str, *, default: str, allowed: Collection[str], aliases: Iterable[Alias] = ()
+        self,
+        section: str,
+        option: str,
+        *,
+        default: str,
+        allowed: Collection[str],
+        aliases: Iterable[Alias] = (),
     ) -> str:
         """Return an option that is one of some words, compared without regard to case."""
         by_folded = {word.lower(): word for word in allowed}
@@ -156,10 +172,17 @@ class Settings:
                 raise ValueError
             return by_folded[text.lower()]
 
-        return self._converted(section, option, default, convert, " or ".join(allowed), aliases, words=allowed)
+        return self._converted(
+            section, option, default, convert, " or ".join(allowed), aliases, words=allowed
+        )
 
     def words(
-        self, section: str, option: str, *, default: Iterable[str] = (), aliases: Iterable[Alias] = ()
+        self,
+        section: str,
+        option: str,
+        *,
+        default: Iterable[str] = (),
+        aliases: Iterable[Alias] = (),
     ) -> tuple[str, ...]:
         """Return a comma-separated option as its words, without blanks around them and without empty ones."""
         entry = self._find(section, option, aliases)
@@ -190,12 +213,17 @@ class Settings:
         try:
             value = Path(text).expanduser()
         except RuntimeError:
-            cause = f"{text!r} is in the home directory of nobody on this host; write an absolute path"
+            cause = (
+                f"{text!r} is in the home directory of nobody on this host; write an absolute path"
+            )
             self._report(entry, section, option, cause)
             return default
         if not value.is_absolute():
             self._report(entry, section, option, f"must be an absolute path, not {str(value)!r}")
-        elif is_directory and (state := state_of(value)) not in ("is a directory", "does not exist"):
+        elif is_directory and (state := state_of(value)) not in (
+            "is a directory",
+            "does not exist",
+        ):
             self._report(entry, section, option, f"{value} {state or 'is not a directory'}")
         elif is_directory and (unseen := _lost(value)):
             self._report(entry, section, option, unseen)
@@ -204,7 +232,12 @@ class Settings:
         return value
 
     def file(
-        self, section: str, option: str, *, default: Path | None = None, aliases: Iterable[Alias] = ()
+        self,
+        section: str,
+        option: str,
+        *,
+        default: Path | None = None,
+        aliases: Iterable[Alias] = (),
     ) -> Path | None:
         """Return an option as the path of a file that must exist and be readable; None when unset without default."""
         entry = self._find(section, option, aliases)
@@ -256,7 +289,8 @@ class Settings:
         for where in places:
             self._known.setdefault(where[0], set()).add(where[1])
         entries = [entry for where in places if (entry := self._document.get(*where))]
-        # Of several files the last one counts, by whatever name it sets the option, as in oslo.config.
+        # Of several files the last one counts, by whatever name it sets the option, as in
+        # oslo.config.
         found = self._override(section, option) or max(entries, key=self._rank, default=None)
         if found:
             self._found[section, option] = found
@@ -325,24 +359,32 @@ class Settings:
             self._report(entry, section, option, f"{text!r} is not allowed; write {allowed}{hint}")
             return default
 
-    def _report(self, entry: Entry | None, section: str, option: str, text: str, *, is_fatal: bool = True) -> None:
+    def _report(
+        self, entry: Entry | None, section: str, option: str, text: str, *, is_fatal: bool = True
+    ) -> None:
         path = entry.path if entry else (self._document.paths or [Path("configuration")])[-1]
         name = option if section == "DEFAULT" else f"[{section}] {option}".rstrip()
-        self._problems.append(Problem(path, entry.line if entry else 0, name, text, is_fatal=is_fatal))
+        self._problems.append(
+            Problem(path, entry.line if entry else 0, name, text, is_fatal=is_fatal)
+        )
 
     def _warn_of_unknown(self) -> None:
         for section, options in self._document.sections.items():
             if section not in self._known:
                 near = difflib.get_close_matches(section, self._known, n=1)
                 for entry in list(options.values())[:1]:
-                    self._report(entry, section, "", f"unknown section{_did_you_mean(near)}", is_fatal=False)
+                    self._report(
+                        entry, section, "", f"unknown section{_did_you_mean(near)}", is_fatal=False
+                    )
                 continue
             for option in options.keys() - self._known[section]:
                 self._report_unknown(section, option)
 
     def _report_unknown(self, section: str, option: str) -> None:
         """Report an option that has no meaning where it stands; without the account that it was to name, fatally."""
-        elsewhere = [name for name, known in self._known.items() if name != section and option in known]
+        elsewhere = [
+            name for name, known in self._known.items() if name != section and option in known
+        ]
         usual = _USUAL.get(option, "")
         near = difflib.get_close_matches(option, self._known[section], n=1)
         near = [usual] if usual in self._known[section] else near
@@ -350,9 +392,15 @@ class Settings:
             home = next((name for name in elsewhere if name in self._accounts), elsewhere[0])
             is_missed = self._document.get(home, option) is None
             hint = "; move it there" if is_missed else ", and is set there too; remove this line"
-            text, is_account = f"belongs in [{home}]; here it is ignored{hint}", home in self._accounts
+            text, is_account = (
+                f"belongs in [{home}]; here it is ignored{hint}",
+                home in self._accounts,
+            )
         else:
-            text, is_account = f"unknown option, ignored{_did_you_mean(near)}", section in self._accounts
+            text, is_account = (
+                f"unknown option, ignored{_did_you_mean(near)}",
+                section in self._accounts,
+            )
             is_missed = bool(near) and self._document.get(section, near[0]) is None
         entry = self._document.get(section, option)
         self._report(entry, section, option, text, is_fatal=is_account and is_missed)
@@ -378,7 +426,11 @@ def _lost(path: Path) -> str:
     if not place.is_container() or place.is_mounted(str(path)) or os.access(path, os.F_OK):
         return ""
     above = next((one for one in path.parents if os.access(one, os.F_OK)), path)
-    return "" if os.access(above, os.W_OK) else f"{path} is not mounted in the container; write the shipped directory"
+    return (
+        ""
+        if os.access(above, os.W_OK)
+        else f"{path} is not mounted in the container; write the shipped directory"
+    )
 
 
 def _did_you_mean(near: list[str]) -> str:

@@ -1,9 +1,10 @@
 r"""The dialect of files that a shell reads for its variables: ``export NAME=value``, ``NAME=value``, quotes, comments.
 
-Such a file is read, never executed. Whatever a shell would have to work out is an error: ``$NAME``, ``$(command)``,
-backquotes, ``~``, commands. What is left means the same as in sh: quotes are taken off, a backslash takes the next
-character as it is, adjacent pieces are joined. Lines may end in CR LF. A second assignment of another value is an
-error, unless the first is empty: a shell would take the last one, and whoever edits the first wonders why.
+Such a file is read, never executed. Whatever a shell would have to work out is an error: ``$NAME``,
+``$(command)``, backquotes, ``~``, commands. What is left means the same as in sh: quotes are taken
+off, a backslash takes the next character as it is, adjacent pieces are joined. Lines may end in CR
+LF. A second assignment of another value is an error, unless the first is empty: a shell would take
+the last one, and whoever edits the first wonders why.
 
 All options stand in section ``DEFAULT``, names in their own spelling.
 """
@@ -66,15 +67,29 @@ def parse(path: Path, text: str) -> Document:
     for command in _commands(text.replace("\r\n", "\n")):
         is_export = command[0].text == "export"
         words = command[1:] if is_export else command
-        wrong = next((word for word in words if not (word.name or (is_export and _NAME.fullmatch(word.text)))), None)
+        wrong = next(
+            (
+                word
+                for word in words
+                if not (word.name or (is_export and _NAME.fullmatch(word.text)))
+            ),
+            None,
+        )
         if wrong is not None:
-            cause = "a value with blanks must be in quotes" if words[0].name else "only NAME=value is read here"
+            cause = (
+                "a value with blanks must be in quotes"
+                if words[0].name
+                else "only NAME=value is read here"
+            )
             found = wrong.problems or [(wrong.line, f"{cause}; nothing is executed")]
             problems += [Problem(path, line, words[0].name, text) for line, text in found]
             continue
         for word in filter(lambda word: word.name, words):
             problems += [Problem(path, line, word.name, text) for line, text in word.problems]
-            entry, earlier = Entry(word.text.partition("=")[2], path, word.line), document.get(SECTION, word.name)
+            entry, earlier = (
+                Entry(word.text.partition("=")[2], path, word.line),
+                document.get(SECTION, word.name),
+            )
             if earlier and earlier.text not in ("", entry.text):
                 text = f"is set a second time; first in line {earlier.line}; remove one"
                 problems.append(Problem(path, word.line, word.name, text))

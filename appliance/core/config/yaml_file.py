@@ -1,9 +1,10 @@
 """The dialect of YAML files, read for their text and its lines; no value is turned into anything but text.
 
-A mapping is a section named by its path, ``compute.endpoints.defaults``; its scalars are the section's options. Scalars
-of the outermost mapping stand in section ``DEFAULT``. Version numbers keep all their digits, since nothing becomes a
-float; a value that is null or missing is empty; a list of scalars is one text with commas; a list of mappings is
-sections ``path[0]``, ``path[1]`` … `Tree.children` tells the names below a path where the file chooses them (VOs).
+A mapping is a section named by its path, ``compute.endpoints.defaults``; its scalars are the
+section's options. Scalars of the outermost mapping stand in section ``DEFAULT``. Version numbers
+keep all their digits, since nothing becomes a float; a value that is null or missing is empty; a
+list of scalars is one text with commas; a list of mappings is sections ``path[0]``, ``path[1]`` …
+`Tree.children` tells the names below a path where the file chooses them (VOs).
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def parse(path: Path, text: str) -> Tree:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         cause = getattr(error, "problem", None) or "is not YAML"
-        raise ConfigurationError([Problem(path, mark.line + 1 if mark else 0, "", _told(cause))]) from error
+        raise ConfigurationError(
+            [Problem(path, mark.line + 1 if mark else 0, "", _told(cause))]
+        ) from error
     reader = _Reader(Tree(paths=[path]), path)
     if root is not None:
         reader.read(root)
@@ -51,7 +54,11 @@ def parse(path: Path, text: str) -> Tree:
 
 
 def _told(cause: str) -> str:
-    hint = "; indent with blanks, not with TABs" if "\\t" in cause or "start any token" in cause else ""
+    hint = (
+        "; indent with blanks, not with TABs"
+        if "\\t" in cause or "start any token" in cause
+        else ""
+    )
     return f"is not YAML: {cause}{hint}"
 
 
@@ -90,7 +97,13 @@ class _Reader:
             self._mapping(below, node, depth=depth + 1)
         elif node.id == "sequence" and any(item.id == "mapping" for item in node.value):
             for number, item in enumerate(node.value):
-                self._value(section, f"{name}[{number}]", item, line=item.start_mark.line + 1, depth=depth + 1)
+                self._value(
+                    section,
+                    f"{name}[{number}]",
+                    item,
+                    line=item.start_mark.line + 1,
+                    depth=depth + 1,
+                )
         elif node.id == "sequence":
             if self._is_new(node, below, depth):
                 text = ",".join(self._items(below, node))
@@ -116,7 +129,11 @@ class _Reader:
     def _is_new(self, node: yaml.Node, name: str, depth: int) -> bool:
         """Say whether a collection is met for the first time, not by an alias, and not too deep."""
         if id(node) in self._seen or depth > _DEEPEST:
-            self._note(node, name, "aliases and nesting as deep as this are not read here; write the values out")
+            self._note(
+                node,
+                name,
+                "aliases and nesting as deep as this are not read here; write the values out",
+            )
             return False
         self._seen.add(id(node))
         return True

@@ -31,7 +31,9 @@ class Program:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     """Returns an `ExitStatus`, or the exit status of a program that it ran."""
-    compatible_status: Callable[[ExitStatus], int] = lambda status: int(status is not ExitStatus.DONE)
+    compatible_status: Callable[[ExitStatus], int] = lambda status: int(
+        status is not ExitStatus.DONE
+    )
     """The exit status that the upstream program of this name would give, for ``--compat-exit-codes``."""
     version_flags: Sequence[str] = ("--version",)
     verbs: Sequence[Program] = ()
@@ -66,7 +68,9 @@ def flags(name: str) -> tuple[str, ...]:
 def parser(program: Program) -> argparse.ArgumentParser:
     """Return the program's parser with the flags that all programs share."""
     made = _Parser(prog=program.name, description=program.description, allow_abbrev=False)
-    made.add_argument(*program.version_flags, action="version", version=f"{program.name} {__version__}")
+    made.add_argument(
+        *program.version_flags, action="version", version=f"{program.name} {__version__}"
+    )
     program.add_arguments(made)
     if program.verbs:
         _add_verbs(made, program.verbs)
@@ -100,8 +104,14 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
 def _add_common(made: argparse.ArgumentParser) -> None:
     common = made.add_argument_group("common to all programs")
-    common.add_argument("--check-config", action="store_true", help="read the configuration, report, do nothing else")
-    common.add_argument("--debug", action="store_true", help="log every step, and a traceback if the program breaks")
+    common.add_argument(
+        "--check-config",
+        action="store_true",
+        help="read the configuration, report, do nothing else",
+    )
+    common.add_argument(
+        "--debug", action="store_true", help="log every step, and a traceback if the program breaks"
+    )
     common.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     common.add_argument(
         "--root",
@@ -110,7 +120,9 @@ def _add_common(made: argparse.ArgumentParser) -> None:
         help="root directory of the site's files (default: /, or $FEDCLOUD_ROOT)",
     )
     common.add_argument(
-        "--compat-exit-codes", action="store_true", help="exit as the upstream program of this name does"
+        "--compat-exit-codes",
+        action="store_true",
+        help="exit as the upstream program of this name does",
     )
 
 
@@ -126,7 +138,8 @@ def log_level(arguments: argparse.Namespace, configured: int = logging.INFO) -> 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
     """Run a program and return its exit status; no exception passes, and no message carries a secret."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to stop
+    # a name that the terminal's encoding lacks is no reason to stop
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
     log.check_only(is_on=arguments.check_config)
@@ -166,7 +179,10 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> int:
         return ExitStatus.NOTHING
     except Exception as error:  # noqa: BLE001  the edge: whatever is left is a bug, told in one line
         if str(error) == _NO_THREAD:
-            report(program.name, LocalFailure("threads", "no more may be started", "see the limits of processes"))
+            report(
+                program.name,
+                LocalFailure("threads", "no more may be started", "see the limits of processes"),
+            )
             return ExitStatus.NOTHING
         return _bug(program.name, error, arguments)
 
@@ -191,7 +207,9 @@ def _report_json(name: str, error: ApplianceError) -> None:
     """Print what a check found as a JSON object a line, as the log's lines are, for the program that asked."""
     problems = error.problems if isinstance(error, ConfigurationError) else ()
     entry: dict[str, object] = {"logger": name, "level": "ERROR", "message": log.redact(str(error))}
-    found = [entry | {"message": log.redact(str(one)), "problem": log.as_json(one)} for one in problems] or [entry]
+    found = [
+        entry | {"message": log.redact(str(one)), "problem": log.as_json(one)} for one in problems
+    ] or [entry]
     for one in found:
         _tell(json.dumps(one, ensure_ascii=False))
 
@@ -234,7 +252,8 @@ def _flushed(name: str, status: int) -> int:
         try:
             stream.flush()
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the interpreter flushes once more at its end
+            # the interpreter flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout and not isinstance(error, BrokenPipeError):
                 report(name, LocalFailure.from_os(error, subject="standard output"))
                 status = ExitStatus.NOTHING if status is ExitStatus.DONE else status

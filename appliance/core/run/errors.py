@@ -1,15 +1,14 @@
 """What can go wrong, as values: a cause, the subject it happened to and the remedy.
 
-    ApplianceError                      a known failure, told in one line
-    ├── UsageError              exit 2  the command line
-    ├── ConfigurationError      exit 2  one or more problems of the site's files, each with file and line
-    ├── Unavailable             exit 3  a service or resource that this run cannot do without
-    │   ├── AccessDenied        exit 3  it answered, and refused us
-    │   └── LocalFailure        exit 3  the machine itself: disk full, a file that cannot be read or written
-    └── Busy                    exit 1  another run holds the lock
+    ApplianceError                      a known failure, told in one line ├── UsageError
+    exit 2  the command line ├── ConfigurationError      exit 2  one or more problems of the site's
+    files, each with file and line ├── Unavailable             exit 3  a service or resource that
+    this run cannot do without │   ├── AccessDenied        exit 3  it answered, and refused us │
+    └── LocalFailure        exit 3  the machine itself: disk full, a file that cannot be read or
+    written └── Busy                    exit 1  another run holds the lock
 
-Only ``main()`` (see `appliance.core.run.cli`) turns one into an exit status. Every other exception that reaches it is
-a bug: exit 4.
+Only ``main()`` (see `appliance.core.run.cli`) turns one into an exit status. Every other exception
+that reaches it is a bug: exit 4.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ class ExitStatus(enum.IntEnum):
 class ApplianceError(Exception):
     """A known failure of one subject (a host, a file, a project), told in one line.
 
-    ``cause`` says what is wrong, ``remedy`` what the administrator can do about it; neither ends in a full stop.
+    ``cause`` says what is wrong, ``remedy`` what the administrator can do about it; neither ends in
+    a full stop.
     """
 
     status = ExitStatus.NOTHING
@@ -105,7 +105,9 @@ class LocalFailure(Unavailable):
     def from_os(cls, error: OSError, *, subject: object = None, remedy: str = "") -> LocalFailure:
         """Translate an `OSError`; the subject defaults to the file that the error names, if it names one."""
         where = subject if subject is not None else (error.filename or "")
-        return cls(where, error.strerror or str(error), remedy or _REMEDIES.get(error.errno or 0, ""))
+        return cls(
+            where, error.strerror or str(error), remedy or _REMEDIES.get(error.errno or 0, "")
+        )
 
 
 class Busy(ApplianceError):

@@ -1,7 +1,8 @@
 """One run at a time.
 
-POSIX record locks (``lockf``): the kernel frees them when the holder dies, however it dies, and oslo.concurrency takes
-the same kind, so that cASO and `caso-extract` exclude each other on one lock file.
+POSIX record locks (``lockf``): the kernel frees them when the holder dies, however it dies, and
+oslo.concurrency takes the same kind, so that cASO and `caso-extract` exclude each other on one lock
+file.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _POLL_SECONDS = 0.05
 def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
     """Hold the lock file at ``path`` for the block.
 
-    Waits for at most ``wait``, then raises `Busy` naming the holder and its start. The file stays afterwards: removing
-    it would let two holders in. Within one process nothing excludes: whoever closes the file there frees the lock.
+    Waits for at most ``wait``, then raises `Busy` naming the holder and its start. The file stays
+    afterwards: removing it would let two holders in. Within one process nothing excludes: whoever
+    closes the file there frees the lock.
     """
     files.make_directory(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
@@ -55,15 +57,19 @@ def _acquire(descriptor: int, path: Path, *, deadline: float) -> None:
 
 
 def _note(descriptor: int, text: str) -> None:
-    with contextlib.suppress(OSError):  # only for people: a full disk must not keep from running what empties it
+    # only for people: a full disk must not keep from running what empties it
+    with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
-    for pause in (0, _POLL_SECONDS, 2 * _POLL_SECONDS):  # one that has just got it is about to write its note
+    # one that has just got it is about to write its note
+    for pause in (0, _POLL_SECONDS, 2 * _POLL_SECONDS):
         time.sleep(pause)
-        pid, _, since = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip().partition(" ")
+        pid, _, since = (
+            os.pread(descriptor, 100, 0).decode("ascii", "replace").strip().partition(" ")
+        )
         if since:
             return f"running since {since} (pid {pid})"
     return "held by another program"

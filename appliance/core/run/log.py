@@ -37,20 +37,31 @@ _is_checking = False
 def hide(secret: str | None) -> None:
     """Never let this text appear in a log line or an error message of this process, however it is spelled there.
 
-    That is: as it is, with its blanks folded, and as JSON, `repr` and URLs write it. A secret of letters alone is
-    masked as a whole word, one of fewer than six characters only where a password stands: else every message would
-    lose its words, and tell the secret by what is missing.
+    That is: as it is, with its blanks folded, and as JSON, `repr` and URLs write it. A secret of
+    letters alone is masked as a whole word, one of fewer than six characters only where a password
+    stands: else every message would lose its words, and tell the secret by what is missing.
     """
     if secret and secret.strip():
-        spellings = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
-        spellings |= {quote(secret), quote(secret, safe=""), quote_plus(secret), " ".join(secret.split())}
+        spellings = {
+            secret,
+            json.dumps(secret)[1:-1],
+            json.dumps(secret, ensure_ascii=False)[1:-1],
+            repr(secret)[1:-1],
+        }
+        spellings |= {
+            quote(secret),
+            quote(secret, safe=""),
+            quote_plus(secret),
+            " ".join(secret.split()),
+        }
         _secrets.update(spellings)
 
 
 @functools.lru_cache(maxsize=256)
 def _pattern(secret: str) -> re.Pattern[str]:
     text = re.escape(secret)
-    if len(secret) < (_SHORTEST if secret.isalnum() else _SHORTEST - 2):  # with signs, it is part of no word
+    # with signs, it is part of no word
+    if len(secret) < (_SHORTEST if secret.isalnum() else _SHORTEST - 2):
         return re.compile(_IN_ITS_PLACE.replace("{0}", text))
     return re.compile(rf"()(){_ESCAPED}{text}(?!\w)" if secret.isalpha() else f"()(){text}")
 
@@ -84,7 +95,9 @@ class _TextFormatter(logging.Formatter):
         return one_line(redact(super().formatMessage(record)).rstrip("\n"))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        return "\n".join(f"  {one_line(line)}" for line in redact(super().formatException(ei)).split("\n"))
+        return "\n".join(
+            f"  {one_line(line)}" for line in redact(super().formatException(ei)).split("\n")
+        )
 
 
 class _JSONFormatter(logging.Formatter):
@@ -123,9 +136,13 @@ class _Complaint(logging.Handler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
-            self.complain(f"{getattr(self, 'baseFilename', 'standard error')}: {error.strerror}; log lines are lost")
+            self.complain(
+                f"{getattr(self, 'baseFilename', 'standard error')}: {error.strerror}; log lines are lost"
+            )
         else:
-            self.complain(f"{record.filename}:{record.lineno}: a log line is lost: {type(error).__name__}: {error}")
+            self.complain(
+                f"{record.filename}:{record.lineno}: a log line is lost: {type(error).__name__}: {error}"
+            )
 
     def complain(self, text: str) -> None:
         if self._is_told or sys.stderr is None:
@@ -142,7 +159,8 @@ class _Console(_Complaint, logging.StreamHandler[TextIO]):
 class _File(_Complaint, logging.FileHandler):
     """A log file that is opened again when its name leads to another one, or to none: logrotate has moved it away.
 
-    logging.handlers has the like, which takes a tenth of a start to import, and ends the program when it cannot open.
+    logging.handlers has the like, which takes a tenth of a start to import, and ends the program
+    when it cannot open.
     """
 
     def _open(self) -> TextIOWrapper:
@@ -162,7 +180,9 @@ class _File(_Complaint, logging.FileHandler):
             try:
                 fresh = self._open()
             except OSError as error:
-                self.complain(f"{self.baseFilename}: {error.strerror}; the log goes on in the file that was moved away")
+                self.complain(
+                    f"{self.baseFilename}: {error.strerror}; the log goes on in the file that was moved away"
+                )
             else:
                 with contextlib.suppress(OSError):
                     old.close()
@@ -181,7 +201,9 @@ def keep(line: str, *, name: str) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _File):
             handler.handle(
-                logging.makeLogRecord({"name": name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": line})
+                logging.makeLogRecord(
+                    {"name": name, "levelno": logging.ERROR, "levelname": "ERROR", "msg": line}
+                )
             )
 
 
@@ -197,12 +219,17 @@ def is_checking() -> bool:
 
 
 def configure(
-    *, level: int = logging.INFO, file: Path | None = None, console: bool = True, as_json: bool = False
+    *,
+    level: int = logging.INFO,
+    file: Path | None = None,
+    console: bool = True,
+    as_json: bool = False,
 ) -> None:
     """Send the records of all loggers to standard error, to a file, or to both; a second call replaces the first.
 
-    Libraries speak from WARNING up unless ``level`` is DEBUG. Raises `LocalFailure` when the file cannot be opened.
-    While the configuration is only checked, everything goes to standard error, warnings at least.
+    Libraries speak from WARNING up unless ``level`` is DEBUG. Raises `LocalFailure` when the file
+    cannot be opened. While the configuration is only checked, everything goes to standard error,
+    warnings at least.
     """
     if _is_checking:
         level, file, console = min(level, logging.WARNING), None, True
@@ -212,7 +239,9 @@ def configure(
         try:
             handlers.append(_File(file, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
-            raise LocalFailure.from_os(error, remedy="correct the log file's path or its directory's owner") from error
+            raise LocalFailure.from_os(
+                error, remedy="correct the log file's path or its directory's owner"
+            ) from error
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -222,7 +251,15 @@ def configure(
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(level)
-    for library in ("keystoneauth", "keystoneclient", "novaclient", "glanceclient", "urllib3", "stomp", "stamina"):
+    for library in (
+        "keystoneauth",
+        "keystoneclient",
+        "novaclient",
+        "glanceclient",
+        "urllib3",
+        "stomp",
+        "stamina",
+    ):
         libraries = logging.NOTSET if level <= logging.DEBUG else max(level, logging.WARNING)
         logging.getLogger(library).setLevel(libraries)
     logging.captureWarnings(capture=True)

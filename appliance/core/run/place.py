@@ -1,8 +1,8 @@
 """Where a message is read: an administrator of the host sees other paths than a program in a container.
 
-The compose file hands each container the variable FEDCLOUD_PLACES, which pairs the paths of its mounts:
-``CONTAINER=HOST``, separated by blanks. Whatever a program prints, logs or records then names the host's path, and
-a remedy may depend on `is_container`.
+The compose file hands each container the variable FEDCLOUD_PLACES, which pairs the paths of its
+mounts: ``CONTAINER=HOST``, separated by blanks. Whatever a program prints, logs or records then
+names the host's path, and a remedy may depend on `is_container`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def on_host(text: str) -> str:
 
 def is_mounted(path: str) -> bool:
     """Say whether a path lies in one of the mounts that the host's administrator can change."""
-    return any(path == place or path.startswith(f"{place}/") for place in _pairs(os.environ.get(VARIABLE, "")))
+    return any(
+        path == place or path.startswith(f"{place}/")
+        for place in _pairs(os.environ.get(VARIABLE, ""))
+    )
 
 
 def trust_remedy(otherwise: str) -> str:
@@ -59,7 +62,11 @@ def unseen(path: object) -> str:
 @functools.lru_cache(maxsize=2)
 def _pairs(told: str) -> Mapping[str, str]:
     pairs = (word.partition("=") for word in told.split())
-    return {inside: outside for inside, _, outside in pairs if inside.startswith("/") and outside.startswith("/")}
+    return {
+        inside: outside
+        for inside, _, outside in pairs
+        if inside.startswith("/") and outside.startswith("/")
+    }
 
 
 def _replaced(text: str, told: str) -> str:
@@ -73,6 +80,7 @@ def _replaced(text: str, told: str) -> str:
 @functools.lru_cache(maxsize=2)
 def _pattern(told: str) -> re.Pattern[str]:
     pairs = _pairs(told)
-    # The longest first: a mount may lie in another, and a path of the host below one of the container.
+    # The longest first: a mount may lie in another, and a path of the host below one of the
+    # container.
     names = sorted({*pairs, *pairs.values()}, key=len, reverse=True)
     return re.compile(f"{_BEFORE}(?:{'|'.join(map(re.escape, names))}){_AFTER}")

@@ -1,10 +1,11 @@
 """What a run did, for `appliance status`, for Prometheus and for the next administrator.
 
-Two files for each program in the layout's directory of runs: ``PROGRAM.json``, the record of the last run, and
-``PROGRAM.prom``, the same figures for node_exporter's textfile collector. They are by-products: a run whose work is
-done has not failed because they could not be written, so that is a warning. A run that fails
-leaves them as well, however it ends: they then show the failed run, not the good one before it.
-Where the disk is full, the old files are overwritten in place, which needs no room.
+Two files for each program in the layout's directory of runs: ``PROGRAM.json``, the record of the
+last run, and ``PROGRAM.prom``, the same figures for node_exporter's textfile collector. They are
+by-products: a run whose work is done has not failed because they could not be written, so that is a
+warning. A run that fails leaves them as well, however it ends: they then show the failed run, not
+the good one before it. Where the disk is full, the old files are overwritten in place, which needs
+no room.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class RunRecord:
     def close(self, status: ExitStatus, directory: Path) -> None:
         """Write both files. ``last_success`` is this run's end when it left nothing undone, else the earlier one."""
         self.ended, self.status = clock.now(), status
-        self.last_success = self.ended if status is ExitStatus.DONE else last_success(self.program, directory)
+        self.last_success = (
+            self.ended if status is ExitStatus.DONE else last_success(self.program, directory)
+        )
         try:
             files.make_directory(directory, mode=0o755)
         except OSError as error:
@@ -82,7 +85,9 @@ class RunRecord:
         entry["failures"] = [line[:_LONGEST_FAILURE] for line in self.failures[:_MOST_FAILURES]]
         if (more := len(self.failures) - _MOST_FAILURES) > 0:
             entry["failures"].append(f"{more} more; see the log")
-        entry["counts"] = {name: value if math.isfinite(value) else None for name, value in self.counts.items()}
+        entry["counts"] = {
+            name: value if math.isfinite(value) else None for name, value in self.counts.items()
+        }
         text = json.dumps(entry, indent=1, default=_iso, ensure_ascii=False)
         return text.encode(errors="backslashreplace") + b"\n"
 
@@ -91,10 +96,10 @@ class RunRecord:
 def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
     """Give the record of a run that the block is, and write it with the ``status`` that the block sets.
 
-    Whatever ends the block is noted, an `OSError` as the `LocalFailure` that it becomes; without a status it is a bug.
-    SIGTERM, unless the program handles it, ends the process after the record is written. Nothing is
-    written without a ``directory``, nor when another run holds the lock (`Busy`): the record in
-    place is that run's, or becomes it.
+    Whatever ends the block is noted, an `OSError` as the `LocalFailure` that it becomes; without a
+    status it is a bug. SIGTERM, unless the program handles it, ends the process after the record is
+    written. Nothing is written without a ``directory``, nor when another run holds the lock
+    (`Busy`): the record in place is that run's, or becomes it.
     """
     record = RunRecord(program)
     record.status = ExitStatus.BUG
@@ -177,7 +182,8 @@ def read(program: str, directory: Path) -> Mapping[str, object] | None:
 def load(path: Path) -> Mapping[str, object]:
     """Return the record in a file.
 
-    Root reads what containers have written: links are not followed, and a pipe or a flood is no record.
+    Root reads what containers have written: links are not followed, and a pipe or a flood is no
+    record.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
@@ -252,18 +258,28 @@ def _metrics(record: RunRecord, *, seconds: float) -> bytes:
         "failures": ("Things that the last run left undone", float(len(record.failures))),
     }
     if record.last_success:
-        gauges["last_success_timestamp_seconds"] = ("End of the last complete run", record.last_success.timestamp())
+        gauges["last_success_timestamp_seconds"] = (
+            "End of the last complete run",
+            record.last_success.timestamp(),
+        )
     for name, value in sorted(record.counts.items()):
         if name in gauges or not _NAME.fullmatch(name):
             raise ValueError(f"no name for a figure: {name!r}")
         gauges[name] = (f"{name.replace('_', ' ')} of the last run", float(value))
-    lines = [_gauge(f"fedcloud_run_{name}", *gauge, program=record.program) for name, gauge in gauges.items()]
+    lines = [
+        _gauge(f"fedcloud_run_{name}", *gauge, program=record.program)
+        for name, gauge in gauges.items()
+    ]
     return "".join(lines).encode()
 
 
 def _gauge(name: str, words: str, value: float, *, program: str) -> str:
     """Return one gauge in Prometheus's text format (its client takes longer to import than most runs to do)."""
-    number = repr(value) if math.isfinite(value) else {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, "NaN")
+    number = (
+        repr(value)
+        if math.isfinite(value)
+        else {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, "NaN")
+    )
     return f'# HELP {name} {words}\n# TYPE {name} gauge\n{name}{{program="{program}"}} {number}\n'
 
 

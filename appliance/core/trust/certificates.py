@@ -27,8 +27,8 @@ _Stamp = tuple[tuple[int, int, int], ...]
 class Identity:
     """A certificate, the rest of its file as chain, and the key that fits.
 
-    The key appears in no representation. Its file may be read by its owner, and by the group if that is the group
-    this program runs as; never by others.
+    The key appears in no representation. Its file may be read by its owner, and by the group if
+    that is the group this program runs as; never by others.
     """
 
     certificate_path: Path
@@ -43,21 +43,27 @@ class Identity:
     def load(cls, certificate_path: Path, *, key_path: Path, at: datetime) -> Identity:
         """Load both files; the first certificate of its file counts, others are its chain.
 
-        :raises LocalFailure: a file that cannot be read
-        :raises Malformed: a file that is not PEM of the right kind
-        :raises Untrusted: key open to others, encrypted or of another certificate; not valid at ``at``
+        :raises LocalFailure: a file that cannot be read :raises Malformed: a file that is not PEM
+        of the right kind :raises Untrusted: key open to others, encrypted or of another
+        certificate; not valid at ``at``
         """
         stamp = _stamp(certificate_path, key_path)
         certificate, *chain = _load_certificates(certificate_path)
         key = _load_key(key_path)
         if certificate.public_key() != key.public_key():
-            raise Untrusted(key_path, f"the key does not belong to {certificate_path}", "install the pair together")
+            raise Untrusted(
+                key_path,
+                f"the key does not belong to {certificate_path}",
+                "install the pair together",
+            )
         if at > certificate.not_valid_after_utc:
             ended = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%MZ}"
             raise Untrusted(certificate_path, f"the certificate expired on {ended}", "renew it")
         if at < certificate.not_valid_before_utc:
             starts = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%MZ}"
-            raise Untrusted(certificate_path, f"the certificate is valid only from {starts}", "check the clock")
+            raise Untrusted(
+                certificate_path, f"the certificate is valid only from {starts}", "check the clock"
+            )
         dn = slash_form(certificate.subject)
         return cls(certificate_path, key_path, certificate, tuple(chain), dn, key, stamp)
 
@@ -70,16 +76,15 @@ class Identity:
         for days in EXPIRY_WARNINGS:
             if self.expires_within(days, at=at):
                 ends = f"{self.certificate.not_valid_after_utc:%Y-%m-%d %H:%MZ}"
-                return (
-                    f"{self.certificate_path}: expires within {days} day{'s' if days != 1 else ''}, on {ends}; renew it"
-                )
+                period = f"{days} day{'s' if days != 1 else ''}"
+                return f"{self.certificate_path}: expires within {period}, on {ends}; renew it"
         return ""
 
     def reload_if_changed(self, *, at: datetime) -> Identity:
         """Return this identity, or a new one if a file was replaced (inode, size or mtime).
 
-        Certificate and key are replaced one after the other: the error of a pair caught half-way is no reason to
-        give up the identity in use.
+        Certificate and key are replaced one after the other: the error of a pair caught half-way is
+        no reason to give up the identity in use.
 
         :raises LocalFailure: as `load`
         :raises Malformed: as `load`
@@ -107,18 +112,24 @@ def _load_certificates(path: Path) -> list[x509.Certificate]:
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from None
     except (ValueError, x509.InvalidVersion):
-        raise Malformed(path, "no certificate in PEM form", "install the host certificate") from None
+        raise Malformed(
+            path, "no certificate in PEM form", "install the host certificate"
+        ) from None
 
 
 def _load_key(path: Path) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(_read_private(path), password=None)
     except TypeError:
-        raise Untrusted(path, "the key is encrypted", "store it without a passphrase, mode 0400") from None
+        raise Untrusted(
+            path, "the key is encrypted", "store it without a passphrase, mode 0400"
+        ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise Malformed(path, "no private key in PEM form", "install the host key") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise Untrusted(path, "the key is neither RSA nor EC", "request a certificate for such a key")
+        raise Untrusted(
+            path, "the key is neither RSA nor EC", "request a certificate for such a key"
+        )
     return key
 
 
@@ -130,8 +141,16 @@ def _read_private(path: Path) -> bytes:
             mode = stat.S_IMODE(status.st_mode)
             is_ours = status.st_gid == os.getegid()
             if mode & stat.S_IRWXO or (mode & stat.S_IRWXG and not is_ours):
-                who = "others" if mode & stat.S_IRWXO else f"group {status.st_gid}, which is not this program's"
-                raise Untrusted(path, f"the private key is open to {who} (mode {mode:04o})", f"chmod 0400 {path}")
+                who = (
+                    "others"
+                    if mode & stat.S_IRWXO
+                    else f"group {status.st_gid}, which is not this program's"
+                )
+                raise Untrusted(
+                    path,
+                    f"the private key is open to {who} (mode {mode:04o})",
+                    f"chmod 0400 {path}",
+                )
             return file.read()
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from None

@@ -1,16 +1,17 @@
 """Signing policies: which subjects a grid CA may sign.
 
-IGTF ships one ``HASH.signing_policy`` beside each CA certificate, in the small subset of Globus's EACL format that is
-read here::
+IGTF ships one ``HASH.signing_policy`` beside each CA certificate, in the small subset of Globus's
+EACL format that is read here::
 
     access_id_CA   X509    '/C=NL/O=Example/CN=Example CA'
     pos_rights     globus  CA:sign
     cond_subjects  globus  '"/C=NL/O=Example/*" "/O=example/*"'
 
-An entry names one CA; ``cond_subjects`` lists the DNs that it may sign, ``*`` standing for any characters (slashes
-too) and ``?`` for one. Comparison is case-sensitive, as in Globus: policies that mean both cases list both. The old
-spellings ``Email``, ``E`` and ``USERID`` of attribute types equal ``emailAddress`` and ``UID``.
-Whatever is not understood makes the file unusable, and with it every certificate that the CA signed.
+An entry names one CA; ``cond_subjects`` lists the DNs that it may sign, ``*`` standing for any
+characters (slashes too) and ``?`` for one. Comparison is case-sensitive, as in Globus: policies
+that mean both cases list both. The old spellings ``Email``, ``E`` and ``USERID`` of attribute types
+equal ``emailAddress`` and ``UID``. Whatever is not understood makes the file unusable, and with it
+every certificate that the CA signed.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 OpenSSL checks chain, host name, purpose and validity during the handshake. It knows no signing
 policies, no minimum for keys, and no way to warn about a missing CRL. So each peer's chain goes to
-`CADirectory.verify_chain` right after the handshake, before anything of ours is sent: the sockets of
-these contexts neither read nor write until it has been accepted.
+`CADirectory.verify_chain` right after the handshake, before anything of ours is sent: the sockets
+of these contexts neither read nor write until it has been accepted.
 
-A peer whose chain ends only at a CA of the operating system is outside the directory's rules; a line
-says so once for each host.
+A peer whose chain ends only at a CA of the operating system is outside the directory's rules; a
+line says so once for each host.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class PeerTrust:
         self._lock = threading.Lock()
         self._said: set[str] = set()
 
-    def context(self, *, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    def context(
+        self, *, certificate: Path | None = None, key: Path | None = None
+    ) -> ssl.SSLContext:
         """Return a context for clients with the CAs and CRLs as they are in the directory now.
 
         It shows ``certificate`` if there is one; its ``key`` must not be encrypted. A directory
@@ -79,7 +81,8 @@ class PeerTrust:
         context = _Context(ssl.PROTOCOL_TLS_CLIENT)
         context.peer_trust = self
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_RENEGOTIATION  # the certificate could change after it was judged
+        # the certificate could change after it was judged
+        context.options |= ssl.OP_NO_RENEGOTIATION
         context.load_verify_locations(cadata=self._directory.tls_bundle())
         if self._with_system:
             context.load_default_certs()

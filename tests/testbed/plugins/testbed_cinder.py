@@ -25,7 +25,10 @@ oslo_messaging.get_rpc_server = _threading_server
 _running = [service.Service.create(binary="cinder-scheduler")]
 _running += [
     service.Service.create(
-        host=f"{cfg.CONF.host}@{backend}", service_name=backend, binary=constants.VOLUME_BINARY, coordination=True
+        host=f"{cfg.CONF.host}@{backend}",
+        service_name=backend,
+        binary=constants.VOLUME_BINARY,
+        coordination=True,
     )
     for backend in cfg.CONF.enabled_backends
 ]

@@ -20,5 +20,8 @@ class LooseMechanism(api.MechanismDriver):
         if segment is not None:
             details = {portbindings.CAP_PORT_FILTER: True}
             context.set_binding(
-                segment[api.ID], portbindings.VIF_TYPE_OVS, details, status=constants.PORT_STATUS_ACTIVE
+                segment[api.ID],
+                portbindings.VIF_TYPE_OVS,
+                details,
+                status=constants.PORT_STATUS_ACTIVE,
             )

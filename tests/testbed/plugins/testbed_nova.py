@@ -1,9 +1,11 @@
 """Nova's API, conductor, scheduler and compute in one process, over oslo.messaging's in-process transport.
 
-Nova's own functional tests run it this way. The code of every service is Nova's; only the hypervisor is a fake driver.
+Nova's own functional tests run it this way. The code of every service is Nova's; only the
+hypervisor is a fake driver.
 """
 
-from nova.wsgi import osapi_compute  # the first of all imports: it chooses threads instead of eventlet
+# the first of all imports: it chooses threads instead of eventlet
+from nova.wsgi import osapi_compute
 
 # isort: split
 import os_vif
@@ -26,5 +28,6 @@ for _binary, _topics in (
     _service.start()
     _running.append(_service)
 
-host_mapping.discover_hosts(context.get_admin_context())  # the scheduler may use the compute host from now on
+# the scheduler may use the compute host from now on
+host_mapping.discover_hosts(context.get_admin_context())
 application = osapi_compute.application

@@ -3,7 +3,8 @@
 usage: testbed_schema.py MODULE JSON       JSON: a list of argument lists for MODULE.main()
        testbed_schema.py neutron URL       Neutron's migrations do not run on SQLite; its models do
 
-Each command has a fork of its own, because none of them expects another one before it in the same process.
+Each command has a fork of its own, because none of them expects another one before it in the same
+process.
 """
 
 import importlib

@@ -1,6 +1,7 @@
 """Serves one WSGI application over TLS, on one address, with one process of several threads.
 
-usage: testbed_serve.py JSON               JSON: module, bind, threads, certificate, key, log, access_log, arguments
+usage: testbed_serve.py JSON               JSON: module, bind, threads, certificate, key, log,
+access_log, arguments
 """
 
 import importlib

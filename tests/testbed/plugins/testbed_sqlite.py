@@ -1,7 +1,8 @@
 """SQLite for services with threads: readers beside one writer, patience, and write locks taken at the beginning.
 
-A transaction that reads first and writes later would fail at once with "database is locked" when somebody else has
-written in between; taken at BEGIN, the lock is waited for. A power cut may cost the databases: they are for tests.
+A transaction that reads first and writes later would fail at once with "database is locked" when
+somebody else has written in between; taken at BEGIN, the lock is waited for. A power cut may cost
+the databases: they are for tests.
 """
 
 from typing import Any
@@ -26,4 +27,5 @@ def _tune(connection: Any, _record: Any) -> None:
 def _lock(connection: Connection) -> None:
     if connection.dialect.name == "sqlite" and "in_transaction" not in connection.info:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        connection.info["in_transaction"] = True  # oslo.db's listener comes after this one and would begin again
+        # oslo.db's listener comes after this one and would begin again
+        connection.info["in_transaction"] = True

@@ -28,7 +28,11 @@ class Access:
         key = f"{user} {project_id}"
         if key not in self._doors:
             auth = password_auth(
-                self.layout.url("keystone"), user, self.password(user), domain=domain, project_id=project_id
+                self.layout.url("keystone"),
+                user,
+                self.password(user),
+                domain=domain,
+                project_id=project_id,
             )
             self._doors[key] = Api(auth, ca_file=self.ca_file)
         return self._doors[key]

@@ -19,14 +19,21 @@ _AT_ONCE = 6
 
 def plant_flavors(admin: Api, projects: dict[str, Project]) -> dict[str, Flavor]:
     """Create the flavors; the private one is opened to its project."""
-    known = {flavor["name"]: str(flavor["id"]) for flavor in admin.get(NOVA, "/flavors?is_public=None")["flavors"]}
+    known = {
+        flavor["name"]: str(flavor["id"])
+        for flavor in admin.get(NOVA, "/flavors?is_public=None")["flavors"]
+    }
     return {
-        planned.name: _flavor(admin, planned, known.get(planned.name), projects[content.PRIVATE_FLAVOR_PROJECT])
+        planned.name: _flavor(
+            admin, planned, known.get(planned.name), projects[content.PRIVATE_FLAVOR_PROJECT]
+        )
         for planned in content.FLAVORS
     }
 
 
-def _flavor(admin: Api, planned: content.PlannedFlavor, known: str | None, project: Project) -> Flavor:
+def _flavor(
+    admin: Api, planned: content.PlannedFlavor, known: str | None, project: Project
+) -> Flavor:
     flavor = known
     if flavor is None:
         wanted = {
@@ -39,9 +46,15 @@ def _flavor(admin: Api, planned: content.PlannedFlavor, known: str | None, proje
         }
         flavor = str(admin.post(NOVA, "/flavors", {"flavor": wanted})["flavor"]["id"])
         if planned.extra_specs:
-            admin.post(NOVA, f"/flavors/{flavor}/os-extra_specs", {"extra_specs": dict(planned.extra_specs)})
+            admin.post(
+                NOVA,
+                f"/flavors/{flavor}/os-extra_specs",
+                {"extra_specs": dict(planned.extra_specs)},
+            )
         if not planned.is_public:
-            admin.post(NOVA, f"/flavors/{flavor}/action", {"addTenantAccess": {"tenant": project.id}})
+            admin.post(
+                NOVA, f"/flavors/{flavor}/action", {"addTenantAccess": {"tenant": project.id}}
+            )
     return Flavor(
         id=flavor,
         name=planned.name,
@@ -78,10 +91,14 @@ class ServerBed:
         ids = self._known()
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             ids |= dict(pool.map(self._create, [name for name in names if name not in ids]))
-            self._wait({ids[name]: ["ACTIVE", content.STATUS.get(name, "ACTIVE")] for name in names})
+            self._wait(
+                {ids[name]: ["ACTIVE", content.STATUS.get(name, "ACTIVE")] for name in names}
+            )
             attached = pool.submit(attach, ids)
             now = watch.statuses(self._databases)
-            unfinished = [name for name in content.STATUS if not self._is_there(name, ids[name], now)]
+            unfinished = [
+                name for name in content.STATUS if not self._is_there(name, ids[name], now)
+            ]
             list(pool.map(lambda name: self._bring(name, ids[name]), unfinished))
             attached.result()
             self._wait({ids[name]: [content.STATUS.get(name, "ACTIVE")] for name in names})
@@ -90,13 +107,17 @@ class ServerBed:
     def _known(self) -> dict[str, str]:
         known: dict[str, str] = {}
         for deleted in ("True", "False"):
-            listed = self.access.admin.get(NOVA, f"/servers/detail?all_tenants=1&deleted={deleted}")["servers"]
+            listed = self.access.admin.get(
+                NOVA, f"/servers/detail?all_tenants=1&deleted={deleted}"
+            )["servers"]
             known |= {server["name"]: server["id"] for server in listed}
         return known
 
     def _door(self, server: str) -> Api:
         user = self.users[content.owner(server)]
-        return self.access.door(user.name, domain=user.domain, project_id=self.projects[user.project].id)
+        return self.access.door(
+            user.name, domain=user.domain, project_id=self.projects[user.project].id
+        )
 
     def _create(self, name: str) -> tuple[str, str]:
         project = content.project_of(name)
@@ -107,7 +128,9 @@ class ServerBed:
             "metadata": {"purpose": "seed"},
             "networks": [{"uuid": self.networks[project]}] if content.has_network(name) else "none",
         }
-        made = self._door(name).call("POST", NOVA, "/servers", {"server": wanted}, headers=_WITH_NETWORKS)
+        made = self._door(name).call(
+            "POST", NOVA, "/servers", {"server": wanted}, headers=_WITH_NETWORKS
+        )
         return name, made["server"]["id"]
 
     def _bring(self, name: str, server: str) -> None:

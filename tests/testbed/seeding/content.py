@@ -72,14 +72,20 @@ FLAVORS = (
         1,
         2048,
         20,
-        extra_specs={"accounting:benchmark_type": "HEPSPEC06", "accounting:benchmark_value": "12.5"},
+        extra_specs={
+            "accounting:benchmark_type": "HEPSPEC06",
+            "accounting:benchmark_value": "12.5",
+        },
     ),
     PlannedFlavor(
         "m1.medium",
         2,
         4096,
         40,
-        extra_specs={"accounting:benchmark_type": "HEPscore23", "accounting:benchmark_value": "14.1"},
+        extra_specs={
+            "accounting:benchmark_type": "HEPscore23",
+            "accounting:benchmark_value": "14.1",
+        },
     ),
     PlannedFlavor("m1.large", 4, 8192, 80, ephemeral=10),
     PlannedFlavor(

@@ -39,30 +39,50 @@ def plant(access: Access) -> People:
         planned.name: _account(access, planned, projects, domain_id=domains["Default"], roles=roles)
         for planned in content.ACCOUNTS
     }
-    return People(projects, users, accounts, _application_credential(access, projects[content.CREDENTIAL_PROJECT]))
+    return People(
+        projects,
+        users,
+        accounts,
+        _application_credential(access, projects[content.CREDENTIAL_PROJECT]),
+    )
 
 
 def _domains(admin: Api) -> dict[str, str]:
-    known = {domain["name"]: str(domain["id"]) for domain in admin.get(KEYSTONE, "/domains")["domains"]}
+    known = {
+        domain["name"]: str(domain["id"]) for domain in admin.get(KEYSTONE, "/domains")["domains"]
+    }
     for name in content.DOMAINS:
         if name not in known:
-            known[name] = admin.post(KEYSTONE, "/domains", {"domain": {"name": name}})["domain"]["id"]
+            known[name] = admin.post(KEYSTONE, "/domains", {"domain": {"name": name}})["domain"][
+                "id"
+            ]
     return known
 
 
 def _ensure(admin: Api, kind: str, name: str, properties: dict[str, Any]) -> str:
-    found = admin.get(KEYSTONE, f"/{kind}s?name={name}&domain_id={properties['domain_id']}")[f"{kind}s"]
-    made = found[0] if found else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
+    found = admin.get(KEYSTONE, f"/{kind}s?name={name}&domain_id={properties['domain_id']}")[
+        f"{kind}s"
+    ]
+    made = (
+        found[0]
+        if found
+        else admin.post(KEYSTONE, f"/{kind}s", {kind: {"name": name} | properties})[kind]
+    )
     return str(made["id"])
 
 
 def _project(admin: Api, planned: content.PlannedProject, domains: dict[str, str]) -> Project:
-    properties: dict[str, Any] = {"domain_id": domains[planned.domain], "description": f"project {planned.name}"}
+    properties: dict[str, Any] = {
+        "domain_id": domains[planned.domain],
+        "description": f"project {planned.name}",
+    }
     if planned.vo:
         properties |= {"VO": planned.vo, "egi.VO": planned.vo}
     project = _ensure(admin, "project", planned.name, properties)
     admin.put(KEYSTONE, f"/projects/{project}/tags", {"tags": list(planned.tags)})
-    return Project(project, planned.name, planned.domain, domains[planned.domain], planned.vo, planned.tags)
+    return Project(
+        project, planned.name, planned.domain, domains[planned.domain], planned.vo, planned.tags
+    )
 
 
 def _user(access: Access, name: str, project: Project, *, role: str) -> User:
@@ -88,7 +108,9 @@ def _account(
     user = _ensure(access.admin, "user", planned.name, properties)
     of_a_vo = [project for project in projects.values() if project.vo]
     for project in of_a_vo:
-        access.admin.put(KEYSTONE, f"/projects/{project.id}/users/{user}/roles/{roles[planned.role]}")
+        access.admin.put(
+            KEYSTONE, f"/projects/{project.id}/users/{user}/roles/{roles[planned.role]}"
+        )
     if planned.system_role:
         access.admin.put(KEYSTONE, f"/system/users/{user}/roles/{roles[planned.system_role]}")
     return Account(
@@ -108,7 +130,9 @@ def _application_credential(access: Access, project: Project) -> ApplicationCred
     wanted = {"name": _CREDENTIAL_NAME, "secret": secret, "roles": [{"name": "reader"}]}
     path = f"/users/{door.user_id}/application_credentials"
     try:
-        made = door.post(KEYSTONE, path, {"application_credential": wanted})["application_credential"]
+        made = door.post(KEYSTONE, path, {"application_credential": wanted})[
+            "application_credential"
+        ]
     except ApiError as error:
         if error.status_code != _CONFLICT:
             raise

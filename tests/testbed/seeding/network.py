@@ -13,13 +13,18 @@ from tests.testbed.seeding.access import Access
 def plant(access: Access, projects: Iterable[Project]) -> dict[str, str]:
     """Create networks; return the id of each by project, and that of the external one by its own name."""
     admin = access.admin
-    known = {network["name"]: str(network["id"]) for network in admin.get(NEUTRON, "/v2.0/networks")["networks"]}
+    known = {
+        network["name"]: str(network["id"])
+        for network in admin.get(NEUTRON, "/v2.0/networks")["networks"]
+    }
     external = known.get(content.EXTERNAL_NETWORK) or _external(admin)
     networks = {content.EXTERNAL_NETWORK: external}
     for project in projects:
         name = f"{project.name}-net"
         networks[project.name] = known.get(name) or _project_network(
-            _door(access, project), name, external=external if content.needs_router(project.name) else None
+            _door(access, project),
+            name,
+            external=external if content.needs_router(project.name) else None,
         )
         quota = {"floatingip": 20, "network": 10, "port": 500}
         admin.put(NEUTRON, f"/v2.0/quotas/{project.id}", {"quota": quota})
@@ -31,7 +36,9 @@ def associate(
 ) -> tuple[FloatingIp, ...]:
     """Give floating IPs to some servers, and one to nobody. ``servers`` are ids by name."""
     wanted: list[str | None] = [*content.ASSOCIATED_IPS, None]
-    return tuple(_floating_ip(access, projects, name, servers=servers, external=external) for name in wanted)
+    return tuple(
+        _floating_ip(access, projects, name, servers=servers, external=external) for name in wanted
+    )
 
 
 def _door(access: Access, project: Project) -> Api:
@@ -52,7 +59,9 @@ def _external(admin: Api) -> str:
 
 
 def _project_network(door: Api, name: str, *, external: str | None) -> str:
-    network = str(door.post(NEUTRON, "/v2.0/networks", {"network": {"name": name}})["network"]["id"])
+    network = str(
+        door.post(NEUTRON, "/v2.0/networks", {"network": {"name": name}})["network"]["id"]
+    )
     subnet = _subnet(door, name, network, content.PROJECT_RANGE)
     if external:
         wanted = {"name": f"{name}-router", "external_gateway_info": {"network_id": external}}
@@ -62,12 +71,23 @@ def _project_network(door: Api, name: str, *, external: str | None) -> str:
 
 
 def _subnet(door: Api, name: str, network: str, addresses: str) -> str:
-    wanted = {"name": name, "network_id": network, "ip_version": 4, "cidr": addresses, "enable_dhcp": False}
+    wanted = {
+        "name": name,
+        "network_id": network,
+        "ip_version": 4,
+        "cidr": addresses,
+        "enable_dhcp": False,
+    }
     return str(door.post(NEUTRON, "/v2.0/subnets", {"subnet": wanted})["subnet"]["id"])
 
 
 def _floating_ip(
-    access: Access, projects: Mapping[str, Project], server: str | None, *, servers: Mapping[str, str], external: str
+    access: Access,
+    projects: Mapping[str, Project],
+    server: str | None,
+    *,
+    servers: Mapping[str, str],
+    external: str,
 ) -> FloatingIp:
     project = projects[content.project_of(server) if server else content.SPARE_IP_PROJECT]
     door = _door(access, project)

@@ -15,7 +15,8 @@ def plant(access: Access, progress: Progress) -> Seed:
     with progress.step("seed: domains, projects, accounts"):
         people = identity.plant(access)
     with progress.step("seed: networks, flavors, images"), ThreadPoolExecutor(1) as pool:
-        planted = pool.submit(network.plant, access, people.projects.values())  # the other services are idle meanwhile
+        # the other services are idle meanwhile
+        planted = pool.submit(network.plant, access, people.projects.values())
         flavors = compute.plant_flavors(access.admin, people.projects)
         compute.set_quotas(access.admin, people.projects.values())
         made_images = images.plant(access, people.projects)
@@ -27,7 +28,9 @@ def plant(access: Access, progress: Progress) -> Seed:
     def attach(servers: dict[str, str]) -> None:
         nonlocal floating_ips, made_volumes
         external = networks[content.EXTERNAL_NETWORK]
-        floating_ips = network.associate(access, people.projects, servers=servers, external=external)
+        floating_ips = network.associate(
+            access, people.projects, servers=servers, external=external
+        )
         made_volumes = volumes.plant(access, people.projects, servers=servers)
 
     with progress.step("seed: servers, floating IPs, volumes"):

@@ -16,12 +16,16 @@ _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 300
 
 
-def plant(access: Access, projects: Mapping[str, Project], *, servers: Mapping[str, str]) -> dict[str, Volume]:
+def plant(
+    access: Access, projects: Mapping[str, Project], *, servers: Mapping[str, str]
+) -> dict[str, Volume]:
     """Create the volumes and attach one. ``servers`` are ids by name."""
     volumes: dict[str, Volume] = {}
     for name, size in content.VOLUMES.items():
         project = projects[content.project_of(name)]
-        door = access.door(content.user_names(project.name)[0], domain=project.domain, project_id=project.id)
+        door = access.door(
+            content.user_names(project.name)[0], domain=project.domain, project_id=project.id
+        )
         known = door.get(CINDER, f"/{project.id}/volumes?name={name}")["volumes"]
         volume = known[0]["id"] if known else _create(door, project, name, size)
         server = content.ATTACHED.get(name)
@@ -38,15 +42,25 @@ def _create(door: Api, project: Project, name: str, size: int) -> str:
 
 def _attach(door: Api, project: Project, volume: str, server: str) -> None:
     if _wait(door, project, volume, "available", "in-use") == "available":
-        door.post(NOVA, f"/servers/{server}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume}})
+        door.post(
+            NOVA,
+            f"/servers/{server}/os-volume_attachments",
+            {"volumeAttachment": {"volumeId": volume}},
+        )
         _wait(door, project, volume, "in-use")
 
 
 def _wait(door: Api, project: Project, volume: str, *wanted: str) -> str:
     status = ""
     patience = Patience(lambda: status, idle=_PATIENCE_SECONDS)
-    while (status := str(door.get(CINDER, f"/{project.id}/volumes/{volume}")["volume"]["status"])) not in wanted:
+    while (
+        status := str(door.get(CINDER, f"/{project.id}/volumes/{volume}")["volume"]["status"])
+    ) not in wanted:
         if patience.is_over():
-            raise Unavailable(f"volume {volume}", f"{status} instead of {' or '.join(wanted)}", "see log/cinder.log")
+            raise Unavailable(
+                f"volume {volume}",
+                f"{status} instead of {' or '.join(wanted)}",
+                "see log/cinder.log",
+            )
         time.sleep(_POLL_SECONDS)
     return status

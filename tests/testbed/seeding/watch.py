@@ -34,7 +34,9 @@ def statuses(databases: Collection[Path]) -> dict[str, str]:
     for database in databases:
         connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)
         try:
-            rows = connection.execute("SELECT uuid, vm_state, task_state, deleted FROM instances").fetchall()
+            rows = connection.execute(
+                "SELECT uuid, vm_state, task_state, deleted FROM instances"
+            ).fetchall()
         finally:
             connection.close()
         for server, state, task, deleted in rows:
@@ -48,7 +50,8 @@ def wait(databases: Collection[Path], wanted: Mapping[str, Collection[str]]) -> 
     :raises Unavailable: it ends in an error, or none of them gets any further
     """
     now = statuses(databases)
-    patience = Patience(lambda: now, idle=_PATIENCE_SECONDS)  # of servers that get on, one after the other
+    # of servers that get on, one after the other
+    patience = Patience(lambda: now, idle=_PATIENCE_SECONDS)
     while True:
         now = statuses(databases)
         left = [server for server, good in wanted.items() if now.get(server) not in good]
@@ -57,5 +60,7 @@ def wait(databases: Collection[Path], wanted: Mapping[str, Collection[str]]) -> 
         stuck = [server for server in left if now.get(server) == "ERROR"] or left
         if now.get(stuck[0]) == "ERROR" or patience.is_over():
             goal = " or ".join(wanted[stuck[0]])
-            raise Unavailable(f"server {stuck[0]}", f"{now.get(stuck[0])} instead of {goal}", "see log/nova.log")
+            raise Unavailable(
+                f"server {stuck[0]}", f"{now.get(stuck[0])} instead of {goal}", "see log/nova.log"
+            )
         time.sleep(_POLL_SECONDS)
