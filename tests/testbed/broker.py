@@ -220,8 +220,12 @@ def _write_stores(
     trusted = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
     stores = {
         "key.p12": pkcs12.serialize_key_and_certificates(
-            b"broker", key, certificate, [trusted], protection
-        ),  # type: ignore[arg-type]  # RSA, as issued
+            b"broker",
+            key,  # type: ignore[arg-type]  # RSA, as issued
+            certificate,
+            [trusted],
+            protection,
+        ),
         "trust.p12": pkcs12.serialize_java_truststore(
             [pkcs12.PKCS12Certificate(trusted, b"grid")], protection
         ),

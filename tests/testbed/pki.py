@@ -238,8 +238,8 @@ class Authority:
             builder = builder.add_revoked_certificate(entry)
         number = x509.CRLNumber(int(datetime.now(UTC).timestamp() * 1000))
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(
-            self._certificate.public_key()
-        )  # type: ignore[arg-type]  # RSA or EC, as made here
+            self._certificate.public_key()  # type: ignore[arg-type]  # RSA or EC, as made here
+        )
         return (
             builder.add_extension(number, critical=False)
             .add_extension(authority, critical=False)

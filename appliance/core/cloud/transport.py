@@ -100,9 +100,9 @@ class Transport(session.Session):
         set_on_retry_hooks([_tell_of_retry])
 
     # Of keystoneauth's long signature only what matters here has a name.
-    def request(
+    def request(  # type: ignore[override]
         self, url: str, method: str, raise_exc: bool = True, **kwargs: Any
-    ) -> requests.Response:  # type: ignore[override]
+    ) -> requests.Response:
         """Send a request as keystoneauth does; raises `Unavailable` when the service stays out of reach or busy."""
         if hops.is_secret_bearer(url, method, self._access):
             kwargs["redirect"] = False
