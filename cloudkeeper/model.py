@@ -38,7 +38,7 @@ class Format(enum.StrEnum):
     VMDK = "vmdk"
 
 
-class Mode(enum.Enum):
+class TransferMode(enum.Enum):
     """How the backend gets at the data."""
 
     LOCAL = "local"
@@ -59,7 +59,7 @@ class ImageData:
     checksum: str
     size: int
     uri: str = ""
-    mode: Mode = Mode.LOCAL
+    mode: TransferMode = TransferMode.LOCAL
     username: str = ""
     password: str = field(default="", repr=False)
 
@@ -100,7 +100,7 @@ class Endorser:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ImageSource:
     """Where to download the data of an appliance, and what they must be: SHA-512 in hex, size in bytes if told."""
 
     uri: str
@@ -113,7 +113,7 @@ class Offer:
     """An appliance as its list offers it, with the source of its data."""
 
     appliance: Appliance
-    source: Source
+    source: ImageSource
 
 
 @dataclass(frozen=True, slots=True)

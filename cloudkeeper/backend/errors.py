@@ -8,35 +8,37 @@ from __future__ import annotations
 
 from appliance.core.cloud import glance
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
-from cloudkeeper.wire.status import Status
+from cloudkeeper.wire.status import CallStatus
 
 _BY_CODE = {
-    glance.UNAUTHORIZED: Status.AUTHENTICATION,
-    glance.FORBIDDEN: Status.USER_NOT_AUTHORIZED,
-    glance.NOT_FOUND: Status.RESOURCE_NOT_FOUND,
-    glance.CONFLICT: Status.RESOURCE_STATE,
+    glance.UNAUTHORIZED: CallStatus.AUTHENTICATION,
+    glance.FORBIDDEN: CallStatus.USER_NOT_AUTHORIZED,
+    glance.NOT_FOUND: CallStatus.RESOURCE_NOT_FOUND,
+    glance.CONFLICT: CallStatus.RESOURCE_STATE,
 }
 
 
 class Failed(ApplianceError):
     """A call that came to nothing."""
 
-    def __init__(self, subject: object, cause: str, remedy: str = "", *, status: Status) -> None:
+    def __init__(
+        self, subject: object, cause: str, remedy: str = "", *, status: CallStatus
+    ) -> None:
         super().__init__(subject, cause, remedy)
         self.outcome = status
 
 
-def status_of(error: ApplianceError) -> Status:
+def status_of(error: ApplianceError) -> CallStatus:
     """Return the word of the protocol for a failure."""
     match error:
         case Failed():
             return error.outcome
         case glance.Refusal():
-            return _BY_CODE.get(error.code, Status.RESOURCE_RETRIEVAL)
+            return _BY_CODE.get(error.code, CallStatus.RESOURCE_RETRIEVAL)
         case AccessDenied():
-            return Status.USER_NOT_AUTHORIZED
+            return CallStatus.USER_NOT_AUTHORIZED
         case LocalFailure():
-            return Status.ERROR
+            return CallStatus.ERROR
         case Unavailable():
-            return Status.RESOURCE_RETRIEVAL
-    return Status.ERROR
+            return CallStatus.RESOURCE_RETRIEVAL
+    return CallStatus.ERROR

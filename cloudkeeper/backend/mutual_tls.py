@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from appliance.core.run.errors import LocalFailure
-from cloudkeeper.backend.listen import MutualTLS
+from cloudkeeper.backend.endpoint import MutualTLS
 
 logger = logging.getLogger(__name__)
 

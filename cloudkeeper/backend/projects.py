@@ -10,7 +10,7 @@ from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.cloud.vo import Entry
 from appliance.core.run.errors import AccessDenied, ApplianceError
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.wire.status import Status
+from cloudkeeper.wire.status import CallStatus
 
 
 def resolve(
@@ -24,7 +24,7 @@ def resolve(
         known = identity.projects(cloud)
     except AccessDenied as error:
         raise Failed(
-            error.subject, error.cause, error.remedy, status=Status.AUTHENTICATION
+            error.subject, error.cause, error.remedy, status=CallStatus.AUTHENTICATION
         ) from error
     found: dict[str, tuple[Project, Scope] | ApplianceError] = {}
     for vo, entry in wanted.items():
@@ -53,14 +53,14 @@ def _find(cloud: Cloud, known: list[Project], entry: Entry) -> tuple[Project, Sc
             subject,
             f"{cloud.host} shows the account {account!r} no project {entry.project}{where}",
             f"correct the mapping, or: {cloud.access.grant(f'--project {entry.project}')}",
-            status=Status.RESOURCE_NOT_FOUND,
+            status=CallStatus.RESOURCE_NOT_FOUND,
         )
     ids = " or ".join(project.id for project, _ in chosen)
     raise Failed(
         subject,
         f"{len(chosen)} projects are called {entry.project}",
         f"write the id into the mapping: {ids}",
-        status=Status.RESOURCE_NOT_FOUND,
+        status=CallStatus.RESOURCE_NOT_FOUND,
     )
 
 

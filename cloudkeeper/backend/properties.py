@@ -62,7 +62,7 @@ class State(enum.StrEnum):
     """Replaced or removed, but not deleted yet, because something uses it; hidden."""
 
 
-class Key(NamedTuple):
+class ApplianceKey(NamedTuple):
     """What makes two images versions of the same appliance."""
 
     vo: str
@@ -74,11 +74,11 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ImageRecord:
     """An image of ours."""
 
     id: str
-    key: Key
+    key: ApplianceKey
     state: State
     image: Image
     installation: str
@@ -95,7 +95,7 @@ class Record:
         return self.image.get("status") in ("active", "deactivated")
 
 
-def recognise(image: Image, *, owner: str) -> Record | None:
+def recognise(image: Image, *, owner: str) -> ImageRecord | None:
     """Return an image as a record of ours; None when it is somebody else's."""
     if (
         image.get("owner") != owner
@@ -109,19 +109,19 @@ def recognise(image: Image, *, owner: str) -> Record | None:
     vo, list_id, identifier = (
         str(image.get(_PREFIX + name) or "") for name in ("VO", "IMAGE_LIST_ID", "ID")
     )
-    key = Key(vo, ListId(list_id), ApplianceId(identifier))
+    key = ApplianceKey(vo, ListId(list_id), ApplianceId(identifier))
     state = str(image.get(STATUS))
     if state not in State.__members__ or not key.list_id or not key.identifier:
         return None
-    return Record(str(image["id"]), key, State(state), image, installation)
+    return ImageRecord(str(image["id"]), key, State(state), image, installation)
 
 
-def key_of(appliance: Appliance) -> Key:
+def key_of(appliance: Appliance) -> ApplianceKey:
     """Return an appliance's key.
 
     :raises ApplianceError: the frontend left out a part of it
     """
-    key = Key(appliance.vo, appliance.list_id, appliance.identifier)
+    key = ApplianceKey(appliance.vo, appliance.list_id, appliance.identifier)
     if not all(key):
         raise ApplianceError(key, "the frontend told no VO, no list or no identifier")
     return key
@@ -167,7 +167,7 @@ def standard(appliance: Appliance) -> dict[str, str | int]:
     return {"name": name, "min_ram": min(-(-max(appliance.ram, 0) // _MIB), _MAX_MIN_RAM)}
 
 
-def read(record: Record) -> Appliance:
+def read(record: ImageRecord) -> Appliance:
     """Return the appliance that a record describes, without data; figures that are none count as 0."""
 
     def text(name: str) -> str:
@@ -208,7 +208,7 @@ def adoption(installation: str, image_id: str) -> list[dict[str, object]]:
 
 
 def difference(
-    record: Record, appliance: Appliance, *, installation: str
+    record: ImageRecord, appliance: Appliance, *, installation: str
 ) -> list[dict[str, object]]:
     """Return the patch that makes a record describe an appliance; an empty one when it does already.
 

@@ -11,13 +11,13 @@ from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
 from cloudkeeper.backend import projects
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.backend.installation import Installation
-from cloudkeeper.backend.properties import Key, Record
-from cloudkeeper.backend.settings import Configuration
-from cloudkeeper.backend.store import Store
-from cloudkeeper.backend.tally import Tally
+from cloudkeeper.backend.images import ProjectImages
+from cloudkeeper.backend.ownership import Ownership
+from cloudkeeper.backend.properties import ApplianceKey, ImageRecord
+from cloudkeeper.backend.settings import BackendSettings
+from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.model import ListId
-from cloudkeeper.wire.status import Status
+from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class Run:
 
     def __init__(
         self,
-        configuration: Configuration,
-        installation: Installation,
+        configuration: BackendSettings,
+        installation: Ownership,
         *,
         allowance: int = 0,
         is_look: bool = False,
@@ -42,8 +42,8 @@ class Run:
         self._configuration = configuration
         self._installation = installation
         self._is_look = is_look
-        self.tally = Tally(allowance=allowance)
-        self._stores: dict[str, Store | ApplianceError] = {}
+        self.tally = RunTally(allowance=allowance)
+        self._stores: dict[str, ProjectImages | ApplianceError] = {}
         try:
             self._open()
         except ApplianceError as error:
@@ -57,7 +57,7 @@ class Run:
                 self.close(ExitStatus.BUG)
             raise
 
-    def store(self, vo: str) -> Store:
+    def store(self, vo: str) -> ProjectImages:
         """Return the store of a VO.
 
         :raises ApplianceError: there is none
@@ -65,27 +65,27 @@ class Run:
         found = self._stores.get(vo)
         if found is None:
             remedy = f"add it to {self._configuration.mapping}, if its images are wanted"
-            raise Failed(f"VO {vo}", "is mapped to no project", remedy, status=Status.ERROR)
+            raise Failed(f"VO {vo}", "is mapped to no project", remedy, status=CallStatus.ERROR)
         if isinstance(found, ApplianceError):
             raise found
         return found
 
-    def stores(self) -> Iterator[Store]:
+    def stores(self) -> Iterator[ProjectImages]:
         """Yield all stores that can be reached, each once."""
         seen = set()
         for store in self._stores.values():
-            if isinstance(store, Store) and store.project_id not in seen:
+            if isinstance(store, ProjectImages) and store.project_id not in seen:
                 seen.add(store.project_id)
                 yield store
 
-    def offered(self) -> Iterator[Record]:
+    def offered(self) -> Iterator[ImageRecord]:
         """Yield what is offered of each VO in its own project; what lies in another one helps none of its users."""
         for store in self.stores():
             yield from (
                 record for record in store.offered() if self._stores.get(record.key.vo) is store
             )
 
-    def withdraw(self, list_id: ListId, wanted: Key | None = None) -> None:
+    def withdraw(self, list_id: ListId, wanted: ApplianceKey | None = None) -> None:
         """Offer nothing of a list any longer, wherever it is; or only one of its appliances.
 
         :raises ApplianceError: that would be too much, or some of it was not possible
@@ -124,7 +124,7 @@ class Run:
 
     def _note_nonsense(self, name: str, error: Exception) -> Failed:
         words = f"an answer of the cloud is not understood: {type(error).__name__}: {error}"
-        failure = Failed(f"project {name}", words, status=Status.RESOURCE_RETRIEVAL)
+        failure = Failed(f"project {name}", words, status=CallStatus.RESOURCE_RETRIEVAL)
         self.tally.fail(failure)
         return failure
 
@@ -134,7 +134,7 @@ class Run:
 
     def _open(self) -> None:
         cloud = Cloud(self._configuration.access)
-        by_project: dict[str, Store | ApplianceError] = {}
+        by_project: dict[str, ProjectImages | ApplianceError] = {}
         for vo, found in projects.resolve(cloud, self._configuration.projects).items():
             if isinstance(found, ApplianceError):
                 self._stores[vo] = found
@@ -162,8 +162,8 @@ class Run:
                         f"{where}: they stay as they are; delete them, or correct the mapping"
                     )
 
-    def _load(self, project: Project, scope: Scope) -> Store | ApplianceError:
-        store = Store(
+    def _load(self, project: Project, scope: Scope) -> ProjectImages | ApplianceError:
+        store = ProjectImages(
             name=project.name,
             project_id=project.id,
             glance=Glance(scope),

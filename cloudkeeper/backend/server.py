@@ -15,8 +15,8 @@ import grpc
 
 from appliance.core.run.errors import LocalFailure
 from cloudkeeper.backend import mutual_tls, unix_socket
-from cloudkeeper.backend.listen import Listening, Port
-from cloudkeeper.backend.servicer import Servicer
+from cloudkeeper.backend.calls import Servicer
+from cloudkeeper.backend.endpoint import Listening, Port
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)

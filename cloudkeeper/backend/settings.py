@@ -1,6 +1,6 @@
 """cloudkeeper-os.conf as cloudkeeper-os 0.9.x reads it, and the file that maps VOs to projects, checked as a whole.
 
-Options of our own: ``image_dir``, ``region_name`` and those of `cloudkeeper.backend.listen`; in
+Options of our own: ``image_dir``, ``region_name`` and those of `cloudkeeper.backend.endpoint`; in
 ``[keystone_authtoken]`` ``cafile``, ``auth_type`` and the options of its plugin. TLS is always
 verified: 0.9.x never did, and had no option for it.
 """
@@ -20,8 +20,8 @@ from appliance.core.config.settings import Settings
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
-from cloudkeeper.backend import listen
-from cloudkeeper.backend.listen import Listening
+from cloudkeeper.backend import endpoint
+from cloudkeeper.backend.endpoint import Listening
 
 FILES = ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf")
 """Where the file is: in the container and of the newest releases, and where the manual says."""
@@ -33,7 +33,7 @@ _DEFAULTS = {"username": "cloudkeeper", "user_domain_name": "default"}
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
+class BackendSettings:
     """What the backend needs to know."""
 
     access: Access
@@ -51,7 +51,7 @@ class Configuration:
     path: Path = Path()
 
 
-def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> Configuration:
+def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> BackendSettings:
     """Read a file, or the one of the layout; ``overrides`` are options of ``[DEFAULT]`` from the command line.
 
     :raises ConfigurationError: with all that is wrong in it and in the mapping
@@ -68,7 +68,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     mapping, projects, problems = _projects(settings, layout)
     values = {
         "access": _access(settings, read),
-        "listening": listen.read(settings, layout),
+        "listening": endpoint.read(settings, layout),
         "image_directory": settings.path(
             "DEFAULT", "image_dir", default=layout.path(_IMAGES), is_directory=True
         ),
@@ -87,7 +87,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         problems = [*error.problems, *problems]
     if any(problem.is_fatal for problem in problems):
         raise ConfigurationError(problems)
-    return Configuration(
+    return BackendSettings(
         **values,  # type: ignore[arg-type]
         mapping=mapping,
         projects=projects,

@@ -12,14 +12,14 @@ from appliance.core.run.errors import ExitStatus
 from appliance.core.run.record import RunRecord
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.model import ListId
-from cloudkeeper.wire.status import Status
+from cloudkeeper.wire.status import CallStatus
 
 PROGRAM = "cloudkeeper-os"
 _ALWAYS = 3
 logger = logging.getLogger(__name__)
 
 
-class Tally:
+class RunTally:
     """Figures and failures of one run; safe for use by several threads.
 
     Of a list's images no more than three, or half of those that there were when the run began, may
@@ -62,7 +62,7 @@ class Tally:
                     f"image list {list_id}",
                     f"{wanted} of its {there} images would be gone: more than half, and more than {_ALWAYS}",
                     f"if that is meant: cloudkeeper sync --allow-remove {wanted}",
-                    status=Status.RESOURCE_STATE,
+                    status=CallStatus.RESOURCE_STATE,
                 )
             self._removed[list_id] = wanted
 

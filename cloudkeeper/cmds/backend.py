@@ -12,8 +12,8 @@ from pathlib import Path
 from appliance.core.run import cli, lock, log
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.record import failure_recorded
-from cloudkeeper.backend import listen, settings
-from cloudkeeper.backend.settings import Configuration
+from cloudkeeper.backend import endpoint, settings
+from cloudkeeper.backend.settings import BackendSettings
 
 PROGRAM = "cloudkeeper-os"
 _OVERRIDES = ("grpc_socket", "listen_address", "grpc_port", "mapping_file")
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"configuration file (default: {files})",
     )
-    words = f"unix socket to listen on, beside a port (default without one: {listen.SOCKET})"
+    words = f"unix socket to listen on, beside a port (default without one: {endpoint.SOCKET})"
     parser.add_argument(*cli.flags("grpc-socket"), metavar="PATH", help=words)
     words = "TCP port to listen on, with mutual TLS (default: none)"
     parser.add_argument(*cli.flags("grpc-port"), metavar="PORT", help=words)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return _serve(arguments)
 
 
-def _configured(arguments: argparse.Namespace) -> Configuration:
+def _configured(arguments: argparse.Namespace) -> BackendSettings:
     given = {name: value for name in _OVERRIDES if (value := getattr(arguments, name))}
     if arguments.listen_address:
         given["listen_address"] = _address(arguments.listen_address)
@@ -66,11 +66,11 @@ def _serve(arguments: argparse.Namespace) -> ExitStatus:
     for problem in configuration.warnings:
         logger.warning("%s", problem)
     from cloudkeeper.backend import server  # noqa: PLC0415  loads gRPC
-    from cloudkeeper.backend.installation import Installation  # noqa: PLC0415
-    from cloudkeeper.backend.servicer import Servicer  # noqa: PLC0415  loads the OpenStack clients
+    from cloudkeeper.backend.calls import Servicer  # noqa: PLC0415  loads the OpenStack clients
+    from cloudkeeper.backend.ownership import Ownership  # noqa: PLC0415
 
     with lock.hold(configuration.state / "lock"):
-        servicer = Servicer(configuration, Installation(configuration.state))
+        servicer = Servicer(configuration, Ownership(configuration.state))
         try:
             server.serve(servicer, configuration.listening)
         finally:
@@ -95,7 +95,7 @@ def _address(text: str) -> str:
         ) from None
 
 
-def _report(configuration: Configuration) -> ExitStatus:
+def _report(configuration: BackendSettings) -> ExitStatus:
     access = configuration.access
     rows = {
         "file": configuration.path,

@@ -20,7 +20,7 @@ from cloudkeeper.frontend import settings
 from cloudkeeper.frontend.settings import FrontendSettings
 
 if TYPE_CHECKING:  # start-up is a cost
-    from cloudkeeper.frontend.sync import Outcome, Report
+    from cloudkeeper.frontend.sync import ChangeOutcome, SyncReport
 
 PROGRAM = "cloudkeeper"
 _PEER_PARTLY = 12
@@ -90,31 +90,31 @@ def _synchronise(
 ) -> ExitStatus:
     """Put the parts together and run them, one run at a time."""
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
-    from cloudkeeper.frontend.communicator import Communicator, Encryption  # noqa: PLC0415
-    from cloudkeeper.frontend.http import Client  # noqa: PLC0415
+    from cloudkeeper.frontend.backend_client import BackendClient, Encryption  # noqa: PLC0415
+    from cloudkeeper.frontend.conversion import QemuImg  # noqa: PLC0415
+    from cloudkeeper.frontend.download import Downloader  # noqa: PLC0415
     from cloudkeeper.frontend.memory import Memory  # noqa: PLC0415
-    from cloudkeeper.frontend.qemu import QemuImg  # noqa: PLC0415
-    from cloudkeeper.frontend.sync import Report, Sources, Synchronisation  # noqa: PLC0415
+    from cloudkeeper.frontend.sync import ListSources, Synchronisation, SyncReport  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
 
     # an absence is a matter of configuration, not a run that did a part of its work
     if not configured.lists:
         raise ConfigurationError(configured.list_problems)
-    report = Report(lists_left=len(configured.lists) + len(configured.list_problems))
+    report = SyncReport(lists_left=len(configured.lists) + len(configured.list_problems))
     for problem in configured.list_problems:
         report.fail(str(problem))
     _record(report, record)  # whatever ends the run from here on
     encryption = Encryption(*configured.certificates) if configured.certificates else None
     with (
         lock.hold(configured.lock_file),
-        Communicator(configured.endpoint, encryption=encryption) as backend,
+        BackendClient(configured.endpoint, encryption=encryption) as backend,
     ):
         trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
-        client = Client(trust)
+        client = Downloader(trust)
         qemu = QemuImg(configured.qemu_img, configured.patience)
         workshop = Workshop(configured.image_dir, configured.formats, client, qemu)
         memory = Memory(cli.layout(arguments).path("/var/lib/fedcloud/cloudkeeper/lists.json"))
-        sources = Sources(configured.lists, client, trust, memory, keeps=not arguments.dry_run)
+        sources = ListSources(configured.lists, client, trust, memory, keeps=not arguments.dry_run)
         run = Synchronisation(
             sources, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run
         )
@@ -126,7 +126,7 @@ def _synchronise(
     return ExitStatus.PARTLY if report.failures else ExitStatus.DONE
 
 
-def _record(report: Report, record: RunRecord) -> None:
+def _record(report: SyncReport, record: RunRecord) -> None:
     from cloudkeeper.model import Create, Remove, Update, UpdateMetadata  # noqa: PLC0415
 
     record.failures.clear()
@@ -150,7 +150,7 @@ def _record(report: Report, record: RunRecord) -> None:
     record.add("transferred_bytes", report.transferred_bytes)
 
 
-def _print(report: Report, *, as_json: bool, is_dry: bool) -> None:
+def _print(report: SyncReport, *, as_json: bool, is_dry: bool) -> None:
     """Print to standard output: all there is as JSON, or the plan of a dry run as lines."""
     from cloudkeeper.frontend.sync import describe  # noqa: PLC0415
 
@@ -170,7 +170,7 @@ def _print(report: Report, *, as_json: bool, is_dry: bool) -> None:
         )
 
 
-def _as_json(outcome: Outcome, *, is_dry: bool) -> dict[str, object]:
+def _as_json(outcome: ChangeOutcome, *, is_dry: bool) -> dict[str, object]:
     appliance = outcome.change.appliance
     return {
         "action": type(outcome.change).__name__,
@@ -208,8 +208,8 @@ def _protection(configured: FrontendSettings) -> str:
 
 def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:
     os.umask(0o027)
-    level = cli.log_level(arguments, configured.log.level)
-    file = None if arguments.check_config else configured.log.file
+    level = cli.log_level(arguments, configured.log_level)
+    file = None if arguments.check_config else configured.log_file
     if file is not None:
         try:
             files.make_directory(file.parent)

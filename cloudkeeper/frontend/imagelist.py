@@ -31,10 +31,10 @@ from cloudkeeper.model import (
     ApplianceId,
     Endorser,
     ImageList,
+    ImageSource,
     ListId,
     Offer,
     Refusal,
-    Source,
     ram_in_bytes,
 )
 
@@ -202,7 +202,7 @@ def _read_image(
         attributes=MappingProxyType({**attributes, **endorser}),
     )
     checksum = _matching(image, "sl:checksum:sha512", _SHA512).lower()
-    return Offer(appliance, Source(uri, checksum, size or None))
+    return Offer(appliance, ImageSource(uri, checksum, size or None))
 
 
 def _member(holder: Mapping[str, Any], key: str, kind: type[Any], where: str) -> Any:

@@ -26,7 +26,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AcceptedList:
     """A list as it was believed last. ``url`` is without credentials; ``created`` in ISO 8601."""
 
     url: str
@@ -68,7 +68,9 @@ class Memory:
         # a date in the future would refuse all lists until then
         created = min(found.created or _LONG_AGO, at)
         endorser = found.endorser
-        new = Entry(url, found.identifier, found.vo, endorser.dn, endorser.ca, created.isoformat())
+        new = AcceptedList(
+            url, found.identifier, found.vo, endorser.dn, endorser.ca, created.isoformat()
+        )
         same = [entry for entry in self._entries if entry.list_id == found.identifier]
         if same == [new]:
             return
@@ -80,7 +82,7 @@ class Memory:
         except OSError as error:
             raise LocalFailure.from_os(error, subject=self._path) from error
 
-    def _compare(self, found: ImageList, entry: Entry) -> None:
+    def _compare(self, found: ImageList, entry: AcceptedList) -> None:
         if found.vo != entry.vo:
             cause = f"its identifier {found.identifier} is that of a list of VO {entry.vo}, but it is for {found.vo}"
             raise self._untrusted(cause)
@@ -101,10 +103,10 @@ class Memory:
         )
 
 
-def _read(path: Path) -> list[Entry]:
+def _read(path: Path) -> list[AcceptedList]:
     try:
         return [
-            Entry(**{name: _text(value) for name, value in entry.items()})
+            AcceptedList(**{name: _text(value) for name, value in entry.items()})
             for entry in json.loads(files.read_regular(path, limit=_LARGEST))
         ]
     except FileNotFoundError:

@@ -73,14 +73,6 @@ _LISTS = {"--image-lists": "image-lists", "--image-list": "image-lists", "--form
 
 
 @dataclass(frozen=True, slots=True)
-class LogSettings:
-    """Where the log goes beside standard error, if anywhere, and how much of it there is."""
-
-    file: Path | None
-    level: int
-
-
-@dataclass(frozen=True, slots=True)
 class FrontendSettings:
     """What `cloudkeeper sync` needs."""
 
@@ -100,7 +92,9 @@ class FrontendSettings:
     """``unix:///PATH`` or ``HOST:PORT``."""
     certificates: tuple[Path, Path, Path] | None
     """Own certificate and key, and the backend's certificate; None: in clear."""
-    log: LogSettings
+    log_file: Path | None
+    """Log file beside standard error; None: none."""
+    log_level: int
     warnings: tuple[Problem, ...]
 
 
@@ -144,7 +138,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
     is_settled = _SOCKET.fullmatch(backend) and _names_tls_backend(read, texts)
     if backend and not is_settled:
         texts.setdefault(_place("backend.endpoint"), backend)
-    return _Reader(Settings(read, overrides=texts), layout).settings()
+    return _FrontendReader(Settings(read, overrides=texts), layout).settings()
 
 
 def _names_tls_backend(read: document.Document, texts: dict[tuple[str, str], str]) -> bool:
@@ -166,7 +160,7 @@ def _backend_of(environment: Mapping[str, str]) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-class _Reader:
+class _FrontendReader:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         self._settings = settings
         self._layout = layout
@@ -175,6 +169,7 @@ class _Reader:
         found, layout = self._settings, self._layout
         self._refuse_what_is_not_done()
         lists, problems = self._lists()
+        log_file, log_level = self._log()
         spool, lock = "/var/spool/cloudkeeper/images", "/var/lock/cloudkeeper/cloudkeeper.lock"
         policies = ["warn", "require", "off"]
         return FrontendSettings(
@@ -195,7 +190,8 @@ class _Reader:
             ),
             endpoint=(endpoint := self._endpoint()),
             certificates=self._certificates(is_socket=_SOCKET.fullmatch(endpoint) is not None),
-            log=self._log(),
+            log_file=log_file,
+            log_level=log_level,
             warnings=found.finish(),
         )
 
@@ -270,7 +266,7 @@ class _Reader:
         certificate, key, backend = (path or Path() for path in files)
         return (certificate, key, backend) if is_wanted else None
 
-    def _log(self) -> LogSettings:
+    def _log(self) -> tuple[Path | None, int]:
         found = self._settings
         default = self._layout.path("/var/log/cloudkeeper/cloudkeeper.log")
         entry = found.where(*_place("logging.file"))
@@ -278,7 +274,7 @@ class _Reader:
         level = _LEVELS[found.choice(*_place("logging.level"), default="ERROR", allowed=_LEVELS)]
         if found.boolean(_TOP, "debug", default=False):
             level = logging.DEBUG
-        return LogSettings(None if entry and not entry.text else file, level)
+        return None if entry and not entry.text else file, level
 
     def _refuse_what_is_not_done(self) -> None:
         found = self._settings

@@ -1,7 +1,7 @@
 """One run: fetch and verify every list, plan, and carry out change by change.
 
 What fails fails alone: a list that cannot be believed keeps its images, an appliance that cannot be
-transferred leaves the others to go on. What was left undone is a line of the `Report` each. The
+transferred leaves the others to go on. What was left undone is a line of the `SyncReport` each. The
 backend is asked before anything is downloaded, and told of the end of the run whatever happened in
 it.
 """
@@ -18,8 +18,8 @@ from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend import imagelist, plan
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.communicator import BackendGone, Communicator
-from cloudkeeper.frontend.http import Client
+from cloudkeeper.frontend.backend_client import BackendClient, BackendGone
+from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
@@ -41,7 +41,7 @@ _BY_CONFIRMATION = "run once with --allow-remove"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChangeOutcome:
     """What became of one change: nothing yet, when it was only planned."""
 
     change: Change
@@ -50,10 +50,10 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Report:
+class SyncReport:
     """What a run found, did and left undone."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[ChangeOutcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     lists: int = 0
     """Lists that were believed."""
@@ -92,16 +92,16 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class ListSources:
     """Where lists come from and who is believed. ``keeps`` tells whether what is believed is remembered."""
 
     addresses: Sequence[Address]
-    client: Client
+    client: Downloader
     trust: CADirectory
     memory: Memory
     keeps: bool = True
 
-    def believed(self, report: Report, *, at: datetime) -> Iterator[tuple[Address, ImageList]]:
+    def believed(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, ImageList]]:
         """Fetch list after list; gives those that may be acted on, reports the others."""
         seen: dict[ListId, Address] = {}
         for address in self.addresses:
@@ -157,13 +157,13 @@ class Sources:
 class Synchronisation:
     """One run against one backend. ``allowed`` is how many removals a list may ask for whatever the guard says."""
 
-    sources: Sources
-    backend: Communicator
+    sources: ListSources
+    backend: BackendClient
     workshop: Workshop
     allowed: int = 0
     is_dry: bool = False
 
-    def run(self, report: Report, *, at: datetime) -> None:
+    def run(self, report: SyncReport, *, at: datetime) -> None:
         """Bring the cloud up to the lists as they are valid at ``at``, or plan it only; ``report`` takes it all down.
 
         :raises BackendFailure: the backend does not let a run begin, or cannot tell what the cloud
@@ -171,7 +171,7 @@ class Synchronisation:
         """
         if self.is_dry:
             for _, wanted_plan, vo in self._plans(report, at=at):
-                report.outcomes += [Outcome(change, vo) for change in wanted_plan.changes]
+                report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
             return
         for line in self.workshop.sweep():
             report.fail(str(line))
@@ -192,7 +192,7 @@ class Synchronisation:
         finally:
             self._end(report)
 
-    def _plans(self, report: Report, *, at: datetime) -> Iterator[tuple[Address, Plan, str]]:
+    def _plans(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, Plan, str]]:
         known = set(self.backend.list_ids())
         for address, wanted in self.sources.believed(report, at=at):
             try:
@@ -225,7 +225,7 @@ class Synchronisation:
         address: Address,
         *,
         vo: str,
-        report: Report,
+        report: SyncReport,
         is_last: bool = False,
     ) -> list[Suspect]:
         """Carry out changes, each by itself; return those to try once more, after all others.
@@ -257,7 +257,7 @@ class Synchronisation:
                 report.fail(f"{address}: {describe(change)}: {failure}")
             else:
                 logger.info("%s: %s: done", address, describe(change))
-            report.outcomes.append(Outcome(change, vo, failure))
+            report.outcomes.append(ChangeOutcome(change, vo, failure))
         return suspects
 
     def _apply(self, change: Change) -> int:
@@ -280,7 +280,7 @@ class Synchronisation:
             (self.backend.add if is_new else self.backend.update)(appliance)
             return data.size
 
-    def _end(self, report: Report) -> None:
+    def _end(self, report: SyncReport) -> None:
         try:
             self.backend.end()
         except ApplianceError as error:

@@ -24,10 +24,10 @@ from appliance.core import files
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Tampered
 from cloudkeeper.frontend import formats
+from cloudkeeper.frontend.conversion import QemuImg
+from cloudkeeper.frontend.download import BLOCK, Downloader, Timeouts
 from cloudkeeper.frontend.formats import Unusable
-from cloudkeeper.frontend.http import BLOCK, Client, Timeouts
-from cloudkeeper.frontend.qemu import QemuImg
-from cloudkeeper.model import Format, ImageData, Offer, Source
+from cloudkeeper.model import Format, ImageData, ImageSource, Offer
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Workshop:
 
     directory: Path
     accepted: tuple[Format, ...]
-    client: Client
+    client: Downloader
     qemu: QemuImg
 
     def sweep(self) -> list[LocalFailure]:
@@ -135,7 +135,7 @@ class Workshop:
             path.name, "cannot be converted to OVA, the only format that is accepted here"
         )
 
-    def _download(self, source: Source, part: Path) -> Downloaded:
+    def _download(self, source: ImageSource, part: Path) -> Downloaded:
         name, size = _shown(source.uri), source.size or 0
         timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))
         self._check_room(size)

@@ -11,7 +11,15 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from appliance.core.trust.errors import Malformed
-from cloudkeeper.model import Appliance, ApplianceId, Format, ImageData, ListId, Mode, ram_in_bytes
+from cloudkeeper.model import (
+    Appliance,
+    ApplianceId,
+    Format,
+    ImageData,
+    ListId,
+    TransferMode,
+    ram_in_bytes,
+)
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,7 +29,7 @@ _FORMATS = {
     Format.QCOW2: pb.Image.QCOW2,
     Format.VMDK: pb.Image.VMDK,
 }
-_MODES = {Mode.LOCAL: pb.Image.LOCAL, Mode.REMOTE: pb.Image.REMOTE}
+_MODES = {TransferMode.LOCAL: pb.Image.LOCAL, TransferMode.REMOTE: pb.Image.REMOTE}
 _FORMATS_BY_NUMBER = {number: found for found, number in _FORMATS.items()}
 _MODES_BY_NUMBER = {number: mode for mode, number in _MODES.items()}
 

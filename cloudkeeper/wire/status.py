@@ -1,6 +1,6 @@
 """How a result is told in 1.x: by trailing metadata of a call that gRPC itself ends with OK.
 
-Key ``status`` is one of the words of `Status`, key ``message`` says more when it is not SUCCESS. No
+Key ``status`` is one of the words of `CallStatus`, key ``message`` says more when it is not SUCCESS. No
 ``status`` at all counts as a failure. For the calls that stream, both come after the last item.
 
 ``features`` is ours: words, separated by commas, that a backend sends with the result of PreAction;
@@ -29,7 +29,7 @@ _MAX_MESSAGE = 2000
 """gRPC refuses metadata of more than 8 KiB."""
 
 
-class Status(enum.StrEnum):
+class CallStatus(enum.StrEnum):
     """The words of 1.x for the outcome of a call."""
 
     SUCCESS = "SUCCESS"
@@ -46,7 +46,7 @@ class Status(enum.StrEnum):
 Metadata = tuple[tuple[str, str], ...]
 
 
-def to_metadata(status: Status, message: str = "", *, features: Iterable[str] = ()) -> Metadata:
+def to_metadata(status: CallStatus, message: str = "", *, features: Iterable[str] = ()) -> Metadata:
     """Return the trailing metadata that tell an outcome; ``message`` becomes one line of printable ASCII."""
     told: list[tuple[str, str]] = [(_STATUS, str(status))]
     if message:
@@ -58,10 +58,10 @@ def to_metadata(status: Status, message: str = "", *, features: Iterable[str] = 
 
 
 def from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, str]:
-    """Return status and message of a peer. The status may be a word that `Status` lacks; none at all is ERROR."""
+    """Return status and message of a peer. The status may be a word that `CallStatus` lacks; none at all is ERROR."""
     told = _texts(metadata)
     if _STATUS not in told:
-        return Status.ERROR, "the backend told no result"
+        return CallStatus.ERROR, "the backend told no result"
     return told[_STATUS], told.get(_MESSAGE, "")
 
 

@@ -19,7 +19,12 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
-from cloudkeeper.frontend.communicator import BackendFailure, BackendGone, Communicator, Encryption
+from cloudkeeper.frontend.backend_client import (
+    BackendClient,
+    BackendFailure,
+    BackendGone,
+    Encryption,
+)
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from tests.e2e.images_backend import PROGRAM, free_port, short_directory
 from tests.testbed.pki import Authority, Credential
@@ -97,7 +102,7 @@ def created(root: Path, *options: str) -> Iterator[Server]:
 
 def refusal(endpoint: str, encryption: Encryption | None = None) -> str:
     """Call as a frontend that ends its run, which needs no cloud; return why that was refused, empty when it was not."""
-    with Communicator(endpoint, encryption=encryption) as backend:
+    with BackendClient(endpoint, encryption=encryption) as backend:
         try:
             backend.end()
         except BackendFailure as error:
@@ -118,7 +123,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_the_socket_is_for_the_account_alone(server: Server) -> None:
     """F-H4: mode 0600 in a directory that only the account enters; no TCP port is open, none of abstract sockets."""
     process = server.start()
-    with Communicator(f"unix://{server.socket}") as backend:
+    with BackendClient(f"unix://{server.socket}") as backend:
         backend.check()
     assert is_answered(f"unix://{server.socket}"), server.log.read_text()
     assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
@@ -137,7 +142,7 @@ def test_the_socket_is_for_the_account_alone(server: Server) -> None:
         == 1
     )
     with (
-        Communicator(f"unix://{server.socket}") as backend,
+        BackendClient(f"unix://{server.socket}") as backend,
         pytest.raises(BackendGone, match="No such file"),
     ):
         backend.check()
@@ -269,7 +274,7 @@ def test_mutual_tls_lets_nobody_in_but_the_frontend(tmp_path: Path, parties: Par
         assert (
             "refused: its certificate is for localhost, not cloudkeeper" in server.log.read_text()
         )
-        with Communicator(
+        with BackendClient(
             endpoint, encryption=Encryption(parties.backend.certificate, parties.backend.key, ca)
         ) as stranger:
             for call in (stranger.list_ids, stranger.begin):

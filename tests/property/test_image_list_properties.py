@@ -19,10 +19,10 @@ from cloudkeeper.model import (
     ApplianceId,
     Create,
     ImageList,
+    ImageSource,
     ListId,
     Offer,
     Remove,
-    Source,
     Update,
     UpdateMetadata,
 )
@@ -190,7 +190,7 @@ def wanted_list(drawn: dict[int, tuple[dict[str, str], int]]) -> ImageList:
     offers = (
         Offer(
             appliance(number, attributes, days=days),
-            Source(URI, attributes["sl:checksum:sha512"], 1),
+            ImageSource(URI, attributes["sl:checksum:sha512"], 1),
         )
         for number, (attributes, days) in drawn.items()
     )

@@ -9,8 +9,8 @@ import pytest
 
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend import properties
-from cloudkeeper.backend.properties import Key, Record, State
-from cloudkeeper.backend.store import left_behind, outdated
+from cloudkeeper.backend.images import left_behind, outdated
+from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
 from cloudkeeper.model import Appliance, ApplianceId, ListId
 
 OWNER = "0123456789abcdef0123456789abcdef"
@@ -33,7 +33,7 @@ def image(number: Any = 1, **properties_: Any) -> dict[str, Any]:
     } | properties_
 
 
-def record(number: Any = 1, **more: Any) -> Record:
+def record(number: Any = 1, **more: Any) -> ImageRecord:
     found = properties.recognise(image(number, **more), owner=OWNER)
     assert found is not None
     return found
@@ -67,7 +67,7 @@ def test_images_that_are_not_ours(more: dict[str, Any]) -> None:
 
 
 def test_images_that_are_ours() -> None:
-    assert record().key == Key("ops", ListId("list"), ApplianceId("one"))
+    assert record().key == ApplianceKey("ops", ListId("list"), ApplianceId("one"))
     assert record(APPLIANCE_BACKEND=None).installation == ""
     assert record(APPLIANCE_STATUS="EOL").state is State.EOL
     assert record(base_image_ref="").installation == HERE
@@ -196,5 +196,5 @@ def test_all_versions_but_the_newest_are_outdated() -> None:
     }
 
 
-def outdated_ids(records: list[Record]) -> list[str]:
+def outdated_ids(records: list[ImageRecord]) -> list[str]:
     return [found.id for found in outdated(records)]

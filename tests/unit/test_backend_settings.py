@@ -10,8 +10,8 @@ import pytest
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
 from cloudkeeper.backend import settings
-from cloudkeeper.backend.listen import Listening, MutualTLS, Port
-from cloudkeeper.backend.settings import Configuration
+from cloudkeeper.backend.endpoint import Listening, MutualTLS, Port
+from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.cmds import backend
 from tests import run_records
 
@@ -38,7 +38,7 @@ def write(root: Path, text: str = GOOD, *, mapping: Any = None, name: str = CONF
     return path
 
 
-def load(root: Path, **overrides: str) -> Configuration:
+def load(root: Path, **overrides: str) -> BackendSettings:
     return settings.load(None, layout=Layout(root), overrides=overrides)
 
 

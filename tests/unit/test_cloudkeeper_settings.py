@@ -94,7 +94,7 @@ def test_every_option_of_1_7_1(tmp_path: Path) -> None:
     )
     assert (found.qemu_img, found.patience) == (Path("/opt/qemu-img"), timedelta(seconds=30))
     assert (found.endpoint, found.formats) == ("backend:50051", (Format.RAW, Format.QCOW2))
-    assert (found.log.file, found.log.level) == (tmp_path / "log", logging.WARNING)
+    assert (found.log_file, found.log_level) == (tmp_path / "log", logging.WARNING)
     assert found.warnings == ()
 
 
@@ -103,8 +103,8 @@ def test_defaults_are_the_peer_s(tmp_path: Path) -> None:
     assert found.ca_dir == tmp_path / "etc/grid-security/certificates"
     assert found.image_dir == tmp_path / "var/spool/cloudkeeper/images"
     assert found.lock_file == tmp_path / "var/lock/cloudkeeper/cloudkeeper.lock"
-    assert found.log.file == tmp_path / "var/log/cloudkeeper/cloudkeeper.log"
-    assert found.log.level == logging.ERROR
+    assert found.log_file == tmp_path / "var/log/cloudkeeper/cloudkeeper.log"
+    assert found.log_level == logging.ERROR
     assert (found.formats, found.certificates) == ((Format.QCOW2,), None)
     # the peer's is 127.0.0.1:50051
     assert found.endpoint == f"unix://{tmp_path}/run/cloudkeeper/backend.sock"
@@ -143,7 +143,7 @@ def test_flags_win(tmp_path: Path) -> None:
         "[::1]:1",
         None,
     )
-    assert (found.log.level, found.log.file) == (logging.DEBUG, None)
+    assert (found.log_level, found.log_file) == (logging.DEBUG, None)
 
 
 def test_the_list_file(tmp_path: Path) -> None:

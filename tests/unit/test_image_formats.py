@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from appliance.core.run.errors import LocalFailure
+from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.formats import Disk, Unusable, detect, inspect
-from cloudkeeper.frontend.qemu import QemuImg
 from cloudkeeper.model import Format
 
 SIZE = 4 * 2**20

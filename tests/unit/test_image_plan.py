@@ -12,12 +12,12 @@ from cloudkeeper.model import (
     Create,
     Endorser,
     ImageList,
+    ImageSource,
     ListId,
     Offer,
     Plan,
     Refusal,
     Remove,
-    Source,
     Update,
     UpdateMetadata,
 )
@@ -34,7 +34,7 @@ def image(
 
 
 def offer(appliance: Appliance) -> Offer:
-    return Offer(appliance, Source("https://images.example.org/a", "00", None))
+    return Offer(appliance, ImageSource("https://images.example.org/a", "00", None))
 
 
 def listed(*images: Appliance, refused: tuple[Refusal, ...] = ()) -> ImageList:

@@ -16,11 +16,11 @@ import stamina
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Tampered, Untrusted
+from cloudkeeper.frontend.conversion import QemuImg
+from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.formats import Unusable
-from cloudkeeper.frontend.http import Client, Timeouts
-from cloudkeeper.frontend.qemu import QemuImg
 from cloudkeeper.frontend.transfer import Workshop
-from cloudkeeper.model import Appliance, ApplianceId, Format, ListId, Offer, Source
+from cloudkeeper.model import Appliance, ApplianceId, Format, ImageSource, ListId, Offer
 from tests.simulators import image_server
 from tests.simulators.image_server import Broken, Dripping, ImageServer, Redirect, Slow, Status
 from tests.testbed.pki import Authority
@@ -42,8 +42,8 @@ def web(authority: Authority) -> Iterator[ImageServer]:
 
 
 @pytest.fixture(scope="module")
-def client(authority: Authority) -> Client:
-    return Client(CADirectory(authority.directory / "certificates"))
+def client(authority: Authority) -> Downloader:
+    return Downloader(CADirectory(authority.directory / "certificates"))
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def _no_pauses() -> Iterator[None]:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, client: Client) -> Workshop:
+def workshop(tmp_path: Path, client: Downloader) -> Workshop:
     made = Workshop(tmp_path / "images", (Format.RAW, Format.QCOW2), client, QemuImg())
     made.sweep()
     return made
@@ -70,7 +70,7 @@ def offer(
     appliance = Appliance(
         ApplianceId("image-1"), ListId("list-1"), vo="ops", attributes={"hv:format": declared}
     )
-    return Offer(appliance, Source(uri, sha512 or hashlib.sha512(content).hexdigest(), size))
+    return Offer(appliance, ImageSource(uri, sha512 or hashlib.sha512(content).hexdigest(), size))
 
 
 def left(workshop: Workshop) -> list[str]:
@@ -265,7 +265,7 @@ def test_a_link_that_somebody_planted_leads_nowhere(
         assert not (tmp_path / "nowhere").exists()
 
 
-def test_patience(web: ImageServer, client: Client) -> None:
+def test_patience(web: ImageServer, client: Downloader) -> None:
     uri = web.put("/busy", Status(503, times=2, then=b"at last"))
     assert client.fetch(uri, name=uri, max_bytes=10) == b"at last"
     uri = web.put("/busier", Status(503, times=5))
@@ -281,7 +281,7 @@ def test_patience(web: ImageServer, client: Client) -> None:
         client.fetch(uri, name=uri, max_bytes=10)
 
 
-def test_slow_servers(web: ImageServer, client: Client) -> None:
+def test_slow_servers(web: ImageServer, client: Downloader) -> None:
     uri = web.put("/slow", Slow(b"x" * 40, 0.05))
     short = Timeouts(timedelta(seconds=5), timedelta(seconds=5), timedelta(seconds=0.2))
     with pytest.raises(Unavailable, match="is too slow"):
@@ -304,7 +304,7 @@ def test_slow_servers(web: ImageServer, client: Client) -> None:
     ids=["header", "length", "no length", "chunks", "length of a chunk"],
 )
 @pytest.mark.timeout(30)
-def test_servers_that_drip(web: ImageServer, client: Client, begin: bytes, drop: bytes) -> None:
+def test_servers_that_drip(web: ImageServer, client: Downloader, begin: bytes, drop: bytes) -> None:
     """No single wait is long, and none would ever end."""
     uri = web.put("/drip", Dripping(begin, drop))
     times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(seconds=0.3))
@@ -312,7 +312,9 @@ def test_servers_that_drip(web: ImageServer, client: Client, begin: bytes, drop:
         client.fetch(uri, name=uri, max_bytes=10**7, timeouts=times)
 
 
-def test_nothing_stays_open_when_the_time_is_over_at_once(web: ImageServer, client: Client) -> None:
+def test_nothing_stays_open_when_the_time_is_over_at_once(
+    web: ImageServer, client: Downloader
+) -> None:
     uri = web.put("/one.raw", RAW)
     times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(microseconds=1))
     for _ in range(5):
@@ -322,7 +324,7 @@ def test_nothing_stays_open_when_the_time_is_over_at_once(web: ImageServer, clie
 
 
 @pytest.mark.timeout(30)
-def test_a_server_that_never_ends_its_handshake(client: Client) -> None:
+def test_a_server_that_never_ends_its_handshake(client: Downloader) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"https://localhost:{silent.getsockname()[1]}/x"
         times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(seconds=0.3))
@@ -330,7 +332,7 @@ def test_a_server_that_never_ends_its_handshake(client: Client) -> None:
             client.fetch(uri, name=uri, max_bytes=10, timeouts=times)
 
 
-def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path) -> None:
+def test_servers_are_proven(authority: Authority, client: Downloader, tmp_path: Path) -> None:
     """D12."""
     stranger = Authority.create(tmp_path / "ca", subject="/DC=EU/DC=EXAMPLE/CN=Stranger", key="ec")
     past = datetime.now(UTC) - timedelta(days=9)
@@ -358,14 +360,14 @@ def test_servers_are_proven(authority: Authority, client: Client, tmp_path: Path
         "https://%/",
     ],
 )
-def test_redirects_to_nonsense(web: ImageServer, client: Client, location: str) -> None:
+def test_redirects_to_nonsense(web: ImageServer, client: Downloader, location: str) -> None:
     with pytest.raises(
         Unavailable, match=r"^x: (the server redirects|cannot be|the server answers)"
     ):
         client.fetch(web.put("/moved", Redirect(location)), name="x", max_bytes=10)
 
 
-def test_nobody_there(client: Client) -> None:
+def test_nobody_there(client: Downloader) -> None:
     with pytest.raises(Unavailable, match="x: cannot be reached: connection refused"):
         client.fetch("https://localhost:1/x", name="x", max_bytes=10)
     with pytest.raises(
@@ -375,7 +377,7 @@ def test_nobody_there(client: Client) -> None:
 
 
 def test_credentials_of_the_user_s_netrc_are_not_used(
-    web: ImageServer, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: ImageServer, client: Downloader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine localhost login a password b\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -20,7 +20,7 @@ from appliance.core.run import cli, log
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.ca_directory import CADirectory
 from cloud_info_provider import issuer
-from cloudkeeper.frontend.http import Client
+from cloudkeeper.frontend.download import Downloader
 from ssm.transport.https import Line
 from tests.testbed.pki import Authority
 
@@ -78,7 +78,7 @@ def ask_cloud(_: Path, site: str = SITE) -> None:
 
 
 def ask_for_image(anchors: Path, site: str = SITE) -> None:
-    Client(CADirectory(anchors), attempts=1).fetch(f"https://{site}/x", name=site, max_bytes=10)
+    Downloader(CADirectory(anchors), attempts=1).fetch(f"https://{site}/x", name=site, max_bytes=10)
 
 
 def ask_ams(anchors: Path, site: str = SITE) -> None:

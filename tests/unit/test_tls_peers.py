@@ -26,7 +26,7 @@ from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Untrusted
 from appliance.core.trust.tls import PeerRefused, PeerTrust, remedy
-from cloudkeeper.frontend.http import Client
+from cloudkeeper.frontend.download import Downloader
 from ssm.settings import Broker
 from ssm.transport import https, stomp
 from tests.simulators import tls_peer
@@ -203,7 +203,7 @@ def by_https(trust: PeerTrust, _: CADirectory, port: int) -> None:
 
 def for_images(_: PeerTrust, directory: CADirectory, port: int) -> None:
     url = f"https://localhost:{port}/list"
-    client = Client(directory, attempts=1)
+    client = Downloader(directory, attempts=1)
     client.fetch(url, name="the list", max_bytes=10, user="u", password="secret")
 
 

@@ -9,7 +9,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from appliance.core.trust.errors import Malformed
-from cloudkeeper.model import Appliance, ApplianceId, Format, ImageData, ListId, Mode
+from cloudkeeper.model import Appliance, ApplianceId, Format, ImageData, ListId, TransferMode
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire.messages import from_message, to_message
 
@@ -81,7 +81,7 @@ def test_a_remote_image_keeps_its_credentials_out_of_sight() -> None:
     data = from_message(pb.Appliance.FromString(frame("appliance-remote-image"))).data
     fields = json.loads((FRAMES / "appliance-remote-image.json").read_text())["fields"]["image"]
     assert data is not None
-    assert data.mode is Mode.REMOTE
+    assert data.mode is TransferMode.REMOTE
     assert (data.username, data.password) == (fields["username"], fields["password"])
     assert fields["password"] not in repr(data)
 

@@ -10,8 +10,8 @@ from google.protobuf.empty_pb2 import Empty
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.status import (
     METADATA_UPDATE,
+    CallStatus,
     Metadata,
-    Status,
     features_of,
     from_metadata,
     to_metadata,
@@ -44,7 +44,7 @@ def ask(stub: stubs.CommunicatorStub, sent: Metadata) -> tuple[tuple[str, str | 
 
 
 def test_success(stub: stubs.CommunicatorStub) -> None:
-    told = ask(stub, to_metadata(Status.SUCCESS))
+    told = ask(stub, to_metadata(CallStatus.SUCCESS))
     assert from_metadata(told) == ("SUCCESS", "")
     assert features_of(told) == frozenset()
 
@@ -52,7 +52,7 @@ def test_success(stub: stubs.CommunicatorStub) -> None:
 def test_a_failure_keeps_its_words_in_one_line_of_ascii(stub: stubs.CommunicatorStub) -> None:
     told = ask(
         stub,
-        to_metadata(Status.APPLIANCE_TRANSFER, "disco lleno: añade\nespacio\x07 " + "x" * 9000),
+        to_metadata(CallStatus.APPLIANCE_TRANSFER, "disco lleno: añade\nespacio\x07 " + "x" * 9000),
     )
     status, message = from_metadata(told)
     assert status == "ERROR_APPLIANCE_TRANSFER"
@@ -73,6 +73,6 @@ def test_a_word_of_a_newer_peer_is_kept(stub: stubs.CommunicatorStub) -> None:
 
 
 def test_features(stub: stubs.CommunicatorStub) -> None:
-    told = ask(stub, to_metadata(Status.SUCCESS, features=[METADATA_UPDATE, "other"]))
+    told = ask(stub, to_metadata(CallStatus.SUCCESS, features=[METADATA_UPDATE, "other"]))
     assert features_of(told) == {"metadata-update", "other"}
     assert from_metadata(told) == ("SUCCESS", "")

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from appliance.core import files
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.wire.status import Status
+from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
 
 _LONGEST = 1000
 
 
-class Installation:
+class Ownership:
     """One backend with its state directory; safe for use by several threads."""
 
     def __init__(self, state: Path) -> None:
@@ -58,7 +58,9 @@ class Installation:
         """
         with self._lock:
             if subject in self._claims:
-                raise Failed(subject, "another call is working on it", status=Status.RESOURCE_STATE)
+                raise Failed(
+                    subject, "another call is working on it", status=CallStatus.RESOURCE_STATE
+                )
             self._claims.add(subject)
         try:
             yield

@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 
-class Watch:
+class Deadline:
     """Connections that are shut down when the time is over."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Watch:
         self._sockets: list[socket.socket] = []
 
     def add(self, connection: socket.socket) -> None:
-        """Watch a connection, by a descriptor of our own: TLS takes over the one that it is given.
+        """Deadline a connection, by a descriptor of our own: TLS takes over the one that it is given.
 
         :raises TimeoutError: the time is over
         """
@@ -54,13 +54,13 @@ class Watch:
             self._sockets.clear()
 
 
-_watching: ContextVar[Watch | None] = ContextVar("_watching", default=None)
+_watching: ContextVar[Deadline | None] = ContextVar("_watching", default=None)
 
 
 @contextlib.contextmanager
-def limit(time: timedelta) -> Iterator[Watch]:
+def limit(time: timedelta) -> Iterator[Deadline]:
     """Shut down what is connected in the block through pools of `POOLS` when it lasts longer than ``time``."""
-    watch = Watch()
+    watch = Deadline()
     timer = threading.Timer(min(time.total_seconds(), threading.TIMEOUT_MAX), watch.end)
     timer.daemon = True
     token = _watching.set(watch)

@@ -4,9 +4,9 @@
 
 A process may die between any two steps. Until the activation the older version is untouched and the
 new one is an orphan that names its maker; after it there are two versions, of which the newer one
-counts. `Store.repair` tells these cases apart at the beginning of the next run, and marks as ours
+counts. `ProjectImages.repair` tells these cases apart at the beginning of the next run, and marks as ours
 what a backend of 0.9.x left. Retiring is deleting or, when something uses the image, hiding it;
-`Store.sweep` tries again at the end of each run.
+`ProjectImages.sweep` tries again at the end of each run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from appliance.core.cloud.glance import Glance, Image, Refusal
 from appliance.core.run.errors import ApplianceError, Unavailable
 from cloudkeeper.backend import properties
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.backend.installation import Installation
-from cloudkeeper.backend.properties import Key, Record, State
-from cloudkeeper.backend.source import Source, open_source
-from cloudkeeper.backend.tally import Tally
+from cloudkeeper.backend.ownership import Ownership
+from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
+from cloudkeeper.backend.tally import RunTally
+from cloudkeeper.backend.upload import ImageFile, open_image
 from cloudkeeper.model import Appliance, ImageData, ListId
 from cloudkeeper.wire import messages
-from cloudkeeper.wire.status import Status
+from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +41,18 @@ _IN_USE = (glance.FORBIDDEN, glance.CONFLICT)
 
 
 @dataclass(slots=True)
-class Store:
+class ProjectImages:
     """The images of one project. ``name`` is what the administrator calls the project."""
 
     name: str
     project_id: str
     glance: Glance
-    installation: Installation
-    tally: Tally
+    installation: Ownership
+    tally: RunTally
     visibility: str
     directory: Path
     """Where files of images must be."""
-    _records: dict[str, Record] = field(default_factory=dict)
+    _records: dict[str, ImageRecord] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self) -> None:
@@ -68,7 +68,7 @@ class Store:
             "project %s: %d images, %d of them ours", self.name, len(listed), len(self._records)
         )
 
-    def _recognised(self, image: Image) -> Record | None:
+    def _recognised(self, image: Image) -> ImageRecord | None:
         """Return an image as a record of ours; report one that makes no sense, and skip it."""
         try:
             record = properties.recognise(image, owner=self.project_id)
@@ -79,7 +79,7 @@ class Store:
             words = f"its properties make no sense: {type(error).__name__}: {error}"
             remedy = "correct or delete it; it is left alone"
             name = f"project {self.name}: image {image.get('id')}"
-            self.tally.fail(Failed(name, words, remedy, status=Status.RESOURCE_RETRIEVAL))
+            self.tally.fail(Failed(name, words, remedy, status=CallStatus.RESOURCE_RETRIEVAL))
             return None
         return record
 
@@ -100,7 +100,7 @@ class Store:
             elif strangers := [record.id for record in records if not record.installation]:
                 self._tell_of_strangers(key, strangers, is_known=bool(ours))
 
-    def offered(self) -> list[Record]:
+    def offered(self) -> list[ImageRecord]:
         """Return what servers can be started from: the newest version of each appliance."""
         newest = [in_order(certain(records))[:1] for records in by_key(self._all()).values()]
         return [record for found in newest for record in found if record.has_data]
@@ -131,10 +131,12 @@ class Store:
         with self.installation.claim((self.project_id, key)):
             found = self._versions(key)
             if not found:
-                raise Failed(key, f"not in project {self.name}", status=Status.APPLIANCE_NOT_FOUND)
+                raise Failed(
+                    key, f"not in project {self.name}", status=CallStatus.APPLIANCE_NOT_FOUND
+                )
             self._describe(found[0], appliance)
 
-    def withdraw(self, key: Key) -> None:
+    def withdraw(self, key: ApplianceKey) -> None:
         """Offer an appliance no longer; one that is not offered is no failure."""
         with self.installation.claim((self.project_id, key)):
             for record in self._versions(key):
@@ -142,7 +144,7 @@ class Store:
                 self.tally.count("removed")
                 logger.info("project %s: removed %s, image %s", self.name, key, record.id)
 
-    def keys(self, list_id: ListId) -> list[Key]:
+    def keys(self, list_id: ListId) -> list[ApplianceKey]:
         """Return the appliances of a list."""
         found = (record.key for record in self._all() if record.state is State.ACTIVE)
         return list(dict.fromkeys(key for key in found if key.list_id == list_id))
@@ -162,16 +164,20 @@ class Store:
                 self.tally.fail(error)
 
     def _create(
-        self, appliance: Appliance, key: Key, data: ImageData, is_wanted: Callable[[], bool]
+        self,
+        appliance: Appliance,
+        key: ApplianceKey,
+        data: ImageData,
+        is_wanted: Callable[[], bool],
     ) -> None:
         started = clock.now()
         with (
-            open_source(data, directory=self.directory, is_wanted=is_wanted) as source,
+            open_image(data, directory=self.directory, is_wanted=is_wanted) as file,
             self.installation.upload() as image_id,
         ):
             try:
                 self.glance.create(self._blank(appliance, image_id, data))
-                image = self._fill(image_id, source)
+                image = self._fill(image_id, file)
                 self.glance.change(
                     image_id, properties.activation(image, visibility=self.visibility)
                 )
@@ -179,14 +185,14 @@ class Store:
                 self._abandon(image_id)
                 raise
         self._keep(image_id)
-        self.tally.count("uploaded_bytes", len(source))
+        self.tally.count("uploaded_bytes", len(file))
         seconds = (clock.now() - started).total_seconds()
         logger.info(
             "project %s: %s is image %s, %d bytes in %.1f s",
             self.name,
             key,
             image_id,
-            len(source),
+            len(file),
             seconds,
         )
 
@@ -203,11 +209,11 @@ class Store:
             properties.STATUS: State.STAGING.value,
         }
 
-    def _fill(self, image_id: str, source: Source) -> Image:
+    def _fill(self, image_id: str, file: ImageFile) -> Image:
         """Upload, and compare what Glance says that it has with what was sent."""
         failure = None
         try:
-            self.glance.upload(image_id, source)
+            self.glance.upload(image_id, file)
         except Unavailable as error:  # perhaps only the answer was lost, and the request that was repeated is refused
             failure = error
         image = self.glance.get(image_id)
@@ -217,15 +223,13 @@ class Store:
             image.get("os_hash_algo") or "md5",
             image.get("os_hash_value") or image.get("checksum"),
         )
-        ours = (
-            source.sha512 if algorithm == "sha512" and source.sha512 else source.digest(algorithm)
-        )
-        if image.get("status") != "active" or image.get("size") != len(source) or told != ours:
+        ours = file.sha512 if algorithm == "sha512" and file.sha512 else file.digest(algorithm)
+        if image.get("status") != "active" or image.get("size") != len(file) or told != ours:
             raise Failed(
                 f"image {image_id}",
                 f"Glance has it as {image.get('status')}, {image.get('size')} bytes, {algorithm} {str(told)[:16]}…,"
-                f" after {len(source)} bytes with {ours[:16]}… were sent; not offered",
-                status=Status.RESOURCE_STATE,
+                f" after {len(file)} bytes with {ours[:16]}… were sent; not offered",
+                status=CallStatus.RESOURCE_STATE,
             )
         return image
 
@@ -237,7 +241,7 @@ class Store:
                 "project %s: image %s stays until the next run: %s", self.name, image_id, error
             )
 
-    def _describe(self, record: Record, appliance: Appliance) -> None:
+    def _describe(self, record: ImageRecord, appliance: Appliance) -> None:
         patch = properties.difference(record, appliance, installation=self.installation.id)
         if patch:
             self.glance.change(record.id, patch)
@@ -245,7 +249,7 @@ class Store:
             self.tally.count("metadata_changed")
             logger.info("project %s: %s described anew, image %s", self.name, record.key, record.id)
 
-    def _retire(self, record: Record) -> None:
+    def _retire(self, record: ImageRecord) -> None:
         try:
             self._delete(record)
         except Refusal as error:
@@ -257,7 +261,7 @@ class Store:
             self.glance.change(record.id, properties.retirement())
             self._keep(record.id)
 
-    def _collect(self, record: Record) -> None:
+    def _collect(self, record: ImageRecord) -> None:
         """Delete an incomplete image, unless a call has completed it since it was listed."""
         now = self._keep(record.id)
         if now and now.state is State.STAGING:
@@ -267,7 +271,7 @@ class Store:
                 "project %s: image %s was left incomplete; deleted", self.name, record.id
             )
 
-    def _adopt(self, record: Record) -> None:
+    def _adopt(self, record: ImageRecord) -> None:
         """Mark an image of 0.9.x as ours, before a user copies it and nobody can tell the two apart."""
         self.glance.change(record.id, properties.adoption(self.installation.id, record.id))
         self._keep(record.id)
@@ -275,7 +279,7 @@ class Store:
             "project %s: image %s, made by cloudkeeper-os 0.9, is ours now", self.name, record.id
         )
 
-    def _tell_of_strangers(self, key: Key, images: list[str], *, is_known: bool) -> None:
+    def _tell_of_strangers(self, key: ApplianceKey, images: list[str], *, is_known: bool) -> None:
         told = f"project {self.name}: {', '.join(sorted(images))} without mark of a backend, and called {key}"
         if is_known:
             logger.warning("%s: copies, which stay as they are", told)
@@ -284,12 +288,12 @@ class Store:
                 f"{told}: all but one are copies, so none is taken for it; delete what nobody needs"
             )
 
-    def _delete(self, record: Record) -> None:
+    def _delete(self, record: ImageRecord) -> None:
         self.glance.delete(record.id)
         with self._lock:
             self._records.pop(record.id, None)
 
-    def _keep(self, image_id: str) -> Record | None:
+    def _keep(self, image_id: str) -> ImageRecord | None:
         """Know an image as it is now, if it is ours."""
         record = properties.recognise(self.glance.get(image_id), owner=self.project_id)
         with self._lock:
@@ -298,7 +302,7 @@ class Store:
                 self._records[image_id] = record
         return record
 
-    def _attempt(self, change: Callable[[Record], None], record: Record) -> None:
+    def _attempt(self, change: Callable[[ImageRecord], None], record: ImageRecord) -> None:
         """Change something beside the call's purpose: a failure is noted, and the next run tries again."""
         try:
             change(record)
@@ -308,18 +312,18 @@ class Store:
         except ApplianceError as error:
             self.tally.fail(error)
 
-    def _versions(self, key: Key) -> list[Record]:
+    def _versions(self, key: ApplianceKey) -> list[ImageRecord]:
         """Return what is offered of an appliance, the newest first."""
         return in_order(certain(by_key(self._all()).get(key, [])))
 
-    def _all(self) -> list[Record]:
+    def _all(self) -> list[ImageRecord]:
         with self._lock:
             return list(self._records.values())
 
 
 def left_behind(
-    records: Iterable[Record], *, installation: str, kept: frozenset[str], now: datetime
-) -> list[Record]:
+    records: Iterable[ImageRecord], *, installation: str, kept: frozenset[str], now: datetime
+) -> list[ImageRecord]:
     """Return the images that nobody will complete.
 
     Those are images of this backend that it is not making (``kept``), and old ones of others.
@@ -333,29 +337,29 @@ def left_behind(
     ]
 
 
-def outdated(records: Iterable[Record]) -> Iterator[Record]:
+def outdated(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
     """Yield all versions of appliances but the newest one. Only marked images are judged: others may be copies."""
     for versions in by_key(record for record in records if record.installation).values():
         yield from in_order(versions)[1:]
 
 
-def by_key(records: Iterable[Record]) -> dict[Key, list[Record]]:
+def by_key(records: Iterable[ImageRecord]) -> dict[ApplianceKey, list[ImageRecord]]:
     """Return the images that are offered, by the appliance that they are."""
-    found: dict[Key, list[Record]] = {}
+    found: dict[ApplianceKey, list[ImageRecord]] = {}
     for record in records:
         if record.state is State.ACTIVE:
             found.setdefault(record.key, []).append(record)
     return found
 
 
-def in_order(versions: Iterable[Record]) -> list[Record]:
+def in_order(versions: Iterable[ImageRecord]) -> list[ImageRecord]:
     """Return versions of one appliance, the one that counts first."""
     return sorted(
         versions, key=lambda record: (record.has_data, record.created, record.id), reverse=True
     )
 
 
-def certain(versions: Sequence[Record]) -> list[Record]:
+def certain(versions: Sequence[ImageRecord]) -> list[ImageRecord]:
     """Of versions of one appliance return those that are certainly ours: the marked ones or, without any, a single one.
 
     0.9.x keeps one version. Of several without a mark, all but one are copies that users have made
@@ -365,7 +369,7 @@ def certain(versions: Sequence[Record]) -> list[Record]:
     return marked or (list(versions) if len(versions) == 1 else [])
 
 
-def _has_these_data(record: Record, data: ImageData) -> bool:
+def _has_these_data(record: ImageRecord, data: ImageData) -> bool:
     image = record.image
     return bool(
         record.has_data

@@ -23,7 +23,7 @@ from cloudkeeper.wire.status import (
     METADATA_UPDATE,
     VO,
     VO_CHECK,
-    Status,
+    CallStatus,
     features_of,
     from_metadata,
 )
@@ -59,7 +59,7 @@ class Encryption:
     backend_certificate: Path
 
 
-class Communicator:
+class BackendClient:
     """A connection to the backend at ``endpoint``: ``unix:///PATH`` or ``HOST:PORT``.
 
     Without ``encryption`` it is in clear.
@@ -190,7 +190,7 @@ class Communicator:
 
     def _check_result(self, method: str, call: Any) -> None:
         status, message = from_metadata(call.trailing_metadata())
-        if status != Status.SUCCESS:
+        if status != CallStatus.SUCCESS:
             raise BackendFailure(self._name, f"{method}: {message or 'no reason given'} ({status})")
 
 

@@ -7,36 +7,36 @@ from pathlib import Path
 import pytest
 
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.backend.installation import Installation
-from cloudkeeper.backend.tally import Tally
+from cloudkeeper.backend.ownership import Ownership
+from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.model import ListId
 
 LIST = ListId("list")
 
 
 def test_the_id_stays(tmp_path: Path) -> None:
-    made = Installation(tmp_path / "state")
+    made = Ownership(tmp_path / "state")
     assert str(uuid.UUID(made.id)) == made.id
-    assert Installation(tmp_path / "state").id == made.id
+    assert Ownership(tmp_path / "state").id == made.id
     assert (tmp_path / "state/id").read_text() == f"{made.id}\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"half-an-id", b"\xff\xfe"])
 def test_an_id_that_cannot_be_read_is_made_anew(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "id").write_bytes(content)
-    made = Installation(tmp_path)
-    assert Installation(tmp_path).id == made.id
+    made = Ownership(tmp_path)
+    assert Ownership(tmp_path).id == made.id
 
 
 def test_uploads_are_known_until_they_end(tmp_path: Path) -> None:
-    made = Installation(tmp_path)
+    made = Ownership(tmp_path)
     with made.upload() as first, made.upload() as second:
         assert made.uploads == {first, second}
     assert made.uploads == frozenset()
 
 
 def test_only_one_may_work_on_something(tmp_path: Path) -> None:
-    made = Installation(tmp_path)
+    made = Ownership(tmp_path)
     with made.claim("it"), made.claim("another"):
         with pytest.raises(Failed, match="it: another call is working on it"), made.claim("it"):
             pass
@@ -54,7 +54,7 @@ def test_only_one_may_work_on_something(tmp_path: Path) -> None:
 def test_no_more_than_half_and_no_more_than_three(
     there: int, removed: int, allowance: int, *, is_allowed: bool
 ) -> None:
-    at_once, one_by_one = Tally(allowance=allowance), Tally(allowance=allowance)
+    at_once, one_by_one = RunTally(allowance=allowance), RunTally(allowance=allowance)
     for tally in (at_once, one_by_one):
         tally.expect([LIST] * there + [ListId("other")] * 100)
     if is_allowed:
@@ -74,7 +74,7 @@ def test_no_more_than_half_and_no_more_than_three(
 def test_the_record_says_whether_something_was_left(
     tmp_path: Path, failures: list[str], status: int
 ) -> None:
-    tally = Tally()
+    tally = RunTally()
     tally.count("added", 2)
     for failure in failures:
         tally.fail(failure)

@@ -20,14 +20,21 @@ from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend import properties
 from cloudkeeper.backend.errors import Failed, status_of
-from cloudkeeper.backend.installation import Installation
+from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.run import Run
-from cloudkeeper.backend.settings import Configuration
+from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.model import ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
-from cloudkeeper.wire.status import ALLOW_REMOVE, METADATA_UPDATE, VO, VO_CHECK, Status, to_metadata
+from cloudkeeper.wire.status import (
+    ALLOW_REMOVE,
+    METADATA_UPDATE,
+    VO,
+    VO_CHECK,
+    CallStatus,
+    to_metadata,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +42,7 @@ logger = logging.getLogger(__name__)
 class Servicer(pb_grpc.CommunicatorServicer):
     """One backend. Its calls may come from several threads."""
 
-    def __init__(self, configuration: Configuration, installation: Installation) -> None:
+    def __init__(self, configuration: BackendSettings, installation: Ownership) -> None:
         self._configuration = configuration
         self._installation = installation
         self._lock = threading.Lock()
@@ -93,7 +100,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
             appliance = messages.from_message(request)
             if appliance.data is None:
                 raise Failed(
-                    properties.key_of(appliance), "comes without an image", status=Status.ERROR
+                    properties.key_of(appliance), "comes without an image", status=CallStatus.ERROR
                 )
             run.store(appliance.vo).offer(appliance, is_wanted=lambda: self._is_wanted(context))
 
@@ -174,14 +181,14 @@ class Servicer(pb_grpc.CommunicatorServicer):
 @contextlib.contextmanager
 def _told(context: grpc.ServicerContext, *, features: Iterable[str] = ()) -> Iterator[None]:
     """Tell how the block ends. Known failures have been logged where they were noted for the run's record."""
-    status, message = Status.SUCCESS, ""
+    status, message = CallStatus.SUCCESS, ""
     try:
         yield
     except ApplianceError as error:
         status, message = status_of(error), log.redact(str(error))
     except Exception as error:  # one call's bug must not end the server or the frontend's run
         status, message = (
-            Status.ERROR,
+            CallStatus.ERROR,
             log.redact(f"bug in cloudkeeper-os: {type(error).__name__}: {error}"),
         )
         logger.exception("%s", message)

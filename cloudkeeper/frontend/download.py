@@ -3,7 +3,7 @@
 Server certificates are checked against the system's authorities and those of the CA directory,
 which also judges the chains that end at its own: CRLs, signing policies, strength of keys.
 Redirects are followed by hand: at most five, never from https to http, and credentials go to the
-host they are meant for only. Connection failures and answers that ask for patience (429, 5xx) are
+host they are meant for only. Connection failures and answers that ask for deadline (429, 5xx) are
 tried again, with growing pauses.
 """
 
@@ -28,8 +28,8 @@ from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
 from appliance.core.trust.tls import PeerRefused, PeerTrust
 from appliance.core.version import __version__
-from cloudkeeper.frontend import patience
-from cloudkeeper.frontend.patience import Watch
+from cloudkeeper.frontend import deadline
+from cloudkeeper.frontend.deadline import Deadline
 
 BLOCK = 2**20
 """Bytes that are read at a time."""
@@ -53,7 +53,7 @@ class Transient(Unavailable):
     """A failure that may be gone a moment later."""
 
 
-class Client:
+class Downloader:
     """Fetches with the trust of one CA directory. ``attempts`` is how often an answer is asked for."""
 
     def __init__(self, trust: CADirectory, *, attempts: int = 3) -> None:
@@ -115,7 +115,7 @@ class Client:
         retry = stamina.retry_context(
             on=Transient, attempts=self._attempts, timeout=timeouts.total, wait_initial=0.5
         )
-        with patience.limit(timeouts.total) as watch:
+        with deadline.limit(timeouts.total) as watch:
             try:
                 for attempt in retry:
                     with attempt:
@@ -174,11 +174,11 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = patience.POOLS
+        self.poolmanager.pool_classes_by_scheme = deadline.POOLS
 
     def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
         manager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = patience.POOLS
+        manager.pool_classes_by_scheme = deadline.POOLS
         return manager
 
 
@@ -218,7 +218,7 @@ def _checked(response: requests.Response, name: str) -> requests.Response:
 
 
 def _blocks(
-    response: requests.Response, *, name: str, size: int | None, watch: Watch
+    response: requests.Response, *, name: str, size: int | None, watch: Deadline
 ) -> Iterator[bytes]:
     received = 0
 

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.model import Format, ImageData, Mode
-from cloudkeeper.wire.status import Status
+from cloudkeeper.model import Format, ImageData, TransferMode
+from cloudkeeper.wire.status import CallStatus
 
 _BLOCK = 2**20
 _ALGORITHMS = {128: "sha512", 64: "sha256"}
 """By the number of hexadecimal digits."""
 
 
-class Source:
+class ImageFile:
     """Image data in an open file, to be sent once or, if the cloud loses a connection, again from the beginning.
 
     The last block is held back until all bytes have been read and their checksum is the right one:
@@ -83,13 +83,13 @@ class Source:
             yield block, at == self._size
 
     def _failed(self, cause: str) -> Failed:
-        return Failed(self._data.location, cause, status=Status.APPLIANCE_TRANSFER)
+        return Failed(self._data.location, cause, status=CallStatus.APPLIANCE_TRANSFER)
 
 
 @contextlib.contextmanager
-def open_source(
+def open_image(
     data: ImageData, *, directory: Path, is_wanted: Callable[[], bool]
-) -> Iterator[Source]:
+) -> Iterator[ImageFile]:
     """Open the file of an appliance.
 
     :raises Failed: it is not a regular file below ``directory``, not of the told size, or cannot be
@@ -97,9 +97,9 @@ def open_source(
     """
 
     def failed(cause: str, remedy: str = "") -> Failed:
-        return Failed(data.location, cause, remedy, status=Status.APPLIANCE_TRANSFER)
+        return Failed(data.location, cause, remedy, status=CallStatus.APPLIANCE_TRANSFER)
 
-    if data.mode is not Mode.LOCAL:
+    if data.mode is not TransferMode.LOCAL:
         raise failed(
             "images over HTTP are not taken", "set remote-mode to false in cloudkeeper.yml"
         )
@@ -125,6 +125,6 @@ def open_source(
             raise failed("is not a regular file")
         if not status.st_size or (data.size and status.st_size != data.size):
             raise failed(f"has {status.st_size} bytes, not {data.size} as told")
-        yield Source(descriptor, data, size=status.st_size, is_wanted=is_wanted)
+        yield ImageFile(descriptor, data, size=status.st_size, is_wanted=is_wanted)
     finally:
         os.close(descriptor)

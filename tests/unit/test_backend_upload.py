@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.backend.source import open_source
+from cloudkeeper.backend.upload import open_image
 from cloudkeeper.model import Format, ImageData
 
 DATA = b"0123456789abcdef" * 200_000  # three blocks of 1 MiB and a part of one
@@ -29,37 +29,37 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("algorithm", ["sha512", "sha256"])
 def test_all_bytes_are_sent_as_often_as_needed(path: Path, algorithm: str) -> None:
-    with open_source(
+    with open_image(
         described(path, algorithm=algorithm), directory=path.parent, is_wanted=always
-    ) as source:
-        blocks = iter(source)
+    ) as file:
+        blocks = iter(file)
         next(blocks)
-        assert b"".join(source) == DATA
-        assert len(source) == len(DATA)
-        assert source.sha512 == hashlib.sha512(DATA).hexdigest()
-        assert source.digest("md5") == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
+        assert b"".join(file) == DATA
+        assert len(file) == len(DATA)
+        assert file.sha512 == hashlib.sha512(DATA).hexdigest()
+        assert file.digest("md5") == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
 
 
 def test_capital_letters_in_a_checksum(path: Path) -> None:
     data = ImageData(str(path), Format.RAW, hashlib.sha512(DATA).hexdigest().upper(), 0)
-    with open_source(data, directory=path.parent, is_wanted=always) as source:
-        assert b"".join(source) == DATA
+    with open_image(data, directory=path.parent, is_wanted=always) as file:
+        assert b"".join(file) == DATA
 
 
 @pytest.mark.parametrize("at", [0, len(DATA) - 1])
 def test_the_last_block_is_held_back_when_the_checksum_is_wrong(path: Path, at: int) -> None:
     path.write_bytes(DATA[:at] + b"?" + DATA[at + 1 :])
     sent: list[bytes] = []
-    with open_source(described(path), directory=path.parent, is_wanted=always) as source:
+    with open_image(described(path), directory=path.parent, is_wanted=always) as file:
         with pytest.raises(Failed, match=r"its sha512 is [0-9a-f]{16}…, not [0-9a-f]{16}… as told"):
-            sent.extend(source)
-        assert source.sha512 == ""
+            sent.extend(file)
+        assert file.sha512 == ""
     assert len(b"".join(sent)) < len(DATA)
 
 
 def test_a_file_that_is_cut_short_while_it_is_sent(path: Path) -> None:
-    with open_source(described(path), directory=path.parent, is_wanted=always) as source:
-        blocks = iter(source)
+    with open_image(described(path), directory=path.parent, is_wanted=always) as file:
+        blocks = iter(file)
         next(blocks)
         path.write_bytes(b"")
         with pytest.raises(Failed, match="has become shorter"):
@@ -69,12 +69,10 @@ def test_a_file_that_is_cut_short_while_it_is_sent(path: Path) -> None:
 def test_nobody_wants_it_any_longer(path: Path) -> None:
     answers = iter([True, True, False])
     with (
-        open_source(
-            described(path), directory=path.parent, is_wanted=lambda: next(answers)
-        ) as source,
+        open_image(described(path), directory=path.parent, is_wanted=lambda: next(answers)) as file,
         pytest.raises(Failed, match="nothing was stored"),
     ):
-        list(source)
+        list(file)
 
 
 def test_a_link_within_the_directory_is_followed_and_one_out_of_it_is_not(
@@ -84,11 +82,11 @@ def test_a_link_within_the_directory_is_followed_and_one_out_of_it_is_not(
     inner.mkdir()
     (tmp_path / "link").symlink_to(path)
     (inner / "link").symlink_to(path)
-    with open_source(described(tmp_path / "link"), directory=tmp_path, is_wanted=always) as source:
-        assert b"".join(source) == DATA
+    with open_image(described(tmp_path / "link"), directory=tmp_path, is_wanted=always) as file:
+        assert b"".join(file) == DATA
     with (
         pytest.raises(Failed, match="is not below the image directory"),
-        open_source(described(inner / "link"), directory=inner, is_wanted=always),
+        open_image(described(inner / "link"), directory=inner, is_wanted=always),
     ):
         pass
 
@@ -98,7 +96,7 @@ def test_a_sibling_whose_name_begins_alike_is_outside(path: Path, tmp_path: Path
     images.mkdir()
     with (
         pytest.raises(Failed, match="is not below"),
-        open_source(described(path), directory=images, is_wanted=always),
+        open_image(described(path), directory=images, is_wanted=always),
     ):
         pass
 
@@ -108,6 +106,6 @@ def test_an_empty_file_is_no_image(tmp_path: Path) -> None:
     data = ImageData(str(tmp_path / "empty"), Format.RAW, "0" * 128, 0)
     with (
         pytest.raises(Failed, match="has 0 bytes"),
-        open_source(data, directory=tmp_path, is_wanted=always),
+        open_image(data, directory=tmp_path, is_wanted=always),
     ):
         pass
