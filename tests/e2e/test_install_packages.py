@@ -113,6 +113,11 @@ def test_a_step_that_would_remove_a_package_refuses_and_says_which(host: Host, m
     assert line.endswith(
         "install by hand what goes with it, or use --no-packages; nothing was changed\n"
     )
+    for name in ("docker", "docker-compose"):  # as the administrator puts them back
+        host.stand_in(name, DOCKER)
+    before = packages.installed()
+    install_packages(host, made, "--no-packages")
+    assert packages.installed() == before
 
 
 def test_a_compose_that_would_remove_the_engine_s_client(host: Host, made: Path) -> None:

@@ -143,8 +143,10 @@ def test_a_timer_s_job_runs_with_the_unit_s_few_rights(
 def test_revocation_lists_are_fetched_by_their_unit_and_a_dead_source_shows(
     serving: Appliance, tmp_path: Path
 ) -> None:
-    """D13: with the few rights of the unit, fetch-crl writes what it gets, and since when it gets nothing: a source that
-    has been down for a day ends in a failure.
+    """D13, F-H6: with the few rights of the unit, fetch-crl writes the lists that it gets.
+
+    The check names the remedy for a directory without lists; carried out, it clears the finding.
+    A source that has been down for a day ends in a failure.
     """
     machine, anchors = serving.machine, serving.path("/srv/anchors")
     authority = Authority.create(tmp_path, subject="/DC=EU/DC=EXAMPLE/CN=listed")
@@ -163,6 +165,11 @@ def test_revocation_lists_are_fetched_by_their_unit_and_a_dead_source_shows(
             seconds=10,
             what=lambda: "nobody listens",
         )
+        finding = re.compile("holds no revocation list; (appliance run [a-z-]+),")
+        checked = machine.shell("appliance check --offline || true").stdout
+        (remedy,) = finding.findall(checked)
+        machine.run(*remedy.split())
+        assert not finding.findall(machine.shell("appliance check --offline || true").stdout)
         machine.run("systemctl", "start", "fedcloud-job@fetch-crl")
         fetched, offered = (
             anchors / f"{authority.hash}.r0",
