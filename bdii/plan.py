@@ -44,7 +44,7 @@ Change = Add | Modify | Delete
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TreePlan:
     """What is to be done. ``waiting`` are deletions that a guard holds back."""
 
     adds: tuple[Add, ...]
@@ -68,7 +68,7 @@ class Plan:
         )
 
 
-def make(published: Tree, wanted: Tree) -> Plan:
+def make(published: Tree, wanted: Tree) -> TreePlan:
     """Return the plan that turns one tree into another."""
     come = {dn: entry for dn, entry in wanted.items() if dn not in published}
     gone = {dn: entry for dn, entry in published.items() if dn not in wanted}
@@ -79,7 +79,7 @@ def make(published: Tree, wanted: Tree) -> Plan:
         and old is not entry
         and (changes := difference(old, entry))
     )
-    return Plan(
+    return TreePlan(
         tuple(Add(dn, come[dn]) for dn in sorted_by_depth(come)),
         tuple(modifies),
         tuple(Delete(dn, gone[dn]) for dn in reversed(sorted_by_depth(gone))),
@@ -100,7 +100,7 @@ def difference(old: Entry, new: Entry) -> dict[str, tuple[str, ...]]:
     return changes | {name: () for name in old.attributes if name.lower() not in after}
 
 
-def describe(plan: Plan) -> Iterator[str]:
+def describe(plan: TreePlan) -> Iterator[str]:
     """Yield a line for each change, and a last one that counts them."""
     for change in plan:
         match change:
@@ -129,8 +129,14 @@ NOTHING_VANISHED = Vanished({})
 
 
 def guard(
-    plan: Plan, *, size: int, remembered: Vanished, now: datetime, delay: timedelta, hold: timedelta
-) -> tuple[Plan, Vanished]:
+    plan: TreePlan,
+    *,
+    size: int,
+    remembered: Vanished,
+    now: datetime,
+    delay: timedelta,
+    hold: timedelta,
+) -> tuple[TreePlan, Vanished]:
     """Return the plan without the deletions whose time has not come, and what to remember.
 
     A vanished entry stays for ``delay``. Deletions of more than half of the ``size`` entries
@@ -147,4 +153,4 @@ def guard(
         due = tuple(change for change in plan.deletes if now - since[change.dn] >= delay)
     going = {change.dn for change in due}
     waiting = tuple(change for change in plan.deletes if change.dn not in going)
-    return Plan(plan.adds, plan.modifies, due, waiting), Vanished(since, held_since)
+    return TreePlan(plan.adds, plan.modifies, due, waiting), Vanished(since, held_since)

@@ -14,9 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.core.config import document, shell
-from appliance.core.config.settings import Settings as Getters
+from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
+from bdii.ignored import IGNORED
 from bdii.site.settings import Site
 from bdii.site.settings import read as read_site
 
@@ -26,25 +27,11 @@ _SOCKET_LENGTH = 100  # of the 107 octets that a socket's address has
 
 _HOST = re.compile(r"[!-~]{1,200}")
 
-_WITHOUT_EFFECT = {
-    "BDII_PID_FILE": "the lock file in BDII_VAR_DIR holds the process id",
-    "BDII_USER": "the program runs as the user that starts it",
-    "BDII_RAM_DISK": "mount the directory in memory where the container or unit is defined",
-    "BDII_RAM_SIZE": "mount the directory in memory where the container or unit is defined",
-    "BDII_PLUGIN_DIR": "plugins are not run; let the provider print the final entries",
-    "BDII_ARCHIVE_SIZE": "no snapshots are kept; published.ldif in BDII_VAR_DIR is the latest tree",
-    "SLAPD_CONF": "slapd's configuration is generated",
-    "DB_CONFIG": "slapd's configuration is generated",
-    "SLAPD_DB_DIR": "the database is made anew in BDII_VAR_DIR at each start",
-    "DELAYED_DELETE": "vanished entries are remembered in BDII_VAR_DIR",
-}
-
-
 _SITE_CFG = re.compile(r"^\s*(?:export\s+)?BDII_SITE_CFG=\S", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BdiiSettings:
     """One BDII. Directories need not exist yet."""
 
     level: str
@@ -83,7 +70,7 @@ class Settings:
         """Slapd's unix socket, the only way to write."""
         return self.run / "ldapi"
 
-    def listens_unlike(self, other: Settings) -> bool:
+    def listens_unlike(self, other: BdiiSettings) -> bool:
         """Tell whether slapd would have to be started anew to go from one to the other."""
         return any(
             getattr(self, name) != getattr(other, name)
@@ -100,12 +87,12 @@ def level_of(path: Path) -> str:
     return "site" if _SITE_CFG.search(text) else "resource"
 
 
-def read(path: Path, *, layout: Layout) -> tuple[Settings, tuple[Problem, ...]]:
+def read(path: Path, *, layout: Layout) -> tuple[BdiiSettings, tuple[Problem, ...]]:
     """Read a configuration and the site files that it names; returns the warnings too.
 
     Raises `ConfigurationError` with everything that is wrong in all of them.
     """
-    get = Getters(document.read([path], shell.parse))
+    get = Settings(document.read([path], shell.parse))
     site_file = get.path(SECTION, "BDII_SITE_CFG", default=Path())
     level = "resource" if site_file == Path() else "site"
     state = get.path(
@@ -120,7 +107,7 @@ def read(path: Path, *, layout: Layout) -> tuple[Settings, tuple[Problem, ...]]:
     site_timeout = _seconds(get, "BDII_SITE_TIMEOUT", 30, minimum=1)
     port = get.integer(SECTION, "BDII_PORT", default=2170, minimum=1, maximum=65535)
     log_file = get.path(SECTION, "BDII_LOG_FILE", default=Path())
-    settings = Settings(
+    settings = BdiiSettings(
         level=level,
         hostname=get.text(SECTION, "BDII_HOSTNAME", default="localhost") or "localhost",
         addresses=_addresses(get),
@@ -151,11 +138,11 @@ def read(path: Path, *, layout: Layout) -> tuple[Settings, tuple[Problem, ...]]:
     return _with_site(get, settings, site_paths, site_timeout)
 
 
-def _seconds(get: Getters, option: str, default: int, *, minimum: int = 0) -> timedelta:
+def _seconds(get: Settings, option: str, default: int, *, minimum: int = 0) -> timedelta:
     return timedelta(seconds=get.integer(SECTION, option, default=default, minimum=minimum))
 
 
-def _addresses(get: Getters) -> tuple[str, ...]:
+def _addresses(get: Settings) -> tuple[str, ...]:
     addresses = [get.text(SECTION, "SLAPD_HOST", default="0.0.0.0")]  # noqa: S104  a public, read-only service
     if get.boolean(SECTION, "BDII_IPV6_SUPPORT", default=False):
         addresses.append(get.text(SECTION, "SLAPD_HOST6", default="::"))
@@ -163,10 +150,10 @@ def _addresses(get: Getters) -> tuple[str, ...]:
     return tuple(addresses)
 
 
-def _check(get: Getters, settings: Settings) -> None:
+def _check(get: Settings, settings: BdiiSettings) -> None:
     if not _HOST.fullmatch(settings.hostname):
         get.error(SECTION, "BDII_HOSTNAME", f"{settings.hostname!r} is not the name of a host")
-    for option, instead in _WITHOUT_EFFECT.items():
+    for option, instead in IGNORED.items():
         get.accept(SECTION, [option])
         if get.where(SECTION, option) is not None:
             get.warn(SECTION, option, f"has no effect here: {instead}")
@@ -176,8 +163,8 @@ def _check(get: Getters, settings: Settings) -> None:
 
 
 def _with_site(
-    get: Getters, settings: Settings, paths: tuple[Path, Path, Path], timeout: timedelta
-) -> tuple[Settings, tuple[Problem, ...]]:
+    get: Settings, settings: BdiiSettings, paths: tuple[Path, Path, Path], timeout: timedelta
+) -> tuple[BdiiSettings, tuple[Problem, ...]]:
     """Finish reading: the errors of all files are told together."""
     problems: list[Problem] = []
     warnings: tuple[Problem, ...] = ()

@@ -11,6 +11,7 @@ from typing import NewType
 
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
+from bdii.messages import shown
 
 Dn = NewType("Dn", str)
 """A name in normal form (`ldif.normalise_dn`)."""
@@ -25,11 +26,9 @@ LONGEST_RELATIVE = 245
 """Octets that an entry's own part of its name may have in slapd's spelling: LMDB has room for twice that in a key."""
 LARGEST = 1_000_000
 """Characters that the values of one entry may have together: slapd hangs up on a request of more than 16 MB."""
-LONGEST_SHOWN = 300
 MADE = 3
 CREATION_TIME = "GLUE2EntityCreationTime"
 OTHER_INFO = "GLUE2EntityOtherInfo"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*,")
 
 
@@ -91,20 +90,6 @@ def _checked(entry: Entry) -> Dn:
     if sum(len(value) for values in entry.attributes.values() for value in values) > LARGEST:
         raise LdifError(shown(dn), f"has values of more than {LARGEST} characters")
     return name
-
-
-def shown(dn: str) -> str:
-    """Return a name as it stands in a message: a long one without its middle."""
-    return (
-        dn
-        if len(dn) <= LONGEST_SHOWN
-        else f"{dn[: LONGEST_SHOWN // 2]}…{dn[-LONGEST_SHOWN // 2 :]}"
-    )
-
-
-def printable(text: str) -> str:
-    """Return a text of strangers as it may stand in a log line: no control character, nothing that is not UTF-8."""
-    return _CONTROL.sub("?", text).encode("utf-8", "backslashreplace").decode()
 
 
 def sorted_by_depth(tree: Tree) -> list[Dn]:
@@ -190,3 +175,14 @@ def with_values(entry: Entry, name: str, values: Iterable[str]) -> Entry:
     folded, wanted = name.lower(), tuple(values)
     attributes = {key: old for key, old in entry.attributes.items() if key.lower() != folded}
     return replace(entry, attributes=attributes | ({name: wanted} if wanted else {}))
+
+
+BASE: Tree = complete(
+    of(
+        Entry(
+            f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)}
+        )
+        for name in ("resource", "grid")
+    )[0]
+)[0]
+"""What every BDII publishes: the containers that clients have always found."""

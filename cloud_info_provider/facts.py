@@ -20,7 +20,7 @@ class Flavor:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class OfferedImage:
     """An image that servers can be booted from. Texts are empty where Glance has none."""
 
     id: str
@@ -38,7 +38,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
+class ServerCounts:
     """How many servers a project has. Whatever is neither suspended nor halted counts as running."""
 
     running: int = 0
@@ -74,8 +74,8 @@ class Share:
     project_domain: str
     endpoint: Endpoint
     flavors: tuple[Flavor, ...]
-    images: tuple[Image, ...]
-    servers: Servers
+    images: tuple[OfferedImage, ...]
+    servers: ServerCounts
     quotas: Mapping[str, int] = field(hash=False)
     """By Nova's names; -1 is unlimited. None known: empty."""
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.core.cloud import identity, offer, vo
-from appliance.core.cloud.compute import Servers as Listing
+from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem, Unavailable
 from cloud_info_provider import issuer
-from cloud_info_provider.facts import Endpoint, Facts, Flavor, Image, Servers, Share
-from cloud_info_provider.settings import Configuration, ShareSettings
+from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.settings import ProviderSettings, ShareSettings
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ _SUSPENDED, _HALTED = "SUSPENDED", "SHUTOFF"
 
 
 @dataclass(slots=True)
-class Account:
+class CloudAccount:
     """The configured account in each region of its cloud."""
 
-    configuration: Configuration
+    configuration: ProviderSettings
     _cloud: Cloud | None = None
     _regions: dict[str, Cloud] = field(default_factory=dict)
     _services: dict[str, tuple[offer.Compute, Endpoint]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Account:
             return self._services[region]
 
 
-def gather(account: Account, shares: Sequence[ShareSettings]) -> Facts:
+def gather(account: CloudAccount, shares: Sequence[ShareSettings]) -> Facts:
     """Read all shares. Raises `Unavailable` when not one of them could be read."""
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vo") as pool:
         results = list(pool.map(lambda share: _attempt(account, share), shares))
@@ -86,7 +86,7 @@ def gather(account: Account, shares: Sequence[ShareSettings]) -> Facts:
     return Facts(tuple(result for result in results if isinstance(result, Share)), failed)
 
 
-def own_share(account: Account) -> ShareSettings:
+def own_share(account: CloudAccount) -> ShareSettings:
     """Return the only share of a configuration that names none: the account's own project, for the VO that it tells.
 
     Raises `ConfigurationError` when there is no such project, or more than one, or no VO is known
@@ -114,7 +114,7 @@ def own_share(account: Account) -> ShareSettings:
     return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {})
 
 
-def _attempt(account: Account, share: ShareSettings) -> Share | str:
+def _attempt(account: CloudAccount, share: ShareSettings) -> Share | str:
     """Return what a share offers, or why that cannot be told."""
     try:
         return _read(account, share)
@@ -126,7 +126,7 @@ def _attempt(account: Account, share: ShareSettings) -> Share | str:
     return log.redact(" ".join(reason.split()))
 
 
-def _read(account: Account, share: ShareSettings) -> Share:
+def _read(account: CloudAccount, share: ShareSettings) -> Share:
     scope = account.cloud(share.region).project(share.project_id)
     service, endpoint = account.service(scope, share.region)
     return Share(
@@ -157,19 +157,19 @@ def _flavor(told: Mapping[str, Any]) -> Flavor:
     )
 
 
-def _images(scope: Scope, configuration: Configuration) -> Iterator[Image]:
+def _images(scope: Scope, configuration: ProviderSettings) -> Iterator[OfferedImage]:
     for told in offer.images(scope):
         image = _image(told)
         if image.marketplace or configuration.all_images:
             yield image
 
 
-def _image(told: Mapping[str, Any]) -> Image:
+def _image(told: Mapping[str, Any]) -> OfferedImage:
     def first(*names: str) -> str:
         return next((str(told[name]) for name in names if told.get(name)), "")
 
     appliance = _appliance(first("APPLIANCE_ATTRIBUTES"))
-    return Image(
+    return OfferedImage(
         id=str(told["id"]),
         name=first("name"),
         marketplace=first("vmcatcher_event_ad_mpuri", "marketplace"),
@@ -197,11 +197,11 @@ def _appliance(text: str) -> Mapping[str, str]:
     )
 
 
-def _servers(scope: Scope) -> Servers:
+def _servers(scope: Scope) -> ServerCounts:
     states: Counter[str] = Counter()
     vcpus = 0
-    for server in Listing(scope).living():
+    for server in Servers(scope).living():
         states[str(server.get("status"))] += 1
         vcpus += int(server["flavor"].get("vcpus") or 0)
     suspended, halted = states.pop(_SUSPENDED, 0), states.pop(_HALTED, 0)
-    return Servers(running=states.total(), suspended=suspended, halted=halted, vcpus=vcpus)
+    return ServerCounts(running=states.total(), suspended=suspended, halted=halted, vcpus=vcpus)

@@ -26,8 +26,8 @@ from typing import TypeVar
 
 from appliance.core.ldif import Entry, child, normalise_dn
 from appliance.core.version import __version__
-from cloud_info_provider.facts import Endpoint, Facts, Flavor, Image, Servers, Share
-from cloud_info_provider.settings import ShareSettings, Site
+from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.settings import ShareSettings, SiteSettings
 
 ROOT = "o=glue"
 GROUP = "cloud"
@@ -39,18 +39,18 @@ _LONGEST_TEXT = 1024
 _UNFIT = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]+")
 
 Value = str | int | Iterable[str] | None
-_Thing = TypeVar("_Thing", Flavor, Image)
+_Thing = TypeVar("_Thing", Flavor, OfferedImage)
 
 
 def entries(
-    facts: Facts, site: Site, *, shares: Sequence[ShareSettings], auth_url: str
+    facts: Facts, site: SiteSettings, *, shares: Sequence[ShareSettings], auth_url: str
 ) -> list[Entry]:
     """Return the whole tree. ``shares`` are all that are configured, read or not; ``auth_url`` names the cloud.
 
     Policies name the VOs of all configured shares, so that one that cannot be read loses no right.
     Totals of the cloud are left out when a share is missing in them.
     """
-    tree = _Tree(facts, site, {share.vo: share for share in shares}, auth_url)
+    tree = _CloudTree(facts, site, {share.vo: share for share in shares}, auth_url)
     seen: set[str] = set()
     unique = []
     for entry in tree.entries():
@@ -84,11 +84,15 @@ def _pairs(values: Mapping[str, Value]) -> Iterator[str]:
                 yield f"{name}={text}"
 
 
-class _Tree:
+class _CloudTree:
     """One cloud's entries; the methods follow the drawing above."""
 
     def __init__(
-        self, facts: Facts, site: Site, configured: Mapping[str, ShareSettings], auth_url: str
+        self,
+        facts: Facts,
+        site: SiteSettings,
+        configured: Mapping[str, ShareSettings],
+        auth_url: str,
     ) -> None:
         self.facts = facts
         self.site = site
@@ -118,7 +122,7 @@ class _Tree:
             yield self.share(share)
             yield self.mapping_policy(share)
 
-    def service(self, servers: Sequence[Servers]) -> Entry:
+    def service(self, servers: Sequence[ServerCounts]) -> Entry:
         is_whole = not self.facts.failed
         halted = sum(each.suspended + each.halted for each in servers)
         running = sum(each.running for each in servers)
@@ -147,7 +151,7 @@ class _Tree:
             },
         )
 
-    def manager(self, servers: Sequence[Servers]) -> Entry:
+    def manager(self, servers: Sequence[ServerCounts]) -> Entry:
         is_whole = not self.facts.failed
         return _entry(
             child(self.service_dn, "GLUE2ManagerID", self.manager_id),
@@ -294,7 +298,7 @@ class _Tree:
             limits.append(self.site.memory * 1024 // max(flavor.ram, 1))
         return min(limits, default=None)
 
-    def image(self, image: Image, vos: Sequence[str]) -> Entry:
+    def image(self, image: OfferedImage, vos: Sequence[str]) -> Entry:
         identifier = f"{_IMAGE}{_clean(image.id)}_{self.auth_url}"
         return _entry(
             child(self.service_dn, "GLUE2ApplicationEnvironmentID", identifier),

@@ -24,7 +24,7 @@ from appliance.core.config.settings import Settings
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
-from cloud_info_provider import known
+from cloud_info_provider import ignored, vocabulary
 
 ACCOUNT = "OS"
 """Section of the account's options; they are told by the names of their variables."""
@@ -46,7 +46,7 @@ _DEFAULT_CAPABILITIES = ("executionmanagement.dynamicvmdeploy", "security.accoun
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class SiteSettings:
     """What the administrator says of site and cloud."""
 
     name: str
@@ -78,11 +78,11 @@ class ShareSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
+class ProviderSettings:
     """What the program needs to know. Without ``shares``, the account's own project is the only one."""
 
     access: Access
-    site: Site
+    site: SiteSettings
     shares: tuple[ShareSettings, ...]
     project: str
     """The account's own project, by id or name, as far as the configuration names it."""
@@ -92,7 +92,7 @@ class Configuration:
     warnings: tuple[Problem, ...] = field(compare=False)
 
 
-def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
+def load(arguments: argparse.Namespace, layout: Layout) -> ProviderSettings:
     """Read the whole configuration; raises `ConfigurationError` with all that is wrong in it."""
     problems: list[Problem] = []
     account, variables = _read_account(arguments, layout, problems)
@@ -116,7 +116,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
         "all_images": arguments.all_images
         or not settings.boolean("compute.images.defaults", "require_marketplace_id", default=True),
     }
-    known.accept(settings, tree)
+    ignored.accept(settings, tree)
     keystone.accept(ACCOUNT, account.sections.get(ACCOUNT, {}))
     if not (values["shares"] or tree.sections.get("compute.shares") or values["project"]):
         text = "must be set: the VOs, each with auth.project_id; or set OS_PROJECT_ID for the only project"
@@ -127,7 +127,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
             _finish(read, problems, warnings)
     if problems:
         raise ConfigurationError([_renamed(problem) for problem in problems])
-    return Configuration(**values, yaml_file=path, warnings=tuple(map(_renamed, warnings)))  # type: ignore[arg-type]
+    return ProviderSettings(**values, yaml_file=path, warnings=tuple(map(_renamed, warnings)))  # type: ignore[arg-type]
 
 
 def _finish(settings: Settings, problems: list[Problem], warnings: list[Problem]) -> None:
@@ -178,7 +178,7 @@ def _read_account(
             )
             if option and source[name].text:
                 account.set(ACCOUNT, option.replace("tenant", "project"), source[name])
-    for option in known.ACCOUNT_FLAGS:
+    for option in vocabulary.ACCOUNT_FLAGS:
         if value := getattr(arguments, f"os_{option}"):
             flag = Path(f"command line: --os-{option.replace('_', '-')}")
             account.set(ACCOUNT, option.replace("tenant", "project"), Entry(value, flag, 0))
@@ -262,9 +262,9 @@ def _yaml_path(
     return Path(told) if told else (document.first_existing(usual) or usual)[0]
 
 
-def _site(settings: Settings) -> Site:
+def _site(settings: Settings) -> SiteSettings:
     endpoint = "compute.endpoints.defaults"
-    site = Site(
+    site = SiteSettings(
         name=settings.text(
             "site",
             "name",
@@ -303,12 +303,12 @@ def _site(settings: Settings) -> Site:
 
 
 def _level(settings: Settings, section: str, option: str) -> str:
-    return settings.choice(section, option, default="production", allowed=known.QUALITY_LEVELS)
+    return settings.choice(section, option, default="production", allowed=vocabulary.QUALITY_LEVELS)
 
 
 def _capabilities(settings: Settings) -> tuple[str, ...]:
     told = settings.words("compute", "capabilities")
-    foreign = [name for name in told if name not in known.CAPABILITIES]
+    foreign = [name for name in told if name not in vocabulary.CAPABILITIES]
     if foreign:
         published = " and ".join(_DEFAULT_CAPABILITIES)
         text = f"{', '.join(foreign)}: no capability of GLUE 2.0; left out, {published} are in"
@@ -348,6 +348,8 @@ def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSetti
         region=settings.text(f"{section}.auth", "region_name", default=region),
         membership=settings.words(section, "membership", default=(f"VO:{vo}",)),
         information={
-            name: value for name in known.SHARE_TEXTS if (value := settings.text(section, name))
+            name: value
+            for name in vocabulary.SHARE_TEXTS
+            if (value := settings.text(section, name))
         },
     )

@@ -57,7 +57,9 @@ def open_to_all() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def as_nobody(code: str, *, modules: str = "appliance.core.files, caso.batch, bdii.sources") -> str:
+def as_nobody(
+    code: str, *, modules: str = "appliance.core.files, caso.batch, bdii.service.state"
+) -> str:
     """Run Python code, our modules at hand, as a user who owns nothing; return its output."""
     modules = f"import {modules}\n"  # before the checkout may be closed to us
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}

@@ -18,7 +18,7 @@ from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import failure_recorded
 from bdii import settings as configuration
-from bdii.settings import Settings
+from bdii.settings import BdiiSettings
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +64,15 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     _log(arguments, settings)
     if arguments.serve:
-        from bdii.serve import Service  # noqa: PLC0415  start-up is a cost
+        from bdii.service.daemon import BdiiService  # noqa: PLC0415  start-up is a cost
 
-        return Service(
+        return BdiiService(
             settings, lambda: _log(arguments, _read(arguments.config, layout, arguments.listen))
         ).run()
     return _show(settings, with_differences=arguments.diff)
 
 
-def _log(arguments: argparse.Namespace, settings: Settings) -> Settings:
+def _log(arguments: argparse.Namespace, settings: BdiiSettings) -> BdiiSettings:
     """Log as the configuration says; a file is opened anew, since the old one may have been moved away."""
     level = cli.log_level(arguments, settings.log_level)
     has_file = arguments.serve and settings.log_file is not None
@@ -97,7 +97,7 @@ def _endpoint(text: str) -> tuple[str, int] | None:
         raise argparse.ArgumentTypeError(f"{text!r} is no ADDRESS:PORT") from None
 
 
-def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> Settings:
+def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> BdiiSettings:
     settings, warnings = configuration.read(path, layout=layout)
     if listen is not None:
         settings = replace(settings, addresses=(listen[0],), port=listen[1])
@@ -106,12 +106,12 @@ def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> Setting
     return settings
 
 
-def _show(settings: Settings, *, with_differences: bool) -> ExitStatus:
+def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
     from bdii import plan, tree  # noqa: PLC0415  start-up is a cost
-    from bdii.gather import gather  # noqa: PLC0415
-    from bdii.store import Store  # noqa: PLC0415
+    from bdii.service.collect import gather  # noqa: PLC0415
+    from bdii.service.state import StateDirectory  # noqa: PLC0415
 
-    store = Store(settings.state)
+    store = StateDirectory(settings.state)
     last, _ = store.load()
     gathered = gather(settings, last, before={}, scratch=None, stop=threading.Event())
     for problem in gathered.problems:

@@ -9,17 +9,18 @@ from dataclasses import replace
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
 from bdii.site.settings import Pull, Site
-from bdii.sources import Answer, Source
+from bdii.sources.answers import SourceAnswer
+from bdii.sources.source import LdifSource
 from bdii.tree import SUFFIX, normal
 
 _SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
 _NO_SUCH_OBJECT = 32  # of LDAP, which ldapsearch ends with
 
 
-def sources(site: Site, *, limit: int) -> list[Source]:
+def sources(site: Site, *, limit: int) -> list[LdifSource]:
     """Return the sources that a site names."""
     return [
-        Source(
+        LdifSource(
             f"site/{pull.name}",
             _search(pull, site),
             is_program=True,
@@ -34,13 +35,13 @@ def sources(site: Site, *, limit: int) -> list[Source]:
     ]
 
 
-def skipped(site: Site) -> list[Answer]:
+def skipped(site: Site) -> list[SourceAnswer]:
     """Return an answer of no use for each wrong line: what its BDII said last stays published."""
     taken = {"", *(pull.name for pull in site.pulls)}
     answers = []
     for problem in site.problems:
         name = f"line {problem.line}" if problem.option in taken else problem.option
-        answers.append(Answer(f"site/{name}", None, problems=(f"{problem}; skipped",)))
+        answers.append(SourceAnswer(f"site/{name}", None, problems=(f"{problem}; skipped",)))
     return answers
 
 

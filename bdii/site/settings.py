@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appliance.core.config import document, shell
 from appliance.core.config.document import Document, Entry
-from appliance.core.config.settings import Settings as Getters
+from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 
 SECTION = "DEFAULT"
@@ -89,7 +89,7 @@ def read(
 
 
 def _read_defaults(path: Path) -> tuple[str, str]:
-    get = Getters(document.read([path], shell.parse))
+    get = Settings(document.read([path], shell.parse))
     name = get.text(
         SECTION,
         "SITE_NAME",
@@ -114,7 +114,7 @@ def _read_defaults(path: Path) -> tuple[str, str]:
 
 def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
     document_, other_info = _parse_site(path, document.read_text(path))
-    get = Getters(document_)
+    get = Settings(document_)
 
     def text(key: str, required: str = "") -> str:
         return get.text(
@@ -149,7 +149,7 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
     return site, get.finish()
 
 
-def _degrees(get: Getters, key: str, most: int) -> str:
+def _degrees(get: Settings, key: str, most: int) -> str:
     text = get.text(SECTION, key)
     try:
         is_right = not text or abs(float(text)) <= most

@@ -15,8 +15,8 @@ from appliance.core import clock, ldif
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.record import RunRecord, recorded
-from cloud_info_provider import known, settings
-from cloud_info_provider.settings import Configuration
+from cloud_info_provider import settings, vocabulary
+from cloud_info_provider.settings import ProviderSettings
 
 PROGRAM = "cloud-info-provider-service"
 
@@ -104,21 +104,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long the cloud may be silent",
     )
-    for name in known.ACCOUNT_FLAGS:
+    for name in vocabulary.ACCOUNT_FLAGS:
         made.add_argument(
             f"--os-{name.replace('_', '-')}", metavar="TEXT", help=f"instead of OS_{name.upper()}"
         )
     for name in _WITH_VALUE:
-        made.add_argument(f"--{name}", dest="refused", action=_Refuse, help=argparse.SUPPRESS)
+        made.add_argument(f"--{name}", dest="refused", action=_RejectFlag, help=argparse.SUPPRESS)
     for name in _WITHOUT_VALUE:
         made.add_argument(
-            f"--{name}", dest="refused", action=_Refuse, nargs=0, help=argparse.SUPPRESS
+            f"--{name}", dest="refused", action=_RejectFlag, nargs=0, help=argparse.SUPPRESS
         )
     for name in _IGNORED:
         made.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
 
 
-class _Refuse(argparse.Action):
+class _RejectFlag(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         parser.error(f"{self.option_strings[0]} is not in this version")
 
@@ -147,17 +147,17 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
     return record.status
 
 
-def _configure(arguments: argparse.Namespace) -> Configuration:
+def _configure(arguments: argparse.Namespace) -> ProviderSettings:
     configuration = settings.load(arguments, cli.layout(arguments))
     for problem in configuration.warnings:
         logger.warning("%s", problem)
     return configuration
 
 
-def _run(configuration: Configuration, record: RunRecord) -> ExitStatus:
+def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
     from cloud_info_provider import gather, glue  # noqa: PLC0415  loads the OpenStack clients
 
-    account = gather.Account(configuration)
+    account = gather.CloudAccount(configuration)
     record.counts |= {"vos": 0, "vos_failed": max(len(configuration.shares), 1)}
     try:
         shares = configuration.shares or (gather.own_share(account),)

@@ -19,7 +19,7 @@ from appliance.admin.command import main
 from appliance.core.ldif import Entry
 from appliance.core.run.layout import Layout
 from bdii import settings, tree
-from bdii.server import Server
+from bdii.slapd.process import Slapd
 from tests.e2e.bdii_service import Bdii
 
 
@@ -27,7 +27,7 @@ from tests.e2e.bdii_service import Bdii
 def port(tmp_path: Path) -> Iterator[int]:
     bdii = Bdii(tmp_path)
     read, _ = settings.read(bdii.configuration, layout=Layout(tmp_path))
-    made = Server(read)
+    made = Slapd(read)
     made.recover()
     made.serve(
         {

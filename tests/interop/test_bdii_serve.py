@@ -12,18 +12,18 @@ import pytest
 
 from appliance.core.run.errors import LocalFailure
 from appliance.core.run.layout import Layout
-from bdii import server as servers
 from bdii import settings
-from bdii.engine import Engine
-from bdii.serve import Service
-from bdii.store import Store
+from bdii.service.cycle import Updater
+from bdii.service.daemon import BdiiService
+from bdii.service.state import StateDirectory
+from bdii.slapd import process
 from tests import foreign
 from tests.e2e.bdii_service import Bdii, search
 
 
-def service(tmp_path: Path) -> Service:
+def service(tmp_path: Path) -> BdiiService:
     read, _ = settings.read(Bdii(tmp_path).configuration, layout=Layout(tmp_path))
-    return Service(read, lambda: read)
+    return BdiiService(read, lambda: read)
 
 
 def test_a_full_disk_at_a_new_start_of_slapd_is_told_and_tried_again(
@@ -31,10 +31,10 @@ def test_a_full_disk_at_a_new_start_of_slapd_is_told_and_tried_again(
 ) -> None:
     made = service(tmp_path)
     made._server.recover()
-    engine = Engine(made._settings, Store(tmp_path / "state"), made._server)
+    engine = Updater(made._settings, StateDirectory(tmp_path / "state"), made._server)
     # an error of the system, as a full disk is
     (tmp_path / "state/db").symlink_to("/dev/full/none")
-    monkeypatch.setattr("bdii.serve._WATCH", timedelta(milliseconds=1))
+    monkeypatch.setattr("bdii.service.daemon._WATCH", timedelta(milliseconds=1))
     monkeypatch.setattr(made._wake, "set", made._stop.set)
     made._watch(engine)
     made._stop.clear()
@@ -49,10 +49,10 @@ def test_a_slapd_that_does_not_answer_is_killed(
 ) -> None:
     made = service(tmp_path)
     made._server.recover()
-    engine = Engine(made._settings, Store(tmp_path / "state"), made._server)
+    engine = Updater(made._settings, StateDirectory(tmp_path / "state"), made._server)
     made._server.serve(engine.published)
     try:
-        monkeypatch.setattr(servers, "_ANSWER_TIME", timedelta(seconds=1))
+        monkeypatch.setattr(process, "_ANSWER_TIME", timedelta(seconds=1))
         pid = int((tmp_path / "state/slapd.pid").read_text())
         os.kill(pid, signal.SIGSTOP)
         assert not made._cycle(engine)
@@ -75,7 +75,7 @@ def test_figures_that_cannot_be_told_do_not_undo_a_cycle(
 ) -> None:
     made = service(tmp_path)
     made._server.recover()
-    engine = Engine(made._settings, Store(tmp_path / "state"), made._server)
+    engine = Updater(made._settings, StateDirectory(tmp_path / "state"), made._server)
     made._server.serve(engine.published)
     try:
         # no value of this schema, as on a full disk nothing is
@@ -116,7 +116,7 @@ def test_foreign_names_in_the_state_directory_do_not_keep_it_from_serving(tmp_pa
     foreign.make(state / "sources", suffix=".ldif")
     made = service(tmp_path)
     made._server.recover()
-    engine = Engine(made._settings, Store(state), made._server)
+    engine = Updater(made._settings, StateDirectory(state), made._server)
     made._server.serve(engine.published)
     try:
         assert made._cycle(engine)

@@ -15,16 +15,16 @@ from appliance.core.ldif import Entry
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 from bdii import plan, settings, tree
-from bdii.publisher import Applied, Publisher
-from bdii.server import Server
+from bdii.slapd.process import Slapd
+from bdii.slapd.publish import Applied, Publisher
 from tests.e2e.bdii_service import Bdii, search
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[Slapd]:
     bdii = Bdii(tmp_path)
     read, _ = settings.read(bdii.configuration, layout=Layout(tmp_path))
-    made = Server(read)
+    made = Slapd(read)
     made.recover()
     made.serve({tree.SUFFIX: Entry("o=glue", {"objectClass": ("organization",), "o": ("glue",)})})
     yield made
@@ -46,7 +46,7 @@ def service(**attributes: tuple[str, ...]) -> Entry:
     )  # fmt: skip
 
 
-def test_what_we_write_is_what_ldapsearch_reads(server: Server) -> None:
+def test_what_we_write_is_what_ldapsearch_reads(server: Slapd) -> None:
     with server.connect() as directory:
         directory.add(service(GLUE2ServiceCapability=("one", "two"), GLUE2EntityName=("a name",)))
         directory.modify(
@@ -67,7 +67,7 @@ def test_what_we_write_is_what_ldapsearch_reads(server: Server) -> None:
     }
 
 
-def test_we_read_what_ldapsearch_reads_page_after_page(server: Server) -> None:
+def test_we_read_what_ldapsearch_reads_page_after_page(server: Slapd) -> None:
     names = ["é, “x”", *(f"g{number}" for number in range(2300))]
     dns = ["GLUE2GroupID=é\\, “x”,o=glue", *(f"GLUE2GroupID={name},o=glue" for name in names[1:])]
     entries = [Entry(dn, group(name).attributes) for dn, name in zip(dns, names, strict=True)]
@@ -95,7 +95,7 @@ def test_we_read_what_ldapsearch_reads_page_after_page(server: Server) -> None:
     ],
 )
 def test_a_refusal_has_slapd_s_code_and_the_connection_goes_on(
-    server: Server, entry: Entry, code: int
+    server: Slapd, entry: Entry, code: int
 ) -> None:
     with server.connect() as directory:
         with pytest.raises(Refused) as refused:
@@ -105,7 +105,7 @@ def test_a_refusal_has_slapd_s_code_and_the_connection_goes_on(
 
 
 def test_a_server_that_is_not_there_or_goes_away_is_unavailable(
-    server: Server, tmp_path: Path
+    server: Slapd, tmp_path: Path
 ) -> None:
     with pytest.raises(Unavailable, match="does not answer"):
         Directory(tmp_path / "none")
@@ -115,7 +115,7 @@ def test_a_server_that_is_not_there_or_goes_away_is_unavailable(
             directory.add(group("x"))
 
 
-def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Server) -> None:
+def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Slapd) -> None:
     publisher = Publisher(server, {})
     publisher.synchronise()
     assert {*publisher.published} == {"o=glue"}
@@ -141,7 +141,7 @@ def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Server) 
     assert {tree.normal(dn) for dn in search(server.settings.port)} == {*publisher.published}
 
 
-def test_a_plan_for_one_slapd_is_not_carried_out_in_another(server: Server) -> None:
+def test_a_plan_for_one_slapd_is_not_carried_out_in_another(server: Slapd) -> None:
     publisher = Publisher(server, {})
     publisher.synchronise()
     wanted = {**publisher.published, **tree.of([group("g")])[0]}
@@ -156,7 +156,7 @@ def test_a_plan_for_one_slapd_is_not_carried_out_in_another(server: Server) -> N
     assert {tree.normal(dn) for dn in search(server.settings.port)} == {*wanted}
 
 
-def test_a_start_that_fails_changes_nothing_of_what_is_known_as_published(server: Server) -> None:
+def test_a_start_that_fails_changes_nothing_of_what_is_known_as_published(server: Slapd) -> None:
     publisher = Publisher(server, {})
     publisher.synchronise()
     wanted = {**publisher.published, **tree.of([group("g")])[0]}
@@ -172,7 +172,7 @@ def test_a_start_that_fails_changes_nothing_of_what_is_known_as_published(server
     assert {*publisher.published} == {*wanted}
 
 
-def test_a_start_removes_no_database_of_another_program(server: Server) -> None:
+def test_a_start_removes_no_database_of_another_program(server: Slapd) -> None:
     foreign = server.settings.state / "db/glue"
     foreign.mkdir()
     (foreign / "data.mdb").write_text("of the bdii package's slapd")
@@ -188,7 +188,7 @@ MORE_THAN_SLAPD_TAKES = 2**24
 """Its limit for one request of a writer, sockbuf_max_incoming_auth, is just below: it hangs up."""
 
 
-def published(server: Server) -> Publisher:
+def published(server: Slapd) -> Publisher:
     made = Publisher(server, server.content()[1].tree)
     made.synchronise()
     return made
@@ -199,7 +199,7 @@ def applied(publisher: Publisher, wanted: tree.Tree) -> Applied:
     return publisher.apply(plan.make(publisher.published, wanted), threading.Event())
 
 
-def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Server) -> None:
+def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Slapd) -> None:
     """F-S1, of entries: all behind it were held back for ever, and slapd killed each time."""
     publisher = published(server)
     huge = service(GLUE2EntityOtherInfo=("x" * MORE_THAN_SLAPD_TAKES,))
@@ -224,7 +224,7 @@ def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Se
     assert len(search(server.settings.port)) == 5
 
 
-def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Server) -> None:
+def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Slapd) -> None:
     """F-S1: the next plan has it last, and it is made."""
     publisher = published(server)
     wanted = tree.complete(tree.of([group("a"), group("b")])[0])[0]
@@ -250,7 +250,7 @@ def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Server) ->
     }
 
 
-def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Server) -> None:
+def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Slapd) -> None:
     """F-S1, of entries: nobody is blamed while slapd is away, but not for ever."""
     publisher = published(server)
     wanted = tree.complete(tree.of([group("a"), group("poison"), group("z")])[0])[0]
@@ -292,7 +292,7 @@ def test_entries_at_which_slapadd_breaks_stop_no_others(tmp_path: Path) -> None:
     read, _ = settings.read(
         Bdii(tmp_path, {"SLAPD": wrapper}).configuration, layout=Layout(tmp_path)
     )
-    made = Server(read)
+    made = Slapd(read)
     made.recover()
     bad = [group(f"bad{n}", description=("POISON",)) for n in range(2)]
     below = Entry(f"GLUE2GroupID=b,{bad[0].dn}", group("b").attributes)

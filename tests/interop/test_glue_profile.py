@@ -8,7 +8,7 @@ import pytest
 
 from appliance.core import ldif
 from cloud_info_provider import glue
-from cloud_info_provider.facts import Facts, Image, Servers
+from cloud_info_provider.facts import Facts, OfferedImage, ServerCounts
 from tests.interop import egi_profile
 from tests.interop.egi_profile import Entries, Finding
 from tests.unit.test_glue import BARE, BIOMED, KEYSTONE, LARGE, OPS, SITE, configured
@@ -93,7 +93,7 @@ def test_a_published_tree_has_no_finding_but_gaps_of_the_vocabulary(tmp_path: Pa
 
 def test_awkward_names_are_published_whole(tmp_path: Path) -> None:
     name = ' #Ünïcode, image = "x"; <1>+\\ '
-    image = Image(name, name, "", "", name, "1\n2", "", "", "", "")
+    image = OfferedImage(name, name, "", "", name, "1\n2", "", "", "", "")
     flavor = replace(LARGE, id=name, name=name)
     facts = Facts(
         (replace(BIOMED, vo="/ops/Role=a+b,c", images=(image, BARE), flavors=(flavor,)),), {}
@@ -155,7 +155,10 @@ def test_the_check_itself_finds_faults(tmp_path: Path, old: str, new: str, code:
 
 def test_servers_are_counted_once_in_each_share_and_once_in_the_cloud(tmp_path: Path) -> None:
     facts = Facts(
-        (replace(OPS, servers=Servers(1, 2, 4, 9)), replace(BIOMED, servers=Servers(8, 16, 32, 5))),
+        (
+            replace(OPS, servers=ServerCounts(1, 2, 4, 9)),
+            replace(BIOMED, servers=ServerCounts(8, 16, 32, 5)),
+        ),
         {},
     )
     entries: Entries = egi_profile.load(text_of(facts), tmp_path)

@@ -36,7 +36,7 @@ def trees(draw: st.DrawFn) -> dict[tree.Dn, Entry]:
     }
 
 
-def carry_out(made: plan.Plan, old: dict[tree.Dn, Entry]) -> list[dict[tree.Dn, Entry]]:
+def carry_out(made: plan.TreePlan, old: dict[tree.Dn, Entry]) -> list[dict[tree.Dn, Entry]]:
     """Return the states before and after each change, as a directory would be in them."""
     states = [dict(old)]
     for change in made:

@@ -6,7 +6,7 @@ import pytest
 
 from appliance.core.ldif import Entry
 from bdii import plan
-from bdii.plan import NOTHING_VANISHED, Add, Delete, Modify, Plan
+from bdii.plan import NOTHING_VANISHED, Add, Delete, Modify, TreePlan
 from bdii.tree import normal
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -16,12 +16,12 @@ def entry(name: str) -> Entry:
     return Entry(f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",)})
 
 
-def modified(**changes: tuple[str, ...]) -> Plan:
-    return Plan((), (Modify(normal(entry("a").dn), entry("a"), changes),), ())
+def modified(**changes: tuple[str, ...]) -> TreePlan:
+    return TreePlan((), (Modify(normal(entry("a").dn), entry("a"), changes),), ())
 
 
 def test_a_line_for_each_change_and_one_that_counts() -> None:
-    made = Plan(
+    made = TreePlan(
         (Add(normal(entry("new").dn), entry("new")),),
         modified(b=("1",), a=()).modifies,
         (Delete(normal(entry("old").dn), entry("old")),),
@@ -42,12 +42,12 @@ def test_a_line_for_each_change_and_one_that_counts() -> None:
         (modified(), False),
     ],
 )
-def test_a_change_of_class_is_seen(made: Plan, does: bool) -> None:
+def test_a_change_of_class_is_seen(made: TreePlan, does: bool) -> None:
     assert made.changes_class is does
 
 
 def test_a_deletion_is_due_at_the_moment_that_its_delay_ends() -> None:
-    gone = Plan((), (), (Delete(normal(entry("a").dn), entry("a")),))
+    gone = TreePlan((), (), (Delete(normal(entry("a").dn), entry("a")),))
     times = {"delay": timedelta(hours=1), "hold": timedelta(hours=2)}
     first, remembered = plan.guard(gone, size=4, remembered=NOTHING_VANISHED, now=NOW, **times)
     assert (first.deletes, first.waiting) == ((), gone.deletes)
@@ -60,7 +60,7 @@ def test_a_deletion_is_due_at_the_moment_that_its_delay_ends() -> None:
 
 
 def test_more_than_half_is_held_and_half_is_not() -> None:
-    gone = Plan((), (), (Delete(normal(entry("a").dn), entry("a")),))
+    gone = TreePlan((), (), (Delete(normal(entry("a").dn), entry("a")),))
     times = {"delay": timedelta(0), "hold": timedelta(hours=2)}
     half, remembered = plan.guard(gone, size=2, remembered=NOTHING_VANISHED, now=NOW, **times)
     assert (half.deletes, remembered.held_since) == (gone.deletes, None)

@@ -3,9 +3,10 @@
 import pytest
 
 from appliance.core.ldif import Entry
-from bdii import gather, tree
+from bdii import tree
+from bdii.service import collect
 from bdii.site import pull
-from bdii.sources import Answer
+from bdii.sources.answers import SourceAnswer
 
 SITE = "TEST-SITE"
 DOMAIN = "GLUE2DomainID=TEST-SITE,o=glue"
@@ -46,9 +47,9 @@ def test_a_source_that_names_another_site_is_told() -> None:
         Entry(f"GLUE2ServiceID={number},{DOMAIN}", {"objectClass": ("GLUE2Service",), key: (name,)})
         for number, name in enumerate((SITE, "OTHER", "OTHER"))
     ]
-    told = gather._of_other_sites(Answer("site/CLOUD", tree.of(services)[0]), SITE)
+    told = collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services)[0]), SITE)
     assert told == [
         "site/CLOUD: its services name the site OTHER, not TEST-SITE: correct one of them"
     ]
-    assert gather._of_other_sites(Answer("site/CLOUD", tree.of(services[:1])[0]), SITE) == []
-    assert gather._of_other_sites(Answer("site/CLOUD", None), SITE) == []
+    assert collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services[:1])[0]), SITE) == []
+    assert collect._of_other_sites(SourceAnswer("site/CLOUD", None), SITE) == []

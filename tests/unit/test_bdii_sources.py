@@ -11,11 +11,13 @@ import pytest
 
 from appliance.core.ldif import Entry
 from appliance.core.run.layout import Layout
-from bdii import gather, settings, sources, tree
+from bdii import settings, tree
 from bdii.plan import NOTHING_VANISHED
-from bdii.retain import LastGood
-from bdii.sources import Answer
-from bdii.store import Store
+from bdii.service import collect
+from bdii.service.state import StateDirectory
+from bdii.sources import answers, directories
+from bdii.sources.answers import SourceAnswer
+from bdii.sources.last_good import LastGood
 from tests import foreign
 from tests.e2e.bdii_service import Bdii
 
@@ -23,15 +25,15 @@ ENTRY = "dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: x\n\n
 
 
 def ask(
-    tmp_path: Path, *scripts: str, timeout: float = 10, before: tuple[Answer, ...] = ()
-) -> list[Answer]:
+    tmp_path: Path, *scripts: str, timeout: float = 10, before: tuple[SourceAnswer, ...] = ()
+) -> list[SourceAnswer]:
     directory = tmp_path / "provider"
     directory.mkdir(exist_ok=True)
     for number, script in enumerate(scripts):
         (directory / f"p{number}").write_text(f"#!/bin/sh\n{script}\n")
         (directory / f"p{number}").chmod(0o755)
-    found = sources.programs(directory, timeout=timedelta(seconds=timeout), limit=1_000_000)
-    return sources.ask(
+    found = directories.programs(directory, timeout=timedelta(seconds=timeout), limit=1_000_000)
+    return answers.ask(
         found.sources,
         before={a.source: a for a in before},
         scratch=tmp_path,
@@ -105,9 +107,9 @@ def test_stopping_ends_the_programs(tmp_path: Path) -> None:
     (tmp_path / "slow").chmod(0o755)
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
-    found = sources.programs(tmp_path, timeout=timedelta(seconds=300), limit=1).sources
+    found = directories.programs(tmp_path, timeout=timedelta(seconds=300), limit=1).sources
     started = time.monotonic()
-    (answer,) = sources.ask(found, before={}, scratch=None, stop=stop)
+    (answer,) = answers.ask(found, before={}, scratch=None, stop=stop)
     assert time.monotonic() - started < 5
     assert answer.tree is None
 
@@ -125,9 +127,9 @@ def test_an_output_cut_short_by_a_full_disk_is_of_no_use(tmp_path: Path) -> None
     assert answer.problems[0].startswith("provider/p0: its output does not fit")
 
 
-def gathered(bdii: Bdii, last: dict[str, LastGood]) -> gather.Gathered:
+def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Gathered:
     read, _ = settings.read(bdii.configuration, layout=Layout(bdii.directory))
-    return gather.gather(read, last, before={}, scratch=None, stop=threading.Event())
+    return collect.gather(read, last, before={}, scratch=None, stop=threading.Event())
 
 
 def test_foreign_names_among_the_sources_stop_none(tmp_path: Path) -> None:
@@ -174,17 +176,17 @@ def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path
         [Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})]
     )[0]
     now = datetime.now(UTC)
-    store = Store(tmp_path)
+    store = StateDirectory(tmp_path)
     made = foreign.make(tmp_path / "sources", suffix=".ldif")
     with pytest.raises(OSError, match="directory"):  # told after all else is written
         store.save({name: LastGood(entries, now)}, NOTHING_VANISHED)
-    assert Store(tmp_path).load()[0][name].tree == entries
+    assert StateDirectory(tmp_path).load()[0][name].tree == entries
     (tmp_path / "memory.json").unlink()
-    assert Store(tmp_path).load()[0].keys() == {name}
+    assert StateDirectory(tmp_path).load()[0].keys() == {name}
     assert {path.name for path in made if path.exists()} <= {"directory.ldif", "locked.ldif"}
     (tmp_path / "memory.json").unlink(missing_ok=True)
     os.mkfifo(tmp_path / "memory.json")
-    assert Store(tmp_path).load()[0].keys() == {name}
+    assert StateDirectory(tmp_path).load()[0].keys() == {name}
 
 
 def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
@@ -199,17 +201,17 @@ def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
             ]
         )[0]
         last = LastGood(entries, datetime.now(UTC))
-        Store(root).save({"provider/a": last, "provider/b": last}, NOTHING_VANISHED)
+        StateDirectory(root).save({"provider/a": last, "provider/b": last}, NOTHING_VANISHED)
         for path in (root / "sources", root / "memory.json"):
             path.chmod(0o777)
         kept = root / "sources/provider%2Fa.ldif"
         kept.chmod(0o600)
         (root / "sources/provider%2Fb.ldif").chmod(0o644)
         code = (
-            "from pathlib import Path; from bdii.store import Store\n"
-            f"store = Store(Path({str(root)!r}))\n"
+            "from pathlib import Path; from bdii.service.state import StateDirectory\n"
+            f"store = StateDirectory(Path({str(root)!r}))\n"
             "last, vanished = store.load(); print(sorted(last)); store.save(last, vanished)"
         )
         if os.geteuid() == 0:
             assert foreign.as_nobody(code) == "['provider/b']\n"
-        assert Store(root)._read(kept).keys() == entries.keys()
+        assert StateDirectory(root)._read(kept).keys() == entries.keys()

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from appliance.core import ldif
 from cloud_info_provider import glue
-from cloud_info_provider.facts import Endpoint, Facts, Flavor, Image, Servers, Share
-from cloud_info_provider.settings import ShareSettings, Site
+from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.settings import ShareSettings, SiteSettings
 
 KEYSTONE = "https://k.example.org:5000/v3"
 SERVICE = f"{KEYSTONE}_cloud.compute"
 ENDPOINT = Endpoint("https://n.example.org:8774/v2.1", "v2.1", "2.96", "", "/C=NL/O=CA/CN=One")
-SITE = Site(
+SITE = SiteSettings(
     name="EXAMPLE-SITE", cores=96, memory=384, hypervisor="KVM", hypervisor_version="8.0", middleware_version="",
     service_level="production", endpoint_level="testing", authentication="oidc", platform="amd64",
     capabilities=("executionmanagement.dynamicvmdeploy", "security.accounting"),
@@ -29,11 +29,11 @@ LARGE = Flavor(
     10,
     {"infiniband": "True", "hw:cpu_sockets": "2", "Accelerator:Model": "A100"},
 )
-UBUNTU = Image(
+UBUNTU = OfferedImage(
     "aaaa-1", "EGI Ubuntu", "https://m.example.org/1:2/", "https://m.example.org/1/", "Ubuntu for EGI", "2026.10",
     "x86_64", "linux", "ubuntu", "24.04",
 )  # fmt: skip
-BARE = Image("bbbb-2", "", "", "", "", "", "", "", "", "")
+BARE = OfferedImage("bbbb-2", "", "", "", "", "", "", "", "", "")
 OPS = Share(
     "ops",
     "p0",
@@ -42,11 +42,11 @@ OPS = Share(
     ENDPOINT,
     (SMALL,),
     (UBUNTU,),
-    Servers(2, 1, 1, 7),
+    ServerCounts(2, 1, 1, 7),
     {"cores": 40, "instances": -1},
 )
 BIOMED = Share(
-    "biomed", "p1", "vo-biomed", "egi", ENDPOINT, (SMALL, LARGE), (UBUNTU, BARE), Servers(), {}
+    "biomed", "p1", "vo-biomed", "egi", ENDPOINT, (SMALL, LARGE), (UBUNTU, BARE), ServerCounts(), {}
 )
 
 
@@ -54,7 +54,9 @@ def configured(*vos: str, **more: Mapping[str, str]) -> list[ShareSettings]:
     return [ShareSettings(vo, "p", "", (f"VO:{vo}",), more.get(vo, {})) for vo in vos]
 
 
-def tree(facts: Facts, site: Site = SITE, **more: Mapping[str, str]) -> dict[str, ldif.Entry]:
+def tree(
+    facts: Facts, site: SiteSettings = SITE, **more: Mapping[str, str]
+) -> dict[str, ldif.Entry]:
     vos = [*(share.vo for share in facts.shares), *facts.failed]
     listed = glue.entries(facts, site, shares=configured(*vos, **more), auth_url=KEYSTONE)
     found = {entry.dn: entry for entry in listed}
@@ -214,7 +216,8 @@ def test_no_text_of_the_cloud_breaks_the_output(
     told: list[tuple[str, str, str]], project: str
 ) -> None:
     images = tuple(
-        Image(f"{n}{i}", name, m, m, name, m, m, m, m, m) for n, (i, name, m) in enumerate(told)
+        OfferedImage(f"{n}{i}", name, m, m, name, m, m, m, m, m)
+        for n, (i, name, m) in enumerate(told)
     )
     flavors = tuple(
         Flavor(f"{n}{i}", name, 1, 1, 1, 1, {name: m}) for n, (i, name, m) in enumerate(told)

@@ -19,7 +19,7 @@ from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
 from appliance.core.cloud.vo import Entry
 from appliance.core.run.errors import AccessDenied
-from cloud_info_provider.gather import Account
+from cloud_info_provider.gather import CloudAccount
 from cloudkeeper.backend import projects
 from tests.simulators import issuer as issuers
 from tests.simulators import openstack
@@ -27,7 +27,7 @@ from tests.simulators.issuer import DISCOVERY, TOKEN, Issuer
 from tests.simulators.openstack import FEDERATION, Answer, Credential, Request
 
 if TYPE_CHECKING:
-    from cloud_info_provider.settings import Configuration
+    from cloud_info_provider.settings import ProviderSettings
 
 PLACES = {
     name: f"/etc/caso/caso.conf:{number}"
@@ -96,7 +96,7 @@ def test_one_login_for_all_projects(issuer: Issuer, keystone: openstack.Cloud) -
 def test_all_programs_log_in_once(issuer: Issuer, keystone: openstack.Cloud) -> None:
     """F-L1: the information provider in each region, the images' backend for each VO."""
     access = federated(issuer, keystone)
-    account = Account(cast("Configuration", SimpleNamespace(access=access)))
+    account = CloudAccount(cast("ProviderSettings", SimpleNamespace(access=access)))
     for region in ("", "One", "Two"):
         with ThreadPoolExecutor(8) as pool:
             cloud = account.cloud(region)

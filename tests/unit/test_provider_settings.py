@@ -11,7 +11,7 @@ from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
 from cloud_info_provider import settings
 from cloud_info_provider.cmds import service
-from cloud_info_provider.settings import Configuration
+from cloud_info_provider.settings import ProviderSettings
 
 RC = """\
 export OS_AUTH_URL=https://keystone.example.org:5000/v3
@@ -80,7 +80,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def load(root: Path, *flags: str, rc: str | None = RC, text: str | None = SHARES) -> Configuration:
+def load(
+    root: Path, *flags: str, rc: str | None = RC, text: str | None = SHARES
+) -> ProviderSettings:
     directory = root / "etc/cloud-info-provider"
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in (("openstack.rc", rc), ("openstack.yaml", text)):

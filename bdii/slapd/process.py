@@ -25,9 +25,9 @@ from appliance.core import files
 from appliance.core.directory import Directory
 from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure, Unavailable
-from bdii import database
-from bdii.database import Database
-from bdii.settings import Settings
+from bdii.settings import BdiiSettings
+from bdii.slapd import database
+from bdii.slapd.database import Database
 from bdii.tree import NO_TREE, Tree
 
 logger = logging.getLogger(__name__)
@@ -41,14 +41,14 @@ _STOP_TIME = timedelta(seconds=3)
 _POLL_SECONDS = 0.02
 
 
-class Server:
+class Slapd:
     """The slapd of one BDII. All methods may be called from any thread.
 
     ``generation`` counts the databases served; an observer who finds it changed knows the tree from
     `content` only.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BdiiSettings) -> None:
         self.settings = settings
         self.generation = 0
         self._lock = threading.RLock()
@@ -195,7 +195,7 @@ class Server:
         raise Unavailable(self.settings.slapd, f"does not start: {words or 'no answer'}")
 
 
-def _check_free(settings: Settings) -> None:
+def _check_free(settings: BdiiSettings) -> None:
     """Raise `LocalFailure` when a port is taken: slapd itself says so only in passing, and by a number."""
     for address in settings.addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET

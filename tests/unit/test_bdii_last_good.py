@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from appliance.core import ldif
 from bdii import tree
-from bdii.retain import LastGood, advance, publishable
+from bdii.sources.last_good import LastGood, advance, publishable
 
 EARLIER = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

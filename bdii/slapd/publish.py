@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refused
 from appliance.core.ldif import Entry, parent
 from appliance.core.run.errors import Unavailable
-from bdii import infosys, tree
-from bdii.infosys import Statistics
-from bdii.plan import Add, Change, Delete, Modify, Plan
-from bdii.server import Server
+from bdii import tree
+from bdii.messages import printable, shown
+from bdii.plan import Add, Change, Delete, Modify, TreePlan
+from bdii.slapd import infosys
+from bdii.slapd.infosys import Statistics
+from bdii.slapd.process import Slapd
 from bdii.tree import SUFFIX, Dn, Tree
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ _SET_ASIDE_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _KnownFailure:
     """An entry that need not be tried again, why, and until when.
 
     ``until`` is of the monotonic clock; None: until the entry changes.
@@ -88,7 +90,7 @@ class Applied:
         """Return a line for each of the first failures, and how many more there are."""
         first = self.failed[:_TOLD]
         lines = [
-            tree.printable(f"{tree.shown(change.entry.dn)}: not published: {reason}")
+            printable(f"{shown(change.entry.dn)}: not published: {reason}")
             for change, reason in first
         ]
         more = len(self.failed) - _TOLD
@@ -98,10 +100,10 @@ class Applied:
 class Publisher:
     """The one writer of a server's tree. ``published`` is replaced, never changed: any thread may read it."""
 
-    def __init__(self, server: Server, published: Tree) -> None:
+    def __init__(self, server: Slapd, published: Tree) -> None:
         self.published = published
         self._server = server
-        self._refused: dict[Dn, _Refusal] = {}
+        self._refused: dict[Dn, _KnownFailure] = {}
         self._suspects: dict[Dn, tuple[Entry, int]] = {}
         """Changes at which the connection broke, with the entry and how often."""
         self._generation = 0
@@ -117,7 +119,7 @@ class Publisher:
                 self.published = tree.of(directory.search(SUFFIX))[0]
             self._is_unsure = False
 
-    def apply(self, plan: Plan, stop: threading.Event) -> Applied:
+    def apply(self, plan: TreePlan, stop: threading.Event) -> Applied:
         """Carry out a plan. Raises `Unavailable` when slapd goes away; `synchronise` before the next one."""
         applied = Applied()
         left = [change for change in plan if not self._is_known_to_fail(change, applied)]
@@ -168,7 +170,7 @@ class Publisher:
                 continue
             applied.failed.append((change, reason))
             if parent(change.dn) in served.tree:
-                self._refused[change.dn] = _Refusal(change.entry, reason)
+                self._refused[change.dn] = _KnownFailure(change.entry, reason)
 
     def _change_each(
         self,
@@ -234,7 +236,7 @@ class Publisher:
         self._suspects[change.dn] = (change.entry, count)
         if count <= _ATTEMPTS:
             self._check_server()
-        name = tree.printable(tree.shown(change.dn))
+        name = printable(shown(change.dn))
         if count < _ATTEMPTS:
             words = "the connection broke at this entry, which is tried again after all others"
             logger.warning("%s: %s", name, words)
@@ -242,7 +244,7 @@ class Publisher:
         reason = f"slapd closes the connection or does not answer ({error.cause})"
         reason = f"{reason}; set aside for an hour"
         until = time.monotonic() + _SET_ASIDE_SECONDS
-        self._refused[change.dn] = _Refusal(change.entry, reason, until)
+        self._refused[change.dn] = _KnownFailure(change.entry, reason, until)
         del self._suspects[change.dn]
         applied.failed.append((change, reason))
         return True
@@ -261,7 +263,7 @@ class Publisher:
         except Refused as error:
             if not (isinstance(change, Delete) and error.code == NO_SUCH_OBJECT):
                 if error.code in _LASTING:
-                    self._refused[change.dn] = _Refusal(change.entry, error.cause)
+                    self._refused[change.dn] = _KnownFailure(change.entry, error.cause)
                 return error.cause
         self._refused.pop(change.dn, None)
         self._suspects.pop(change.dn, None)

@@ -21,16 +21,16 @@ from appliance.core import clock
 from appliance.core.directory import Refused
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
-from bdii.gather import BASE, gather, merge
-from bdii.infosys import Statistics
-from bdii.plan import Plan
-from bdii.publisher import Publisher
-from bdii.retain import LastGood
-from bdii.server import Server
-from bdii.settings import Settings
-from bdii.sources import Answer
-from bdii.store import Store
-from bdii.tree import Tree
+from bdii.plan import TreePlan
+from bdii.service.collect import gather, merge
+from bdii.service.state import StateDirectory
+from bdii.settings import BdiiSettings
+from bdii.slapd.infosys import Statistics
+from bdii.slapd.process import Slapd
+from bdii.slapd.publish import Publisher
+from bdii.sources.answers import SourceAnswer
+from bdii.sources.last_good import LastGood
+from bdii.tree import BASE, Tree
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,10 @@ class Cycle:
     problems: list[str] = field(default_factory=list)
 
 
-class Engine:
+class Updater:
     """The state between cycles."""
 
-    def __init__(self, settings: Settings, store: Store, server: Server) -> None:
+    def __init__(self, settings: BdiiSettings, store: StateDirectory, server: Slapd) -> None:
         self.settings = settings
         self._store = store
         self._last: Mapping[str, LastGood]
@@ -61,7 +61,7 @@ class Engine:
             store.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
         )
         self._publisher = Publisher(server, tree.complete({**BASE, **published})[0])
-        self._answers: Mapping[str, Answer] = {}
+        self._answers: Mapping[str, SourceAnswer] = {}
         self.planned: int | None = None
         """Changes that the current cycle found to make; None until it knows."""
 
@@ -70,7 +70,7 @@ class Engine:
         """The tree that is or was served, as known at the end of the last cycle."""
         return self._publisher.published
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: BdiiSettings) -> None:
         """Go on with other settings; what the sources say is read anew."""
         self.settings = settings
         self._answers = {}
@@ -110,7 +110,7 @@ class Engine:
             done.problems.append(str(error))
         return done
 
-    def _planned(self, wanted: Tree, done: Cycle) -> Plan:
+    def _planned(self, wanted: Tree, done: Cycle) -> TreePlan:
         """Return the plan after the guards."""
         size = len(self.published)
         changes, self._vanished = plan.guard(

@@ -10,23 +10,17 @@ from pathlib import Path
 
 from appliance.core import clock
 from appliance.core.ldif import Entry
-from bdii import retain, sources, tree
-from bdii.retain import LastGood
-from bdii.settings import Settings
+from bdii import tree
+from bdii.messages import few, printable, shown
+from bdii.settings import BdiiSettings
 from bdii.site import entries as site_entries
 from bdii.site import pull
-from bdii.sources import Answer, Source
-from bdii.tree import Dn, Tree
-
-BASE: Tree = tree.complete(
-    tree.of(
-        Entry(
-            f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)}
-        )
-        for name in ("resource", "grid")
-    )[0]
-)[0]
-"""What every BDII publishes: the containers that clients have always found."""
+from bdii.sources import answers as reading
+from bdii.sources import directories, last_good
+from bdii.sources.answers import SourceAnswer
+from bdii.sources.last_good import LastGood
+from bdii.sources.source import LdifSource
+from bdii.tree import BASE, Dn, Tree
 
 _SITE = "site"
 
@@ -36,7 +30,7 @@ class Gathered:
     """What the sources had to say, and the tree that follows from it."""
 
     last: Mapping[str, LastGood]
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, SourceAnswer]
     """The latest that were of use."""
     wanted: Tree
     stale: int
@@ -46,10 +40,10 @@ class Gathered:
 
 
 def gather(
-    settings: Settings,
+    settings: BdiiSettings,
     last: Mapping[str, LastGood],
     *,
-    before: Mapping[str, Answer],
+    before: Mapping[str, SourceAnswer],
     scratch: Path | None,
     stop: threading.Event,
 ) -> Gathered:
@@ -58,12 +52,12 @@ def gather(
     if settings.site is not None:
         asked += pull.sources(settings.site, limit=settings.source_limit)
         answers += pull.skipped(settings.site)
-    answers += sources.ask(asked, before=before, scratch=scratch, stop=stop)
+    answers += reading.ask(asked, before=before, scratch=scratch, stop=stop)
     now = clock.now().replace(microsecond=0)
     known: dict[str, LastGood | None] = {}
     if settings.site is not None:
         own, _ = tree.of(site_entries.entries(settings.site, port=settings.port))
-        known[_SITE] = retain.advance(last.get(_SITE), own, failed=(), now=now)
+        known[_SITE] = last_good.advance(last.get(_SITE), own, failed=(), now=now)
     known |= {
         answer.source: _advanced(last.get(answer.source), answer, before, now) for answer in answers
     }
@@ -87,7 +81,7 @@ def gather(
     )
 
 
-def _of_other_sites(answer: Answer, site: str) -> list[str]:
+def _of_other_sites(answer: SourceAnswer, site: str) -> list[str]:
     """Return a line when a source says of its services that they belong to another site."""
     services = (
         entry for dn, entry in (answer.tree or {}).items() if dn.startswith("glue2serviceid=")
@@ -98,28 +92,28 @@ def _of_other_sites(answer: Answer, site: str) -> list[str]:
     )
     if not others:
         return []
-    listed = ", ".join(sources.few(others))
+    listed = ", ".join(few(others))
     return [
-        tree.printable(
+        printable(
             f"{answer.source}: its services name the site {listed}, not {site}: correct one of them"
         )
     ]
 
 
 def _of_directories(
-    settings: Settings,
+    settings: BdiiSettings,
     last: Mapping[str, LastGood],
-) -> tuple[list[Source], list[Answer]]:
+) -> tuple[list[LdifSource], list[SourceAnswer]]:
     """Return the sources in the two directories, and answers of no use for what cannot be asked.
 
     Those are names that are no sources, and all known sources of a directory that cannot be read,
     because it is not mounted perhaps.
     """
-    asked: list[Source] = []
-    answers: list[Answer] = []
+    asked: list[LdifSource] = []
+    answers: list[SourceAnswer] = []
     kinds = (
-        ("ldif/", settings.ldif_directory, sources.ldif_files),
-        ("provider/", settings.provider_directory, sources.programs),
+        ("ldif/", settings.ldif_directory, directories.ldif_files),
+        ("provider/", settings.provider_directory, directories.programs),
     )
     for kind, directory, read in kinds:
         try:
@@ -131,7 +125,7 @@ def _of_directories(
             if not known and not is_missing:
                 known = [kind.rstrip("/")]  # nothing was ever read there; a problem all the same
             words = f"directory {directory}: {cause}"
-            answers += [Answer(name, None, problems=(f"{name}: {words}",)) for name in known]
+            answers += [SourceAnswer(name, None, problems=(f"{name}: {words}",)) for name in known]
         else:
             asked += found.sources
             answers += found.skipped
@@ -139,13 +133,13 @@ def _of_directories(
 
 
 def _advanced(
-    last: LastGood | None, answer: Answer, before: Mapping[str, Answer], now: datetime
+    last: LastGood | None, answer: SourceAnswer, before: Mapping[str, SourceAnswer], now: datetime
 ) -> LastGood | None:
     if answer.tree is None:
         return last and replace(last, is_silent=True)
     if last is not None and answer is before.get(answer.source):
         return replace(last, collected=now, is_silent=False)
-    return retain.advance(last, answer.tree, failed=answer.failed, now=now)
+    return last_good.advance(last, answer.tree, failed=answer.failed, now=now)
 
 
 def merge(
@@ -158,7 +152,7 @@ def merge(
     merged: dict[Dn, Entry] = dict(BASE)
     stale = 0
     for source in last.values():
-        part = retain.publishable(source, now=now, expiry=expiry)
+        part = last_good.publishable(source, now=now, expiry=expiry)
         stale += sum(1 for dn, entry in part.items() if entry is not source.tree[dn])
         merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
     whole, left_out = tree.complete(merged)
@@ -166,5 +160,5 @@ def merge(
     return (
         whole,
         stale,
-        sources.few([tree.printable(f"{tree.shown(merged[dn].dn)}: {words}") for dn in left_out]),
+        few([printable(f"{shown(merged[dn].dn)}: {words}") for dn in left_out]),
     )

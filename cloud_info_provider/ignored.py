@@ -1,4 +1,4 @@
-"""Words of the configuration that only need to be known: options without effect, and GLUE's vocabularies."""
+"""Options and flags of cloud-info-provider that are accepted and ignored."""
 
 from __future__ import annotations
 
@@ -7,97 +7,7 @@ from collections.abc import Mapping
 from appliance.core.config.settings import Settings
 from appliance.core.config.yaml_file import Tree
 
-ACCOUNT_FLAGS = (
-    *(
-        "auth_type",
-        "auth_url",
-        "username",
-        "user_id",
-        "password",
-        "user_domain_id",
-        "user_domain_name",
-    ),
-    *(
-        "project_id",
-        "project_name",
-        "project_domain_id",
-        "project_domain_name",
-        "tenant_id",
-        "tenant_name",
-    ),
-    *("default_domain_id", "default_domain_name", "domain_id", "domain_name", "trust_id", "token"),
-    *("application_credential_id", "application_credential_name", "application_credential_secret"),
-    *(
-        "identity_provider",
-        "protocol",
-        "access_token",
-        "client_id",
-        "client_secret",
-        "discovery_endpoint",
-    ),
-    *("region", "region_name", "interface", "cacert", "cert", "key"),
-)
-"""Options of the account that have a flag ``--os-…``; the plugin takes those that are its own."""
-
-SHARE_TEXTS = (
-    *("sla", "network_info", "default_network_type", "public_network_name", "private_network_name"),
-    *("private_network_cidr", "instance_max_cpu", "instance_max_ram", "instance_max_accelerators"),
-)
-"""Options of a share that are published as they are."""
-
-QUALITY_LEVELS = ("development", "pre-production", "production", "testing")
-
-CAPABILITIES = frozenset(
-    (
-        *(
-            "data.access.flatfiles",
-            "data.access.relational",
-            "data.access.sessiondir",
-            "data.access.stageindir",
-        ),
-        *(
-            "data.access.stageoutdir",
-            "data.access.xml",
-            "data.management.replica",
-            "data.management.storage",
-        ),
-        *(
-            "data.management.transfer",
-            "data.naming.resolver",
-            "data.naming.scheme",
-            "data.transfer",
-        ),
-        *(
-            "data.transfer.cepull.ftp",
-            "data.transfer.cepush.srm",
-            "executionmanagement.candidatesetgenerator",
-        ),
-        *("executionmanagement.dynamicvmdeploy", "executionmanagement.executionandplanning"),
-        *("executionmanagement.jobdescription", "executionmanagement.jobexecution"),
-        *(
-            "executionmanagement.jobmanager",
-            "executionmanagement.reservation",
-            "information.discovery",
-        ),
-        *(
-            "information.logging",
-            "information.model",
-            "information.monitoring",
-            "information.provenance",
-        ),
-        *("information.publication", "security.accounting", "security.attributeauthority"),
-        *(
-            "security.authentication",
-            "security.authorization",
-            "security.credentialstorage",
-            "security.delegation",
-        ),
-        *("security.identitymapping"),
-    )
-)
-"""Capability_t of GLUE 2.0 (GFD.147, appendix B.1)."""
-
-_WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
+IGNORED: Mapping[str, tuple[str, ...]] = {
     "site": (
         *("url", "production_level", "country", "longitude", "latitude", "ngi", "general_contact"),
         *("user_support_contact", "sysadmin_contact", "security_contact", "bdii_host", "bdii_port"),
@@ -166,7 +76,7 @@ _PUBLISHED_ELSEWHERE = {
 
 def accept(settings: Settings, tree: Tree) -> None:
     """Take the options of all releases of cloud-info-provider as known, and say which of them do nothing here."""
-    for section, names in _WITHOUT_EFFECT.items():
+    for section, names in IGNORED.items():
         settings.accept(section, names)
     for section, options in tree.sections.items():
         parent = next(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -23,17 +22,13 @@ from pathlib import Path
 from appliance.core import files, ldif
 from appliance.core.ldif import Entry
 from appliance.core.run.errors import LocalFailure, Unavailable
-from bdii import infosys, tree
-from bdii.settings import Settings
+from bdii import tree
+from bdii.messages import printable, shown
+from bdii.settings import BdiiSettings
+from bdii.slapd import configuration, infosys
 from bdii.tree import NO_TREE, SUFFIX, Dn, Tree, ancestors
 
 logger = logging.getLogger(__name__)
-
-MAP_SIZE = 4 * 2**30
-"""What LMDB may grow to, in octets; only address space, room for millions of entries. Its own default is 10 MiB."""
-
-SIZE_LIMIT = 1_000_000
-"""Entries that one search may return to a stranger: any tree that there is, and an end all the same."""
 
 _TOOL_SECONDS = 600
 _LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
@@ -45,20 +40,6 @@ _TYPE = re.compile(
 )
 _INTEGER_SYNTAX = "1.3.6.1.4.1.1466.115.121.1.27"
 _INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
-_KEYS = (
-    *(
-        "Group",
-        "ExtensionLocal",
-        "Location",
-        "Contact",
-        "Domain",
-        "Service",
-        "Endpoint",
-        "Share",
-        "Manager",
-    ),
-    *("Resource", "Activity", "Policy", "Benchmark", "ApplicationEnvironment", "ApplicationHandle"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +56,9 @@ class Database:
         return self.directory / "slapd.conf"
 
 
-def make(settings: Settings, wanted: Tree, directory: Path, *, instead: Tree = NO_TREE) -> Database:
+def make(
+    settings: BdiiSettings, wanted: Tree, directory: Path, *, instead: Tree = NO_TREE
+) -> Database:
     """Make a database that holds a tree.
 
     An entry that slapd refuses is taken from the tree ``instead``; if it is not there or refused
@@ -114,7 +97,7 @@ def _leave_out(
         del accepted[dn]
 
 
-def _unfit(settings: Settings, wanted: Tree) -> dict[Dn, str]:
+def _unfit(settings: BdiiSettings, wanted: Tree) -> dict[Dn, str]:
     """Return the entries with values that slapd refuses over LDAP, with the reason.
 
     slapadd, when it is to be quick, takes any value.
@@ -158,13 +141,13 @@ def _integers(schema: Path) -> frozenset[str]:
     )
 
 
-def _prepare(settings: Settings, directory: Path) -> None:
+def _prepare(settings: BdiiSettings, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     for name in ("glue", "infosys"):
         files.make_directory(directory / name)
     for name, content in (
         ("infosys.schema", infosys.schema()),
-        ("slapd.conf", configuration(settings, directory)),
+        ("slapd.conf", configuration.text(settings, directory)),
     ):
         with files.named(directory / name):
             (directory / name).write_text(content)
@@ -175,7 +158,7 @@ class _Unexplained(Unavailable):
 
 
 def _culprit(
-    settings: Settings,
+    settings: BdiiSettings,
     wanted: Tree,
     directory: Path,
     error: _Unexplained,
@@ -200,11 +183,11 @@ def _culprit(
     above = [dn for dn in reversed([*ancestors(suspect)]) if dn in wanted]
     if fails(above) or not fails([*above, suspect]):
         raise error
-    logger.warning("%s: slapadd fails at this entry", tree.printable(tree.shown(suspect)))
+    logger.warning("%s: slapadd fails at this entry", printable(shown(suspect)))
     return {suspect: f"slapadd fails at this entry: {error.cause}"}
 
 
-def _load(settings: Settings, wanted: Tree, directory: Path) -> dict[Dn, str]:
+def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     """Load a tree with slapadd into a new database; returns what it refused, with the reason."""
     _prepare(settings, directory)
     text = directory / "tree.ldif"
@@ -245,7 +228,7 @@ def _refused(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn
             yield lines[int(found[1])], reason
 
 
-def _tool(settings: Settings, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _tool(settings: BdiiSettings, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a tool of slapd, which is slapd itself under another name."""
     try:
         return subprocess.run(
@@ -264,44 +247,3 @@ def _tool(settings: Settings, name: str, *arguments: str) -> subprocess.Complete
         raise LocalFailure.from_os(
             error, subject=settings.slapd, remedy="install slapd, or set SLAPD"
         ) from error
-
-
-def configuration(settings: Settings, directory: Path) -> str:
-    """Return slapd's configuration.
-
-    Only this user writes, known by the kernel's word at the unix socket; there is no password.
-    Everybody reads, within limits of size, time, idleness and pending requests.
-    """
-    owner = f"gidNumber={os.getegid()}+uidNumber={os.geteuid()},cn=peercred,cn=external,cn=auth"
-    schemas = [settings.schemas / f"{name}.schema" for name in ("core", "cosine", "GLUE20")]
-    lines = [
-        *(f'include "{schema}"' for schema in (*schemas, directory / "infosys.schema")),
-        "modulepath /usr/lib/ldap",
-        "moduleload back_mdb",
-        "allow bind_v2",
-        "disallow bind_simple",
-        "loglevel none",
-        "threads 8",
-        f"sizelimit {SIZE_LIMIT}",
-        "timelimit 120",
-        "idletimeout 120",
-        "writetimeout 60",
-        "conn_max_pending 50",
-        "access to * by * read",
-        *_database(SUFFIX, owner, directory / "glue", MAP_SIZE),
-        *(f"index GLUE2{key}ID eq" for key in _KEYS),
-        *_database(infosys.SUFFIX, owner, directory / "infosys", 16 * 2**20),
-    ]
-    return "\n".join([*lines, ""])
-
-
-def _database(suffix: str, owner: str, directory: Path, size: int) -> list[str]:
-    return [
-        "database mdb",
-        f'suffix "{suffix}"',
-        f'rootdn "{owner}"',
-        f'directory "{directory}"',
-        f"maxsize {size}",
-        "dbnosync",
-        "index objectClass eq,pres",
-    ]

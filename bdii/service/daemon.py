@@ -20,10 +20,10 @@ from appliance.core.directory import NoAnswer
 from appliance.core.run import lock
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord, failure_recorded
-from bdii.engine import Cycle, Engine
-from bdii.server import Server
-from bdii.settings import Settings
-from bdii.store import Store
+from bdii.service.cycle import Cycle, Updater
+from bdii.service.state import StateDirectory
+from bdii.settings import BdiiSettings
+from bdii.slapd.process import Slapd
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ _RETRY = timedelta(seconds=3)
 _END = timedelta(seconds=6)
 
 
-class Service:
+class BdiiService:
     """One BDII at work. ``read`` reads the configuration again; it raises `ApplianceError`."""
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
+    def __init__(self, settings: BdiiSettings, read: Callable[[], BdiiSettings]) -> None:
         self._settings = settings
         self._read = read
-        self._server = Server(settings)
+        self._server = Slapd(settings)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         """What handlers write to: they may interrupt the main thread while it holds the lock of an event."""
         self._stop = threading.Event()
@@ -56,7 +56,7 @@ class Service:
     def _run(self) -> ExitStatus:
         with lock.hold(self._settings.state / "lock"):
             self._server.recover()
-            engine = Engine(self._settings, Store(self._settings.state), self._server)
+            engine = Updater(self._settings, StateDirectory(self._settings.state), self._server)
             for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(handled, lambda number, _: self._signals.put(number))
             try:
@@ -86,7 +86,7 @@ class Service:
             (self._reload if number == signal.SIGHUP else self._stop).set()
             self._wake.set()
 
-    def _watch(self, engine: Engine) -> None:
+    def _watch(self, engine: Updater) -> None:
         """Keep slapd alive until told to end."""
         not_before = 0.0
         while not self._stop.is_set():
@@ -103,7 +103,7 @@ class Service:
             self._wake.set()  # the entry below o=infosys has gone with the old database
             not_before = time.monotonic() + _RETRY.total_seconds()
 
-    def _work(self, engine: Engine) -> None:
+    def _work(self, engine: Updater) -> None:
         patience = _RETRY
         try:
             while not self._stop.is_set():
@@ -121,7 +121,7 @@ class Service:
             self._bug = error
             self._end()
 
-    def _apply_settings(self, engine: Engine) -> None:
+    def _apply_settings(self, engine: Updater) -> None:
         try:
             settings = self._read()
         except ApplianceError as error:
@@ -134,7 +134,7 @@ class Service:
         engine.reload(settings)
         logger.info("configuration read again")
 
-    def _cycle(self, engine: Engine) -> Cycle | None:
+    def _cycle(self, engine: Updater) -> Cycle | None:
         """Do one cycle and record it; None when it did not come to its end."""
         record = RunRecord(f"bdii-{engine.settings.level}")
         generation = self._server.generation

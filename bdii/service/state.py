@@ -22,8 +22,9 @@ from urllib.parse import quote, unquote_to_bytes
 from appliance.core import files, ldif
 from appliance.core.ldif import Malformed
 from bdii import tree as trees
+from bdii.messages import printable
 from bdii.plan import NOTHING_VANISHED, Vanished
-from bdii.retain import LastGood
+from bdii.sources.last_good import LastGood
 from bdii.tree import Dn, Tree
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ _LARGEST_MEMORY = 2**28
 _INSTEAD = "the last good data count as old as their files"
 
 
-class Store:
+class StateDirectory:
     """The files below one directory. What cannot be read is told and counts as absent; writing raises `OSError`."""
 
     def __init__(self, directory: Path) -> None:
@@ -158,7 +159,7 @@ class Store:
                 self._unreadable.add(path)
             return {}
         for problem in problems:
-            logger.warning("%s: %s", path, trees.printable(problem))
+            logger.warning("%s: %s", path, printable(problem))
         self._written[path] = tree
         return tree
 
@@ -186,4 +187,4 @@ def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:
         if isinstance(record, ldif.Entry):
             yield record
         elif isinstance(record, Malformed):
-            logger.warning("%s:%d: left out: %s", path, record.line, trees.printable(record.cause))
+            logger.warning("%s:%d: left out: %s", path, record.line, printable(record.cause))

@@ -9,8 +9,8 @@ import pytest
 from appliance.core.ldif import Entry
 from bdii import tree
 from bdii.plan import NOTHING_VANISHED
-from bdii.retain import LastGood
-from bdii.store import Store
+from bdii.service.state import StateDirectory
+from bdii.sources.last_good import LastGood
 
 WRITTEN = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 TREE = tree.of(
@@ -22,7 +22,7 @@ TREE = tree.of(
     "memory", [None, "", "{", "[]", "null", '{"sources": 3}', '{"sources": {"provider/cloud": {}}}']
 )
 def test_last_good_data_outlive_the_memory_of_their_age(tmp_path: Path, memory: str | None) -> None:
-    Store(tmp_path).save({"provider/cloud": LastGood(TREE, WRITTEN)}, NOTHING_VANISHED)
+    StateDirectory(tmp_path).save({"provider/cloud": LastGood(TREE, WRITTEN)}, NOTHING_VANISHED)
     file_time = (WRITTEN + timedelta(hours=1)).timestamp()
     (file,) = (tmp_path / "sources").iterdir()
     os.utime(file, (file_time, file_time))
@@ -30,7 +30,7 @@ def test_last_good_data_outlive_the_memory_of_their_age(tmp_path: Path, memory: 
         (tmp_path / "memory.json").unlink()
     else:
         (tmp_path / "memory.json").write_text(memory)
-    found, vanished = Store(tmp_path).load()
+    found, vanished = StateDirectory(tmp_path).load()
     assert {name: dict(last.tree) for name, last in found.items()} == {"provider/cloud": TREE}
     assert found["provider/cloud"].collected == WRITTEN + timedelta(hours=1)
     assert vanished == NOTHING_VANISHED
