@@ -25,10 +25,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from appliance.admin import progress
 from appliance.admin.images import locked
+from appliance.admin.install import progress
 from deploy import contents, debian, images, sbom
-from deploy.engine import Engine, EngineError
+from deploy.dockerd import DaemonError, DockerDaemon
 from deploy.images import LOCKS, TOP
 
 CACHE = TOP / ".cache/deploy"
@@ -42,7 +42,7 @@ class BundleError(Exception):
 
 
 def make(
-    engine: Engine,
+    engine: DockerDaemon,
     directory: Path,
     *,
     key: Path | None,
@@ -51,7 +51,7 @@ def make(
 ) -> Path:
     """Make the bundle in ``directory``; returns its own directory. Without a key it is not signed.
 
-    A ``fresh`` one has the Debian packages of today. Raises `BundleError` and `EngineError`.
+    A ``fresh`` one has the Debian packages of today. Raises `BundleError` and `DaemonError`.
     """
     if key is not None:
         check_key(key)
@@ -145,7 +145,9 @@ def _put_wheels(bundle: Path) -> None:
     shutil.copy(images.build_wheel(CACHE, images.fetch_wheels(CACHE)), bundle / "wheels")
 
 
-def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str], base: debian.Base) -> None:
+def _put_images(
+    engine: DockerDaemon, bundle: Path, ids: Mapping[str, str], base: debian.Base
+) -> None:
     (bundle / "images").mkdir()
     tags = [images.tag(name) for name in contents.IMAGES]
     engine.docker("save", "--output", bundle / "images/images.tar", *tags)
@@ -158,7 +160,7 @@ def _put_images(engine: Engine, bundle: Path, ids: Mapping[str, str], base: debi
     )
 
 
-def _put_sboms(engine: Engine, bundle: Path, detail: progress.Detail) -> None:
+def _put_sboms(engine: DockerDaemon, bundle: Path, detail: progress.Detail) -> None:
     (bundle / "sbom").mkdir()
     at = datetime.fromtimestamp(int(images.epoch()), UTC)
     for name in contents.IMAGES:
@@ -225,13 +227,13 @@ def main() -> int:
     words = "take today's Debian packages into the images, and print what changed; default: those of the last build"
     parser.add_argument("--fresh", action="store_true", help=words)
     arguments = parser.parse_args()
-    engine = Engine(TOP / ".cache/docker")
+    engine = DockerDaemon(TOP / ".cache/docker")
     try:
         with engine.used():
             bundle = make(
                 engine, arguments.into, key=arguments.key, fresh=arguments.fresh, step=progress.step
             )
-    except (BundleError, EngineError) as error:
+    except (BundleError, DaemonError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 2 if isinstance(error, BundleError) else 3
     print(bundle)

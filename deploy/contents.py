@@ -25,7 +25,7 @@ _REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(?===)")
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ImageContents:
     """One image: the extras that it has, the layers that it stands on, and what of ours is in it."""
 
     extras: tuple[str, ...]
@@ -34,26 +34,26 @@ class Image:
     programs: tuple[str, ...]
 
 
-IMAGES: Mapping[str, Image] = {
-    "caso": Image(
+IMAGES: Mapping[str, ImageContents] = {
+    "caso": ImageContents(
         ("caso",),
         ("common", "openstack"),
         ("caso",),
         ("caso", "caso-extract", "caso-mapping-migrate", "caso-projects"),
     ),
-    "ssm": Image(("ssm",), ("common",), ("ssm",), ("ssmctl", "ssmreceive", "ssmsend")),
-    "cloudbdii": Image(
+    "ssm": ImageContents(("ssm",), ("common",), ("ssm",), ("ssmctl", "ssmreceive", "ssmsend")),
+    "cloudbdii": ImageContents(
         ("bdii", "cloud-info"),
         ("common", "openstack"),
         ("bdii", "cloud_info_provider"),
         ("bdii-update", "cloud-info-provider-service"),
     ),
-    "sitebdii": Image(("bdii",), (), ("bdii",), ("bdii-update",)),
-    "cloudkeeper": Image(("cloudkeeper",), ("common",), ("cloudkeeper",), ("cloudkeeper",)),
-    "cloudkeeper-os": Image(
+    "sitebdii": ImageContents(("bdii",), (), ("bdii",), ("bdii-update",)),
+    "cloudkeeper": ImageContents(("cloudkeeper",), ("common",), ("cloudkeeper",), ("cloudkeeper",)),
+    "cloudkeeper-os": ImageContents(
         ("cloudkeeper-os",), ("common", "openstack"), ("cloudkeeper",), ("cloudkeeper-os",)
     ),
-    "cloud-info": Image(
+    "cloud-info": ImageContents(
         ("cloud-info",),
         ("common", "openstack"),
         ("cloud_info_provider",),

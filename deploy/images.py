@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from appliance.admin import progress
+from appliance.admin.install import progress
 from deploy import contents, debian
-from deploy.engine import DOCKER, Engine, EngineError
+from deploy.dockerd import DOCKER, DaemonError, DockerDaemon
 
 TOP = Path(__file__).resolve().parents[1]
 HERE = TOP / "deploy"
@@ -77,7 +77,7 @@ def tag(name: str) -> str:
 
 
 def ensure(
-    engine: Engine, cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent
+    engine: DockerDaemon, cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent
 ) -> Mapping[str, str]:
     """Build all images unless the engine has them from the same sources; returns their ids by name.
 
@@ -99,7 +99,7 @@ def ensure(
     return ids
 
 
-def lead_there(engine: Engine, ids: Mapping[str, str]) -> bool:
+def lead_there(engine: DockerDaemon, ids: Mapping[str, str]) -> bool:
     """Say whether each tag leads to its image: tags are what runs and what is saved, and they may be moved."""
     shown = engine.docker("image", "inspect", "--format", "{{.Id}}", *ids, check=False)
     return shown.stdout.split() == list(ids.values())
@@ -132,9 +132,9 @@ def _sources(base: debian.Base) -> str:
 
 
 def build(
-    engine: Engine, cache: Path, *, step: progress.Step = progress.silent
+    engine: DockerDaemon, cache: Path, *, step: progress.Step = progress.silent
 ) -> Mapping[str, str]:
-    """Build all images; returns their ids by name. Raises `EngineError`."""
+    """Build all images; returns their ids by name. Raises `DaemonError`."""
     base = fetch_base(cache, step=step).directory
     with step("wheels"):
         wheels = fetch_wheels(cache)
@@ -295,14 +295,14 @@ def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
 
 
 def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
-    """Run a program; what it said is only told, in the `EngineError`, if it fails."""
+    """Run a program; what it said is only told, in the `DaemonError`, if it fails."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
         env={**os.environ, **(environment or {})},
     )  # fmt: skip
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())[-2000:]
-        raise EngineError(f"{Path(command[0]).name}: status {done.returncode}: {words}")
+        raise DaemonError(f"{Path(command[0]).name}: status {done.returncode}: {words}")
 
 
 def kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
@@ -323,7 +323,7 @@ def kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) 
     return found
 
 
-def _load_base(engine: Engine, base: Path) -> str:
+def _load_base(engine: DockerDaemon, base: Path) -> str:
     """Load the base as an image whose id follows from its content alone; returns its tag."""
     layer = base / "base.tar"
     with layer.open("rb") as file:
@@ -356,13 +356,13 @@ def _load_base(engine: Engine, base: Path) -> str:
             archive.addfile(info, io.BytesIO(octets))
         archive.add(layer, "layer.tar")
     if process.wait():
-        raise EngineError(f"docker load: status {process.returncode}")
+        raise DaemonError(f"docker load: status {process.returncode}")
     return name
 
 
 def main() -> int:
     """Build what is not there yet in an engine of our own; prints the images and their ids."""
-    engine = Engine(TOP / ".cache/docker")
+    engine = DockerDaemon(TOP / ".cache/docker")
     with engine.used(), engine.alone():
         for name, identifier in ensure(engine, TOP / ".cache/deploy", step=progress.step).items():
             print(tag(name), identifier)
@@ -372,5 +372,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except EngineError as error:
+    except DaemonError as error:
         sys.exit(f"images: {error}")

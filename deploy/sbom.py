@@ -16,14 +16,14 @@ from pathlib import PurePosixPath
 from typing import IO
 from urllib.parse import quote
 
-from deploy.engine import DOCKER, Engine
+from deploy.dockerd import DOCKER, DockerDaemon
 
 _DEBIAN = "var/lib/dpkg/"
 _PYTHON = "opt/fedcloud/lib/python3.11/site-packages/"
 
 
-def of_image(engine: Engine, tag: str, *, at: datetime) -> str:
-    """Return the document for an image that the engine has. Raises `EngineError`."""
+def of_image(engine: DockerDaemon, tag: str, *, at: datetime) -> str:
+    """Return the document for an image that the engine has. Raises `DaemonError`."""
     container = engine.docker("create", "--network", "none", tag).stdout.strip()
     try:
         with subprocess.Popen(

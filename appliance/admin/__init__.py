@@ -1,0 +1,12 @@
+"""The command ``appliance``: one folder for each verb, and what the verbs share.
+
+command      the command line, with the list of verbs
+inventory    flows, jobs and services: who runs what, and how often
+settings     the settings of the host that the verbs work on
+account      the account of all containers and programs
+runtime/     what runs them: the Docker engine and Compose, or the host itself
+install/     the installer, which has no verb: scripts/install calls it
+
+A verb needs three files: its folder's ``__init__.py``, the module with its ``VERB``, and a line in
+``command``.
+"""

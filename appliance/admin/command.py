@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from appliance.admin.bdii import verb as bdii
+from appliance.admin.bdii import search as bdii
 from appliance.admin.certificates import renew as certificates
 from appliance.admin.check import offline as check
 from appliance.admin.configure import configure
 from appliance.admin.firewall import control as firewall
-from appliance.admin.flows import show as flows
-from appliance.admin.images import verb as images
-from appliance.admin.logs import verb as logs
-from appliance.admin.mounts import verb as mounts
+from appliance.admin.flows import flows
+from appliance.admin.images import images
+from appliance.admin.logs import logs
+from appliance.admin.mounts import mounts
 from appliance.admin.restart import restart
-from appliance.admin.run import verb as run
-from appliance.admin.schedule import verb as schedule
+from appliance.admin.run import run
+from appliance.admin.schedule import schedule
 from appliance.admin.service import steps as service
 from appliance.admin.start import start
-from appliance.admin.status import verb as status
-from appliance.admin.wait import verb as wait
+from appliance.admin.status import status
+from appliance.admin.wait import wait
 from appliance.core.run import cli
 
 PROGRAM = cli.Program(

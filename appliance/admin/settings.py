@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import compose as composes
-from appliance.admin.jobs import JOBS, Flow, flow_of
-from appliance.admin.mounts import choice
+from appliance.admin.inventory import JOBS, Flow, flow_of
+from appliance.admin.mounts import site_files
+from appliance.admin.runtime import compose as composes
 from appliance.core import files
 from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.settings import Settings
@@ -108,8 +108,8 @@ class Host:
 def load(layout: Layout) -> Host:
     """Read the settings of a site's host; raises `ConfigurationError` with all that is wrong in both files."""
     path = layout.path("/etc/fedcloud/appliance.yaml")
-    environment = choice.environment(layout)
-    variables = choice.texts(environment)
+    environment = site_files.environment(layout)
+    variables = site_files.texts(environment)
     settings = Settings(
         document.read([path], yaml_file.parse) if path.exists() else document.Document(paths=[path])
     )
@@ -131,9 +131,9 @@ def load(layout: Layout) -> Host:
         / f"{variables.get('FEDCLOUD_NETWORK') or _NETWORK}.yml",
         version=in_use(layout) or variables.get(VERSION, ""),
         version_file=layout.path(VERSION_FILE),
-        mounts=choice.choose(variables, layout),
+        mounts=site_files.choose(variables, layout),
         settings_file=path,
-        environment_file=layout.path(choice.ENVIRONMENT),
+        environment_file=layout.path(site_files.ENVIRONMENT),
         compose_file=layout.path("/etc/fedcloud/docker-compose.yml"),
         images_lock=layout.path("/etc/fedcloud/images.lock"),
         root=layout.root,
@@ -213,14 +213,14 @@ def _bridge(environment: document.Document) -> str:
 def _misspelt(environment: document.Document, *, version: str, place: Path) -> tuple[Problem, ...]:
     """Return warnings of settings of ours that there are not; others may be for networks/SITE.yml."""
     settings = Settings(environment)
-    others = [name for name in choice.texts(environment) if not name.startswith("FEDCLOUD_")]
+    others = [name for name in site_files.texts(environment) if not name.startswith("FEDCLOUD_")]
     if version and settings.where(shell.SECTION, VERSION):
         settings.warn(
             shell.SECTION,
             VERSION,
             f"is ignored: the version in use is {version}, in {place}; remove this line",
         )
-    settings.accept(shell.SECTION, [*_VARIABLES, *choice.PLACES, *others])
+    settings.accept(shell.SECTION, [*_VARIABLES, *site_files.PLACES, *others])
     return settings.finish()
 
 

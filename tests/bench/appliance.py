@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy import contents, images
-from deploy.engine import DOCKER, Engine
+from deploy.dockerd import DOCKER, DockerDaemon
 from tests.e2e.vm_site import TOP, Appliance, booted
 from tests.testbed import Testbed
 
@@ -106,7 +106,7 @@ def memory(appliance: Appliance) -> float:
     return total * 1024 / 1e6
 
 
-def programs(engine: Engine) -> Iterator[tuple[str, float]]:
+def programs(engine: DockerDaemon) -> Iterator[tuple[str, float]]:
     """Yield each program with the seconds of its help, the best of five, in its own image."""
     for name, image in contents.IMAGES.items():
         for program in image.programs:
@@ -200,7 +200,7 @@ def main() -> None:
     was_running = bool(testbed.running())
     testbed.up()
     testbed.seed()
-    engine = Engine(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
+    engine = DockerDaemon(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     try:
         with engine.used():
             images.ensure(engine, TOP / ".cache/deploy")

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.engine import DOCKER, Engine
+from deploy.dockerd import DOCKER, DockerDaemon
 from tests.bench import readme
 from tests.e2e.ssm_site import Site as Peer
 from tests.testbed import Testbed
@@ -119,7 +119,7 @@ def _environment() -> list[str]:
 
 
 @contextlib.contextmanager
-def machine_of(engine: Engine, directory: Path) -> Iterator[Machine]:
+def machine_of(engine: DockerDaemon, directory: Path) -> Iterator[Machine]:
     """Have a bare machine with a network run for the block."""
     network = f"firsthour-{os.getpid()}"
     engine.docker("network", "create", network)
@@ -294,7 +294,9 @@ def prepare(machine_directory: Path, testbed: Testbed, bundle: Path | None) -> N
         shutil.rmtree(copy)
 
 
-def one_hour(way: str, engine: Engine, testbed: Testbed, *, keep: Path) -> Mapping[str, float]:
+def one_hour(
+    way: str, engine: DockerDaemon, testbed: Testbed, *, keep: Path
+) -> Mapping[str, float]:
     """Play one first hour and return its figures; the bundle that was built goes to ``keep``."""
     directory = TOP / f".cache/vm/firsthour-{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)
@@ -388,7 +390,7 @@ def main(ways: list[str]) -> None:
     was_running = testbed.running()
     testbed.up()
     testbed.seed()
-    engine = Engine(TOP / ".cache/docker")
+    engine = DockerDaemon(TOP / ".cache/docker")
     try:
         with engine.used():
             figures = {way: one_hour(way, engine, testbed, keep=TOP / "dist") for way in ways}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from appliance.core.run.errors import ApplianceError
 from deploy import images as built
-from deploy.engine import Engine, EngineError
+from deploy.dockerd import DaemonError, DockerDaemon
 from tests.demo import accounting, images, information, report
 from tests.demo.accounting_site import AccountingSite
 from tests.demo.container_site import ContainerSite
@@ -65,7 +65,7 @@ class Sites:
         if not in_containers:
             yield cls(Site.fresh)
             return
-        engine = Engine(TOP / ".cache/docker")
+        engine = DockerDaemon(TOP / ".cache/docker")
         with engine.used(), engine.alone():
             built.ensure(engine, TOP / ".cache/deploy")
             yield cls(lambda root: ContainerSite.lay_out(root, engine=engine, testbed=testbed))
@@ -205,7 +205,7 @@ def main() -> int:
     testbed = Testbed(arguments.state / "testbed", PORT_BASE)
     try:
         return play(testbed, arguments)
-    except (ApplianceError, EngineError) as error:
+    except (ApplianceError, DaemonError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 3
 

@@ -15,7 +15,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.demo.site import PROGRAMS, Site
 from tests.e2e.container_site import ACCOUNT
 from tests.e2e.container_site import ContainerSite as Compose
@@ -46,7 +46,7 @@ class ContainerSite(Site):
     places: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def lay_out(cls, root: Path, *, engine: Engine, testbed: Testbed) -> ContainerSite:
+    def lay_out(cls, root: Path, *, engine: DockerDaemon, testbed: Testbed) -> ContainerSite:
         """Begin an empty site; one that stands there from an earlier demo goes."""
         for path in (root, root.with_name(f"{root.name}-authority")):
             shutil.rmtree(path, ignore_errors=True)
@@ -162,7 +162,9 @@ def _places(root: Path, testbed: Testbed) -> dict[str, str]:
 class _InContainer(subprocess.Popen[str]):
     """A program in a container; whoever ends it means the container, not the client that waits for it."""
 
-    def __init__(self, command: list[str], *, label: str, engine: Engine, output: int) -> None:
+    def __init__(
+        self, command: list[str], *, label: str, engine: DockerDaemon, output: int
+    ) -> None:
         self._label, self._engine = label, engine
         super().__init__(command, stdout=output, stderr=output, text=True, stdin=subprocess.DEVNULL)
 

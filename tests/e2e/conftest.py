@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import images
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e.images_cloud import Cloud
 from tests.e2e.vm_site import Appliance, booted
 from tests.testbed import Testbed
@@ -25,9 +25,9 @@ def cloud(instance: Testbed) -> Cloud:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
+def engine() -> Iterator[DockerDaemon]:
     """Return an engine that has the images of this checkout."""
-    engine = Engine(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
+    engine = DockerDaemon(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     with engine.used():
         with engine.alone():
             images.ensure(engine, TOP / ".cache/deploy")
@@ -35,7 +35,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def machine(engine: Engine) -> Iterator[Machine]:
+def machine(engine: DockerDaemon) -> Iterator[Machine]:
     """Return a machine that has booted, without any network; below /media is a signed bundle of this checkout."""
     with booted(engine) as machine:
         yield machine

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import contents, images
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.testbed.pki import Authority
 
 TOP = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ _STATE = (
 class ContainerSite:
     """One site. ``project`` is the name by which compose knows it, ``ports`` are those of the host."""
 
-    engine: Engine
+    engine: DockerDaemon
     root: Path
     compose_program: Path
     project: str
@@ -51,7 +51,7 @@ class ContainerSite:
     @classmethod
     def lay_out(
         cls,
-        engine: Engine,
+        engine: DockerDaemon,
         root: Path,
         *,
         version: str,
@@ -198,7 +198,7 @@ def wait(condition: Callable[[], bool], *, seconds: float, what: Callable[[], st
 
 
 @contextmanager
-def host_site(engine: Engine, root: Path, *, port: int) -> Iterator[ContainerSite]:
+def host_site(engine: DockerDaemon, root: Path, *, port: int) -> Iterator[ContainerSite]:
     """Have a site for the block as the command `appliance` finds one: with settings, a host certificate and its key.
 
     Nothing is configured; the project is the real one, so nobody else uses the engine meanwhile.

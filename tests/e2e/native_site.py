@@ -12,7 +12,7 @@ from typing import Any
 from appliance.core.version import __version__
 from deploy import bundle as deployed
 from deploy import contents, images
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e.vm_site import CA_BUNDLE, GRID, TOP, Appliance
 from tests.testbed import Testbed
 from tests.testbed import bundle as bundles
@@ -45,7 +45,7 @@ def make_bundle(media: Path, extras: Sequence[str]) -> Path:
 
 
 @contextmanager
-def bare(engine: Engine) -> Iterator[Machine]:
+def bare(engine: DockerDaemon) -> Iterator[Machine]:
     """Have a machine run that has nothing but Debian, and a network to fetch packages from."""
     network = f"native-{os.getpid()}"
     engine.docker("network", "create", network)
@@ -57,7 +57,7 @@ def bare(engine: Engine) -> Iterator[Machine]:
 
 
 @contextmanager
-def small(engine: Engine) -> Iterator[Machine]:
+def small(engine: DockerDaemon) -> Iterator[Machine]:
     """Have a machine run with all packages, an engine that nobody can start, no network; few programs are installed."""
     extras = ("admin", "bdii", "cloudkeeper-os", "caso")
     masked = [word for unit in _ENGINE for word in ("-v", f"/dev/null:/etc/systemd/system/{unit}")]
@@ -66,7 +66,7 @@ def small(engine: Engine) -> Iterator[Machine]:
 
 
 @contextmanager
-def _booted(engine: Engine, extras: Sequence[str], **options: Any) -> Iterator[Machine]:
+def _booted(engine: DockerDaemon, extras: Sequence[str], **options: Any) -> Iterator[Machine]:
     directory = TOP / f".cache/vm/native-{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "media").mkdir(parents=True)

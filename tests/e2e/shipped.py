@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import bundle, images
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.testbed.bundle import make_key
 
 TOP = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ class Shipped:
     key: Path
 
     @classmethod
-    def of_checkout(cls, engine: Engine) -> Shipped:
+    def of_checkout(cls, engine: DockerDaemon) -> Shipped:
         """Return the bundle of what is in the checkout now; those of other states of it go."""
         with engine.alone():
             ids = images.ensure(engine, TOP / ".cache/deploy")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deploy import bundle, contents, images
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e.shipped import Shipped
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]  # images are built first
@@ -22,7 +22,7 @@ TOP = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def shipped(engine: Engine) -> Shipped:
+def shipped(engine: DockerDaemon) -> Shipped:
     return Shipped.of_checkout(engine)
 
 
@@ -62,7 +62,7 @@ def test_the_sums_are_of_all_files_and_the_signature_is_of_the_sums(
 
 
 def test_the_images_of_the_bundle_are_those_that_the_engine_runs(
-    engine: Engine, made: Path
+    engine: DockerDaemon, made: Path
 ) -> None:
     """R01: loaded from the bundle, never pulled; images.lock names service, tag and id."""
     lines = [
@@ -87,7 +87,7 @@ def test_the_images_of_the_bundle_are_those_that_the_engine_runs(
 
 @pytest.mark.parametrize("name", contents.IMAGES)
 def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(
-    engine: Engine, made: Path, name: str
+    engine: DockerDaemon, made: Path, name: str
 ) -> None:
     document = json.loads((made / f"sbom/{name}.cdx.json").read_text())
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")
@@ -148,7 +148,7 @@ def test_the_host_s_programs_are_there_for_each_python(
 
 
 def test_the_bundle_lists_its_debian_packages_and_says_of_which_day(
-    engine: Engine, made: Path
+    engine: DockerDaemon, made: Path
 ) -> None:
     """F-H8: name, version and architecture as dpkg says inside of the images; no package is younger than the list."""
     head, *lines = (made / "debian-packages.txt").read_text().splitlines()
@@ -208,11 +208,13 @@ def test_all_that_is_shipped_is_in_the_bundle(made: Path) -> None:
         assert (made / "files" / name).read_bytes() == (TOP / name).read_bytes()
 
 
-def test_a_build_needs_no_network_once_its_parts_are_there(engine: Engine, made: Path) -> None:
+def test_a_build_needs_no_network_once_its_parts_are_there(
+    engine: DockerDaemon, made: Path
+) -> None:
     assert made.exists()
     code = (
-        "from pathlib import Path; from deploy import images; from deploy.engine import Engine; "
-        f"print(len(images.build(Engine(Path({str(engine.directory)!r})), Path('.cache/deploy'))))"
+        "from pathlib import Path; from deploy import images; from deploy.dockerd import DockerDaemon; "
+        f"print(len(images.build(DockerDaemon(Path({str(engine.directory)!r})), Path('.cache/deploy'))))"
     )
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", code],
@@ -229,7 +231,7 @@ def test_a_build_needs_no_network_once_its_parts_are_there(engine: Engine, made:
     (0o600, "no key", "is no private key"),
 ])  # fmt: skip
 def test_a_key_that_is_none_or_is_open_signs_nothing(
-    engine: Engine, shipped: Shipped, tmp_path: Path, mode: int, text: str | None, words: str
+    engine: DockerDaemon, shipped: Shipped, tmp_path: Path, mode: int, text: str | None, words: str
 ) -> None:
     bad = tmp_path / "bad.pem"
     bad.write_text(text or shipped.key.read_text())

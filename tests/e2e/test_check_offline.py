@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e.container_site import TOP, ContainerSite, host_site, wait
 
 pytestmark = pytest.mark.container
@@ -69,7 +69,7 @@ def configure(site: ContainerSite) -> None:
 
 
 @pytest.fixture
-def site(engine: Engine, tmp_path: Path) -> Iterator[ContainerSite]:
+def site(engine: DockerDaemon, tmp_path: Path) -> Iterator[ContainerSite]:
     with host_site(engine, tmp_path / "root", port=PORT) as made:
         configure(made)
         yield made

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud
 from tests.e2e.bdii_service import Entries, search
 from tests.e2e.container_site import SERVICES, ContainerSite, wait
@@ -31,7 +31,7 @@ def entries(host: str = "127.0.0.1", port: int = PORT) -> Entries:
 
 
 @pytest.fixture
-def host_site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
+def host_site(engine: DockerDaemon, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
     """Compose v2, the host's network, and the test bed's real cloud, which listens on this machine only."""
     root = tmp_path / "root"
     root.mkdir()

@@ -12,7 +12,7 @@ import pytest
 
 from deploy import contents, images
 from deploy.assemble import NEVER_IMPORTED
-from deploy.engine import DOCKER, Engine
+from deploy.dockerd import DOCKER, DockerDaemon
 
 pytestmark = pytest.mark.container
 
@@ -34,12 +34,12 @@ _EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6e
 _NO_BUILD_TOOLS = "gcc cc make ld as pip pip3 git curl wget apt-get gpg strip"
 
 
-def run(engine: Engine, name: str, *command: str) -> str:
+def run(engine: DockerDaemon, name: str, *command: str) -> str:
     """Run a command in a container of an image, restricted as the services are."""
     return engine.docker("run", *LIMITS, images.tag(name), *command).stdout
 
 
-def inspect(engine: Engine, name: str) -> dict[str, Any]:
+def inspect(engine: DockerDaemon, name: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = json.loads(
         engine.docker("image", "inspect", images.tag(name)).stdout
     )
@@ -47,7 +47,9 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_runs_as_fedcloud_and_names_version_and_commit(engine: Engine, name: str) -> None:
+def test_an_image_runs_as_fedcloud_and_names_version_and_commit(
+    engine: DockerDaemon, name: str
+) -> None:
     """R01, R25, R28: the images keep the names egifedcloud/*, with a version of our own; and nothing runs as root."""
     config = inspect(engine, name)["Config"]
     assert config["User"] == "1999:1999"
@@ -67,7 +69,7 @@ def test_an_image_runs_as_fedcloud_and_names_version_and_commit(engine: Engine, 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_holds_no_key_no_build_tool_and_nothing_to_become_root_with(
-    engine: Engine, name: str
+    engine: DockerDaemon, name: str
 ) -> None:
     script = f"""
         for tool in {_NO_BUILD_TOOLS}; do command -v $tool; done
@@ -84,7 +86,9 @@ def test_an_image_holds_no_key_no_build_tool_and_nothing_to_become_root_with(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_holds_the_libraries_of_its_locks_and_no_other(engine: Engine, name: str) -> None:
+def test_an_image_holds_the_libraries_of_its_locks_and_no_other(
+    engine: DockerDaemon, name: str
+) -> None:
     """The site's BDII, the only public program, has no client of OpenStack."""
     shown = run(
         engine, name, "python", "-c",
@@ -108,7 +112,7 @@ def test_an_image_holds_the_libraries_of_its_locks_and_no_other(engine: Engine, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_program_shows_its_help(engine: Engine, name: str) -> None:
+def test_each_program_shows_its_help(engine: DockerDaemon, name: str) -> None:
     """How long that takes, `scripts/bench appliance` measures."""
     script = "for program; do $program --help >/tmp/help; head -1 /tmp/help; done"
     programs = contents.IMAGES[name].programs
@@ -122,7 +126,9 @@ def test_each_program_shows_its_help(engine: Engine, name: str) -> None:
     ("name", "command"),
     [("cloudbdii", "slapd"), ("sitebdii", "slapd"), ("cloudkeeper", "qemu-img")],
 )
-def test_what_is_not_python_finds_its_libraries(engine: Engine, name: str, command: str) -> None:
+def test_what_is_not_python_finds_its_libraries(
+    engine: DockerDaemon, name: str, command: str
+) -> None:
     said = engine.docker(
         "run",
         *LIMITS,
@@ -135,7 +141,7 @@ def test_what_is_not_python_finds_its_libraries(engine: Engine, name: str, comma
     assert run(engine, name, "sh", "-c", others).split("/")[-1].strip() == command
 
 
-def test_qemu_img_converts_in_its_image(engine: Engine) -> None:
+def test_qemu_img_converts_in_its_image(engine: DockerDaemon) -> None:
     script = "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && qemu-img info --output=json b"
     shown = engine.docker(
         "run", *LIMITS, "--tmpfs", "/tmp", images.tag("cloudkeeper"), "sh", "-c", script
@@ -143,7 +149,7 @@ def test_qemu_img_converts_in_its_image(engine: Engine) -> None:
     assert json.loads(shown)["format"] == "qcow2"
 
 
-def test_the_images_together_are_small_because_they_share_layers(engine: Engine) -> None:
+def test_the_images_together_are_small_because_they_share_layers(engine: DockerDaemon) -> None:
     """At most 450 MB, each layer counted once; told by the engine's own accounts of its layers."""
     layers: dict[tuple[str, ...], int] = {}
     for name in NAMES:
@@ -172,7 +178,9 @@ def test_the_images_together_are_small_because_they_share_layers(engine: Engine)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_program_meets_a_missing_configuration_with_words(engine: Engine, name: str) -> None:
+def test_a_program_meets_a_missing_configuration_with_words(
+    engine: DockerDaemon, name: str
+) -> None:
     """On a read-only root without any mount: one clear line and no traceback."""
     command = inspect(engine, name)["Config"]["Cmd"]
     done = engine.docker("run", *LIMITS, images.tag(name), *command, check=False)
@@ -190,7 +198,7 @@ def test_the_base_is_the_same_octets_when_it_is_made_again(tmp_path: Path) -> No
 
 
 @pytest.mark.matrix
-def test_an_image_that_is_built_again_has_the_same_layers(engine: Engine) -> None:
+def test_an_image_that_is_built_again_has_the_same_layers(engine: DockerDaemon) -> None:
     """Without anything that the builder remembers; the image's own description has the time of its build."""
     base = engine.docker(
         "images", "--format", "{{.Repository}}:{{.Tag}}", "egifedcloud/base"
@@ -220,7 +228,7 @@ def test_an_image_that_is_built_again_has_the_same_layers(engine: Engine) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shared_object_of_an_image_finds_what_it_is_linked_to(
-    engine: Engine, name: str
+    engine: DockerDaemon, name: str
 ) -> None:
     script = """
         for program in slapd ldapsearch qemu-img; do command -v $program; done | cat - <(find /opt /usr/lib/ldap -name '*.so*' 2>/dev/null) |
@@ -230,7 +238,7 @@ def test_every_shared_object_of_an_image_finds_what_it_is_linked_to(
     assert run(engine, name, "bash", "-c", script) == ""
 
 
-def test_a_tag_that_leads_elsewhere_or_nowhere_is_noticed(engine: Engine) -> None:
+def test_a_tag_that_leads_elsewhere_or_nowhere_is_noticed(engine: DockerDaemon) -> None:
     """The build asks this before it believes that its images are there."""
     ids = [
         engine.docker("image", "inspect", "--format", "{{.Id}}", images.tag(name)).stdout.strip()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud
 from tests.e2e.container_site import ACCOUNT, ContainerSite
 from tests.e2e.ssm_site import Site
@@ -21,7 +21,7 @@ PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 910
 
 
 @pytest.fixture
-def site(engine: Engine, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
+def site(engine: DockerDaemon, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
     root = tmp_path / "root"
     root.mkdir()
     with engine.alone():

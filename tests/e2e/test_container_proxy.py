@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud
 from tests.e2e.container_site import ContainerSite, wait
 from tests.e2e.images_cloud import ACCOUNT as IMAGES_ACCOUNT
@@ -37,7 +37,7 @@ PASSWORD = "geheim-4711"
 
 @pytest.fixture(scope="module")
 def site(
-    engine: Engine, testbed: Testbed, tmp_path_factory: pytest.TempPathFactory
+    engine: DockerDaemon, testbed: Testbed, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ContainerSite]:
     root = tmp_path_factory.mktemp("proxied") / "root"
     root.mkdir()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud, neighbour
 from tests.e2e.bdii_service import Entries, images, search
 from tests.e2e.container_site import COMPOSE, SERVICES, TOP, ContainerSite, wait
@@ -52,7 +52,7 @@ def gateway(site: ContainerSite) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerSite]:
+def site(engine: DockerDaemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerSite]:
     """Compose 1.29.2, networks of their own, and a cloud on this machine."""
     root = tmp_path_factory.mktemp("containers") / "root"
     root.mkdir()
@@ -241,7 +241,7 @@ def test_an_edited_file_is_seen_even_if_the_editor_wrote_a_new_one(site: Contain
 
 @pytest.mark.parametrize("version", COMPOSE)
 def test_a_missing_file_is_an_error_and_no_directory_is_made(
-    engine: Engine, tmp_path: Path, version: str
+    engine: DockerDaemon, tmp_path: Path, version: str
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -267,7 +267,12 @@ def test_both_versions_of_compose_read_the_file_alike(tmp_path: Path, network: s
         root = tmp_path / version / "root"
         root.mkdir(parents=True)
         site = ContainerSite.lay_out(
-            Engine(tmp_path), root, version=version, project="fedcloud", port=PORT, network=network
+            DockerDaemon(tmp_path),
+            root,
+            version=version,
+            project="fedcloud",
+            port=PORT,
+            network=network,
         )
         command = [*site.command, "--profile", "jobs", "config"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -291,7 +296,7 @@ def test_an_address_for_the_public_bdii(tmp_path: Path, network: str, place: str
     for version in COMPOSE:
         root = tmp_path / version / "root"
         root.mkdir(parents=True)
-        engine = Engine(tmp_path)
+        engine = DockerDaemon(tmp_path)
         site = ContainerSite.lay_out(
             engine, root, version=version, project="p", port=PORT, network=network
         )

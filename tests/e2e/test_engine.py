@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 
 pytestmark = pytest.mark.container
 
 
 def test_a_mount_that_the_daemon_leaves_is_no_obstacle(tmp_path: Path) -> None:
     """After a container in the host's network the daemon ends without unmounting that network."""
-    engine = Engine(tmp_path)
+    engine = DockerDaemon(tmp_path)
     engine.up()
     left = engine.socket.parent / "exec/netns/default"
     left.parent.mkdir(parents=True, exist_ok=True)

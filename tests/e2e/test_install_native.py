@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.admin.native import authorities
+from appliance.admin.runtime.native import authorities
 from appliance.core.version import __version__
 from tests.e2e.host_root import Host
 from tests.testbed import Authority

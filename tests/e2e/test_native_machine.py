@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import native_site
 from tests.e2e.vm_site import Appliance
 from tests.testbed import Testbed
@@ -32,7 +32,7 @@ UNITS = ("bdii", "cloudbdii", "cloudkeeper-os")
 @pytest.fixture(scope="module")
 def site(testbed: Testbed) -> Iterator[Appliance]:
     """Return the appliance, installed without containers and configured; nothing is started."""
-    engine = Engine(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
+    engine = DockerDaemon(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     with engine.used(), native_site.bare(engine) as machine:
         yield native_site.install(machine, testbed)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.version import __version__
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud, native_site
 from tests.e2e.container_site import ContainerSite
 from tests.testbed import Authority
@@ -50,7 +50,7 @@ def pid(machine: Machine, unit: str) -> int:
 
 def test_services_and_jobs_run_under_systemd(tmp_path: Path) -> None:
     """R04, R21, R38, F-H2, F-H5: one machine for all of it, since to boot and to install one takes most of the time."""
-    engine = Engine(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
+    engine = DockerDaemon(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     with engine.used(), native_site.small(engine) as machine:
         install = (
             "/media/install",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud, neighbour
 from tests.e2e.container_site import ContainerSite, wait
 
@@ -53,7 +53,7 @@ _REFUSED = {"ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "timed out"}
 
 @pytest.fixture(scope="module", params=["bridge", "host"])
 def site(
-    request: pytest.FixtureRequest, engine: Engine, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, engine: DockerDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ContainerSite]:
     """All services at work, with a cloud that is not there: the backend asks it only when a run begins."""
     root = tmp_path_factory.mktemp(request.param) / "root"

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import pytest
 
-from appliance.admin import compose
-from deploy.engine import Engine
+from appliance.admin.runtime import compose
+from deploy.dockerd import DockerDaemon
 from tests.e2e.container_site import COMPOSE, ContainerSite, host_site
 
 pytestmark = pytest.mark.container
@@ -26,7 +26,7 @@ PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 940
 
 
 @pytest.fixture
-def site(engine: Engine, tmp_path: Path) -> Iterator[ContainerSite]:
+def site(engine: DockerDaemon, tmp_path: Path) -> Iterator[ContainerSite]:
     with host_site(engine, tmp_path / "root", port=PORT) as made:
         yield made
 

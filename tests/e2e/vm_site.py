@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import images
-from deploy.engine import Engine
+from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud
 from tests.e2e.bdii_service import Entries, parse
 from tests.e2e.container_site import ACCOUNT, ContainerSite
@@ -39,7 +39,7 @@ _EVERYTHING = """
 
 
 @contextmanager
-def booted(engine: Engine) -> Iterator[Machine]:
+def booted(engine: DockerDaemon) -> Iterator[Machine]:
     """Have a new machine run for the block; below its /media is a signed bundle of this checkout."""
     directory = TOP / f".cache/vm/{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy import images
-from deploy.engine import DOCKER, Engine, EngineError
+from deploy.dockerd import DOCKER, DaemonError, DockerDaemon
 from tests.testbed.patience import Patience
 
 HOST = "appliance.example.org"
@@ -61,12 +61,12 @@ def fetch_root(cache: Path, *, is_bare: bool = False) -> Path:
             stdin=subprocess.DEVNULL,
         )
         if done.returncode:
-            raise EngineError(f"{program.name}: {done.stderr[-2000:]}")
+            raise DaemonError(f"{program.name}: {done.stderr[-2000:]}")
 
     return images.kept(cache / "vm", [path.read_bytes() for path in scripts], make) / "root.tar"
 
 
-def ensure_image(engine: Engine, cache: Path, *, is_bare: bool = False) -> str:
+def ensure_image(engine: DockerDaemon, cache: Path, *, is_bare: bool = False) -> str:
     """Return the name of the machine's image in an engine, made if it is not there."""
     root = fetch_root(cache, is_bare=is_bare)
     name = f"appliance-vm:{root.parent.name}"
@@ -79,7 +79,7 @@ def ensure_image(engine: Engine, cache: Path, *, is_bare: bool = False) -> str:
 class Machine:
     """One machine. ``directory`` is on a file system that can carry overlays: the inner engine's data are there."""
 
-    engine: Engine
+    engine: DockerDaemon
     directory: Path
     identifier: str = ""
     doors: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Machine:
     @classmethod
     def create(
         cls,
-        engine: Engine,
+        engine: DockerDaemon,
         directory: Path,
         *,
         cache: Path,
@@ -143,7 +143,7 @@ class Machine:
             if word in ("running", "degraded"):
                 return word
             time.sleep(0.1)
-        raise EngineError(
+        raise DaemonError(
             f"the machine does not come up: {self.run('systemctl', 'list-jobs', expect=None).stdout}"
         )
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from appliance.admin import composed, native, settings
+from appliance.admin import settings
 from appliance.admin.check import across, inside, trust
 from appliance.admin.check.finding import identify
 from appliance.admin.command import main
+from appliance.admin.runtime import compose_output, native
 from appliance.core.config.settings import Value
 from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
@@ -476,7 +477,7 @@ def test_revocation_lists_that_nobody_fetches(
 )
 def test_docker_compose_s_own_words(line: str, expected: bool) -> None:
     """F-H12."""
-    assert composed.is_noise(line) is expected
+    assert compose_output.is_noise(line) is expected
 
 
 def test_without_containers_the_program_is_asked_as_its_job_runs(

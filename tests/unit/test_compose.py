@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.admin import compose, settings
+from appliance.admin import settings
+from appliance.admin.runtime import compose
 from appliance.core.run.errors import ConfigurationError, Unavailable
 from appliance.core.run.layout import Layout
 from tests.simulators import compose_v5

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.admin import progress
+from appliance.admin.install import progress
 from deploy import debian
 
 RECIPE = [b"time stamp", b"script", b"names"]

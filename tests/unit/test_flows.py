@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from appliance.admin import jobs, settings
+from appliance.admin import inventory, settings
 from appliance.admin.command import main
-from appliance.admin.jobs import Flow
+from appliance.admin.inventory import Flow
 from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
@@ -87,19 +87,19 @@ def test_on_is_the_default_and_another_word_an_error(engine: Engine, tmp_path: P
 def test_every_job_service_and_record_has_its_flow() -> None:
     """The compose file says which services there are; the programs' own names are those of their records."""
     shipped = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
-    flows = {name: jobs.flow_of_record("whatever", name) for name in shipped}
+    flows = {name: inventory.flow_of_record("whatever", name) for name in shipped}
     assert flows == {
         **dict.fromkeys(("caso", "ssm"), Flow.ACCOUNTING),
         **dict.fromkeys(("cloudbdii", "sitebdii", "cloud-info"), Flow.INFORMATION),
         **dict.fromkeys(("cloudkeeper", "cloudkeeper-os"), Flow.IMAGES),
     }
     units = [path.stem for path in (TOP / "systemd").glob("*.service") if "@" not in path.stem]
-    assert {unit: jobs.flow_of(unit) for unit in units} == {
+    assert {unit: inventory.flow_of(unit) for unit in units} == {
         "bdii": "information",
         "cloudkeeper-os": "images",
         "fedcloud-upkeep": None,
     }
-    assert {name for name in jobs.JOBS if jobs.flow_of(name) is None} == {"fetch-crl"}
+    assert {name for name in inventory.JOBS if inventory.flow_of(name) is None} == {"fetch-crl"}
     for program, flow in {
         "caso-extract": "accounting",
         "ssmsend": "accounting",
@@ -111,7 +111,7 @@ def test_every_job_service_and_record_has_its_flow() -> None:
         "cloudkeeper-os": "images",
         "job-fetch-crl": None,
     }.items():
-        assert jobs.flow_of_record(program, "runs") == flow, program
+        assert inventory.flow_of_record(program, "runs") == flow, program
 
 
 def test_a_job_that_is_off_starts_nothing_and_is_done(

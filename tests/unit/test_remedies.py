@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
-from appliance.admin import native
 from appliance.admin.check import inside, offline
 from appliance.admin.command import main
+from appliance.admin.runtime import native
 from appliance.core.config import settings
 from appliance.core.run import log
 from appliance.core.spool import Spool

@@ -849,7 +849,7 @@ def test_fetch_crl_runs_on_the_host_and_its_failure_shows(site: Site) -> None:
 def test_fetch_crl_goes_through_the_proxy_of_the_site(site: Site) -> None:
     """It reads no environment unless it is told to; a proxy of its own configuration stays if the site has none."""
     from appliance.admin import settings
-    from appliance.admin.run.verb import through_proxy
+    from appliance.admin.run.run import through_proxy
     from appliance.core.run.layout import Layout
 
     assert through_proxy(settings.load(Layout(site.root))) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.admin.command import main
-from appliance.admin.schedule import verb as schedule
+from appliance.admin.schedule import schedule
 from appliance.admin.start import start
 from appliance.core.run import cli
 

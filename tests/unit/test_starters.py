@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.admin.command import main
-from appliance.admin.jobs import JOBS
+from appliance.admin.inventory import JOBS
 from appliance.admin.schedule import starters, state
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from appliance.admin.check.finding import Finding, of_problem
-from appliance.admin.mounts import choice
+from appliance.admin.mounts import site_files
 from appliance.admin.settings import PROFILES, Host
 from appliance.core.cloud import vo
 from appliance.core.config import document, yaml_file
@@ -27,7 +27,7 @@ _SHARES = "compute.shares."
 
 Table = Mapping[str, tuple[int, frozenset[str]]]
 """By VO the line where it stands, and its projects."""
-_Reader = Callable[[Path], Table]
+_ReadTable = Callable[[Path], Table]
 
 
 def site_names(values: Sequence[Value]) -> Iterator[Finding]:
@@ -114,7 +114,7 @@ def _are_alike(ones: frozenset[str], others: frozenset[str]) -> bool:
     return len(kinds) == 1
 
 
-def _tables(host: Host, layout: Layout, services: set[str]) -> Iterator[tuple[Path, _Reader]]:
+def _tables(host: Host, layout: Layout, services: set[str]) -> Iterator[tuple[Path, _ReadTable]]:
     if "caso" in services:
         yield layout.path(host.mounts["FEDCLOUD_CASO_MAPPING"]), _mapping
     if "cloudkeeper-os" in services:
@@ -157,6 +157,6 @@ def host_files(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterat
     yield from (of_problem(problem) for problem in host.warnings)
     if "cloudkeeper-os" in services:
         try:
-            choice.check(choice.variables(layout), layout)
+            site_files.check(site_files.variables(layout), layout)
         except ConfigurationError as error:
             yield from (of_problem(problem, program="cloudkeeper-os") for problem in error.problems)

@@ -17,10 +17,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from appliance.admin import composed, native, settings
+from appliance.admin import settings
 from appliance.admin.check.finding import Finding, identify
-from appliance.admin.jobs import Job
-from appliance.admin.mounts import choice
+from appliance.admin.inventory import Job
+from appliance.admin.mounts import site_files
+from appliance.admin.runtime import compose_output, native
 from appliance.admin.settings import Host
 from appliance.core.config.settings import Value
 from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
@@ -53,7 +54,7 @@ _WHERE = re.compile(r"(?P<path>/[^\s:]+)(?::(?P<line>\d+))?: (?P<text>.*)", re.D
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CheckAnswer:
     """What the programs of one container said of their configuration."""
 
     findings: tuple[Finding, ...]
@@ -67,7 +68,7 @@ class Answer:
 
 def ask(
     name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str] = ()
-) -> Answer:
+) -> CheckAnswer:
     """Check the configuration of a job or service where it runs; ``mounts`` are ``SOURCE:TARGET:ro``.
 
     Raises `Unavailable` when there is no answer: no engine, a mount without its source.
@@ -81,11 +82,11 @@ def ask(
     if _has_no_network_of_its_own(service, host):
         command[command.index("-p") + 1] = _PROJECT
     try:
-        said, _ = _run(name, command, composed.environment(host))
+        said, _ = _run(name, command, compose_output.environment(host))
     except OSError as error:
-        raise composed.not_installed(command[0], error) from error
+        raise compose_output.not_installed(command[0], error) from error
     if _BEGUN not in said:
-        raise composed.failure(name, said)
+        raise compose_output.failure(name, said)
     return read(name, said)
 
 
@@ -107,9 +108,9 @@ def _has_no_network_of_its_own(service: str, host: Host) -> bool:
 
 def _ask_natively(
     name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str]
-) -> Answer:
+) -> CheckAnswer:
     """Ask the programs of a host without containers, each as its job or service runs."""
-    named = choice.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
+    named = site_files.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
     environment = native.environment(host.proxies, named_authorities=named, root=layout.root)
     lines: list[str] = []
     for program in PROGRAMS[service]:
@@ -142,7 +143,7 @@ def _run(
     return done.stderr.decode(errors="replace").splitlines(), done.returncode
 
 
-def read(name: str, said: Sequence[str]) -> Answer:
+def read(name: str, said: Sequence[str]) -> CheckAnswer:
     """Return what the lines of a check say."""
     findings: list[Finding] = []
     values: list[Value] = []
@@ -150,7 +151,7 @@ def read(name: str, said: Sequence[str]) -> Answer:
         found, told = _of_program(name, part)
         findings += found
         values += told
-    return Answer(tuple(dict.fromkeys(findings)), tuple(values))
+    return CheckAnswer(tuple(dict.fromkeys(findings)), tuple(values))
 
 
 def _parts(said: Sequence[str]) -> Iterator[list[str]]:

@@ -21,12 +21,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from appliance.admin import jobs, settings
+from appliance.admin import inventory, settings
 from appliance.admin.check import across, inside, trust
 from appliance.admin.check.finding import Finding, identify
-from appliance.admin.engine import Engine
 from appliance.admin.images import needed
 from appliance.admin.run import hostkey
+from appliance.admin.runtime.engine import Engine
 from appliance.admin.schedule import state
 from appliance.admin.settings import Host
 from appliance.core import clock
@@ -47,7 +47,7 @@ _PAUSE = 1.0
 
 
 @dataclass(slots=True)
-class Report:
+class CheckReport:
     """What a check has found, and whom it asked."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -98,13 +98,13 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.PARTLY if report.findings and report.asked else _empty(report)
 
 
-def _empty(report: Report) -> ExitStatus:
+def _empty(report: CheckReport) -> ExitStatus:
     return ExitStatus.DONE if report.asked or not report.findings else ExitStatus.NOTHING
 
 
-def check(host: Host, layout: Layout, chosen: Sequence[str]) -> Report:
+def check(host: Host, layout: Layout, chosen: Sequence[str]) -> CheckReport:
     """Check the jobs and services that are ``chosen``, or all that are wanted and run by themselves."""
-    report = Report()
+    report = CheckReport()
     names = list(chosen) or [name for name in _names() if _is_usual(name)]
     report.off = [host.off(name) for name in names if not host.is_wanted(name)]
     names = [name for name in names if host.is_wanted(name)]
@@ -121,7 +121,7 @@ def check(host: Host, layout: Layout, chosen: Sequence[str]) -> Report:
     return report
 
 
-def _ask_all(report: Report, services: dict[str, str], host: Host, layout: Layout) -> None:
+def _ask_all(report: CheckReport, services: dict[str, str], host: Host, layout: Layout) -> None:
     try:
         with contextlib.nullcontext() if host.is_native else Engine(host.socket) as engine:
             for name, service in services.items():
@@ -140,7 +140,7 @@ def _ask_all(report: Report, services: dict[str, str], host: Host, layout: Layou
         report.add(inside.of_error("", error, identifier="C04.a"))
 
 
-def patiently(name: str, service: str, host: Host, layout: Layout) -> inside.Answer:
+def patiently(name: str, service: str, host: Host, layout: Layout) -> inside.CheckAnswer:
     """Ask a program; ask again when a file that it finds fault with is just being written."""
     try:
         answer = _ask(name, service, host, layout)
@@ -154,8 +154,8 @@ def patiently(name: str, service: str, host: Host, layout: Layout) -> inside.Ans
     return answer
 
 
-def _ask(name: str, service: str, host: Host, layout: Layout) -> inside.Answer:
-    job = jobs.JOBS.get(name)
+def _ask(name: str, service: str, host: Host, layout: Layout) -> inside.CheckAnswer:
+    job = inventory.JOBS.get(name)
     if job is None:
         return inside.ask(name, service, host, layout)
     warnings: list[str] = []
@@ -196,24 +196,24 @@ def _schedule(layout: Layout, host: Host) -> Iterator[Finding]:
 
 
 def _names() -> list[str]:
-    return [*jobs.JOBS, *jobs.SERVICES]
+    return [*inventory.JOBS, *inventory.SERVICES]
 
 
 def _is_usual(name: str) -> bool:
-    return name in jobs.SERVICES or jobs.JOBS[name].is_scheduled
+    return name in inventory.SERVICES or inventory.JOBS[name].is_scheduled
 
 
 def _service(name: str) -> str:
-    return name if name in jobs.SERVICES else jobs.JOBS[name].service
+    return name if name in inventory.SERVICES else inventory.JOBS[name].service
 
 
 def _members(name: str) -> Sequence[str]:
     """Return what a name stands for: a job, a service, or the services of a unit."""
     if name in _names():
         return [name]
-    if name in jobs.UNITS:
-        return jobs.UNITS[name]
-    known = [*_names(), *jobs.UNITS]
+    if name in inventory.UNITS:
+        return inventory.UNITS[name]
+    known = [*_names(), *inventory.UNITS]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(known)}"
     raise UsageError(name, "there is no such job or service", hint)
@@ -224,7 +224,7 @@ def _progress(name: str) -> None:
         print(f"\rchecking {name} …\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _as_text(report: Report) -> str:
+def _as_text(report: CheckReport) -> str:
     if sys.stderr is not None and sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     width = max((len(one.program) for one in report.findings), default=0)
@@ -246,7 +246,7 @@ def _as_text(report: Report) -> str:
     )
 
 
-def _as_json(report: Report) -> str:
+def _as_json(report: CheckReport) -> str:
     found = [
         {"id" if key == "identifier" else key: value for key, value in asdict(one).items()}
         for one in report.findings

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.admin.jobs import Flow
+from appliance.admin.inventory import Flow
 from appliance.core.run.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -26,7 +26,7 @@ Check = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class CloudAccount:
     """Name and password of an account of the cloud, in the domain ``Default``."""
 
     name: str
@@ -45,7 +45,7 @@ class Answers:
     """File (PEM) by which the cloud's certificates are trusted."""
     projects: Mapping[str, str]
     """Project, by its id, of each VO."""
-    accounts: Mapping[Flow, Account]
+    accounts: Mapping[Flow, CloudAccount]
     certificate: str
     key: str
     """Files of the host certificate and its key."""
@@ -111,12 +111,12 @@ class Interview:
             lists=tuple(lists.split()),
         )
 
-    def _account(self, flow: Flow) -> Account:
+    def _account(self, flow: Flow) -> CloudAccount:
         name = self._ask(
             f"{flow}-account", f"Account for {flow}, in the domain Default", _is(_WORD, flow.value)
         )
         password = self._ask(f"{flow}-password", f"Password of {name}", _printable, is_secret=True)
-        return Account(name, "" if password == KEEP else password)
+        return CloudAccount(name, "" if password == KEEP else password)
 
     def _ask(
         self, key: str, question: str, check: Check, *, is_secret: bool = False, offered: str = ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from appliance.admin import settings
 from appliance.admin.configure import site
 from appliance.admin.configure.answers import Interview
-from appliance.admin.mounts import choice
+from appliance.admin.mounts import site_files
 from appliance.admin.run import hostkey
 from appliance.core import files
 from appliance.core.run import cli, log
@@ -64,7 +64,7 @@ def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
         site.SETTINGS,
     )
     texts = {}
-    for name in (*names, choice.ENVIRONMENT, *places.values()):
+    for name in (*names, site_files.ENVIRONMENT, *places.values()):
         path = layout.path(name)
         if not path.is_file():
             raise Unavailable(

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from appliance.admin.configure import edit
-from appliance.admin.configure.answers import KEEP, Account, Answers
-from appliance.admin.jobs import Flow
-from appliance.admin.mounts import choice
+from appliance.admin.configure.answers import KEEP, Answers, CloudAccount
+from appliance.admin.inventory import Flow
+from appliance.admin.mounts import site_files
 from appliance.admin.run import hostkey
 from appliance.admin.settings import Host
 from appliance.core.run.errors import ConfigurationError, Problem
@@ -33,8 +33,8 @@ Texts = Mapping[str, str]
 
 def paths(layout: Layout) -> dict[str, str]:
     """Return the files that answers go to, by the names above; the backend's and the mappings may lie elsewhere."""
-    mounts = choice.choose(choice.variables(layout), layout)
-    backend, mapping = mounts[choice.BACKEND_CONFIG], mounts["FEDCLOUD_BACKEND_MAPPING"]
+    mounts = site_files.choose(site_files.variables(layout), layout)
+    backend, mapping = mounts[site_files.BACKEND_CONFIG], mounts["FEDCLOUD_BACKEND_MAPPING"]
     return {"backend": backend, "mapping": mapping, "caso-mapping": mounts["FEDCLOUD_CASO_MAPPING"]}
 
 
@@ -46,7 +46,7 @@ def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout
         or _value(texts.get(SITE, ""), "SITE_NAME"),
         "keystone": _value(texts.get(CASO, ""), "auth_url")
         or _value(texts.get(RC, ""), "OS_AUTH_URL"),
-        "authorities": _value(texts.get(choice.ENVIRONMENT, ""), "FEDCLOUD_CA_BUNDLE"),
+        "authorities": _value(texts.get(site_files.ENVIRONMENT, ""), "FEDCLOUD_CA_BUNDLE"),
         "projects": " ".join(
             f"{vo}={project}" for vo, project in _projects(texts.get(places["mapping"], "")).items()
         ),
@@ -101,8 +101,8 @@ def changed(answers: Answers, texts: Texts, places: Mapping[str, str]) -> Iterat
     """Yield path and new text of each file that answers go to."""
     yield SETTINGS, _flows(answers, texts[SETTINGS])
     yield (
-        choice.ENVIRONMENT,
-        edit.set_variable(texts[choice.ENVIRONMENT], "FEDCLOUD_CA_BUNDLE", answers.authorities),
+        site_files.ENVIRONMENT,
+        edit.set_variable(texts[site_files.ENVIRONMENT], "FEDCLOUD_CA_BUNDLE", answers.authorities),
     )
     mapping = {vo: {"projects": [project]} for vo, project in answers.projects.items()}
     for place in dict.fromkeys((places["mapping"], places["caso-mapping"])):
@@ -143,13 +143,13 @@ def _mapping(place: str, text: str, wanted: Mapping[str, object]) -> str:
     return json.dumps({**kept, **wanted}, indent=2) + "\n"
 
 
-def _caso(answers: Answers, account: Account, text: str) -> str:
+def _caso(answers: Answers, account: CloudAccount, text: str) -> str:
     text = edit.set_ini(text, "DEFAULT", "site_name", answers.site)
     text = edit.set_ini(text, "DEFAULT", "projects", ", ".join(answers.projects.values()))
     return _keystone(answers, account, text, "keystone_auth")
 
 
-def _keystone(answers: Answers, account: Account, text: str, section: str) -> str:
+def _keystone(answers: Answers, account: CloudAccount, text: str, section: str) -> str:
     for option, value in (
         ("auth_url", answers.keystone),
         ("username", account.name),
@@ -162,7 +162,7 @@ def _keystone(answers: Answers, account: Account, text: str, section: str) -> st
     return text
 
 
-def _rc(answers: Answers, account: Account, text: str) -> str:
+def _rc(answers: Answers, account: CloudAccount, text: str) -> str:
     for name, value in (
         ("OS_AUTH_URL", answers.keystone),
         ("OS_USERNAME", account.name),

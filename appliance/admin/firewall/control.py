@@ -11,10 +11,10 @@ import argparse
 import logging
 
 from appliance.admin import settings
-from appliance.admin.engine import Engine
 from appliance.admin.firewall import egress
 from appliance.admin.firewall.chain import Bridges
-from appliance.admin.firewall.egress import Mode
+from appliance.admin.firewall.egress import NetworkMode
+from appliance.admin.runtime.engine import Engine
 from appliance.admin.settings import Host
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, Unavailable
@@ -88,14 +88,14 @@ def why_not(host: Host) -> str:
             f"{_SERVICE} may connect to anything: it runs on this host itself, without containers"
         )
     match egress.mode(host):
-        case Mode.HOST:
+        case NetworkMode.HOST:
             return f"{_SERVICE} may connect to anything: it has the host's own network (FEDCLOUD_NETWORK=host)"
-        case Mode.OTHER:
+        case NetworkMode.OTHER:
             return (
                 f"{_SERVICE} may connect to anything: {host.network} does not put it on the networks ldap and public "
                 "alone; write networks: [ldap, public], as in bridge.yml"
             )
-        case Mode.BRIDGE:
+        case NetworkMode.BRIDGE:
             return ""
 
 

@@ -23,7 +23,7 @@ _GUARDED = frozenset({"ldap", "public"})
 """Networks of the compose file whose bridges have the names that the chain is for."""
 
 
-class Mode(enum.StrEnum):
+class NetworkMode(enum.StrEnum):
     """How far the way out of the public BDII can be restricted."""
 
     BRIDGE = "bridge"
@@ -32,7 +32,7 @@ class Mode(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChainPlan:
     """What must be in the tables."""
 
     bridges: Bridges
@@ -45,12 +45,12 @@ class Plan:
         return [target for target, found in self.addresses.items() if not found]
 
 
-def mode(host: Host) -> Mode:
+def mode(host: Host) -> NetworkMode:
     """Return how the network file has the public BDII reach the outside."""
     read = document.read([host.network], yaml_file.parse)
     found = Settings(read)
     if found.text(_SECTION, "network_mode") == "host":
-        return Mode.HOST
+        return NetworkMode.HOST
     nested = f"{_SECTION}.networks"
     names = {*found.words(_SECTION, "networks"), *read.sections.get(nested, {})}
     names |= {
@@ -58,16 +58,16 @@ def mode(host: Host) -> Mode:
         for name in read.sections
         if name.startswith(f"{nested}.")
     }
-    return Mode.BRIDGE if names and names <= _GUARDED else Mode.OTHER
+    return NetworkMode.BRIDGE if names and names <= _GUARDED else NetworkMode.OTHER
 
 
-def plan(host: Host, layout: Layout) -> Plan:
+def plan(host: Host, layout: Layout) -> ChainPlan:
     """Read what is wanted, and look up its addresses."""
     wanted = targets.read(layout)
-    return Plan(Bridges(host.bridge), targets.resolve(wanted), targets.resolvers(layout))
+    return ChainPlan(Bridges(host.bridge), targets.resolve(wanted), targets.resolvers(layout))
 
 
-def put(wanted: Plan) -> bool:
+def put(wanted: ChainPlan) -> bool:
     """Bring the tables to the plan; returns whether something was missing or different.
 
     :raises Unavailable: a program is missing or fails
@@ -97,7 +97,7 @@ def faults(bridges: Bridges) -> list[str]:
     return [fault for tables in _FAMILIES if tables.exists() for fault in _faults(tables, bridges)]
 
 
-def _put(tables: Tables, wanted: Plan) -> bool:
+def _put(tables: Tables, wanted: ChainPlan) -> bool:
     name, present = wanted.bridges.chain, tables.rules()
     own = _of_chain(present, name)
     addresses = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.admin.jobs import CONTAINERS
+from appliance.admin.inventory import CONTAINERS
 from appliance.core.config import document, shell
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout

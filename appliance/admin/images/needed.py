@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from appliance.admin.engine import Engine
 from appliance.admin.images import locked
+from appliance.admin.runtime.engine import Engine
 from appliance.admin.settings import Host
 from appliance.core.run.errors import Unavailable
 

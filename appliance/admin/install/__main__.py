@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import account, progress, settings
+from appliance.admin import account, settings
 from appliance.admin.images import locked
-from appliance.admin.install import host, images, ownership, programs
+from appliance.admin.install import engine_images, host, ownership, programs, progress
 from appliance.admin.install.plan import (
     ACTIVE_TABLES,
     IDLE_TABLES,
@@ -31,10 +31,10 @@ from appliance.admin.install.plan import (
     digest,
     files,
 )
-from appliance.admin.install.record import Record
-from appliance.admin.jobs import JOBS
-from appliance.admin.mounts import choice
-from appliance.admin.schedule import reach
+from appliance.admin.install.record import InstallRecord
+from appliance.admin.inventory import JOBS
+from appliance.admin.mounts import site_files
+from appliance.admin.schedule import horizon
 from appliance.admin.schedule.state import complaints, foreign, starts
 from appliance.core import files as durable
 from appliance.core.run import cli, lock
@@ -54,7 +54,7 @@ class Installation:
     bundle: Path
     root: Path
     record_path: Path
-    record: Record
+    record: InstallRecord
     is_native: bool = False
     """Whether the programs are to run without containers."""
     changes: int = 0
@@ -69,7 +69,7 @@ class Installation:
         ids = locked.read(self.bundle / "images.lock")
         host.check_account(self.root)
         layout = Layout(self.root)
-        choice.check(choice.variables(layout), layout)
+        site_files.check(site_files.variables(layout), layout)
         self.is_pending = (
             self.record.bundle != bundle_digest or settings.in_use(layout) != __version__
         )
@@ -83,7 +83,7 @@ class Installation:
         self.changes += self._make_programs(bundle_digest)
         self._keep_runtime()
         if self.root == Path("/") and not self.is_native:
-            self.changes += images.load(self.bundle, ids)
+            self.changes += engine_images.load(self.bundle, ids)
         self._keep_beginning()
         self._take_version_over()
         self._install_files()
@@ -118,9 +118,9 @@ class Installation:
 
     def _check_images(self, ids: Mapping[str, str]) -> None:
         if self.is_pending:
-            images.check_bundle(self.bundle, ids)
+            engine_images.check_bundle(self.bundle, ids)
         if self.root == Path("/"):
-            images.check_engine(self.bundle, ids)
+            engine_images.check_engine(self.bundle, ids)
 
     def _keep_runtime(self) -> None:
         """Write down that this host runs the programs without containers; later runs find it."""
@@ -145,9 +145,11 @@ class Installation:
 
     def _install_files(self) -> None:
         layout = Layout(self.root)
-        mounts = choice.choose(choice.variables(layout), layout)
+        mounts = site_files.choose(site_files.variables(layout), layout)
         # A second configuration beside the one that counts would raise the question which one does.
-        idle = set(choice.PLACES[choice.BACKEND_CONFIG]) - {mounts[choice.BACKEND_CONFIG]}
+        idle = set(site_files.PLACES[site_files.BACKEND_CONFIG]) - {
+            mounts[site_files.BACKEND_CONFIG]
+        }
         wanted = [
             one
             for one in files(self.bundle, is_active=self._is_table_active, is_native=self.is_native)
@@ -164,7 +166,7 @@ class Installation:
         # an earlier release's is the containers' to read, and nobody else's
         for name, place in mounts.items():
             path = layout.path(place)
-            if place in choice.PLACES[name] and path.is_file() and not path.is_symlink():
+            if place in site_files.PLACES[name] and path.is_file() and not path.is_symlink():
                 self._set_access(path, mode=0o640, group=account.ID)
         self.record.shipped = {target: [hashed] for target, hashed in offered.items()}
 
@@ -189,17 +191,19 @@ class Installation:
         layout = Layout(self.root)
         if (
             self.record.version
-            and reach.kept(layout) is None
+            and horizon.kept(layout) is None
             and any(one.lines or one.has_timer for one in starts(layout))
         ):
-            reach.keep(reach.BEGINNING, layout)
+            horizon.keep(horizon.BEGINNING, layout)
             self.changes += 1
 
     def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
         target, new = self.root / one.target.lstrip("/"), one.content
         found = target.read_bytes() if target.is_file() else None
         present = (
-            _as_shipped(found) if one.target == choice.ENVIRONMENT and found is not None else found
+            _as_shipped(found)
+            if one.target == site_files.ENVIRONMENT and found is not None
+            else found
         )
         action = decide(new, present=present, shipped=shipped, kind=one.kind)
         if target.is_symlink():  # to a place of the administrator's, or masked
@@ -217,7 +221,7 @@ class Installation:
             if action is Action.REPLACE:
                 self._put_aside(target)
             if (
-                one.target == choice.ENVIRONMENT
+                one.target == site_files.ENVIRONMENT
                 and found is not None
                 and (line := _VERSION.search(found))
             ):
@@ -263,7 +267,7 @@ class Installation:
 
     def _take_version_over(self) -> None:
         """Write the version that ``appliance.env`` has, as releases until 0.1 kept it, to the state directory."""
-        path = self.root / choice.ENVIRONMENT.lstrip("/")
+        path = self.root / site_files.ENVIRONMENT.lstrip("/")
         found = _VERSION.search(path.read_bytes()) if path.exists() else None
         if found and found[1] and not settings.in_use(Layout(self.root)):
             self._write_version(found[1].decode())
@@ -280,7 +284,7 @@ class Installation:
 
     def _drop_version(self) -> None:
         """Remove the line of earlier releases from ``appliance.env``: what ran until now may have read it."""
-        path = self.root / choice.ENVIRONMENT.lstrip("/")
+        path = self.root / site_files.ENVIRONMENT.lstrip("/")
         present = path.read_bytes()
         if (wanted := _VERSION.sub(b"", present)) == present:
             return
@@ -319,7 +323,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     with lock.hold(root / "run/fedcloud/install.lock", wait=_PATIENCE):
         record_path = state / "install.json"
         is_native = arguments.without_containers or settings.is_native(Layout(root))
-        made = Installation(bundle, root, record_path, Record.read(record_path), is_native)
+        made = Installation(bundle, root, record_path, InstallRecord.read(record_path), is_native)
         try:
             made.run()
         finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance.admin import account
 from appliance.admin.install.programs import point
-from appliance.admin.jobs import SERVICES
+from appliance.admin.inventory import SERVICES
 from appliance.core.run.errors import Unavailable
 
 ANCHORS = "/usr/share/igtf-policy"

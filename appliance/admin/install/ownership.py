@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.admin import account
-from appliance.admin.jobs import CONTAINERS
+from appliance.admin.inventory import CONTAINERS
 
 _STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii")
 PLACES = (

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.admin import account
-from appliance.admin.native import authorities
+from appliance.admin.runtime.native import authorities
 
 ROOT = 0
 ACTIVE_TABLES, IDLE_TABLES = "/etc/cron.d/", "/etc/fedcloud/cron.d/"

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from appliance.admin import progress
+from appliance.admin.install import progress
 from appliance.core.run.errors import Unavailable
 
 _TOP = "/opt/fedcloud"

@@ -17,7 +17,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 
 
 @dataclass(slots=True)
-class Record:
+class InstallRecord:
     """The version that is installed whole, the bundle that is in use, and by path the hashes of our files.
 
     There is no bundle from the first change of a run until what it installed has been taken into
@@ -29,7 +29,7 @@ class Record:
     shipped: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> Record:
+    def read(cls, path: Path) -> InstallRecord:
         """Return what is recorded, nothing where nothing is; raises `ConfigurationError` for what is no record."""
         try:
             found = json.loads(path.read_bytes())

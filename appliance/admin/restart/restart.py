@@ -11,8 +11,9 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from appliance.admin import native, settings
-from appliance.admin.jobs import SERVICES, UNITS
+from appliance.admin import settings
+from appliance.admin.inventory import SERVICES, UNITS
+from appliance.admin.runtime import native
 from appliance.admin.service import choose, steps
 from appliance.core.run import cli
 from appliance.core.run.errors import (

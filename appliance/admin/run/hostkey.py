@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.admin import account
-from appliance.admin.jobs import Job
+from appliance.admin.inventory import Job
 from appliance.core import files
 from appliance.core.config import document, ini, yaml_file
 from appliance.core.config.settings import Settings

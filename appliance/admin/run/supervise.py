@@ -30,7 +30,7 @@ Forward = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChildExit:
     """How a child ended: its exit status as a shell gives it, and what it was stopped by, if it was."""
 
     code: int
@@ -46,7 +46,7 @@ def run(
     forward: Forward,
     grace: timedelta = GRACE,
     errors: Callable[[bytes], None] | None = None,
-) -> Outcome:
+) -> ChildExit:
     """Run a command to its end.
 
     A signal that ``forward`` finds nobody for goes to the child itself. After ``grace`` follows
@@ -88,7 +88,7 @@ def _watch(
     timeout: timedelta,
     grace: timedelta,
     forward: Forward,
-) -> Outcome:
+) -> ChildExit:
     end = os.pidfd_open(child.pid)
     poll = select.poll()
     poll.register(end, select.POLLIN)
@@ -100,7 +100,7 @@ def _watch(
                 poll.poll(round(min(max(0, deadline - time.monotonic()), _LONGEST_POLL) * 1000))
             )
             if end in ready:
-                return Outcome(_status(child.wait()), stopped_by)
+                return ChildExit(_status(child.wait()), stopped_by)
             if told in ready:
                 name = signal.Signals(os.read(told, 1)[0]).name
             elif time.monotonic() < deadline:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.admin.jobs import JOBS
+from appliance.admin.inventory import JOBS
 from appliance.admin.schedule import tables
 from appliance.core import files
 from appliance.core.run.layout import Layout

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.admin import settings
-from appliance.admin.jobs import JOBS, Job
+from appliance.admin.inventory import JOBS, Job
 from appliance.admin.schedule import starters, tables
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
@@ -24,7 +24,7 @@ class Starts:
     """What starts one job: the lines of its table that counts, and whether its timer is enabled."""
 
     job: Job
-    lines: tuple[tables.Line, ...]
+    lines: tuple[tables.CronLine, ...]
     has_timer: bool
 
 

@@ -23,7 +23,7 @@ _OURS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CronLine:
     """One job of a table. ``times`` are its five fields, or a word such as ``@daily``.
 
     In a user's own table ``user`` is empty.
@@ -41,7 +41,7 @@ class Line:
         return _OURS.search(self.command) is not None
 
 
-def lines(path: Path, *, has_user: bool = True) -> Iterator[Line]:
+def lines(path: Path, *, has_user: bool = True) -> Iterator[CronLine]:
     """Yield the jobs of a table, whether cron would take them or not."""
     for number, text in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
         if not text.strip() or text.lstrip().startswith("#") or _SETTING.match(text):
@@ -49,7 +49,7 @@ def lines(path: Path, *, has_user: bool = True) -> Iterator[Line]:
         words = text.split(maxsplit=1 if text.lstrip().startswith("@") else 5)
         times, rest = " ".join(words[:-1]), words[-1]
         user, _, command = rest.partition(" ") if has_user else ("", "", rest)
-        yield Line(path, number, times, user, command.strip())
+        yield CronLine(path, number, times, user, command.strip())
 
 
 def starts_ours(path: Path) -> bool:
@@ -96,7 +96,7 @@ def problems(path: Path) -> Iterator[Problem]:
         yield from _problems_of(line)
 
 
-def _problems_of(line: Line) -> Iterator[Problem]:
+def _problems_of(line: CronLine) -> Iterator[Problem]:
     if not line.times.startswith("@") and not all(map(_FIELD.fullmatch, line.times.split())):
         yield Problem(
             line.path, line.number, "", "the first five fields must be times, such as 14 * * * *"

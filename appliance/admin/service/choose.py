@@ -20,10 +20,10 @@ from datetime import datetime
 from pathlib import Path
 
 from appliance.admin.check import offline
-from appliance.admin.engine import Engine
 from appliance.admin.images import needed
-from appliance.admin.jobs import UNITS
-from appliance.admin.mounts import choice
+from appliance.admin.inventory import UNITS
+from appliance.admin.mounts import site_files
+from appliance.admin.runtime.engine import Engine
 from appliance.admin.service import kept
 from appliance.admin.settings import Host
 from appliance.core import clock, files
@@ -89,7 +89,7 @@ def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
     """Return what keeps a service from running with the site's configuration; warnings are logged."""
     try:
         if service == "cloudkeeper-os":
-            choice.check(choice.variables(layout), layout)
+            site_files.check(site_files.variables(layout), layout)
         answer = offline.patiently(service, service, host, layout)
     except ConfigurationError as error:
         return [str(problem) for problem in error.problems]

@@ -29,15 +29,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from appliance.admin import composed, settings
-from appliance.admin.bdii import verb as bdii
-from appliance.admin.engine import Engine
-from appliance.admin.jobs import UNITS
+from appliance.admin import settings
+from appliance.admin.bdii import search
+from appliance.admin.inventory import UNITS
+from appliance.admin.runtime import compose_output
+from appliance.admin.runtime.engine import Engine
 from appliance.admin.service import choose, kept, notify
 from appliance.admin.service.choose import Choice, Decision, Start
 from appliance.admin.settings import Host
-from appliance.admin.wait import verb as wait
-from appliance.admin.watch import Watch
+from appliance.admin.wait import wait
+from appliance.admin.wait.polling import ServiceWatch
 from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError, ExitStatus, Problem, Unavailable
@@ -122,10 +123,10 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     # Python ignores SIGPIPE, and what it executes would inherit that.
     ignored = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        os.execve(command[0], command, composed.environment(host))  # noqa: S606  no shell is wanted
+        os.execve(command[0], command, compose_output.environment(host))  # noqa: S606  no shell is wanted
     except OSError as error:
         signal.signal(signal.SIGPIPE, ignored)
-        raise composed.not_installed(command[0], error) from error
+        raise compose_output.not_installed(command[0], error) from error
 
 
 def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
@@ -170,9 +171,9 @@ def _outlast(pid: int | None) -> None:
 
 def _wait(host: Host, unit: str, *, timeout: int, pid: int | None = None) -> None:
     service = UNITS[unit][-1]
-    watch = Watch(host.socket, service, pid)
+    watch = ServiceWatch(host.socket, service, pid)
     if unit == BDII and host.listen is None:  # with an address, the unit may not connect there
-        bdii.wait_for("localhost", bdii.PORT, watch=watch, timeout=timeout)
+        search.wait_for("localhost", search.PORT, watch=watch, timeout=timeout)
     else:
         wait.wait_for(service, watch=watch, timeout=timeout)
 
@@ -288,10 +289,10 @@ def _compose(host: Host, *words: str) -> int:
     command = settings.compose_command(host, *words)
     try:
         done = subprocess.run(
-            command, env=composed.environment(host), stdin=subprocess.DEVNULL, check=False
+            command, env=compose_output.environment(host), stdin=subprocess.DEVNULL, check=False
         )
     except OSError as error:
-        raise composed.not_installed(command[0], error) from error
+        raise compose_output.not_installed(command[0], error) from error
     return done.returncode
 
 

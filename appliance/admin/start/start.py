@@ -13,10 +13,9 @@ import subprocess
 from collections.abc import Iterator
 
 from appliance.admin import settings
-from appliance.admin.jobs import UNITS, Flow
-from appliance.admin.run import verb as run_verb
-from appliance.admin.schedule import state
-from appliance.admin.schedule import verb as schedule
+from appliance.admin.inventory import UNITS, Flow
+from appliance.admin.run import run as run_verb
+from appliance.admin.schedule import schedule, state
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.layout import Layout

@@ -6,10 +6,10 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from appliance.admin.bdii.verb import PORT
+from appliance.admin.bdii.search import PORT
 from appliance.admin.firewall import control, egress
 from appliance.admin.firewall.chain import Bridges
-from appliance.admin.firewall.egress import Mode
+from appliance.admin.firewall.egress import NetworkMode
 from appliance.admin.settings import Host
 from appliance.admin.status.services import Services
 from appliance.core.run.errors import AccessDenied, ConfigurationError, Unavailable
@@ -79,15 +79,15 @@ def _outward(host: Host, clients: str) -> Reach:
     return Reach(clients, f"connects to its resource BDIIs only (chain {bridges.chain})")
 
 
-def _clients(host: Host, mode: Mode) -> str:
-    if mode is Mode.OTHER:
+def _clients(host: Host, mode: NetworkMode) -> str:
+    if mode is NetworkMode.OTHER:
         return f"clients connect as {host.network} publishes it; INPUT rules of the host's firewall do not apply"
     if host.listen is None:
         where = f"port {PORT} of all addresses"
     else:
         address, port = host.listen
         where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    if mode is Mode.HOST:
+    if mode is NetworkMode.HOST:
         where = where if host.listen else _CONFIGURED
         return f"clients connect to {where}, as far as the host's firewall lets them"
     return f"clients connect to {where}, published by the engine: INPUT rules of the host's firewall do not apply"

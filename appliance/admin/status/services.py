@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from appliance.admin import compose as composes
-from appliance.admin import native, settings
-from appliance.admin.engine import Engine, ServiceState
-from appliance.admin.jobs import SERVICES, UNITS
+from appliance.admin import settings
+from appliance.admin.inventory import SERVICES, UNITS
+from appliance.admin.runtime import compose as composes
+from appliance.admin.runtime import native
+from appliance.admin.runtime.engine import Engine, ServiceState
 from appliance.admin.service import choose
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout

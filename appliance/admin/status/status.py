@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from appliance.admin import jobs, settings
+from appliance.admin import inventory, settings
 from appliance.admin.schedule import state
 from appliance.admin.status import age, reach, services
 from appliance.admin.status.services import Services
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 def _is_off(path: Path, host: settings.Host) -> bool:
     """Return whether a record is of a program whose flow is off: how its last run ended matters to nobody then."""
-    flow = jobs.flow_of_record(path.stem, path.parent.name)
+    flow = inventory.flow_of_record(path.stem, path.parent.name)
     return flow is not None and not host.flows[flow]
 
 
@@ -133,7 +133,7 @@ def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str
         return {}, []
     kinds = (".json", ".prom", ".tmp")
     below = files.listed(layout.runs, lambda name: not name.endswith(kinds), directories=True)
-    own = jobs.records(layout)
+    own = inventory.records(layout)
     found: dict[Path, Mapping[str, object]] = {}
     unusable = [str(line) for line in below.skipped.values()]
     for directory in (layout.runs, *sorted(below.paths, key=own.__eq__)):

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from appliance.admin import jobs, settings
-from appliance.admin.jobs import JOBS, Job
-from appliance.admin.schedule import reach, state
+from appliance.admin import inventory, settings
+from appliance.admin.inventory import JOBS, Job
+from appliance.admin.schedule import horizon, state
 from appliance.core import clock, files
 from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError, ExitStatus, Unavailable, UsageError
@@ -63,7 +63,7 @@ def add_since(parser: argparse.ArgumentParser) -> None:
 
 def _date(text: str) -> datetime:
     try:
-        found = reach.moment(text)
+        found = horizon.moment(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a date; write it like 2026-11-01"
@@ -76,12 +76,12 @@ def _date(text: str) -> datetime:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Change who starts the jobs, or show it."""
     layout = cli.layout(arguments)
-    wanted = _wanted([jobs.find(name) for name in arguments.also], layout)
+    wanted = _wanted([inventory.find(name) for name in arguments.also], layout)
     if arguments.by and not (arguments.show or arguments.check_config):
         _change(arguments.by, wanted, layout)
-        reach.keep(arguments.since or reach.since(layout), layout)
+        horizon.keep(arguments.since or horizon.since(layout), layout)
     elif arguments.since and not arguments.check_config:
-        reach.keep(arguments.since, layout)
+        horizon.keep(arguments.since, layout)
     elif not arguments.by and arguments.also:
         raise UsageError(
             "--with", "says nothing about who shall start it", "write cron or systemd before it"
@@ -216,7 +216,7 @@ def _show(layout: Layout) -> ExitStatus:
         )
     if host.is_wanted("caso"):
         print("The next extraction of usage reaches back to:")
-        for line in reach.show(layout):
+        for line in horizon.show(layout):
             print(line)
     wrong = state.complaints(layout, host)
     for line in wrong:

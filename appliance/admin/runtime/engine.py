@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from appliance.admin.jobs import SERVICES
+from appliance.admin.inventory import SERVICES
 from appliance.core.run.errors import Unavailable
 
 PROJECT = "fedcloud"

@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.admin import account
-from appliance.admin.engine import ServiceState
-from appliance.admin.jobs import Job
+from appliance.admin.inventory import Job
+from appliance.admin.runtime.engine import ServiceState
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from appliance.admin import settings
-from appliance.admin.watch import Watch, wait_until
+from appliance.admin.wait.polling import ServiceWatch, wait_until
 from appliance.core import directory, ldif
 from appliance.core.run import cli
 from appliance.core.run.errors import ApplianceError, ExitStatus, UsageError
@@ -113,12 +113,12 @@ def _wait(arguments: argparse.Namespace) -> ExitStatus:
     watch = None
     own = settings.load(cli.layout(arguments))
     if arguments.service or (arguments.pid and own.is_native):
-        watch = Watch(own.engine_socket, arguments.service or "sitebdii", arguments.pid)
+        watch = ServiceWatch(own.engine_socket, arguments.service or "sitebdii", arguments.pid)
     wait_for(host, port, watch=watch, timeout=arguments.timeout)
     return ExitStatus.DONE
 
 
-def wait_for(host: str, port: int, *, watch: Watch | None, timeout: int) -> None:
+def wait_for(host: str, port: int, *, watch: ServiceWatch | None, timeout: int) -> None:
     """Wait until the BDII at this address answers; raises `Unavailable` after ``timeout`` seconds.
 
     With a ``watch``, that is its service and no other program; the watch may end the waiting
@@ -134,7 +134,7 @@ def wait_for(host: str, port: int, *, watch: Watch | None, timeout: int) -> None
     )
 
 
-def _what_is_amiss(host: str, port: int, watch: Watch | None) -> str:
+def _what_is_amiss(host: str, port: int, watch: ServiceWatch | None) -> str:
     """Ask once; returns why that was no answer, or not that of the service that is waited for."""
     try:
         directory.read(

@@ -13,8 +13,8 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from appliance.admin import progress
 from appliance.admin.images.locked import short
+from appliance.admin.install import progress
 from appliance.core.run.errors import Unavailable
 
 _PLACES = "/usr/bin:/usr/local/bin"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.admin.engine import Engine, ServiceState
-from appliance.admin.jobs import SERVICES
+from appliance.admin.inventory import SERVICES
+from appliance.admin.runtime.engine import Engine, ServiceState
 from appliance.core.run.errors import ExitStatus, Unavailable
 
 _LOOK_EVERY = 2.0
@@ -18,7 +18,7 @@ _ENOUGH = 3
 
 
 @dataclass(slots=True)
-class Watch:
+class ServiceWatch:
     """What the waiting is about: the container of a service, and the process that has it run."""
 
     socket: Path | None
@@ -89,7 +89,7 @@ def wait_until(
     service: str,
     timeout: int,
     pause: float,
-    watch: Watch | None,
+    watch: ServiceWatch | None,
 ) -> None:
     """Ask every ``pause`` seconds what is amiss, until it is nothing; raises `Unavailable` with the last answer.
 

@@ -11,9 +11,9 @@ import difflib
 import logging
 
 from appliance.admin import settings
-from appliance.admin.engine import Engine
 from appliance.admin.images import needed
-from appliance.admin.jobs import CONTAINERS
+from appliance.admin.inventory import CONTAINERS
+from appliance.admin.runtime.engine import Engine
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from appliance.admin import compose, settings
+from appliance.admin import settings
+from appliance.admin.runtime import compose
 from appliance.admin.settings import Host
 from appliance.core.run.errors import Unavailable
 

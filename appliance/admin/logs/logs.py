@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from appliance.admin import native, settings
-from appliance.admin.engine import Engine
-from appliance.admin.jobs import JOBS, SERVICES, UNITS, Job, records
+from appliance.admin import settings
+from appliance.admin.inventory import JOBS, SERVICES, UNITS, Job, records
+from appliance.admin.runtime import native
+from appliance.admin.runtime.engine import Engine
 from appliance.admin.service import choose
 from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError

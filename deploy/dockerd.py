@@ -1,8 +1,8 @@
 """A Docker engine of our own, from Debian's docker.io: its data in one directory, its socket named for it.
 
-    python3 -m deploy.engine DIR up          starts it and prints DOCKER_HOST
-    python3 -m deploy.engine DIR down        ends it; containers end with it
-    python3 -m deploy.engine DIR COMMAND…    runs a command with DOCKER_HOST set
+    python3 -m deploy.dockerd DIR up          starts it and prints DOCKER_HOST
+    python3 -m deploy.dockerd DIR down        ends it; containers end with it
+    python3 -m deploy.dockerd DIR COMMAND…    runs a command with DOCKER_HOST set
 
 Whoever builds or tests has the same engine, whatever else runs on the machine. Needs root, cgroups,
 and a file system that can carry overlays (ext4, xfs), else the engine copies instead of sharing
@@ -31,11 +31,11 @@ _START_SECONDS = 60
 _STOP_SECONDS = 30
 
 
-class EngineError(Exception):
+class DaemonError(Exception):
     """The engine cannot be had, in one line."""
 
 
-class Engine:
+class DockerDaemon:
     """The engine whose data lie in ``directory``. What it needs while it runs is in /run, whose paths are short."""
 
     def __init__(self, directory: Path) -> None:
@@ -69,7 +69,7 @@ class Engine:
         return pid if os.fsencode(self.directory / "data") in command else None
 
     def up(self) -> None:
-        """Start the daemon, if it does not run. Raises `EngineError`."""
+        """Start the daemon, if it does not run. Raises `DaemonError`."""
         with self._locked():
             if self.pid() is None:
                 _check_host()
@@ -94,7 +94,7 @@ class Engine:
     def docker(
         self, *arguments: str | Path, check: bool = True, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run Debian's client. Raises `EngineError` with what it said."""
+        """Run Debian's client. Raises `DaemonError` with what it said."""
         return self.run([DOCKER, *arguments], check=check, stdin=stdin)
 
     def run(
@@ -105,7 +105,7 @@ class Engine:
         stdin: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program that talks to this engine. Raises `EngineError` with what it said."""
+        """Run a program that talks to this engine. Raises `DaemonError` with what it said."""
         done = subprocess.run(
             command,
             input=stdin,
@@ -117,7 +117,7 @@ class Engine:
         )
         if check and done.returncode:
             words = (done.stderr.strip() or done.stdout.strip())[-2000:]
-            raise EngineError(f"{' '.join(map(str, command))}: status {done.returncode}: {words}")
+            raise DaemonError(f"{' '.join(map(str, command))}: status {done.returncode}: {words}")
         return done
 
     @contextlib.contextmanager
@@ -189,7 +189,7 @@ class Engine:
             time.sleep(0.05)
         process.kill()
         words = " ".join(self.log.read_text(errors="replace").split())[-600:]
-        raise EngineError(f"{DAEMON} does not start: {words}")
+        raise DaemonError(f"{DAEMON} does not start: {words}")
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
@@ -204,13 +204,13 @@ class Engine:
 
 def _check_host() -> None:
     if os.geteuid() != 0:
-        raise EngineError("only root can start an engine")
+        raise DaemonError("only root can start an engine")
     if not Path(DAEMON).exists():
-        raise EngineError(f"{DAEMON} is missing: apt-get install docker.io")
+        raise DaemonError(f"{DAEMON} is missing: apt-get install docker.io")
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount(
         "/sys/fs/cgroup/memory"
     ):
-        raise EngineError(
+        raise DaemonError(
             "no cgroups are mounted at /sys/fs/cgroup; an engine cannot work on this machine"
         )
 
@@ -231,7 +231,7 @@ def main() -> int:
     if len(sys.argv) < 3:  # noqa: PLR2004  DIR and a word
         print(__doc__, file=sys.stderr)
         return 2
-    engine = Engine(Path(sys.argv[1]))
+    engine = DockerDaemon(Path(sys.argv[1]))
     match sys.argv[2:]:
         case ["up"]:
             engine.up()
@@ -246,5 +246,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except EngineError as error:
+    except DaemonError as error:
         sys.exit(f"engine: {error}")

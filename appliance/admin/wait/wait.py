@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from appliance.admin import native, settings
-from appliance.admin.jobs import SERVICES
-from appliance.admin.watch import Watch, wait_until
+from appliance.admin import settings
+from appliance.admin.inventory import SERVICES
+from appliance.admin.runtime import native
+from appliance.admin.wait.polling import ServiceWatch, wait_until
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     service = arguments.service
     layout = cli.layout(arguments)
     host = settings.load(layout)
-    watch = Watch(host.engine_socket, service, arguments.pid)
+    watch = ServiceWatch(host.engine_socket, service, arguments.pid)
     if host.is_native:
         _wait_until(lambda: native.amiss(service, layout), service, watch, arguments.timeout)
     else:
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def wait_for(service: str, *, watch: Watch, timeout: int) -> None:
+def wait_for(service: str, *, watch: ServiceWatch, timeout: int) -> None:
     """Wait until a service passes its own check; raises `Unavailable` after ``timeout`` seconds."""
     _wait_until(
         lambda: "" if watch.passes_check() else "it does not pass its own check",
@@ -60,7 +61,7 @@ def wait_for(service: str, *, watch: Watch, timeout: int) -> None:
     )
 
 
-def _wait_until(amiss: Callable[[], str], service: str, watch: Watch, timeout: int) -> None:
+def _wait_until(amiss: Callable[[], str], service: str, watch: ServiceWatch, timeout: int) -> None:
     wait_until(amiss, subject=service, service=service, timeout=timeout, pause=_PAUSE, watch=watch)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from appliance.admin.mounts import choice
+from appliance.admin.mounts import site_files
 from appliance.core import files
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print a variable of the compose file a line."""
     layout = cli.layout(arguments)
-    named = choice.variables(layout)
-    choice.check(named, layout)
-    text = "".join(f"{name}={path}\n" for name, path in choice.choose(named, layout).items())
+    named = site_files.variables(layout)
+    site_files.check(named, layout)
+    text = "".join(f"{name}={path}\n" for name, path in site_files.choose(named, layout).items())
     if arguments.output and not arguments.check_config:
         files.write_atomic(arguments.output.absolute(), text.encode())
     else:

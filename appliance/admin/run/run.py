@@ -20,13 +20,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from appliance.admin import compose, composed, jobs, native, settings
-from appliance.admin.engine import JOB_LABEL, Engine
+from appliance.admin import inventory, settings
 from appliance.admin.images import needed
-from appliance.admin.jobs import Job
-from appliance.admin.mounts import choice
+from appliance.admin.inventory import Job
+from appliance.admin.mounts import site_files
 from appliance.admin.run import hostkey, supervise
-from appliance.admin.schedule import reach, state
+from appliance.admin.runtime import compose, compose_output, native
+from appliance.admin.runtime.engine import JOB_LABEL, Engine
+from appliance.admin.schedule import horizon, state
 from appliance.core import clock, files
 from appliance.core.run import cli, lock, record
 from appliance.core.run.errors import (
@@ -47,7 +48,7 @@ _ROOM = 2**14  # octets: what docker-compose itself says
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("job", metavar="JOB", help=", ".join(jobs.JOBS))
+    parser.add_argument("job", metavar="JOB", help=", ".join(inventory.JOBS))
     parser.usage = "appliance run JOB [--wait] [--timeout SECONDS] [--log] [-- ARGUMENT ...]"
     parser.add_argument(
         "--wait",
@@ -69,10 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the job, or find it running."""
-    job, layout = jobs.find(arguments.job), cli.layout(arguments)
+    job, layout = inventory.find(arguments.job), cli.layout(arguments)
     with contextlib.ExitStack() as stack:
         if os.geteuid() == 0 and not arguments.check_config:
-            stack.enter_context(record.failure_recorded(f"job-{job.name}", jobs.records(layout)))
+            stack.enter_context(
+                record.failure_recorded(f"job-{job.name}", inventory.records(layout))
+            )
         host = settings.load(layout)
     for warning in host.warnings:
         logger.warning("%s", warning)
@@ -87,10 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(job.name, "only root can start a job", f"sudo appliance run {job.name}")
     for number in supervise.FORWARDED:
         signal.signal(number, signal.default_int_handler)  # whatever ends us, what is staged goes
-    earlier = record.read(f"job-{job.name}", jobs.records(layout))
+    earlier = record.read(f"job-{job.name}", inventory.records(layout))
     try:
         with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
-            return _Run(job, layout, host, arguments).recorded()
+            return _JobRun(job, layout, host, arguments).recorded()
     except Busy as busy:
         print(f"{job.name}: {busy.cause}", flush=True)
         if not arguments.wait:
@@ -107,7 +110,7 @@ def _end_of_other(
     was killed leaves none.
     """
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
-        last = record.read(f"job-{job.name}", jobs.records(layout))
+        last = record.read(f"job-{job.name}", inventory.records(layout))
     if last is None or last == earlier:
         raise Unavailable(
             job.name, "the run that was waited for was killed, or could not write its record"
@@ -117,7 +120,7 @@ def _end_of_other(
     return int(status) if isinstance(status, int | float) else ExitStatus.NOTHING
 
 
-class _Run:
+class _JobRun:
     """One run of one job, under its lock."""
 
     def __init__(
@@ -154,7 +157,7 @@ class _Run:
         finally:
             self._record.add("job_exit_status", status)
             known = ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING
-            self._record.close(known, jobs.records(self._layout))
+            self._record.close(known, inventory.records(self._layout))
         return status
 
     def _run(self) -> int:
@@ -164,7 +167,7 @@ class _Run:
 
     def _run_natively(self) -> int:
         """Run the program of a job on the host itself; signals for it reach the child."""
-        named = choice.variables(self._layout).get("FEDCLOUD_CA_BUNDLE", "")
+        named = site_files.variables(self._layout).get("FEDCLOUD_CA_BUNDLE", "")
         environment = native.environment(
             self._host.proxies, named_authorities=named, root=self._layout.root
         )
@@ -238,7 +241,7 @@ class _Run:
         """Return what the appliance tells the program beside what the caller says."""
         if self._job.name != "caso":
             return []
-        return reach.arguments(self._layout, changes_nothing=self._changes_nothing())
+        return horizon.arguments(self._layout, changes_nothing=self._changes_nothing())
 
     def _supervised(
         self,
@@ -251,7 +254,9 @@ class _Run:
         program, begun = self._job.command[0], clock.now()
         logger.info("%s: starts", self._job.name)
         with self._output() as own, self._unless_full(own) as output:
-            relay = composed.Relay(output or sys.stderr.buffer) if engine and sys.stderr else None
+            relay = (
+                compose_output.Relay(output or sys.stderr.buffer) if engine and sys.stderr else None
+            )
             outcome = supervise.run(
                 command,
                 environment=environment,
@@ -273,7 +278,12 @@ class _Run:
         return outcome.code
 
     def _judge(
-        self, engine: Engine, relay: composed.Relay, outcome: supervise.Outcome, *, begun: datetime
+        self,
+        engine: Engine,
+        relay: compose_output.Relay,
+        outcome: supervise.ChildExit,
+        *,
+        begun: datetime,
     ) -> None:
         """Raise `Unavailable` when docker-compose has failed and the program never ran; else pass on what was said."""
         if (
@@ -281,7 +291,7 @@ class _Run:
             and not outcome.stopped_by
             and not engine.has_ended(self._job.name, since=begun)
         ):
-            raise composed.failure(self._job.name, relay.held)
+            raise compose_output.failure(self._job.name, relay.held)
         relay.release()
 
     def _where(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from appliance.admin import settings
-from appliance.admin.jobs import JOBS, SERVICES, Flow, flow_of
+from appliance.admin.inventory import JOBS, SERVICES, Flow, flow_of
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 
