@@ -16,7 +16,7 @@ SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class ExtractionWindow:
     """The time that a run accounts for: from ``start`` to ``end``, both inclusive."""
 
     start: datetime
@@ -36,7 +36,7 @@ class Cut:
     has_ended: bool
 
 
-def cuts(born: datetime, died: datetime | None, window: Window) -> Iterator[Cut]:
+def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Iterator[Cut]:
     """Yield the cuts of a server's life, oldest month first; none when it lies outside the window.
 
     A server that died in the window ends there; one that dies after it is cut at the window's end,

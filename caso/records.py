@@ -11,7 +11,7 @@ from appliance.core.version import __version__
 CLOUD_TYPE = f"egi-fedcloud-appliance/{__version__} (OpenStack)"
 
 
-class Status(enum.StrEnum):
+class ServerStatus(enum.StrEnum):
     """What became of a server. Only `COMPLETED` means something to the repository: the end time then counts."""
 
     STARTED = "started"
@@ -45,7 +45,7 @@ class CloudRecord:
     vo: str
     project_id: str
     user_id: str
-    status: Status
+    status: ServerStatus
     start: datetime
     end: datetime | None
     """None while the server goes on."""
@@ -72,6 +72,6 @@ class CloudRecord:
         """Return the moment that decides, at the repository, to which month the record belongs."""
         return (
             self.end
-            if self.end is not None and self.status is Status.COMPLETED
+            if self.end is not None and self.status is ServerStatus.COMPLETED
             else self.start + self.wall
         )

@@ -20,10 +20,10 @@ from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
 from caso.batch import Recovered, Staging
 from caso.checkpoint import BEGINNING, Checkpoints
-from caso.extract.project import OVERLAP, Shared, Tally, extract
-from caso.months import Window
+from caso.extract.project import OVERLAP, ProjectTally, Shared, extract
+from caso.months import ExtractionWindow
 from caso.selection import Selected, select
-from caso.settings import Configuration
+from caso.settings import CasoConfiguration
 from caso.wire import cloud as wire
 
 logger = logging.getLogger(__name__)
@@ -37,25 +37,25 @@ ONE_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProjectOutcome:
     """What became of one project."""
 
     selected: Selected
-    window: Window | None
-    tally: Tally
+    window: ExtractionWindow | None
+    tally: ProjectTally
     messages: int = 0
     error: ApplianceError | None = None
     bug: Exception | None = None
 
 
-def run(configuration: Configuration, record: RunRecord) -> ExitStatus:
+def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
     """Account all selected projects; failures of single projects are told and counted, not raised."""
     with _locked(configuration):
-        return _Run(configuration, record).run()
+        return _AccountingRun(configuration, record).run()
 
 
 @contextlib.contextmanager
-def _locked(configuration: Configuration) -> Iterator[None]:
+def _locked(configuration: CasoConfiguration) -> Iterator[None]:
     if configuration.is_dry_run:  # it changes nothing, not even a lock file
         yield
         return
@@ -63,8 +63,8 @@ def _locked(configuration: Configuration) -> Iterator[None]:
         yield
 
 
-class _Run:
-    def __init__(self, configuration: Configuration, record: RunRecord) -> None:
+class _AccountingRun:
+    def __init__(self, configuration: CasoConfiguration, record: RunRecord) -> None:
         self.configuration = configuration
         self.record = record
         self.checkpoints = Checkpoints(configuration.spool)
@@ -103,16 +103,16 @@ class _Run:
         self,
         selected: list[Selected],
         stuck: Mapping[str, ApplianceError],
-    ) -> list[Outcome]:
+    ) -> list[ProjectOutcome]:
         end = self._end()
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
-        def account(one: Selected) -> Outcome:
+        def account(one: Selected) -> ProjectOutcome:
             error = stuck.get(one.project.id)
             if error is None:
                 outcome = self._account(one, end=end)
             else:
-                outcome = Outcome(one, None, Tally(), error=_about(one, error))
+                outcome = ProjectOutcome(one, None, ProjectTally(), error=_about(one, error))
             with self._recording:
                 self._count(outcome)
             return outcome
@@ -149,30 +149,33 @@ class _Run:
             logger.warning("extract-to %s is in the future: records end now", asked.isoformat())
         return min(asked, latest) if asked else latest
 
-    def _account(self, selected: Selected, *, end: datetime) -> Outcome:
+    def _account(self, selected: Selected, *, end: datetime) -> ProjectOutcome:
         """Account one project, from asking Nova to the checkpoint; its failure is a value, its neighbours go on."""
         window = None
         try:
             window = self._window(selected, end)
             if window is None:
-                return Outcome(selected, None, Tally())
+                return ProjectOutcome(selected, None, ProjectTally())
             return self._extract(selected, window)
         except ApplianceError as error:
-            return Outcome(selected, window, Tally(), error=_about(selected, error))
+            return ProjectOutcome(selected, window, ProjectTally(), error=_about(selected, error))
         except OSError as error:
-            return Outcome(
-                selected, window, Tally(), error=_about(selected, LocalFailure.from_os(error))
-            )
-        except Exception as bug:  # noqa: BLE001  of this program: the other projects go on, then it is raised
-            return Outcome(
+            return ProjectOutcome(
                 selected,
                 window,
-                Tally(),
+                ProjectTally(),
+                error=_about(selected, LocalFailure.from_os(error)),
+            )
+        except Exception as bug:  # noqa: BLE001  of this program: the other projects go on, then it is raised
+            return ProjectOutcome(
+                selected,
+                window,
+                ProjectTally(),
                 error=ApplianceError(selected.project, "not accounted"),
                 bug=bug,
             )
 
-    def _window(self, selected: Selected, end: datetime) -> Window | None:
+    def _window(self, selected: Selected, end: datetime) -> ExtractionWindow | None:
         known = self.configuration.period.start or self._checkpoint(selected)
         start = known or self._beginning(selected)
         if start > clock.now() + OVERLAP:
@@ -181,7 +184,7 @@ class _Run:
                 f"says to go on from {start.isoformat()}, which is in the future",
                 "check this host's clock, or correct the time",
             )
-        return Window(start, end, is_first=known is None) if start < end else None
+        return ExtractionWindow(start, end, is_first=known is None) if start < end else None
 
     def _beginning(self, selected: Selected) -> datetime:
         """Return from when a project is accounted that never was before; servers count that have not ended by then."""
@@ -203,13 +206,13 @@ class _Run:
             logger.warning("%s; going on from %s, %s", line, found.moment, words)
         return found.moment
 
-    def _extract(self, selected: Selected, window: Window) -> Outcome:
+    def _extract(self, selected: Selected, window: ExtractionWindow) -> ProjectOutcome:
         configuration = self.configuration
         if configuration.is_dry_run or configuration.version is None:
             tally = extract(selected, window, self.shared, None)
             if not configuration.is_dry_run:
                 self.checkpoints.write(self._next_checkpoints(selected, window))
-            return Outcome(selected, window, tally)
+            return ProjectOutcome(selected, window, tally)
         compose = partial(wire.message, version=configuration.version)
         batch = self.staging.begin(
             selected.project.id, compose=compose, size=configuration.max_size
@@ -222,9 +225,9 @@ class _Run:
             batch.discard()
             raise
         self.staging.hand_over(batch.directory)
-        return Outcome(selected, window, tally, batch.messages)
+        return ProjectOutcome(selected, window, tally, batch.messages)
 
-    def _next_checkpoints(self, selected: Selected, window: Window) -> dict[str, str]:
+    def _next_checkpoints(self, selected: Selected, window: ExtractionWindow) -> dict[str, str]:
         """Return the checkpoint files to write; none when the window leaves a gap after the last checkpoint."""
         if self.configuration.period.start is not None:
             # broken files are what an explicit start repairs
@@ -242,7 +245,7 @@ class _Run:
         cli.report(PROGRAM, ApplianceError("", line))
         self.record.fail(line)
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: ProjectOutcome) -> None:
         """Add a project's figures to the record, which is written as it is at SIGTERM."""
         tally = outcome.tally
         self.record.add("servers", tally.servers)
@@ -254,7 +257,7 @@ class _Run:
         else:
             self.record.add("projects_left", -1)
 
-    def _tell_outcome(self, outcome: Outcome) -> None:
+    def _tell_outcome(self, outcome: ProjectOutcome) -> None:
         for line in outcome.tally.refused:
             self._tell(line)
         if outcome.error is None:
@@ -277,7 +280,7 @@ def _about(selected: Selected, error: ApplianceError) -> ApplianceError:
     )
 
 
-def _status(outcomes: list[Outcome], failures: list[ApplianceError]) -> ExitStatus:
+def _status(outcomes: list[ProjectOutcome], failures: list[ApplianceError]) -> ExitStatus:
     if not failures:
         return (
             ExitStatus.PARTLY
@@ -291,7 +294,7 @@ def _status(outcomes: list[Outcome], failures: list[ApplianceError]) -> ExitStat
     )
 
 
-def _summary(outcome: Outcome, *, is_dry_run: bool) -> str:
+def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:
     lead = f"{outcome.selected.project}, VO {outcome.selected.vo}"
     if outcome.window is None:
         return f"{lead}: nothing to do"

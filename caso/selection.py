@@ -9,7 +9,7 @@ from appliance.core.cloud import identity, vo
 from appliance.core.cloud.identity import Project
 from appliance.core.cloud.session import Cloud
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
-from caso.settings import Configuration
+from caso.settings import CasoConfiguration
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Selected:
 
 
 def select(
-    cloud: Cloud, configuration: Configuration
+    cloud: Cloud, configuration: CasoConfiguration
 ) -> tuple[list[Selected], list[ApplianceError]]:
     """Return the projects to account and, for those that cannot be, what is wrong with each.
 
@@ -96,7 +96,7 @@ def _in_domain(cloud: Cloud, found: Sequence[Project]) -> list[Project]:
 
 
 def _accept(
-    cloud: Cloud, configuration: Configuration, project: Project, aliases: Sequence[str]
+    cloud: Cloud, configuration: CasoConfiguration, project: Project, aliases: Sequence[str]
 ) -> Selected:
     if not project.is_enabled:
         raise AccessDenied(project, "is disabled", f"openstack project set --enable {project.id}")

@@ -24,7 +24,7 @@ from appliance.core.config.settings import Settings, state_of
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
-from caso import accepted
+from caso import ignored
 from caso.extract.nova import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
 
 _SPOOL = "/var/spool/caso"
@@ -61,7 +61,7 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
+class CasoConfiguration:
     """What the programs need to know."""
 
     access: Access
@@ -106,7 +106,7 @@ def default_directories(layout: Layout) -> list[Path]:
     return [path for name in _FILES if os.path.isdir(path := layout.path(f"{name}.d"))][:1]  # noqa: PTH112  never raises
 
 
-def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
+def load(arguments: argparse.Namespace, layout: Layout) -> CasoConfiguration:
     """Read the whole configuration; raises `ConfigurationError` with all that is wrong in it."""
     paths = [Path(path) for path in arguments.config_file or ()] or default_files(layout)
     directories = [Path(path) for path in arguments.config_dir or ()] or default_directories(layout)
@@ -121,7 +121,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> Configuration:
     _overlay_environment(read)
     _overlay_flags(read, arguments)
     settings = Settings(read, interpolate=oslo.interpolate)
-    accepted.accept(settings)
+    ignored.accept(settings)
     oslo.warn_of_ignored(settings)
     return _configuration(settings, read, layout, since=getattr(arguments, "since", None))
 
@@ -136,7 +136,7 @@ def _files_in(directory: Path) -> list[Path]:
 
 def _configuration(
     settings: Settings, read: Document, layout: Layout, *, since: datetime | None
-) -> Configuration:
+) -> CasoConfiguration:
     spool = settings.path("DEFAULT", "spooldir", default=layout.path(_SPOOL), is_directory=True)
     site = settings.text(
         "DEFAULT",
@@ -168,7 +168,7 @@ def _configuration(
     ):
         settings.warn("accelerator", "", f"accelerator records: {_NOTHING}", entry=entry)
     mapping, wrong = _mapping(settings, layout)
-    return Configuration(
+    return CasoConfiguration(
         access=_access(settings, read),
         names=names,
         projects=_projects(settings),

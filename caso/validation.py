@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from caso.records import CloudRecord, Status
+from caso.records import CloudRecord, ServerStatus
 
 CLOCK_TOLERANCE = timedelta(days=2)
 """How far a time may lie in the future: clocks differ, and a whole day's error is a wrong time zone."""
@@ -76,7 +76,7 @@ def _of_times(record: CloudRecord, now: datetime) -> Iterator[str]:
         yield f"StartTime {record.start.isoformat()} is no time that a server can have been created"
     if record.end is not None and not record.start <= record.end <= latest:
         yield f"EndTime {record.end.isoformat()} is before StartTime or in the future"
-    if record.status is Status.COMPLETED and record.end is None:
+    if record.status is ServerStatus.COMPLETED and record.end is None:
         yield "completed, but without EndTime"
     if record.wall < timedelta(0) or record.start + record.wall > latest:
         yield f"WallDuration {record.wall} is negative or reaches into the future"

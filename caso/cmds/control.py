@@ -10,14 +10,14 @@ from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 from caso.batch import Staging
 from caso.checkpoint import Checkpoints
-from caso.cmds import common
+from caso.cmds import startup
 
 
 def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
     """Print each checkpoint file with its time and age; broken files and unfinished batches are told, status 1."""
-    configuration = common.configure(arguments)
+    configuration = startup.configure(arguments)
     if arguments.check_config:
-        return common.report_check(configuration)
+        return startup.report_check(configuration)
     checkpoints, at, status = Checkpoints(configuration.spool), clock.now(), ExitStatus.DONE
     for path in sorted(configuration.spool.glob("lastrun*")):
         try:
@@ -57,7 +57,7 @@ PROGRAM = cli.Program(
         cli.Program(
             "checkpoints",
             "Shows up to when each project has been accounted.",
-            common.add_arguments,
+            startup.add_arguments,
             _show_checkpoints,
         ),
     ),

@@ -10,14 +10,14 @@ from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.record import recorded
-from caso.cmds import common
+from caso.cmds import startup
 
 PROGRAM = "caso-extract"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all accounting programs, and this one's own."""
-    common.add_arguments(parser)
+    startup.add_arguments(parser)
     words = (
         "of projects without a checkpoint, account the servers that existed on this date or later,"
         " each from its creation (default: all servers, as cASO does)"
@@ -38,9 +38,9 @@ def _date(text: str) -> datetime:
 def extract(arguments: argparse.Namespace) -> ExitStatus:
     """Extract, and record what the run did."""
     if arguments.check_config:
-        return common.report_check(common.configure(arguments))
+        return startup.report_check(startup.configure(arguments))
     with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
-        configuration = common.configure(arguments)
+        configuration = startup.configure(arguments)
         record.is_kept = not configuration.is_dry_run
         from caso import run  # noqa: PLC0415  loads the OpenStack clients
 
@@ -58,6 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Turns the usage of a cloud's projects into accounting messages for ssmsend.",
         add_arguments,
         extract,
-        compatible_status=common.compatible_status,
+        compatible_status=startup.compatible_status,
     )
     return cli.main(program, argv)

@@ -17,8 +17,8 @@ from appliance.core.run.errors import (
     Problem,
     UsageError,
 )
-from caso.cmds import common
-from caso.settings import Configuration
+from caso.cmds import startup
+from caso.settings import CasoConfiguration
 
 if TYPE_CHECKING:
     from appliance.core.cloud.identity import AllProjects
@@ -28,7 +28,7 @@ PROGRAM = "caso-mapping-migrate"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this program's flags."""
-    common.add_arguments(parser)
+    startup.add_arguments(parser)
     parser.add_argument(
         *cli.flags("migrate-projects"),
         action="store_true",
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def migrate(arguments: argparse.Namespace) -> ExitStatus:
     """Print the commands that do it, or with ``--nodry-run`` do it."""
-    configuration = common.configure(arguments)
+    configuration = startup.configure(arguments)
     if arguments.check_config:
-        return common.report_check(configuration)
+        return startup.report_check(configuration)
     tagged = configuration.projects if arguments.migrate_projects else ()
     if tagged and not configuration.tag:
         raise UsageError("--migrate-projects", "the configuration names no tag", "set caso_tag")
@@ -70,11 +70,11 @@ def migrate(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.PARTLY if len(failed) < wanted else ExitStatus.NOTHING
 
 
-def _property(configuration: Configuration) -> str:
+def _property(configuration: CasoConfiguration) -> str:
     return (configuration.vo_properties or PROPERTIES)[0]
 
 
-def _refuse_two_vos(configuration: Configuration) -> None:
+def _refuse_two_vos(configuration: CasoConfiguration) -> None:
     """Raise `ConfigurationError` when the file gives one project two VOs: the last one would win, unseen."""
     mapping = configuration.mapping
     vos: dict[tuple[str, str | None], list[str]] = {}
@@ -91,7 +91,7 @@ def _refuse_two_vos(configuration: Configuration) -> None:
         raise ConfigurationError(problems)
 
 
-def _commands(configuration: Configuration, tagged: Sequence[str]) -> Iterator[list[str]]:
+def _commands(configuration: CasoConfiguration, tagged: Sequence[str]) -> Iterator[list[str]]:
     base = ["openstack", "project", "set"]
     for entry in configuration.mapping.entries:
         domain = ["--domain", entry.domain] if entry.domain else []
@@ -107,7 +107,7 @@ def _commands(configuration: Configuration, tagged: Sequence[str]) -> Iterator[l
 
 
 def _set_properties(
-    configuration: Configuration, projects: AllProjects
+    configuration: CasoConfiguration, projects: AllProjects
 ) -> Iterator[ApplianceError]:
     for entry in configuration.mapping.entries:
         try:
@@ -117,7 +117,7 @@ def _set_properties(
 
 
 def _set_tags(
-    configuration: Configuration, tagged: Sequence[str], projects: AllProjects
+    configuration: CasoConfiguration, tagged: Sequence[str], projects: AllProjects
 ) -> Iterator[ApplianceError]:
     for name in tagged:
         try:
@@ -133,6 +133,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Brings the content of the VO mapping file into Keystone.",
         add_arguments,
         migrate,
-        compatible_status=common.compatible_status,
+        compatible_status=startup.compatible_status,
     )
     return cli.main(program, argv)

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
-from caso.cmds import common
+from caso.cmds import startup
 
 PROGRAM = "caso-projects"
 
 
 def show(arguments: argparse.Namespace) -> ExitStatus:
     """Print a line for each project in cASO's form; what cannot be accounted is told on standard error."""
-    configuration = common.configure(arguments)
+    configuration = startup.configure(arguments)
     if arguments.check_config:
-        return common.report_check(configuration)
+        return startup.report_check(configuration)
     from appliance.core.cloud.session import Cloud  # noqa: PLC0415  loads the OpenStack clients
     from caso.selection import select  # noqa: PLC0415
 
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = cli.Program(
         PROGRAM,
         "Shows which projects are accounted, and for which VO.",
-        common.add_arguments,
+        startup.add_arguments,
         show,
-        compatible_status=common.compatible_status,
+        compatible_status=startup.compatible_status,
     )
     return cli.main(program, argv)

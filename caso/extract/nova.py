@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from caso.months import Cut, Window, cuts
-from caso.records import Benchmark, CloudRecord, Status
+from caso.months import Cut, ExtractionWindow, cuts
+from caso.records import Benchmark, CloudRecord, ServerStatus
 from caso.text import fit
 
 Server = dict[str, Any]
@@ -44,10 +44,10 @@ BENCHMARK_TYPE = "accounting:benchmark_type"
 BENCHMARK_VALUE = "accounting:benchmark_value"
 
 _STATUS = {
-    "ERROR": Status.ERROR,
-    "PAUSED": Status.PAUSED,
-    "SUSPENDED": Status.SUSPENDED,
-    "STOPPED": Status.STOPPED,
+    "ERROR": ServerStatus.ERROR,
+    "PAUSED": ServerStatus.PAUSED,
+    "SUSPENDED": ServerStatus.SUSPENDED,
+    "STOPPED": ServerStatus.STOPPED,
     **dict.fromkeys(
         (
             *(
@@ -71,7 +71,7 @@ _STATUS = {
                 "TERMINATED",
             ),
         ),
-        Status.STARTED,
+        ServerStatus.STARTED,
     ),
 }
 
@@ -87,7 +87,7 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ProjectContext:
     """A project's VO, and how to find out what Nova does not tell. ``warn`` takes a line for the log."""
 
     vo: str
@@ -101,7 +101,9 @@ class NotUnderstood(Exception):
     """Nova's description of a server lacks something or makes no sense. In the log's words."""
 
 
-def records(server: Server, window: Window, source: Source) -> Iterator[CloudRecord]:
+def records(
+    server: Server, window: ExtractionWindow, source: ProjectContext
+) -> Iterator[CloudRecord]:
     """Yield a server's records, one for each month that the window touches, oldest first.
 
     Raises `NotUnderstood` for this server alone; what the functions of ``source`` raise says
@@ -142,12 +144,14 @@ def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
     return born, died, None if launched is None else _moment(launched)
 
 
-def _reach(window: Window, born: datetime, died: datetime | None, launched: datetime) -> Window:
+def _reach(
+    window: ExtractionWindow, born: datetime, died: datetime | None, launched: datetime
+) -> ExtractionWindow:
     was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
     lived_before = (
         window.is_first and born < window.start and (died is None or died >= window.start)
     )
-    return Window(born, window.end) if was_being_built or lived_before else window
+    return ExtractionWindow(born, window.end) if was_being_built or lived_before else window
 
 
 def _moment(text: str) -> datetime:
@@ -156,11 +160,13 @@ def _moment(text: str) -> datetime:
 
 
 def _record(
-    server: Server, born: datetime, cut: Cut, source: Source, *, user: str, image: str
+    server: Server, born: datetime, cut: Cut, source: ProjectContext, *, user: str, image: str
 ) -> CloudRecord:
     flavor = server["flavor"]
     status = (
-        Status.COMPLETED if cut.has_ended else _STATUS.get(server["status"].upper(), Status.UNKNOWN)
+        ServerStatus.COMPLETED
+        if cut.has_ended
+        else _STATUS.get(server["status"].upper(), ServerStatus.UNKNOWN)
     )
     return CloudRecord(
         vm_uuid=server["id"],
@@ -192,7 +198,7 @@ def _floating(addresses: dict[str, list[dict[str, Any]]]) -> int:
     )
 
 
-def _benchmark(flavor: dict[str, Any], source: Source) -> Benchmark | None:
+def _benchmark(flavor: dict[str, Any], source: ProjectContext) -> Benchmark | None:
     name = flavor.get("original_name", "")
     if "extra_specs" not in flavor:
         source.warn(

@@ -18,11 +18,11 @@ from appliance.core.run.errors import LocalFailure, Unavailable
 from caso import quarantine, validation
 from caso.batch import Batch
 from caso.checkpoint import BEGINNING
-from caso.extract.nova import Names, NotUnderstood, Source, records
-from caso.months import Window
+from caso.extract.nova import Names, NotUnderstood, ProjectContext, records
+from caso.months import ExtractionWindow
 from caso.records import CloudRecord
 from caso.selection import Selected
-from caso.settings import Configuration
+from caso.settings import CasoConfiguration
 from caso.wire import cloud as wire
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Shared:
     """What all projects of a run share: the cloud, and what has been asked for once."""
 
     cloud: Cloud
-    configuration: Configuration
+    configuration: CasoConfiguration
     users: UserNames
     images: ImageProperties = field(default_factory=lambda: ImageProperties(IMAGE_PROPERTY))
     told: set[str] = field(default_factory=set)
@@ -55,7 +55,7 @@ class Shared:
 
 
 @dataclass(slots=True)
-class Tally:
+class ProjectTally:
     """What one project gave."""
 
     servers: int = 0
@@ -68,13 +68,15 @@ class Tally:
     """Whether a refused record could not be written to the quarantine."""
 
 
-def extract(selected: Selected, window: Window, shared: Shared, batch: Batch | None) -> Tally:
+def extract(
+    selected: Selected, window: ExtractionWindow, shared: Shared, batch: Batch | None
+) -> ProjectTally:
     """Ask Nova for a project's servers and add their records to the batch; None only counts them."""
     scope = shared.cloud.project(selected.project.id)
     source = _source(selected.vo, scope, shared)
     start = window.start - OVERLAP if window.start > BEGINNING else BEGINNING
     reach = replace(window, start=start)
-    tally = Tally()
+    tally = ProjectTally()
     for server in servers(Servers(scope), reach.start):
         made = 0
         try:
@@ -145,9 +147,9 @@ def _has_changed(server: Server, since: datetime) -> bool:
     return is_launched and isinstance(updated, str) and updated >= f"{since:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _source(vo: str, scope: Scope, shared: Shared) -> Source:
+def _source(vo: str, scope: Scope, shared: Shared) -> ProjectContext:
     names: Names = shared.configuration.names
-    return Source(
+    return ProjectContext(
         vo=vo,
         names=names,
         user_name=lambda user_id: shared.users.get(user_id, scope),
@@ -157,7 +159,7 @@ def _source(vo: str, scope: Scope, shared: Shared) -> Source:
 
 
 def _add(
-    record: CloudRecord, tally: Tally, configuration: Configuration, batch: Batch | None
+    record: CloudRecord, tally: ProjectTally, configuration: CasoConfiguration, batch: Batch | None
 ) -> None:
     text = wire.render(record, version=configuration.version or wire.VERSIONS[0])
     month = record.measured
@@ -177,8 +179,8 @@ def _refuse(
     key: str,
     reason: str,
     text: str,
-    tally: Tally,
-    configuration: Configuration,
+    tally: ProjectTally,
+    configuration: CasoConfiguration,
     batch: Batch | None,
 ) -> None:
     more = ""

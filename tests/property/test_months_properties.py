@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from caso.extract.project import OVERLAP
-from caso.months import SECOND, Window, cuts
+from caso.months import SECOND, ExtractionWindow, cuts
 
 BEGIN = datetime(2025, 11, 1, tzinfo=UTC)
 LAST = datetime(2026, 6, 30, 23, 59, 59, tzinfo=UTC)
@@ -34,7 +34,7 @@ def true_seconds(
 
 
 def repository(
-    born: datetime, died: datetime | None, windows: list[Window]
+    born: datetime, died: datetime | None, windows: list[ExtractionWindow]
 ) -> dict[tuple[int, int], int]:
     """Apply the repository's rule to all cuts: the last row of a month counts, use is the growth since the row before."""
     rows: dict[tuple[int, int], int] = {}
@@ -49,12 +49,12 @@ def repository(
     return {key: seconds for key, seconds in used.items() if seconds}
 
 
-def windows_of(borders: list[datetime]) -> list[Window]:
+def windows_of(borders: list[datetime]) -> list[ExtractionWindow]:
     """Return windows as runs have them: from a second after the last one's end, as checkpoints say, less the overlap."""
     found, start = [], datetime(1970, 1, 1, tzinfo=UTC)
     for border in sorted(set(borders)):
         if start < border:
-            found.append(Window(start - OVERLAP, border))
+            found.append(ExtractionWindow(start - OVERLAP, border))
             start = border + SECOND
     return found
 
@@ -93,7 +93,7 @@ def test_any_split_of_time_gives_each_month_its_seconds(
 def test_cuts_stay_inside_life_and_window(
     born: datetime, died: datetime | None, one: datetime, other: datetime
 ) -> None:
-    window = Window(min(one, other), max(one, other))
+    window = ExtractionWindow(min(one, other), max(one, other))
     found = list(cuts(born, died, window))
     assert [cut.month for cut in found] == sorted({cut.month for cut in found})
     for cut in found:

@@ -1,4 +1,4 @@
-"""Configuration files of cASO's releases, and everything that can be wrong in one, told at once."""
+"""Configuration files of cASO's releases, and every fault in one, reported together."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from appliance.core.run.cli import Program, parser
 from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
 from caso import settings
-from caso.cmds import common
-from caso.settings import Configuration
+from caso.cmds import startup
+from caso.settings import CasoConfiguration
 
 ACCOUNT = "holds an account, and programs would show it; account and password have options of their own; write https:"
 BRACKET = "https://[fe80::1.example.org:5000/v3"
@@ -94,11 +94,11 @@ def no_secrets_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def arguments(*argv: str) -> argparse.Namespace:
     return parser(
-        Program("caso-extract", "", common.add_arguments, lambda _: ExitStatus.DONE)
+        Program("caso-extract", "", startup.add_arguments, lambda _: ExitStatus.DONE)
     ).parse_args(argv)
 
 
-def load(root: Path, text: str, *argv: str) -> Configuration:
+def load(root: Path, text: str, *argv: str) -> CasoConfiguration:
     path = root / "etc/caso/caso.conf"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.replace("{root}", str(root)).replace("{{", "{").replace("}}", "}"))

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from caso.months import Cut, Window, cuts
+from caso.months import Cut, ExtractionWindow, cuts
 
 
 def at(text: str) -> datetime:
@@ -113,4 +113,7 @@ def cut(month: str, until: str, ended: bool = False) -> Cut:
     ],
 )
 def test_cuts(born: str, died: str | None, start: str, end: str, wanted: list[Cut]) -> None:
-    assert list(cuts(at(born), at(died) if died else None, Window(at(start), at(end)))) == wanted
+    assert (
+        list(cuts(at(born), at(died) if died else None, ExtractionWindow(at(start), at(end))))
+        == wanted
+    )

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from caso.extract.nova import Names, NotUnderstood, Source, records
-from caso.months import Window
-from caso.records import Benchmark, CloudRecord, Status
+from caso.extract.nova import Names, NotUnderstood, ProjectContext, records
+from caso.months import ExtractionWindow
+from caso.records import Benchmark, CloudRecord, ServerStatus
 from caso.wire import cloud as wire
 
-NOVEMBER = Window(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 22, 9, tzinfo=UTC))
+NOVEMBER = ExtractionWindow(
+    datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 22, 9, tzinfo=UTC)
+)
 
 
 def server(**changes: Any) -> dict[str, Any]:
@@ -54,8 +56,10 @@ def server(**changes: Any) -> dict[str, Any]:
     }
 
 
-def made(described: dict[str, Any], window: Window = NOVEMBER, **source: Any) -> list[CloudRecord]:
-    known = Source(
+def made(
+    described: dict[str, Any], window: ExtractionWindow = NOVEMBER, **source: Any
+) -> list[CloudRecord]:
+    known = ProjectContext(
         **{
             "vo": "vo.x",
             "names": Names("SITE", "CLOUD"),
@@ -153,7 +157,7 @@ def test_all_fields_of_a_running_server_in_any_time_zone(zone: str) -> None:
 )
 def test_status_and_end(changes: dict[str, Any], status: str, end: str | None, wall: int) -> None:
     (record,) = made(server(**changes))
-    assert record.status == Status(status)
+    assert record.status == ServerStatus(status)
     assert record.end == (datetime.fromisoformat(end).replace(tzinfo=UTC) if end else None)
     assert record.wall == timedelta(seconds=wall)
     assert wire.fields(record)["WallDuration"] == str(max(wall, 1))
@@ -182,12 +186,12 @@ def test_what_never_ran_or_lies_outside_has_no_record(changes: dict[str, Any]) -
 def test_one_record_for_each_month() -> None:
     found = made(
         server(created="2026-09-30T12:00:00Z"),
-        Window(datetime(1970, 1, 1, tzinfo=UTC), NOVEMBER.end),
+        ExtractionWindow(datetime(1970, 1, 1, tzinfo=UTC), NOVEMBER.end),
     )
     assert [(record.measured.isoformat(), record.status) for record in found] == [
-        ("2026-09-30T23:59:59+00:00", Status.STARTED),
-        ("2026-10-31T23:59:59+00:00", Status.STARTED),
-        ("2026-11-22T09:00:00+00:00", Status.STARTED),
+        ("2026-09-30T23:59:59+00:00", ServerStatus.STARTED),
+        ("2026-10-31T23:59:59+00:00", ServerStatus.STARTED),
+        ("2026-11-22T09:00:00+00:00", ServerStatus.STARTED),
     ]
     assert {record.start for record in found} == {datetime(2026, 9, 30, 12, tzinfo=UTC)}
 

@@ -4,14 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from caso.records import CloudRecord, Status
+from caso.records import CloudRecord, ServerStatus
 
 START = datetime(2026, 10, 31, 23, 0, tzinfo=UTC)
 END = datetime(2026, 11, 1, 2, 0, tzinfo=UTC)
 WALL = timedelta(minutes=30)
 
 
-def record(status: Status, end: datetime | None) -> CloudRecord:
+def record(status: ServerStatus, end: datetime | None) -> CloudRecord:
     return CloudRecord(
         vm_uuid="vm",
         site="SITE",
@@ -32,17 +32,19 @@ def record(status: Status, end: datetime | None) -> CloudRecord:
 @pytest.mark.parametrize(
     ("status", "end", "measured"),
     [
-        (Status.COMPLETED, END, END),
-        (Status.COMPLETED, None, START + WALL),
-        (Status.STARTED, None, START + WALL),
-        (Status.ERROR, END, START + WALL),  # the end counts with `completed` alone
+        (ServerStatus.COMPLETED, END, END),
+        (ServerStatus.COMPLETED, None, START + WALL),
+        (ServerStatus.STARTED, None, START + WALL),
+        (ServerStatus.ERROR, END, START + WALL),  # the end counts with `completed` alone
     ],
 )
-def test_which_moment_counts(status: Status, end: datetime | None, measured: datetime) -> None:
+def test_which_moment_counts(
+    status: ServerStatus, end: datetime | None, measured: datetime
+) -> None:
     assert record(status, end).measured == measured
 
 
 def test_what_is_not_given_is_nothing() -> None:
-    made = record(Status.STARTED, None)
+    made = record(ServerStatus.STARTED, None)
     assert (made.public_ips, made.user_name, made.image, made.benchmark) == (0, None, None, None)
     assert made.cpu == timedelta(hours=2)

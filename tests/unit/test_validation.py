@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caso.records import Benchmark, CloudRecord, Status
+from caso.records import Benchmark, CloudRecord, ServerStatus
 from caso.text import fit
 from caso.validation import faults
 
@@ -20,7 +20,7 @@ GOOD = CloudRecord(
     vo="vo.x",
     project_id="ea12",
     user_id="2598",
-    status=Status.STARTED,
+    status=ServerStatus.STARTED,
     start=NOW - timedelta(hours=2),
     end=None,
     wall=timedelta(hours=2),
@@ -38,7 +38,7 @@ GOOD = CloudRecord(
         {"name": "a: b"},
         {"name": "x" * 255},
         {"benchmark": Benchmark("x" * 50, 9_999_999.999)},
-        {"status": Status.COMPLETED, "end": NOW},
+        {"status": ServerStatus.COMPLETED, "end": NOW},
         {"cpu_count": 0, "wall": timedelta(0)},
         {"public_ips": 2**31 - 1},
     ],
@@ -72,9 +72,9 @@ def test_good(changes: dict[str, Any]) -> None:
         {"wall": timedelta(days=99)},
         {"start": datetime(1970, 1, 1, tzinfo=UTC), "wall": timedelta(0)},
         {"start": NOW + timedelta(days=3), "wall": timedelta(0)},
-        {"status": Status.COMPLETED},
-        {"status": Status.COMPLETED, "end": NOW - timedelta(hours=3)},
-        {"status": Status.COMPLETED, "end": NOW + timedelta(days=3)},
+        {"status": ServerStatus.COMPLETED},
+        {"status": ServerStatus.COMPLETED, "end": NOW - timedelta(hours=3)},
+        {"status": ServerStatus.COMPLETED, "end": NOW + timedelta(days=3)},
     ],
 )
 def test_bad(changes: dict[str, Any]) -> None:

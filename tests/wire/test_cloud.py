@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from caso.records import Benchmark, CloudRecord, Status
+from caso.records import Benchmark, CloudRecord, ServerStatus
 from caso.wire import cloud
 
 GOLDEN = Path(__file__).parent / "cloud"
@@ -18,7 +18,7 @@ FULL = CloudRecord(
     user_id="df58b47d519b41c1a2a3dc57e38f801c",
     user_name="78e5@egi.eu",
     name="edge: one",
-    status=Status.COMPLETED,
+    status=ServerStatus.COMPLETED,
     start=START,
     end=START + timedelta(seconds=86),
     wall=timedelta(seconds=86),
@@ -38,7 +38,7 @@ SPARE = CloudRecord(
     project_id="78e06bda0914438bb6aec47022dfe641",
     user_id="df58b47d519b41c1a2a3dc57e38f801c",
     name="idle",
-    status=Status.UNKNOWN,
+    status=ServerStatus.UNKNOWN,
     start=START,
     end=None,
     wall=timedelta(0),

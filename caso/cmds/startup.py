@@ -8,7 +8,8 @@ import logging
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ExitStatus
 from caso import settings
-from caso.settings import Configuration
+from caso.ignored import IGNORED_FLAGS, IGNORED_SWITCHES
+from caso.settings import CasoConfiguration
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ignored(parser: argparse.ArgumentParser) -> None:
-    """Add what cASO takes from oslo.log and oslo.config and what has no effect here, without a word in the help."""
-    for name in ("log-config-append", "log-config", "log-date-format", "syslog-log-facility"):
+    """Add the flags that cASO has from oslo.log and oslo.config, without a line in the help."""
+    for name in IGNORED_FLAGS:
         parser.add_argument(*cli.flags(name), help=argparse.SUPPRESS)
-    for name in ("use-syslog", "use-journal", "use-json", "watch-log-file", "shell-completion"):
+    for name in (*IGNORED_SWITCHES, "use-json"):  # the last one has an effect: see `configure`
         parser.add_argument(*cli.flags(name), action="store_true", help=argparse.SUPPRESS)
         parser.add_argument(*cli.flags(f"no{name}"), action="store_true", help=argparse.SUPPRESS)
 
 
-def configure(arguments: argparse.Namespace) -> Configuration:
+def configure(arguments: argparse.Namespace) -> CasoConfiguration:
     """Read the configuration, set up logging as it says, and log its warnings."""
     configuration = settings.load(arguments, cli.layout(arguments))
     is_debug = arguments.debug or (configuration.is_debug and not arguments.nodebug)
@@ -80,7 +81,7 @@ def configure(arguments: argparse.Namespace) -> Configuration:
     return configuration
 
 
-def report_check(configuration: Configuration) -> ExitStatus:
+def report_check(configuration: CasoConfiguration) -> ExitStatus:
     """Print what ``--check-config`` finds in a configuration that can be read."""
     access = configuration.access
     rows = {
