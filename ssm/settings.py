@@ -17,6 +17,7 @@ from appliance.core.config import document, ini
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
+from ssm import ignored
 
 _LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:@\[\]]+))(?::(?P<port>\d{1,5}))?")
@@ -84,7 +85,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class LogSettings:
+class LogSection:
     """Where the log goes and how much of it there is."""
 
     file: Path
@@ -97,7 +98,7 @@ class SenderSettings:
     """What `ssmsend` needs."""
 
     link: Link
-    log: LogSettings
+    log: LogSection
     path: Path
     """The spool."""
     max_message_size: int
@@ -115,7 +116,7 @@ class SenderSettings:
     warnings: tuple[Problem, ...]
 
     @property
-    def failed(self) -> Path:
+    def dead_letters(self) -> Path:
         """Queue of messages that can never be sent; beside the spool, because nothing may be inside one."""
         return self.path.parent / "failed" / self.path.name
 
@@ -125,7 +126,7 @@ class SenderSettings:
         return self.path.parent / f".{self.path.name}.ssm.lock"
 
     @property
-    def journal(self) -> Path:
+    def lock_journal(self) -> Path:
         """Names of the elements that a run has locked or is about to lock."""
         return self.path.parent / f".{self.path.name}.ssm.inflight"
 
@@ -140,7 +141,7 @@ class ReceiverSettings:
     """What `ssmreceive` needs."""
 
     link: Link
-    log: LogSettings
+    log: LogSection
     path: Path
     """Holds the queues ``incoming`` and ``reject``."""
     max_message_size: int
@@ -174,7 +175,7 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
         _check_spool(settings, spool)
     crls = _read_crls(settings)
     attempts = settings.integer("messaging", "max_attempts", default=3, minimum=2, maximum=100)
-    settings.accept("daemon", ["pidfile"])
+    ignored.accept(settings, "sender")
     log = _read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True)
     size = _read_size(settings)
     warnings = settings.finish()
@@ -194,8 +195,7 @@ def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
     pidfile = settings.path(
         "daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True
     )
-    settings.accept("certificates", ["server_cert", "verify_server_cert", "cipher"])
-    settings.accept("messaging", ["path_type"])
+    ignored.accept(settings, "receiver")
     log = _read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False)
     size = _read_size(settings)
     return ReceiverSettings(link, log, queues, size, crls, pidfile, settings.finish())
@@ -213,8 +213,7 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
     ams = _read_ams(settings) if protocol == "AMS" else None
     use_ssl = settings.boolean("broker", "use_ssl", default=True)
     if ams is None:
-        settings.accept("broker", ["authn_port", "system_cas"])
-        settings.accept("messaging", ["ams_project", "token"])
+        ignored.accept(settings, "STOMP")
     if not use_ssl:
         text = (
             "has no effect: AMS always uses TLS"
@@ -371,8 +370,8 @@ def _read_size(settings: Settings) -> int:
     )
 
 
-def _read_log(settings: Settings, default: Path, *, console: bool) -> LogSettings:
+def _read_log(settings: Settings, default: Path, *, console: bool) -> LogSection:
     file = settings.path("logging", "logfile", default=default)
     word = settings.choice("logging", "level", default="INFO", allowed=_LEVELS)
     level = logging.getLevelNamesMapping()[word]
-    return LogSettings(file, level, settings.boolean("logging", "console", default=console))
+    return LogSection(file, level, settings.boolean("logging", "console", default=console))

@@ -21,7 +21,7 @@ from appliance.core.run.errors import ApplianceError
 from appliance.core.run.layout import Layout
 from bdii import settings as bdii
 from caso import settings as caso
-from caso.cmds import common as caso_flags
+from caso.cmds import startup as caso_flags
 from cloud_info_provider import settings as provider
 from cloud_info_provider.cmds import service as provider_flags
 from cloudkeeper.backend import settings as backend

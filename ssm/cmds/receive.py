@@ -1,4 +1,4 @@
-"""`ssmreceive`: receives messages until it is told to stop."""
+"""`ssmreceive`: receive messages until a signal or a limit ends the run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, Unavailable
 from appliance.core.run.record import RunRecord, recorded
-from ssm.cmds import common, daemon
+from ssm.cmds import daemon, startup
+from ssm.cmds.signals import SignalFlag
 from ssm.settings import ReceiverSettings, load_receiver
 
 if TYPE_CHECKING:  # start-up is a cost
-    from ssm.judge import Judge
-    from ssm.store import Store
+    from ssm.receiving.inbox import Inbox
+    from ssm.receiving.judge import Judge
 
 _CONFIG = "/etc/apel/receiver.cfg"
 _NAMES = "/etc/apel/dns"
@@ -31,21 +32,25 @@ logger = logging.getLogger("ssmreceive")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
-    common.add_arguments(parser, _CONFIG)
+    startup.add_arguments(parser, _CONFIG)
     parser.add_argument(
         "-d",
         "--dn_file",
         type=Path,
         metavar="FILE",
-        help=f"names of accepted senders (default: {_NAMES})",
+        help=f"file with the DNs of accepted senders, one a line (default: {_NAMES})",
     )
-    parser.add_argument("--daemon", action="store_true", help="go to the background")
-    parser.add_argument("--count", type=common.positive, metavar="N", help="end after N messages")
+    parser.add_argument(
+        "--daemon", action="store_true", help="go on in the background, without a terminal"
+    )
+    parser.add_argument(
+        "--count", type=startup.positive, metavar="N", help="end after N messages (default: never)"
+    )
     parser.add_argument(
         "--idle-exit",
-        type=common.duration,
+        type=startup.duration,
         metavar="SECONDS",
-        help="end when no message has arrived for this time",
+        help="end when no message has arrived for this number of seconds (default: never)",
     )
 
 
@@ -58,17 +63,19 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         record = stack.enter_context(recorded("ssmreceive", runs))
         record.counts = dict.fromkeys(_FIGURES, 0)
         settings = load_receiver(arguments.config or layout.path(_CONFIG), layout=layout)
-        common.configure_log("ssmreceive", settings, arguments)
+        startup.configure_log("ssmreceive", settings, arguments)
         names = (arguments.dn_file or layout.path(_NAMES)).absolute()
         if arguments.check_config:
+            from ssm.transport import brokers  # noqa: PLC0415  start-up is a cost
+
             _judge(settings, names, record)
-            common.check_tls(settings.link)
+            brokers.check_tls(settings.link)
             print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
             return ExitStatus.DONE
         if arguments.daemon:
-            _judge(settings, names, record)  # what is wrong is reported while somebody can read it
+            _judge(settings, names, record)  # reports faults while there is still a terminal
             daemon.detach(settings.pidfile)
-        common.announce("ssmreceive", "receiving")
+        startup.announce("ssmreceive", "receiving")
         stack.enter_context(lock.hold(settings.path / ".ssmreceive.lock"))
         if arguments.daemon:
             stack.enter_context(daemon.named_in(settings.pidfile))
@@ -81,33 +88,36 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 def _receive(
     settings: ReceiverSettings, names: Path, record: RunRecord, arguments: argparse.Namespace
 ) -> None:
-    """Receive until it is time to end.
+    """Receive until a signal or a limit ends the run.
 
-    :raises ApplianceError: nothing was received, because there is no broker, or no room on the disk
+    Raises:
+        ApplianceError: nothing was received: there is no broker, or no room on the disk.
+
     """
-    from ssm import receiver  # noqa: PLC0415  start-up is a cost
-    from ssm.store import Store  # noqa: PLC0415
+    from ssm.receiving import receiver  # noqa: PLC0415  start-up is a cost
+    from ssm.receiving.inbox import Inbox  # noqa: PLC0415
+    from ssm.transport.brokers import brokers_of  # noqa: PLC0415
 
-    stop, reload = common.Flag(signal.SIGTERM), common.Flag(signal.SIGHUP)
+    stop, reload = SignalFlag(signal.SIGTERM), SignalFlag(signal.SIGHUP)
     judge = _judge(settings, names, record)
-    store = Store(settings.path, record=record)
-    store.recover()
+    inbox = Inbox(settings.path, record=record)
+    inbox.recover()
 
     def report(trouble: Unavailable | None) -> None:
-        store.tidy()
-        _name_skipped(store, record)
-        told = list(record.failures)
-        status = ExitStatus.PARTLY if told else ExitStatus.DONE
-        if trouble is not None:  # of this moment: it may be over when the run ends
+        inbox.tidy()
+        _name_skipped(inbox, record)
+        lasting = list(record.failures)
+        status = ExitStatus.PARTLY if lasting else ExitStatus.DONE
+        if trouble is not None:  # of this moment only: it may be over when the run ends
             record.fail(str(trouble))
             status = trouble.status
         record.close(status, cli.layout(arguments).runs)
-        record.failures[:] = told
+        record.failures[:] = lasting
 
     made = receiver.Receiver(
         judge,
-        store,
-        brokers=common.brokers(settings.link, trust=judge.trust),
+        inbox,
+        brokers=brokers_of(settings.link, trust=judge.trust),
         record=record,
         destination=settings.link.destination,
         limits=receiver.Limits(arguments.count, arguments.idle_exit),
@@ -124,13 +134,13 @@ def _receive(
         record.fail(str(failure))
         logger.error("%s", failure)  # noqa: TRY400  one line, no traceback
     finally:
-        _name_skipped(store, record)
-        store.close()
+        _name_skipped(inbox, record)
+        inbox.close()
 
 
-def _name_skipped(store: Store, record: RunRecord) -> None:
-    """Name what lies in the queues and cannot be used, each once."""
-    for failure in store.skipped():
+def _name_skipped(inbox: Inbox, record: RunRecord) -> None:
+    """Report each unusable path in the queues, once."""
+    for failure in inbox.skipped():
         if str(failure) not in record.failures:
             logger.warning("%s", failure)
             record.fail(str(failure))
@@ -139,20 +149,20 @@ def _name_skipped(store: Store, record: RunRecord) -> None:
 
 def _judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
-    from ssm.judge import Judge  # noqa: PLC0415
-    from ssm.names import AcceptedNames  # noqa: PLC0415
+    from ssm.receiving.judge import Judge  # noqa: PLC0415
+    from ssm.receiving.signers import AcceptedSigners  # noqa: PLC0415
 
     return Judge(
         trust=CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls)),
-        names=AcceptedNames(names, banned=names.with_name("banned-dns")),
-        identity=common.load_identity(settings.link),
+        names=AcceptedSigners(names, banned=names.with_name("banned-dns")),
+        identity=startup.load_identity(settings.link),
         max_bytes=settings.max_message_size,
         record=record,
     )
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the program and return its exit status."""
     description = "Receive signed messages from a message broker into a queue on disk."
     return cli.main(
         cli.Program(

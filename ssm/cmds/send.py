@@ -1,4 +1,4 @@
-"""`ssmsend`: sends what is in the spool, once."""
+"""`ssmsend`: send what is in the spool, once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord, recorded
 from appliance.core.spool import Spool
-from ssm.cmds import common
-from ssm.outgoing import Outgoing
+from ssm.cmds import startup
+from ssm.cmds.signals import SignalFlag
+from ssm.sending.claims import Claims
 from ssm.settings import SenderSettings, load_sender
 
 if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
-    from ssm.sender import Sender
+    from appliance.core.trust.ca_directory import CADirectory
+    from ssm.sending.packer import Packer
+    from ssm.sending.sender import Sender
 
 _CONFIG = "/etc/apel/sender.cfg"
 _FIGURES = (
@@ -36,21 +39,24 @@ logger = logging.getLogger("ssmsend")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
-    common.add_arguments(parser, _CONFIG)
+    startup.add_arguments(parser, _CONFIG)
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="sign everything, print what would be sent, send nothing",
+        help="sign every message, print what would be sent, send nothing",
     )
     parser.add_argument(
-        "--limit", type=common.positive, metavar="N", help="send at most N messages"
+        "--limit",
+        type=startup.positive,
+        metavar="N",
+        help="send at most N messages (default: all)",
     )
     parser.add_argument(
         "--max-time",
-        type=common.duration,
+        type=startup.duration,
         default="3000",
         metavar="SECONDS",
-        help="end after this time (default: 3000)",
+        help="end after this number of seconds (default: 3000)",
     )
 
 
@@ -62,95 +68,111 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     with recorded("ssmsend", layout.runs if is_run else None) as record:
         record.counts = dict.fromkeys(_FIGURES, 0)
         settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
-        common.configure_log("ssmsend", settings, arguments)
-        outgoing = _open_spool(settings)
+        startup.configure_log("ssmsend", settings, arguments)
+        claims = _open_spool(settings)
         if is_run:
-            record.status = _send(settings, outgoing, record, arguments)
+            record.status = _send(settings, claims, record, arguments)
         else:
-            record.status = _look(settings, outgoing, record, arguments)
+            record.status = _look(settings, claims.spool, arguments)
         return record.status
 
 
-def _open_spool(settings: SenderSettings) -> Outgoing:
+def _open_spool(settings: SenderSettings) -> Claims:
     if not settings.path.is_dir():
         logger.warning(
             "%s: the spool does not exist (yet); producers make it with their first message",
             settings.path,
         )
     if settings.is_dirq:
-        return Outgoing(Spool(settings.path), journal=settings.journal)
-    from ssm.directory import DirectorySpool  # noqa: PLC0415  start-up is a cost
+        return Claims(Spool(settings.path), journal=settings.lock_journal)
+    from ssm.sending.directory_spool import DirectorySpool  # noqa: PLC0415  start-up is a cost
 
-    # A program that opens a file for writing just while we ask whether one does sends this signal.
+    # The kernel sends SIGIO when another program opens for writing a file on which we hold a read
+    # lease, which we do for a moment to find out who is writing. Its default action is to kill us.
     signal.signal(signal.SIGIO, signal.SIG_IGN)
-    return Outgoing(DirectorySpool(settings.path), journal=settings.journal)
+    return Claims(DirectorySpool(settings.path), journal=settings.lock_journal)
 
 
-def _look(
-    settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace
-) -> ExitStatus:
-    """Do what is asked for without sending anything."""
-    sender = _sender(settings, outgoing, record, arguments)
+def _look(settings: SenderSettings, spool: Spool, arguments: argparse.Namespace) -> ExitStatus:
+    """Do what ``--check-config`` or ``--dry-run`` asks for; send and change nothing."""
+    from ssm.sending.preview import preview  # noqa: PLC0415  start-up is a cost
+
+    packer = _packer(settings, _trust(settings))
     if not arguments.check_config:
-        return sender.dry_run(limit=arguments.limit)
-    common.check_tls(settings.link)
-    count = outgoing.spool.count()
-    for failure in outgoing.spool.skipped.values():
+        destination = settings.link.destination
+        return preview(spool, packer, destination=destination, limit=arguments.limit)
+    from ssm.transport import brokers  # noqa: PLC0415  start-up is a cost
+
+    brokers.check_tls(settings.link)
+    count = spool.count()
+    for failure in spool.skipped.values():
         print(f"ssmsend: warning: {failure}")
     print(f"ssmsend: the configuration is good; {count} messages wait in {settings.path}")
     return ExitStatus.DONE
 
 
 def _send(
-    settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace
+    settings: SenderSettings, claims: Claims, record: RunRecord, arguments: argparse.Namespace
 ) -> ExitStatus:
-    common.announce("ssmsend", "sending")
-    spool = outgoing.spool
+    startup.announce("ssmsend", "sending")
+    spool = claims.spool
     try:
         with lock.hold(settings.lock):
-            outgoing.recover()
+            claims.recover()
             if next(spool.names(), None) is None and not spool.skipped:
                 logger.info("No messages found to send.")
                 status = ExitStatus.DONE
             else:
-                sender = _sender(settings, outgoing, record, arguments)
+                sender = _sender(settings, claims, record, arguments)
                 status = sender.run(limit=arguments.limit)
                 logger.info("SSM run has finished.")
-            logger.info(common.RULE)
+            logger.info(startup.RULE)
             return status
     finally:
-        # Whatever ended the run: what lies there is what is left.
+        # Counted whatever ended the run: the figure is what lies in the spool now.
         with contextlib.suppress(LocalFailure):
             record.counts["left"] = spool.count()
 
 
 def _sender(
-    settings: SenderSettings, outgoing: Outgoing, record: RunRecord, arguments: argparse.Namespace
+    settings: SenderSettings, claims: Claims, record: RunRecord, arguments: argparse.Namespace
 ) -> Sender:
-    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
-    from ssm import packer, sender  # noqa: PLC0415
+    from ssm.sending.sender import Sender  # noqa: PLC0415  start-up is a cost
+    from ssm.transport.brokers import brokers_of  # noqa: PLC0415
 
-    trust = CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls))
-    return sender.Sender(
+    trust = _trust(settings)
+    return Sender(
         settings,
-        outgoing,
-        packer=packer.Packer(
-            identity=common.load_identity(settings.link),
-            trust=trust,
-            recipient=packer.load_recipient(settings, trust=trust, at=clock.now()),
-            cipher=settings.cipher,
-            max_size=settings.max_message_size,
-            max_wire=packer.max_wire(settings.link),
-        ),
-        brokers=common.brokers(settings.link, trust=trust),
+        claims,
+        packer=_packer(settings, trust),
+        brokers=brokers_of(settings.link, trust=trust),
         record=record,
         deadline=time.monotonic() + arguments.max_time.total_seconds(),
-        is_stopping=common.Flag(signal.SIGTERM).is_up,
+        is_stopping=SignalFlag(signal.SIGTERM).is_up,
+    )
+
+
+def _trust(settings: SenderSettings) -> CADirectory:
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
+
+    return CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls))
+
+
+def _packer(settings: SenderSettings, trust: CADirectory) -> Packer:
+    from ssm.sending import packer  # noqa: PLC0415  start-up is a cost
+
+    return packer.Packer(
+        identity=startup.load_identity(settings.link),
+        trust=trust,
+        recipient=packer.load_recipient(settings, trust=trust, at=clock.now()),
+        cipher=settings.cipher,
+        max_size=settings.max_message_size,
+        max_wire=packer.max_wire(settings.link),
     )
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the program and return its exit status."""
     description = "Send the messages of a spool, signed, to a message broker."
     return cli.main(
         cli.Program("ssmsend", description, add_arguments, run, version_flags=("-v", "--version"))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from appliance.core.run.errors import Unavailable
 from ssm.settings import AMSAccess, Broker
-from ssm.transport import argo, https
-from ssm.transport.events import Delivery, Event, Lost, Receipt, Refusal
+from ssm.transport import ams_client, request
+from ssm.transport.events import Delivery, Event, Lost, Receipt, Rejection
 
 MAX_MESSAGES = 64
 """Of one request."""
@@ -35,7 +35,7 @@ _REQUEST_TIMEOUT = 408
 
 def max_data(message_id: str) -> int:
     """Return how many bytes a message of this id may have."""
-    return argo.max_data({_EMPAID: message_id})
+    return ams_client.max_data({_EMPAID: message_id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,19 @@ class _Failure:
     error: BaseException
 
 
-class Connection:
+class AMSConnection:
     """An AMS that has let us in; either sends or subscribes."""
 
     def __init__(self, broker: Broker, *, access: AMSAccess, tls: ssl.SSLContext) -> None:
         """Connect and get a token; raises `Unavailable`, or `AccessDenied` when the service does not want us."""
         self.broker = broker
-        service = argo.Service(broker.host, access.project, broker.port, access.authn_port)
-        self._client = argo.Client(service, tls=tls, token=access.token)
+        service = ams_client.AMSService(broker.host, access.project, broker.port, access.authn_port)
+        self._client = ams_client.AMSClient(service, tls=tls, token=access.token)
         self._events: queue.SimpleQueue[Event | _Failure] = queue.SimpleQueue()
         self._is_lost = False
         self._worker: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._outbox: list[tuple[str, argo.Message]] = []
+        self._outbox: list[tuple[str, ams_client.Message]] = []
         self._acks: list[str] = []
         self._is_closing = False
         self._client.open()
@@ -65,7 +65,7 @@ class Connection:
     def send(self, destination: str, body: bytes, *, message_id: str) -> None:
         """Queue a message, which is both named and to be receipted by ``message_id``."""
         with self._changed:
-            self._outbox.append((destination, argo.Message(body, {_EMPAID: message_id})))
+            self._outbox.append((destination, ams_client.Message(body, {_EMPAID: message_id})))
             self._changed.notify_all()
         if self._worker is None:
             self._start(self._publish_all)
@@ -113,12 +113,12 @@ class Connection:
         assert callable(work)  # noqa: S101  one of the two below
         try:
             work(*arguments)
-        except https.Interrupted as error:
+        except request.Interrupted as error:
             self._events.put(Lost(error.cause, error, is_passing=error.http_status != 0))
-        except argo.Refused as error:
-            self._events.put(Refusal(error.cause, ""))
+        except ams_client.RequestRefused as error:
+            self._events.put(Rejection(error.cause, ""))
         except Unavailable as error:
-            self._events.put(Refusal(error.cause, "", error))
+            self._events.put(Rejection(error.cause, "", error))
         except Exception as error:  # noqa: BLE001  goes on in the thread that asks for events
             self._events.put(_Failure(error))
 
@@ -130,26 +130,26 @@ class Connection:
             if not self._publish(topic, [message for _, message in batch]):
                 return
 
-    def _next_batch(self) -> list[tuple[str, argo.Message]]:
+    def _next_batch(self) -> list[tuple[str, ams_client.Message]]:
         """Wait for messages; return those that go into one request, none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._outbox or self._is_closing)
             count, size = 0, 0
             for topic, message in self._outbox[:MAX_MESSAGES]:
                 size += message.size
-                if count and (size > argo.MAX_REQUEST or topic != self._outbox[0][0]):
+                if count and (size > ams_client.MAX_REQUEST or topic != self._outbox[0][0]):
                     break
                 count += 1
             batch, self._outbox = self._outbox[:count], self._outbox[count:]
             return [] if self._is_closing else batch
 
-    def _publish(self, topic: str, messages: list[argo.Message]) -> bool:
+    def _publish(self, topic: str, messages: list[ams_client.Message]) -> bool:
         """Publish and receipt; one that is too large is found by halving. Tells whether there was none."""
         try:
             ids = self._client.publish(topic, messages)
-        except argo.TooLarge as error:
+        except ams_client.TooLarge as error:
             if len(messages) == 1:
-                self._events.put(Refusal(error.cause, messages[0].attributes[_EMPAID]))
+                self._events.put(Rejection(error.cause, messages[0].attributes[_EMPAID]))
                 return False
             middle = len(messages) // 2
             return self._publish(topic, messages[:middle]) and self._publish(
@@ -190,7 +190,7 @@ class Connection:
             count -= len(acks)
             try:
                 self._client.acknowledge(subscription, acks)
-            except https.Interrupted as error:
+            except request.Interrupted as error:
                 # too late: they come again, and are known then
                 if error.http_status != _REQUEST_TIMEOUT:
                     raise

@@ -1,14 +1,25 @@
-"""Which broker to talk to: those of the configuration, the last good one first; and how long to wait between tries."""
+"""Which broker to talk to, and how long to wait between tries.
+
+The brokers of the configuration serve the same queues. They are tried in order, and the one that
+answered last is tried first the next time.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from appliance.core.run.errors import Unavailable
-from ssm.settings import Broker
+from ssm.settings import Broker, Link
 from ssm.transport.events import Connection
+
+if TYPE_CHECKING:  # start-up is a cost
+    import ssl
+
+    from appliance.core.trust.ca_directory import CADirectory
+    from appliance.core.trust.tls import PeerTrust
 
 logger = logging.getLogger("ssm.ssm2")
 
@@ -17,7 +28,10 @@ _LONGEST_PAUSE = 300.0
 
 
 class Brokers:
-    """Brokers that serve the same queues; ``connect`` opens a connection to one of them or raises `Unavailable`."""
+    """Brokers that serve the same queues.
+
+    ``connect`` opens a connection to one of them or raises `Unavailable`.
+    """
 
     def __init__(
         self, brokers: Sequence[Broker], *, connect: Callable[[Broker], Connection]
@@ -26,7 +40,12 @@ class Brokers:
         self._connect = connect
 
     def connect(self) -> Connection:
-        """Return a connection to the first that answers; raises `Unavailable` with what each of them said."""
+        """Return a connection to the first broker that answers.
+
+        Raises:
+            Unavailable: no broker answers; the message has the cause for each of them.
+
+        """
         failures: list[Unavailable] = []
         for broker in list(self._brokers):
             try:
@@ -44,9 +63,57 @@ class Brokers:
         raise type(failures[0])("brokers", others, failures[0].remedy)
 
 
+def brokers_of(link: Link, *, trust: CADirectory) -> Brokers:
+    """Return the brokers of a configuration, not yet connected to."""
+    peers = _peers(link, trust)
+    connect = _connect_ams if link.ams is not None else _connect_stomp
+    return Brokers(link.brokers, connect=lambda broker: connect(broker, link, peers))
+
+
+def check_tls(link: Link) -> None:
+    """Raise `LocalFailure` when certificate, key or CA directory is unusable for a connection."""
+    from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
+
+    _tls(link, _peers(link, CADirectory(link.capath)))
+
+
 def pauses() -> Iterator[float]:
-    """Yield seconds to wait before each further try: doubling from 1 to 300, less up to a half by chance."""
+    """Yield the seconds to wait before each further try.
+
+    They double from 1 to 300. Up to half of each is taken off at random, so that senders that lost
+    the same broker do not come back at the same moment.
+    """
     pause = _FIRST_PAUSE
     while True:
         yield pause * random.uniform(0.5, 1)  # noqa: S311  spreads clients, protects nothing
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _connect_ams(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
+    from ssm.transport import ams  # noqa: PLC0415  start-up is a cost
+
+    tls = _tls(link, peers)
+    assert link.ams is not None and tls is not None  # noqa: S101, PT018  AMS is always over TLS
+    return ams.AMSConnection(broker, access=link.ams, tls=tls)
+
+
+def _connect_stomp(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
+    from ssm.transport import stomp  # noqa: PLC0415  start-up is a cost
+
+    return stomp.STOMPConnection(broker, tls=_tls(link, peers))
+
+
+def _peers(link: Link, trust: CADirectory) -> PeerTrust:
+    from appliance.core.trust.tls import PeerTrust  # noqa: PLC0415  start-up is a cost
+
+    return PeerTrust(trust, with_system=link.ams is not None and link.ams.system_cas)
+
+
+def _tls(link: Link, peers: PeerTrust) -> ssl.SSLContext | None:
+    """Return a context made from the files as they are now; None for a link without TLS.
+
+    Each connection gets a new one: a receiver runs for longer than its certificate is valid.
+    """
+    if not link.use_ssl:
+        return None
+    return peers.context(certificate=link.certificate, key=link.key)

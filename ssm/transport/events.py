@@ -31,7 +31,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """The broker refuses something, and with it the connection: an ERROR frame of STOMP, a status 4xx of AMS."""
 
     text: str
@@ -57,7 +57,7 @@ class Greeting:
     """The broker has accepted us. The first event, which `Connection` takes itself."""
 
 
-Event = Greeting | Receipt | Delivery | Refusal | Lost
+Event = Greeting | Receipt | Delivery | Rejection | Lost
 
 
 class Connection(Protocol):

@@ -22,7 +22,7 @@ from typing import Any
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.trust.tls import remedy
 from ssm.settings import Broker
-from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Refusal
+from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Rejection
 
 # stomp.py asks the DNS three times when imported
 os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")
@@ -54,7 +54,7 @@ _RECEIVE_BYTES = 64 * 1024
 _SUBSCRIPTION = "1"
 
 
-class Connection:
+class STOMPConnection:
     """An open connection. Every method may be called after it was lost: nothing happens then, `Lost` tells."""
 
     def __init__(self, broker: Broker, *, tls: ssl.SSLContext | None) -> None:
@@ -121,7 +121,7 @@ class Connection:
         match self.next_event(timeout=CONNECT_TIMEOUT):
             case Greeting():
                 return
-            case Refusal(text, _):
+            case Rejection(text, _):
                 raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
             case Lost(cause):
                 raise AccessDenied(
@@ -210,7 +210,7 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
             *frame.body.decode("utf-8", "replace").splitlines()[:1],
         ]
         text = " ".join(dict.fromkeys(filter(None, words)))[:500] or "without a reason"
-        self.events.put(Refusal(text, frame.headers.get("receipt-id", "")))
+        self.events.put(Rejection(text, frame.headers.get("receipt-id", "")))
 
     def on_disconnected(self) -> None:
         self.events.put(Lost(self._transport.cause))

@@ -354,7 +354,7 @@ def test_nothing_to_send_is_no_work(tmp_path: Path, trust: Trust) -> None:
         command = [site.command("ssmsend").argv[0].replace("ssmsend", "python"), "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
         unwanted = {
-            "ssm.transport.argo",
+            "ssm.transport.ams_client",
             "ssm.transport.ams",
             "appliance.core.trust.tls",
             "cryptography",

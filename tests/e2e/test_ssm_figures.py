@@ -133,7 +133,7 @@ def test_figures_beside_what_others_left(tmp_path: Path, trust: Trust) -> None:
 
 
 _MODULES = (
-    "json, encodings.utf_8_sig, encodings.idna, encodings.unicode_escape, ssm.cmds.send, ssm.sender, ssm.packer, ssm.transport.stomp, ssm.transport.brokers, "
+    "json, encodings.utf_8_sig, encodings.idna, encodings.unicode_escape, ssm.cmds.send, ssm.sending.sender, ssm.sending.packer, ssm.transport.stomp, ssm.transport.brokers, "
     "appliance.core.trust.ca_directory, appliance.core.trust.certificates, appliance.core.trust.tls"
 )
 

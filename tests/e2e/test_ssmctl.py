@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dirq.QueueSimple import QueueSimple
 
-from ssm.cmds import ctl
+from ssm.cmds import control
 from tests.testbed.pki import Authority
 
 SSMCTL = Path(sys.prefix) / "bin/ssmctl"
@@ -36,7 +36,7 @@ def test_a_spool_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert shown.returncode == 3
     assert (
         shown.stderr
-        == f"ssmctl: {tmp_path}/none: there is no spool; see [messaging] path, or give --path\n"
+        == f"ssmctl: {tmp_path}/none: the spool does not exist; see [messaging] path, or give --path\n"
     )
 
 
@@ -72,5 +72,5 @@ def test_a_verb_is_needed(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ssmctl"])
     with pytest.raises(SystemExit):
-        ctl.main()
+        control.main()
     assert capsys.readouterr().err.count("\n") == 1

@@ -47,7 +47,7 @@ TARGETS = {
         (
             "tests/unit/test_spool.py",
             "tests/property/test_spool_properties.py",
-            "tests/interop/test_ssm_outgoing.py",
+            "tests/interop/test_ssm_claims.py",
         ),
     ),
     "records": Target(

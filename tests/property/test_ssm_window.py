@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssm.window import Window
+from ssm.sending.window import SendWindow
 
 STEPS = st.lists(
     st.tuples(
@@ -21,7 +21,7 @@ def test_nothing_leaves_without_its_receipt_and_order_is_kept(
     count: int, steps: list[tuple[str, int]]
 ) -> None:
     ids = [f"m{number}" for number in range(count)]
-    window = Window(ids)
+    window = SendWindow(ids)
     arrived: list[str] = []
     receipts: set[str] = set()
     removed: list[str] = []
@@ -70,7 +70,7 @@ def test_nothing_leaves_without_its_receipt_and_order_is_kept(
 
 @given(count=st.integers(1, 10))
 def test_after_a_break_there_is_one_at_a_time_until_a_receipt(count: int) -> None:
-    window = Window([str(number) for number in range(count)])
+    window = SendWindow([str(number) for number in range(count)])
     while (name := window.next_to_send()) is not None:
         window.mark_sent(name)
     assert len(window.in_flight) == count
@@ -86,7 +86,7 @@ def test_after_a_break_there_is_one_at_a_time_until_a_receipt(count: int) -> Non
 def test_who_overtook_a_message_goes_again_after_it() -> None:
     """F-S1: and not when the message is given up."""
     for is_taken in (True, False):
-        window = Window("abc")
+        window = SendWindow("abc")
         window.suspect("a", hold=True)
         window.mark_sent("b")
         assert window.receipt("b") == []

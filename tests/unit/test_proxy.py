@@ -21,7 +21,7 @@ from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.ca_directory import CADirectory
 from cloud_info_provider import issuer
 from cloudkeeper.frontend.download import Downloader
-from ssm.transport.https import Line
+from ssm.transport.request import KeptConnection
 from tests.testbed.pki import Authority
 
 # Debian 12's Python, 3.11.2, leaves the socket of a tunnel that is refused to the collector of
@@ -84,7 +84,7 @@ def ask_for_image(anchors: Path, site: str = SITE) -> None:
 def ask_ams(anchors: Path, site: str = SITE) -> None:
     assert anchors
     host, _, port = site.partition(":")
-    Line(host, int(port), tls=ssl.create_default_context()).open()
+    KeptConnection(host, int(port), tls=ssl.create_default_context()).open()
 
 
 CLIENTS = pytest.mark.parametrize("ask", [ask_cloud, ask_for_image, ask_ams])

@@ -8,9 +8,9 @@ import pytest
 
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
-from ssm.cmds import common
 from ssm.settings import Broker, Link
-from ssm.transport import https, stomp
+from ssm.transport import request, stomp
+from ssm.transport.brokers import brokers_of
 from tests.simulators.stomp_faults import FaultBroker
 from tests.testbed.trust import Trust
 
@@ -23,8 +23,8 @@ def install(source: Path, target: Path) -> Path:
 @pytest.mark.parametrize("host", ["msg..example.com", "x" * 70])
 def test_a_name_that_no_host_can_have_is_a_host_out_of_reach(host: str) -> None:
     for connect in (
-        lambda: stomp.Connection(Broker(host, 1), tls=None),
-        lambda: https.Line(host, 1, tls=ssl.create_default_context()).open(),
+        lambda: stomp.STOMPConnection(Broker(host, 1), tls=None),
+        lambda: request.KeptConnection(host, 1, tls=ssl.create_default_context()).open(),
     ):
         with pytest.raises(Unavailable) as caught:
             connect()
@@ -40,7 +40,7 @@ def test_a_certificate_renewed_meanwhile_is_shown_to_the_broker(tmp_path: Path) 
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
         hosts = (Broker("localhost", broker.port),)
         link = Link(hosts, True, certificate, key, trust.ca_directory, "/queue/x")
-        brokers = common.brokers(link, trust=CADirectory(trust.ca_directory))
+        brokers = brokers_of(link, trust=CADirectory(trust.ca_directory))
         brokers.connect().close()
         install(new.certificate, certificate)
         install(new.key, key)

@@ -9,8 +9,8 @@ from pathlib import Path
 from dirq.queue import Queue
 
 from appliance.core.run.errors import ExitStatus
-from ssm.directory import DirectorySpool
-from ssm.outgoing import Outgoing
+from ssm.sending.claims import Claims
+from ssm.sending.directory_spool import DirectorySpool
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
 from tests.unit.test_ssm_sender import sender_to, trust
@@ -30,16 +30,16 @@ def fill(directory: Path) -> None:
         (directory / name / ("a" * 14)).write_text("inside")
 
 
-def run(broker: FaultBroker, directory: Path, trust: Trust) -> tuple[ExitStatus, Outgoing]:
+def run(broker: FaultBroker, directory: Path, trust: Trust) -> tuple[ExitStatus, Claims]:
     sender, _ = sender_to(broker, directory, trust, 0, path_type="directory")
-    return sender.run(), sender._outgoing
+    return sender.run(), sender._claims
 
 
 def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust: Trust) -> None:
     """F-S3: as SSM 3.3.1 and newer; whatever their names are."""
     fill(tmp_path / "spool")
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
-        status, outgoing = run(broker, tmp_path, trust)
+        status, claims = run(broker, tmp_path, trust)
         assert status is ExitStatus.DONE
         bodies = [frame.body.split(b"text/plain\n\n", 1)[1][:2] for frame in broker.sent]
         assert bodies == [b"0\n", b"1\n", b"2\n", b"3\n", b"4\n"]
@@ -49,7 +49,7 @@ def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust
         "11111111",
         "sub",
     ]
-    assert outgoing.spool.count() == 0
+    assert claims.spool.count() == 0
     assert {path.name for path in tmp_path.iterdir()} == {"spool", "sender.cfg"}
 
 
@@ -70,17 +70,17 @@ def test_what_is_no_file_is_named_and_what_is_being_written_waits(
     ):
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"written\n"
-        status, outgoing = run(broker, tmp_path, trust)
+        status, claims = run(broker, tmp_path, trust)
         assert status is ExitStatus.PARTLY
         assert len(broker.ids()) == len(NAMES)
-        assert outgoing.foreign == ["copy"]
-        assert sorted(path.name for path in outgoing.spool.skipped) == ["link", "pipe"]
+        assert claims.foreign == ["copy"]
+        assert sorted(path.name for path in claims.spool.skipped) == ["link", "pipe"]
         writer.communicate(b"\n")
         (spool / "link").unlink()
         (spool / "pipe").unlink()
         assert run(broker, tmp_path, trust)[0] is ExitStatus.DONE
         assert broker.ids()[-1] == "copy"
-    assert outgoing.spool.count() == 0
+    assert claims.spool.count() == 0
 
 
 def test_a_bad_file_is_set_aside(tmp_path: Path, trust: Trust) -> None:

@@ -10,8 +10,8 @@ from appliance.core.run.record import RunRecord
 from appliance.core.trust.ca_directory import CADirectory, VerifiedChain
 from appliance.core.trust.certificates import Identity
 from ssm import envelope
-from ssm.judge import REJECT, Judge
-from ssm.names import AcceptedNames
+from ssm.receiving.judge import REJECT, Judge
+from ssm.receiving.signers import AcceptedSigners
 from ssm.transport.events import Delivery
 from tests.testbed.trust import Trust
 
@@ -33,7 +33,7 @@ def trust(tmp_path: Path) -> Trust:
 def judge_with(directory: Path, anchors: CADirectory, identity: Identity) -> Judge:
     names = directory / "dns"
     names.write_text(f"{identity.dn}\n")
-    accepted = AcceptedNames(names, banned=directory / "banned-dns")
+    accepted = AcceptedSigners(names, banned=directory / "banned-dns")
     return Judge(anchors, accepted, identity, max_bytes=1_000_000, record=RunRecord("ssmreceive"))
 
 

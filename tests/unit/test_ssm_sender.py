@@ -17,14 +17,13 @@ from appliance.core.run.record import RunRecord
 from appliance.core.spool import Spool
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.certificates import Identity
-from ssm import packer
-from ssm.cmds.common import brokers
-from ssm.directory import DirectorySpool
-from ssm.outgoing import Outgoing
-from ssm.packer import Packer
-from ssm.sender import RECEIPT_TIMEOUT, Sender
+from ssm.sending import packer
+from ssm.sending.claims import Claims
+from ssm.sending.directory_spool import DirectorySpool
+from ssm.sending.packer import Packer
+from ssm.sending.sender import RECEIPT_TIMEOUT, Sender
 from ssm.settings import load_sender
-from ssm.transport.brokers import pauses
+from ssm.transport.brokers import brokers_of, pauses
 from tests.simulators import ams_service
 from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
@@ -64,7 +63,7 @@ def sender_to(
     identity = Identity.load(settings.link.certificate, key_path=settings.link.key, at=clock.now())
     made = Sender(
         settings,
-        Outgoing(spool, journal=settings.journal),
+        Claims(spool, journal=settings.lock_journal),
         packer=Packer(
             identity,
             anchors,
@@ -73,7 +72,7 @@ def sender_to(
             16_000_000,
             packer.max_wire(settings.link) if max_wire else None,
         ),
-        brokers=brokers(settings.link, trust=anchors),
+        brokers=brokers_of(settings.link, trust=anchors),
         record=RunRecord("ssmsend"),
         deadline=time.monotonic() + seconds,
         is_stopping=is_stopping,
@@ -197,7 +196,7 @@ def test_elements_that_a_neighbour_took_are_no_reason_to_stop(tmp_path: Path, tr
 def test_a_service_that_stays_out_of_order_is_asked_six_times(
     tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssm.sender.pauses", lambda: itertools.repeat(0.01))
+    monkeypatch.setattr("ssm.sending.sender.pauses", lambda: itertools.repeat(0.01))
     faults = [ams_service.Fault(ams_service.Kind.STATUS, times=99)]
     with AMS(trust.host("broker"), trust.grid.certificate, faults) as service:
         sender, names = sender_to(service, tmp_path, trust, 2)

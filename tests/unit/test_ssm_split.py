@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssm import split
+from ssm.sending import split
 
 STAR = "http://eu-emi.eu/namespaces/2011/02/storagerecord"
 

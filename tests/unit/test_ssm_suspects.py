@@ -9,7 +9,7 @@ from dirq.queue import Queue
 from dirq.QueueSimple import QueueSimple
 
 from appliance.core.run.errors import ExitStatus, Unavailable
-from ssm.suspects import Suspects, Verdict
+from ssm.sending.suspects import Suspects, Treatment
 from tests.simulators import ams_service
 from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
@@ -23,7 +23,7 @@ SCHEMA = {"body": "string", "empaid": "string", "attempts": "string"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssm.sender.pauses", lambda: itertools.repeat(0.01))
+    monkeypatch.setattr("ssm.sending.sender.pauses", lambda: itertools.repeat(0.01))
 
 
 def fill(directory: Path, *words: object) -> list[str]:
@@ -162,15 +162,17 @@ def test_many_bad_messages_in_a_row_take_a_run_for_each_five(tmp_path: Path, tru
 def test_what_is_known_survives_and_a_broken_file_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / ".suspects"
     first = Suspects(path, limit=3)
-    assert first.failed("a", broker="b", error="closed") is Verdict.RETRY
-    assert first.failed("a", broker="b", error="closed") is Verdict.HOLD
+    assert first.failed("a", broker="b", error="closed") is Treatment.RETRY
+    assert first.failed("a", broker="b", error="closed") is Treatment.HOLD
     first.overtaking("c")
     second = Suspects(path, limit=3)
     second.arrived("c", broker="other", is_behind=lambda _: False)
-    assert second.failed("a", broker="b", error="closed") is Verdict.HOLD  # another broker took it
+    assert (
+        second.failed("a", broker="b", error="closed") is Treatment.HOLD
+    )  # another broker took it
     second.arrived("d", broker="b", is_behind=lambda _: False)
     second.broke()
-    assert second.failed("a", broker="b", error="closed") is Verdict.HOLD  # it broke since
+    assert second.failed("a", broker="b", error="closed") is Treatment.HOLD  # it broke since
     second.arrived("a", broker="b", is_behind=lambda name: name == "c")
     third = Suspects(path, limit=3)
     assert (list(third), third.id_on_wire("c"), third.id_on_wire("d")) == ([], "c.again", "d")

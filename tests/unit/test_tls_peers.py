@@ -28,7 +28,7 @@ from appliance.core.trust.errors import Untrusted
 from appliance.core.trust.tls import PeerRefused, PeerTrust, remedy
 from cloudkeeper.frontend.download import Downloader
 from ssm.settings import Broker
-from ssm.transport import https, stomp
+from ssm.transport import request, stomp
 from tests.simulators import tls_peer
 from tests.testbed.pki import Authority, Credential
 
@@ -192,11 +192,11 @@ def by_asyncio(trust: PeerTrust, _: CADirectory, port: int) -> None:
 
 
 def by_stomp(trust: PeerTrust, _: CADirectory, port: int) -> None:
-    stomp.Connection(Broker("localhost", port), tls=trust.context())
+    stomp.STOMPConnection(Broker("localhost", port), tls=trust.context())
 
 
 def by_https(trust: PeerTrust, _: CADirectory, port: int) -> None:
-    line = https.Line("localhost", port, tls=trust.context())
+    line = request.KeptConnection("localhost", port, tls=trust.context())
     with contextlib.closing(line):
         line.ask("POST", "/?key=secret", b"x", headers={"x-api-key": "secret"}, limit=10)
 

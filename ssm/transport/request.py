@@ -47,7 +47,7 @@ class Interrupted(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HTTPAnswer:
     """What a service answered; ``location`` is the site of a redirection."""
 
     status: int
@@ -73,7 +73,7 @@ class Answer:
         return words if len(words) <= _MAX_DETAIL else f"{words[:_MAX_DETAIL]}…"
 
 
-class Line:
+class KeptConnection:
     """A connection that is kept from one request to the next, and made anew when the other side has closed it."""
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext) -> None:
@@ -102,7 +102,7 @@ class Line:
         *,
         headers: Mapping[str, str],
         limit: int,
-    ) -> Answer:
+    ) -> HTTPAnswer:
         """Return the answer to a request, whole, at most ``limit`` bytes of it."""
         is_kept = self._http.sock is not None
         if not is_kept:
@@ -128,7 +128,7 @@ class Line:
         *,
         headers: Mapping[str, str],
         limit: int,
-    ) -> Answer:
+    ) -> HTTPAnswer:
         sent = {
             "Accept": "application/json",
             "User-Agent": f"egi-fedcloud-appliance/{__version__}",
@@ -145,7 +145,7 @@ class Line:
             if response.will_close:
                 self.close()
             location = _site(response.getheader("Location") or "")
-            return Answer(
+            return HTTPAnswer(
                 response.status, response.reason, location, content, headers.get("x-api-key", "")
             )
 

@@ -12,7 +12,7 @@ logger = logging.getLogger("ssm.ssm2")
 _Stamp = tuple[int, int, int] | None
 
 
-class AcceptedNames:
+class AcceptedSigners:
     """The names in a file, one a line in OpenSSL's slash form, less those in ``banned``, a file that may be missing.
 
     Blank lines and ``#`` comments are skipped; a line that is no name is warned of. Names are
@@ -43,7 +43,7 @@ class AcceptedNames:
         if not force and self._stamps == (_stamp(self._path), _stamp(self._banned_path)):
             return
         try:
-            fresh = AcceptedNames(self._path, banned=self._banned_path)
+            fresh = AcceptedSigners(self._path, banned=self._banned_path)
         except ConfigurationError as error:
             logger.warning("%s; the names read before stay in force", error)
             self._stamps = (_stamp(self._path), _stamp(self._banned_path))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.core.run.errors import LocalFailure
-from ssm.queue import Queue
+from ssm.disk_queue import DiskQueue
 
 _ELEMENT = re.compile(r"[0-9a-f]{8}/([0-9a-f]{14})")
 
@@ -24,7 +24,7 @@ class DeadLetters:
         self.path = path
         self.skipped: dict[Path, LocalFailure] = {}
         """What lies in the queue and cannot be used, by path."""
-        self._queue: Queue | None = None
+        self._queue: DiskQueue | None = None
 
     def add(
         self,
@@ -41,7 +41,7 @@ class DeadLetters:
         :raises OSError: it could not be written; nothing is left of it
         :raises LocalFailure: the queue cannot be used
         """
-        queue = self._queue = self._queue or Queue(self.path)
+        queue = self._queue = self._queue or DiskQueue(self.path)
         self.skipped = queue.skipped
         name = _name(message_id)
         while (known := queue.field(name, "empaid")) is not None:

@@ -1,4 +1,4 @@
-"""``ssmctl``: look into a spool, and at a message as a receiver would."""
+"""`ssmctl`: look into a spool, and verify a message as a receiver would."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from appliance.core import clock
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.spool import Spool
-from ssm.directory import DirectorySpool
+from ssm.sending.directory_spool import DirectorySpool
 from ssm.settings import load_sender
 
 _CONFIG = "/etc/apel/sender.cfg"
@@ -19,22 +19,26 @@ _MAX_BYTES = 64 * 1024 * 1024
 
 def _add_spool_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-c", "--config", type=Path, metavar="FILE", help=f"of the sender (default: {_CONFIG})"
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration file of the sender (default: {_CONFIG})",
     )
     parser.add_argument(
-        "--path", type=Path, metavar="DIR", help="another spool than the configuration's"
+        "--path", type=Path, metavar="DIR", help="spool directory (default: the configuration's)"
     )
 
 
 def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
-    """Print a line for each element: name, age, size, and whether somebody has locked it."""
+    """Print a line for each element: name, age, size in bytes, and whether it is locked."""
     layout = cli.layout(arguments)
     path, is_dirq = arguments.path, True
     if path is None:
         settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
         path, is_dirq = settings.path, settings.is_dirq
     if not path.is_dir():
-        raise LocalFailure(path, "there is no spool", "see [messaging] path, or give --path")
+        raise LocalFailure(path, "the spool does not exist", "see [messaging] path, or give --path")
     spool, at = Spool(path) if is_dirq else DirectorySpool(path), clock.now()
     names = list(spool.names())
     for name in names:
@@ -48,45 +52,54 @@ def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a signed message, as it travels")
     parser.add_argument(
-        "--capath", type=Path, metavar="DIR", help=f"trust anchors (default: {_CERTIFICATES})"
+        "file", type=Path, metavar="FILE", help="file with a signed message, as it is sent"
     )
     parser.add_argument(
-        "--crls", choices=["warn", "require", "off"], default="warn", help="default: %(default)s"
+        "--capath",
+        type=Path,
+        metavar="DIR",
+        help=f"directory of trust anchors (default: {_CERTIFICATES})",
+    )
+    parser.add_argument(
+        "--crls",
+        choices=["warn", "require", "off"],
+        default="warn",
+        help="missing revocation lists: accept with a warning, refuse, or ignore all lists"
+        " (default: %(default)s)",
     )
 
 
 def _verify(arguments: argparse.Namespace) -> ExitStatus:
-    """Verify one message; print signer and size, or the reason against it."""
+    """Verify one message; print its signer, size and first line."""
     from appliance.core.trust import smime  # noqa: PLC0415  start-up is a cost
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
 
     capath = arguments.capath or cli.layout(arguments).grid_certificates
     trust = CADirectory(capath, crls=CRLPolicy(arguments.crls))
     message = arguments.file.read_bytes()
-    proven = smime.verify(message, trust=trust, at=clock.now(), max_bytes=_MAX_BYTES)
-    for warning in proven.warnings:
+    verified = smime.verify(message, trust=trust, at=clock.now(), max_bytes=_MAX_BYTES)
+    for warning in verified.warnings:
         print(f"warning: {warning}")
-    first = proven.body.split(b"\n", 1)[0].decode("utf-8", "backslashreplace")[:120]
+    first = verified.body.split(b"\n", 1)[0].decode("utf-8", "backslashreplace")[:120]
     print(
-        f"signed by {log.one_line(proven.signer)}\n{len(proven.body)} bytes: {log.one_line(first)}"
+        f"signed by {log.one_line(verified.signer)}\n{len(verified.body)} bytes: {log.one_line(first)}"
     )
     return ExitStatus.DONE
 
 
 PROGRAM = cli.Program(
     "ssmctl",
-    "Looks into spools and at messages.",
+    "Look into spools, and verify messages.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
         cli.Program(
-            "spool", "Lists the messages that wait to be sent.", _add_spool_arguments, _list_spool
+            "spool", "List the messages that wait to be sent.", _add_spool_arguments, _list_spool
         ),
         cli.Program(
             "verify",
-            "Verifies a signed message as a receiver would.",
+            "Verify a signed message as a receiver would.",
             _add_verify_arguments,
             _verify,
         ),
@@ -95,5 +108,5 @@ PROGRAM = cli.Program(
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the program and return its exit status."""
     return cli.main(PROGRAM)

@@ -15,7 +15,8 @@ from appliance.core.trust import mime, smime
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.certificates import Identity
 from appliance.core.trust.errors import Malformed, Untrusted
-from ssm import envelope, split
+from ssm import envelope
+from ssm.sending import split
 from ssm.settings import Link, SenderSettings
 
 logger = logging.getLogger("ssm.ssm2")

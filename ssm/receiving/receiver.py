@@ -10,10 +10,10 @@ from datetime import timedelta
 
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.record import RunRecord
-from ssm.judge import Judge
-from ssm.store import Store
+from ssm.receiving.inbox import Inbox
+from ssm.receiving.judge import Judge
 from ssm.transport.brokers import Brokers, pauses
-from ssm.transport.events import Connection, Delivery, Lost, Refusal
+from ssm.transport.events import Connection, Delivery, Lost, Rejection
 
 logger = logging.getLogger("ssm.ssm2")
 
@@ -37,7 +37,7 @@ class Limits:
 
 
 class Receiver:
-    """Keeps a subscription alive and passes what comes through a `Judge` to a `Store`.
+    """Keeps a subscription alive and passes what comes through a `Judge` to an `Inbox`.
 
     ``is_stopping`` is asked at least twice a second; ``reload`` says whether files are to be read
     again now; ``report`` is called once a minute, and each time that no broker can be reached, then
@@ -47,7 +47,7 @@ class Receiver:
     def __init__(
         self,
         judge: Judge,
-        store: Store,
+        inbox: Inbox,
         *,
         brokers: Brokers,
         record: RunRecord,
@@ -57,7 +57,7 @@ class Receiver:
         reload: Callable[[], bool],
         report: Callable[[Unavailable | None], None],
     ) -> None:
-        self._judge, self._store, self._brokers, self._record = judge, store, brokers, record
+        self._judge, self._inbox, self._brokers, self._record = judge, inbox, brokers, record
         self._destination, self._limits = destination, limits
         self._is_stopping, self._reload, self._report = is_stopping, reload, report
         self.handled = 0
@@ -117,12 +117,12 @@ class Receiver:
             if batch:
                 self._take(batch, connection)
             match end:
-                case Refusal(error=Unavailable() as final):
+                case Rejection(error=Unavailable() as final):
                     if self._limits.idle is not None:  # a run that is to end
                         raise final
                     logger.error("%s", final)
                     return
-                case Refusal(text, _):
+                case Rejection(text, _):
                     logger.error("%s: the broker says: %s", connection.broker, text)
                 case Lost(cause, error):
                     logger.warning("%s", error or f"{connection.broker}: connection lost: {cause}")
@@ -134,7 +134,7 @@ class Receiver:
         is_paused = False
         while True:
             try:
-                self._store.add(verdicts)
+                self._inbox.add(verdicts)
                 break
             except OSError as error:
                 if not is_paused:
@@ -184,7 +184,7 @@ class Receiver:
             time.sleep(min(left, _POLL_SECONDS))
 
 
-def _gather(connection: Connection, *, most: int) -> tuple[list[Delivery], Refusal | Lost | None]:
+def _gather(connection: Connection, *, most: int) -> tuple[list[Delivery], Rejection | Lost | None]:
     """Return the messages that are there, after waiting for a first one, and the event after them that is none."""
     batch: list[Delivery] = []
     size = 0
@@ -194,7 +194,7 @@ def _gather(connection: Connection, *, most: int) -> tuple[list[Delivery], Refus
             case Delivery():
                 batch.append(event)
                 size += len(event.body)
-            case Refusal() | Lost():
+            case Rejection() | Lost():
                 return batch, event
             case None:
                 break

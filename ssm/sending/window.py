@@ -33,7 +33,7 @@ class _State(enum.Enum):
     DONE = enum.auto()
 
 
-class Window:
+class SendWindow:
     """Messages by id, in order."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:

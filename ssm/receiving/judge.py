@@ -15,8 +15,8 @@ from appliance.core.trust.certificates import Identity
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
 from appliance.core.trust.smime import Verified
 from ssm import envelope
-from ssm.journal import Key
-from ssm.names import AcceptedNames
+from ssm.receiving.journal import MessageKey
+from ssm.receiving.signers import AcceptedSigners
 from ssm.transport.events import Delivery
 
 logger = logging.getLogger("ssm.ssm2")
@@ -31,7 +31,7 @@ _NO_SIGNER = "Not available."
 class Verdict:
     """A message for the queue `INCOMING` or `REJECT`: what it is known by, and its fields there."""
 
-    key: Key
+    key: MessageKey
     fields: dict[str, bytes]
 
 
@@ -40,7 +40,7 @@ class Judge:
     """Verifies messages and looks up their signers."""
 
     trust: CADirectory
-    names: AcceptedNames
+    names: AcceptedSigners
     identity: Identity
     max_bytes: int
     record: RunRecord
@@ -128,7 +128,7 @@ def _verdict(
     # when the broker delivers again, but not when the sender sends again: a correction must not be
     # taken for a duplicate.
     message_id = delivery.empa_id or f"broker's {delivery.message_id}"
-    key = Key.of(queue, signer=signer, message_id=message_id, body=body)
+    key = MessageKey.of(queue, signer=signer, message_id=message_id, body=body)
     fields = {"body": body, "signer": signer.encode(), "empaid": _id_of(delivery).encode()}
     return Verdict(key, fields | ({"error": error} if error else {}))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ssm.names import AcceptedNames
+from ssm.receiving.signers import AcceptedSigners
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -13,7 +13,7 @@ def test_lists_written_by_any_editor(tmp_path: Path, mark: str, end: str) -> Non
     lines = ("/DC=EU/CN=one", "  /DC=EU/CN=two\t", "", "# /DC=EU/CN=three")
     (tmp_path / "dns").write_bytes((mark + end.join(lines)).encode())
     (tmp_path / "banned").write_bytes(f"{mark}/DC=EU/CN=two{end}".encode())
-    names = AcceptedNames(tmp_path / "dns", banned=tmp_path / "banned")
+    names = AcceptedSigners(tmp_path / "dns", banned=tmp_path / "banned")
     assert [names.accepts(f"/DC=EU/CN={name}") for name in ("one", "two", "three")] == [
         True,
         True,

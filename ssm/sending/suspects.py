@@ -37,13 +37,13 @@ _MAX_FILE = 4 * 1024 * 1024
 _MAX_ERROR = 500
 
 
-class Verdict(enum.Enum):
+class Treatment(enum.Enum):
     """What to do with a message that was alone when the connection broke."""
 
     RETRY = enum.auto()
     HOLD = enum.auto()
     """Try others first: whether they go through shows who is to blame."""
-    CONDEMNED = enum.auto()
+    CONDEMN = enum.auto()
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class Suspects:
         """Note a break that is no single message's."""
         self._working = ""
 
-    def failed(self, name: str, *, broker: str, error: str) -> Verdict:
+    def failed(self, name: str, *, broker: str, error: str) -> Treatment:
         """Note that the connection to a broker broke while just this message was in flight."""
         is_proven, self._working = self._working == broker, ""
         suspicion = self._known.setdefault(name, Suspicion())
@@ -98,8 +98,8 @@ class Suspects:
         suspicion.last_error = error[:_MAX_ERROR]
         self._save()
         if suspicion.attempts >= self._limit and is_proven:
-            return Verdict.CONDEMNED
-        return Verdict.HOLD if suspicion.attempts >= self._limit - 1 else Verdict.RETRY
+            return Treatment.CONDEMN
+        return Treatment.HOLD if suspicion.attempts >= self._limit - 1 else Treatment.RETRY
 
     def overtaking(self, name: str) -> None:
         """Note that a message is about to be sent while a suspect waits."""

@@ -13,9 +13,9 @@ from dirq.QueueSimple import QueueSimple as DirqSimple
 from appliance.core import clock
 from appliance.core.run.errors import LocalFailure
 from appliance.core.run.record import RunRecord
-from ssm.journal import Journal, Key
-from ssm.queue import Queue
-from ssm.store import Store
+from ssm.disk_queue import DiskQueue
+from ssm.receiving.inbox import Inbox
+from ssm.receiving.journal import Journal, MessageKey
 from tests import foreign
 
 SCHEMA = {"body": "string", "signer": "string", "empaid": "string?"}
@@ -36,7 +36,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_dirq_reads_and_removes_what_was_added(tmp_path: Path) -> None:
-    queue = Queue(tmp_path / "incoming")
+    queue = DiskQueue(tmp_path / "incoming")
     names = [queue.stage({**FIELDS, "signer": str(number).encode()}) for number in range(20)]
     queue.seal()
     assert queue.staged() == names
@@ -53,7 +53,7 @@ def test_dirq_reads_and_removes_what_was_added(tmp_path: Path) -> None:
 def test_dirq_adds_beside_us(tmp_path: Path) -> None:
     theirs = Dirq(str(tmp_path / "incoming"), schema=SCHEMA)
     theirs.add({"body": "theirs", "signer": "s"})
-    ours = Queue(tmp_path / "incoming")
+    ours = DiskQueue(tmp_path / "incoming")
     name = ours.stage(FIELDS)
     ours.seal()
     ours.publish([name])
@@ -61,7 +61,7 @@ def test_dirq_adds_beside_us(tmp_path: Path) -> None:
 
 
 def test_a_staged_element_is_no_reader_s_business(tmp_path: Path) -> None:
-    queue = Queue(tmp_path / "incoming")
+    queue = DiskQueue(tmp_path / "incoming")
     name = queue.stage(FIELDS)
     queue.seal()
     os.utime(queue.staging / name, (0, 0))
@@ -77,14 +77,14 @@ def test_directories_are_filled_to_dirq_s_limit(tmp_path: Path) -> None:
     full.mkdir(parents=True)
     for number in range(16_000):
         (full / f"{number:014x}").touch()
-    queue = Queue(tmp_path / "incoming")
+    queue = DiskQueue(tmp_path / "incoming")
     name = queue.stage(FIELDS)
     queue.seal()
     assert queue.publish([name]) == {name: f"00000005/{name}"}
 
 
 def test_a_directory_that_a_reader_removed_is_made_again(tmp_path: Path) -> None:
-    queue = Queue(tmp_path / "incoming")
+    queue = DiskQueue(tmp_path / "incoming")
     for _ in range(2):
         name = queue.stage(FIELDS)
         queue.seal()
@@ -94,7 +94,7 @@ def test_a_directory_that_a_reader_removed_is_made_again(tmp_path: Path) -> None
 
 
 def test_an_abandoned_element_leaves_nothing(tmp_path: Path) -> None:
-    queue = Queue(tmp_path / "incoming")
+    queue = DiskQueue(tmp_path / "incoming")
     before = len(os.listdir("/proc/self/fd"))
     names = [queue.stage(FIELDS), queue.stage(FIELDS)]
     queue.abandon(names)
@@ -103,7 +103,7 @@ def test_an_abandoned_element_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_names_never_go_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = Queue(tmp_path / "incoming")
+    queue = DiskQueue(tmp_path / "incoming")
     first = queue.stage(FIELDS)
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
@@ -112,14 +112,14 @@ def test_names_never_go_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_key_is_signer_id_and_text_in_one_queue(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    key = Key.of("incoming", signer="/CN=a", message_id="x", body=b"text")
+    key = MessageKey.of("incoming", signer="/CN=a", message_id="x", body=b"text")
     journal.add([(key, "e1")], at=NOW)
     assert journal.knows(key)
     for other in (
-        Key.of("reject", signer="/CN=a", message_id="x", body=b"text"),
-        Key.of("incoming", signer="/CN=b", message_id="x", body=b"text"),
-        Key.of("incoming", signer="/CN=a", message_id="y", body=b"text"),
-        Key.of("incoming", signer="/CN=a", message_id="x", body=b"other"),
+        MessageKey.of("reject", signer="/CN=a", message_id="x", body=b"text"),
+        MessageKey.of("incoming", signer="/CN=b", message_id="x", body=b"text"),
+        MessageKey.of("incoming", signer="/CN=a", message_id="y", body=b"text"),
+        MessageKey.of("incoming", signer="/CN=a", message_id="x", body=b"other"),
     ):
         assert not journal.knows(other)
     assert journal.has_element("incoming", "e1")
@@ -135,10 +135,10 @@ def test_a_key_is_signer_id_and_text_in_one_queue(tmp_path: Path) -> None:
 
 
 def test_a_receiver_forgets_while_it_runs(tmp_path: Path) -> None:
-    store = Store(tmp_path, record=RunRecord("ssmreceive"))
+    store = Inbox(tmp_path, record=RunRecord("ssmreceive"))
     other = Journal(tmp_path / ".received.sqlite")
     old, new = (
-        Key.of("incoming", signer="s", message_id=name, body=b"") for name in ("old", "new")
+        MessageKey.of("incoming", signer="s", message_id=name, body=b"") for name in ("old", "new")
     )
     other.add([(old, "e1")], at=clock.now() - timedelta(days=31))
     other.add([(new, "e2")], at=clock.now() - timedelta(days=29))
@@ -150,7 +150,7 @@ def test_a_receiver_forgets_while_it_runs(tmp_path: Path) -> None:
 
 def test_rows_are_written_all_or_none(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    one, two = (Key.of("incoming", signer="s", message_id=name, body=b"") for name in "ab")
+    one, two = (MessageKey.of("incoming", signer="s", message_id=name, body=b"") for name in "ab")
     with pytest.raises(LocalFailure):
         journal.add([(one, "e1"), (two, "e2"), (one, "e3")], at=NOW)
     assert not journal.knows(one)
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_journal_is_one_line(tmp_path: Path) -> None:
 
 
 def nobody(code: str) -> str:
-    return foreign.as_nobody(code, modules="json, ssm.queue, ssm.outgoing")
+    return foreign.as_nobody(code, modules="json, ssm.disk_queue, ssm.sending.claims")
 
 
 def test_what_others_left_in_a_queue_is_passed_by_and_named() -> None:
@@ -190,8 +190,8 @@ def test_what_others_left_in_a_queue_is_passed_by_and_named() -> None:
             path.chmod(0o777)
         said = json.loads(
             nobody(
-                "import json; from pathlib import Path; from ssm.queue import Queue\n"
-                f"queue = Queue(Path({str(queue)!r}))\n"
+                "import json; from pathlib import Path; from ssm.disk_queue import DiskQueue\n"
+                f"queue = DiskQueue(Path({str(queue)!r}))\n"
                 f"moved = queue.publish(['{held.name}'])\n"
                 "name = queue.stage({'body': b'good', 'signer': b's'})\n"
                 "queue.seal()\n"
@@ -219,9 +219,9 @@ def test_a_queue_that_cannot_be_used_at_all_says_what_helps() -> None:
     with foreign.open_to_all() as root:
         (root / "incoming").mkdir(mode=0)
         said = nobody(
-            "from pathlib import Path; from ssm.queue import Queue\n"
+            "from pathlib import Path; from ssm.disk_queue import DiskQueue\n"
             "try:\n"
-            f"    Queue(Path({str(root / 'incoming')!r}))\n"
+            f"    DiskQueue(Path({str(root / 'incoming')!r}))\n"
             "except Exception as error:\n"
             "    print(error)\n"
         )
@@ -240,8 +240,8 @@ def test_a_sender_s_journal_that_it_may_not_read_is_named() -> None:
         (root / "directory").mkdir()
         for journal in (root / "journal", root / "directory"):
             said = nobody(
-                "from pathlib import Path; from ssm.outgoing import Outgoing; from appliance.core.spool import Spool\n"
-                f"mine = Outgoing(Spool(Path({str(root / 'spool')!r})), journal=Path({str(journal)!r}))\n"
+                "from pathlib import Path; from ssm.sending.claims import Claims; from appliance.core.spool import Spool\n"
+                f"mine = Claims(Spool(Path({str(root / 'spool')!r})), journal=Path({str(journal)!r}))\n"
                 "mine.recover()\n"
                 "print(*mine.spool.skipped.values(), list(mine.blocks()), mine.release(), sep='\\n')\n"
             ).splitlines()

@@ -9,7 +9,7 @@ never see half of one. It is not dirq's ``temporary``, because a reader's ``purg
 after five minutes, and what lies there after a crash may be all that there is of a message that is
 known as received.
 
-What others left under such names and cannot be used is passed by and kept in `Queue.skipped`, as in
+What others left under such names and cannot be used is passed by and kept in `DiskQueue.skipped`, as in
 `appliance.core.spool`.
 """
 
@@ -35,7 +35,7 @@ _MAX_ELEMENTS = 16_000
 _MAX_FIELD = 64 * 1024
 
 
-class Queue:
+class DiskQueue:
     """A queue to be added to by one process; made if it is not there. Any number of dirq readers may be at work."""
 
     def __init__(self, path: Path) -> None:

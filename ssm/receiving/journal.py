@@ -34,7 +34,7 @@ _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class MessageKey:
     """What makes two messages the same one: signer, id and text, in the same queue."""
 
     queue: str
@@ -43,7 +43,7 @@ class Key:
     sha256: bytes
 
     @classmethod
-    def of(cls, queue: str, *, signer: str, message_id: str, body: bytes) -> Key:
+    def of(cls, queue: str, *, signer: str, message_id: str, body: bytes) -> MessageKey:
         """Return the key of a message with this text."""
         return cls(queue, signer, message_id, hashlib.sha256(body).digest())
 
@@ -63,7 +63,7 @@ class Journal:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
 
-    def knows(self, key: Key) -> bool:
+    def knows(self, key: MessageKey) -> bool:
         """Say whether this message is stored."""
         query = "SELECT 1 FROM received WHERE queue = ? AND signer = ? AND id = ? AND sha256 = ?"
         with self._guarded():
@@ -80,7 +80,7 @@ class Journal:
         with self._guarded():
             return self._connection.execute(query, (queue, element)).fetchone() is not None
 
-    def add(self, rows: Iterable[tuple[Key, str]], *, at: datetime) -> None:
+    def add(self, rows: Iterable[tuple[MessageKey, str]], *, at: datetime) -> None:
         """Write rows (key, name of the element), durably, all or none."""
         values = [
             (key.queue, key.signer, key.id, key.sha256, element, at.timestamp())

@@ -11,12 +11,12 @@ from datetime import timedelta
 import pytest
 
 from appliance.core.run.errors import AccessDenied, Unavailable
-from ssm.transport import argo, https
+from ssm.transport import ams_client, request
 from tests.simulators.ams_service import AMS, Fault, Kind
 from tests.testbed.trust import Trust
 
 PAGE = b"<html><head><title>502 Bad\nGateway</title></head><body>nginx</body></html>"
-MESSAGE = argo.Message(b"\x00 any bytes", {"empaid": "6b029cc8/6b029cd9717820"})
+MESSAGE = ams_client.Message(b"\x00 any bytes", {"empaid": "6b029cc8/6b029cd9717820"})
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def tls(trust: Trust, credential: str = "client") -> ssl.SSLContext:
 
 def client_of(
     service: AMS, trust: Trust, *, token: str = "", project: str = "accounting"
-) -> argo.Client:
-    address = argo.Service("localhost", project, service.port, service.authn_port)
-    return argo.Client(address, tls=tls(trust), token=token)
+) -> ams_client.AMSClient:
+    address = ams_client.AMSService("localhost", project, service.port, service.authn_port)
+    return ams_client.AMSClient(address, tls=tls(trust), token=token)
 
 
-def publish_one(client: argo.Client) -> list[str]:
+def publish_one(client: ams_client.AMSClient) -> list[str]:
     client.open()
     return client.publish("topic", [MESSAGE])
 
@@ -53,7 +53,7 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
     client = client_of(service, trust)
     client.open()
     messages = [
-        argo.Message(bytes([number]) * 1000, {"empaid": str(number)}) for number in range(5)
+        ams_client.Message(bytes([number]) * 1000, {"empaid": str(number)}) for number in range(5)
     ]
     assert client.publish("topic", messages) == ["0", "1", "2", "3", "4"]
     for _ in range(2):
@@ -76,25 +76,25 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
     [
         (
             Fault(Kind.STATUS, status=400, body=b""),
-            argo.Refused,
+            ams_client.RequestRefused,
             "refuses the request (400: Bad Request)",
         ),
         (Fault(Kind.STATUS, status=403), AccessDenied, "access is refused (403: broken on demand)"),
         (Fault(Kind.STATUS, status=404), Unavailable, "does not exist (404: broken on demand)"),
         (
             Fault(Kind.STATUS, status=413, body=PAGE),
-            argo.TooLarge,
+            ams_client.TooLarge,
             "too large (413: 502 Bad Gateway)",
         ),
         (
             Fault(Kind.STATUS, status=418, body=b"\x1b[31m" + b"x" * 999),
-            argo.Refused,
+            ams_client.RequestRefused,
             f"[31m{'x' * 196}…)",
         ),
         *(
             (
                 Fault(Kind.STATUS, status=status),
-                https.Interrupted,
+                request.Interrupted,
                 f"is out of order ({status}: broken on demand)",
             )
             for status in (408, 429, 500, 502, 503, 504)
@@ -119,22 +119,26 @@ def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Tru
             "answers with more than 65536 bytes",
         ),
         (Fault(Kind.REDIRECT), Unavailable, "sends elsewhere (302): https://elsewhere.example.org"),
-        (Fault(Kind.HALF), https.Interrupted, "breaks off in the middle of an answer"),
-        (Fault(Kind.HALF_UNANNOUNCED), https.Interrupted, "breaks off in the middle of an answer"),
-        (Fault(Kind.NO_HTTP), https.Interrupted, "does not answer in HTTP"),
+        (Fault(Kind.HALF), request.Interrupted, "breaks off in the middle of an answer"),
+        (
+            Fault(Kind.HALF_UNANNOUNCED),
+            request.Interrupted,
+            "breaks off in the middle of an answer",
+        ),
+        (Fault(Kind.NO_HTTP), request.Interrupted, "does not answer in HTTP"),
         (
             Fault(Kind.CLOSE_BEFORE, times=2),
-            https.Interrupted,
+            request.Interrupted,
             "closes the connection without an answer",
         ),
         (
             Fault(Kind.CLOSE_AFTER, times=2),
-            https.Interrupted,
+            request.Interrupted,
             "closes the connection without an answer",
         ),
         (
             Fault(Kind.STATUS, on="token", status=503),
-            https.Interrupted,
+            request.Interrupted,
             "is out of order (503: broken on demand)",
         ),
         (
@@ -188,16 +192,16 @@ def test_answers(
         (b"{}", []),
         (
             b'{"receivedMessages": [{"ackId": "a:1", "message": {"data": "no base64!", "messageId": 7}}]}',
-            [argo.Pulled("a:1", "7", {}, b"no base64!")],
+            [ams_client.Pulled("a:1", "7", {}, b"no base64!")],
         ),
         (
             b'{"receivedMessages": [{"ackId": "a:1", "message": {"attributes": {"empaid": 3}, "data": null}}]}',
-            [argo.Pulled("a:1", "", {"empaid": "3"}, b"")],
+            [ams_client.Pulled("a:1", "", {"empaid": "3"}, b"")],
         ),
     ],
 )
 def test_what_is_odd_in_a_pulled_message_blocks_nothing(
-    service: AMS, trust: Trust, body: bytes, expected: list[argo.Pulled]
+    service: AMS, trust: Trust, body: bytes, expected: list[ams_client.Pulled]
 ) -> None:
     service.faults = [Fault(Kind.ANSWER, on="pull", body=body)]
     client = client_of(service, trust)
@@ -221,12 +225,12 @@ def test_there_is_a_time_for_the_whole_answer(
     service: AMS, trust: Trust, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tenth of a second between bytes never lets a single read run out of time."""
-    monkeypatch.setattr(https, "REQUEST_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(request, "REQUEST_TIMEOUT", timedelta(seconds=1))
     service.faults = [Fault(kind)]
     client = client_of(service, trust)
     client.open()
     begin = time.monotonic()
-    with pytest.raises(https.Interrupted, match="gives no whole answer within 1 s"):
+    with pytest.raises(request.Interrupted, match="gives no whole answer within 1 s"):
         client.publish("topic", [MESSAGE] * 20)
     assert time.monotonic() - begin < 5
     client.close()
@@ -237,7 +241,7 @@ def test_another_thread_can_end_a_request(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
     threading.Timer(0.3, client.interrupt).start()
-    with pytest.raises(https.Interrupted):
+    with pytest.raises(request.Interrupted):
         client.publish("topic", [MESSAGE])
     client.close()
 
@@ -339,9 +343,9 @@ def test_the_largest_message_fits(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
     attributes = {"empaid": "6b029cc8/6b029cd9717820"}
-    largest = argo.Message(b"x" * argo.max_data(attributes), attributes)
+    largest = ams_client.Message(b"x" * ams_client.max_data(attributes), attributes)
     client.publish("topic", [largest])
     [request] = service.asked("publish")
     sent = int(request.headers["content-length"])
-    assert argo.MAX_REQUEST - 4 < sent <= argo.MAX_REQUEST
+    assert ams_client.MAX_REQUEST - 4 < sent <= ams_client.MAX_REQUEST
     client.close()

@@ -8,8 +8,8 @@ import pytest
 from dirq.QueueSimple import QueueSimple
 
 from appliance.core.spool import ElementName, Spool
-from ssm import outgoing
-from ssm.outgoing import Outgoing
+from ssm.sending import claims
+from ssm.sending.claims import Claims
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def theirs(tmp_path: Path) -> QueueSimple:
     return QueueSimple(str(tmp_path / "spool"))
 
 
-def ours(tmp_path: Path) -> Outgoing:
-    return Outgoing(Spool(tmp_path / "spool"), journal=tmp_path / "journal")
+def ours(tmp_path: Path) -> Claims:
+    return Claims(Spool(tmp_path / "spool"), journal=tmp_path / "journal")
 
 
 def locked(path: Path) -> set[str]:
@@ -43,11 +43,11 @@ def test_a_block_is_locked_for_others(tmp_path: Path, theirs: QueueSimple) -> No
 
 
 def test_blocks_are_bounded_by_number_and_size(tmp_path: Path, theirs: QueueSimple) -> None:
-    for number in range(outgoing.MAX_ELEMENTS + 1):
+    for number in range(claims.MAX_ELEMENTS + 1):
         theirs.add(f"{number}")
     for _ in range(3):
-        theirs.add("x" * (outgoing.MAX_BYTES // 2))
-    theirs.add("x" * (outgoing.MAX_BYTES * 2))
+        theirs.add("x" * (claims.MAX_BYTES // 2))
+    theirs.add("x" * (claims.MAX_BYTES * 2))
     theirs.add("last")
     sizes = []
     mine = ours(tmp_path)
@@ -55,7 +55,7 @@ def test_blocks_are_bounded_by_number_and_size(tmp_path: Path, theirs: QueueSimp
         sizes.append(len(block))
         for name in block:
             mine.settle(name)
-    assert sizes == [outgoing.MAX_ELEMENTS, 2, 2, 1, 1]
+    assert sizes == [claims.MAX_ELEMENTS, 2, 2, 1, 1]
     mine.release()
     assert list(ours(tmp_path).blocks()) == []
 
@@ -100,7 +100,7 @@ def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_sent(
     tmp_path: Path, theirs: QueueSimple, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = theirs.add("x")
-    mine = Outgoing(Spool(tmp_path / "spool"), journal=tmp_path / "missing" / "journal")
+    mine = Claims(Spool(tmp_path / "spool"), journal=tmp_path / "missing" / "journal")
     assert list(mine.blocks()) == [[name]]
     assert f"{tmp_path}/missing/journal: No such file or directory" in caplog.text
     mine.settle(ElementName(name))

@@ -22,9 +22,9 @@ from pathlib import Path
 from appliance.core import clock
 from appliance.core.run.errors import LocalFailure
 from appliance.core.run.record import RunRecord
-from ssm.journal import Journal, Key
-from ssm.judge import INCOMING, REJECT, Verdict
-from ssm.queue import Queue
+from ssm.disk_queue import DiskQueue
+from ssm.receiving.journal import Journal, MessageKey
+from ssm.receiving.judge import INCOMING, REJECT, Verdict
 
 logger = logging.getLogger("ssm.ssm2")
 
@@ -32,11 +32,11 @@ _KEEP = timedelta(days=30)
 """How long a message is known."""
 
 
-class Store:
+class Inbox:
     """The queues ``incoming`` and ``reject`` below a directory, and the journal beside them; for one process."""
 
     def __init__(self, path: Path, *, record: RunRecord) -> None:
-        self._queues = {name: Queue(path / name) for name in (INCOMING, REJECT)}
+        self._queues = {name: DiskQueue(path / name) for name in (INCOMING, REJECT)}
         self._journal = Journal(path / ".received.sqlite")
         self._record = record
         self._unpublished: list[tuple[str, str]] = []
@@ -68,7 +68,7 @@ class Store:
         fresh = {
             verdict.key: verdict for verdict in verdicts if not self._journal.knows(verdict.key)
         }
-        rows: list[tuple[Key, str]] = []
+        rows: list[tuple[MessageKey, str]] = []
         try:
             for key, verdict in fresh.items():
                 rows.append((key, self._queues[key.queue].stage(verdict.fields)))

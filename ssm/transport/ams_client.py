@@ -1,4 +1,4 @@
-"""The Argo Messaging Service (AMS): messages published to topics and pulled from subscriptions, over HTTPS and JSON.
+"""The Argo Messaging Service (AMS): messages published to topics and pulled from subscriptions.
 
     GET  https://HOST:8443/v1/service-types/ams/hosts/HOST:authx509       a token for this host's
     certificate POST https://HOST/v1/projects/PROJECT/topics/TOPIC:publish POST
@@ -13,7 +13,7 @@ again.
     Unavailable
     ├── Interrupted     it will pass by itself: no connection, no whole answer, 408, 429, 5xx
     ├── TooLarge        413
-    ├── Refused         any other 4xx: perhaps only these messages are not wanted
+    ├── RequestRefused         any other 4xx: perhaps only these messages are not wanted
     └── AccessDenied    401, 403, or a certificate that stands for nobody
 
 Anything else is `Unavailable`: trying again without a change of configuration is of no use.
@@ -34,7 +34,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.core.run.errors import AccessDenied, Unavailable
-from ssm.transport.https import CLOSED, LASTS, LOOK, Answer, Interrupted, Line, address
+from ssm.transport.request import (
+    CLOSED,
+    LASTS,
+    LOOK,
+    HTTPAnswer,
+    Interrupted,
+    KeptConnection,
+    address,
+)
 
 MAX_REQUEST = 1024 * 1024
 """Bytes of a request: as much as the service takes for one message."""
@@ -49,12 +57,12 @@ class TooLarge(Unavailable):
     """A message is larger than the service takes."""
 
 
-class Refused(Unavailable):
+class RequestRefused(Unavailable):
     """The service refuses a request, in words that may mean the connection or a message."""
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class AMSService:
     """Where an AMS and its authentication service listen, and the project there."""
 
     host: str
@@ -85,7 +93,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A message of a subscription; ``ack_id`` is what `Client.acknowledge` wants."""
+    """A message of a subscription; ``ack_id`` is what `AMSClient.acknowledge` wants."""
 
     ack_id: str
     message_id: str
@@ -93,7 +101,7 @@ class Pulled:
     data: bytes
 
 
-class Client:
+class AMSClient:
     """One account at one service; for one thread, except `interrupt`.
 
     ``tls`` verifies the service and shows this host's certificate. Without a ``token`` the
@@ -101,12 +109,12 @@ class Client:
     error holds the token.
     """
 
-    def __init__(self, service: Service, *, tls: ssl.SSLContext, token: str = "") -> None:
+    def __init__(self, service: AMSService, *, tls: ssl.SSLContext, token: str = "") -> None:
         self.service = service
         self._tls = tls
         self._token = token
         self._is_token_given = bool(token)
-        self._line = Line(service.host, service.port, tls=tls)
+        self._line = KeptConnection(service.host, service.port, tls=tls)
 
     def open(self) -> None:
         """Connect, and get a token unless there is one; raises `Unavailable`."""
@@ -171,11 +179,11 @@ class Client:
             answer = self._ask(target, body, limit=limit)
         return self._content(answer, path)
 
-    def _ask(self, target: str, body: bytes, *, limit: int) -> Answer:
+    def _ask(self, target: str, body: bytes, *, limit: int) -> HTTPAnswer:
         headers = {"x-api-key": self._token, "Content-Type": "application/json"}
         return self._line.ask("POST", target, body, headers=headers, limit=limit)
 
-    def _content(self, answer: Answer, path: str) -> dict[str, Any]:
+    def _content(self, answer: HTTPAnswer, path: str) -> dict[str, Any]:
         """Return what an answer says; raises what its status means."""
         subject = f"{self.service}, {path.partition(':')[0]} of project {self.service.project}"
         if answer.status == http.client.OK:
@@ -210,13 +218,13 @@ class Client:
                     self.service, f"sends elsewhere ({answer.status}): {answer.location}", LOOK
                 )
             case _:
-                raise Refused(subject, f"refuses the request ({told})", LOOK)
+                raise RequestRefused(subject, f"refuses the request ({told})", LOOK)
 
     def _exchange_certificate(self) -> str:
         """Return the token that this host's certificate stands for."""
         host, port = self.service.host, self.service.authn_port
         subject = address(host, port)
-        line = Line(host, port, tls=self._tls)
+        line = KeptConnection(host, port, tls=self._tls)
         target = f"/v1/service-types/ams/hosts/{_quote(host)}:authx509"
         with contextlib.closing(line):
             try:
@@ -282,7 +290,7 @@ def _read_message(entry: dict[str, Any]) -> Pulled:
     return Pulled(str(entry["ackId"]), str(message.get("messageId", "")), known, body)
 
 
-def _parse(answer: Answer, *, subject: object) -> dict[str, Any]:
+def _parse(answer: HTTPAnswer, *, subject: object) -> dict[str, Any]:
     text = answer.body.strip()
     if not text:
         return {}

@@ -34,7 +34,7 @@ _MAX_JOURNAL = 1024 * 1024
 _NAME = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
 
 
-class Outgoing:
+class Claims:
     """Elements of a spool, locked block by block. One object at a time, under the run's lock file."""
 
     def __init__(self, spool: Spool, *, journal: Path) -> None:

@@ -1,0 +1,187 @@
+"""The messages of a run: which part of which element each is, and how it leaves the spool.
+
+A message is an element of the spool, or a part of one that is too large to travel whole. Parts are
+cut between records and get ids of their own (``NAME``, ``NAME.1``, …). An element leaves the spool
+after the last of its parts.
+
+    way out       when                                        element
+    settle        the broker has acknowledged it              removed
+    dead_letter   no run could ever send it                   moved to the queue of dead letters
+    _leave        it cannot be read or moved aside            unlocked, stays for the next run
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from appliance.core.run.errors import LocalFailure
+from appliance.core.run.record import RunRecord
+from appliance.core.spool import ElementName
+from appliance.core.trust import mime
+from ssm import envelope
+from ssm.sending import split
+from ssm.sending.claims import Claims
+from ssm.sending.dead_letters import DeadLetters
+from ssm.sending.packer import Packer
+from ssm.sending.suspects import Suspects
+from ssm.sending.window import SendWindow
+
+logger = logging.getLogger("ssm.ssm2")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of an element."""
+
+    element: ElementName
+    text: bytes
+    is_last: bool
+
+
+class Messages:
+    """The claimed messages of one run, by name."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        *,
+        window: SendWindow,
+        suspects: Suspects,
+        packer: Packer,
+        dead_letters: DeadLetters,
+        record: RunRecord,
+    ) -> None:
+        self._claims, self._window, self._suspects = claims, window, suspects
+        self._packer, self._dead_letters, self._record = packer, dead_letters, record
+        self.on_wire: dict[str, str] = {}
+        """Names of messages by the ids under which they were sent."""
+        self.sent = 0
+        self._argo_ids: dict[str, str] = {}
+        self._parts: dict[str, _Part] = {}
+        self._part_numbers: dict[ElementName, int] = {}
+        """The last number given to a part, by element."""
+
+    def pack(self, name: str) -> bytes | None:
+        """Return what is sent for a message; None when it cannot be sent, which is then settled.
+
+        An element that is too large is replaced by its parts. The first part keeps its name, and
+        is what is returned.
+        """
+        text = self._read(name)
+        if text is None:
+            return None
+        try:
+            return self._packer.pack(text, message_id=self._suspects.id_on_wire(name))
+        except envelope.Unsendable as error:
+            self.dead_letter(name, str(error))
+            return None
+
+    def halve(self, name: str) -> bool:
+        """Cut in two a message that the broker calls too large; return whether it can be cut."""
+        part = self._parts.get(name)
+        try:
+            text = part.text if part else self._claims.spool.read(ElementName(name))
+        except OSError:
+            return False
+        halves = split.halves(mime.with_newlines(text))
+        if halves:
+            self._replace(name, halves)
+        return bool(halves)
+
+    def confirm(self, name: str, argo_id: str) -> None:
+        """Take in a receipt and remove the elements that may now leave the spool."""
+        self._argo_ids[name] = argo_id
+        self._settle(self._window.receipt(name))
+
+    def dead_letter(self, name: str, reason: str) -> None:
+        """Move a message that can never be sent to the dead letters; if that fails, leave it."""
+        part = self._parts.get(name)
+        element = part.element if part else ElementName(name)
+        suspicion = self._suspects.suspicion(name)
+        path = self._dead_letters.path
+        try:
+            self._dead_letters.add(
+                name,
+                part.text if part else self._claims.spool.read(element),
+                reason=reason,
+                first_seen=self._claims.spool.made_at(element),
+                attempts=max(suspicion.attempts, 1),
+                last_error=suspicion.last_error or reason,
+            )
+        except (OSError, LocalFailure) as error:
+            cause = _words(error) if isinstance(error, OSError) else str(error)
+            self._leave(name, f"{reason}; it cannot be moved to {path}: {cause}")
+            return
+        logger.error("Message %s cannot be sent: %s; moved to %s", name, reason, path)
+        self._record.add("dead_letters")
+        self._record.fail(f"{name}: {reason}; it is now in {path}")
+        following = self._window.give_up(name)
+        self._remove(name)
+        self._settle(following)
+
+    def _read(self, name: str) -> bytes | None:
+        if name in self._parts:
+            return self._parts[name].text
+        try:
+            text = self._claims.spool.read(ElementName(name))
+        except OSError as error:
+            self._leave(name, _words(error))
+            return None
+        texts = self._packer.parts(text)
+        if len(texts) > 1:
+            self._replace(name, texts)
+        return texts[0]
+
+    def _replace(self, name: str, texts: list[bytes]) -> None:
+        """Put parts in the place of a message; the first keeps its name."""
+        whole = self._parts.get(name) or _Part(ElementName(name), b"", is_last=True)
+        used = self._part_numbers.get(whole.element, 0)
+        numbers = range(used + 1, used + len(texts))
+        self._part_numbers[whole.element] = numbers[-1]
+        names = [name, *(f"{whole.element}.{number}" for number in numbers)]
+        logger.info("Message %s is too large: it goes in %d parts", name, len(texts))
+        self._record.add("messages_split")
+        for part, text in zip(names, texts, strict=True):
+            is_last = whole.is_last and part == names[-1]
+            self._parts[part] = _Part(whole.element, text, is_last=is_last)
+        self._window.replace(name, names)
+        for part in filter(self._suspects.__contains__, names):
+            self._window.suspect(part)
+
+    def _settle(self, names: list[str]) -> None:
+        for name in names:
+            message_id = self._suspects.id_on_wire(name)
+            logger.info("Broker received message: %s", message_id)
+            self._remove(name)
+            argo_id = self._argo_ids.pop(name, "")
+            logger.info("Sent %s%s", message_id, f", Argo ID: {argo_id}" if argo_id else "")
+        self.sent += len(names)
+        self._record.add("messages_sent", len(names))
+
+    def _remove(self, name: str) -> None:
+        """Remove a message that is safe elsewhere, and its element after the last part."""
+        part = self._parts.pop(name, None)
+        if part is None or part.is_last:
+            element = part.element if part else ElementName(name)
+            self._claims.settle(element)
+            self._part_numbers.pop(element, None)
+        self.on_wire.pop(self._suspects.id_on_wire(name), None)
+        self._suspects.removed(name)
+
+    def _leave(self, name: str, reason: str) -> None:
+        """Give back an element that this run can do nothing with, and all of its parts."""
+        part = self._parts.get(name)
+        element = part.element if part else ElementName(name)
+        self._claims.refuse(element, reason)
+        siblings = [key for key, other in self._parts.items() if other.element == element]
+        for sibling in siblings or [name]:
+            self._parts.pop(sibling, None)
+            if sibling in self._window:
+                self._settle(self._window.give_up(sibling))
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "another sender took it"
+    return str(LocalFailure.from_os(error, subject=""))
