@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from appliance.core.cloud import identity, vo
-from appliance.core.cloud.identity import Project
+from appliance.core.cloud.project import Project, by_name_or_id
 from appliance.core.cloud.session import Cloud
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from caso.settings import CasoConfiguration
@@ -65,8 +65,8 @@ def select(
 
 
 def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
-    found = identity.by_name_or_id([project for project in known if project.has_role], wanted)
-    found = found or identity.by_name_or_id(known, wanted)
+    found = by_name_or_id([project for project in known if project.has_role], wanted)
+    found = found or by_name_or_id(known, wanted)
     if len(found) > 1:
         found = _in_domain(cloud, found) or found
     if not found:

@@ -17,6 +17,7 @@ from typing import Any
 
 from appliance.core.cloud import identity, offer, vo
 from appliance.core.cloud.compute import Servers
+from appliance.core.cloud.project import by_name_or_id
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem, Unavailable
@@ -94,7 +95,7 @@ def own_share(account: CloudAccount) -> ShareSettings:
     """
     configuration = account.configuration
     access = configuration.access
-    found = identity.by_name_or_id(
+    found = by_name_or_id(
         identity.projects(account.cloud(access.region or "")), configuration.project
     )
     if len(found) > 1 and access.project_domain_id:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from appliance.core.cloud.vo import PROPERTIES, Entry
+from appliance.core.cloud.vo import PROPERTIES, MappingEntry
 from appliance.core.run import cli
 from appliance.core.run.errors import (
     ApplianceError,
@@ -121,7 +121,7 @@ def _set_tags(
 ) -> Iterator[ApplianceError]:
     for name in tagged:
         try:
-            projects.add_tag(Entry("", name), configuration.tag)
+            projects.add_tag(MappingEntry("", name), configuration.tag)
         except ApplianceError as error:
             yield error
 

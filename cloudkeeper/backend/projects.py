@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from appliance.core.cloud import identity
-from appliance.core.cloud.identity import Project
+from appliance.core.cloud.project import Project
 from appliance.core.cloud.session import Cloud, Scope
-from appliance.core.cloud.vo import Entry
+from appliance.core.cloud.vo import MappingEntry
 from appliance.core.run.errors import AccessDenied, ApplianceError
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.wire.status import CallStatus
 
 
 def resolve(
-    cloud: Cloud, wanted: Mapping[str, Entry]
+    cloud: Cloud, wanted: Mapping[str, MappingEntry]
 ) -> dict[str, tuple[Project, Scope] | ApplianceError]:
     """Return for each VO its project and the door to it, or why there is none.
 
@@ -35,7 +35,7 @@ def resolve(
     return found
 
 
-def _find(cloud: Cloud, known: list[Project], entry: Entry) -> tuple[Project, Scope]:
+def _find(cloud: Cloud, known: list[Project], entry: MappingEntry) -> tuple[Project, Scope]:
     candidates = [(project, cloud.project(project.id)) for project in known if entry.fits(project)]
     by_id = [candidate for candidate in candidates if candidate[0].id == entry.project]
     domain = entry.domain or cloud.access.project_domain_name

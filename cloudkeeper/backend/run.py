@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from appliance.core.cloud.glance import Glance
-from appliance.core.cloud.identity import Project
+from appliance.core.cloud.project import Project
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
 from cloudkeeper.backend import projects

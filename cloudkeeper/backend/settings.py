@@ -37,7 +37,7 @@ class BackendSettings:
     """What the backend needs to know."""
 
     access: Access
-    projects: Mapping[str, vo.Entry]
+    projects: Mapping[str, vo.MappingEntry]
     """By VO."""
     mapping: Path
     listening: Listening
@@ -150,7 +150,7 @@ def _access(settings: Settings, read: document.Document) -> Access:
 
 def _projects(
     settings: Settings, layout: Layout
-) -> tuple[Path, Mapping[str, vo.Entry], Sequence[Problem]]:
+) -> tuple[Path, Mapping[str, vo.MappingEntry], Sequence[Problem]]:
     usual = [layout.path(name) for name in _MAPPINGS]
     path = settings.path(
         "DEFAULT", "mapping_file", default=(document.first_existing(usual) or usual)[0]
@@ -164,7 +164,7 @@ def _projects(
     problems = list(mapping.warnings)
     if not mapping.entries:
         problems.append(Problem(path, 0, "", "maps no VO; no image would go anywhere"))
-    found: dict[str, vo.Entry] = {}
+    found: dict[str, vo.MappingEntry] = {}
     for entry in mapping.entries:
         if entry.vo in found:
             text = f"has the projects {found[entry.vo].project} and {entry.project}; keep the one that gets its images"

@@ -148,8 +148,14 @@ def _of_another_kind(body: bytes) -> bytes:
     ("fault", "words"),
     [
         ({"status": 500}, "still answers 500"),
-        ({"alter": _nonsense}, "with no JSON object"),
-        ({"alter": _in_a_circle}, "its link to the next page leads to the same page again"),
+        (
+            {"alter": _nonsense},
+            "Glance answers 200 to a listing of images: <html>try again later</html>",
+        ),
+        (
+            {"alter": _in_a_circle},
+            "Glance's link to the next page of images leads to a page that was already read",
+        ),
     ],
     ids=["500", "no JSON", "without end"],
 )

@@ -234,7 +234,7 @@ def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
 
 NO_ANSWERS = [
     ("/v3/auth/tokens", Answer(body=None), "answers, but is no Keystone; check auth_url"),
-    ("/v3/auth/projects", Answer(body="<html>"), "the answer is none that Keystone gives: "),
+    ("/v3/auth/projects", Answer(body="<html>"), "Keystone answers 200 to a listing of projects: "),
     ("/v3/auth/projects", Answer(404, {}), "Keystone answers 404"),
     ("/v3/users", Answer(body="<html>"), "the answer is none that Keystone gives: "),
     ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is none that Keystone gives: "),

@@ -72,25 +72,37 @@ FAULTS = {
     "flavors-404": (Fault("/flavors/detail", status=404), "Nova answers 404 to GET"),
     "flavors-html": (
         Fault("/flavors/detail", body=b"<html>"),
-        "with something that is no JSON object",
+        "Nova answers 200 to a listing of flavors: <html>",
     ),
-    "flavors-list": (Fault("/flavors/detail", body=b"[]"), "with something that is no JSON object"),
+    "flavors-list": (
+        Fault("/flavors/detail", body=b"[]"),
+        "Nova answers 200 to a listing of flavors: []",
+    ),
     "flavors-empty": (
         Fault("/flavors/detail", body=b"{}"),
-        "is not understood: KeyError: 'flavors'",
+        "Nova answers 200 to a listing of flavors: {}",
     ),
     "flavors-short": (
         Fault("/flavors/detail", body=b'{"flavors": [{"id": "1"}]}'),
         "is not understood: KeyError: 'vcpus'",
     ),
-    "flavors-number": (Fault("/flavors/detail", body=b'{"flavors": [7]}'), "is not understood"),
+    "flavors-number": (
+        Fault("/flavors/detail", body=b'{"flavors": [7]}'),
+        'Nova answers 200 to a listing of flavors: {"flavors": [7]}',
+    ),
     "flavors-late": (Fault("/flavors/detail", delay=4), "imed out"),
     "images-403": (Fault("/v2/images", status=403), "Glance answers 403 to GET"),
-    "images-next": (Fault("/v2/images", body=b'{"images": [], "next": 7}'), "is not understood"),
-    "images-short": (Fault("/v2/images", body=b'{"images": [{}]}'), "is not understood"),
+    "images-next": (
+        Fault("/v2/images", body=b'{"images": [], "next": 7}'),
+        'Glance answers 200 to a listing of images: {"images": [], "next": 7}',
+    ),
+    "images-short": (
+        Fault("/v2/images", body=b'{"images": [{}]}'),
+        'Glance answers 200 to a listing of images: {"images": [{}]}',
+    ),
     "images-circle": (
         Fault("/v2/images", body=b'{"images": [], "next": "/v2/images?status=active&limit=500"}'),
-        "leads to the same page again",
+        "leads to a page that was already read",
     ),
     "servers-403": (
         Fault("/servers/detail", status=403),

@@ -313,9 +313,7 @@ class Cloud:
                 f"{k}={v}"
                 for k, v in {**request.query, "marker": self.uuid(project, shown[-1])}.items()
             )
-            body["servers_links"] = [
-                {"rel": "next", "href": f"http://internal.invalid{request.path}?{query}"}
-            ]
+            body["servers_links"] = [{"rel": "next", "href": f"{self.url}{request.path}?{query}"}]
         return Answer(body=body)
 
 

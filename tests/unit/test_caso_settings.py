@@ -21,7 +21,7 @@ from caso import settings
 from caso.cmds import startup
 from caso.settings import CasoConfiguration
 
-ACCOUNT = "holds an account, and programs would show it; account and password have options of their own; write https:"
+ACCOUNT = "holds an account, which programs would show; account and password have options of their own; write https:"
 BRACKET = "https://[fe80::1.example.org:5000/v3"
 LOGIN = """
 [keystone_auth]
@@ -287,7 +287,7 @@ x = 1
         (
             "/v3",
             "/v3?secret=1",
-            "caso.conf:6: [keystone_auth] auth_url: goes on behind its path; leave out all",
+            "caso.conf:6: [keystone_auth] auth_url: continues after its path; leave out everything",
         ),
         (
             "https:",

@@ -17,7 +17,7 @@ from appliance.core.cloud import identity
 from appliance.core.cloud.hops import LoginDenied, LoginFailure
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
-from appliance.core.cloud.vo import Entry
+from appliance.core.cloud.vo import MappingEntry
 from appliance.core.run.errors import AccessDenied
 from cloud_info_provider.gather import CloudAccount
 from cloudkeeper.backend import projects
@@ -103,7 +103,7 @@ def test_all_programs_log_in_once(issuer: Issuer, keystone: openstack.Cloud) -> 
             list(pool.map(lambda name, cloud=cloud: cloud.project(name), keystone.projects))
     assert issuer.requests == {DISCOVERY: 1, TOKEN: 1}
     assert account.requests == issuer.requests.total() + keystone.requests.total()
-    wanted = {f"vo.{name}": Entry(f"vo.{name}", name) for name in keystone.projects}
+    wanted = {f"vo.{name}": MappingEntry(f"vo.{name}", name) for name in keystone.projects}
     assert len(projects.resolve(Cloud(access), wanted)) == len(wanted)
     assert issuer.requests == {DISCOVERY: 2, TOKEN: 2}  # another run
 

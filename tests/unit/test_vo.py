@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.core.cloud.identity import Project
+from appliance.core.cloud.project import Project
 from appliance.core.cloud.vo import Mapping, NoVO, read_mapping, vo_of
 from appliance.core.run.errors import ConfigurationError
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from keystoneauth1.session import TCPKeepAliveAdapter
 from urllib3 import exceptions as urllib3_errors
 
+from appliance.core import hosts
 from appliance.core.run.errors import Unavailable
 
 LONGEST = timedelta(minutes=10)
@@ -53,7 +53,7 @@ class BoundedSession(requests.Session):
 
     def _read(self, response: requests.Response) -> bytes:
         deadline = time.monotonic() + self._longest.total_seconds()
-        host = urlsplit(response.url).netloc.rpartition("@")[2]
+        host = hosts.of_url(response.url)
         body = bytearray()
         try:
             while block := response.raw.read1(_BLOCK, decode_content=True):

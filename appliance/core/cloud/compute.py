@@ -9,12 +9,12 @@ extra specs are right when the flavor has been changed or deleted since. Pages f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode, urlsplit
 
-from appliance.core.cloud.pages import Pages
+from appliance.core import hosts
+from appliance.core.cloud import pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
@@ -25,8 +25,8 @@ PREFERRED = (2, 69)
 """From here on a listing without filters shows servers of a cell that is down, with status UNKNOWN, instead of
 leaving them out."""
 NEEDED = (2, 47)
-_PAGE = "500"
-"""Servers in a page: larger ones cost Nova more for each, and us memory."""
+_MOST_PAGES = 10_000
+"""Five million servers at our page size, and an end all the same."""
 
 
 class Servers:
@@ -44,76 +44,66 @@ class Servers:
         """
         # Only a listing without any parameter tells of such a cell; the pages after the first have
         # some anyway.
-        for server in self._listing("/servers/detail", {}):
+        for server in self._listing({}):
             _refuse_unknown(server)
             yield server
 
     def changed(self, since: datetime) -> Iterator[Server]:
         """Yield the servers that changed since a moment, deleted ones included."""
         moment = since.strftime("%Y-%m-%dT%H:%M:%SZ")
-        yield from self._listing("/servers/detail", {"changes-since": moment, "limit": _PAGE})
+        yield from self._listing({"changes-since": moment, "limit": pages.PAGE_SIZE})
 
     def check_cells(self) -> None:
         """Raise `Unavailable` when a cell of Nova is down: `changed` cannot tell."""
-        for server in self._page("/servers", {})["servers"]:
+        for server in pages.read(self._fetch("/servers"), key="servers", service="Nova")[0]:
             _refuse_unknown(server)
 
-    def _listing(self, path: str, query: dict[str, str]) -> Iterator[Server]:
-        pages = Pages("Nova")
-        while True:
-            body = self._page(path, query)
-            servers: list[Server] = body["servers"]
-            links = [
-                link["href"] for link in body.get("servers_links", ()) if link.get("rel") == "next"
-            ]
-            is_last = not links or not servers
-            servers.reverse()
-            while servers:  # a page is gone from memory before the next one comes
-                yield servers.pop()
-            if is_last:
-                return
-            query = {**pages.follow(links[0]), "limit": _PAGE}
+    def _listing(self, query: Mapping[str, str]) -> Iterator[Server]:
+        return pages.follow(
+            self._fetch,
+            "/servers/detail",
+            key="servers",
+            service="Nova",
+            catalog=self._scope.catalog_hosts,
+            query=query,
+            added={"limit": pages.PAGE_SIZE},
+            most=_MOST_PAGES,
+        )
 
-    def _page(self, path: str, query: dict[str, str]) -> dict[str, Any]:
-        url = f"{path}?{urlencode(query)}" if query else path
-        response, body = self._get(url)
+    def _fetch(self, url: str) -> Any:
+        response = self._get(url)
         if response.status_code == 406:  # noqa: PLR2004  Not Acceptable: the microversion
             self._lower_version(response)
-            response, body = self._get(url)
+            response = self._get(url)
         if response.status_code in (401, 403):
             raise AccessDenied(
-                _host(response),
-                f"Nova does not let the account list the servers of project {self._scope.project_id}",
+                hosts.of_url(response.url),
+                "Nova does not let the account list the servers of project"
+                f" {self._scope.project_id}",
                 self._scope.access.grant(f"--project {self._scope.project_id}"),
             )
-        if not response.ok or not isinstance(body, dict) or not _are_servers(body.get("servers")):
+        if not response.ok:
             said = re.sub(r"\s+", " ", response.text)[:120]
             raise Unavailable(
-                _host(response),
+                hosts.of_url(response.url),
                 f"Nova answers {response.status_code} to a listing of servers: {said}",
             )
-        return body
+        return response
 
     def _get(self, url: str) -> Any:
         version = ".".join(map(str, self._version))
-        return self._scope.nova.get(url, microversion=version, raise_exc=False)
+        return self._scope.nova.get(url, microversion=version, raise_exc=False)[0]
 
     def _lower_version(self, response: Any) -> None:
-        told = re.search(r"maximum is (\d+)\.(\d+)", response.text)
-        newest = (int(told[1]), int(told[2])) if told else (2, 1)
+        limit = re.search(r"maximum is (\d+)\.(\d+)", response.text)
+        newest = (int(limit[1]), int(limit[2])) if limit else (2, 1)
         if newest < NEEDED:
             raise Unavailable(
-                _host(response),
+                hosts.of_url(response.url),
                 f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only",
                 "2.47 (the release Pike) or later is needed",
             )
         self._version = min(newest, PREFERRED)
-
-
-def _are_servers(listed: object) -> bool:
-    return isinstance(listed, list) and all(
-        isinstance(item, dict) and item.get("id") for item in listed
-    )
 
 
 def _refuse_unknown(server: Server) -> None:
@@ -123,7 +113,3 @@ def _refuse_unknown(server: Server) -> None:
             "Nova knows it, but the cell that holds it does not answer",
             "bring the cell back; the next run goes on from here",
         )
-
-
-def _host(response: Any) -> str:
-    return str(urlsplit(response.url).netloc)

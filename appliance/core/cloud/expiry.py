@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from keystoneauth1 import exceptions
 
-from appliance.core import clock
-from appliance.core.cloud import hops
+from appliance.core import clock, hosts
 from appliance.core.cloud.login import Access
 from appliance.core.run.errors import ApplianceError
 
@@ -43,7 +42,7 @@ def warn(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> No
         return
     if ends is not None and ends - clock.now() < _SOON:
         transport.warn_once(
-            f"{hops.host(access.auth_url)}: the application credential {access.account!r} ends on"
+            f"{hosts.of_url(access.auth_url)}: the application credential {access.account!r} ends on"
             f" {ends:%Y-%m-%d %H:%MZ}; {access.renewal()}"
         )
 

@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from keystoneauth1 import exceptions
 from keystoneauth1.adapter import Adapter
 
-from appliance.core.cloud.pages import Pages
+from appliance.core import hosts
+from appliance.core.cloud import pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
@@ -31,7 +32,6 @@ Patch = Sequence[Mapping[str, Any]]
 """Operations of a JSON patch, as Glance takes them: ``add``, ``replace`` and ``remove`` of one level."""
 
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 400, 401, 403, 404, 409
-_PAGE = 500
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
 _BLOCK_PATIENCE = timedelta(minutes=2)
 """For connecting, and for each block of an upload to be taken."""
@@ -66,17 +66,14 @@ class Glance:
 
     def images(self, *, owner: str, hidden: bool) -> Iterator[Image]:
         """Yield the images that a project owns: those of ordinary listings, or those that are hidden from them."""
-        query = {"owner": owner, "os_hidden": str(hidden).lower(), "limit": str(_PAGE)}
-        pages = Pages("Glance")
-        while True:
-            body = self._object(f"/v2/images?{urlencode(query)}")
-            listed = body.get("images")
-            if not isinstance(listed, list) or not all(isinstance(image, dict) for image in listed):
-                raise Unavailable("Glance", "its answer to a listing of images is none")
-            yield from listed
-            if not body.get("next"):
-                return
-            query = pages.follow(str(body["next"]))
+        return pages.follow(
+            lambda url: self._call("GET", url),
+            "/v2/images",
+            key="images",
+            service="Glance",
+            catalog=self._scope.catalog_hosts,
+            query={"owner": owner, "os_hidden": str(hidden).lower(), "limit": pages.PAGE_SIZE},
+        )
 
     def get(self, image_id: str) -> Image:
         """Return an image."""
@@ -119,7 +116,7 @@ class Glance:
             found = None
         if not isinstance(found, dict):
             words = f"answers GET {urlsplit(path).path} with no JSON object"
-            raise Unavailable(urlsplit(response.url).netloc, words)
+            raise Unavailable(hosts.of_url(response.url), words)
         return found
 
     def _call(
@@ -137,7 +134,7 @@ class Glance:
             code = response.status_code
             said = " ".join(_TAGS.sub(" ", response.text).split())[:200]
             raise Refusal(
-                urlsplit(response.url).netloc,
+                hosts.of_url(response.url),
                 f"Glance answers {code} to {method} {urlsplit(path).path}: {said}",
                 _REMEDIES.get(code, ""),
                 code=code,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from keystoneauth1 import exceptions
 
+from appliance.core import hosts
 from appliance.core.cloud.login import Access
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 
@@ -75,11 +76,6 @@ def is_secret_bearer(url: str, method: str, access: Access) -> bool:
     return _trail.get() is not None and method == "POST" and _hop(access, url) != KEYSTONE
 
 
-def host(url: str) -> str:
-    """Return host and port of a URL, without an account in it."""
-    return urlsplit(url).netloc.rpartition("@")[2] or url
-
-
 def explain(access: Access, steps: list[Step], error: Exception) -> LoginFailure:
     """Return what stopped a login whose requests were ``steps``."""
     last = steps[-1] if steps else Step(access.auth_url, None)
@@ -128,7 +124,7 @@ def _option_of(access: Access, hop: str, url: str) -> str:
 def _issuer(access: Access, last: Step, error: Exception) -> LoginFailure:
     if last.url == access.options.get("discovery_endpoint"):
         return _discovery(access, last, error)
-    subject, response = host(last.url), last.response
+    subject, response = hosts.of_url(last.url), last.response
     status = response.status_code if response is not None else 0
     if status in _REDIRECTS:
         return LoginUnavailable(
@@ -151,7 +147,7 @@ def _discovery(access: Access, last: Step, error: Exception) -> LoginFailure:
         grant = access.auth_type.removeprefix("v3oidc")
         cause = f"{ISSUER} does not offer logins by {grant}"
         remedy = f"choose another auth_type, or ask its operators; {place} names it"
-        return LoginDenied(host(last.url), cause, remedy)
+        return LoginDenied(hosts.of_url(last.url), cause, remedy)
     if status >= _BAD_REQUEST:
         cause = f"{ISSUER} answers {status} where its discovery document should be"
     elif isinstance(found, dict) and found:
@@ -159,7 +155,7 @@ def _discovery(access: Access, last: Step, error: Exception) -> LoginFailure:
     else:
         cause = f"{ISSUER} answers with something that is no discovery document"
     remedy = f"correct {place}: the issuer's URL and /.well-known/openid-configuration"
-    return LoginUnavailable(host(last.url), cause, remedy)
+    return LoginUnavailable(hosts.of_url(last.url), cause, remedy)
 
 
 def _token_option(access: Access) -> str:
@@ -213,7 +209,7 @@ def _no_token(access: Access, subject: str, told: Any) -> LoginFailure:
 
 def _federation(access: Access, last: Step) -> LoginFailure:
     """Explain why Keystone gives no token for an access token."""
-    subject, response = host(last.url), last.response
+    subject, response = hosts.of_url(last.url), last.response
     provider, protocol = (
         access.options.get(name, "") for name in ("identity_provider", "protocol")
     )
@@ -262,7 +258,7 @@ def _federation(access: Access, last: Step) -> LoginFailure:
 
 
 def _keystone(access: Access, last: Step, error: Exception) -> LoginFailure:
-    subject = host(access.auth_url)
+    subject = hosts.of_url(access.auth_url)
     if access.is_application_credential and isinstance(error, exceptions.HttpError):
         if error.http_status == _NOT_FOUND and _is_keystones(last.response):
             cause = (

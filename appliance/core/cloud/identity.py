@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from keystoneauth1 import exceptions
 
+from appliance.core.cloud import pages
 from appliance.core.cloud.locks import Locks
+from appliance.core.cloud.project import Project
 from appliance.core.cloud.session import Cloud, Scope, understood
-from appliance.core.cloud.vo import Entry
+from appliance.core.cloud.vo import MappingEntry
 from appliance.core.run.errors import AccessDenied
 
 logger = logging.getLogger(__name__)
@@ -20,62 +20,42 @@ logger = logging.getLogger(__name__)
 _REFUSED = (exceptions.Forbidden, exceptions.Unauthorized)
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
-    """A project as Keystone describes it. ``properties`` are its text attributes, the VO's among them."""
-
-    id: str
-    name: str
-    domain_id: str
-    tags: frozenset[str]
-    properties: Mapping[str, str]
-    is_enabled: bool = True
-    has_role: bool = True
-    """Whether the account may work in it."""
-
-    def __str__(self) -> str:
-        return f"project {self.name} ({self.id})"
-
-
 def projects(cloud: Cloud, *, tag: str = "") -> list[Project]:
-    """Return the projects in which the account has a role, by one request, sorted by id.
+    """Return the projects in which the account has a role, sorted by id.
 
-    With ``tag``, those that carry it without giving the account a role come too, if its role on the
-    system lets it see them.
+    With ``tag``, projects that carry it without giving the account a role are returned too, if the
+    account's role on the system lets it list them.
     """
-    account = cloud.unscoped
     with understood(cloud.host, "Keystone"):
-        found = {project.id: project for project in map(_project, account.keystone.auth.projects())}
+        found = [Project.read(one) for one in _listing(cloud.unscoped, "/auth/projects")]
+    by_id = {project.id: project for project in found}
     if tag:
         for project in _tagged(cloud, tag):
-            found.setdefault(project.id, project)
-    return [found[key] for key in sorted(found)]
+            by_id.setdefault(project.id, project)
+    return [by_id[key] for key in sorted(by_id)]
 
 
 def _tagged(cloud: Cloud, tag: str) -> list[Project]:
     if cloud.system is None:
         return []
-    keystone = cloud.system.keystone
     try:
         with understood(cloud.host, "Keystone", passing=_REFUSED):
-            return [
-                _project(resource, has_role=False) for resource in keystone.projects.list(tags=tag)
-            ]
+            listed = _listing(cloud.system, "/projects", tags=tag)
+            return [Project.read(one, has_role=False) for one in listed]
     except _REFUSED as error:
         logger.debug("tagged projects cannot be listed: %s", error)
         return []
 
 
-def _project(resource: Any, *, has_role: bool = True) -> Project:
-    told = resource.to_dict()
-    return Project(
-        id=told["id"],
-        name=told["name"],
-        domain_id=told.get("domain_id") or "",
-        tags=frozenset(told.get("tags") or ()),
-        properties={name: value for name, value in told.items() if isinstance(value, str)},
-        is_enabled=told.get("enabled", True),
-        has_role=has_role,
+def _listing(scope: Scope, path: str, **query: str) -> Iterator[pages.Item]:
+    """Yield projects. Keystone chooses the size of pages: many releases know no ``limit``."""
+    return pages.follow(
+        scope.identity.get,
+        path,
+        key="projects",
+        service="Keystone",
+        catalog=scope.catalog_hosts,
+        query=query,
     )
 
 
@@ -136,36 +116,30 @@ class AllProjects:
                 "use an administrator's account, or run the commands that are printed without --nodry-run",
             )
         self._host = cloud.host
+        self._system = cloud.system
         self._manager = cloud.system.keystone.projects
 
-    def set_property(self, entry: Entry, *, name: str, value: str) -> None:
-        """Set a property of the project that an entry means."""
-        self._change(entry, lambda project: self._manager.update(project, **{name: value}))
+    def set_property(self, mapped: MappingEntry, *, name: str, value: str) -> None:
+        """Set a property of the project that an entry of the mapping names."""
+        self._change(mapped, lambda project: self._manager.update(project, **{name: value}))
 
-    def add_tag(self, entry: Entry, tag: str) -> None:
-        """Add a tag to the project that an entry means."""
-        self._change(entry, lambda project: self._manager.add_tag(project, tag))
+    def add_tag(self, mapped: MappingEntry, tag: str) -> None:
+        """Add a tag to the project that an entry of the mapping names."""
+        self._change(mapped, lambda project: self._manager.add_tag(project, tag))
 
-    def _change(self, entry: Entry, change: Callable[[Any], object]) -> None:
-        subject = f"project {entry.project}"
+    def _change(self, mapped: MappingEntry, change: Callable[[str], object]) -> None:
+        subject = f"project {mapped.project}"
         try:
-            found = [item for item in self._candidates(entry.project) if entry.fits(_project(item))]
+            found = [one for one in self._candidates(mapped.project) if mapped.fits(one)]
             if len(found) != 1:
-                raise AccessDenied(subject, f"{len(found)} projects are called so", "write its id")
-            change(found[0])
+                cause = f"{len(found)} projects have this name"
+                raise AccessDenied(subject, cause, "use the id of one of them")
+            change(found[0].id)
         except exceptions.HttpError as error:
             raise AccessDenied(subject, f"{self._host} refuses: {error.message}") from error
 
-    def _candidates(self, wanted: str) -> list[Any]:
+    def _candidates(self, wanted: str) -> list[Project]:
         try:
-            return [self._manager.get(wanted)]
+            return [Project.read(self._manager.get(wanted).to_dict())]
         except exceptions.NotFound:
-            return list(self._manager.list(name=wanted))
-
-
-def by_name_or_id(known: Iterable[Project], wanted: str) -> list[Project]:
-    """Return the projects that an administrator may mean: the one with this id, else all with this name."""
-    listed = list(known)
-    return [project for project in listed if project.id == wanted] or [
-        project for project in listed if project.name == wanted
-    ]
+            return [Project.read(one) for one in _listing(self._system, "/projects", name=wanted)]

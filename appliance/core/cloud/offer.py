@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from keystoneauth1 import exceptions
 from keystoneauth1.adapter import Adapter
 
-from appliance.core.cloud.pages import Pages
+from appliance.core import hosts
+from appliance.core.cloud import pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
-_PAGE = "500"
-_MOST_PAGES = 1000
+if TYPE_CHECKING:
+    import requests
+
 _WITH_SPECS = (2, 61)
 
 
@@ -58,59 +60,58 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
     for: with it an administrator's account would see the private flavors of all other projects.
     """
     microversion = ".".join(map(str, min(_WITH_SPECS, service.microversion)))
-    query, pages = {"limit": _PAGE}, Pages("Nova", most=_MOST_PAGES)
-    while True:
-        body = _get(
-            scope.nova, f"/flavors/detail?{urlencode(query)}", "Nova", microversion=microversion
-        )
-        for flavor in body["flavors"]:
-            if not flavor.get("OS-FLV-DISABLED:disabled"):
-                yield flavor
-        links = [link["href"] for link in body.get("flavors_links", ()) if link["rel"] == "next"]
-        if not links or not body["flavors"]:
-            return
-        query = pages.follow(links[0])
+    listed = pages.follow(
+        lambda url: _get(scope.nova, url, "Nova", microversion=microversion),
+        "/flavors/detail",
+        key="flavors",
+        service="Nova",
+        catalog=scope.catalog_hosts,
+        query={"limit": pages.PAGE_SIZE},
+    )
+    return (flavor for flavor in listed if not flavor.get("OS-FLV-DISABLED:disabled"))
 
 
 def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
     """Yield the active images that the project may boot: public, its own, and those shared with it and accepted."""
-    query, pages = {"status": "active", "limit": _PAGE}, Pages("Glance", most=_MOST_PAGES)
-    while True:
-        body = _get(scope.glance, f"/v2/images?{urlencode(query)}", "Glance")
-        for image in body["images"]:
-            # An administrator's account is shown the private images of all projects.
-            if image["visibility"] != "private" or image.get("owner") == scope.project_id:
-                yield image
-        if not body.get("next"):
-            return
-        query = pages.follow(body["next"])
+    listed = pages.follow(
+        lambda url: _get(scope.glance, url, "Glance"),
+        "/v2/images",
+        key="images",
+        service="Glance",
+        catalog=scope.catalog_hosts,
+        query={"status": "active", "limit": pages.PAGE_SIZE},
+    )
+    for image in listed:
+        # An administrator's account is shown the private images of all projects.
+        if image["visibility"] != "private" or image.get("owner") == scope.project_id:
+            yield image
 
 
 def quotas(scope: Scope) -> Mapping[str, int]:
-    """Return Nova's quotas of the project, -1 for unlimited ones; none when the account may not know them."""
+    """Return Nova's quotas of the project, -1 for unlimited ones; none if the account may not see them."""
+    path = f"/os-quota-sets/{scope.project_id}"
     try:
-        body = _get(scope.nova, f"/os-quota-sets/{scope.project_id}", "Nova", microversion="2.1")
+        response = _get(scope.nova, path, "Nova", microversion="2.1")
     except AccessDenied:
         return {}
-    return {name: value for name, value in body["quota_set"].items() if isinstance(value, int)}
+    try:
+        quota_set = response.json()["quota_set"]
+        return {name: value for name, value in quota_set.items() if isinstance(value, int)}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        words = f"Nova answers {response.status_code} to GET {path} without quotas"
+        raise Unavailable(hosts.of_url(response.url), words) from error
 
 
-def _get(adapter: Any, path: str, service: str, **more: Any) -> dict[str, Any]:
+def _get(adapter: Any, path: str, service: str, **more: Any) -> requests.Response:
     try:
         # The clients' own methods turn each status into an exception of their own.
         response = Adapter.request(adapter, path, "GET", raise_exc=False, **more)
     except exceptions.ClientException as error:
         raise Unavailable(service, f"GET {urlsplit(path).path}: {error}") from error
-    host = urlsplit(response.url).netloc
-    what = f"{service} answers {response.status_code} to GET {urlsplit(path).path}"
+    words = f"{service} answers {response.status_code} to GET {urlsplit(path).path}"
     if response.status_code in (401, 403):
-        raise AccessDenied(host, what, "the account needs the role reader in the project")
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not response.ok or not isinstance(body, dict):
-        raise Unavailable(
-            host, what if not response.ok else f"{what} with something that is no JSON object"
-        )
-    return body
+        remedy = "the account needs the role reader in the project"
+        raise AccessDenied(hosts.of_url(response.url), words, remedy)
+    if not response.ok:
+        raise Unavailable(hosts.of_url(response.url), words)
+    return response

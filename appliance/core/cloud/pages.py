@@ -1,38 +1,110 @@
-"""Listings in pages: each page names the next one; none may lead back or go on for ever."""
+"""Listings in pages: the one loop that follows the links of OpenStack's services, and its bounds.
+
+Each service names the next page in a place of its own: Nova, Neutron and Cinder in ``KEY_links``,
+Glance in ``next``, Keystone in ``links``. Only the query of a link is used: each request goes to
+the endpoint of the catalog, so a forged link cannot carry a token to another host.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Callable, Container, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from appliance.core import hosts
 from appliance.core.run.errors import Unavailable
 
-MOST_PAGES = 10_000
-"""Pages of one listing: five million items at our page size, and an end all the same."""
+if TYPE_CHECKING:
+    import requests
+
+Item = dict[str, Any]
+"""A server, flavor, image or project as its service describes it."""
+
+PAGE_SIZE = "500"
+"""Items of a page: a larger one costs the service more for each item, and us memory."""
+MOST_PAGES = 1000
+"""Pages of a listing: half a million flavors, images or projects, more than any cloud has."""
+_LONGEST_LINK = 8192
+"""Characters of a link: common web servers refuse longer request lines."""
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class Pages:
-    """The links of one listing of ``service`` that have been followed."""
+def follow(
+    fetch: Callable[[str], requests.Response],
+    path: str,
+    *,
+    key: str,
+    service: str,
+    catalog: Callable[[], Container[str]],
+    query: Mapping[str, str] = _NONE,
+    added: Mapping[str, str] = _NONE,
+    most: int = MOST_PAGES,
+) -> Iterator[Item]:
+    """Yield the items of a listing, with one page in memory at a time.
 
-    service: str
-    most: int = MOST_PAGES
-    _seen: set[str] = field(default_factory=set)
+    ``fetch`` requests a path with its query and returns a successful answer, which has the items
+    under ``key``. A link may name the host that answered, or one that ``catalog`` returns: a
+    service reached by its internal URL may name its public one. ``added`` extends the query of
+    each page after the first.
 
-    def follow(self, link: str) -> dict[str, str]:
-        """Return the query of a link to the next page.
+    Raises:
+        Unavailable: a page is malformed, a link repeats or leads to another host, or the listing
+            does not end within ``most`` pages.
 
-        The host in the link is what the service believes to be called.
+    """
+    wanted = dict(query)
+    seen: set[frozenset[tuple[str, str]]] = set()
+    while True:
+        seen.add(frozenset(wanted.items()))
+        response = fetch(f"{path}?{urlencode(wanted)}" if wanted else path)
+        asked = response.url
+        items, link = read(response, key=key, service=service)
+        del response
+        items.reverse()
+        while items:  # a page leaves memory before the next one arrives
+            yield items.pop()
+        if not link:
+            return
+        words = f"{service}'s link to the next page of {key}"
+        if len(seen) >= most or len(link) > _LONGEST_LINK:
+            words = f"{service}'s listing of {key} does not end after {len(seen)} pages"
+            raise Unavailable(hosts.of_url(asked), words, _REMEDY)
+        name = hosts.name_of_url(link)
+        if name not in ("", hosts.name_of_url(asked)) and name not in catalog():
+            words = f"{words} leads to another host, {name!r}"
+            raise Unavailable(hosts.of_url(asked), words, _FOREIGN_REMEDY)
+        wanted = {**dict(parse_qsl(urlsplit(link).query)), **added}
+        if frozenset(wanted.items()) in seen:
+            words = f"{words} leads to a page that was already read"
+            raise Unavailable(hosts.of_url(asked), words, _REMEDY)
 
-        Raises:
-            Unavailable: the link leads to a page that came already, or the listing has no end.
 
-        """
-        query = urlsplit(link).query
-        if query in self._seen:
-            words = "its link to the next page leads to the same page again"
-            raise Unavailable(self.service, words)
-        if len(self._seen) == self.most:
-            raise Unavailable(self.service, f"its listing has no end after {self.most} pages")
-        self._seen.add(query)
-        return dict(parse_qsl(query))
+def read(response: requests.Response, *, key: str, service: str) -> tuple[list[Item], str]:
+    """Return the items of one page, each with an ``id``, and the link to the next page if any.
+
+    Raises:
+        Unavailable: the answer is not a page of this listing.
+
+    """
+    try:
+        body = response.json()
+        items = body[key]
+        links = [*(body.get(f"{key}_links") or ()), {"rel": "next", "href": body.get("next")}]
+        links.append({"rel": "next", "href": (body.get("links") or {}).get("next")})
+        found = [link["href"] for link in links if link["rel"] == "next" and link["href"]]
+        is_page = isinstance(items, list) and all(item["id"] for item in items)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        is_page = False
+    if not is_page or not all(isinstance(link, str) for link in found):
+        said = " ".join(response.text.split())[:120]
+        words = f"{service} answers {response.status_code} to a listing of {key}: {said}"
+        raise Unavailable(hosts.of_url(response.url), words)
+    return items, found[0] if found else ""
+
+
+_REMEDY = "look into its logs, and those of a proxy before it"
+_FOREIGN_REMEDY = (
+    "have the service name its own host: Nova's compute_link_prefix, Keystone's public_endpoint,"
+    " or the header Host that a proxy before it passes on"
+)

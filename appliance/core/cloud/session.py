@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,10 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from keystoneauth1 import exceptions
+from keystoneauth1.adapter import Adapter
 from keystoneauth1.plugin import AUTH_INTERFACE
 
-from appliance.core import clock
-from appliance.core.cloud import hops
+from appliance.core import clock, hosts
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.tokens import Tokens
 from appliance.core.cloud.transport import Transport
@@ -52,6 +53,19 @@ class Scope:
         """Return the name of that project's domain."""
         found: str | None = self._plugin.get_access(self._transport).project_domain_name
         return found
+
+    def catalog_hosts(self) -> set[str]:
+        """Return the host names of all endpoints in the token's catalog."""
+        catalog = self._plugin.get_access(self._transport).service_catalog.normalize_catalog()
+        endpoints = itertools.chain.from_iterable(service["endpoints"] for service in catalog)
+        return {hosts.name_of_url(endpoint["url"] or "") for endpoint in endpoints}
+
+    @cached_property
+    def identity(self) -> Adapter:
+        """Return an HTTP adapter for the Keystone that gave the token."""
+        return Adapter(
+            session=self._transport, auth=self._plugin, endpoint_override=self.access.auth_url
+        )
 
     @cached_property
     def keystone(self) -> Keystone:
@@ -101,7 +115,7 @@ class Cloud:
     @cached_property
     def host(self) -> str:
         """Return Keystone's host and port."""
-        return hops.host(self.access.auth_url)
+        return hosts.of_url(self.access.auth_url)
 
     def server_time(self) -> datetime:
         """Return the earlier of our clock and Keystone's; what happened before it, the cloud knows of."""

@@ -18,6 +18,7 @@ from keystoneauth1 import exceptions
 from keystoneauth1.identity.base import BaseIdentityPlugin
 from keystoneauth1.identity.v3 import Auth, Token
 
+from appliance.core import hosts
 from appliance.core.cloud import expiry, hops, login
 from appliance.core.cloud.hops import LoginFailure, LoginUnavailable
 from appliance.core.cloud.locks import Locks
@@ -100,7 +101,7 @@ class Tokens:
             return self._projects[project_id]
 
     def _project(self, project_id: str) -> BaseIdentityPlugin:
-        access, host = self._access, hops.host(self._access.auth_url)
+        access, host = self._access, hosts.of_url(self._access.auth_url)
         if access.is_bound:
             plugin = self.unscoped()
             bound_to = plugin.get_access(self.transport).project_id
@@ -129,7 +130,9 @@ class Tokens:
 
     def _no_keystone(self) -> Unavailable:
         remedy = f"check {self._access.place('auth_url')}; it ends in /v3"
-        return Unavailable(hops.host(self._access.auth_url), "answers, but is no Keystone", remedy)
+        return Unavailable(
+            hosts.of_url(self._access.auth_url), "answers, but is no Keystone", remedy
+        )
 
     def _tell_login_apart(self, error: Exception) -> None:
         """Log in without a scope: a wrong password looks like a missing role in each project."""
@@ -276,7 +279,7 @@ def _settle(plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport) -
     if issued is None or expires is None:
         return
     life, usual = expires - issued, timedelta(seconds=BaseIdentityPlugin.MIN_TOKEN_LIFE_SECONDS)
-    subject, seconds = hops.host(plugin.auth_url or ""), int(life.total_seconds())
+    subject, seconds = hosts.of_url(plugin.auth_url or ""), int(life.total_seconds())
     if life < _PAGE_TIME:
         raise LoginUnavailable(
             subject,

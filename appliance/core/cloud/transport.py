@@ -22,7 +22,7 @@ import stamina
 from keystoneauth1 import exceptions, session
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from appliance.core import clock, proxy
+from appliance.core import clock, hosts, proxy
 from appliance.core.cloud import hops
 from appliance.core.cloud.bounded import BoundedSession
 from appliance.core.cloud.login import Access
@@ -47,7 +47,7 @@ class _Busy(Exception):
 
     def __init__(self, response: requests.Response) -> None:
         super().__init__(
-            f"{hops.host(response.url)} answers {response.status_code} {response.reason}".rstrip()
+            f"{hosts.of_url(response.url)} answers {response.status_code} {response.reason}".rstrip()
         )
         self.response = response
         self.is_announced = False
@@ -121,7 +121,7 @@ class Transport(session.Session):
             request_id = error.response.headers.get("x-openstack-request-id", "")
             remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
             raise Unavailable(
-                hops.host(error.response.url), f"still {_after_host(error)}", remedy
+                hosts.of_url(error.response.url), f"still {_after_host(error)}", remedy
             ) from error
         except exceptions.ConnectionError as error:
             raise _unreachable(error, url, self._access) from error
@@ -129,7 +129,7 @@ class Transport(session.Session):
             exceptions.HttpError
         ) as error:  # not of this request: of the one for a token in place of one that died
             raise AccessDenied(
-                hops.host(self._access.auth_url),
+                hosts.of_url(self._access.auth_url),
                 f"gives the account {self._access.account!r} no new token: answers {error.http_status}",
                 "look whether account and project still exist, are enabled and belong together",
             ) from error
@@ -187,7 +187,7 @@ class Transport(session.Session):
 def _place(url: str, options: dict[str, Any]) -> str:
     """Return what a request goes to: a host, or the service whose URL the catalog knows."""
     if "//" in url:
-        return hops.host(url)
+        return hosts.of_url(url)
     return str((options.get("endpoint_filter") or {}).get("service_type", ""))
 
 
@@ -216,7 +216,9 @@ def _tell_of_retry(details: RetryDetails) -> None:
         return
     site = _site_in(error)
     words = (
-        str(error) if isinstance(error, _Busy) else f"{hops.host(site)}: {_failure(error, site)[0]}"
+        str(error)
+        if isinstance(error, _Busy)
+        else f"{hosts.of_url(site)}: {_failure(error, site)[0]}"
     )
     logger.warning("%s; trying again in %.1f s", words, details.wait_for)
 
@@ -247,7 +249,7 @@ def _site_in(error: Exception) -> str:
 
 def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
     site = _site_in(error) or (url if "//" in url else access.auth_url)
-    host = hops.host(site)
+    host = hosts.of_url(site)
     if isinstance(error, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
         return Unavailable(
             host, "does not speak TLS", "correct the URL: https or http, and the port"
@@ -282,7 +284,7 @@ def _failure(error: Exception, site: str) -> tuple[str, str]:
 def _not_in_catalog(wanted: dict[str, Any], access: Access) -> Unavailable:
     region = wanted.get("region_name")
     return Unavailable(
-        hops.host(access.auth_url),
+        hosts.of_url(access.auth_url),
         f"its catalog has no {access.interface} endpoint for {wanted.get('service_type', 'the service')}"
         + (f" in region {region}" if region else ""),
         "correct region_name" if region else "look at `openstack catalog list` of this account",

@@ -16,13 +16,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from appliance.core.cloud.project import Project
 from appliance.core.config.document import read_text
 from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, Problem
-
-if TYPE_CHECKING:
-    from appliance.core.cloud.identity import Project
 
 PROPERTIES = ("VO", "egi.VO", "accounting:VO", "egi.eu:VO")
 """Properties that hold a project's VO at the sites of the federation, in order of preference."""
@@ -42,7 +40,7 @@ class NoVO(ApplianceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MappingEntry:
     """One line of a mapping file. ``project`` is a name or an id; ``domain`` may narrow a name."""
 
     vo: str
@@ -70,7 +68,7 @@ class Mapping:
     """What a mapping file says; without one, ``path`` is where it would be."""
 
     path: Path
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[MappingEntry, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
     def vos(self, project: Project) -> list[str]:
@@ -78,7 +76,7 @@ class Mapping:
         return list(dict.fromkeys(entry.vo for entry in self.entries if entry.fits(project)))
 
 
-_EXAMPLE = Entry("vo.example.org", "mytenant")
+_EXAMPLE = MappingEntry("vo.example.org", "mytenant")
 """What `etc/voms.json` has when it is installed."""
 _LEFT_OUT = "is still the placeholder, with its project 'mytenant', and left out; fill in your VOs, or remove the entry"
 
@@ -118,7 +116,7 @@ def read_mapping(path: Path) -> Mapping:
     """Read a mapping file; raises `ConfigurationError` with every entry that cannot be understood."""
     text = read_text(path)
     problems: list[Problem] = []
-    entries: list[Entry] = []
+    entries: list[MappingEntry] = []
     for vo, body in _vos(path, text):
         try:
             entries += _entries(vo, body)
@@ -208,7 +206,7 @@ def _parsed_yaml(path: Path, text: str) -> Any:
         raise ConfigurationError([Problem(path, 1, "", cause)]) from error
 
 
-def _entries(vo: str, body: Any) -> Iterator[Entry]:
+def _entries(vo: str, body: Any) -> Iterator[MappingEntry]:
     options = dict(body) if _is_object(body) else {}
     names = [name for key in _KEYS for name in _listed(options.get(key))]
     names += _listed(options.get("project_id"))
@@ -216,7 +214,7 @@ def _entries(vo: str, body: Any) -> Iterator[Entry]:
         raise ValueError('names no project; write {"projects": ["name or id"]}')
     domain = options.get("domain")
     for name in names:
-        yield Entry(vo, name, domain if isinstance(domain, str) else None)
+        yield MappingEntry(vo, name, domain if isinstance(domain, str) else None)
 
 
 def _listed(value: Any) -> list[str]:
