@@ -1,22 +1,17 @@
 """A project's messages reach the spool exactly once, together with its checkpoint, whenever the program dies.
 
     SPOOL/.caso-staged/OWNER/PROJECT.new/    messages are being written; worthless if the program
-    dies now SPOOL/.caso-staged/OWNER/PROJECT/        committed: messages, and manifest.json with
-    the checkpoint files to write
+                                             dies now
+    SPOOL/.caso-staged/OWNER/PROJECT/        committed: messages, and manifest.json with the
+                                             checkpoint files to write
 
-| step     | what happens                                            | killed before it, the next
-run         |
-|----------|---------------------------------------------------------|----------------------------------------|
-| write    | messages and manifest, each fsynced, into PROJECT.new   | deletes PROJECT.new and
-extracts again |
-| commit   | PROJECT.new is renamed to PROJECT                       | deletes PROJECT.new and
-extracts again |
-| hand over| each message is renamed into its element, oldest first  | moves those that are still
-there       |
-| check    | the checkpoint files are written                        | writes them
-|
-| clear    | manifest and directory are removed                      | removes them
-|
+| step      | what happens                                         | killed before, the next run |
+|-----------|------------------------------------------------------|-----------------------------|
+| write     | messages and manifest, each fsynced, into PROJECT.new | deletes PROJECT.new, repeats |
+| commit    | PROJECT.new is renamed to PROJECT                    | deletes PROJECT.new, repeats |
+| hand over | messages are renamed into elements, oldest first     | moves those that are left   |
+| check     | the checkpoint files are written                     | writes them                 |
+| clear     | manifest and directory are removed                   | removes them                |
 
 A message is at every moment either here or in the spool. The staging area is on the spool's file
 system because it is inside it; its name is none that dirq uses, so every SSM passes it by. OWNER

@@ -1,14 +1,15 @@
 """Makes the bundle that an installation needs: images, the host's wheels, files, what is in the images, and proof.
 
     DIST/fedcloud-appliance-VERSION/
-      install  signing-key.pem            the installer, and the public key when there is a
-      signature images/images.tar  images.lock      what `docker load` takes; service, tag and id of
-      each, one a line debian-packages.txt                 what the images have of Debian: name,
-      version, architecture, day, one a line wheels/  requirements.txt           the host's
-      programs, by their hashes; requirements-all.txt: all programs files/
-      what goes to /etc, /usr/local/bin and the like sbom/NAME.cdx.json                  the content
-      of each image SHA256SUMS  SHA256SUMS.sig          of all other files; signed with the
-      publisher's key
+      install  signing-key.pem      the installer, and the public key when there is a signature
+      images/images.tar             what `docker load` takes
+      images.lock                   service, tag and id of each image, one a line
+      debian-packages.txt           name, version, architecture, day of each Debian package
+      wheels/  requirements.txt     the host's programs, by their hashes
+      requirements-all.txt          all programs
+      files/                        what goes to /etc, /usr/local/bin and the like
+      sbom/NAME.cdx.json            the content of each image
+      SHA256SUMS  SHA256SUMS.sig    of all other files; signed with the publisher's key
 
 It is made under another name and renamed when it is whole.
 """

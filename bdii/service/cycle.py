@@ -1,9 +1,8 @@
 """One cycle: ask all sources, decide what is to be published, change the directory accordingly, remember.
 
-    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted ──plan, guard──>
-    changes ──> slapd
-                                              └──────── store, before anything is published
-                                              ────────┘
+    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted
+    wanted ──store──> disk, before anything is published
+    wanted ──plan, guard──> changes ──> slapd
 
 Everything between the answers and the changes is a function of values. The order of effects: last
 good data are on disk before they are published; the published tree is on disk after it was.

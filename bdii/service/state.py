@@ -1,8 +1,9 @@
 """What a BDII keeps on disk, so that a start after any end goes on from there.
 
     STATE/published.ldif          the tree that was published last, loaded before slapd listens
-    STATE/sources/NAME.ldif       the last good data of each source, without marks STATE/memory.json
-    when each was collected, which VOs it lacks, which deletions wait since when
+    STATE/sources/NAME.ldif       the last good data of each source, without marks
+    STATE/memory.json             when each was collected, which VOs it lacks, which deletions
+                                  wait since when
 
 Each file is replaced as a whole. Data come before what is said of them: after a kill between two
 writes a source is taken for older than it is, never for younger.

@@ -1,7 +1,7 @@
 """A stand-in for Compose v5: its command line as its manual has it, and nothing behind it.
 
-    install(path)                          a program that takes v5's flags alone, and notes how it
-    was called install(path, version="5.0.1", status=3)
+    install(path)     a program that takes v5's flags alone, and notes how it was called
+    install(path, version="5.0.1", status=3)
 
 The words of each call follow one another in ``PATH.calls``, as a JSON list a line. What v5 does not
 know it refuses as v5 does: with status 16 and ``unknown flag`` or ``unknown docker command``.

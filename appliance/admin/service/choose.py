@@ -3,9 +3,9 @@
 What was decided lies beside the copies, for the steps that follow, for `appliance status` and
 `appliance logs`:
 
-    UNIT.json   Decision: when; by service, with what it starts, and the lines that say why not with
-    the site's UNIT.yml    for docker-compose, when a copy is used: volumes over those of the
-    shipped file
+    UNIT.json   Decision: when; by service, with what it starts, and the lines that say why not
+                with the site's
+    UNIT.yml    for docker-compose, when a copy is used: volumes over those of the shipped file
 """
 
 from __future__ import annotations

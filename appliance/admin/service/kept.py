@@ -3,9 +3,10 @@
 A service whose configuration no longer passes starts with the copy. ``/var/lib/fedcloud/services``
 is root's alone; below it, per service:
 
-    SERVICE/DIGEST/0 …     what the container has mounted, in the order of `PLACES`; root:fedcloud,
-    0640 SERVICE/DIGEST/about   JSON: when it passed, with which settings and image SERVICE/good
-    a link to the DIGEST that counts, replaced in one step
+    SERVICE/DIGEST/0 …     what the container has mounted, in the order of `PLACES`;
+                           root:fedcloud, 0640
+    SERVICE/DIGEST/about   JSON: when it passed, with which settings and image
+    SERVICE/good           a link to the DIGEST that counts, replaced in one step
 
 Links are copied as links, as the container sees them; what is not a file, a directory or a link is
 left out.

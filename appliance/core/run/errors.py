@@ -1,11 +1,12 @@
 """What can go wrong, as values: a cause, the subject it happened to and the remedy.
 
-    ApplianceError                      a known failure, told in one line ├── UsageError
-    exit 2  the command line ├── ConfigurationError      exit 2  one or more problems of the site's
-    files, each with file and line ├── Unavailable             exit 3  a service or resource that
-    this run cannot do without │   ├── AccessDenied        exit 3  it answered, and refused us │
-    └── LocalFailure        exit 3  the machine itself: disk full, a file that cannot be read or
-    written └── Busy                    exit 1  another run holds the lock
+    ApplianceError                      a known failure, reported in one line
+    ├── UsageError              exit 2  the command line
+    ├── ConfigurationError      exit 2  problems of the site's files, each with file and line
+    ├── Unavailable             exit 3  a service or resource that this run needs
+    │   ├── AccessDenied        exit 3  it answered, and refused us
+    │   └── LocalFailure        exit 3  the machine itself: a full disk, an unreadable file
+    └── Busy                    exit 1  another run holds the lock
 
 Only ``main()`` (see `appliance.core.run.cli`) turns one into an exit status. Every other exception
 that reaches it is a bug: exit 4.
