@@ -1,8 +1,9 @@
-"""The difference between what is published and what is wanted, as changes that can be applied one by one.
+"""The difference between the published and the wanted tree, as changes to apply one by one.
 
-Applied in their order, every state in between is a valid tree (each entry below one that is there)
-and holds at least what both trees have in common: entries come parents first, then are modified,
-then go, children first.
+After each change, in this order, the directory holds a valid tree (each entry has its parent) that
+contains at least the entries common to both: additions come first, parents before children, then
+modifications, then deletions, children before parents. The guards then hold back deletions that a
+broken source may have caused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bdii.tree import Dn, Tree, is_same, sorted_by_depth
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """An entry that is new."""
+    """A new entry."""
 
     dn: Dn
     entry: Entry
@@ -25,7 +26,7 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Modify:
-    """An entry that is another one now: ``changes`` are attributes with all their new values, none to remove them."""
+    """A changed entry: ``changes`` has the new values of each attribute, none to remove it."""
 
     dn: Dn
     entry: Entry
@@ -34,7 +35,7 @@ class Modify:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """An entry that has gone; ``entry`` is the old one."""
+    """An entry to remove; ``entry`` is the published one."""
 
     dn: Dn
     entry: Entry
@@ -45,7 +46,7 @@ Change = Add | Modify | Delete
 
 @dataclass(frozen=True, slots=True)
 class TreePlan:
-    """What is to be done. ``waiting`` are deletions that a guard holds back."""
+    """The changes from one tree to another. A guard holds back the deletions in ``waiting``."""
 
     adds: tuple[Add, ...]
     modifies: tuple[Modify, ...]
@@ -62,7 +63,7 @@ class TreePlan:
 
     @property
     def changes_class(self) -> bool:
-        """Tell whether an entry becomes one of another class, which a directory does not let happen in place."""
+        """Check whether an entry changes its object class, which a directory cannot do in place."""
         return any(
             name.lower() == "objectclass" for change in self.modifies for name in change.changes
         )
@@ -70,24 +71,25 @@ class TreePlan:
 
 def make(published: Tree, wanted: Tree) -> TreePlan:
     """Return the plan that turns one tree into another."""
-    come = {dn: entry for dn, entry in wanted.items() if dn not in published}
-    gone = {dn: entry for dn, entry in published.items() if dn not in wanted}
+    new = {dn: entry for dn, entry in wanted.items() if dn not in published}
+    removed = {dn: entry for dn, entry in published.items() if dn not in wanted}
     modifies = (
         Modify(dn, entry, changes)
         for dn, entry in wanted.items()
+        # an unchanged source gives the same objects again: most comparisons end here
         if (old := published.get(dn)) is not None
         and old is not entry
         and (changes := difference(old, entry))
     )
     return TreePlan(
-        tuple(Add(dn, come[dn]) for dn in sorted_by_depth(come)),
+        tuple(Add(dn, new[dn]) for dn in sorted_by_depth(new)),
         tuple(modifies),
-        tuple(Delete(dn, gone[dn]) for dn in reversed(sorted_by_depth(gone))),
+        tuple(Delete(dn, removed[dn]) for dn in reversed(sorted_by_depth(removed))),
     )
 
 
 def difference(old: Entry, new: Entry) -> dict[str, tuple[str, ...]]:
-    """Return the attributes whose values differ, with the new ones; an attribute that has gone has none."""
+    """Return the attributes that differ with their new values; a removed attribute has none."""
     if is_same(old, new):
         return {}
     before = {name.lower(): frozenset(values) for name, values in old.attributes.items()}
@@ -101,7 +103,7 @@ def difference(old: Entry, new: Entry) -> dict[str, tuple[str, ...]]:
 
 
 def describe(plan: TreePlan) -> Iterator[str]:
-    """Yield a line for each change, and a last one that counts them."""
+    """Yield a line for each change, and a last one with the totals."""
     for change in plan:
         match change:
             case Add(_, entry):
@@ -113,13 +115,19 @@ def describe(plan: TreePlan) -> Iterator[str]:
     yield f"{len(plan.adds)} to add, {len(plan.modifies)} to modify, {len(plan.deletes)} to delete"
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # guards
 
 
 @dataclass(frozen=True, slots=True)
 class Vanished:
-    """What the guards remember from cycle to cycle: since when entries have been missing, and deletions been held."""
+    """The guards' memory between cycles.
+
+    Attributes:
+        since: when each entry was first missing from the wanted tree.
+        held_since: when the guard began to hold all deletions; None if it does not.
+
+    """
 
     since: Mapping[Dn, datetime]
     held_since: datetime | None = None
@@ -137,20 +145,20 @@ def guard(
     delay: timedelta,
     hold: timedelta,
 ) -> tuple[TreePlan, Vanished]:
-    """Return the plan without the deletions whose time has not come, and what to remember.
+    """Return the plan without deletions that are not due, and the guards' new memory.
 
-    A vanished entry stays for ``delay``. Deletions of more than half of the ``size`` entries
-    published are held, all of them, for ``hold``: what looks like that is more often a broken
-    source than a site that closed.
+    A missing entry is deleted after ``delay``. If more than half of the ``size`` published entries
+    are missing, all deletions wait for ``hold``: a broken source is a more likely cause than a site
+    that closed.
     """
+    # min(): if the clock was set back, a time in the future must not prolong the wait
     since = {change.dn: min(remembered.since.get(change.dn, now), now) for change in plan.deletes}
     shrinks = 2 * len(plan.deletes) > size
-    # the clock may have been set back
     held_since = min(remembered.held_since or now, now) if shrinks else None
     if held_since is not None and now - held_since < hold:
         due: tuple[Delete, ...] = ()
     else:
         due = tuple(change for change in plan.deletes if now - since[change.dn] >= delay)
-    going = {change.dn for change in due}
-    waiting = tuple(change for change in plan.deletes if change.dn not in going)
+    due_names = {change.dn for change in due}
+    waiting = tuple(change for change in plan.deletes if change.dn not in due_names)
     return TreePlan(plan.adds, plan.modifies, due, waiting), Vanished(since, held_since)

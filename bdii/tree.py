@@ -1,4 +1,4 @@
-"""A tree of entries by normalised name: what the engine's pure core works on."""
+"""A tree of entries by normalised name: the value that all parts of the package exchange."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from typing import NewType
 
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
-from bdii.messages import shown
+from bdii.messages import shortened
 
+# A name in normal form (`ldif.normalise_dn`).
 Dn = NewType("Dn", str)
-"""A name in normal form (`ldif.normalise_dn`)."""
 
 Tree = Mapping[Dn, Entry]
 
 NO_TREE: Tree = {}
 SUFFIX = Dn("o=glue")
+# Characters of a name. Real names have some hundred; the bound limits what strangers can cause.
 LONGEST = 4096
-"""Characters that a name may have; real ones have some hundred. A bound for what strangers can make us do."""
+# Bytes of the first part of a name in slapd's spelling: LMDB's keys have room for twice that.
 LONGEST_RELATIVE = 245
-"""Octets that an entry's own part of its name may have in slapd's spelling: LMDB has room for twice that in a key."""
+# Characters of all values of one entry: slapd closes the connection at requests of over 16 MB.
 LARGEST = 1_000_000
-"""Characters that the values of one entry may have together: slapd hangs up on a request of more than 16 MB."""
-MADE = 3
+# Missing containers, one below the other, that `complete` adds above an entry.
+MOST_CONTAINERS = 3
 CREATION_TIME = "GLUE2EntityCreationTime"
 OTHER_INFO = "GLUE2EntityOtherInfo"
+# A comma that no odd number of backslashes escapes.
 _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*,")
 
 
@@ -38,20 +40,21 @@ def normal(dn: str) -> Dn:
 
 
 def depth(dn: Dn) -> int:
-    """Return how many relative names a name has."""
+    """Return the number of relative names in a name."""
     return len(_SEPARATOR.findall(dn)) + 1
 
 
 def ancestors(dn: Dn) -> Iterator[Dn]:
-    """Yield the names above one, nearest first."""
+    """Yield the names above a name, nearest first."""
     while dn := Dn(ldif.parent(dn)):
         yield dn
 
 
 def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
-    """Return entries as a tree, and a line for each that cannot be part of one. Of two with one name the first stays.
+    """Return entries as a tree, and a line for each rejected entry.
 
-    Part of the tree is what lies at or below o=glue and has values in all its attributes.
+    A tree holds entries at or below o=glue whose attributes all have values. Of two entries with
+    the same name it holds the first.
     """
     tree: dict[Dn, Entry] = {}
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -72,23 +75,21 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
 
 
 def _checked(entry: Entry) -> Dn:
+    """Return the normal form of an entry's name; raises `LdifError` for what slapd cannot store."""
     dn = entry.dn
     if len(dn) > LONGEST:
-        raise LdifError(shown(dn), f"is a name of more than {LONGEST} characters")
-    try:
-        dn.encode()
-    except UnicodeEncodeError:
-        raise LdifError(shown(dn), "is not UTF-8") from None
+        raise LdifError(shortened(dn), f"is a name of more than {LONGEST} characters")
+    # the reader of LDIF keeps bytes that are not UTF-8 as surrogates, which encode() drops here
+    if dn != dn.encode(errors="ignore").decode():
+        raise LdifError(shortened(dn), "is not UTF-8")
     name = normal(dn)
     own = name.removesuffix(ldif.parent(name))
-    # slapd spells escaped characters by three octets
+    # slapd spells an escaped character with three bytes, the normal form with two
     if len(own.encode()) - 1 + own.count("\\") > LONGEST_RELATIVE:
-        raise LdifError(
-            shown(dn),
-            f"begins with a name of more than {LONGEST_RELATIVE} octets, which no slapd stores",
-        )
+        cause = f"begins with a name of more than {LONGEST_RELATIVE} bytes, too long for slapd"
+        raise LdifError(shortened(dn), cause)
     if sum(len(value) for values in entry.attributes.values() for value in values) > LARGEST:
-        raise LdifError(shown(dn), f"has values of more than {LARGEST} characters")
+        raise LdifError(shortened(dn), f"has values of more than {LARGEST} characters")
     return name
 
 
@@ -98,20 +99,18 @@ def sorted_by_depth(tree: Tree) -> list[Dn]:
 
 
 def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
-    """Return a tree in which every entry has its parent, and the names of the entries left out for the want of one.
+    """Return a tree in which every entry has its parent, and the names of the orphans left out.
 
-    Missing containers that are known by their name alone (GLUE2GroupID=…) are made, up to `MADE` in
-    a row.
+    A missing parent is added if its name alone defines it (GLUE2GroupID=…), up to
+    `MOST_CONTAINERS` in a row.
     """
     whole: dict[Dn, Entry] = {SUFFIX: tree.get(SUFFIX) or _container(SUFFIX)}
     left_out = []
     for dn in sorted_by_depth(tree):
-        missing = (
-            []
-            if ldif.parent(dn) in whole
-            else [name for name in ancestors(dn) if name not in whole]
-        )
-        if len(missing) <= MADE and all(map(_is_container, missing)):
+        # the common case first: looking through all ancestors costs more than one look-up
+        has_parent = ldif.parent(dn) in whole
+        missing = [] if has_parent else [name for name in ancestors(dn) if name not in whole]
+        if len(missing) <= MOST_CONTAINERS and all(map(_is_container, missing)):
             whole |= {name: _container(name) for name in reversed(missing)}
             whole[dn] = tree[dn]
         else:
@@ -120,11 +119,12 @@ def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
 
 
 def _is_container(dn: Dn) -> bool:
-    """Tell whether a name alone says what its entry is."""
+    """Check whether a name alone defines its entry."""
     return dn.startswith("glue2groupid=") and len(ldif.parse_dn(dn)[0]) == 1
 
 
 def _container(dn: Dn) -> Entry:
+    """Return the entry of a container, its name spelled as in the schema."""
     ((_, value),) = ldif.parse_dn(dn)[0]
     if dn == SUFFIX:
         return Entry(dn, {"objectClass": ("organization",), "o": (value,)})
@@ -135,9 +135,10 @@ def _container(dn: Dn) -> Entry:
 
 
 def _stored(entry: Entry, shared: dict[tuple[str, ...], tuple[str, ...]]) -> Entry:
-    """Return the entry without empty values, which slapd refuses, without repeated ones, and small in memory.
+    """Return the entry without repeated values and without empty ones, which slapd rejects.
 
-    Names of attributes and classes are the same few in all entries of a tree, so each is kept once.
+    All entries of a tree use the same few names of attributes and lists of classes, so one copy of
+    each is kept in memory (``shared``).
     """
     attributes = {}
     for name, values in entry.attributes.items():
@@ -152,7 +153,7 @@ def _stored(entry: Entry, shared: dict[tuple[str, ...], tuple[str, ...]]) -> Ent
 
 
 def is_same(one: Entry, other: Entry, *, ignoring: str = "") -> bool:
-    """Tell whether two entries have the same attributes with the same values, in any order."""
+    """Check whether two entries have the same attributes with the same values, in any order."""
     return one is other or _content(one, ignoring) == _content(other, ignoring)
 
 
@@ -171,18 +172,17 @@ def time_text(time: datetime) -> str:
 
 
 def with_values(entry: Entry, name: str, values: Iterable[str]) -> Entry:
-    """Return the entry with these values in one attribute; without it when there are none."""
+    """Return the entry with these values of one attribute; without it if there are none."""
     folded, wanted = name.lower(), tuple(values)
     attributes = {key: old for key, old in entry.attributes.items() if key.lower() != folded}
     return replace(entry, attributes=attributes | ({name: wanted} if wanted else {}))
 
 
-BASE: Tree = complete(
-    of(
-        Entry(
-            f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)}
-        )
-        for name in ("resource", "grid")
-    )[0]
-)[0]
-"""What every BDII publishes: the containers that clients have always found."""
+def _group(name: str) -> Entry:
+    return Entry(
+        f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)}
+    )
+
+
+# Every BDII publishes these containers: clients have always found them.
+BASE: Tree = complete(of(map(_group, ("resource", "grid")))[0])[0]

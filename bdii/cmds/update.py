@@ -1,4 +1,4 @@
-"""``bdii-update``: publishes what information providers say, by LDAP."""
+"""``bdii-update``: publish the output of information providers over LDAP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from appliance.core import ldif
+from appliance.core import hosts, ldif
 from appliance.core.run import cli, log
 from appliance.core.run.cli import Program
 from appliance.core.run.errors import ConfigurationError, ExitStatus
@@ -37,15 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         type=_endpoint,
         metavar="ADDRESS:PORT",
-        help="address and port, in place of those of the configuration",
+        help="listen here, whatever SLAPD_HOST and BDII_PORT say",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
-        "-d", "--daemon", "--serve", dest="serve", action="store_true",
-        help="run slapd and update it, in the foreground, until stopped",
-    )  # fmt: skip
+        "-d",
+        "--daemon",
+        "--serve",
+        dest="serve",
+        action="store_true",
+        help="run slapd and update it, in the foreground, until stopped "
+        "(default: ask the sources once and print the tree as LDIF)",
+    )
     mode.add_argument(
-        "--diff", action="store_true", help="print what a cycle would change, change nothing"
+        "--diff", action="store_true", help="print the changes of a cycle without making them"
     )
 
 
@@ -58,9 +63,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             stack.enter_context(failure_recorded(program, layout.runs))
         settings = _read(arguments.config, layout, arguments.listen)
     if arguments.check_config:
+        # The service skips wrong lines of site-urls.conf; a check reports them.
         if settings.site is not None and settings.site.problems:
             raise ConfigurationError(settings.site.problems)
-        print(f"{arguments.config}: in order, for the BDII of a {settings.level}")
+        print(f"{arguments.config}: configuration is usable: the BDII of a {settings.level}")
         return ExitStatus.DONE
     _log(arguments, settings)
     if arguments.serve:
@@ -73,7 +79,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _log(arguments: argparse.Namespace, settings: BdiiSettings) -> BdiiSettings:
-    """Log as the configuration says; a file is opened anew, since the old one may have been moved away."""
+    """Configure logging by the settings, and return them.
+
+    A log file is opened again each time: logrotate may have renamed the open one.
+    """
     level = cli.log_level(arguments, settings.log_level)
     has_file = arguments.serve and settings.log_file is not None
     file = settings.log_file if has_file else None
@@ -81,20 +90,14 @@ def _log(arguments: argparse.Namespace, settings: BdiiSettings) -> BdiiSettings:
     return settings
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:  # noqa: PLR2004  TCP's
-        raise ValueError(text)
-    return int(text)
-
-
 def _endpoint(text: str) -> tuple[str, int] | None:
-    if not text:  # a setting that is not set
+    if not text:  # an unset variable of docker-compose.yml
         return None
-    address, _, port = text.rpartition(":")
     try:
-        return str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))), _port(port)
+        address, port = hosts.split_port(text)
+        return str(ipaddress.ip_address(address)), port
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no ADDRESS:PORT") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT") from None
 
 
 def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> BdiiSettings:
@@ -108,26 +111,27 @@ def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> BdiiSet
 
 def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
     from bdii import plan, tree  # noqa: PLC0415  start-up is a cost
-    from bdii.service.collect import gather  # noqa: PLC0415
+    from bdii.service.collect import collect  # noqa: PLC0415
     from bdii.service.state import StateDirectory  # noqa: PLC0415
 
-    store = StateDirectory(settings.state)
-    last, _ = store.load()
-    gathered = gather(settings, last, before={}, scratch=None, stop=threading.Event())
-    for problem in gathered.problems:
+    state = StateDirectory(settings.state)
+    last, _ = state.load()
+    collected = collect(settings, last, before={}, scratch=None, stop=threading.Event())
+    for problem in collected.problems:
         logger.warning("%s", problem)
+    wanted = collected.wanted
     if with_differences:
-        for line in plan.describe(plan.make(store.published(), gathered.wanted)):
+        for line in plan.describe(plan.make(state.published(), wanted)):
             print(line)
     else:
-        wanted = gathered.wanted
         sys.stdout.writelines(ldif.write(wanted[dn] for dn in tree.sorted_by_depth(wanted)))
-    return ExitStatus.PARTLY if gathered.problems else ExitStatus.DONE
+    return ExitStatus.PARTLY if collected.problems else ExitStatus.DONE
 
 
 PROGRAM = Program(
     name="bdii-update",
-    description="Publishes what information providers say, by LDAP: runs slapd and keeps it up to date.",
+    description="Publish the output of information providers over LDAP: run slapd and keep its "
+    "tree up to date.",
     add_arguments=add_arguments,
     run=run,
 )

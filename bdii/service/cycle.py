@@ -1,16 +1,20 @@
-"""One cycle: ask all sources, decide what is to be published, change the directory accordingly, remember.
+"""One cycle: ask all sources, decide what to publish, change the directory, remember.
 
-    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted
-    wanted ──store──> disk, before anything is published
-    wanted ──plan, guard──> changes ──> slapd
+    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted tree
+                                              │                                  │
+                                              └──> disk (before publishing)      │
+                                                                                 │
+    published tree <──apply (slapd)── plan after the guards <──guard── plan <──make
+          │
+          └──> disk (after publishing)
 
-Everything between the answers and the changes is a function of values. The order of effects: last
-good data are on disk before they are published; the published tree is on disk after it was.
+Everything from the answers to the plan is a function of values. The order of the two writes to disk
+matters: last good data are on disk before LDAP clients see them, and the published tree after slapd
+has it, so that a start after a crash never serves less than its predecessor did.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,95 +25,106 @@ from appliance.core.directory import Refused
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
 from bdii.plan import TreePlan
-from bdii.service.collect import gather, merge
+from bdii.service.collect import collect
 from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.slapd.publish import Publisher
-from bdii.sources.answers import SourceAnswer
-from bdii.sources.last_good import LastGood
+from bdii.sources.last_good import LastGood, merge
+from bdii.sources.model import SourceAnswer
 from bdii.tree import BASE, Tree
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Cycle:
-    """What a cycle did; ``problems`` are what it left undone, a line each."""
+    """The result of a cycle.
+
+    Attributes:
+        statistics: figures of the entry below o=infosys.
+        sources: number of sources with last good data.
+        stale: number of published entries that are stale.
+        unheard: number of sources that have never given a usable answer.
+        waiting: number of deletions that a guard holds back.
+        problems: what the cycle left undone, a line each.
+
+    """
 
     statistics: Statistics = field(default_factory=Statistics)
     sources: int = 0
     stale: int = 0
     unheard: int = 0
-    """Sources that have never said anything of use."""
     waiting: int = 0
-    """Deletions that a guard holds back."""
     problems: list[str] = field(default_factory=list)
 
 
 class Updater:
-    """The state between cycles."""
+    """The state between cycles.
 
-    def __init__(self, settings: BdiiSettings, store: StateDirectory, server: Slapd) -> None:
+    ``planned`` is the number of changes that the current cycle has to make; None until it is known.
+    """
+
+    def __init__(self, settings: BdiiSettings, state: StateDirectory, slapd: Slapd) -> None:
         self.settings = settings
-        self._store = store
+        self._state = state
         self._last: Mapping[str, LastGood]
-        self._last, self._vanished = store.load()
+        self._last, self._vanished = state.load()
         published = (
-            store.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
+            state.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
         )
-        self._publisher = Publisher(server, tree.complete({**BASE, **published})[0])
+        self._publisher = Publisher(slapd, tree.complete({**BASE, **published})[0])
         self._answers: Mapping[str, SourceAnswer] = {}
         self.planned: int | None = None
-        """Changes that the current cycle found to make; None until it knows."""
 
     @property
     def published(self) -> Tree:
-        """The tree that is or was served, as known at the end of the last cycle."""
+        """The tree that slapd serves or served, as known at the end of the last cycle."""
         return self._publisher.published
 
     def reload(self, settings: BdiiSettings) -> None:
-        """Go on with other settings; what the sources say is read anew."""
+        """Use other settings from the next cycle on, and parse all answers again."""
         self.settings = settings
         self._answers = {}
 
     def cycle(self, stop: threading.Event) -> Cycle:
-        """Do one cycle. Raises `Unavailable` when slapd is away; what was not done is done by the next one."""
+        """Do one cycle.
+
+        Raises `Unavailable` if slapd does not answer; the next cycle makes the remaining changes.
+        """
         started, self.planned = time.monotonic(), None
-        scratch = self._store.directory
-        gathered = gather(
+        scratch = self._state.directory
+        collected = collect(
             self.settings, self._last, before=self._answers, scratch=scratch, stop=stop
         )
         done = Cycle(
-            sources=len(gathered.last),
-            stale=gathered.stale,
-            unheard=gathered.unheard,
-            problems=[*gathered.problems],
+            sources=len(collected.last),
+            stale=collected.stale,
+            unheard=collected.unheard,
+            problems=[*collected.problems],
         )
         if stop.is_set():
             return done
-        collected = time.monotonic()
+        all_answered = time.monotonic()
         self._publisher.synchronise()
-        changes = self._planned(gathered.wanted, done)
+        changes = self._plan(collected.wanted, done)
         self.planned = len(changes)
-        self._last, self._answers = gathered.last, gathered.answers
-        _keep(done, lambda: self._store.save(self._last, self._vanished))
+        self._last, self._answers = collected.last, collected.answers
+        _store(done, lambda: self._state.save(self._last, self._vanished))
         applied = self._publisher.apply(changes, stop)
-        _keep(done, lambda: self._store.write_published(self.published))
+        _store(done, lambda: self._state.write_published(self.published))
         done.problems += applied.problems()
         done.statistics = replace(
             applied.statistics(len(self.published)),
-            collecting=collected - started,
-            applying=time.monotonic() - collected,
+            collecting=all_answered - started,
+            applying=time.monotonic() - all_answered,
         )
         try:
-            self._publisher.tell(self.settings.hostname, done.statistics)
+            self._publisher.publish_statistics(self.settings.hostname, done.statistics)
         except Refused as error:
             done.problems.append(str(error))
         return done
 
-    def _planned(self, wanted: Tree, done: Cycle) -> TreePlan:
+    def _plan(self, wanted: Tree, done: Cycle) -> TreePlan:
         """Return the plan after the guards."""
         size = len(self.published)
         changes, self._vanished = plan.guard(
@@ -124,13 +139,14 @@ class Updater:
         if self._vanished.held_since is not None and changes.waiting:
             end = self._vanished.held_since + self.settings.shrink_hold
             done.problems.append(
-                f"{done.waiting} of {size} entries would go at once: held until {end:%H:%M} UTC"
+                f"{done.waiting} of {size} entries would be deleted at once: "
+                f"held until {end:%H:%M} UTC (BDII_SHRINK_HOLD)"
             )
         return changes
 
 
-def _keep(done: Cycle, write: Callable[[], None]) -> None:
-    """Write to the state directory; a full disk does not stop publishing, and the next cycle tries again."""
+def _store(done: Cycle, write: Callable[[], None]) -> None:
+    """Write to the state directory; a failure does not stop publishing, the next cycle retries."""
     try:
         write()
     except OSError as error:

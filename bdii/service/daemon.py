@@ -1,8 +1,8 @@
-"""The service: slapd on the last good tree at once, then a cycle after another until told to end.
+"""The service: slapd with the last good tree at once, then cycles until a signal ends it.
 
-The main thread starts slapd, watches it and takes the signals; a second one does the cycles.
-SIGTERM and SIGINT end both within ten seconds, SIGHUP reads the configuration again and begins a
-cycle.
+The main thread starts slapd, restarts it if it ends, and takes the signals; a worker thread does
+the cycles. SIGTERM and SIGINT end both within ten seconds; SIGHUP reloads the configuration and
+starts a cycle.
 """
 
 from __future__ import annotations
@@ -27,58 +27,62 @@ from bdii.slapd.process import Slapd
 
 logger = logging.getLogger(__name__)
 
+# Between two looks at slapd.
 _WATCH = timedelta(milliseconds=200)
+# Before a failed start of slapd or a failed cycle is repeated.
 _RETRY = timedelta(seconds=3)
+# For the worker to end; together with slapd's own time this stays below ten seconds.
 _END = timedelta(seconds=6)
 
 
 class BdiiService:
-    """One BDII at work. ``read`` reads the configuration again; it raises `ApplianceError`."""
+    """A running BDII. ``read`` reads the configuration again; it raises `ApplianceError`."""
 
     def __init__(self, settings: BdiiSettings, read: Callable[[], BdiiSettings]) -> None:
         self._settings = settings
         self._read = read
-        self._server = Slapd(settings)
+        self._slapd = Slapd(settings)
+        # Signal handlers write to a SimpleQueue, which is reentrant: a handler that sets an Event
+        # deadlocks if it interrupts the main thread while that holds the event's lock.
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        """What handlers write to: they may interrupt the main thread while it holds the lock of an event."""
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._wake = threading.Event()
         self._bug: BaseException | None = None
+        # Why slapd could not be restarted; empty while it runs.
         self._no_start = ""
-        """Why slapd could not be started again; empty while it runs."""
 
     def run(self) -> ExitStatus:
-        """Serve until told to end. Raises `Busy` when another one serves this directory, and what stops slapd."""
+        """Serve until a signal ends it.
+
+        Raises `Busy` if another BDII uses the state directory, and `Unavailable` if slapd cannot
+        start.
+        """
         with failure_recorded(f"bdii-{self._settings.level}", self._settings.runs):
             return self._run()
 
     def _run(self) -> ExitStatus:
         with lock.hold(self._settings.state / "lock"):
-            self._server.recover()
-            engine = Updater(self._settings, StateDirectory(self._settings.state), self._server)
+            self._slapd.recover()
+            updater = Updater(self._settings, StateDirectory(self._settings.state), self._slapd)
             for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(handled, lambda number, _: self._signals.put(number))
             try:
-                self._server.serve(engine.published)
+                self._slapd.serve(updater.published)
                 logger.info(
-                    "serving %d entries on port %d", len(engine.published), self._settings.port
+                    "serving %d entries on port %d", len(updater.published), self._settings.port
                 )
                 worker = threading.Thread(
-                    target=self._work, args=(engine,), name="cycles", daemon=True
+                    target=self._work, args=(updater,), name="cycles", daemon=True
                 )
                 worker.start()
-                self._watch(engine)
+                self._watch(updater)
                 worker.join(_END.total_seconds())
             finally:
-                self._server.stop()
+                self._slapd.stop()
         if self._bug is not None:
             raise self._bug
         return ExitStatus.DONE
-
-    def _end(self) -> None:
-        self._stop.set()
-        self._wake.set()
 
     def _take_signal(self, patience: timedelta) -> None:
         with contextlib.suppress(queue.Empty):
@@ -86,73 +90,77 @@ class BdiiService:
             (self._reload if number == signal.SIGHUP else self._stop).set()
             self._wake.set()
 
-    def _watch(self, engine: Updater) -> None:
-        """Keep slapd alive until told to end."""
+    def _watch(self, updater: Updater) -> None:
+        """Restart slapd whenever it ends, until the service stops."""
         not_before = 0.0
         while not self._stop.is_set():
             self._take_signal(_WATCH)
-            if self._stop.is_set() or self._server.is_alive or time.monotonic() < not_before:
+            if self._stop.is_set() or self._slapd.is_alive or time.monotonic() < not_before:
                 continue
-            logger.error("slapd has ended: starting it on the tree published last")
+            logger.error("slapd has ended; restarting it with the tree published last")
             try:
-                self._server.serve(engine.published)
+                self._slapd.serve(updater.published)
                 self._no_start = ""
             except (ApplianceError, OSError) as error:
-                self._no_start = _told(error)
+                self._no_start = _reason(error)
                 logger.error("%s", self._no_start)  # noqa: TRY400  one clear line
-            self._wake.set()  # the entry below o=infosys has gone with the old database
+            # a cycle restores the entry below o=infosys, which the new database does not have
+            self._wake.set()
             not_before = time.monotonic() + _RETRY.total_seconds()
 
-    def _work(self, engine: Updater) -> None:
+    def _work(self, updater: Updater) -> None:
         patience = _RETRY
         try:
             while not self._stop.is_set():
                 self._wake.clear()
                 if self._reload.is_set():
                     self._reload.clear()
-                    self._apply_settings(engine)
-                done = self._cycle(engine)
-                breathe = engine.settings.breathe
+                    self._apply_settings(updater)
+                done = self._cycle(updater)
+                breathe = updater.settings.breathe
                 pause = breathe if done else _RETRY
-                if done and done.unheard:  # often it only starts later than we did
+                # a source without any answer often only starts later than the BDII: ask it soon,
+                # then less and less often
+                if done and done.unheard:
                     pause, patience = patience, min(2 * patience, breathe)
                 self._wake.wait(min(pause, breathe).total_seconds())
         except BaseException as error:  # noqa: BLE001  the main thread raises it
             self._bug = error
-            self._end()
+            self._stop.set()
 
-    def _apply_settings(self, engine: Updater) -> None:
+    def _apply_settings(self, updater: Updater) -> None:
         try:
             settings = self._read()
         except ApplianceError as error:
-            logger.error("configuration not read again, the old one stays: %s", error)  # noqa: TRY400
+            words = "configuration not reloaded, the old one stays in use: %s"
+            logger.error(words, error)  # noqa: TRY400  one clear line
             return
         if settings.listens_unlike(self._settings):
             logger.warning(
-                "addresses, port and directories are read at the start only: restart to change them"
+                "addresses, port and directories are read at start only; restart to apply them"
             )
-        engine.reload(settings)
-        logger.info("configuration read again")
+        updater.reload(settings)
+        logger.info("configuration reloaded")
 
-    def _cycle(self, engine: Updater) -> Cycle | None:
-        """Do one cycle and record it; None when it did not come to its end."""
-        record = RunRecord(f"bdii-{engine.settings.level}")
-        generation = self._server.generation
+    def _cycle(self, updater: Updater) -> Cycle | None:
+        """Do one cycle and write its run record; return None if it did not reach its end."""
+        record = RunRecord(f"bdii-{updater.settings.level}")
+        generation = self._slapd.generation
         try:
-            done = engine.cycle(self._stop)
+            done = updater.cycle(self._stop)
         except (ApplianceError, OSError) as error:
-            if self._stop.is_set():  # who ends us may have ended slapadd, too
+            if self._stop.is_set():  # the signal may have ended slapadd, too: no failure
                 return None
-            logger.error("cycle given up: %s", _told(error))  # noqa: TRY400
+            logger.error("cycle failed: %s", _reason(error))  # noqa: TRY400
             if isinstance(error, NoAnswer):
-                self._server.give_up(generation)
+                self._slapd.give_up(generation)
             if self._no_start:
                 record.fail(f"slapd cannot be started: {self._no_start}")
-            record.fail(_told(error))
-            record.counts["entries"] = len(engine.published)
-            if engine.planned is not None:
-                record.counts["changes_left"] = engine.planned
-            record.close(ExitStatus.NOTHING, engine.settings.runs)
+            record.fail(_reason(error))
+            record.counts["entries"] = len(updater.published)
+            if updater.planned is not None:
+                record.counts["changes_left"] = updater.planned
+            record.close(ExitStatus.NOTHING, updater.settings.runs)
             return None
         if self._stop.is_set():
             return None
@@ -160,17 +168,18 @@ class BdiiService:
             logger.warning("%s", problem)
             record.fail(problem)
         record.counts |= figures(done)
-        record.close(ExitStatus.PARTLY if done.problems else ExitStatus.DONE, engine.settings.runs)
+        status = ExitStatus.PARTLY if done.problems else ExitStatus.DONE
+        record.close(status, updater.settings.runs)
         logger.info("%s", summary(done))
         return done
 
 
-def _told(error: ApplianceError | OSError) -> str:
+def _reason(error: ApplianceError | OSError) -> str:
     return str(error if isinstance(error, ApplianceError) else LocalFailure.from_os(error))
 
 
 def figures(done: Cycle) -> dict[str, float]:
-    """Return a cycle's figures by the names that metrics have."""
+    """Return a cycle's figures under the names of the metrics."""
     statistics = done.statistics
     return {
         "entries": statistics.total,
@@ -189,7 +198,7 @@ def figures(done: Cycle) -> dict[str, float]:
 
 
 def summary(done: Cycle) -> str:
-    """Return a cycle in one line."""
+    """Return the result of a cycle in one line."""
     statistics = done.statistics
     return (
         f"{statistics.total} entries from {done.sources} sources: {statistics.new} added, "

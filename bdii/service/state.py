@@ -1,12 +1,11 @@
-"""What a BDII keeps on disk, so that a start after any end goes on from there.
+"""The state of a BDII on disk, from which the next start continues.
 
-    STATE/published.ldif          the tree that was published last, loaded before slapd listens
-    STATE/sources/NAME.ldif       the last good data of each source, without marks
-    STATE/memory.json             when each was collected, which VOs it lacks, which deletions
-                                  wait since when
+    STATE/published.ldif      the tree published last, loaded before slapd listens
+    STATE/sources/NAME.ldif   the last good data of each source, without marks
+    STATE/memory.json         when each was collected, which VOs it lacks, what the guards remember
 
-Each file is replaced as a whole. Data come before what is said of them: after a kill between two
-writes a source is taken for older than it is, never for younger.
+Each file is replaced as a whole. memory.json is written after the data that it describes: after a
+kill between two writes a source seems older than it is, never younger.
 """
 
 from __future__ import annotations
@@ -32,15 +31,21 @@ logger = logging.getLogger(__name__)
 
 
 _LARGEST_MEMORY = 2**28
-_INSTEAD = "the last good data count as old as their files"
+_INSTEAD = "using the modification times of the files in sources/ as the age of the data"
 
 
 class StateDirectory:
-    """The files below one directory. What cannot be read is told and counts as absent; writing raises `OSError`."""
+    """The files below one directory.
+
+    A file that cannot be read is logged and counts as missing; writing raises `OSError`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._memory_file = directory / "memory.json"
+        # The tree that each file holds, as far as this process has written or read it.
         self._written: dict[Path, Tree] = {}
+        # Files of sources that must not be removed as unknown: their data are only unreadable.
         self._unreadable: set[Path] = set()
 
     def published(self) -> Tree:
@@ -48,11 +53,11 @@ class StateDirectory:
         return self._read(self.directory / "published.ldif")
 
     def write_published(self, tree: Tree) -> None:
-        """Keep a tree as the one published."""
+        """Store a tree as the one published."""
         self._write(self.directory / "published.ldif", tree)
 
     def load(self) -> tuple[dict[str, LastGood], Vanished]:
-        """Return the last good data of all sources, and what the guards remember."""
+        """Return the last good data of all sources, and the guards' memory."""
         memory = self._memory()
         if memory is None:
             return self._of_files(), NOTHING_VANISHED
@@ -66,7 +71,11 @@ class StateDirectory:
                 )
                 for name, entry in memory.get("sources", {}).items()
             }
-            sources = {name: last for name, last in sources.items() if self._is_known(name)}
+            sources = {
+                name: last
+                for name, last in sources.items()
+                if self._source(name) not in self._unreadable
+            }
             since = {
                 Dn(dn): datetime.fromisoformat(time)
                 for dn, time in memory.get("vanished", {}).items()
@@ -74,33 +83,25 @@ class StateDirectory:
             held = memory.get("held_since")
             return sources, Vanished(since, datetime.fromisoformat(held) if held else None)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            logger.warning("%s: cannot be understood: %r; %s", self._memory_file, error, _INSTEAD)
+            logger.warning("%s: has unexpected content: %r; %s", self._memory_file, error, _INSTEAD)
             return self._of_files(), NOTHING_VANISHED
 
     def save(self, sources: Mapping[str, LastGood], vanished: Vanished) -> None:
-        """Keep the last good data of all sources, and what the guards remember; other sources are forgotten."""
+        """Store the last good data of all sources and the guards' memory; remove other sources."""
         files.make_directory(self.directory / "sources")
         failures: list[OSError] = []
         for name, last in sources.items():
             try:
                 self._write(self._source(name), last.tree)
-            except OSError as error:  # one must not cost the others, nor what is said of them
+            except OSError as error:  # the other sources and memory.json are written all the same
                 failures.append(error)
         memory = {
-            "sources": {
-                name: {
-                    "collected": last.collected.isoformat(),
-                    "failed": {vo: time.isoformat() for vo, time in last.failed.items()},
-                    "silent": last.is_silent,
-                }
-                for name, last in sources.items()
-            },
+            "sources": {name: _as_json(last) for name, last in sources.items()},
             "vanished": {dn: time.isoformat() for dn, time in vanished.since.items()},
             "held_since": vanished.held_since.isoformat() if vanished.held_since else None,
         }
         files.write_atomic(self._memory_file, json.dumps(memory, indent=1).encode())
         wanted = {self._source(name) for name in sources}
-        # What could not be read may be the last good data of a source that is silent now.
         for path in set((self.directory / "sources").glob("*.ldif")) - wanted - self._unreadable:
             try:
                 path.unlink(missing_ok=True)
@@ -110,18 +111,11 @@ class StateDirectory:
         if failures:
             raise failures[0]
 
-    def _is_known(self, name: str) -> bool:
-        return self._source(name) not in self._unreadable
-
-    @property
-    def _memory_file(self) -> Path:
-        return self.directory / "memory.json"
-
     def _source(self, name: str) -> Path:
         return self.directory / "sources" / f"{quote(os.fsencode(name), safe='')}.ldif"
 
     def _of_files(self) -> dict[str, LastGood]:
-        """Return the last good data without what memory.json says of them: each as old as its file."""
+        """Return the last good data without memory.json: each as old as its file."""
         try:
             listing = files.listed(self.directory / "sources", _is_source)
         except FileNotFoundError:
@@ -138,7 +132,7 @@ class StateDirectory:
         }
 
     def _memory(self) -> dict[str, Any] | None:
-        """Return what memory.json holds; None when there is no such file that can be read."""
+        """Return the content of memory.json; None if there is none or it cannot be read."""
         try:
             found = json.loads(files.read_regular(self._memory_file, limit=_LARGEST_MEMORY))
         except FileNotFoundError:
@@ -165,7 +159,7 @@ class StateDirectory:
         return tree
 
     def _write(self, path: Path, tree: Tree) -> None:
-        """Write a tree, unless it is what the file holds by our own last writing or reading."""
+        """Write a tree, unless this process has written it there or read it from there."""
         before = self._written.get(path)
         if (
             before is not None
@@ -177,6 +171,14 @@ class StateDirectory:
         files.write_atomic(path, blocks)
         self._written[path] = tree
         self._unreadable.discard(path)
+
+
+def _as_json(last: LastGood) -> dict[str, object]:
+    return {
+        "collected": last.collected.isoformat(),
+        "failed": {vo: time.isoformat() for vo, time in last.failed.items()},
+        "silent": last.is_silent,
+    }
 
 
 def _is_source(name: str) -> bool:

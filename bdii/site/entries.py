@@ -1,4 +1,4 @@
-"""What a site publishes of itself: its domain with location and contacts, and its BDII as a service."""
+"""A site's own entries: its domain with location and contacts, and its BDII as a service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CAPABILITIES = ("information.model", "information.discovery", "information.moni
 
 
 def entries(site: Site, *, port: int) -> list[Entry]:
-    """Return the entries, parents first; what the administrator left out has an empty value."""
+    """Return the entries, parents first; omitted texts have empty values."""
     domain = ldif.child(SUFFIX, "GLUE2DomainID", site.name)
     return [*_domain(site, domain), *_service(site, domain, f"{site.host}:{port}")]
 
@@ -22,7 +22,10 @@ def entries(site: Site, *, port: int) -> list[Entry]:
 def _entity(
     parent: str, kinds: tuple[str, ...], identifier: str, **attributes: str | tuple[str, ...]
 ) -> Entry:
-    """Return an entry named by the ID of its first kind; ``attributes`` are named without ``GLUE2``."""
+    """Return an entry named by the ID of its first kind.
+
+    Keywords are names of attributes without the prefix ``GLUE2``.
+    """
     name = f"GLUE2{kinds[0]}ID"
     given = {
         f"GLUE2{key}": (value,) if isinstance(value, str) else value
@@ -35,11 +38,8 @@ def _entity(
 
 
 def _domain(site: Site, domain: str) -> Iterator[Entry]:
-    profile = (
-        ()
-        if any(info.startswith("ProfileName=") for info in site.other_info)
-        else ("ProfileName=EGI", "ProfileVersion=1.0")
-    )
+    has_profile = any(info.startswith("ProfileName=") for info in site.other_info)
+    profile = () if has_profile else ("ProfileName=EGI", "ProfileVersion=1.0")
     yield _entity(
         SUFFIX,
         ("Domain", "AdminDomain"),

@@ -1,4 +1,4 @@
-"""What a site's BDII pulls from the BDIIs below it, and where that goes in the site's tree."""
+"""The sources of a site's BDII: the BDIIs below it, and their place in the site's tree."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from dataclasses import replace
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
 from bdii.site.settings import Pull, Site
-from bdii.sources.answers import SourceAnswer
-from bdii.sources.source import LdifSource
+from bdii.sources.model import LdifSource, SourceAnswer
 from bdii.tree import SUFFIX, normal
 
 _SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
-_NO_SUCH_OBJECT = 32  # of LDAP, which ldapsearch ends with
+_NO_SUCH_OBJECT = 32  # LDAP's result code, which is ldapsearch's exit status
 
 
 def sources(site: Site, *, limit: int) -> list[LdifSource]:
-    """Return the sources that a site names."""
+    """Return the sources of a site."""
     return [
         LdifSource(
             f"site/{pull.name}",
@@ -28,7 +27,7 @@ def sources(site: Site, *, limit: int) -> list[LdifSource]:
             limit=limit,
             translate=lambda entries: below(site.name, entries),
             meanings={
-                _NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet: its own log may tell why"
+                _NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet; see its own log"
             },
         )
         for pull in site.pulls
@@ -36,7 +35,7 @@ def sources(site: Site, *, limit: int) -> list[LdifSource]:
 
 
 def skipped(site: Site) -> list[SourceAnswer]:
-    """Return an answer of no use for each wrong line: what its BDII said last stays published."""
+    """Return an unusable answer for each wrong line: the last good data of its BDII stay."""
     taken = {"", *(pull.name for pull in site.pulls)}
     answers = []
     for problem in site.problems:
@@ -46,29 +45,25 @@ def skipped(site: Site) -> list[SourceAnswer]:
 
 
 def _search(pull: Pull, site: Site) -> list[str]:
-    """Return the command that reads a subtree: another process, whose time and size can be bounded from outside."""
+    """Return the command that reads a subtree.
+
+    It is another process, so that its time and the size of its output can be limited
+    (docs/adr/0011).
+    """
     seconds = f"{site.timeout.total_seconds():.0f}"
     return [
-        *(
-            "env",
-            "LDAPNOINIT=1",
-            "ldapsearch",
-            "-LLL",
-            "-x",
-            "-o",
-            "ldif-wrap=no",
-            "-o",
-            f"nettimeout={seconds}",
-        ),
-        *("-l", seconds, "-H", pull.url, "-b", pull.base),
+        *("env", "LDAPNOINIT=1", "ldapsearch"),  # without the defaults of ldap.conf
+        *("-LLL", "-x", "-o", "ldif-wrap=no"),
+        *("-o", f"nettimeout={seconds}", "-l", seconds),
+        *("-H", pull.url, "-b", pull.base),
     ]
 
 
 def below(site: str, entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Yield entries with ``o=glue`` at the end of their names replaced by the site's domain.
+    """Yield entries with the suffix ``o=glue`` of their names replaced by the site's domain.
 
-    Left out are the suffix itself and what lies in this site's domain already: a BDII may list
-    itself, or one that lists it.
+    The suffix itself and entries that are in this site's domain already are left out: a BDII may
+    list itself, or one that lists it.
     """
     domain = ldif.child(SUFFIX, "GLUE2DomainID", site)
     inside = normal(domain)
@@ -76,13 +71,13 @@ def below(site: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         try:
             dn = normal(entry.dn)
         except LdifError:
-            yield entry  # told of by the reader
+            yield entry  # `bdii.tree.of` reports it
             continue
         if dn in (SUFFIX, inside) or dn.endswith(f",{inside}"):
             continue
         if not dn.endswith(f",{SUFFIX}"):
-            yield entry  # told of by the reader, too
+            yield entry  # `bdii.tree.of` reports it, too
         elif _SUFFIX.search(entry.dn):
             yield replace(entry, dn=_SUFFIX.sub(lambda _: f",{domain}", entry.dn))
-        else:  # the suffix is there in another spelling, with escapes
+        else:  # the suffix is spelled with escapes
             yield replace(entry, dn=dn.removesuffix(SUFFIX) + domain)

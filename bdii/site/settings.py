@@ -1,4 +1,4 @@
-"""What a site says of itself, in the three files that site administrators have.
+"""The description of a site, in the three files that site administrators have.
 
 glite-info-site-defaults.conf   ``SITE_NAME=…``, ``SITE_BDII_HOST=…``, in shell form
 site.cfg                        ``KEY = value``; ``OTHERINFO`` any number of times
@@ -17,23 +17,25 @@ from appliance.core.config import document, shell
 from appliance.core.config.document import Document, Entry
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
+from bdii.ignored import IGNORED
 
 SECTION = "DEFAULT"
 _ASSIGNMENT = re.compile(r"(?P<key>\w+)\s*=\s*(?P<value>.*)")
 _PULL = re.compile(
     r"(?P<name>[-.\w]+)\s+(?P<url>ldap://(?:\[[0-9A-Fa-f:.]+\]|[-.\w]+):\d{1,5})/(?P<base>\S+)"
 )
+# Bases of GLUE 1, which existing files have: Mds-Vo-name=resource,o=grid and =SITE,o=grid.
 _RESOURCE = re.compile(r"(?:.*,)?mds-vo-name=resource,o=grid", re.IGNORECASE)
 _DOMAIN = re.compile(r"mds-vo-name=(?P<name>[^,]+),o=grid", re.IGNORECASE)
+_GLUE = re.compile(r"(?:.*,)?o=glue", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_NO_NAME = "{!r} is not the name of a site in GOCDB: letters, digits and . _ -"
-_GLUE = re.compile(r"(?:.*,)?o=glue", re.IGNORECASE)
+_NO_NAME = "{!r} is not a site name of GOCDB; use letters, digits and . _ -"
 
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """A BDII to pull from: ``url`` without a path, ``base`` of GLUE 2.0."""
+    """A BDII to pull from: ``url`` without a path, ``base`` in GLUE 2.0."""
 
     name: str
     url: str
@@ -42,11 +44,29 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A site. Texts that the administrator left out are empty."""
+    """A site. Texts that the administrator left out are empty.
+
+    Attributes:
+        name: as in GOCDB.
+        host: the public name of this BDII.
+        email: of the administrators.
+        security_email: for security incidents.
+        support_email: for users.
+        description: for readers.
+        web: URL of the site's page.
+        location: the town.
+        country: in which the town is.
+        latitude: in degrees.
+        longitude: in degrees.
+        other_info: values of ``OTHERINFO``.
+        pulls: the BDIIs to pull from.
+        problems: wrong lines of site-urls.conf, named by their first word; the others are used.
+        timeout: for one BDII to answer.
+
+    """
 
     name: str
     host: str
-    """Where this BDII is reached from outside."""
     email: str
     security_email: str
     support_email: str
@@ -59,14 +79,16 @@ class Site:
     other_info: tuple[str, ...] = ()
     pulls: tuple[Pull, ...] = ()
     problems: tuple[Problem, ...] = ()
-    """Wrong lines of site-urls.conf, each with the name at its beginning; the others are good."""
     timeout: timedelta = timedelta(seconds=30)
 
 
 def read(
     defaults: Path, site_file: Path, urls: Path, *, timeout: timedelta
 ) -> tuple[Site, tuple[Problem, ...]]:
-    """Read the three files; returns the warnings too. Raises `ConfigurationError` with everything that is wrong."""
+    """Return the site of the three files, and warnings.
+
+    Raises `ConfigurationError` with all errors in all files.
+    """
     problems: list[Problem] = []
     name, host, site = "", "", None
     pulls: tuple[Pull, ...] = ()
@@ -89,42 +111,40 @@ def read(
 
 
 def _read_defaults(path: Path) -> tuple[str, str]:
-    get = Settings(document.read([path], shell.parse))
-    name = get.text(
+    options = Settings(document.read([path], shell.parse))
+    name = options.text(
         SECTION,
         "SITE_NAME",
         default=".".join(socket.getfqdn().split(".")[1:]),
         required="the site's name in GOCDB",
         placeholders=["SITE-NAME"],
     )
-    host = get.text(
+    host = options.text(
         SECTION,
         "SITE_BDII_HOST",
         default=socket.getfqdn(),
-        required="the name under which this machine is reached from outside",
+        required="the public name of this machine",
         placeholders=["bdii.example.com"],
     )
     if host and not _HOST.fullmatch(host):
-        get.error(SECTION, "SITE_BDII_HOST", f"{host!r} is not the name of a host")
+        text = f"{host!r} is not a host name; write a name or address without scheme and port"
+        options.error(SECTION, "SITE_BDII_HOST", text)
     if name and not _NAME.fullmatch(name):
-        get.error(SECTION, "SITE_NAME", _NO_NAME.format(name))
-    get.finish()
+        options.error(SECTION, "SITE_NAME", _NO_NAME.format(name))
+    options.finish()
     return name, host
 
 
 def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
-    document_, other_info = _parse_site(path, document.read_text(path))
-    get = Settings(document_)
+    assignments, other_info = _parse_site(path, document.read_text(path))
+    options = Settings(assignments)
 
-    def text(key: str, required: str = "") -> str:
-        return get.text(
-            SECTION, key, required=required, placeholders=["@example.com"] if required else ()
-        )
+    def text(key: str, required: str = "", placeholder: str = "@example.com") -> str:
+        placeholders = [placeholder] if required else []
+        return options.text(SECTION, key, required=required, placeholders=placeholders)
 
     site = Site(
-        name=get.text(
-            SECTION, "SITE_NAME", required="the site's name in GOCDB", placeholders=["SITE-NAME"]
-        ),
+        name=text("SITE_NAME", "the site's name in GOCDB", "SITE-NAME"),
         host="",
         email=text("SITE_EMAIL", "the administrators' mail address"),
         security_email=text("SITE_SECURITY_EMAIL", "the mail address for security incidents"),
@@ -133,39 +153,33 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
         web=text("SITE_WEB"),
         location=text("SITE_LOC"),
         country=text("SITE_COUNTRY"),
-        latitude=_degrees(get, "SITE_LAT", 90),
-        longitude=_degrees(get, "SITE_LONG", 180),
+        latitude=_degrees(options, "SITE_LAT", 90),
+        longitude=_degrees(options, "SITE_LONG", 180),
         other_info=tuple(entry.text for entry in other_info if entry.text),
     )
-    get.accept(SECTION, ["SITE_DISTRIBUTED"])
+    options.accept(SECTION, IGNORED["site.cfg"])
     if site.name and not _NAME.fullmatch(site.name):
-        get.error(SECTION, "SITE_NAME", _NO_NAME.format(site.name))
+        options.error(SECTION, "SITE_NAME", _NO_NAME.format(site.name))
     if name and site.name and site.name != name:
-        get.error(
-            SECTION,
-            "SITE_NAME",
-            f"{site.name!r} here, {name!r} in glite-info-site-defaults.conf; write one name",
-        )
-    return site, get.finish()
+        words = f"{site.name!r} here, {name!r} in glite-info-site-defaults.conf"
+        options.error(SECTION, "SITE_NAME", f"{words}; write the same name in both files")
+    return site, options.finish()
 
 
-def _degrees(get: Settings, key: str, most: int) -> str:
-    text = get.text(SECTION, key)
+def _degrees(options: Settings, key: str, most: int) -> str:
+    text = options.text(SECTION, key)
     try:
         is_right = not text or abs(float(text)) <= most
     except ValueError:
         is_right = False
     if not is_right:
-        get.error(
-            SECTION,
-            key,
-            f"{text!r} is not allowed; write degrees from -{most} to {most}, such as 43.46",
-        )
+        words = f"write degrees from -{most} to {most}, such as 43.46"
+        options.error(SECTION, key, f"{text!r} is not allowed; {words}")
     return text
 
 
 def _parse_site(path: Path, text: str) -> tuple[Document, list[Entry]]:
-    """Return the assignments of a site.cfg, and apart from them those of OTHERINFO."""
+    """Return the assignments of a site.cfg; those of OTHERINFO, which repeats, as a list."""
     made, other_info, problems = Document(paths=[path]), list[Entry](), list[Problem]()
     for number, line in _lines(text):
         match = _ASSIGNMENT.fullmatch(line)
@@ -186,9 +200,9 @@ def _parse_site(path: Path, text: str) -> tuple[Document, list[Entry]]:
 
 
 def read_pulls(path: Path) -> tuple[tuple[Pull, ...], tuple[Problem, ...]]:
-    """Read a site-urls.conf, bases translated; return its good lines and what is wrong with others.
+    """Return the BDIIs of a site-urls.conf, bases translated to GLUE 2.0, and its wrong lines.
 
-    Raises `ConfigurationError` when the file cannot be read, or has no good line among wrong ones.
+    Raises `ConfigurationError` if the file cannot be read, or if all its lines are wrong.
     """
     pulls: dict[str, Pull] = {}
     problems = []
@@ -201,7 +215,7 @@ def read_pulls(path: Path) -> tuple[tuple[Pull, ...], tuple[Problem, ...]]:
         elif not base:
             cause = f"base {match['base']!r} is neither below o=glue nor mds-vo-name=…,o=grid"
         elif name in pulls:
-            cause = "this name stands here a second time"
+            cause = "an earlier line has the same name; rename one of them"
         else:
             pulls[name] = Pull(name, match["url"], base)
             continue
@@ -217,7 +231,7 @@ def _first_word(line: str) -> str:
 
 
 def _translated(base: str) -> str:
-    """Return the base in GLUE 2.0 that one of either version means; empty when it means none."""
+    """Return the GLUE 2.0 base for a base of GLUE 1 or 2; empty if it is neither."""
     if _GLUE.fullmatch(base):
         return base
     if _RESOURCE.fullmatch(base):
@@ -227,9 +241,6 @@ def _translated(base: str) -> str:
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
-    numbered = enumerate(text.splitlines(), start=1)
-    return [
-        (number, line.strip())
-        for number, line in numbered
-        if line.strip() and line.strip()[0] != "#"
-    ]
+    """Return the numbers and texts of lines that are neither blank nor comments."""
+    numbered = enumerate(map(str.strip, text.splitlines()), start=1)
+    return [(number, line) for number, line in numbered if line and line[0] != "#"]

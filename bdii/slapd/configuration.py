@@ -1,4 +1,4 @@
-"""slapd's configuration: one writer at the unix socket, everybody reads within limits."""
+"""slapd's configuration: one writer at the unix socket, and limits for everybody who reads."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from bdii.settings import BdiiSettings
 from bdii.slapd import infosys
 from bdii.tree import SUFFIX
 
+# Bytes that LMDB may grow to: address space only, enough for millions of entries. LMDB's own
+# default, 10 MiB, is full at some thousand.
 MAP_SIZE = 4 * 2**30
-"""What LMDB may grow to, in octets; only address space, room for millions of entries. Its own default is 10 MiB."""
-
+# Entries that one search may return: more than any real tree has, but an end for every search.
 SIZE_LIMIT = 1_000_000
-"""Entries that one search may return to a stranger: any tree that there is, and an end all the same."""
+# Attributes GLUE2…ID with an index.
 _KEYS = (
-    *(
-        "Group",
-        "ExtensionLocal",
-        "Location",
-        "Contact",
-        "Domain",
-        "Service",
-        "Endpoint",
-        "Share",
-        "Manager",
-    ),
-    *("Resource", "Activity", "Policy", "Benchmark", "ApplicationEnvironment", "ApplicationHandle"),
+    "Group",
+    "ExtensionLocal",
+    "Location",
+    "Contact",
+    "Domain",
+    "Service",
+    "Endpoint",
+    "Share",
+    "Manager",
+    "Resource",
+    "Activity",
+    "Policy",
+    "Benchmark",
+    "ApplicationEnvironment",
+    "ApplicationHandle",
 )
 
 
 def text(settings: BdiiSettings, directory: Path) -> str:
-    """Return slapd's configuration.
+    """Return the content of ``slapd.conf`` for a database below ``directory``.
 
-    Only this user writes, known by the kernel's word at the unix socket; there is no password.
-    Everybody reads, within limits of size, time, idleness and pending requests.
+    Only the user of this process can write: the kernel identifies it at the unix socket, so there
+    is no password. Everybody can read, within limits of size, time, idleness and pending requests.
     """
     owner = f"gidNumber={os.getegid()}+uidNumber={os.geteuid()},cn=peercred,cn=external,cn=auth"
     schemas = [settings.schemas / f"{name}.schema" for name in ("core", "cosine", "GLUE20")]
@@ -63,9 +67,9 @@ def _database(suffix: str, owner: str, directory: Path, size: int) -> list[str]:
     return [
         "database mdb",
         f'suffix "{suffix}"',
-        f'rootdn "{owner}"',
+        f'rootdn "{owner}"',  # this identity is exempt from access rules and limits
         f'directory "{directory}"',
         f"maxsize {size}",
-        "dbnosync",
+        "dbnosync",  # every start makes a new database, so none has to survive a power cut
         "index objectClass eq,pres",
     ]

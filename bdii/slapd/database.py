@@ -1,8 +1,8 @@
-"""A database for slapd, made anew from LDIF together with its configuration; slapd only ever starts on such a one.
+"""A database for slapd, made from LDIF together with its configuration.
 
-So there is one way to start, after an update of the tree by the thousands, a crash or a power cut:
-the LDIF is the truth and the database a copy. It need not be synced to the disk, and a broken one
-is never met.
+slapd starts only on a new database. So there is one way to start, after thousands of changes, a
+crash or a power cut alike: the LDIF is the truth and the database a copy, which need not be synced
+to disk and is never found broken.
 
     STATE/db/N/slapd.conf  infosys.schema  tree.ldif  glue/  infosys/
 """
@@ -23,7 +23,7 @@ from appliance.core import files, ldif
 from appliance.core.ldif import Entry
 from appliance.core.run.errors import LocalFailure, Unavailable
 from bdii import tree
-from bdii.messages import printable, shown
+from bdii.messages import printable, shortened
 from bdii.settings import BdiiSettings
 from bdii.slapd import configuration, infosys
 from bdii.tree import NO_TREE, SUFFIX, Dn, Tree, ancestors
@@ -31,20 +31,22 @@ from bdii.tree import NO_TREE, SUFFIX, Dn, Tree, ancestors
 logger = logging.getLogger(__name__)
 
 _TOOL_SECONDS = 600
+# The end of a message of slapadd: "(line=7)", "(line=7): (65) reason" or "(line=7): reason".
 _LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
 _ABORTED = "txn_aborted!"
+# Entries to search for, one after another, while slapadd fails without naming any.
 _MOST_CULPRITS = 10
-"""Entries that are searched for one after another when slapadd fails without naming any."""
 _TYPE = re.compile(
     r"attributetype\s*\(\s*[\d.]+\s+NAME\s+'(\w+)'.*?SYNTAX\s+([\d.]+)", re.IGNORECASE | re.DOTALL
 )
 _INTEGER_SYNTAX = "1.3.6.1.4.1.1466.115.121.1.27"
+# RFC 4517, 3.3.16: no leading zero, no plus sign, no minus zero.
 _INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A directory that slapd can start on, the tree in it, and why each of the other entries is not."""
+    """A directory that slapd can start on: the tree in it, and why other entries were rejected."""
 
     directory: Path
     tree: Tree
@@ -61,19 +63,23 @@ def make(
 ) -> Database:
     """Make a database that holds a tree.
 
-    An entry that slapd refuses is taken from the tree ``instead``; if it is not there or refused
-    too, it is left out with all below it. So is one at which slapadd fails without a word, if it
-    fails at that entry alone. Raises `LocalFailure` or `Unavailable` when there is no disk, no
-    slapd or no schema.
+    An entry that slapd rejects is replaced by that of the tree ``instead``. If there is none, or
+    slapd rejects it too, the entry is left out with all entries below it. The same applies to an
+    entry at which slapadd fails without a message.
+
+    Raises:
+        LocalFailure: there is no room on the disk, no slapd or no schema.
+        Unavailable: slapadd fails whatever single entry is left out.
+
     """
     accepted, refused = dict(wanted), dict[Dn, str]()
-    while found := _unfit(settings, accepted):
+    while found := _invalid(settings, accepted):
         _leave_out(accepted, refused, found, instead)
     culprits = 0
     while True:
         try:
             found = _load(settings, accepted, directory)
-        except _Unexplained as error:
+        except _UnexplainedFailure as error:
             culprits += 1
             if culprits > _MOST_CULPRITS:
                 raise
@@ -97,45 +103,41 @@ def _leave_out(
         del accepted[dn]
 
 
-def _unfit(settings: BdiiSettings, wanted: Tree) -> dict[Dn, str]:
-    """Return the entries with values that slapd refuses over LDAP, with the reason.
+def _invalid(settings: BdiiSettings, wanted: Tree) -> dict[Dn, str]:
+    """Return the entries with values that slapd rejects over LDAP, with the reason.
 
-    slapadd, when it is to be quick, takes any value.
+    In its quick mode slapadd accepts any value, and slapd would serve it.
     """
     integers = _integers(settings.schemas / "GLUE20.schema")
-    return {dn: reason for dn, entry in wanted.items() if (reason := _why_unfit(entry, integers))}
+    return {dn: reason for dn, entry in wanted.items() if (reason := _fault(entry, integers))}
 
 
-def _why_unfit(entry: Entry, integers: Collection[str]) -> str:
+def _fault(entry: Entry, integers: Collection[str]) -> str:
+    """Return why slapd rejects the values of an entry; empty if it accepts them."""
     for name, values in entry.attributes.items():
         if name.lower() in integers and not all(map(_INTEGER.fullmatch, values)):
             return f"{name}: invalid per syntax, not a whole number"
-        if not all(value.isascii() or _is_text(value) for value in values):
+        # the reader of LDIF keeps bytes that are not UTF-8 as surrogates, which encode() drops here
+        if not all(value == value.encode(errors="ignore").decode() for value in values):
             return f"{name}: invalid per syntax, not UTF-8"
-        if len(values) > 1 and len(
-            {" ".join(filter(None, value.split(" "))) for value in values}
-        ) < len(values):
+        # slapd compares values without repeated, leading and trailing blanks
+        if len(values) > 1 and len({_without_blanks(value) for value in values}) < len(values):
             return f"{name}: a value provided more than once"
     return ""
 
 
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _without_blanks(value: str) -> str:
+    return " ".join(filter(None, value.split(" ")))
 
 
 @functools.cache
 def _integers(schema: Path) -> frozenset[str]:
-    """Return the attributes of a schema that are whole numbers, in lower case."""
+    """Return the names of a schema's integer attributes, in lower case."""
     try:
         text = schema.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise LocalFailure.from_os(
-            error, remedy="install glue-schema, or set BDII_SCHEMA_DIR"
-        ) from error
+        remedy = "install glue-schema, or set BDII_SCHEMA_DIR"
+        raise LocalFailure.from_os(error, remedy=remedy) from error
     return frozenset(
         name.lower() for name, syntax in _TYPE.findall(text) if syntax == _INTEGER_SYNTAX
     )
@@ -153,23 +155,20 @@ def _prepare(settings: BdiiSettings, directory: Path) -> None:
             (directory / name).write_text(content)
 
 
-class _Unexplained(Unavailable):
-    """The tool slapadd failed, and named no entry."""
+class _UnexplainedFailure(Unavailable):
+    """slapadd failed without naming an entry."""
 
 
 def _culprit(
-    settings: BdiiSettings,
-    wanted: Tree,
-    directory: Path,
-    error: _Unexplained,
+    settings: BdiiSettings, wanted: Tree, directory: Path, error: _UnexplainedFailure
 ) -> dict[Dn, str]:
-    """Return the entry at which slapadd fails; raises ``error`` when no single one is to blame."""
-    names = tree.sorted_by_depth(wanted)  # so that each beginning of the list is a tree
+    """Return the entry at which slapadd fails; raises ``error`` if no single entry is the cause."""
+    names = tree.sorted_by_depth(wanted)  # in this order each beginning of the list is a tree
 
     def fails(part: Sequence[Dn]) -> bool:
         try:
             _load(settings, {dn: wanted[dn] for dn in part}, directory)
-        except _Unexplained:
+        except _UnexplainedFailure:
             return True
         return False
 
@@ -180,15 +179,16 @@ def _culprit(
         middle = (good + bad) // 2
         good, bad = (good, middle) if fails(names[:middle]) else (middle, bad)
     suspect = names[bad - 1]
+    # A full disk fails at any entry; only one that fails alone is the cause.
     above = [dn for dn in reversed([*ancestors(suspect)]) if dn in wanted]
     if fails(above) or not fails([*above, suspect]):
         raise error
-    logger.warning("%s: slapadd fails at this entry", printable(shown(suspect)))
+    logger.warning("%s: slapadd fails at this entry", printable(shortened(suspect)))
     return {suspect: f"slapadd fails at this entry: {error.cause}"}
 
 
 def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str]:
-    """Load a tree with slapadd into a new database; returns what it refused, with the reason."""
+    """Load a tree into a new database with slapadd; return the rejected entries and reasons."""
     _prepare(settings, directory)
     text = directory / "tree.ldif"
     lines: dict[int, Dn] = {}
@@ -200,36 +200,35 @@ def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str
             number += block.count("\n")
             file.write(block)
     command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c", "-l", str(text)]
-    done = _tool(settings, "slapadd", *command)
+    done = _run_tool(settings, "slapadd", *command)
     words = done.stderr.splitlines()
-    # What follows an entry at which the whole transaction was given up are only consequences.
+    # After an entry at which slapadd aborts the whole transaction, all messages are consequences.
     aborted = [line for line in words if _ABORTED in line and _LINE.search(line)][:1]
-    refused = dict(_refused(aborted or words, lines))
+    refused = dict(_rejected(aborted or words, lines))
     if done.returncode and not refused:
-        told = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
+        printed = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
         remedy = "check the free space and the schemas"
-        raise _Unexplained(directory, f"slapadd failed: {told}", remedy)
+        raise _UnexplainedFailure(directory, f"slapadd failed: {printed}", remedy)
     return refused
 
 
-def _refused(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn, str]]:
+def _rejected(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn, str]]:
     """Yield the entries that slapadd's messages name by their lines, with the reason.
 
-    For an entry that it cannot even parse the reason is the message before.
+    For an entry that slapadd cannot parse, the reason is in the preceding message.
     """
     for before, message in pairwise(["", *words]):
         found = _LINE.search(message)
-        if found is not None and int(found[1]) in lines:
-            reason = (
-                f"{found[3]} ({found[2]})"
-                if found[2]
-                else found[3] or before.rpartition("str2entry: ")[2]
-            )
-            yield lines[int(found[1])], reason
+        if found is None or int(found[1]) not in lines:
+            continue
+        reason = found[3] or before.rpartition("str2entry: ")[2]
+        yield lines[int(found[1])], f"{found[3]} ({found[2]})" if found[2] else reason
 
 
-def _tool(settings: BdiiSettings, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a tool of slapd, which is slapd itself under another name."""
+def _run_tool(
+    settings: BdiiSettings, name: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a tool of slapd: slapd itself, which acts by the name that it is called by."""
     try:
         return subprocess.run(
             [name, *arguments],
@@ -244,6 +243,5 @@ def _tool(settings: BdiiSettings, name: str, *arguments: str) -> subprocess.Comp
     except subprocess.TimeoutExpired:
         raise Unavailable(settings.slapd, f"{name} did not end within {_TOOL_SECONDS} s") from None
     except OSError as error:
-        raise LocalFailure.from_os(
-            error, subject=settings.slapd, remedy="install slapd, or set SLAPD"
-        ) from error
+        remedy = "install slapd, or set SLAPD"
+        raise LocalFailure.from_os(error, subject=settings.slapd, remedy=remedy) from error

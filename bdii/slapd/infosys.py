@@ -1,8 +1,7 @@
-"""The entry below ``o=infosys`` in which a BDII tells of its latest cycle.
+"""The entry below ``o=infosys`` with the figures of the latest cycle.
 
-Names and OIDs are those of the bdii package, which is what monitoring asks for: the object class
-``UpdateStats``, and the time of its modification for the freshness of the tree. So it is modified
-in each cycle.
+Names and OIDs are those of the upstream bdii package. Monitoring reads the class ``UpdateStats``,
+and the entry's modification time as the age of the tree, so every cycle modifies the entry.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ from dataclasses import dataclass
 from appliance.core.ldif import Entry, child
 
 SUFFIX = "o=infosys"
-BASE = Entry(SUFFIX, {"objectClass": ("organization",), "o": ("infosys",)})
+BASE_ENTRY = Entry(SUFFIX, {"objectClass": ("organization",), "o": ("infosys",)})
 
+_ARC = "1.3.6.1.4.1.8006.100.3"
+# Attributes with their places below the arc.
 _FIGURES = {
     "TotalEntries": 2,
     "UpdateTime": 3,
@@ -29,12 +30,15 @@ _FIGURES = {
     "FailedModifies": 13,
     "ReadTime": 14,
 }
-"""Attributes with their places below 1.3.6.1.4.1.8006.100.3."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """One cycle. Times are in seconds; the failed ones are what the directory does not hold, not what was tried."""
+    """The figures of one cycle.
+
+    Times are in seconds. The failed changes are those missing in the directory at the end, not the
+    attempts.
+    """
 
     total: int = 0
     new: int = 0
@@ -48,7 +52,7 @@ class Statistics:
 
 
 def entry(host: str, statistics: Statistics) -> Entry:
-    """Return the entry; times are rounded to whole seconds, as the schema wants."""
+    """Return the entry; the schema wants times in whole seconds."""
     figures = dict.fromkeys(_FIGURES, 0) | {
         "TotalEntries": statistics.total,
         "NewEntries": statistics.new,
@@ -70,22 +74,15 @@ def entry(host: str, statistics: Statistics) -> Entry:
 
 def schema() -> str:
     """Return the schema in slapd's form."""
-    arc = "1.3.6.1.4.1.8006.100.3"
-    string, integer = "1.3.6.1.4.1.1466.115.121.1.26", "1.3.6.1.4.1.1466.115.121.1.27"
+    string = "EQUALITY caseIgnoreIA5Match SYNTAX 1.3.6.1.4.1.1466.115.121.1.26"
+    integer = "EQUALITY integerMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.27"
+    types = [("Hostname", 1, string), *((name, place, integer) for name, place in _FIGURES.items())]
     attributes = [
-        f"attributetype ( {arc}.1 NAME 'Hostname' EQUALITY caseIgnoreIA5Match SYNTAX {string} SINGLE-VALUE )",
-        *(
-            f"attributetype ( {arc}.{place} NAME '{name}' EQUALITY integerMatch SYNTAX {integer} SINGLE-VALUE )"
-            for name, place in _FIGURES.items()
-        ),
+        f"attributetype ( {_ARC}.{place} NAME '{name}' {syntax} SINGLE-VALUE )\n"
+        for name, place, syntax in types
     ]
     must = " $ ".join(["Hostname", *_FIGURES])
-    # The class, unlike its attributes, has an arc with a 2 where 1.3 begins: a slip of theirs that
-    # clients know.
-    return "\n".join(
-        [
-            *attributes,
-            f"objectclass ( 1.2.6.1.4.1.8006.100.3 NAME 'UpdateStats' MUST ( {must} ) )",
-            "",
-        ]
-    )
+    # The OID of the class, unlike those of its attributes, begins with 1.2 instead of 1.3: a slip
+    # in the upstream schema that clients know.
+    oid = "1.2.6.1.4.1.8006.100.3"
+    return "".join([*attributes, f"objectclass ( {oid} NAME 'UpdateStats' MUST ( {must} ) )\n"])

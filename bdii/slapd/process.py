@@ -1,8 +1,12 @@
-"""slapd as a child: started on a database, watched, replaced by another one, ended.
+"""slapd as a child process: started on a database, switched to another one, stopped.
 
-The kernel ends it when this program dies (``PR_SET_PDEATHSIG``). It writes down its process id all
-the same, before it becomes slapd, and the next start ends one that it finds: never do two of them
-serve one state directory.
+A switch of databases goes like this: the next database is made beside the one that is served; only
+when it is complete is slapd stopped and started again on the new one. Clients find no server for
+some 0.1 s.
+
+The kernel ends slapd if this process dies (``PR_SET_PDEATHSIG``). In addition slapd's process id is
+written to a file before the process becomes slapd, and the next start ends a process found that
+way: two of them must never serve one state directory.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -21,7 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from appliance.core import files
+from appliance.core import files, hosts
 from appliance.core.directory import Directory
 from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure, Unavailable
@@ -32,8 +35,8 @@ from bdii.tree import NO_TREE, Tree
 
 logger = logging.getLogger(__name__)
 
+# File descriptors of slapd: the number of clients at a time, less a few for its own files.
 CONNECTIONS = 512
-"""File descriptors that slapd may have: as many strangers can be connected, less a few."""
 
 _START_TIME = timedelta(seconds=15)
 _ANSWER_TIME = timedelta(seconds=30)
@@ -44,8 +47,8 @@ _POLL_SECONDS = 0.02
 class Slapd:
     """The slapd of one BDII. All methods may be called from any thread.
 
-    ``generation`` counts the databases served; an observer who finds it changed knows the tree from
-    `content` only.
+    ``generation`` counts the databases served. After it has changed, `content` is the only source
+    for the tree that is served.
     """
 
     def __init__(self, settings: BdiiSettings) -> None:
@@ -54,10 +57,12 @@ class Slapd:
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
+        self._databases = settings.state / "db"
+        self._pid_file = settings.state / "slapd.pid"
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether slapd runs."""
+        """Check whether slapd runs."""
         with self._lock:
             return self._process is not None and self._process.poll() is None
 
@@ -69,13 +74,13 @@ class Slapd:
             return self.generation, self._database
 
     def recover(self) -> None:
-        """End the slapd that a killed run left, and remove its databases."""
+        """End a slapd that a killed run left, and remove its databases."""
         with self._lock:
             files.make_directory(self.settings.state)
             files.make_directory(self.settings.run, mode=0o700)
             with contextlib.suppress(OSError, ValueError):
-                _end_stranger(int(files.read_regular(self._pid_file, limit=100)), self._databases)
-            # other names may be those of the bdii package's slapd
+                _end_leftover(int(files.read_regular(self._pid_file, limit=100)), self._databases)
+            # names that are no numbers may belong to the slapd of the upstream bdii package
             for directory in self._databases.glob("[0-9]*"):
                 shutil.rmtree(directory, ignore_errors=True)
                 if os.path.lexists(directory):
@@ -84,17 +89,17 @@ class Slapd:
                     logger.warning("%s", files.describe_skipped(directory, error))
 
     def serve(self, wanted: Tree, *, instead: Tree = NO_TREE) -> Database:
-        """Serve a tree from a database of its own instead of what is served now; returns it.
+        """Make a database that holds a tree, switch to it, and return it.
 
-        An entry that slapd refuses is served as it is in the tree ``instead``, if it is there.
+        An entry that slapd rejects is served as in the tree ``instead``, if it is there.
 
-        It is made while the old one serves; nobody is served only while slapd is replaced, some 0.1
-        s. Raises `Unavailable` with the reason when slapd cannot start; the old one has ended then,
-        unless making failed.
+        Raises:
+            Unavailable: slapd cannot start; the old one has been stopped.
+            LocalFailure: the database cannot be made; the old one still serves.
+
         """
         with self._lock:
-            directory = self._free_directory()
-            made = database.make(self.settings, wanted, directory, instead=instead)
+            made = database.make(self.settings, wanted, self._free_directory(), instead=instead)
             self.stop()
             self._start(made)
             self.generation += 1
@@ -104,7 +109,7 @@ class Slapd:
             return made
 
     def stop(self) -> None:
-        """End slapd: it answers what was asked already, for at most some seconds."""
+        """Stop slapd: it answers pending requests for some seconds, then it is killed."""
         with self._lock:
             if self._process is None:
                 return
@@ -118,7 +123,7 @@ class Slapd:
             self._pid_file.unlink(missing_ok=True)
 
     def give_up(self, generation: int) -> None:
-        """Kill slapd, which does not answer, unless another one serves by now: whoever watches starts a new one."""
+        """Kill slapd if it is still that of ``generation``; the watching thread restarts it."""
         with self._lock:
             if self._process is not None and generation == self.generation:
                 self._process.kill()
@@ -128,12 +133,8 @@ class Slapd:
         """Return a connection that may write; raises `Unavailable`."""
         return Directory(self.settings.socket, timeout=_ANSWER_TIME)
 
-    @property
-    def _databases(self) -> Path:
-        return self.settings.state / "db"
-
     def _free_directory(self) -> Path:
-        """Return where the next database goes; a number that something foreign has is skipped."""
+        """Return the directory of the next database; a number that cannot be freed is skipped."""
         number = self.generation + 1
         while os.path.lexists(self._databases / str(number)):
             shutil.rmtree(self._databases / str(number), ignore_errors=True)
@@ -142,39 +143,22 @@ class Slapd:
             number += 1
         return self._databases / str(number)
 
-    @property
-    def _pid_file(self) -> Path:
-        return self.settings.state / "slapd.pid"
-
     def _start(self, made: Database) -> None:
-        _check_free(self.settings)
-        self._pid_file.unlink(missing_ok=True)  # a pipe of somebody else's would hold up the shell
+        _check_ports(self.settings)
+        # a foreign pipe under this name would block the shell that writes the process id
+        self._pid_file.unlink(missing_ok=True)
         log = made.directory / "slapd.log"
-        urls = [
-            f"ldap://{_url_host(address)}:{self.settings.port}/"
-            for address in self.settings.addresses
-        ]
+        places = [hosts.join_port(name, self.settings.port) for name in self.settings.addresses]
+        urls = [f"ldap://{address}/" for address in places]
+        # slapd's own URL extension: the mode of the socket
         urls.append(f"ldapi://{quote(str(self.settings.socket), safe='')}/????x-mod=0700")
         command = [
-            # known before it is slapd
+            # the shell writes the process id, which stays the same through each exec
             *("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._pid_file)),
-            *(
-                "prlimit",
-                f"--nofile={CONNECTIONS}:{CONNECTIONS}",
-                "setpriv",
-                "--pdeathsig",
-                "TERM",
-                "--",
-            ),
-            *(
-                str(self.settings.slapd),
-                "-d",
-                "0",
-                "-f",
-                str(made.configuration),
-                "-h",
-                " ".join(urls),
-            ),
+            *("prlimit", f"--nofile={CONNECTIONS}:{CONNECTIONS}"),
+            *("setpriv", "--pdeathsig", "TERM", "--"),
+            *(str(self.settings.slapd), "-d", "0", "-f", str(made.configuration)),
+            *("-h", " ".join(urls)),
         ]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -195,44 +179,37 @@ class Slapd:
         raise Unavailable(self.settings.slapd, f"does not start: {words or 'no answer'}")
 
 
-def _check_free(settings: BdiiSettings) -> None:
-    """Raise `LocalFailure` when a port is taken: slapd itself says so only in passing, and by a number."""
+def _check_ports(settings: BdiiSettings) -> None:
+    """Raise `LocalFailure` if a port is in use: slapd reports that as an error number only."""
     for address in settings.addresses:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind((address, settings.port))
-            except OSError as error:
-                is_taken = error.errno == errno.EADDRINUSE
-                cause = (
-                    "is taken by another program" if is_taken else (error.strerror or str(error))
-                )
-                remedy = _remedy(settings.port) if is_taken else "correct SLAPD_HOST and BDII_PORT"
-                raise LocalFailure(f"{_url_host(address)}:{settings.port}", cause, remedy) from None
+        try:
+            hosts.check_free(address, settings.port)
+        except OSError as error:
+            is_taken = error.errno == errno.EADDRINUSE
+            cause = error.strerror or str(error)
+            raise LocalFailure(
+                hosts.join_port(address, settings.port),
+                "is taken by another program" if is_taken else cause,
+                _remedy(settings.port) if is_taken else "correct SLAPD_HOST and BDII_PORT",
+            ) from None
 
 
 def _remedy(port: int) -> str:
-    """Return what frees a port; in a container the port is not the program's to choose."""
+    """Return how to free a port; in a container the program cannot choose another one."""
     if place.is_container():
-        return f"stop that program: ss -ltnp 'sport = :{port}' shows which it is"
+        return f"stop that program: ss -ltnp 'sport = :{port}' shows which one it is"
     return "stop that program, or set BDII_PORT"
 
 
-def _url_host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
-def _end_stranger(pid: int, databases: Path) -> None:
+def _end_leftover(pid: int, databases: Path) -> None:
     """End a process if it is a slapd on one of our databases."""
+    # the descriptor keeps naming this process, even if its id is used again meanwhile
     descriptor = os.pidfd_open(pid)
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if not any(argument.startswith(os.fsencode(f"{databases}/")) for argument in arguments):
             return
-        logger.warning("slapd of an earlier run (pid %d) is still there: ending it", pid)
+        logger.warning("ending the slapd of an earlier run, process %d", pid)
         for number in (signal.SIGTERM, signal.SIGKILL):
             signal.pidfd_send_signal(descriptor, number)
             deadline = time.monotonic() + _STOP_TIME.total_seconds()

@@ -1,4 +1,4 @@
-"""The sources of a BDII's directories: files with LDIF, and programs that print it."""
+"""The sources in a BDII's directories: files with LDIF, and programs that print it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 
 from appliance.core import files
 from bdii.messages import printable
-from bdii.sources.answers import SourceAnswer
-from bdii.sources.source import LdifSource
+from bdii.sources.model import LdifSource, SourceAnswer
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSources:
-    """What a directory of sources has; ``skipped`` are answers of no use for what is no source."""
+    """The sources of a directory; ``skipped`` has an unusable answer for each other name in it."""
 
     sources: tuple[LdifSource, ...] = ()
     skipped: tuple[SourceAnswer, ...] = ()
@@ -33,7 +32,7 @@ def ldif_files(directory: Path, *, timeout: timedelta, limit: int) -> FoundSourc
         return _is_wanted(name) and name.endswith(".ldif")
 
     listing = files.listed(directory, is_wanted, follow=True)
-    return _directory("ldif", listing, is_program=False, timeout=timeout, limit=limit)
+    return _found("ldif", listing, is_program=False, timeout=timeout, limit=limit)
 
 
 def programs(directory: Path, *, timeout: timedelta, limit: int) -> FoundSources:
@@ -43,22 +42,17 @@ def programs(directory: Path, *, timeout: timedelta, limit: int) -> FoundSources
         OSError: the directory cannot be read.
 
     """
-    # Running one tells what it lacks.
+    # A file that is not executable is listed too: the attempt to run it gives the better message.
     listing = files.listed(directory, _is_wanted, follow=True, access=os.F_OK)
-    return _directory("provider", listing, is_program=True, timeout=timeout, limit=limit)
+    return _found("provider", listing, is_program=True, timeout=timeout, limit=limit)
 
 
 def _is_wanted(name: str) -> bool:
     return name[0] not in "#." and name[-1] != "~"
 
 
-def _directory(
-    kind: str,
-    listing: files.Listing,
-    *,
-    is_program: bool,
-    timeout: timedelta,
-    limit: int,
+def _found(
+    kind: str, listing: files.Listing, *, is_program: bool, timeout: timedelta, limit: int
 ) -> FoundSources:
     found = [
         LdifSource(

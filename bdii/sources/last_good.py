@@ -1,8 +1,9 @@
-"""What stays published of a source that fails, in whole or for some VOs, and how that is marked.
+"""The last good data of each source: what stays published while a source fails, and its marks.
 
     (last good, answer) ──advance──> last good, without marks ──publishable──> tree with marks
 
-docs/adr/0010 has the rules by which entries belong to VOs.
+A source can fail as a whole, or for some VOs. The rules by which entries belong to VOs are in
+docs/adr/0010.
 """
 
 from __future__ import annotations
@@ -13,23 +14,27 @@ from datetime import datetime, timedelta
 
 from appliance.core import ldif
 from appliance.core.ldif import Entry
+from bdii.messages import few, printable, shortened
 from bdii.tree import (
+    BASE,
     CREATION_TIME,
     NO_TREE,
     OTHER_INFO,
     Dn,
     Tree,
     ancestors,
+    complete,
     is_same,
     sorted_by_depth,
     time_text,
     with_values,
 )
 
-_RULE = "GLUE2PolicyRule"
-_MARKS = {OTHER_INFO: "VO=", _RULE: "VO:"}
+# The two attributes that name the VOs of an entry, with the prefix of such a value.
+_MARKS = {OTHER_INFO: "VO=", "GLUE2PolicyRule": "VO:"}
 _HEALTH = "GLUE2EndpointHealthState"
 _HEALTH_INFO = "GLUE2EndpointHealthStateInfo"
+# Classes of GLUE 2.0 that do not derive from Entity, so that they cannot be marked.
 _NOT_ENTITIES = frozenset({"glue2group", "glue2extension"})
 
 
@@ -37,9 +42,13 @@ _NOT_ENTITIES = frozenset({"glue2group", "glue2extension"})
 class LastGood:
     """The last good data of a source.
 
-    ``failed`` are the VOs that the latest answer lacks, with the time when each was last read:
-    later expressed, the age of the entries that belong to no other VO. ``is_silent`` says that the
-    source's latest answer was of no use.
+    Attributes:
+        tree: its entries, without marks.
+        collected: when the latest usable answer was read.
+        failed: the VOs that this answer lacks, with the time when each was last read: the age of
+            the entries that belong to no other VO.
+        is_silent: whether the latest answer was unusable.
+
     """
 
     tree: Tree
@@ -53,8 +62,8 @@ def advance(
 ) -> LastGood:
     """Return the last good data after an answer that lacks the ``failed`` VOs.
 
-    An entry that differs from the one before in nothing but its creation time stays the one before;
-    another one that has no creation time gets this one.
+    If only the creation time of an entry changed, the old entry is kept: creation times of each
+    cycle would modify every entry. New entries without one get ``now``.
     """
     before = last.tree if last is not None else NO_TREE
     tree = {
@@ -68,7 +77,10 @@ def advance(
 
 
 def publishable(last: LastGood, *, now: datetime, expiry: timedelta) -> Tree:
-    """Return the tree to publish: what is too old left out, what is stale marked. The same object when nothing is."""
+    """Return the tree to publish, stale entries marked and those older than ``expiry`` left out.
+
+    If nothing is stale, it is ``last.tree`` itself: identical objects make comparisons cheap.
+    """
     if not last.failed and not last.is_silent:
         return last.tree
     owners = _owners(last.tree)
@@ -83,8 +95,30 @@ def publishable(last: LastGood, *, now: datetime, expiry: timedelta) -> Tree:
     return tree
 
 
+def merge(
+    last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta
+) -> tuple[Tree, int, list[str]]:
+    """Return the common tree of all sources, the number of stale entries, and problems.
+
+    Of entries with the same name the first source's is published.
+    """
+    merged: dict[Dn, Entry] = dict(BASE)
+    stale = 0
+    for source in last.values():
+        part = publishable(source, now=now, expiry=expiry)
+        stale += sum(1 for dn, entry in part.items() if entry is not source.tree[dn])
+        merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
+    whole, orphans = complete(merged)
+    words = "left out, because no source has the entry above it"
+    return (
+        whole,
+        stale,
+        few([printable(f"{shortened(merged[dn].dn)}: {words}") for dn in orphans]),
+    )
+
+
 def _stale_since(owners: frozenset[str], last: LastGood) -> datetime | None:
-    """Return when an entry of these VOs was last read; None when the latest answer had it."""
+    """Return when an entry of these VOs was last read; None if the latest answer had it."""
     if owners and owners <= last.failed.keys():
         return max(last.failed[vo] for vo in owners)
     return last.collected if last.is_silent else None
@@ -101,12 +135,12 @@ def _dated(entry: Entry, now: datetime) -> Entry:
 
 
 def _is_entity(entry: Entry) -> bool:
-    """Tell whether an entry is of a class that has GLUE 2.0's attributes of entities."""
+    """Check whether an entry's class derives from GLUE 2.0's Entity and has its attributes."""
     classes = {name.lower() for name in entry.get("objectClass")}
     return any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in classes)
 
 
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # owners
 
 
@@ -120,15 +154,15 @@ def _own_marks(entry: Entry) -> frozenset[str]:
 
 
 def _owners(tree: Tree) -> dict[Dn, frozenset[str]]:
-    """Return the VOs that each entry belongs to by its own marks, else by those of the entry above."""
+    """Return the VOs of each entry: those of its own marks, else those of its parent."""
     owners: dict[Dn, frozenset[str]] = {}
-    for dn in sorted_by_depth(tree):
+    for dn in sorted_by_depth(tree):  # parents first
         owners[dn] = _own_marks(tree[dn]) or owners.get(Dn(ldif.parent(dn)), frozenset())
     return owners
 
 
 def _kept(old: Tree, new: dict[Dn, Entry], failed: frozenset[str]) -> dict[Dn, Entry]:
-    """Return the new tree with what the old one had of the failed VOs."""
+    """Return the new tree with the old tree's entries of the failed VOs."""
     owners = _owners(old)
     tree = dict(new)
     missing = []
@@ -138,19 +172,21 @@ def _kept(old: Tree, new: dict[Dn, Entry], failed: frozenset[str]) -> dict[Dn, E
         if dn in new:
             tree[dn] = _with_marks_of(new[dn], entry, failed)
         else:
+            # VOs that answered no longer list this entry: only the failed VOs' marks stay
             tree[dn] = _with_marks_of(_without_marks(entry), entry, failed)
             missing.append(dn)
-    _add_what_they_need(tree, old, missing)
+    _add_dependencies(tree, old, missing)
     return tree
 
 
 def _with_marks_of(entry: Entry, old: Entry, failed: frozenset[str]) -> Entry:
+    """Return the entry with the marks of failed VOs that the old entry has."""
     for name, mark in _MARKS.items():
         values = entry.get(name)
         lost = [
-            v
-            for v in old.get(name)
-            if v.removeprefix(mark) in failed and v.startswith(mark) and v not in values
+            value
+            for value in old.get(name)
+            if value.startswith(mark) and value.removeprefix(mark) in failed and value not in values
         ]
         if lost:
             entry = with_values(entry, name, (*values, *lost))
@@ -164,17 +200,17 @@ def _without_marks(entry: Entry) -> Entry:
     return entry
 
 
-def _add_what_they_need(tree: dict[Dn, Entry], old: Tree, names: list[Dn]) -> None:
-    """Add from the old tree the entries above the named ones, and those that their foreign keys name."""
+def _add_dependencies(tree: dict[Dn, Entry], old: Tree, names: list[Dn]) -> None:
+    """Add from the old tree the ancestors of the named entries and the targets of foreign keys."""
     by_id = {value: dn for dn in old for _, value in ldif.parse_dn(dn)[0]}
     pending = list(names)
     while pending:
         dn = pending.pop()
         keys = [
-            v
+            value
             for name, values in tree[dn].attributes.items()
             if name.endswith("ForeignKey")
-            for v in values
+            for value in values
         ]
         for needed in (*ancestors(dn), *(by_id[key] for key in keys if key in by_id)):
             if needed in old and needed not in tree:
@@ -182,12 +218,12 @@ def _add_what_they_need(tree: dict[Dn, Entry], old: Tree, names: list[Dn]) -> No
                 pending.append(needed)
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # marks
 
 
 def _marked(entry: Entry, collected: datetime) -> Entry:
-    """Return the entry marked as stale; one that came marked, from a BDII below ours, keeps its older time."""
+    """Return the entry marked as stale; a mark from a lower BDII, which is older, is kept."""
     if not _is_entity(entry):
         return entry
     info = entry.get(OTHER_INFO)

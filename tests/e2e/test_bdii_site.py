@@ -161,7 +161,7 @@ def test_a_wrong_line_of_site_urls_stops_no_other(tmp_path: Path) -> None:
     urls = tmp_path / "site/urls.conf"
     assert [line.partition(" '")[0] for line in said["failures"]] == [
         f"{urls}:1: STORAGE: not",
-        f"{urls}:3: CLOUD: this name stands here a second time; skipped",
+        f"{urls}:3: CLOUD: an earlier line has the same name; rename one of them; skipped",
     ]
 
 
@@ -194,9 +194,9 @@ def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: 
         ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.com\n", "defaults.conf:2: SITE_BDII_HOST: is still the placeholder"),
         ("defaults.conf", "SITE_NAME=$(hostname -d)\n", "defaults.conf:1: SITE_NAME: $(…) would be replaced by a shell"),
         ("defaults.conf", "SITE_NAME=OTHER\nSITE_BDII_HOST=bdii.example.org\n", "site.cfg:1: SITE_NAME: 'TEST-SITE' here, 'OTHER' in"),
-        ("defaults.conf", "SITE_NAME='TEST SITE'\nSITE_BDII_HOST=bdii.example.org\n", "defaults.conf:1: SITE_NAME: 'TEST SITE' is not the name of a site"),
-        ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=ldap://b:2170\n", "defaults.conf:2: SITE_BDII_HOST: 'ldap://b:2170' is not the name of a host"),
-        ("bdii.conf", "BDII_HOSTNAME='a b'\n", "bdii.conf:1: BDII_HOSTNAME: 'a b' is not the name of a host"),
+        ("defaults.conf", "SITE_NAME='TEST SITE'\nSITE_BDII_HOST=bdii.example.org\n", "defaults.conf:1: SITE_NAME: 'TEST SITE' is not a site name of GOCDB"),
+        ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=ldap://b:2170\n", "defaults.conf:2: SITE_BDII_HOST: 'ldap://b:2170' is not a host name"),
+        ("bdii.conf", "BDII_HOSTNAME='a b'\n", "bdii.conf:1: BDII_HOSTNAME: 'a b' is not a host name"),
         ("site.cfg", SITE_CFG.replace("TEST-SITE", "SITE-NAME"), "site.cfg:1: SITE_NAME: is still the placeholder 'SITE-NAME'"),
         ("site.cfg", SITE_CFG.replace("43.46", "north 43"), "site.cfg:7: SITE_LAT: 'north 432306' is not allowed"),
         ("site.cfg", SITE_CFG.replace("SITE_EMAIL = site-admin@example.org\n", ""), "site.cfg: SITE_EMAIL: must be set"),

@@ -30,15 +30,15 @@ def test_a_full_disk_at_a_new_start_of_slapd_is_told_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = service(tmp_path)
-    made._server.recover()
-    engine = Updater(made._settings, StateDirectory(tmp_path / "state"), made._server)
+    made._slapd.recover()
+    updater = Updater(made._settings, StateDirectory(tmp_path / "state"), made._slapd)
     # an error of the system, as a full disk is
     (tmp_path / "state/db").symlink_to("/dev/full/none")
     monkeypatch.setattr("bdii.service.daemon._WATCH", timedelta(milliseconds=1))
     monkeypatch.setattr(made._wake, "set", made._stop.set)
-    made._watch(engine)
+    made._watch(updater)
     made._stop.clear()
-    assert not made._cycle(engine)
+    assert not made._cycle(updater)
     said = json.loads((made._settings.runs / "bdii-resource.json").read_text())
     assert said["failures"][0].startswith(f"slapd cannot be started: {tmp_path}/state/db"), "F-S2"
     assert any(record.message.startswith(f"{tmp_path}/state/db") for record in caplog.records)
@@ -48,45 +48,45 @@ def test_a_slapd_that_does_not_answer_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = service(tmp_path)
-    made._server.recover()
-    engine = Updater(made._settings, StateDirectory(tmp_path / "state"), made._server)
-    made._server.serve(engine.published)
+    made._slapd.recover()
+    updater = Updater(made._settings, StateDirectory(tmp_path / "state"), made._slapd)
+    made._slapd.serve(updater.published)
     try:
         monkeypatch.setattr(process, "_ANSWER_TIME", timedelta(seconds=1))
         pid = int((tmp_path / "state/slapd.pid").read_text())
         os.kill(pid, signal.SIGSTOP)
-        assert not made._cycle(engine)
-        alive = [made._server.is_alive]
+        assert not made._cycle(updater)
+        alive = [made._slapd.is_alive]
         assert "does not answer" in caplog.text
         said = json.loads((made._settings.runs / "bdii-resource.json").read_text())
-        assert (said["status"], said["counts"]["entries"]) == (3, len(engine.published)), "F-S2"
+        assert (said["status"], said["counts"]["entries"]) == (3, len(updater.published)), "F-S2"
         assert "the directory does not answer" in said["failures"][0]
-        made._server.serve(engine.published)
-        made._server.give_up(made._server.generation - 1)  # a complaint of the one before
-        alive.append(made._server.is_alive)
-        assert made._cycle(engine)
+        made._slapd.serve(updater.published)
+        made._slapd.give_up(made._slapd.generation - 1)  # a complaint of the one before
+        alive.append(made._slapd.is_alive)
+        assert made._cycle(updater)
         assert alive == [False, True]
     finally:
-        made._server.stop()
+        made._slapd.stop()
 
 
 def test_figures_that_cannot_be_told_do_not_undo_a_cycle(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = service(tmp_path)
-    made._server.recover()
-    engine = Updater(made._settings, StateDirectory(tmp_path / "state"), made._server)
-    made._server.serve(engine.published)
+    made._slapd.recover()
+    updater = Updater(made._settings, StateDirectory(tmp_path / "state"), made._slapd)
+    made._slapd.serve(updater.published)
     try:
         # no value of this schema, as on a full disk nothing is
-        engine.settings = replace(made._settings, hostname="ü")
+        updater.settings = replace(made._settings, hostname="ü")
         (tmp_path / "gip/ldif/x.ldif").write_text(
             "dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\n\n"
         )
-        assert made._cycle(engine)
+        assert made._cycle(updater)
         assert "Hostname=ü,o=infosys: refused by the directory" in caplog.text
     finally:
-        made._server.stop()
+        made._slapd.stop()
 
 
 def test_a_service_that_cannot_start_leaves_a_record(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_foreign_names_in_the_state_directory_do_not_keep_it_from_serving(tmp_pa
     (state / "db/2").write_text("")
     foreign.make(state / "sources", suffix=".ldif")
     made = service(tmp_path)
-    made._server.recover()
-    engine = Updater(made._settings, StateDirectory(state), made._server)
-    made._server.serve(engine.published)
+    made._slapd.recover()
+    updater = Updater(made._settings, StateDirectory(state), made._slapd)
+    made._slapd.serve(updater.published)
     try:
-        assert made._cycle(engine)
+        assert made._cycle(updater)
         assert search(made._settings.port)
     finally:
-        made._server.stop()
+        made._slapd.stop()

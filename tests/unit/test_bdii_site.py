@@ -6,7 +6,7 @@ from appliance.core.ldif import Entry
 from bdii import tree
 from bdii.service import collect
 from bdii.site import pull
-from bdii.sources.answers import SourceAnswer
+from bdii.sources.model import SourceAnswer
 
 SITE = "TEST-SITE"
 DOMAIN = "GLUE2DomainID=TEST-SITE,o=glue"

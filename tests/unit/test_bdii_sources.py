@@ -16,8 +16,8 @@ from bdii.plan import NOTHING_VANISHED
 from bdii.service import collect
 from bdii.service.state import StateDirectory
 from bdii.sources import answers, directories
-from bdii.sources.answers import SourceAnswer
 from bdii.sources.last_good import LastGood
+from bdii.sources.model import SourceAnswer
 from tests import foreign
 from tests.e2e.bdii_service import Bdii
 
@@ -90,7 +90,9 @@ def test_what_is_no_provider_is_not_run_and_what_cannot_be_run_is_told(tmp_path:
     for name in (".hidden", "#edited#", "backup~", "plain"):
         (directory / name).write_text("#!/bin/sh\nexit 0\n")
     (answer,) = ask(tmp_path)
-    assert answer.problems == (f"provider/plain: cannot be run, chmod +x: {directory}/plain",)
+    assert answer.problems == (
+        f"provider/plain: is not executable; run chmod +x {directory}/plain",
+    )
 
 
 def test_an_unchanged_output_is_the_same_answer(tmp_path: Path) -> None:
@@ -127,9 +129,9 @@ def test_an_output_cut_short_by_a_full_disk_is_of_no_use(tmp_path: Path) -> None
     assert answer.problems[0].startswith("provider/p0: its output does not fit")
 
 
-def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Gathered:
+def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Collected:
     read, _ = settings.read(bdii.configuration, layout=Layout(bdii.directory))
-    return collect.gather(read, last, before={}, scratch=None, stop=threading.Event())
+    return collect.collect(read, last, before={}, scratch=None, stop=threading.Event())
 
 
 def test_foreign_names_among_the_sources_stop_none(tmp_path: Path) -> None:

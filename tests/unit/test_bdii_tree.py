@@ -15,11 +15,11 @@ def group(value: str, **more: tuple[str, ...]) -> Entry:
     [("z" * 232, True), ("z" * 233, False), ("é" * 116, True), ("é" * 117, False), ("\\," * 77, True), ("\\," * 78, False)],
 )  # fmt: skip
 def test_names_longer_than_slapd_can_store_are_left_out(value: str, is_taken: bool) -> None:
-    """Limits found by trying: slapadd takes 245 octets, with three for each escaped character."""
+    """Limits found by trying: slapadd takes 245 bytes, with three for each escaped character."""
     made, problems = tree.of([group(value), group("neighbour")])
     assert len(made) == 1 + is_taken
     assert len(problems) == 1 - is_taken
-    assert all("more than 245 octets" in line and len(line) < 500 for line in problems)
+    assert all("more than 245 bytes" in line and len(line) < 500 for line in problems)
 
 
 def test_an_entry_of_more_than_a_megabyte_is_left_out() -> None:

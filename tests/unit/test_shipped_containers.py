@@ -128,4 +128,4 @@ def test_an_endpoint_that_is_none_is_told(endpoint: str) -> None:
     command: list[str | Path] = [program, "-c", "/nonexistent", "--listen", endpoint]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
-    assert f"{endpoint!r} is no ADDRESS:PORT" in done.stderr
+    assert f"{endpoint!r} is not ADDRESS:PORT" in done.stderr

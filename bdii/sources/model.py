@@ -1,0 +1,57 @@
+"""A source of LDIF and its answer: the values of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.core.ldif import Entry
+from bdii.tree import Dn
+
+Translate = Callable[[Iterable[Entry]], Iterable[Entry]]
+
+
+@dataclass(frozen=True, slots=True)
+class LdifSource:
+    """A file with LDIF, or a program that prints it.
+
+    Attributes:
+        name: unique among the sources of a BDII.
+        command: the path of the file, or the program and its arguments.
+        is_program: whether the command is run.
+        timeout: for a program.
+        limit: bytes of output that are accepted.
+        translate: applied to the entries before they become a tree.
+        meanings: remedies by exit status, for programs that do not print one.
+
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    is_program: bool
+    timeout: timedelta
+    limit: int
+    translate: Translate = iter
+    meanings: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAnswer:
+    """The answer of a source.
+
+    Attributes:
+        source: its name.
+        tree: its entries; None if the answer is unusable.
+        failed: VOs that the source could not read.
+        problems: lines for the administrator.
+        digest: of the exit status and the output.
+
+    """
+
+    source: str
+    tree: dict[Dn, Entry] | None
+    failed: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
+    digest: bytes = b""
