@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.core import hosts
 from appliance.core.config import document, shell
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
@@ -119,7 +120,7 @@ def read(path: Path, *, layout: Layout) -> tuple[BdiiSettings, tuple[Problem, ..
         options.path(SECTION, "BDII_SITE_URLS", default=gip / "site-urls.conf"),
     )
     site_timeout = _seconds(options, "BDII_SITE_TIMEOUT", 30, minimum=1)
-    port = options.integer(SECTION, "BDII_PORT", default=2170, minimum=1, maximum=65535)
+    port = options.integer(SECTION, "BDII_PORT", default=2170, minimum=1, maximum=hosts.MAX_PORT)
     log_file = options.path(SECTION, "BDII_LOG_FILE", default=Path())
     log_level = options.choice(SECTION, "BDII_LOG_LEVEL", default="INFO", allowed=LEVELS)
     megabytes = options.integer(
@@ -130,7 +131,9 @@ def read(path: Path, *, layout: Layout) -> tuple[BdiiSettings, tuple[Problem, ..
         hostname=options.text(SECTION, "BDII_HOSTNAME", default="localhost") or "localhost",
         addresses=_addresses(options),
         # two names of one setting; SLAPD_PORT counts if a file has both
-        port=options.integer(SECTION, "SLAPD_PORT", default=port, minimum=1, maximum=65535),
+        port=options.integer(
+            SECTION, "SLAPD_PORT", default=port, minimum=1, maximum=hosts.MAX_PORT
+        ),
         state=state,
         run=options.path(SECTION, "BDII_RUN_DIR", default=state / "run"),
         ldif_directory=options.path(SECTION, "BDII_LDIF_DIR", default=state / "gip/ldif"),

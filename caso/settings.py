@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.core import clock
@@ -328,12 +328,9 @@ def _moment(settings: Settings, option: str) -> datetime | None:
     text = settings.text("DEFAULT", option)
     if not text:
         return None
-    import dateutil.parser  # noqa: PLC0415  start-up is a cost
-
     try:
-        moment = dateutil.parser.parse(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
+        return clock.parse(text)
+    except ValueError:
         settings.error(
             "DEFAULT", option, f"{text!r} is not a time; write it like 2026-11-01T00:00:00"
         )

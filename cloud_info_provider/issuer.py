@@ -10,7 +10,7 @@ from http.client import HTTPException
 from typing import cast
 from urllib.parse import urlsplit
 
-from appliance.core import proxy
+from appliance.core import hosts, proxy
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def read(url: str, *, verify: bool | str, timeout: timedelta) -> str:
             connection.connect()
             certificate = connection.sock.getpeercert() or {}
     except (OSError, ValueError, HTTPException) as error:
-        logger.warning("%s: its certificate's issuer cannot be told: %s", parts.netloc, error)
+        logger.warning("%s: its certificate's issuer cannot be told: %s", hosts.of_url(url), error)
         return ""
     issuer = cast("tuple[tuple[tuple[str, str], ...], ...]", certificate.get("issuer", ()))
     return "".join(f"/{_SHORT.get(kind, kind)}={value}" for rdn in issuer for kind, value in rdn)

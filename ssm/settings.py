@@ -20,8 +20,6 @@ from appliance.core.run.layout import Layout
 from ssm import ignored
 
 _LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:@\[\]]+))(?::(?P<port>\d{1,5}))?")
-_MAX_PORT = 65535
 _MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 _CRLS = {
     "true": "require",
@@ -53,7 +51,7 @@ class Broker:
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return hosts.join_port(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +260,7 @@ def _read_ams(settings: Settings) -> AMSAccess:
             "has no effect with AMS; for another port than 443 write host: HOST:PORT",
         )
     authn_port = settings.integer(
-        "broker", "authn_port", default=_AUTHN_PORT, minimum=1, maximum=_MAX_PORT
+        "broker", "authn_port", default=_AUTHN_PORT, minimum=1, maximum=hosts.MAX_PORT
     )
     system_cas = settings.boolean("broker", "system_cas", default=True)
     return AMSAccess(project, token, authn_port, system_cas)
@@ -299,7 +297,7 @@ def _read_destination(settings: Settings, role: str, protocol: str) -> str:
 
 def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     default_port = settings.integer(
-        "broker", "port", default=_HTTPS_PORT, minimum=1, maximum=_MAX_PORT
+        "broker", "port", default=_HTTPS_PORT, minimum=1, maximum=hosts.MAX_PORT
     )
     if protocol == "AMS":
         default_port = _HTTPS_PORT
@@ -308,10 +306,9 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     brokers = []
     words = settings.words("broker", "host")
     for word in words:
-        match = _HOST.fullmatch(word)
-        port = int(match["port"] or default_port) if match else 0
-        host = match["v6"] or match["name"] if match else ""
-        if match is None or not 1 <= port <= _MAX_PORT:
+        try:
+            host, port = hosts.split_port(word, default_port=default_port)
+        except ValueError:
             # of a URL with one, the password would be shown
             shown = "an account" if "@" in word else repr(word)
             settings.error(
@@ -324,7 +321,7 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
             settings.error(
                 "broker",
                 "host",
-                f"there can be no host of the name {host!r}; write host or host:port",
+                f"no host can have the name {host!r}; write host or host:port",
             )
         if host == "msg.example.org":
             settings.error("broker", "host", f"is still the placeholder {word!r}; {name_a_host}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import enum
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from appliance.core.run.errors import UsageError
 from appliance.core.run.layout import Layout
+from appliance.core.suggestion import closest
 
 
 class Flow(enum.StrEnum):
@@ -142,6 +142,6 @@ def find(name: str) -> Job:
         **{job.name: job for job in JOBS.values()},
         **{job.command[0]: job for job in JOBS.values()},
     }
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {known[near[0]].name}?" if near else f"write one of {', '.join(JOBS)}"
+    near = closest(name, known)
+    hint = f"did you mean {known[near].name}?" if near else f"write one of {', '.join(JOBS)}"
     raise UsageError(name, "there is no such job", hint)

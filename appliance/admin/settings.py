@@ -15,7 +15,7 @@ from pathlib import Path
 from appliance.admin.inventory import JOBS, Flow, flow_of
 from appliance.admin.mounts import site_files
 from appliance.admin.runtime import compose as composes
-from appliance.core import files
+from appliance.core import files, hosts
 from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
@@ -33,7 +33,6 @@ _NETWORK = "bridge"
 _BRIDGE = "fedcloud"
 _BRIDGES = re.compile(r"[a-z0-9]{1,10}")
 """With what follows it, no longer than the kernel takes (15 bytes)."""
-_MAX_PORT = 65535
 _VARIABLES = (
     *(VERSION, "FEDCLOUD_NETWORK", "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_ROOT", "FEDCLOUD_CPUS"),
     *("FEDCLOUD_BDII_LISTEN", "FEDCLOUD_BRIDGE"),
@@ -185,18 +184,13 @@ def _listen(environment: document.Document) -> tuple[str, int] | None:
     entry = environment.get(shell.SECTION, "FEDCLOUD_BDII_LISTEN")
     if entry is None or not entry.text:
         return None
-    address, _, port = entry.text.rpartition(":")
     try:
-        found = str(ipaddress.ip_address(address.removeprefix("[").removesuffix("]")))
-        is_right = (
-            ("[" in address) == (":" in found) and port.isdecimal() and 0 < int(port) <= _MAX_PORT
-        )
+        address, port = hosts.split_port(entry.text)
+        return str(ipaddress.ip_address(address)), port
     except ValueError:
-        is_right = False
-    if not is_right:
         cause = f"{entry.text!r} is not allowed; write ADDRESS:PORT, such as 192.0.2.10:2170 or [2001:db8::10]:2170"
-        raise ConfigurationError([Problem(entry.path, entry.line, "FEDCLOUD_BDII_LISTEN", cause)])
-    return found, int(port)
+        problem = Problem(entry.path, entry.line, "FEDCLOUD_BDII_LISTEN", cause)
+        raise ConfigurationError([problem]) from None
 
 
 def _bridge(environment: document.Document) -> str:

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+_DATE_OF_MAIL = re.compile(r"[A-Z][a-z]{2}, ")
+_NAMED_UTC = re.compile(r"\s+(?:UTC|GMT)$")
 
 
 def now() -> datetime:
     """Return the current time, aware and in UTC."""
     return datetime.now(UTC)
+
+
+def parse(text: str) -> datetime:
+    """Return the moment that a text names, in UTC; a text without a zone means UTC.
+
+    Besides ISO 8601, cASO's users write what ``date -u`` and ``date -R`` print: ``UTC`` after the
+    time, and the form of mail headers (RFC 5322, 3.3).
+
+    Raises:
+        ValueError: the text names no moment that Python can represent.
+
+    """
+    if _DATE_OF_MAIL.match(text):
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415  start-up is a cost
+
+        moment = parsedate_to_datetime(text)
+    else:
+        moment = datetime.fromisoformat(_NAMED_UTC.sub("+00:00", text))
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError as error:  # a zone may move the first or last day out of the calendar
+        raise ValueError(text) from error

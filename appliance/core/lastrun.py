@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from appliance.core import files
+from appliance.core import clock, files
 
 _FULL = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|[+-]\d\d:?\d\d)?")
 _LONGEST = 4096
@@ -27,8 +27,4 @@ def read(path: Path) -> datetime | None:
         return None
     if not _FULL.fullmatch(text):
         raise ValueError(text)
-    moment = datetime.fromisoformat(text)
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError as error:
-        raise ValueError(text) from error
+    return clock.parse(text)

@@ -12,6 +12,7 @@ import re
 import ssl
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from appliance.core import hosts
 from appliance.core.run.errors import UsageError
 
 _PORT = 80  # as requests has it
@@ -61,18 +62,14 @@ def find(url: str) -> SplitResult | None:
     import urllib.request  # noqa: PLC0415
 
     parts = urlsplit(url)
-    return (
-        None
-        if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2])
-        else _named(parts.scheme)
-    )
+    return None if urllib.request.proxy_bypass(hosts.of_url(url)) else _named(parts.scheme)
 
 
 def https_connection(
     host: str, port: int, *, timeout: float, tls: ssl.SSLContext
 ) -> http.client.HTTPSConnection:
     """Return a connection that is to be opened yet, through the proxy if there is one for this host."""
-    proxy = find(f"https://{f'[{host}]' if ':' in host else host}:{port}")
+    proxy = find(f"https://{hosts.join_port(host, port)}")
     if proxy is None:
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=tls)
     if proxy.scheme != "http":

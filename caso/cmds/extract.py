@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from appliance.core import clock
 from appliance.core.run import cli
@@ -27,12 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _date(text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        return clock.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a date; write it like 2026-11-01"
         ) from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def extract(arguments: argparse.Namespace) -> ExitStatus:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.core import hosts
 from appliance.core.config.settings import Settings
 from appliance.core.run.layout import Layout
 
@@ -48,11 +49,7 @@ class Port:
     @property
     def endpoint(self) -> str:
         """Address and port as URLs have them."""
-        return (
-            f"[{self.address}]:{self.number}"
-            if ":" in self.address
-            else f"{self.address}:{self.number}"
-        )
+        return hosts.join_port(self.address, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def read(settings: Settings, layout: Layout) -> Listening:
 
 def _port(settings: Settings, layout: Layout) -> Port | None:
     entry = settings.where("DEFAULT", "grpc_port")
-    number = settings.integer("DEFAULT", "grpc_port", default=0, minimum=1, maximum=65535)
+    number = settings.integer("DEFAULT", "grpc_port", default=0, minimum=1, maximum=hosts.MAX_PORT)
     address = _address(settings)
     is_open = settings.boolean("DEFAULT", _WITHOUT_TLS, default=False)
     tls = _tls(settings, layout, is_wanted=bool(number) and not is_open)

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import grpc
 
+from appliance.core import hosts
 from appliance.core.run.errors import LocalFailure
 from cloudkeeper.backend import mutual_tls, unix_socket
 from cloudkeeper.backend.calls import Servicer
@@ -87,15 +88,12 @@ _REMEDY = "stop the program that has it, or set grpc_socket, or listen_address a
 
 
 def _check_free(port: Port) -> None:
-    """Find out in plain words: gRPC logs a page."""
-    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((port.address, port.number))
-        except OSError as error:
-            cause = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
-            raise LocalFailure(port.endpoint, cause, _REMEDY) from error
+    """Report a taken port in one line; gRPC would log a page."""
+    try:
+        hosts.check_free(port.address, port.number)
+    except OSError as error:
+        cause = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
+        raise LocalFailure(port.endpoint, cause, _REMEDY) from error
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from appliance.core import hosts
 from appliance.core.config.document import read_text
 from appliance.core.run import log
 from appliance.core.run.errors import Problem
@@ -103,8 +104,7 @@ def _read_one(text: str, *, origin: str) -> Address | str:
         return f"is still the placeholder {user!r}; write your access token of {host}"
     if user and parts.scheme == "http":
         return "would send the token unencrypted; write https://"
-    place = f"[{host}]" if ":" in host else host
-    place = f"{place}:{port}" if port else place
+    place = hosts.join_port(host, port or None)
     url = urlunsplit((parts.scheme, place, parts.path, parts.query, ""))
     return Address(
         urlunsplit((parts.scheme, place, parts.path, "", "")), url, origin, user, password

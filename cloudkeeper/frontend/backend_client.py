@@ -13,6 +13,7 @@ from typing import Any, Self
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from appliance.core import hosts
 from appliance.core.run.errors import LocalFailure, Unavailable
 from cloudkeeper.model import Appliance, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
@@ -205,8 +206,8 @@ def _connect(endpoint: str) -> socket.socket:
             connection.close()
             raise
         return connection
-    host, _, port = endpoint.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT.total_seconds())
+    address = hosts.split_port(endpoint)
+    return socket.create_connection(address, timeout=_CONNECT.total_seconds())
 
 
 def _credentials(encryption: Encryption) -> grpc.ChannelCredentials:

@@ -18,11 +18,10 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import stamina
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from appliance.core import proxy
+from appliance.core import proxy, retry
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
@@ -38,6 +37,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED = frozenset({401, 403})
 _PATIENCE = frozenset({429, 500, 502, 503, 504})
 _OK = 200
+_LONGEST_PAUSE = 5.0
+"""Seconds between two attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +113,15 @@ class Downloader:
         :raises Unavailable: also from within the blocks
         """
         auth = (user, password) if user or password else None
-        retry = stamina.retry_context(
-            on=Transient, attempts=self._attempts, timeout=timeouts.total, wait_initial=0.5
-        )
         with deadline.limit(timeouts.total) as watch:
             try:
-                for attempt in retry:
-                    with attempt:
-                        response = self._open(url, name=name, auth=auth, timeouts=timeouts)
+                response = retry.call(
+                    lambda: self._open(url, name=name, auth=auth, timeouts=timeouts),
+                    on=Transient,
+                    attempts=self._attempts,
+                    longest=_LONGEST_PAUSE,
+                    decide=lambda _, pause: None if watch.is_over else pause,
+                )
             except ApplianceError as error:
                 if watch.is_over:
                     raise Unavailable(

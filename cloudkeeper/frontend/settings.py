@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.core import hosts
 from appliance.core.config import document
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
@@ -36,9 +37,7 @@ _LEVELS = {
     "UNKNOWN": logging.CRITICAL,
 }
 _SOCKET = re.compile(r"unix:(?://)?/[^/].*")
-_ENDPOINT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):(\d{1,5})")
 _SOCKET_PATH = "/run/cloudkeeper/backend.sock"
-_MAX_PORT = 65535
 _VALUES = {
     "--image-lists-file": "image-lists-file",
     "--ca-dir": "ca-dir",
@@ -157,7 +156,7 @@ def _backend_of(environment: Mapping[str, str]) -> str:
     )
     if not (address and port):
         return ""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return hosts.join_port(address, int(port)) if port.isdecimal() else f"{address}:{port}"
 
 
 class _FrontendReader:
@@ -244,12 +243,14 @@ class _FrontendReader:
                 )
                 self._settings.warn(_TOP, "authentication", words)
             return endpoint
-        match = _ENDPOINT.fullmatch(endpoint)
-        if match is None or not 1 <= int(match[1]) <= _MAX_PORT:
+        try:
+            hosts.split_port(endpoint)
+        except ValueError:
             self._settings.error(
                 *place, f"{endpoint!r} is not allowed; write unix:///PATH or HOST:PORT"
             )
-        elif not has_tls:
+            return endpoint
+        if not has_tls:
             words = f"{endpoint} is used without TLS: nobody knows who answers there; set authentication: true"
             self._settings.warn(*place, words)
         return endpoint

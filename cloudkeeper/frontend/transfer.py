@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from appliance.core import files
+from appliance.core import files, hosts
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Tampered
 from cloudkeeper.frontend import formats
@@ -198,7 +198,7 @@ def _publish(part: Path, final: Path) -> None:
 def _shown(uri: str) -> str:
     """Return a URL without what may be a secret in it: user name, password and query."""
     parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return urlunsplit((parts.scheme, hosts.of_url(uri), parts.path, "", ""))
 
 
 def _file_name(offer: Offer) -> str:

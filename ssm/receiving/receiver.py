@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from appliance.core import retry
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.record import RunRecord
 from ssm.receiving.inbox import Inbox
 from ssm.receiving.judge import Judge
-from ssm.transport.brokers import Brokers, pauses
+from ssm.transport.brokers import Brokers
 from ssm.transport.events import Connection, Delivery, Lost, Rejection
 
 logger = logging.getLogger("ssm.ssm2")
@@ -72,7 +73,7 @@ class Receiver:
         :raises Unavailable: no broker answered within the idle time, or for ten minutes after the
         connection was lost
         """
-        waits, patience, away_since = pauses(), self._limits.idle, time.monotonic()
+        waits, patience, away_since = retry.pauses(), self._limits.idle, time.monotonic()
         while not self._is_over():
             try:
                 connection = self._brokers.connect()
@@ -99,7 +100,7 @@ class Receiver:
             if self._is_over():
                 return
             self._record.add("reconnects")
-            waits = pauses() if self.handled > handled else waits
+            waits = retry.pauses() if self.handled > handled else waits
             patience, away_since, self._idle_since = (
                 self._limits.idle and _PATIENCE,
                 time.monotonic(),

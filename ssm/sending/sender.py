@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from appliance.core import retry
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, Unavailable
 from appliance.core.run.record import RunRecord
 from ssm.sending import diagnosis, summary
@@ -45,7 +46,7 @@ from ssm.sending.packer import Packer
 from ssm.sending.suspects import Suspects, Treatment
 from ssm.sending.window import SendWindow
 from ssm.settings import SenderSettings
-from ssm.transport.brokers import Brokers, pauses
+from ssm.transport.brokers import Brokers
 from ssm.transport.events import Connection, Lost, Receipt, Rejection
 
 logger = logging.getLogger("ssm.ssm2")
@@ -106,7 +107,7 @@ class Sender:
         """Seconds waited in vain for receipts since the last one."""
         self._breaks = 0
         """Connections that ended since the last receipt."""
-        self._pauses = pauses()
+        self._pauses = retry.pauses()
         self._last_receipt = 0.0
 
     def run(self, *, limit: int | None = None) -> ExitStatus:
@@ -216,7 +217,7 @@ class Sender:
         if name not in self._window.in_flight:
             return
         self._last_receipt, self._breaks, self._silence = time.monotonic(), 0, 0.0
-        self._pauses = pauses()
+        self._pauses = retry.pauses()
         self._suspects.arrived(
             name,
             broker=str(connection.broker),
@@ -287,7 +288,7 @@ class Sender:
 
         """
         end = min(self._deadline, time.monotonic() + RECONNECT_LIMIT.total_seconds())
-        waits = pauses()
+        waits = retry.pauses()
         while True:
             try:
                 return self._brokers.connect()

@@ -33,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.core import hosts
 from appliance.core.run.errors import AccessDenied, Unavailable
 from ssm.transport.request import (
     CLOSED,
@@ -41,7 +42,6 @@ from ssm.transport.request import (
     HTTPAnswer,
     Interrupted,
     KeptConnection,
-    address,
 )
 
 MAX_REQUEST = 1024 * 1024
@@ -71,7 +71,7 @@ class AMSService:
     authn_port: int = 8443
 
     def __str__(self) -> str:
-        return address(self.host, self.port)
+        return hosts.join_port(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ class AMSClient:
     def _exchange_certificate(self) -> str:
         """Return the token that this host's certificate stands for."""
         host, port = self.service.host, self.service.authn_port
-        subject = address(host, port)
+        subject = hosts.join_port(host, port)
         line = KeptConnection(host, port, tls=self._tls)
         target = f"/v1/service-types/ams/hosts/{_quote(host)}:authx509"
         with contextlib.closing(line):

@@ -7,8 +7,7 @@ answered last is tried first the next time.
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from appliance.core.run.errors import Unavailable
@@ -22,9 +21,6 @@ if TYPE_CHECKING:  # start-up is a cost
     from appliance.core.trust.tls import PeerTrust
 
 logger = logging.getLogger("ssm.ssm2")
-
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 300.0
 
 
 class Brokers:
@@ -75,18 +71,6 @@ def check_tls(link: Link) -> None:
     from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
 
     _tls(link, _peers(link, CADirectory(link.capath)))
-
-
-def pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each further try.
-
-    They double from 1 to 300. Up to half of each is taken off at random, so that senders that lost
-    the same broker do not come back at the same moment.
-    """
-    pause = _FIRST_PAUSE
-    while True:
-        yield pause * random.uniform(0.5, 1)  # noqa: S311  spreads clients, protects nothing
-        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _connect_ams(broker: Broker, link: Link, peers: PeerTrust) -> Connection:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from appliance.core import proxy
+from appliance.core import hosts, proxy
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.tls import remedy
 from appliance.core.version import __version__
@@ -77,7 +77,7 @@ class KeptConnection:
     """A connection that is kept from one request to the next, and made anew when the other side has closed it."""
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext) -> None:
-        self._address = address(host, port)
+        self._address = hosts.join_port(host, port)
         self._is_interrupted = False
         seconds = CONNECT_TIMEOUT.total_seconds()
         self._http = proxy.https_connection(host, port, timeout=seconds, tls=tls)
@@ -189,11 +189,6 @@ class KeptConnection:
     def close(self) -> None:
         """Close the connection; the next request opens it again."""
         self._http.close()
-
-
-def address(host: str, port: int) -> str:
-    """Write host and port as in a URL."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _site(location: str) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
 
-from appliance.core.cloud import compute
+from appliance.core import retry
+from appliance.core.cloud import compute, transport
 from appliance.core.run import log
 from caso.cmds import extract
 from caso.run import LOCK_NAME
@@ -28,10 +28,10 @@ LISTING = "/servers/detail"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_secrets", set())
-    with stamina.set_testing(testing=True, attempts=2):
-        yield
+    monkeypatch.setattr(transport, "_ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
 
 
 def command(cloud: Cloud, root: Path, **options: str) -> list[str]:

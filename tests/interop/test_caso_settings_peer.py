@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from appliance.core import clock
 from tests.unit.test_caso_settings import LOGIN, V1, V5, load
 
 PEER = Path(sys.prefix).parent / "peer/bin/python"
@@ -94,3 +95,24 @@ def test_the_peer_reads_the_same(text: str, flags: list[str], tmp_path: Path) ->
     for name in ("spool", "lock", "output", "mapping"):
         peer[name] = peer[name].removeprefix(str(tmp_path))
     assert ours == peer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2026-11-01", "20261101", "2026-11-01T00:00", "2026-11-01 00:00:00", "2026-11-01T12"),
+        *("2026-11-01T01:02:03Z", "2026-11-01 01:02:03.5+02:00", "20261101T010203-0530"),
+        *("2026-11-01 01:02:03.712270+00:00", "2026-11-01 01:02 UTC", "2026-11-01T01:02:03 GMT"),
+        *("Sun, 01 Nov 2026 01:02:03 +0100", "Sun, 01 Nov 2026 01:02:03 GMT"),
+    ],
+)
+def test_the_peer_reads_the_same_moment(text: str) -> None:
+    code = (
+        "import sys, dateutil.parser; from datetime import UTC\n"
+        "found = dateutil.parser.parse(sys.argv[1])\n"
+        "print((found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC).isoformat())"
+    )
+    shown = subprocess.run(
+        [str(PEER), "-c", code, text], capture_output=True, text=True, check=True
+    )
+    assert clock.parse(text).isoformat() == shown.stdout.strip()

@@ -262,7 +262,7 @@ x = 1
         (
             "v3password",
             "v3pasword",
-            "caso.conf:5: [keystone_auth] auth_type: 'v3pasword' is not a plugin; write one like v3",
+            "caso.conf:5: [keystone_auth] auth_type: 'v3pasword' is not a plugin; did you mean v3password?",
         ),
         (
             "auth_type = v3password",

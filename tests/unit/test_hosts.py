@@ -1,8 +1,19 @@
 """Names and URLs that there can be, and those that there cannot."""
 
+import re
+import socket
+
 import pytest
 
-from appliance.core.hosts import is_host, url_fault
+from appliance.core.hosts import (
+    check_free,
+    is_host,
+    join_port,
+    name_of_url,
+    of_url,
+    split_port,
+    url_fault,
+)
 
 LABEL = "x" * 63
 
@@ -110,3 +121,51 @@ def test_urls(url: str) -> None:
 )
 def test_what_is_no_url_of_a_service(url: str, fault: str) -> None:
     assert url_fault(url) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("msg.example.org:6163", ("msg.example.org", 6163)),
+        ("msg.example.org", ("msg.example.org", 443)),
+        ("[2001:db8::1]:6163", ("2001:db8::1", 6163)),
+        ("[::1]", ("::1", 443)),
+        ("10.0.0.1:1", ("10.0.0.1", 1)),
+    ],
+)
+def test_a_host_with_its_port(text: str, found: tuple[str, int]) -> None:
+    assert split_port(text, default_port=443) == found
+    assert split_port(join_port(*found)) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":", "host:", ":443", "host:0", "host:65536", "host:port", "::1", "::1:443", "[::1"),
+        *("user@host:443", "https://host:443", "host/path:443", "a b:443", "[host]:443"),
+    ],
+)
+def test_what_is_no_host_with_a_port(text: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(text) + "$"):
+        split_port(text)
+    with pytest.raises(ValueError, match=r"^host$"):
+        split_port("host")
+
+
+def test_what_a_message_shows_of_a_url() -> None:
+    assert of_url("https://user:geheimes@k.org:5000/v3") == "k.org:5000"
+    assert of_url("k.org") == "k.org"
+    assert name_of_url("https://user:geheimes@K.org:5000/v3") == "k.org"
+    assert name_of_url("/v2/images") == ""
+    assert join_port("::1", None) == "[::1]"
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            check_free("127.0.0.1", port)
+        check_free("127.0.0.2", port)
+    check_free("127.0.0.1", port)
+    with pytest.raises(OSError, match="assign requested address"):
+        check_free("192.0.2.1", port)

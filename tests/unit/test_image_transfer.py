@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import stamina
 
+from appliance.core import retry
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Tampered, Untrusted
@@ -47,9 +47,8 @@ def client(authority: Authority) -> Downloader:
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(testing=True, attempts=3):
-        yield
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
 
 
 @pytest.fixture

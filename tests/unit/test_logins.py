@@ -11,9 +11,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-import stamina
 
-from appliance.core.cloud import identity
+from appliance.core.cloud import identity, transport
 from appliance.core.cloud.hops import LoginDenied, LoginFailure
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
@@ -372,9 +371,8 @@ def test_a_hop_that_fails(name: str, issuer: Issuer, keystone: openstack.Cloud) 
 
 
 @pytest.fixture
-def _quick() -> Iterator[None]:
-    with stamina.set_testing(True):
-        yield
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_ATTEMPTS", 1)
 
 
 def test_no_redirection_gets_the_access_token(issuer: Issuer, keystone: openstack.Cloud) -> None:

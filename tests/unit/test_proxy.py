@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import stamina
 
+from appliance.core import retry
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, log
@@ -40,8 +40,8 @@ _ACCOUNT = {"username": "x", "password": "y", "user_domain_id": "default"}
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with stamina.set_testing(True):  # asks once, as the library lets tests do
-        yield
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
+    yield
     log._secrets.clear()
 
 

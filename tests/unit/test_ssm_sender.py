@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dirq.QueueSimple import QueueSimple
 
-from appliance.core import clock
+from appliance.core import clock, retry
 from appliance.core.run.errors import ExitStatus, Unavailable
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
@@ -23,7 +23,7 @@ from ssm.sending.directory_spool import DirectorySpool
 from ssm.sending.packer import Packer
 from ssm.sending.sender import RECEIPT_TIMEOUT, Sender
 from ssm.settings import load_sender
-from ssm.transport.brokers import brokers_of, pauses
+from ssm.transport.brokers import brokers_of
 from tests.simulators import ams_service
 from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
@@ -196,7 +196,7 @@ def test_elements_that_a_neighbour_took_are_no_reason_to_stop(tmp_path: Path, tr
 def test_a_service_that_stays_out_of_order_is_asked_six_times(
     tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssm.sending.sender.pauses", lambda: itertools.repeat(0.01))
+    monkeypatch.setattr(retry, "pauses", lambda: itertools.repeat(0.01))
     faults = [ams_service.Fault(ams_service.Kind.STATUS, times=99)]
     with AMS(trust.host("broker"), trust.grid.certificate, faults) as service:
         sender, names = sender_to(service, tmp_path, trust, 2)
@@ -207,10 +207,3 @@ def test_a_service_that_stays_out_of_order_is_asked_six_times(
         assert len(service.asked("publish")) == 6
     assert QueueSimple(str(tmp_path / "spool")).count() == len(names) == 2
     assert list((tmp_path / "spool").glob("*/*.lck")) == []
-
-
-def test_pauses_double_up_to_five_minutes_less_a_random_part() -> None:
-    longest = [min(2**number, 300) for number in range(12)]
-    for found, limit in zip(itertools.islice(pauses(), 12), longest, strict=True):
-        assert limit / 2 <= found <= limit
-    assert next(pauses()) != next(pauses())

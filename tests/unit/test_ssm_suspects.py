@@ -8,6 +8,7 @@ import pytest
 from dirq.queue import Queue
 from dirq.QueueSimple import QueueSimple
 
+from appliance.core import retry
 from appliance.core.run.errors import ExitStatus, Unavailable
 from ssm.sending.suspects import Suspects, Treatment
 from tests.simulators import ams_service
@@ -23,7 +24,7 @@ SCHEMA = {"body": "string", "empaid": "string", "attempts": "string"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssm.sending.sender.pauses", lambda: itertools.repeat(0.01))
+    monkeypatch.setattr(retry, "pauses", lambda: itertools.repeat(0.01))
 
 
 def fill(directory: Path, *words: object) -> list[str]:

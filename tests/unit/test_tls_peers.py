@@ -17,11 +17,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import stamina
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from appliance.core import retry
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Untrusted
@@ -129,12 +129,11 @@ Case = Callable[["Make"], tuple[World, Credential]]
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)  # whatever a program that another test ran has configured
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with stamina.set_testing(True):
-        yield
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
 
 
 def plain(trust: PeerTrust, _: CADirectory, port: int) -> None:

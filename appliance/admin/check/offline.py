@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import os
 import sys
@@ -40,6 +39,7 @@ from appliance.core.run.errors import (
     UsageError,
 )
 from appliance.core.run.layout import Layout
+from appliance.core.suggestion import did_you_mean
 
 _FRESH = 3.0
 """Seconds: a file that was written so lately may be half of what somebody is about to save."""
@@ -214,8 +214,7 @@ def _members(name: str) -> Sequence[str]:
     if name in inventory.UNITS:
         return inventory.UNITS[name]
     known = [*_names(), *inventory.UNITS]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(known)}"
+    hint = did_you_mean(name, known, otherwise=f"write one of {', '.join(known)}")
     raise UsageError(name, "there is no such job or service", hint)
 
 

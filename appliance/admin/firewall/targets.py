@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.admin.inventory import CONTAINERS
+from appliance.core import hosts
 from appliance.core.config import document, shell
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
@@ -35,11 +36,7 @@ class Target:
     @property
     def url(self) -> str:
         """Return its URL, by which its rules are marked."""
-        return (
-            f"ldap://[{self.host}]:{self.port}"
-            if ":" in self.host
-            else f"ldap://{self.host}:{self.port}"
-        )
+        return f"ldap://{hosts.join_port(self.host, self.port)}"
 
     @property
     def is_address(self) -> bool:

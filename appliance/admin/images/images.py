@@ -7,7 +7,6 @@ elsewhere.
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 
 from appliance.admin import settings
@@ -16,6 +15,7 @@ from appliance.admin.inventory import CONTAINERS
 from appliance.admin.runtime.engine import Engine
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.suggestion import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print name and id of each image."""
     for name in arguments.services:
         if name not in CONTAINERS:
-            near = difflib.get_close_matches(name, CONTAINERS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(CONTAINERS)}"
+            all_names = f"write one of {', '.join(CONTAINERS)}"
+            hint = did_you_mean(name, CONTAINERS, otherwise=all_names)
             raise UsageError(name, "there is no such service", hint)
     host = settings.load(cli.layout(arguments))
     for warning in host.warnings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from appliance.admin.service import choose
 from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.run.layout import Layout
+from appliance.core.suggestion import did_you_mean
 
 _TAIL = "/usr/bin/tail"
 _NAMES = (*dict.fromkeys([*SERVICES, *UNITS]), *JOBS)
@@ -58,8 +58,7 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
         services = UNITS.get(name, (name,))
         return _of_services(services, layout, lines=arguments.lines, follow=arguments.follow)
     if name is not None and name not in JOBS:
-        near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(_NAMES)}"
+        hint = did_you_mean(name, _NAMES, otherwise=f"write one of {', '.join(_NAMES)}")
         raise UsageError(name, "there is no such service or job", hint)
     jobs = [JOBS[name]] if name else list(JOBS.values())
     paths = [path for job in jobs if (path := layout.path(f"/var/log/{job.log}")).exists()]

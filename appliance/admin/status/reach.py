@@ -12,6 +12,7 @@ from appliance.admin.firewall.chain import Bridges
 from appliance.admin.firewall.egress import NetworkMode
 from appliance.admin.settings import Host
 from appliance.admin.status.services import Services
+from appliance.core import hosts
 from appliance.core.run.errors import AccessDenied, ConfigurationError, Unavailable
 
 _SERVICE = "sitebdii"
@@ -82,12 +83,9 @@ def _outward(host: Host, clients: str) -> Reach:
 def _clients(host: Host, mode: NetworkMode) -> str:
     if mode is NetworkMode.OTHER:
         return f"clients connect as {host.network} publishes it; INPUT rules of the host's firewall do not apply"
-    if host.listen is None:
-        where = f"port {PORT} of all addresses"
-    else:
-        address, port = host.listen
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    where = hosts.join_port(*host.listen) if host.listen else ""
     if mode is NetworkMode.HOST:
-        where = where if host.listen else _CONFIGURED
+        where = where or _CONFIGURED
         return f"clients connect to {where}, as far as the host's firewall lets them"
+    where = where or f"port {PORT} of all addresses"
     return f"clients connect to {where}, published by the engine: INPUT rules of the host's firewall do not apply"

@@ -7,7 +7,6 @@ Application credentials and trusts carry their scope in themselves and are never
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import metadata
 from typing import TYPE_CHECKING
+
+from appliance.core.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     from keystoneauth1.identity import BaseIdentityPlugin
@@ -158,8 +159,8 @@ def options(auth_type: str) -> tuple[Option, ...]:
         )
     except NoMatchingPlugin:
         known = sorted(metadata.entry_points(group=loading.PLUGIN_NAMESPACE).names)
-        near = ", ".join(difflib.get_close_matches(auth_type, known, n=3)) or _USUAL
-        raise LookupError(f"{auth_type!r} is not a plugin; write one like {near}") from None
+        hint = did_you_mean(auth_type, known, otherwise=f"write one like {_USUAL}")
+        raise LookupError(f"{auth_type!r} is not a plugin; {hint}") from None
     except (
         ImportError,
         AttributeError,

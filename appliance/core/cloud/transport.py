@@ -18,11 +18,9 @@ from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-import stamina
 from keystoneauth1 import exceptions, session
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from appliance.core import clock, hosts, proxy
+from appliance.core import clock, hosts, proxy, retry
 from appliance.core.cloud import hops
 from appliance.core.cloud.bounded import BoundedSession
 from appliance.core.cloud.login import Access
@@ -37,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 _BUSY = frozenset({429, 500, 502, 503, 504})
 _ATTEMPTS = 4
+_LONGEST_PAUSE = 8.0
+"""Seconds between two attempts, unless the service asks for more."""
 _LONGEST_WAIT = 60.0
+"""Seconds of a service's Retry-After that are obeyed."""
 _SPREAD = 0.5
 """Seconds over which threads come back to a service that all of them have left alone."""
 
@@ -97,7 +98,6 @@ class Transport(session.Session):
         self._lock = threading.Lock()
         self._pauses = _Pauses()
         self._said: set[str] = set()
-        set_on_retry_hooks([_tell_of_retry])
 
     # Of keystoneauth's long signature only what matters here has a name.
     def request(  # type: ignore[override]
@@ -107,16 +107,13 @@ class Transport(session.Session):
         if hops.is_secret_bearer(url, method, self._access):
             kwargs["redirect"] = False
         try:
-            for attempt in stamina.retry_context(
-                on=_wait,
+            response = retry.call(
+                lambda: self._send(url, method, **kwargs),
+                on=(_Busy, exceptions.ConnectionError),
                 attempts=_ATTEMPTS,
-                timeout=None,
-                wait_initial=0.5,
-                wait_max=8,
-                wait_jitter=0.5,
-            ):
-                with attempt:
-                    response = self._send(url, method, **kwargs)
+                longest=_LONGEST_PAUSE,
+                decide=_decide,
+            )
         except _Busy as error:
             request_id = error.response.headers.get("x-openstack-request-id", "")
             remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
@@ -201,26 +198,20 @@ def _after_host(error: Exception) -> str:
     return str(error).partition(" ")[2]
 
 
-def _wait(error: Exception) -> bool | float:
-    """Decide whether to try again, and after how many seconds if the service itself told."""
-    if isinstance(error, _Busy):
-        return 0.0 if error.is_announced else True  # `_Pauses` waits, for all threads alike
-    if isinstance(error, exceptions.SSLError) or proxy.is_refusal(error):
-        return False
-    return isinstance(error, exceptions.ConnectionError)
-
-
-def _tell_of_retry(details: RetryDetails) -> None:
-    error = details.caused_by
+def _decide(error: Exception, pause: float) -> float | None:
+    """Return the seconds to wait before the next attempt, and log them; None for no other attempt."""
     if isinstance(error, _Busy) and error.is_announced:
-        return
+        return 0.0  # `_Pauses` waits, for all threads alike
+    if isinstance(error, exceptions.SSLError) or proxy.is_refusal(error):
+        return None
     site = _site_in(error)
     words = (
         str(error)
         if isinstance(error, _Busy)
         else f"{hosts.of_url(site)}: {_failure(error, site)[0]}"
     )
-    logger.warning("%s; trying again in %.1f s", words, details.wait_for)
+    logger.warning("%s; trying again in %.1f s", words, pause)
+    return pause
 
 
 _CAUSES = (

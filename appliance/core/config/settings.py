@@ -7,7 +7,6 @@ wrong``, or returns the warnings.
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 from collections import deque
@@ -19,6 +18,7 @@ from typing import TypeVar
 from appliance.core.config.document import Document, Entry
 from appliance.core.run import log, place
 from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.suggestion import closest, did_you_mean
 
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no"})
@@ -354,8 +354,7 @@ class Settings:
         try:
             return convert(text)
         except ValueError:
-            near = difflib.get_close_matches(text, words, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = _hint(text, words)
             self._report(entry, section, option, f"{text!r} is not allowed; write {allowed}{hint}")
             return default
 
@@ -371,11 +370,9 @@ class Settings:
     def _warn_of_unknown(self) -> None:
         for section, options in self._document.sections.items():
             if section not in self._known:
-                near = difflib.get_close_matches(section, self._known, n=1)
+                words = f"unknown section{_hint(section, self._known)}"
                 for entry in list(options.values())[:1]:
-                    self._report(
-                        entry, section, "", f"unknown section{_did_you_mean(near)}", is_fatal=False
-                    )
+                    self._report(entry, section, "", words, is_fatal=False)
                 continue
             for option in options.keys() - self._known[section]:
                 self._report_unknown(section, option)
@@ -386,8 +383,8 @@ class Settings:
             name for name, known in self._known.items() if name != section and option in known
         ]
         usual = _USUAL.get(option, "")
-        near = difflib.get_close_matches(option, self._known[section], n=1)
-        near = [usual] if usual in self._known[section] else near
+        meant = usual if usual in self._known[section] else option
+        near = closest(meant, self._known[section])
         if elsewhere:
             home = next((name for name in elsewhere if name in self._accounts), elsewhere[0])
             is_missed = self._document.get(home, option) is None
@@ -398,10 +395,10 @@ class Settings:
             )
         else:
             text, is_account = (
-                f"unknown option, ignored{_did_you_mean(near)}",
+                f"unknown option, ignored{_hint(meant, self._known[section])}",
                 section in self._accounts,
             )
-            is_missed = bool(near) and self._document.get(section, near[0]) is None
+            is_missed = bool(near) and self._document.get(section, near) is None
         entry = self._document.get(section, option)
         self._report(entry, section, option, text, is_fatal=is_account and is_missed)
 
@@ -433,5 +430,6 @@ def _lost(path: Path) -> str:
     )
 
 
-def _did_you_mean(near: list[str]) -> str:
-    return f"; did you mean {near[0]}?" if near else ""
+def _hint(name: str, known: Collection[str]) -> str:
+    question = did_you_mean(name, known)
+    return f"; {question}" if question else ""

@@ -258,7 +258,6 @@ def configure(
         "glanceclient",
         "urllib3",
         "stomp",
-        "stamina",
     ):
         libraries = logging.NOTSET if level <= logging.DEBUG else max(level, logging.WARNING)
         logging.getLogger(library).setLevel(libraries)
