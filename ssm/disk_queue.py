@@ -1,16 +1,21 @@
-"""Queues of received and of undeliverable messages, laid out as the dirq library's ``Queue``.
+"""Queues of received messages and of dead letters, laid out as the dirq library's ``Queue``.
 
-    PATH/NNNNNNNN/<14 hex>/FIELD        an element: a directory, one file a field
-    PATH/temporary, PATH/obsolete       dirq's own
-    PARENT/.NAME.staging/<14 hex>/…     ours: elements on their way in
+    PATH/NNNNNNNN/<14 hex>/FIELD        an element: a directory with one file for each field
+    PATH/temporary, PATH/obsolete       used by dirq alone
+    PARENT/.NAME.staging/<14 hex>/…     used by this module alone: elements on their way in
 
-An element is written and fsynced in the staging directory, then renamed into the queue: readers
-never see half of one. It is not dirq's ``temporary``, because a reader's ``purge`` empties that
-after five minutes, and what lies there after a crash may be all that there is of a message that is
-known as received.
+An element goes through three steps, each durable before the next begins:
 
-What others left under such names and cannot be used is passed by and kept in `DiskQueue.skipped`, as in
-`appliance.core.spool`.
+    stage       write its fields into the staging directory
+    seal        fsync all that was staged
+    publish     rename it into the queue, so that readers never see half of one
+
+The staging directory is not dirq's ``temporary``: a reader's ``purge`` empties that after five
+minutes, and after a crash a staged element may be the only copy of a message whose sender has its
+acknowledgement.
+
+Files that others left under such names and that cannot be used are skipped and kept in
+`DiskQueue.skipped`, as in `appliance.core.spool`.
 """
 
 from __future__ import annotations
@@ -31,28 +36,30 @@ from appliance.core.run.errors import LocalFailure
 _DIRECTORY = re.compile(r"[0-9a-f]{8}")
 _ELEMENT = re.compile(r"[0-9a-f]{14}")
 _MAX_ELEMENTS = 16_000
-"""Of a directory, as in dirq."""
+"""Elements in one directory, as in dirq."""
 _MAX_FIELD = 64 * 1024
 
 
 class DiskQueue:
-    """A queue to be added to by one process; made if it is not there. Any number of dirq readers may be at work."""
+    """A queue for one writer and any number of dirq readers; created when it is missing."""
 
     def __init__(self, path: Path) -> None:
-        """Make what is missing of the queue.
+        """Create the missing directories of the queue.
 
-        :raises LocalFailure: the queue or its staging directory cannot be used
+        Raises:
+            LocalFailure: the queue or its staging directory cannot be used.
+
         """
         self.path = path
         self.staging = path.parent / f".{path.name}.staging"
         self.skipped: dict[Path, LocalFailure] = {}
-        """What this object came across and could not use, by path."""
+        """Why paths of the queue could not be used."""
         for directory in (path, self.staging):
             _require(directory)
         for directory in (path / "temporary", path / "obsolete"):
             try:
                 files.make_directory(directory)
-            except OSError as error:  # dirq's own, of no use to us
+            except OSError as error:  # used by dirq alone
                 self._skip(directory, error)
         self._digit = secrets.randbelow(16)
         self._last_microsecond = 0
@@ -60,10 +67,13 @@ class DiskQueue:
         self._directory, self._count = self._find_directory()
 
     def stage(self, fields: Mapping[str, bytes], *, name: str = "") -> str:
-        """Write an element to the staging directory and return its name; it is durable after `seal`.
+        """Write an element to the staging directory and return its name; `seal` makes it durable.
 
-        Without ``name`` it gets one that sorts behind all that this object made before. An
-        `OSError` leaves nothing.
+        Without ``name`` it gets one that sorts after all that this object made before.
+
+        Raises:
+            OSError: the element could not be written; nothing is left of it.
+
         """
         name = name or self._next_name()
         element = self.staging / name
@@ -90,10 +100,10 @@ class DiskQueue:
             self.discard(name)
 
     def seal(self) -> None:
-        """Make all that has been staged durable.
+        """Make all staged elements durable.
 
-        Writing is begun for all files before the first is waited for: the disk then works on them
-        together, at half the time of one after the other.
+        ``POSIX_FADV_DONTNEED`` starts the writing of a file without waiting for it. Once it is
+        started for all of them, the disk works on them together, in half the time.
         """
         descriptors, self._unsealed = self._unsealed, []
         try:
@@ -109,10 +119,10 @@ class DiskQueue:
         files.sync_directory(self.staging)
 
     def publish(self, names: Iterable[str]) -> dict[str, str]:
-        """Move staged elements into the queue, durably; those that have been moved already are left out.
+        """Move staged elements into the queue, durably, and return their places by name.
 
-        Returns where they are, ``NNNNNNNN/name`` by name. One that cannot be moved is kept in
-        `skipped` and stays staged.
+        A place is ``NNNNNNNN/name``. Names that are no longer staged are left out. An element that
+        cannot be moved stays staged and is added to `skipped`.
         """
         moved = {}
         for name in filter(self.is_staged, names):
@@ -121,7 +131,7 @@ class DiskQueue:
             except PermissionError as error:
                 self._skip(self.staging / name, error)
         for directory in {place.split("/")[0] for place in moved.values()}:
-            with contextlib.suppress(FileNotFoundError):  # a reader took all out and removed it
+            with contextlib.suppress(FileNotFoundError):  # a reader emptied and removed it
                 files.sync_directory(self.path / directory)
         if moved:
             files.sync_directory(self.staging)
@@ -132,18 +142,18 @@ class DiskQueue:
         return [path.name for path in self._listed(self.staging, _ELEMENT)]
 
     def is_staged(self, name: str) -> bool:
-        """Say whether an element of this name is in the staging directory."""
+        """Check whether an element of this name is in the staging directory."""
         return (self.staging / name).is_dir()
 
     def discard(self, name: str) -> None:
-        """Remove a staged element; one that cannot be removed is kept in `skipped`."""
+        """Remove a staged element; one that cannot be removed is added to `skipped`."""
         element = self.staging / name
         shutil.rmtree(element, ignore_errors=True)
         if os.path.lexists(element):
             self._skip(element, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
     def field(self, name: str, field: str) -> bytes | None:
-        """Return a field of an element of the queue; None when it has no such element.
+        """Return a field of an element of the queue; None when there is no such element.
 
         A field that is missing or cannot be read is empty.
         """
@@ -167,7 +177,7 @@ class DiskQueue:
                     raise
                 continue
             except PermissionError:
-                if _is_usable(self.path / self._directory):  # then it is the element
+                if _is_usable(self.path / self._directory):  # then the element is at fault
                     raise
                 self._directory, self._count = self._find_directory()
                 continue
@@ -175,9 +185,9 @@ class DiskQueue:
             return self._directory
 
     def _find_directory(self) -> tuple[str, int]:
-        """Return the directory that takes the next element, and how many it has."""
+        """Return the directory for the next element, and the number of elements in it."""
         usable = [path for path in self._listed(self.path, _DIRECTORY) if self._is_ours(path)]
-        with contextlib.suppress(FileNotFoundError):  # a reader took all out and removed it
+        with contextlib.suppress(FileNotFoundError):  # a reader emptied and removed it
             if usable and (count := len(os.listdir(usable[-1]))) < _MAX_ELEMENTS:
                 return usable[-1].name, count
         number = int(usable[-1].name, 16) + 1 if usable else 0
@@ -186,7 +196,7 @@ class DiskQueue:
         return f"{number:08x}", 0
 
     def _is_ours(self, directory: Path) -> bool:
-        """Say whether this user may add to a directory of the queue; if not, keep the reason."""
+        """Check whether this user may add to a directory of the queue; note why not."""
         if not _is_usable(directory):
             refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
             self._skip(directory, refusal)
@@ -202,13 +212,14 @@ class DiskQueue:
         self.skipped[path] = files.describe_skipped(path, error)
 
     def _next_name(self) -> str:
+        # The form of dirq's names; never backwards, also when the clock is set back.
         self._last_microsecond = max(time.time_ns() // 1000, self._last_microsecond + 1)
         seconds, micros = divmod(self._last_microsecond, 1_000_000)
         return f"{seconds:08x}{micros:05x}{self._digit:01x}"
 
 
 def _require(directory: Path) -> None:
-    """Make a directory that this program cannot do without; raises `LocalFailure`."""
+    """Create a directory that this program needs; raise `LocalFailure` if it is unusable."""
     try:
         files.make_directory(directory)
         if not _is_usable(directory):

@@ -1,11 +1,11 @@
-"""S/MIME as SSM writes it: detached signature, perhaps encrypted around that; and the way back.
+"""S/MIME as SSM writes it: a detached signature, and optional encryption around that.
 
 The wire form is the one that openssl's ``smime -sign -text`` prints (RFC 8551, 3.5.3):
-``multipart/signed``, LF line ends, an inner part that begins with ``Content-Type: text/plain``.
-What is hashed is that inner part with CRLF line ends (RFC 8551, 3.1.1). Text beyond ASCII, and what
-SSM's receiver would stumble over, travels quoted-printable: the one form that every SSM reads. The
-MIME frame is put together by hand, because the text is then copied once instead of by an e-mail
-generator, five times as fast.
+``multipart/signed``, LF line ends, an inner part that begins with ``Content-Type: text/plain``. The
+signature covers that inner part with CRLF line ends (RFC 8551, 3.1.1). Text that is not ASCII, and
+text that SSM's receiver would misread, is sent quoted-printable: the one form that every SSM reads.
+The MIME frame is put together by hand. An e-mail generator copies the text several times, and takes
+five times as long.
 """
 
 from __future__ import annotations
@@ -57,13 +57,15 @@ class Unsendable(ApplianceError):
 
 
 class Undecipherable(Untrusted):
-    """A message that was not encrypted to this host, or not by means that are read here."""
+    """A message that is not encrypted to this host, or not with a supported cipher."""
 
 
 def sign(text: bytes, *, identity: Identity) -> bytes:
     """Return ``text`` (UTF-8) as a signed message with LF line ends.
 
-    :raises Unsendable: the text is empty or not UTF-8
+    Raises:
+        Unsendable: the text is empty or not UTF-8.
+
     """
     inner = _inner_part(text)
     signature = (
@@ -75,9 +77,9 @@ def sign(text: bytes, *, identity: Identity) -> bytes:
     boundary = b"----" + secrets.token_hex(16).upper().encode("ascii")
     return b"".join(
         (
-            b'MIME-Version: 1.0\nContent-Type: multipart/signed; protocol="application/x-pkcs7-signature"; ',
-            b'micalg="sha-256"; boundary="%b"\n\nThis is an S/MIME signed message\n\n--%b\n'
-            % (boundary, boundary),
+            b"MIME-Version: 1.0\nContent-Type: multipart/signed; ",
+            b'protocol="application/x-pkcs7-signature"; micalg="sha-256"; boundary="%b"\n\n'
+            b"This is an S/MIME signed message\n\n--%b\n" % (boundary, boundary),
             inner,
             b"\n--%b\n" % boundary,
             _SIGNATURE,
@@ -88,7 +90,10 @@ def sign(text: bytes, *, identity: Identity) -> bytes:
 
 
 def encrypt(message: bytes, *, recipient: x509.Certificate, cipher: str) -> bytes:
-    """Return a signed message encrypted to ``recipient``, whose key must be RSA; ``cipher`` is aes128 or aes256."""
+    """Return a signed message encrypted to ``recipient``, whose key must be RSA.
+
+    ``cipher`` is a name in `CIPHERS`.
+    """
     enveloped = (
         pkcs7.PKCS7EnvelopeBuilder()
         .set_data(mime.canonical(message))
@@ -110,12 +115,14 @@ def check_recipient(recipient: x509.Certificate, *, subject: object) -> None:
 
 
 def decrypt(message: bytes, *, identity: Identity) -> bytes:
-    """Return what is inside an encrypted message; one that is not encrypted is returned as it is.
+    """Return the content of an encrypted message; return any other message unchanged.
 
-    Whether it is encrypted is said by its top header alone.
+    Only the top header decides whether a message is encrypted.
 
-    :raises Malformed: it has no header that can be read
-    :raises Undecipherable: it cannot be decrypted with the key of ``identity``
+    Raises:
+        Malformed: it has no header that can be read.
+        Undecipherable: it cannot be decrypted with the key of ``identity``.
+
     """
     headers, body = mime.split_header(mime.with_newlines(message))
     if mime.parse_content_type(headers.get("content-type", "")).type not in mime.OPAQUE_TYPES:
@@ -137,7 +144,12 @@ def decrypt(message: bytes, *, identity: Identity) -> bytes:
 def open_envelope(
     message: bytes, *, identity: Identity, trust: CADirectory, at: datetime, max_bytes: int
 ) -> smime.Verified:
-    """Decrypt a message if it is encrypted, then verify it; raises as `decrypt` and `smime.verify` do."""
+    """Decrypt a message if it is encrypted, then verify it.
+
+    Raises:
+        ApplianceError: as `decrypt` and `smime.verify` raise; also `Malformed` when it is too long.
+
+    """
     if len(message) > max_bytes:
         raise Malformed("message", f"it has {len(message)} bytes, at most {max_bytes} are accepted")
     return smime.verify(
@@ -146,23 +158,23 @@ def open_envelope(
 
 
 def needs_quoting(text: bytes) -> bool:
-    """Say whether ``text`` travels quoted-printable.
+    """Check whether ``text`` must be sent quoted-printable.
 
-    So does all that is not ASCII, and what SSM's receiver does not survive otherwise: it takes a
-    message for encrypted that mentions the type anywhere, and breaks lines where Python's
-    ``splitlines`` does. It looks for both before it decodes.
+    Text that is not ASCII must, and text that SSM's receiver misreads otherwise: SSM takes a
+    message for encrypted when it mentions that type anywhere, and breaks lines where Python's
+    ``splitlines`` does. It does both before it decodes.
     """
     text = mime.with_newlines(text)
     return not text.isascii() or _TROUBLE.search(text) is not None
 
 
 def quoted_size(text: bytes) -> int:
-    """Return how many bytes ``text`` has when it is quoted-printable."""
+    """Return the number of bytes of ``text`` in quoted-printable form."""
     return len(_quote(mime.with_newlines(text)))
 
 
 def _inner_part(text: bytes) -> bytes:
-    """Return the part that is signed, with LF line ends."""
+    """Return the part that is signed, with LF line ends; raise `Unsendable` as `sign` does."""
     text = mime.with_newlines(text)
     if not text.strip():
         raise Unsendable("message", "it is empty")
@@ -176,8 +188,9 @@ def _inner_part(text: bytes) -> bytes:
 
 
 def _quote(text: bytes) -> bytes:
-    # A lone carriage return must be encoded, because openssl would strip it; b2a_qp does so only in
-    # binary mode.
+    # A carriage return without a line feed must be encoded, because openssl strips it. b2a_qp
+    # does that only in binary mode.
     quoted = mime.with_newlines(binascii.b2a_qp(text, istext=b"\r" not in text))
-    # The slash alone is encoded, and the line broken behind it, so that none grows too long.
+    # Encoding the slash hides the type from SSM. The soft line break after it keeps the line
+    # within the 76 characters of quoted-printable.
     return _MENTION.sub(rb"application=2F=\n\1", quoted)

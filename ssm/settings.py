@@ -1,7 +1,7 @@
-"""sender.cfg and receiver.cfg, as SSM 3.4.1 and 4.0.0 read them, checked as a whole.
+"""The settings of sender.cfg and receiver.cfg, as SSM 3.4.1 and 4.0.0 read them.
 
-Options of our own: ``[broker] host`` takes a list ``host:port, host:port``; ``[broker] authn_port``
-and ``system_cas``, for AMS; ``[certificates] cipher``; ``[messaging] max_message_size`` and
+Extensions: ``[broker] host`` takes a list ``host:port, host:port``; ``[broker] authn_port`` and
+``system_cas`` are for AMS; ``[certificates] cipher``; ``[messaging] max_message_size`` and
 ``max_attempts``; ``check_crls`` takes the words of `CRLPolicy` beside true and false.
 """
 
@@ -56,21 +56,21 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class AMSAccess:
-    """What else AMS wants to know. Without a token the certificate is exchanged for one at ``authn_port``."""
+    """Access to AMS. Without a token, the certificate is exchanged for one at ``authn_port``."""
 
     project: str
     token: str = field(repr=False)
     authn_port: int
     system_cas: bool
-    """Whether the CAs of the operating system are believed as well: AMS at EGI has a certificate of a public one."""
+    """Whether the CAs of the operating system are trusted as well. EGI's AMS needs one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How to reach a queue: brokers in order of preference, own certificate, trust anchors, the queue's name.
+    """How to reach a queue.
 
-    With ``ams`` the brokers are AMS endpoints and ``destination`` is a topic or a subscription;
-    without, they are STOMP brokers.
+    ``brokers`` are in order of preference. With ``ams`` they are AMS endpoints, and ``destination``
+    is a topic or a subscription; without, they are STOMP brokers, and it is a queue.
     """
 
     brokers: tuple[Broker, ...]
@@ -84,7 +84,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class LogSection:
-    """Where the log goes and how much of it there is."""
+    """The section [logging]."""
 
     file: Path
     level: int
@@ -93,65 +93,70 @@ class LogSection:
 
 @dataclass(frozen=True, slots=True)
 class SenderSettings:
-    """What `ssmsend` needs."""
+    """The settings of `ssmsend`."""
 
     link: Link
     log: LogSection
     path: Path
     """The spool."""
     max_message_size: int
-    """Of a message before it is signed, in bytes."""
+    """Bytes of a message before it is signed."""
     server_cert: Path | None
-    """Encrypt to this certificate."""
+    """The certificate to encrypt to; None to sign only."""
     verify_server_cert: bool
     cipher: str
     crls: str
-    """A word of `CRLPolicy`: for the broker's certificate and the receiver's."""
+    """A word of `CRLPolicy`, for the certificates of broker and receiver."""
     max_attempts: int
-    """How often a message is sent alone before it can be set aside for breaking connections."""
+    """How often a message must break a connection, alone, to become a dead letter."""
     is_dirq: bool
-    """Whether the spool is one of dirq; else it is a plain directory of files."""
+    """Whether the spool is dirq's; otherwise it is a plain directory of files."""
     warnings: tuple[Problem, ...]
 
     @property
     def dead_letters(self) -> Path:
-        """Queue of messages that can never be sent; beside the spool, because nothing may be inside one."""
+        """Return the queue of dead letters: beside the spool, which must hold only messages."""
         return self.path.parent / "failed" / self.path.name
 
     @property
     def lock(self) -> Path:
-        """Lock file of a run."""
+        """Return the lock file of a run."""
         return self.path.parent / f".{self.path.name}.ssm.lock"
 
     @property
     def lock_journal(self) -> Path:
-        """Names of the elements that a run has locked or is about to lock."""
+        """Return the file with the names of elements that a run has locked, or is about to."""
         return self.path.parent / f".{self.path.name}.ssm.inflight"
 
     @property
     def suspects(self) -> Path:
-        """What earlier runs know of messages on which connections broke."""
+        """Return the file with the suspects of earlier runs."""
         return self.path.parent / f".{self.path.name}.ssm.suspects"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiverSettings:
-    """What `ssmreceive` needs."""
+    """The settings of `ssmreceive`."""
 
     link: Link
     log: LogSection
     path: Path
-    """Holds the queues ``incoming`` and ``reject``."""
+    """The directory of the queues ``incoming`` and ``reject``."""
     max_message_size: int
-    """Of a message as it arrives, in bytes."""
+    """Bytes of a message as it arrives."""
     crls: str
-    """A word of `CRLPolicy`: for signers of messages and the broker's certificate."""
+    """A word of `CRLPolicy`, for the certificates of signers and broker."""
     pidfile: Path
     warnings: tuple[Problem, ...]
 
 
 def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
-    """Read a sender.cfg; raises `ConfigurationError` with everything that is wrong in it."""
+    """Read a sender.cfg.
+
+    Raises:
+        ConfigurationError: it has faults; all of them are listed.
+
+    """
     settings = Settings(document.read([path], ini.parse))
     link = _read_link(settings, "sender", layout=layout)
     server_cert = settings.file("certificates", "server_cert")
@@ -183,7 +188,12 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
 
 
 def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
-    """Read a receiver.cfg; raises `ConfigurationError` with everything that is wrong in it."""
+    """Read a receiver.cfg.
+
+    Raises:
+        ConfigurationError: it has faults; all of them are listed.
+
+    """
     settings = Settings(document.read([path], ini.parse))
     link = _read_link(settings, "receiver", layout=layout)
     crls = _read_crls(settings)
@@ -200,7 +210,7 @@ def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
 
 
 def _read_crls(settings: Settings) -> str:
-    """Return a word of `CRLPolicy`; SSM's own words are true and false."""
+    """Return a word of `CRLPolicy`; the words of SSM are true and false."""
     allowed = ["warn", "require", "off", *_CRLS]
     word = settings.choice("certificates", "check_crls", default="warn", allowed=allowed)
     return _CRLS.get(word, word)
@@ -216,7 +226,7 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
         text = (
             "has no effect: AMS always uses TLS"
             if ams
-            else "messages travel in clear and the broker is not verified"
+            else "messages are sent unencrypted and the broker is not verified"
         )
         settings.warn("broker", "use_ssl", f"{text}; write true")
     brokers = _read_brokers(settings, protocol)
@@ -243,10 +253,12 @@ def _read_ams(settings: Settings) -> AMSAccess:
         "messaging", "ams_project", required="the project at AMS; EGI's is accounting"
     )
     if project and not _AMS_NAME.fullmatch(project):
-        settings.error("messaging", "ams_project", f"{project!r} is no name of a project at AMS")
+        settings.error(
+            "messaging", "ams_project", f"{project!r} is not a valid name of an AMS project"
+        )
     token = settings.text("messaging", "token")
     if token and not _TOKEN.fullmatch(token):
-        settings.error("messaging", "token", "holds blanks or characters that no token has")
+        settings.error("messaging", "token", "holds blanks or characters that a token cannot have")
     entry = settings.where("messaging", "token")
     if token and entry is not None and _is_open(entry.path):
         settings.warn(
@@ -274,23 +286,23 @@ def _is_open(path: Path) -> bool:
 
 
 def _read_destination(settings: Settings, role: str, protocol: str) -> str:
-    what = "the queue, for example /queue/NAME"
+    wanted = "the queue, for example /queue/NAME"
     if protocol == "AMS":
-        what = (
+        wanted = (
             "the topic; EGI's for clouds is eu-egi-cloud-accounting"
             if role == "sender"
             else "the subscription"
         )
-    destination = settings.text("messaging", "destination", required=what)
+    destination = settings.text("messaging", "destination", required=wanted)
     if protocol == "AMS" and destination and not _AMS_NAME.fullmatch(destination):
         settings.error(
-            "messaging", "destination", f"{destination!r} is no name at AMS; name {what}"
+            "messaging", "destination", f"{destination!r} is not a valid name at AMS; name {wanted}"
         )
     if ".test." in destination:
         settings.warn(
             "messaging",
             "destination",
-            f"{destination} is a test queue: what goes there is not accounted",
+            f"{destination} is a test queue: messages sent there are not accounted",
         )
     return destination
 
@@ -309,7 +321,7 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
         try:
             host, port = hosts.split_port(word, default_port=default_port)
         except ValueError:
-            # of a URL with one, the password would be shown
+            # A word with an account may hold a password, which a message must not show.
             shown = "an account" if "@" in word else repr(word)
             settings.error(
                 "broker",
@@ -327,23 +339,23 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
             settings.error("broker", "host", f"is still the placeholder {word!r}; {name_a_host}")
         brokers.append(Broker(host, port))
     if old:
-        text = "brokers are no longer looked up in the information system, this is ignored"
-        settings.warn("broker", old[0], f"{text}; {'host counts' if brokers else name_a_host}")
+        text = "brokers are no longer looked up in the information system; this option is ignored"
+        settings.warn("broker", old[0], f"{text}; {'host is used' if brokers else name_a_host}")
     if not words:
         settings.error("broker", "host", f"must be set: {name_a_host}")
     return tuple(brokers)
 
 
 def _read_path_type(settings: Settings) -> bool:
-    """Return whether the spool is one of dirq."""
+    """Return whether the spool is dirq's."""
     kind = settings.choice("messaging", "path_type", default="dirq", allowed=["dirq", "directory"])
     return kind == "dirq"
 
 
 def _check_spool(settings: Settings, spool: Path) -> None:
-    """Warn of spools inside the spool, which no sender looks into."""
+    """Warn of spools inside the spool: their messages are never sent."""
     try:
-        # Producers stage in hidden directories.
+        # Hidden directories are the staging areas of producers.
         inside = files.listed(
             spool,
             lambda name: not name.startswith(".") and not _ELEMENTS.fullmatch(name),
@@ -351,9 +363,11 @@ def _check_spool(settings: Settings, spool: Path) -> None:
         )
         for entry in inside.paths:
             if files.listed(entry, _ELEMENTS.fullmatch, directories=True).paths:
-                text = "is a spool of its own, which is not sent; perhaps you mean that one"
+                text = (
+                    "is a spool of its own, which is not sent; if you mean that one, set path to it"
+                )
                 settings.warn("messaging", "path", f"{entry} {text}")
-    except OSError:  # not there yet, or not ours to look into: the run will tell
+    except OSError:  # missing or unreadable: the run itself reports that
         return
 
 

@@ -82,9 +82,8 @@ def _verify(arguments: argparse.Namespace) -> ExitStatus:
     for warning in verified.warnings:
         print(f"warning: {warning}")
     first = verified.body.split(b"\n", 1)[0].decode("utf-8", "backslashreplace")[:120]
-    print(
-        f"signed by {log.one_line(verified.signer)}\n{len(verified.body)} bytes: {log.one_line(first)}"
-    )
+    print(f"signed by {log.one_line(verified.signer)}")
+    print(f"{len(verified.body)} bytes: {log.one_line(first)}")
     return ExitStatus.DONE
 
 

@@ -1,4 +1,4 @@
-"""Going to the background, as SSM's receiver does."""
+"""The background process of `ssmreceive --daemon`, as SSM's receiver has it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from appliance.core.run.errors import Busy
 
 
 def detach(pidfile: Path) -> None:
-    """Go on in a child process without terminal; the parent ends with status 0.
+    """Go on in a child process without a terminal; exit the parent with status 0.
 
-    To be called before there are threads, locks or connections.
+    The caller must not have threads, locks or connections yet: a child does not inherit them.
 
-    :raises Busy: the process that the file names is alive; a file left by one that is dead does not
-    matter
+    Raises:
+        Busy: the process named in the file is alive. A file of a dead process is ignored.
+
     """
     if (holder := _living(pidfile)) is not None:
         raise Busy(
@@ -40,7 +41,7 @@ def detach(pidfile: Path) -> None:
 
 @contextlib.contextmanager
 def named_in(pidfile: Path) -> Iterator[None]:
-    """Let the file hold this process's id for the block; to be called by who holds the lock."""
+    """Keep this process's id in the file for the block. The caller holds the lock of the run."""
     files.write_atomic(pidfile, f"{os.getpid()}\n".encode(), mode=0o644)
     try:
         yield
@@ -49,7 +50,7 @@ def named_in(pidfile: Path) -> Iterator[None]:
 
 
 def _living(pidfile: Path) -> int | None:
-    """Return the process that the file names, None when there is none."""
+    """Return the id of the process named in the file; None when it is not alive."""
     try:
         process = int(pidfile.read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):
@@ -60,6 +61,6 @@ def _living(pidfile: Path) -> int | None:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return None
-    except PermissionError:  # alive, and somebody else's
+    except PermissionError:  # alive, and of another user
         return process
     return process

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Receive, or only check the configuration."""
-    os.umask(0o027)  # queues, locks and logs are for this program and its group
+    os.umask(0o027)  # queues, locks and logs are for this user and group only
     layout = cli.layout(arguments)
     with contextlib.ExitStack() as stack:
         runs = None if arguments.check_config else layout.runs
@@ -148,7 +148,8 @@ def _name_skipped(inbox: Inbox, record: RunRecord) -> None:
 
 
 def _judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:
-    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
+    # start-up is a cost
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
     from ssm.receiving.judge import Judge  # noqa: PLC0415
     from ssm.receiving.signers import AcceptedSigners  # noqa: PLC0415
 

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Send, or only check the configuration."""
-    os.umask(0o027)  # queues, locks and logs are for this program and its group
+    os.umask(0o027)  # queues, locks and logs are for this user and group only
     layout = cli.layout(arguments)
     is_run = not (arguments.check_config or arguments.dry_run)
     with recorded("ssmsend", layout.runs if is_run else None) as record:
@@ -153,7 +153,8 @@ def _sender(
 
 
 def _trust(settings: SenderSettings) -> CADirectory:
-    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
+    # start-up is a cost
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
 
     return CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls))
 

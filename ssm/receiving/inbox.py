@@ -1,14 +1,12 @@
-"""Received messages on disk, each exactly once.
+"""Received messages on disk, each exactly once, whenever the program is killed.
 
-The order, for each batch of messages:
+    step        effect                                      killed after it, the next start
+    stage       elements are durable beside their queue     discards them: the broker delivers again
+    record      one row each in the journal, in a single    publishes them; a second delivery is
+                transaction                                 found to be a duplicate
+    publish     elements are in their queue                 has nothing to do; the same
 
-    stage       write the elements durably beside their queue
-    record      one row each in the journal, in one durable transaction
-    publish     move the elements into their queue
-
-after which the broker may be told to forget them. Killed before *record*, the broker delivers
-again, and what was staged is thrown away. Killed after it, the next start publishes what is staged,
-and what is delivered again is known.
+The messages of a batch are acknowledged to the broker after all three steps.
 """
 
 from __future__ import annotations
@@ -29,11 +27,11 @@ from ssm.receiving.judge import INCOMING, REJECT, Verdict
 logger = logging.getLogger("ssm.ssm2")
 
 _KEEP = timedelta(days=30)
-"""How long a message is known."""
+"""How long duplicates of a message are found: longer than brokers keep messages."""
 
 
 class Inbox:
-    """The queues ``incoming`` and ``reject`` below a directory, and the journal beside them; for one process."""
+    """The queues ``incoming`` and ``reject`` of a directory, and their journal. For one process."""
 
     def __init__(self, path: Path, *, record: RunRecord) -> None:
         self._queues = {name: DiskQueue(path / name) for name in (INCOMING, REJECT)}
@@ -43,7 +41,7 @@ class Inbox:
         """Queue and name of elements that are in the journal."""
 
     def recover(self) -> None:
-        """Finish what a killed run began."""
+        """Finish the batch of a run that was killed."""
         for kind, queue in self._queues.items():
             for name in queue.staged():
                 if self._journal.has_element(kind, name):
@@ -54,15 +52,17 @@ class Inbox:
         self.tidy()
 
     def tidy(self) -> None:
-        """Forget what has been known long enough; to be called now and then."""
-        with contextlib.suppress(OSError):  # a full disk: another time
+        """Remove old rows from the journal; to be called now and then."""
+        with contextlib.suppress(OSError):  # the disk is full: next time
             self._journal.forget(before=clock.now() - _KEEP)
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
-        """Store messages, except those that are known; when this returns, all of them are safe.
+        """Store messages durably, except duplicates.
 
-        :raises OSError: the disk is full; nothing is lost, and the same may be given again
-        :raises LocalFailure: the journal is broken
+        Raises:
+            OSError: the disk is full; nothing is lost, and the same may be given again.
+            LocalFailure: the journal is broken.
+
         """
         self._publish()
         fresh = {
@@ -85,7 +85,7 @@ class Inbox:
         self._publish()
 
     def skipped(self) -> list[LocalFailure]:
-        """Return what lies in the queues and cannot be used, a line each."""
+        """Return a failure for each unusable path in the queues."""
         return [failure for queue in self._queues.values() for failure in queue.skipped.values()]
 
     def close(self) -> None:

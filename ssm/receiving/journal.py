@@ -1,8 +1,12 @@
-"""What has been received: so that a message that comes again is known, whoever sends it again and why.
+"""The journal of received messages, by which duplicates are found.
 
-A row is written after its element lies complete in a queue's staging directory and before the
-element moves into the queue. So a row means: stored, or will be as soon as the program runs; and a
-staged element without a row has not been accepted and will come again.
+Senders and brokers both repeat messages after a failure. A row is written when the element of a
+message is complete in a queue's staging directory, before it moves into the queue:
+
+    row     element       meaning
+    yes     in the queue  stored
+    yes     staged        stored, as soon as the program runs again
+    no      staged        not accepted: the broker delivers the message again
 """
 
 from __future__ import annotations
@@ -30,12 +34,12 @@ CREATE INDEX IF NOT EXISTS received_element ON received (queue, element);
 CREATE INDEX IF NOT EXISTS received_at ON received (at);
 """
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
-"""The disk is full, and nothing was written. Other errors leave it open whether a transaction counts."""
+"""The disk is full and nothing was written. After other errors a commit may have happened."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageKey:
-    """What makes two messages the same one: signer, id and text, in the same queue."""
+    """The identity of a message: signer, id and text, in one queue."""
 
     queue: str
     signer: str
@@ -49,10 +53,12 @@ class MessageKey:
 
 
 class Journal:
-    """The journal in a file; one process at a time.
+    """The journal in a file. One process at a time.
 
-    Each method raises `OSError` (ENOSPC) when the disk is full, in which case nothing was written,
-    and `LocalFailure` for anything else that the database says.
+    Raises:
+        OSError: by each method, with ENOSPC: the disk is full, and nothing was written.
+        LocalFailure: by each method: any other error of the database.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +70,7 @@ class Journal:
             self._connection.executescript(_SCHEMA)
 
     def knows(self, key: MessageKey) -> bool:
-        """Say whether this message is stored."""
+        """Check whether a message has a row."""
         query = "SELECT 1 FROM received WHERE queue = ? AND signer = ? AND id = ? AND sha256 = ?"
         with self._guarded():
             return (
@@ -75,13 +81,13 @@ class Journal:
             )
 
     def has_element(self, queue: str, element: str) -> bool:
-        """Say whether a row stands for this element."""
+        """Check whether an element has a row."""
         query = "SELECT 1 FROM received WHERE queue = ? AND element = ?"
         with self._guarded():
             return self._connection.execute(query, (queue, element)).fetchone() is not None
 
     def add(self, rows: Iterable[tuple[MessageKey, str]], *, at: datetime) -> None:
-        """Write rows (key, name of the element), durably, all or none."""
+        """Write rows of a key and the name of its element, durably, all or none."""
         values = [
             (key.queue, key.signer, key.id, key.sha256, element, at.timestamp())
             for key, element in rows
@@ -122,4 +128,4 @@ class Journal:
     def _remedy(self) -> str:
         if os.path.lexists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
             return f"chown {os.geteuid()}:{os.getegid()} {files.shell_word(self.path)}"
-        return "check owner and mode; a file that is no database may be moved away"
+        return "check owner and mode; a file that is not a database may be moved away"

@@ -1,4 +1,14 @@
-"""What becomes of a received message: accepted, refused and kept with the reason, or nothing."""
+"""The verdict on a received message.
+
+The first line that fits counts:
+
+id "ping"                                          dropped
+no body, not decipherable, signature not verified   reject queue, with the reason
+signer banned                                       dropped
+signer not in the list of accepted ones             reject queue
+text not UTF-8                                      reject queue
+anything else                                       incoming queue
+"""
 
 from __future__ import annotations
 
@@ -29,7 +39,7 @@ _NO_SIGNER = "Not available."
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A message for the queue `INCOMING` or `REJECT`: what it is known by, and its fields there."""
+    """A message for the queue `INCOMING` or `REJECT`: its key, and the fields of its element."""
 
     key: MessageKey
     fields: dict[str, bytes]
@@ -47,13 +57,13 @@ class Judge:
     _warned: set[str] = field(default_factory=set, init=False)
 
     def judge(self, batch: Sequence[Delivery]) -> list[Verdict]:
-        """Return what is to be stored of a batch, in its order."""
+        """Return the verdicts on a batch, in its order, without the messages to be dropped."""
         self.record.add("messages_received", len(batch))
         self.record.add("bytes_received", sum(len(delivery.body) for delivery in batch))
         return [verdict for delivery in batch if (verdict := self._judge(delivery)) is not None]
 
     def refresh(self, *, force: bool = False) -> None:
-        """Take up changed lists, CAs, CRLs and certificates; what cannot be read is said, and the old stays in use."""
+        """Reload changed lists, CAs, CRLs and certificates; log failures and keep the old ones."""
         self.names.refresh(force=force)
         try:
             if self.trust.refresh():
@@ -81,7 +91,9 @@ class Judge:
             )
         except (Malformed, Untrusted) as error:
             return _refuse(delivery, _reason(error))
-        except Exception as error:  # noqa: BLE001  ours; but it would come again, and no message after it
+        except Exception as error:  # noqa: BLE001  see below
+            # A bug of this program. Without a verdict the broker would deliver the message again
+            # and again, and none after it.
             words = f"{type(error).__name__}: {error}"
             logger.error("bug in this program: %s; please report it", words)  # noqa: TRY400
             self.record.add("bugs")
@@ -124,9 +136,9 @@ def _refuse(delivery: Delivery, error: str, *, signer: str = _NO_SIGNER) -> Verd
 def _verdict(
     queue: str, delivery: Delivery, *, signer: str, body: bytes, error: bytes = b""
 ) -> Verdict:
-    # A message without an id of its own is known by the broker's id for it, which stays the same
-    # when the broker delivers again, but not when the sender sends again: a correction must not be
-    # taken for a duplicate.
+    # The key of a message without a sender's id has the broker's id. That id is the same when the
+    # broker delivers again, and another one when the sender sends again: a correction with the
+    # same text is not a duplicate.
     message_id = delivery.empa_id or f"broker's {delivery.message_id}"
     key = MessageKey.of(queue, signer=signer, message_id=message_id, body=body)
     fields = {"body": body, "signer": signer.encode(), "empaid": _id_of(delivery).encode()}
@@ -138,7 +150,7 @@ def _id_of(delivery: Delivery) -> str:
 
 
 def _reason(error: ApplianceError) -> str:
-    """Return SSM's words for a failed verification, which its operators search for, and ours."""
+    """Return SSM's words for a failed verification, which operators search for, and the cause."""
     if error.cause == mime.NO_BLANK_LINE:
         return f"Failed to verify message: {mime.NO_BLANK_LINE}"
     match error:

@@ -1,4 +1,20 @@
-"""From the broker's queue to the queues on disk: judge, store, and only then acknowledge."""
+"""The receiver: judge messages from the broker, store them, and only then acknowledge them.
+
+state         holds while                     what the run does
+connecting    there is no connection          tries the brokers in turn, with pauses; once it
+                                              has a limit of idle time, not for ever
+serving       a subscription is open          gathers a batch, judges, stores, acknowledges
+paused        the disk is full                keeps the batch, acknowledges nothing, retries
+
+event                                         effect
+deliveries                                    one batch of up to `PREFETCH` messages
+rejection with an error of its own            ends a run with a limit of idle time; any other
+                                              run connects again
+any other rejection                           logged
+lost connection                               the run connects again
+SIGHUP, or every `_REFRESH_SECONDS`           lists, CAs, CRLs and certificate are reloaded
+SIGTERM, or a limit                           the run ends after the batch
+"""
 
 from __future__ import annotations
 
@@ -19,30 +35,30 @@ from ssm.transport.events import Connection, Delivery, Lost, Rejection
 logger = logging.getLogger("ssm.ssm2")
 
 PREFETCH = 32
-"""Messages that the broker may hand out before one is acknowledged. Their bytes are bounded by the connection."""
+"""Messages that may be unacknowledged. The connection bounds their bytes."""
 _BATCH_BYTES = 2 * 1024 * 1024
 _POLL_SECONDS = 0.5
 _REFRESH_SECONDS = 10.0
 _REPORT_SECONDS = 60.0
 _DISK_PAUSE_SECONDS = 1.0
 _PATIENCE = timedelta(minutes=10)
-"""With a broker that went away, of a receiver that is to end some time."""
+"""How long a run with a limit of idle time waits for a broker that it has lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to end: after this many messages, or when none came for so long; None means never."""
+    """When to end: after a number of messages, or after a time without any; None means never."""
 
     messages: int | None = None
     idle: timedelta | None = None
 
 
 class Receiver:
-    """Keeps a subscription alive and passes what comes through a `Judge` to an `Inbox`.
+    """One run: a subscription that is kept alive, a `Judge` and an `Inbox`.
 
-    ``is_stopping`` is asked at least twice a second; ``reload`` says whether files are to be read
-    again now; ``report`` is called once a minute, and each time that no broker can be reached, then
-    with the reason.
+    ``is_stopping`` is called at least twice a second; ``reload`` returns whether files must be
+    reloaded now. ``report`` is called once a minute, and with the failure whenever no broker can be
+    reached.
     """
 
     def __init__(
@@ -62,16 +78,18 @@ class Receiver:
         self._destination, self._limits = destination, limits
         self._is_stopping, self._reload, self._report = is_stopping, reload, report
         self.handled = 0
-        """Messages that were stored, refused or dropped."""
+        """Messages that were stored, rejected or dropped."""
         self._is_away = False
         self._idle_since: float | None = None
         self._last_refresh = self._last_report = time.monotonic()
 
     def run(self) -> None:
-        """Receive until stopped or a limit is reached; with a limit of idle time, also give up on a lost broker.
+        """Receive until a signal or a limit ends the run.
 
-        :raises Unavailable: no broker answered within the idle time, or for ten minutes after the
-        connection was lost
+        Raises:
+            Unavailable: with a limit of idle time, no broker answered for that time, or for ten
+                minutes after the connection was lost.
+
         """
         waits, patience, away_since = retry.pauses(), self._limits.idle, time.monotonic()
         while not self._is_over():
@@ -109,7 +127,7 @@ class Receiver:
             self._sleep(next(waits))
 
     def _serve(self, connection: Connection) -> None:
-        """Take messages until the connection is lost or it is time to end."""
+        """Receive messages until the connection is lost, or the run is over."""
         connection.subscribe(self._destination, prefetch=PREFETCH)
         logger.info("Waiting for messages from %s at %s.", self._destination, connection.broker)
         while not self._is_over():
@@ -119,7 +137,7 @@ class Receiver:
                 self._take(batch, connection)
             match end:
                 case Rejection(error=Unavailable() as final):
-                    if self._limits.idle is not None:  # a run that is to end
+                    if self._limits.idle is not None:  # a run that is meant to end
                         raise final
                     logger.error("%s", final)
                     return
@@ -130,7 +148,7 @@ class Receiver:
                     return
 
     def _take(self, batch: list[Delivery], connection: Connection) -> None:
-        """Store and acknowledge; while the disk is full, wait, and acknowledge nothing."""
+        """Store a batch and acknowledge it; while the disk is full, wait."""
         verdicts = self._judge.judge(batch)
         is_paused = False
         while True:
@@ -165,7 +183,7 @@ class Receiver:
         return self._is_stopping() or is_enough or self._is_idle()
 
     def _is_idle(self) -> bool:
-        # a time without connection is not idle
+        # Only time with a connection counts as idle.
         if self._limits.idle is None or self._idle_since is None:
             return False
         return time.monotonic() - self._idle_since > self._limits.idle.total_seconds()
@@ -186,7 +204,10 @@ class Receiver:
 
 
 def _gather(connection: Connection, *, most: int) -> tuple[list[Delivery], Rejection | Lost | None]:
-    """Return the messages that are there, after waiting for a first one, and the event after them that is none."""
+    """Return the messages that have come, and the event after them that is not a message.
+
+    Wait a moment for the first one.
+    """
     batch: list[Delivery] = []
     size = 0
     while len(batch) < most and size < _BATCH_BYTES:

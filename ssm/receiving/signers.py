@@ -1,4 +1,7 @@
-"""Whose messages are accepted: SSM's list of names, and a list of those that are dropped without a trace."""
+"""The signers whose messages are accepted, and those whose messages are dropped unseen.
+
+Both lists are files of SSM, ``dns`` and ``banned-dns``, with one DN a line.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ _Stamp = tuple[int, int, int] | None
 
 
 class AcceptedSigners:
-    """The names in a file, one a line in OpenSSL's slash form, less those in ``banned``, a file that may be missing.
+    """The DNs in a file, one a line in OpenSSL's slash form, without those in ``banned``.
 
-    Blank lines and ``#`` comments are skipped; a line that is no name is warned of. Names are
-    compared byte by byte.
+    The file ``banned`` may be missing. Blank lines and ``#`` comments are skipped; any other line
+    that is not a DN gives a warning. DNs are compared byte by byte.
 
-    :raises ConfigurationError: the file cannot be read or holds no name
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no DN.
+
     """
 
     def __init__(self, path: Path, *, banned: Path) -> None:
@@ -27,25 +32,25 @@ class AcceptedSigners:
         self._accepted, self._banned = _read(path), _read(banned, may_be_missing=True)
         if not self._accepted:
             raise ConfigurationError(
-                [Problem(path, 0, "", "holds no name; list the senders' DNs, one a line")]
+                [Problem(path, 0, "", "has no DN; list the senders' DNs, one a line")]
             )
 
     def accepts(self, name: str) -> bool:
-        """Say whether messages of this signer are stored."""
+        """Check whether messages of this signer are stored."""
         return name in self._accepted
 
     def bans(self, name: str) -> bool:
-        """Say whether messages of this signer are dropped."""
+        """Check whether messages of this signer are dropped."""
         return name in self._banned
 
     def refresh(self, *, force: bool = False) -> None:
-        """Read the files again if one was replaced; if they are no longer usable, say so and keep what was read."""
+        """Read the files again if one has changed; keep the lists in use if that fails."""
         if not force and self._stamps == (_stamp(self._path), _stamp(self._banned_path)):
             return
         try:
             fresh = AcceptedSigners(self._path, banned=self._banned_path)
         except ConfigurationError as error:
-            logger.warning("%s; the names read before stay in force", error)
+            logger.warning("%s; the lists read before stay in use", error)
             self._stamps = (_stamp(self._path), _stamp(self._banned_path))
             return
         self._stamps, self._accepted, self._banned = fresh._stamps, fresh._accepted, fresh._banned
@@ -62,7 +67,7 @@ def _stamp(path: Path) -> _Stamp:
 
 def _read(path: Path, *, may_be_missing: bool = False) -> frozenset[str]:
     try:
-        # an editor's mark must not spare the first banned name
+        # With a byte order mark of an editor before it, the first banned DN would be missed.
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         if may_be_missing:

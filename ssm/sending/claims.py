@@ -1,10 +1,15 @@
-"""The sender's hold on a spool: which elements it has locked, known also to the next run if this one is killed.
+"""The sender's claims: the elements of a spool that it has locked against other senders.
 
-A lock is a hard link that says nothing of its owner. So the names of the elements that are about to
-be locked stand in a journal, durably, before the first of them is. A run that finds a journal takes
-over the locks of just those names; every other lock is somebody else's and is left alone. So is one
-that is younger than the journal, whose time is renewed with that of the locks: since the run was
-killed another sender has broken our lock, or found none, and set its own.
+A lock is a hard link, which does not name its owner. So a run writes the names of the elements that
+it is about to lock into a journal, durably, before it locks the first of them.
+
+    lock found by the next run                          after a run was killed
+    named in the journal, not younger than it           taken over: it is ours
+    named in the journal, younger than it               left alone: another sender broke our lock,
+                                                        or found none, and set its own
+    not named in the journal                            left alone: it is another sender's
+
+A run renews the journal's time together with its locks; that is how their ages can be compared.
 """
 
 from __future__ import annotations
@@ -25,33 +30,33 @@ logger = logging.getLogger("ssm.ssm2")
 
 MAX_ELEMENTS = 64
 MAX_BYTES = 8 * 1024 * 1024
-"""Of one block; a single element may be larger."""
+"""Size of one block; a single element may be larger."""
 _REFRESH_SECONDS = 60.0
-"""A tenth of the age at which other senders break a lock."""
+"""A tenth of the age at which dirq's ``purge`` breaks a lock."""
 _CLAIM_SECONDS = 30.0
-"""In which a block is locked, or its locks are renewed."""
+"""The most that it takes to lock a block, or to renew its locks."""
 _MAX_JOURNAL = 1024 * 1024
 _NAME = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
 
 
 class Claims:
-    """Elements of a spool, locked block by block. One object at a time, under the run's lock file."""
+    """Elements of a spool, locked block by block. One process at a time: the run's lock file."""
 
     def __init__(self, spool: Spool, *, journal: Path) -> None:
         self.spool = spool
         self.foreign: list[ElementName] = []
-        """Elements that somebody else has locked."""
+        """Elements that another sender has locked."""
         self.refused: dict[ElementName, str] = {}
-        """Elements that were locked and then could not be read or set aside, and why."""
+        """Why elements that were locked could then not be read or moved aside."""
         self._journal = journal
         self._held: dict[ElementName, None] = {}
         self._refreshed = time.monotonic()
 
     def recover(self) -> None:
-        """Give back what a killed run held.
+        """Remove the locks that a killed run left.
 
-        An element that it had removed needs only its lock removed. A journal that cannot be read
-        is kept in the spool's ``skipped``: its locks hold until they are ten minutes old.
+        Where that run had already removed the element, its lock is still there. A journal that
+        cannot be read is added to the spool's ``skipped``: its locks hold for ten minutes.
         """
         try:
             text = files.read_regular(self._journal, limit=_MAX_JOURNAL)
@@ -69,9 +74,9 @@ class Claims:
         self._forget()
 
     def blocks(self, *, limit: int | None = None) -> Iterator[list[ElementName]]:
-        """Yield elements oldest first, locked, in blocks, to be settled or refused one by one.
+        """Yield blocks of locked elements, oldest first; each is to be settled or refused.
 
-        What was not settled of one block stays locked while the next is worked on.
+        Elements of one block that are not yet settled stay locked while the next is worked on.
         """
         block: list[ElementName] = []
         size = 0
@@ -86,23 +91,23 @@ class Claims:
             yield self._claim(block)
 
     def count_unreached(self, left: list[ElementName]) -> int:
-        """Return how many elements could be sent and were not come to; ``left`` were locked."""
+        """Return the number of sendable elements that were not reached; ``left`` were."""
         known = {*left, *self.foreign, *self.refused}
         return sum(self.spool.is_usable(name) for name in self.spool.names() if name not in known)
 
     def settle(self, name: ElementName) -> None:
-        """Remove an element that is safe elsewhere."""
+        """Remove an element that the broker has acknowledged, or that was moved aside."""
         self.spool.remove(name)
         self._held.pop(name, None)
 
     def refuse(self, name: ElementName, reason: str) -> None:
-        """Give back an element that this run can do nothing with."""
+        """Unlock an element that this run can do nothing with."""
         self.spool.unlock(name)
         self._held.pop(name, None)
         self.refused[name] = reason
 
     def refresh(self) -> None:
-        """Keep the locks young; to be called often, does something once a minute."""
+        """Renew the locks once a minute; to be called often."""
         if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
             for name in self._held:
                 self.spool.refresh(name)
@@ -111,7 +116,7 @@ class Claims:
             self._refreshed = time.monotonic()
 
     def release(self) -> list[ElementName]:
-        """Give back all that is still held, and return it."""
+        """Unlock all elements that are still held, and return them."""
         held = list(self._held)
         for name in held:
             self.spool.unlock(name)
@@ -145,14 +150,12 @@ class Claims:
         return claimed
 
     def _forget(self) -> None:
-        with contextlib.suppress(OSError):  # one that is not ours: recover() has named it
+        with contextlib.suppress(OSError):  # a journal of another user: recover() has named it
             self._journal.unlink()
 
     def _write_journal(self, names: list[ElementName]) -> None:
         try:
             files.write_atomic(self._journal, "".join(f"{name}\n" for name in names).encode())
-        except OSError as error:  # a full disk must not keep from sending what fills it
+        except OSError as error:  # sending goes on: it is what makes room on a full disk
             failure = LocalFailure.from_os(error, subject=self._journal)
-            logger.warning(
-                "%s; should this run be killed, its locks will hold for ten minutes", failure
-            )
+            logger.warning("%s; if this run is killed, its locks hold for ten minutes", failure)

@@ -1,7 +1,12 @@
-"""Dead letters: the queue of messages that cannot be sent, beside their spool.
+"""Dead letters: the queue of messages that can never be sent, beside their spool.
 
-An element has the fields ``body``, ``reason``, ``empaid`` (the id under which it was to be sent),
-``firstseen`` (when it was made), ``attempts`` and ``lasterror``.
+field        content
+body         the message as it was in the spool, unsigned
+reason       why it cannot be sent
+empaid       the id under which it was to be sent: the name of its element, or of a part
+firstseen    when the element was made (ISO 8601, UTC)
+attempts     how often it was sent alone
+lasterror    the last error of the broker
 """
 
 from __future__ import annotations
@@ -18,12 +23,12 @@ _ELEMENT = re.compile(r"[0-9a-f]{8}/([0-9a-f]{14})")
 
 
 class DeadLetters:
-    """The queue at a path. Creating the object touches nothing; the first `add` makes the queue."""
+    """The queue at a path. Making the object touches nothing; the first `add` creates the queue."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.skipped: dict[Path, LocalFailure] = {}
-        """What lies in the queue and cannot be used, by path."""
+        """Why paths of the queue could not be used."""
         self._queue: DiskQueue | None = None
 
     def add(
@@ -36,10 +41,12 @@ class DeadLetters:
         attempts: int,
         last_error: str,
     ) -> None:
-        """Keep a message, durably; one that a killed run has added already is not added again.
+        """Add a message, durably, unless a run that was killed has already added it.
 
-        :raises OSError: it could not be written; nothing is left of it
-        :raises LocalFailure: the queue cannot be used
+        Raises:
+            OSError: it could not be written; nothing is left of it.
+            LocalFailure: the queue cannot be used.
+
         """
         queue = self._queue = self._queue or DiskQueue(self.path)
         self.skipped = queue.skipped
@@ -47,6 +54,7 @@ class DeadLetters:
         while (known := queue.field(name, "empaid")) is not None:
             if known == message_id.encode():
                 return
+            # Another message has this name: a part of the same element, say.
             name = f"{(int(name, 16) + 1) % 16**14:014x}"
         fields = {
             "body": body,
@@ -68,7 +76,7 @@ class DeadLetters:
 
 
 def _name(message_id: str) -> str:
-    """Return a name for an element: the one that it has in a spool, else one made of its id."""
+    """Return a name for an element: its name in the spool, else one made from its id."""
     if found := _ELEMENT.match(message_id):
         return found[1]
     return hashlib.sha256(message_id.encode()).hexdigest()[:14]

@@ -1,9 +1,9 @@
 """A spool that is a plain directory of files, as SSM has it with ``path_type: directory``.
 
-Every regular file in it is a message, whatever its name, oldest first by its time of modification;
-directories are ignored, and so is what is neither. There are no locks: the run's own keeps our runs
-apart. A file that another program is still writing waits for the next run, where the file system
-can say so.
+Every regular file in it is a message, whatever its name, oldest first by modification time.
+Directories are ignored; links, pipes and devices are skipped and reported. Messages are not locked:
+a lock file keeps our own runs apart. A file that another program is still writing waits for the
+next run, where the file system reports that.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from appliance.core.spool import ElementName, Spool
 
 
 class DirectorySpool(Spool):
-    """A directory of messages. The name of an element is its file's, quoted as in a URL where it is not plain."""
+    """A directory of messages.
+
+    An element has the name of its file; characters that are not plain are quoted as in a URL.
+    """
 
     def names(self) -> Iterator[ElementName]:
         """Yield the files that this user may read, oldest first.
 
-        :raises LocalFailure: the directory itself cannot be read
+        Raises:
+            LocalFailure: the directory itself cannot be read.
+
         """
         found = []
         for path in self._files():
@@ -37,7 +42,7 @@ class DirectorySpool(Spool):
             yield ElementName(_quoted(name))
 
     def count(self) -> int:
-        """Return the number of files, also of those that may not be read."""
+        """Return the number of files, unreadable ones included."""
         try:
             with os.scandir(self.path) as entries:
                 return sum(entry.is_file(follow_symlinks=False) for entry in entries)
@@ -47,7 +52,7 @@ class DirectorySpool(Spool):
             raise files.describe_unusable(self.path, error) from error
 
     def lock(self, name: ElementName) -> bool:
-        """Say whether a file may be sent and removed; it is not locked for anybody else."""
+        """Check whether a file may be sent and removed. No other sender is kept from it."""
         path = self._path(name)
         if not os.access(self.path, os.W_OK | os.X_OK, effective_ids=True):
             self._skip(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
@@ -55,11 +60,11 @@ class DirectorySpool(Spool):
         return os.path.lexists(path) and not _is_being_written(path)
 
     def is_locked(self, name: ElementName) -> bool:
-        """Say whether a file is still being written."""
+        """Check whether a file is still being written."""
         return _is_being_written(self._path(name))
 
-    def locked_since(self, name: ElementName) -> float | None:  # noqa: ARG002  there are no locks
-        """Return None: there are no locks to be taken over."""
+    def locked_since(self, name: ElementName) -> float | None:  # noqa: ARG002  of the base class
+        """Return None: there are no locks to take over."""
         return None
 
     def refresh(self, name: ElementName) -> None:
@@ -71,14 +76,14 @@ class DirectorySpool(Spool):
             return file.read()
 
     def size(self, name: ElementName) -> int:
-        """Return the size of a file in bytes; 0 when it is gone."""
+        """Return the size of a file in bytes; 0 when it no longer exists."""
         try:
             return self._path(name).stat().st_size
         except FileNotFoundError:
             return 0
 
     def made_at(self, name: ElementName) -> datetime:
-        """Return when a file was written last."""
+        """Return the modification time of a file."""
         return datetime.fromtimestamp(self._path(name).stat().st_mtime, UTC)
 
     def remove(self, name: ElementName) -> None:
@@ -94,10 +99,10 @@ class DirectorySpool(Spool):
         temporary: timedelta = timedelta(),
         locked: timedelta = timedelta(),
     ) -> None:
-        """Do nothing: producers leave nothing that could be told from messages."""
+        """Do nothing: leftovers of producers cannot be distinguished from messages."""
 
     def is_usable(self, name: ElementName) -> bool:
-        """Say whether nothing that `skipped` names keeps a file from being sent."""
+        """Check whether `skipped` has neither a file nor its directory."""
         return not {self._path(name), self.path} & self.skipped.keys()
 
     def _path(self, name: ElementName) -> Path:
@@ -119,15 +124,15 @@ def _quoted(name: str) -> str:
 
 
 def _is_candidate(path: Path) -> bool:
-    """Say whether a name is worth a word when it cannot be used: directories are ignored, as SSM does."""
+    """Check whether a name is to be reported when unusable. SSM ignores directories."""
     return path.is_symlink() or not path.is_dir()
 
 
 def _is_being_written(path: Path) -> bool:
-    """Say whether some program has a file open for writing.
+    """Check whether a program has a file open for writing.
 
-    The kernel grants a read lease only on files that nobody writes. It can tell of our own files,
-    on a local file system; of all others we know no better than SSM.
+    The kernel grants a read lease only on files that no program writes; only to their owner, and
+    only on local file systems. Any other file counts as complete, as SSM treats it.
     """
     try:
         with files.open_regular(path) as file:

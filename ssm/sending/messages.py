@@ -1,8 +1,8 @@
 """The messages of a run: which part of which element each is, and how it leaves the spool.
 
 A message is an element of the spool, or a part of one that is too large to travel whole. Parts are
-cut between records and get ids of their own (``NAME``, ``NAME.1``, …). An element leaves the spool
-after the last of its parts.
+cut between records and get ids of their own: ``NAME``, ``NAME.1``, ``NAME.2``. An element leaves
+the spool after the last of its parts.
 
     way out       when                                        element
     settle        the broker has acknowledged it              removed

@@ -1,4 +1,4 @@
-"""The wire form of messages: signed, perhaps encrypted, in parts that fit."""
+"""The wire form of messages: signed, encrypted where configured, in parts that fit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from ssm.settings import Link, SenderSettings
 logger = logging.getLogger("ssm.ssm2")
 
 _SIGNATURE = 16 * 1024
-"""Bytes that a signature adds at most, certificate included.
+"""Upper bound of the bytes that a signature adds, certificate included.
 
-A fixed bound and not what it really has: parts must come out the same when a killed run is
-repeated, whatever certificate or key was renewed meanwhile.
+It is fixed, where the real size is known: a run that repeats a killed one must cut the same parts,
+also when certificate or key was renewed in between.
 """
 _LONGEST_ID = 64
+"""Characters of an id: names of elements and parts are shorter."""
 
 
 def load_recipient(
@@ -35,7 +36,9 @@ def load_recipient(
 ) -> x509.Certificate | None:
     """Return the certificate to encrypt to, None when messages are only signed.
 
-    :raises ApplianceError: it cannot be read, is not valid, not trusted, or cannot be encrypted to
+    Raises:
+        ApplianceError: it cannot be read, is not valid, not trusted, or cannot be encrypted to.
+
     """
     path = settings.server_cert
     if path is None:
@@ -57,9 +60,9 @@ def load_recipient(
 
 
 def max_wire(link: Link) -> Callable[[str], int] | None:
-    """Return what says how many bytes a message may have as it is sent, given its id.
+    """Return a function from the id of a message to the most bytes that may be sent for it.
 
-    None: the broker will say.
+    None: the limit is the broker's, and not known.
     """
     if link.ams is None:
         return None
@@ -70,23 +73,23 @@ def max_wire(link: Link) -> Callable[[str], int] | None:
 
 @dataclass(slots=True)
 class Packer:
-    """Makes the wire form of messages: signed and, with a ``recipient``, encrypted."""
+    """Packs messages: signs them and, with a ``recipient``, encrypts them."""
 
     identity: Identity
     trust: CADirectory
     recipient: x509.Certificate | None
     cipher: str
     max_size: int
-    """Of a message before it is signed, in bytes."""
+    """Bytes of a message before it is signed."""
     max_wire: Callable[[str], int] | None = None
-    """Of the wire form of a message with this id, in bytes."""
+    """Bytes of the wire form of a message with a given id."""
     _is_checked: bool = False
 
     def parts(self, text: bytes) -> list[bytes]:
-        """Return ``text`` in parts that fit, cut between records; just itself when it fits.
+        """Return ``text`` in parts that fit, cut between records; itself alone when it fits.
 
-        The same text gives the same parts in every run. What has no records that are known, and a
-        record that is too large, stays as it is: `pack` refuses it.
+        The same text gives the same parts in every run. A text of an unknown form, and a single
+        record that is too large, stay whole: `pack` refuses them.
         """
         limit = self.max_wire("x" * _LONGEST_ID) if self.max_wire is not None else None
         if len(text) <= self.max_size and (limit is None or self._bound(text) <= limit):
@@ -94,7 +97,7 @@ class Packer:
         records = split.take_apart(mime.with_newlines(text))
         if records is None:
             return [text]
-        # As if each had what makes quoted-printable necessary: whether one has it decides for all.
+        # The need of the whole text counts for each part, so that no part is larger than planned.
         is_quoted = envelope.needs_quoting(text)
         budgets = [self.max_size] if limit is None else [self.max_size, self._budget(limit)]
         return list(
@@ -104,14 +107,15 @@ class Packer:
         )
 
     def pack(self, text: bytes, *, message_id: str) -> bytes:
-        """Return what is sent for ``text``.
+        """Return the wire form of ``text``.
 
-        The first signature of a run is verified as the receiver will do: a key that signs
-        nonsense, or a certificate that nobody trusts, would otherwise empty the spool into the
-        receiver's waste bin.
+        The first signature of a run is verified as the receiver will do. Otherwise a wrong key, or
+        a certificate that is not trusted, would empty the spool into the receiver's reject queue.
 
-        :raises Unsendable: the message can never be sent as it is
-        :raises Untrusted: our own signature would not be trusted
+        Raises:
+            Unsendable: the message can never be sent as it is.
+            Untrusted: our own signature would not be trusted.
+
         """
         if len(text) > self.max_size:
             cause = f"it has {len(text)} bytes, at most {self.max_size} are sent"
@@ -131,25 +135,26 @@ class Packer:
         return wire
 
     def _bound(self, text: bytes) -> int:
-        """Return how many bytes a message has at most when it is sent."""
+        """Return an upper bound of the bytes of a message as it is sent."""
         is_quoted = envelope.needs_quoting(text)
         return self._wire(self._weight(text, is_quoted=is_quoted) + _SIGNATURE)
 
     def _weight(self, text: bytes, *, is_quoted: bool) -> int:
-        """Return how many bytes ``text`` has when it is signed, or more."""
+        """Return the bytes of ``text`` inside a signed message, or a little more."""
         size = envelope.quoted_size(text) if is_quoted else len(text)
         if self.recipient is None:
             return size
-        # What is encrypted has CRLF; lines are broken every 76 bytes when quoted.
+        # Encryption is over CRLF line ends; quoted-printable adds line ends every 76 bytes.
         return size + (size // 25 if is_quoted else 0) + text.count(b"\n")
 
     def _wire(self, signed: int) -> int:
+        # Base64 in lines of 76 characters; the envelope itself takes less than `_SIGNATURE`.
         if self.recipient is None:
             return signed
         return (signed + _SIGNATURE) * 4 // 3 * 77 // 76
 
     def _budget(self, limit: int) -> int:
-        """Return how much the records of a part may weigh; the reverse of `_wire`."""
+        """Return the bytes that the records of a part may have; the inverse of `_wire`."""
         if self.recipient is None:
             return limit - _SIGNATURE
         return limit * 76 // 77 * 3 // 4 - 2 * _SIGNATURE

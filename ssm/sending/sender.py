@@ -1,4 +1,4 @@
-"""The sender's state machine: an element leaves the spool only after the broker has acknowledged it.
+"""The sender's state machine: an element leaves the spool after the broker has acknowledged it.
 
     state        holds while                              what the run does
     connecting   there is no connection                   tries the brokers in turn; once anything
@@ -157,7 +157,7 @@ class Sender:
         return not self._is_over()
 
     def _hold_suspects(self) -> None:
-        """Send suspects of earlier runs alone; all but the oldest wait until others went through."""
+        """Send suspects of earlier runs alone; hold all but the oldest until others were sent."""
         suspects = [name for name in self._window.waiting if name in self._suspects]
         for name in suspects:
             self._window.suspect(name, hold=name != suspects[0])

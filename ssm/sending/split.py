@@ -1,10 +1,10 @@
-"""Messages taken apart at the boundaries of their records, and put together again in smaller ones.
+"""Messages split between their records into smaller messages of the same form.
 
     APEL-…-message: vX.Y            a header line, records separated by lines ``%%``
     {"UsageRecords": […], …}        JSON
     <…UsageRecords>…</…>            XML: StAR, CAR
 
-A record's bytes are never changed: what is around the records is repeated in every part.
+The bytes of a record never change; what surrounds the records is repeated in every part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """A message's records, and what is before, between and behind them."""
+    """The records of a message, and the bytes before, between and after them."""
 
     head: bytes
     records: tuple[bytes, ...]
@@ -35,9 +35,10 @@ class Records:
         return self.head + self.separator.join(records) + self.tail
 
     def grouped(self, *, budget: int, weight: Callable[[bytes], int]) -> Iterator[bytes]:
-        """Yield messages of consecutive records, each as many as weigh at most ``budget`` together.
+        """Yield messages of consecutive records, as many as ``budget`` bytes allow in each.
 
-        A record that is heavier is a message of its own.
+        ``weight`` returns the bytes that a piece counts. A record above the budget gets a message
+        of its own.
         """
         frame = weight(self.head) + weight(self.tail)
         group: list[bytes] = []
@@ -54,7 +55,7 @@ class Records:
 
 
 def take_apart(text: bytes) -> Records | None:
-    """Return the records of a message (LF line ends); None when it is none of the known forms."""
+    """Return the records of a message (LF line ends); None when its form is unknown."""
     if _HEADER.match(text):
         return _of_text(text)
     begin = text.lstrip()[:1]
@@ -64,7 +65,10 @@ def take_apart(text: bytes) -> Records | None:
 
 
 def halves(text: bytes) -> list[bytes]:
-    """Return a message (LF line ends) in two or more parts of about half its size; none if it cannot be cut."""
+    """Return two or more parts of about half the size of a message (LF line ends).
+
+    The list is empty when the message cannot be cut.
+    """
     records = take_apart(text)
     if records is None:
         return []
@@ -79,7 +83,6 @@ def _of_text(text: bytes) -> Records:
     tail = b""
     if len(records) > 1 and not records[-1].strip():
         tail = b"%%\n" + records.pop()
-    # The last may lack its line end; where others follow it in a part, it is needed.
     return Records(head + b"\n", tuple(records), b"%%\n", tail)
 
 
@@ -96,9 +99,11 @@ def _of_json(text: bytes) -> Records | None:
 
 
 def _find_array(text: str) -> list[tuple[int, int]]:
-    """Return begin and end of each record in the outermost object; none when it has no records.
+    """Return begin and end of each record in the outermost object; empty without records.
 
-    :raises ValueError: it is no JSON object
+    Raises:
+        ValueError: it is no JSON object.
+
     """
     decoder = json.JSONDecoder()
     spans: list[tuple[int, int]] = []
@@ -163,7 +168,7 @@ def _of_xml(text: bytes) -> Records | None:
 
 
 class _Elements:
-    """Where the children of the root element begin and end, in bytes."""
+    """A parser that finds where the children of the root element begin and end, in bytes."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -178,12 +183,12 @@ class _Elements:
         self._parser.DefaultHandler = self._other
 
     def read(self, text: bytes) -> list[tuple[int, int]]:
-        """Return the spans; raises `expat.ExpatError` or `_NoRecordsError`."""
+        """Return the spans; raise `expat.ExpatError` or `_NoRecordsError`."""
         self._parser.Parse(text, True)
         return self._spans
 
     def _close(self) -> None:
-        # What expat reports next begins where a record ended.
+        # expat reports where things begin, not where they end: the next one begins at the end.
         if not self._is_closed:
             self._spans.append((self._begin, self._parser.CurrentByteIndex))
             self._is_closed = True
@@ -205,4 +210,4 @@ class _Elements:
         self._close()
 
     def _refuse(self, *_: object) -> None:
-        raise _NoRecordsError  # a document type may define entities without end
+        raise _NoRecordsError  # a document type may define entities that expand without limit

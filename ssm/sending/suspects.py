@@ -1,21 +1,27 @@
-"""Messages on which connections broke: counted over runs, and told apart from a broker that is out of order.
+"""Suspects: messages on which connections broke, counted over runs.
 
-A broker that dislikes a message may close the connection, or refuse it in words that no program
-knows. From outside that looks like a broker that fails. So a message is condemned only when all of
-this holds:
+A broker that rejects a message may close the connection, or use words that no program knows. From
+outside that looks the same as a broker that fails. So a message is condemned only when all of this
+holds:
 
     it was in flight alone when a connection broke, ``limit`` times, in this run or earlier ones;
-    the same broker has just taken another message;
-    the very next thing that happened there is that this one broke the connection again.
+    the same broker has acknowledged another message;
+    the next event there was that this message broke the connection again.
 
-A message that has failed ``limit`` - 1 times is held while others are tried. While none of them
-goes through nobody is condemned, however long the broker is out of order. One that overtook a
-suspect is remembered (docs/adr/0018), durably and before it is sent: if the suspect is taken after
-all, the other goes once more, under an id of its own that no receiver discards as a repetition, so
-that it is the last to arrive.
+    failed alone          the broker has just taken another    treatment
+    < limit - 1 times     either                               RETRY   alone, at once
+    limit - 1 times       either                               HOLD    until others were tried
+    >= limit times        no                                   HOLD
+    >= limit times        yes                                  CONDEMN dead letter
 
-The counts lie in a file beside the spool. It is a memory, not a truth: without it, counting starts
-over.
+While no message goes through, none is condemned, however long the broker is out of order.
+
+A message that overtakes a held suspect is remembered (docs/adr/0018), durably and before it is
+sent. If the suspect is acknowledged after all, the other is sent once more, so that it arrives
+last: the repository keeps the last message that it receives about a server. Its second id ends in
+``.again``, because a receiver drops a repeated id as a duplicate.
+
+The counts are in a file beside the spool. Without that file, counting starts again.
 """
 
 from __future__ import annotations
@@ -38,35 +44,35 @@ _MAX_ERROR = 500
 
 
 class Treatment(enum.Enum):
-    """What to do with a message that was alone when the connection broke."""
+    """What to do next with a message that was in flight alone when the connection broke."""
 
     RETRY = enum.auto()
     HOLD = enum.auto()
-    """Try others first: whether they go through shows who is to blame."""
+    """Try others first: if they go through, the broker works and the message is at fault."""
     CONDEMN = enum.auto()
 
 
 @dataclass(slots=True)
 class Suspicion:
-    """How often a message failed alone, and with what words the last time."""
+    """How often a message failed alone, and the error of the last time."""
 
     attempts: int = 0
     last_error: str = ""
 
 
 class Suspects:
-    """The suspects of one spool; for one process."""
+    """The suspects of one spool. One process at a time."""
 
     def __init__(self, path: Path, *, limit: int) -> None:
         self._path = path
         self._limit = limit
         self._known: dict[str, Suspicion] = {}
         self._overtook: set[str] = set()
-        """Sent while a suspect was held; forgotten when no suspect is left."""
+        """Messages sent while a suspect was held; dropped when no suspect is left."""
         self._again: set[str] = set()
-        """Of these, those that a suspect has arrived after."""
+        """Those of them after which a suspect arrived: they are sent again."""
         self._working: str = ""
-        """The broker whose last act was to take a message."""
+        """The broker whose last event was a receipt; empty after a break."""
         self._load()
 
     def __contains__(self, name: object) -> bool:
@@ -79,19 +85,19 @@ class Suspects:
         return len(self._known)
 
     def suspicion(self, name: str) -> Suspicion:
-        """Return what is known against a message."""
+        """Return the failures of a message."""
         return self._known.get(name, Suspicion())
 
     def id_on_wire(self, name: str) -> str:
-        """Return the id under which a message is sent."""
+        """Return the id under which a message is sent now."""
         return name + AGAIN if name in self._again else name
 
     def broke(self) -> None:
-        """Note a break that is no single message's."""
+        """Note a break for which no single message can be blamed."""
         self._working = ""
 
     def failed(self, name: str, *, broker: str, error: str) -> Treatment:
-        """Note that the connection to a broker broke while just this message was in flight."""
+        """Note a break while only this message was in flight; return what to do with it."""
         is_proven, self._working = self._working == broker, ""
         suspicion = self._known.setdefault(name, Suspicion())
         suspicion.attempts += 1
@@ -102,16 +108,16 @@ class Suspects:
         return Treatment.HOLD if suspicion.attempts >= self._limit - 1 else Treatment.RETRY
 
     def overtaking(self, name: str) -> None:
-        """Note that a message is about to be sent while a suspect waits."""
+        """Note that a message is about to be sent before an older one that is held."""
         if name not in self._overtook:
             self._overtook.add(name)
             self._save()
 
     def arrived(self, name: str, *, broker: str, is_behind: Callable[[str], bool]) -> None:
-        """Note a receipt: those behind this one that have overtaken it must go again.
+        """Note a receipt: messages that overtook this one must be sent again.
 
-        To have overtaken is enough: who has no receipt, in this run or in one that was killed, may
-        have arrived all the same.
+        ``is_behind`` checks whether a message comes after this one. A message that overtook goes
+        again even without a receipt of its own: it may have arrived all the same.
         """
         self._working = broker
         late = {other for other in self._overtook if is_behind(other)}
@@ -122,7 +128,7 @@ class Suspects:
             self._save()
 
     def removed(self, name: str) -> None:
-        """Drop everything about a message that has left the spool."""
+        """Drop all knowledge of a message that has left the spool."""
         if name in self._known or name in self._overtook or name in self._again:
             self._known.pop(name, None)
             self._overtook.discard(name)
@@ -130,7 +136,7 @@ class Suspects:
             self._save()
 
     def keep(self, is_there: Callable[[str], bool]) -> None:
-        """Drop what is known of messages that have left the spool since."""
+        """Drop the knowledge of messages for which ``is_there`` is false."""
         for name in {*self._known, *self._overtook, *self._again}:
             if not is_there(name):
                 self.removed(name)
@@ -152,7 +158,7 @@ class Suspects:
             logger.warning("%s", files.describe_skipped(self._path, error))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._known, self._overtook, self._again = {}, set(), set()
-            logger.warning("%s: cannot be read; failed attempts are counted anew", self._path)
+            logger.warning("%s: cannot be read; failed attempts are counted from 0", self._path)
 
     def _save(self) -> None:
         try:
@@ -168,6 +174,6 @@ class Suspects:
                 "again": sorted(self._again),
             }
             files.write_atomic(self._path, json.dumps(entry, indent=1).encode())
-        except OSError as error:  # a full disk must not keep from sending what fills it
+        except OSError as error:  # sending goes on: it is what makes room on a full disk
             failure = LocalFailure.from_os(error, subject=self._path)
             logger.warning("%s; failed attempts are not remembered for the next run", failure)

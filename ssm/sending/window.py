@@ -1,24 +1,24 @@
-"""Which message to send next, and which may be removed: the rules of delivery, without any input or output.
+"""The sender's window: which message to send next, and which may be removed. No input or output.
 
-Messages are sent in their order, many before the first receipt. One may be removed when its own
-receipt has come and all before it have been removed. When the connection breaks, sending starts
-over from the oldest that is not removed: the repository keeps the last message that it receives
-about a server, so none may arrive only after its successor.
+Messages are sent in their order, many before the first receipt. A message may be removed when its
+own receipt has come and all before it have been removed. When the connection breaks, sending
+restarts from the oldest that is not removed. The reason for this strictness: the repository keeps
+the last message that it receives about a server, so a message must not arrive after its successor.
 
-    event                     waiting   sent      done
-    send(id)                  → sent
-    receipt(id)                         → done
-    break                               → waiting → waiting     all that are not removed
-    give_up(id)               removed   removed   removed
-    removal                                       removed       when it is the oldest
+    event                       waiting     sent         done
+    mark_sent(id)               → sent
+    receipt(id)                             → done
+    connection_broke()                      → waiting    → waiting, unless it overtook a suspect
+    give_up(id)                 removed     removed      removed
+    receipt, give_up                                     removed, when it is the oldest
 
-After a break messages go one at a time until there is a receipt, so that it is known which of them
-the broker minds.
+After a break messages go one at a time until there is a receipt: if the connection breaks again, it
+is known on which message.
 
-A suspect (a message on which connections broke) always goes alone. While it is held, its successors
-may overtake it. A receipt for one that overtook is kept through breaks, because it is certain: only
-when the suspect itself gets a receipt after all must the other be sent again, so that it arrives
-last.
+A suspect (a message on which connections broke) is always sent alone. While it is held, its
+successors may overtake it. The receipt of one that overtook is kept through breaks, because the
+message has arrived. When the suspect gets a receipt after all, those that overtook it go back to
+waiting, so that they arrive last.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _State(enum.Enum):
 
 
 class SendWindow:
-    """Messages by id, in order."""
+    """The messages of a run by name, in order."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self._states = dict.fromkeys(ids, _State.WAITING)
@@ -45,22 +45,22 @@ class SendWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Say whether all have been removed."""
+        """Check whether all messages have been removed."""
         return not self._states
 
     @property
     def is_holding(self) -> bool:
-        """Say whether any is held."""
+        """Check whether any message is held."""
         return bool(self._held)
 
     @property
     def is_settled(self) -> bool:
-        """Say whether nothing is in flight."""
+        """Check whether no message is in flight."""
         return _State.SENT not in self._states.values()
 
     @property
     def is_stuck(self) -> bool:
-        """Say whether nothing can be done but for what is held."""
+        """Check whether only held messages, or none, are left to send."""
         return not any(
             state is _State.SENT or (state is _State.WAITING and name not in self._held)
             for name, state in self._states.items()
@@ -68,30 +68,30 @@ class SendWindow:
 
     @property
     def waiting(self) -> list[str]:
-        """Return what is not in flight and has no receipt, oldest first."""
+        """Return the messages neither in flight nor receipted, oldest first."""
         return [name for name, state in self._states.items() if state is _State.WAITING]
 
     @property
     def in_flight(self) -> list[str]:
-        """Return what was sent and has no receipt yet, oldest first."""
+        """Return the messages that were sent and have no receipt yet, oldest first."""
         return [name for name, state in self._states.items() if state is _State.SENT]
 
     def __contains__(self, name: object) -> bool:
         return name in self._states
 
     def add(self, ids: Iterable[str]) -> None:
-        """Add messages behind all others."""
+        """Add messages after all others."""
         self._states |= dict.fromkeys(ids, _State.WAITING)
 
     def replace(self, name: str, parts: Iterable[str]) -> None:
-        """Put parts in the place of a message that waits."""
+        """Put the parts of a message in its place; each gets its state."""
         states: dict[str, _State] = {}
         for known, state in self._states.items():
             states |= dict.fromkeys(parts, state) if known == name else {known: state}
         self._states = states
 
     def next_to_send(self) -> str | None:
-        """Return what to send now; None: first there must be a receipt."""
+        """Return the message to send now; None until a receipt comes."""
         in_flight = self.in_flight
         if in_flight and (self._is_careful or not self._suspects.isdisjoint(in_flight)):
             return None
@@ -101,13 +101,13 @@ class SendWindow:
         return None
 
     def mark_sent(self, name: str) -> None:
-        """Note that a message was handed to the connection."""
+        """Note that a message was passed to the connection."""
         if self.overtakes(name):
             self._overtaking.add(name)
         self._states[name] = _State.SENT
 
     def overtakes(self, name: str) -> bool:
-        """Say whether an older one still waits."""
+        """Check whether an older message still waits."""
         for known, state in self._states.items():
             if known == name:
                 return False
@@ -116,9 +116,9 @@ class SendWindow:
         return False
 
     def receipt(self, name: str) -> list[str]:
-        """Note a receipt and return what may now be removed, in order.
+        """Note a receipt and return the messages that may now be removed, in order.
 
-        A receipt for what is not in flight is ignored. Those that overtook this one wait again.
+        A receipt for a message that is not in flight is ignored.
         """
         if self._states.get(name) is not _State.SENT:
             return []
@@ -131,7 +131,7 @@ class SendWindow:
         return self._remove_oldest()
 
     def overtakers(self, name: str) -> list[str]:
-        """Return those behind a message that were sent while it waited and have their receipts."""
+        """Return the receipted messages that overtook this one."""
         return [
             other
             for other, state in self._states.items()
@@ -139,31 +139,31 @@ class SendWindow:
         ]
 
     def is_behind(self, name: str, older: str) -> bool:
-        """Say whether a message comes after another; one that is not here yet comes after all."""
+        """Check whether a message comes after another; an unknown one comes after all."""
         if name not in self._states or older not in self._states:
             return name not in self._states
         names = list(self._states)
         return names.index(name) > names.index(older)
 
     def connection_broke(self) -> None:
-        """Note that nothing in flight is certain any more."""
+        """Note that messages in flight may be lost."""
         for name, state in self._states.items():
             if state is _State.SENT or name not in self._overtaking:
                 self._states[name] = _State.WAITING
         self._is_careful = True
 
     def suspect(self, name: str, *, hold: bool = False) -> None:
-        """Send a message only alone from now on; with ``hold`` not before `release`."""
+        """Send a message only alone from now on; with ``hold``, not before `release`."""
         self._suspects.add(name)
         if hold:
             self._held.add(name)
 
     def release(self) -> None:
-        """Let those that are held be sent again."""
+        """Let held messages be sent again."""
         self._held.clear()
 
     def give_up(self, name: str) -> list[str]:
-        """Take out a message that will not be sent; return what may now be removed after it."""
+        """Drop a message that will not be sent; return those that may now be removed after it."""
         del self._states[name]
         for names in (self._suspects, self._held, self._overtaking):
             names.discard(name)

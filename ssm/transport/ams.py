@@ -1,9 +1,9 @@
-"""AMS as a stream of events, like a message broker's connection.
+"""AMS as a stream of events, like a connection to a message broker.
 
-A thread of its own talks to the service: while a request is under way, messages are signed, and
-those that have come together by then go in the next one. What it publishes is receipted one by one,
-in order. What it pulls is handed out, and it pulls again only when all of that has been
-acknowledged, because until then the service gives the same messages.
+A thread of its own talks to the service. While a request is under way the main thread signs more
+messages; those that are ready when it ends go into the next request. Published messages are
+receipted one by one, in order. Pulled messages are handed out, and the thread pulls again only
+after all of them were acknowledged: until then the service returns the same ones.
 """
 
 from __future__ import annotations
@@ -19,37 +19,43 @@ from ssm.transport import ams_client, request
 from ssm.transport.events import Delivery, Event, Lost, Receipt, Rejection
 
 MAX_MESSAGES = 64
-"""Of one request."""
+"""Messages in one request."""
 _EMPAID = "empaid"
 """The attribute that holds a message's id."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
-"""Seconds between pulls that bring nothing."""
+"""Seconds between pulls that return nothing."""
 _PULL_BYTES = 2 * 1024 * 1024
-"""What a pull should bring at the most, going by the messages before."""
+"""Bytes that one pull may bring, estimated from the size of the messages before."""
 _FIRST_PULL = 2
 _GATHER_SECONDS = 0.05
-"""How long to wait for more acknowledgements before telling them."""
+"""How long acknowledgements are collected for one request."""
 _CLOSE_TIMEOUT = 5.0
 _REQUEST_TIMEOUT = 408
 
 
 def max_data(message_id: str) -> int:
-    """Return how many bytes a message of this id may have."""
+    """Return the most bytes that a message with this id may have."""
     return ams_client.max_data({_EMPAID: message_id})
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """The thread has failed in a way that nobody foresaw."""
+    """A bug in the thread, to be raised in the thread that asks for events."""
 
     error: BaseException
 
 
 class AMSConnection:
-    """An AMS that has let us in; either sends or subscribes."""
+    """An AMS that has accepted this host. A connection either sends or subscribes."""
 
     def __init__(self, broker: Broker, *, access: AMSAccess, tls: ssl.SSLContext) -> None:
-        """Connect and get a token; raises `Unavailable`, or `AccessDenied` when the service does not want us."""
+        """Connect and get a token.
+
+        Raises:
+            AccessDenied: the service refuses this host.
+            Unavailable: there is no connection.
+
+        """
         self.broker = broker
         service = ams_client.AMSService(broker.host, access.project, broker.port, access.authn_port)
         self._client = ams_client.AMSClient(service, tls=tls, token=access.token)
@@ -63,7 +69,7 @@ class AMSConnection:
         self._client.open()
 
     def send(self, destination: str, body: bytes, *, message_id: str) -> None:
-        """Queue a message, which is both named and to be receipted by ``message_id``."""
+        """Queue a message; its receipt will carry ``message_id``."""
         with self._changed:
             self._outbox.append((destination, ams_client.Message(body, {_EMPAID: message_id})))
             self._changed.notify_all()
@@ -75,13 +81,13 @@ class AMSConnection:
         self._start(self._pull_all, destination, prefetch)
 
     def ack(self, delivery: Delivery) -> None:
-        """Tell the service that it may forget a message."""
+        """Queue the acknowledgement of a message."""
         with self._changed:
             self._acks.append(delivery.ack)
             self._changed.notify_all()
 
     def next_event(self, *, timeout: float) -> Event | None:
-        """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
+        """Return the next event; None after ``timeout`` seconds without one (0: do not wait)."""
         try:
             event = self._events.get(timeout=timeout) if timeout else self._events.get_nowait()
         except queue.Empty:
@@ -92,7 +98,7 @@ class AMSConnection:
         return event
 
     def close(self) -> None:
-        """End, after what was acknowledged has been told to the service and a request has been answered."""
+        """Send acknowledgements that are due, wait for a request under way, then disconnect."""
         with self._changed:
             self._is_closing = True
             self._outbox.clear()
@@ -110,7 +116,7 @@ class AMSConnection:
         self._worker.start()
 
     def _run(self, work: object, *arguments: object) -> None:
-        assert callable(work)  # noqa: S101  one of the two below
+        assert callable(work)  # noqa: S101  _publish_all or _pull_all
         try:
             work(*arguments)
         except request.Interrupted as error:
@@ -119,7 +125,7 @@ class AMSConnection:
             self._events.put(Rejection(error.cause, ""))
         except Unavailable as error:
             self._events.put(Rejection(error.cause, "", error))
-        except Exception as error:  # noqa: BLE001  goes on in the thread that asks for events
+        except Exception as error:  # noqa: BLE001  raised again in the thread that asks for events
             self._events.put(_Failure(error))
 
     # Sending.
@@ -131,7 +137,7 @@ class AMSConnection:
                 return
 
     def _next_batch(self) -> list[tuple[str, ams_client.Message]]:
-        """Wait for messages; return those that go into one request, none at the end."""
+        """Wait for messages; return those for one request, none when the connection closes."""
         with self._changed:
             self._changed.wait_for(lambda: self._outbox or self._is_closing)
             count, size = 0, 0
@@ -144,7 +150,10 @@ class AMSConnection:
             return [] if self._is_closing else batch
 
     def _publish(self, topic: str, messages: list[ams_client.Message]) -> bool:
-        """Publish and receipt; one that is too large is found by halving. Tells whether there was none."""
+        """Publish messages and queue their receipts; return False when one is too large.
+
+        The service does not say which one, so the request is halved until it is found.
+        """
         try:
             ids = self._client.publish(topic, messages)
         except ams_client.TooLarge as error:
@@ -182,7 +191,7 @@ class AMSConnection:
             most, pause = max(1, min(prefetch, _PULL_BYTES // (average + 1))), _SHORTEST_PAUSE
 
     def _acknowledge(self, subscription: str, count: int) -> None:
-        """Wait until so many messages have been acknowledged, and tell the service; at the end, of those that were."""
+        """Pass on acknowledgements until ``count`` of them came, or the connection closes."""
         while count > 0:
             acks = self._next_acks(count)
             if not acks:
@@ -191,12 +200,13 @@ class AMSConnection:
             try:
                 self._client.acknowledge(subscription, acks)
             except request.Interrupted as error:
-                # too late: they come again, and are known then
+                # AMS answers 408 to a late acknowledgement: the messages come again, and are then
+                # found to be duplicates.
                 if error.http_status != _REQUEST_TIMEOUT:
                     raise
 
     def _next_acks(self, most: int) -> list[str]:
-        """Wait for acknowledgements, a moment longer for those that come together; none at the end."""
+        """Return acknowledgements that came within a moment of each other; none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._acks or self._is_closing)
             self._changed.wait_for(

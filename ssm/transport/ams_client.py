@@ -1,22 +1,23 @@
 """The Argo Messaging Service (AMS): messages published to topics and pulled from subscriptions.
 
-    GET  https://HOST:8443/v1/service-types/ams/hosts/HOST:authx509       a token for this host's
-    certificate POST https://HOST/v1/projects/PROJECT/topics/TOPIC:publish POST
-    https://HOST/v1/projects/PROJECT/subscriptions/NAME:pull POST
-    https://HOST/v1/projects/PROJECT/subscriptions/NAME:acknowledge
+    GET  https://HOST:8443/v1/service-types/ams/hosts/HOST:authx509
+                                            a token in exchange for this host's certificate
+    POST https://HOST/v1/projects/PROJECT/topics/TOPIC:publish
+    POST https://HOST/v1/projects/PROJECT/subscriptions/NAME:pull
+    POST https://HOST/v1/projects/PROJECT/subscriptions/NAME:acknowledge
 
-An error is an answer with a status of 4xx or 5xx and ``{"error": {"code": …, "message": …}}``,
-unless something before the service gives it, in its own words. A subscription is an offset into its
-topic: acknowledging a message acknowledges all before it, and until then a pull gives the same ones
-again.
+An error is an answer with a status of 4xx or 5xx and ``{"error": {"code": …, "message": …}}``.
+A proxy in front of the service answers with a page of its own instead. A subscription is an offset
+into its topic: acknowledging a message acknowledges all before it, and until then each pull returns
+the same messages.
 
     Unavailable
-    ├── Interrupted     it will pass by itself: no connection, no whole answer, 408, 429, 5xx
-    ├── TooLarge        413
-    ├── RequestRefused         any other 4xx: perhaps only these messages are not wanted
-    └── AccessDenied    401, 403, or a certificate that stands for nobody
+    ├── Interrupted       it may pass by itself: no connection, half an answer, 408, 429, 5xx
+    ├── TooLarge          413
+    ├── RequestRefused    any other 4xx: perhaps only these messages are refused
+    └── AccessDenied      401, 403, or a certificate that is not registered
 
-Anything else is `Unavailable`: trying again without a change of configuration is of no use.
+A plain `Unavailable` stays until the configuration changes: a retry is useless.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from ssm.transport.request import (
 )
 
 MAX_REQUEST = 1024 * 1024
-"""Bytes of a request: as much as the service takes for one message."""
+"""Bytes of a request; the service's own limit is for one message, and is the same."""
 
 _MAX_ANSWER = 64 * 1024
 _MAX_PULLED = 64 * 1024 * 1024
@@ -54,16 +55,16 @@ _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 
 class TooLarge(Unavailable):
-    """A message is larger than the service takes."""
+    """A message is larger than the service accepts."""
 
 
 class RequestRefused(Unavailable):
-    """The service refuses a request, in words that may mean the connection or a message."""
+    """The service refuses a request; the connection or one of the messages may be at fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class AMSService:
-    """Where an AMS and its authentication service listen, and the project there."""
+    """The addresses of an AMS and of its authentication service, and a project there."""
 
     host: str
     project: str
@@ -83,7 +84,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Return about how many bytes it has in a request, never less."""
+        """Return an upper bound of the bytes that it takes in a request."""
         return (
             (len(self.data) + 2) // 3 * 4
             + sum(len(k) + len(v) + 8 for k, v in self.attributes.items())
@@ -93,7 +94,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A message of a subscription; ``ack_id`` is what `AMSClient.acknowledge` wants."""
+    """A message of a subscription; ``ack_id`` is the id to acknowledge it by."""
 
     ack_id: str
     message_id: str
@@ -102,11 +103,11 @@ class Pulled:
 
 
 class AMSClient:
-    """One account at one service; for one thread, except `interrupt`.
+    """One account at one service. Only `interrupt` may be called from another thread.
 
-    ``tls`` verifies the service and shows this host's certificate. Without a ``token`` the
-    certificate is exchanged for one, again when the service no longer knows it. No message of an
-    error holds the token.
+    ``tls`` verifies the service and presents this host's certificate. Without a ``token`` the
+    certificate is exchanged for one, and again when the service no longer accepts that. No error
+    message contains the token.
     """
 
     def __init__(self, service: AMSService, *, tls: ssl.SSLContext, token: str = "") -> None:
@@ -117,7 +118,7 @@ class AMSClient:
         self._line = KeptConnection(service.host, service.port, tls=tls)
 
     def open(self) -> None:
-        """Connect, and get a token unless there is one; raises `Unavailable`."""
+        """Connect, and get a token unless one was given; raise `Unavailable` on failure."""
         self._line.open()
         if not self._token:
             self._token = self._exchange_certificate()
@@ -127,7 +128,9 @@ class AMSClient:
 
         After an error some of them may have been published nevertheless.
 
-        :raises TooLarge: one of them is too large
+        Raises:
+            TooLarge: one of them is too large.
+
         """
         content = _publication(messages)
         answer = self._post(f"topics/{_quote(topic)}:publish", content)
@@ -140,7 +143,7 @@ class AMSClient:
         return [str(message_id) for message_id in ids]
 
     def pull(self, subscription: str, *, most: int) -> list[Pulled]:
-        """Return the oldest messages that are not acknowledged, at most so many, without waiting for any."""
+        """Return the oldest unacknowledged messages, at most ``most``, without waiting for any."""
         request = {"maxMessages": str(most), "returnImmediately": "true"}
         answer = self._post(
             f"subscriptions/{_quote(subscription)}:pull", request, limit=_MAX_PULLED
@@ -154,14 +157,16 @@ class AMSClient:
             ) from None
 
     def acknowledge(self, subscription: str, ack_ids: Sequence[str]) -> None:
-        """Tell the service that it may forget these messages and all before them.
+        """Acknowledge these messages and, by that, all before them.
 
-        :raises Interrupted: with status 408: too late, they will come again
+        Raises:
+            Interrupted: with status 408: too late, they will come again.
+
         """
         self._post(f"subscriptions/{_quote(subscription)}:acknowledge", {"ackIds": list(ack_ids)})
 
     def interrupt(self) -> None:
-        """End a request that another thread has under way: it raises `Interrupted`."""
+        """Make a request of another thread raise `Interrupted`."""
         self._line.interrupt()
 
     def close(self) -> None:
@@ -184,44 +189,44 @@ class AMSClient:
         return self._line.ask("POST", target, body, headers=headers, limit=limit)
 
     def _content(self, answer: HTTPAnswer, path: str) -> dict[str, Any]:
-        """Return what an answer says; raises what its status means."""
+        """Return the JSON object of an answer, or raise the error that its status stands for."""
         subject = f"{self.service}, {path.partition(':')[0]} of project {self.service.project}"
         if answer.status == http.client.OK:
             return _parse(answer, subject=self.service)
-        told = f"{answer.status}: {answer.detail}"
+        said = f"{answer.status}: {answer.detail}"
         match answer.status:
             case http.client.REQUEST_ENTITY_TOO_LARGE:
-                raise TooLarge(subject, f"too large ({told})")
+                raise TooLarge(subject, f"too large ({said})")
             case http.client.UNAUTHORIZED:
                 remedy = (
                     "check [messaging] token"
                     if self._is_token_given
                     else "register this host's certificate"
                 )
-                raise AccessDenied(self.service, f"does not accept the token ({told})", remedy)
+                raise AccessDenied(self.service, f"does not accept the token ({said})", remedy)
             case http.client.FORBIDDEN:
                 raise AccessDenied(
                     subject,
-                    f"access is refused ({told})",
+                    f"access is refused ({said})",
                     "check destination, and that this host is registered for it",
                 )
             case http.client.NOT_FOUND:
                 raise Unavailable(
                     subject,
-                    f"does not exist ({told})",
+                    f"does not exist ({said})",
                     "check [messaging] ams_project and destination",
                 )
             case status if status in _PASSING:
-                raise Interrupted(self.service, f"is out of order ({told})", LASTS, status=status)
+                raise Interrupted(self.service, f"is out of order ({said})", LASTS, status=status)
             case status if status // 100 == 3:  # noqa: PLR2004  the class of redirections
                 raise Unavailable(
                     self.service, f"sends elsewhere ({answer.status}): {answer.location}", LOOK
                 )
             case _:
-                raise RequestRefused(subject, f"refuses the request ({told})", LOOK)
+                raise RequestRefused(subject, f"refuses the request ({said})", LOOK)
 
     def _exchange_certificate(self) -> str:
-        """Return the token that this host's certificate stands for."""
+        """Return the token that the authentication service gives for this host's certificate."""
         host, port = self.service.host, self.service.authn_port
         subject = hosts.join_port(host, port)
         line = KeptConnection(host, port, tls=self._tls)
@@ -256,7 +261,7 @@ class AMSClient:
 
 
 def max_data(attributes: Mapping[str, str]) -> int:
-    """Return how many bytes of data fit into a request that publishes just one message."""
+    """Return the most bytes of data in a request that publishes a single message."""
     frame = len(_encode(_publication([Message(b"", attributes)])))
     return (MAX_REQUEST - frame) // 4 * 3
 
@@ -284,7 +289,8 @@ def _read_message(entry: dict[str, Any]) -> Pulled:
     try:
         body = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        # whoever reads it will find what is wrong; here it would block all after it
+        # The receiver refuses it like any broken message. An error here would stop the
+        # subscription at it for ever.
         body = data.encode()
     known = {str(name): str(value) for name, value in attributes.items()}
     return Pulled(str(entry["ackId"]), str(message.get("messageId", "")), known, body)
@@ -310,7 +316,11 @@ def _quote(name: str) -> str:
 
 
 def _refused_certificate(error: Interrupted) -> Unavailable:
-    """Say what it means when the authentication service ends TLS: since TLS 1.3 it does so after the handshake."""
+    """Return the failure when the authentication service ends TLS.
+
+    With TLS 1.3 a server refuses a client's certificate only after the handshake, so that the
+    refusal looks like a connection that breaks during the first request.
+    """
     if "alert" not in error.cause and CLOSED not in error.cause:
         return error
     cause = f"does not accept this host's certificate: {error.cause}"

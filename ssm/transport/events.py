@@ -1,4 +1,11 @@
-"""What a connection to a message broker has to tell, whatever protocol it speaks."""
+"""Connections to message brokers, and their events, whatever protocol they speak.
+
+Greeting     the broker has accepted this host; consumed by the connection itself
+Receipt      the broker has taken over a message that was sent
+Delivery     a message from the queue
+Rejection    the broker refuses something; the connection is of no more use
+Lost         the connection has ended; the last event
+"""
 
 from __future__ import annotations
 
@@ -10,21 +17,29 @@ from ssm.settings import Broker
 
 
 @dataclass(frozen=True, slots=True)
+class Greeting:
+    """The broker has accepted this host."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The broker has taken over the message that was sent with this id."""
 
     id: str
     argo_id: str = ""
-    """What AMS calls it."""
+    """The id that AMS gave it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message from the queue. ``ack`` is what `Connection.ack` wants; ``empa_id`` is None when it has no such id."""
+    """A message from the queue."""
 
     ack: str
+    """The id to acknowledge it by."""
     message_id: str
+    """The broker's id."""
     empa_id: str | None
+    """The sender's id; None for a message without one."""
     body: bytes
     is_argo: bool = False
     """Whether it came from AMS, whose ids SSM's log names."""
@@ -32,50 +47,48 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The broker refuses something, and with it the connection: an ERROR frame of STOMP, a status 4xx of AMS."""
+    """The broker refuses something: an ERROR frame of STOMP, a status 4xx of AMS."""
 
     text: str
     message_id: str
-    """Of the message that it is about, if the broker says so."""
+    """The message that it is about; empty when the broker does not say."""
     error: Unavailable | None = None
-    """Set when trying again is of no use: what to tell."""
+    """Set when a retry is useless: the failure to report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection is no more. The last event."""
+    """The connection has ended."""
 
     cause: str
     error: Unavailable | None = None
-    """What to tell, where the protocol knows more than that."""
+    """The failure to report, where the protocol knows more than the cause."""
     is_passing: bool = False
     """Whether the broker itself says that it is out of order for a while."""
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """The broker has accepted us. The first event, which `Connection` takes itself."""
 
 
 Event = Greeting | Receipt | Delivery | Rejection | Lost
 
 
 class Connection(Protocol):
-    """An open connection. Every method may be called after it was lost: nothing happens then, `Lost` tells."""
+    """An open connection. Its methods do nothing after it was lost: `Lost` is the report."""
 
     broker: Broker
 
     def send(self, destination: str, body: bytes, *, message_id: str) -> None:
-        """Queue a message, which is both named and to be receipted by ``message_id``."""
+        """Queue a message; its receipt will carry ``message_id``."""
 
     def subscribe(self, destination: str, *, prefetch: int) -> None:
-        """Ask for messages, each to be acknowledged by itself, at most ``prefetch`` of them unacknowledged."""
+        """Ask for messages, at most ``prefetch`` unacknowledged at a time.
+
+        Each message is acknowledged by itself.
+        """
 
     def ack(self, delivery: Delivery) -> None:
-        """Tell the broker that it may forget a message."""
+        """Acknowledge a message, so that the broker deletes it."""
 
     def next_event(self, *, timeout: float) -> Event | None:
-        """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
+        """Return the next event; None after ``timeout`` seconds without one (0: do not wait)."""
 
     def close(self) -> None:
-        """Disconnect, after what was acknowledged has been told to the broker, or after five seconds."""
+        """Send acknowledgements that are due, then disconnect; wait about five seconds for that."""

@@ -1,7 +1,8 @@
-"""HTTPS for one client of one service: a connection that is kept, a time for the whole answer, one line for each error.
+"""Requests to one service over one kept HTTPS connection, each with a deadline.
 
-`http.client` speaks the protocol. It follows no redirection, which is wanted here, and it sets no
-limit to the time and size of an answer, which is added here.
+`http.client` speaks the protocol. It follows no redirection, which is wanted here: a redirection
+would carry the token elsewhere. It limits neither time nor size of an answer, which is added here.
+Each failure is a line with subject, cause and remedy.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 class Interrupted(Unavailable):
-    """The service could not be reached or did not answer, this time."""
+    """The service could not be reached, or did not answer; a retry may help."""
 
     def __init__(self, subject: object, cause: str, remedy: str = "", *, status: int = 0) -> None:
         super().__init__(subject, cause, remedy)
         self.http_status = status
-        """0 when there was no answer."""
+        """The status of the answer; 0 without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPAnswer:
-    """What a service answered; ``location`` is the site of a redirection."""
+    """An answer; ``location`` is the site of a redirection, ``secret`` is kept out of `detail`."""
 
     status: int
     reason: str
@@ -58,7 +59,10 @@ class HTTPAnswer:
 
     @property
     def detail(self) -> str:
-        """Return the words for people: of the JSON error, or of a page; on one line, cut, printable, without secret."""
+        """Return the service's explanation: of its JSON error, else of the page, as one line.
+
+        It is printable, at most `_MAX_DETAIL` characters long, and without the secret.
+        """
         text = self.body[:_MAX_READ_FOR_DETAIL].decode("utf-8", "replace")
         try:
             text = str(json.loads(text)["error"]["message"])
@@ -74,7 +78,7 @@ class HTTPAnswer:
 
 
 class KeptConnection:
-    """A connection that is kept from one request to the next, and made anew when the other side has closed it."""
+    """A connection kept between requests, and opened again when the service has closed it."""
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext) -> None:
         self._address = hosts.join_port(host, port)
@@ -84,7 +88,7 @@ class KeptConnection:
         self._is_direct = proxy.find(f"https://{self._address}") is None
 
     def open(self) -> None:
-        """Connect; raises `Unavailable`."""
+        """Connect; raise `Unavailable` on failure."""
         try:
             self._http.connect()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
@@ -103,7 +107,13 @@ class KeptConnection:
         headers: Mapping[str, str],
         limit: int,
     ) -> HTTPAnswer:
-        """Return the answer to a request, whole, at most ``limit`` bytes of it."""
+        """Return the complete answer to a request, of at most ``limit`` bytes.
+
+        Raises:
+            Interrupted: no answer, or only a part of one, came in time.
+            Unavailable: the answer is too long, or the connection cannot be secured.
+
+        """
         is_kept = self._http.sock is not None
         if not is_kept:
             self.open()
@@ -117,7 +127,7 @@ class KeptConnection:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise _explain(self._address, error) from error
-        # it was closed while nothing was asked
+        # The service closed the kept connection between two requests, which is its right.
         return self.ask(method, target, body, headers=headers, limit=limit)
 
     def _exchange(
@@ -140,7 +150,7 @@ class KeptConnection:
             if len(content) > limit:
                 self.close()
                 raise Unavailable(self._address, f"answers with more than {limit} bytes", LOOK)
-            if response.length:  # read() with a limit returns a half answer like a whole one
+            if response.length:  # read() with a limit returns half an answer without an error
                 raise http.client.IncompleteRead(content, response.length)
             if response.will_close:
                 self.close()
@@ -151,8 +161,11 @@ class KeptConnection:
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
-        """Cut the connection when a request takes too long, however its answer trickles."""
-        assert self._http.sock is not None  # noqa: S101  it was opened
+        """Cut the connection when a request takes too long.
+
+        A socket's timeout is not enough: it starts again with each byte that trickles in.
+        """
+        assert self._http.sock is not None  # noqa: S101  ask() opened it
         self._http.sock.settimeout(REQUEST_TIMEOUT.total_seconds())
         is_late = threading.Event()
 
@@ -175,7 +188,7 @@ class KeptConnection:
             timer.cancel()
 
     def interrupt(self) -> None:
-        """End a request that another thread has under way; no other will be made."""
+        """End a request of another thread, and let no other follow."""
         self._is_interrupted = True
         self._shut()
 
@@ -183,7 +196,8 @@ class KeptConnection:
         made = self._http.sock
         if made is not None:
             with contextlib.suppress(OSError):
-                # SSLSocket's own method would first end TLS, under the thread that reads.
+                # Not SSLSocket's own shutdown: that would drop the TLS object while the other
+                # thread reads from it.
                 socket.socket.shutdown(made, socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -222,7 +236,7 @@ def _explain(
         case ssl.SSLError():
             words = (error.reason or str(error)).replace("_", " ").lower()
             return Interrupted(subject, f"no TLS connection: {words}", "check host and port")
-        case socket.gaierror() | UnicodeError():  # the latter: no name at all
+        case socket.gaierror() | UnicodeError():  # the latter: a name that DNS cannot have
             return Interrupted(subject, "the host's name is not known", "check [broker] host")
         case TimeoutError():
             cause = f"does not answer within {CONNECT_TIMEOUT.total_seconds():.0f} s"

@@ -1,8 +1,8 @@
-"""STOMP 1.2 over TLS: one connection to one broker, told as a stream of events.
+"""STOMP 1.2 over TLS: one connection to one broker, as a stream of events.
 
-The protocol (frames, heart-beats) is stomp.py's. Its way to open and end connections is replaced:
-it hides why a connection failed, accepts no TLS context, does not notice the end of a TLS stream,
-and ends one by waiting for the peer without limit.
+stomp.py speaks the protocol (frames, heart-beats), in a thread of its own. Its way of opening and
+closing connections is replaced, because it hides the cause of a failure, accepts no TLS context,
+misses the end of a TLS stream, and waits without limit for the peer when it closes one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from appliance.core.trust.tls import remedy
 from ssm.settings import Broker
 from ssm.transport.events import Delivery, Event, Greeting, Lost, Receipt, Rejection
 
-# stomp.py asks the DNS three times when imported
+# At import, stomp.py asks the DNS three times for names of this host.
 os.environ.setdefault("STOMP_SKIP_HOSTNAME_SCAN", "1")
 from stomp.connect import BaseConnection, StompConnection12
 from stomp.exception import StompException
@@ -33,21 +33,21 @@ from stomp.protocol import Protocol12
 from stomp.transport import Transport
 from stomp.utils import PollableQueue
 
-logging.getLogger("stomp.py").setLevel(logging.CRITICAL)  # what went wrong is told by events
+logging.getLogger("stomp.py").setLevel(logging.CRITICAL)  # events report its failures
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS, and again for the broker's greeting."""
 HEART_BEAT_MS = 30_000
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    # a broker may not want heart-beats, and then vanish
+    # For brokers that decline heart-beats: about two minutes until a vanished one is noticed.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 )
 _MAX_WAITING = 2 * 1024 * 1024
-"""Bytes of messages that wait to be taken; as much again may be on the way in one."""
+"""Bytes of messages that wait for `next_event`; one more message may be on its way."""
 _ROOM_SECONDS = 0.5
 _CLOSE_TIMEOUT = 5.0
 _RECEIVE_BYTES = 64 * 1024
@@ -55,10 +55,16 @@ _SUBSCRIPTION = "1"
 
 
 class STOMPConnection:
-    """An open connection. Every method may be called after it was lost: nothing happens then, `Lost` tells."""
+    """An open connection. Its methods do nothing after it was lost: `Lost` is the report."""
 
     def __init__(self, broker: Broker, *, tls: ssl.SSLContext | None) -> None:
-        """Connect and greet; raises `Unavailable`, or `AccessDenied` when the broker does not want us."""
+        """Connect, and wait for the broker's greeting.
+
+        Raises:
+            AccessDenied: the broker refuses this host.
+            Unavailable: there is no connection.
+
+        """
         self.broker = broker
         self._is_lost = False
         self._transport = _Transport(broker, tls=tls)
@@ -77,13 +83,14 @@ class STOMPConnection:
             raise
 
     def send(self, destination: str, body: bytes, *, message_id: str) -> None:
-        """Queue a message, which is both named and to be receipted by ``message_id``."""
+        """Queue a message; its receipt will carry ``message_id``."""
         headers = {"empa-id": message_id, "receipt": message_id, "persistent": "true"}
         with self._unless_lost():
             self._session.send(destination, body, headers=headers)
 
     def subscribe(self, destination: str, *, prefetch: int) -> None:
-        """Ask for messages, each to be acknowledged by itself, at most ``prefetch`` of them unacknowledged."""
+        """Ask for messages, at most ``prefetch`` unacknowledged at a time."""
+        # ActiveMQ reads the first header, RabbitMQ the second.
         headers = {"activemq.prefetchSize": str(prefetch), "prefetch-count": str(prefetch)}
         with self._unless_lost():
             self._session.subscribe(
@@ -91,12 +98,12 @@ class STOMPConnection:
             )
 
     def ack(self, delivery: Delivery) -> None:
-        """Tell the broker that it may forget a message."""
+        """Acknowledge a message, so that the broker deletes it."""
         with self._unless_lost():
             self._session.ack(delivery.ack)
 
     def next_event(self, *, timeout: float) -> Event | None:
-        """Return the next event; None when there was none for ``timeout`` seconds (0: do not wait)."""
+        """Return the next event; None after ``timeout`` seconds without one (0: do not wait)."""
         try:
             event = self._events.get(timeout=timeout) if timeout else self._events.get_nowait()
         except queue.Empty:
@@ -107,7 +114,7 @@ class STOMPConnection:
         return event
 
     def close(self) -> None:
-        """Disconnect; returns when the broker has processed all that was sent, or after five seconds."""
+        """Disconnect, and wait up to five seconds until the broker has processed what was sent."""
         with self._unless_lost():
             self._session.disconnect()
         deadline = time.monotonic() + _CLOSE_TIMEOUT
@@ -122,13 +129,14 @@ class STOMPConnection:
             case Greeting():
                 return
             case Rejection(text, _):
-                raise AccessDenied(self.broker, f"the broker refuses us: {text}", _REGISTER)
+                raise AccessDenied(self.broker, f"the broker refuses this host: {text}", _REGISTER)
             case Lost(cause):
                 raise AccessDenied(
                     self.broker, f"ends the connection before greeting: {cause}", _REGISTER
                 )
             case _:
-                cause = f"accepts connections but does not answer in STOMP within {CONNECT_TIMEOUT:.0f} s"
+                seconds = f"{CONNECT_TIMEOUT:.0f} s"
+                cause = f"accepts connections but does not answer in STOMP within {seconds}"
                 raise Unavailable(self.broker, cause, "check that this port speaks STOMP")
 
     @contextlib.contextmanager
@@ -142,7 +150,7 @@ class STOMPConnection:
 
 
 class _Session(BaseConnection, Protocol12):  # type: ignore[misc]  # stomp.py has no types
-    """stomp.py's `StompConnection12` over a transport of our own."""
+    """stomp.py's `StompConnection12` over our transport."""
 
     def __init__(self, transport: _Transport) -> None:
         BaseConnection.__init__(self, transport)
@@ -152,28 +160,28 @@ class _Session(BaseConnection, Protocol12):  # type: ignore[misc]  # stomp.py ha
 
 
 class _Room:
-    """How many bytes of messages may wait to be taken: brokers count messages, memory does not."""
+    """A bound on the bytes of messages that wait. Brokers limit their number, not their size."""
 
     def __init__(self) -> None:
         self._taken = 0
         self._changed = threading.Condition()
 
     def enter(self, size: int, *, wait: Callable[[], bool]) -> None:
-        """Take room for a message; while there is none before it, go on as long as ``wait`` says so."""
+        """Take room for a message; wait for it while ``wait`` returns true."""
         with self._changed:
             while self._taken > _MAX_WAITING and wait():
                 self._changed.wait(_ROOM_SECONDS)
             self._taken += size
 
     def leave(self, size: int) -> None:
-        """Give back the room of a message that was taken."""
+        """Give back the room of a message."""
         with self._changed:
             self._taken -= size
             self._changed.notify()
 
 
 class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no types
-    """What stomp.py calls, in its own thread."""
+    """The callbacks of stomp.py, which run in its thread."""
 
     def __init__(self, transport: _Transport, *, is_alive: Callable[[], None]) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -200,7 +208,10 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
         )
 
     def _is_waiting(self) -> bool:
-        """Say whether the connection stands, and keep it: what the broker beats meanwhile is not read."""
+        """Check whether the connection is still open.
+
+        The broker's heart-beats are not read while this thread waits, so they count as received.
+        """
         self._is_alive()
         return bool(self._transport.running)
 
@@ -217,7 +228,7 @@ class _Listener(ConnectionListener):  # type: ignore[misc]  # stomp.py has no ty
 
 
 class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
-    """stomp.py's transport with sockets of our own."""
+    """stomp.py's transport over sockets that this module opens and closes."""
 
     def __init__(self, broker: Broker, *, tls: ssl.SSLContext | None) -> None:
         super().__init__(
@@ -260,29 +271,33 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
             data = b""
         if not data and not self.blocking:
             self.running = False
-            # leaves it "blocking", where stomp.py takes an empty read for the end
+            # This sets `blocking`, which makes stomp.py take an empty read for the end.
             self.shutdown_queue()
         return data
 
     def disconnect_socket(self) -> None:
-        """End the stream; stomp.py does so when heart-beats fail, we do so at the end."""
+        """End the stream. stomp.py calls this when heart-beats fail, `close` at the end."""
         self.running = False
         self.cause = f"no sign of life for {1.5 * HEART_BEAT_MS / 1000:.0f} s"
         open_socket = self.socket
         if open_socket is not None:
             with contextlib.suppress(OSError):
-                # Wakes the thread that reads, which cleans up. SSLSocket's own method would let it
-                # read ciphertext.
+                # It wakes the thread that reads, which cleans up. SSLSocket's own shutdown would
+                # make that thread read ciphertext.
                 socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
 
 class _FrameQueue(PollableQueue):  # type: ignore[misc]  # stomp.py has no types
     def put(self, frame: bytes) -> None:
-        # stomp.py slices what TLS did not take at once: 16 KiB of 1 MB
+        # TLS takes 16 KiB at a time, and stomp.py slices off what was taken: with bytes, that
+        # would copy a message of 1 MB once for each of them.
         super().put(memoryview(frame))
 
 
-_REGISTER = "check that this host's certificate is registered with the broker, valid, and from a CA that it knows"
+_REGISTER = (
+    "check that this host's certificate is registered with the broker, valid, and from a CA that it"
+    " knows"
+)
 
 
 def _explain(broker: Broker, error: OSError | UnicodeError) -> Unavailable:
@@ -294,7 +309,7 @@ def _explain(broker: Broker, error: OSError | UnicodeError) -> Unavailable:
             return Unavailable(
                 broker, f"no TLS connection: {_words(error)}", "check port and use_ssl"
             )
-        case socket.gaierror() | UnicodeError():  # the latter: no name at all
+        case socket.gaierror() | UnicodeError():  # the latter: a name that DNS cannot have
             return Unavailable(broker, "the host's name is not known", "check [broker] host")
         case TimeoutError():
             cause = f"does not answer within {CONNECT_TIMEOUT:.0f} s"

@@ -106,7 +106,7 @@ def test_swapped_receipts_are_taken_by_their_ids(tmp_path: Path, trust: Trust) -
     [
         (
             [Fault(Kind.REFUSES_US, text="User name or password is invalid.")],
-            "refuses us: User name or password",
+            "refuses this host: User name or password",
         ),
         ([Fault(Kind.ERROR_AFTER_SEND)] * 3, "refuses messages: not authorised"),
         ([Fault(Kind.CLOSE_AFTER_SEND)] * 6, "connection broken: closed by the broker"),

@@ -76,7 +76,7 @@ def test_figures_of_runs_that_send_nothing(tmp_path: Path, trust: Trust) -> None
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
         site.fill(texts(3))
         watch = Watch(site, broker)
-        watch.check(3, "refuses us")
+        watch.check(3, "refuses this host")
         with changed(site, f"localhost:{broker.port}", "localhost:1"):
             watch.check(3, "cannot be reached")
         with changed(site, f"key: {trust.host('sender').key}", f"key: {trust.host('other').key}"):

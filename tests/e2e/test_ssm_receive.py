@@ -296,7 +296,7 @@ def test_no_names_no_start(tmp_path: Path, trust: Trust) -> None:
     assert done.returncode == 2
     assert (
         done.stderr
-        == f"ssmreceive: {tmp_path}/etc/apel/dns: holds no name; list the senders' DNs, one a line\n"
+        == f"ssmreceive: {tmp_path}/etc/apel/dns: has no DN; list the senders' DNs, one a line\n"
     )
     assert "dns:2: DN in incorrect format: CN=wrong" in site.log("receiver")
 

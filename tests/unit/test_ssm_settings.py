@@ -210,15 +210,15 @@ def test_what_deserves_a_warning(directory: Path) -> None:
     )
     text = text.replace("[certificates]", "bdii: ldap://x\nuse_ssl: false\n[certificates]")
     assert warnings(load(directory, text)) == [
-        ":5: [broker] bdii: brokers are no longer looked up in the information system, this is ignored; host counts",
-        ":6: [broker] use_ssl: messages travel in clear and the broker is not verified; write true",
+        ":5: [broker] bdii: brokers are no longer looked up in the information system; this option is ignored; host is used",
+        ":6: [broker] use_ssl: messages are sent unencrypted and the broker is not verified; write true",
         (
             ":11: [messaging] destination: /queue/global.accounting.test.cloud.central is a test queue: "
-            "what goes there is not accounted"
+            "messages sent there are not accounted"
         ),
         (
             f":12: [messaging] path: {directory}/outgoing/openstack is a spool of its own, which is not sent; "
-            "perhaps you mean that one"
+            "if you mean that one, set path to it"
         ),
     ]
 
@@ -301,7 +301,7 @@ def test_a_token_is_taken_and_shown_nowhere(directory: Path) -> None:
     (directory / "sender.cfg").chmod(0o640)
     assert load(directory, text).warnings == ()
     [problem] = problems(directory, text.replace("geheim", "geheim nis"))
-    assert problem == ":9: [messaging] token: holds blanks or characters that no token has"
+    assert problem == ":9: [messaging] token: holds blanks or characters that a token cannot have"
 
 
 @pytest.mark.parametrize(
@@ -311,8 +311,14 @@ def test_a_token_is_taken_and_shown_nowhere(directory: Path) -> None:
             ("ams_project: accounting", "ams_project:"),
             "[messaging] ams_project: must be set: the project at AMS",
         ),
-        (("ams_project: accounting", "ams_project: a/b"), "'a/b' is no name of a project at AMS"),
-        (("eu-egi-cloud-accounting", "/queue/x"), "'/queue/x' is no name at AMS; name the topic"),
+        (
+            ("ams_project: accounting", "ams_project: a/b"),
+            "'a/b' is not a valid name of an AMS project",
+        ),
+        (
+            ("eu-egi-cloud-accounting", "/queue/x"),
+            "'/queue/x' is not a valid name at AMS; name the topic",
+        ),
         (
             ("destination: eu-egi-cloud-accounting", ""),
             "[messaging] destination: must be set: the topic; EGI's",
