@@ -1,26 +1,27 @@
-"""A project's messages reach the spool exactly once, together with its checkpoint, whenever the program dies.
+"""The hand-over to the spool: a project's messages reach it exactly once, with the checkpoint.
 
-    SPOOL/.caso-staged/OWNER/PROJECT.new/    messages are being written; worthless if the program
-                                             dies now
-    SPOOL/.caso-staged/OWNER/PROJECT/        committed: messages, and manifest.json with the
+    SPOOL/.caso-staged/OWNER/PROJECT.new/    messages are being written
+    SPOOL/.caso-staged/OWNER/PROJECT/        a committed batch: messages, and manifest.json with the
                                              checkpoint files to write
+    SPOOL/.caso-staged/OWNER/X.foreign       moved aside: not made by caso
 
-| step      | what happens                                         | killed before, the next run |
-|-----------|------------------------------------------------------|-----------------------------|
-| write     | messages and manifest, each fsynced, into PROJECT.new | deletes PROJECT.new, repeats |
-| commit    | PROJECT.new is renamed to PROJECT                    | deletes PROJECT.new, repeats |
-| hand over | messages are renamed into elements, oldest first     | moves those that are left   |
-| check     | the checkpoint files are written                     | writes them                 |
-| clear     | manifest and directory are removed                   | removes them                |
+    step        effect                                           killed before it, the next run
+    write       messages and manifest are in PROJECT.new,        deletes PROJECT.new and extracts
+                each fsynced                                     again
+    commit      PROJECT.new is renamed to PROJECT                the same
+    hand over   each message is renamed into its element,        moves those that are still there
+                oldest first
+    check       the checkpoint files are written                 writes them
+    clear       manifest and directory are removed               removes them
 
-A message is at every moment either here or in the spool. The staging area is on the spool's file
-system because it is inside it; its name is none that dirq uses, so every SSM passes it by. OWNER
-stands for the directory of the checkpoints, so that two configurations (regions, say) may share a
-spool.
+At every moment a message is either in the staging area or in the spool. The area is inside the
+spool, and so on the same file system, where a rename is atomic. Its name is none that dirq uses, so
+every SSM ignores it. OWNER stands for the directory of the checkpoints: two configurations, of two
+regions say, may share a spool.
 
-Whatever else lies in the area is moved aside as PROJECT.foreign, which every run names until
-somebody has looked. Only a directory with a project's name that cannot be read holds back that
-project: it may be a batch, and older messages must not follow newer ones.
+Anything else in the area is renamed to X.foreign and reported by every run until an administrator
+removes it. One thing is not moved aside: an unreadable directory with the name of a project. It may
+be a committed batch, and newer messages must not go before older ones, so its project waits.
 """
 
 from __future__ import annotations
@@ -54,11 +55,14 @@ _MAX_MANIFEST = 2**20
 _MODE = 0o640
 
 Composer = Callable[[Sequence[str]], bytes]
-"""Makes one message of rendered records."""
+"""Returns one message of rendered records."""
 
 
 class Batch:
-    """Messages of one project that are being written. Of each month at most one incomplete message is in memory."""
+    """The batch of one project while it is written.
+
+    Memory holds at most one incomplete message for each month.
+    """
 
     def __init__(self, directory: Path, *, compose: Composer, size: int) -> None:
         self.directory = directory
@@ -71,14 +75,17 @@ class Batch:
         files.make_directory(self._new)
 
     def add(self, record: str, *, month: datetime) -> None:
-        """Add a rendered record to its month's messages."""
+        """Add a rendered record to the messages of its month."""
         pending = self._pending.setdefault(month, [])
         pending.append(record)
         if len(pending) >= self._size:
             self._write(month)
 
     def commit(self, checkpoints: Mapping[str, str]) -> None:
-        """Make the batch durable, with the checkpoint files that are to be written when its messages are spooled."""
+        """Make the batch durable, with the checkpoint files to write after its messages.
+
+        ``checkpoints`` has their contents by name.
+        """
         for month in sorted(self._pending):
             self._write(month)
         manifest = json.dumps({"checkpoints": dict(checkpoints)}).encode()
@@ -88,7 +95,7 @@ class Batch:
         files.sync_directory(self.directory.parent)
 
     def discard(self) -> None:
-        """Forget a batch that is not committed."""
+        """Delete a batch that is not committed."""
         shutil.rmtree(self._new, ignore_errors=True)
 
     def _write(self, month: datetime) -> None:
@@ -100,11 +107,12 @@ class Batch:
 
 @dataclass(slots=True)
 class Recovered:
-    """What an earlier run left: messages moved to the spool, and why batches stay unfinished."""
+    """The result of finishing the batches of earlier runs."""
 
     messages: int = 0
+    """Messages moved to the spool."""
     stuck: dict[str, ApplianceError] = field(default_factory=dict)
-    """Nothing can be staged for these projects until an administrator has helped."""
+    """Failures by project: it cannot be accounted until an administrator has helped."""
     foreign: list[ApplianceError] = field(default_factory=list)
 
 
@@ -115,7 +123,7 @@ class Staging:
         self._spool = spool
         self._checkpoints = checkpoints
         self._named: set[Path] = set()
-        """What was named in the spool already."""
+        """Unusable paths in the spool that were reported already."""
         owner = hashlib.sha256(str(checkpoints.directory).encode()).hexdigest()[:8]
         self.path = spool / _AREA / owner
 
@@ -124,19 +132,19 @@ class Staging:
         return Batch(self.path / project_id, compose=compose, size=size)
 
     def pending(self) -> list[str]:
-        """Return the projects with a committed batch that an earlier run could not finish."""
+        """Return the projects with a committed batch that waits to be handed over."""
         kinds = (_UNCOMMITTED, _FOREIGN)
         return [path.name for path in self._listing().paths if path.suffix not in kinds]
 
     def unusable(self) -> list[ApplianceError]:
-        """Return a line for each name in the area that the next run will report."""
+        """Return a failure for each path in the area that the next run will report."""
         listing = self._listing()
         kept = [path for path in (*listing.paths, *listing.skipped) if path.suffix == _FOREIGN]
         others = [line for path, line in listing.skipped.items() if path not in kept]
         return [*others, *map(_of_foreign, kept)]
 
     def recover(self) -> Recovered:
-        """Finish every committed batch and delete every other; a stuck one stops no neighbour."""
+        """Finish every committed batch and delete every other one; a failure stops no other."""
         done, listing = Recovered(), self._listing()
         for path, line in listing.skipped.items():
             try:
@@ -163,12 +171,20 @@ class Staging:
         return done
 
     def hand_over(self, directory: Path) -> int:
-        """Move a committed batch's messages into the spool, then its checkpoints; returns how many were moved."""
+        """Move the messages of a committed batch into the spool, then write its checkpoints.
+
+        Return the number of messages moved.
+
+        Raises:
+            LocalFailure: a message or the manifest is unusable.
+            OSError: the disk is full, or a file cannot be written.
+
+        """
         spool = Spool(self._spool)
         messages = files.listed(directory, _MESSAGE.fullmatch)
         for message in messages.paths:
             spool.adopt(message)
-        for path in spool.skipped.keys() - self._named:  # passed over; the sender is held up by it
+        for path in spool.skipped.keys() - self._named:
             self._named.add(path)
             logger.warning("%s", spool.skipped[path])
         for unusable in messages.skipped.values():
@@ -188,14 +204,13 @@ class Staging:
 
 
 def _of_foreign(path: Path) -> LocalFailure:
-    cause = "is or holds something that caso did not make"
-    return LocalFailure(
-        files.shown(path), cause, f"look at it, then: rm -r {files.shell_word(path)}"
-    )
+    cause = "was not made by caso, or holds files that were not"
+    remedy = f"look at it, then: rm -r {files.shell_word(path)}"
+    return LocalFailure(files.shown(path), cause, remedy)
 
 
 def _put_aside(path: Path) -> Path | None:
-    """Rename what cannot be a batch; return its new name, or None for what may be one."""
+    """Rename a path that cannot be a batch and return its new path; None when it may be one."""
     if path.suffix == _FOREIGN:
         return path
     is_directory = path.is_dir() and not path.is_symlink()
@@ -205,7 +220,7 @@ def _put_aside(path: Path) -> Path | None:
 
 
 def _rename_aside(path: Path, name: str) -> Path:
-    """Rename a directory or file to the first free name for foreign things."""
+    """Rename a path to the first free ``.foreign`` name and return that."""
     for number in itertools.count():
         aside = path.with_name(f"{name}-{number}{_FOREIGN}" if number else f"{name}{_FOREIGN}")
         if not os.path.lexists(aside):
@@ -215,7 +230,7 @@ def _rename_aside(path: Path, name: str) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Remove what has the name of an uncommitted batch, whatever it is."""
+    """Remove a path with the name of an uncommitted batch, of whatever kind it is."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -227,7 +242,7 @@ def _remove(path: Path) -> None:
 
 
 def _clear(directory: Path) -> None:
-    """Remove the directory of a batch that was handed over; put it aside with others' files."""
+    """Remove the directory of a batch that was handed over; move it aside if it has other files."""
     try:
         directory.rmdir()
     except OSError as error:
@@ -238,12 +253,12 @@ def _clear(directory: Path) -> None:
 
 def _checkpoints(manifest: Path) -> dict[str, str]:
     try:
-        told = json.loads(files.read_regular(manifest, limit=_MAX_MANIFEST))["checkpoints"]
-        names = [name for name in told if name.startswith("lastrun.") and "/" not in name]
-        found = {name: str(told[name]) for name in names}
+        wanted = json.loads(files.read_regular(manifest, limit=_MAX_MANIFEST))["checkpoints"]
+        names = [name for name in wanted if name.startswith("lastrun.") and "/" not in name]
+        found = {name: str(wanted[name]) for name in names}
         for content in found.values():
             datetime.fromisoformat(content)
-    except FileNotFoundError:  # killed between the last two steps
+    except FileNotFoundError:  # a run was killed between manifest and directory
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LocalFailure(

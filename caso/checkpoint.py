@@ -1,14 +1,14 @@
-"""How far each project has been accounted: the files ``lastrun.PROJECT`` that cASO reads and writes.
+"""Checkpoints: how far each project has been accounted, in the files that cASO reads and writes.
 
-PROJECT is the project as the configuration writes it, name or id. Here every name of a project in
-the configuration and its id get a file, so that cASO may select it either way, and so that a file
-that somebody broke has a twin. cASO 1 kept one file ``lastrun`` for all projects, which counts for
-projects that have none of their own.
+The file is ``lastrun.PROJECT``, where PROJECT is the name or the id in the configuration. Here a
+project gets a file for each of its names in the configuration and for its id. So cASO may select it
+either way, and a file that was damaged has a twin. cASO 1 kept a single file ``lastrun``, which
+counts for projects without one of their own.
 
-A file holds the moment from which the next run goes on, as ``2026-11-22 07:22:42.712270+00:00``. A
-file that holds anything else, or nothing (a full disk does that to cASO, which then leaves the
-project out for ever), is never guessed at: its twin counts, and without one the project fails until
-somebody says from when to go on.
+A file holds the time from which the next run goes on, as ``2026-11-22 07:22:42.712270+00:00``. A
+file with anything else, or an empty one (cASO leaves those on a full disk, and then skips the
+project for ever), is never replaced by a guess: its twin counts. Without a twin the project fails
+until the administrator gives a time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from appliance.core.lastrun import read
 from appliance.core.run.errors import LocalFailure
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-"""From when a project is accounted that never was before."""
+"""The start of the first window of a project, unless ``--since`` sets a later one."""
 
 _MODE = 0o644
 
@@ -44,9 +44,11 @@ class Checkpoints:
         self.directory = directory
 
     def find(self, names: Iterable[str]) -> Found:
-        """Return the checkpoint of a project known by ``names``, the first that has a file counts.
+        """Return the checkpoint of a project known by ``names``; the first name with a file counts.
 
-        Raises `LocalFailure` when there are only files that are broken or cannot be read.
+        Raises:
+            LocalFailure: all of its files are broken or unreadable.
+
         """
         broken: list[Path] = []
         unreadable: list[LocalFailure] = []
@@ -66,21 +68,24 @@ class Checkpoints:
         if broken:
             raise LocalFailure(
                 broken[0],
-                "holds no time from which to go on" + _likewise(broken[1:]),
-                "write the time of the last good run into it, like 2026-11-22 07:22:42+00:00, or run once with "
-                "--extract-from; nothing is lost meanwhile",
+                "has no time from which to go on" + _likewise(broken[1:]),
+                "write the time of the last good run into it, like 2026-11-22 07:22:42+00:00, or"
+                " run once with --extract-from; nothing is lost in the meantime",
             )
         try:
             return Found(read(self.directory / "lastrun"))
         except ValueError as error:
             raise LocalFailure(
                 self.directory / "lastrun",
-                "holds no time from which to go on",
+                "has no time from which to go on",
                 "correct or remove it",
             ) from error
 
     def later(self, names: Iterable[str], moment: datetime) -> dict[str, str]:
-        """Return which files of a project to write, by name, and their content: no checkpoint moves back."""
+        """Return the contents of the checkpoint files to write, by name.
+
+        A file with a later time is left out: no checkpoint moves back.
+        """
         wanted: dict[str, str] = {}
         for name in dict.fromkeys(name for name in names if is_file_name(name)):
             path = self.path(name)
@@ -89,9 +94,11 @@ class Checkpoints:
         return wanted
 
     def write(self, contents: Mapping[str, str]) -> None:
-        """Write checkpoint files, each durably; one that has moved further in the meantime stays.
+        """Write checkpoint files, each durably, except those with a later time by now.
 
-        Raises `OSError` when none of them can be written: one is enough to go on from.
+        Raises:
+            OSError: none of them can be written. One is enough for the next run.
+
         """
         files.make_directory(self.directory)
         failures: list[OSError] = []
@@ -111,17 +118,18 @@ class Checkpoints:
 
 
 def _likewise(others: list[Path]) -> str:
-    """Name the twins of a broken file: whoever mends the one that does not count would wonder."""
+    """Name the broken twins of a broken file, so that the right one is mended."""
     return f" (nor {', '.join(path.name for path in others)})" if others else ""
 
 
 def is_file_name(name: str) -> bool:
-    """Say whether a project's name can be part of a file's name; projects may have others, and then go by id."""
+    """Check whether a project's name can be part of a file's name; otherwise its id is used."""
     try:
         size = len(name.encode())
-    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold it
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can contain
         return False
-    return 0 < size < 200 and "/" not in name and "\0" not in name  # noqa: PLR2004  of 255
+    # Of the 255 bytes of a file's name, some go to lastrun. and to the suffix of temporary files.
+    return 0 < size < 200 and "/" not in name and "\0" not in name  # noqa: PLR2004
 
 
 def _is_before(path: Path, moment: datetime) -> bool:

@@ -1,9 +1,16 @@
-"""Cuts a server's life into the months that a window touches.
+"""The cuts of a server's life at the ends of the months that a window touches.
 
-The repository keeps one row for each VM and calendar month, the last record wins, and a month's use
-is the growth since the row of the month before. So a window that touches several months needs a
-record for each, cumulative since the server's creation, cut at 23:59:59 UTC of the month's last
-day: a cut at 00:00:00 would belong to the next month.
+The repository keeps one row for each VM and calendar month: of several records the last one counts.
+It takes a month's use to be the growth since the row of the month before. So a window that touches
+several months needs a record for each of them, cumulative since the server's creation. A cut is at
+23:59:59 UTC on the last day of the month, because 00:00:00 would belong to the next month.
+
+    window               10 Sep                                  22 Nov
+                           |---------------------------------------|
+    server    born 1 Aug   |        30 Sep        31 Oct           |
+              |------------------------|-------------|-------------|---->  still alive
+    records                            1             2             3
+    wall from 1 Aug to               30 Sep        31 Oct        22 Nov
 """
 
 from __future__ import annotations
@@ -17,19 +24,21 @@ SECOND = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class ExtractionWindow:
-    """The time that a run accounts for: from ``start`` to ``end``, both inclusive."""
+    """The time that a run accounts, from ``start`` to ``end``, both inclusive."""
 
     start: datetime
     end: datetime
     is_first: bool = False
-    """Whether it is a project's first. The repository takes a month's use for the growth since the row of the month
-    before: a server that lives in a first window is accounted from its creation, else the whole of
-    its life before the window would count for the window's first month."""
+    """Whether it is the project's first one.
+
+    Then a server is accounted from its creation. Otherwise its whole life before the window would
+    count as growth in the first month of the window.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a server's life is cut for one month's record. ``month`` is that month's first moment."""
+    """The end of one month's record. ``month`` is the first moment of that month."""
 
     month: datetime
     until: datetime
@@ -37,11 +46,11 @@ class Cut:
 
 
 def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Iterator[Cut]:
-    """Yield the cuts of a server's life, oldest month first; none when it lies outside the window.
+    """Yield the cuts of a server's life, oldest month first; none when it is outside the window.
 
-    A server that died in the window ends there; one that dies after it is cut at the window's end,
-    as if it went on. A month in which a living server has less than a second is left out. All
-    results are whole seconds.
+    A server that died in the window ends at its death. One that died later is cut at the end of the
+    window, like a living one: the next run reports its end. A month in which a living server has
+    less than a second is left out. All results are whole seconds.
     """
     born = born.replace(microsecond=0)
     if born > window.end or (died is not None and died < window.start):
@@ -67,4 +76,5 @@ def _first_moment(moment: datetime) -> datetime:
 
 
 def _next_month(month: datetime) -> datetime:
+    # 32 days after the first of a month is always in the next one.
     return _first_moment(month + timedelta(days=32))

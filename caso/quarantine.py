@@ -1,4 +1,4 @@
-"""Records that the repository would refuse: kept as files, with the reason, until somebody has looked."""
+"""The quarantine: records that the repository would refuse, as files, each with the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from appliance.core import files
 
 
 def set_aside(directory: Path, *, key: str, reason: str, text: str) -> Path:
-    """Write a record and why it was refused; the same record of the next run replaces it. Returns the file."""
+    """Write a record with the reason and return the file. The next run replaces it."""
     path = directory / f"{re.sub(r'[^0-9A-Za-z._-]', '_', key)[:200]}.txt"
     files.make_directory(directory)
     files.write_atomic(path, f"# refused: {reason}\n{text}\n".encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""The cloud record: what one server used from its creation to a moment, as EGI defines it."""
+"""The cloud record: the use of one server from its creation to a moment, as EGI defines it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ CLOUD_TYPE = f"egi-fedcloud-appliance/{__version__} (OpenStack)"
 
 
 class ServerStatus(enum.StrEnum):
-    """What became of a server. Only `COMPLETED` means something to the repository: the end time then counts."""
+    """The status of a server.
+
+    The repository reads only `COMPLETED`: the end time counts then.
+    """
 
     STARTED = "started"
     COMPLETED = "completed"
@@ -25,7 +28,7 @@ class ServerStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """How fast a flavor's core is."""
+    """The speed of one core of a flavor."""
 
     type: str
     value: float
@@ -33,10 +36,9 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class CloudRecord:
-    """One server's use, cumulative since ``start``. Times are whole seconds, aware, in UTC.
+    """The use of one server, cumulative since ``start``. Times are whole seconds, aware, in UTC.
 
-    The names are those of the definition, in the language of this code; `caso.wire.cloud` has the
-    wire's.
+    `caso.wire.cloud` has the names of these fields on the wire.
     """
 
     vm_uuid: str
@@ -48,7 +50,7 @@ class CloudRecord:
     status: ServerStatus
     start: datetime
     end: datetime | None
-    """None while the server goes on."""
+    """None while the server lives."""
     wall: timedelta
     cpu_count: int
     memory: int
@@ -64,12 +66,12 @@ class CloudRecord:
 
     @property
     def cpu(self) -> timedelta:
-        """Return the CPU time: that of the cores allotted, used or not."""
+        """Return the CPU time: of all allotted cores, whether they were busy or not."""
         return self.wall * self.cpu_count
 
     @property
     def measured(self) -> datetime:
-        """Return the moment that decides, at the repository, to which month the record belongs."""
+        """Return the moment by which the repository chooses the month of the record."""
         return (
             self.end
             if self.end is not None and self.status is ServerStatus.COMPLETED

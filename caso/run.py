@@ -1,4 +1,9 @@
-"""A run of `caso-extract`: finish what an earlier run left, then each project by itself, several at a time."""
+"""A run of `caso-extract`: the batches that earlier runs left, then the selected projects.
+
+Each project is accounted by itself, several at a time: a failure is a value in its outcome, and
+stops no other project. What `caso.batch` and `caso.checkpoint` do makes a run that is killed at any
+point harmless.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +35,16 @@ logger = logging.getLogger(__name__)
 
 PROGRAM = "caso-extract"
 LOCK_NAME = "caso_should_not_run_in_parallel"
-"""cASO's lock: neither starts while the other works."""
+"""The name of cASO's lock file: caso-extract and cASO exclude each other."""
 LOCK_WAIT = timedelta(minutes=10)
-SKEW_TO_TELL = timedelta(seconds=60)
+MAX_SKEW = timedelta(seconds=60)
+"""Clock difference to the cloud above which a run warns."""
 ONE_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectOutcome:
-    """What became of one project."""
+    """The result of accounting one project."""
 
     selected: Selected
     window: ExtractionWindow | None
@@ -49,14 +55,14 @@ class ProjectOutcome:
 
 
 def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
-    """Account all selected projects; failures of single projects are told and counted, not raised."""
+    """Account all selected projects; report and count failures of single ones, raise none."""
     with _locked(configuration):
         return _AccountingRun(configuration, record).run()
 
 
 @contextlib.contextmanager
 def _locked(configuration: CasoConfiguration) -> Iterator[None]:
-    if configuration.is_dry_run:  # it changes nothing, not even a lock file
+    if configuration.is_dry_run:  # which changes nothing, lock files included
         yield
         return
     with lock.hold(configuration.lock / LOCK_NAME, wait=LOCK_WAIT):
@@ -74,7 +80,7 @@ class _AccountingRun:
         self._recording = threading.Lock()
 
     def run(self) -> ExitStatus:
-        if self.configuration.projects:  # known before the cloud has been asked
+        if self.configuration.projects:  # for the record of a run that fails early
             self.record.counts["projects_left"] = len(self.configuration.projects)
         recovered = self._recover()
         try:
@@ -89,11 +95,11 @@ class _AccountingRun:
         finally:
             self.record.add("api_requests", self.cloud.transport.requests)
         failures += [outcome.error for outcome in outcomes if outcome.error]
-        # A login that fails is nobody's own: all projects have the same line.
+        # A login that fails gives the same line for each project.
         for line in dict.fromkeys(map(str, [*failures, *recovered.foreign])):
-            self._tell(line)
+            self._report(line)
         for outcome in outcomes:
-            self._tell_outcome(outcome)
+            self._report_outcome(outcome)
         for bug in [outcome.bug for outcome in outcomes if outcome.bug]:
             raise bug
         status = _status(outcomes, failures)
@@ -124,21 +130,21 @@ class _AccountingRun:
         if self.configuration.is_dry_run:
             for project in self.staging.pending():
                 logger.info(
-                    "project %s: messages of an earlier run wait to be handed over; not in a dry run",
+                    "project %s: a batch of an earlier run waits; a dry run leaves it",
                     project,
                 )
             return Recovered()
         recovered = self.staging.recover()
         if recovered.messages:
-            logger.info("%d messages of an interrupted run handed over", recovered.messages)
+            logger.info("%d messages of an interrupted run moved to the spool", recovered.messages)
             self.record.add("messages_recovered", recovered.messages)
         return recovered
 
     def _end(self) -> datetime:
-        """Return the end of this run's windows: never later than what both our clock and the cloud's have reached."""
+        """Return the end of this run's windows: at most the host's time, and the cloud's."""
         latest = self.cloud.server_time()
         offset = self.cloud.transport.keystone_offset or timedelta(0)
-        if abs(offset) > SKEW_TO_TELL:
+        if abs(offset) > MAX_SKEW:
             logger.warning(
                 "the clocks of this host and of %s differ by %s; set them by NTP",
                 self.cloud.host,
@@ -146,11 +152,11 @@ class _AccountingRun:
             )
         asked = self.configuration.period.end
         if asked is not None and asked > latest:
-            logger.warning("extract-to %s is in the future: records end now", asked.isoformat())
+            logger.warning("extract-to %s is in the future; records end now", asked.isoformat())
         return min(asked, latest) if asked else latest
 
     def _account(self, selected: Selected, *, end: datetime) -> ProjectOutcome:
-        """Account one project, from asking Nova to the checkpoint; its failure is a value, its neighbours go on."""
+        """Account one project, from Nova to the checkpoint; a failure is in the outcome."""
         window = None
         try:
             window = self._window(selected, end)
@@ -166,7 +172,7 @@ class _AccountingRun:
                 ProjectTally(),
                 error=_about(selected, LocalFailure.from_os(error)),
             )
-        except Exception as bug:  # noqa: BLE001  of this program: the other projects go on, then it is raised
+        except Exception as bug:  # noqa: BLE001  raised again after the other projects
             return ProjectOutcome(
                 selected,
                 window,
@@ -181,29 +187,29 @@ class _AccountingRun:
         if start > clock.now() + OVERLAP:
             raise LocalFailure(
                 self.checkpoints.path(selected.aliases[0]),
-                f"says to go on from {start.isoformat()}, which is in the future",
+                f"has the time {start.isoformat()}, which is in the future",
                 "check this host's clock, or correct the time",
             )
         return ExtractionWindow(start, end, is_first=known is None) if start < end else None
 
     def _beginning(self, selected: Selected) -> datetime:
-        """Return from when a project is accounted that never was before; servers count that have not ended by then."""
+        """Return the start of a first window; servers that ended before it do not count."""
         start = self.configuration.since or BEGINNING
-        words = "%s: first extraction: servers that existed on %s or later, each from its creation"
-        logger.info(words, selected.project, start.isoformat())
+        line = "%s: first extraction: servers that existed on %s or later, each from its creation"
+        logger.info(line, selected.project, start.isoformat())
         return start
 
     def _checkpoint(self, selected: Selected) -> datetime | None:
         found = self.checkpoints.find((*selected.aliases, *selected.former))
         for path in found.broken:
             logger.warning(
-                "%s: holds no time; going on from %s, as the project's other file says",
+                "%s: has no time; going on from %s, as the project's other file says",
                 path,
                 found.moment,
             )
         for line in found.unreadable:
-            words = "as the project's other file says"
-            logger.warning("%s; going on from %s, %s", line, found.moment, words)
+            source = "as the project's other file says"
+            logger.warning("%s; going on from %s, %s", line, found.moment, source)
         return found.moment
 
     def _extract(self, selected: Selected, window: ExtractionWindow) -> ProjectOutcome:
@@ -219,7 +225,7 @@ class _AccountingRun:
         )
         try:
             tally = extract(selected, window, self.shared, batch)
-            # Refused records that could not be kept must come up again: the checkpoint stays.
+            # Refused records that could not be kept must be extracted again: the checkpoint stays.
             batch.commit({} if tally.is_unkept else self._next_checkpoints(selected, window))
         except (ApplianceError, OSError):
             batch.discard()
@@ -228,25 +234,26 @@ class _AccountingRun:
         return ProjectOutcome(selected, window, tally, batch.messages)
 
     def _next_checkpoints(self, selected: Selected, window: ExtractionWindow) -> dict[str, str]:
-        """Return the checkpoint files to write; none when the window leaves a gap after the last checkpoint."""
+        """Return the checkpoint files to write; none if the window begins after the checkpoint."""
         if self.configuration.period.start is not None:
-            # broken files are what an explicit start repairs
+            # An explicit start is the remedy for broken files, so they are no failure here.
             with contextlib.suppress(LocalFailure):
                 reached = self._checkpoint(selected)
                 if reached is not None and reached < window.start:
                     logger.warning(
-                        "%s: from %s to %s nothing has been extracted; its checkpoint stays, the next run begins there",
+                        "%s: not extracted from %s to %s; its checkpoint stays, so that the next"
+                        " run begins there",
                         *(selected.project, reached, window.start),
                     )
                     return {}
         return self.checkpoints.later(selected.aliases, window.end + ONE_SECOND)
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         cli.report(PROGRAM, ApplianceError("", line))
         self.record.fail(line)
 
     def _count(self, outcome: ProjectOutcome) -> None:
-        """Add a project's figures to the record, which is written as it is at SIGTERM."""
+        """Add a project's figures to the record, at once: SIGTERM writes it as it is."""
         tally = outcome.tally
         self.record.add("servers", tally.servers)
         self.record.add("records", tally.records.total())
@@ -257,21 +264,21 @@ class _AccountingRun:
         else:
             self.record.add("projects_left", -1)
 
-    def _tell_outcome(self, outcome: ProjectOutcome) -> None:
+    def _report_outcome(self, outcome: ProjectOutcome) -> None:
         for line in outcome.tally.refused:
-            self._tell(line)
+            self._report(line)
         if outcome.error is None:
             print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
 
 
 def _about_others(recovered: Recovered, selected: list[Selected]) -> list[ApplianceError]:
-    """Return why batches of other projects than the selected ones could not be finished."""
+    """Return the failures of batches of projects that are not selected."""
     known = {one.project.id for one in selected}
     return [error for name, error in recovered.stuck.items() if name not in known]
 
 
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:
-    """Put the project before a failure that does not name it."""
+    """Return a failure that names its project."""
     name = str(selected.project)
     if isinstance(error, LoginFailure) or selected.project.id in error.subject:
         return error
@@ -306,7 +313,8 @@ def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:
     if not is_dry_run:
         return line
     months = [
-        f"  {month}: {tally.records[month]} records, {seconds / 3600:.1f} h of wall time since the servers' creation"
+        f"  {month}: {tally.records[month]} records, {seconds / 3600:.1f} h of wall time since the"
+        " servers' creation"
         for month, seconds in sorted(tally.wall.items())
     ]
     return "\n".join([line, *months])

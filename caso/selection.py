@@ -1,4 +1,4 @@
-"""Which projects a run accounts, and for which VO: those that the configuration lists and those that carry the tag."""
+"""The projects that a run accounts, and their VOs: listed ones, and those with the tag."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from caso.settings import CasoConfiguration
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A project to account. ``aliases`` are its names as the configuration and cASO write them, the id last.
-
-    ``former`` are others by which it may have been accounted before: its name, if no other project
-    is called so.
-    """
+    """A project to account."""
 
     project: Project
     vo: str
     aliases: tuple[str, ...]
+    """Its names as the configuration and cASO write them; the id is last."""
     former: tuple[str, ...] = ()
+    """Other names of its checkpoint: the project's name, if no other project has it."""
 
 
 def select(
     cloud: Cloud, configuration: CasoConfiguration
 ) -> tuple[list[Selected], list[ApplianceError]]:
-    """Return the projects to account and, for those that cannot be, what is wrong with each.
+    """Return the projects to account, and a failure for each of those that cannot be accounted.
 
-    Raises `Unavailable` when Keystone cannot be asked, or when nothing at all is selected.
+    Raises:
+        Unavailable: Keystone does not answer, or no project is selected.
+
     """
     known = identity.projects(cloud, tag=configuration.tag)
     aliases: dict[str, list[str]] = {}
@@ -49,7 +49,8 @@ def select(
     if not aliases and not failures:
         raise Unavailable(
             cloud.host,
-            f"no project is selected: the configuration lists none, and none carries the tag {configuration.tag!r}",
+            "no project is selected: the configuration lists none, and none has the tag"
+            f" {configuration.tag!r}",
             f"set projects, or: openstack project set --tag {configuration.tag or 'caso'} PROJECT",
         )
     selected: list[Selected] = []
@@ -78,13 +79,15 @@ def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
     if len(found) > 1:
         ids = " or ".join(project.id for project in found)
         raise AccessDenied(
-            f"project {wanted}", f"{len(found)} projects are called so", f"write the id: {ids}"
+            f"project {wanted}",
+            f"{len(found)} projects have this name",
+            f"use one of the ids: {ids}",
         )
     return found[0]
 
 
 def _in_domain(cloud: Cloud, found: Sequence[Project]) -> list[Project]:
-    """Of projects with one name return those in the domain that the configuration gives for projects."""
+    """Return those of several projects that are in the configuration's project domain."""
     by_id, by_name = cloud.access.project_domain_id, cloud.access.project_domain_name
     if by_id:
         return [project for project in found if project.domain_id == by_id]
@@ -103,7 +106,8 @@ def _accept(
     if not project.has_role:
         raise AccessDenied(
             project,
-            f"carries the tag {configuration.tag!r}, but the account {cloud.access.account!r} has no role in it",
+            f"has the tag {configuration.tag!r}, but the account {cloud.access.account!r} has no"
+            " role in it",
             cloud.access.grant(f"--project {project.id}"),
         )
     found = vo.vo_of(project, mapping=configuration.mapping, preferred=configuration.vo_properties)

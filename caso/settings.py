@@ -1,8 +1,8 @@
-"""The configuration of the accounting programs: files of cASO 1.1.1 to 5.2.2, the environment, the command line.
+"""The configuration of the accounting programs, with the options of cASO 1.1.1 to 5.2.2.
 
-Files are those that oslo.config takes for a project named caso; ``OS_GROUP__OPTION`` in the
-environment comes after them, flags last. Options of cASO that have no effect here are accepted;
-those that want something this version cannot do get a warning.
+Values come from files, then from ``OS_GROUP__OPTION`` in the environment, then from flags; later
+ones win. The files are those that oslo.config reads for a project named caso. Options of cASO that
+have no effect here are accepted; one that asks for a feature that is missing here gets a warning.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import ignored
 from caso.extract.nova import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
+from caso.text import LONGEST
 
 _SPOOL = "/var/spool/caso"
 _OUTPUT = "/var/spool/apel/outgoing/openstack"
 _MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
 _FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
 _NO_PROJECTS = "PROJECT-NAMES"
-_NOTHING = "not in this version; what it would do is not done"
+_NOTHING = "not in this version, ignored"
 
 _MESSENGERS: Mapping[str, str | None] = {
     "noop": None,
@@ -45,7 +46,7 @@ _MESSENGERS: Mapping[str, str | None] = {
     "caso.messenger.ssm.SSMMessengerV02": "0.2",
     "caso.messenger.ssm.SsmMessager": "0.2",
 }
-"""Names of messengers, of all cASO's releases, and the version of the cloud records that they make."""
+"""The version of the cloud records of each messenger; its names in all releases of cASO."""
 _OTHER_MESSENGERS = ("logstash", "greendigit_cim", "caso.messenger.logstash.LogstashMessenger")
 _OTHER_RECORDS = ("ip", "accelerator", "storage", "energy")
 _EXTRACTORS = ("nova",)
@@ -54,7 +55,7 @@ _OTHER_EXTRACTORS = ("cinder", "neutron", "prometheus", "ceilometer")
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What time to account, where the administrator says so."""
+    """The time to account, where the administrator sets it."""
 
     start: datetime | None
     end: datetime | None
@@ -62,27 +63,27 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class CasoConfiguration:
-    """What the programs need to know."""
+    """The configuration of all accounting programs."""
 
     access: Access
     names: Names
     projects: tuple[str, ...]
     tag: str
     vo_properties: tuple[str, ...]
-    """Empty when the configuration names none."""
+    """Empty for the usual properties."""
     mapping: vo_module.Mapping
     spool: Path
     """Directory of the checkpoints and the quarantine."""
     lock: Path
     output: Path
-    """The dirq spool of messages."""
+    """The spool of messages."""
     max_size: int
-    """Records in a message."""
+    """Records in one message."""
     version: str | None
-    """Version of the cloud records to send; None when none are sent anywhere."""
+    """Version of the cloud records to send; None to discard them."""
     period: Period
     since: datetime | None
-    """From when a project is accounted that has no checkpoint; None for the beginning."""
+    """Start of the first window of a project without a checkpoint; None for the beginning."""
     parallel: int
     is_dry_run: bool
     log_file: Path | None
@@ -92,10 +93,10 @@ class CasoConfiguration:
 
 
 def default_files(layout: Layout) -> list[Path]:
-    """Return the configuration files that are read when none is given: the first that exists, and its ``.d`` ones."""
+    """Return the configuration file that is read when none is given: the first that exists."""
     candidates = [layout.path(name) for name in _FILES]
     home = os.environ.get("HOME")
-    # after `setpriv` or `su` it may be another's
+    # After `setpriv` or `su` it may be the home of another user.
     if home and layout.root == Path("/") and os.access(home, os.X_OK):
         candidates = [Path(home, ".caso/caso.conf"), Path(home, "caso.conf"), *candidates]
     return document.first_existing(candidates)
@@ -103,11 +104,18 @@ def default_files(layout: Layout) -> list[Path]:
 
 def default_directories(layout: Layout) -> list[Path]:
     """Return the directories whose ``*.conf`` files are read when none is given."""
-    return [path for name in _FILES if os.path.isdir(path := layout.path(f"{name}.d"))][:1]  # noqa: PTH112  never raises
+    candidates = [layout.path(f"{name}.d") for name in _FILES]
+    # os.path.isdir, because Path.is_dir raises where the parent is not readable.
+    return [path for path in candidates if os.path.isdir(path)][:1]  # noqa: PTH112
 
 
 def load(arguments: argparse.Namespace, layout: Layout) -> CasoConfiguration:
-    """Read the whole configuration; raises `ConfigurationError` with all that is wrong in it."""
+    """Read the whole configuration.
+
+    Raises:
+        ConfigurationError: it has faults; all of them are listed.
+
+    """
     paths = [Path(path) for path in arguments.config_file or ()] or default_files(layout)
     directories = [Path(path) for path in arguments.config_dir or ()] or default_directories(layout)
     for directory in directories:
@@ -115,7 +123,14 @@ def load(arguments: argparse.Namespace, layout: Layout) -> CasoConfiguration:
     if not paths:
         places = layout.path(_FILES[0])
         raise ConfigurationError(
-            [Problem(places, 0, "", "does not exist; write it, or name another: --config-file")]
+            [
+                Problem(
+                    places,
+                    0,
+                    "",
+                    "does not exist; create it, or give another one with --config-file",
+                )
+            ]
         )
     read = document.read(paths, oslo.parse)
     _overlay_environment(read)
@@ -130,7 +145,7 @@ def _files_in(directory: Path) -> list[Path]:
     try:
         return sorted(path for path in directory.iterdir() if path.name.endswith(".conf"))
     except OSError as error:
-        cause = f"is not a directory that can be read: {(error.strerror or str(error)).lower()}"
+        cause = f"cannot be read as a directory: {(error.strerror or str(error)).lower()}"
         raise ConfigurationError([Problem(directory, 0, "", cause)]) from error
 
 
@@ -197,7 +212,10 @@ def _configuration(
 
 
 def _finish(settings: Settings, others: Sequence[Problem]) -> tuple[Problem, ...]:
-    """Raise what is wrong in the files and in the mapping file together, or return the warnings."""
+    """Raise the faults of all files together, those of the mapping file included.
+
+    Return the warnings when there are no faults.
+    """
     try:
         found = [*settings.finish(), *others]
     except ConfigurationError as error:
@@ -218,17 +236,8 @@ def _overlay_environment(read: Document) -> None:
 
 
 _FLAGS = (
-    *(
-        "projects",
-        "extractor",
-        "caso_tag",
-        "vo_property",
-        "mapping_file",
-        "extract_from",
-        "extract_to",
-        "dry_run",
-    ),
-    *("log_file", "log_dir"),
+    *["projects", "extractor", "caso_tag", "vo_property", "mapping_file"],
+    *["extract_from", "extract_to", "dry_run", "log_file", "log_dir"],
 )
 
 
@@ -244,8 +253,9 @@ def _overlay_flags(read: Document, arguments: argparse.Namespace) -> None:
 
 
 def _name(settings: Settings, option: str, value: str) -> str:
-    is_fit = value.isascii() and value.isprintable() and "%%" not in value and len(value) <= 255  # noqa: PLR2004
-    if value and (not is_fit or value.lower() in ("none", "null")):
+    # The rules of `caso.validation`: one such name would put every record into quarantine.
+    is_plain = value.isascii() and value.isprintable() and "%%" not in value
+    if value and (not is_plain or len(value) > LONGEST or value.lower() in ("none", "null")):
         settings.error(
             "DEFAULT",
             option,
@@ -257,8 +267,10 @@ def _name(settings: Settings, option: str, value: str) -> str:
 def _projects(settings: Settings) -> tuple[str, ...]:
     found = settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")])
     if _NO_PROJECTS in found:
-        text = f"is still the placeholder {_NO_PROJECTS!r}; name the projects that have no tag, or none: projects ="
-        settings.error("DEFAULT", "projects", text)
+        remedy = "name the projects that have no tag, or none: projects ="
+        settings.error(
+            "DEFAULT", "projects", f"is still the placeholder {_NO_PROJECTS!r}; {remedy}"
+        )
     return found
 
 
@@ -295,21 +307,19 @@ def _version(settings: Settings) -> str | None:
         settings.warn(
             "DEFAULT",
             "messengers",
-            "noop: records are thrown away, and not extracted again; write ssm",
+            "noop: records are discarded, and not extracted again; write ssm",
         )
     return max(versions, default=None)
 
 
 def _record_types(settings: Settings, section: str) -> None:
-    """Check which records are to be sent. A run that sends none would still move the checkpoints."""
+    """Check that cloud records are sent: a run that sends none would still move checkpoints."""
     chosen = settings.words(section, "record_types", default=("cloud",))
     for word in chosen:
         if word in _OTHER_RECORDS:
             settings.warn(section, "record_types", f"{word}: {_NOTHING}")
         elif word != "cloud":
-            settings.error(
-                section, "record_types", f"{word!r} is not a type of records; write cloud"
-            )
+            settings.error(section, "record_types", f"{word!r} is not a record type; write cloud")
     if chosen and "cloud" not in chosen:
         settings.error(section, "record_types", "none of these is in this version; add cloud")
 
@@ -317,8 +327,10 @@ def _record_types(settings: Settings, section: str) -> None:
 def _period(settings: Settings) -> Period:
     period = Period(_moment(settings, "extract_from"), _moment(settings, "extract_to"))
     if period.start and period.start > (now := clock.now()):
-        told = f"{period.start.isoformat()} is in the future; it is {now.isoformat(timespec='seconds')}"
-        settings.error("DEFAULT", "extract_from", told)
+        text = f"{period.start.isoformat()} is in the future"
+        settings.error(
+            "DEFAULT", "extract_from", f"{text}; it is {now.isoformat(timespec='seconds')}"
+        )
     elif period.start and period.end and period.start >= period.end:
         settings.error("DEFAULT", "extract_from", "is not before extract_to")
     return period
@@ -374,24 +386,21 @@ def _access(settings: Settings, read: Document) -> Access:
         settings.warn(
             "keystone_auth",
             "insecure",
-            f"true: anybody on the network may read the password; {place.trust_remedy('set cafile')}",
+            "true: anybody on the network may read the password;"
+            f" {place.trust_remedy('set cafile')}",
         )
     ca_file = settings.file("keystone_auth", "cafile")
     certificate = settings.file("keystone_auth", "certfile")
     key = settings.file("keystone_auth", "keyfile")
-    pair = (
-        (str(certificate), str(key))
-        if certificate and key
-        else str(certificate)
-        if certificate
-        else None
-    )
+    pair: str | tuple[str, str] | None = str(certificate) if certificate else None
+    if certificate and key:
+        pair = (str(certificate), str(key))
     return Access(
         auth_type=auth_type,
         auth_url=auth_url,
         options=options,
         region=settings.text("DEFAULT", "region_name") or None,
-        verify=False if insecure else str(ca_file) if ca_file else True,
+        verify=not insecure and (str(ca_file) if ca_file else True),
         certificate=pair,
         timeout=timedelta(
             seconds=settings.integer(

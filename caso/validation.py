@@ -1,9 +1,9 @@
-"""What the repository would refuse, or accept and lose.
+"""Faults for which the repository would refuse a record, or accept and lose it.
 
-One refused record takes its whole message with it, so a record with any fault is set aside before
-it is spooled. The limits of text and numbers are those of APEL 2.5.0's record class and database;
-where APEL is lenient (negative durations, completed without an end, times in the future) this is
-not.
+The repository refuses a whole message for one bad record, so a record with a fault goes to the
+quarantine before it is spooled. The limits of texts and numbers are those of APEL 2.5.0's record
+class and database. Where APEL accepts nonsense (negative durations, completed without an end, times
+in the future), this module does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from caso.records import CloudRecord, ServerStatus
 
 CLOCK_TOLERANCE = timedelta(days=2)
-"""How far a time may lie in the future: clocks differ, and a whole day's error is a wrong time zone."""
+"""How far a time may be in the future: clocks differ, and a wrong time zone is up to a day."""
 
 _TEXT = re.compile(r"[ -~]{0,255}")
 _MISSING = ("", "none", "null")
@@ -27,7 +27,7 @@ _CPU_COUNT = 10_000_000
 
 
 def faults(record: CloudRecord, *, now: datetime) -> list[str]:
-    """Return what is wrong with a record, a few words each; empty when it may go."""
+    """Return the faults of a record, a few words each; empty when it may be sent."""
     return [*_of_texts(record), *_of_numbers(record), *_of_times(record, now)]
 
 
@@ -47,7 +47,7 @@ def _of_texts(record: CloudRecord) -> Iterator[str]:
     }
     for name, text in texts.items():
         if not _TEXT.fullmatch(text) or "%%" in text:
-            yield f"{name} is longer than 255 characters, holds %% or other than printable ASCII"
+            yield f"{name} is longer than 255 characters, or has %% or other than printable ASCII"
     for name in ("VMUUID", "SiteName", "FQAN"):
         if texts[name].strip().lower() in _MISSING:
             yield f"{name} is missing"
@@ -73,7 +73,7 @@ def _of_numbers(record: CloudRecord) -> Iterator[str]:
 def _of_times(record: CloudRecord, now: datetime) -> Iterator[str]:
     latest = now + CLOCK_TOLERANCE
     if record.start.timestamp() <= 0 or record.start > latest:
-        yield f"StartTime {record.start.isoformat()} is no time that a server can have been created"
+        yield f"StartTime {record.start.isoformat()} cannot be the creation of a server"
     if record.end is not None and not record.start <= record.end <= latest:
         yield f"EndTime {record.end.isoformat()} is before StartTime or in the future"
     if record.status is ServerStatus.COMPLETED and record.end is None:

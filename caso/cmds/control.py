@@ -1,4 +1,4 @@
-"""``caso``: what accounting has done so far, and what it has still to hand over."""
+"""`caso`: show how far accounting has come, and the batches that wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from caso.cmds import startup
 
 
 def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
-    """Print each checkpoint file with its time and age; broken files and unfinished batches are told, status 1."""
+    """Print each checkpoint file with its time and age, and each unfinished batch.
+
+    A broken file or an unfinished batch makes the exit status 1.
+    """
     configuration = startup.configure(arguments)
     if arguments.check_config:
         return startup.report_check(configuration)
@@ -23,7 +26,7 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
         try:
             moment = lastrun.read(path)
         except ValueError:
-            print(f"{path.name}: holds no time")
+            print(f"{path.name}: has no time")
             status = ExitStatus.PARTLY
             continue
         except OSError as error:
@@ -31,15 +34,14 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
             status = ExitStatus.PARTLY
             continue
         if moment is not None:
-            print(
-                f"{path.name}: accounted up to {moment.isoformat(sep=' ', timespec='seconds')}, {_ago(moment, at)}"
-            )
+            end = moment.isoformat(sep=" ", timespec="seconds")
+            print(f"{path.name}: accounted up to {end}, {_ago(moment, at)}")
     staging = Staging(configuration.output, checkpoints)
     for line in staging.unusable():
         print(line)
         status = ExitStatus.PARTLY
     for project in staging.pending():
-        print(f"{project}: a batch waits to be handed over; the next caso-extract does it")
+        print(f"{project}: a batch waits; the next caso-extract moves it to the spool")
         status = ExitStatus.PARTLY
     return status
 
@@ -50,13 +52,13 @@ def _ago(moment: datetime, at: datetime) -> str:
 
 PROGRAM = cli.Program(
     "caso",
-    "Shows the state of accounting.",
+    "Show the state of accounting.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
         cli.Program(
             "checkpoints",
-            "Shows up to when each project has been accounted.",
+            "Show up to when each project has been accounted.",
             startup.add_arguments,
             _show_checkpoints,
         ),
@@ -65,5 +67,5 @@ PROGRAM = cli.Program(
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the program and return its exit status."""
     return cli.main(PROGRAM)

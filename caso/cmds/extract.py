@@ -1,4 +1,4 @@
-"""``caso-extract``: turn the usage of the cloud's projects into accounting messages in the spool."""
+"""`caso-extract`: write the usage of the cloud's projects into the spool, as messages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PROGRAM = "caso-extract"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of all accounting programs, and this one's own."""
+    """Add the flags of all accounting programs, and of this one."""
     startup.add_arguments(parser)
     words = (
-        "of projects without a checkpoint, account the servers that existed on this date or later,"
+        "in projects without a checkpoint, account only servers that existed on this date or later,"
         " each from its creation (default: all servers, as cASO does)"
     )
     parser.add_argument("--since", type=_date, metavar="DATE", help=words)
@@ -35,7 +35,7 @@ def _date(text: str) -> datetime:
 
 
 def extract(arguments: argparse.Namespace) -> ExitStatus:
-    """Extract, and record what the run did."""
+    """Extract, and write the run record."""
     if arguments.check_config:
         return startup.report_check(startup.configure(arguments))
     with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     program = cli.Program(
         PROGRAM,
-        "Turns the usage of a cloud's projects into accounting messages for ssmsend.",
+        "Write the usage of a cloud's projects as accounting messages for ssmsend.",
         add_arguments,
         extract,
         compatible_status=startup.compatible_status,

@@ -1,4 +1,4 @@
-"""``caso-mapping-migrate``: bring the mapping file's content into Keystone, as properties of the projects."""
+"""`caso-mapping-migrate`: copy the mapping file into Keystone, as properties of projects."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ PROGRAM = "caso-mapping-migrate"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this program's flags."""
+    """Add the flags of all accounting programs, and of this one."""
     startup.add_arguments(parser)
     parser.add_argument(
         *cli.flags("migrate-projects"),
         action="store_true",
-        help="also tag the projects that the configuration lists",
+        help="tag the projects that the configuration lists, too",
     )
     parser.set_defaults(dry_run=True)
 
 
 def migrate(arguments: argparse.Namespace) -> ExitStatus:
-    """Print the commands that do it, or with ``--nodry-run`` do it."""
+    """Print the commands that copy the mapping file; with ``--nodry-run``, copy it."""
     configuration = startup.configure(arguments)
     if arguments.check_config:
         return startup.report_check(configuration)
     tagged = configuration.projects if arguments.migrate_projects else ()
     if tagged and not configuration.tag:
-        raise UsageError("--migrate-projects", "the configuration names no tag", "set caso_tag")
+        raise UsageError("--migrate-projects", "the configuration has no tag", "set caso_tag")
     _refuse_two_vos(configuration)
     if configuration.is_dry_run:
         print(
@@ -54,7 +54,8 @@ def migrate(arguments: argparse.Namespace) -> ExitStatus:
         for command in _commands(configuration, tagged):
             print(shlex.join(command))
         return ExitStatus.DONE
-    from appliance.core.cloud.identity import AllProjects  # noqa: PLC0415  loads the OpenStack clients
+    # They load the OpenStack clients.
+    from appliance.core.cloud.identity import AllProjects  # noqa: PLC0415
     from appliance.core.cloud.session import Cloud  # noqa: PLC0415
 
     projects = AllProjects(Cloud(configuration.access))
@@ -75,15 +76,13 @@ def _property(configuration: CasoConfiguration) -> str:
 
 
 def _refuse_two_vos(configuration: CasoConfiguration) -> None:
-    """Raise `ConfigurationError` when the file gives one project two VOs: the last one would win, unseen."""
+    """Raise `ConfigurationError` when a project has two VOs: the last would silently win."""
     mapping = configuration.mapping
     vos: dict[tuple[str, str | None], list[str]] = {}
     for entry in mapping.entries:
         vos.setdefault((entry.project, entry.domain), []).append(entry.vo)
     problems = [
-        Problem(
-            mapping.path, 0, project, f"has several VOs: {', '.join(found)}; a project serves one"
-        )
+        Problem(mapping.path, 0, project, f"has several VOs: {', '.join(found)}; leave one of them")
         for (project, _), found in vos.items()
         if len(set(found)) > 1
     ]
@@ -130,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     program = cli.Program(
         PROGRAM,
-        "Brings the content of the VO mapping file into Keystone.",
+        "Copy the VO mapping file into Keystone.",
         add_arguments,
         migrate,
         compatible_status=startup.compatible_status,

@@ -1,4 +1,4 @@
-"""``caso-projects``: show which projects are accounted, and for which VO."""
+"""`caso-projects`: show the projects that are accounted, and their VOs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROGRAM = "caso-projects"
 
 
 def show(arguments: argparse.Namespace) -> ExitStatus:
-    """Print a line for each project in cASO's form; what cannot be accounted is told on standard error."""
+    """Print a line for each project in cASO's form, and failures to standard error."""
     configuration = startup.configure(arguments)
     if arguments.check_config:
         return startup.report_check(configuration)
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     program = cli.Program(
         PROGRAM,
-        "Shows which projects are accounted, and for which VO.",
+        "Show the projects that are accounted, and their VOs.",
         startup.add_arguments,
         show,
         compatible_status=startup.compatible_status,

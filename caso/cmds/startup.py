@@ -1,4 +1,4 @@
-"""The flags that all accounting programs share with cASO's."""
+"""The start of each accounting program: flags, configuration and log."""
 
 from __future__ import annotations
 
@@ -15,44 +15,50 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add cASO's flags, each with dashes and with underscores."""
-    made = parser.add_argument_group("as cASO has them")
+    """Add the flags of cASO, each with dashes and with underscores."""
+    made = parser.add_argument_group("flags of cASO")
 
     def add(name: str, words: str, **more: object) -> None:
         made.add_argument(*cli.flags(name), help=words, **more)  # type: ignore[arg-type]
 
     add(
         "config-file",
-        "configuration file; may be repeated, later ones win",
+        "configuration file; of several, later ones win (default: /etc/caso/caso.conf)",
         action="append",
         metavar="PATH",
     )
     add(
         "config-dir",
-        "directory of *.conf files, read after the files",
+        "directory of *.conf files, read after --config-file",
         action="append",
         metavar="DIR",
     )
-    add("projects", "projects to account, by name or id, separated by commas", metavar="LIST")
-    add("extractor", "what to account (nova)", metavar="LIST")
-    add("caso-tag", "tag of projects to account", metavar="TAG")
-    add("vo-property", "properties of projects that hold the VO", metavar="LIST")
-    add("mapping-file", "file that maps VOs to projects", metavar="PATH")
+    add("projects", "names or ids of the projects to account, separated by commas", metavar="LIST")
+    add("extractor", "services to account; nova is supported (default: nova)", metavar="LIST")
+    add("caso-tag", "tag of the projects to account (default: caso)", metavar="TAG")
+    add(
+        "vo-property",
+        "names of the project properties that hold the VO, separated by commas",
+        metavar="LIST",
+    )
+    add(
+        "mapping-file",
+        "JSON file that maps VOs to projects (default: /etc/caso/voms.json)",
+        metavar="PATH",
+    )
     add(
         "extract-from",
-        "account from this time on (default: from where the last run ended)",
+        "start of the window to account (default: the end of the last run)",
         metavar="TIME",
     )
-    add("extract-to", "account up to this time (default: now)", metavar="TIME")
-    add("dry-run", "print what would be done, change nothing", action="store_true", default=None)
+    add("extract-to", "end of the window to account (default: now)", metavar="TIME")
+    add("dry-run", "print the changes, make none", action="store_true", default=None)
     made.add_argument(
         *cli.flags("nodry-run"), dest="dry_run", action="store_false", help="undo --dry-run"
     )
-    made.add_argument("-d", dest="debug", action="store_true", help="as --debug")
-    made.add_argument(
-        "--nodebug", action="store_true", help="no debugging, whatever the configuration says"
-    )
-    add("log-file", "log to this file", metavar="PATH")
+    made.add_argument("-d", dest="debug", action="store_true", help="the same as --debug")
+    made.add_argument("--nodebug", action="store_true", help="turn off debug in the configuration")
+    add("log-file", "log file (default: standard error)", metavar="PATH")
     add("log-dir", "directory of --log-file", metavar="DIR")
     _add_ignored(parser)
 
@@ -67,7 +73,7 @@ def _add_ignored(parser: argparse.ArgumentParser) -> None:
 
 
 def configure(arguments: argparse.Namespace) -> CasoConfiguration:
-    """Read the configuration, set up logging as it says, and log its warnings."""
+    """Read the configuration, set up the log as it says, and log its warnings."""
     configuration = settings.load(arguments, cli.layout(arguments))
     is_debug = arguments.debug or (configuration.is_debug and not arguments.nodebug)
     log.configure(
@@ -82,8 +88,10 @@ def configure(arguments: argparse.Namespace) -> CasoConfiguration:
 
 
 def report_check(configuration: CasoConfiguration) -> ExitStatus:
-    """Print what ``--check-config`` finds in a configuration that can be read."""
+    """Print the report of ``--check-config`` on a configuration without faults."""
     access = configuration.access
+    records = f"cloud v{configuration.version}, {configuration.max_size} a message"
+    records = f"{records}, to {configuration.output}"
     rows = {
         "files": ", ".join(map(str, configuration.paths)),
         "site": f"{configuration.names.site}, service {configuration.names.service}",
@@ -93,9 +101,7 @@ def report_check(configuration: CasoConfiguration) -> ExitStatus:
         f" then {configuration.mapping.path} ({len(configuration.mapping.entries)} projects)",
         "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})"
         + (f", region {access.region}" if access.region else ""),
-        "records": f"cloud v{configuration.version}, {configuration.max_size} a message, to {configuration.output}"
-        if configuration.version
-        else "thrown away (noop)",
+        "records": records if configuration.version else "discarded (noop)",
         "state": str(configuration.spool),
     }
     print("configuration is good")
@@ -105,5 +111,5 @@ def report_check(configuration: CasoConfiguration) -> ExitStatus:
 
 
 def compatible_status(status: ExitStatus) -> int:
-    """Return cASO's exit status: it calls a run done even when projects failed, and 1 whatever made it stop."""
+    """Return the exit status of cASO: 0 even when projects failed, 1 for any other failure."""
     return 0 if status in (ExitStatus.DONE, ExitStatus.PARTLY) else 1

@@ -1,25 +1,23 @@
-"""From a server as Nova describes it to cloud records. Pure: what must be asked for comes in as functions.
+"""Cloud records of a server, from Nova's description of it. Pure: lookups come in as functions.
 
-Field rules (cASO's, and where they differ, why):
+    field        rule (cASO's; where it differs, why)
+    start        ``created``. ``launched_at`` changes when a server is rebuilt, resized or rescued.
+    end          ``terminated_at``; for a DELETED server without it, ``updated``. Never before the
+                 start.
+    status       ``completed`` exactly when the end is in the window. A server that was deleted
+                 later, or is shut off, is ``started``. A state that the definition has no word for
+                 is ``unknown``.
+    cores,       of the flavor inside the server (microversion 2.47), so that a flavor deleted in
+    memory,      the meantime still counts. Disk is root and ephemeral. CPU time is wall time by
+    disk         cores.
+    image        the URL of an endorsed image, otherwise the image's id; none for a server booted
+                 from a volume.
+    public IPs   the number of addresses of type ``floating``.
+    names        cleaned by `caso.text.fit`.
 
-* start: ``created``; ``launched_at`` moves when a server is rebuilt, resized or rescued.
-* end: ``terminated_at``; a server DELETED without it ends when it was last updated; never before
-its start.
-* A server that was never launched has used nothing and has no record. cASO bills it one second. One
-that was being
-  built while the last run passed had none then; so it gets those of the months before the window
-  too.
-* All times are UTC, whatever the host's time zone.
-* cores, memory and disk (root and ephemeral): of the flavor inside the server (microversion 2.47),
-so that a flavor
-  that is gone since still counts; CPU time is wall time by cores.
-* status: ``completed`` exactly when the end lies in the window; a server that was deleted later, or
-is shut off, is
-  ``started``; what the definition has no word for is ``unknown``.
-* image: the endorsed image's URL when the image carries one, else its id; none for a server booted
-from a volume.
-* public IPs: addresses of type ``floating``.
-* names: made fit for the wire by `caso.text.fit`.
+All times are UTC, whatever the host's time zone. A server that was never launched has used nothing
+and has no record; cASO accounts one second for it. A server that was still being built at the last
+run had no record then, so it gets those of the months before the window as well.
 """
 
 from __future__ import annotations
@@ -38,47 +36,41 @@ from caso.text import fit
 Server = dict[str, Any]
 
 LONGEST_BUILD = timedelta(days=1)
-"""``launched_at`` moves when a server is rebuilt or resized, so of an old one it tells nothing."""
+"""How long a server may take to build.
+
+``launched_at`` of an older one shows a rebuild or a resize, and was accounted before.
+"""
 
 BENCHMARK_TYPE = "accounting:benchmark_type"
 BENCHMARK_VALUE = "accounting:benchmark_value"
 
+# States of Nova in which a server lives, or did until after the window's end.
+_LIVING = (
+    *[
+        "ACTIVE",
+        "BUILD",
+        "CONFIRMING_RESIZE",
+        "HARD_REBOOT",
+        "MIGRATING",
+        "PASSWORD",
+        "REBOOT",
+        "REBUILD",
+        "RESCUE",
+    ],
+    *["RESIZE", "REVERT_RESIZE", "VERIFY_RESIZE", "SAVING", "SHUTOFF", "DELETED", "TERMINATED"],
+)
 _STATUS = {
     "ERROR": ServerStatus.ERROR,
     "PAUSED": ServerStatus.PAUSED,
     "SUSPENDED": ServerStatus.SUSPENDED,
     "STOPPED": ServerStatus.STOPPED,
-    **dict.fromkeys(
-        (
-            *(
-                "ACTIVE",
-                "BUILD",
-                "CONFIRMING_RESIZE",
-                "HARD_REBOOT",
-                "MIGRATING",
-                "PASSWORD",
-                "REBOOT",
-                "REBUILD",
-            ),
-            *(
-                "RESCUE",
-                "RESIZE",
-                "REVERT_RESIZE",
-                "VERIFY_RESIZE",
-                "SAVING",
-                "SHUTOFF",
-                "DELETED",
-                "TERMINATED",
-            ),
-        ),
-        ServerStatus.STARTED,
-    ),
+    **dict.fromkeys(_LIVING, ServerStatus.STARTED),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a record names: the site as GOCDB knows it, and the flavor properties that hold the benchmark."""
+    """The site and service as in GOCDB, and the flavor properties that hold the benchmark."""
 
     site: str
     service: str
@@ -88,26 +80,29 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class ProjectContext:
-    """A project's VO, and how to find out what Nova does not tell. ``warn`` takes a line for the log."""
+    """The VO of a project's records, and lookups of values that Nova does not return."""
 
     vo: str
     names: Names
     user_name: Callable[[str], str | None]
     image: Callable[[str], str]
     warn: Callable[[str], None]
+    """Takes a line for the log."""
 
 
 class NotUnderstood(Exception):
-    """Nova's description of a server lacks something or makes no sense. In the log's words."""
+    """Nova's description of a server is incomplete or wrong; the text is for the log."""
 
 
 def records(
-    server: Server, window: ExtractionWindow, source: ProjectContext
+    server: Server, window: ExtractionWindow, context: ProjectContext
 ) -> Iterator[CloudRecord]:
-    """Yield a server's records, one for each month that the window touches, oldest first.
+    """Yield the records of a server, one for each month that the window touches, oldest first.
 
-    Raises `NotUnderstood` for this server alone; what the functions of ``source`` raise says
-    nothing of it, and passes.
+    Raises:
+        NotUnderstood: this one server cannot be accounted. Errors of the lookups in ``context``
+            are not about the server, and pass through unchanged.
+
     """
     with _reading():
         born, died, launched = _life(server)
@@ -115,10 +110,10 @@ def records(
         user_id, image_id = server["user_id"], server["image"]["id"] if server["image"] else ""
     if not parts:
         return
-    user, image = source.user_name(user_id), source.image(image_id) if image_id else ""
+    user, image = context.user_name(user_id), context.image(image_id) if image_id else ""
     for cut in parts:
         with _reading():
-            record = _record(server, born, cut, source, user=user or "", image=image)
+            record = _record(server, born, cut, context, user=user or "", image=image)
         yield record
 
 
@@ -128,14 +123,14 @@ def _reading() -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise NotUnderstood(
-            f"Nova's description of the server is not understood: {error!r}"
+            f"Nova's description of the server is incomplete or wrong: {error!r}"
         ) from error
 
 
 def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
     born = _moment(server["created"])
-    if born.timestamp() <= 0:  # before it were thousands of records, one a month
-        raise ValueError(f"created {server['created']}, when no server can have been")
+    if born.timestamp() <= 0:  # there would be a record for each month since then
+        raise ValueError(f"created {server['created']}, before OpenStack existed")
     launched, terminated = server["OS-SRV-USG:launched_at"], server["OS-SRV-USG:terminated_at"]
     if terminated is not None:
         died: datetime | None = _moment(terminated)
@@ -160,7 +155,7 @@ def _moment(text: str) -> datetime:
 
 
 def _record(
-    server: Server, born: datetime, cut: Cut, source: ProjectContext, *, user: str, image: str
+    server: Server, born: datetime, cut: Cut, context: ProjectContext, *, user: str, image: str
 ) -> CloudRecord:
     flavor = server["flavor"]
     status = (
@@ -170,9 +165,9 @@ def _record(
     )
     return CloudRecord(
         vm_uuid=server["id"],
-        site=source.names.site,
-        service=source.names.service,
-        vo=source.vo,
+        site=context.names.site,
+        service=context.names.service,
+        vo=context.vo,
         project_id=server["tenant_id"],
         user_id=fit(server["user_id"]),
         user_name=fit(user) or None,
@@ -186,7 +181,7 @@ def _record(
         disk=int(flavor["disk"]) + int(flavor["ephemeral"]),
         public_ips=_floating(server["addresses"]),
         image=fit(image) or None,
-        benchmark=_benchmark(flavor, source),
+        benchmark=_benchmark(flavor, context),
     )
 
 
@@ -198,15 +193,16 @@ def _floating(addresses: dict[str, list[dict[str, Any]]]) -> int:
     )
 
 
-def _benchmark(flavor: dict[str, Any], source: ProjectContext) -> Benchmark | None:
+def _benchmark(flavor: dict[str, Any], context: ProjectContext) -> Benchmark | None:
     name = flavor.get("original_name", "")
     if "extra_specs" not in flavor:
-        source.warn(
-            "Nova's policy hides the properties of flavors from the account: records go without Benchmark"
+        context.warn(
+            "Nova's policy hides the properties of flavors from the account: records have no"
+            " Benchmark"
         )
         return None
-    kind = fit(flavor["extra_specs"].get(source.names.benchmark_type) or "")
-    value = flavor["extra_specs"].get(source.names.benchmark_value)
+    kind = fit(flavor["extra_specs"].get(context.names.benchmark_type) or "")
+    value = flavor["extra_specs"].get(context.names.benchmark_value)
     if not kind and not value:
         return None
     try:
@@ -214,9 +210,10 @@ def _benchmark(flavor: dict[str, Any], source: ProjectContext) -> Benchmark | No
     except ValueError:
         number = math.nan
     if not kind or not math.isfinite(number) or number <= 0:
-        source.warn(
-            f"flavor {name}: {source.names.benchmark_type}={kind!r}, {source.names.benchmark_value}={value!r} is no "
-            "benchmark: records go without it"
+        names = context.names
+        context.warn(
+            f"flavor {name}: {names.benchmark_type}={kind!r}, {names.benchmark_value}={value!r} is"
+            " not a benchmark: its records have none"
         )
         return None
     return Benchmark(kind, number)

@@ -1,4 +1,7 @@
-"""One project's usage, from Nova's pages to a committed batch. Memory holds a page, and the ids already seen."""
+"""The usage of one project, from Nova's pages to the messages of a batch.
+
+Memory holds one page of servers, and the ids of those already seen.
+"""
 
 from __future__ import annotations
 
@@ -28,41 +31,43 @@ from caso.wire import cloud as wire
 logger = logging.getLogger(__name__)
 
 OVERLAP = timedelta(minutes=5)
-"""How far before its window a run looks for changes. Nova stamps a change before it commits it, and its hosts' clocks
-differ from Keystone's: without this, such a change would belong to no window. What is seen twice
-gives equal records.
+"""How far before its window a run looks for changes.
+
+Nova stamps a change before it commits it, and the clocks of its hosts differ from Keystone's.
+Without an overlap, such a change would be in no window. A change that two runs see gives equal
+records.
 """
 
 IMAGE_PROPERTY = "vmcatcher_event_ad_mpuri"
-"""Where vmcatcher and cloudkeeper put an endorsed image's URL."""
+"""The image property in which vmcatcher and cloudkeeper keep an endorsed image's URL."""
 
 
 @dataclass(slots=True)
 class Shared:
-    """What all projects of a run share: the cloud, and what has been asked for once."""
+    """The cloud and the answers that all projects of a run share."""
 
     cloud: Cloud
     configuration: CasoConfiguration
     users: UserNames
     images: ImageProperties = field(default_factory=lambda: ImageProperties(IMAGE_PROPERTY))
-    told: set[str] = field(default_factory=set)
+    warnings: set[str] = field(default_factory=set)
 
     def warn_once(self, line: str) -> None:
-        """Log a warning that would repeat for each server."""
-        if line not in self.told:
-            self.told.add(line)
+        """Log a warning, unless it was logged before: it would repeat for each server."""
+        if line not in self.warnings:
+            self.warnings.add(line)
             logger.warning(line)
 
 
 @dataclass(slots=True)
 class ProjectTally:
-    """What one project gave."""
+    """The figures of one project."""
 
     servers: int = 0
     records: Counter[str] = field(default_factory=Counter)
-    """By month, ``2026-11``."""
+    """Records by month, ``2026-11``."""
     wall: Counter[str] = field(default_factory=Counter)
-    """Seconds since each server's creation, by month."""
+    """Wall seconds since each server's creation, by month of the record."""
     refused: list[str] = field(default_factory=list)
     is_unkept: bool = False
     """Whether a refused record could not be written to the quarantine."""
@@ -71,55 +76,45 @@ class ProjectTally:
 def extract(
     selected: Selected, window: ExtractionWindow, shared: Shared, batch: Batch | None
 ) -> ProjectTally:
-    """Ask Nova for a project's servers and add their records to the batch; None only counts them."""
+    """Add the records of a project's servers to the batch; without a batch, only count them."""
     scope = shared.cloud.project(selected.project.id)
-    source = _source(selected.vo, scope, shared)
+    context = _context(selected.vo, scope, shared)
     start = window.start - OVERLAP if window.start > BEGINNING else BEGINNING
     reach = replace(window, start=start)
     tally = ProjectTally()
     for server in servers(Servers(scope), reach.start):
         made = 0
         try:
-            for record in records(server, reach, source):
+            for record in records(server, reach, context):
                 made += 1
                 _add(record, tally, shared.configuration, batch)
-        except NotUnderstood as error:
-            _refuse(
-                str(server.get("id")),
-                str(error),
-                json.dumps(server),
-                tally,
-                shared.configuration,
-                batch,
-            )
-        except ArithmeticError as error:  # figures that no machine has
-            reason = f"its figures make no sense: {error}"
-            _refuse(
-                str(server.get("id")),
-                reason,
-                json.dumps(server),
-                tally,
-                shared.configuration,
-                batch,
-            )
+        except (NotUnderstood, ArithmeticError) as error:
+            # The latter: figures too large to compute with, in `validation` or `caso.wire`.
+            reason = str(error)
+            if isinstance(error, ArithmeticError):
+                reason = f"its figures cannot be computed: {error}"
+            text = json.dumps(server)
+            _refuse(str(server.get("id")), reason, text, tally, shared.configuration, batch)
         tally.servers += made > 0
     return tally
 
 
 def servers(listing: Servers, since: datetime) -> Iterator[Server]:
-    """Yield each server that lived since a moment once.
+    """Yield each server that lived since a moment, once.
 
-    The living come first: one that is deleted between the two listings is then in the second one at
-    least, where in the other order it could be in neither. Which of both descriptions counts is all
-    the same, because what happens during the run happens after the window's end.
+    The living ones are listed first. A server that is deleted between the two listings is then in
+    the second one; in the other order it could be in neither. It does not matter which of two
+    descriptions counts: changes during the run are after the window's end.
 
-    Raises `Unavailable` when the second listing lacks a server that the first one says has changed:
-    Nova leaves out what a cell of its own does not tell in time, and with it would go what was
-    deleted there.
+    Raises:
+        Unavailable: the second listing lacks a server that the first one shows as changed. Nova
+            omits the servers of a cell that does not answer in time, so deleted ones are missing
+            as well, and nothing else would show it.
+
     """
     seen: set[str] = set()
     awaited: set[str] = set()
-    if since <= BEGINNING:  # the changed ones are then all there are
+    if since <= BEGINNING:  # then the listing of changed servers has all of them
         listing.check_cells()
         yield from listing.changed(since)
         return
@@ -135,19 +130,22 @@ def servers(listing: Servers, since: datetime) -> Iterator[Server]:
     if awaited:
         raise Unavailable(
             f"server {min(awaited)}",
-            "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in time",
+            "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in"
+            " time",
             "look into Nova's logs; the next run goes on from here",
         )
 
 
 def _has_changed(server: Server, since: datetime) -> bool:
-    """Say whether a server must be in the listing of changed ones. Nova shows seconds, and now where it has no time."""
+    """Check whether a server must be in the listing of changed servers."""
+    # Nova shows the current time for a server that was never updated; one that was launched has
+    # been. It shows seconds without a fraction, and so does the text to compare with.
     updated = server.get("updated")
     is_launched = bool(server.get("OS-SRV-USG:launched_at"))
     return is_launched and isinstance(updated, str) and updated >= f"{since:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _source(vo: str, scope: Scope, shared: Shared) -> ProjectContext:
+def _context(vo: str, scope: Scope, shared: Shared) -> ProjectContext:
     names: Names = shared.configuration.names
     return ProjectContext(
         vo=vo,
@@ -188,7 +186,7 @@ def _refuse(
         try:
             directory = configuration.spool / "quarantine"
             more = f"; see {quarantine.set_aside(directory, key=key, reason=reason, text=text)}"
-        except OSError as error:  # the project's good records are sent all the same
+        except OSError as error:  # the good records of the project are sent all the same
             tally.is_unkept = True
             more = f"; not kept: {LocalFailure.from_os(error)}"
     tally.refused.append(f"record {key}: not sent: {reason}{more}")

@@ -1,8 +1,8 @@
 """Cloud records as text: ``APEL-cloud-message`` v0.4 and v0.2, byte for byte as cASO 5 writes them.
 
-A header line, then records of ``Key: value`` lines sorted by key and separated by ``%%``; one
-newline at the end and no final separator. What is not known is left out; EndTime is 0 while the
-server goes on. Durations are at least one second.
+A header line, then records of ``Key: value`` lines, sorted by key and separated by ``%%``; one
+newline at the end and no final separator. A field without a value is left out; EndTime is 0 while
+the server lives. Durations are at least one second.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def render(record: CloudRecord, *, version: str = "0.4") -> str:
 
 
 def fields(record: CloudRecord, *, version: str = "0.4") -> dict[str, str]:
-    """Return a record's fields by their names on the wire, without the absent ones."""
+    """Return the fields of a record that have a value, by their names on the wire."""
     benchmark = record.benchmark
-    told: dict[str, object] = {
+    values: dict[str, object] = {
         "VMUUID": record.vm_uuid,
         "SiteName": record.site,
         "CloudComputeService": record.service,
@@ -61,7 +61,7 @@ def fields(record: CloudRecord, *, version: str = "0.4") -> dict[str, str]:
     left_out = _ONLY_IN_V04 if version == "0.2" else ()
     return {
         name: str(value)
-        for name, value in told.items()
+        for name, value in values.items()
         if value is not None and name not in left_out
     }
 
@@ -71,4 +71,5 @@ def _epoch(moment: datetime) -> int:
 
 
 def _seconds(duration: timedelta) -> int:
+    # At least 1, as in cASO since 5.2.1.
     return max(1, int(duration.total_seconds()))

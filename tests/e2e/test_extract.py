@@ -236,7 +236,7 @@ def test_a_tagged_project_without_a_role_is_told(site: CasoSite) -> None:
         shown = site.run("caso-extract", expect=1)
     assert lines(shown) == [
         (
-            f"caso-extract: project extra ({project}): carries the tag 'caso', but the account 'accounting' has no role in "
+            f"caso-extract: project extra ({project}): has the tag 'caso', but the account 'accounting' has no role in "
             f"it; openstack role add --user accounting --user-domain Default --project {project} reader"
         )
     ]
@@ -271,7 +271,8 @@ def test_projects_of_one_name_are_told_apart_by_their_domain(site: CasoSite) -> 
         (line,) = lines(site.run("caso-projects", expect=3))
         ids = " or ".join(sorted([ops, twin]))
         assert (
-            line == f"caso-projects: project vo-ops: 2 projects are called so; write the id: {ids}"
+            line
+            == f"caso-projects: project vo-ops: 2 projects have this name; use one of the ids: {ids}"
         )
         for option, value, vo in (
             ("project_domain_name", "Default", "ops"),
@@ -431,7 +432,7 @@ def test_an_empty_checkpoint_is_told_and_mended(site: CasoSite) -> None:
     (site.state / f"lastrun.{ops}").write_bytes(b"")
     (line,) = lines(site.run("caso-extract", expect=1))
     assert (
-        f"{site.state}/lastrun.{ops}: holds no time from which to go on; write the time of the last good run"
+        f"{site.state}/lastrun.{ops}: has no time from which to go on; write the time of the last good run"
         in line
     )
     site.run("caso-extract", "--extract-from", "2026-01-01")
@@ -444,7 +445,7 @@ def test_a_checkpoint_in_the_future_is_told(site: CasoSite) -> None:
     (site.state / f"lastrun.{ops}").write_text("2999-01-01 00:00:00+00:00")
     (line,) = lines(site.run("caso-extract", expect=1))
     assert (
-        "says to go on from 2999-01-01T00:00:00+00:00, which is in the future; check this host's clock"
+        "has the time 2999-01-01T00:00:00+00:00, which is in the future; check this host's clock"
         in line
     )
 

@@ -358,7 +358,7 @@ def test_nothing_is_selected(tmp_path: Path) -> None:
     with serving(Cloud()) as cloud:
         (line,) = told(run(cloud, tmp_path, "--caso-tag", "other", expect=3))
         assert (
-            "no project is selected: the configuration lists none, and none carries the tag 'other'; set"
+            "no project is selected: the configuration lists none, and none has the tag 'other'; set"
             in line
         )
 

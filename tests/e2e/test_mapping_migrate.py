@@ -63,7 +63,10 @@ def test_an_administrator_may(site: CasoSite) -> None:
         (line,) = lines(
             site.run("caso-mapping-migrate", "--nodry-run", "--migrate-projects", expect=1)
         )
-        assert line == "caso-mapping-migrate: project p2: 0 projects are called so; write its id"
+        assert (
+            line
+            == "caso-mapping-migrate: project p2: 0 projects have this name; use the id of one of them"
+        )
         told = testbed.admin().get("identity", f"/projects/{project}")["project"]
     assert told["VO"] == "vo.x"
     assert sorted(told["tags"]) == ["kept", "later"]

@@ -181,7 +181,7 @@ def test_a_batch_with_foreign_files_is_handed_over_all_the_same(site: Site) -> N
         aside = f"{directory}.foreign"
         assert (
             str(line)
-            == f"{aside}: is or holds something that caso did not make; look at it, then: rm -r {aside}"
+            == f"{aside}: was not made by caso, or holds files that were not; look at it, then: rm -r {aside}"
         )
         assert not found.stuck
     assert len(list(Path(f"{directory}.foreign").iterdir())) == len(made)

@@ -59,7 +59,7 @@ def test_broken_files_and_waiting_batches_are_told(
     status, lines = shown(tmp_path, capsys, monkeypatch)
     assert (status, lines) == (
         1,
-        ["lastrun.dir: cannot be read: is a directory", "lastrun.ops: holds no time"],
+        ["lastrun.dir: cannot be read: is a directory", "lastrun.ops: has no time"],
     )
 
 
@@ -74,7 +74,7 @@ def test_foreign_names_in_the_staging_area_are_told(
     assert status == 1
     assert f"{area}/pipe: skipped: is a pipe; if nobody needs it: rm {area}/pipe" in lines
     assert any(
-        line.startswith(f"{area}/p.foreign: is or holds something that caso did not make")
+        line.startswith(f"{area}/p.foreign: was not made by caso, or holds files that were not")
         for line in lines
     )
 

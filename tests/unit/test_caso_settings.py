@@ -176,7 +176,7 @@ def test_messengers(messengers: str, version: str | None, warnings: int, tmp_pat
             "ip,storage",
             ["ip: not in", "none of these is in this version; add cloud", "storage: not in"],
         ),
-        ("cloud,clouds", ["'clouds' is not a type of records; write cloud"]),
+        ("cloud,clouds", ["'clouds' is not a record type; write cloud"]),
     ],
 )
 def test_a_run_that_would_send_nothing_is_refused(
@@ -206,9 +206,7 @@ def test_the_default_extractors_of_the_peer_are_no_news_but_chosen_ones_are(tmp_
     read = load(
         tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nextractor = nova,cinder\n{LOGIN}"
     )
-    assert [problem.text for problem in read.warnings] == [
-        "cinder: not in this version; what it would do is not done"
-    ]
+    assert [problem.text for problem in read.warnings] == ["cinder: not in this version, ignored"]
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
@@ -509,11 +507,12 @@ def test_files_and_directories(tmp_path: Path) -> None:
     )
     with pytest.raises(
         ConfigurationError,
-        match=r"none: is not a directory that can be read: no such file or directory$",
+        match=r"none: cannot be read as a directory: no such file or directory$",
     ):
         settings.load(arguments(*given, "--config-dir", str(tmp_path / "none")), Layout(tmp_path))
     with pytest.raises(
-        ConfigurationError, match=r"etc/caso/caso\.conf: does not exist; write it, or name another"
+        ConfigurationError,
+        match=r"etc/caso/caso\.conf: does not exist; create it, or give another one",
     ):
         settings.load(arguments(), Layout(tmp_path))
 
@@ -548,7 +547,7 @@ def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
             "",
             "a.conf: mapping_file: etc/caso/voms.json cannot be read: check owner and mode, of its directories too\n",
         ),
-        *("", "etc/caso/d: is not a directory that can be read: permission denied\n"),
+        *("", "etc/caso/d: cannot be read as a directory: permission denied\n"),
     ]
 
 

@@ -63,7 +63,7 @@ def test_what_is_cut_off_is_never_taken_for_a_time(
     with pytest.raises(LocalFailure) as caught:
         checkpoints.find(["ops"])
     assert str(caught.value).startswith(
-        f"{checkpoints.directory}/lastrun.ops: holds no time from which to go on; write"
+        f"{checkpoints.directory}/lastrun.ops: has no time from which to go on; write"
     )
 
 

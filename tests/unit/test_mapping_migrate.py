@@ -43,9 +43,7 @@ def test_a_project_with_two_vos(
     assert migrate(tmp_path, mapping, *flags) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert (
-        f"{tmp_path}/voms.json: ops: has several VOs: vo.x, vo.y; a project serves one" in shown.err
-    )
+    assert f"{tmp_path}/voms.json: ops: has several VOs: vo.x, vo.y; leave one of them" in shown.err
 
 
 def test_the_same_twice_and_other_domains_are_no_conflict(
@@ -63,4 +61,4 @@ def test_no_tag_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     )
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "--migrate-projects: the configuration names no tag; set caso_tag" in shown.err
+    assert "--migrate-projects: the configuration has no tag; set caso_tag" in shown.err
