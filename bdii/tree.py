@@ -39,11 +39,6 @@ def normal(dn: str) -> Dn:
     return Dn(ldif.normalise_dn(dn))
 
 
-def depth(dn: Dn) -> int:
-    """Return the number of relative names in a name."""
-    return len(_SEPARATOR.findall(dn)) + 1
-
-
 def ancestors(dn: Dn) -> Iterator[Dn]:
     """Yield the names above a name, nearest first."""
     while dn := Dn(ldif.parent(dn)):
@@ -95,7 +90,7 @@ def _checked(entry: Entry) -> Dn:
 
 def sorted_by_depth(tree: Tree) -> list[Dn]:
     """Return the names, parents before their children."""
-    return sorted(tree, key=lambda dn: (depth(dn), dn))
+    return sorted(tree, key=lambda dn: (len(_SEPARATOR.findall(dn)), dn))
 
 
 def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
@@ -178,11 +173,8 @@ def with_values(entry: Entry, name: str, values: Iterable[str]) -> Entry:
     return replace(entry, attributes=attributes | ({name: wanted} if wanted else {}))
 
 
-def _group(name: str) -> Entry:
-    return Entry(
-        f"GLUE2GroupID={name},o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (name,)}
-    )
-
-
 # Every BDII publishes these containers: clients have always found them.
-BASE: Tree = complete(of(map(_group, ("resource", "grid")))[0])[0]
+BASE: Tree = {
+    dn: _container(dn)
+    for dn in map(normal, (SUFFIX, "GLUE2GroupID=resource,o=glue", "GLUE2GroupID=grid,o=glue"))
+}

@@ -111,12 +111,17 @@ def _in_directories(
     asked: list[LdifSource] = []
     answers: list[SourceAnswer] = []
     kinds = (
-        ("ldif/", settings.ldif_directory, directories.ldif_files),
-        ("provider/", settings.provider_directory, directories.programs),
+        ("ldif/", settings.ldif_directory, False),
+        ("provider/", settings.provider_directory, True),
     )
-    for kind, directory, read in kinds:
+    for kind, directory, is_program in kinds:
         try:
-            found = read(directory, timeout=settings.read_timeout, limit=settings.source_limit)
+            found, skipped = directories.find(
+                directory,
+                is_program=is_program,
+                timeout=settings.read_timeout,
+                limit=settings.source_limit,
+            )
         except OSError as error:
             known = [name for name in last if name.startswith(kind)]
             is_missing = isinstance(error, FileNotFoundError)
@@ -127,8 +132,8 @@ def _in_directories(
             words = f"directory {directory}: {cause}"
             answers += [SourceAnswer(name, None, problems=(f"{name}: {words}",)) for name in known]
         else:
-            asked += found.sources
-            answers += found.skipped
+            asked += found
+            answers += skipped
     return asked, answers
 
 

@@ -1,12 +1,9 @@
 """One cycle: ask all sources, decide what to publish, change the directory, remember.
 
-    sources ──ask──> answers ──advance──> last good ──publishable, merge──> wanted tree
-                                              │                                  │
-                                              └──> disk (before publishing)      │
-                                                                                 │
-    published tree <──apply (slapd)── plan after the guards <──guard── plan <──make
-          │
-          └──> disk (after publishing)
+    sources ──ask──> answers ──advance──> last good data ──publishable, merge──> wanted tree
+    last good data ──save──> disk, before anything is published
+    published and wanted tree ──make, guard──> plan ──apply──> slapd
+    published tree ──write──> disk, after slapd has it
 
 Everything from the answers to the plan is a function of values. The order of the two writes to disk
 matters: last good data are on disk before LDAP clients see them, and the published tree after slapd

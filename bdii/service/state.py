@@ -117,7 +117,10 @@ class StateDirectory:
     def _of_files(self) -> dict[str, LastGood]:
         """Return the last good data without memory.json: each as old as its file."""
         try:
-            listing = files.listed(self.directory / "sources", _is_source)
+            listing = files.listed(
+                self.directory / "sources",
+                lambda name: name.endswith(".ldif") and not name.startswith("."),
+            )
         except FileNotFoundError:
             return {}
         for path, line in listing.skipped.items():
@@ -179,10 +182,6 @@ def _as_json(last: LastGood) -> dict[str, object]:
         "failed": {vo: time.isoformat() for vo, time in last.failed.items()},
         "silent": last.is_silent,
     }
-
-
-def _is_source(name: str) -> bool:
-    return name.endswith(".ldif") and not name.startswith(".")
 
 
 def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:

@@ -52,11 +52,6 @@ class Database:
     tree: Tree
     refused: Mapping[Dn, str]
 
-    @property
-    def configuration(self) -> Path:
-        """Path of slapd's configuration."""
-        return self.directory / "slapd.conf"
-
 
 def make(
     settings: BdiiSettings, wanted: Tree, directory: Path, *, instead: Tree = NO_TREE

@@ -157,7 +157,7 @@ class Slapd:
             *("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._pid_file)),
             *("prlimit", f"--nofile={CONNECTIONS}:{CONNECTIONS}"),
             *("setpriv", "--pdeathsig", "TERM", "--"),
-            *(str(self.settings.slapd), "-d", "0", "-f", str(made.configuration)),
+            *(str(self.settings.slapd), "-d", "0", "-f", str(made.directory / "slapd.conf")),
             *("-h", " ".join(urls)),
         ]
         with log.open("wb") as errors:

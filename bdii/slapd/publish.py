@@ -24,7 +24,7 @@ from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refuse
 from appliance.core.ldif import Entry, parent
 from appliance.core.run.errors import Unavailable
 from bdii import tree
-from bdii.messages import MOST_LINES, printable, shortened
+from bdii.messages import few, printable, shortened
 from bdii.plan import Add, Change, Delete, Modify, TreePlan
 from bdii.slapd import infosys
 from bdii.slapd.infosys import Statistics
@@ -80,12 +80,12 @@ class Applied:
 
     def problems(self) -> list[str]:
         """Return a line for each of the first failures, and one that counts the others."""
-        lines = [
-            printable(f"{shortened(change.entry.dn)}: not published: {reason}")
-            for change, reason in self.failed[:MOST_LINES]
-        ]
-        more = len(self.failed) - MOST_LINES
-        return [*lines, f"{more} more entries not published"] if more > 0 else lines
+        return few(
+            [
+                printable(f"{shortened(change.entry.dn)}: not published: {reason}")
+                for change, reason in self.failed
+            ]
+        )
 
 
 class Publisher:

@@ -68,7 +68,9 @@ def _ask(
             status = programs.run(source, output, errors, stop)
             output.seek(0)
             printed = programs.last_lines(errors)
-            answer = _read(source, output, before, status=status, words=programs.cause(printed))
+            # ldapsearch prints "Matched DN" after the line that names the cause
+            words = [line for line in printed if not line.startswith("Matched DN:")][-1:]
+            answer = _read(source, output, before, status=status, words=words)
     except programs.ProgramFailure as error:
         return _unusable(source, str(error))
     except OSError as error:
@@ -130,14 +132,11 @@ def _read(
     lines = few(sorter.malformed + left_out)
     meaning = [source.meanings[status]] if status in source.meanings else []
     if status and not (status == _PARTLY and sorter.failed):
-        causes = [f"failed with {_status(status)}", *words, *meaning]
+        how = f"status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
+        causes = [f"failed with {how}", *words, *meaning]
         return _unusable(source, ": ".join(causes), *lines)
     if not entries:
         return _unusable(source, "gave no entry", *lines)
     lines += [f"VO {vo} could not be read" for vo in sorted(sorter.failed)]
     problems = tuple(printable(f"{source.name}: {line}") for line in lines)
     return SourceAnswer(source.name, entries, frozenset(sorter.failed), problems, digest.digest())
-
-
-def _status(status: int) -> str:
-    return f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"

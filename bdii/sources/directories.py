@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,16 +11,13 @@ from bdii.messages import printable
 from bdii.sources.model import LdifSource, SourceAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class FoundSources:
-    """The sources of a directory; ``skipped`` has an unusable answer for each other name in it."""
+def find(
+    directory: Path, *, is_program: bool, timeout: timedelta, limit: int
+) -> tuple[list[LdifSource], list[SourceAnswer]]:
+    """Return a directory's sources, and an unusable answer for each name that is skipped.
 
-    sources: tuple[LdifSource, ...] = ()
-    skipped: tuple[SourceAnswer, ...] = ()
-
-
-def ldif_files(directory: Path, *, timeout: timedelta, limit: int) -> FoundSources:
-    """Return the ``*.ldif`` files of a directory, without hidden and backup files.
+    Sources are programs or ``*.ldif`` files, without hidden and backup files. ``timeout`` and
+    ``limit`` are those of each.
 
     Raises:
         OSError: the directory cannot be read.
@@ -29,39 +25,20 @@ def ldif_files(directory: Path, *, timeout: timedelta, limit: int) -> FoundSourc
     """
 
     def is_wanted(name: str) -> bool:
-        return _is_wanted(name) and name.endswith(".ldif")
+        is_backup = name[0] in "#." or name[-1] == "~"
+        return not is_backup and (is_program or name.endswith(".ldif"))
 
-    listing = files.listed(directory, is_wanted, follow=True)
-    return _found("ldif", listing, is_program=False, timeout=timeout, limit=limit)
-
-
-def programs(directory: Path, *, timeout: timedelta, limit: int) -> FoundSources:
-    """Return the programs of a directory, without hidden and backup files.
-
-    Raises:
-        OSError: the directory cannot be read.
-
-    """
-    # A file that is not executable is listed too: the attempt to run it gives the better message.
-    listing = files.listed(directory, _is_wanted, follow=True, access=os.F_OK)
-    return _found("provider", listing, is_program=True, timeout=timeout, limit=limit)
-
-
-def _is_wanted(name: str) -> bool:
-    return name[0] not in "#." and name[-1] != "~"
-
-
-def _found(
-    kind: str, listing: files.Listing, *, is_program: bool, timeout: timedelta, limit: int
-) -> FoundSources:
+    # A program without permission is listed too: the attempt to run it gives the better message.
+    access = os.F_OK if is_program else os.R_OK
+    listing = files.listed(directory, is_wanted, follow=True, access=access)
+    kind = "provider" if is_program else "ldif"
     found = [
         LdifSource(
             f"{kind}/{path.name}", [path], is_program=is_program, timeout=timeout, limit=limit
         )
         for path in listing.paths
     ]
-    skipped = [
+    return found, [
         SourceAnswer(f"{kind}/{path.name}", None, problems=(printable(str(line)),))
         for path, line in listing.skipped.items()
     ]
-    return FoundSources(tuple(found), tuple(skipped))

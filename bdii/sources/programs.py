@@ -108,8 +108,3 @@ def last_lines(errors: IO[bytes]) -> list[str]:
     lines = errors.read().decode("utf-8", "replace").splitlines()
     shown = [printable(" ".join(line.split())[:200]) for line in lines if line.strip()]
     return shown[-MOST_LINES:]
-
-
-def cause(lines: list[str]) -> list[str]:
-    """Return the last line that names a cause: ldapsearch prints ``Matched DN`` after it."""
-    return [line for line in lines if not line.startswith("Matched DN:")][-1:]

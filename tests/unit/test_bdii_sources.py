@@ -32,9 +32,11 @@ def ask(
     for number, script in enumerate(scripts):
         (directory / f"p{number}").write_text(f"#!/bin/sh\n{script}\n")
         (directory / f"p{number}").chmod(0o755)
-    found = directories.programs(directory, timeout=timedelta(seconds=timeout), limit=1_000_000)
+    found, _ = directories.find(
+        directory, is_program=True, timeout=timedelta(seconds=timeout), limit=1_000_000
+    )
     return answers.ask(
-        found.sources,
+        found,
         before={a.source: a for a in before},
         scratch=tmp_path,
         stop=threading.Event(),
@@ -109,7 +111,7 @@ def test_stopping_ends_the_programs(tmp_path: Path) -> None:
     (tmp_path / "slow").chmod(0o755)
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
-    found = directories.programs(tmp_path, timeout=timedelta(seconds=300), limit=1).sources
+    found, _ = directories.find(tmp_path, is_program=True, timeout=timedelta(seconds=300), limit=1)
     started = time.monotonic()
     (answer,) = answers.ask(found, before={}, scratch=None, stop=stop)
     assert time.monotonic() - started < 5
