@@ -1,4 +1,4 @@
-"""What a cloud offers to VOs, as read from it: values without behaviour, in the units of OpenStack's APIs."""
+"""The offer of a cloud to VOs, as read: values without behaviour, in OpenStack's units."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ class Flavor:
 
 @dataclass(frozen=True, slots=True)
 class OfferedImage:
-    """An image that servers can be booted from. Texts are empty where Glance has none."""
+    """An image that servers can boot from. Texts are empty where Glance has none.
+
+    ``marketplace`` is the URL of the image's entry in a VO's image list, ``base`` the URL of the
+    marketplace's image that the entry is for.
+    """
 
     id: str
     name: str
     marketplace: str
-    """URL of the entry of a VO's image list that it comes from."""
     base: str
-    """URL of the marketplace's image that the entry is for."""
     description: str
     version: str
     architecture: str
@@ -39,23 +41,25 @@ class OfferedImage:
 
 @dataclass(frozen=True, slots=True)
 class ServerCounts:
-    """How many servers a project has. Whatever is neither suspended nor halted counts as running."""
+    """The number of a project's servers by state, and the virtual CPUs of all of them.
+
+    A server that is neither suspended nor halted counts as running.
+    """
 
     running: int = 0
     suspended: int = 0
     halted: int = 0
     vcpus: int = 0
-    """Virtual CPUs of all of them."""
 
     @property
     def total(self) -> int:
-        """Return the number of all."""
+        """Return the number of all servers."""
         return self.running + self.suspended + self.halted
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A compute service. ``issuer`` is the CA of its certificate in slash form, empty when it is not known."""
+    """A compute service. ``issuer`` is its certificate's CA in slash form, empty if unknown."""
 
     url: str
     version: str
@@ -66,7 +70,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one project offers to one VO."""
+    """The offer of one project to one VO.
+
+    ``quotas`` have Nova's names; -1 is unlimited. They are empty if Nova does not show them.
+    """
 
     vo: str
     project_id: str
@@ -77,12 +84,11 @@ class Share:
     images: tuple[OfferedImage, ...]
     servers: ServerCounts
     quotas: Mapping[str, int] = field(hash=False)
-    """By Nova's names; -1 is unlimited. None known: empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A cloud: the shares that could be read, and for each VO whose could not, why."""
+    """A cloud: the shares that were read, and the reason for each VO that failed."""
 
     shares: tuple[Share, ...]
     failed: Mapping[str, str] = field(hash=False)

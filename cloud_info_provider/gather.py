@@ -1,7 +1,7 @@
-"""From OpenStack to facts: what each VO's project may use, several VOs at a time.
+"""From OpenStack to facts: the offer of each VO's project, several VOs at a time.
 
-Five requests a VO: token, flavors with their extra specs, images, servers (counted page by page),
-quotas. Whatever goes wrong with one VO is that VO's reason and stops no other.
+One VO takes five requests: token, flavors with their extra specs, images, servers (counted page by
+page), quotas. A failure is the reason of its VO and stops no other VO.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from cloud_info_provider.settings import ProviderSettings, ShareSettings
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+# States of servers, as Nova names them.
 _SUSPENDED, _HALTED = "SUSPENDED", "SHUTOFF"
 
 
@@ -39,15 +40,16 @@ class CloudAccount:
     _cloud: Cloud | None = None
     _regions: dict[str, Cloud] = field(default_factory=dict)
     _services: dict[str, tuple[offer.Compute, Endpoint]] = field(default_factory=dict)
+    # Held during requests, so that the threads of all VOs share one login and one look-up.
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def requests(self) -> int:
-        """Return how many requests were sent."""
+        """Return the number of requests sent."""
         return self._cloud.transport.requests if self._cloud else 0
 
     def cloud(self, region: str) -> Cloud:
-        """Return the cloud as its catalog shows it for a region; an empty one is the catalog's first."""
+        """Return the cloud in a region; an empty name stands for the first of the catalog."""
         with self._lock:
             if self._cloud is None:
                 self._cloud = Cloud(self.configuration.access)
@@ -56,7 +58,7 @@ class CloudAccount:
             return self._regions[region]
 
     def service(self, scope: Scope, region: str) -> tuple[offer.Compute, Endpoint]:
-        """Return the compute service of a region, as the first project finds it, and its endpoint."""
+        """Return a region's compute service and its endpoint, found with the first project."""
         with self._lock:
             if region not in self._services:
                 service, access = offer.compute(scope), self.configuration.access
@@ -70,7 +72,7 @@ class CloudAccount:
 
 
 def gather(account: CloudAccount, shares: Sequence[ShareSettings]) -> Facts:
-    """Read all shares. Raises `Unavailable` when not one of them could be read."""
+    """Return the facts of all shares; raises `Unavailable` if none could be read."""
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vo") as pool:
         results = list(pool.map(lambda share: _attempt(account, share), shares))
     failed = {
@@ -79,8 +81,8 @@ def gather(account: CloudAccount, shares: Sequence[ShareSettings]) -> Facts:
         if isinstance(result, str)
     }
     if len(failed) == len(shares):
-        # One cause for all is told once: a password that is wrong looks like a missing role in each
-        # project.
+        # A wrong password looks like a missing role in each project. A login without a project
+        # raises the common cause, which is then reported once.
         account.cloud(shares[0].region).unscoped  # noqa: B018  logs in, or raises
         listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise Unavailable("no VO could be read", listed)
@@ -88,10 +90,13 @@ def gather(account: CloudAccount, shares: Sequence[ShareSettings]) -> Facts:
 
 
 def own_share(account: CloudAccount) -> ShareSettings:
-    """Return the only share of a configuration that names none: the account's own project, for the VO that it tells.
+    """Return the share of a configuration that names none: the account's own project.
 
-    Raises `ConfigurationError` when there is no such project, or more than one, or no VO is known
-    for it.
+    The VO is that of the project's property in Keystone.
+
+    Raises:
+        ConfigurationError: there is not exactly one such project, or its VO is unknown.
+
     """
     configuration = account.configuration
     access = configuration.access
@@ -101,83 +106,83 @@ def own_share(account: CloudAccount) -> ShareSettings:
     if len(found) > 1 and access.project_domain_id:
         found = [project for project in found if project.domain_id == access.project_domain_id]
     if len(found) != 1:
-        text = f"{len(found) or 'no'} projects {configuration.project!r} for this account; write its id"
-        raise ConfigurationError(
-            [Problem(configuration.yaml_file, 0, "compute.shares", f"is not set, and {text}")]
-        )
+        count = f"{len(found)} projects are" if found else "no project is"
+        words = f"{count} named {configuration.project!r} for this account; set OS_PROJECT_ID"
+        raise _without_shares(configuration, words)
     try:
         name = vo.vo_of(found[0], mapping=vo.Mapping(configuration.yaml_file))
     except vo.NoVO as error:
-        text = f"is not set, and {error.subject}: {error.cause}; write compute.shares.VO.auth.project_id"
-        raise ConfigurationError(
-            [Problem(configuration.yaml_file, 0, "compute.shares", text)]
-        ) from error
+        words = f"{error.subject}: {error.cause}; write compute.shares.VO.auth.project_id"
+        raise _without_shares(configuration, words) from error
     return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {})
 
 
+def _without_shares(configuration: ProviderSettings, words: str) -> ConfigurationError:
+    text = f"is not set, and {words}"
+    return ConfigurationError([Problem(configuration.yaml_file, 0, "compute.shares", text)])
+
+
 def _attempt(account: CloudAccount, share: ShareSettings) -> Share | str:
-    """Return what a share offers, or why that cannot be told."""
+    """Return a VO's share, or the reason why it could not be read."""
     try:
         return _read(account, share)
     except ApplianceError as error:
         reason = str(error)
-    except Exception as error:  # an answer that nobody expected stops this VO only
+    except Exception as error:  # an unexpected answer must stop this VO only
         logger.debug("%s", share.vo, exc_info=True)
-        reason = f"an answer of the cloud is not understood: {type(error).__name__}: {error}"
+        reason = f"unexpected answer from the cloud: {type(error).__name__}: {error}"
     return log.redact(" ".join(reason.split()))
 
 
 def _read(account: CloudAccount, share: ShareSettings) -> Share:
     scope = account.cloud(share.region).project(share.project_id)
     service, endpoint = account.service(scope, share.region)
+    flavors = map(_flavor, offer.flavors(scope, service))
+    images = map(_image, offer.images(scope))
+    is_for_all = account.configuration.all_images
+    offered = [image for image in images if image.marketplace or is_for_all]
     return Share(
         vo=share.vo,
         project_id=share.project_id,
         project_name=scope.project_name or "",
         project_domain=scope.project_domain_name or "",
         endpoint=endpoint,
-        flavors=tuple(
-            sorted(map(_flavor, offer.flavors(scope, service)), key=lambda flavor: flavor.id)
-        ),
-        images=tuple(sorted(_images(scope, account.configuration), key=lambda image: image.id)),
+        # sorted, so that the same offer is the same text in each run
+        flavors=tuple(sorted(flavors, key=lambda flavor: flavor.id)),
+        images=tuple(sorted(offered, key=lambda image: image.id)),
         servers=_servers(scope),
         quotas=offer.quotas(scope),
     )
 
 
-def _flavor(told: Mapping[str, Any]) -> Flavor:
-    specs = {str(name): str(text) for name, text in (told.get("extra_specs") or {}).items()}
+def _flavor(item: Mapping[str, Any]) -> Flavor:
+    specs = {str(name): str(text) for name, text in (item.get("extra_specs") or {}).items()}
     return Flavor(
-        id=str(told["id"]),
-        name=str(told.get("name") or ""),
-        vcpus=int(told["vcpus"]),
-        ram=int(told["ram"]),
-        disk=int(told["disk"]),
-        ephemeral=int(told.get("OS-FLV-EXT-DATA:ephemeral") or 0),
+        id=str(item["id"]),
+        name=str(item.get("name") or ""),
+        vcpus=int(item["vcpus"]),
+        ram=int(item["ram"]),
+        disk=int(item["disk"]),
+        ephemeral=int(item.get("OS-FLV-EXT-DATA:ephemeral") or 0),
         extra_specs=specs,
     )
 
 
-def _images(scope: Scope, configuration: ProviderSettings) -> Iterator[OfferedImage]:
-    for told in offer.images(scope):
-        image = _image(told)
-        if image.marketplace or configuration.all_images:
-            yield image
+def _image(item: Mapping[str, Any]) -> OfferedImage:
+    """Return an image; its properties are those of cloudkeeper-os, vmcatcher and Glance itself."""
 
-
-def _image(told: Mapping[str, Any]) -> OfferedImage:
     def first(*names: str) -> str:
-        return next((str(told[name]) for name in names if told.get(name)), "")
+        return next((str(item[name]) for name in names if item.get(name)), "")
 
     appliance = _appliance(first("APPLIANCE_ATTRIBUTES"))
+    version = first("image_version", "vmcatcher_event_hv_version")
     return OfferedImage(
-        id=str(told["id"]),
+        id=str(item["id"]),
         name=first("name"),
         marketplace=first("vmcatcher_event_ad_mpuri", "marketplace"),
         base=appliance.get("ad:base_mpuri", ""),
         description=first("vmcatcher_event_dc_description", "vmcatcher_event_dc_title"),
-        version=first("image_version", "vmcatcher_event_hv_version")
-        or appliance.get("hv:version", ""),
+        version=version or appliance.get("hv:version", ""),
         architecture=first("architecture"),
         os_type=first("os_type"),
         os_distribution=first("os_distro"),
@@ -186,16 +191,13 @@ def _image(told: Mapping[str, Any]) -> OfferedImage:
 
 
 def _appliance(text: str) -> Mapping[str, str]:
-    """Return the texts of what cloudkeeper-os keeps of an image list's entry: JSON; anything else tells nothing."""
+    """Return the texts of an image list's entry, which cloudkeeper-os stores as a JSON object."""
     try:
-        told = json.loads(text)
+        entry = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return (
-        {name: value for name, value in told.items() if isinstance(value, str)}
-        if isinstance(told, dict)
-        else {}
-    )
+    pairs = entry.items() if isinstance(entry, dict) else ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
 
 
 def _servers(scope: Scope) -> ServerCounts:

@@ -11,11 +11,11 @@
             └── GLUE2ShareID                      Share, one a VO and project
                 └── GLUE2PolicyID                 MappingPolicy: the VO
 
-Flavors and images that several VOs may use stand there once; ``GLUE2EntityOtherInfo: VO=…`` says
-for which, and a share names its flavors in ``GLUE2ShareResourceForeignKey``. Shares are plain ones:
-ComputingShare demands figures of batch queues. Identifiers are those of cloud-info-provider 0.8 to
-0.13. The same facts always give the same entries, in the same order; times of creation are the
-BDII's business, since it knows when an entry changed.
+A flavor or image that several VOs may use is published once; ``GLUE2EntityOtherInfo: VO=…`` names
+the VOs, and a share names its flavors in ``GLUE2ShareResourceForeignKey``. Shares are of the class
+Share: ComputingShare demands figures of batch queues. Identifiers are those of cloud-info-provider
+0.8 to 0.13. The same facts always give the same entries, in the same order. The BDII adds times of
+creation, because only it knows when an entry changed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ from cloud_info_provider.settings import ShareSettings, SiteSettings
 ROOT = "o=glue"
 GROUP = "cloud"
 
+# Prefixes of identifiers, as in cloud-info-provider.
 _FLAVOR = "http://schemas.openstack.org/template/resource#"
 _IMAGE = "http://schemas.openstack.org/template/os#"
 _SCHEME = "org.glite.standard"
+# Characters of a value: more is of no use to readers, and slapd limits the size of an entry.
 _LONGEST_TEXT = 1024
+# Blanks, control characters and surrogates: slapd rejects some, LDIF cannot show others.
 _UNFIT = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]+")
 
 Value = str | int | Iterable[str] | None
@@ -45,31 +48,41 @@ _Thing = TypeVar("_Thing", Flavor, OfferedImage)
 def entries(
     facts: Facts, site: SiteSettings, *, shares: Sequence[ShareSettings], auth_url: str
 ) -> list[Entry]:
-    """Return the whole tree. ``shares`` are all that are configured, read or not; ``auth_url`` names the cloud.
+    """Return the whole tree.
 
-    Policies name the VOs of all configured shares, so that one that cannot be read loses no right.
-    Totals of the cloud are left out when a share is missing in them.
+    Policies name the VOs of all configured shares, so that a VO that could not be read loses no
+    right. Totals of the cloud are left out if a share is missing in them.
+
+    Args:
+        facts: the cloud as read.
+        site: its description.
+        shares: all configured shares, read or not.
+        auth_url: Keystone's URL, which names the cloud.
+
     """
     tree = _CloudTree(facts, site, {share.vo: share for share in shares}, auth_url)
     seen: set[str] = set()
     unique = []
     for entry in tree.entries():
         name = normalise_dn(entry.dn)
-        if name not in seen:  # ids that differ in blanks only are one name in a directory
+        if name not in seen:  # a directory takes ids that differ in blanks only for the same
             seen.add(name)
             unique.append(entry)
     return unique
 
 
 def _entry(dn: str, classes: Sequence[str], attributes: Mapping[str, Value]) -> Entry:
-    """Return an entry without the attributes that have no value."""
+    """Return an entry; attributes without a value are left out."""
     made: dict[str, tuple[str, ...]] = {"objectClass": tuple(classes)}
     for name, value in attributes.items():
-        listed = (value,) if isinstance(value, str | int) else value or ()
-        cleaned = tuple(dict.fromkeys(text for item in listed if (text := _clean(item))))
+        cleaned = tuple(dict.fromkeys(text for item in _listed(value) if (text := _clean(item))))
         if cleaned:
             made[name] = cleaned
     return Entry(dn, made)
+
+
+def _listed(value: Value) -> Iterable[str | int]:
+    return (value,) if isinstance(value, str | int) else value or ()
 
 
 def _clean(value: str | int) -> str:
@@ -77,15 +90,15 @@ def _clean(value: str | int) -> str:
 
 
 def _pairs(values: Mapping[str, Value]) -> Iterator[str]:
-    """Yield ``name=value`` of those that have a value, for OtherInfo."""
+    """Yield ``name=value`` for each value, for OtherInfo."""
     for name, value in values.items():
-        for item in (value,) if isinstance(value, str | int) else value or ():
+        for item in _listed(value):
             if text := _clean(item):
                 yield f"{name}={text}"
 
 
 class _CloudTree:
-    """One cloud's entries; the methods follow the drawing above."""
+    """The entries of one cloud; the methods follow the drawing above."""
 
     def __init__(
         self,
@@ -137,7 +150,7 @@ class _CloudTree:
                 "GLUE2ServiceCapability": self.site.capabilities,
                 "GLUE2ServiceAdminDomainForeignKey": self.site.name,
                 "GLUE2ServiceComplexity": f"endpointType=1,share={len(self.configured)}",
-                # A virtual machine is the job of this service; stopped ones are suspended jobs.
+                # GLUE 2.0 counts jobs: a server is one, and a stopped server a suspended job.
                 "GLUE2ComputingServiceTotalJobs": running + halted if is_whole else None,
                 "GLUE2ComputingServiceRunningJobs": running if is_whole else None,
                 "GLUE2ComputingServiceWaitingJobs": 0 if is_whole else None,
@@ -152,7 +165,7 @@ class _CloudTree:
         )
 
     def manager(self, servers: Sequence[ServerCounts]) -> Entry:
-        is_whole = not self.facts.failed
+        used = None if self.facts.failed else sum(each.vcpus for each in servers)
         return _entry(
             child(self.service_dn, "GLUE2ManagerID", self.manager_id),
             ["GLUE2Entity", "GLUE2Manager", "GLUE2ComputingManager"],
@@ -166,10 +179,8 @@ class _CloudTree:
                 "GLUE2ComputingManagerTotalPhysicalCPUs": self.site.cores,
                 "GLUE2ComputingManagerTotalLogicalCPUs": self.site.cores,
                 "GLUE2ComputingManagerTotalSlots": self.site.cores,
-                "GLUE2ComputingManagerSlotsUsedByGridJobs": sum(each.vcpus for each in servers)
-                if is_whole
-                else None,
-                # GB of memory: clouds have published it here since 0.8, and readers expect it.
+                "GLUE2ComputingManagerSlotsUsedByGridJobs": used,
+                # GB of memory, not of disk: cloud-info-provider has it here, and readers expect it.
                 "GLUE2ComputingManagerWorkingAreaTotal": self.site.memory or None,
             },
         )
@@ -192,6 +203,7 @@ class _CloudTree:
 
     def endpoint(self, endpoint: Endpoint) -> Entry:
         failed = [share.vo for share in self.vos(endpoint) if share.vo in self.facts.failed]
+        info = f"could not be read: {', '.join(failed)}" if failed else None
         return _entry(
             self.endpoint_dn(endpoint),
             ["GLUE2Entity", "GLUE2Endpoint", "GLUE2ComputingEndpoint"],
@@ -209,9 +221,7 @@ class _CloudTree:
                 or endpoint.microversion,
                 "GLUE2EndpointQualityLevel": self.site.endpoint_level,
                 "GLUE2EndpointHealthState": "warning" if failed else "ok",
-                "GLUE2EndpointHealthStateInfo": f"could not be read: {', '.join(failed)}"
-                if failed
-                else None,
+                "GLUE2EndpointHealthStateInfo": info,
                 "GLUE2EndpointServingState": "production",
                 "GLUE2EndpointIssuerCA": endpoint.issuer,
                 "GLUE2EndpointSemantics": "https://docs.openstack.org/api-ref/compute/",
@@ -239,7 +249,14 @@ class _CloudTree:
 
     def flavor(self, flavor: Flavor, vos: Sequence[str]) -> Entry:
         sockets = _number(flavor.extra_specs.get("hw:cpu_sockets"), default=1)
-        kind = f"{'multicpu' if sockets > 1 else 'singlecpu'}-{'multicore' if flavor.vcpus > sockets else 'singlecore'}"
+        cpus = "multicpu" if sockets > 1 else "singlecpu"
+        cores = "multicore" if flavor.vcpus > sockets else "singlecore"
+        has_infiniband = flavor.extra_specs.get("infiniband", "").lower() == "true"
+        accelerators = {
+            name.replace("Accelerator:", "Accelerator"): text
+            for name, text in sorted(flavor.extra_specs.items())
+            if name.startswith("Accelerator:")
+        }
         identifier = self.flavor_id(flavor)
         return _entry(
             child(self.service_dn, "GLUE2ResourceID", identifier),
@@ -256,41 +273,35 @@ class _CloudTree:
                 "GLUE2ExecutionEnvironmentVirtualMemorySize": flavor.ram,
                 "GLUE2ExecutionEnvironmentLogicalCPUs": flavor.vcpus,
                 "GLUE2ExecutionEnvironmentPhysicalCPUs": sockets,
-                "GLUE2ExecutionEnvironmentCPUMultiplicity": kind,
+                "GLUE2ExecutionEnvironmentCPUMultiplicity": f"{cpus}-{cores}",
                 "GLUE2ExecutionEnvironmentCPUVendor": "virtual",
                 "GLUE2ExecutionEnvironmentCPUModel": "virtual",
                 "GLUE2ExecutionEnvironmentCPUVersion": "virtual",
-                # Mandatory or recommended figures of physical machines, at the values that change
-                # no reader's result.
+                # Figures of physical machines, which GLUE demands or recommends, at values that
+                # leave a reader's results unchanged.
                 "GLUE2ExecutionEnvironmentCPUClockSpeed": 1000,
                 "GLUE2ExecutionEnvironmentCPUTimeScalingFactor": 1,
                 "GLUE2ExecutionEnvironmentWallTimeScalingFactor": 1,
-                # What runs in it is the image's choice.
+                # The image decides which system runs; GLUE demands values here all the same.
                 "GLUE2ExecutionEnvironmentOSFamily": "linux",
                 "GLUE2ExecutionEnvironmentOSName": "other",
                 "GLUE2ExecutionEnvironmentOSVersion": "UNKNOWN",
                 "GLUE2ExecutionEnvironmentConnectivityIn": "TRUE",
                 "GLUE2ExecutionEnvironmentConnectivityOut": "TRUE",
-                "GLUE2ExecutionEnvironmentNetworkInfo": "infiniband"
-                if _has_infiniband(flavor)
-                else None,
+                "GLUE2ExecutionEnvironmentNetworkInfo": "infiniband" if has_infiniband else None,
                 "GLUE2EntityOtherInfo": _pairs(
                     {
                         "VO": vos,
                         "disk": flavor.disk,
                         "ephemeral": flavor.ephemeral,
-                        **{
-                            name.replace("Accelerator:", "Accelerator"): text
-                            for name, text in sorted(flavor.extra_specs.items())
-                            if name.startswith("Accelerator:")
-                        },
+                        **accelerators,
                     }
                 ),
             },
         )
 
     def capacity(self, flavor: Flavor) -> int | None:
-        """Return how many servers of this flavor the empty cloud would hold; None when its size is not configured."""
+        """Return how many servers of a flavor an empty cloud can hold; None if that is unknown."""
         limits = []
         if self.site.cores:
             limits.append(self.site.cores // max(flavor.vcpus, 1))
@@ -328,27 +339,28 @@ class _CloudTree:
         return f"{self.service_id}_share_{share.vo}_{share.project_id}"
 
     def share(self, share: Share) -> Entry:
-        configured = self.configured[share.vo]
+        flavors = {self.flavor_id(flavor) for flavor in share.flavors}
+        quotas = {f"quota_{name}": quota for name, quota in sorted(share.quotas.items())}
         return _entry(
             child(self.service_dn, "GLUE2ShareID", self.share_id(share)),
             ["GLUE2Entity", "GLUE2Share"],
             {
                 "GLUE2ShareID": self.share_id(share),
                 "GLUE2EntityName": f"Share of {share.vo}",
-                "GLUE2ShareDescription": f"Share of the VO {share.vo} in project {share.project_name}",
+                "GLUE2ShareDescription": (
+                    f"Share of the VO {share.vo} in project {share.project_name}"
+                ),
                 "GLUE2ShareServiceForeignKey": self.service_id,
                 "GLUE2ShareEndpointForeignKey": self.endpoint_id(share.endpoint),
-                "GLUE2ShareResourceForeignKey": sorted(
-                    {self.flavor_id(flavor) for flavor in share.flavors}
-                ),
+                "GLUE2ShareResourceForeignKey": sorted(flavors),
                 "GLUE2EntityOtherInfo": _pairs(
                     {
                         "VO": share.vo,
                         "project_id": share.project_id,
                         "project_name": share.project_name,
                         "project_domain_name": share.project_domain,
-                        **configured.information,
-                        **{f"quota_{name}": quota for name, quota in sorted(share.quotas.items())},
+                        **self.configured[share.vo].information,
+                        **quotas,
                         "TotalVM": share.servers.total,
                         "RunningVM": share.servers.running,
                         "SuspendedVM": share.servers.suspended,
@@ -392,7 +404,7 @@ def _policy(
 
 
 def _by_vo(offers: Iterable[tuple[str, Sequence[_Thing]]]) -> list[tuple[_Thing, list[str]]]:
-    """Return each thing once, sorted by id, with the VOs that it is offered to."""
+    """Return each flavor or image once, sorted by id, with the VOs that may use it."""
     found: dict[str, tuple[_Thing, dict[str, None]]] = {}
     for vo, things in offers:
         for thing in things:
@@ -402,7 +414,3 @@ def _by_vo(offers: Iterable[tuple[str, Sequence[_Thing]]]) -> list[tuple[_Thing,
 
 def _number(text: str | None, *, default: int) -> int:
     return int(text) if text is not None and text.isdecimal() and int(text) else default
-
-
-def _has_infiniband(flavor: Flavor) -> bool:
-    return flavor.extra_specs.get("infiniband", "").lower() == "true"

@@ -1,4 +1,4 @@
-"""Who issued the certificate of an endpoint."""
+"""The issuer of an endpoint's certificate."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from appliance.core import hosts, proxy
 
 logger = logging.getLogger(__name__)
 
+# OpenSSL's long names of attributes, as Python shows them, with the short names of slash form.
 _SHORT = {
     "countryName": "C",
     "stateOrProvinceName": "ST",
@@ -27,11 +28,11 @@ _SHORT = {
 
 
 def read(url: str, *, verify: bool | str, timeout: timedelta) -> str:
-    """Return the issuer's name in slash form, ``/C=NL/O=GEANT/CN=…``, as the endpoint shows it in a TLS handshake.
+    """Return the name of the issuer in slash form, ``/C=NL/O=GEANT/CN=…``, read by a TLS handshake.
 
-    ``verify`` is as in `appliance.core.cloud.login.Access`. Empty when there is no TLS, when the
-    certificate is not verified (anybody could tell a name then), or when the handshake fails:
-    nothing depends on it.
+    ``verify`` is as in `appliance.core.cloud.login.Access`. The name is empty without TLS, without
+    verification (anybody could claim a name then), and after a failed handshake: nothing depends on
+    it.
     """
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or verify is False:
@@ -45,7 +46,8 @@ def read(url: str, *, verify: bool | str, timeout: timedelta) -> str:
             connection.connect()
             certificate = connection.sock.getpeercert() or {}
     except (OSError, ValueError, HTTPException) as error:
-        logger.warning("%s: its certificate's issuer cannot be told: %s", hosts.of_url(url), error)
+        name = hosts.of_url(url)
+        logger.warning("%s: cannot read the issuer of its certificate: %s", name, error)
         return ""
     issuer = cast("tuple[tuple[tuple[str, str], ...], ...]", certificate.get("issuer", ()))
     return "".join(f"/{_SHORT.get(kind, kind)}={value}" for rdn in issuer for kind, value in rdn)

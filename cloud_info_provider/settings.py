@@ -1,9 +1,9 @@
-"""The configuration of the information provider: ``openstack.rc`` for the account, ``openstack.yaml`` for the rest.
+"""The provider's settings: ``openstack.rc`` for the account, ``openstack.yaml`` for the rest.
 
 The account comes from flags, else from the process's environment, else from the file of shell
 variables. The YAML file is that of cloud-info-provider 0.8 to 0.10 (one project, the account's own)
-or 0.11 to 0.13 (``compute.shares``, one project a VO); what those releases knew and what has no
-effect here is accepted.
+or 0.11 to 0.13 (``compute.shares``, one project a VO). Options of those releases without an effect
+here are accepted.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from cloud_info_provider import ignored, vocabulary
 
+# Section of the account's options; messages show the names of their variables.
 ACCOUNT = "OS"
-"""Section of the account's options; they are told by the names of their variables."""
 
-_RC = "/etc/cloud-info-provider/openstack.rc"
-_YAML = ("/etc/cloud-info-provider/openstack.yaml", "/etc/cloud-info-provider/static.yaml")
+RC_FILE = "/etc/cloud-info-provider/openstack.rc"
+YAML_FILES = ("/etc/cloud-info-provider/openstack.yaml", "/etc/cloud-info-provider/static.yaml")
+# Variables of the novaclient of 2013, which old files still have.
 _OLD_NAMES = {
     "NOVA_USERNAME": "username",
     "NOVA_PASSWORD": "password",
@@ -41,34 +42,46 @@ _OLD_NAMES = {
 _VO = re.compile(r"[!-~]{1,255}")
 _SITE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _PROJECT = re.compile(r"[!-~]{1,64}")
-_NO_PROJECT = "has no project: write auth: project_id: below it"
+_NO_PROJECT = "has no project; write auth: project_id: below it"
+_NETWORKS = ("none", "public", "public_only", "private", "private_only")
 _DEFAULT_CAPABILITIES = ("executionmanagement.dynamicvmdeploy", "security.accounting")
 
 
 @dataclass(frozen=True, slots=True)
 class SiteSettings:
-    """What the administrator says of site and cloud."""
+    """The administrator's description of site and cloud.
+
+    Attributes:
+        name: as in GOCDB.
+        cores: of all hypervisors.
+        memory: of all hypervisors, in GB.
+        hypervisor: name of the product.
+        hypervisor_version: of the product.
+        middleware_version: of OpenStack; empty for the one that Nova shows.
+        service_level: quality level of the service.
+        endpoint_level: quality level of the endpoint.
+        authentication: method by which users log in: ``oidc``, ``X509-VOMS``.
+        platform: architecture of the processors.
+        capabilities: terms of GLUE 2.0.
+
+    """
 
     name: str
-    """As in GOCDB."""
     cores: int
     memory: int
-    """GB."""
     hypervisor: str
     hypervisor_version: str
     middleware_version: str
-    """Empty: what Nova tells."""
     service_level: str
     endpoint_level: str
     authentication: str
-    """How users log in: ``oidc``, ``X509-VOMS``."""
     platform: str
     capabilities: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShareSettings:
-    """What the administrator says of one VO's share. Its ``information`` goes out as it is, by name."""
+    """The share of one VO. Its ``information`` is published unchanged, by name."""
 
     vo: str
     project_id: str
@@ -79,21 +92,30 @@ class ShareSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """What the program needs to know. Without ``shares``, the account's own project is the only one."""
+    """The whole configuration.
+
+    Attributes:
+        access: how to log in.
+        site: its description.
+        shares: of the VOs; empty if the account's own project is the only one.
+        project: id or name of the account's own project, if it is configured.
+        all_images: whether images without a place in the marketplace are published.
+        yaml_file: path of the file that was read.
+        warnings: dubious options.
+
+    """
 
     access: Access
     site: SiteSettings
     shares: tuple[ShareSettings, ...]
     project: str
-    """The account's own project, by id or name, as far as the configuration names it."""
     all_images: bool
-    """Publish images without a place in the marketplace too."""
     yaml_file: Path
     warnings: tuple[Problem, ...] = field(compare=False)
 
 
 def load(arguments: argparse.Namespace, layout: Layout) -> ProviderSettings:
-    """Read the whole configuration; raises `ConfigurationError` with all that is wrong in it."""
+    """Return the whole configuration; raises `ConfigurationError` with all errors in it."""
     problems: list[Problem] = []
     account, variables = _read_account(arguments, layout, problems)
     is_account_read = not problems
@@ -106,28 +128,31 @@ def load(arguments: argparse.Namespace, layout: Layout) -> ProviderSettings:
         problems += error.problems
         is_tree_read = False
     settings, keystone = Settings(tree), Settings(account)
+    region = keystone.text(ACCOUNT, "region_name", aliases=[(ACCOUNT, "region")])
+    needs_marketplace = settings.boolean(
+        "compute.images.defaults", "require_marketplace_id", default=True
+    )
     values = {
-        "access": _access(keystone, account, arguments),
-        "project": _project(keystone),
+        "access": _access(keystone, account, arguments, region),
+        "project": keystone.text(ACCOUNT, "project_id") or keystone.text(ACCOUNT, "project_name"),
         "site": _site(settings),
-        "shares": _shares(
-            settings, tree, keystone.text(ACCOUNT, "region_name", aliases=[(ACCOUNT, "region")])
-        ),
-        "all_images": arguments.all_images
-        or not settings.boolean("compute.images.defaults", "require_marketplace_id", default=True),
+        "shares": _shares(settings, tree, region),
+        "all_images": arguments.all_images or not needs_marketplace,
     }
     ignored.accept(settings, tree)
     keystone.accept(ACCOUNT, account.sections.get(ACCOUNT, {}))
     if not (values["shares"] or tree.sections.get("compute.shares") or values["project"]):
-        text = "must be set: the VOs, each with auth.project_id; or set OS_PROJECT_ID for the only project"
+        text = "must be set: the VOs, each with auth.project_id; or set OS_PROJECT_ID for one VO"
         settings.error("compute", "shares", text)
     warnings: list[Problem] = []
     for read, is_read in ((keystone, is_account_read), (settings, is_tree_read)):
-        if is_read:  # else its complaints would only follow from that
+        # each option of an unreadable file is missing: those errors would only repeat its own
+        if is_read:
             _finish(read, problems, warnings)
     if problems:
         raise ConfigurationError([_renamed(problem) for problem in problems])
-    return ProviderSettings(**values, yaml_file=path, warnings=tuple(map(_renamed, warnings)))  # type: ignore[arg-type]
+    warned = tuple(map(_renamed, warnings))
+    return ProviderSettings(**values, yaml_file=path, warnings=warned)  # type: ignore[arg-type]
 
 
 def _finish(settings: Settings, problems: list[Problem], warnings: list[Problem]) -> None:
@@ -138,28 +163,31 @@ def _finish(settings: Settings, problems: list[Problem], warnings: list[Problem]
 
 
 def _renamed(problem: Problem) -> Problem:
-    """Tell options as the administrator has written them: ``OS_USERNAME``, ``compute.shares.ops.auth.project_id``."""
+    """Return a problem with its option named as in the file.
+
+    Such names are ``OS_USERNAME`` and ``compute.shares.ops.auth.project_id``.
+    """
     section, _, option = problem.option.removeprefix("[").partition("] ")
     if not option:
         return problem
-    name = (
-        f"{ACCOUNT}_{option.upper()}" if section == ACCOUNT else f"{section}.{option}".lstrip(".")
-    )
+    name = f"{ACCOUNT}_{option.upper()}"
+    if section != ACCOUNT:
+        name = f"{section}.{option}".lstrip(".")
     return Problem(problem.path, problem.line, name, problem.text, problem.is_fatal)
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # account
 
 
 def _read_account(
     arguments: argparse.Namespace, layout: Layout, problems: list[Problem]
 ) -> tuple[Document, Mapping[str, Entry]]:
-    """Return the account's options, and the other variables of the file."""
-    path = Path(arguments.rc_file) if arguments.rc_file else layout.path(_RC)
+    """Return the account's options, and all variables of the file."""
+    path = Path(arguments.rc_file) if arguments.rc_file else layout.path(RC_FILE)
     variables: dict[str, Entry] = {}
-    is_told = "OS_AUTH_URL" in os.environ or arguments.os_auth_url
-    if arguments.rc_file or document.may_exist(path) or not is_told:
+    is_elsewhere = "OS_AUTH_URL" in os.environ or arguments.os_auth_url
+    if arguments.rc_file or document.may_exist(path) or not is_elsewhere:
         try:
             variables = shell.parse(path, document.read_text(path)).sections.get(shell.SECTION, {})
         except ConfigurationError as error:
@@ -171,11 +199,10 @@ def _read_account(
         for name, text in os.environ.items()
     }
     for source in (variables, environment):
-        # the older names first: they lose
+        # old names first, so that OS_… replaces them
         for name in sorted(source, key=lambda name: name.startswith("OS_")):
-            option = _OLD_NAMES.get(name) or (
-                name.removeprefix("OS_").lower() if name.startswith("OS_") else ""
-            )
+            own = name.removeprefix("OS_").lower() if name.startswith("OS_") else ""
+            option = _OLD_NAMES.get(name) or own
             if option and source[name].text:
                 account.set(ACCOUNT, option.replace("tenant", "project"), source[name])
     for option in vocabulary.ACCOUNT_FLAGS:
@@ -187,26 +214,27 @@ def _read_account(
 
 
 def _lift_version(account: Document) -> None:
-    """Turn the URL of Keystone's version 2, which is gone, into that of version 3 on the same host."""
+    """Replace the URL of Keystone's version 2, which was removed in 2018, by that of version 3."""
     entry = account.get(ACCOUNT, "auth_url")
     if entry and (url := entry.text.rstrip("/")).endswith("/v2.0"):
-        account.set(
-            ACCOUNT, "auth_url", Entry(url.removesuffix("/v2.0") + "/v3", entry.path, entry.line)
-        )
+        newer = f"{url.removesuffix('/v2.0')}/v3"
+        account.set(ACCOUNT, "auth_url", Entry(newer, entry.path, entry.line))
 
 
-def _access(keystone: Settings, account: Document, arguments: argparse.Namespace) -> Access:
+def _access(
+    keystone: Settings, account: Document, arguments: argparse.Namespace, region: str
+) -> Access:
     given = account.sections[ACCOUNT]
-    bound = "application_credential_id" in given or "application_credential_name" in given
+    is_bound = "application_credential_id" in given or "application_credential_name" in given
     auth_type = keystone.text(
         ACCOUNT,
         "auth_type",
-        default="v3applicationcredential" if bound else "v3password",
+        default="v3applicationcredential" if is_bound else "v3password",
         aliases=[(ACCOUNT, "auth")],
     )
-    has_domain = (
-        any(name.startswith(("user_domain_", "default_domain_")) for name in given)
-        or "user_id" in given
+    # A user's name needs its domain, which old files leave out; an id is unique without one.
+    has_domain = "user_id" in given or any(
+        name.startswith(("user_domain_", "default_domain_")) for name in given
     )
     options = access.read_options(
         keystone, ACCOUNT, auth_type, defaults={} if has_domain else {"user_domain_id": "default"}
@@ -221,17 +249,15 @@ def _access(keystone: Settings, account: Document, arguments: argparse.Namespace
         )
     ca_file = keystone.file(ACCOUNT, "cacert")
     certificate, key = keystone.file(ACCOUNT, "cert"), keystone.file(ACCOUNT, "key")
+    # a certificate alone is the path of one file that holds its key, too
+    pair = (str(certificate), str(key)) if certificate and key else None
     return Access(
         auth_type=auth_type,
         auth_url=url,
         options={**options, "auth_url": url},
-        region=keystone.text(ACCOUNT, "region_name", aliases=[(ACCOUNT, "region")]) or None,
-        verify=False if insecure else str(ca_file) if ca_file else True,
-        certificate=(str(certificate), str(key))
-        if certificate and key
-        else str(certificate)
-        if certificate
-        else None,
+        region=region or None,
+        verify=not insecure and (str(ca_file) if ca_file else True),
+        certificate=pair or (str(certificate) if certificate else None),
         timeout=timedelta(seconds=arguments.timeout),
         uses_system_scope=False,
         project_domain_id=keystone.text(ACCOUNT, "project_domain_id"),
@@ -243,11 +269,7 @@ def _access(keystone: Settings, account: Document, arguments: argparse.Namespace
     )
 
 
-def _project(keystone: Settings) -> str:
-    return keystone.text(ACCOUNT, "project_id") or keystone.text(ACCOUNT, "project_name")
-
-
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # YAML file
 
 
@@ -255,11 +277,10 @@ def _yaml_path(
     arguments: argparse.Namespace, layout: Layout, variables: Mapping[str, Entry]
 ) -> Path:
     named = variables.get("CLOUD_INFO_CONFIG")
-    told = (
-        arguments.yaml_file or os.environ.get("CLOUD_INFO_CONFIG") or (named.text if named else "")
-    )
-    usual = [layout.path(name) for name in _YAML]
-    return Path(told) if told else (document.first_existing(usual) or usual)[0]
+    in_file = named.text if named else ""
+    chosen = arguments.yaml_file or os.environ.get("CLOUD_INFO_CONFIG") or in_file
+    usual = [layout.path(name) for name in YAML_FILES]
+    return Path(chosen) if chosen else (document.first_existing(usual) or usual)[0]
 
 
 def _site(settings: Settings) -> SiteSettings:
@@ -287,18 +308,15 @@ def _site(settings: Settings) -> SiteSettings:
         capabilities=_capabilities(settings),
     )
     if site.name and not _SITE.fullmatch(site.name):
-        settings.error(
-            "site",
-            "name",
-            f"{site.name!r} is not the name of a site in GOCDB: letters, digits and . _ -",
-        )
+        words = f"{site.name!r} is not a site name of GOCDB; use letters, digits and . _ -"
+        settings.error("site", "name", words)
     for option, meaning in (
         ("total_cores", "the cores of all hypervisors"),
         ("total_ram", "their memory in GB"),
     ):
         entry = settings.where("compute", option)
         if entry is None or entry.text in ("", "0"):
-            settings.warn("compute", option, f"is not set: 0 is published; write {meaning}")
+            settings.warn("compute", option, f"is not set, so 0 is published; write {meaning}")
     return site
 
 
@@ -307,15 +325,15 @@ def _level(settings: Settings, section: str, option: str) -> str:
 
 
 def _capabilities(settings: Settings) -> tuple[str, ...]:
-    told = settings.words("compute", "capabilities")
-    foreign = [name for name in told if name not in vocabulary.CAPABILITIES]
-    if foreign:
-        published = " and ".join(_DEFAULT_CAPABILITIES)
-        text = f"{', '.join(foreign)}: no capability of GLUE 2.0; left out, {published} are in"
-        settings.warn("compute", "capabilities", text)
-    return tuple(
-        dict.fromkeys((*_DEFAULT_CAPABILITIES, *(name for name in told if name not in foreign)))
-    )
+    given = settings.words("compute", "capabilities")
+    known = [name for name in given if name in vocabulary.CAPABILITIES]
+    if foreign := [name for name in given if name not in vocabulary.CAPABILITIES]:
+        defaults = " and ".join(_DEFAULT_CAPABILITIES)
+        words = f"left out; {defaults} are always published"
+        settings.warn(
+            "compute", "capabilities", f"{', '.join(foreign)}: no capability of GLUE 2.0, {words}"
+        )
+    return tuple(dict.fromkeys((*_DEFAULT_CAPABILITIES, *known)))
 
 
 def _shares(settings: Settings, tree: yaml_file.Tree, region: str) -> tuple[ShareSettings, ...]:
@@ -334,22 +352,14 @@ def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSetti
     elif not _PROJECT.fullmatch(project):
         settings.error(f"{section}.auth", "project_id", f"{project!r} is not the id of a project")
     if not _VO.fullmatch(vo):
-        settings.error(
-            "compute.shares",
-            vo,
-            "is not the name of a VO: printable ASCII without blanks",
-            entry=entry,
-        )
-    kinds = ("none", "public", "public_only", "private", "private_only")
-    settings.choice(section, "default_network_type", default="", allowed=kinds)
+        words = "is not a VO's name; write printable ASCII without blanks"
+        settings.error("compute.shares", vo, words, entry=entry)
+    settings.choice(section, "default_network_type", default="", allowed=_NETWORKS)
+    texts = {name: settings.text(section, name) for name in vocabulary.SHARE_TEXTS}
     return ShareSettings(
         vo=vo,
         project_id=project,
         region=settings.text(f"{section}.auth", "region_name", default=region),
         membership=settings.words(section, "membership", default=(f"VO:{vo}",)),
-        information={
-            name: value
-            for name in vocabulary.SHARE_TEXTS
-            if (value := settings.text(section, name))
-        },
+        information={name: value for name, value in texts.items() if value},
     )

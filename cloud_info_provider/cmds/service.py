@@ -1,7 +1,8 @@
-"""``cloud-info-provider-service``: print what the cloud offers to VOs, as GLUE 2.0 in LDIF.
+"""``cloud-info-provider-service``: print a cloud's offer to VOs, as GLUE 2.0 in LDIF.
 
-Standard output holds a whole tree or nothing. A VO that could not be read is missing in it; the
-last lines then say ``# failed: VO``, the exit status is 1, and the reason is on standard error.
+Standard output has a whole tree or nothing. If a VO could not be read, the tree lacks it, the last
+lines are ``# failed: VO``, the exit status is 1, and the reason is on standard error
+(docs/adr/0010).
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.record import RunRecord, recorded
 from cloud_info_provider import settings, vocabulary
+from cloud_info_provider.ignored import IGNORED_FLAGS
 from cloud_info_provider.settings import ProviderSettings
 
 PROGRAM = "cloud-info-provider-service"
 
 logger = logging.getLogger(__name__)
 
+# Seconds. Four attempts and those of one more login end before the BDII's time limit (300 s).
 _TIMEOUT = 30
-"""Four attempts of this length, and those of a last login, are over before a BDII's patience (300 s) is."""
 
+# For each flag: its only value, and its other values in releases of cloud-info-provider.
 _CHOICES = {
     "middleware": (
         "openstack",
@@ -33,88 +36,84 @@ _CHOICES = {
     "format": ("glue", ("glue21", "glue21json", "cmdb", "json")),
     "publisher": ("stdout", ("ams", "json_stdout", "file")),
 }
-"""For each flag: what it may be, and what it was in releases of cloud-info-provider."""
+# Flags of those releases that are rejected: their effect would be missed. Here those with a value.
 _WITH_VALUE = (
-    *(
-        "template-dir",
-        "template-extension",
-        "glite-site-info-static",
-        "auth-refresher",
-        "os-cloud",
-        "os-system-scope",
-    ),
-    *(
-        "oidc-token-endpoint",
-        "oidc-client-id",
-        "oidc-client-secret",
-        "oidc-refresh-token",
-        "oidc-scopes",
-    ),
-    *(
-        "oidc-credentials-path",
-        "ams-token",
-        "ams-host",
-        "ams-topic",
-        "ams-project",
-        "ams-cert",
-        "ams-key",
-    ),
-    *(
-        "on-auth",
-        "on-rpcxml-endpoint",
-        "rocci-template-dir",
-        "select-flavors",
-        "auditor-role-cloud",
-    ),
+    "template-dir",
+    "template-extension",
+    "glite-site-info-static",
+    "auth-refresher",
+    "os-cloud",
+    "os-system-scope",
+    "oidc-token-endpoint",
+    "oidc-client-id",
+    "oidc-client-secret",
+    "oidc-refresh-token",
+    "oidc-scopes",
+    "oidc-credentials-path",
+    "ams-token",
+    "ams-host",
+    "ams-topic",
+    "ams-project",
+    "ams-cert",
+    "ams-key",
+    "on-auth",
+    "on-rpcxml-endpoint",
+    "rocci-template-dir",
+    "select-flavors",
+    "auditor-role-cloud",
 )
 _WITHOUT_VALUE = (
-    *(
-        "full-bdii-ldif",
-        "site-in-suffix",
-        "rocci-remote-templates",
-        "exit-on-share-errors",
-        "only-appdb-images",
-    ),
+    "full-bdii-ldif",
+    "site-in-suffix",
+    "rocci-remote-templates",
+    "exit-on-share-errors",
+    "only-appdb-images",
 )
-_IGNORED = ("ignore-share-errors", "legacy-occi-os")
-"""What they asked for is done anyway."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that cloud-info-provider 0.8 to 1.2 have in common, and those that say what is not done here."""
-    made = parser.add_argument_group("as cloud-info-provider has them")
+    """Add the flags that cloud-info-provider 0.8 to 1.2 share, and those rejected or ignored."""
+    made = parser.add_argument_group("flags of cloud-info-provider")
     made.add_argument(
-        "--yaml-file", "--yaml", metavar="PATH", help="what the site says of itself and of its VOs"
+        "--yaml-file",
+        "--yaml",
+        metavar="PATH",
+        help=f"description of the site and its VOs (default: {settings.YAML_FILES[0]})",
     )
     made.add_argument(
-        "--rc-file", metavar="PATH", help="account: OS_… variables in shell form; never executed"
+        "--rc-file",
+        metavar="PATH",
+        help=f"account: OS_… variables in shell form, never executed (default: {settings.RC_FILE})",
     )
     for name, (default, _) in _CHOICES.items():
         made.add_argument(
-            f"--{name}", default=default, metavar="NAME", help=f"{default} (the only one so far)"
+            f"--{name}", default=default, metavar="NAME", help=f"{default}, the only value so far"
         )
     made.add_argument(
-        "--all-images", action="store_true", help="also images that come from no marketplace"
+        "--all-images", action="store_true", help="publish images without a marketplace entry too"
     )
-    made.add_argument("--insecure", action="store_true", help="trust any certificate")
+    made.add_argument(
+        "--insecure", action="store_true", help="accept any certificate (for tests only)"
+    )
     made.add_argument(
         "--timeout",
         type=_seconds,
         default=_TIMEOUT,
         metavar="SECONDS",
-        help="how long the cloud may be silent",
+        help="seconds to wait for an answer of the cloud, 1 to 3600 (default: %(default)s)",
     )
     for name in vocabulary.ACCOUNT_FLAGS:
         made.add_argument(
-            f"--os-{name.replace('_', '-')}", metavar="TEXT", help=f"instead of OS_{name.upper()}"
+            f"--os-{name.replace('_', '-')}",
+            metavar="TEXT",
+            help=f"use instead of OS_{name.upper()}",
         )
-    for name in _WITH_VALUE:
-        made.add_argument(f"--{name}", dest="refused", action=_RejectFlag, help=argparse.SUPPRESS)
-    for name in _WITHOUT_VALUE:
+    for name in (*_WITH_VALUE, *_WITHOUT_VALUE):
+        nargs = 0 if name in _WITHOUT_VALUE else None
         made.add_argument(
-            f"--{name}", dest="refused", action=_RejectFlag, nargs=0, help=argparse.SUPPRESS
+            f"--{name}", dest="refused", action=_RejectFlag, nargs=nargs, help=argparse.SUPPRESS
         )
-    for name in _IGNORED:
+    for name in IGNORED_FLAGS:
         made.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -125,16 +124,16 @@ class _RejectFlag(argparse.Action):
 
 def _seconds(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 3600:  # noqa: PLR2004  an hour
-        raise argparse.ArgumentTypeError("must be seconds from 1 to 3600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to 3600")
     return int(text)
 
 
 def provide(arguments: argparse.Namespace) -> ExitStatus:
-    """Read the cloud, print the tree, and record what the run did."""
+    """Read the cloud, print the tree, and record the run."""
     for name, (default, others) in _CHOICES.items():
-        if (told := getattr(arguments, name)) != default:
-            cause = "is not in this version" if told in others else "is unknown"
-            raise UsageError(f"--{name}", f"{told!r} {cause}", f"write {default}")
+        if (value := getattr(arguments, name)) != default:
+            cause = "is not in this version" if value in others else "is unknown"
+            raise UsageError(f"--{name}", f"{value!r} {cause}", f"write {default}")
     if arguments.check_config:
         configuration = _configure(arguments)
         print(f"{PROGRAM}: configuration is usable: {configuration.yaml_file}", file=sys.stderr)
@@ -158,6 +157,7 @@ def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
     from cloud_info_provider import gather, glue  # noqa: PLC0415  loads the OpenStack clients
 
     account = gather.CloudAccount(configuration)
+    # the figures of a run that fails before the first VO is read
     record.counts |= {"vos": 0, "vos_failed": max(len(configuration.shares), 1)}
     try:
         shares = configuration.shares or (gather.own_share(account),)
@@ -168,6 +168,7 @@ def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
         facts, configuration.site, shares=shares, auth_url=configuration.access.auth_url
     )
     failed = [ldif.Comment(f"failed: {vo}") for vo in sorted(facts.failed)]
+    # in one piece and flushed here: a full disk then fails the run, not the end of the process
     sys.stdout.write("".join(ldif.write([*entries, *failed])))
     sys.stdout.flush()
     record.counts |= {"vos": len(facts.shares), "vos_failed": len(facts.failed)}
@@ -184,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     program = cli.Program(
         PROGRAM,
-        "Prints what a cloud offers to VOs, as GLUE 2.0 in LDIF for a BDII.",
+        "Print a cloud's offer to VOs, as GLUE 2.0 in LDIF for a BDII.",
         add_arguments,
         provide,
     )

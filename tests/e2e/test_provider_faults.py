@@ -84,7 +84,7 @@ FAULTS = {
     ),
     "flavors-short": (
         Fault("/flavors/detail", body=b'{"flavors": [{"id": "1"}]}'),
-        "is not understood: KeyError: 'vcpus'",
+        "unexpected answer from the cloud: KeyError: 'vcpus'",
     ),
     "flavors-number": (
         Fault("/flavors/detail", body=b'{"flavors": [7]}'),
@@ -304,8 +304,11 @@ def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("projects", "told"),
     [
-        ([], "no projects 'lab' for this account; write its id"),
-        ([("p0", {}), ("p1", {})], "2 projects 'lab' for this account; write its id"),
+        ([], "no project is named 'lab' for this account; set OS_PROJECT_ID"),
+        (
+            [("p0", {}), ("p1", {})],
+            "2 projects are named 'lab' for this account; set OS_PROJECT_ID",
+        ),
         ([("p0", {})], "no VO is known for it; write compute.shares.VO.auth.project_id"),
         (
             [("p0", {"VO": "a", "egi.VO": "b"})],

@@ -223,7 +223,7 @@ storage:
         "openstack.yaml:8: compute.shares.ops: has no project",
         "openstack.yaml:9: compute.shares.biomed: has no project",
         "openstack.yaml:10: compute.shares.biomed.default_network_type: 'publik' is not allowed",
-        "openstack.yaml:11: compute.shares.a b: is not the name of a VO",
+        "openstack.yaml:11: compute.shares.a b: is not a VO's name",
         "openstack.yaml:12: compute.shares.a b.auth.project_id: 'x y' is not the id of a project",
         "openstack.yaml:13: storage: storage is not published by this version",
     ]
@@ -237,7 +237,7 @@ storage:
     [
         ("OS_PASSWORD=$(cat secret)\n", SHARES, "openstack.rc:1: OS_PASSWORD: $(…) would be replaced by a shell"),
         (RC, "site:\n\tname: X\n", "openstack.yaml:2: is not YAML: found character that cannot start any token"),
-        (RC, SHARES.replace("EXAMPLE-SITE", "My Site"), "openstack.yaml:2: site.name: 'My Site' is not the name of a site in GOCDB"),
+        (RC, SHARES.replace("EXAMPLE-SITE", "My Site"), "openstack.yaml:2: site.name: 'My Site' is not a site name of GOCDB"),
         (RC, "- a\n", "openstack.yaml:1: must be lines of the form 'name: value'"),
         (RC.replace("v3", "v3\nOS_AUTH_TYPE=v3pasword"), SHARES, "openstack.rc:2: OS_AUTH_TYPE: 'v3pasword' is not a plugin"),
         (RC + "OS_CACERT=/nowhere.pem\n", SHARES, "openstack.rc:6: OS_CACERT: file /nowhere.pem does not exist"),
