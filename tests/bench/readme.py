@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-_BLOCK = re.compile(r"^```(sh|shell) ([a-z]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```(sh|shell) ([a-z]+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _PLACEHOLDER = re.compile(r"(?<![\w$])[A-Z][A-Z]+(?:-[A-Z]+)*(?![\w=-])")
 
 
@@ -54,4 +55,4 @@ class Block:
 def blocks(text: str) -> Iterator[Block]:
     """Yield the blocks of a text in their order."""
     for match in _BLOCK.finditer(text):
-        yield Block(match[2], match[1] == "sh", match[3])
+        yield Block(match[3], match[2] == "sh", textwrap.dedent(match[4]))

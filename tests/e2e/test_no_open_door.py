@@ -279,8 +279,9 @@ def test_the_recipe_for_the_host_s_firewall(site: ContainerSite) -> None:
     wait(
         lambda: site.health("sitebdii") == "healthy", seconds=60, what=lambda: site.log("sitebdii")
     )
-    documents = (Path(__file__).parents[2] / "docs/networks.md").read_text()
-    (recipe,) = re.findall(r"^iptables -I (DOCKER-USER .*)$", documents, re.MULTILINE)
+    documents = (Path(__file__).parents[2] / "docs/how-to/network.md").read_text()
+    joined = documents.replace("\\\n", "")
+    (recipe,) = re.findall(r"^iptables -I (DOCKER-USER .*)$", joined, re.MULTILINE)
     with neighbour.beside() as other:
         recipe = recipe.replace("eth0", other.cable).replace(" 2170 ", f" {PORT} ")
         search = (

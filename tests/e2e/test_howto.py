@@ -1,0 +1,126 @@
+"""The how-to pages, typed as they stand: install, upgrade, go back, remove."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from appliance.core.version import __version__
+from tests import documents
+from tests.e2e.host_root import Host
+from tests.testbed import bundle as bundles
+
+NEWER = "99.0"
+_SYSTEMCTL = """#!/bin/sh
+echo "$@" >>/stand-ins/calls
+case "$*" in *able*) SYSTEMD_OFFLINE=1 exec /stand-ins/real-systemctl "$@";; esac
+"""
+"""Enables and disables units as the real one does, and notes everything else."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with two bundles as publishers send them, and the publisher's key."""
+    directory = tmp_path_factory.mktemp("bundles")
+    private, public = bundles.make_key(directory)
+    public.rename(directory / "publisher.pem")
+    for version in (__version__, NEWER):
+        bundle = bundles.make(directory, version=version, key=private)
+        shutil.copy(documents.TOP / "scripts/install", bundle / "install")
+        bundles.seal(bundle, key=private)
+        with tarfile.open(directory / f"{version}.tar", "w") as archive:
+            archive.add(bundle, bundle.name)
+        shutil.rmtree(bundle)
+    return directory
+
+
+@pytest.fixture
+def host(tmp_path: Path, made: Path) -> Host:
+    """Return a host without an appliance."""
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nadm:x:4:\n")
+    shutil.copy("/etc/login.defs", root / "etc/login.defs")  # a user's own group goes with it
+    host = Host(root, made)
+    host.stand_in("systemctl", _SYSTEMCTL)
+    return host
+
+
+def type_block(host: Host, page: str, name: str, **values: str) -> str:
+    """Type the commands of a block, values in place of the words in capitals; they must end well."""
+    block = documents.block(page, name)
+    typed = "\n".join(block.filled({key.replace("_", "-"): text for key, text in values.items()}))
+    done = subprocess.run(
+        host.command("/bin/bash", "-euc", typed),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{typed}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def names(root: Path) -> set[str]:
+    """Return all that is on a host, without its stand-ins."""
+    found = {str(path.relative_to(root)) for path in root.rglob("*")}
+    return {name for name in found if not name.startswith("stand-ins")}
+
+
+def test_install_upgrade_go_back_remove(host: Host) -> None:
+    """In this order on one host, since each installation takes seconds."""
+    before = names(host.root)
+    install(host)
+    caso = host.root / "etc/caso/caso.conf"
+    caso.write_text(caso.read_text().replace("SITE-NAME", "SITE"))
+    upgrade(host)
+    assert "site_name = SITE\n" in caso.read_text()
+    go_back(host)
+    remove(host, before)
+
+
+def install(host: Host) -> None:
+    values = {"BUNDLE": f"/bundles/{__version__}", "VERSION": __version__}
+    shown = type_block(host, "install.md", "bundle", **values, KEY="/bundles/publisher")
+    assert f"Installed {__version__}." in shown
+
+
+def upgrade(host: Host) -> None:
+    """No key is named: it must be that of the first installation."""
+    shown = type_block(host, "upgrade.md", "upgrade", BUNDLE=f"/bundles/{NEWER}", VERSION=NEWER)
+    assert f"Installed {NEWER}." in shown
+    assert (host.root / "var/lib/fedcloud/version").read_text() == f"{NEWER}\n"
+
+
+def go_back(host: Host) -> None:
+    type_block(host, "earlier-version.md", "back", OLD_VERSION=__version__)
+    assert (host.root / "var/lib/fedcloud/version").read_text() == f"{__version__}\n"
+    link = host.root / "own-local/bin/appliance"
+    assert link.readlink() == Path(f"/opt/fedcloud/{__version__}/bin/appliance")
+    assert (host.root / str(link.readlink()).lstrip("/")).exists()
+    assert host.called()[-1] == "restart bdii cloudkeeper-os"
+
+
+def remove(host: Host, before: set[str]) -> None:
+    """Nothing of the installation is left but what the page says: anchors, and what is anybody's."""
+    tables = host.root / "etc/cron.d"
+    tables.mkdir()
+    for table in ("caso", "ssmsend"):
+        (host.root / "etc/fedcloud/cron.d" / table).rename(tables / table)
+    for name in ("stop", "images", "programs", "state"):
+        type_block(host, "remove.md", name)
+    left = names(host.root) - before
+    unpacked = {name for name in left if name.startswith("fedcloud-appliance-")}
+    usual = {
+        *("etc/cron.d", "etc/grid-security", "etc/grid-security/certificates", "etc/logrotate.d"),
+        *("etc/systemd", "etc/systemd/system", "etc/tmpfiles.d", "run/lock", "var/lib"),
+        *("var/spool", "etc/.pwd.lock", "etc/group-", "etc/passwd-"),
+    }
+    assert left - unpacked - usual == set()
+    assert "fedcloud" not in (host.root / "etc/passwd").read_text()
+    assert "fedcloud" not in (host.root / "etc/group").read_text()

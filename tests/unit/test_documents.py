@@ -1,0 +1,161 @@
+"""The documents: links lead somewhere, commands are ones that there are, paths are of this tree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from appliance.admin import command
+from appliance.admin.inventory import JOBS
+from appliance.core.run import cli
+from tests import documents
+from tests.bench import readme
+from tests.documents import TOP
+
+PAGES = documents.pages()
+NAMES = [str(path.relative_to(TOP)) for path in PAGES]
+COMMANDS = [
+    (f"{path.relative_to(TOP)}: {block.name}", words)
+    for path in PAGES
+    for block in readme.blocks(path.read_text())
+    if block.is_on_host
+    for line in block.commands()
+    for words in documents.words(line)
+]
+FOREIGN = {
+    *("apparmor_parser", "apt-get", "cat", "cp", "echo", "find", "git", "iptables", "ldapsearch"),
+    *("ln", "ls", "rm", "sha256sum", "sort", "tar", "update-ca-certificates", "userdel", "xargs"),
+}
+"""Programs that are not ours."""
+DOCKER = {("images",), ("rmi",), ("network", "ls"), ("network", "rm")}
+SYSTEMCTL = {
+    *("daemon-reload", "disable", "enable", "reload", "restart", "start", "stop"),
+}
+OF_THE_SYSTEM = ("/etc/apparmor.d/", "/usr/local/share/ca-certificates/", "/srv/")
+
+
+def shipped_paths() -> set[str]:
+    """Return the paths that an installation makes, as this tree says."""
+    found = {f"/{path}" for path in _below("etc")}
+    for folder, target in (
+        ("systemd", "/etc/systemd/system"),
+        ("native/systemd", "/etc/systemd/system"),
+        ("tmpfiles.d", "/etc/tmpfiles.d"),
+        ("native/tmpfiles.d", "/etc/tmpfiles.d"),
+        ("logrotate.d", "/etc/logrotate.d"),
+        ("native/logrotate.d", "/etc/logrotate.d"),
+        ("native/provider", "/var/lib/bdii/gip/provider"),
+        ("native/libexec", "/usr/local/lib/fedcloud"),
+        ("bin", "/usr/local/bin"),
+    ):
+        found |= {f"{target}/{Path(name).relative_to(folder)}" for name in _below(folder)}
+    found |= {f"/etc/cron.d/{job.cron}" for job in JOBS.values()}
+    for name in (*_below("tmpfiles.d"), *_below("native/tmpfiles.d")):
+        found |= set(re.findall(r"^[df] (\S+)", (TOP / name).read_text(), re.MULTILINE))
+    places = ("/usr/local/bin/appliance", "/opt/fedcloud/current", "/var/lib/fedcloud/version")
+    newest = "/etc/cloudkeeper-os/cloudkeeper-os.conf"
+    return {*found, *places, newest, "/opt/fedcloud/VERSION/bin/appliance"}
+
+
+def _below(folder: str) -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", folder], cwd=TOP, capture_output=True, text=True, check=True
+    )
+    return listed.stdout.split()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_begins_with_its_reader(name: str) -> None:
+    """Behind the title, and perhaps a comment, the first words say who the page is for."""
+    text = re.sub(r"<!--.*?-->\n*", "", (TOP / name).read_text())
+    assert re.match(r"# \S.*\n\nFor ", text), text[:200]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    page = TOP / name
+    for target in documents.links(page.read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in documents.anchors(linked.read_text()), target
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = TOP / "docs/README.md"
+    listed = {(index.parent / target).resolve() for target in documents.links(index.read_text())}
+    apart = {index, *(TOP / "docs/reference").glob("*.md")}
+    assert {path for path in PAGES if path not in apart} - listed == {
+        TOP / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+    } - listed
+
+
+@pytest.mark.parametrize("path", sorted(TOP.glob("docs/**/*.md")) + sorted(TOP.glob("*.md")))
+def test_lines_are_at_most_100_columns(path: Path) -> None:
+    """Except rows of tables."""
+    lines = path.read_text().splitlines()
+    long = [line for line in lines if len(line) > 100 and not line.startswith("|")]
+    assert long == []
+
+
+@pytest.mark.parametrize(("place", "words"), COMMANDS)
+def test_a_command_of_a_page_is_one_that_there_is(place: str, words: list[str]) -> None:
+    """Verbs and flags of ours are parsed, units and files are shipped."""
+    program, *rest = words
+    match Path(program).name:
+        case "appliance":
+            cli.parser(command.PROGRAM).parse_args(rest)
+        case "systemctl":
+            check_systemctl(rest)
+        case "docker":
+            assert any(tuple(rest[: len(verb)]) == verb for verb in DOCKER), place
+        case "install" | "build" as script:
+            check_flags(script, rest)
+        case other:
+            assert other in FOREIGN, place
+    check_paths(words)
+
+
+def check_systemctl(words: list[str]) -> None:
+    verb, *units = [word for word in words if word != "--now"]
+    assert verb in SYSTEMCTL
+    for unit in units:
+        name = unit if "." in unit else f"{unit}.service"
+        assert f"/etc/systemd/system/{name}" in shipped_paths(), unit
+
+
+def check_flags(script: str, words: list[str]) -> None:
+    shown = subprocess.run(
+        [TOP / "scripts" / script, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(word in shown for word in words if word.startswith("--")), words
+
+
+def check_paths(words: list[str]) -> None:
+    """Check that each absolute path is, contains or matches one that an installation makes."""
+    for word in words:
+        places = ("/etc/", "/opt/", "/var/", "/usr/local/", "/run/")
+        if word.startswith(places) and " " not in word:
+            path = word.replace("OLD-VERSION", "VERSION").removesuffix("/")
+            if path.startswith(OF_THE_SYSTEM):
+                continue
+            pattern = re.escape(path).replace(r"\*", "[^/]*")
+            if path.endswith("]*"):  # versions
+                continue
+            known = shipped_paths()
+            assert any(re.match(rf"{pattern}(/|$)", one) for one in known), word
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md", "docs/releasing.md"])
+def test_paths_of_this_tree_exist(name: str) -> None:
+    """What is in backquotes and begins with a name of this tree is a file or folder of it."""
+    text = re.sub(r"```.*?```", "", (TOP / name).read_text(), flags=re.DOTALL)
+    top = {path.name for path in TOP.iterdir() if path.name != ".cache"}
+    for word in re.findall(r"`([\w./-]+)`", text):
+        if "/" in word and word.partition("/")[0] in top:
+            assert (TOP / word).exists(), word
