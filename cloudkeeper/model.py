@@ -1,12 +1,12 @@
-"""What image lists say, what the cloud holds, and what is to be done about the difference.
+"""The values that image lists, plans and the gRPC protocol share.
 
-A *list* is a signed HEPiX image list of one VO. An *appliance* is one image of such a list, whether
-described by the list or reported by the backend: list and backend speak of the same thing, so both
-become the same value and a plan is their comparison. ``attributes`` hold what the list said of the
-image, key by key (``dc:…``, ``hv:…``, ``sl:…``, ``ad:…``, always text), together with those of the
-endorser; comparing them does not depend on their order.
+An *image list* is a signed HEPiX document of one VO. An *appliance* is one image of such a list.
+The list and the backend describe the same appliances, so both are read into the same class and a
+plan is the comparison of the two. ``attributes`` holds the keys of the image in its list as text
+(``dc:…``, ``hv:…``, ``sl:…``, ``ad:…``), together with those of the endorser; comparing them does
+not depend on their order.
 
-The key of an appliance is its identifier within its list: two lists may offer the same image.
+The identifier of an appliance is unique within its list only: two lists may offer the same image.
 """
 
 from __future__ import annotations
@@ -24,34 +24,44 @@ ApplianceId = NewType("ApplianceId", str)
 """``dc:identifier`` of an image, a UUID; unique within its list."""
 
 IMAGE_KEYS = ("hv:version", "sl:checksum:sha512", "hv:size")
-"""Attributes whose change means other image data (cloudkeeper 1.7.1); any other is a change of metadata only."""
+"""Attributes whose change means other image data; every other change concerns metadata only.
+
+The same three as in cloudkeeper 1.7.1: with others, going back to it would move all images again.
+"""
 
 _MIB = 2**20
 
 
 class Format(enum.StrEnum):
-    """Format of an image file, in qemu-img's words; OVA is a TAR archive around a VMDK disk."""
+    """Format of an image file: the value is qemu-img's word, the name that of the gRPC protocol."""
 
     RAW = "raw"
     OVA = "ova"
+    """A TAR archive around a VMDK disk."""
     QCOW2 = "qcow2"
     VMDK = "vmdk"
 
+    @property
+    def is_disk(self) -> bool:
+        """Whether a server can start from such a file; an archive must be converted first."""
+        return self is not Format.OVA
+
 
 class TransferMode(enum.Enum):
-    """How the backend gets at the data."""
+    """How the backend gets the data of an image; the name is that of the gRPC protocol."""
 
     LOCAL = "local"
-    """``location`` is a path of a directory that frontend and backend share."""
+    """``location`` is a path in a directory that frontend and backend share."""
     REMOTE = "remote"
     """``location`` is a URL, with user name and password."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageData:
-    """An image file ready for the backend: ``checksum`` (SHA-512, hex) and ``size`` (bytes) are those of this file.
+    """An image file that is ready for the backend.
 
-    ``uri`` is where the list said that the original is.
+    ``checksum`` (SHA-512, hex) and ``size`` (bytes) describe this file, not the original that the
+    list offers at ``uri``: a conversion changes both.
     """
 
     location: str
@@ -66,7 +76,7 @@ class ImageData:
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """One image of one list, without or (on its way to the backend) with its data."""
+    """One image of one list; it carries ``data`` only on its way to the backend."""
 
     identifier: ApplianceId
     list_id: ListId
@@ -76,24 +86,27 @@ class Appliance:
     mpuri: str = ""
     group: str = ""
     ram: int = 0
-    """The least memory a machine needs, in bytes; 0 if not told."""
+    """Minimum memory of a server, in bytes; 0 if unknown."""
     cores: int = 0
     version: str = ""
     architecture: str = ""
     operating_system: str = ""
-    """Kind, name and version of it, one blank between: ``Linux Ubuntu 22.04``."""
+    """Kind, name and version, separated by single spaces: ``Linux Ubuntu 22.04``."""
     expires: datetime | None = None
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     data: ImageData | None = None
 
     def is_expired(self, *, at: datetime) -> bool:
-        """Tell whether it may no longer be offered at ``at``."""
+        """Check whether the appliance must no longer be offered at ``at``."""
         return self.expires is not None and self.expires <= at
 
 
 @dataclass(frozen=True, slots=True)
 class Endorser:
-    """Who answers for a list: DN and issuing CA of the signer's certificate, in slash form."""
+    """The person who answers for a list.
+
+    Both fields come from the signer's certificate, in slash form: its subject and its issuer.
+    """
 
     dn: str
     ca: str
@@ -101,7 +114,7 @@ class Endorser:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """Where to download the data of an appliance, and what they must be: SHA-512 in hex, size in bytes if told."""
+    """The URL of an appliance's data, their SHA-512 (hex), and their size in bytes if known."""
 
     uri: str
     sha512: str
@@ -118,7 +131,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An image of a list that cannot be used, and why. Without identifier nobody can tell which image it is."""
+    """An image of a list that cannot be used, and the reason.
+
+    Without ``identifier`` the image is so broken that nothing says which one it is.
+    """
 
     identifier: ApplianceId | None
     reason: str
@@ -126,10 +142,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ImageList:
-    """A list that was read and believed: only verification makes one.
+    """An image list; only verification makes one that may be acted on.
 
-    ``refused`` are images of the list that cannot be used: their copies in the cloud stay as they
-    are, because the list does offer them.
+    ``refused`` are images of the list that cannot be used. Their copies in the cloud stay as they
+    are, because the list still offers them.
     """
 
     identifier: ListId
@@ -142,38 +158,38 @@ class ImageList:
     refused: tuple[Refusal, ...] = ()
 
     def is_expired(self, *, at: datetime) -> bool:
-        """Tell whether nothing of this list may be offered any longer at ``at``."""
+        """Check whether no image of this list may be offered at ``at``."""
         return self.expires <= at
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Offer a new appliance."""
+    """Add a new appliance."""
 
     offer: Offer
 
     @property
     def appliance(self) -> Appliance:
-        """What it is about."""
+        """The appliance to add."""
         return self.offer.appliance
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Replace the data of an appliance, and its metadata with them. ``reason`` names what differs."""
+    """Replace the data of an appliance, and its metadata; ``reason`` names the difference."""
 
     offer: Offer
     reason: str
 
     @property
     def appliance(self) -> Appliance:
-        """What it is about."""
+        """The appliance in its new version."""
         return self.offer.appliance
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateMetadata:
-    """Change what is told of an appliance; its data stay. ``reason`` names what differs."""
+    """Replace the metadata of an appliance and keep its data; ``reason`` names the difference."""
 
     appliance: Appliance
     reason: str
@@ -181,7 +197,7 @@ class UpdateMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Offer an appliance no longer. ``reason`` says why."""
+    """Remove an appliance; ``reason`` says why."""
 
     appliance: Appliance
     reason: str
@@ -192,26 +208,26 @@ Change = Create | Update | UpdateMetadata | Remove
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do for one list, in order: removals, additions, updates, as cloudkeeper does them."""
+    """The changes for one list, in cloudkeeper's order: removals, additions, updates."""
 
     list_id: ListId
     changes: tuple[Change, ...] = ()
     unchanged: int = 0
-    """Appliances of the cloud that stay as they are because nothing has changed."""
+    """Number of appliances in the cloud that are up to date."""
     withheld: tuple[Remove, ...] = ()
-    """Removals that are too many to be done unasked."""
+    """Removals that are too many to be done without confirmation."""
 
     @property
     def removals(self) -> tuple[Remove, ...]:
-        """The changes that take something away."""
+        """The changes that remove an appliance."""
         return tuple(change for change in self.changes if isinstance(change, Remove))
 
 
 def ram_in_bytes(value: int) -> int:
     """Return an amount of memory in bytes.
 
-    ``hv:ram_minimum`` has no unit: AppDB writes bytes, others MiB. No machine has a TiB for its
-    least memory and none less than a MiB, so values from 2**20 up are bytes and those below are
-    MiB. Doing it twice does no harm.
+    ``hv:ram_minimum`` has no unit: AppDB writes bytes, other endorsers MiB. No server needs a TiB
+    at least or starts with less than a MiB, so values from 2**20 on are bytes and smaller ones are
+    MiB. A value that is already in bytes stays the same.
     """
     return value * _MIB if 0 < value < _MIB else max(value, 0)

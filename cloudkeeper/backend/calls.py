@@ -1,7 +1,16 @@
-"""The calls of the protocol: what a frontend asks, turned into changes of the stores, and told as 1.x tells results.
+"""The calls of the protocol: each turns a request of the frontend into changes of the images.
 
-A call ends with gRPC's OK and its outcome in the trailing metadata. No failure of one call reaches
-another one.
+A call ends with gRPC's OK; its result is in the trailing metadata (`cloudkeeper.wire.status`). The
+failure of one call affects no other call.
+
+The frontend is another program, perhaps on another host and perhaps not ours. The backend does not
+rely on what it can check itself:
+
+- files: only below the image directory, with the size and checksum that the call states (`upload`)
+- VOs: only those of the backend's own mapping (`run`)
+- images: only those that this project owns and that carry our properties (`properties`)
+- removals: no more than the limit of a run (`tally`), or the number that an administrator confirmed
+- texts: stored as they are, within the sizes of Glance
 """
 
 # ruff: noqa: N802  the names of the protocol
@@ -40,31 +49,31 @@ logger = logging.getLogger(__name__)
 
 
 class Servicer(pb_grpc.CommunicatorServicer):
-    """One backend. Its calls may come from several threads."""
+    """The protocol's methods for one backend; calls may come from several threads."""
 
-    def __init__(self, configuration: BackendSettings, installation: Ownership) -> None:
-        self._configuration = configuration
-        self._installation = installation
+    def __init__(self, settings: BackendSettings, ownership: Ownership) -> None:
+        self._settings = settings
+        self._ownership = ownership
         self._lock = threading.Lock()
         self._run: Run | None = None
-        self._look: Run | None = None
-        """What a frontend that began no run was told of: it only wants to know."""
+        self._view: Run | None = None
+        """A read-only run, for a frontend that asks without PreAction: a dry run."""
         self.stopping = threading.Event()
         """Set it to end uploads at their next block."""
 
     def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
-        """Begin a run: log in, look at all projects, mend what killed runs left."""
-        with _told(context, features=(METADATA_UPDATE, VO_CHECK)), self._lock:
+        """Begin a run: log in, list the images of all projects, repair what killed runs left."""
+        with _reported(context, features=(METADATA_UPDATE, VO_CHECK)), self._lock:
             if self._run:
-                logger.warning("a run began that has not been ended: its frontend must have died")
+                logger.warning("a run begins before the last one has ended: its frontend died")
                 self._run.abandon("the frontend did not end its run")
-            self._run = self._look = None
-            self._run = Run(self._configuration, self._installation, allowance=_allowance(context))
+            self._run = self._view = None
+            self._run = Run(self._settings, self._ownership, allowance=_allowance(context))
         return request
 
     def PostAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
-        """End a run: try again to delete what was in use, write the record."""
-        with _told(context), self._lock:
+        """End a run: retry the deletion of images that were in use, write the record."""
+        with _reported(context), self._lock:
             run, self._run = self._run, None
             if run:
                 run.finish()
@@ -73,54 +82,51 @@ class Servicer(pb_grpc.CommunicatorServicer):
     def ImageLists(
         self, request: Empty, context: grpc.ServicerContext
     ) -> Iterator[pb.ImageListIdentifier]:
-        """Tell the lists of which there are images."""
+        """Yield the identifiers of the lists that have images in the cloud."""
         del request
-        with _told(context):
-            for list_id in dict.fromkeys(
-                record.key.list_id for record in self._seen(anew=True).offered()
-            ):
+        with _reported(context):
+            run = self._current_or_view(refresh=True)
+            for list_id in dict.fromkeys(record.key.list_id for record in run.offered()):
                 yield pb.ImageListIdentifier(image_list_identifier=list_id)
 
     def Appliances(
         self, request: pb.ImageListIdentifier, context: grpc.ServicerContext
     ) -> Iterator[pb.Appliance]:
-        """Tell the appliances of a list, without their data."""
-        with _told(context):
-            run = self._seen()
+        """Yield the appliances of a list, without their data."""
+        with _reported(context):
+            run = self._current_or_view()
             if vo := dict(context.invocation_metadata()).get(VO):
-                run.store(str(vo))
+                run.images(str(vo))  # raises for a VO without a project
             for record in run.offered():
                 if record.key.list_id == request.image_list_identifier:
                     yield messages.to_message(properties.read(record))
 
     def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
-        """Offer an appliance; if it is there already, this is an update."""
-
-        def add(run: Run) -> None:
-            appliance = messages.from_message(request)
-            if appliance.data is None:
-                raise Failed(
-                    properties.key_of(appliance), "comes without an image", status=CallStatus.ERROR
-                )
-            run.store(appliance.vo).offer(appliance, is_wanted=lambda: self._is_wanted(context))
-
-        return self._change(context, add, request.title)
+        """Add an appliance; one that is there already is updated."""
+        return self._store(request, context, needs_image=True)
 
     def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
-        """Replace an appliance or, when no image comes along, only what is told of it."""
+        """Replace the data and metadata of an appliance; without an image, only the metadata."""
+        return self._store(request, context, needs_image=False)
 
-        def update(run: Run) -> None:
+    def _store(
+        self, request: pb.Appliance, context: grpc.ServicerContext, *, needs_image: bool
+    ) -> Empty:
+        def store(run: Run) -> None:
             appliance = messages.from_message(request)
-            store = run.store(appliance.vo)
-            if appliance.data is None:
-                store.describe(appliance)
+            if appliance.data:
+                images = run.images(appliance.vo)
+                images.offer(appliance, is_wanted=lambda: self._is_wanted(context))
+            elif needs_image:
+                key = properties.key_of(appliance)
+                raise Failed(key, "has no image", status=CallStatus.ERROR)
             else:
-                store.offer(appliance, is_wanted=lambda: self._is_wanted(context))
+                run.images(appliance.vo).describe(appliance)
 
-        return self._change(context, update, request.title)
+        return self._change(context, store, request.title)
 
     def RemoveAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
-        """Offer an appliance no longer."""
+        """Remove an appliance."""
 
         def remove(run: Run) -> None:
             key = properties.key_of(messages.from_message(request))
@@ -131,31 +137,34 @@ class Servicer(pb_grpc.CommunicatorServicer):
     def RemoveImageList(
         self, request: pb.ImageListIdentifier, context: grpc.ServicerContext
     ) -> Empty:
-        """Offer nothing of a list any longer, in whatever project it is."""
+        """Remove all appliances of a list, in every project."""
         return self._change(
             context, lambda run: run.withdraw(ListId(request.image_list_identifier))
         )
 
-    def _seen(self, *, anew: bool = False) -> Run:
-        """Return the run, or a look at the cloud that changes nothing when none has begun: a dry run begins none."""
+    def _current_or_view(self, *, refresh: bool = False) -> Run:
+        """Return the current run or, if the frontend began none, a read-only one.
+
+        ``refresh`` reads the cloud again: ImageLists is the first call of a dry run.
+        """
         with self._lock:
             if self._run:
                 return self._run
-            if anew or self._look is None:
-                self._look = Run(self._configuration, self._installation, is_look=True)
-            return self._look
+            if refresh or self._view is None:
+                self._view = Run(self._settings, self._ownership, is_read_only=True)
+            return self._view
 
     def _current(self) -> Run:
         with self._lock:
-            if self._run is None:  # a frontend that left out PreAction
-                self._run = Run(self._configuration, self._installation)
+            if self._run is None:  # the frontend left out PreAction
+                self._run = Run(self._settings, self._ownership)
             return self._run
 
     def _change(
         self, context: grpc.ServicerContext, change: Callable[[Run], None], title: str = ""
     ) -> Empty:
-        """Make a change; one that fails is among the failures of the run's record."""
-        with _told(context):
+        """Make a change; the run's record lists it if it fails."""
+        with _reported(context):
             run = self._current()
             try:
                 change(run)
@@ -168,7 +177,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
         return Empty()
 
     def close(self) -> None:
-        """Write the record of a run that is under way when the backend stops."""
+        """Write the record of a run that has not ended when the backend stops."""
         with self._lock:
             run, self._run = self._run, None
         if run:
@@ -179,22 +188,23 @@ class Servicer(pb_grpc.CommunicatorServicer):
 
 
 @contextlib.contextmanager
-def _told(context: grpc.ServicerContext, *, features: Iterable[str] = ()) -> Iterator[None]:
-    """Tell how the block ends. Known failures have been logged where they were noted for the run's record."""
+def _reported(context: grpc.ServicerContext, *, features: Iterable[str] = ()) -> Iterator[None]:
+    """Report the result of the block to the frontend.
+
+    Failures of a known kind are not logged here: whatever put them into the run's record has.
+    """
     status, message = CallStatus.SUCCESS, ""
     try:
         yield
     except ApplianceError as error:
         status, message = status_of(error), log.redact(str(error))
-    except Exception as error:  # one call's bug must not end the server or the frontend's run
-        status, message = (
-            CallStatus.ERROR,
-            log.redact(f"bug in cloudkeeper-os: {type(error).__name__}: {error}"),
-        )
+    except Exception as error:  # a bug in one call must not end the server or the run
+        status = CallStatus.ERROR
+        message = log.redact(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
         logger.exception("%s", message)
     context.set_trailing_metadata(to_metadata(status, message, features=features))
 
 
 def _allowance(context: grpc.ServicerContext) -> int:
-    told = dict(context.invocation_metadata()).get(ALLOW_REMOVE, "")
-    return int(told) if isinstance(told, str) and told.isdecimal() else 0
+    text = dict(context.invocation_metadata()).get(ALLOW_REMOVE, "")
+    return int(text) if isinstance(text, str) and text.isdecimal() else 0

@@ -1,8 +1,9 @@
-"""Where the backend listens, as its configuration says: a unix socket, a TCP port, or both.
+"""The endpoints of the backend as its configuration names them: a unix socket, a TCP port, or both.
 
-The socket is in a directory that the frontend's account alone can enter. A TCP port is opened only
-when ``grpc_port`` is written, and then with mutual TLS: the frontend must prove a name.
-``accept_anyone_without_tls`` is for a frontend of cloudkeeper 1.7.1 that has no certificate.
+The socket is in a directory that only the frontend's account can enter. A TCP port is opened only
+when ``grpc_port`` is set, and then with mutual TLS: the frontend must present a certificate for
+``frontend_name``. ``accept_anyone_without_tls`` serves a frontend of cloudkeeper 1.7.1 that has no
+certificate.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ FRONTEND_NAME = "cloudkeeper"
 _CERTIFICATES = "/etc/fedcloud/tls/cloudkeeper-os"
 _WITHOUT_TLS = "accept_anyone_without_tls"
 _FILES = {"certificate": "certificate.pem", "key": "key.pem", "core_certificate": "authority.pem"}
-"""Options of TLS, with the files that `appliance certificates` writes."""
+"""Options of TLS, with the names of the files that `appliance certificates` writes."""
 _LONGEST_PATH = 107
-"""Bytes of a socket's path: what ``sun_path`` holds (unix(7))."""
+"""Bytes of a socket's path: ``sun_path`` holds 108 with the final NUL (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
 class MutualTLS:
-    """What this side proves, and what a frontend must prove; all files are PEM."""
+    """Certificate and key of this side, and the requirements for a frontend; all files are PEM."""
 
     certificate: Path
     key: Path
@@ -40,7 +41,7 @@ class MutualTLS:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A TCP port. Without ``tls`` whoever can connect commands the backend."""
+    """A TCP port; without ``tls``, anyone who can connect controls the backend."""
 
     address: str
     number: int
@@ -48,30 +49,31 @@ class Port:
 
     @property
     def endpoint(self) -> str:
-        """Address and port as URLs have them."""
+        """Address and port in the form of a URL; an IPv6 address has brackets."""
         return hosts.join_port(self.address, self.number)
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where to listen: at least one of the two."""
+    """The endpoints to listen on: at least one of the two."""
 
     socket: Path | None
     port: Port | None
 
     def __str__(self) -> str:
-        return ", ".join(self._places())
+        return ", ".join(self._endpoints())
 
-    def _places(self) -> Iterator[str]:
+    def _endpoints(self) -> Iterator[str]:
         if self.socket:
             yield f"unix://{self.socket}"
         if self.port:
             tls = self.port.tls
-            yield f"{self.port.endpoint} ({f'mutual TLS, for {tls.frontend_name}' if tls else 'NO TLS, for anyone'})"
+            protection = f"mutual TLS, for {tls.frontend_name}" if tls else "NO TLS, for anyone"
+            yield f"{self.port.endpoint} ({protection})"
 
 
 def read(settings: Settings, layout: Layout) -> Listening:
-    """Read the options of ``[DEFAULT]``; errors and warnings are left in ``settings``."""
+    """Read the options of ``[DEFAULT]``; ``settings`` collects errors and warnings."""
     port = _port(settings, layout)
     entry = settings.where("DEFAULT", "grpc_socket")
     socket = settings.path("DEFAULT", "grpc_socket", default=layout.path(SOCKET))
@@ -81,6 +83,7 @@ def read(settings: Settings, layout: Layout) -> Listening:
             "grpc_socket",
             f"{socket} is longer than {_LONGEST_PATH} bytes; write a shorter path",
         )
+    # 0.9.x has no socket: a configuration with a port gets one only if it sets grpc_socket.
     return Listening(socket if entry or port is None else None, port)
 
 
@@ -96,11 +99,12 @@ def _port(settings: Settings, layout: Layout) -> Port | None:
                 settings.warn("DEFAULT", option, "has no effect without grpc_port; remove it")
         return None
     if is_open:
-        words = (
-            "true: anyone who can connect to grpc_port adds and removes images of this cloud; "
-            "remove it as soon as the frontend has a certificate (appliance certificates)"
+        settings.warn(
+            "DEFAULT",
+            _WITHOUT_TLS,
+            "true: anyone who can connect to grpc_port can add and remove images of this cloud; "
+            "remove the line as soon as the frontend has a certificate (appliance certificates)",
         )
-        settings.warn("DEFAULT", _WITHOUT_TLS, words)
     return Port(address, number, None if is_open else tls)
 
 
@@ -110,7 +114,9 @@ def _address(settings: Settings) -> str:
         ipaddress.ip_address(address)
     except ValueError:
         settings.error(
-            "DEFAULT", "listen_address", f"{address!r} is not an IP address; the port is grpc_port"
+            "DEFAULT",
+            "listen_address",
+            f"{address!r} is not an IP address; set one, without a port (that is grpc_port)",
         )
     return address
 
@@ -123,11 +129,13 @@ def _tls(settings: Settings, layout: Layout, *, is_wanted: bool) -> MutualTLS | 
         return None
     written = [option for option in _FILES if settings.where("DEFAULT", option)]
     if not written and not any(path.exists() for path in defaults.values()):
-        words = (
-            "a TCP port needs mutual TLS, and there are no certificates; remove this line (the frontend of this host "
-            f"uses {layout.path(SOCKET)}), or, for a frontend elsewhere, run: appliance certificates"
+        settings.error(
+            "DEFAULT",
+            "grpc_port",
+            "a TCP port needs mutual TLS, and there are no certificates; remove this line (the "
+            f"frontend of this host uses {layout.path(SOCKET)}), or, for a frontend on another "
+            "host, run: appliance certificates",
         )
-        settings.error("DEFAULT", "grpc_port", words)
         return None
     files = {
         option: settings.file("DEFAULT", option, default=path) or path

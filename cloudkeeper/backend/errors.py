@@ -1,7 +1,7 @@
-"""Failures of a call, with the word of the protocol that tells them.
+"""Failures of a call, and the status of the protocol that reports each.
 
 ApplianceError
-└── Failed      says its word itself; all others get theirs from `status_of`
+└── Failed      carries its own status; `status_of` finds that of all others
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ _BY_CODE = {
 
 
 class Failed(ApplianceError):
-    """A call that came to nothing."""
+    """A call that failed, with the status that the frontend receives."""
 
     def __init__(
         self, subject: object, cause: str, remedy: str = "", *, status: CallStatus
     ) -> None:
         super().__init__(subject, cause, remedy)
-        self.outcome = status
+        # Not ``status``: that is the exit status of every ApplianceError.
+        self.call_status = status
 
 
 def status_of(error: ApplianceError) -> CallStatus:
-    """Return the word of the protocol for a failure."""
+    """Return the status of the protocol for a failure."""
     match error:
         case Failed():
-            return error.outcome
+            return error.call_status
         case glance.Refusal():
             return _BY_CODE.get(error.code, CallStatus.RESOURCE_RETRIEVAL)
         case AccessDenied():

@@ -1,12 +1,12 @@
-"""Our images in one project: what there is, and the changes that keep at least one good version at every moment.
+"""Our images in one project, and the changes that keep a good version of each at every moment.
 
     create (STAGING, hidden, all properties) ─ upload ─ verify ─ activate ─ retire the older version
 
-A process may die between any two steps. Until the activation the older version is untouched and the
-new one is an orphan that names its maker; after it there are two versions, of which the newer one
-counts. `ProjectImages.repair` tells these cases apart at the beginning of the next run, and marks as ours
-what a backend of 0.9.x left. Retiring is deleting or, when something uses the image, hiding it;
-`ProjectImages.sweep` tries again at the end of each run.
+The process may be killed between any two steps. Before the activation, the older version is
+untouched and the new one is an orphan that names its maker. After it there are two versions, of
+which the newer one counts. `ProjectImages.repair` resolves both cases at the beginning of the next
+run, and adopts the images of a backend of 0.9.x. Retiring means to delete an image or, while
+something uses it, to hide it; `ProjectImages.sweep` retries the deletion at the end of each run.
 """
 
 from __future__ import annotations
@@ -35,28 +35,33 @@ from cloudkeeper.wire.status import CallStatus
 logger = logging.getLogger(__name__)
 
 _ABANDONED = timedelta(hours=24)
-"""When an incomplete image of another backend counts as left behind."""
+"""Age at which an incomplete image of another backend is an orphan: its upload may be running."""
 _IN_USE = (glance.FORBIDDEN, glance.CONFLICT)
-"""Answers to a deletion: protected, or used by a server or a copy (stores such as Ceph)."""
+"""Answers to a deletion: the image is protected, or used by a server or a copy (Ceph, for one)."""
 
 
 @dataclass(slots=True)
 class ProjectImages:
-    """The images of one project. ``name`` is what the administrator calls the project."""
+    """The images of one project.
+
+    ``name`` is the project's name, for messages. ``directory`` is the only place of image files.
+    Calls from several threads share the records; `Ownership.claim` keeps two of them from one
+    appliance.
+    """
 
     name: str
     project_id: str
     glance: Glance
-    installation: Ownership
+    ownership: Ownership
     tally: RunTally
     visibility: str
     directory: Path
-    """Where files of images must be."""
     _records: dict[str, ImageRecord] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self) -> None:
-        """List the project's images, once a run."""
+        """List the project's images; done once a run."""
+        # Glance lists either the hidden images or the others, never both.
         listed = [
             image
             for hidden in (False, True)
@@ -69,25 +74,29 @@ class ProjectImages:
         )
 
     def _recognised(self, image: Image) -> ImageRecord | None:
-        """Return an image as a record of ours; report one that makes no sense, and skip it."""
+        """Return the record of an image that is ours; report and skip one that is unreadable."""
         try:
             record = properties.recognise(image, owner=self.project_id)
-            if record:
+            if record:  # both raise for an image that later steps could not handle
                 messages.to_message(properties.read(record))
-                record.created  # noqa: B018  raises when the time is none
+                record.created  # noqa: B018
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            words = f"its properties make no sense: {type(error).__name__}: {error}"
-            remedy = "correct or delete it; it is left alone"
-            name = f"project {self.name}: image {image.get('id')}"
-            self.tally.fail(Failed(name, words, remedy, status=CallStatus.RESOURCE_RETRIEVAL))
+            self.tally.fail(
+                Failed(
+                    f"project {self.name}: image {image.get('id')}",
+                    f"its properties are invalid: {type(error).__name__}: {error}",
+                    "correct or delete it; until then it is ignored",
+                    status=CallStatus.RESOURCE_RETRIEVAL,
+                )
+            )
             return None
         return record
 
     def repair(self) -> None:
-        """Mend what killed runs left."""
-        kept = self.installation.uploads
+        """Repair what killed runs left, and adopt images of 0.9.x."""
+        kept = self.ownership.uploads
         for record in left_behind(
-            self._all(), installation=self.installation.id, kept=kept, now=clock.now()
+            self._all(), backend_id=self.ownership.id, kept=kept, now=clock.now()
         ):
             self._attempt(self._collect, record)
         for record in outdated(self._all()):
@@ -95,24 +104,27 @@ class ProjectImages:
             self._attempt(self._retire, record)
         for key, records in by_key(self._all()).items():
             ours = certain(records)
-            if [record for record in ours if not record.installation]:
+            unmarked = [record.id for record in records if not record.backend_id]
+            if ours and not ours[0].backend_id:
                 self._attempt(self._adopt, ours[0])
-            elif strangers := [record.id for record in records if not record.installation]:
-                self._tell_of_strangers(key, strangers, is_known=bool(ours))
+            elif unmarked:
+                self._report_copies(key, unmarked, is_known=bool(ours))
 
     def offered(self) -> list[ImageRecord]:
-        """Return what servers can be started from: the newest version of each appliance."""
+        """Return the newest version of each appliance, if its data are complete."""
         newest = [in_order(certain(records))[:1] for records in by_key(self._all()).values()]
         return [record for found in newest for record in found if record.has_data]
 
     def offer(self, appliance: Appliance, *, is_wanted: Callable[[], bool]) -> None:
-        """Make an appliance with these data the one that is offered; data that are there already are not moved.
+        """Offer an appliance with its data; data that the image has already are not sent again.
 
-        :raises ApplianceError: nothing has changed
+        Raises:
+            ApplianceError: the appliance could not be added; an older version stays offered.
+
         """
-        assert appliance.data is not None  # noqa: S101  the caller has looked
+        assert appliance.data is not None  # noqa: S101  the caller has checked it
         key = properties.key_of(appliance)
-        with self.installation.claim((self.project_id, key)):
+        with self.ownership.claim((self.project_id, key)):
             older = self._versions(key)
             if older and _has_these_data(older[0], appliance.data):
                 self._describe(older.pop(0), appliance)
@@ -123,34 +135,36 @@ class ProjectImages:
                 self._attempt(self._retire, record)
 
     def describe(self, appliance: Appliance) -> None:
-        """Change what is told of an appliance; its data stay.
+        """Replace the metadata of an appliance; its data stay.
 
-        :raises Failed: it is not offered
+        Raises:
+            Failed: the appliance is not offered.
+
         """
         key = properties.key_of(appliance)
-        with self.installation.claim((self.project_id, key)):
+        with self.ownership.claim((self.project_id, key)):
             found = self._versions(key)
             if not found:
                 raise Failed(
-                    key, f"not in project {self.name}", status=CallStatus.APPLIANCE_NOT_FOUND
+                    key, f"is not in project {self.name}", status=CallStatus.APPLIANCE_NOT_FOUND
                 )
             self._describe(found[0], appliance)
 
     def withdraw(self, key: ApplianceKey) -> None:
-        """Offer an appliance no longer; one that is not offered is no failure."""
-        with self.installation.claim((self.project_id, key)):
+        """Remove an appliance; nothing happens if it is not offered."""
+        with self.ownership.claim((self.project_id, key)):
             for record in self._versions(key):
                 self._retire(record)
                 self.tally.count("removed")
                 logger.info("project %s: removed %s, image %s", self.name, key, record.id)
 
     def keys(self, list_id: ListId) -> list[ApplianceKey]:
-        """Return the appliances of a list."""
+        """Return the keys of a list's appliances that are offered, complete or not."""
         found = (record.key for record in self._all() if record.state is State.ACTIVE)
         return list(dict.fromkeys(key for key in found if key.list_id == list_id))
 
     def sweep(self) -> None:
-        """Delete what could not be deleted earlier. What still is in use is counted, and no failure."""
+        """Delete retired images; one that is still in use is counted, but is not a failure."""
         for record in [record for record in self._all() if record.state is State.EOL]:
             try:
                 self._delete(record)
@@ -171,17 +185,18 @@ class ProjectImages:
         is_wanted: Callable[[], bool],
     ) -> None:
         started = clock.now()
+        # The file is opened first: a frontend's mistake leaves no record in Glance.
         with (
             open_image(data, directory=self.directory, is_wanted=is_wanted) as file,
-            self.installation.upload() as image_id,
+            self.ownership.upload() as image_id,
         ):
             try:
-                self.glance.create(self._blank(appliance, image_id, data))
+                self.glance.create(self._new_record(appliance, image_id, data))
                 image = self._fill(image_id, file)
                 self.glance.change(
                     image_id, properties.activation(image, visibility=self.visibility)
                 )
-            except BaseException:
+            except BaseException:  # also when the program is interrupted
                 self._abandon(image_id)
                 raise
         self._keep(image_id)
@@ -196,7 +211,7 @@ class ProjectImages:
             seconds,
         )
 
-    def _blank(self, appliance: Appliance, image_id: str, data: ImageData) -> Image:
+    def _new_record(self, appliance: Appliance, image_id: str, data: ImageData) -> Image:
         return {
             "id": image_id,
             "visibility": "private",
@@ -205,30 +220,30 @@ class ProjectImages:
             "disk_format": data.format.value,
             **properties.standard(appliance),
             **properties.describe(appliance),
-            **properties.mark(self.installation.id, image_id),
+            **properties.mark(self.ownership.id, image_id),
             properties.STATUS: State.STAGING.value,
         }
 
     def _fill(self, image_id: str, file: ImageFile) -> Image:
-        """Upload, and compare what Glance says that it has with what was sent."""
+        """Upload the file, and compare Glance's size and checksum with what was sent."""
         failure = None
         try:
             self.glance.upload(image_id, file)
-        except Unavailable as error:  # perhaps only the answer was lost, and the request that was repeated is refused
+        except Unavailable as error:
+            # Glance may have stored the data and only its answer was lost; it refuses the retry.
             failure = error
         image = self.glance.get(image_id)
         if failure and image.get("status") != "active":
             raise failure
-        algorithm, told = (
-            image.get("os_hash_algo") or "md5",
-            image.get("os_hash_value") or image.get("checksum"),
-        )
-        ours = file.sha512 if algorithm == "sha512" and file.sha512 else file.digest(algorithm)
-        if image.get("status") != "active" or image.get("size") != len(file) or told != ours:
+        # Glance before Rocky has an MD5 checksum only.
+        algorithm = image.get("os_hash_algo") or "md5"
+        stored = image.get("os_hash_value") or image.get("checksum")
+        sent = (algorithm == "sha512" and file.sha512) or file.digest(algorithm)
+        if image.get("status") != "active" or image.get("size") != len(file) or stored != sent:
+            found = f"{image.get('status')}, {image.get('size')} bytes, {algorithm} {stored!s:.16}…"
             raise Failed(
                 f"image {image_id}",
-                f"Glance has it as {image.get('status')}, {image.get('size')} bytes, {algorithm} {str(told)[:16]}…,"
-                f" after {len(file)} bytes with {ours[:16]}… were sent; not offered",
+                f"not offered: {len(file)} bytes with {sent:.16}… were sent, Glance has {found}",
                 status=CallStatus.RESOURCE_STATE,
             )
         return image
@@ -238,16 +253,21 @@ class ProjectImages:
             self.glance.delete(image_id)
         except ApplianceError as error:
             logger.warning(
-                "project %s: image %s stays until the next run: %s", self.name, image_id, error
+                "project %s: incomplete image %s stays until the next run: %s",
+                self.name,
+                image_id,
+                error,
             )
 
     def _describe(self, record: ImageRecord, appliance: Appliance) -> None:
-        patch = properties.difference(record, appliance, installation=self.installation.id)
+        patch = properties.difference(record, appliance, backend_id=self.ownership.id)
         if patch:
             self.glance.change(record.id, patch)
             self._keep(record.id)
             self.tally.count("metadata_changed")
-            logger.info("project %s: %s described anew, image %s", self.name, record.key, record.id)
+            logger.info(
+                "project %s: updated the metadata of %s, image %s", self.name, record.key, record.id
+            )
 
     def _retire(self, record: ImageRecord) -> None:
         try:
@@ -256,7 +276,7 @@ class ProjectImages:
             if error.code not in _IN_USE:
                 raise
             logger.warning(
-                "project %s: image %s hidden, not deleted: %s", self.name, record.id, error.cause
+                "project %s: image %s is hidden, not deleted: %s", self.name, record.id, error.cause
             )
             self.glance.change(record.id, properties.retirement())
             self._keep(record.id)
@@ -267,25 +287,22 @@ class ProjectImages:
         if now and now.state is State.STAGING:
             self._delete(now)
             self.tally.count("orphans_collected")
-            logger.warning(
-                "project %s: image %s was left incomplete; deleted", self.name, record.id
-            )
+            logger.warning("project %s: image %s was incomplete; deleted", self.name, record.id)
 
     def _adopt(self, record: ImageRecord) -> None:
-        """Mark an image of 0.9.x as ours, before a user copies it and nobody can tell the two apart."""
-        self.glance.change(record.id, properties.adoption(self.installation.id, record.id))
+        """Mark an image of 0.9.x as ours; without a mark, it looks like any copy of it."""
+        self.glance.change(record.id, properties.adoption(self.ownership.id, record.id))
         self._keep(record.id)
-        logger.info(
-            "project %s: image %s, made by cloudkeeper-os 0.9, is ours now", self.name, record.id
-        )
+        logger.info("project %s: adopted image %s of cloudkeeper-os 0.9", self.name, record.id)
 
-    def _tell_of_strangers(self, key: ApplianceKey, images: list[str], *, is_known: bool) -> None:
-        told = f"project {self.name}: {', '.join(sorted(images))} without mark of a backend, and called {key}"
+    def _report_copies(self, key: ApplianceKey, images: list[str], *, is_known: bool) -> None:
+        where = f"project {self.name}: {', '.join(sorted(images))}"
         if is_known:
-            logger.warning("%s: copies, which stay as they are", told)
+            logger.warning("%s: copies of %s, which stay as they are", where, key)
         else:
             self.tally.fail(
-                f"{told}: all but one are copies, so none is taken for it; delete what nobody needs"
+                f"{where}: all claim to be {key}, none has the mark of a backend, and all but one "
+                "are copies, so none is used; delete those that nobody needs"
             )
 
     def _delete(self, record: ImageRecord) -> None:
@@ -294,7 +311,7 @@ class ProjectImages:
             self._records.pop(record.id, None)
 
     def _keep(self, image_id: str) -> ImageRecord | None:
-        """Know an image as it is now, if it is ours."""
+        """Read an image again and keep its record, if it is ours."""
         record = properties.recognise(self.glance.get(image_id), owner=self.project_id)
         with self._lock:
             self._records.pop(image_id, None)
@@ -303,17 +320,20 @@ class ProjectImages:
         return record
 
     def _attempt(self, change: Callable[[ImageRecord], None], record: ImageRecord) -> None:
-        """Change something beside the call's purpose: a failure is noted, and the next run tries again."""
+        """Make a change that is not the purpose of the call.
+
+        A failure is recorded, and the next run retries.
+        """
         try:
             change(record)
         except Refusal as error:
-            if error.code != glance.NOT_FOUND:  # else somebody was faster
+            if error.code != glance.NOT_FOUND:  # deleted by somebody else meanwhile
                 self.tally.fail(error)
         except ApplianceError as error:
             self.tally.fail(error)
 
     def _versions(self, key: ApplianceKey) -> list[ImageRecord]:
-        """Return what is offered of an appliance, the newest first."""
+        """Return the versions of an appliance that are offered, the newest first."""
         return in_order(certain(by_key(self._all()).get(key, [])))
 
     def _all(self) -> list[ImageRecord]:
@@ -322,29 +342,32 @@ class ProjectImages:
 
 
 def left_behind(
-    records: Iterable[ImageRecord], *, installation: str, kept: frozenset[str], now: datetime
+    records: Iterable[ImageRecord], *, backend_id: str, kept: frozenset[str], now: datetime
 ) -> list[ImageRecord]:
-    """Return the images that nobody will complete.
+    """Return the incomplete images that no upload will complete.
 
-    Those are images of this backend that it is not making (``kept``), and old ones of others.
+    Those are images of this backend that it is not uploading (``kept``), and old ones of others.
     """
     return [
         record
         for record in records
         if record.state is State.STAGING
         and record.id not in kept
-        and (record.installation == installation or now - record.created > _ABANDONED)
+        and (record.backend_id == backend_id or now - record.created > _ABANDONED)
     ]
 
 
 def outdated(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
-    """Yield all versions of appliances but the newest one. Only marked images are judged: others may be copies."""
-    for versions in by_key(record for record in records if record.installation).values():
+    """Yield all versions of each appliance but the newest.
+
+    Images without a mark are left out: they may be copies that users have made.
+    """
+    for versions in by_key(record for record in records if record.backend_id).values():
         yield from in_order(versions)[1:]
 
 
 def by_key(records: Iterable[ImageRecord]) -> dict[ApplianceKey, list[ImageRecord]]:
-    """Return the images that are offered, by the appliance that they are."""
+    """Return the images that are offered, by appliance."""
     found: dict[ApplianceKey, list[ImageRecord]] = {}
     for record in records:
         if record.state is State.ACTIVE:
@@ -353,19 +376,19 @@ def by_key(records: Iterable[ImageRecord]) -> dict[ApplianceKey, list[ImageRecor
 
 
 def in_order(versions: Iterable[ImageRecord]) -> list[ImageRecord]:
-    """Return versions of one appliance, the one that counts first."""
+    """Sort versions of one appliance: complete data first, then the newest."""
     return sorted(
         versions, key=lambda record: (record.has_data, record.created, record.id), reverse=True
     )
 
 
 def certain(versions: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Of versions of one appliance return those that are certainly ours: the marked ones or, without any, a single one.
+    """Return the versions of one appliance that are certainly ours.
 
-    0.9.x keeps one version. Of several without a mark, all but one are copies that users have made
-    by way of a volume.
+    Those are the marked ones or, if none is marked, a single one: 0.9.x keeps one version, so of
+    several without a mark all but one are copies that users have made, through a volume.
     """
-    marked = [record for record in versions if record.installation]
+    marked = [record for record in versions if record.backend_id]
     return marked or (list(versions) if len(versions) == 1 else [])
 
 

@@ -1,7 +1,8 @@
-"""Mutual TLS on the backend's TCP port: a frontend must hold a certificate of the right authority and of one name.
+"""Mutual TLS on the backend's TCP port.
 
-The authority is the installation's own as a rule, and it signs the backend's certificate too: the
-name is what tells a frontend from other holders of its certificates.
+A frontend must hold a certificate of the configured authority that is issued for one name. Usually
+that authority is the installation's own, which also signs the backend's certificate; therefore the
+authority alone does not distinguish the frontend from other holders of its certificates.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ _REMEDY = "renew the files with: appliance certificates"
 
 
 def credentials(tls: MutualTLS) -> grpc.ServerCredentials:
-    """Return credentials that take up renewed files at the next connection, without a restart.
+    """Return credentials that use renewed files from the next connection on, without a restart.
 
-    :raises LocalFailure: a file cannot be read, or certificate and key are no pair
+    Raises:
+        LocalFailure: a file cannot be read, or certificate and key do not belong together.
+
     """
     last = _read(tls)
 
@@ -32,7 +35,8 @@ def credentials(tls: MutualTLS) -> grpc.ServerCredentials:
         nonlocal last
         try:
             found = _read(tls)
-        except LocalFailure as error:  # half-written as a rule: the next connection looks again
+        except LocalFailure as error:
+            # Usually the files are being replaced; the next connection reads them again.
             logger.warning("%s", error)
             return None
         if found == last:
@@ -40,14 +44,14 @@ def credentials(tls: MutualTLS) -> grpc.ServerCredentials:
         last = found
         return _configuration(found)
 
-    fetch: Any = renewed  # gRPC takes None for "as before", its type stubs do not know
+    fetch: Any = renewed  # None means "no change" to gRPC, which its type stubs do not allow
     return grpc.dynamic_ssl_server_credentials(
         _configuration(last), fetch, require_client_authentication=True
     )
 
 
 def _read(tls: MutualTLS) -> tuple[bytes, bytes, bytes]:
-    """Return key, certificate and authority; they fit each other."""
+    """Return key, certificate and authority, checked: gRPC accepts any bytes and fails later."""
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.certificate, tls.key)
@@ -58,8 +62,10 @@ def _read(tls: MutualTLS) -> tuple[bytes, bytes, bytes]:
             tls.frontend_authority.read_bytes(),
         )
     except ssl.SSLError as error:
-        cause = f"no certificate with its key {tls.key} and authority {tls.frontend_authority}, in PEM: {error.reason}"
-        raise LocalFailure(tls.certificate, cause, _REMEDY) from error
+        files = f"with its key {tls.key} and authority {tls.frontend_authority}"
+        raise LocalFailure(
+            tls.certificate, f"cannot be used {files}: {error.reason}", _REMEDY
+        ) from error
     except OSError as error:
         raise LocalFailure.from_os(error, subject=error.filename or tls.certificate) from error
 
@@ -70,7 +76,10 @@ def _configuration(read: tuple[bytes, bytes, bytes]) -> grpc.ServerCertificateCo
 
 
 class OnlyFrontend(grpc.ServerInterceptor):
-    """Refuse each call over TLS whose caller does not prove the name; calls over the unix socket pass."""
+    """Refuses every call over TLS whose caller's certificate is not issued for a name.
+
+    Calls over the unix socket pass: the modes of its directory have admitted the caller.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -78,10 +87,11 @@ class OnlyFrontend(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: Any
     ) -> Any:
-        """Return the method's handler with the check before it (the protocol has no client streams)."""
+        """Return the handler of a method with the check before it."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
+        # The protocol has no streams from the client, so there are two kinds of methods only.
         if handler.response_streaming:
             return handler._replace(unary_stream=self._checked(handler.unary_stream))
         return handler._replace(unary_unary=self._checked(handler.unary_unary))
@@ -96,8 +106,11 @@ class OnlyFrontend(grpc.ServerInterceptor):
     def _require_name(self, context: grpc.ServicerContext) -> None:
         if context.peer().startswith("unix:"):
             return
-        proven: Any = context.auth_context()  # by name: lists of bytes
-        names = proven.get("x509_subject_alternative_name") or proven.get("x509_common_name") or ()
+        verified: Any = context.auth_context()  # lists of bytes by the name of the property
+        # The common name counts only where there is no alternative name (RFC 6125, 6.4.4).
+        names = (
+            verified.get("x509_subject_alternative_name") or verified.get("x509_common_name") or ()
+        )
         if self._name.encode() not in names:
             shown = ", ".join(name.decode(errors="replace") for name in names) or "no name"
             logger.warning(

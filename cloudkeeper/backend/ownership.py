@@ -1,8 +1,8 @@
-"""What outlives a run: the backend's own id, and what its calls are doing right now.
+"""Which images are this backend's own, and which of them its calls are working on.
 
-The id stands in every image that this backend makes. An image that is not complete and carries it
-was left by a killed call, unless a living one is working on it; one with another id may belong to a
-living backend elsewhere.
+A backend has an id, kept in its state directory, and writes it into every image that it makes. An
+incomplete image with this id was left by a killed call, unless a call of this process is still
+uploading it. An incomplete image with another id may belong to a backend that runs elsewhere.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from cloudkeeper.wire.status import CallStatus
 logger = logging.getLogger(__name__)
 
 _LONGEST = 1000
+"""Bytes to read of the id's file; a UUID has 36."""
 
 
 class Ownership:
-    """One backend with its state directory; safe for use by several threads."""
+    """The id of one backend and the work of its calls; safe for use by several threads.
+
+    ``state`` is the backend's state directory.
+    """
 
     def __init__(self, state: Path) -> None:
         self.id = _persistent_id(state / "id")
@@ -34,13 +38,15 @@ class Ownership:
 
     @property
     def uploads(self) -> frozenset[str]:
-        """Ids of the images that are being made."""
+        """Ids of the images that calls are uploading."""
         with self._lock:
             return frozenset(self._uploads)
 
     @contextlib.contextmanager
     def upload(self) -> Iterator[str]:
-        """Give the id of a new image, which is known as being made until the block ends."""
+        """Yield the id for a new image, which is among `uploads` until the block ends."""
+        # Glance accepts an id from the client. Chosen here, it is known before the record exists,
+        # so a run that begins meanwhile never takes the record for an orphan.
         image_id = str(uuid.uuid4())
         with self._lock:
             self._uploads.add(image_id)
@@ -52,9 +58,11 @@ class Ownership:
 
     @contextlib.contextmanager
     def claim(self, subject: Hashable) -> Iterator[None]:
-        """Work on something alone.
+        """Keep other calls away from a subject during the block.
 
-        :raises Failed: another call is working on it
+        Raises:
+            Failed: another call is working on it.
+
         """
         with self._lock:
             if subject in self._claims:
@@ -70,14 +78,19 @@ class Ownership:
 
 
 def _persistent_id(path: Path) -> str:
+    """Return the id in a file; write a new one if there is none that can be used."""
     try:
         return str(uuid.UUID(files.read_regular(path, limit=_LONGEST).decode("ascii").strip()))
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) else "holds no id"
-        more = "made anew; incomplete images of the old one are deleted after a day"
-        logger.warning("%s: %s: %s", path, words, more)
+        logger.warning(
+            "%s: %s: %s",
+            path,
+            words,
+            "replaced by a new one; incomplete images of the old one are deleted after a day",
+        )
     made = str(uuid.uuid4())
     files.make_directory(path.parent)
     files.write_atomic(path, f"{made}\n".encode())

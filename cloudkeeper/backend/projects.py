@@ -1,4 +1,4 @@
-"""From a VO to its project: by id or name, in the domain that the mapping or the configuration names."""
+"""The project of a VO: found by id or name, in the domain that mapping or configuration names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from cloudkeeper.wire.status import CallStatus
 def resolve(
     cloud: Cloud, wanted: Mapping[str, MappingEntry]
 ) -> dict[str, tuple[Project, Scope] | ApplianceError]:
-    """Return for each VO its project and the door to it, or why there is none.
+    """Return for each VO its project with a session for it, or why there is none.
 
-    :raises ApplianceError: Keystone does not let the account in, or does not answer
+    Raises:
+        ApplianceError: Keystone rejects the account, or does not answer.
+
     """
     try:
         known = identity.projects(cloud)
@@ -40,8 +42,8 @@ def _find(cloud: Cloud, known: list[Project], entry: MappingEntry) -> tuple[Proj
     by_id = [candidate for candidate in candidates if candidate[0].id == entry.project]
     domain = entry.domain or cloud.access.project_domain_name
     in_domain = [candidate for candidate in candidates if domain.lower() in _domain(*candidate)]
-    # A domain that the mapping names must be right; the configured one only decides between
-    # several.
+    # A domain in the mapping must match; project_domain_name of the configuration, which has a
+    # default, only decides between several projects of one name.
     chosen = by_id or in_domain or ([] if entry.domain else candidates)
     if len(chosen) == 1:
         return chosen[0]
@@ -52,17 +54,18 @@ def _find(cloud: Cloud, known: list[Project], entry: MappingEntry) -> tuple[Proj
         raise Failed(
             subject,
             f"{cloud.host} shows the account {account!r} no project {entry.project}{where}",
-            f"correct the mapping, or: {cloud.access.grant(f'--project {entry.project}')}",
+            f"correct the mapping, or run: {cloud.access.grant(f'--project {entry.project}')}",
             status=CallStatus.RESOURCE_NOT_FOUND,
         )
     ids = " or ".join(project.id for project, _ in chosen)
     raise Failed(
         subject,
-        f"{len(chosen)} projects are called {entry.project}",
-        f"write the id into the mapping: {ids}",
+        f"{len(chosen)} projects have the name {entry.project}",
+        f"use one of the ids in the mapping: {ids}",
         status=CallStatus.RESOURCE_NOT_FOUND,
     )
 
 
 def _domain(project: Project, scope: Scope) -> tuple[str, str]:
+    """Return id and name of a project's domain; Keystone compares both without case."""
     return project.domain_id.lower(), (scope.project_domain_name or "").lower()

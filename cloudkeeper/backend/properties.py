@@ -1,16 +1,16 @@
-"""How an appliance is written down at an image in Glance, and read from there.
+"""How an appliance is described by the properties of an image in Glance.
 
-The names are those of cloudkeeper-os 0.9.x, so that its images are ours and ours are its:
-``APPLIANCE_*`` for every field, ``APPLIANCE_ATTRIBUTES`` with the attributes as JSON,
+The names are those of cloudkeeper-os 0.9.x, so that each of the two manages the images of the
+other: ``APPLIANCE_*`` for every field, ``APPLIANCE_ATTRIBUTES`` with the attributes as JSON, and
 ``vmcatcher_event_*`` for the information system. Releases since 2019 write each attribute as a
-property of its own instead; that is read, too.
+property of its own instead; those are read, too.
 
-An image is believed to be ours when all of this holds: the project owns it, it has the properties
-that name list, appliance and state, and it is no copy. Nova hands the properties of an image on to
-snapshots of its servers, and Cinder to images of its volumes, so a user's copy looks like ours.
-Therefore ``APPLIANCE_BACKEND`` names the image's own id, which is wrong in every copy. Images that
-0.9.x made lack it, and get it when they are seen first; until then, what Nova adds to a snapshot
-tells, and there being only one.
+An image is ours only when the project owns it, when its properties name list, appliance and state,
+and when it is not a copy. Nova copies the properties of an image to the snapshots of its servers,
+and Cinder to the images of its volumes, so a copy that a user makes looks like ours. Therefore
+``APPLIANCE_BACKEND`` holds the id of the image itself, which is wrong in every copy. Images made by
+0.9.x lack it and get it when they are first seen. Until then, the properties that Nova adds to a
+snapshot reveal a copy, and so does a second image of the same appliance.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ from cloudkeeper.model import Appliance, ApplianceId, ListId
 _PREFIX = "APPLIANCE_"
 STATUS = _PREFIX + "STATUS"
 MARK = _PREFIX + "BACKEND"
-"""The id of the backend's installation that made the record, a blank, the image's own id."""
+"""The id of the backend that made the image, a space, and the id of the image itself."""
 _ATTRIBUTES = _PREFIX + "ATTRIBUTES"
 _SPLIT = ("ad:", "dc:", "hv:", "sl:")
 _SNAPSHOT = ("base_image_ref", "instance_uuid", "block_device_mapping")
+"""Properties that Nova adds to the image of a server."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIB = 2**20
 _GIB = 2**30
 _MAX_NAME = 255
 _MAX_VALUE = 65_000
-"""Bytes. Glance keeps values in a column of 65 535."""
+"""Bytes; the column of Glance's database holds 65 535."""
 _MAX_MIN_RAM = 2**31 - 1
+"""MiB; the column is a signed integer of 32 bits."""
 _ARCHITECTURES = {
     "x86_64": "x86_64",
     "amd64": "x86_64",
@@ -48,22 +50,26 @@ _ARCHITECTURES = {
     "i686": "i686",
     "aarch64": "aarch64",
 }
+"""Words of image lists, and Nova's for the same (``hw_architecture``).
+
+Nova starts no server from an image whose architecture it does not know.
+"""
 _SYSTEMS = {"linux": "linux", "windows": "windows"}
 
 
 class State(enum.StrEnum):
-    """``APPLIANCE_STATUS``: where an image is on its way. 0.9.x knows the last two."""
+    """Value of ``APPLIANCE_STATUS``; 0.9.x knows the last two."""
 
     STAGING = "STAGING"
-    """Not yet complete and verified; hidden."""
+    """Incomplete or not yet verified; hidden."""
     ACTIVE = "ACTIVE"
     """Offered."""
     EOL = "EOL"
-    """Replaced or removed, but not deleted yet, because something uses it; hidden."""
+    """Replaced or removed, but still in use and so not deleted; hidden."""
 
 
 class ApplianceKey(NamedTuple):
-    """What makes two images versions of the same appliance."""
+    """The key of an appliance: images that share it are versions of the same appliance."""
 
     vo: str
     list_id: ListId
@@ -75,36 +81,36 @@ class ApplianceKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """An image of ours."""
+    """An image of ours in Glance."""
 
     id: str
     key: ApplianceKey
     state: State
     image: Image
-    installation: str
-    """The backend that made it; empty for a backend of 0.9.x."""
+    backend_id: str
+    """Id of the backend that made it; empty if that was 0.9.x."""
 
     @property
     def created(self) -> datetime:
-        """When the record was made."""
+        """Time at which Glance created the record."""
         return datetime.fromisoformat(self.image["created_at"])
 
     @property
     def has_data(self) -> bool:
-        """Whether servers can be started from it, or could if an administrator had not deactivated it."""
+        """Whether the data are complete, even if an administrator has deactivated the image."""
         return self.image.get("status") in ("active", "deactivated")
 
 
 def recognise(image: Image, *, owner: str) -> ImageRecord | None:
-    """Return an image as a record of ours; None when it is somebody else's."""
+    """Return the record of an image; None when the image is not ours."""
     if (
         image.get("owner") != owner
         or image.get("image_type") == "snapshot"
         or any(map(image.get, _SNAPSHOT))
     ):
         return None
-    installation, _, marked = str(image.get(MARK) or "").partition(" ")
-    if installation and marked != image["id"]:
+    backend_id, _, marked = str(image.get(MARK) or "").partition(" ")
+    if backend_id and marked != image["id"]:
         return None
     vo, list_id, identifier = (
         str(image.get(_PREFIX + name) or "") for name in ("VO", "IMAGE_LIST_ID", "ID")
@@ -113,24 +119,28 @@ def recognise(image: Image, *, owner: str) -> ImageRecord | None:
     state = str(image.get(STATUS))
     if state not in State.__members__ or not key.list_id or not key.identifier:
         return None
-    return ImageRecord(str(image["id"]), key, State(state), image, installation)
+    return ImageRecord(str(image["id"]), key, State(state), image, backend_id)
 
 
 def key_of(appliance: Appliance) -> ApplianceKey:
-    """Return an appliance's key.
+    """Return the key of an appliance.
 
-    :raises ApplianceError: the frontend left out a part of it
+    Raises:
+        ApplianceError: the frontend left out a part of the key.
+
     """
     key = ApplianceKey(appliance.vo, appliance.list_id, appliance.identifier)
     if not all(key):
-        raise ApplianceError(key, "the frontend told no VO, no list or no identifier")
+        raise ApplianceError(key, "the frontend sent no VO, no list or no identifier")
     return key
 
 
 def describe(appliance: Appliance) -> dict[str, str]:
-    """Return the properties of an appliance's image, the state not among them.
+    """Return the properties of an appliance's image, without `STATUS` and `MARK`.
 
-    :raises ApplianceError: a value is longer than Glance can keep
+    Raises:
+        ApplianceError: a value is longer than Glance can store.
+
     """
     fields = {
         "ID": appliance.identifier,
@@ -148,27 +158,32 @@ def describe(appliance: Appliance) -> dict[str, str]:
         "EXPIRATION_DATE": str(_seconds(appliance.expires)),
         "ATTRIBUTES": json.dumps(dict(appliance.attributes), sort_keys=True),
     }
-    told = {_PREFIX + name: _storable(value) for name, value in fields.items()}
-    told["vmcatcher_event_ad_mpuri"] = _storable(appliance.mpuri)
-    told["vmcatcher_event_dc_description"] = _storable(appliance.description)
-    told["vmcatcher_event_dc_identifier"] = _storable(appliance.identifier)
-    told |= _for_nova(appliance)
-    for name, value in told.items():
+    described = {_PREFIX + name: _storable(value) for name, value in fields.items()}
+    described["vmcatcher_event_ad_mpuri"] = _storable(appliance.mpuri)
+    described["vmcatcher_event_dc_description"] = _storable(appliance.description)
+    described["vmcatcher_event_dc_identifier"] = _storable(appliance.identifier)
+    described |= _for_nova(appliance)
+    for name, value in described.items():
         if len(value.encode()) > _MAX_VALUE:
             raise ApplianceError(
-                key_of(appliance), f"{name} is longer than the {_MAX_VALUE} bytes that Glance keeps"
+                key_of(appliance),
+                f"{name} is longer than the {_MAX_VALUE} bytes that Glance can store",
             )
-    return told
+    return described
 
 
 def standard(appliance: Appliance) -> dict[str, str | int]:
-    """Return what Glance itself keeps of an appliance: name and least memory (MiB)."""
+    """Return Glance's own fields of an appliance's image: name and minimum memory in MiB."""
     name = _storable(appliance.title or appliance.identifier)[:_MAX_NAME]
-    return {"name": name, "min_ram": min(-(-max(appliance.ram, 0) // _MIB), _MAX_MIN_RAM)}
+    return {"name": name, "min_ram": min(_rounded_up(appliance.ram, _MIB), _MAX_MIN_RAM)}
 
 
 def read(record: ImageRecord) -> Appliance:
-    """Return the appliance that a record describes, without data; figures that are none count as 0."""
+    """Return the appliance that a record describes, without data.
+
+    A number that users have made unreadable counts as 0, one too large for the protocol as the
+    largest that it has: int32 for cores, int64 for all others.
+    """
 
     def text(name: str) -> str:
         return str(record.image.get(_PREFIX + name) or "")
@@ -197,32 +212,32 @@ def read(record: ImageRecord) -> Appliance:
     )
 
 
-def mark(installation: str, image_id: str) -> dict[str, str]:
-    """Return the property that tells an image of this installation from copies of it."""
-    return {MARK: f"{installation} {image_id}"}
+def mark(backend_id: str, image_id: str) -> dict[str, str]:
+    """Return the property that distinguishes an image of this backend from copies of it."""
+    return {MARK: f"{backend_id} {image_id}"}
 
 
-def adoption(installation: str, image_id: str) -> list[dict[str, object]]:
-    """Return the patch that marks an image as one of this installation."""
-    return [_operation("add", name, value) for name, value in mark(installation, image_id).items()]
+def adoption(backend_id: str, image_id: str) -> list[dict[str, object]]:
+    """Return the patch that marks an image as one of this backend."""
+    return [_operation("add", name, value) for name, value in mark(backend_id, image_id).items()]
 
 
 def difference(
-    record: ImageRecord, appliance: Appliance, *, installation: str
+    record: ImageRecord, appliance: Appliance, *, backend_id: str
 ) -> list[dict[str, object]]:
-    """Return the patch that makes a record describe an appliance; an empty one when it does already.
+    """Return the patch that makes a record describe an appliance; it is empty if nothing differs.
 
-    Properties that others have set stay; of ours, those that the appliance has no longer go. An
-    image of another backend becomes one of this installation.
+    Properties that others have set stay. Of ours, those that the appliance no longer has are
+    removed. An image of another backend becomes one of this backend.
     """
     image, patch = record.image, []
     for name, value in standard(appliance).items():
         if image.get(name) != value:
             patch.append(_operation("replace", name, value))
-    wanted = describe(appliance) | mark(installation, record.id)
-    for name, told in wanted.items():
-        if image.get(name) != told:
-            patch.append(_operation("add", name, told))
+    wanted = describe(appliance) | mark(backend_id, record.id)
+    for name, text in wanted.items():
+        if image.get(name) != text:
+            patch.append(_operation("add", name, text))
     kept = wanted.keys() | {STATUS}
     ours = [name for name in sorted(image) if name.startswith((_PREFIX, *_SPLIT))]
     patch += [_operation("remove", name) for name in ours if name not in kept]
@@ -230,8 +245,8 @@ def difference(
 
 
 def activation(image: Image, *, visibility: str) -> list[dict[str, object]]:
-    """Return the patch that turns a complete, verified image into the one that is offered."""
-    disk = -(-int(image.get("virtual_size") or 0) // _GIB)
+    """Return the patch that offers a complete, verified image to users."""
+    disk = _rounded_up(int(image.get("virtual_size") or 0), _GIB)
     return [
         _operation("replace", "visibility", visibility),
         _operation("replace", "os_hidden", value=False),
@@ -241,7 +256,7 @@ def activation(image: Image, *, visibility: str) -> list[dict[str, object]]:
 
 
 def retirement() -> list[dict[str, object]]:
-    """Return the patch that takes an image away from users as long as it cannot be deleted."""
+    """Return the patch that hides an image from users until it can be deleted."""
     return [
         _operation("replace", "visibility", "private"),
         _operation("replace", "os_hidden", value=True),
@@ -255,32 +270,36 @@ def _operation(kind: str, name: str, value: object = None) -> dict[str, object]:
 
 
 def _for_nova(appliance: Appliance) -> dict[str, str]:
-    """Return the properties by which schedulers and users choose, where the list's words are ones that Nova knows."""
-    told = appliance.attributes
+    """Return the properties that schedulers and users select by, for words that Nova knows."""
+    attributes = appliance.attributes
     found = {
         "architecture": _ARCHITECTURES.get(appliance.architecture.lower(), ""),
-        "os_type": _SYSTEMS.get(told.get("sl:os", "").lower(), ""),
-        "os_distro": told.get("sl:osname", "").lower(),
-        "os_version": told.get("sl:osversion", ""),
+        "os_type": _SYSTEMS.get(attributes.get("sl:os", "").lower(), ""),
+        "os_distro": attributes.get("sl:osname", "").lower(),
+        "os_version": attributes.get("sl:osversion", ""),
     }
     return {name: _storable(value)[:_MAX_NAME] for name, value in found.items() if value}
 
 
 def _attributes(image: Image) -> Mapping[str, str]:
+    """Return the attributes in either form; JSON that users have made unreadable holds none."""
     blob = image.get(_ATTRIBUTES)
     if blob:
         try:
-            told = json.loads(blob)
+            found = json.loads(blob)
         except ValueError:
-            told = None
-        return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+            found = None
+        return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
     return {name: str(value) for name, value in image.items() if name.startswith(_SPLIT)}
 
 
 def _storable(text: str) -> str:
-    """Replace the characters that Glance rejects: MySQL's older utf8 keeps the basic plane only."""
-    last = "\uffff"
-    return "".join("\N{REPLACEMENT CHARACTER}" if each > last else each for each in text)
+    """Replace the characters that Glance rejects: MySQL's older utf8 has only the basic plane."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if each > "\uffff" else each for each in text)
+
+
+def _rounded_up(amount: int, unit: int) -> int:
+    return -(-max(amount, 0) // unit)
 
 
 def _seconds(moment: datetime | None) -> int:

@@ -1,4 +1,9 @@
-"""One run of a frontend, from PreAction to PostAction: the projects, what they hold, and what has been done."""
+"""One run of a frontend, from PreAction to PostAction.
+
+A run reads the images of all projects once, at its beginning, and repairs what killed runs left.
+From then on every change goes through the run, which keeps its records up to date, its figures,
+and the limit of its removals. Its record is written at the end, however the run ends.
+"""
 
 from __future__ import annotations
 
@@ -23,83 +28,99 @@ logger = logging.getLogger(__name__)
 
 
 class Run:
-    """The stores of all projects as they were when the run began, kept up to date by its changes.
+    """The images of all projects as they were when the run began, updated by its changes.
 
-    A project that cannot be reached costs the VO's own images, and nobody else's. With ``is_look``
-    nothing is mended and no record is written: it is only for looking.
+    A project that cannot be reached affects the images of its VOs only. A run that is
+    ``is_read_only`` repairs nothing and writes no record: it serves a frontend that only asks.
 
-    :raises ApplianceError: no project at all can be reached
+    Raises:
+        ApplianceError: no project can be reached.
+
     """
 
     def __init__(
         self,
-        configuration: BackendSettings,
-        installation: Ownership,
+        settings: BackendSettings,
+        ownership: Ownership,
         *,
         allowance: int = 0,
-        is_look: bool = False,
+        is_read_only: bool = False,
     ) -> None:
-        self._configuration = configuration
-        self._installation = installation
-        self._is_look = is_look
+        self._settings = settings
+        self._ownership = ownership
+        self._is_read_only = is_read_only
         self.tally = RunTally(allowance=allowance)
-        self._stores: dict[str, ProjectImages | ApplianceError] = {}
+        self._by_vo: dict[str, ProjectImages | ApplianceError] = {}
         try:
             self._open()
         except ApplianceError as error:
             self.tally.fail(error)
-            if not is_look:
+            if not is_read_only:
                 self.close(ExitStatus.NOTHING)
             raise
         except Exception as error:
             self.tally.fail(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
-            if not is_look:
+            if not is_read_only:
                 self.close(ExitStatus.BUG)
             raise
 
-    def store(self, vo: str) -> ProjectImages:
-        """Return the store of a VO.
+    def images(self, vo: str) -> ProjectImages:
+        """Return the images in the project of a VO.
 
-        :raises ApplianceError: there is none
+        Raises:
+            ApplianceError: the VO has no project, or the project cannot be reached.
+
         """
-        found = self._stores.get(vo)
+        found = self._by_vo.get(vo)
         if found is None:
-            remedy = f"add it to {self._configuration.mapping}, if its images are wanted"
-            raise Failed(f"VO {vo}", "is mapped to no project", remedy, status=CallStatus.ERROR)
+            raise Failed(
+                f"VO {vo}",
+                "is mapped to no project",
+                f"to accept its images, add it to {self._settings.mapping}",
+                status=CallStatus.ERROR,
+            )
         if isinstance(found, ApplianceError):
             raise found
         return found
 
-    def stores(self) -> Iterator[ProjectImages]:
-        """Yield all stores that can be reached, each once."""
+    def projects(self) -> Iterator[ProjectImages]:
+        """Yield the images of every project that can be reached, once each."""
         seen = set()
-        for store in self._stores.values():
-            if isinstance(store, ProjectImages) and store.project_id not in seen:
-                seen.add(store.project_id)
-                yield store
+        for images in self._by_vo.values():
+            if isinstance(images, ProjectImages) and images.project_id not in seen:
+                seen.add(images.project_id)
+                yield images
 
     def offered(self) -> Iterator[ImageRecord]:
-        """Yield what is offered of each VO in its own project; what lies in another one helps none of its users."""
-        for store in self.stores():
+        """Yield the images that are offered to each VO in the VO's own project.
+
+        An image in another project helps no user of the VO, so the frontend must add it again.
+        """
+        for images in self.projects():
             yield from (
-                record for record in store.offered() if self._stores.get(record.key.vo) is store
+                record for record in images.offered() if self._by_vo.get(record.key.vo) is images
             )
 
     def withdraw(self, list_id: ListId, wanted: ApplianceKey | None = None) -> None:
-        """Offer nothing of a list any longer, wherever it is; or only one of its appliances.
+        """Remove the images of a list from all projects, or only one of its appliances.
 
-        :raises ApplianceError: that would be too much, or some of it was not possible
+        Raises:
+            ApplianceError: the run would remove too many images, or some could not be removed.
+
         """
-        stores = [self.store(wanted.vo)] if wanted else self.stores()
+        searched = [self.images(wanted.vo)] if wanted else self.projects()
         found = [
-            (store, key) for store in stores for key in store.keys(list_id) if wanted in (None, key)
+            (images, key)
+            for images in searched
+            for key in images.keys(list_id)
+            if wanted in (None, key)
         ]
         self.tally.allow_removal(list_id, len(found))
         failures: list[ApplianceError] = []
-        for store, key in found:
+        for images, key in found:
             try:
-                store.withdraw(key)
-            except ApplianceError as error:  # the others go nevertheless
+                images.withdraw(key)
+            except ApplianceError as error:  # the others are removed nevertheless
                 failures.append(error)
         for failure in failures[1:]:
             self.tally.fail(failure)
@@ -107,80 +128,82 @@ class Run:
             raise failures[0]
 
     def finish(self) -> None:
-        """Tidy up and write the record."""
-        for store in self.stores():
+        """Clean up and write the record."""
+        for images in self.projects():
             try:
-                store.sweep()
-            except Exception as error:  # what one project brings about must not cost the others
-                logger.exception("project %s", store.name)
-                self._note_nonsense(store.name, error)
-            self.tally.count("images", len(store.offered()))
+                images.sweep()
+            except Exception as error:  # one project must not affect the others
+                logger.exception("project %s", images.name)
+                self._note_nonsense(images.name, error)
+            self.tally.count("images", len(images.offered()))
         self.close()
 
     def abandon(self, reason: str) -> None:
-        """Write the record of a run that nobody has ended."""
+        """Write the record of a run that the frontend has not ended."""
         self.tally.fail(reason)
         self.close()
 
     def _note_nonsense(self, name: str, error: Exception) -> Failed:
-        words = f"an answer of the cloud is not understood: {type(error).__name__}: {error}"
-        failure = Failed(f"project {name}", words, status=CallStatus.RESOURCE_RETRIEVAL)
+        failure = Failed(
+            f"project {name}",
+            f"cannot read an answer of the cloud: {type(error).__name__}: {error}",
+            status=CallStatus.RESOURCE_RETRIEVAL,
+        )
         self.tally.fail(failure)
         return failure
 
     def close(self, status: ExitStatus | None = None) -> None:
-        """Write the record of the run; ``status`` is by what has been noted, if it is not given."""
-        self.tally.close(self._configuration.runs, status=status)
+        """Write the record of the run; without ``status``, the run's failures decide it."""
+        self.tally.close(self._settings.runs, status=status)
 
     def _open(self) -> None:
-        cloud = Cloud(self._configuration.access)
+        cloud = Cloud(self._settings.access)
         by_project: dict[str, ProjectImages | ApplianceError] = {}
-        for vo, found in projects.resolve(cloud, self._configuration.projects).items():
+        for vo, found in projects.resolve(cloud, self._settings.projects).items():
             if isinstance(found, ApplianceError):
-                self._stores[vo] = found
+                self._by_vo[vo] = found
                 self.tally.fail(found)
                 continue
             project, scope = found
-            if project.id not in by_project:
+            if project.id not in by_project:  # several VOs may share a project
                 by_project[project.id] = self._load(project, scope)
-            self._stores[vo] = by_project[project.id]
-        self._tell_of_misplaced()
-        failures = [found for found in self._stores.values() if isinstance(found, ApplianceError)]
-        if len(failures) == len(self._stores):
+            self._by_vo[vo] = by_project[project.id]
+        self._report_misplaced()
+        failures = [found for found in self._by_vo.values() if isinstance(found, ApplianceError)]
+        if len(failures) == len(self._by_vo):
             raise Unavailable(
-                cloud.host, f"no project of {len(failures)} can be used; the first: {failures[0]}"
+                cloud.host,
+                f"none of the {len(failures)} projects can be used; the first: {failures[0]}",
             )
 
-    def _tell_of_misplaced(self) -> None:
-        for store in self.stores():
-            for vo in sorted({record.key.vo for record in store.offered()}):
-                if self._stores.get(vo) is not store:
-                    where = (
-                        f"project {store.name}: has images of VO {vo}, which is not mapped to it"
-                    )
+    def _report_misplaced(self) -> None:
+        for images in self.projects():
+            for vo in sorted({record.key.vo for record in images.offered()}):
+                if self._by_vo.get(vo) is not images:
                     self.tally.fail(
-                        f"{where}: they stay as they are; delete them, or correct the mapping"
+                        f"project {images.name}: has images of VO {vo}, which is not mapped to it: "
+                        "they stay as they are; delete them, or correct the mapping"
                     )
 
     def _load(self, project: Project, scope: Scope) -> ProjectImages | ApplianceError:
-        store = ProjectImages(
+        images = ProjectImages(
             name=project.name,
             project_id=project.id,
             glance=Glance(scope),
-            installation=self._installation,
+            ownership=self._ownership,
             tally=self.tally,
-            visibility=self._configuration.visibility,
-            directory=self._configuration.image_directory,
+            visibility=self._settings.visibility,
+            directory=self._settings.image_directory,
         )
         try:
-            store.load()
-            if not self._is_look:
-                store.repair()
+            images.load()
+            if not self._is_read_only:
+                images.repair()
         except ApplianceError as error:
             self.tally.fail(error)
             return error
-        except Exception as error:  # what one project brings about must not cost the others
+        except Exception as error:  # one project must not affect the others
             logger.exception("project %s", project.name)
             return self._note_nonsense(project.name, error)
-        self.tally.expect(record.key.list_id for record in store.offered())
-        return store
+        self.tally.expect(record.key.list_id for record in images.offered())
+        return images

@@ -1,4 +1,7 @@
-"""The server: listens on a socket or a port, drains at the first SIGTERM, ends at once at the second."""
+"""The gRPC server: it listens on a socket, a port or both until SIGTERM.
+
+The first signal lets running calls finish; a second one ends them at once.
+"""
 
 from __future__ import annotations
 
@@ -24,37 +27,40 @@ logger = logging.getLogger(__name__)
 
 _THREADS = 8
 _QUEUE = 64
+"""Calls, running ones included; gRPC refuses more, which bounds the memory."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _DRAIN = timedelta(seconds=60)
-"""What calls get to end by themselves; an upload that is cut off then is repaired by the next run."""
+"""Time for running calls to end; the next run repairs an upload that is cut off."""
+_REMEDY = "stop the program that has it, or set grpc_socket, or listen_address and grpc_port"
 
 
 def serve(servicer: Servicer, listening: Listening) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    :raises LocalFailure: the socket or the address cannot be had
+    Raises:
+        LocalFailure: the socket or the port cannot be listened on.
+
     """
     with _signals_held(), ThreadPoolExecutor(_THREADS) as pool, contextlib.ExitStack() as stack:
         if listening.socket:
             stack.enter_context(unix_socket.held(listening.socket))
         server = _server(pool, listening)
-        pb_grpc.add_CommunicatorServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_CommunicatorServicer_to_server(  # type: ignore[no-untyped-call]
+            servicer, server
+        )
         _listen(server, listening)
         server.start()
         logger.info("listening on %s", listening)
         _notify("READY=1")
         signal.sigwait(_SIGNALS)
         _notify("STOPPING=1")
-        logger.info(
-            "stopping: waiting at most %d s for the calls that are under way",
-            _DRAIN.total_seconds(),
-        )
+        logger.info("stopping: waiting up to %d s for running calls", _DRAIN.total_seconds())
         ended = server.stop(_DRAIN.total_seconds())
         while not ended.wait(0.1):
             if signal.sigtimedwait(_SIGNALS, 0):
                 servicer.stopping.set()
                 server.stop(0)
-        servicer.stopping.set()  # whatever still runs after the grace period
+        servicer.stopping.set()  # gRPC does not stop the threads of calls that it has given up
 
 
 def _server(pool: ThreadPoolExecutor, listening: Listening) -> grpc.Server:
@@ -62,7 +68,7 @@ def _server(pool: ThreadPoolExecutor, listening: Listening) -> grpc.Server:
     return grpc.server(
         pool,
         interceptors=[mutual_tls.OnlyFrontend(tls.frontend_name)] if tls else None,
-        # Without SO_REUSEPORT a second server fails, instead of getting half of the calls.
+        # With SO_REUSEPORT, a second server would get half of the calls instead of an error.
         options=[("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=_QUEUE,
     )
@@ -84,11 +90,8 @@ def _listen(server: grpc.Server, listening: Listening) -> None:
         raise LocalFailure(where, "cannot be listened on", _REMEDY) from error
 
 
-_REMEDY = "stop the program that has it, or set grpc_socket, or listen_address and grpc_port"
-
-
 def _check_free(port: Port) -> None:
-    """Report a taken port in one line; gRPC would log a page."""
+    """Refuse a port that is in use with one line; gRPC would log a page."""
     try:
         hosts.check_free(port.address, port.number)
     except OSError as error:
@@ -98,22 +101,22 @@ def _check_free(port: Port) -> None:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Keep the signals from this thread and those that it starts, to be waited for.
+    """Block the signals in this thread and those that it starts, so that `serve` can wait for them.
 
-    The kernel may hand a signal to any thread that takes it, and Python's handler then runs when
-    the main thread wakes up, which, waiting for the very signal, it would not.
+    The kernel delivers a signal to any thread that has not blocked it. Python's handler then runs
+    when the main thread wakes up, which it does not while it waits for that very signal.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
         while signal.sigtimedwait(_SIGNALS, 0):
-            pass  # one more than were needed: the run ends in good order all the same
+            pass  # a pending signal would kill the process before its clean end
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _notify(state: str) -> None:
-    """Tell systemd, if it started us (sd_notify(3))."""
+    """Send a state to systemd, if it started this process (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -121,4 +124,5 @@ def _notify(state: str) -> None:
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client,
         contextlib.suppress(OSError),
     ):
+        # A leading @ stands for the NUL of an abstract socket.
         client.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,8 +1,8 @@
-"""cloudkeeper-os.conf as cloudkeeper-os 0.9.x reads it, and the file that maps VOs to projects, checked as a whole.
+"""cloudkeeper-os.conf as cloudkeeper-os 0.9.x reads it, and the file that maps VOs to projects.
 
-Options of our own: ``image_dir``, ``region_name`` and those of `cloudkeeper.backend.endpoint`; in
+Our own options are ``image_dir``, ``region_name`` and those of `cloudkeeper.backend.endpoint`; in
 ``[keystone_authtoken]`` ``cafile``, ``auth_type`` and the options of its plugin. TLS is always
-verified: 0.9.x never did, and had no option for it.
+verified: 0.9.x never verified it, and had no option for it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from cloudkeeper.backend import endpoint
 from cloudkeeper.backend.endpoint import Listening
+from cloudkeeper.ignored import IGNORED
 
 FILES = ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf")
-"""Where the file is: in the container and of the newest releases, and where the manual says."""
-_MAPPINGS = ("/etc/cloudkeeper-os/mapping.json", "/etc/cloudkeeper-os/voms.json", "/etc/voms.json")
+"""Paths of the file: in the container and the newest releases; in the manual."""
+MAPPINGS = ("/etc/cloudkeeper-os/mapping.json", "/etc/cloudkeeper-os/voms.json", "/etc/voms.json")
 _IMAGES = "/var/spool/cloudkeeper/images"
 _STATE = "/var/lib/fedcloud/cloudkeeper-os"
 _SECTION = "keystone_authtoken"
@@ -34,7 +35,7 @@ _DEFAULTS = {"username": "cloudkeeper", "user_domain_name": "default"}
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """What the backend needs to know."""
+    """The settings of the backend."""
 
     access: Access
     projects: Mapping[str, vo.MappingEntry]
@@ -52,9 +53,13 @@ class BackendSettings:
 
 
 def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> BackendSettings:
-    """Read a file, or the one of the layout; ``overrides`` are options of ``[DEFAULT]`` from the command line.
+    """Read a file, or the default one of the layout.
 
-    :raises ConfigurationError: with all that is wrong in it and in the mapping
+    ``overrides`` are options of ``[DEFAULT]`` from the command line.
+
+    Raises:
+        ConfigurationError: the file or the mapping is wrong; it holds all problems.
+
     """
     path = path or _default_file(layout)
     read = document.read([path], oslo.parse)
@@ -63,7 +68,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         interpolate=oslo.interpolate,
         overrides={("DEFAULT", name): text for name, text in overrides.items()},
     )
-    settings.accept("DEFAULT", (*oslo.LOG_OPTIONS, "tempdir"))
+    settings.accept("DEFAULT", IGNORED["cloudkeeper-os.conf"])
     oslo.warn_of_ignored(settings)
     mapping, projects, problems = _projects(settings, layout)
     values = {
@@ -107,7 +112,7 @@ def _default_file(layout: Layout) -> Path:
         and not found[0].samefile(found[1])
     ):
         raise ConfigurationError(
-            [Problem(found[0], 0, "", f"exists, and {found[1]} too; keep one of them")]
+            [Problem(found[0], 0, "", f"there is {found[1]}, too; remove one of them")]
         )
     return (found or candidates[-1:])[0]
 
@@ -120,13 +125,13 @@ def _access(settings: Settings, read: document.Document) -> Access:
     defaults = _DEFAULTS if auth_type in ("v3password", "password") else {}
     options = access.read_options(settings, _SECTION, auth_type, defaults=defaults)
     if options.get("user_domain_name") == "default" and "user_domain_id" not in options:
-        # What 0.9.x has for its default is the first domain's id. As a name, only MySQL takes it
-        # for "Default".
+        # 0.9.x calls the default domain by its id, "default". Its name is "Default", and only
+        # MySQL compares names without case.
         options["user_domain_id"] = options.pop("user_domain_name")
     access.warn_of_open_files(settings, read, _SECTION, auth_type)
     if settings.boolean(_SECTION, "insecure", default=False):
         remedy = place.trust_remedy("set cafile to their authority")
-        settings.error(_SECTION, "insecure", f"true: endpoints are always verified; {remedy}")
+        settings.error(_SECTION, "insecure", f"true: TLS is always verified; {remedy}")
     ca_file = settings.file(_SECTION, "cafile")
     return Access(
         auth_type=auth_type,
@@ -151,11 +156,11 @@ def _access(settings: Settings, read: document.Document) -> Access:
 def _projects(
     settings: Settings, layout: Layout
 ) -> tuple[Path, Mapping[str, vo.MappingEntry], Sequence[Problem]]:
-    usual = [layout.path(name) for name in _MAPPINGS]
+    usual = [layout.path(name) for name in MAPPINGS]
     path = settings.path(
         "DEFAULT", "mapping_file", default=(document.first_existing(usual) or usual)[0]
     )
-    if not path.is_absolute():
+    if not path.is_absolute():  # Settings has reported it
         return path, {}, ()
     try:
         mapping = vo.read_mapping(path)
@@ -163,11 +168,14 @@ def _projects(
         return path, {}, error.problems
     problems = list(mapping.warnings)
     if not mapping.entries:
-        problems.append(Problem(path, 0, "", "maps no VO; no image would go anywhere"))
+        problems.append(
+            Problem(path, 0, "", "maps no VO, so no image could be added; add your VOs")
+        )
     found: dict[str, vo.MappingEntry] = {}
     for entry in mapping.entries:
         if entry.vo in found:
-            text = f"has the projects {found[entry.vo].project} and {entry.project}; keep the one that gets its images"
+            both = f"{found[entry.vo].project} and {entry.project}"
+            text = f"is mapped to two projects, {both}; keep the one for its images"
             problems.append(Problem(path, 0, entry.vo, text))
         found[entry.vo] = entry
     return path, found, problems

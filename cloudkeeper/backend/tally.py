@@ -1,4 +1,4 @@
-"""What a run has done so far, for its record and for the guard against removing too much."""
+"""The figures of a run, for its record and for the limit of its removals."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from cloudkeeper.wire.status import CallStatus
 
 PROGRAM = "cloudkeeper-os"
 _ALWAYS = 3
+"""Removals of a list that every run may do: half of a small list would be none or one."""
 logger = logging.getLogger(__name__)
 
 
 class RunTally:
     """Figures and failures of one run; safe for use by several threads.
 
-    Of a list's images no more than three, or half of those that there were when the run began, may
-    be removed in one run; ``allowance`` is a greater number that an administrator has given.
+    A run may remove three images of a list, or half of those that were there when it began,
+    whichever is more. ``allowance`` is a higher number that an administrator has confirmed.
     """
 
     def __init__(self, *, allowance: int = 0) -> None:
@@ -39,35 +40,42 @@ class RunTally:
             self._record.add(name, amount)
 
     def fail(self, failure: object) -> None:
-        """Note something that was left undone."""
+        """Record and log something that was not done."""
         logger.error("%s", failure)
         with self._lock:
             self._record.fail(str(failure))
 
     def expect(self, lists: Iterable[ListId]) -> None:
-        """Note the images that there are when the run begins, by the list of each."""
+        """Count the images that are there when the run begins, by the list of each."""
         with self._lock:
             self._at_start.update(lists)
 
     def allow_removal(self, list_id: ListId, number: int) -> None:
-        """Take note that images of a list are going to be removed.
+        """Count images of a list before they are removed.
 
-        :raises Failed: that would be too many
+        The frontend has the same limit. The backend checks again, because a frontend that is not
+        ours, or a compromised one, has none.
+
+        Raises:
+            Failed: the run would remove too many.
+
         """
         with self._lock:
             there = self._at_start[list_id]
+            # Removals add up over the calls of a run, so many small ones do not pass the limit.
             wanted = self._removed[list_id] + number
             if wanted > max(_ALWAYS, there // 2, self._allowance):
+                limit = f"more than half, and more than {_ALWAYS}"
                 raise Failed(
                     f"image list {list_id}",
-                    f"{wanted} of its {there} images would be gone: more than half, and more than {_ALWAYS}",
-                    f"if that is meant: cloudkeeper sync --allow-remove {wanted}",
+                    f"{wanted} of its {there} images would be removed: {limit}",
+                    f"to confirm that, run: cloudkeeper sync --allow-remove {wanted}",
                     status=CallStatus.RESOURCE_STATE,
                 )
             self._removed[list_id] = wanted
 
     def close(self, directory: Path, *, status: ExitStatus | None = None) -> None:
-        """Write the run's record."""
+        """Write the record of the run; without ``status``, the failures decide it."""
         with self._lock:
             found = ExitStatus.PARTLY if self._record.failures else ExitStatus.DONE
             self._record.close(found if status is None else status, directory)

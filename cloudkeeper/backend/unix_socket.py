@@ -1,4 +1,7 @@
-"""A unix socket's path, held by one server: gRPC itself would replace the socket of a server that is at work."""
+"""The path of a unix socket, held by one server at a time.
+
+gRPC would silently replace the socket of a server that is running.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,20 @@ from appliance.core.run import lock
 from appliance.core.run.errors import Busy, LocalFailure
 
 _MODE = 0o600
-"""The backend and its frontend run under one account."""
+"""Backend and frontend run under one account."""
 _DIRECTORY_MODE = 0o700
 _SECONDS = 2.0
+"""Limit of the connection attempt that shows whether another server is running."""
 _REMEDY = "stop the program that serves it, or set another grpc_socket"
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the path for the block: remove what a killed server left there, and at the end what this one leaves.
+    """Hold the path during the block; remove the socket of a killed server first, ours at the end.
 
-    :raises LocalFailure: another server is at work there, or the directory cannot be used
+    Raises:
+        LocalFailure: another server is running there, or the directory cannot be used.
+
     """
     with _translated(path):
         files.make_directory(path.parent, mode=_DIRECTORY_MODE)
@@ -35,15 +41,19 @@ def held(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # gRPC has removed it, unless the start failed half-way
+            # gRPC has removed the socket, unless the server failed while it started.
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def bind(path: Path, add_port: Callable[[str], int]) -> None:
-    """Have gRPC make the socket, with this account as the only one that may connect, from the first moment on.
+    """Let gRPC create the socket, with a mode that admits this account only.
 
-    :raises RuntimeError: gRPC's, when it cannot listen there
+    The umask sets the mode: with chmod, others could connect before it.
+
+    Raises:
+        RuntimeError: gRPC cannot listen there.
+
     """
     mask = os.umask(0o777 & ~_MODE)
     try:
@@ -67,18 +77,22 @@ def _locked(path: Path) -> Iterator[None]:
             with _translated(path):
                 stack.enter_context(lock.hold(path.with_name(f"{path.name}.lock")))
         except Busy as error:
-            cause = f"cannot be listened on: another cloudkeeper-os serves it, {error.cause}"
-            raise LocalFailure(path, cause, _REMEDY) from None
+            raise LocalFailure(
+                path,
+                f"cannot be listened on: another cloudkeeper-os serves it, {error.cause}",
+                _REMEDY,
+            ) from None
         yield
 
 
 def _check_directory(path: Path) -> None:
-    """Refuse a directory where others could put a socket of theirs, for the frontend to talk to."""
+    """Refuse a directory where others could place a socket for the frontend to connect to."""
     status = path.stat()
     if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
-        cause = "others can write to it, and could answer the frontend in place of the backend"
         raise LocalFailure(
-            path, cause, f"chown it to the account of the backend, and chmod {_DIRECTORY_MODE:o}"
+            path,
+            "others can write to it, and could answer the frontend in place of the backend",
+            f"chown it to the backend's account, and chmod it to {_DIRECTORY_MODE:o}",
         )
 
 
@@ -88,12 +102,12 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise LocalFailure(path, "is no socket", "remove it, or set another grpc_socket")
+        raise LocalFailure(path, "is not a socket", "remove it, or set another grpc_socket")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_SECONDS)
         try:
             probe.connect(str(path))
-        except ConnectionRefusedError:  # nobody has it open: its server was killed
+        except ConnectionRefusedError:  # no process has it open: its server was killed
             path.unlink()
             return
         except OSError as error:

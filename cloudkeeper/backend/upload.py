@@ -1,7 +1,7 @@
-"""The file that a frontend names, as far as it is to be believed: below the image directory, and what it claims to be.
+"""The image file that a frontend names, checked before and while Glance receives it.
 
-The path comes from another program. The file is opened first and judged afterwards by its
-descriptor, so that nothing can be exchanged in between.
+The path comes from another program. The file is opened first and checked through its descriptor, so
+that nobody can exchange it between the check and the upload.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.model import Format, ImageData, TransferMode
+from cloudkeeper.model import ImageData, TransferMode
 from cloudkeeper.wire.status import CallStatus
 
 _BLOCK = 2**20
@@ -23,10 +23,11 @@ _ALGORITHMS = {128: "sha512", 64: "sha256"}
 
 
 class ImageFile:
-    """Image data in an open file, to be sent once or, if the cloud loses a connection, again from the beginning.
+    """Image data in an open file; every iteration sends them from the beginning.
 
-    The last block is held back until all bytes have been read and their checksum is the right one:
-    without it, Glance keeps nothing. ``is_wanted`` is asked before each block.
+    The last block is sent only after all bytes have been read and their checksum is right: Glance
+    discards an upload that is shorter than its Content-Length. ``is_wanted`` is asked before each
+    block.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class ImageFile:
         self._size = size
         self._is_wanted = is_wanted
         self.sha512 = ""
-        """Of the bytes that were sent, once they all have been."""
+        """Of the bytes that were sent; empty until all have been."""
 
     def __len__(self) -> int:
         return self._size
@@ -51,32 +52,30 @@ class ImageFile:
                 sha512.update(block)
             if is_last and digest.hexdigest() != wanted:
                 found = digest.hexdigest()[:16]
-                raise self._failed(
-                    f"its {digest.name} is {found}…, not {wanted[:16]}… as told; nothing was stored"
-                )
+                cause = f"its {digest.name} is {found}…, but the frontend sent {wanted[:16]}…"
+                raise self._failed(f"{cause}; nothing was stored")
             yield block
         self.sha512 = (digest if digest.name == sha512.name else sha512).hexdigest()
 
     def digest(self, algorithm: str) -> str:
-        """Return the digest of the file by the algorithm that a cloud prefers."""
+        """Return the digest of the file by the algorithm that the cloud's Glance uses."""
         digest = hashlib.new(algorithm)
         for block, _ in self._blocks():
             digest.update(block)
         return digest.hexdigest()
 
     def _blocks(self) -> Iterator[tuple[bytes, bool]]:
+        """Yield the blocks of the file, each with whether it is the last."""
         at = 0
         while at < self._size:
             if not self._is_wanted():
-                raise self._failed(
-                    "the frontend has gone or the backend is stopping; nothing was stored"
-                )
+                raise self._failed("the frontend or the backend is stopping; nothing was stored")
             try:
+                # With an offset of its own: a retry or `digest` does not move a shared position.
                 block = os.pread(self._descriptor, min(_BLOCK, self._size - at), at)
             except OSError as error:
-                raise self._failed(
-                    f"cannot be read: {(error.strerror or str(error)).lower()}"
-                ) from error
+                words = (error.strerror or str(error)).lower()
+                raise self._failed(f"cannot be read: {words}") from error
             if not block:
                 raise self._failed(f"has become shorter than its {self._size} bytes")
             at += len(block)
@@ -90,10 +89,12 @@ class ImageFile:
 def open_image(
     data: ImageData, *, directory: Path, is_wanted: Callable[[], bool]
 ) -> Iterator[ImageFile]:
-    """Open the file of an appliance.
+    """Open the image file of an appliance.
 
-    :raises Failed: it is not a regular file below ``directory``, not of the told size, or cannot be
-    read
+    Raises:
+        Failed: it is not a regular file below ``directory``, has another size than ``data`` states,
+            or cannot be read.
+
     """
 
     def failed(cause: str, remedy: str = "") -> Failed:
@@ -101,30 +102,38 @@ def open_image(
 
     if data.mode is not TransferMode.LOCAL:
         raise failed(
-            "images over HTTP are not taken", "set remote-mode to false in cloudkeeper.yml"
+            "images over HTTP are not supported", "in cloudkeeper.yml, set remote-mode: false"
         )
-    if data.format is Format.OVA:
-        raise failed("an OVA is no disk", "set formats to qcow2, raw or vmdk in cloudkeeper.yml")
+    if not data.format.is_disk:
+        cause = f"{data.format} is an archive, not a disk format"
+        raise failed(cause, "in cloudkeeper.yml, set formats to disk formats, such as qcow2")
     if len(data.checksum) not in _ALGORITHMS:
-        raise failed("comes without SHA-512 or SHA-256, so it cannot be verified")
-    beyond = failed(f"is not below the image directory {directory}", "correct image_dir, if it is")
+        raise failed("has no SHA-512 or SHA-256, so it cannot be verified")
+    outside = failed(
+        f"is not below the image directory {directory}",
+        "set image_dir to the image-dir of the frontend",
+    )
     try:
+        # Before it is opened: opening a device can have effects.
         if not Path(os.path.realpath(data.location)).is_relative_to(directory.resolve()):
-            raise beyond  # before it is opened: opening a device may have effects
+            raise outside
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         descriptor = os.open(data.location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise failed(
-            f"cannot be opened: {cause.lower()}", "is the image directory the frontend's?"
+            f"cannot be opened: {cause.lower()}",
+            "check that frontend and backend share the image directory",
         ) from error
     try:
+        # Again after it is opened: a link may have been exchanged in between.
         if not Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(directory.resolve()):
-            raise beyond
+            raise outside
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise failed("is not a regular file")
         if not status.st_size or (data.size and status.st_size != data.size):
-            raise failed(f"has {status.st_size} bytes, not {data.size} as told")
+            raise failed(f"has {status.st_size} bytes, but the frontend sent {data.size}")
         yield ImageFile(descriptor, data, size=status.st_size, is_wanted=is_wanted)
     finally:
         os.close(descriptor)

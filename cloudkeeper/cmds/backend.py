@@ -1,4 +1,4 @@
-"""``cloudkeeper-os``: keeps the images of VOs in Glance, as a frontend requests over gRPC."""
+"""``cloudkeeper-os``: manages the images of VOs in Glance, as a frontend requests over gRPC."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(PROGRAM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's own flags."""
+    """Add the flags of this program."""
     files = " or ".join(settings.FILES)
     parser.add_argument(
         *cli.flags("config-file"),
@@ -29,26 +29,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"configuration file (default: {files})",
     )
-    words = f"unix socket to listen on, beside a port (default without one: {endpoint.SOCKET})"
+    words = f"unix socket to listen on (default: {endpoint.SOCKET}; none with a port)"
     parser.add_argument(*cli.flags("grpc-socket"), metavar="PATH", help=words)
     words = "TCP port to listen on, with mutual TLS (default: none)"
     parser.add_argument(*cli.flags("grpc-port"), metavar="PORT", help=words)
-    words = "IP address of the port, or a host name that has one (default: 127.0.0.1)"
+    words = "IP address of the port, or a host name to look up (default: 127.0.0.1)"
     parser.add_argument(*cli.flags("listen-address"), metavar="ADDRESS", help=words)
-    parser.add_argument(
-        *cli.flags("mapping-file"), metavar="PATH", help="file that maps VOs to projects"
-    )
+    words = f"JSON file that maps VOs to projects (default: {' or '.join(settings.MAPPINGS)})"
+    parser.add_argument(*cli.flags("mapping-file"), metavar="PATH", help=words)
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Serve until SIGTERM, or only check the configuration."""
+    """Serve until SIGTERM, or only check the configured."""
     if arguments.check_config:
-        return _report(_configured(arguments))
+        return _report(_settings(arguments))
     with failure_recorded(PROGRAM, cli.layout(arguments).runs):
         return _serve(arguments)
 
 
-def _configured(arguments: argparse.Namespace) -> BackendSettings:
+def _settings(arguments: argparse.Namespace) -> BackendSettings:
     given = {name: value for name in _OVERRIDES if (value := getattr(arguments, name))}
     if arguments.listen_address:
         given["listen_address"] = _address(arguments.listen_address)
@@ -56,30 +55,30 @@ def _configured(arguments: argparse.Namespace) -> BackendSettings:
 
 
 def _serve(arguments: argparse.Namespace) -> ExitStatus:
-    configuration = _configured(arguments)
+    configured = _settings(arguments)
     log.configure(
-        level=logging.DEBUG if arguments.debug or configuration.is_debug else logging.INFO,
-        file=configuration.log_file,
-        console=configuration.log_file is None,
+        level=logging.DEBUG if arguments.debug or configured.is_debug else logging.INFO,
+        file=configured.log_file,
+        console=configured.log_file is None,
         as_json=arguments.log_json,
     )
-    for problem in configuration.warnings:
+    for problem in configured.warnings:
         logger.warning("%s", problem)
     from cloudkeeper.backend import server  # noqa: PLC0415  loads gRPC
     from cloudkeeper.backend.calls import Servicer  # noqa: PLC0415  loads the OpenStack clients
     from cloudkeeper.backend.ownership import Ownership  # noqa: PLC0415
 
-    with lock.hold(configuration.state / "lock"):
-        servicer = Servicer(configuration, Ownership(configuration.state))
+    with lock.hold(configured.state / "lock"):
+        servicer = Servicer(configured, Ownership(configured.state))
         try:
-            server.serve(servicer, configuration.listening)
+            server.serve(servicer, configured.listening)
         finally:
             servicer.close()
     return ExitStatus.DONE
 
 
 def _address(text: str) -> str:
-    """Return an address as it is, and the one of a name: a container learns its addresses by names only."""
+    """Return an IP address; names are looked up, because containers know their own by name."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -87,32 +86,38 @@ def _address(text: str) -> str:
     try:
         return str(socket.getaddrinfo(text, None, type=socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError) as error:
-        words = (
-            error.strerror if isinstance(error, OSError) and error.strerror else "no name of a host"
-        )
+        words = getattr(error, "strerror", None) or "not a valid host name"
         raise UsageError(
-            "--listen-address", f"{text}: {words.lower()}", "write an address of this host"
+            "--listen-address", f"{text}: {words.lower()}", "set an address of this host"
         ) from None
 
 
-def _report(configuration: BackendSettings) -> ExitStatus:
-    access = configuration.access
+def _report(configured: BackendSettings) -> ExitStatus:
+    """Print the settings for ``--check-config``."""
+    access = configured.access
     rows = {
-        "file": configuration.path,
+        "file": configured.path,
         "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})",
-        "mapping": f"{configuration.mapping} ({len(configuration.projects)} VOs)",
-        "images": f"from {configuration.image_directory}, {configuration.visibility}",
-        "listens": configuration.listening,
+        "mapping": f"{configured.mapping} ({len(configured.projects)} VOs)",
+        "images": f"from {configured.image_directory}, {configured.visibility}",
+        "listens": configured.listening,
     }
     print("configuration is good")
     for name, value in rows.items():
         print(f"  {name:9} {value}")
-    for problem in configuration.warnings:
+    for problem in configured.warnings:
         logger.warning("%s", problem)
     return ExitStatus.DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    words = "Adds, updates and removes images of VOs in Glance, as a cloudkeeper frontend requests over gRPC."
-    return cli.main(cli.Program(PROGRAM, words, add_arguments, run), argv)
+    return cli.main(
+        cli.Program(
+            PROGRAM,
+            "Manages the images of VOs in Glance, as the frontend cloudkeeper requests over gRPC.",
+            add_arguments,
+            run,
+        ),
+        argv,
+    )

@@ -1,4 +1,4 @@
-"""``cloudkeeper``: offer in the cloud what signed image lists offer, and nothing else."""
+"""``cloudkeeper``: keeps the images in the cloud equal to those of signed image lists."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ logger = logging.getLogger(PROGRAM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command, our own flags, and those of cloudkeeper."""
-    words = "sync (default): bring the cloud up to the lists; version: print the version; help: print this"
+    """Add the command, our own flags, and those of cloudkeeper 1.7.1."""
+    words = (
+        "sync: update the images in the cloud; version: print the version; help: print this help "
+        "(default: sync)"
+    )
     parser.add_argument(
         "command", nargs="?", choices=["sync", "version", "help"], default="sync", help=words
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="default: /etc/cloudkeeper/cloudkeeper.yml"
+        "--config", type=Path, metavar="FILE", help=f"configuration file (default: {settings.FILE})"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be done, change nothing"
+        "--dry-run",
+        action="store_true",
+        help="print the changes that sync would make, and make none",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print what is done, or would be, as JSON"
-    )
-    words = "let each list remove up to N images, however many of its images that is"
+    parser.add_argument("--json", action="store_true", help="print the changes as JSON")
+    words = "allow each list to remove up to N images (default: half of its images, or 3)"
     parser.add_argument("--allow-remove", type=_amount, default=0, metavar="N", help=words)
     parser.add_argument(
         "--no-debug", dest="debug", action="store_false", default=False, help="undo --debug"
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Do what the command says."""
+    """Run the command that the arguments name."""
     match arguments.command:
         case "version":
             print(__version__)
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             return ExitStatus.DONE
     if arguments.check_config:
         return _report_check(_configure(arguments))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after control-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
         record.status = _synchronise(_configure(arguments), arguments, record)
     return record.status
@@ -79,17 +82,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _program() -> cli.Program:
-    words = (
-        "Offers in the cloud the images that signed image lists offer, and keeps them up to date."
+    return cli.Program(
+        PROGRAM,
+        "Keeps the images in the cloud equal to those of signed image lists.",
+        add_arguments,
+        run,
+        compatible_status=_peer_status,
     )
-    return cli.Program(PROGRAM, words, add_arguments, run, compatible_status=_peer_status)
 
 
 def _synchronise(
     configured: FrontendSettings, arguments: argparse.Namespace, record: RunRecord
 ) -> ExitStatus:
-    """Put the parts together and run them, one run at a time."""
-    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415  start-up is a cost
+    """Create the parts of a run and run them, one run at a time."""
+    # Imported here: gRPC and requests take long to import, and --help needs neither.
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
     from cloudkeeper.frontend.backend_client import BackendClient, Encryption  # noqa: PLC0415
     from cloudkeeper.frontend.conversion import QemuImg  # noqa: PLC0415
     from cloudkeeper.frontend.download import Downloader  # noqa: PLC0415
@@ -97,13 +104,13 @@ def _synchronise(
     from cloudkeeper.frontend.sync import ListSources, Synchronisation, SyncReport  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
 
-    # an absence is a matter of configuration, not a run that did a part of its work
+    # Without any list nothing can be done, so this is an error and not a partial run.
     if not configured.lists:
         raise ConfigurationError(configured.list_problems)
     report = SyncReport(lists_left=len(configured.lists) + len(configured.list_problems))
     for problem in configured.list_problems:
         report.fail(str(problem))
-    _record(report, record)  # whatever ends the run from here on
+    _record(report, record)  # now, so that the record holds them however the run ends
     encryption = Encryption(*configured.certificates) if configured.certificates else None
     with (
         lock.hold(configured.lock_file),
@@ -127,6 +134,7 @@ def _synchronise(
 
 
 def _record(report: SyncReport, record: RunRecord) -> None:
+    """Copy the report into the run's record; the second call replaces the first."""
     from cloudkeeper.model import Create, Remove, Update, UpdateMetadata  # noqa: PLC0415
 
     record.failures.clear()
@@ -151,17 +159,17 @@ def _record(report: SyncReport, record: RunRecord) -> None:
 
 
 def _print(report: SyncReport, *, as_json: bool, is_dry: bool) -> None:
-    """Print to standard output: all there is as JSON, or the plan of a dry run as lines."""
+    """Print the whole report as JSON, or the changes of a dry run as lines."""
     from cloudkeeper.frontend.sync import describe  # noqa: PLC0415
 
     if as_json:
-        changes = [_as_json(outcome, is_dry=is_dry) for outcome in report.outcomes]
-        counts = {"unchanged": report.unchanged, "withheld": report.withheld}
-        print(
-            log.redact(
-                json.dumps({"changes": changes, **counts, "failures": report.failures}, indent=1)
-            )
-        )
+        document = {
+            "changes": [_as_json(outcome, is_dry=is_dry) for outcome in report.outcomes],
+            "unchanged": report.unchanged,
+            "withheld": report.withheld,
+            "failures": report.failures,
+        }
+        print(log.redact(json.dumps(document, indent=1)))
     elif is_dry:
         for outcome in report.outcomes:
             print(log.one_line(log.redact(f"{outcome.vo}: would {describe(outcome.change)}")))
@@ -172,6 +180,7 @@ def _print(report: SyncReport, *, as_json: bool, is_dry: bool) -> None:
 
 def _as_json(outcome: ChangeOutcome, *, is_dry: bool) -> dict[str, object]:
     appliance = outcome.change.appliance
+    state = "failed" if outcome.failure else "done"
     return {
         "action": type(outcome.change).__name__,
         "vo": outcome.vo,
@@ -179,13 +188,13 @@ def _as_json(outcome: ChangeOutcome, *, is_dry: bool) -> dict[str, object]:
         "image": appliance.identifier,
         "title": appliance.title,
         "reason": getattr(outcome.change, "reason", "it is new in the list"),
-        "state": "planned" if is_dry else ("failed" if outcome.failure else "done"),
+        "state": "planned" if is_dry else state,
         "failure": outcome.failure,
     }
 
 
 def _report_check(configured: FrontendSettings) -> ExitStatus:
-    """Print what ``--check-config`` finds in a configuration that can be read."""
+    """Print the settings for ``--check-config``; invalid lists are an error."""
     rows = {
         "lists": ", ".join(map(str, configured.lists)) or "none",
         "trust anchors": f"{configured.ca_dir}, CRLs: {configured.crl_policy}",
@@ -203,7 +212,7 @@ def _report_check(configured: FrontendSettings) -> ExitStatus:
 def _protection(configured: FrontendSettings) -> str:
     if configured.endpoint.startswith("unix:"):
         return ""
-    return ", mutual TLS" if configured.certificates else ", in clear"
+    return ", mutual TLS" if configured.certificates else ", without TLS"
 
 
 def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:
@@ -222,10 +231,10 @@ def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) 
 
 def _amount(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of images")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images")
     return int(text)
 
 
 def _peer_status(status: ExitStatus) -> int:
-    """Return cloudkeeper's status: 12 when some images were left, 1 when nothing was done."""
+    """Return the exit status of 1.7.1: 12 if some images failed, 1 if nothing could be done."""
     return {ExitStatus.DONE: 0, ExitStatus.PARTLY: _PEER_PARTLY}.get(status, 1)

@@ -1,8 +1,8 @@
-"""Where image lists are: URLs of the configuration or of ``image-lists.conf``, whose user name may be a secret token.
+"""The URLs of image lists, in the configuration or in ``image-lists.conf``.
 
-AppDB's URLs read ``https://TOKEN:x-oauth-basic@HOST/store/vo/VO/image.list``. What is left of a URL
-without its credentials and its query names the list in every message; the rest is hidden from all
-output as soon as it is read.
+The user name in a URL may be a secret token: AppDB's URLs have the form
+``https://TOKEN:x-oauth-basic@HOST/store/vo/VO/image.list``. Messages name a list by its URL without
+credentials and query. Those are hidden from all output as soon as they are read.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from appliance.core.config.document import read_text
 from appliance.core.run import log
 from appliance.core.run.errors import Problem
 
+# Hiding these would hide words that messages need.
 _PLACEHOLDERS = frozenset({"APPDB_TOKEN", "TOKEN", "ACCESS_TOKEN"})
 _NO_SECRETS = frozenset({"x-oauth-basic"})
 _SHORTEST_SECRET = 4
-"""Shorter words are no tokens, and masking them would make every message unreadable."""
+"""Characters; shorter words are not tokens, and hiding them would damage every message."""
 
 OR_OFF = ", or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One list to fetch. ``name`` is the URL as it may be shown; ``origin`` says where it was configured."""
+    """The address of one list.
+
+    ``name`` is the URL for messages, without secrets; ``origin`` is the place in the configuration.
+    """
 
     name: str
     url: str = field(repr=False)
@@ -40,7 +44,10 @@ class Address:
 
     @property
     def place(self) -> str:
-        """The URL as it may be written down; where its query, which may hide a token, matters, as a digest of it."""
+        """The URL for files: it has no secrets, and is different for each list.
+
+        A query may hold a token, and may select the list. A digest takes its place.
+        """
         if self.url == self.name:
             return self.name
         return f"{self.name}?{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
@@ -50,11 +57,13 @@ class Address:
 
 
 def read_file(path: Path) -> tuple[list[Address], list[Problem]]:
-    """Read a file of one URL a line; lines that are blank or begin with ``#`` count for nothing, nor do blanks.
+    """Read a file of one URL a line; blank lines and those that begin with ``#`` are comments.
 
-    Returns the good lines and what is wrong with others: one bad line stops none of its neighbours.
+    Return the addresses and the problems: one invalid line does not affect the others.
 
-    :raises ConfigurationError: the file cannot be read
+    Raises:
+        ConfigurationError: the file cannot be read.
+
     """
     lines = enumerate(read_text(path).splitlines(), start=1)
     entries = [
@@ -64,20 +73,23 @@ def read_file(path: Path) -> tuple[list[Address], list[Problem]]:
     ]
     addresses, problems = read(entries, path=path)
     if not entries:
-        problems.append(Problem(path, 0, "", f"names no image list; write one URL a line{OR_OFF}"))
+        problems.append(Problem(path, 0, "", f"has no image list; write one URL a line{OR_OFF}"))
     return addresses, problems
 
 
 def read(
     entries: Iterable[tuple[str, int]], *, path: Path, option: str = ""
 ) -> tuple[list[Address], list[Problem]]:
-    """Read URLs with the lines of ``path`` that they stand in; one that stands there twice counts once, with a word."""
+    """Return the addresses of URLs, given with their line in ``path``, and the problems.
+
+    A URL that occurs twice is used once and reported.
+    """
     addresses: dict[str, Address] = {}
     problems = []
     for text, line in entries:
         found = _read_one(text, origin=f"{path}:{line}" if line else str(path))
         if isinstance(found, Address) and found.url in addresses:
-            found = f"this list stands already in {addresses[found.url].origin}; remove one"
+            found = f"the same list is in {addresses[found.url].origin}; remove one of them"
         if isinstance(found, Address):
             addresses[found.url] = found
         else:
@@ -86,20 +98,20 @@ def read(
 
 
 def _read_one(text: str, *, origin: str) -> Address | str:
-    """Return the address that ``text`` is, or what is wrong with it; never the text, which may hold a token."""
+    """Return the address in a text, or its problem; never the text itself, which may be a token."""
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        return "is no URL; write https://HOST/PATH"
+        return "is not a URL; write https://HOST/PATH"
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     _hide(parts, user, password)
     if " " in text or not text.isprintable():
-        return "a URL has no blanks in it; write one URL a line"
+        return "has a space or an unprintable character; write one URL a line"
     if parts.scheme not in {"http", "https"}:
-        return "must begin with https://"
+        return "does not begin with https://; write https://HOST/PATH"
     if not host or not parts.path.strip("/"):
-        return "names no host, or no list on it; write https://HOST/PATH"
+        return "has no host or no path; write https://HOST/PATH"
     if user in _PLACEHOLDERS:
         return f"is still the placeholder {user!r}; write your access token of {host}"
     if user and parts.scheme == "http":
@@ -112,13 +124,11 @@ def _read_one(text: str, *, origin: str) -> Address | str:
 
 
 def _hide(parts: SplitResult, user: str, password: str) -> None:
+    """Hide the secrets of a URL from all output, in every form that a library could show."""
     basic = (
         base64.b64encode(f"{user}:{password}".encode()).decode("ascii") if user or password else ""
     )
-    for secret in (
-        {parts.username, user, parts.password, password, basic, parts.query}
-        - _PLACEHOLDERS
-        - _NO_SECRETS
-    ):
+    words = {parts.username, user, parts.password, password, basic, parts.query}
+    for secret in words - _PLACEHOLDERS - _NO_SECRETS:
         if secret and len(secret) >= _SHORTEST_SECRET:
             log.hide(secret)

@@ -1,4 +1,10 @@
-"""The backend as the frontend sees it: calls with deadlines, whose every failure is a `BackendFailure`."""
+"""The client of the backend: its calls have deadlines, and each of them fails as `BackendFailure`.
+
+ApplianceError
+└── Unavailable
+    └── BackendFailure           the call failed
+        └── BackendUnreachable   no backend answers, so the next call would fail, too
+"""
 
 from __future__ import annotations
 
@@ -30,30 +36,30 @@ from cloudkeeper.wire.status import (
 )
 
 _CHECK = (
-    "check that cloudkeeper-os runs, and that backend: endpoint: is where it listens (on the same host "
-    "unix:///run/cloudkeeper/backend.sock, unless it is of release 0.9)"
+    "check that cloudkeeper-os is running and that backend: endpoint: is its address (on the same "
+    "host unix:///run/cloudkeeper/backend.sock, unless its release is 0.9)"
 )
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
-"""Deadlines; the last one, for calls that upload, is that of cloudkeeper's youngest backends."""
+"""Deadlines; the last one, for uploads, is that of the newest cloudkeeper."""
 _CONNECT = timedelta(seconds=10)
 _RESTART = timedelta(seconds=60)
-"""What a backend that went away gets to come back: its unit starts it again after some seconds."""
+"""Time for an unreachable backend to return: its unit restarts it after some seconds."""
 _OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 2000))
-"""The backend is a neighbour; a proxy that the environment names is for the images."""
-_GONE = frozenset({grpc.StatusCode.UNAVAILABLE})
+"""The backend is on this network; a proxy in the environment is meant for the images."""
+_UNREACHABLE = grpc.StatusCode.UNAVAILABLE
 
 
 class BackendFailure(Unavailable):
-    """The backend refused, failed or did not answer."""
+    """The backend refused a call, failed in it or did not answer."""
 
 
-class BackendGone(BackendFailure):
-    """Nobody answers at the backend's address."""
+class BackendUnreachable(BackendFailure):
+    """No backend answers at its address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """Mutual TLS: own certificate and key, and the certificate that the backend must prove. All PEM files."""
+    """Files for mutual TLS, PEM: own certificate and key, and the authority of the backend's."""
 
     certificate: Path
     key: Path
@@ -61,9 +67,9 @@ class Encryption:
 
 
 class BackendClient:
-    """A connection to the backend at ``endpoint``: ``unix:///PATH`` or ``HOST:PORT``.
+    """A connection to the backend at ``endpoint``, which is ``unix:///PATH`` or ``HOST:PORT``.
 
-    Without ``encryption`` it is in clear.
+    Without ``encryption``, it has no TLS.
     """
 
     def __init__(self, endpoint: str, *, encryption: Encryption | None = None) -> None:
@@ -77,7 +83,7 @@ class BackendClient:
         self._is_given_up = False
         self._stub: Any = stubs.CommunicatorStub(self._channel)  # type: ignore[no-untyped-call]
         self.can_update_metadata = True
-        """Whether an update without image leaves the data alone; known after `begin`."""
+        """Whether an update without image keeps the data; known after `begin`."""
         self.can_check_vo = True
         """Whether `appliances` fails for a VO that has no project; known after `begin`."""
 
@@ -88,59 +94,60 @@ class BackendClient:
         self._channel.close()
 
     def begin(self, *, allowed: int = 0) -> None:
-        """Tell the backend that a run begins, in which ``allowed`` images of a list may go; learn what it can do."""
+        """Begin a run, in which ``allowed`` images of a list may be removed; read the features."""
         metadata = [(ALLOW_REMOVE, str(allowed))] if allowed else []
         call = self._call("PreAction", Empty(), _SHORT, metadata=metadata)
         features = features_of(call.trailing_metadata())
-        self.can_update_metadata, self.can_check_vo = (
-            METADATA_UPDATE in features,
-            VO_CHECK in features,
-        )
+        self.can_update_metadata = METADATA_UPDATE in features
+        self.can_check_vo = VO_CHECK in features
 
     def end(self) -> None:
-        """Tell the backend that a run is over: it tidies up."""
+        """End a run; the backend cleans up."""
         self._call("PostAction", Empty(), _LISTING)
 
     def list_ids(self) -> list[ListId]:
-        """Return the identifiers of the lists of which the cloud holds images."""
+        """Return the identifiers of the lists that have images in the cloud."""
         return [
             ListId(found.image_list_identifier) for found in self._stream("ImageLists", Empty())
         ]
 
     def appliances(self, list_id: ListId, *, vo: str) -> list[Appliance]:
-        """Return what the cloud holds of one list, which is for ``vo``."""
+        """Return the appliances of one list, which is for ``vo``, in the cloud."""
         request = pb.ImageListIdentifier(image_list_identifier=list_id)
         found = self._stream("Appliances", request, metadata=[(VO, vo)])
         return [from_message(message) for message in found]
 
     def add(self, appliance: Appliance) -> None:
-        """Have an appliance added, whose data are where its ``data`` say."""
+        """Add an appliance, which must have ``data``."""
         self._call("AddAppliance", to_message(appliance), _DATA)
 
     def update(self, appliance: Appliance) -> None:
-        """Have an appliance updated: data and metadata, or the latter only if it comes without ``data``."""
+        """Update the metadata of an appliance and, if it has ``data``, its data."""
         self._call("UpdateAppliance", to_message(appliance), _DATA)
 
     def remove(self, appliance: Appliance) -> None:
-        """Have an appliance removed."""
+        """Remove an appliance."""
         self._call("RemoveAppliance", to_message(appliance), _SHORT)
 
     def check(self) -> None:
-        """See that somebody answers, so that no image is downloaded for nobody.
+        """Check that a backend answers, so that no image is downloaded in vain.
 
-        :raises BackendGone: nobody does
+        Raises:
+            BackendUnreachable: none does.
+
         """
         try:
             _connect(self._endpoint).close()
         except OSError as error:
-            raise BackendGone(
+            raise BackendUnreachable(
                 self._name, f"cannot be reached: {error.strerror or error}", _CHECK
             ) from None
 
     def wait(self) -> bool:
-        """Wait for a backend that went away, as long as a restart takes; return whether it answers.
+        """Wait for an unreachable backend as long as a restart takes; return whether it answers.
 
-        One that did not come back is not waited for again until it has answered.
+        If it did not, later calls do not wait again until it has answered: every image of the run
+        would wait for a minute.
         """
         if self._is_given_up:
             return False
@@ -181,12 +188,14 @@ class BackendClient:
         try:
             yield
         except grpc.RpcError as error:
-            told: Any = error  # what is raised is a grpc.Call too, which its type does not say
-            code, details = told.code(), " ".join((told.details() or "").split())[:300]
-            if code in _GONE:
-                raise BackendGone(self._name, f"cannot be reached: {details}", _CHECK) from error
+            call: Any = error  # the exception is a grpc.Call, too, which its type does not show
+            code, details = call.code(), " ".join((call.details() or "").split())[:300]
+            if code is _UNREACHABLE:
+                raise BackendUnreachable(
+                    self._name, f"cannot be reached: {details}", _CHECK
+                ) from error
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise BackendFailure(self._name, f"{method} did not end in time") from error
+                raise BackendFailure(self._name, f"{method} did not finish in time") from error
             raise BackendFailure(self._name, f"{method} failed: {code.name}: {details}") from error
 
     def _check_result(self, method: str, call: Any) -> None:
@@ -196,6 +205,7 @@ class BackendClient:
 
 
 def _connect(endpoint: str) -> socket.socket:
+    """Connect as gRPC would; its own connections are made in the background, without an error."""
     scheme, _, path = endpoint.partition(":")
     if scheme == "unix" and path.startswith("/"):
         connection = socket.socket(socket.AF_UNIX)

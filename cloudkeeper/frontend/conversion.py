@@ -1,4 +1,8 @@
-"""Debian's ``qemu-img``, kept on a short lead: fixed formats, files only, limits of memory, time and output."""
+"""Conversion of disk images by ``qemu-img``, under limits of memory, time and output.
+
+qemu-img reads images that anybody may have written. It gets fixed formats, so that it does not
+guess, and only the ``file`` driver, so that it opens no network connection.
+"""
 
 from __future__ import annotations
 
@@ -17,45 +21,52 @@ from cloudkeeper.frontend.formats import Disk, Unusable, check_virtual_size
 from cloudkeeper.model import Format
 
 _MEMORY = 2 * 2**30
+"""Bytes of address space."""
 _SLOWEST = 10 * 2**20
-"""Bytes of disk a second that a conversion must at least do, beside the time it is given anyway."""
+"""Bytes of disk a second: the slowest rate of a conversion, for the time beyond ``patience``."""
 _OVERHEAD = 64 * 2**20
+"""Bytes that a target may have beyond its disk, together with 2 % of the disk, for its tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class QemuImg:
-    """The program at ``binary``; ``patience`` is what every call may take, to which a conversion adds for its size."""
+    """The program at ``binary``; ``patience`` limits a call, a conversion gets more by its size."""
 
     binary: Path = Path("/usr/bin/qemu-img")
     patience: timedelta = timedelta(seconds=600)
 
     def virtual_size(self, disk: Disk) -> int:
-        """Return the size in bytes of the disk that a machine will see.
+        """Return the size in bytes of the disk that a server will see.
 
-        :raises Unusable: it cannot be opened, is too large, or consists of more than its one file
-        :raises LocalFailure: the program is missing
+        Raises:
+            Unusable: the disk cannot be opened, is too large, or consists of several files.
+            LocalFailure: the program is missing.
+
         """
-        told = self._ask("info", disk)
-        details = told.get("format-specific", {}).get("data", {})
-        if told.get("backing-filename") or told.get("encrypted") or details.get("data-file"):
+        found = self._ask("info", disk)
+        details = found.get("format-specific", {}).get("data", {})
+        # `formats` has checked the headers; this is what the program itself would open.
+        if found.get("backing-filename") or found.get("encrypted") or details.get("data-file"):
             raise Unusable(
                 disk.path.name, "depends on another file or on a key; an image must be complete"
             )
         if len(details.get("extents", ())) > 1:
             raise Unusable(disk.path.name, "has several extents; an image must be one file")
-        size = int(told["virtual-size"])
-        # a VMDK may have a second header at its end, which is the one that counts
+        size = int(found["virtual-size"])
+        # A VMDK may have a second header at its end, and qemu-img uses that one.
         check_virtual_size(disk.path, size)
         return size
 
     def needed_bytes(self, disk: Disk) -> int:
-        """Return how much room the disk takes when it is written anew, holes left out."""
+        """Return the bytes that a copy of the disk needs, without its holes."""
         return int(self._ask("measure", disk, "-O", str(Format.QCOW2))["required"])
 
     def convert(self, disk: Disk, into: Format, target: Path) -> None:
         """Write the disk to ``target`` in another format.
 
-        :raises Unusable: the conversion fails or does not end in time
+        Raises:
+            Unusable: the conversion fails or does not end in time.
+
         """
         size = self.virtual_size(disk)
         patience = self.patience + timedelta(seconds=size // _SLOWEST)
@@ -69,10 +80,10 @@ class QemuImg:
 
     def _ask(self, command: str, disk: Disk, *options: str) -> dict[str, Any]:
         arguments = [command, "--output=json", *options, *_source(disk)]
-        told = json.loads(self._run(disk, arguments, patience=self.patience, largest_file=0))
-        if not isinstance(told, dict):
-            raise Unusable(disk.path.name, f"qemu-img {command} told nothing of it")
-        return told
+        found = json.loads(self._run(disk, arguments, patience=self.patience, largest_file=0))
+        if not isinstance(found, dict):
+            raise Unusable(disk.path.name, f"qemu-img {command} reported nothing")
+        return found
 
     def _run(
         self, disk: Disk, arguments: list[str], *, patience: timedelta, largest_file: int
@@ -83,8 +94,8 @@ class QemuImg:
         if not os.access(self.binary, os.X_OK):
             raise LocalFailure(
                 self.binary,
-                "is no program that can be run",
-                "install qemu-utils, or correct qemu-img",
+                "is not an executable program",
+                "install qemu-utils, or correct qemu-img in cloudkeeper.yml",
             )
         with subprocess.Popen(
             command,
@@ -98,9 +109,8 @@ class QemuImg:
         ) as process:
             try:
                 output, complaint = process.communicate(timeout=seconds)
-            except (
-                BaseException
-            ) as error:  # also of an interrupt: the program must not outlive this one
+            except BaseException as error:
+                # Also at an interrupt: the program, in a session of its own, would go on.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, subprocess.TimeoutExpired):
@@ -109,16 +119,16 @@ class QemuImg:
                     ) from None
                 raise
         if process.returncode:
-            told = " ".join(complaint.replace(str(disk.path), disk.path.name).split())[-300:]
+            words = " ".join(complaint.replace(str(disk.path), disk.path.name).split())[-300:]
             raise Unusable(
                 disk.path.name,
-                f"qemu-img {arguments[0]} failed ({process.returncode}): {told or 'no words'}",
+                f"qemu-img {arguments[0]} failed ({process.returncode}): {words or 'no message'}",
             )
         return output
 
 
 def _source(disk: Disk) -> list[str]:
-    """Return the arguments that name a disk: one file of one format, and no other way to read them."""
+    """Return the argument for a disk: one file in one format, without any guess of qemu-img."""
     file: dict[str, Any] = {"driver": "file", "filename": str(disk.path)}
     if disk.offset is not None:
         file = {"driver": "raw", "offset": disk.offset, "size": disk.size, "file": file}

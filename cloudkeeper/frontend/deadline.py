@@ -1,9 +1,9 @@
-"""A limit for all of a download, where timeouts limit single waits only.
+"""A deadline for a whole download, where timeouts limit single waits only.
 
-A server that sends a byte now and then never lets a wait end, be it in the TLS handshake, in the
-header or in the body; a run would hang for ever, and its lock with it. So when the time is over,
-the connection is shut down under whoever reads from it, and the read ends. It is shut down for
-reading alone: Python's TLS loses, unclosed, what it finds not connected when it begins.
+A server that sends a byte now and then never exceeds a timeout, be it in the TLS handshake, in the
+header or in the body; a run would hang for ever, and hold its lock. Therefore the connection is
+shut down at the deadline, which ends the read that waits for it. It is shut down for reading only:
+``ssl.SSLSocket`` leaks a socket that is no longer connected when the handshake starts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 
 class Deadline:
-    """Connections that are shut down when the time is over."""
+    """Connections that are shut down when their time is over."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -30,56 +30,61 @@ class Deadline:
         self._sockets: list[socket.socket] = []
 
     def add(self, connection: socket.socket) -> None:
-        """Deadline a connection, by a descriptor of our own: TLS takes over the one that it is given.
+        """Add a connection, by a descriptor of our own: TLS takes over the one that it is given.
 
-        :raises TimeoutError: the time is over
+        Raises:
+            TimeoutError: the time is over.
+
         """
         with self._lock:
             if self.is_over:
-                raise TimeoutError("the time for all of it is over")
+                raise TimeoutError("the time for the download is over")
             self._sockets.append(socket.socket(fileno=os.dup(connection.fileno())))
 
     def end(self) -> None:
-        """Shut down all connections."""
+        """Shut down all connections, because the time is over."""
         with self._lock:
             self.is_over = True
             for connection in self._sockets:
                 _shut_down(connection)
 
     def close(self) -> None:
-        """Forget the connections."""
+        """Close our descriptors of the connections."""
         with self._lock:
             for connection in self._sockets:
                 connection.close()
             self._sockets.clear()
 
 
-_watching: ContextVar[Deadline | None] = ContextVar("_watching", default=None)
+_current: ContextVar[Deadline | None] = ContextVar("_current", default=None)
 
 
 @contextlib.contextmanager
 def limit(time: timedelta) -> Iterator[Deadline]:
-    """Shut down what is connected in the block through pools of `POOLS` when it lasts longer than ``time``."""
-    watch = Deadline()
-    timer = threading.Timer(min(time.total_seconds(), threading.TIMEOUT_MAX), watch.end)
+    """Shut down the connections of the block when it lasts longer than ``time``.
+
+    Those are the connections through pools of `POOLS`, in this thread.
+    """
+    deadline = Deadline()
+    timer = threading.Timer(min(time.total_seconds(), threading.TIMEOUT_MAX), deadline.end)
     timer.daemon = True
-    token = _watching.set(watch)
+    token = _current.set(deadline)
     timer.start()
     try:
-        yield watch
+        yield deadline
     finally:
         timer.cancel()
-        _watching.reset(token)
-        watch.close()
+        _current.reset(token)
+        deadline.close()
 
 
-def _watch(connection: socket.socket) -> None:
-    if watch := _watching.get():
-        watch.add(connection)
+def _register(connection: socket.socket) -> None:
+    if deadline := _current.get():
+        deadline.add(connection)
 
 
 def _shut_down(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is closed already
+    with contextlib.suppress(OSError):  # the peer has closed it
         connection.shutdown(socket.SHUT_RD)
 
 
@@ -87,15 +92,15 @@ class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         made = super()._new_conn()
         try:
-            _watch(made)
+            _register(made)
         except TimeoutError:
             made.close()
             raise
         return made
 
     def request(self, *arguments: Any, **options: Any) -> None:
-        if self.sock is not None:  # kept from an earlier request
-            _watch(self.sock)
+        if self.sock is not None:  # a connection of an earlier request, kept in the pool
+            _register(self.sock)
         super().request(*arguments, **options)
 
 
@@ -112,4 +117,4 @@ class _TLSPool(HTTPSConnectionPool):
 
 
 POOLS = {"http": _Pool, "https": _TLSPool}
-"""Classes of connection pools by scheme, for ``pool_classes_by_scheme`` of urllib3's pool managers."""
+"""Connection pools by scheme, for ``pool_classes_by_scheme`` of urllib3's pool managers."""

@@ -1,10 +1,10 @@
-"""Downloads over HTTP from servers that need not be friendly: verified, bounded in size and in time.
+"""Downloads over HTTP from servers that may be hostile: verified, and limited in size and time.
 
-Server certificates are checked against the system's authorities and those of the CA directory,
-which also judges the chains that end at its own: CRLs, signing policies, strength of keys.
-Redirects are followed by hand: at most five, never from https to http, and credentials go to the
-host they are meant for only. Connection failures and answers that ask for deadline (429, 5xx) are
-tried again, with growing pauses.
+Certificates of servers are verified against the authorities of the system and of the CA directory.
+Chains that end at a CA of the directory must also pass its CRLs, signing policies and rules for
+keys. Redirects are followed here and not by requests: at most five, never from https to http, and
+credentials are sent to the first host only. Connection failures and the answers 429 and 5xx are
+retried with growing pauses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BLOCK = 2**20
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED = frozenset({401, 403})
-_PATIENCE = frozenset({429, 500, 502, 503, 504})
+_RETRIED = frozenset({429, 500, 502, 503, 504})
 _OK = 200
 _LONGEST_PAUSE = 5.0
 """Seconds between two attempts."""
@@ -43,7 +43,7 @@ _LONGEST_PAUSE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits of one download: ``total`` for all of it, attempts included, the others for single waits."""
+    """Limits of a download: ``total`` covers all attempts, the others single waits."""
 
     connect: timedelta = timedelta(seconds=20)
     read: timedelta = timedelta(seconds=60)
@@ -51,18 +51,18 @@ class Timeouts:
 
 
 class Transient(Unavailable):
-    """A failure that may be gone a moment later."""
+    """A failure that a retry may overcome."""
 
 
 class Downloader:
-    """Fetches with the trust of one CA directory. ``attempts`` is how often an answer is asked for."""
+    """Downloads with the trust anchors of one CA directory, in up to ``attempts`` attempts."""
 
     def __init__(self, trust: CADirectory, *, attempts: int = 3) -> None:
         proxy.check()
         self._attempts = attempts
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
-        # a checksum is over the file, and sizes mean its bytes
+        # Checksum and size of an image are those of the file, not of a compressed answer.
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.mount("http://", _Adapter())
         self._session.mount(
@@ -79,22 +79,22 @@ class Downloader:
         password: str = "",
         timeouts: Timeouts = Timeouts(),
     ) -> bytes:
-        """Return the whole content of ``url``; ``name`` stands for it in messages.
+        """Return the content of ``url``; messages call it ``name``, because a URL may hold a token.
 
-        :raises Unavailable: it cannot be had, in time or at all, or is larger than ``max_bytes``
-        :raises AccessDenied: the server wants other credentials
-        :raises Untrusted: the server's certificate is not trusted
+        Raises:
+            Unavailable: it cannot be fetched, takes too long, or is larger than ``max_bytes``.
+            AccessDenied: the server rejects the credentials.
+            Untrusted: the server's certificate is not trusted.
+
         """
         content = bytearray()
-        with self.stream(url, name=name, user=user, password=password, timeouts=timeouts) as (
-            _,
-            blocks,
-        ):
+        credentials = {"user": user, "password": password}
+        with self.stream(url, name=name, timeouts=timeouts, **credentials) as (_, blocks):
             for block in blocks:
                 content += block
                 if len(content) > max_bytes:
                     raise Unavailable(
-                        name, f"is larger than {max_bytes} bytes, which no image list is"
+                        name, f"is larger than {max_bytes} bytes, the limit for an image list"
                     )
         return bytes(content)
 
@@ -108,30 +108,35 @@ class Downloader:
         password: str = "",
         timeouts: Timeouts = Timeouts(),
     ) -> Iterator[tuple[int | None, Iterator[bytes]]]:
-        """Open ``url``: gives its size, if the server tells it, and its content in blocks.
+        """Open ``url``; yield its size, if the server sends it, and an iterator over its blocks.
 
-        :raises Unavailable: also from within the blocks
+        Raises:
+            Unavailable: it cannot be fetched; the iterator over the blocks raises it, too.
+            AccessDenied: the server rejects the credentials.
+            Untrusted: the server's certificate is not trusted.
+
         """
         auth = (user, password) if user or password else None
-        with deadline.limit(timeouts.total) as watch:
+        with deadline.limit(timeouts.total) as limit:
             try:
                 response = retry.call(
                     lambda: self._open(url, name=name, auth=auth, timeouts=timeouts),
                     on=Transient,
                     attempts=self._attempts,
                     longest=_LONGEST_PAUSE,
-                    decide=lambda _, pause: None if watch.is_over else pause,
+                    decide=lambda _, pause: None if limit.is_over else pause,
                 )
             except ApplianceError as error:
-                if watch.is_over:
+                if limit.is_over:  # the error is that of the shut connection
+                    seconds = int(timeouts.total.total_seconds())
                     raise Unavailable(
-                        name, "is too slow: no answer came within the time for all of it"
+                        name, f"is too slow: the server sent no answer within {seconds} s"
                     ) from error
                 raise
             with response:
                 length = response.headers.get("Content-Length", "")
                 size = int(length) if length.isascii() and length.isdigit() else None
-                yield size, _blocks(response, name=name, size=size, watch=watch)
+                yield size, _blocks(response, name=name, size=size, limit=limit)
 
     def _open(
         self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts
@@ -139,7 +144,7 @@ class Downloader:
         start = place = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):
             if start.scheme == "https" and place.scheme != "https":
-                raise Unavailable(name, f"the server redirects to {place.scheme}, away from https")
+                raise Unavailable(name, f"the server redirects from https to {place.scheme}")
             if place.scheme not in {"http", "https"}:
                 raise Unavailable(name, f"the server redirects to {place.scheme}")
             is_home = (place.scheme, place.netloc) == (start.scheme, start.netloc)
@@ -151,9 +156,7 @@ class Downloader:
                 url = urljoin(url, response.headers.get("Location", ""))
                 place = urlsplit(url)
             except ValueError:
-                raise Unavailable(
-                    name, "the server redirects to something that is no URL"
-                ) from None
+                raise Unavailable(name, "the server redirects to an invalid URL") from None
         raise Unavailable(name, f"the server redirects more than {_MAX_REDIRECTS} times")
 
     def _get(
@@ -172,7 +175,7 @@ class Downloader:
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections that can be watched."""
+    """Makes connections that end at their deadline."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
@@ -185,7 +188,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _TrustingAdapter(_Adapter):
-    """Gives all connections one TLS context, whose authorities are chosen by us."""
+    """Gives all connections one TLS context, instead of the authorities of requests."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -198,13 +201,13 @@ class _TrustingAdapter(_Adapter):
         return super().proxy_manager_for(*arguments, ssl_context=self._context, **options)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Add a bundle that the environment names, and not the one that comes with requests."""
+        """Use a bundle that the environment names, but not the one that requests has built in."""
         if isinstance(verify, str):
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
 
 
 def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Send no credentials, not even those that a .netrc file has for the host."""
+    """Send no credentials: without ``auth``, requests would look for some in a .netrc file."""
     return request
 
 
@@ -213,35 +216,33 @@ def _checked(response: requests.Response, name: str) -> requests.Response:
     if status == _OK:
         return response
     response.close()
-    told = f"the server answers {status} {(response.reason or '')[:80]}".rstrip()
+    answer = f"the server answers {status} {(response.reason or '')[:80]}".rstrip()
     if status in _DENIED:
-        raise AccessDenied(name, told, "check the access token in its URL")
-    raise (Transient if status in _PATIENCE else Unavailable)(name, told)
+        raise AccessDenied(name, answer, "check the access token in its URL")
+    raise (Transient if status in _RETRIED else Unavailable)(name, answer)
 
 
 def _blocks(
-    response: requests.Response, *, name: str, size: int | None, watch: Deadline
+    response: requests.Response, *, name: str, size: int | None, limit: Deadline
 ) -> Iterator[bytes]:
     received = 0
 
     def too_slow() -> Unavailable:
-        return Unavailable(
-            name, f"is too slow: {received} bytes came within the time for all of it"
-        )
+        return Unavailable(name, f"is too slow: only {received} bytes arrived in time")
 
     try:
         while block := response.raw.read(BLOCK):
             received += len(block)
-            if watch.is_over:
+            if limit.is_over:
                 raise too_slow()
             yield block
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        if watch.is_over:
+        if limit.is_over:
             raise too_slow() from error
         raise Unavailable(
             name, f"the connection broke after {received} bytes: {_cause(error)}"
         ) from error
-    if watch.is_over:  # an end of the connection that we have made is no end of the content
+    if limit.is_over:  # the deadline has closed the connection, not the server
         raise too_slow()
     if size is not None and received != size:
         raise Unavailable(name, f"the connection ended after {received} of {size} bytes")
@@ -250,9 +251,8 @@ def _blocks(
 def _translated(error: Exception, url: str, name: str) -> ApplianceError:
     if isinstance(error, requests.exceptions.ProxyError):
         cause, remedy = proxy.explain(url, error, _cause(error))
-        return (Unavailable if proxy.is_refusal(error) else Transient)(
-            name, f"cannot be reached: {cause}", remedy
-        )
+        kind = Unavailable if proxy.is_refusal(error) else Transient
+        return kind(name, f"cannot be reached: {cause}", remedy)
     if isinstance(error, requests.exceptions.SSLError):
         refused = _innermost(error)
         remedy = "install its CA, or ask its administrator"
@@ -265,7 +265,7 @@ def _translated(error: Exception, url: str, name: str) -> ApplianceError:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the words of the innermost cause, without the addresses of objects that libraries put in."""
+    """Return the message of the innermost cause, without the object addresses of libraries."""
     inner = _innermost(error)
     if isinstance(inner, ssl.SSLCertVerificationError):
         return inner.verify_message.rstrip(".")
@@ -285,6 +285,6 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _reason(error: BaseException) -> object:
-    """Return what an exception says it was caused by."""
+    """Return the cause of an exception; requests and urllib3 keep it in different places."""
     reason = getattr(error, "reason", None) or error.__cause__ or error.__context__
     return reason if isinstance(reason, BaseException) else next(iter(error.args), None)

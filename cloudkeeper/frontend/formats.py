@@ -1,8 +1,10 @@
-"""What an image file is, told by its own bytes; the name and ``hv:format`` of a list prove nothing.
+"""The format of an image file, found in its bytes; its name and ``hv:format`` prove nothing.
 
-Some formats can point at other files: a qcow2 at a backing file or a data file, a VMDK at extents
-or a parent. Whoever opens such an image reads those files of this machine into it, so they are
-refused by looking at the headers here, before any program that would follow them has seen the file.
+Some formats can name other files: a qcow2 its backing file or data file, a VMDK its extents or its
+parent. A program that opens such an image reads those files of this host into it. Therefore the
+headers are checked here, before any program that follows them opens the file, and such an image is
+refused.
+
 Layouts: QEMU's docs/interop/qcow2.txt; VMware's "Virtual Disk Format 5.0"; POSIX ustar.
 """
 
@@ -18,20 +20,26 @@ from appliance.core.run.errors import ApplianceError
 from cloudkeeper.model import Format
 
 _MAX_VIRTUAL = 2 * 2**40
+"""Bytes; a sparse image of a few bytes can claim any size."""
 _MAX_MEMBERS = 100
+"""Of a TAR archive; an OVA has a handful."""
 _SECTOR = 512
 _QCOW2, _VMDK, _VMDK_TEXT = b"QFI\xfb", b"KDMV", b"# Disk DescriptorFile"
 _QCOW2_HEADER = struct.Struct(">4sIQIIQI")
 """Magic, version, backing file's offset and length, cluster bits, virtual size, encryption."""
 _QCOW2_FEATURES, _QCOW2_V3 = slice(72, 80), 3
 _QCOW2_LENGTHS = {2: 72, _QCOW2_V3: 104}
-"""Bytes of a header without extensions, by version (QEMU's docs/interop/qcow2)."""
+"""Bytes of a header without extensions, by version."""
 _QCOW2_CORRUPT, _QCOW2_DATA_FILE, _QCOW2_KNOWN = 0b10, 0b100, 0b11111
+"""Bits of the incompatible features; an unknown one could name another file."""
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
-"""Magic, version, flags, capacity, grain size, descriptor's offset and size; all but the first three in sectors."""
+"""Magic, version, flags; in sectors: capacity, grain size, descriptor's offset and size."""
 _VMDK_DESCRIPTOR, _LEAST_DESCRIPTOR, _MAX_DESCRIPTOR = 1, 20, 40
-"""Sectors: where a descriptor lies, how much QEMU reads of it, how much is read here. QEMU asks the header for none of
-these, so a header that names another place must not lead us past what QEMU sees."""
+"""Sectors: the offset of a descriptor, the size that QEMU reads, the size that is accepted here.
+
+QEMU does not take them from the header. A header with another offset would show us a descriptor
+other than the one that QEMU uses.
+"""
 _VMDK_TYPES = {"monolithicSparse", "streamOptimized"}
 _VMDK_EXTENT = re.compile(r"^(?:RW|RDONLY|NOACCESS)\s", re.MULTILINE)
 _VMDK_FIELD = re.compile(r'^(createType|parentCID)\s*=\s*"?(\w*)"?\s*$', re.MULTILINE)
@@ -46,12 +54,15 @@ _COMPRESSED = {
 
 
 class Unusable(ApplianceError):
-    """An image file that cannot or must not be used."""
+    """An image file that cannot be used, or must not be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk image that may be opened: ``size`` bytes of the file from ``offset`` on; both None: the whole file."""
+    """A disk image that is safe to open.
+
+    It is ``size`` bytes of the file from ``offset`` on; if both are None, the whole file.
+    """
 
     path: Path
     format: Format
@@ -60,9 +71,13 @@ class Disk:
 
 
 def detect(path: Path, *, declared: str = "") -> Format:
-    """Return the format of a file. ``declared``, a list's ``hv:format``, decides only what has no mark of its own.
+    """Return the format of a file.
 
-    :raises Unusable: none that is known here
+    ``declared``, the list's ``hv:format``, only decides whether a file without any mark is raw.
+
+    Raises:
+        Unusable: the file has no known format.
+
     """
     with path.open("rb") as file:
         start = file.read(_SECTOR)
@@ -72,24 +87,27 @@ def detect(path: Path, *, declared: str = "") -> Format:
         return Format.VMDK
     if start[_TAR_MAGIC[0] :].startswith(_TAR_MAGIC[1]):
         return Format.OVA
+    # A raw disk may begin with any bytes, also with those of an archive; its boot sector decides.
     is_boot_sector = start[_BOOT_MAGIC[0] :].startswith(_BOOT_MAGIC[1])
     for mark, name in _COMPRESSED.items():
         if start.startswith(mark) and not is_boot_sector:
             raise Unusable(
                 path.name,
-                f"is compressed by {name}, which is not undone",
-                "publish the image as qcow2",
+                f"is compressed with {name}, which is not supported",
+                "ask the endorser to publish the image as qcow2",
             )
     if is_boot_sector or declared.lower() == Format.RAW:
         return Format.RAW
-    told = f"; the list calls it {declared[:20]!r}" if declared else ""
-    raise Unusable(path.name, f"is in no format that is known (qcow2, VMDK, OVA, raw){told}")
+    listed = f"; the list says {declared[:20]!r}" if declared else ""
+    raise Unusable(path.name, f"has none of the formats {', '.join(Format)}{listed}")
 
 
 def inspect(path: Path, found: Format) -> Disk:
-    """Return the disk in a file of the format ``found``, when nothing in its headers points outside of it.
+    """Return the disk in a file of the format ``found`` after a check of its headers.
 
-    :raises Unusable: it does, or its headers are broken
+    Raises:
+        Unusable: a header names another file or is invalid.
+
     """
     match found:
         case Format.QCOW2:
@@ -107,12 +125,12 @@ def _check_qcow2(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(_QCOW2_LENGTHS[_QCOW2_V3])
     if len(header) < _QCOW2_HEADER.size:
-        raise Unusable(path.name, "its qcow2 header is cut off")
+        raise Unusable(path.name, "its qcow2 header is truncated")
     _, version, backing, _, _, virtual, encryption = _QCOW2_HEADER.unpack_from(header)
     if version not in _QCOW2_LENGTHS:
-        raise Unusable(path.name, f"is qcow2 of the unknown version {version}")
+        raise Unusable(path.name, f"has the unknown qcow2 version {version}")
     if len(header) < _QCOW2_LENGTHS[version]:
-        raise Unusable(path.name, "its qcow2 header is cut off")
+        raise Unusable(path.name, "its qcow2 header is truncated")
     if backing:
         raise Unusable(path.name, "has a backing file; an image must be complete")
     if encryption:
@@ -120,10 +138,10 @@ def _check_qcow2(path: Path) -> None:
     check_virtual_size(path, virtual)
     features = int.from_bytes(header[_QCOW2_FEATURES], "big") if version == _QCOW2_V3 else 0
     if features & _QCOW2_DATA_FILE:
-        raise Unusable(path.name, "keeps its data in another file; an image must be complete")
+        raise Unusable(path.name, "has its data in another file; an image must be complete")
     if features & _QCOW2_CORRUPT or features & ~_QCOW2_KNOWN:
         raise Unusable(
-            path.name, f"is marked corrupt, or needs unknown features of qcow2 ({features:#x})"
+            path.name, f"is marked corrupt, or needs unknown qcow2 features ({features:#x})"
         )
 
 
@@ -132,21 +150,17 @@ def _check_vmdk(path: Path, *, offset: int) -> None:
         file.seek(offset)
         header = file.read(_SECTOR)
         if not header.startswith(_VMDK) or len(header) < _SECTOR:
-            raise Unusable(
-                path.name, "is a VMDK description of disks in other files, or none at all"
-            )
+            raise Unusable(path.name, "is not a VMDK with its data in the same file")
         _, _, _, capacity, _, position, length = _VMDK_HEADER.unpack_from(header)
         if not capacity or position != _VMDK_DESCRIPTOR or not 0 < length <= _MAX_DESCRIPTOR:
-            raise Unusable(path.name, "its VMDK header describes no complete disk")
+            raise Unusable(path.name, "its VMDK header does not describe a complete disk")
         descriptor = file.read(max(length, _LEAST_DESCRIPTOR) * _SECTOR)
     text = descriptor.split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
     check_virtual_size(path, capacity * _SECTOR)
     fields = dict(_VMDK_FIELD.findall(text))
-    if fields.get("createType") not in _VMDK_TYPES:
-        raise Unusable(
-            path.name,
-            f"is a VMDK of type {fields.get('createType', 'unknown')[:40]}, not of one file",
-        )
+    kind = fields.get("createType", "unknown")
+    if kind not in _VMDK_TYPES:
+        raise Unusable(path.name, f"is a VMDK of type {kind[:40]}, which has several files")
     if fields.get("parentCID", "").lower() != "ffffffff" or "parentFileNameHint" in text:
         raise Unusable(path.name, "has a parent disk; an image must be complete")
     if len(_VMDK_EXTENT.findall(text)) != 1:
@@ -154,7 +168,11 @@ def _check_vmdk(path: Path, *, offset: int) -> None:
 
 
 def _find_disk(path: Path) -> Disk:
-    """Return the one VMDK disk of an OVA; nothing is unpacked, so names of members lead nowhere."""
+    """Return the only VMDK disk of an OVA.
+
+    Nothing is extracted: qemu-img reads the disk inside the archive, so that the names of members
+    cannot write a file.
+    """
     end = path.stat().st_size
     disks, descriptions, number = [], 0, 0
     try:
@@ -163,32 +181,28 @@ def _find_disk(path: Path) -> Disk:
                 if number > _MAX_MEMBERS:
                     break
                 if not member.isreg() or member.issparse():
-                    raise Unusable(path.name, "its archive holds something other than plain files")
+                    raise Unusable(path.name, "its archive holds members that are not plain files")
                 if member.offset_data + member.size > end:
-                    raise Unusable(path.name, "its archive is cut off")
+                    raise Unusable(path.name, "its archive is truncated")
                 descriptions += member.name.lower().endswith(".ovf")
                 if member.name.lower().endswith(".vmdk"):
                     disks.append(Disk(path, Format.VMDK, member.offset_data, member.size))
-    except (
-        tarfile.TarError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ):  # the latter: of figures in its headers
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError):
+        # Absurd numbers in a header raise all but the first.
         raise Unusable(path.name, "its archive cannot be read") from None
     if number > _MAX_MEMBERS or descriptions != 1 or len(disks) != 1:
-        raise Unusable(
-            path.name,
-            f"is no OVA of one disk: {descriptions} .ovf and {len(disks)} .vmdk files in it",
-        )
+        contents = f"{descriptions} .ovf and {len(disks)} .vmdk files"
+        raise Unusable(path.name, f"is not an OVA with one disk: its archive has {contents}")
     _check_vmdk(path, offset=disks[0].offset or 0)
     return disks[0]
 
 
 def check_virtual_size(path: Path, size: int) -> None:
-    """Refuse a disk that no server could have.
+    """Refuse a disk that is too large for a server.
 
-    :raises Unusable: it is larger than 2 TiB
+    Raises:
+        Unusable: the disk is larger than 2 TiB.
+
     """
     if size > _MAX_VIRTUAL:
-        raise Unusable(path.name, f"its disk has {size} bytes, at most {_MAX_VIRTUAL} are accepted")
+        raise Unusable(path.name, f"its disk has {size} bytes, the limit is {_MAX_VIRTUAL}")

@@ -1,13 +1,13 @@
-"""From the bytes that a server sent to an `ImageList` that may be acted on.
+"""Verification of an image list: from the bytes of a server to an `ImageList` that may be acted on.
 
-The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), then the
-JSON, then the endorser that the list names beside the signer that was proven, then the dates. Only
-a list that passes all of them becomes an `ImageList`; a single image that cannot be used is left
-out of the offers, and the others stand. Whether it is the list that it was before is for
-`cloudkeeper.frontend.memory`.
+The checks come in the order of trust: S/MIME signature and certificate chain
+(`appliance.core.trust.smime`), then the JSON, then whether the endorser that the list names is the
+signer, then the dates. Only a list that passes all of them becomes an `ImageList`. A single image
+that cannot be used is left out of the offers, and the others stay. `cloudkeeper.frontend.memory`
+then compares the list with the one that the same URL had before.
 
-The list is JSON in HEPiX's form: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``. All
-values are texts, figures too. Unknown keys are kept: they are attributes of the appliance.
+The list is JSON in the form of HEPiX: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``.
+All values are texts, numbers as well. Unknown keys are kept as attributes of the appliance.
 """
 
 from __future__ import annotations
@@ -39,29 +39,33 @@ from cloudkeeper.model import (
 )
 
 MAX_BYTES = 16 * 2**20
-"""Of a list with its signature. A thousand images are 1.5 MB."""
+"""Of a list with its signature; a thousand images are 1.5 MB."""
 _MAX_IMAGES = 10_000
 _MAX_TEXT = 64 * 1024
 _MAX_FIGURE = 2**63 - 1
 _MAX_CORES = 2**31 - 1
+"""As much as the int64 and int32 of the protocol can hold."""
 _LIST = "image list"
 _IDENTIFIER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}", re.ASCII)
 _VO = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}", re.ASCII)
 _SHA512 = re.compile(r"[0-9a-fA-F]{128}", re.ASCII)
 _FIGURE = re.compile(r"[0-9]{1,19}", re.ASCII)
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
+# RFC 4514 has no name for this attribute, so programs write several.
 _EMAIL = re.compile(r"/(?:Email|E|EMAILADDRESS)=", re.IGNORECASE)
 
 
 def verify(
     message: bytes, *, trust: CADirectory, at: datetime
 ) -> tuple[ImageList, tuple[str, ...]]:
-    """Return the image list that ``message`` carries, and warnings, when it may be believed at ``at``.
+    """Return the image list in ``message``, verified for the time ``at``, and warnings.
 
-    :raises Malformed: no signed message, no image list
-    :raises Untrusted: not signed by whom it must be, or expired
+    Raises:
+        Malformed: the message is not signed, or is not an image list.
+        Untrusted: its endorser did not sign it, or it has expired.
+
     """
-    proven = smime.verify(
+    verified = smime.verify(
         message,
         trust=trust,
         at=at,
@@ -69,27 +73,27 @@ def verify(
         require_header=False,
         forms=frozenset(smime.Form),
     )
-    found = parse(proven.body)
-    signer = Endorser(proven.signer, slash_form(proven.certificate.issuer))
+    found = parse(verified.body)
+    signer = Endorser(verified.signer, slash_form(verified.certificate.issuer))
     for claimed, actual, what in (
         (found.endorser.dn, signer.dn, "signed by"),
         (found.endorser.ca, signer.ca, "its signer's certificate is issued by"),
     ):
         if _spelled(claimed) != _spelled(actual):
-            raise Untrusted(
-                _LIST, f"{what} {actual}, but its endorser is {claimed}", "ask the endorser"
-            )
+            cause = f"{what} {actual}, but its endorser is {claimed}"
+            raise Untrusted(_LIST, cause, "ask the endorser")
     if found.is_expired(at=at):
-        raise Untrusted(
-            _LIST, f"it expired on {found.expires:%Y-%m-%d %H:%MZ}", "the endorser must renew it"
-        )
-    return found, proven.warnings
+        cause = f"it expired on {found.expires:%Y-%m-%d %H:%MZ}"
+        raise Untrusted(_LIST, cause, "the endorser must renew it")
+    return found, verified.warnings
 
 
 def parse(payload: bytes) -> ImageList:
-    """Read the JSON of a list whose signature is somebody else's business.
+    """Read the JSON of a list; the caller has verified its signature.
 
-    :raises Malformed: it is no image list, or lacks identifier, VO, endorser or expiry
+    Raises:
+        Malformed: it is not an image list, or lacks identifier, VO, endorser or expiry date.
+
     """
     content = _member(_load(payload), "hv:imagelist", dict, "the document")
     x509 = _member(
@@ -99,7 +103,7 @@ def parse(payload: bytes) -> ImageList:
     vo = _matching(content, "ad:vo", _VO)
     images = _member(content, "hv:images", list, "the list")
     if len(images) > _MAX_IMAGES:
-        raise Malformed(_LIST, f"it has {len(images)} images, at most {_MAX_IMAGES} are accepted")
+        raise Malformed(_LIST, f"it has {len(images)} images, the limit is {_MAX_IMAGES}")
     endorser = {key: value for key in x509 if (value := _text(x509, key))}
     offers, refused = _read_images(images, list_id=list_id, vo=vo, endorser=endorser)
     return ImageList(
@@ -115,33 +119,31 @@ def parse(payload: bytes) -> ImageList:
 
 
 def _load(payload: bytes) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Of two equal keys, readers take either one: we could act on another list than others see.
         made = dict(pairs)
         if len(made) != len(pairs):
             key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise Malformed(_LIST, f"the key {key[:80]!r} stands twice in one object")
+            raise Malformed(_LIST, f"the key {key[:80]!r} occurs twice in one object")
         return made
 
     def refuse(word: str) -> NoReturn:
-        raise Malformed(_LIST, f"{word} is no JSON")
+        raise Malformed(_LIST, f"{word} is not JSON")
 
     try:
         document = json.loads(
-            payload.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=refuse
+            payload.decode("utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse
         )
     except UnicodeDecodeError:
         raise Malformed(_LIST, "its text is not UTF-8") from None
     except RecursionError:
         raise Malformed(_LIST, "its JSON is nested too deeply") from None
-    except ValueError as error:
-        where = (
-            f"line {error.lineno}: {error.msg}"
-            if isinstance(error, json.JSONDecodeError)
-            else "a figure too long"
-        )
-        raise Malformed(_LIST, f"its text is not JSON: {where}") from None
+    except json.JSONDecodeError as error:
+        raise Malformed(_LIST, f"its text is not JSON: line {error.lineno}: {error.msg}") from None
+    except ValueError:  # Python's limit for the digits of a number
+        raise Malformed(_LIST, "a number in its JSON is too long") from None
     if not isinstance(document, dict):
-        raise Malformed(_LIST, "its JSON is no object")
+        raise Malformed(_LIST, "its JSON is not an object")
     return document
 
 
@@ -161,14 +163,13 @@ def _read_images(
             seen[identifier] += 1
             offers.append(_read_image(image, identifier, list_id=list_id, vo=vo, endorser=endorser))
         except ApplianceError as error:
-            refused.append(
-                Refusal(identifier, error.cause if identifier else f"image {number}: {error.cause}")
-            )
+            reason = error.cause if identifier else f"image {number}: {error.cause}"
+            refused.append(Refusal(identifier, reason))
+    # Nothing says which of two images with one identifier is meant, so neither is offered.
     twice = {identifier for identifier, times in seen.items() if times > 1}
-    refused += [Refusal(identifier, "it stands twice in the list") for identifier in sorted(twice)]
-    return tuple(offer for offer in offers if offer.appliance.identifier not in twice), tuple(
-        refused
-    )
+    refused += [Refusal(identifier, "it occurs twice in the list") for identifier in sorted(twice)]
+    unique = tuple(offer for offer in offers if offer.appliance.identifier not in twice)
+    return unique, tuple(refused)
 
 
 def _read_image(
@@ -182,7 +183,7 @@ def _read_image(
     attributes = {key: _text(image, key) for key in image if image[key] is not None}
     uri = _required(image, "hv:uri")
     if not _is_web_address(uri):
-        raise Malformed(_LIST, "hv:uri is no http or https URL")
+        raise Malformed(_LIST, "hv:uri is not an http or https URL")
     size = _figure(image, "hv:size", _MAX_FIGURE)
     system = (_text(image, key) for key in ("sl:os", "sl:osname", "sl:osversion"))
     appliance = Appliance(
@@ -208,10 +209,10 @@ def _read_image(
 def _member(holder: Mapping[str, Any], key: str, kind: type[Any], where: str) -> Any:
     value = holder.get(key)
     if not isinstance(value, kind):
-        raise Malformed(
-            _LIST,
-            f"{where} has no {key}" if value is None else f"{key} of {where} has the wrong type",
-        )
+        fault = f"{where} has no {key}"
+        if value is not None:
+            fault = f"{key} of {where} has the wrong type"
+        raise Malformed(_LIST, fault)
     return value
 
 
@@ -226,10 +227,8 @@ def _text(holder: Mapping[str, Any], key: str) -> str:
         raise Malformed(_LIST, f"{key[:80]} is longer than {_MAX_TEXT} characters")
     try:
         (key + text).encode()
-    except (
-        UnicodeEncodeError
-    ):  # half of a surrogate pair, which JSON can write and nothing else can
-        raise Malformed(_LIST, f"{key[:80]!r} is no valid text") from None
+    except UnicodeEncodeError:  # half of a surrogate pair, which only JSON can express
+        raise Malformed(_LIST, f"{key[:80]!r} is not valid text") from None
     return text
 
 
@@ -243,7 +242,7 @@ def _required(holder: Mapping[str, Any], key: str) -> str:
 def _matching(holder: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str:
     value = _required(holder, key)
     if not pattern.fullmatch(value):
-        raise Malformed(_LIST, f"{key} has the impossible value {value[:80]!r}")
+        raise Malformed(_LIST, f"{key} has the invalid value {value[:80]!r}")
     return value
 
 
@@ -252,7 +251,7 @@ def _figure(holder: Mapping[str, Any], key: str, maximum: int) -> int | None:
     if not value:
         return None
     if not _FIGURE.fullmatch(value) or int(value) > maximum:
-        raise Malformed(_LIST, f"{key} is no whole number in its range: {value[:40]!r}")
+        raise Malformed(_LIST, f"{key} is not a whole number in its range: {value[:40]!r}")
     return int(value)
 
 
@@ -262,18 +261,19 @@ def _date(holder: Mapping[str, Any], key: str) -> datetime:
         return datetime.strptime(value, _DATE).replace(tzinfo=UTC)
     except ValueError:
         raise Malformed(
-            _LIST, f"{key} is no date like 2030-12-31T23:59:59Z: {value[:40]!r}"
+            _LIST, f"{key} is not a date like 2030-12-31T23:59:59Z: {value[:40]!r}"
         ) from None
 
 
 def _is_web_address(uri: str) -> bool:
     try:
         parts = urlsplit(uri)
+        # The port is read because urlsplit raises only then for an invalid one.
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         return False
 
 
 def _spelled(dn: str) -> str:
-    """Return a DN in one of the spellings that its e-mail attribute has."""
+    """Return a DN with its e-mail attribute in one of its spellings."""
     return _EMAIL.sub("/emailAddress=", dn)

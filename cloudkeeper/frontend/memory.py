@@ -1,12 +1,13 @@
-"""Which lists were believed, so that none is exchanged for another one, or for an older one of its own, unnoticed.
+"""The lists that were accepted earlier, so that nobody can replace one or bring back an old one.
 
 A signature proves who signed, and a list names its endorser itself: any of the thousands of holders
-of a certificate can sign a list of any identifier and VO. Therefore the first list of a URL, which
-the administrator chose, counts; what comes from there later must have the same identifier, VO and
-endorser, no other URL may offer that identifier with another VO or endorser, and the date of
-creation never goes back, which would bring back images that were withdrawn.
+of a certificate can sign a list with any identifier and VO. Therefore the first list of a URL,
+which the administrator chose, is trusted on first use. Later lists from there must have the same
+identifier, VO and endorser, and no other URL may offer that identifier with another VO or endorser.
+The date of creation never goes back, because an old list would bring back images that were removed.
 
-The memory is a JSON file of one object a list. Who removes an entry lets the list be believed anew.
+The memory is a JSON file with one object a list. If you delete an object, the next list of its URL
+is trusted on first use.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class AcceptedList:
-    """A list as it was believed last. ``url`` is without credentials; ``created`` in ISO 8601."""
+    """A list as it was last accepted; ``url`` has no credentials, ``created`` is ISO 8601."""
 
     url: str
     list_id: str
@@ -38,9 +39,11 @@ class AcceptedList:
 
 
 class Memory:
-    """The entries of the file at ``path``.
+    """The accepted lists in the file at ``path``.
 
-    :raises LocalFailure: it cannot be read
+    Raises:
+        LocalFailure: the file cannot be read.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,24 +51,28 @@ class Memory:
         self._entries = _read(path)
 
     def check(self, found: ImageList, *, url: str) -> None:
-        """Compare a list that was verified with what was believed earlier.
+        """Compare a verified list with those that were accepted earlier.
 
-        :raises Untrusted: it is another list, or somebody else's, or an old one
+        Raises:
+            Untrusted: the list has another identifier, VO or endorser, or is an older one.
+
         """
         for entry in self._entries:
             if entry.url == url and entry.list_id != found.identifier:
                 raise self._untrusted(
-                    f"it is list {found.identifier}, but here was list {entry.list_id}"
+                    f"its identifier is {found.identifier}, but this URL had {entry.list_id}"
                 )
             if entry.list_id == found.identifier:
                 self._compare(found, entry)
 
     def note(self, found: ImageList, *, url: str, at: datetime) -> None:
-        """Remember a list that is acted on at ``at``.
+        """Remember a list that is accepted at ``at``.
 
-        :raises LocalFailure: the file cannot be written
+        Raises:
+            LocalFailure: the file cannot be written.
+
         """
-        # a date in the future would refuse all lists until then
+        # A date in the future would refuse all lists until then.
         created = min(found.created or _LONG_AGO, at)
         endorser = found.endorser
         new = AcceptedList(
@@ -84,22 +91,22 @@ class Memory:
 
     def _compare(self, found: ImageList, entry: AcceptedList) -> None:
         if found.vo != entry.vo:
-            cause = f"its identifier {found.identifier} is that of a list of VO {entry.vo}, but it is for {found.vo}"
-            raise self._untrusted(cause)
+            other = f"belongs to a list of VO {entry.vo}, but this list is for VO {found.vo}"
+            raise self._untrusted(f"its identifier {found.identifier} {other}")
         if (found.endorser.dn, found.endorser.ca) != (entry.dn, entry.ca):
             now = f"{found.endorser.dn} of {found.endorser.ca}"
             raise self._untrusted(f"its endorser is {now}, but was {entry.dn} of {entry.ca}")
         if (found.created or _LONG_AGO).isoformat() < entry.created:
-            made = f"{found.created:%Y-%m-%d %H:%M:%SZ}" if found.created else "at no known time"
+            made = f"{found.created:%Y-%m-%d %H:%M:%SZ}" if found.created else "at an unknown time"
             raise self._untrusted(
-                f"it was made {made}, before one of {entry.created} that was accepted already"
+                f"it was created {made}, before one of {entry.created} that was accepted"
             )
 
     def _untrusted(self, cause: str) -> Untrusted:
         return Untrusted(
             "image list",
             cause,
-            f"ask the endorser; if it is right, remove the list from {self._path}",
+            f"ask the endorser; if the change is right, delete the list from {self._path}",
         )
 
 
@@ -114,11 +121,15 @@ def _read(path: Path) -> list[AcceptedList]:
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
     except (ValueError, TypeError, AttributeError):
-        remedy = "restore it, or remove it to believe the lists of all configured URLs anew"
-        raise LocalFailure(path, "is not what was written there", remedy) from None
+        raise LocalFailure(
+            path,
+            "has unreadable contents",
+            "restore it, or delete it to trust the next list of every configured URL",
+        ) from None
 
 
 def _text(value: object) -> str:
+    """Return a value that must be text; the dataclass itself checks no types."""
     if not isinstance(value, str):
         raise TypeError
     return value

@@ -1,10 +1,9 @@
-"""What to do for a list: a function of the list, of what the cloud holds of it, and of the time.
+"""The plan for one list: a function of the list, of its appliances in the cloud, and of the time.
 
-Removed is what the list no longer has, or what it says has expired. An image that the list has but
-that cannot be used is left as it is. When an image of the list cannot even be told by name, any
-image of the cloud might be meant by it, so nothing is removed then but what the list itself calls
-expired. Data are replaced when version, checksum or size differ; any other difference changes
-metadata.
+An appliance is removed when the list no longer has it, or says that it has expired. An image of the
+list that cannot be used leaves its appliance as it is. If such an image has no identifier, it could
+be any appliance in the cloud, so only expired ones are removed. Data are replaced when version,
+checksum or size differ; every other difference changes the metadata.
 """
 
 from __future__ import annotations
@@ -29,18 +28,20 @@ from cloudkeeper.model import (
 )
 
 _FEW = 3
-"""Removals up to this number are always done."""
+"""Removals that need no confirmation: half of a small list would be none or one."""
 
 
 def compare(
     wanted: ImageList, held: Iterable[Appliance], *, at: datetime, can_update_metadata: bool = True
 ) -> Plan:
-    """Return the changes that make the cloud hold what ``wanted`` offers at ``at``.
+    """Return the changes that make the cloud equal to the offers of ``wanted`` at ``at``.
 
     ``held`` are the appliances that the backend reports for this list. A backend that cannot update
-    metadata alone (``can_update_metadata``) gets the data once more instead.
+    the metadata alone (``can_update_metadata``) gets the data again instead.
 
-    :raises Untrusted: the cloud's images of this identifier belong to another VO
+    Raises:
+        Untrusted: the images in the cloud of this list's identifier belong to another VO.
+
     """
     present = {appliance.identifier: appliance for appliance in held}
     _check_owner(wanted, present.values())
@@ -59,9 +60,11 @@ def compare(
 
 
 def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
-    """Withhold the removals of a plan when they are more than three and more than half of the ``held`` appliances.
+    """Withhold the removals of a plan if they are more than three and more than half of ``held``.
 
-    Up to ``allowed`` removals are done nevertheless.
+    ``held`` is the number of the list's appliances in the cloud, ``allowed`` the number of removals
+    that an administrator has confirmed. All removals are withheld, not only those beyond the limit:
+    a list that is wrong once is wrong as a whole.
     """
     removals = plan.removals
     if len(removals) <= max(_FEW, allowed) or 2 * len(removals) <= held:
@@ -75,9 +78,10 @@ def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
 def _check_owner(wanted: ImageList, present: Iterable[Appliance]) -> None:
     for appliance in present:
         if appliance.vo and appliance.vo != wanted.vo:
-            other = f"is that of a list of VO {appliance.vo}, but it is for {wanted.vo}"
-            cause = f"its identifier {wanted.identifier} {other}"
-            raise Untrusted("image list", cause, "ask the endorser")
+            other = f"belongs to a list of VO {appliance.vo}, but this list is for VO {wanted.vo}"
+            raise Untrusted(
+                "image list", f"its identifier {wanted.identifier} {other}", "ask the endorser"
+            )
 
 
 def _removals(
@@ -93,10 +97,10 @@ def _removals(
         for key in present
         if key in offered and key not in valid
     ]
-    if None in refused:
+    if None in refused:  # an image without identifier could be any of them
         return expired
-    gone = [key for key in present if key not in offered and key not in refused]
-    return [*expired, *(Remove(present[key], "it is no longer in the list") for key in gone)]
+    missing = [key for key in present if key not in offered and key not in refused]
+    return [*expired, *(Remove(present[key], "it is no longer in the list") for key in missing)]
 
 
 def _update(
@@ -115,6 +119,9 @@ def _update(
 
 
 def _differing(wanted: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
-    """Return the keys of the list's vocabulary (with a colon) whose values differ; peers add keys of their own."""
+    """Return the keys whose values differ.
+
+    Only keys of the list's vocabulary count, which have a colon: other programs add keys without.
+    """
     keys = (key for key in wanted.keys() | held.keys() if ":" in key)
     return sorted(key for key in keys if wanted.get(key, "") != held.get(key, ""))

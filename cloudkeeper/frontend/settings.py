@@ -1,10 +1,10 @@
-"""cloudkeeper.yml as cloudkeeper 1.7.1 reads it, each option with its flag on the command line, which wins.
+"""cloudkeeper.yml as cloudkeeper 1.7.1 reads it; each option has a flag, which wins.
 
-The backend that the environment names wins over the file's: ``CLOUDKEEPER_BACKEND_ENDPOINT``, which
-the compose file sets, or ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT``, as containers are linked.
-With ``authentication``, which is for TCP, an endpoint of the file wins over a socket of the
-environment. Also known: ``image-list`` and ``verify-image-list`` of 2.0. Our own: ``crl-policy``.
-Without any option for lists, ``/etc/cloudkeeper/image-lists.conf`` is read.
+A backend in the environment wins over the file's: ``CLOUDKEEPER_BACKEND_ENDPOINT``, which the
+compose file sets, or ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT``, which a link between containers
+sets. With ``authentication``, which concerns TCP only, an endpoint of the file wins over a socket
+of the environment. ``image-list`` and ``verify-image-list`` of 2.0 are known, too; ``crl-policy``
+is our own. Without any option for lists, ``/etc/cloudkeeper/image-lists.conf`` is read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 from cloudkeeper.frontend import addresses
 from cloudkeeper.frontend.addresses import Address
+from cloudkeeper.ignored import IGNORED
 from cloudkeeper.model import Format
 
+FILE = "/etc/cloudkeeper/cloudkeeper.yml"
 _TOP = "cloudkeeper"
 _LEVELS = {
     "DEBUG": logging.DEBUG,
@@ -36,48 +38,65 @@ _LEVELS = {
     "FATAL": logging.CRITICAL,
     "UNKNOWN": logging.CRITICAL,
 }
+"""Ruby's words: 1.7.1 is written in it."""
 _SOCKET = re.compile(r"unix:(?://)?/[^/].*")
 _SOCKET_PATH = "/run/cloudkeeper/backend.sock"
+_POLICIES = ("warn", "require", "off")
 _VALUES = {
-    "--image-lists-file": "image-lists-file",
-    "--ca-dir": "ca-dir",
-    "--crl-policy": "crl-policy",
-    "--certificate": "certificate",
-    "--key": "key",
-    "--image-dir": "image-dir",
-    "--lock-file": "lock-file",
-    "--qemu-img-binary": "external-tools.binaries.qemu-img",
-    "--external-tools-execution-timeout": "external-tools.execution-timeout",
-    "--backend-endpoint": "backend.endpoint",
-    "--backend-certificate": "backend.certificate",
-    "--logging-level": "logging.level",
-    "--logging-file": "logging.file",
-    "--nginx-binary": "external-tools.binaries.nginx",
-    "--nginx-runtime-dir": "nginx.runtime-dir",
-    "--nginx-error-log-file": "nginx.error-log-file",
-    "--nginx-access-log-file": "nginx.access-log-file",
-    "--nginx-pid-file": "nginx.pid-file",
-    "--nginx-ip-address": "nginx.ip-address",
-    "--nginx-port": "nginx.port",
-    "--nginx-proxy-ip-address": "nginx.proxy.ip-address",
-    "--nginx-proxy-port": "nginx.proxy.port",
+    "image-lists-file": (
+        "file with one URL of an image list a line",
+        "/etc/cloudkeeper/image-lists.conf",
+    ),
+    "ca-dir": ("directory of CA certificates and CRLs", "/etc/grid-security/certificates"),
+    "crl-policy": (f"use of CRLs: {', '.join(_POLICIES)}", "warn"),
+    "certificate": (
+        "own certificate for mutual TLS, PEM",
+        "/etc/grid-security/hostcert.pem",
+    ),
+    "key": ("key of that certificate, PEM", "/etc/grid-security/hostkey.pem"),
+    "image-dir": (
+        "directory for images, shared with the backend",
+        "/var/spool/cloudkeeper/images",
+    ),
+    "lock-file": ("lock against a second run", "/var/lock/cloudkeeper/cloudkeeper.lock"),
+    "external-tools.binaries.qemu-img": ("path of qemu-img", "/usr/bin/qemu-img"),
+    "external-tools.execution-timeout": ("limit of a call of qemu-img, in seconds", "600"),
+    "backend.endpoint": (
+        "backend, as unix:///PATH or HOST:PORT",
+        f"unix://{_SOCKET_PATH}",
+    ),
+    "backend.certificate": (
+        "certificate or CA of the backend for mutual TLS, PEM",
+        "/etc/grid-security/backendcert.pem",
+    ),
+    "logging.level": (f"lowest level of the log: {', '.join(_LEVELS)}", "ERROR"),
+    "logging.file": (
+        "log file; an empty value means standard error only",
+        "/var/log/cloudkeeper/cloudkeeper.log",
+    ),
 }
+"""Options with one value: the help of the flag, and the default."""
 _SWITCHES = {
-    "--authentication": "authentication",
-    "--remote-mode": "remote-mode",
-    "--verify-image-list": "verify-image-list",
-    "--nginx-proxy-ssl": "nginx.proxy.ssl",
+    "authentication": "use mutual TLS with a backend at HOST:PORT (default: no)",
+    "remote-mode": "serve images to the backend over HTTP: not supported (default: no)",
+    "verify-image-list": "verify signatures: cannot be switched off (default: yes)",
 }
-_LISTS = {"--image-lists": "image-lists", "--image-list": "image-lists", "--formats": "formats"}
+_LISTS = {
+    "image-lists": "URLs of image lists, instead of a file",
+    "formats": "formats that the cloud accepts, the preferred one first: "
+    f"{', '.join(Format)} (default: qcow2)",
+}
+_FLAGS = {"image-lists": ("--image-lists", "--image-list"), "formats": ("--formats",)}
+"""The flags of options with several values; --image-list is that of 2.0."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendSettings:
-    """What `cloudkeeper sync` needs."""
+    """The settings of `cloudkeeper sync`."""
 
     lists: tuple[Address, ...]
     list_problems: tuple[Problem, ...]
-    """Lists that are written wrongly; the others are good."""
+    """URLs of lists that are invalid; the other lists are used."""
     ca_dir: Path
     crl_policy: str
     """A word of `CRLPolicy`."""
@@ -86,11 +105,11 @@ class FrontendSettings:
     formats: tuple[Format, ...]
     qemu_img: Path
     patience: timedelta
-    """For one call of qemu-img."""
+    """Limit of one call of qemu-img, to which a conversion adds."""
     endpoint: str
     """``unix:///PATH`` or ``HOST:PORT``."""
     certificates: tuple[Path, Path, Path] | None
-    """Own certificate and key, and the backend's certificate; None: in clear."""
+    """Own certificate and key, and the backend's certificate; None: no TLS."""
     log_file: Path | None
     """Log file beside standard error; None: none."""
     log_level: int
@@ -98,26 +117,40 @@ class FrontendSettings:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each option; what nginx would need is taken without a word in the help."""
-    made = parser.add_argument_group("options of cloudkeeper.yml, which these override")
-    for flag, option in _VALUES.items():
-        words = argparse.SUPPRESS if "nginx" in flag else option
-        made.add_argument(flag, dest=_dest(option), metavar="VALUE", help=words)
-    for flag, option in _SWITCHES.items():
-        words = argparse.SUPPRESS if "nginx" in flag else option
-        made.add_argument(
-            flag, dest=_dest(option), action=argparse.BooleanOptionalAction, help=words
+    """Add a flag for each option."""
+    group = parser.add_argument_group("options of cloudkeeper.yml, which these flags override")
+    for option, (words, default) in _VALUES.items():
+        group.add_argument(
+            _flag(option), dest=_dest(option), metavar="VALUE", help=f"{words} (default: {default})"
         )
-    for flag, option in _LISTS.items():
-        made.add_argument(flag, dest=_dest(option), nargs="+", metavar="VALUE", help=option)
+    for option, words in _SWITCHES.items():
+        _add_switch(group, option, words)
+    for option in IGNORED["cloudkeeper.yml"]:
+        if option.endswith(".ssl"):  # the only one without a value
+            _add_switch(group, option, argparse.SUPPRESS)
+        else:
+            group.add_argument(_flag(option), dest=_dest(option), help=argparse.SUPPRESS)
+    for option, words in _LISTS.items():
+        flags = _FLAGS[option]
+        group.add_argument(*flags, dest=_dest(option), nargs="+", metavar="VALUE", help=words)
+
+
+def _add_switch(group: argparse._ArgumentGroup, option: str, words: str) -> None:
+    action = argparse.BooleanOptionalAction
+    group.add_argument(_flag(option), dest=_dest(option), action=action, help=words)
 
 
 def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
-    """Read configuration and command line; raises `ConfigurationError` with everything that is wrong in them."""
+    """Read configuration and command line.
+
+    Raises:
+        ConfigurationError: one of them is wrong; it holds all problems.
+
+    """
     from appliance.core.config import yaml_file  # noqa: PLC0415  start-up is a cost
 
     config: Path | None = arguments.config
-    candidates = [layout.path("/etc/cloudkeeper/cloudkeeper.yml")]
+    candidates = [layout.path(FILE)]
     if layout.root == Path("/"):
         candidates.insert(0, Path("~/.cloudkeeper/cloudkeeper.yml").expanduser())
     read = document.read(
@@ -126,7 +159,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
     flags = vars(arguments)
     given = {
         option: flags[_dest(option)]
-        for option in (*_VALUES.values(), *_SWITCHES.values(), *_LISTS.values())
+        for option in (*_VALUES, *_SWITCHES, *_LISTS, *IGNORED["cloudkeeper.yml"])
     }
     texts = {
         _place(option): ",".join(value) if isinstance(value, list) else str(value)
@@ -141,14 +174,14 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
 
 
 def _names_tls_backend(read: document.Document, texts: dict[tuple[str, str], str]) -> bool:
-    """Return whether file or flags ask for TLS and name a backend for it."""
+    """Check whether file or flags ask for TLS and name a backend for it."""
     found = Settings(read, overrides=texts)
     is_named = found.where(*_place("backend.endpoint")) is not None
     return is_named and found.boolean(_TOP, "authentication", default=False)
 
 
 def _backend_of(environment: Mapping[str, str]) -> str:
-    """Return the backend that the compose file names, or that a container is linked to by two variables."""
+    """Return the backend in the environment, from the compose file's variable or from a link."""
     if named := environment.get("CLOUDKEEPER_BACKEND_ENDPOINT", ""):
         return named
     address, port = (
@@ -160,33 +193,31 @@ def _backend_of(environment: Mapping[str, str]) -> str:
 
 
 class _FrontendReader:
+    """Reads all options, so that `Settings` can report all problems and unknown options at once."""
+
     def __init__(self, settings: Settings, layout: Layout) -> None:
         self._settings = settings
         self._layout = layout
 
     def settings(self) -> FrontendSettings:
-        found, layout = self._settings, self._layout
-        self._refuse_what_is_not_done()
+        found = self._settings
+        self._refuse_unsupported()
         lists, problems = self._lists()
         log_file, log_level = self._log()
-        spool, lock = "/var/spool/cloudkeeper/images", "/var/lock/cloudkeeper/cloudkeeper.lock"
-        policies = ["warn", "require", "off"]
+        seconds = found.integer(*_place("external-tools.execution-timeout"), default=600, minimum=1)
         return FrontendSettings(
             lists=tuple(lists),
             list_problems=tuple(problems),
-            ca_dir=found.path(_TOP, "ca-dir", default=layout.grid_certificates, is_directory=True),
-            crl_policy=found.choice(_TOP, "crl-policy", default="warn", allowed=policies),
-            image_dir=found.path(_TOP, "image-dir", default=layout.path(spool), is_directory=True),
-            lock_file=found.path(_TOP, "lock-file", default=layout.path(lock)),
+            ca_dir=self._path("ca-dir", is_directory=True),
+            crl_policy=found.choice(_TOP, "crl-policy", default="warn", allowed=_POLICIES),
+            image_dir=self._path("image-dir", is_directory=True),
+            lock_file=self._path("lock-file"),
             formats=self._formats(),
+            # A program of the host, wherever the site's files are.
             qemu_img=found.path(
                 *_place("external-tools.binaries.qemu-img"), default=Path("/usr/bin/qemu-img")
             ),
-            patience=timedelta(
-                seconds=found.integer(
-                    *_place("external-tools.execution-timeout"), default=600, minimum=1
-                )
-            ),
+            patience=timedelta(seconds=seconds),
             endpoint=(endpoint := self._endpoint()),
             certificates=self._certificates(is_socket=_SOCKET.fullmatch(endpoint) is not None),
             log_file=log_file,
@@ -196,41 +227,30 @@ class _FrontendReader:
 
     def _lists(self) -> tuple[list[Address], list[Problem]]:
         found = self._settings
-        default = self._layout.path("/etc/cloudkeeper/image-lists.conf")
         alias = (_TOP, "image-list")
         entry = found.where(_TOP, "image-lists", aliases=[alias])
         if entry is None:
-            file = found.file(_TOP, "image-lists-file", default=default)
+            file = found.file(_TOP, "image-lists-file", default=self._default("image-lists-file"))
             return addresses.read_file(file) if file and file.is_file() else ([], [])
         if found.where(_TOP, "image-lists-file"):
-            found.error(
-                _TOP,
-                "image-lists-file",
-                "cannot be used together with image-lists; keep one of them",
-            )
+            words = "cannot be used together with image-lists; remove one of them"
+            found.error(_TOP, "image-lists-file", words)
         urls = found.words(_TOP, "image-lists", aliases=[alias])
         if not urls:
-            cause = f"names no image list; write URLs, with commas between{addresses.OR_OFF}"
-            return [], [Problem(entry.path, entry.line, "image-lists", cause)]
+            words = f"has no image list; write URLs, separated by commas{addresses.OR_OFF}"
+            return [], [Problem(entry.path, entry.line, "image-lists", words)]
         return addresses.read(
             [(url, entry.line) for url in urls], path=entry.path, option="image-lists"
         )
 
     def _formats(self) -> tuple[Format, ...]:
-        words = self._settings.words(_TOP, "formats", default=["qcow2"])
-        if not words:
-            self._settings.error(
-                _TOP, "formats", "must name a format that the cloud takes, for example qcow2"
-            )
-        for word in words:
-            if word.lower() not in list(Format):
-                allowed = ", ".join(Format)
-                self._settings.error(
-                    _TOP, "formats", f"{word!r} is not allowed; write one or more of {allowed}"
-                )
-        return tuple(
-            dict.fromkeys(Format(word.lower()) for word in words if word.lower() in list(Format))
-        )
+        words = [word.lower() for word in self._settings.words(_TOP, "formats", default=["qcow2"])]
+        unknown = [repr(word) for word in words if word not in list(Format)]
+        if unknown or not words:
+            fault = f"{', '.join(unknown)} is not allowed" if unknown else "is empty"
+            advice = f"write one or more of {', '.join(Format)}"
+            self._settings.error(_TOP, "formats", f"{fault}; {advice}")
+        return tuple(dict.fromkeys(Format(word) for word in words if word in list(Format)))
 
     def _endpoint(self) -> str:
         place = _place("backend.endpoint")
@@ -238,55 +258,65 @@ class _FrontendReader:
         has_tls = self._settings.boolean(_TOP, "authentication", default=False)
         if _SOCKET.fullmatch(endpoint):
             if has_tls:
-                words = (
-                    f"true: has no effect with backend.endpoint {endpoint}: TLS is for HOST:PORT"
-                )
+                words = f"true: has no effect with backend.endpoint {endpoint}: TLS needs HOST:PORT"
                 self._settings.warn(_TOP, "authentication", words)
             return endpoint
         try:
             hosts.split_port(endpoint)
         except ValueError:
-            self._settings.error(
-                *place, f"{endpoint!r} is not allowed; write unix:///PATH or HOST:PORT"
-            )
+            words = f"{endpoint!r} is not allowed; write unix:///PATH or HOST:PORT"
+            self._settings.error(*place, words)
             return endpoint
         if not has_tls:
-            words = f"{endpoint} is used without TLS: nobody knows who answers there; set authentication: true"
-            self._settings.warn(*place, words)
+            words = f"{endpoint} is used without TLS, so any host could answer in its place"
+            self._settings.warn(*place, f"{words}; set authentication: true")
         return endpoint
 
     def _certificates(self, *, is_socket: bool) -> tuple[Path, Path, Path] | None:
-        found, grid = self._settings, self._layout.path("/etc/grid-security")
+        found = self._settings
         is_wanted = found.boolean(_TOP, "authentication", default=False) and not is_socket
-        read = found.file if is_wanted else found.path
-        files = [
-            read(_TOP, "certificate", default=grid / "hostcert.pem"),
-            read(_TOP, "key", default=grid / "hostkey.pem"),
-            read(*_place("backend.certificate"), default=grid / "backendcert.pem"),
-        ]
-        certificate, key, backend = (path or Path() for path in files)
+        read = found.file if is_wanted else found.path  # files without a use need not exist
+        certificate, key, backend = (
+            read(*_place(option), default=self._default(option)) or Path()
+            for option in ("certificate", "key", "backend.certificate")
+        )
         return (certificate, key, backend) if is_wanted else None
 
     def _log(self) -> tuple[Path | None, int]:
         found = self._settings
-        default = self._layout.path("/var/log/cloudkeeper/cloudkeeper.log")
         entry = found.where(*_place("logging.file"))
-        file = found.path(*_place("logging.file"), default=default)
+        file = self._path("logging.file")
         level = _LEVELS[found.choice(*_place("logging.level"), default="ERROR", allowed=_LEVELS)]
         if found.boolean(_TOP, "debug", default=False):
             level = logging.DEBUG
         return None if entry and not entry.text else file, level
 
-    def _refuse_what_is_not_done(self) -> None:
+    def _refuse_unsupported(self) -> None:
         found = self._settings
         if found.boolean(_TOP, "remote-mode", default=False):
-            words = "images are not served over HTTP by this version; share image-dir with the backend, write false"
-            found.error(_TOP, "remote-mode", words)
+            words = "true: images over HTTP are not supported; write false, and share image-dir"
+            found.error(_TOP, "remote-mode", f"{words} with the backend")
         if not found.boolean(_TOP, "verify-image-list", default=True):
-            found.error(_TOP, "verify-image-list", "lists are always verified; write true")
-        for option in (*_VALUES.values(), *_SWITCHES.values()):
+            found.error(_TOP, "verify-image-list", "false: lists are always verified; write true")
+        ignored = IGNORED["cloudkeeper.yml"]
+        # A section must be known even when none of its options is accepted here.
+        for option in (*_VALUES, *_SWITCHES, *ignored):
             section, name = _place(option)
-            found.accept(section, [name] if "nginx" in option else [])
+            found.accept(section, [name] if option in ignored else [])
+
+    def _path(self, option: str, *, is_directory: bool = False) -> Path:
+        place, default = _place(option), self._default(option)
+        return self._settings.path(*place, default=default, is_directory=is_directory)
+
+    def _default(self, option: str) -> Path:
+        return self._layout.path(_VALUES[option][1])
+
+
+def _flag(option: str) -> str:
+    """Return the flag of an option, as 1.7.1 spells it."""
+    section, _, name = option.rpartition(".")
+    # The paths of programs are the exception: --qemu-img-binary.
+    return f"--{name}-binary" if section.endswith("binaries") else f"--{option.replace('.', '-')}"
 
 
 def _dest(option: str) -> str:
@@ -294,6 +324,6 @@ def _dest(option: str) -> str:
 
 
 def _place(option: str) -> tuple[str, str]:
-    """Return section and name of an option that is written with dots."""
+    """Return section and name of an option with dots."""
     section, _, name = f"{_TOP}.{option}".rpartition(".")
     return section, name

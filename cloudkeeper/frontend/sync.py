@@ -1,9 +1,16 @@
-"""One run: fetch and verify every list, plan, and carry out change by change.
+"""One run of the frontend: fetch and verify all lists, compare them with the cloud, change it.
 
-What fails fails alone: a list that cannot be believed keeps its images, an appliance that cannot be
-transferred leaves the others to go on. What was left undone is a line of the `SyncReport` each. The
-backend is asked before anything is downloaded, and told of the end of the run whatever happened in
-it.
+    list: fetch ─ verify ─ compare with memory ─ plan ─ guard the removals
+        change: check the backend ─ download, verify, convert ─ call the backend ─ delete the file
+
+Every failure stays where it happens. A list that cannot be accepted keeps its images in the cloud,
+and an appliance that cannot be transferred does not stop the others; each is a line of the
+`SyncReport`. PreAction comes before the first download, because a backend that refuses the run
+saves all of them, and PostAction follows whatever happened in the run.
+
+Frontend and backend share only the protocol and the directory of image files. The frontend decides
+which lists are trusted and what changes; it has no account in the cloud. The backend holds the
+account, and checks again what the frontend sends (`cloudkeeper.backend.calls`).
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend import imagelist, plan
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.backend_client import BackendClient, BackendGone
+from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable
 from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.transfer import Workshop
@@ -37,12 +44,11 @@ from cloudkeeper.model import (
 logger = logging.getLogger(__name__)
 
 _BUG = "bug in cloudkeeper"
-_BY_CONFIRMATION = "run once with --allow-remove"
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeOutcome:
-    """What became of one change: nothing yet, when it was only planned."""
+    """A change and the reason of its failure; empty if it succeeded or was only planned."""
 
     change: Change
     vo: str
@@ -51,32 +57,32 @@ class ChangeOutcome:
 
 @dataclass(slots=True)
 class SyncReport:
-    """What a run found, did and left undone."""
+    """The results of a run, and its failures."""
 
     outcomes: list[ChangeOutcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     lists: int = 0
-    """Lists that were believed."""
+    """Lists that were accepted."""
     refused_lists: int = 0
     lists_left: int = 0
-    """Lists of the configuration whose changes have not all been tried."""
+    """Configured lists whose changes have not all been attempted."""
     unchanged: int = 0
     withheld: int = 0
     transferred_bytes: int = 0
-    """Bytes of image files that the backend was given."""
+    """Bytes of image files that the backend has accepted."""
 
     def fail(self, line: str) -> None:
-        """Note and log what was left undone."""
+        """Record and log something that was not done."""
         self.failures.append(line)
         logger.error("%s", line)
 
     def refuse_list(self, line: str) -> None:
-        """Note a list that is not acted on."""
+        """Record a list that is not accepted."""
         self.fail(f"{line}; its images stay as they are")
         self.refused_lists += 1
 
     def done(self, kind: type[Change]) -> int:
-        """Return how many changes of a kind were carried out."""
+        """Return the number of changes of a kind that succeeded."""
         return sum(
             isinstance(outcome.change, kind) and not outcome.failure for outcome in self.outcomes
         )
@@ -84,7 +90,7 @@ class SyncReport:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A change at which the backend went away: it, or the change, is to blame."""
+    """A change during which the backend became unreachable; either of the two may be the cause."""
 
     change: Change
     address: Address
@@ -93,7 +99,7 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class ListSources:
-    """Where lists come from and who is believed. ``keeps`` tells whether what is believed is remembered."""
+    """The lists to fetch, and their trust; ``keeps`` is False for a run that remembers nothing."""
 
     addresses: Sequence[Address]
     client: Downloader
@@ -101,8 +107,8 @@ class ListSources:
     memory: Memory
     keeps: bool = True
 
-    def believed(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, ImageList]]:
-        """Fetch list after list; gives those that may be acted on, reports the others."""
+    def accepted(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, ImageList]]:
+        """Yield the lists that may be acted on, one after another; report the others."""
         seen: dict[ListId, Address] = {}
         for address in self.addresses:
             try:
@@ -110,25 +116,23 @@ class ListSources:
                 if (other := seen.setdefault(found.identifier, address)) is not address:
                     raise Untrusted(
                         address.name,
-                        f"has the identifier of {other}, {found.identifier}",
+                        f"has the same identifier as {other}, {found.identifier}",
                         "remove one of them",
                     )
                 if self.keeps:
                     self.memory.note(found, url=address.place, at=at)
             except ApplianceError as error:
-                report.refuse_list(
-                    str(error) if error.subject == address.name else f"{address}: {error}"
-                )
+                is_named = error.subject == address.name
+                report.refuse_list(str(error) if is_named else f"{address}: {error}")
                 continue
-            except Exception as error:  # what one list brings about must not cost the others
+            except Exception as error:  # one list must not affect the others
                 logger.exception("%s: %s", address, _BUG)
                 report.refuse_list(f"{address}: {_BUG}: {type(error).__name__}: {error}")
                 continue
             report.lists += 1
             for refusal in found.refused:
-                report.fail(
-                    f"{address}: image {refusal.identifier or '?'} refused: {refusal.reason}"
-                )
+                name = refusal.identifier or "?"
+                report.fail(f"{address}: image {name} refused: {refusal.reason}")
             yield address, found
 
     def _fetch(self, address: Address, *, at: datetime) -> ImageList:
@@ -143,19 +147,14 @@ class ListSources:
         self.memory.check(found, url=address.place)
         for warning in warnings:
             logger.warning("%s: %s", address, warning)
-        logger.info(
-            "%s: list %s of VO %s, %d images",
-            address,
-            found.identifier,
-            found.vo,
-            len(found.offers),
-        )
+        images = len(found.offers)
+        logger.info("%s: list %s of VO %s, %d images", address, found.identifier, found.vo, images)
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Synchronisation:
-    """One run against one backend. ``allowed`` is how many removals a list may ask for whatever the guard says."""
+    """One run with one backend; ``allowed`` is the confirmed number of removals of a list."""
 
     sources: ListSources
     backend: BackendClient
@@ -164,10 +163,13 @@ class Synchronisation:
     is_dry: bool = False
 
     def run(self, report: SyncReport, *, at: datetime) -> None:
-        """Bring the cloud up to the lists as they are valid at ``at``, or plan it only; ``report`` takes it all down.
+        """Make the cloud equal to the lists as they are valid at ``at``, or only plan it.
 
-        :raises BackendFailure: the backend does not let a run begin, or cannot tell what the cloud
-        holds
+        ``report`` receives all results, also when the run ends early.
+
+        Raises:
+            BackendFailure: the backend begins no run, or cannot list the images of the cloud.
+
         """
         if self.is_dry:
             for _, wanted_plan, vo in self._plans(report, at=at):
@@ -181,7 +183,7 @@ class Synchronisation:
             for address, wanted_plan, vo in self._plans(report, at=at):
                 suspects += self._carry_out(wanted_plan.changes, address, vo=vo, report=report)
                 report.lists_left -= 1
-            for suspect in suspects:  # each by itself, after all others
+            for suspect in suspects:  # after all others, which a second failure then cannot affect
                 self._carry_out(
                     [suspect.change],
                     suspect.address,
@@ -193,9 +195,11 @@ class Synchronisation:
             self._end(report)
 
     def _plans(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, Plan, str]]:
+        """Yield for each accepted list its address, its plan and its VO."""
         known = set(self.backend.list_ids())
-        for address, wanted in self.sources.believed(report, at=at):
+        for address, wanted in self.sources.accepted(report, at=at):
             try:
+                # A list that is not known has no appliances; the call then checks its VO only.
                 is_asked = wanted.identifier in known or self.backend.can_check_vo
                 held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
                 full = plan.compare(
@@ -204,18 +208,18 @@ class Synchronisation:
             except ApplianceError as error:
                 report.fail(f"{address}: {error}; its images stay as they are")
                 continue
-            except Exception as error:  # what one list brings about must not cost the others
+            except Exception as error:  # one list must not affect the others
                 logger.exception("%s: %s", address, _BUG)
                 words = f"{_BUG}: {type(error).__name__}: {error}"
                 report.fail(f"{address}: {words}; its images stay as they are")
                 continue
             guarded = plan.guard(full, held=len(held), allowed=self.allowed)
             if guarded.withheld:
-                report.withheld += len(guarded.withheld)
-                many = f"{len(guarded.withheld)} of {len(held)} images would be removed, which is held back"
-                report.fail(
-                    f"{address}: {many}; {_BY_CONFIRMATION} {len(guarded.withheld)} if it is right"
-                )
+                number = len(guarded.withheld)
+                report.withheld += number
+                cause = f"{number} of {len(held)} images would be removed, so none is removed"
+                remedy = f"to confirm that, run once with --allow-remove {number}"
+                report.fail(f"{address}: {cause}; {remedy}")
             report.unchanged += guarded.unchanged
             yield address, guarded, wanted.vo
 
@@ -228,29 +232,29 @@ class Synchronisation:
         report: SyncReport,
         is_last: bool = False,
     ) -> list[Suspect]:
-        """Carry out changes, each by itself; return those to try once more, after all others.
+        """Make changes one by one; return those to retry after all others.
 
-        Those are the ones at which a backend went away that is back by now. ``is_last`` is for that
-        second time: what makes the backend go away again is left out of this run.
+        Those are the changes during which the backend became unreachable and then returned. With
+        ``is_last``, such a change is not retried again: it probably crashes the backend.
         """
         suspects: list[Suspect] = []
         for change in changes:
             failure = ""
             try:
                 report.transferred_bytes += self._apply(change)
-            except BackendGone as error:
+            except BackendUnreachable as error:
                 if self.backend.wait() and not is_last:
                     words = f"{address}: {describe(change)}: {error}"
-                    logger.warning("%s; tried again after all others", words)
+                    logger.warning("%s; retried after all others", words)
                     suspects.append(Suspect(change, address, vo))
                     continue
                 failure = str(error)
                 if is_last:
-                    words = "the backend went away twice at this image, which is left out"
+                    words = "the backend became unreachable twice at this image, which is skipped"
                     failure = f"{words}: {error}"
             except ApplianceError as error:
                 failure = str(error)
-            except Exception as error:  # what one image brings about must not cost the others
+            except Exception as error:  # one image must not affect the others
                 failure = f"{_BUG}: {type(error).__name__}: {error}"
                 logger.exception("%s: %s", address, _BUG)
             if failure:
@@ -261,7 +265,7 @@ class Synchronisation:
         return suspects
 
     def _apply(self, change: Change) -> int:
-        """Carry out one change; returns the bytes that the backend was given."""
+        """Make one change; return the bytes that the backend has accepted."""
         match change:
             case Create(offer):
                 return self._transfer(offer, is_new=True)
@@ -274,7 +278,7 @@ class Synchronisation:
         return 0
 
     def _transfer(self, offer: Offer, *, is_new: bool) -> int:
-        self.backend.check()
+        self.backend.check()  # before the download, which may take hours
         with self.workshop.prepare(offer) as data:
             appliance = replace(offer.appliance, data=data)
             (self.backend.add if is_new else self.backend.update)(appliance)
@@ -288,7 +292,7 @@ class Synchronisation:
 
 
 def describe(change: Change) -> str:
-    """Return a change in a few words."""
+    """Return a short description of a change, for messages."""
     name = f'{change.appliance.identifier} "{change.appliance.title[:60]}"'
     match change:
         case Create():

@@ -1,9 +1,14 @@
-"""From a URL of a list to an image file that the backend may have: verified first, visible afterwards.
+"""The transfer of an image: from a URL of a list to a file that the backend may read.
 
-A download goes to a file whose name ends in ``.part`` and gets its name only when size and checksum
-are the list's and its headers are harmless; so does a conversion. All names begin with `PREFIX`,
-which is how the next run finds what a killed one left behind. Files live as long as the backend
-needs them, and no longer.
+    download NAME.download.part ─ size, SHA-512 ─ headers ─┬─────────────── rename to NAME.FORMAT
+                                                           └ convert to NAME.FORMAT.part ─┘
+
+The backend, perhaps another account of the same group, sees the directory. A file therefore ends in
+``.part`` until it is complete: size and checksum are those of the list, its headers name no other
+file, and it has a format that the cloud accepts. The rename is atomic and comes last.
+
+A file lives only as long as the backend needs it. All names begin with `PREFIX`, by which the next
+run finds and removes the files of a killed one.
 """
 
 from __future__ import annotations
@@ -34,17 +39,17 @@ logger = logging.getLogger(__name__)
 PREFIX = "cloudkeeper-"
 _PART = ".part"
 _RESERVE = 64 * 2**20
-"""Bytes of the file system that are left to others."""
+"""Bytes of the file system to keep free for other programs."""
 _SLOWEST = 256 * 1024
-"""Bytes a second that a download must at least do."""
+"""Bytes a second: the slowest rate of a download."""
 _USUAL = 32 * 2**30
-"""Bytes that an image may have when nobody has told how many: they decide how long its download may take."""
-_FREE_SPACE = "free space there; the next run tries again"
+"""Bytes; limits the time of a download whose list gives no size."""
+_FREE_SPACE = "free some space; the next run retries"
 
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A file with the size and SHA-512 that were asked for."""
+    """A file whose size and SHA-512 are those of the list."""
 
     path: Path
     sha512: str
@@ -53,10 +58,10 @@ class Downloaded:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """A directory for image files, and what fetches and converts them.
+    """A directory for image files, with the programs that fetch and convert them.
 
-    ``accepted`` are the formats that the cloud takes, the preferred one first. One workshop at a
-    time may use a directory; the backend reads in it.
+    ``accepted`` are the formats that the cloud accepts, the preferred one first. Only one workshop
+    at a time may use a directory; the backend reads it.
     """
 
     directory: Path
@@ -65,29 +70,31 @@ class Workshop:
     qemu: QemuImg
 
     def sweep(self) -> list[LocalFailure]:
-        """Remove what an earlier run left behind; return a line for each name that stays."""
+        """Remove the files of a killed run; return a failure for each that cannot be removed."""
         files.make_directory(self.directory)
         stuck: list[LocalFailure] = []
         for name in sorted(name for name in os.listdir(self.directory) if name.startswith(PREFIX)):
             path = self.directory / name
             try:
-                if path.is_dir() and not path.is_symlink():  # we make none
+                if path.is_dir() and not path.is_symlink():  # not made by us
                     raise files.NotAFile(errno.EISDIR, "Is a directory", str(path))
                 path.unlink(missing_ok=True)
             except OSError as error:
                 stuck.append(files.describe_skipped(path, error))
             else:
-                logger.info("%s: left behind by an earlier run, removed", files.shown(path))
+                logger.info("%s: left by an earlier run; removed", files.shown(path))
         return stuck
 
     @contextlib.contextmanager
     def prepare(self, offer: Offer) -> Iterator[ImageData]:
-        """Fetch the data of an offer into a file that is there during the block.
+        """Fetch the data of an offer into a file that exists during the block.
 
-        :raises Unavailable: it cannot be fetched
-        :raises Tampered: size or checksum are not those of the list
-        :raises Unusable: the file is of no known format, or harmful, or cannot be converted
-        :raises LocalFailure: the disk is full or not writable
+        Raises:
+            Unavailable: the data cannot be fetched.
+            Tampered: size or checksum are not those of the list.
+            Unusable: the file has no known format, is harmful, or cannot be converted.
+            LocalFailure: the disk is full or not writable.
+
         """
         made: list[Path] = []
         try:
@@ -108,7 +115,7 @@ class Workshop:
         original = self._download(offer.source, part)
         found = formats.detect(part, declared=offer.appliance.attributes.get("hv:format", ""))
         disk = formats.inspect(part, found)
-        self.qemu.virtual_size(disk)
+        self.qemu.virtual_size(disk)  # raises for a disk that qemu-img cannot open
         into = found if found in self.accepted else self._target(part)
         final = stem.with_name(f"{stem.name}.{into}")
         made.append(final)
@@ -124,15 +131,19 @@ class Workshop:
         self.qemu.convert(disk, into, converted)
         part.unlink()
         _publish(converted, final)
+        # The backend checks the converted file, whose size and checksum are not those of the list.
         size, sha512 = _hash(final)
         return ImageData(str(final), into, sha512, size, uri=offer.source.uri)
 
     def _target(self, path: Path) -> Format:
+        """Return the format to convert to; qemu-img writes disks only."""
         for wanted in self.accepted:
-            if wanted is not Format.OVA:
+            if wanted.is_disk:
                 return wanted
         raise Unusable(
-            path.name, "cannot be converted to OVA, the only format that is accepted here"
+            path.name,
+            f"cannot be converted to {self.accepted[0]}, the only accepted format",
+            "in cloudkeeper.yml, add a disk format to formats",
         )
 
     def _download(self, source: ImageSource, part: Path) -> Downloaded:
@@ -145,7 +156,7 @@ class Workshop:
             self._check_room(length or 0)
             received, sha512 = _write(blocks, part, limit=size or length or self._room())
         if size and received != size:
-            raise Tampered(name, f"{received} bytes came, the list says {size}")
+            raise Tampered(name, f"the server sent {received} bytes, the list says {size}")
         if sha512 != source.sha512:
             raise Tampered(
                 name, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…"
@@ -158,19 +169,22 @@ class Workshop:
     def _check_room(self, needed: int) -> None:
         room = self._room()
         if needed > room:
-            cause = f"{needed >> 20} MiB are needed, {max(room, 0) >> 20} MiB are free"
-            raise LocalFailure(self.directory, cause, _FREE_SPACE)
+            raise LocalFailure(
+                self.directory,
+                f"{needed >> 20} MiB are needed, {max(room, 0) >> 20} MiB are free",
+                _FREE_SPACE,
+            )
 
 
 def _write(blocks: Iterable[bytes], part: Path, *, limit: int) -> tuple[int, str]:
-    """Write and hash; returns bytes and SHA-512. More than ``limit`` bytes are not taken."""
+    """Write and hash up to ``limit`` bytes; return their number and SHA-512."""
     digest, received = hashlib.sha512(), 0
-    # whatever stands there was not made by this run: a link may lead anywhere
+    # "x": a name that exists was not made by this run, and a link could lead anywhere.
     with part.open("xb") as file:
         for block in blocks:
             received += len(block)
             if received > limit:
-                raise Unavailable(part.name, f"more than {limit} bytes came")
+                raise Unavailable(part.name, f"the server sent more than {limit} bytes")
             digest.update(block)
             file.write(block)
         file.flush()
@@ -187,7 +201,7 @@ def _hash(path: Path) -> tuple[int, str]:
 
 
 def _publish(part: Path, final: Path) -> None:
-    """Give a finished file its name; the backend, another user of the same group, may read it."""
+    """Give a finished file its name, and a mode that lets the backend's group read it."""
     with part.open("rb") as file:
         os.fchmod(file.fileno(), 0o640)
         os.fsync(file.fileno())
@@ -196,11 +210,12 @@ def _publish(part: Path, final: Path) -> None:
 
 
 def _shown(uri: str) -> str:
-    """Return a URL without what may be a secret in it: user name, password and query."""
+    """Return a URL without the parts that may be secret: user name, password and query."""
     parts = urlsplit(uri)
     return urlunsplit((parts.scheme, hosts.of_url(uri), parts.path, "", ""))
 
 
 def _file_name(offer: Offer) -> str:
+    """Return a name that is unique for list and identifier; `imagelist` has checked both."""
     key = f"{offer.appliance.list_id}/{offer.appliance.identifier}".encode()
     return f"{PREFIX}{offer.appliance.identifier[:64]}-{hashlib.sha256(key).hexdigest()[:16]}"

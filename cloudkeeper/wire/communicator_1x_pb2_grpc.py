@@ -81,7 +81,7 @@ class CommunicatorServicer:
     """Missing associated documentation comment in .proto file."""
 
     def PreAction(self, request, context):
-        """Brackets a run; the backend gets ready, respectively tidies up.
+        """Begin and end a run: the backend prepares itself, and cleans up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +94,7 @@ class CommunicatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImageLists(self, request, context):
-        """What the cloud holds: the lists, and the appliances of one list, without image.
+        """The contents of the cloud: the lists, and the appliances of one list, without image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +107,7 @@ class CommunicatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddAppliance(self, request, context):
-        """Add comes with an image; Update with one replaces the data, Update without one changes the metadata only.
+        """Add has an image. Update with an image replaces the data, without one only the metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

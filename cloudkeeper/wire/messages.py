@@ -1,8 +1,8 @@
-"""Appliances as protobuf messages in the numbering of 1.x, and back.
+"""Conversion of appliances to protobuf messages in the numbering of 1.x, and back.
 
-A message that leaves out its image means "no data", one with an empty image means data that are
-nowhere: `Appliance` keeps them apart. ``expiration_date`` 0 cannot be told from none. Amounts of
-memory are in bytes once they are read.
+A message without image has no data; one with an empty image has data without a location. The two
+stay different in `Appliance`. proto3 does not send zeros, so an ``expiration_date`` of 0 means that
+the appliance does not expire. Amounts of memory are in bytes once a message is read.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from cloudkeeper.model import (
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FORMATS = {
-    Format.RAW: pb.Image.RAW,
-    Format.OVA: pb.Image.OVA,
-    Format.QCOW2: pb.Image.QCOW2,
-    Format.VMDK: pb.Image.VMDK,
-}
-_MODES = {TransferMode.LOCAL: pb.Image.LOCAL, TransferMode.REMOTE: pb.Image.REMOTE}
-_FORMATS_BY_NUMBER = {number: found for found, number in _FORMATS.items()}
-_MODES_BY_NUMBER = {number: mode for mode, number in _MODES.items()}
+# By name: if the protocol lacks a format or mode, importing this module fails.
+_FORMATS = {pb.Image.Format.Value(each.name): each for each in Format}
+_MODES = {pb.Image.Mode.Value(each.name): each for each in TransferMode}
 
 
 def to_message(appliance: Appliance) -> pb.Appliance:
-    """Return the message for an appliance; figures must fit into int64 and ``cores`` into int32."""
+    """Return the message for an appliance.
+
+    Raises:
+        ValueError: a number does not fit into int64, or ``cores`` not into int32.
+
+    """
     return pb.Appliance(
         identifier=appliance.identifier,
         title=appliance.title,
@@ -48,9 +47,7 @@ def to_message(appliance: Appliance) -> pb.Appliance:
         architecture=appliance.architecture,
         operating_system=appliance.operating_system,
         vo=appliance.vo,
-        expiration_date=int((appliance.expires - _EPOCH).total_seconds())
-        if appliance.expires
-        else 0,
+        expiration_date=_to_seconds(appliance.expires) if appliance.expires else 0,
         image_list_identifier=appliance.list_id,
         image=_to_image(appliance.data) if appliance.data else None,
         attributes=dict(appliance.attributes),
@@ -58,9 +55,11 @@ def to_message(appliance: Appliance) -> pb.Appliance:
 
 
 def from_message(message: pb.Appliance) -> Appliance:
-    """Return the appliance that a peer sent. Its texts are as the peer wrote them: nothing in them is judged here.
+    """Return the appliance that a peer sent; its texts are unchecked.
 
-    :raises Malformed: a date beyond the calendar, an image of an unknown format or mode
+    Raises:
+        Malformed: the date is outside the years 1 to 9999, or format or mode is unknown.
+
     """
     return Appliance(
         identifier=ApplianceId(message.identifier),
@@ -83,9 +82,9 @@ def from_message(message: pb.Appliance) -> Appliance:
 
 def _to_image(data: ImageData) -> pb.Image:
     return pb.Image(
-        mode=_MODES[data.mode],
+        mode=data.mode.name,
         location=data.location,
-        format=_FORMATS[data.format],
+        format=data.format.name,
         uri=data.uri,
         checksum=data.checksum,
         size=data.size,
@@ -96,28 +95,33 @@ def _to_image(data: ImageData) -> pb.Image:
 
 def _from_image(message: pb.Appliance) -> ImageData:
     image = message.image
-    if image.format not in _FORMATS_BY_NUMBER or image.mode not in _MODES_BY_NUMBER:
-        cause = f"its image has the unknown format {image.format} or mode {image.mode}"
+    if image.format not in _FORMATS or image.mode not in _MODES:
         raise Malformed(
             f"appliance {message.identifier}",
-            cause,
-            "use frontend and backend of one protocol version",
+            f"its image has an unknown format ({image.format}) or mode ({image.mode})",
+            "use a frontend and a backend with the same protocol version",
         )
     return ImageData(
         location=image.location,
-        format=_FORMATS_BY_NUMBER[image.format],
+        format=_FORMATS[image.format],
         checksum=image.checksum,
         size=image.size,
         uri=image.uri,
-        mode=_MODES_BY_NUMBER[image.mode],
+        mode=_MODES[image.mode],
         username=image.username,
         password=image.password,
     )
+
+
+def _to_seconds(moment: datetime) -> int:
+    return int((moment - _EPOCH).total_seconds())
 
 
 def _from_seconds(message: pb.Appliance) -> datetime:
     try:
         return _EPOCH + timedelta(seconds=message.expiration_date)
     except OverflowError:
-        cause = f"its expiration date {message.expiration_date} lies beyond the calendar"
-        raise Malformed(f"appliance {message.identifier}", cause) from None
+        raise Malformed(
+            f"appliance {message.identifier}",
+            f"its expiration date {message.expiration_date} is outside the years 1 to 9999",
+        ) from None

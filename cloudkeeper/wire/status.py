@@ -1,11 +1,12 @@
-"""How a result is told in 1.x: by trailing metadata of a call that gRPC itself ends with OK.
+"""How a call of 1.x reports its result: in the trailing metadata, while gRPC itself reports OK.
 
-Key ``status`` is one of the words of `CallStatus`, key ``message`` says more when it is not SUCCESS. No
-``status`` at all counts as a failure. For the calls that stream, both come after the last item.
+The key ``status`` holds a word of `CallStatus`; the key ``message`` explains all but SUCCESS.
+A call without ``status`` has failed. For the calls that stream, both follow the last item.
 
-``features`` is ours: words, separated by commas, that a backend sends with the result of PreAction;
-peers ignore it. cloudkeeper-os 0.9.x loses the image when an Update comes without one, so a
-frontend sends such an Update only to a backend that names `METADATA_UPDATE`.
+The key ``features`` is an addition of ours, which cloudkeeper 1.7.1 ignores: a backend sends it
+with the result of PreAction, as words separated by commas. cloudkeeper-os 0.9.x loses the image
+when an Update comes without one, so a frontend sends such an Update only to a backend that
+announces `METADATA_UPDATE`.
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ import enum
 from collections.abc import Iterable, Mapping
 
 METADATA_UPDATE = "metadata-update"
-"""The backend changes metadata alone when an Update comes without image; the data stay."""
+"""Feature: an Update without image changes the metadata and keeps the data."""
 VO_CHECK = "vo-check"
-"""The backend fails ``Appliances`` when there is no project for the VO that came along as `VO`."""
+"""Feature: ``Appliances`` fails when the VO in the call's metadata (`VO`) has no project."""
 VO = "vo"
-"""Key of metadata that a frontend sends with Appliances: the VO of the list. So a VO without a project costs one line
-and no download."""
+"""Key of the metadata of Appliances, ours: the VO of the list.
+
+With it a VO without a project costs one line of the log, not the download of its images.
+"""
 ALLOW_REMOVE = "allow-remove"
-"""Key of metadata that a frontend sends with PreAction, ours too: how many images of a list it may remove in this run,
-because the administrator said so."""
+"""Key of the metadata of PreAction, ours: the number of a list's images that the run may remove.
+
+The frontend sends it when an administrator has confirmed the number.
+"""
 
 _STATUS, _MESSAGE, _FEATURES = "status", "message", "features"
 _MAX_MESSAGE = 2000
-"""gRPC refuses metadata of more than 8 KiB."""
+"""Characters: gRPC refuses a call's metadata beyond 8 KiB altogether."""
 
 
 class CallStatus(enum.StrEnum):
-    """The words of 1.x for the outcome of a call."""
+    """The words of 1.x for the result of a call."""
 
     SUCCESS = "SUCCESS"
     ERROR = "ERROR"
@@ -47,32 +52,41 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def to_metadata(status: CallStatus, message: str = "", *, features: Iterable[str] = ()) -> Metadata:
-    """Return the trailing metadata that tell an outcome; ``message`` becomes one line of printable ASCII."""
-    told: list[tuple[str, str]] = [(_STATUS, str(status))]
+    """Return the trailing metadata for a result; ``message`` becomes one line of printable ASCII.
+
+    gRPC allows no other characters in the value of a text key.
+    """
+    pairs: list[tuple[str, str]] = [(_STATUS, str(status))]
     if message:
         line = " ".join(message.split()).encode("ascii", "backslashreplace").decode("ascii")
-        told.append((_MESSAGE, "".join(filter(str.isprintable, line))[:_MAX_MESSAGE]))
+        pairs.append((_MESSAGE, "".join(filter(str.isprintable, line))[:_MAX_MESSAGE]))
     if words := ",".join(features):
-        told.append((_FEATURES, words))
-    return tuple(told)
+        pairs.append((_FEATURES, words))
+    return tuple(pairs)
 
 
 def from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, str]:
-    """Return status and message of a peer. The status may be a word that `CallStatus` lacks; none at all is ERROR."""
-    told = _texts(metadata)
-    if _STATUS not in told:
-        return CallStatus.ERROR, "the backend told no result"
-    return told[_STATUS], told.get(_MESSAGE, "")
+    """Return status and message of a peer.
+
+    The status may be a word that `CallStatus` lacks; a peer that sends none has failed.
+    """
+    found = _texts(metadata)
+    if _STATUS not in found:
+        return CallStatus.ERROR, "the backend reported no result"
+    return found[_STATUS], found.get(_MESSAGE, "")
 
 
 def features_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> frozenset[str]:
-    """Return the features that a backend named with the result of PreAction; none for the 0.9.x backends."""
+    """Return the features that a backend announces with the result of PreAction.
+
+    Backends of 0.9.x announce none.
+    """
     return frozenset(filter(None, _texts(metadata).get(_FEATURES, "").split(",")))
 
 
 def _texts(metadata: Iterable[tuple[str, str | bytes]] | None) -> Mapping[str, str]:
-    pairs = ((key, value) for key, value in metadata or ())
+    """Return metadata by key in lower case, as gRPC compares keys; bytes become ASCII."""
     return {
         key.lower(): value if isinstance(value, str) else value.decode("ascii", "backslashreplace")
-        for key, value in pairs
+        for key, value in metadata or ()
     }

@@ -349,7 +349,7 @@ def test_images_of_0_9_that_cannot_be_told_apart_are_left_alone(
     )
     (line,) = backend.record()["failures"]
     assert all(image in line for image in theirs)
-    assert line.endswith("so none is taken for it; delete what nobody needs")
+    assert line.endswith("so none is used; delete those that nobody needs")
     ours = {row.id for row in cloud.rows()} - theirs
     assert len(ours) == 1
     client.run()
@@ -418,7 +418,7 @@ def test_a_vo_without_a_project_is_told_before_anything_is_fetched(
     client.call("PostAction")
 
 
-BELIEVED = {
+CLAIMS = {
     "location=/etc/passwd": "is not below the image directory",
     "location={images}/../../../../etc/out": "is not below the image directory",
     "location={images}/link": "is not below the image directory",
@@ -427,14 +427,14 @@ BELIEVED = {
     "location={images}/none": "cannot be opened: no such file or directory",
     "location={images}/a\0b": "cannot be opened: embedded null byte",
     "location=": "is not below the image directory",
-    "size=17": "bytes, not 17 as told",
-    "checksum=": "comes without SHA-512 or SHA-256",
-    "format=OVA": "an OVA is no disk",
-    "mode=REMOTE": "images over HTTP are not taken",
+    "size=17": "bytes, but the frontend sent 17",
+    "checksum=": "has no SHA-512 or SHA-256",
+    "format=OVA": "ova is an archive, not a disk format",
+    "mode=REMOTE": "images over HTTP are not supported",
 }
 
 
-def test_what_a_frontend_says_of_files_is_not_believed(
+def test_claims_of_a_frontend_about_files_are_checked(
     cloud: Cloud, backend: Backend, client: Client
 ) -> None:
     offer = Offer.make(backend.images)
@@ -442,7 +442,7 @@ def test_what_a_frontend_says_of_files_is_not_believed(
     (backend.images / "link").symlink_to(backend.root / "secret")
     os.mkfifo(backend.images / "fifo")
     changes: list[tuple[str, object]] = []
-    for change in BELIEVED:
+    for change in CLAIMS:
         name, _, text = change.partition("=")
         value = (
             text.format(images=backend.images)
@@ -453,12 +453,12 @@ def test_what_a_frontend_says_of_files_is_not_believed(
         )
         changes.append(("AddAppliance", offer.message(identifier=change, image={name: value})))
     *refused, neighbour = client.run(*changes, ("AddAppliance", offer.message()))
-    for (status, message), said in zip(refused, BELIEVED.values(), strict=True):
+    for (status, message), said in zip(refused, CLAIMS.values(), strict=True):
         assert status == "ERROR_APPLIANCE_TRANSFER"
         assert said in message
     assert neighbour == ("SUCCESS", "")
     assert len(cloud.rows()) == 1
-    assert len(backend.record()["failures"]) == len(BELIEVED)
+    assert len(backend.record()["failures"]) == len(CLAIMS)
 
 
 def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
@@ -480,14 +480,14 @@ def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Pat
     assert good == [("SUCCESS", "")] * 3
     assert closed[0] == misplaced[0] == "ERROR_RESOURCE_NOT_FOUND"
     assert (
-        "shows the account 'images-e2e' no project img-closed; correct the mapping, or: openstack"
+        "shows the account 'images-e2e' no project img-closed; correct the mapping, or run: openstack"
         in closed[1]
     )
     assert "no project img-ops in domain elsewhere" in misplaced[1]
     place = f"{tmp_path}/etc/cloudkeeper-os/mapping.json"
     assert unknown == (
         "ERROR",
-        f"VO unknown: is mapped to no project; add it to {place}, if its images are wanted",
+        f"VO unknown: is mapped to no project; to accept its images, add it to {place}",
     )
     assert {row.properties["APPLIANCE_VO"]: row.owner for row in cloud.rows()} == {
         "by-name": cloud.projects["img-biomed"],

@@ -194,8 +194,8 @@ def test_an_image_that_makes_no_sense_is_named_and_left_alone(
     assert client.run(("AddAppliance", offer.message(vo="biomed"))) == [("SUCCESS", "")]
     assert cloud.rows("img-ops") == before
     [line] = [line for line in backend.record()["failures"] if before[0].id in line]
-    assert "its properties make no sense: ValueError" in line
-    assert "correct or delete it; it is left alone" in line
+    assert "its properties are invalid: ValueError" in line
+    assert "correct or delete it; until then it is ignored" in line
 
 
 def test_a_run_that_nobody_ends_is_recorded_as_such(backend: Backend, client: Client) -> None:
@@ -352,7 +352,7 @@ def test_too_many_removals_are_refused(cloud: Cloud, backend: Backend, client: C
     request = pb.ImageListIdentifier(image_list_identifier=LIST)
     ((status, message),) = client.run(("RemoveImageList", request))
     assert status == "ERROR_RESOURCE_STATE"
-    assert message.startswith(f"image list {LIST}: 6 of its 6 images would be gone")
+    assert message.startswith(f"image list {LIST}: 6 of its 6 images would be removed")
     assert "--allow-remove 6" in message
     assert len(cloud.rows()) == 6
     one_by_one = [

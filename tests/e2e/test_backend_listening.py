@@ -22,7 +22,7 @@ from google.protobuf.empty_pb2 import Empty
 from cloudkeeper.frontend.backend_client import (
     BackendClient,
     BackendFailure,
-    BackendGone,
+    BackendUnreachable,
     Encryption,
 )
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
@@ -143,7 +143,7 @@ def test_the_socket_is_for_the_account_alone(server: Server) -> None:
     )
     with (
         BackendClient(f"unix://{server.socket}") as backend,
-        pytest.raises(BackendGone, match="No such file"),
+        pytest.raises(BackendUnreachable, match="No such file"),
     ):
         backend.check()
 
@@ -187,7 +187,7 @@ def test_the_socket_of_another_program_is_not_taken(server: Server) -> None:
         )
     server.socket.unlink()
     server.socket.write_text("precious")
-    assert "is no socket; remove it" in server.fail()
+    assert "is not a socket; remove it" in server.fail()
     assert server.socket.read_text() == "precious"
 
 
@@ -223,7 +223,7 @@ def test_a_frontend_without_certificate_where_that_is_allowed(tmp_path: Path) ->
             assert is_answered(f"127.0.0.1:{port}")
             assert (
                 server.log.read_text().count(
-                    "anyone who can connect to grpc_port adds and removes images"
+                    "anyone who can connect to grpc_port can add and remove images"
                 )
                 == count
             )
@@ -396,7 +396,7 @@ def test_files_that_are_no_pair_are_one_clear_line(tmp_path: Path, parties: Part
     ) as server:
         line = server.fail()
     assert line.startswith(
-        f"cloudkeeper-os: {parties.backend.certificate}: no certificate with its key"
+        f"cloudkeeper-os: {parties.backend.certificate}: cannot be used with its key"
     )
     assert "appliance certificates" in line
     assert os.fspath(parties.frontend.key) in line

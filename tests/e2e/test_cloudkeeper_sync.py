@@ -269,7 +269,7 @@ def test_many_removals_wait_for_a_word(world: World) -> None:
     done = world.sync()
     assert done.returncode == 1
     assert (
-        "4 of 6 images would be removed, which is held back; run once with --allow-remove 4"
+        "4 of 6 images would be removed, so none is removed; to confirm that, run once with --allow-remove 4"
         in done.stderr
     )
     assert len(world.cloud.appliances) == 6
@@ -405,7 +405,7 @@ def test_an_expired_list_is_refused(offered: World) -> None:
     [
         ({"dn": f"{HOST_DN}/CN=other.example.org"}, "but its endorser is"),
         ({"ca": "/DC=EU/DC=EXAMPLE/CN=Other"}, "certificate is issued by"),
-        ({"vo": "dteam"}, "is that of a list of VO ops, but it is for dteam"),
+        ({"vo": "dteam"}, "belongs to a list of VO ops, but this list is for VO dteam"),
         ({"ad__vo": None}, "ad:vo is missing"),
         ({"dc__date__expires": "never"}, "dc:date:expires is no date"),
         ({"hv__images": {}}, "hv:images of the list has the wrong type"),
@@ -440,7 +440,7 @@ def test_a_revoked_signer_is_refused(offered: World, tmp_path: Path) -> None:
             Broken(b"MIME-Version: 1.0\n", 1000),
             "the connection broke after 18 bytes: IncompleteRead",
         ),
-        (Redirect("http://localhost:1/list"), "the server redirects to http, away from https"),
+        (Redirect("http://localhost:1/list"), "the server redirects from https to http"),
         (Redirect("/ops/image.list"), "the server redirects more than 5 times"),
         (Redirect("file:///etc/passwd"), "the server redirects to file"),
         (bytes(16 * 2**20 + 1), "is larger than 16777216 bytes"),
@@ -500,12 +500,12 @@ def test_bad_neighbours_stop_nobody(world: World) -> None:
     ]
     assert world.record()["failures"] == told
     expected = [
-        f"{world.root}/image-lists.conf:4: must begin with https://",
+        f"{world.root}/image-lists.conf:4: does not begin with https://; write https://HOST/PATH",
         "/vo/b.list: ",
-        f"image {image_id(3)} refused: hv:uri is no http or https URL",
+        f"image {image_id(3)} refused: hv:uri is not an http or https URL",
         "the list says 0000000000000000…",
         "the server answers 404",
-        "bytes came, the list says",
+        "bytes, the list says",
         "AddAppliance: AddAppliance is made to fail (ERROR_RESOURCE_STATE)",
         "AddAppliance failed: UNKNOWN",
     ]
@@ -523,10 +523,10 @@ def test_without_any_list_nothing_is_tried(world: World, lines: tuple[str, ...])
     done = world.sync()
     assert done.returncode == 2
     assert world.cloud.calls == []
-    cause = ":1: must begin with https://"
+    cause = ":1: does not begin with https://; write https://HOST/PATH"
     if lines == ("# none",):
         cause = (
-            ": names no image list; write one URL a line, "
+            ": has no image list; write one URL a line, "
             "or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
         )
     assert done.stderr == f"cloudkeeper: {world.root}/image-lists.conf{cause}\n"
@@ -544,7 +544,7 @@ def test_two_lists_of_one_identifier(world: World) -> None:
         assert done.returncode == 1
         first = world.web.url("/ops/image.list")
         assert (
-            f"/copy/image.list: has the identifier of {first}, {LIST_ID}; remove one of them"
+            f"/copy/image.list: has the same identifier as {first}, {LIST_ID}; remove one of them"
             in done.stderr
         )
         assert list(world.cloud.appliances) == [key(1)]
@@ -572,9 +572,9 @@ def test_a_list_that_fails_leaves_its_identifier_to_nobody(
 
 def test_an_old_list_is_not_believed_again(offered: World) -> None:
     old = offered.publish([offered.image(1, "one.qcow2")], dc__date__created="2026-01-02T03:04:05Z")
-    refused(offered, "it was made 2026-01-02 03:04:05Z, before one of 20")
+    refused(offered, "it was created 2026-01-02 03:04:05Z, before one of 20")
     offered.publish([offered.image(1, "one.qcow2")], dc__date__created=None)
-    refused(offered, "it was made at no known time, before one of 20")
+    refused(offered, "it was created at an unknown time, before one of 20")
     assert offered.sync("--dry-run").returncode == 1
     (offered.root / "var/lib/fedcloud/cloudkeeper/lists.json").unlink()
     offered.web.put("/ops/image.list", old)
@@ -637,7 +637,7 @@ def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
     world.cloud.misbehave("AddAppliance", how="silence")
     done = world.sync()
     assert done.returncode == 1
-    assert "the backend told no result" in done.stderr
+    assert "the backend reported no result" in done.stderr
 
 
 @pytest.mark.parametrize(("times", "expected"), [(1, 0), (10, 1)], ids=["a restart", "a poison"])
@@ -663,7 +663,7 @@ def test_an_image_at_which_the_backend_goes_away_stops_no_other(
     if expected:
         [line] = said["failures"]
         assert f"add {image_id(1)}" in line
-        assert "the backend went away twice at this image, which is left out" in line
+        assert "the backend became unreachable twice at this image, which is skipped" in line
 
 
 def test_foreign_files_in_the_image_directory_stop_nothing(world: World) -> None:
@@ -831,7 +831,8 @@ def test_configuration_is_checked_without_doing_anything(world: World) -> None:
     done = world.sync("--check-config")
     assert done.returncode == 2
     assert (
-        done.stderr == f"cloudkeeper: {world.root}/image-lists.conf:1: must begin with https://\n"
+        done.stderr
+        == f"cloudkeeper: {world.root}/image-lists.conf:1: does not begin with https://; write https://HOST/PATH\n"
     )
     assert (world.web.requests, world.cloud.calls) == ([], [])
 

@@ -120,32 +120,32 @@ def test_what_is_refused_is_told_with_its_reason() -> None:
     assert [offer.appliance.identifier for offer in found.offers] == [image_id(9)]
     assert [(refusal.identifier, refusal.reason) for refusal in found.refused] == [
         (image_id(1), "ad:mpuri is missing"),
-        (image_id(2), "sl:checksum:sha512 has the impossible value 'abc'"),
-        (image_id(3), "hv:size is no whole number in its range: '-1'"),
-        (image_id(4), "hv:uri is no http or https URL"),
+        (image_id(2), "sl:checksum:sha512 has the invalid value 'abc'"),
+        (image_id(3), "hv:size is not a whole number in its range: '-1'"),
+        (image_id(4), "hv:uri is not an http or https URL"),
         (
             image_id(5),
-            "dc:date:expires is no date like 2030-12-31T23:59:59Z: '2026-13-01T00:00:00Z'",
+            "dc:date:expires is not a date like 2030-12-31T23:59:59Z: '2026-13-01T00:00:00Z'",
         ),
         (image_id(6), "dc:title is not a text"),
-        (image_id(7), "hv:core_minimum is no whole number in its range: '99999999999'"),
-        (image_id(10), "'dc:title' is no valid text"),
-        (image_id(11), "'\\ud800' is no valid text"),
+        (image_id(7), "hv:core_minimum is not a whole number in its range: '99999999999'"),
+        (image_id(10), "'dc:title' is not valid text"),
+        (image_id(11), "'\\ud800' is not valid text"),
         (None, "image 12: dc:identifier is missing"),
-        (image_id(8), "it stands twice in the list"),
+        (image_id(8), "it occurs twice in the list"),
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b'{"hv:imagelist": {"a": 1, "a": 2}}', "the key 'a' stands twice"),
+        (b'{"hv:imagelist": {"a": 1, "a": 2}}', "the key 'a' occurs twice"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"a": NaN}', "NaN is no JSON"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "a figure too long"),
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number in its JSON is too long"),
         (b"\xff", "not UTF-8"),
         (b'{"a"', "is not JSON: line 1: "),
-        (b"[]", "its JSON is no object"),
+        (b"[]", "its JSON is not an object"),
     ],
     ids=["twice", "deep", "nan", "long", "latin", "cut", "array"],
 )

@@ -1,4 +1,4 @@
-"""What outlives a run, and what a run may not exceed."""
+"""The id of a backend, the work of its calls, and the limit of a run's removals."""
 
 import json
 import uuid
@@ -22,7 +22,7 @@ def test_the_id_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"half-an-id", b"\xff\xfe"])
-def test_an_id_that_cannot_be_read_is_made_anew(tmp_path: Path, content: bytes) -> None:
+def test_an_id_that_cannot_be_read_is_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "id").write_bytes(content)
     made = Ownership(tmp_path)
     assert Ownership(tmp_path).id == made.id
@@ -62,7 +62,7 @@ def test_no_more_than_half_and_no_more_than_three(
         for _ in range(removed):
             one_by_one.allow_removal(LIST, 1)
         return
-    with pytest.raises(Failed, match=f"{removed} of its {there} images would be gone"):
+    with pytest.raises(Failed, match=f"{removed} of its {there} images would be removed"):
         at_once.allow_removal(LIST, removed)
     for _ in range(removed - 1):
         one_by_one.allow_removal(LIST, 1)

@@ -68,9 +68,9 @@ def test_images_that_are_not_ours(more: dict[str, Any]) -> None:
 
 def test_images_that_are_ours() -> None:
     assert record().key == ApplianceKey("ops", ListId("list"), ApplianceId("one"))
-    assert record(APPLIANCE_BACKEND=None).installation == ""
+    assert record(APPLIANCE_BACKEND=None).backend_id == ""
     assert record(APPLIANCE_STATUS="EOL").state is State.EOL
-    assert record(base_image_ref="").installation == HERE
+    assert record(base_image_ref="").backend_id == HERE
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_an_image_without_title_is_called_by_its_identifier() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "written"),
+    ("stated", "written"),
     [("x86_64", "x86_64"), ("i386", "i686"), ("AMD64", "x86_64"), ("riscv", None), ("", None)],
 )
-def test_only_architectures_that_nova_knows(told: str, written: str | None) -> None:
-    assert properties.describe(appliance(architecture=told)).get("architecture") == written
+def test_only_architectures_that_nova_knows(stated: str, written: str | None) -> None:
+    assert properties.describe(appliance(architecture=stated)).get("architecture") == written
 
 
 def test_a_value_that_is_too_long_is_refused() -> None:
@@ -116,42 +116,42 @@ def test_values_that_cannot_be_read_count_as_none() -> None:
 
 
 def test_what_is_written_is_read_again() -> None:
-    told = appliance(
+    stated = appliance(
         ram=2**31,
         cores=2,
         expires=NOW,
         description="añil\n\u2028",
         attributes={"dc:title": "\U0001f680"},
     )
-    written = image(**properties.describe(told))
+    written = image(**properties.describe(stated))
     found = properties.recognise(written, owner=OWNER)
     assert found is not None
-    assert properties.read(found) == told
+    assert properties.read(found) == stated
 
 
 def test_a_description_that_is_right_needs_no_patch() -> None:
-    told = appliance()
-    written = record(**properties.describe(told), **properties.standard(told))
-    assert properties.difference(written, told, installation=HERE) == []
+    stated = appliance()
+    written = record(**properties.describe(stated), **properties.standard(stated))
+    assert properties.difference(written, stated, backend_id=HERE) == []
 
 
 def test_patches_escape_names_and_leave_others_alone() -> None:
-    told = appliance()
+    stated = appliance()
     written = record(
-        **properties.describe(told),
-        **properties.standard(told),
+        **properties.describe(stated),
+        **properties.standard(stated),
         **{"ad:a/b~c": "x", "hw_disk_bus": "scsi"},
     )
-    patch = properties.difference(written, told, installation=HERE)
+    patch = properties.difference(written, stated, backend_id=HERE)
     assert patch == [{"op": "remove", "path": "/ad:a~1b~0c"}]
 
 
 def test_a_description_adopts_the_image_of_another_backend() -> None:
-    told = appliance()
+    stated = appliance()
     written = record(
-        **properties.describe(told), **properties.standard(told), APPLIANCE_BACKEND=None
+        **properties.describe(stated), **properties.standard(stated), APPLIANCE_BACKEND=None
     )
-    (operation,) = properties.difference(written, told, installation="new")
+    (operation,) = properties.difference(written, stated, backend_id="new")
     assert operation == {"op": "add", "path": "/APPLIANCE_BACKEND", "value": f"new {written.id}"}
 
 
@@ -179,7 +179,7 @@ def test_orphans() -> None:
         )
     )
     records = [mine, made, young, old, record(9)]
-    assert left_behind(records, installation=HERE, kept=frozenset({made.id}), now=NOW) == [
+    assert left_behind(records, backend_id=HERE, kept=frozenset({made.id}), now=NOW) == [
         mine,
         old,
     ]

@@ -113,8 +113,9 @@ cafile = {tmp_path}/ca.pem
 
 
 _PORT_ALONE = (
-    f"{CONFIG}:2: grpc_port: a TCP port needs mutual TLS, and there are no certificates; remove this line (the frontend "
-    "of this host uses {root}/run/cloudkeeper/backend.sock), or, for a frontend elsewhere, run: appliance certificates"
+    f"{CONFIG}:2: grpc_port: a TCP port needs mutual TLS, and there are no certificates; remove this "
+    "line (the frontend of this host uses {root}/run/cloudkeeper/backend.sock), or, for a frontend on "
+    "another host, run: appliance certificates"
 )
 
 
@@ -122,7 +123,7 @@ _PORT_ALONE = (
 def test_a_port_without_certificates_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str
 ) -> None:
-    """F-H4: ``grpc_port = 50051`` of an older installation opens no port; the line and the remedy are told."""
+    """F-H4: ``grpc_port = 50051`` of an older installation opens no port; the message has line and remedy."""
     write(tmp_path, GOOD.replace("debug = true\n", f"grpc_port = 50051\n{options}"))
     assert problems(tmp_path) == [_PORT_ALONE.format(root=tmp_path)]
     assert backend.main(["--root", str(tmp_path), "--check-config"]) == 2
@@ -163,7 +164,8 @@ def test_without_tls_only_by_an_option_that_says_so(
     assert found.listening == Listening(None, Port("127.0.0.1", 50051, None))
     (warning,) = found.warnings
     assert str(warning).startswith(
-        f"{tmp_path}/{CONFIG}:3: accept_anyone_without_tls: true: anyone who can connect to grpc_port adds and removes"
+        f"{tmp_path}/{CONFIG}:3: accept_anyone_without_tls: true: anyone who can connect to grpc_port can add and "
+        "remove images of this cloud; remove the line as soon as the frontend has a certificate"
     )
     assert backend.main(["--root", str(tmp_path), "--check-config"]) == 0
     shown = capsys.readouterr()
@@ -216,7 +218,7 @@ def test_every_form_of_mapping(tmp_path: Path, mapping: Any) -> None:
     assert {vo: entry.project for vo, entry in load(tmp_path).projects.items()} == {"ops": "p"}
 
 
-def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     """D12: `insecure` is one."""
     text = """\
 [DEFAULT]
@@ -230,14 +232,14 @@ insecure = true
 cafile = /nowhere/ca.pem
 """
     write(tmp_path, text, mapping={"a": {"projects": ["b", "c"]}, "d": {"project": "b"}})
-    told = problems(tmp_path)
-    assert [line.split(": ")[0] for line in told] == [
+    lines = problems(tmp_path)
+    assert [line.split(": ")[0] for line in lines] == [
         CONFIG,
         *(f"{CONFIG}:{number}" for number in (2, 3, 4, 5, 7, 8, 9)),
         "etc/cloudkeeper-os/mapping.json",
     ]
-    assert told[0].endswith("[keystone_authtoken] password: must be set: v3password needs it")
-    assert told[-1].endswith("a: has the projects b and c; keep the one that gets its images")
+    assert lines[0].endswith("[keystone_authtoken] password: must be set: v3password needs it")
+    assert lines[-1].endswith("a: is mapped to two projects, b and c; keep the one for its images")
 
 
 def test_the_shipped_file_needs_three_things(tmp_path: Path) -> None:
@@ -256,18 +258,18 @@ def test_the_shipped_mapping_alone_is_refused_and_beside_others_left_out(tmp_pat
     write(tmp_path)
     mapping = tmp_path / "etc/cloudkeeper-os/mapping.json"
     mapping.write_text((Path(__file__).parents[2] / "etc/voms.json").read_text())
-    told = (
+    reported = (
         "etc/cloudkeeper-os/mapping.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and "
         "left out; fill in your VOs, or remove the entry"
     )
     assert problems(tmp_path) == [
-        told,
-        "etc/cloudkeeper-os/mapping.json: maps no VO; no image would go anywhere",
+        reported,
+        "etc/cloudkeeper-os/mapping.json: maps no VO, so no image could be added; add your VOs",
     ]
     mapping.write_text('{"ops": {"tenant": "EGI_ops"},\n"vo.example.org": {"project": "mytenant"}}')
     found = load(tmp_path)
     assert list(found.projects) == ["ops"]
-    assert [str(problem).removeprefix(f"{tmp_path}/") for problem in found.warnings] == [told]
+    assert [str(problem).removeprefix(f"{tmp_path}/") for problem in found.warnings] == [reported]
 
 
 def test_two_files_are_one_too_many(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_two_files_are_one_too_many(tmp_path: Path) -> None:
     write(tmp_path, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
     (line,) = problems(tmp_path)
     assert line == (
-        f"etc/cloudkeeper-os/cloudkeeper-os.conf: exists, and {tmp_path}/{CONFIG} too; keep one of them"
+        f"etc/cloudkeeper-os/cloudkeeper-os.conf: there is {tmp_path}/{CONFIG}, too; remove one of them"
     )
 
 
@@ -295,7 +297,7 @@ def test_check_config_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "pass$word" not in shown.out + shown.err
 
 
-def test_a_password_that_all_may_read_is_told(tmp_path: Path) -> None:
+def test_a_password_that_all_may_read_is_reported(tmp_path: Path) -> None:
     write(tmp_path).chmod(0o644)
     (warning,) = load(tmp_path).warnings
     assert str(warning).startswith(

@@ -154,7 +154,7 @@ def test_the_list_file(tmp_path: Path) -> None:
     found = load(tmp_path, "cloudkeeper:\n  formats: raw\n")
     assert [one.origin for one in found.lists] == [f"{default}:2"]
     assert [str(problem) for problem in found.list_problems] == [
-        f"{default}:3: must begin with https://"
+        f"{default}:3: does not begin with https://; write https://HOST/PATH"
     ]
     other = tmp_path / "other"
     other.write_text("https://lists.example.org/third.list\n")
@@ -191,9 +191,9 @@ def test_all_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
         "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: file /nowhere does not exist",
         "cloudkeeper.yml:3: [cloudkeeper] formats: 'vdi' is not allowed; write one or more of raw, ova, qcow2, vmdk",
         "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; write unix:///PATH or HOST:PORT",
-        "cloudkeeper.yml:6: [cloudkeeper] remote-mode: images are not served over HTTP by this version; share image-dir with the backend, write false",
+        "cloudkeeper.yml:6: [cloudkeeper] remote-mode: true: images over HTTP are not supported; write false, and share image-dir with the backend",
         "cloudkeeper.yml:7: [cloudkeeper.logging] level: 'LOUD' is not allowed; write DEBUG or INFO or WARN or ERROR or FATAL or UNKNOWN",
-        "cloudkeeper.yml:8: [cloudkeeper] verify-image-list: lists are always verified; write true",
+        "cloudkeeper.yml:8: [cloudkeeper] verify-image-list: false: lists are always verified; write true",
         "cloudkeeper.yml:9: [cloudkeeper.external-tools] execution-timeout: 'soon' is not allowed; write a whole number from 1 to 2147483648",
         "cloudkeeper.yml:11: [cloudkeeper] ca-dri: unknown option, ignored; did you mean ca-dir?",
     ]
@@ -203,7 +203,7 @@ def test_lists_in_two_places(tmp_path: Path) -> None:
     text = f"cloudkeeper:\n  image-lists-file: {tmp_path}/x\n  image-lists: [{URL}]\n"
     told = problems(tmp_path, text)
     assert told == [
-        "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: cannot be used together with image-lists; keep one of them"
+        "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: cannot be used together with image-lists; remove one of them"
     ]
 
 
@@ -228,7 +228,7 @@ def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
     assert shipped == bare
     (problem,) = shipped.list_problems
     assert str(problem) == (
-        f"{tmp_path}/etc/cloudkeeper/image-lists.conf: names no image list; write one URL a line, "
+        f"{tmp_path}/etc/cloudkeeper/image-lists.conf: has no image list; write one URL a line, "
         "or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
     )
 
@@ -286,8 +286,8 @@ def test_how_the_backend_is_known_is_told(tmp_path: Path) -> None:
     start = "cloudkeeper:\n  image-lists: []\n"
     (warning,) = load(tmp_path, f"{start}  backend:\n    endpoint: 127.0.0.1:50051\n").warnings
     assert str(warning).endswith(
-        "cloudkeeper.yml:4: [cloudkeeper.backend] endpoint: 127.0.0.1:50051 is used without TLS: nobody knows who "
-        "answers there; set authentication: true"
+        "cloudkeeper.yml:4: [cloudkeeper.backend] endpoint: 127.0.0.1:50051 is used without TLS, so any host "
+        "could answer in its place; set authentication: true"
     )
     for endpoint in (_SOCKET, "unix:/run/other.sock"):
         found = load(

@@ -52,15 +52,18 @@ def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("lists.example.org/image.list", "must begin with https://"),
-        ("ftp://lists.example.org/image.list", "must begin with https://"),
-        ("https:///image.list", "names no host, or no list on it; write https://HOST/PATH"),
-        ("https://lists.example.org/", "names no host, or no list on it; write https://HOST/PATH"),
-        ("https://lists.example.org:port/x", "is no URL; write https://HOST/PATH"),
-        ("https://[lists/x", "is no URL; write https://HOST/PATH"),
+        ("lists.example.org/image.list", "does not begin with https://; write https://HOST/PATH"),
+        (
+            "ftp://lists.example.org/image.list",
+            "does not begin with https://; write https://HOST/PATH",
+        ),
+        ("https:///image.list", "has no host or no path; write https://HOST/PATH"),
+        ("https://lists.example.org/", "has no host or no path; write https://HOST/PATH"),
+        ("https://lists.example.org:port/x", "is not a URL; write https://HOST/PATH"),
+        ("https://[lists/x", "is not a URL; write https://HOST/PATH"),
         (
             "https://a.example.org/x https://b.example.org/x",
-            "a URL has no blanks in it; write one URL a line",
+            "has a space or an unprintable character; write one URL a line",
         ),
         (
             "https://APPDB_TOKEN:x-oauth-basic@vmcaster.appdb.egi.eu/store/vo/ops/image.list",
@@ -82,14 +85,14 @@ def test_the_same_list_twice(tmp_path: Path) -> None:
     found, problems = read(tmp_path, f"https://a.example.org/x\nhttps://{SECRET}@a.example.org/x\n")
     assert len(found) == 1
     assert problems == [
-        f":2: this list stands already in {tmp_path}/image-lists.conf:1; remove one"
+        f":2: the same list is in {tmp_path}/image-lists.conf:1; remove one of them"
     ]
 
 
 def test_an_empty_file_says_so(tmp_path: Path) -> None:
     assert read(tmp_path, "# nothing\n\n") == (
         [],
-        [f": names no image list; write one URL a line{addresses.OR_OFF}"],
+        [f": has no image list; write one URL a line{addresses.OR_OFF}"],
     )
 
 

@@ -39,8 +39,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"identifier": "list-b"}, "it is list list-b, but here was list list-a"),
-        ({"vo": "dteam"}, "is that of a list of VO ops, but it is for dteam"),
+        ({"identifier": "list-b"}, "its identifier is list-b, but this URL had list-a"),
+        ({"vo": "dteam"}, "belongs to a list of VO ops, but this list is for VO dteam"),
         (
             {"endorser": Endorser("/CN=two", "/CN=CA")},
             "its endorser is /CN=two of /CN=CA, but was /CN=one of /CN=CA",
@@ -51,16 +51,16 @@ def path(tmp_path: Path) -> Path:
         ),
         (
             {"created": NOW - 3 * HOUR},
-            r"it was made 2026-11-24 09:00:00Z, before one of 2026-11-24T10:00:00\+00:00",
+            r"it was created 2026-11-24 09:00:00Z, before one of 2026-11-24T10:00:00\+00:00",
         ),
-        ({"created": None}, "it was made at no known time, before one of"),
+        ({"created": None}, "it was created at an unknown time, before one of"),
     ],
 )
 def test_what_is_not_the_list_that_it_was(path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(Untrusted, match=words) as refused:
         Memory(path).check(replace(KNOWN, **changes), url=URL)
     assert str(refused.value).endswith(
-        f"ask the endorser; if it is right, remove the list from {path}"
+        f"ask the endorser; if the change is right, delete the list from {path}"
     )
     if "identifier" not in changes:  # nor does another URL change anything about it
         with pytest.raises(Untrusted, match=words):
@@ -113,9 +113,7 @@ def test_nothing_is_written_when_nothing_is_new(path: Path) -> None:
 )
 def test_a_damaged_file_believes_nothing(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(
-        LocalFailure, match="is not what was written there; restore it, or remove it"
-    ):
+    with pytest.raises(LocalFailure, match="has unreadable contents; restore it, or delete it"):
         Memory(path)
 
 

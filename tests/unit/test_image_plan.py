@@ -142,7 +142,8 @@ def test_an_unnamed_refusal_keeps_all_but_what_has_expired() -> None:
 
 def test_a_list_of_another_vo_changes_nothing() -> None:
     with pytest.raises(
-        Untrusted, match="is that of a list of VO other, but it is for vo; ask the endorser"
+        Untrusted,
+        match="belongs to a list of VO other, but this list is for VO vo; ask the endorser",
     ):
         compare(listed(), [image("a", vo="other")], at=NOW)
 

@@ -122,7 +122,7 @@ def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Works
             f"the server has {len(RAW)} bytes, the list says {len(RAW) + 1}",
         ),
         ({"size": 1}, Tampered, "the list says 1"),
-        ({"size": 2**60}, LocalFailure, r"MiB are needed, \d+ MiB are free; free space there"),
+        ({"size": 2**60}, LocalFailure, r"MiB are needed, \d+ MiB are free; free some space"),
     ],
     ids=["checksum", "short", "long", "disk"],
 )
@@ -143,8 +143,8 @@ def test_what_is_not_as_listed_is_refused_and_removed(
     ("content", "words"),
     [
         (Broken(RAW[:-1], len(RAW)), "the connection broke after"),
-        (Broken(RAW[:-1], None), f"{len(RAW) - 1} bytes came, the list says {len(RAW)}"),
-        (Broken(RAW + b"x", None), f"more than {len(RAW)} bytes came"),
+        (Broken(RAW[:-1], None), f"the server sent {len(RAW) - 1} bytes, the list says {len(RAW)}"),
+        (Broken(RAW + b"x", None), f"the server sent more than {len(RAW)} bytes"),
         (Status(404), "the server answers 404"),
         (Redirect("/one.raw?"), "the server redirects more than 5 times"),
     ],

@@ -61,7 +61,7 @@ def test_a_failure_keeps_its_words_in_one_line_of_ascii(stub: stubs.Communicator
 
 
 def test_no_status_is_a_failure(stub: stubs.CommunicatorStub) -> None:
-    assert from_metadata(ask(stub, ())) == ("ERROR", "the backend told no result")
+    assert from_metadata(ask(stub, ())) == ("ERROR", "the backend reported no result")
     assert from_metadata(None)[0] == "ERROR"
 
 
