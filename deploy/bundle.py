@@ -33,7 +33,7 @@ from deploy.dockerd import DaemonError, DockerDaemon
 from deploy.images import LOCKS, TOP
 
 CACHE = TOP / ".cache/deploy"
-FOLDERS = ("bin", "cron.d", "etc", "logrotate.d", "native", "networks", "systemd", "tmpfiles.d")
+FOLDERS = ("bin", "cron.d", "deploy/native", "etc", "systemd")
 HOST_EXTRA = "admin"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -121,12 +121,11 @@ def _put_files(bundle: Path) -> None:
     files = bundle / "files"
     files.mkdir()
     for folder in FOLDERS:
-        if (TOP / folder).is_dir():
-            shutil.copytree(
-                TOP / folder,
-                files / folder,
-                ignore=shutil.ignore_patterns("__pycache__", "*~", ".*"),
-            )
+        shutil.copytree(
+            TOP / folder,
+            files / Path(folder).name,
+            ignore=shutil.ignore_patterns("__pycache__", "*~", ".*"),
+        )
     shutil.copy(TOP / "docker-compose.yml", files)
     installer = TOP / "scripts/install"
     if installer.exists():

@@ -63,7 +63,6 @@ class ContainerSite:
         authority = Authority.create(root.with_name(f"{root.name}-authority"), key="ec")
         site = cls(engine, root, COMPOSE[version], project, port, authority, network)
         shutil.copytree(TOP / "etc", root / "etc")
-        shutil.copytree(TOP / "networks", root / "etc/fedcloud/networks", dirs_exist_ok=True)
         shutil.copy(TOP / "docker-compose.yml", root / "etc/fedcloud")
         for name in _STATE:
             (root / name).mkdir(parents=True, exist_ok=True)

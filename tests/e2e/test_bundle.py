@@ -200,8 +200,8 @@ def test_the_host_s_wheels_are_those_of_its_lock(made: Path, tmp_path: Path) -> 
 def test_all_that_is_shipped_is_in_the_bundle(made: Path) -> None:
     for name in (
         "docker-compose.yml",
-        "networks/bridge.yml",
-        "networks/host.yml",
+        "etc/fedcloud/networks/bridge.yml",
+        "etc/fedcloud/networks/host.yml",
         "etc/caso/caso.conf",
         "etc/apel/sender.cfg",
     ):

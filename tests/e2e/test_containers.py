@@ -300,7 +300,7 @@ def test_an_address_for_the_public_bdii(tmp_path: Path, network: str, place: str
         site = ContainerSite.lay_out(
             engine, root, version=version, project="p", port=PORT, network=network
         )
-        shutil.copy(TOP / f"networks/{network}.yml", root / "etc/fedcloud/networks")
+        shutil.copy(TOP / f"etc/fedcloud/networks/{network}.yml", root / "etc/fedcloud/networks")
         site.set(FEDCLOUD_BDII_LISTEN=place)
         shown = subprocess.run(
             [*site.command, "config"], capture_output=True, text=True, check=True

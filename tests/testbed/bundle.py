@@ -18,7 +18,7 @@ from pathlib import Path
 from appliance.core.version import __version__
 
 TOP = Path(__file__).resolve().parents[2]
-FOLDERS = ("bin", "cron.d", "logrotate.d", "native", "networks", "systemd", "tmpfiles.d")
+FOLDERS = ("bin", "cron.d", "deploy/native", "etc", "systemd")
 PACKAGES = ("appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm")
 
 
@@ -26,10 +26,8 @@ def make(directory: Path, *, version: str = __version__, key: Path | None = None
     """Make a bundle of ``version`` below ``directory``, signed with the private ``key`` if there is one."""
     bundle = directory / f"fedcloud-appliance-{version}"
     files = bundle / "files"
-    shutil.copytree(TOP / "etc", files / "etc")
     for folder in FOLDERS:
-        if (TOP / folder).is_dir():
-            shutil.copytree(TOP / folder, files / folder)
+        shutil.copytree(TOP / folder, files / Path(folder).name)
     compose = TOP / "docker-compose.yml"
     (files / "docker-compose.yml").write_bytes(
         compose.read_bytes() if compose.exists() else b"services: {}\n"

@@ -81,9 +81,8 @@ def space(tmp_path: Path) -> Iterator[Space]:
                 pass
             space = Space(tmp_path, process.pid)
             for name in ("bridge", "host"):
-                space.write(
-                    f"etc/fedcloud/networks/{name}.yml", (TOP / f"networks/{name}.yml").read_text()
-                )
+                path = f"etc/fedcloud/networks/{name}.yml"
+                space.write(path, (TOP / path).read_text())
             space.write("etc/sitebdii/site-urls.conf", _URLS)
             space.write("etc/fedcloud/appliance.yaml", f"engine:\n  socket: {tmp_path}/none\n")
             for line in (

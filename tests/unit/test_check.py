@@ -349,7 +349,8 @@ def test_a_service_that_runs_in_the_host_s_network_can_be_checked(
     site: Site, network: str, project: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F-H2: docker-compose would link the check to what runs, which the engine refuses in that network."""
-    shutil.copy(TOP / f"networks/{network}.yml", site.root / f"etc/fedcloud/networks/{network}.yml")
+    path = f"etc/fedcloud/networks/{network}.yml"
+    shutil.copy(TOP / path, site.root / path)
     site.write(
         "etc/fedcloud/appliance.env", f"FEDCLOUD_VERSION={VERSION}\nFEDCLOUD_NETWORK={network}\n"
     )

@@ -151,7 +151,7 @@ def test_systemd_has_nothing_to_say_about_a_unit_without_containers(
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for path in (TOP / "native/systemd").glob("*.service"):
+    for path in (TOP / "deploy/native/systemd").glob("*.service"):
         text = re.sub(r"(?<==)([-+]?)/(usr|opt)/\S+", rf"\1{program}", path.read_text())
         (tmp_path / path.name).write_text(text.replace("@AUTHORITIES@", "/etc/ssl/cert.pem"))
     (tmp_path / "basic.service").write_text(f"[Service]\nExecStart={program}\n")
@@ -267,7 +267,7 @@ def rotation(tmp_path: Path) -> tuple[Path, Path]:
     logs = tmp_path / "log"
     logs.mkdir(mode=0o755)
     text = (
-        (TOP / "logrotate.d" / "fedcloud")
+        (TOP / "etc/logrotate.d/fedcloud")
         .read_text()
         .replace("/var/log/", f"{logs}/")
         .replace("root adm", "root root")
@@ -319,7 +319,7 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nfedcloud:x:1999:1999::/:/bin/sh\n")
     (tmp_path / "etc/group").write_text("root:x:0:\nadm:x:4:\nfedcloud:x:1999:\n")
     shown = run(
-        "systemd-tmpfiles", f"--root={tmp_path}", "--create", TOP / "tmpfiles.d/fedcloud.conf"
+        "systemd-tmpfiles", f"--root={tmp_path}", "--create", TOP / "etc/tmpfiles.d/fedcloud.conf"
     )
     assert (shown.returncode, shown.stderr) == (0, "")
     for place in (

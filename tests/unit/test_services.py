@@ -288,7 +288,7 @@ def test_who_can_connect_is_told(
     networks = tmp_path / "etc/fedcloud/networks"
     networks.mkdir()
     for name in ("bridge", "host"):
-        shutil.copy(TOP / f"networks/{name}.yml", networks)
+        shutil.copy(TOP / f"etc/fedcloud/networks/{name}.yml", networks)
     environment = tmp_path / "etc/fedcloud/appliance.env"
     environment.write_text("FEDCLOUD_BRIDGE=nosuch\n")
     assert status(tmp_path) == 1

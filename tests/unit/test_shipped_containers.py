@@ -85,7 +85,7 @@ def test_only_the_frontend_meets_the_backend() -> None:
         or mount["source"].endswith(("/run", "/run/cloudkeeper"))
     }
     assert meeting == {"cloudkeeper-os": False, "cloudkeeper": True}
-    for network in (TOP / "networks").iterdir():
+    for network in (TOP / "etc/fedcloud/networks").iterdir():
         services = yaml.safe_load(network.read_text())["services"]
         assert {name for name, service in services.items() if "ports" in service} <= {"sitebdii"}
     assert "50051" not in DOCKERFILE

@@ -90,7 +90,7 @@ def link_anchors(root: Path) -> int:
 
 
 def make_places(root: Path, *, is_native: bool = False) -> None:
-    """Make the directories and log files of tmpfiles.d/fedcloud.conf, and those of a host without containers."""
+    """Make the directories and log files of etc/tmpfiles.d/fedcloud.conf, and those of a host without containers."""
     where = [] if root == Path("/") else [f"--root={root}"]
     # The containers get Debian's directory of anchors, also on a host that has none of these
     # packages.

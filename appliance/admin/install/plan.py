@@ -90,6 +90,8 @@ def files(
     yield from own.values()
 
 
+_OURS = ("etc/fedcloud/networks/", "etc/logrotate.d/", "etc/tmpfiles.d/")
+"""Folders of ``etc`` whose files are programs: a site extends them by files of its own."""
 _URLS = "/etc/sitebdii/site-urls.conf"
 _NATIVE_URLS = ((b"ldap://cloudbdii:2170/", b"ldap://localhost:2171/"),)
 
@@ -113,6 +115,9 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
     top = bundle / "files"
     for source in _below(top / "etc"):
         name = source.relative_to(top).as_posix()
+        if name.startswith(_OURS):
+            yield File(source, f"/{name}", Kind.PROGRAM, 0o644)
+            continue
         is_public = (
             name.startswith(("etc/sitebdii/", "etc/bdii/", "etc/fedcloud/"))
             and name != "etc/fedcloud/appliance.env"
@@ -122,17 +127,13 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
     for source in _below(top / "cron.d"):
         place = ACTIVE_TABLES if is_active(source.name) else IDLE_TABLES
         yield File(source, f"{place}{source.name}", Kind.CONFIGURATION, 0o644)
-    for folder, target, kind, mode in (
-        ("networks", "/etc/fedcloud/networks", Kind.PROGRAM, 0o644),
-        ("systemd", "/etc/systemd/system", Kind.PROGRAM, 0o644),
-        ("tmpfiles.d", "/etc/tmpfiles.d", Kind.PROGRAM, 0o644),
-        ("logrotate.d", "/etc/logrotate.d", Kind.PROGRAM, 0o644),
-        ("bin", "/usr/local/bin", Kind.PROGRAM, 0o755),
+    for folder, target, mode in (
+        ("systemd", "/etc/systemd/system", 0o644),
+        ("bin", "/usr/local/bin", 0o755),
     ):
         for source in _below(top / folder):
-            yield File(
-                source, f"{target}/{source.relative_to(top / folder).as_posix()}", kind, mode
-            )
+            place = f"{target}/{source.relative_to(top / folder).as_posix()}"
+            yield File(source, place, Kind.PROGRAM, mode)
     yield File(top / "docker-compose.yml", "/etc/fedcloud/docker-compose.yml", Kind.PROGRAM, 0o644)
     yield File(bundle / "images.lock", "/etc/fedcloud/images.lock", Kind.PROGRAM, 0o644)
 
