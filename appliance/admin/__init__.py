@@ -4,7 +4,7 @@ command      the command line, with the list of verbs
 inventory    flows, jobs and services: who runs what, and how often
 settings     the settings of the host that the verbs work on
 account      the account of all containers and programs
-runtime/     what runs them: the Docker engine and Compose, or the host itself
+runtime/     the Docker engine with Compose, or the host itself without containers
 install/     the installer, which has no verb: scripts/install calls it
 
 A verb needs three files: its folder's ``__init__.py``, the module with its ``VERB``, and a line in

@@ -1,5 +1,8 @@
-"""The account that everything of ours belongs to, in the containers and on the host."""
+"""The account that runs the containers and owns their files on the host."""
 
 NAME = "fedcloud"
 ID = 1999
-"""Of the user and of its group; files in containers carry the number, so it is the same on every host."""
+"""Number of the user and of its group.
+
+It is the same on every host, because files that containers write carry the number, not the name.
+"""

@@ -1,4 +1,4 @@
-"""``appliance``: what administrators ask of the appliance as a whole. One verb a folder."""
+"""The command ``appliance``, which administrators look after the appliance with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The jobs and services of an appliance: which service runs each job, with what command, how often it is started."""
+"""The flows, jobs and services of an appliance.
+
+It states which service runs each job, with which command, and how long the job may take.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from appliance.core.suggestion import closest
 
 
 class Flow(enum.StrEnum):
-    """One of the flows of data that a site can do without: `flows` in appliance.yaml."""
+    """A flow of data that a site can switch off: ``flows`` in appliance.yaml."""
 
     ACCOUNTING = "accounting"
     INFORMATION = "information"
@@ -22,26 +25,26 @@ class Flow(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job. Without a ``service`` it is a program of the host itself."""
+    """A job. Without a ``service`` it is a program of the host itself."""
 
     name: str
     flow: Flow | None
-    """The flow that it is part of; None for a job that all flows need."""
+    """The flow that it belongs to; None for a job that all flows need."""
     service: str
     command: tuple[str, ...]
-    """What runs in the service's container, or on the host."""
+    """The command line in the service's container, or on the host."""
     log: str
-    """File in ``/var/log`` that its output goes to when nobody watches."""
+    """The file in ``/var/log`` that receives the output when cron or a timer starts the job."""
     cron: str
-    """File in ``/etc/cron.d`` that starts it."""
+    """The file in ``/etc/cron.d`` that starts it."""
     timeout: timedelta
-    """After that it is stopped, unless ``appliance.yaml`` says otherwise."""
+    """The default time limit; ``timeouts`` in appliance.yaml overrides it."""
     is_scheduled: bool = True
-    """Whether an appliance runs it without being asked to."""
+    """Whether `appliance schedule` includes the job without ``--with``."""
 
 
 SERVICES = {"cloudbdii": "bdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
-"""What runs always: the unit of each service."""
+"""The long-running services, each with the systemd unit that runs it."""
 _SERVICE_FLOWS = {
     "bdii": Flow.INFORMATION,
     "cloudbdii": Flow.INFORMATION,
@@ -106,24 +109,27 @@ JOBS = {
     )
 }
 CONTAINERS = (*SERVICES, *(job.service for job in JOBS.values() if job.service))
-"""All services of the compose file; each has an image of its name."""
+"""All services of the compose file; each has an image of the same name."""
 
 
 def records(layout: Layout) -> Path:
-    """Return the directory of the records that root writes of jobs; no container can write there."""
+    """Return the directory of the job records.
+
+    Root writes them; no container has this directory mounted.
+    """
     return layout.runs / "jobs"
 
 
 def flow_of(name: str) -> Flow | None:
-    """Return the flow of a job, a service, or a service's unit; None when it belongs to all of them."""
+    """Return the flow of a job, a service or a unit; None if all flows need it."""
     return JOBS[name].flow if name in JOBS else _SERVICE_FLOWS.get(name)
 
 
 def flow_of_record(program: str, service: str) -> Flow | None:
-    """Return the flow of a run record by its program, and by the ``service`` whose container wrote it.
+    """Return the flow of a run record.
 
-    Programs that run without containers write into the directory of all records; ``service`` names
-    none of ours then.
+    ``program`` is the name of the record, ``service`` the directory that it is in. Programs that
+    run without containers write into the common directory, so ``service`` may name no service.
     """
     by_program = {job.command[0]: job.flow for job in JOBS.values()}
     by_program |= {f"job-{job.name}": job.flow for job in JOBS.values()}
@@ -135,7 +141,12 @@ def flow_of_record(program: str, service: str) -> Flow | None:
 
 
 def find(name: str) -> Job:
-    """Return a job by its name; raises `UsageError` with the nearest one."""
+    """Return a job by its name.
+
+    Raises:
+        UsageError: There is no such job; the message suggests the nearest name.
+
+    """
     if name in JOBS:
         return JOBS[name]
     known = {

@@ -1,6 +1,7 @@
-"""What the command ``appliance`` must know of its host: ``/etc/fedcloud/appliance.yaml`` and ``appliance.env``.
+"""The settings of this host: ``appliance.yaml`` and ``appliance.env`` in ``/etc/fedcloud``.
 
-Both may be missing: then the defaults count, and whoever needs the version of the images says so.
+Both files may be missing, in which case the defaults apply. `require_files` reports a missing file
+where one is needed.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ PROFILES = ("egi", "2017", "private")
 VERSION = "FEDCLOUD_VERSION"
 RUNTIME_FILE = "/var/lib/fedcloud/runtime"
 NATIVE = "native"
-"""What the file holds on a host without containers; with containers there is no such file."""
+"""The content of the runtime file on a host without containers; other hosts lack the file."""
 VERSION_FILE = "/var/lib/fedcloud/version"
 _LONGEST = 256
 _SOCKET = Path("/run/docker.sock")
 _NETWORK = "bridge"
 _BRIDGE = "fedcloud"
 _BRIDGES = re.compile(r"[a-z0-9]{1,10}")
-"""With what follows it, no longer than the kernel takes (15 bytes)."""
+"""With the suffix ``-ldap`` the name must not exceed 15 bytes, the kernel's IFNAMSIZ."""
 _VARIABLES = (
     *(VERSION, "FEDCLOUD_NETWORK", "FEDCLOUD_CA_BUNDLE", "FEDCLOUD_ROOT", "FEDCLOUD_CPUS"),
     *("FEDCLOUD_BDII_LISTEN", "FEDCLOUD_BRIDGE"),
@@ -48,64 +49,75 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The engine and the programs of this host, and how long its jobs may take."""
+    """The settings of a host, with the paths that follow from its site's root."""
 
     socket: Path
-    """Where the Docker engine listens."""
+    """The socket of the Docker engine."""
     compose: Path
-    """The program of Compose, of whatever version; there may be none."""
+    """The program of Compose, of any version; the file may be missing."""
     timeouts: Mapping[str, timedelta]
-    """By the name of the job."""
+    """The time limit of each job, by its name."""
     network: Path
-    """The file by which the containers reach each other and the outside."""
+    """The compose file with the networks of the containers, chosen by FEDCLOUD_NETWORK."""
     version: str
-    """Of the images: the state directory says it, or ``appliance.env`` where no installer has been; else empty."""
+    """The version of the images; empty if unknown.
+
+    It comes from the state directory, or from ``appliance.env`` if no installer has run.
+    """
     version_file: Path
-    """Where the version lies."""
+    """The file in the state directory that holds the version."""
     mounts: Mapping[str, str]
-    """Files that may be in one place or another, by the variable of the compose file."""
+    """Paths of the files that can be in several places, by variable of the compose file."""
     settings_file: Path
     environment_file: Path
     compose_file: Path
     images_lock: Path
-    """What a bundle says of its images; without one, there is no such file."""
+    """The images of the installed bundle; missing if no bundle was installed."""
     root: Path
-    """Of the site; the compose file finds all mounts below it."""
+    """The root of the site; all mounts of the compose file are below it."""
     proxies: Mapping[str, str]
-    """HTTP_PROXY and the like of ``appliance.env``, as far as they are set."""
+    """HTTP_PROXY, HTTPS_PROXY and NO_PROXY of ``appliance.env``, those that are set."""
     profile: str
-    """Which federation this is: one of `PROFILES`."""
+    """The federation: one of `PROFILES`."""
     flows: Mapping[Flow, bool]
-    """Whether each flow is wanted here."""
+    """Whether each flow is on."""
     is_native: bool
     """Whether the programs run on the host itself, without containers."""
     restricts_egress: bool
-    """Whether the public BDII is to connect to its resource BDIIs only, where its network allows that."""
+    """Whether to restrict the site's BDII to connections to its resource BDIIs."""
     bridge: str
-    """What the names of the public BDII's bridges begin with."""
+    """The prefix of the names of the site's BDII's bridges."""
     listen: tuple[str, int] | None
-    """Address and port of the public BDII; None when it is on all addresses, port 2170."""
+    """Address and port of the site's BDII; None for port 2170 of all addresses."""
     warnings: tuple[Problem, ...]
 
     @property
     def engine_socket(self) -> Path | None:
-        """Return where the engine listens; None on a host without containers: an engine there is somebody else's."""
+        """Return the socket of the engine; None on a host without containers.
+
+        An engine on such a host serves other software.
+        """
         return None if self.is_native else self.socket
 
     def is_wanted(self, name: str) -> bool:
-        """Return whether the flow of a job, a service or a unit is on; what belongs to all flows always is."""
+        """Return whether the flow of a job, a service or a unit is on; one for all flows is."""
         flow = flow_of(name)
         return flow is None or self.flows[flow]
 
     def off(self, name: str) -> str:
-        """Return the line that says why a job, a service or a unit is not started; empty when it may be."""
+        """Return why a job, a service or a unit is not started; empty if its flow is on."""
         if self.is_wanted(name):
             return ""
         return f"{name}: not started: the flow {flow_of(name)} is off in {self.settings_file}"
 
 
 def load(layout: Layout) -> Host:
-    """Read the settings of a site's host; raises `ConfigurationError` with all that is wrong in both files."""
+    """Read the settings of a site's host.
+
+    Raises:
+        ConfigurationError: A file has errors; all errors of the file are listed.
+
+    """
     path = layout.path("/etc/fedcloud/appliance.yaml")
     environment = site_files.environment(layout)
     variables = site_files.texts(environment)
@@ -157,7 +169,7 @@ def is_native(layout: Layout) -> bool:
 
 
 def in_use(layout: Layout) -> str:
-    """Return the version of the images that is in use, as the state directory has it; empty without one."""
+    """Return the version of the images in use, from the state directory; empty without one."""
     try:
         return (
             files.read_regular(layout.path(VERSION_FILE), limit=_LONGEST)
@@ -169,18 +181,26 @@ def in_use(layout: Layout) -> str:
 
 
 def _compose(settings: Settings) -> Path:
-    """Return the one program that everybody starts as Compose."""
+    """Return the program that all callers start as Compose."""
     text = settings.text("engine", "compose")
     try:
         return composes.resolve(text)
     except ValueError:
-        cause = f"{text!r} is neither a path nor {composes.PLUGIN!r}; leave it empty to have Compose found"
+        cause = (
+            f"{text!r} is neither a path nor {composes.PLUGIN!r};"
+            " leave it empty to have Compose found"
+        )
         settings.error("engine", "compose", cause)
         return composes.find()
 
 
 def _listen(environment: document.Document) -> tuple[str, int] | None:
-    """Return what FEDCLOUD_BDII_LISTEN says; raises `ConfigurationError`."""
+    """Return address and port of FEDCLOUD_BDII_LISTEN; None if it is not set.
+
+    Raises:
+        ConfigurationError: The value is not ADDRESS:PORT.
+
+    """
     entry = environment.get(shell.SECTION, "FEDCLOUD_BDII_LISTEN")
     if entry is None or not entry.text:
         return None
@@ -188,13 +208,21 @@ def _listen(environment: document.Document) -> tuple[str, int] | None:
         address, port = hosts.split_port(entry.text)
         return str(ipaddress.ip_address(address)), port
     except ValueError:
-        cause = f"{entry.text!r} is not allowed; write ADDRESS:PORT, such as 192.0.2.10:2170 or [2001:db8::10]:2170"
+        cause = (
+            f"{entry.text!r} is not allowed;"
+            " write ADDRESS:PORT, such as 192.0.2.10:2170 or [2001:db8::10]:2170"
+        )
         problem = Problem(entry.path, entry.line, "FEDCLOUD_BDII_LISTEN", cause)
         raise ConfigurationError([problem]) from None
 
 
 def _bridge(environment: document.Document) -> str:
-    """Return FEDCLOUD_BRIDGE, which the kernel's names of bridges begin with; raises `ConfigurationError`."""
+    """Return FEDCLOUD_BRIDGE, the prefix of the names of bridges.
+
+    Raises:
+        ConfigurationError: The prefix is too long or has other characters.
+
+    """
     entry = environment.get(shell.SECTION, "FEDCLOUD_BRIDGE")
     if entry is None or not entry.text:
         return _BRIDGE
@@ -205,7 +233,10 @@ def _bridge(environment: document.Document) -> str:
 
 
 def _misspelt(environment: document.Document, *, version: str, place: Path) -> tuple[Problem, ...]:
-    """Return warnings of settings of ours that there are not; others may be for networks/SITE.yml."""
+    """Return a warning for each unknown variable that begins with ``FEDCLOUD_``.
+
+    Other variables may be used in a site's own networks/SITE.yml.
+    """
     settings = Settings(environment)
     others = [name for name in site_files.texts(environment) if not name.startswith("FEDCLOUD_")]
     if version and settings.where(shell.SECTION, VERSION):
@@ -219,7 +250,12 @@ def _misspelt(environment: document.Document, *, version: str, place: Path) -> t
 
 
 def require_files(host: Host) -> None:
-    """Raise `ConfigurationError` when docker-compose would not find what it is told to read."""
+    """Check that all files exist that docker-compose reads.
+
+    Raises:
+        ConfigurationError: Files are missing; each is listed.
+
+    """
     missing = [path for path in (host.compose_file, host.environment_file) if not path.is_file()]
     if missing:
         raise ConfigurationError(
@@ -229,18 +265,25 @@ def require_files(host: Host) -> None:
         cause = "does not exist, which says the version of the images; run scripts/install again"
         raise ConfigurationError([Problem(host.version_file, 0, "", cause)])
     if not host.network.is_file():
-        cause = f"there is no {host.network}; write bridge, host, or the name of a copy of one of these two"
+        cause = (
+            f"there is no {host.network};"
+            " write bridge, host, or the name of a copy of one of these two"
+        )
         raise ConfigurationError([Problem(host.environment_file, 0, "FEDCLOUD_NETWORK", cause)])
 
 
 def compose_command(host: Host, *arguments: str) -> list[str]:
-    """Return the command line of docker-compose for this appliance's project."""
+    """Return the command line of docker-compose for the project of the appliance."""
     files = ["--env-file", str(host.environment_file), "-f", str(host.compose_file)]
     return [str(host.compose), *composes.quiet(host.compose), "-p", "fedcloud", *files, *arguments]
 
 
 def compose_environment(host: Host) -> Mapping[str, str]:
-    """Return the environment of docker-compose: nothing of the caller's, since a variable wins over the site's file."""
+    """Return the environment of docker-compose.
+
+    It contains nothing of the caller's environment, because Compose prefers a variable of its
+    environment to the same one in ``appliance.env``.
+    """
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",

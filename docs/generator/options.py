@@ -214,6 +214,9 @@ def _upstream(section: str, readings: Iterable[Reading], described: Mapping[str,
 
 
 def _compose_defaults() -> dict[str, str]:
-    files = [sites.TOP / "docker-compose.yml", *sorted((sites.TOP / "etc/fedcloud/networks").glob("*.yml"))]
+    files = [
+        sites.TOP / "docker-compose.yml",
+        *sorted((sites.TOP / "etc/fedcloud/networks").glob("*.yml")),
+    ]
     found = [pair for file in files for pair in _COMPOSE_DEFAULT.findall(file.read_text())]
     return {name: default for name, default in reversed(found) if default}

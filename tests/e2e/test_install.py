@@ -180,7 +180,7 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
     lines = shown.stdout.splitlines()
     assert (
         lines[0]
-        == "/etc/caso/caso.conf: keeps what you changed; the new version is /etc/caso/caso.conf.fedcloud-new"
+        == "/etc/caso/caso.conf: keeps your changes; the new version is /etc/caso/caso.conf.fedcloud-new"
     )
     assert lines[1].startswith(f"Installed {NEWER}.")
     assert "MY-SITE" in caso.read_text()
@@ -273,7 +273,7 @@ def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_mask
     shown = install(newer(made), root)
     assert enabled(root) == before
     assert "bdii.service" not in str(before)
-    assert "/etc/systemd/system/bdii.service: keeps what you changed" in shown.stdout
+    assert "/etc/systemd/system/bdii.service: keeps your changes" in shown.stdout
     assert unit.read_text().endswith("# mine\n")
     assert masked.readlink() == Path("/dev/null")
 
@@ -313,7 +313,7 @@ def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> No
     assert access(outside)[:2] == (0, 0)
     assert (root / "var/spool/caso/link").lstat().st_uid == 1999
     assert (
-        f"{root}/var/spool/apel/twice: has a second name somewhere, so it keeps its owner"
+        f"{root}/var/spool/apel/twice: has several hard links; its owner was not changed"
         in shown.stdout
     )
     assert "appliance run caso" in wrapper.read_text()
@@ -415,7 +415,7 @@ def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
     last = len(table.read_text().splitlines())
     assert shown.stdout.splitlines()[-3:] == [
         "both cron and systemd start fetch-crl: choose one with appliance schedule cron|systemd",
-        f"{table}:{last}: cron ignores the whole file, since its last line has no line end",
+        f"{table}:{last}: cron ignores the whole file, because its last line has no newline; add one",
         f"Installed {__version__}. Next: appliance configure, appliance check --offline, appliance start.",
     ]
 
@@ -444,7 +444,7 @@ def test_an_upgrade_keeps_what_runs(made: Path, root: Path) -> None:
     assert (root / "var/lib/fedcloud/since").read_text() == "1970-01-01T00:00:00+00:00\n"
     # Nobody has changed a table: a new one takes its place, and none comes to lie beside it.
     assert not list(root.rglob("cron.d/*.fedcloud-new"))
-    assert "keeps what you changed" not in shown.stdout
+    assert "keeps your changes" not in shown.stdout
     assert install(older(made), root).stdout.startswith("Nothing to change")
 
 
@@ -518,7 +518,7 @@ def test_killed_anywhere_it_leaves_a_version_that_works_and_a_second_run_finishe
         assert_works(killed)
         shown = install(newer(made), killed)
         assert shown.returncode == 0, shown.stderr
-        assert "keeps what you changed" not in shown.stdout
+        assert "keeps your changes" not in shown.stdout
         now = {name: seen[0:3] + seen[4:] for name, seen in state(killed).items()}
         ignored = {name for name in expected.keys() ^ now.keys() if "__pycache__" in name}
         assert now.keys() - ignored == expected.keys() - ignored
@@ -755,7 +755,7 @@ def test_a_broken_record_is_told(own: Path, root: Path) -> None:
     (root / "var/lib/fedcloud").mkdir(parents=True)
     (root / "var/lib/fedcloud/install.json").write_text("{")
     assert (
-        "var/lib/fedcloud/install.json: is no record of an installation; move it away"
+        "var/lib/fedcloud/install.json: is not a record of an installation; move it away"
         in install(own, root).stderr
     )
 

@@ -155,18 +155,18 @@ def test_the_start_of_a_service_waits_until_somebody_answers(host: Host) -> None
     ended.wait()
     shown = appliance(host, "wait", "cloudkeeper-os", "--timeout", "20", "--pid", str(ended.pid))
     assert shown.returncode == 3
-    assert "cloudkeeper-os: what has it run has ended" in shown.stderr
+    assert "cloudkeeper-os: the process that runs it has ended" in shown.stderr
     shown = appliance(
         host, "bdii", "wait", "-h", "192.0.2.1", "--timeout", "20", "--pid", str(ended.pid)
     )
     assert shown.returncode == 3
-    assert "sitebdii: what has it run has ended" in shown.stderr
+    assert "sitebdii: the process that runs it has ended" in shown.stderr
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(place))
         server.listen()
         assert appliance(host, "wait", "cloudkeeper-os", "--timeout", "20").returncode == 0
     shown = appliance(host, "wait", "cloudkeeper-os", "--timeout", "0")
-    assert "no answer within 0 s, lastly: Connection refused" in shown.stderr
+    assert "no answer within 0 s; last fault: Connection refused" in shown.stderr
 
 
 def test_images_lie_where_cloudkeeper_looks_for_them(host: Host) -> None:
@@ -217,7 +217,7 @@ def test_status_logs_and_schedule_work(host: Host) -> None:
     }
     assert "The programs run without containers." in shown.stdout
     assert (
-        "! no job is started yet: choose who starts them with appliance schedule cron|systemd"
+        "! no job is started yet: schedule them with appliance schedule cron|systemd"
         in shown.stdout
     )
     assert (

@@ -220,8 +220,8 @@ def test_an_engine_without_room_elsewhere(host: Host, made: Path) -> None:
     (host.root / "hook").write_text("mount -t tmpfs -o size=4k tmpfs srv/docker\n")
     line = refused(host, made, "--no-packages")
     assert line == (
-        "install: /srv/docker: the engine keeps its images there: 0.0 GB are free, 0.0 GB are needed; "
-        "make room or move it with data-root; nothing was changed\n"
+        "install: /srv/docker: the engine's images need 0.0 GB, 0.0 GB are free; "
+        "free space, or move it with data-root; nothing was changed\n"
     )
 
 
@@ -253,6 +253,6 @@ def test_without_containers_no_engine_is_asked_for(host: Host, made: Path) -> No
     record.write_text("{")  # as far as this goes
     status, _, err = install(host, made, "--without-containers")
     assert (status, err.count("\n")) == (2, 1)
-    assert f"{record.name}: is no record of an installation" in err
+    assert f"{record.name}: is not a record of an installation" in err
     assert packages.installed() == NAMES | set(names)
     assert "mask slapd.service" in " ".join(host.called())

@@ -216,7 +216,7 @@ def test_the_public_bdii_connects_to_its_resources_only(
 ) -> None:
     """F-H15: not to the cloud's metadata, the internet, this host, another port; clients get their answers as before."""
     if site.network == "host":
-        assert "it has the host's own network" in guarded("up")
+        assert "it uses the network of the host" in guarded("up")
         rules = subprocess.run(
             ["iptables", "-S"], capture_output=True, text=True, check=True
         ).stdout

@@ -202,7 +202,7 @@ def test_a_full_disk_of_logs_keeps_no_job_from_its_work(
     told = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())[
         "failures"
     ]
-    assert told[0] == "/var/log/caso.log: its file system is full: what caso said is lost"
+    assert told[0] == "/var/log/caso.log: its file system is full; the output of caso is lost"
     assert told[1] == "caso-extract was stopped by SIGTERM"
 
 

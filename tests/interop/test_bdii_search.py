@@ -94,7 +94,7 @@ def test_an_address_in_one_word(port: int, capsys: pytest.CaptureFixture[str]) -
     assert main(["bdii", "search", "-H", "127.0.0.1"]) == 2
     assert (
         capsys.readouterr().err
-        == "appliance: -H: '127.0.0.1' is no address; write ldap://HOST:PORT\n"
+        == "appliance: -H: '127.0.0.1' is not a URL of LDAP; write ldap://HOST:PORT\n"
     )
 
 
@@ -155,7 +155,7 @@ def test_waiting_in_vain_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bdii", "wait", "-h", "127.0.0.1", "-p", "1", "--timeout", "1"]) == 3
     told = capsys.readouterr().err
     assert told.startswith(
-        "appliance: 127.0.0.1:1: no answer within 1 s, lastly: the directory does not answer: "
+        "appliance: 127.0.0.1:1: no answer within 1 s; last fault: the directory does not answer: "
     )
     assert told.endswith("Connection refused; see appliance logs sitebdii\n")
     assert told.count("\n") == 1

@@ -153,7 +153,11 @@ def test_it_is_idempotent_and_repairs_what_others_changed(space: Space) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("etc/fedcloud/appliance.env", "FEDCLOUD_NETWORK=host\n", "it has the host's own network"),
+        (
+            "etc/fedcloud/appliance.env",
+            "FEDCLOUD_NETWORK=host\n",
+            "it uses the network of the host",
+        ),
         (
             "etc/fedcloud/appliance.yaml",
             "firewall: {bdii_egress: false}\n",
@@ -167,7 +171,7 @@ def test_it_is_idempotent_and_repairs_what_others_changed(space: Space) -> None:
         (
             "etc/fedcloud/networks/bridge.yml",
             "services: {sitebdii: {networks: [bdii]}}\n",
-            "does not put it on the networks ldap and public alone; write networks: [ldap, public]",
+            "gives it other networks than ldap and public; write networks: [ldap, public]",
         ),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_program_that_is_no_compose_is_told(says: str, tmp_path: Path) -> None
     program = tmp_path / "docker-compose"
     program.write_text(f"#!/bin/sh\n{says}\n")
     program.chmod(0o755)
-    with pytest.raises(Unavailable, match="does not say its version"):
+    with pytest.raises(Unavailable, match="does not print its version"):
         compose.version(program)
 
 

@@ -184,7 +184,7 @@ def test_the_host_certificate_is_put_in_its_place(
         ("keystone", "https://keystone.cloud.test:5000/v2.0", "write https://HOST:5000/v3"),
         ("projects", "vo.one.test", "'vo.one.test': write VO=ID"),
         ("accounting-password", "", "must be answered"),
-        ("accounting-password", "a\\$b", "a backslash before $ cannot be written"),
+        ("accounting-password", "a\\$b", "a backslash before $, which oslo.config cannot read"),
         ("certificate", "hostcert.pem", "'hostcert.pem': there is no such file"),
         ("key", "/nowhere/key.pem", "'/nowhere/key.pem': there is no such file"),
         ("host", "localhost", "'localhost': write it as in bdii.example.org"),

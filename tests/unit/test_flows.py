@@ -131,7 +131,7 @@ def test_a_job_that_is_off_starts_nothing_and_is_done(
 def test_status_is_green_whatever_was_before(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A failed run, an enabled unit without a container and a job that nobody starts: none of it matters when off."""
+    """A failed run, an enabled unit without a container and a job that nothing starts: none of it matters when off."""
     runs = Layout(tmp_path).runs
     failed = RunRecord("cloudkeeper")
     failed.fail("names no image list")
@@ -141,7 +141,7 @@ def test_status_is_green_whatever_was_before(
     schedule(tmp_path, "caso", "ssmsend", "fedcloud-crl")
     switch(tmp_path, engine)
     assert appliance(tmp_path, "status") == 1
-    assert "nobody starts cloudkeeper" in capsys.readouterr().out
+    assert "nothing starts cloudkeeper" in capsys.readouterr().out
     switch(tmp_path, engine, images="off", information="off")
     assert appliance(tmp_path, "status") == 0
     shown = capsys.readouterr().out
@@ -168,7 +168,7 @@ def test_a_service_that_runs_though_it_is_off_is_reported(
     switch(tmp_path, engine, images="off", information="off")
     assert appliance(tmp_path, "status") == 1
     assert (
-        "  ! sitebdii: runs, though its flow is off; systemctl stop bdii\n"
+        "  ! sitebdii: runs although its flow is off; systemctl stop bdii\n"
         in capsys.readouterr().out
     )
     engine.containers["fedcloud_sitebdii_1"]["State"] = {
@@ -186,7 +186,7 @@ def test_schedule_says_off_and_asks_nobody_to_start_it(
     switch(tmp_path, engine, images="off")
     assert appliance(tmp_path, "schedule") == 1
     shown = capsys.readouterr().out
-    assert "! nobody starts caso, ssmsend: " in shown
+    assert "! nothing starts caso, ssmsend: " in shown
     assert [line.split() for line in shown.splitlines() if line.startswith("cloudkeeper")] == [
         ["cloudkeeper", "off", "flow", "images"]
     ]
@@ -221,5 +221,5 @@ def test_the_flows_are_listed(
         "accounting   off  caso, ssmsend",
         "information  on   cloud-info, cloudbdii, sitebdii",
         "images       on   cloudkeeper, cloudkeeper-os",
-        f"Change it in {tmp_path}/etc/fedcloud/appliance.yaml, section flows.",
+        f"Change them in {tmp_path}/etc/fedcloud/appliance.yaml, section flows.",
     ]

@@ -255,7 +255,7 @@ def test_the_exit_status_is_the_container_s(site: Site, status: int) -> None:
     assert record["counts"] == {"job_exit_status": status}
     assert record["last_success"] is None
     assert record["failures"] == [
-        f"caso-extract ended with exit status {status}; its output went to whoever started it"
+        f"caso-extract ended with exit status {status}; its output went to the terminal or caller"
     ]
 
 
@@ -337,7 +337,7 @@ def test_waiting_for_a_run_that_is_killed_is_no_success(site: Site) -> None:
     first.communicate(timeout=30)
     _, err = waiting.communicate(timeout=30)
     assert waiting.returncode == 3
-    assert "caso: the run that was waited for was killed" in err
+    assert "caso: the other run was killed" in err
     assert len(site.runs) == 2
 
 
@@ -379,12 +379,15 @@ def test_foreign_names_where_the_key_is_staged(site: Site) -> None:
     assert site.run("ssmsend").returncode == 0
     done = site.run("caso")
     assert done.returncode == 0
-    assert f"{keys}/caso: Directory not empty; look at it, then: rm -r {keys}/caso" in done.stderr
+    assert (
+        f"{keys}/caso: Directory not empty; look at it, then remove it: rm -r {keys}/caso"
+        in done.stderr
+    )
     (keys / "ssmsend").mkdir()
     (keys / "ssmsend/file").write_text("of somebody")
     done = site.run("ssmsend")
     assert done.returncode == 3
-    assert f"{keys}/ssmsend: Directory not empty; look at it, then: rm -r" in done.stderr
+    assert f"{keys}/ssmsend: Directory not empty; look at it, then remove it: rm -r" in done.stderr
     said = run_records.read(site.root, "job-ssmsend", below="jobs")
     assert said.status == 3
     assert f"{keys}/ssmsend" in said.failures[0]
@@ -538,7 +541,8 @@ def test_a_host_without_a_certificate_is_told_where_it_belongs(site: Site, name:
     path.unlink()
     shown = site.run("ssmsend")
     assert shown.returncode == 3
-    assert f"appliance: {path}: does not exist; put there " in shown.stderr
+    kind = {"hostcert.pem": "certificate", "hostkey.pem": "key"}[name]
+    assert f"appliance: {path}: does not exist; copy the {kind} of this host (PEM" in shown.stderr
     assert site.runs == []
 
 
@@ -589,7 +593,7 @@ def test_without_an_engine_a_signal_still_ends_the_job(site: Site) -> None:
     _, err = process.communicate(timeout=60)
     assert (process.returncode, site.runs[1:]) == (7, ["TERM"]), err
     assert "the Docker engine: shutting down\n" in err
-    assert "shutting down; the next start removes what is left" in err
+    assert "shutting down; the next run removes the container" in err
     assert site.record("caso")["counts"] == {"job_exit_status": 7}
 
 
@@ -698,7 +702,7 @@ def test_a_log_that_cannot_be_written_keeps_no_job_from_its_work(
     shown = site.run("ssmsend", "--log")
     assert (shown.returncode, shown.stdout) == (0, "from the job\n")
     assert f"{log}: " in shown.stderr
-    assert "its output goes on to where this is written" in shown.stderr
+    assert "the output of the job goes to standard output" in shown.stderr
     assert other.read_text() == "somebody's\n"
 
 
@@ -936,7 +940,10 @@ def test_what_a_program_says_that_looks_like_docker_compose_s_is_the_program_s(s
     assert "Creating" not in done.stderr
     assert "1" not in done.stderr.splitlines()
     (failure,) = site.record("caso")["failures"]
-    assert failure == "caso-extract ended with exit status 1; its output went to whoever started it"
+    assert (
+        failure
+        == "caso-extract ended with exit status 1; its output went to the terminal or caller"
+    )
 
 
 def test_the_log_says_where_the_output_of_a_run_by_hand_went(site: Site) -> None:
@@ -956,7 +963,8 @@ def test_the_log_says_where_the_output_of_a_run_by_hand_went(site: Site) -> None
     ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.match(
-        r"# caso: the last run, which ended 20\S+, wrote to the terminal that started it\n", shown
+        r"# caso: the last run, which ended 20\S+, wrote to the terminal it was started from\n",
+        shown,
     )
     assert site.run("caso", "--log").returncode == 0
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -64,7 +64,7 @@ def test_there_and_back_leaves_everything_as_it_was(
     assert (tables(root), timers(root)) == (TABLES, [])
     assert schedule(root, "cron") == 0
     assert "15 * * * * root" in edited.read_text()
-    assert "nobody starts" not in capsys.readouterr().out
+    assert "nothing starts" not in capsys.readouterr().out
 
 
 def test_showing_changes_nothing(root: Path) -> None:
@@ -96,7 +96,7 @@ def test_half_a_change_is_found_and_finished(
     # what a kill between the two steps leaves: no job starts, and it is said
     (root / "etc/cron.d/caso").rename(root / "etc/fedcloud/cron.d/caso")
     assert schedule(root) == 1
-    assert "! nobody starts caso: choose" in capsys.readouterr().out
+    assert "! nothing starts caso: run appliance schedule cron|systemd\n" in capsys.readouterr().out
     assert schedule(root, "systemd") == 0
     assert (tables(root), timers(root)) == ([], TIMERS)
 
@@ -201,7 +201,7 @@ def test_lines_that_end_in_cr_lf_are_told(root: Path, capsys: pytest.CaptureFixt
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     number = len(text.splitlines())
     assert told == [
-        f"! {table}:{number}: lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {table}"
+        f"! {table}:{number}: lines end in CR LF, and cron passes CR to the shell; sed -i 's/\\r$//' {table}"
     ]
 
 
@@ -231,11 +231,11 @@ def test_what_cron_ignores_is_told(root: Path, capsys: pytest.CaptureFixture[str
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"! {root}")]
     last = len((directory / "ssmsend").read_text().splitlines())
     assert told == [
-        f"! {directory}/caso.cron: cron ignores files with such a name; rename it: letters, digits, - and _ only",
-        f"! {directory}/cloudkeeper: cron ignores it, since others may write to it; chmod 0644 {directory}/cloudkeeper",
-        f"! {directory}/fedcloud-crl:1: the sixth field must be the user: write root before the command",
+        f"! {directory}/caso.cron: cron ignores it for its name; rename it to letters, digits, - and _ only",
+        f"! {directory}/cloudkeeper: cron ignores it, because others can write to it; chmod 0644 {directory}/cloudkeeper",
+        f"! {directory}/fedcloud-crl:1: the sixth field must be the user; write root before the command",
         f"! {directory}/fedcloud-crl:1: a % ends the command for cron; write \\%",
-        f"! {directory}/ssmsend:{last}: cron ignores the whole file, since its last line has no line end",
+        f"! {directory}/ssmsend:{last}: cron ignores the whole file, because its last line has no newline; add one",
     ]
     (directory / "caso").write_text(good)
     (directory / "caso").chmod(0o644)
@@ -246,7 +246,10 @@ def test_somebody_else_s_table_is_told(root: Path, capsys: pytest.CaptureFixture
 
     os.chown(root / "etc/cron.d/caso", 1999, 1999)
     assert schedule(root) == 1
-    assert "caso: cron ignores it, since it is not root's; chown root: " in capsys.readouterr().out
+    assert (
+        "caso: cron ignores it, because root does not own it; chown root: "
+        in capsys.readouterr().out
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -299,7 +302,7 @@ def test_checkpoints_are_shown(root: Path, capsys: pytest.CaptureFixture[str]) -
     schedule(root, "--show")
     assert reaches(capsys.readouterr().out) == [
         "  atlas: from 2026-11-17 07:22+00:00 (checkpoint)",
-        f"  broken: from nowhere, since {spool}/lastrun.broken holds no time",
+        f"  broken: no checkpoint: {spool}/lastrun.broken does not hold a time",
         f"{WITHOUT} 2026-11-01 00:00+00:00 or later, each from its creation",
     ]
     caso = root / "etc/caso/caso.conf"
@@ -349,7 +352,7 @@ def test_a_kept_date_that_somebody_broke_is_told(
     path.write_text("soon\n")
     assert schedule(root) == 2
     assert (
-        f"{path}: holds no date; write it anew with appliance schedule --since DATE"
+        f"{path}: does not hold a date; write one with appliance schedule --since DATE"
         in capsys.readouterr().err
     )
     assert schedule(root, "--since", "2026-10-01") == 0
@@ -363,8 +366,6 @@ def test_a_first_installation_starts_nothing(
         (root / "etc/cron.d" / name).rename(root / "etc/fedcloud/cron.d" / name)
     assert schedule(root) == 1
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
-    assert told == [
-        "! no job is started yet: choose who starts them with appliance schedule cron|systemd"
-    ]
+    assert told == ["! no job is started yet: schedule them with appliance schedule cron|systemd"]
     assert schedule(root, "cron") == 0
     assert tables(root) == TABLES

@@ -350,7 +350,7 @@ def test_a_start_with_a_bad_configuration_takes_the_copy_that_passed_last(
     assert site.step("prepare", "cloudkeeper-os") == 0
     assert site.runs("cloudkeeper-os").returncode == 0
     assert site.calls()[-1] == "up --no-build --no-color cloudkeeper-os"
-    assert last_status(unit_status) == "runs with the configuration of /etc, which passed its check"
+    assert last_status(unit_status) == "runs with the configuration in /etc, which passed its check"
 
 
 def test_without_a_copy_the_start_ends_with_a_status_that_is_not_restarted(
@@ -439,11 +439,11 @@ def test_a_reload_with_a_bad_configuration_touches_nothing(
     site.answer("cloudkeeper-os", "must be set", "and this")
     assert site.step("reload", "cloudkeeper-os") == 2
     assert site.calls() == []
-    refused = f"a reload was refused: {BACKEND}:2: KEY: must be set; runs with the configuration of /etc, which passed"
+    refused = f"a reload failed: {BACKEND}:2: KEY: must be set; runs with the configuration in /etc, which passed"
     assert last_status(unit_status).startswith(refused)
     said = capsys.readouterr().err.splitlines()
     assert f"appliance: {BACKEND}:2: KEY: must be set" in said
-    assert said[-1] == "appliance: nothing was changed: what runs goes on as before"
+    assert said[-1] == "appliance: nothing was changed; the running services continue"
 
 
 def test_a_reload_replaces_the_containers_and_keeps_what_came_up(
@@ -456,7 +456,7 @@ def test_a_reload_replaces_the_containers_and_keeps_what_came_up(
     assert site.checks() == ["cloudkeeper-os"]
     assert site.calls() == ["up -d --no-deps --no-build --force-recreate cloudkeeper-os"]
     assert "ops" in (site.root / "var/lib/fedcloud/services/cloudkeeper-os/good/1").read_text()
-    assert last_status(unit_status) == "runs with the configuration of /etc, which passed its check"
+    assert last_status(unit_status) == "runs with the configuration in /etc, which passed its check"
 
 
 def test_a_reload_that_does_not_come_up_gives_the_copy_back(
@@ -537,7 +537,7 @@ def test_a_restart_with_a_bad_configuration_touches_nothing(
             "appliance: /etc/sitebdii/site.cfg:2: KEY: is still the placeholder '@example.com'; write"
             in said
         )
-        assert said.endswith("nothing was changed: what runs goes on as before\n")
+        assert said.endswith("nothing was changed; the running services continue\n")
     assert [line for line in systemctl.read_text().splitlines() if "is-active" not in line] == []
     assert site.calls() == []
 
@@ -550,7 +550,7 @@ def test_a_restart_reloads_the_unit_and_replaces_a_single_service_itself(
     assert systemctl.read_text().splitlines()[-1] == "reload bdii.service"
     site.come_up("cloudkeeper-os")
     assert main(["restart", "cloudkeeper-os", "--root", str(site.root)]) == 0
-    assert "cloudkeeper-os: run with the configuration of" in capsys.readouterr().out
+    assert "cloudkeeper-os: run with the configuration in" in capsys.readouterr().out
     assert site.calls() == []  # that is the unit's reload
 
 

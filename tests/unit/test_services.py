@@ -294,20 +294,20 @@ def test_who_can_connect_is_told(
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
     assert (
-        "sitebdii: clients connect to port 2170 of all addresses, published by the engine: INPUT rules"
+        "sitebdii: clients connect to port 2170 of all addresses, published by the engine; INPUT rules"
         in shown
     )
     assert (
-        "! sitebdii may connect to anything: iptables: the chain NOSUCH-BDII is not there, or not whole"
+        "! sitebdii may connect to anything: iptables: the chain NOSUCH-BDII is missing or incomplete"
         in shown
     )
     assert "repair it with: appliance firewall up" in shown
     environment.write_text("FEDCLOUD_NETWORK=host\nFEDCLOUD_BDII_LISTEN=[2001:db8::1]:2171\n")
     assert status(tmp_path) == 0
     shown = capsys.readouterr().out
-    assert "clients connect to [2001:db8::1]:2171, as far as the host's firewall lets them" in shown
+    assert "clients connect to [2001:db8::1]:2171, if the host's firewall allows it" in shown
     assert (
-        "sitebdii: may connect to anything: it has the host's own network (FEDCLOUD_NETWORK=host)"
+        "sitebdii: may connect to anything: it uses the network of the host (FEDCLOUD_NETWORK=host)"
         in shown
     )
     assert status(tmp_path, "--json") == 0
@@ -316,7 +316,7 @@ def test_who_can_connect_is_told(
     environment.write_text("FEDCLOUD_BDII_LISTEN=127.0.0.1:2170\n")
     assert status(tmp_path) == 1
     assert (
-        "! sitebdii is bound to 127.0.0.1: nobody outside this host can connect; set FEDCLOUD"
+        "! sitebdii is bound to 127.0.0.1: no other host can connect; set FEDCLOUD"
         in capsys.readouterr().out
     )
 

@@ -57,7 +57,7 @@ def test_before_the_first_run_there_is_one_line(
 ) -> None:
     assert main(["status", "--root", str(tmp_path)]) == 3
     assert capsys.readouterr().err.startswith(
-        f"appliance: {tmp_path}/var/lib/fedcloud/runs: no program has left"
+        f"appliance: {tmp_path}/var/lib/fedcloud/runs: no program has run yet"
     )
 
 
@@ -148,9 +148,9 @@ def test_what_does_not_start_the_jobs_is_told_as_by_schedule(
     )
     expected = [
         "both cron and systemd start cloudkeeper: choose one with appliance schedule cron|systemd",
-        f"{caso}: cron ignores it, since others may write to it; chmod 0644 {caso}",
-        f"{caso}.local: cron ignores files with such a name; rename it: letters, digits, - and _ only",
-        f"{ssmsend}:{last}: cron ignores the whole file, since its last line has no line end",
+        f"{caso}: cron ignores it, because others can write to it; chmod 0644 {caso}",
+        f"{caso}.local: cron ignores it for its name; rename it to letters, digits, - and _ only",
+        f"{ssmsend}:{last}: cron ignores the whole file, because its last line has no newline; add one",
     ]
     assert main(["status", "--root", str(tmp_path)]) == 1
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")] == [

@@ -63,7 +63,7 @@ def test_a_wrong_configuration_ends_the_waiting(
     words = WORDS.decode().strip()
     assert (
         capsys.readouterr().err
-        == f"appliance: sitebdii: does not come up: {words}; see appliance logs sitebdii\n"
+        == f"appliance: sitebdii: does not start: {words}; see appliance logs sitebdii\n"
     )
 
 
@@ -85,7 +85,7 @@ def test_a_program_that_ends_again_and_again_ends_the_waiting(
     began = time.monotonic()
     assert wait(tmp_path) == 3
     assert 4 <= time.monotonic() - began < 12
-    assert "sitebdii: does not come up: bdii-update: " in capsys.readouterr().err
+    assert "sitebdii: does not start: bdii-update: " in capsys.readouterr().err
 
 
 def test_two_more_starts_are_waited_for(
@@ -103,7 +103,10 @@ def test_the_end_of_what_has_it_run_ends_the_waiting(
     child = subprocess.Popen(["/bin/true"])
     child.wait()
     assert wait(tmp_path, f"--pid={child.pid}") == 3
-    assert "sitebdii: what has it run has ended; see its words above" in capsys.readouterr().err
+    assert (
+        "sitebdii: the process that runs it has ended; see its messages above"
+        in capsys.readouterr().err
+    )
 
 
 class _Everything(socketserver.BaseRequestHandler):
@@ -135,7 +138,8 @@ def test_another_program_that_answers_is_not_the_service(
         engine.ends[NAME] = 1
         assert wait(tmp_path, port=other.server_address[1], timeout=1) == 3
         assert (
-            "no answer within 1 s, lastly: another program answers there" in capsys.readouterr().err
+            "no answer within 1 s; last fault: another program answers there"
+            in capsys.readouterr().err
         )
         engine.containers.clear()
         assert wait(tmp_path, port=other.server_address[1], timeout=1) == 3
@@ -161,7 +165,7 @@ def test_a_service_that_passes_its_check_is_waited_for(
     assert time.monotonic() - began >= 1
     engine.ends[NAME] = 1
     assert main(["wait", "sitebdii", "--timeout", "1", "--root", str(tmp_path)]) == 3
-    said = "appliance: sitebdii: no answer within 1 s, lastly: it does not pass its own check; see appliance logs sitebdii\n"
+    said = "appliance: sitebdii: no answer within 1 s; last fault: it does not pass its health check; see appliance logs sitebdii\n"
     assert capsys.readouterr().err == said
 
 
@@ -174,7 +178,7 @@ def test_a_service_with_a_wrong_configuration_is_not_waited_for(
     began = time.monotonic()
     assert main(["wait", "sitebdii", "--root", str(tmp_path)]) == 3
     assert time.monotonic() - began < 8
-    assert f"sitebdii: does not come up: {WORDS.decode().strip()}" in capsys.readouterr().err
+    assert f"sitebdii: does not start: {WORDS.decode().strip()}" in capsys.readouterr().err
 
 
 def test_an_engine_that_is_down_has_no_service_at_work(

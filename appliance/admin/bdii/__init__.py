@@ -1,1 +1,1 @@
-"""``appliance bdii``: the information that this site publishes, as the world sees it."""
+"""``appliance bdii``: LDAP queries of the published information, as its clients make them."""

@@ -1,8 +1,8 @@
-"""``appliance bdii search`` and ``appliance bdii wait``: LDAP as its clients speak it.
+"""``appliance bdii search`` and ``appliance bdii wait``: LDAP queries of a BDII.
 
-``search`` takes the options that ldapsearch had until OpenLDAP 2.4, ``-h`` and ``-p`` among them,
-so that lines of old manuals work with its name in place of ldapsearch's; ``-x`` and ``-LLL`` are
-what it does anyway.
+``search`` accepts the options of ldapsearch of OpenLDAP 2.4, also ``-h`` and ``-p``, which later
+releases have dropped, so that command lines of old manuals work. ``-x`` and ``-LLL`` are accepted
+without effect: anonymous binds and plain LDIF are the only mode.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ _ANSWER = timedelta(seconds=5)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
-    words = "default: localhost, or the address of FEDCLOUD_BDII_LISTEN"
+    words = "host of the BDII (default: localhost, or the address of FEDCLOUD_BDII_LISTEN)"
     parser.add_argument("-h", dest="host", metavar="HOST", help=words)
     parser.add_argument(
         "-p",
         dest="port",
         metavar="PORT",
         type=int,
-        help=f"default: {PORT}, or the port of that address",
+        help=f"port of the BDII (default: {PORT}, or the port of FEDCLOUD_BDII_LISTEN)",
     )
     parser.add_argument(
-        "-H", dest="url", metavar="URL", help="ldap://HOST:PORT, in place of -h and -p"
+        "-H",
+        dest="url",
+        metavar="URL",
+        help="URL of the BDII, ldap://HOST:PORT; replaces -h and -p",
     )
 
 
@@ -48,7 +51,7 @@ def _place(arguments: argparse.Namespace) -> tuple[str, int]:
     except ValueError:
         host, port = None, 0
     if host is None or parts.scheme != "ldap":
-        raise UsageError("-H", f"{arguments.url!r} is no address", "write ldap://HOST:PORT")
+        raise UsageError("-H", f"{arguments.url!r} is not a URL of LDAP", "write ldap://HOST:PORT")
     return host, port
 
 
@@ -59,7 +62,7 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
         dest="base",
         metavar="BASE",
         default="o=glue",
-        help="base of the search (default: o=glue)",
+        help="base DN of the search (default: o=glue)",
     )
     parser.add_argument("-x", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-L", action="count", help=argparse.SUPPRESS)
@@ -67,14 +70,14 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="[FILTER] ATTRIBUTE",
-        help="filter and attributes as for ldapsearch (default: all)",
+        help="filter and attributes as for ldapsearch (default: all entries and attributes)",
     )
 
 
 def _search(arguments: argparse.Namespace) -> ExitStatus:
     host, port = _place(arguments)
     words = list(arguments.words)
-    # As ldapsearch tells them apart: a filter has an equals sign.
+    # ldapsearch distinguishes them in the same way: a filter has an equals sign.
     filter_ = words.pop(0) if words and "=" in words[0] else "(objectClass=*)"
     filter_ = filter_ if filter_.startswith("(") else f"({filter_})"
     found = directory.read(
@@ -93,7 +96,7 @@ def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="SECONDS",
         default=120,
-        help="how long to wait (default: 120)",
+        help="seconds to wait (default: 120)",
     )
     parser.add_argument(
         "--service",
@@ -119,13 +122,17 @@ def _wait(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def wait_for(host: str, port: int, *, watch: ServiceWatch | None, timeout: int) -> None:
-    """Wait until the BDII at this address answers; raises `Unavailable` after ``timeout`` seconds.
+    """Wait until the BDII at this address answers, at most ``timeout`` seconds.
 
-    With a ``watch``, that is its service and no other program; the watch may end the waiting
-    sooner.
+    With a ``watch``, only an answer of its service counts, and the wait ends early if that service
+    cannot start.
+
+    Raises:
+        Unavailable: There was no answer in time, or the service cannot start.
+
     """
     wait_until(
-        lambda: _what_is_amiss(host, port, watch),
+        lambda: _fault(host, port, watch),
         subject=f"{host}:{port}",
         service="sitebdii",
         timeout=timeout,
@@ -134,29 +141,33 @@ def wait_for(host: str, port: int, *, watch: ServiceWatch | None, timeout: int) 
     )
 
 
-def _what_is_amiss(host: str, port: int, watch: ServiceWatch | None) -> str:
-    """Ask once; returns why that was no answer, or not that of the service that is waited for."""
+def _fault(host: str, port: int, watch: ServiceWatch | None) -> str:
+    """Query once; return why there is no answer of the service, empty if there is one."""
     try:
         directory.read(
             host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER
         )
     except ApplianceError as error:
         return error.cause
-    # An engine that does not answer cannot tell.
+    # passes_check() returns None if the engine does not answer; the answer counts then.
     return "another program answers there" if watch and watch.passes_check() is False else ""
 
 
 VERB = cli.Program(
     "bdii",
-    "Queries the BDII as its clients do.",
+    "Query the BDII as its clients do.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
         cli.Program(
-            "search", "Searches and prints LDIF.", _add_search_arguments, _search, takes_h=True
+            "search",
+            "Search, and print the entries as LDIF.",
+            _add_search_arguments,
+            _search,
+            takes_h=True,
         ),
         cli.Program(
-            "wait", "Waits until the BDII answers.", _add_wait_arguments, _wait, takes_h=True
+            "wait", "Wait until the BDII answers.", _add_wait_arguments, _wait, takes_h=True
         ),
     ),
 )

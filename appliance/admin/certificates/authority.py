@@ -1,9 +1,9 @@
-"""The installation's own authority, for mutual TLS between cloudkeeper and cloudkeeper-os, and what it signs.
+"""The installation's own authority, for mutual TLS between cloudkeeper and cloudkeeper-os.
 
-It exists only where a backend listens on a TCP port. Its key is root's and stays in
-``/etc/fedcloud/tls``; each side has a directory of its own below that. Certificates name their
-holder and its purpose, and both sides verify both. Certificates that end soon are renewed; a new
-authority stands beside the old one until that ends, so that neither side loses the other.
+It exists only if a backend listens on a TCP port. Its key is readable by root only and stays in
+``/etc/fedcloud/tls``; each side has a directory of its own below. A certificate names its holder
+and its purpose, and both sides verify both. Certificates that expire soon are renewed. Both sides
+trust the previous authority until it expires, so that either can be renewed first.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _AUTHORITY_NAME = "fedcloud appliance: cloudkeeper and its backend"
 _AUTHORITY_LIFE = timedelta(days=3650)
 _LIFE = timedelta(days=397)
 _DUE = timedelta(days=60)
-"""A certificate that ends sooner is renewed."""
+"""A certificate that expires sooner is renewed."""
 _SKEW = timedelta(hours=1)
-"""Clocks of two hosts differ."""
+"""Certificates are valid from an hour ago, because clocks of two hosts may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One side: whom its certificate is for, and who may read its key."""
+    """One side: the name and purpose in its certificate, and the owner of its key."""
 
     name: str
     purpose: x509.ObjectIdentifier
     owner: int
-    """Of the key: the containers' account, or root where a job's wrapper stages a copy."""
+    """The owner of the key: the account of the containers, or root if a copy is staged."""
 
 
 BACKEND = Party("cloudkeeper-os", ExtendedKeyUsageOID.SERVER_AUTH, account.ID)
@@ -71,9 +71,10 @@ class Authority:
         self.certificate, self._key = layout.path(places.CERTIFICATE), layout.path(places.KEY)
 
     def maintain(self, names: Sequence[str], *, at: datetime) -> Iterator[Path]:
-        """Make or renew what is missing, due, or not for ``names`` of the backend; yield what was written.
+        """Make what is missing and renew what is due; yield the files that were written.
 
-        Names that the backend's certificate has already are kept.
+        ``names`` are names of the backend. Its certificate is also renewed if it lacks one of them;
+        names that it has already are kept.
         """
         own = _load(self.certificate, self._key)
         if own is None or own.ends_within(_LIFE + _DUE, at=at):
@@ -88,7 +89,7 @@ class Authority:
             yield from self._maintain(own, party, directory, wanted, at=at)
 
     def _found(self, before: _Pair | None, *, at: datetime) -> Generator[Path, None, _Pair]:
-        """Make a new authority; the one before stays trusted until its end."""
+        """Make a new authority; the previous one stays trusted until it expires."""
         files.make_directory(self.directory, mode=0o755)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _AUTHORITY_NAME)])
@@ -101,7 +102,7 @@ class Authority:
         pems = [certificate.public_bytes(Encoding.PEM)]
         if before and not before.ends_within(timedelta(0), at=at):
             pems.append(before.certificate.public_bytes(Encoding.PEM))
-        # The key first: a certificate without its key is no pair, and made anew by the next run.
+        # Key first: if a run is killed here, the next one finds no pair and makes a new one.
         _write_key(self._key, key, owner=0)
         files.write_atomic(self.certificate, b"".join(pems), mode=0o644)
         yield self.certificate
@@ -197,13 +198,13 @@ def _names(certificate: x509.Certificate) -> list[str]:
 def _is_signed_by(found: _Pair, own: _Pair) -> bool:
     try:
         found.certificate.verify_directly_issued_by(own.certificate)
-    except Exception:  # noqa: BLE001  whatever it is, it makes the certificate one to renew
+    except Exception:  # noqa: BLE001  a certificate that fails to verify in any way is renewed
         return False
     return True
 
 
 def _load(certificate: Path, key: Path) -> _Pair | None:
-    """Return the pair, None when there is none that can be used: half-written, altered by hand, missing."""
+    """Return the pair; None if a file is missing, cannot be parsed or does not match."""
     try:
         pair = _Pair(*_parse(certificate.read_bytes(), key.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError, x509.ExtensionNotFound):
@@ -223,7 +224,7 @@ def _differs(path: Path, content: bytes) -> bool:
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey, *, owner: int) -> None:
-    """Write a key that only its owner can read, from the first moment on."""
+    """Write a key that only its owner can read at any time."""
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     files.write_atomic(path, pem, mode=0o400)
     if owner != path.stat().st_uid:

@@ -1,7 +1,7 @@
 """``appliance certificates``: mutual TLS for a cloudkeeper on another host than its cloudkeeper-os.
 
-On one host the two meet on a unix socket and need none of this. The backend's unit calls
-``--renew`` at each start, a timer does so later on.
+On one host the two use a unix socket and need no certificates. The backend's unit calls
+``--renew`` at each start, fedcloud-upkeep.timer does so afterwards.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    words = "name or address by which cloudkeeper reaches the backend; may be repeated"
+    words = "name or address by which cloudkeeper connects to the backend; may be repeated"
     parser.add_argument("--name", action="append", default=[], metavar="HOST", help=words)
     parser.add_argument(
         "--renew",
         action="store_true",
-        help="renew certificates that end within 60 days; do nothing if there are none",
+        help="renew certificates that expire within 60 days; do nothing if there are none",
     )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Make or renew the files, and print those that changed."""
+    """Make or renew the certificates; return the exit status."""
     for name in arguments.name:
         if not hosts.is_host(name):
             raise UsageError(
-                "--name", f"{name!r} is no host name or address", "write one without a port"
+                "--name", f"{name!r} is not a host name or address", "write one without a port"
             )
     layout = cli.layout(arguments)
     if arguments.check_config or (arguments.renew and not layout.path(KEY).exists()):
         return ExitStatus.DONE
-    from appliance.admin.certificates.authority import Authority  # noqa: PLC0415  start-up is a cost
+    # Imported here, because cryptography takes long to load.
+    from appliance.admin.certificates.authority import Authority  # noqa: PLC0415
 
     authority = Authority(layout)
     names = arguments.name if arguments.renew else [*_own_names(), *arguments.name]
@@ -56,25 +57,24 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     elif layout.path(FRONTEND) / "certificate.pem" in written:
         place = layout.path(FRONTEND)
         logger.warning(
-            "%s: has been renewed; copy it to the host of cloudkeeper, if that is another one",
+            "%s: was renewed; copy it to cloudkeeper's host, if that is another one",
             place,
         )
     return ExitStatus.DONE
 
 
 def _own_names() -> list[str]:
-    """Return names that the backend may be reached by from this host and its containers."""
+    """Return the names by which this host and its containers connect to the backend."""
     return list(dict.fromkeys(["backend", "localhost", "127.0.0.1", socket.getfqdn()]))
 
 
 def _instructions(layout: Layout) -> Iterator[str]:
     backend, frontend = layout.path(BACKEND), layout.path(FRONTEND)
     yield ""
-    yield "In cloudkeeper-os.conf, section [DEFAULT]; its certificate is found in:"
-    yield f"  # {backend}"
+    yield f"In cloudkeeper-os.conf, section [DEFAULT]; its certificate is in {backend}:"
     yield "  grpc_port = 50051"
     yield "  listen_address = 0.0.0.0"
-    yield f"In cloudkeeper.yml of the other host, to which you copy {frontend}:"
+    yield f"In cloudkeeper.yml on the other host, after you have copied {frontend} to it:"
     yield "  backend:"
     yield "    endpoint: HOST:50051"
     yield f"    certificate: {frontend}/authority.pem"
@@ -85,7 +85,7 @@ def _instructions(layout: Layout) -> Iterator[str]:
 
 VERB = cli.Program(
     "certificates",
-    "Makes and renews certificates for a cloudkeeper on another host than its backend.",
+    "Make and renew certificates for a cloudkeeper on another host than its backend.",
     add_arguments,
     run,
 )

@@ -1,1 +1,1 @@
-"""``appliance check``: find what is wrong before a job runs or a service is replaced."""
+"""``appliance check``: checks of the configuration before a job or service uses it."""

@@ -1,7 +1,7 @@
-"""Compare files with each other: each is right by itself, and together they lose records or publish two sites.
+"""Comparison of files that are valid each, but contradict each other.
 
-What the programs have read comes from themselves (`appliance.admin.check.inside`); which VO each
-project serves, from the tables of the host.
+Contradictions lose records or publish two sites. The values that programs have read are in their
+answers (`appliance.admin.check.inside`); the projects of each VO are read from the host's tables.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ _PROJECT_ID = re.compile(r"[0-9a-f]{32}")
 _SHARES = "compute.shares."
 
 Table = Mapping[str, tuple[int, frozenset[str]]]
-"""By VO the line where it stands, and its projects."""
+"""By VO, the number of its line and its projects."""
 _ReadTable = Callable[[Path], Table]
 
 
 def site_names(values: Sequence[Value]) -> Iterator[Finding]:
-    """Yield a finding for each file that calls the site otherwise than site.cfg, or than most files do."""
+    """Yield a finding for each file with another name of the site than site.cfg.
+
+    Without site.cfg the name that most files have is taken as the right one.
+    """
     named = [
         value for value in values if (value.section, value.option) in _SITE_NAMES and value.line
     ]
@@ -42,28 +45,37 @@ def site_names(values: Sequence[Value]) -> Iterator[Finding]:
     judge = judge or next(value for value in named if value.text == common)
     for value in dict.fromkeys(named):
         if value.text != judge.text:
-            text = f"{value.text!r} here, {judge.text!r} in {judge.path}:{judge.line}; write GOCDB's name in both"
+            text = (
+                f"{value.text!r} here, {judge.text!r} in {judge.path}:{judge.line};"
+                " write GOCDB's name in both"
+            )
             yield Finding(str(value.path), value.line, value.option, text, "C22.a")
 
 
 def spools(values: Sequence[Value]) -> Iterator[Finding]:
-    """Yield a finding when cASO writes records where the sender does not look."""
+    """Yield a finding if the sender reads another directory than cASO writes to."""
     written = _of(values, "ssm", "output_path")
     read = _of(values, "messaging", "path")
     if written and read and Path(written.text) != Path(read.text):
-        text = f"records go to {written.text}, but {_where(read)} sends from {read.text}; write one path in both"
+        text = (
+            f"records go to {written.text}, but {_where(read)} sends from {read.text};"
+            " write one path in both"
+        )
         yield Finding(str(written.path), written.line, "[ssm] output_path", text, "C40.b")
 
 
 def test_destinations(values: Sequence[Value], profile: str) -> Iterator[Finding]:
-    """Yield a finding for each host or queue of a test federation that a production site sends to."""
+    """Yield a finding for each test host or queue that a production site sends to."""
     if profile != PROFILES[0]:
         return
     for section, option in (("broker", "host"), ("messaging", "destination")):
         value = _of(values, section, option)
         if value and _TEST.search(value.text):
             right = "msg.argo.grnet.gr" if option == "host" else "eu-egi-cloud-accounting"
-            text = f"{value.text} is for tests, the profile is {profile}; write {right}, or set profile: private"
+            text = (
+                f"{value.text} is for tests, the profile is {profile};"
+                f" write {right}, or set profile: private"
+            )
             yield Finding(str(value.path), value.line, f"[{section}] {option}", text, "C24.a")
 
 
@@ -76,10 +88,10 @@ def _where(value: Value) -> str:
 
 
 def vo_tables(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterator[Finding]:
-    """Yield a finding for each VO that two programs give different projects, and each table that cannot be read.
+    """Yield a finding for each VO that has different projects in two tables.
 
-    Names and ids of projects cannot be told to be the same here, so only like is compared with
-    like.
+    Names are compared with names and ids with ids: without the cloud it is unknown which name
+    belongs to which id.
     """
     tables = dict(_tables(host, layout, set(services)))
     read: dict[Path, Table] = {}
@@ -87,7 +99,7 @@ def vo_tables(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterato
         try:
             read[path] = reader(path)
         except ConfigurationError:
-            continue  # the program that reads it says so
+            continue  # the program that reads the table reports it
     paths = list(read)
     for number, first in enumerate(paths):
         for second in paths[number + 1 :]:
@@ -104,8 +116,8 @@ def _differences(
         other = others.get(name)
         if other is None or projects & other[1] or not _are_alike(projects, other[1]):
             continue
-        told = ", ".join(sorted(other[1]))
-        text = f"serves {', '.join(sorted(projects))} here, {told} in {second}:{other[0]}; write one project in both"
+        here, there = (", ".join(sorted(names)) for names in (projects, other[1]))
+        text = f"serves {here} here, {there} in {second}:{other[0]}; write one project in both"
         yield Finding(str(first), line, name, text, "C23.c", is_error=False)
 
 
@@ -153,7 +165,7 @@ def _shares(path: Path) -> Table:
 
 
 def host_files(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterator[Finding]:
-    """Yield what is wrong in the files that the host itself reads."""
+    """Yield the findings in the files that the host itself reads."""
     yield from (of_problem(problem) for problem in host.warnings)
     if "cloudkeeper-os" in services:
         try:

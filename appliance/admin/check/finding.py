@@ -1,4 +1,4 @@
-"""What a check finds: one fault, where it is on the host, and what helps."""
+"""The finding of a check: a fault, its place on the host, and the remedy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from appliance.core.run.errors import Problem
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One fault. ``line`` counts from 1; 0 is the file as a whole, and an empty ``path`` no file at all."""
+    """A fault. ``line`` counts from 1; 0 stands for the whole file.
+
+    ``path`` is empty if the fault is in no file.
+    """
 
     path: str
     line: int
     option: str
     text: str
-    """What is wrong, and after a semicolon what to do."""
+    """The fault, a semicolon, and the remedy."""
     identifier: str
-    """Of the row in the table of faults, ``Cxx`` or ``Cxx.y``."""
+    """The id of its row in the table of faults, ``Cxx`` or ``Cxx.y``."""
     program: str = ""
-    """The job or service that was checked; empty for what several files say together."""
+    """The job or service that was checked; empty for a contradiction between files."""
     is_error: bool = True
-    """Whether it keeps a program from working; else it is a warning."""
+    """Whether it prevents a program from working; otherwise it is a warning."""
 
     def __str__(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else self.path
@@ -48,18 +51,18 @@ _RULES = (
     ("C10.b", r"(does not belong|do not belong|no pair|not match)"),
     ("C40.b", r"not mounted in the container; write the shipped directory|nested|sub-directories"),
 )
-"""By what is said, the row that it belongs to; the first that fits counts."""
+"""The row of each message, by a pattern; the first one that matches counts."""
 _OTHERWISE = "C21"
 
 
 def identify(option: str, text: str) -> str:
-    """Return the row of the table of faults that a message about a configuration belongs to."""
+    """Return the id of the row in the table of faults for a message."""
     found = (row for row, pattern in _RULES if re.search(pattern, f"{option}: {text}"))
     return next(found, _OTHERWISE)
 
 
 def of_problem(problem: Problem, *, program: str = "") -> Finding:
-    """Return the finding that a problem of a configuration is."""
+    """Return the finding for a problem of a configuration."""
     row = identify(problem.option, problem.text)
     path = "" if problem.path == Path() else str(problem.path)
     return Finding(path, problem.line, problem.option, problem.text, row, program, problem.is_fatal)

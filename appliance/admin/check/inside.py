@@ -1,9 +1,9 @@
-"""Ask the programs themselves, each in its own container: nobody else knows what it sees there.
+"""Checks of programs in their own containers, which see other files than the host.
 
-Docker-compose runs each program with ``--check-config --log-json``: the container has the mounts,
-the account and the environment of the real one, and no name, port or lock that what runs could
-miss. A program writes each finding, and what it read of the options that are compared with other
-files, as a line of JSON; everything else on the way is noise.
+docker-compose runs each program with ``--check-config --log-json``. The container has the mounts,
+the account and the environment of the real one, but takes no name, port or lock of it. A program
+writes each finding, and each value that is compared with other files, as a line of JSON; other
+lines are ignored.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """By service of the compose file, the programs that read its configuration."""
 _LIMIT = 120
-"""Seconds for one container; a check takes one or two."""
+"""Time limit of one container in seconds; a check takes one or two."""
 _BEGUN, _ENDED = "fedcloud-check begun", "fedcloud-check ended"
 _SCRIPT = f"""
 for program in "$@"; do
@@ -55,23 +55,25 @@ _WHERE = re.compile(r"(?P<path>/[^\s:]+)(?::(?P<line>\d+))?: (?P<text>.*)", re.D
 
 @dataclass(frozen=True, slots=True)
 class CheckAnswer:
-    """What the programs of one container said of their configuration."""
+    """The findings and values that the programs of one container have reported."""
 
     findings: tuple[Finding, ...]
     values: tuple[Value, ...]
 
     @property
     def is_usable(self) -> bool:
-        """Say whether the programs would run with this configuration."""
+        """Return whether the programs would run with this configuration."""
         return not any(finding.is_error for finding in self.findings)
 
 
 def ask(
     name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str] = ()
 ) -> CheckAnswer:
-    """Check the configuration of a job or service where it runs; ``mounts`` are ``SOURCE:TARGET:ro``.
+    """Check a job or service in its own container; ``mounts`` are ``SOURCE:TARGET:ro``.
 
-    Raises `Unavailable` when there is no answer: no engine, a mount without its source.
+    Raises:
+        Unavailable: The container cannot be run: no engine, or a mount without its source.
+
     """
     if host.is_native:
         return _ask_natively(name, service, host, layout, mounts=mounts)
@@ -82,20 +84,20 @@ def ask(
     if _has_no_network_of_its_own(service, host):
         command[command.index("-p") + 1] = _PROJECT
     try:
-        said, _ = _run(name, command, compose_output.environment(host))
+        lines, _ = _run(name, command, compose_output.environment(host))
     except OSError as error:
         raise compose_output.not_installed(command[0], error) from error
-    if _BEGUN not in said:
-        raise compose_output.failure(name, said)
-    return read(name, said)
+    if _BEGUN not in lines:
+        raise compose_output.failure(name, lines)
+    return read(name, lines)
 
 
 def _has_no_network_of_its_own(service: str, host: Host) -> bool:
-    """Return whether a service uses the network of the host, or another one that cannot have links.
+    """Return whether a service has a ``network_mode``, such as the network of the host.
 
-    `docker-compose run` of 1.29 links the container to those of the service that run, which the
-    engine refuses there. In a project of its own there are none; where there are networks, that
-    would make new ones.
+    `docker-compose run` of 1.29 links the new container to the running ones of the service, which
+    the engine rejects with a ``network_mode``. In another project no container runs. Services with
+    networks stay in the project, because another one would create the networks again.
     """
     import yaml  # noqa: PLC0415  start-up is a cost
 
@@ -103,13 +105,13 @@ def _has_no_network_of_its_own(service: str, host: Host) -> bool:
         tree = yaml.safe_load(host.network.read_bytes())
         return "network_mode" in tree["services"][service]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return False  # docker-compose says it better
+        return False  # docker-compose reports it in more detail
 
 
 def _ask_natively(
     name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str]
 ) -> CheckAnswer:
-    """Ask the programs of a host without containers, each as its job or service runs."""
+    """Check the programs of a host without containers, each as its job or service runs."""
     named = site_files.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
     environment = native.environment(host.proxies, named_authorities=named, root=layout.root)
     lines: list[str] = []
@@ -118,15 +120,15 @@ def _ask_natively(
         command = native.command(
             job, layout, mounts=mounts, arguments=("--check-config", "--log-json")
         )
-        said, status = _run(name, command, environment)
-        lines += [_BEGUN, *said, f"{_ENDED} {status}"]
+        written, status = _run(name, command, environment)
+        lines += [_BEGUN, *written, f"{_ENDED} {status}"]
     return read(name, lines)
 
 
 def _run(
     name: str, command: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[list[str], int]:
-    """Return what a command has written to standard error, and its exit status."""
+    """Return the lines of a command's standard error, and its exit status."""
     try:
         done = subprocess.run(
             command,
@@ -138,26 +140,26 @@ def _run(
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(
-            name, f"its check did not end within {_LIMIT} s", "see the load of this host"
+            name, f"its check did not end within {_LIMIT} s", "look at the load of this host"
         ) from None
     return done.stderr.decode(errors="replace").splitlines(), done.returncode
 
 
-def read(name: str, said: Sequence[str]) -> CheckAnswer:
-    """Return what the lines of a check say."""
+def read(name: str, lines: Sequence[str]) -> CheckAnswer:
+    """Return the findings and values in the output of a check."""
     findings: list[Finding] = []
     values: list[Value] = []
-    for part in _parts(said):
-        found, told = _of_program(name, part)
+    for part in _parts(lines):
+        found, read_values = _of_program(name, part)
         findings += found
-        values += told
+        values += read_values
     return CheckAnswer(tuple(dict.fromkeys(findings)), tuple(values))
 
 
-def _parts(said: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the lines of each program, the one with its exit status last."""
+def _parts(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the lines of each program; the last one has its exit status."""
     part: list[str] = []
-    for line in said:
+    for line in lines:
         if line == _BEGUN:
             part = []
         else:
@@ -171,9 +173,9 @@ def _of_program(name: str, lines: Sequence[str]) -> tuple[list[Finding], list[Va
     for line in lines[:-1]:
         entry = _entry(line)
         if "value" in entry:
-            told = entry["value"]
-            path, number = Path(str(told["path"])), int(told["line"])
-            values.append(Value(told["section"], told["option"], told["text"], path, number))
+            value = entry["value"]
+            path, number = Path(str(value["path"])), int(value["line"])
+            values.append(Value(value["section"], value["option"], value["text"], path, number))
         elif finding := _finding(name, entry):
             findings.append(finding)
     status = lines[-1].removeprefix(_ENDED).strip()
@@ -193,7 +195,7 @@ def _entry(line: str) -> dict[str, Any]:
 
 
 def _finding(name: str, entry: Mapping[str, Any]) -> Finding | None:
-    """Return what a line of a program's log finds; what it tells below a warning is none."""
+    """Return the finding in a log entry of a program; None below the level of a warning."""
     if entry.get("level") not in ("WARNING", "ERROR", "CRITICAL"):
         return None
     if isinstance(problem := entry.get("problem"), dict):
@@ -210,14 +212,14 @@ def _finding(name: str, entry: Mapping[str, Any]) -> Finding | None:
 
 
 def _unexplained(name: str, status: str, lines: Sequence[str]) -> Finding:
-    """Return that a program failed without a line of JSON; it is broken, or was killed."""
+    """Return the finding for a program that failed without reporting one."""
     words = next((line.strip() for line in reversed(lines) if line.strip() and line[0] != "{"), "")
     kind = "is broken" if status == str(int(ExitStatus.BUG)) else f"ended with exit status {status}"
     return Finding("", 0, "", f"the check {kind}{f': {words}' if words else ''}", "C21", name)
 
 
 def of_error(name: str, error: ApplianceError, *, identifier: str) -> Finding:
-    """Return the finding that an error of the host is: what kept a program from being asked."""
+    """Return the finding for an error of the host that kept a program from being checked."""
     path = error.subject if error.subject.startswith("/") else ""
     text = f"{error.cause}; {error.remedy}".rstrip("; ")
     return Finding(path, 0, "", text if path else f"{error.subject}: {text}", identifier, name)

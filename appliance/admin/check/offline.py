@@ -1,11 +1,11 @@
-"""``appliance check --offline [NAME ...]``: find what is wrong in the configuration, without touching what runs.
+"""``appliance check --offline [NAME ...]``: check the configuration, not the running programs.
 
-Each job and service is asked in its own container, as it would run; then the files are compared
-with each other. Nothing is locked, stopped or written but the copy of the host key that a check of
-ssmsend needs, on tmpfs.
+Each job and service checks its configuration in its own container, as it would run; then the files
+are compared with each other. Nothing is locked or stopped, and the only file written is a copy of
+the host key on tmpfs, which the check of ssmsend needs.
 
 Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be
-read; 3 no program could be asked.
+read; 3 no program could be checked.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from appliance.core.run.layout import Layout
 from appliance.core.suggestion import did_you_mean
 
 _FRESH = 3.0
-"""Seconds: a file that was written so lately may be half of what somebody is about to save."""
+"""Seconds: an editor may still be writing a file that has changed so recently."""
 _PAUSE = 1.0
 
 
 @dataclass(slots=True)
 class CheckReport:
-    """What a check has found, and whom it asked."""
+    """The findings of a check, and the programs that were checked or are off."""
 
     findings: list[Finding] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
@@ -56,7 +56,7 @@ class CheckReport:
     off: list[str] = field(default_factory=list)
 
     def add(self, *findings: Finding) -> None:
-        """Add findings; what two ways find at one place counts once."""
+        """Add findings, except those known already with the same place and id."""
         known = {(one.path, one.line, one.identifier) for one in self.findings if one.line}
         self.findings += [
             one for one in findings if (one.path, one.line, one.identifier) not in known
@@ -69,19 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"{', '.join(_names())}; default: all whose flow is on",
+        help=f"jobs and services to check: {', '.join(_names())} (default: all whose flow is on)",
     )
     parser.add_argument(
         "--offline",
         action="store_true",
         required=True,
-        help="contact no service; required, for there is no other check yet",
+        help="contact no other host; required, because there is no other check",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Check, and print what was found."""
+    """Check, and print the findings."""
     layout = cli.layout(arguments)
     host = settings.load(layout)
     chosen = list(dict.fromkeys(name for word in arguments.names for name in _members(word)))
@@ -90,9 +90,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return ExitStatus.DONE
     if os.geteuid() != 0:
-        raise UsageError(
-            "check", "only root can look into all files", "sudo appliance check --offline"
-        )
+        raise UsageError("check", "only root can read all files", "sudo appliance check --offline")
     report = check(host, layout, chosen)
     print(_as_json(report) if arguments.json else _as_text(report))
     return ExitStatus.PARTLY if report.findings and report.asked else _empty(report)
@@ -103,7 +101,7 @@ def _empty(report: CheckReport) -> ExitStatus:
 
 
 def check(host: Host, layout: Layout, chosen: Sequence[str]) -> CheckReport:
-    """Check the jobs and services that are ``chosen``, or all that are wanted and run by themselves."""
+    """Check the ``chosen`` jobs and services, or all that run without being asked for."""
     report = CheckReport()
     names = list(chosen) or [name for name in _names() if _is_usual(name)]
     report.off = [host.off(name) for name in names if not host.is_wanted(name)]
@@ -141,13 +139,13 @@ def _ask_all(report: CheckReport, services: dict[str, str], host: Host, layout: 
 
 
 def patiently(name: str, service: str, host: Host, layout: Layout) -> inside.CheckAnswer:
-    """Ask a program; ask again when a file that it finds fault with is just being written."""
+    """Check a program; check again if a file with an error is just being written."""
     try:
         answer = _ask(name, service, host, layout)
     except ApplianceError as error:
         if not Path(error.subject).is_absolute() or not Path(error.subject).exists():
             raise
-        answer = None  # it was away for a moment: an editor renames what it has written
+        answer = None  # an editor has just replaced the file by renaming a new one
     if answer is None or any(one.is_error and _is_fresh(one.path) for one in answer.findings):
         time.sleep(_PAUSE)
         answer = _ask(name, service, host, layout)
@@ -208,7 +206,7 @@ def _service(name: str) -> str:
 
 
 def _members(name: str) -> Sequence[str]:
-    """Return what a name stands for: a job, a service, or the services of a unit."""
+    """Return the job or service of this name, or the services of the unit."""
     if name in _names():
         return [name]
     if name in inventory.UNITS:
@@ -239,7 +237,7 @@ def _as_text(report: CheckReport) -> str:
         if report.findings
         else "nothing found"
     )
-    asked = ", ".join(report.asked) or "no program could be asked"
+    asked = ", ".join(report.asked) or "no program could be checked"
     return "\n".join(
         log.one_line(log.redact(line)) for line in [*lines, *report.off, f"{asked}: {counts}"]
     )
@@ -250,13 +248,13 @@ def _as_json(report: CheckReport) -> str:
         {"id" if key == "identifier" else key: value for key, value in asdict(one).items()}
         for one in report.findings
     ]
-    told = {"findings": found, "checked": report.asked, "off": report.off}
-    return log.redact(json.dumps(told, indent=1, ensure_ascii=False))
+    tree = {"findings": found, "checked": report.asked, "off": report.off}
+    return log.redact(json.dumps(tree, indent=1, ensure_ascii=False))
 
 
 VERB = cli.Program(
     "check",
-    "Checks the configuration of jobs and services, and changes nothing.",
+    "Check the configuration of jobs and services, without changing anything.",
     add_arguments,
     run,
 )

@@ -1,4 +1,4 @@
-"""Certificates and revocation lists of the host, as far as a look at the files tells."""
+"""Findings about the host's certificate and about revocation lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from appliance.core.run.errors import ApplianceError
 from appliance.core.run.layout import Layout
 
 _STALE = timedelta(days=3)
-"""Lists are fetched every six hours; most are good for a week or more."""
+"""Revocation lists are fetched every six hours; most are valid for a week or more."""
+_REMEDY = "run appliance run fetch-crl, and see appliance schedule"
 _ROWS = (
     ("C10.b", "does not belong"),
     ("C10.c", "expired"),
@@ -22,7 +23,7 @@ _ROWS = (
 
 
 def row_of(error: ApplianceError) -> str:
-    """Return the row of the table of faults that an error of the host's certificate or key belongs to, or nothing."""
+    """Return the row of an error of the host's certificate or key; empty for other errors."""
     text = f"{error.subject}: {error.cause}"
     if "/etc/grid-security/" not in text:
         return ""
@@ -32,7 +33,7 @@ def row_of(error: ApplianceError) -> str:
 
 
 def of_warning(name: str, text: str) -> Finding:
-    """Return the finding that a warning about the host's certificate is; it begins with the file's path."""
+    """Return the finding for a warning ``PATH: TEXT`` about the host's certificate."""
     path, _, words = text.partition(": ")
     rows = (
         ("C10.g", "revocation"),
@@ -46,7 +47,7 @@ def of_warning(name: str, text: str) -> Finding:
 
 
 def stale_lists(layout: Layout, *, at: datetime) -> Iterator[Finding]:
-    """Yield a finding when revocation lists are missing, or nobody has fetched any for days."""
+    """Yield a finding if revocation lists are missing or were not fetched for days."""
     directory = layout.grid_certificates
     try:
         times = [path.stat().st_mtime for path in directory.glob("*.r0")]
@@ -55,10 +56,10 @@ def stale_lists(layout: Layout, *, at: datetime) -> Iterator[Finding]:
     if not times:
         has_authorities = any(directory.glob("*.crl_url")) or any(directory.glob("*.0"))
         if has_authorities:
-            text = "holds no revocation list; appliance run fetch-crl, and see appliance schedule"
+            text = f"holds no revocation list; {_REMEDY}"
             yield Finding(str(directory), 0, "", text, "C10.g", is_error=False)
         return
     age = at - datetime.fromtimestamp(max(times), at.tzinfo)
     if age > _STALE:
-        text = f"its newest revocation list is {age.days} days old; appliance run fetch-crl, and see appliance schedule"
+        text = f"its newest revocation list is {age.days} days old; {_REMEDY}"
         yield Finding(str(directory), 0, "", text, "C10.g", is_error=False)

@@ -1,1 +1,1 @@
-"""``appliance configure``: asks who the site is, once, and writes it to all files that need it."""
+"""``appliance configure``: questions about the site, and the files that the answers go to."""

@@ -1,4 +1,8 @@
-"""What an administrator is asked for, and how: at a terminal with the present value as default, else line by line."""
+"""The questions to the administrator, and the checks of the answers.
+
+At a terminal each question offers the present value as its default. Otherwise standard input holds
+one answer a line.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ _WORD = re.compile(r"\S+")
 _LAST_PRINTABLE = 32
 
 KEEP = " keep "
-"""Stands for the password that the file has; nobody can type it."""
+"""Stands for the password in the file; the blanks keep it from being typed."""
 Check = Callable[[str], str]
-"""Returns what is wrong with an answer and what would be right; empty when nothing is."""
+"""Returns what is wrong with an answer and how to write it; empty if it is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,41 +35,46 @@ class CloudAccount:
 
     name: str
     password: str
-    """Empty: the one that the file has."""
+    """Empty to keep the password in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Who the site is. What belongs to a flow that is off is empty."""
+    """The answers about the site. Those of a flow that is off are empty."""
 
     flows: tuple[Flow, ...]
     site: str
     keystone: str
     authorities: str
-    """File (PEM) by which the cloud's certificates are trusted."""
+    """The file (PEM) of authorities that verify the cloud's certificates."""
     projects: Mapping[str, str]
-    """Project, by its id, of each VO."""
+    """The id of the project of each VO."""
     accounts: Mapping[Flow, CloudAccount]
     certificate: str
     key: str
-    """Files of the host certificate and its key."""
+    """The files of the host certificate and its key, PEM."""
     host: str
     email: str
     cores: str
     memory: str
-    """Of all hypervisors together, memory in GB."""
+    """Cores and memory of all hypervisors together; memory in GB."""
     lists: tuple[str, ...]
 
 
 class Interview:
-    """Asks one question after the other; ``defaults`` are what the files say now."""
+    """Asks the questions; ``defaults`` are the values in the files, by question."""
 
     def __init__(self, defaults: Mapping[str, str]) -> None:
         self._defaults = defaults
         self._is_terminal = sys.stdin.isatty()
 
     def answers(self) -> Answers:
-        """Ask for all that the flows need; raises `UsageError` when the input ends or is wrong."""
+        """Ask all questions of the chosen flows.
+
+        Raises:
+            UsageError: The input ends, or an answer that is not from a terminal is wrong.
+
+        """
         words = self._ask("flows", "Flows to take part in: accounting, information, images", _flows)
         flows = tuple(flow for flow in Flow if flow.value in _split(words))
         site = self._ask("site", "Name of the site, exactly as in GOCDB", _is(_NAME, "SITE-1"))
@@ -121,7 +130,7 @@ class Interview:
     def _ask(
         self, key: str, question: str, check: Check, *, is_secret: bool = False, offered: str = ""
     ) -> str:
-        """Ask until the answer passes its check; what is ``offered`` counts before what the files say."""
+        """Ask until the answer passes its check; ``offered`` precedes the value in the files."""
         default = offered or self._defaults.get(key, "")
         prompt = f"{question}{f' [{default.strip()}]' if default else ''}: "
         while True:
@@ -194,7 +203,7 @@ def _file(text: str) -> str:
 
 
 def _beside(certificate: str) -> str:
-    """Return the key that lies beside a certificate by the usual names, as hostkey.pem beside hostcert.pem, if any."""
+    """Return the key with the certificate's name and ``key`` for ``cert``; empty if none."""
     path = Path(certificate)
     key = path.with_name(path.name.replace("cert", "key"))
     return str(key) if key != path and key.is_file() else ""

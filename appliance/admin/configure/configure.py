@@ -1,7 +1,7 @@
-"""``appliance configure``: asks who the site is, and writes the answers to every file that needs them.
+"""``appliance configure``: ask about the site, and write the answers to the files that need them.
 
-Each file keeps its comments, the order of its lines, owner and mode. Asked again, it offers what
-the files say.
+Each file keeps its comments, the order of its lines, its owner and its mode. A later run offers the
+values in the files as defaults.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Ask, and write what changes."""
+    """Ask, and write the files that change."""
     layout = cli.layout(arguments)
     host = settings.load(layout)
     places = site.paths(layout)
@@ -53,7 +53,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of each file that answers go to."""
+    """Return the text of each file that answers go to.
+
+    Raises:
+        Unavailable: A file is missing.
+
+    """
     names = (
         site.CASO,
         site.RC,
@@ -68,14 +73,14 @@ def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
         path = layout.path(name)
         if not path.is_file():
             raise Unavailable(
-                path, "does not exist", "run scripts/install again: it puts the shipped file there"
+                path, "does not exist", "run scripts/install again, which writes the shipped file"
             )
         texts[name] = path.read_text()
     return texts
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file, which keeps its owner and its mode."""
+    """Replace a file, keeping its owner and its mode."""
     status = path.stat()
     path = path.resolve()
     files.write_atomic(path, text.encode(), mode=status.st_mode & 0o7777)
@@ -83,7 +88,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _place(given: str, target: Path, mode: int) -> int:
-    """Copy a file of the host certificate to its place, root's alone; return 0 when it lies there."""
+    """Copy certificate or key to the target, owned by root; return how many files changed."""
     if not given or Path(given) == target:
         return 0
     files.make_directory(target.parent, mode=0o755)
@@ -93,7 +98,7 @@ def _place(given: str, target: Path, mode: int) -> int:
 
 
 def _lines(before: str, after: str) -> str:
-    """Return which lines changed, for whoever wants to look."""
+    """Return the numbers of the lines that changed."""
     old, new = before.split("\n"), after.split("\n")
     if len(old) != len(new):
         return "changed"
@@ -105,7 +110,7 @@ def _lines(before: str, after: str) -> str:
 
 VERB = cli.Program(
     "configure",
-    "Asks about the site once, and writes the answers to all files that need them.",
+    "Ask about the site, and write the answers to all files that need them.",
     add_arguments,
     run,
 )

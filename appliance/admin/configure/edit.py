@@ -1,6 +1,6 @@
-"""Changes single options of configuration files as an administrator does: every other line, comments too, stays.
+"""Changes of single options of configuration files; all other lines and comments stay.
 
-An option is set where it stands; else in place of its commented example; else at the end of its
+An option is set in its own line; else in place of its commented example; else at the end of its
 section. All functions take a text and return the new one.
 """
 
@@ -15,7 +15,7 @@ _QUOTES = ("'", '"')
 
 
 def set_ini(text: str, section: str, option: str, value: str, *, separator: str = " = ") -> str:
-    """Set an option of an INI file; an empty ``section`` stands for a file without sections."""
+    """Set an option of an INI file; ``section`` is empty for a file without sections."""
     lines = text.split("\n")
     begin, end = _section(lines, section)
     key = re.escape(option)
@@ -29,12 +29,12 @@ def set_ini(text: str, section: str, option: str, value: str, *, separator: str 
     where = active[-1] if active else examples[0]
     follows = where + 1
     while active and follows < end and lines[follows][:1] in (" ", "\t") and lines[follows].strip():
-        follows += 1  # the rest of a value of several lines
+        follows += 1  # continuation lines of the value
     return "\n".join([*lines[:where], line, *lines[follows:]])
 
 
 def _section(lines: Sequence[str], section: str) -> tuple[int, int]:
-    """Return the lines of a section, without its header."""
+    """Return the range of lines of a section, without its header."""
     headers = [number for number, line in enumerate(lines) if line.startswith("[")]
     if not section:
         return 0, headers[0] if headers else len(lines)
@@ -45,14 +45,19 @@ def _section(lines: Sequence[str], section: str) -> tuple[int, int]:
 
 
 def oslo_value(value: str) -> str:
-    """Return a value as oslo.config reads it: a dollar sign doubled, quotes around what begins and ends with one.
+    """Return a value in oslo.config's spelling.
 
-    :raises UsageError: no spelling of it is read back as it is
+    A dollar sign is doubled, because oslo.config substitutes variables; a value that begins and
+    ends with a quote is quoted, because oslo.config removes one pair.
+
+    Raises:
+        UsageError: oslo.config would read every spelling as another value.
+
     """
     if "\\$" in value or "\n" in value or value != value.strip():
         raise UsageError(
             "password",
-            "blanks at its ends and a backslash before $ cannot be written",
+            "it has blanks at an end, or a backslash before $, which oslo.config cannot read",
             "choose another",
         )
     text = value.replace("$", "$$")
@@ -60,7 +65,7 @@ def oslo_value(value: str) -> str:
 
 
 def set_variable(text: str, name: str, value: str, *, prefix: str = "") -> str:
-    """Set a variable of a file that a shell could read; ``prefix`` is ``export`` and a blank, or nothing."""
+    """Set a variable of a shell file; ``prefix`` is ``export`` and a blank, or empty."""
     quoted = (
         value
         if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value)
@@ -82,7 +87,7 @@ def set_variable(text: str, name: str, value: str, *, prefix: str = "") -> str:
 
 
 def set_yaml(text: str, top: str, option: str, value: str) -> str:
-    """Set a plain option of a mapping of the outermost level, which is made where it is missing."""
+    """Set a plain option of an outermost mapping, which is added if it is missing."""
     lines = text.split("\n")
     begin, end, indent = _mapping(lines, top)
     if begin < 0:
@@ -96,7 +101,7 @@ def set_yaml(text: str, top: str, option: str, value: str) -> str:
 
 
 def _mapping(lines: Sequence[str], top: str) -> tuple[int, int, str]:
-    """Return the lines below an outermost key, and their indentation; -1 where there is no such key."""
+    """Return the range of lines below an outermost key, and their indent; -1 without it."""
     for number, line in enumerate(lines):
         if re.match(rf"{re.escape(top)}:\s*(#.*)?$", line):
             end = number + 1
@@ -115,7 +120,7 @@ def _mapping(lines: Sequence[str], top: str) -> tuple[int, int, str]:
 
 
 def set_shares(text: str, projects: Mapping[str, str]) -> str:
-    """Replace the example below ``shares`` by the project of each VO; a list that is no example any more stays."""
+    """Replace the shipped example below ``shares`` by the projects; keep any other list."""
     match = re.search(r"^( +)shares:\n((?:\1 +.*\n|\n)*)", text, re.MULTILINE)
     if match is None or "PROJECT-ID" not in match[2]:
         return text
@@ -128,6 +133,6 @@ def set_shares(text: str, projects: Mapping[str, str]) -> str:
 
 
 def set_lines(text: str, wanted: Sequence[str]) -> str:
-    """Replace the lines that are no comment by others."""
+    """Replace all lines that are not comments."""
     kept = [line for line in text.split("\n") if line.startswith("#")]
     return "\n".join([*kept, *wanted]) + "\n"

@@ -1,4 +1,4 @@
-"""Which option of which file each answer goes to, and what the files say now."""
+"""The options that each answer goes to, and their present values."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Texts = Mapping[str, str]
 
 
 def paths(layout: Layout) -> dict[str, str]:
-    """Return the files that answers go to, by the names above; the backend's and the mappings may lie elsewhere."""
+    """Return the paths of the backend's configuration and of the two mappings, by name."""
     mounts = site_files.choose(site_files.variables(layout), layout)
     backend, mapping = mounts[site_files.BACKEND_CONFIG], mounts["FEDCLOUD_BACKEND_MAPPING"]
     return {"backend": backend, "mapping": mapping, "caso-mapping": mounts["FEDCLOUD_CASO_MAPPING"]}
 
 
 def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout) -> dict[str, str]:
-    """Return what the files say now, by the names of the questions; examples are no answers."""
+    """Return the values in the files, by question; shipped examples do not count."""
     found = {
         "flows": " ".join(flow for flow in Flow if host.flows[flow]),
         "site": _value(texts.get(CASO, ""), "site_name")
@@ -85,7 +85,7 @@ def _value(text: str, option: str) -> str:
 
 
 def _projects(text: str) -> dict[str, str]:
-    """Return the first project of each VO of a mapping; nothing of one that is none."""
+    """Return the first project of each VO of a mapping; nothing if it cannot be parsed."""
     try:
         mapping = json.loads(text)
         entries = {
@@ -138,7 +138,7 @@ def _mapping(place: str, text: str, wanted: Mapping[str, object]) -> str:
         }
     except (ValueError, AttributeError) as error:
         raise ConfigurationError(
-            [Problem(Path(place), 0, "", f"is no mapping of VOs: {error}")]
+            [Problem(Path(place), 0, "", f"is not a mapping of VOs: {error}")]
         ) from error
     return json.dumps({**kept, **wanted}, indent=2) + "\n"
 
@@ -156,7 +156,7 @@ def _keystone(answers: Answers, account: CloudAccount, text: str, section: str) 
         ("user_domain_name", "Default"),
         ("password", edit.oslo_value(account.password)),
     ):
-        if not value:  # a password that stays
+        if not value:  # an empty password keeps the one in the file
             continue
         text = edit.set_ini(text, section, option, value)
     return text
@@ -168,7 +168,7 @@ def _rc(answers: Answers, account: CloudAccount, text: str) -> str:
         ("OS_USERNAME", account.name),
         ("OS_PASSWORD", account.password),
     ):
-        if not value:  # a password that stays
+        if not value:  # an empty password keeps the one in the file
             continue
         text = edit.set_variable(text, name, value, prefix="export ")
     return text

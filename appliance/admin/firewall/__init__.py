@@ -1,8 +1,8 @@
-"""What the public BDII may connect to: a chain of the host's packet filter, made from ``site-urls.conf``.
+"""A chain of the host's packet filter that restricts the connections of the site's BDII.
 
-targets     what site-urls.conf names, and the addresses that this has now
-chain       targets to rules (pure)
-tables      iptables and ip6tables, as programs
-egress      brings the tables to the rules, and finds out whether they are in place
+targets     the resource BDIIs of site-urls.conf, and their present addresses
+chain       turns targets into rules, without side effects
+tables      runs iptables and ip6tables
+egress      applies the rules to the tables, and checks whether they are in place
 control     the command ``appliance firewall``
 """

@@ -1,4 +1,4 @@
-"""Rules of the chain, as `iptables -S` prints them, so that what is there can be compared with what must be there."""
+"""The rules of the chain, spelt as `iptables -S` prints them, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from appliance.admin.firewall.targets import Target
 
 _DNS = 53
 _NEIGHBOURS = (135, 136)
-"""ICMPv6 types without which no IPv6 works at all (RFC 4861): neighbour solicitation, advertisement."""
+"""ICMPv6 types that IPv6 cannot work without: neighbour solicitation, advertisement (RFC 4861)."""
 _REFUSALS = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 
 
 @dataclass(frozen=True, slots=True)
 class Bridges:
-    """Names in the kernel of the networks that the public BDII is in, and of the chain for them."""
+    """Names of the bridges of the site's BDII, and of the chain for them."""
 
     prefix: str
 
@@ -27,19 +27,19 @@ class Bridges:
 
     @property
     def public(self) -> str:
-        """Return the bridge of the network that only the public BDII is in: its way out."""
+        """Return the bridge of the network that only the site's BDII is in, its way out."""
         return f"{self.prefix}-pub"
 
     @property
     def inner(self) -> str:
-        """Return the bridge of the network where it meets the resource's BDII; the engine lets nothing out of it."""
+        """Return the bridge of the internal network that it shares with the resource's BDII."""
         return f"{self.prefix}-ldap"
 
     def jumps(self, forward: str) -> Mapping[str, Sequence[str]]:
-        """Return the rules that lead into the chain, by the chain that they are in.
+        """Return the rules that jump to the chain, by the chain that they are in.
 
-        ``forward`` is where the engine leaves room for others' rules about what passes through this
-        host. What goes to this host itself does not come by there.
+        ``forward`` is the chain that the engine reserves for the administrator's rules about
+        forwarded packets. Packets to this host itself pass INPUT instead.
         """
 
         def jump(hook: str, bridge: str) -> str:
@@ -54,10 +54,10 @@ class Bridges:
 def rules(
     chain: str, version: int, addresses: Mapping[Target, Sequence[str]], *, resolvers: Sequence[str]
 ) -> list[str]:
-    """Return the rules for IPv4 or IPv6: answers, the targets, DNS where it is needed, and nothing else.
+    """Return the rules for an IP version: replies, the targets, DNS if it is needed, else reject.
 
-    A packet that may pass returns to where it came from: the rules of the administrator and of the
-    engine go on.
+    An allowed packet returns to the calling chain, so that the rules of the administrator and of
+    the engine still apply to it.
     """
     start = f"-A {chain}"
     made = [f"{start} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"]
@@ -67,8 +67,8 @@ def rules(
         ]
     for target in sorted(addresses):
         for address in _of_version(addresses[target], version):
-            # The port on this host that is published for a container has the container's address
-            # here: hence "orig".
+            # The engine has already translated a port that it publishes on this host to the
+            # container's address; "orig" matches the address before that.
             made.append(
                 f"{start} -p tcp -m conntrack --ctorigdst {address} --ctorigdstport {target.port} "
                 f"-m comment --comment {target.url} -j RETURN"
@@ -77,14 +77,15 @@ def rules(
         length = 32 if version == 4 else 128  # noqa: PLR2004  of IP
         for address in _of_version(resolvers, version):
             made += [
-                f"{start} -d {address}/{length} -p {protocol} -m {protocol} --dport {_DNS} -j RETURN"
+                f"{start} -d {address}/{length} -p {protocol} -m {protocol}"
+                f" --dport {_DNS} -j RETURN"
                 for protocol in ("udp", "tcp")
             ]
     return [*made, f"{start} -j REJECT --reject-with {_REFUSALS[version]}"]
 
 
 def addresses_in(present: Iterable[str], target: Target) -> list[str]:
-    """Return the addresses that rules which are there let through for a target."""
+    """Return the addresses that the present rules allow for a target."""
     words = [rule.split() for rule in present]
     return [
         rule[rule.index("--ctorigdst") + 1]

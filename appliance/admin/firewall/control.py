@@ -1,8 +1,10 @@
-"""``appliance firewall``: what the public BDII may connect to, as the unit of the BDII puts it in place.
+"""``appliance firewall``: restrict the connections of the site's BDII.
 
-up        put the chain in place, or renew it; take it away where it is not wanted
-down      take it away, unless the public BDII still runs
-repair    up while the public BDII runs, else down: what a timer does
+up        install or renew the chain; remove it if the restriction does not apply
+down      remove the chain, unless the site's BDII still runs
+repair    up if the site's BDII runs, else down
+
+The unit of the BDII calls up and down, fedcloud-upkeep.timer calls repair.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from appliance.core.run.layout import Layout
 logger = logging.getLogger(__name__)
 
 _SERVICE = "sitebdii"
+_ANYTHING = f"{_SERVICE} may connect to anything"
 
 
 def _up(arguments: argparse.Namespace) -> ExitStatus:
@@ -61,7 +64,7 @@ def _put(host: Host, layout: Layout) -> ExitStatus:
     wanted = egress.plan(host, layout)
     for target in wanted.unresolved:
         logger.warning(
-            "%s: has no address now; the public BDII keeps the one that it could connect to before",
+            "%s: its name cannot be resolved; the addresses in the present rules stay allowed",
             target.url,
         )
     if egress.put(wanted):
@@ -78,29 +81,27 @@ def _take_away(host: Host) -> ExitStatus:
 
 
 def why_not(host: Host) -> str:
-    """Return why there is no chain on this host; empty when there is to be one."""
+    """Return why this host needs no chain; empty if it needs one."""
     if not host.is_wanted(_SERVICE):
         return host.off(_SERVICE)
     if not host.restricts_egress:
-        return f"{_SERVICE} may connect to anything: firewall: bdii_egress is false in {host.settings_file}"
+        return f"{_ANYTHING}: firewall: bdii_egress is false in {host.settings_file}"
     if host.is_native:
-        return (
-            f"{_SERVICE} may connect to anything: it runs on this host itself, without containers"
-        )
+        return f"{_ANYTHING}: it runs on this host itself, without containers"
     match egress.mode(host):
         case NetworkMode.HOST:
-            return f"{_SERVICE} may connect to anything: it has the host's own network (FEDCLOUD_NETWORK=host)"
+            return f"{_ANYTHING}: it uses the network of the host (FEDCLOUD_NETWORK=host)"
         case NetworkMode.OTHER:
             return (
-                f"{_SERVICE} may connect to anything: {host.network} does not put it on the networks ldap and public "
-                "alone; write networks: [ldap, public], as in bridge.yml"
+                f"{_ANYTHING}: {host.network} gives it other networks than ldap and public;"
+                " write networks: [ldap, public], as in bridge.yml"
             )
         case NetworkMode.BRIDGE:
             return ""
 
 
 def _is_running(host: Host) -> bool:
-    """Return whether the public BDII runs; with no engine there is no container."""
+    """Return whether the site's BDII runs; False if the engine does not answer."""
     try:
         with Engine(host.socket) as engine:
             return any(
@@ -112,19 +113,17 @@ def _is_running(host: Host) -> bool:
 
 VERB = cli.Program(
     "firewall",
-    "Restricts what the public BDII can connect to.",
+    "Restrict the connections of the site's BDII.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
+        cli.Program("up", "Install or renew the chain of iptables.", lambda _parser: None, _up),
         cli.Program(
-            "up", "Puts the chain of iptables in place, or renews it.", lambda _parser: None, _up
-        ),
-        cli.Program(
-            "down", "Removes the chain, unless the public BDII runs.", lambda _parser: None, _down
+            "down", "Remove the chain, unless the site's BDII runs.", lambda _parser: None, _down
         ),
         cli.Program(
             "repair",
-            "Puts the chain in place if the public BDII runs, else removes it.",
+            "Renew the chain if the site's BDII runs, else remove it.",
             lambda _parser: None,
             _repair,
         ),

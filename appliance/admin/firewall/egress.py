@@ -1,4 +1,4 @@
-"""The chain in the host's tables: put in place, looked at, removed. Nobody else's rule is changed or moved."""
+"""Installation, check and removal of the chain; all other rules stay as and where they are."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from appliance.core.run.layout import Layout
 
 _FAMILIES = (Tables(4), Tables(6))
 _FORWARD = ("DOCKER-USER", "FORWARD")
-"""Where the engine leaves room for others; and where, when it manages no rules."""
+"""The chain that the engine reserves for administrators; and the one if it manages no rules."""
 _SECTION = "services.sitebdii"
 _GUARDED = frozenset({"ldap", "public"})
-"""Networks of the compose file whose bridges have the names that the chain is for."""
+"""Networks of the compose file whose bridges the chain covers."""
 
 
 class NetworkMode(enum.StrEnum):
-    """How far the way out of the public BDII can be restricted."""
+    """The network of the site's BDII; only that of bridges can be restricted."""
 
     BRIDGE = "bridge"
     HOST = "host"
@@ -33,7 +33,7 @@ class NetworkMode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChainPlan:
-    """What must be in the tables."""
+    """The bridges, targets with addresses, and DNS servers of the rules."""
 
     bridges: Bridges
     addresses: Mapping[Target, Sequence[str]]
@@ -41,12 +41,12 @@ class ChainPlan:
 
     @property
     def unresolved(self) -> list[Target]:
-        """Return the targets that have no address now."""
+        """Return the targets whose names cannot be resolved."""
         return [target for target, found in self.addresses.items() if not found]
 
 
 def mode(host: Host) -> NetworkMode:
-    """Return how the network file has the public BDII reach the outside."""
+    """Return the network of the site's BDII in the network file."""
     read = document.read([host.network], yaml_file.parse)
     found = Settings(read)
     if found.text(_SECTION, "network_mode") == "host":
@@ -62,24 +62,28 @@ def mode(host: Host) -> NetworkMode:
 
 
 def plan(host: Host, layout: Layout) -> ChainPlan:
-    """Read what is wanted, and look up its addresses."""
+    """Read the targets, and resolve their names."""
     wanted = targets.read(layout)
     return ChainPlan(Bridges(host.bridge), targets.resolve(wanted), targets.resolvers(layout))
 
 
 def put(wanted: ChainPlan) -> bool:
-    """Bring the tables to the plan; returns whether something was missing or different.
+    """Apply the plan to the tables; return whether anything changed.
 
-    :raises Unavailable: a program is missing or fails
+    Raises:
+        Unavailable: A program is missing or fails.
+
     """
     changes = [_put(tables, wanted) for tables in _FAMILIES if tables.exists()]
     return any(changes)
 
 
 def remove(bridges: Bridges) -> bool:
-    """Take the chain out of the tables; returns whether it was there.
+    """Remove the chain from the tables; return whether there was one.
 
-    :raises Unavailable: a program is missing or fails
+    Raises:
+        Unavailable: A program is missing or fails.
+
     """
     changes = [
         _remove(tables, bridges.chain)
@@ -90,9 +94,11 @@ def remove(bridges: Bridges) -> bool:
 
 
 def faults(bridges: Bridges) -> list[str]:
-    """Return what is not as it must be; nothing is looked up and nothing is changed.
+    """Return the faults of the chain and its jumps, without resolving names.
 
-    :raises Unavailable: a program is missing or fails
+    Raises:
+        Unavailable: A program is missing or fails.
+
     """
     return [fault for tables in _FAMILIES if tables.exists() for fault in _faults(tables, bridges)]
 
@@ -101,7 +107,7 @@ def _put(tables: Tables, wanted: ChainPlan) -> bool:
     name, present = wanted.bridges.chain, tables.rules()
     own = _of_chain(present, name)
     addresses = {
-        # A name that cannot be looked up now keeps what it had.
+        # A name that cannot be resolved keeps its addresses in the present rules.
         target: found or chain.addresses_in(own, target)
         for target, found in wanted.addresses.items()
     }
@@ -111,7 +117,7 @@ def _put(tables: Tables, wanted: ChainPlan) -> bool:
     right = {hook for hook, lines in jumps.items() if _is_led(present, hook, lines, name)}
     changes += [f"-D{rule[2:]}" for rule in _jumps(present, name) if rule.split()[1] not in right]
     for hook in jumps.keys() - right:
-        # First of all: a rule before them might accept what they are to refuse.
+        # The jumps must come first: a rule before them might accept what the chain rejects.
         for place, rule in enumerate(jumps[hook], start=1):
             changes.append(f"-I {hook} {place} {rule.removeprefix(f'-A {hook} ')}")
     if changes:
@@ -120,7 +126,7 @@ def _put(tables: Tables, wanted: ChainPlan) -> bool:
 
 
 def _is_led(present: Sequence[str], hook: str, lines: Sequence[str], name: str) -> bool:
-    """Return whether a chain begins with these jumps, and has no more of them."""
+    """Return whether a chain begins with these jumps and has no others to the chain."""
     rules = _of_chain(present, hook)
     return rules[: len(lines)] == list(lines) and len(list(_jumps(rules, name))) == len(lines)
 
@@ -137,7 +143,7 @@ def _faults(tables: Tables, bridges: Bridges) -> Iterator[str]:
     present = tables.rules()
     own = _of_chain(present, bridges.chain)
     if not own or " -j REJECT" not in own[-1]:
-        yield f"{tables.program}: the chain {bridges.chain} is not there, or not whole"
+        yield f"{tables.program}: the chain {bridges.chain} is missing or incomplete"
     for hook, lines in bridges.jumps(_hook(present)).items():
         if _of_chain(present, hook)[: len(lines)] != list(lines):
             yield f"{tables.program}: {hook} does not begin with {bridges.chain}"

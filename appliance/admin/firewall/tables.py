@@ -1,4 +1,4 @@
-"""iptables and ip6tables: the programs that the engine uses, too, whatever is behind them."""
+"""iptables and ip6tables, the programs that the engine uses too, with either backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from appliance.core.run.errors import AccessDenied, LocalFailure, Unavailable
 
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _WAIT = "10"
-"""Seconds for another program that changes the tables."""
+"""Seconds to wait for another program that holds the lock of the tables."""
 _TIMEOUT = 60
 _INSTALL = (
     "apt-get install iptables, or set firewall: bdii_egress: false in /etc/fedcloud/appliance.yaml"
@@ -31,24 +31,28 @@ class Tables:
         return "iptables" if self.version == 4 else "ip6tables"  # noqa: PLR2004  of IP
 
     def exists(self) -> bool:
-        """Return whether this host speaks this version."""
+        """Return whether this host has this version of IP."""
         return self.version == 4 or Path("/proc/net/if_inet6").exists()  # noqa: PLR2004  of IP
 
     def is_installed(self) -> bool:
-        """Return whether the program is there; without it nothing of ours can be in the tables."""
+        """Return whether the program is installed; without it there cannot be a chain."""
         return shutil.which(self.program, path=_PATH) is not None
 
     def rules(self) -> list[str]:
         """Return all rules of the table filter, as ``-S`` prints them, without quotes.
 
-        :raises Unavailable: the program is missing, or fails
+        Raises:
+            Unavailable: The program is missing or fails.
+
         """
         return [line.replace('"', "") for line in self._run("-w", _WAIT, "-S").splitlines()]
 
     def apply(self, changes: Sequence[str]) -> None:
-        """Make changes all together, or none of them; rules that they do not name are left alone.
+        """Make all changes or none of them; rules that they do not name stay.
 
-        :raises Unavailable: the program is missing, or fails
+        Raises:
+            Unavailable: The program is missing or fails.
+
         """
         text = "\n".join(["*filter", *changes, "COMMIT", ""])
         self._run("-w", _WAIT, "--noflush", suffix="-restore", stdin=text)
@@ -72,8 +76,6 @@ class Tables:
         if done.returncode:
             words_ = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
             if "Permission denied" in words_ or "you must be root" in words_:
-                raise AccessDenied(
-                    name, "only root may look at the packet filter", "run this as root"
-                )
+                raise AccessDenied(name, "only root can read the packet filter", "run this as root")
             raise Unavailable(name, f"fails: {words_}")
         return done.stdout

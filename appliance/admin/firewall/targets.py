@@ -1,4 +1,4 @@
-"""The resource BDIIs that the site's BDII pulls from, and the DNS servers that it finds them by."""
+"""The resource BDIIs that the site's BDII reads, and the DNS servers that resolve their names."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CONFIGURATION = "/etc/sitebdii/bdii.conf"
 _URLS = "/etc/sitebdii/site-urls.conf"
 _LINE = re.compile(r"\s*[-.\w]+\s+ldap://(\[[0-9A-Fa-f:.]+\]|[-.\w]+):(\d{1,5})/\S+\s*")
 _SECONDS = 8.0
-"""For all names together: the service is not to wait for a DNS server that is away."""
+"""Time limit for all names together, so that a DNS server that is down delays no start."""
 _DOCKERS_OWN = ("8.8.8.8", "8.8.4.4")
-"""What the engine hands to containers when the host has no DNS server of use to them."""
+"""The DNS servers that the engine gives containers if the host has only local ones."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,7 +35,7 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Return its URL, by which its rules are marked."""
+        """Return its URL, which is the comment of its rules."""
         return f"ldap://{hosts.join_port(self.host, self.port)}"
 
     @property
@@ -45,9 +45,9 @@ class Target:
 
 
 def read(layout: Layout) -> list[Target]:
-    """Return what site-urls.conf names, without containers of ours, which are met on a network inside.
+    """Return the resource BDIIs of site-urls.conf, without the appliance's own container.
 
-    Lines that the BDII refuses count for nothing; it reports them.
+    That one is on the internal network. Lines that the BDII rejects are ignored; it reports them.
     """
     try:
         lines = document.read_text(_urls_file(layout)).splitlines()
@@ -69,7 +69,7 @@ def _urls_file(layout: Layout) -> Path:
 
 
 def resolve(targets: Sequence[Target]) -> Mapping[Target, Sequence[str]]:
-    """Return the addresses of each target; one that cannot be found now has none."""
+    """Return the addresses of each target; none if its name cannot be resolved."""
     found: dict[Target, Sequence[str]] = {}
 
     def look_up(target: Target) -> None:
@@ -79,7 +79,7 @@ def resolve(targets: Sequence[Target]) -> Mapping[Target, Sequence[str]]:
             return
         found[target] = sorted({str(answer[4][0]) for answer in answers})
 
-    # Daemons: the resolver cannot be interrupted, and must not keep this process.
+    # Daemon threads: a call of the resolver cannot be interrupted, and must not delay the exit.
     threads = [threading.Thread(target=look_up, args=(target,), daemon=True) for target in targets]
     for thread in threads:
         thread.start()
@@ -90,7 +90,7 @@ def resolve(targets: Sequence[Target]) -> Mapping[Target, Sequence[str]]:
 
 
 def resolvers(layout: Layout) -> list[str]:
-    """Return the DNS servers that the engine hands to containers: its own setting, or the host's."""
+    """Return the DNS servers that the engine gives containers: its own setting, or the host's."""
     try:
         named = json.loads(layout.path("/etc/docker/daemon.json").read_bytes()).get("dns")
     except (OSError, ValueError, AttributeError):

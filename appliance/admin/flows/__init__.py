@@ -1,1 +1,1 @@
-"""``appliance flows``: which flows of data this site wants, and what belongs to each."""
+"""``appliance flows``: the flows of data that are on, with their jobs and services."""

@@ -1,7 +1,7 @@
-"""``appliance flows [NAME]``: print which flows are on; with the NAME of a job, service or unit, whether its flow is.
+"""``appliance flows [NAME]``: print which flows are on, or whether that of NAME is.
 
-Units ask before they start: exit status 1 means that the flow is off, and the unit is skipped, not
-failed.
+Units call it as ExecCondition: with exit status 1 the flow is off, and systemd skips the unit
+without a failure.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _NAMES = tuple(dict.fromkeys([*_MEMBERS, *SERVICES.values()]))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    words = "a job, a service or its unit: exit status 1 when its flow is off"
+    words = "job, service or unit to ask for; exit status 1 if its flow is off"
     parser.add_argument("name", nargs="?", choices=_NAMES, metavar="NAME", help=words)
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Print a line for each flow, or answer for one name."""
+    """Print a line for each flow, or for the flow of one name."""
     host = settings.load(cli.layout(arguments))
     if arguments.name:
         line = host.off(arguments.name)
@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     for flow in Flow:
         members = ", ".join(name for name in _MEMBERS if flow_of(name) is flow)
         print(f"{flow.value:13}{'on' if host.flows[flow] else 'off':5}{members}")
-    print(f"Change it in {host.settings_file}, section flows.")
+    print(f"Change them in {host.settings_file}, section flows.")
     return ExitStatus.DONE
 
 
-VERB = cli.Program("flows", "Prints which flows of data are on.", add_arguments, run)
+VERB = cli.Program("flows", "Print which flows of data are on.", add_arguments, run)

@@ -1,1 +1,1 @@
-"""``appliance images``: whether the images of services and jobs are on the host."""
+"""``appliance images``: the images of services and jobs on this host."""

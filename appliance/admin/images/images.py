@@ -1,7 +1,7 @@
-"""``appliance images``: whether the images that services and jobs run in are on the host.
+"""``appliance images``: check that the images of services and jobs are on the host.
 
-The units of the services ask this before docker-compose, which would fetch a missing one from
-elsewhere.
+The steps of the units make the same check before they start docker-compose, because 1.29.2 would
+fetch a missing image from Docker's public registry.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument(
-        "services", nargs="*", metavar="SERVICE", help=f"{', '.join(CONTAINERS)}; without one, all"
+        "services",
+        nargs="*",
+        metavar="SERVICE",
+        help=f"services to check: {', '.join(CONTAINERS)} (default: all)",
     )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Print name and id of each image."""
+    """Print tag and id of each image."""
     for name in arguments.services:
         if name not in CONTAINERS:
             all_names = f"write one of {', '.join(CONTAINERS)}"
@@ -52,5 +55,5 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 VERB = cli.Program(
-    "images", "Checks whether the images of services and jobs are on this host.", add_arguments, run
+    "images", "Check that the images of services and jobs are on this host.", add_arguments, run
 )

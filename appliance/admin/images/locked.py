@@ -1,8 +1,8 @@
-"""``images.lock``: which image each tag stands for.
+"""``images.lock``: the id of the image of each tag.
 
-A line is ``SERVICE TAG ID``, the id with ``sha256:`` before it; ``#`` begins a comment. One comment
-has a meaning: ``# Debian packages of YYYY-MM-DD``, the day on which Debian's archive still offered
-what is in the images.
+A line is ``SERVICE TAG ID``, the id with the prefix ``sha256:``; ``#`` begins a comment.
+The comment ``# Debian packages of YYYY-MM-DD`` is read, too: on that day Debian's archive offered
+the packages in the images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ _ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def read(path: Path) -> Mapping[str, str]:
-    """Return the id of each tag; raises `ConfigurationError`."""
+    """Return the id of each tag.
+
+    Raises:
+        ConfigurationError: Lines have another form; each is listed.
+
+    """
     ids, problems = {}, []
     for number, line in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
         words = line.partition("#")[0].split()
@@ -35,7 +40,7 @@ def read(path: Path) -> Mapping[str, str]:
 
 
 def packages_of(path: Path) -> date | None:
-    """Return the day that the Debian packages of the images are of; None where the file does not say it."""
+    """Return the day of the Debian packages of the images; None if the file lacks it."""
     for line in path.read_text(errors="surrogateescape").splitlines():
         if line.startswith(PACKAGES_OF):
             try:
@@ -46,5 +51,5 @@ def packages_of(path: Path) -> date | None:
 
 
 def short(identifier: str) -> str:
-    """Return as much of an id as people compare."""
+    """Return the beginning of an id, 12 digits, as Docker's client prints it."""
     return identifier[: len("sha256:") + 12]

@@ -1,9 +1,9 @@
-"""The images that services and jobs run in: they come from a bundle, and nothing else fetches them.
+"""Check that the engine has the images of services and jobs, as the bundle brought them.
 
-docker-compose would: what is not on the host, `up` and `run` of 1.29.2 get from Docker's public
-registry, whatever the compose file says, by a name that is not ours alone there. So everybody asks
-here first. A tag says little: whoever may talk to the engine can move one to another image. Where a
-bundle was installed, its images.lock says which one is meant.
+`up` and `run` of docker-compose 1.29.2 fetch a missing image from Docker's public registry, where
+anyone may own the name; the compose file cannot prevent that. All callers of docker-compose
+therefore call `require` first. Everybody with access to the engine can move a tag to another image,
+so the ids are compared with images.lock of the installed bundle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from appliance.core.run.errors import Unavailable
 
 
 def require(engine: Engine, host: Host, services: Iterable[str]) -> dict[str, str]:
-    """Return the id of each image, by its tag; raises `Unavailable` when the engine lacks one, or has another."""
+    """Return the id of each image, by its tag.
+
+    Raises:
+        Unavailable: The engine lacks an image, or the id differs from images.lock.
+
+    """
     found = {
         tag: engine.image(tag)
         for tag in (f"egifedcloud/{service}:{host.version}" for service in services)
@@ -30,9 +35,10 @@ def require(engine: Engine, host: Host, services: Iterable[str]) -> dict[str, st
     if others := [
         tag for tag, identifier in found.items() if meant.get(tag, identifier) != identifier
     ]:
-        told = (
+        causes = (
             f"the engine has {locked.short(found[tag])}, not {locked.short(meant[tag])}"
             for tag in others
         )
-        raise Unavailable(", ".join(others), f"{'; '.join(told)} as in {host.images_lock}", remedy)
+        cause = f"{'; '.join(causes)} as in {host.images_lock}"
+        raise Unavailable(", ".join(others), cause, remedy)
     return found

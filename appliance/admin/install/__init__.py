@@ -1,1 +1,4 @@
-"""What ``scripts/install`` does once the bundle is proven: with Python's standard library alone, from the wheel."""
+"""The installer, which ``scripts/install`` runs from the bundle's wheel after verifying the bundle.
+
+It uses Python's standard library only, because no library of the appliance is installed yet.
+"""

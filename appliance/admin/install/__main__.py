@@ -1,10 +1,10 @@
-"""Installs a proven bundle: ``python3 -m appliance.admin.install BUNDLE [--root DIR]``. ``scripts/install`` calls it.
+"""Installation of a verified bundle: ``python3 -m appliance.admin.install BUNDLE [--root DIR]``.
 
-Each step looks first and changes only what is not as it must be, so that a second run changes
-nothing, and one after a run that was killed does the rest. What makes a version the one that is
-used comes last: until then the host works with the version that it had. From the first change until
-what runs has been restarted, the record names no bundle: that is how the next run knows that
-systemd and the services may still be at the earlier one, although no file is.
+``scripts/install`` calls it. Each step changes only what differs from the bundle, so a second run
+changes nothing, and a run after a killed one does the rest. The step that makes a version current
+comes last; until then the host works with the previous version. From the first change until the
+services have been restarted the record names no bundle. A later run thus knows that systemd and the
+services may still use the previous bundle, although all files are new.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ from appliance.core.version import __version__
 
 _VERSION = re.compile(rb"^FEDCLOUD_VERSION=(.*)\n?", re.MULTILINE)
 _PATIENCE = timedelta(seconds=30)
-"""For a run that has just been killed, or that is about to end."""
+"""How long to wait for the lock of a run that was killed or is about to end."""
 
 
 @dataclass(slots=True)
 class Installation:
-    """One run of the installer. ``changes`` counts, ``notes`` are lines for the administrator."""
+    """A run of the installer, with its count of changes and its notes for the administrator."""
 
     bundle: Path
     root: Path
     record_path: Path
     record: InstallRecord
     is_native: bool = False
-    """Whether the programs are to run without containers."""
+    """Whether the programs run without containers."""
     changes: int = 0
     notes: list[str] = field(default_factory=list)
     is_unit_changed: bool = False
     is_pending: bool = False
-    """Whether what runs may be of another bundle."""
+    """Whether services and units may be those of another bundle."""
 
     def run(self) -> None:
-        """Install all files."""
+        """Install images, programs, files and links, in this order."""
         bundle_digest = self._digest()
         ids = locked.read(self.bundle / "images.lock")
         host.check_account(self.root)
@@ -102,7 +102,7 @@ class Installation:
         self._set_version()
 
     def _variant(self, digest: str) -> str:
-        """Return the hash that names the environment: one with all programs is another than the host's own."""
+        """Return the hash that names the environment, which differs with all programs in it."""
         return f"all{digest}" if self.is_native else digest
 
     def _make_programs(self, digest: str) -> bool:
@@ -123,14 +123,14 @@ class Installation:
             engine_images.check_engine(self.bundle, ids)
 
     def _keep_runtime(self) -> None:
-        """Write down that this host runs the programs without containers; later runs find it."""
+        """Record that this host runs the programs without containers, for later runs."""
         path = self.root / settings.RUNTIME_FILE.lstrip("/")
         if self.is_native and not path.exists():
             durable.write_atomic(path, f"{settings.NATIVE}\n".encode(), mode=0o644)
             self.changes += 1
 
     def take_into_use(self) -> bool:
-        """Restart what may run with another bundle, and record this one as whole; says whether all of it came up."""
+        """Restart the services if necessary, and record the bundle; return whether all started."""
         is_well = not (self.is_pending and host.is_booted(self.root)) or _restart()
         if is_well:
             self._drop_version()
@@ -146,7 +146,7 @@ class Installation:
     def _install_files(self) -> None:
         layout = Layout(self.root)
         mounts = site_files.choose(site_files.variables(layout), layout)
-        # A second configuration beside the one that counts would raise the question which one does.
+        # Two configurations of the backend are an error (site_files.check), so install only one.
         idle = set(site_files.PLACES[site_files.BACKEND_CONFIG]) - {
             mounts[site_files.BACKEND_CONFIG]
         }
@@ -157,13 +157,13 @@ class Installation:
         ]
         earlier = {one.key: self._shipped(one) for one in wanted}
         offered = {one.key: digest(one.content) for one in wanted}
-        # Before the first file: after a kill, what stands there is known as ours.
+        # Before the first file is written: a run after a killed one recognises all of them.
         for target, hashed in offered.items():
             self.record.shipped[target] = list(dict.fromkeys([*earlier[target], hashed]))
         self.record.write(self.record_path)
         for one in wanted:
             self._install_file(one, earlier[one.key])
-        # an earlier release's is the containers' to read, and nobody else's
+        # Earlier releases installed these files with other access.
         for name, place in mounts.items():
             path = layout.path(place)
             if place in site_files.PLACES[name] and path.is_file() and not path.is_symlink():
@@ -171,14 +171,21 @@ class Installation:
         self.record.shipped = {target: [hashed] for target, hashed in offered.items()}
 
     def _shipped(self, one: File) -> tuple[str, ...]:
-        """Return the hashes that are recorded; releases until 0.1 recorded a table where it lay then."""
+        """Return the recorded hashes of a file.
+
+        Releases until 0.1 recorded a table of cron under the path that it then had.
+        """
         names = dict.fromkeys((one.key, one.target, one.key.replace(ACTIVE_TABLES, IDLE_TABLES, 1)))
         return tuple(
             dict.fromkeys(hashed for name in names for hashed in self.record.shipped.get(name, ()))
         )
 
     def _is_table_active(self, name: str) -> bool:
-        """Say whether a table of cron counts: jobs start when `appliance schedule` says so, upgrades keep what runs."""
+        """Return whether to install a table of cron as active.
+
+        Only `appliance schedule` activates tables, so an installation does not; an upgrade keeps
+        the state of a table.
+        """
         if list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*")):
             return False
         tables = [self.root / "etc/cron.d" / job.cron for job in JOBS.values()]
@@ -187,7 +194,7 @@ class Installation:
         return bool(self.record.version) and any(path.exists() for path in tables)
 
     def _keep_beginning(self) -> None:
-        """Let an appliance whose jobs ran before this release knew a date go on as it did, from the beginning."""
+        """Keep 1970 as the start date of an appliance whose jobs ran before there was one."""
         layout = Layout(self.root)
         if (
             self.record.version
@@ -206,16 +213,14 @@ class Installation:
             else found
         )
         action = decide(new, present=present, shipped=shipped, kind=one.kind)
-        if target.is_symlink():  # to a place of the administrator's, or masked
+        if target.is_symlink():  # the administrator has moved the file, or masked the unit
             action = (
                 Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
             )
         if action is Action.BESIDE:
             beside = self.root / one.beside.lstrip("/")
             durable.write_atomic(beside, new, mode=one.mode & 0o640)
-            self.notes.append(
-                f"{one.target}: keeps what you changed; the new version is {one.beside}"
-            )
+            self.notes.append(f"{one.target}: keeps your changes; the new version is {one.beside}")
             self.changes += 1
         elif action is not Action.KEEP:
             if action is Action.REPLACE:
@@ -225,7 +230,7 @@ class Installation:
                 and found is not None
                 and (line := _VERSION.search(found))
             ):
-                new += line[0]  # until what runs has been restarted
+                new += line[0]  # until the services have been restarted: they may read it
             durable.make_directory(target.parent, mode=0o755)
             durable.write_atomic(target, new, mode=one.mode)
             self.is_unit_changed |= "/systemd/" in one.target
@@ -234,12 +239,13 @@ class Installation:
             self._set_access(target, mode=one.mode, group=one.group)
 
     def _put_aside(self, target: Path) -> None:
-        """Move what an earlier release left out of the way."""
+        """Move a file of an earlier release to ``/var/lib/fedcloud/replaced``."""
         kept = self.root / "var/lib/fedcloud/replaced" / target.relative_to(self.root)
         durable.make_directory(kept.parent, mode=0o700)
         os.replace(target, kept)
         self.notes.append(
-            f"/{target.relative_to(self.root)}: was an earlier release's; it is /{kept.relative_to(self.root)}"
+            f"/{target.relative_to(self.root)}: was of an earlier release;"
+            f" moved to /{kept.relative_to(self.root)}"
         )
 
     def _set_access(self, target: Path, *, mode: int, group: int) -> None:
@@ -262,11 +268,11 @@ class Installation:
             changed, doubtful = ownership.give(place)
             self.changes += changed
             self.notes += [
-                f"{path}: has a second name somewhere, so it keeps its owner" for path in doubtful
+                f"{path}: has several hard links; its owner was not changed" for path in doubtful
             ]
 
     def _take_version_over(self) -> None:
-        """Write the version that ``appliance.env`` has, as releases until 0.1 kept it, to the state directory."""
+        """Copy the version from ``appliance.env``, where releases until 0.1 kept it."""
         path = self.root / site_files.ENVIRONMENT.lstrip("/")
         found = _VERSION.search(path.read_bytes()) if path.exists() else None
         if found and found[1] and not settings.in_use(Layout(self.root)):
@@ -283,7 +289,7 @@ class Installation:
         self.changes += 1
 
     def _drop_version(self) -> None:
-        """Remove the line of earlier releases from ``appliance.env``: what ran until now may have read it."""
+        """Remove the version from ``appliance.env``; only services until the restart read it."""
         path = self.root / site_files.ENVIRONMENT.lstrip("/")
         present = path.read_bytes()
         if (wanted := _VERSION.sub(b"", present)) == present:
@@ -295,12 +301,12 @@ class Installation:
 
 
 def _as_shipped(text: bytes) -> bytes:
-    """Return ``appliance.env`` as the release shipped it that has set the version in it."""
+    """Return ``appliance.env`` as shipped by a release that set the version in it."""
     return _VERSION.sub(b"FEDCLOUD_VERSION=\n", text)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    words = "run the programs on this host itself; later runs remember that"
+    words = "run the programs on this host itself; later runs remember this"
     parser.add_argument("--without-containers", action="store_true", help=words)
     parser.add_argument(
         "bundle", type=Path, metavar="BUNDLE", help="directory of a bundle that has been verified"
@@ -311,11 +317,11 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     root, bundle = cli.layout(arguments).root, arguments.bundle.absolute()
     os.umask(0o022)
     if os.geteuid() != 0:
-        raise UsageError("install", "only root can install")
+        raise UsageError("install", "only root can install", "run it with sudo")
     for name in ("SHA256SUMS", "images.lock", "requirements.txt", "files/docker-compose.yml"):
         if not (bundle / name).is_file():
             raise Unavailable(
-                bundle / name, "is missing", "this is no whole bundle; nothing was changed"
+                bundle / name, "is missing", "get the bundle again; nothing was changed"
             )
     state = root / "var/lib/fedcloud"
     for directory in (state, root / "run/fedcloud"):
@@ -327,7 +333,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         try:
             made.run()
         finally:
-            for note in made.notes:  # no later run tells them again
+            for note in made.notes:  # no later run prints them
                 print(note, flush=True)
         is_restarted = made.take_into_use()
     is_scheduled = any(one.lines or one.has_timer for one in starts(Layout(root)))
@@ -335,7 +341,8 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         print(line)
     if made.changes:
         print(
-            f"Installed {__version__}. Next: appliance configure, appliance check --offline, appliance start."
+            f"Installed {__version__}."
+            " Next: appliance configure, appliance check --offline, appliance start."
         )
     else:
         print(f"Nothing to change: {__version__} is installed.")
@@ -343,7 +350,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _restart() -> bool:
-    """Restart what runs; says whether all of it came up. Everything is installed by then."""
+    """Restart the services that run; return whether all started."""
     try:
         with progress.step("restart of the services", is_terse=True):
             host.restart_services()
@@ -353,7 +360,7 @@ def _restart() -> bool:
     return True
 
 
-PROGRAM = cli.Program("install", "Installs a bundle of the appliance.", _add_arguments, _install)
+PROGRAM = cli.Program("install", "Install a bundle of the appliance.", _add_arguments, _install)
 
 if __name__ == "__main__":
     sys.exit(cli.main(PROGRAM))

@@ -1,7 +1,6 @@
-"""The images of a bundle: proven against ``images.lock`` before and after the engine has loaded them.
+"""Loading of a bundle's images, which are compared with ``images.lock`` before and afterwards.
 
-The engine is asked through its own command line, since the docker SDK is not there yet when the
-first version is installed.
+Docker's command line is used, because a first installation does not have the docker SDK yet.
 """
 
 from __future__ import annotations
@@ -27,7 +26,12 @@ def archives(bundle: Path) -> list[Path]:
 
 
 def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
-    """Raise `Unavailable` unless the bundle holds every image of the lock, with its id."""
+    """Check that the bundle holds every image of the lock, with its id.
+
+    Raises:
+        Unavailable: An image is missing or has another id.
+
+    """
     held: dict[str, str] = {}
     for path in archives(bundle):
         with tarfile.open(path) as archive:
@@ -43,14 +47,17 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
                 "get the bundle again; nothing was changed",
             )
         if held[tag] != identifier:
-            cause = (
-                f"the bundle's image is {short(held[tag])}, images.lock says {short(identifier)}"
-            )
+            cause = f"the bundle's image is {short(held[tag])}, images.lock has {short(identifier)}"
             raise Unavailable(tag, cause, "get the bundle again; nothing was changed")
 
 
 def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
-    """Raise `Unavailable` when the engine does not answer, is podman's, or has no room for the images that it lacks."""
+    """Check that the engine can load the images that it lacks.
+
+    Raises:
+        Unavailable: The engine does not answer, is podman's, or has too little disk space.
+
+    """
     if (
         "podman"
         in _docker("version", "--format", "{{range .Server.Components}}{{.Name}} {{end}}").lower()
@@ -65,17 +72,22 @@ def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
     needed = sum(path.stat().st_size for path in archives(bundle))
     try:
         free = shutil.disk_usage(place).free
-    except (
-        OSError
-    ):  # the engine is another machine's, or in a namespace of its own: only it can say
+    except OSError:  # the engine is on another machine or in another mount namespace
         return
     if free < needed:
-        cause = f"the engine keeps its images there: {free / _GB:.1f} GB are free, {needed / _GB:.1f} GB are needed"
-        raise Unavailable(place, cause, "make room or move it with data-root; nothing was changed")
+        cause = f"the engine's images need {needed / _GB:.1f} GB, {free / _GB:.1f} GB are free"
+        raise Unavailable(
+            place, cause, "free space, or move it with data-root; nothing was changed"
+        )
 
 
 def load(bundle: Path, ids: Mapping[str, str]) -> int:
-    """Load what the engine lacks, and compare; returns how many images were missing. Raises `Unavailable`."""
+    """Load the images that the engine lacks; return how many were missing.
+
+    Raises:
+        Unavailable: The engine fails, or an image that it loaded has another id.
+
+    """
     missing = [tag for tag, identifier in ids.items() if _present(tag) != identifier]
     if missing:
         with progress.step("container images", is_terse=True):
@@ -83,10 +95,8 @@ def load(bundle: Path, ids: Mapping[str, str]) -> int:
                 _docker("load", "--quiet", "--input", str(path))
     for tag in missing:
         if (found := _present(tag)) != ids[tag]:
-            raise Unavailable(
-                tag,
-                f"the engine has {short(found) or 'no such image'}, images.lock says {short(ids[tag])}",
-            )
+            loaded = short(found) or "no such image"
+            raise Unavailable(tag, f"the engine has {loaded}, images.lock has {short(ids[tag])}")
     return len(missing)
 
 
@@ -106,7 +116,7 @@ def _docker(*words: str) -> str:
 
 
 def _program() -> str:
-    """Return the path of Docker's client, of whatever package it is."""
+    """Return the path of Docker's client, from any package."""
     found = shutil.which("docker", path=_PLACES)
     if found is None:
         raise Unavailable(

@@ -1,4 +1,4 @@
-"""What the host itself must have: the account, the trust anchors' directory, places, enabled units."""
+"""The account, the links to trust anchors, the directories and the enabled units of the host."""
 
 from __future__ import annotations
 
@@ -19,22 +19,30 @@ _ACCREDITED = ("classic", "mics", "slcs", "iota")
 
 
 def check_account(root: Path) -> None:
-    """Raise `Unavailable` when somebody else has the number or the name."""
+    """Check that no other account has the number or the name of the appliance's.
+
+    Raises:
+        Unavailable: Another account has one of them.
+
+    """
     for name in ("passwd", "group"):
         for line in _lines(root / "etc" / name):
             found, number = line.split(":")[0], line.split(":")[2]
             if (found == account.NAME) != (number == str(account.ID)):
                 kind = "user" if name == "passwd" else "group"
-                cause = f"the {kind} {found} has the number {number}; ours is {account.NAME} with {account.ID}"
+                cause = (
+                    f"the {kind} {found} has the number {number};"
+                    f" the appliance needs {account.NAME} with {account.ID}"
+                )
                 raise Unavailable(
                     root / "etc" / name,
                     cause,
-                    "give that account another number and its files with it",
+                    "give that account and its files another number",
                 )
 
 
 def make_account(root: Path) -> int:
-    """Make the group and the user that are missing; returns how many."""
+    """Make the group and the user if they are missing; return how many were made."""
     made = 0
     where = [] if root == Path("/") else ["--prefix", str(root)]
     home = ["--home-dir", "/var/lib/fedcloud", "--no-create-home", "--shell", "/usr/sbin/nologin"]
@@ -63,16 +71,16 @@ def _has(root: Path, name: str) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    # names may be in any encoding
+    # Comments of accounts may be in any encoding.
     text = path.read_text(errors="surrogateescape") if path.exists() else ""
     return [line for line in text.splitlines() if line.count(":") > 2]  # noqa: PLR2004
 
 
 def link_anchors(root: Path) -> int:
-    """Link Debian's IGTF anchors into the directory that grid programs read; returns how many links changed.
+    """Link Debian's IGTF anchors into the directory that grid programs read.
 
-    What lies there already, such as EGI's own distribution, stays. A link to an anchor that has
-    been withdrawn goes.
+    Files that are there already, such as EGI's own distribution, stay. A link to an anchor that
+    Debian's package no longer has is removed. Returns how many links changed.
     """
     directory, changed = root / "etc/grid-security/certificates", 0
     directory.mkdir(parents=True, exist_ok=True)
@@ -90,10 +98,9 @@ def link_anchors(root: Path) -> int:
 
 
 def make_places(root: Path, *, is_native: bool = False) -> None:
-    """Make the directories and log files of etc/tmpfiles.d/fedcloud.conf, and those of a host without containers."""
+    """Make the directories and log files of ``fedcloud.conf`` in /etc/tmpfiles.d."""
     where = [] if root == Path("/") else [f"--root={root}"]
-    # The containers get Debian's directory of anchors, also on a host that has none of these
-    # packages.
+    # The compose file mounts Debian's directory of anchors, so it must exist without the packages.
     for directory in ("run", "run/lock", "var/log", "var/spool", ANCHORS.lstrip("/")):
         (root / directory).mkdir(parents=True, exist_ok=True)
     run(
@@ -106,21 +113,23 @@ def make_places(root: Path, *, is_native: bool = False) -> None:
 
 
 def enable(root: Path, *, is_first: bool) -> int:
-    """Enable the services on a ``first`` installation; returns how many links were made.
+    """Enable the services on a first installation; return how many links were made.
 
-    Ever after, an administrator who has disabled one has had reason to. What an earlier version has
-    enabled with the machine alone becomes so with the engine too.
+    Later runs leave a disabled unit disabled. A unit that an earlier version enabled for
+    multi-user.target only is also enabled for docker.service.
     """
     due = []
     for name in _UNITS:
-        if not (root / "etc/systemd/system" / name).is_symlink():  # else it is masked
+        if not (
+            root / "etc/systemd/system" / name
+        ).is_symlink():  # a link here means that the unit is masked
             with_machine, with_engine = (link.is_symlink() for link in _links(root, name))
             if (with_machine and not with_engine) or (is_first and not with_machine):
                 due.append(name)
     before = _count(root, due)
     if due:
         run("/usr/bin/systemctl", "--quiet", f"--root={root}", "enable", *due)
-    return _count(root, due) - before  # a unit that the administrator has changed may want less
+    return _count(root, due) - before  # fewer links if the administrator has changed the unit
 
 
 def _links(root: Path, unit: str) -> list[Path]:
@@ -132,22 +141,27 @@ def _count(root: Path, units: Sequence[str]) -> int:
 
 
 def is_booted(root: Path) -> bool:
-    """Say whether this is the running host, with systemd as its first process."""
+    """Return whether this is the running host, booted with systemd."""
     return root == Path("/") and Path("/run/systemd/system").exists()
 
 
 def reload_units() -> None:
-    """Let systemd read its units again."""
+    """Make systemd read its units again."""
     run("/usr/bin/systemctl", "daemon-reload")
 
 
 def restart_services() -> None:
-    """Restart what runs, with the new version."""
+    """Restart the services that run."""
     run("/usr/bin/systemctl", "try-restart", *_UNITS)
 
 
 def run(*command: str) -> None:
-    """Run a program of the system; raises `Unavailable` with what it says."""
+    """Run a program of the system.
+
+    Raises:
+        Unavailable: It failed; the cause is its output.
+
+    """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())

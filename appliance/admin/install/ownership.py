@@ -1,4 +1,4 @@
-"""Giving the account of the containers what releases that ran as root have left in its directories."""
+"""Change of owner for files that earlier releases, running as root, have left."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii")
 PLACES = (
     *("/var/spool/apel", "/var/spool/caso", "/image_data"),
     *(f"/var/lib/fedcloud/{name}" for name in _STATE),
-    # The directory that these are in is root's, who writes the jobs' own records there.
+    # Not the directory above: root writes the records of jobs there.
     *(f"/var/lib/fedcloud/runs/{name}" for name in CONTAINERS),
 )
 
 
 def give(top: Path) -> tuple[int, list[Path]]:
-    """Give a directory and all below it to the account, following no link below it and leaving no file system.
+    """Give a directory and all below it to the account.
 
-    Returns how many things changed hands, and files with a second name somewhere, which are left as
-    they are: that name may be one of the system's.
+    No link below it is followed, and other file systems are left out. A file with several hard
+    links keeps its owner, because another name may be a file of the system. Returns how many owners
+    changed, and the files with several links.
     """
     changed, doubtful = 0, list[Path]()
     if not top.is_dir():
@@ -59,8 +60,8 @@ def _give(name: str, status: os.stat_result, path: Path, descriptor: int | None)
 def places(root: Path) -> Iterator[Path]:
     """Yield the directories that belong to the account.
 
-    Their names stand in directories of root's: a link there is the administrator's, such as one to
-    a volume for images.
+    The directories above are root's. A link is therefore the administrator's, such as one to a
+    volume for images, and is followed.
     """
     for place in PLACES:
         path = root / place.lstrip("/")

@@ -1,10 +1,9 @@
-"""Which files of a bundle go where, with whose rights; and what to do with one that is there already.
+"""The files of a bundle with their targets and access, and the action for each.
 
-A file is the administrator's when its content is none that we have ever put there. Such a file
-keeps its content: a new version comes to lie beside it as ``NAME.fedcloud-new``, and only if the
-version has changed. What an earlier release of the appliance left in the place of a program or a
-unit (nothing of ours is recorded for it) is put aside and replaced; configuration of an earlier
-release counts as the administrator's.
+A file whose content no installation has written is the administrator's. It keeps its content; a new
+version is written beside it as ``NAME.fedcloud-new``, and only if that version is new. A program or
+unit without a record is of an earlier release; it is moved away and replaced. Configuration without
+a record counts as the administrator's.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ ACTIVE_TABLES, IDLE_TABLES = "/etc/cron.d/", "/etc/fedcloud/cron.d/"
 
 
 class Kind(enum.Enum):
-    """Whose a file is that stands in its place without being recorded."""
+    """The owner of a file that exists without a record."""
 
     CONFIGURATION = "the administrator's"
     PROGRAM = "an earlier release's"
 
 
 class Action(enum.Enum):
-    """What becomes of a file."""
+    """What to do with a file."""
 
     KEEP = "keep"
     WRITE = "write"
@@ -40,7 +39,7 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of the bundle. ``target`` is absolute, as on the appliance."""
+    """A file of the bundle. ``target`` is an absolute path on the host."""
 
     source: Path
     target: str
@@ -48,11 +47,11 @@ class File:
     mode: int
     group: int = ROOT
     replaced: tuple[tuple[bytes, bytes], ...] = ()
-    """What in the source stands for something of this host, and that."""
+    """Placeholders in the source, each with the text of this host."""
 
     @property
     def content(self) -> bytes:
-        """Return what is installed."""
+        """Return the content to install."""
         data = self.source.read_bytes()
         for placeholder, text in self.replaced:
             data = data.replace(placeholder, text)
@@ -60,13 +59,13 @@ class File:
 
     @property
     def key(self) -> str:
-        """Return the name by which it is recorded: a table of cron has one, wherever it lies."""
+        """Return the name in the record: the same for an active and an idle table of cron."""
         return self.target.replace(IDLE_TABLES, ACTIVE_TABLES, 1)
 
     @property
     def beside(self) -> str:
-        """Where a new version goes that must not replace the administrator's."""
-        if "/logrotate.d/" in self.target:  # logrotate reads whatever is in its directory
+        """Return the path for a new version if the administrator has changed the file."""
+        if "/logrotate.d/" in self.target:  # logrotate reads every file of its directory
             return f"/etc/fedcloud/logrotate-{Path(self.target).name}.fedcloud-new"
         return f"{self.target}.fedcloud-new"
 
@@ -74,10 +73,10 @@ class File:
 def files(
     bundle: Path, *, is_active: Callable[[str], bool], is_native: bool = False
 ) -> Iterator[File]:
-    """Yield all files that a bundle installs; a table of cron goes where it counts if it ``is_active``, by its name.
+    """Yield all files that a bundle installs.
 
-    Without containers (``is_native``) there are units of its own, and nothing of Compose and
-    images.
+    ``is_active`` returns whether a table of cron, by its name, goes to the directory that cron
+    reads. A host without containers (``is_native``) gets other units, and no files of Compose.
     """
     own = {one.target: one for one in _native(bundle)} if is_native else {}
     for one in _with_containers(bundle, is_active):
@@ -143,12 +142,16 @@ def _below(top: Path) -> Iterator[Path]:
 
 
 def digest(data: bytes) -> str:
-    """Return the hash that records carry."""
+    """Return the SHA-256 for the record."""
     return hashlib.sha256(data).hexdigest()
 
 
 def decide(new: bytes, *, present: bytes | None, shipped: Collection[str], kind: Kind) -> Action:
-    """Say what becomes of a file: ``present`` is what stands there, ``shipped`` what of ours is recorded for it."""
+    """Return the action for a file.
+
+    ``present`` is the content on the host, None without the file; ``shipped`` are the hashes that
+    are recorded for it.
+    """
     if present is None:
         return Action.WRITE
     if present == new:

@@ -1,8 +1,8 @@
-"""The programs of the host: an environment of Python's in ``/opt/fedcloud``, made of the bundle's wheels alone.
+"""The programs of the host: a Python environment in ``/opt/fedcloud`` with the bundle's wheels.
 
-It is made under another name and renamed when it is whole. Its own name carries the bundle's hash;
-the name with the version alone, and ``/usr/local/bin/appliance``, are links that change in one
-step.
+It is made under a temporary name and renamed when it is complete. Its name contains the bundle's
+hash. The name with only the version, and ``/usr/local/bin/appliance``, are links that are replaced
+atomically.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COMMAND = "/usr/local/bin/appliance"
 
 
 def make(bundle: Path, *, root: Path, version: str, digest: str, requirements: str) -> bool:
-    """Make the environment of a version, of the bundle's list ``requirements``; says whether there was any to make."""
+    """Make the environment of a version if it is missing; return whether it was."""
     name = f"{version}-{digest[:12]}"
     top = root / _TOP.lstrip("/")
     if (top / name).is_dir():
@@ -34,11 +34,11 @@ def make(bundle: Path, *, root: Path, version: str, digest: str, requirements: s
     try:
         with progress.step("programs of the host", is_terse=True):
             _fill(unfinished, bundle, bundle / requirements)
-        _name_anew(unfinished, f"{_TOP}/{name}")
-    except BaseException:  # a full disk, too, is better without it
+        _relocate(unfinished, f"{_TOP}/{name}")
+    except BaseException:  # also after an interrupt: the half-made environment fills the disk
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    os.sync()  # whole on the disk before it has its name
+    os.sync()  # before the rename, so that the name never stands for files that are not on disk
     unfinished.rename(top / name)
     return True
 
@@ -59,8 +59,8 @@ def _fill(unfinished: Path, bundle: Path, requirements: Path) -> None:
 
 
 def _pip() -> Path:
-    """Return the system's own pip, as the wheel that venv installs: none is left behind in the environment."""
-    # of Fedora's family; Debian has it without saying so
+    """Return the wheel of the system's pip, which runs without being installed."""
+    # Fedora's family sets WHEEL_PKG_DIR; Debian's has the wheels without it.
     own = sysconfig.get_config_var("WHEEL_PKG_DIR")
     places = [Path(own)] if own else []
     places += [Path("/usr/share/python-wheels"), Path(ensurepip.__file__).parent / "_bundled"]
@@ -70,8 +70,8 @@ def _pip() -> Path:
     return found[0]
 
 
-def _name_anew(environment: Path, place: str) -> None:
-    """Make an environment believe that it was made in its final place: its scripts begin with their interpreter's."""
+def _relocate(environment: Path, place: str) -> None:
+    """Replace the temporary path by the final one; scripts begin with that of Python."""
     made_in = str(environment).encode()
     for path in [environment / "pyvenv.cfg", *(environment / "bin").iterdir()]:
         if path.is_symlink() or not path.is_file():
@@ -82,19 +82,19 @@ def _name_anew(environment: Path, place: str) -> None:
 
 
 def link(*, root: Path, version: str, digest: str) -> int:
-    """Let the links lead to a version; returns how many changed."""
+    """Point the links to a version; return how many changed."""
     top = root / _TOP.lstrip("/")
     changed = point(top / version, f"{version}-{digest[:12]}")
     return changed + point(root / _COMMAND.lstrip("/"), f"{_TOP}/{version}/bin/appliance")
 
 
 def link_current(*, root: Path, version: str) -> int:
-    """Let ``/opt/fedcloud/current`` lead to a version: units run its programs; returns 1 when it changed."""
+    """Point ``/opt/fedcloud/current``, which units use, to a version; return 1 if it changed."""
     return point(root / _TOP.lstrip("/") / "current", version)
 
 
 def point(link_path: Path, target: str) -> int:
-    """Make a link, or change where it leads, in one step; returns 1 when there was something to do."""
+    """Make or replace a link atomically; return 1 if it changed."""
     if link_path.is_symlink() and str(link_path.readlink()) == target:
         return 0
     link_path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def point(link_path: Path, target: str) -> int:
 
 
 def remove_leftovers(*, root: Path) -> None:
-    """Remove what killed runs have left half-made."""
+    """Remove half-made environments of killed runs."""
     for path in (root / _TOP.lstrip("/")).glob(".*.new"):
         shutil.rmtree(path)
 

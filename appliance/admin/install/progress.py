@@ -1,11 +1,10 @@
-"""Says what a build or an installation is at.
+"""Progress lines of a build or an installation.
 
-On a terminal it is one line with the seconds, renewed every second; elsewhere plain lines.
+On a terminal a step is one line with its seconds, redrawn every second, so that a long step is seen
+to be alive. Elsewhere a step prints plain lines.
 
     with step("container images") as detail:
         detail("caso")
-
-Nobody who watches has to wonder for longer than a second whether anything still happens.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from typing import TextIO
 
 _WIDTH = 52
 _EVERY = 1.0
-"""Seconds between two renewals on a terminal."""
+"""Seconds between two redraws on a terminal."""
 _EVERY_ELSEWHERE = 60.0
-"""Seconds between two lines that a long step writes to a file or pipe."""
+"""Seconds between two lines of a long step in a file or pipe."""
 
 Detail = Callable[[str], None]
-"""Takes a word for the part of the step that begins now."""
+"""Takes the name of the part of the step that begins now."""
 Step = Callable[[str], AbstractContextManager[Detail]]
 
 
 @contextlib.contextmanager
 def step(label: str, *, stream: TextIO | None = None, is_terse: bool = False) -> Iterator[Detail]:
-    """Show a step for as long as the block lasts, and how many seconds it took.
+    """Show a step while the block runs, and then how many seconds it took.
 
-    A terse one says nothing elsewhere than on a terminal, unless it takes a minute.
+    With ``is_terse``, nothing is printed except on a terminal, unless the step takes a minute.
     """
     out = stream or sys.stderr
     shown, is_terminal, done = [label], out.isatty(), threading.Event()
@@ -42,7 +41,7 @@ def step(label: str, *, stream: TextIO | None = None, is_terse: bool = False) ->
     def seconds() -> int:
         return round(time.monotonic() - begin)
 
-    def renew() -> None:
+    def redraw() -> None:
         while not done.wait(_EVERY if is_terminal else _EVERY_ELSEWHERE):
             _write(out, shown[0], f"{seconds():4} s", is_terminal=is_terminal)
 
@@ -54,15 +53,15 @@ def step(label: str, *, stream: TextIO | None = None, is_terse: bool = False) ->
     is_shown = is_terminal or not is_terse
     if is_shown:
         _write(out, label, "", is_terminal=is_terminal)
-    watch = threading.Thread(target=renew, daemon=True)
-    watch.start()
+    ticker = threading.Thread(target=redraw, daemon=True)
+    ticker.start()
     word = "failed"
     try:
         yield detail
         word = f"{seconds():4} s"
     finally:
         done.set()
-        watch.join()
+        ticker.join()
         if is_shown:
             _write(out, label, word, is_terminal=is_terminal, is_last=True)
 
@@ -74,7 +73,7 @@ def silent(_label: str) -> Iterator[Detail]:
 
 
 def _write(out: TextIO, label: str, word: str, *, is_terminal: bool, is_last: bool = False) -> None:
-    """Write a line; on a terminal in place of the one before."""
+    """Write a line; on a terminal it replaces the previous one."""
     line = (
         f"  {label:{_WIDTH}.{_WIDTH}} {word}".rstrip()
         if is_terminal

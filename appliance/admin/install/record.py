@@ -1,8 +1,8 @@
-"""What was installed: ``/var/lib/fedcloud/install.json``.
+"""The record of the installation: ``/var/lib/fedcloud/install.json``.
 
-For each file it has the hashes of what we may have put there. A version's hashes are added before
-its first file is written and the others forgotten after its last: whenever a run is killed, what
-stands there is known as ours.
+It holds the hashes of each file that installations have written. The hashes of a version are added
+before its first file is written, and those of other versions removed after its last. Files of a
+killed run are therefore always recognised.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from appliance.core.run.errors import ConfigurationError, Problem
 
 @dataclass(slots=True)
 class InstallRecord:
-    """The version that is installed whole, the bundle that is in use, and by path the hashes of our files.
+    """The installed version, the bundle in use, and the hashes of its files by path.
 
-    There is no bundle from the first change of a run until what it installed has been taken into
-    use.
+    ``bundle`` is empty from the first change of a run until the services have been restarted.
     """
 
     version: str = ""
@@ -30,7 +29,12 @@ class InstallRecord:
 
     @classmethod
     def read(cls, path: Path) -> InstallRecord:
-        """Return what is recorded, nothing where nothing is; raises `ConfigurationError` for what is no record."""
+        """Return the record; an empty one without the file.
+
+        Raises:
+            ConfigurationError: The file is not such a record.
+
+        """
         try:
             found = json.loads(path.read_bytes())
             shipped = {
@@ -40,18 +44,18 @@ class InstallRecord:
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            remedy = "move it away, and files that you have not changed count as changed"
-            cause = f"is no record of an installation; {remedy}"
+            remedy = "move it away; the next installation then takes every file for changed"
+            cause = f"is not a record of an installation; {remedy}"
             raise ConfigurationError([Problem(path, 0, "", cause)]) from error
 
     def write(self, path: Path) -> bool:
-        """Write it, unless it stands there already; says whether it wrote."""
-        told: Mapping[str, object] = {
+        """Write the record if it differs from the file; return whether it did."""
+        tree: Mapping[str, object] = {
             "version": self.version,
             "bundle": self.bundle,
             "files": self.shipped,
         }
-        data = json.dumps(told, indent=1, sort_keys=True).encode() + b"\n"
+        data = json.dumps(tree, indent=1, sort_keys=True).encode() + b"\n"
         if path.exists() and path.read_bytes() == data:
             return False
         files.make_directory(path.parent, mode=0o755)

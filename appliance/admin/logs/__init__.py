@@ -1,1 +1,1 @@
-"""``appliance logs``: what jobs and services have written."""
+"""``appliance logs``: the logs of jobs and services."""

@@ -1,4 +1,4 @@
-"""``appliance logs``: the log file of a job, or what a service has said to the engine."""
+"""``appliance logs``: print the log file of a job, or the output of a service from the engine."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     names = ", ".join([*_NAMES])
     parser.add_argument(
-        "name", nargs="?", metavar="SERVICE|JOB", help=f"{names}; without one, all jobs"
+        "name",
+        nargs="?",
+        metavar="SERVICE|JOB",
+        help=f"service or job: {names} (default: all jobs)",
     )
-    parser.add_argument("-f", "--follow", action="store_true", help="go on printing new lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="continue to print new lines")
     parser.add_argument(
         "-n",
         "--lines",
         type=int,
         default=50,
         metavar="N",
-        help="latest lines to print (default: 50)",
+        help="number of latest lines to print (default: 50)",
     )
 
 
@@ -45,7 +48,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     try:
         return _print(arguments)
     except KeyboardInterrupt:
-        if arguments.follow:  # that is how one takes leave
+        if arguments.follow:  # an interrupt is the usual way to end it
             return ExitStatus.DONE
         raise
 
@@ -53,7 +56,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 def _print(arguments: argparse.Namespace) -> ExitStatus:
     layout, name = cli.layout(arguments), arguments.name
     if arguments.lines < 0:
-        raise UsageError("-n", "a number of lines cannot be negative")
+        raise UsageError("-n", "the number of lines is negative", "write 0 or more")
     if name in SERVICES or name in UNITS:
         services = UNITS.get(name, (name,))
         return _of_services(services, layout, lines=arguments.lines, follow=arguments.follow)
@@ -63,7 +66,7 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
     jobs = [JOBS[name]] if name else list(JOBS.values())
     paths = [path for job in jobs if (path := layout.path(f"/var/log/{job.log}")).exists()]
     for job in jobs:
-        _tell_of_run_by_hand(job, layout)
+        _mention_run_by_hand(job, layout)
     if not paths:
         raise Unavailable(
             layout.path(f"/var/log/{jobs[0].log}"), "does not exist", "no job has run yet"
@@ -72,15 +75,15 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _of_files(paths: Sequence[str], *, lines: int, follow: bool) -> ExitStatus:
-    # tail opens a file again when it has been rotated
+    # With -F, tail opens the new file after a rotation.
     done = subprocess.run(
         [_TAIL, "-n", str(lines), *(["-F"] if follow else []), "--", *paths], check=False
     )
     return ExitStatus.DONE if done.returncode == 0 else ExitStatus.NOTHING
 
 
-def _tell_of_run_by_hand(job: Job, layout: Layout) -> None:
-    """Say where the output of the last run is, when that run has not written to the log file."""
+def _mention_run_by_hand(job: Job, layout: Layout) -> None:
+    """Print where the output of the last run is, if that is not the log file."""
     last = record.read(f"job-{job.name}", records(layout))
     begun, ended = ((last or {}).get(name) for name in ("started", "ended"))
     try:
@@ -95,7 +98,8 @@ def _tell_of_run_by_hand(job: Job, layout: Layout) -> None:
         return
     if is_missed:
         print(
-            f"# {job.name}: the last run, which ended {ended}, wrote to the terminal that started it",
+            f"# {job.name}: the last run, which ended {ended}, wrote to the terminal it was"
+            " started from",
             flush=True,
         )
 
@@ -103,7 +107,7 @@ def _tell_of_run_by_hand(job: Job, layout: Layout) -> None:
 def _of_services(
     services: Sequence[str], layout: Layout, *, lines: int, follow: bool
 ) -> ExitStatus:
-    """Print what each service has said, and why a service does not run with its configuration."""
+    """Print why services do not run with their configuration, and their output."""
     host = settings.load(layout)
     if host.is_native:
         status = native.logs(services, lines=lines, follow=follow)
@@ -133,7 +137,7 @@ def _of_services(
 
 
 def _followed(engine: Engine, services: Sequence[str], *, lines: int) -> ExitStatus:
-    """Print what several services say from now on, as it comes."""
+    """Print the latest output of several services, and continue as new output arrives."""
     threads = [
         threading.Thread(
             target=_write, args=(engine.logs(service, lines=lines, follow=True),), daemon=True
@@ -153,4 +157,4 @@ def _write(pieces: Iterable[bytes]) -> None:
         sys.stdout.buffer.flush()
 
 
-VERB = cli.Program("logs", "Prints the log of a job or a service.", add_arguments, run)
+VERB = cli.Program("logs", "Print the log of a job or a service.", add_arguments, run)

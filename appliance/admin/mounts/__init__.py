@@ -1,1 +1,1 @@
-"""``appliance mounts``: which of a site's files its containers get."""
+"""``appliance mounts``: the files of a site that are mounted into containers."""

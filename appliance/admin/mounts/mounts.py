@@ -1,7 +1,7 @@
-"""``appliance mounts``: which of a site's files its containers get, where releases have had them in different places.
+"""``appliance mounts``: print which files are mounted, of those that releases had in other places.
 
-The unit of the backend writes it to a file that docker-compose's environment comes from; refused,
-the service does not start with the account of the wrong file.
+The lines can serve as the environment of docker-compose. Two configurations of the backend are an
+error, so that it cannot start with the account of the wrong one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from appliance.core.run.errors import ExitStatus
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write to this file instead of printing"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write the lines to (default: standard output)",
     )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Print a variable of the compose file a line."""
+    """Print or write one variable of the compose file a line."""
     layout = cli.layout(arguments)
     named = site_files.variables(layout)
     site_files.check(named, layout)
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 VERB = cli.Program(
     "mounts",
-    "Prints which of the site's files are mounted into the containers.",
+    "Print which of the site's files are mounted into the containers.",
     add_arguments,
     run,
 )

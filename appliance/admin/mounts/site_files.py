@@ -1,9 +1,9 @@
-"""Files that a site may have in one place or another: which of them the containers get.
+"""Files that a site may have in several places, and the choice between them.
 
-What ``appliance.env`` names counts. Else a file in the place that releases since 2018 gave it does,
-and then the one of 2017, which `scripts/install` fills. Two configurations of the backend hold two
-accounts: which one is meant, nobody but the administrator knows. With Python's standard library
-alone: the installer asks, too.
+A path in ``appliance.env`` has priority, then the path of releases since 2018, then that of 2017,
+which `scripts/install` writes. Two configurations of the backend hold two accounts, and only the
+administrator knows which one is right. The module uses Python's standard library only, because the
+installer imports it.
 """
 
 from __future__ import annotations
@@ -28,27 +28,37 @@ PLACES = {
         "/etc/cloudkeeper/cloudkeeper-os.conf",
     ),
 }
-"""By the variable of the compose file; the newest place first, and last the one that counts when there is no file."""
+"""By variable of the compose file, the paths in order; the last one counts if no file exists."""
 
 
 def variables(layout: Layout) -> Mapping[str, str]:
-    """Return what ``appliance.env`` sets, nothing without the file; raises `ConfigurationError`."""
+    """Return the variables of ``appliance.env``; none without the file.
+
+    Raises:
+        ConfigurationError: The file has errors.
+
+    """
     return texts(environment(layout))
 
 
 def texts(read: document.Document) -> Mapping[str, str]:
-    """Return the settings of ``appliance.env`` as they are written there."""
+    """Return the variables of a document as text."""
     return {name: entry.text for name, entry in read.sections.get(shell.SECTION, {}).items()}
 
 
 def environment(layout: Layout) -> document.Document:
-    """Return ``appliance.env`` as read, empty without the file; raises `ConfigurationError`."""
+    """Return the document ``appliance.env``; an empty one without the file.
+
+    Raises:
+        ConfigurationError: The file has errors.
+
+    """
     path = layout.path(ENVIRONMENT)
     return document.read([path], shell.parse) if path.exists() else document.Document(paths=[path])
 
 
 def choose(named: Mapping[str, str], layout: Layout) -> dict[str, str]:
-    """Return the path for each variable, as on an appliance; ``named`` is what ``appliance.env`` sets."""
+    """Return the path of each variable; ``named`` are the variables of ``appliance.env``."""
     return {name: named.get(name) or _first(places, layout) for name, places in PLACES.items()}
 
 
@@ -57,7 +67,12 @@ def _first(places: tuple[str, ...], layout: Layout) -> str:
 
 
 def check(named: Mapping[str, str], layout: Layout) -> None:
-    """Raise `ConfigurationError` when there are two configurations of the backend and none of them is named."""
+    """Check that one configuration of the backend is chosen.
+
+    Raises:
+        ConfigurationError: There are two, and ``appliance.env`` names neither.
+
+    """
     newer, older = (layout.path(place) for place in PLACES[BACKEND_CONFIG])
     if (
         not named.get(BACKEND_CONFIG)
@@ -66,5 +81,8 @@ def check(named: Mapping[str, str], layout: Layout) -> None:
         and not newer.samefile(older)
     ):
         line = f"{BACKEND_CONFIG}={PLACES[BACKEND_CONFIG][0]}"
-        cause = f"there is {older} too; remove one, or name the other in {layout.path(ENVIRONMENT)}, such as {line}"
+        cause = (
+            f"there is {older} too; remove one,"
+            f" or name the other in {layout.path(ENVIRONMENT)}, such as {line}"
+        )
         raise ConfigurationError([Problem(newer, 0, "", cause)])

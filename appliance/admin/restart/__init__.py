@@ -1,1 +1,1 @@
-"""``appliance restart``: replace a running service, after its configuration has passed its check."""
+"""``appliance restart``: replacement of a service after a check of its configuration."""

@@ -1,7 +1,7 @@
-"""``appliance restart SERVICE``: check first, then replace.
+"""``appliance restart SERVICE``: check the configuration, then replace the running service.
 
-A configuration that does not pass leaves what runs as it is. `systemctl restart` stops first; it
-then starts the copy that passed last.
+If the check fails, the running service is not touched. `systemctl restart`, in contrast, stops it
+first, and then starts it with the copy of the configuration that passed its check last.
 """
 
 from __future__ import annotations
@@ -31,11 +31,17 @@ _NAMES = tuple(dict.fromkeys([*UNITS, *SERVICES]))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("name", choices=_NAMES, metavar="SERVICE", help=", ".join(_NAMES))
+    words = f"service or unit to restart: {', '.join(_NAMES)}"
+    parser.add_argument("name", choices=_NAMES, metavar="SERVICE", help=words)
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Check and replace; raises `ConfigurationError`, with nothing touched, when the configuration does not pass."""
+    """Check and replace.
+
+    Raises:
+        ConfigurationError: The configuration does not pass its check; nothing was touched.
+
+    """
     name, layout = arguments.name, cli.layout(arguments)
     host = settings.load(layout)
     if not host.is_native:
@@ -50,9 +56,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     services = UNITS.get(name, (name,))
     if host.is_native:
         choose.require_good(services, host, layout)
-        # The site's unit has the resource's restarted with it.
+        # A restart of bdii.service restarts cloudbdii.service with it (PartOf=).
         _systemctl("restart", native.UNITS[services[-1]])
-        _tell(services, layout)
+        _report(services, layout)
         return ExitStatus.DONE
     is_active = (
         subprocess.run(
@@ -64,14 +70,14 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         steps.replace(host, layout, unit, services)
     else:
         choose.require_good(services, host, layout)
-        # the unit itself sets its status line then
+        # Through systemctl, because only a process of the unit can set its status line.
         _systemctl("reload" if is_active else "restart", unit)
-    _tell(services, layout)
+    _report(services, layout)
     return ExitStatus.DONE
 
 
-def _tell(services: Sequence[str], layout: Layout) -> None:
-    print(f"{', '.join(services)}: run with the configuration of {layout.path('/etc')}")
+def _report(services: Sequence[str], layout: Layout) -> None:
+    print(f"{', '.join(services)}: run with the configuration in {layout.path('/etc')}")
 
 
 def _systemctl(verb: str, unit: str) -> None:
@@ -87,5 +93,5 @@ def _systemctl(verb: str, unit: str) -> None:
 
 
 VERB = cli.Program(
-    "restart", "Checks the configuration of a service, then replaces it.", add_arguments, run
+    "restart", "Check the configuration of a service, then replace it.", add_arguments, run
 )

@@ -1,1 +1,1 @@
-"""``appliance run``: one job, once, in its container."""
+"""``appliance run``: a single run of a job, in its container or on the host."""

@@ -1,7 +1,6 @@
-"""The host key for a job: a copy on tmpfs that the job's account may read, for as long as the job runs.
+"""The host key for a job: a copy on tmpfs, readable by the job's account while the job runs.
 
-The key itself stays where it is, readable by root alone, and no container sees the directory that
-it lies in.
+Only root can read the key itself, and its directory is mounted into no container.
 """
 
 from __future__ import annotations
@@ -36,18 +35,19 @@ _BACKEND = "/etc/grid-security/backendcert.pem"
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a job proves itself with, as absolute paths of an appliance; they are the same in its container."""
+    """The certificate and key of a job: absolute paths on the host, the same in its container."""
 
     certificate: str = CERTIFICATE
     key: str = KEY
     peer: str = ""
-    """The other side's certificate, if that is a file: what it must prove to be, or what to encrypt to."""
+    """The peer's certificate, used to verify the peer or to encrypt for it; may be empty."""
 
 
 def needs(job: Job, layout: Layout) -> Needs | None:
-    """Say what a job signs or authenticates with: ssmsend always does, cloudkeeper with ``authentication``.
+    """Return the certificate and key of a job; None if it needs none.
 
-    That there is no configuration, and that a value in it is no path, the job itself tells better.
+    ssmsend always needs them, cloudkeeper with ``authentication: true``. A missing configuration
+    and a value that is not a path are ignored here, because the job itself reports them.
     """
     if job.service == "ssm":
         return _ssm(layout.path("/etc/apel/sender.cfg"))
@@ -83,13 +83,13 @@ def _cloudkeeper(path: Path) -> Needs | None:
 
 
 def _place(found: Settings, section: str, option: str, *, default: str = "") -> str:
-    """Return the absolute path that an option names, else the default."""
+    """Return the path in an option if it is absolute, else the default."""
     path = found.path(section, option, default=Path(default))
     return str(path) if path.is_absolute() else default
 
 
 def staged_path(name: str, layout: Layout) -> Path:
-    """Return where the copy of a job, or of its check, lies while that runs."""
+    """Return the path of the copy for a job, or for its check."""
     return layout.path(f"/run/fedcloud/keys/{name}")
 
 
@@ -102,11 +102,14 @@ def staged(
     name: str = "",
     warn: Callable[[str], None] = logger.warning,
 ) -> Iterator[Sequence[str]]:
-    """Check certificate and key, stage the copy for the block, and yield the bind mounts of the container.
+    """Check certificate and key, and yield the bind mounts with a copy that lasts for the block.
 
-    What a killed run left is removed before anything else. Who does not hold the job's lock takes
-    another ``name`` for the copy, and ``warn`` hears what a peer may refuse. Raises what
-    `Identity.load` raises.
+    The copy of a killed run is removed first. A caller without the job's lock passes another
+    ``name`` for its copy. ``warn`` receives what a peer may reject.
+
+    Raises:
+        ApplianceError: Certificate or key are missing, cannot be used, or have expired.
+
     """
     copy = staged_path(name or job.name, layout)
     wanted = needs(job, layout)
@@ -115,7 +118,7 @@ def staged(
     except LocalFailure as error:
         if wanted is not None:
             raise
-        logger.warning("%s", error)  # in the way of nobody
+        logger.warning("%s", error)  # the job needs no key, so the rest is harmless
     if wanted is None:
         yield ()
         return
@@ -139,19 +142,22 @@ def staged(
 
 
 def _clear(copy: Path) -> None:
-    """Remove what a killed run left, or the directory that an engine makes for a missing source."""
+    """Remove the copy of a killed run, or the directory that Docker made in its place."""
     try:
         if copy.is_dir() and not copy.is_symlink():
             copy.rmdir()
         else:
             copy.unlink(missing_ok=True)
     except OSError as error:
-        remedy = f"look at it, then: rm -r {files.shell_word(copy)}"
+        remedy = f"look at it, then remove it: rm -r {files.shell_word(copy)}"
         raise LocalFailure.from_os(error, remedy=remedy) from error
 
 
 def _require_open(path: Path) -> None:
-    """Refuse a certificate that the engine would make a directory for, or that the job's account cannot read."""
+    """Check that a certificate exists and that the account of the containers can read it.
+
+    Docker would make a directory in place of a missing file.
+    """
     try:
         status = path.stat()
     except OSError as error:
@@ -168,18 +174,18 @@ def _require_open(path: Path) -> None:
 
 
 def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Sequence[str]:
-    """Refuse what no peer would take; return warnings of what one may refuse."""
+    """Check certificate and key; return warnings about what a peer may reject."""
     from cryptography import x509  # noqa: PLC0415  start-up is a cost
     from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
 
     from appliance.core.trust.certificates import Identity  # noqa: PLC0415
 
     for path, what in (
-        (certificate, "the certificate of this host, PEM"),
-        (key, "its key, PEM, readable by root alone"),
+        (certificate, "the certificate of this host (PEM)"),
+        (key, "the key of this host (PEM, readable by root only)"),
     ):
         if not path.exists():
-            raise Unavailable(path, "does not exist", f"put there {what}")
+            raise Unavailable(path, "does not exist", f"copy {what} to this path")
     identity = Identity.load(certificate, key_path=key, at=at)
     warnings = [identity.expiry_warning(at=at), _chain_warning(identity, layout=layout, at=at)]
     with contextlib.suppress(x509.ExtensionNotFound):
@@ -188,7 +194,8 @@ def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Seq
         ).value
         if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
             warnings.append(
-                f"{certificate}: is no client's certificate (extended key usage); request one that is"
+                f"{certificate}: its extended key usage lacks client authentication;"
+                " request a certificate that has it"
             )
     return [warning for warning in warnings if warning]
 

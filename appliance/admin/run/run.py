@@ -1,9 +1,9 @@
-"""``appliance run JOB``: starts a job once, however often it is asked to, and ends as the job ended.
+"""``appliance run JOB``: run a job once, and return its exit status.
 
-A start that finds the job running says so and is done. What a killed run has left (its container,
-its copy of the host key) the next one removes before it begins. The job's last run is recorded as
-``job-NAME``, in a directory that no container can write to. A job whose flow is off is not started,
-and that is no failure.
+If the job runs already, the command prints that and ends with status 0. Before a run, the container
+and the copy of the host key of a killed run are removed. The last run is recorded as ``job-NAME``,
+in a directory that no container can write to. A job whose flow is off is not started, which is not
+a failure.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ from appliance.core.run.layout import Layout
 logger = logging.getLogger(__name__)
 
 _STOP = timedelta(seconds=10)
-_ROOM = 2**14  # octets: what docker-compose itself says
+_ROOM = 2**14  # bytes; enough for the messages of docker-compose itself
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("job", metavar="JOB", help=", ".join(inventory.JOBS))
+    words = f"job to run: {', '.join(inventory.JOBS)}"
+    parser.add_argument("job", metavar="JOB", help=words)
     parser.usage = "appliance run JOB [--wait] [--timeout SECONDS] [--log] [-- ARGUMENT ...]"
     parser.add_argument(
         "--wait",
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="stop the job after this time (default: timeouts in appliance.yaml)",
+        help="seconds after which to stop the job (default: timeouts in appliance.yaml)",
     )
     parser.add_argument(
         "--log",
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the job, or find it running."""
+    """Run the job, unless it runs already."""
     job, layout = inventory.find(arguments.job), cli.layout(arguments)
     with contextlib.ExitStack() as stack:
         if os.geteuid() == 0 and not arguments.check_config:
@@ -89,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise UsageError(job.name, "only root can start a job", f"sudo appliance run {job.name}")
     for number in supervise.FORWARDED:
-        signal.signal(number, signal.default_int_handler)  # whatever ends us, what is staged goes
+        # Every signal raises KeyboardInterrupt, so that the copy of the host key is removed.
+        signal.signal(number, signal.default_int_handler)
     earlier = record.read(f"job-{job.name}", inventory.records(layout))
     try:
         with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
@@ -106,22 +108,20 @@ def _end_of_other(
 ) -> int:
     """Wait for the run that holds the lock; return its exit status.
 
-    Its record is another one than the ``earlier``, from before the lock was asked for; a run that
-    was killed leaves none.
+    ``earlier`` is the record from before the lock was requested. If it has not changed, that run
+    was killed before it could write its own.
     """
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
         last = record.read(f"job-{job.name}", inventory.records(layout))
     if last is None or last == earlier:
-        raise Unavailable(
-            job.name, "the run that was waited for was killed, or could not write its record"
-        )
+        raise Unavailable(job.name, "the other run was killed, or could not write its record")
     counts = last.get("counts")
     status = counts.get("job_exit_status") if isinstance(counts, dict) else None
     return int(status) if isinstance(status, int | float) else ExitStatus.NOTHING
 
 
 class _JobRun:
-    """One run of one job, under its lock."""
+    """A run of a job, under its lock."""
 
     def __init__(
         self, job: Job, layout: Layout, host: settings.Host, arguments: argparse.Namespace
@@ -133,7 +133,7 @@ class _JobRun:
         self._record = record.RunRecord(f"job-{job.name}")
 
     def recorded(self) -> int:
-        """Run, and leave the record, whatever happens."""
+        """Run the job, and write the record in any case."""
         status: int = ExitStatus.BUG
         try:
             if not self._changes_nothing():
@@ -166,7 +166,7 @@ class _JobRun:
         return self._run_natively() if self._host.is_native else self._run_in_container()
 
     def _run_natively(self) -> int:
-        """Run the program of a job on the host itself; signals for it reach the child."""
+        """Run the program of a job on the host itself; signals go to the child."""
         named = site_files.variables(self._layout).get("FEDCLOUD_CA_BUNDLE", "")
         environment = native.environment(
             self._host.proxies, named_authorities=named, root=self._layout.root
@@ -199,21 +199,21 @@ class _JobRun:
                     return self._supervised(
                         self._compose_run(mounts),
                         settings.compose_environment(self._host),
-                        forward=lambda sign: self._tell(engine, sign),
+                        forward=lambda name: self._signal(engine, name),
                         engine=engine,
                     )
                 finally:
                     self._remove_rest(engine)
 
     def _remove_rest(self, engine: Engine) -> None:
-        """Remove a container that has outlived docker-compose; how the job ended does not hang on that."""
+        """Remove a container that docker-compose has left; a failure is only a warning."""
         try:
             engine.remove_job(self._job.name, grace=timedelta(0))
         except Unavailable as error:
-            logger.warning("%s: %s; the next start removes what is left", self._job.name, error)
+            logger.warning("%s: %s; the next run removes the container", self._job.name, error)
 
-    def _tell(self, engine: Engine, signal_name: str) -> bool:
-        """Pass a signal to the container; where the engine does not answer, docker-compose is what is left to tell."""
+    def _signal(self, engine: Engine, signal_name: str) -> bool:
+        """Send a signal to the container; return False if the child must get it instead."""
         try:
             return engine.signal_job(self._job.name, signal_name)
         except Unavailable as error:
@@ -238,7 +238,7 @@ class _JobRun:
         return not {"--dry-run", "--dry_run", "--check-config"}.isdisjoint(self._arguments)
 
     def _own_arguments(self) -> list[str]:
-        """Return what the appliance tells the program beside what the caller says."""
+        """Return the arguments that the appliance adds to those of the caller."""
         if self._job.name != "caso":
             return []
         return horizon.arguments(self._layout, changes_nothing=self._changes_nothing())
@@ -285,7 +285,12 @@ class _JobRun:
         *,
         begun: datetime,
     ) -> None:
-        """Raise `Unavailable` when docker-compose has failed and the program never ran; else pass on what was said."""
+        """Write the lines that were held back, if the program has run.
+
+        Raises:
+            Unavailable: docker-compose failed, and the program never ran.
+
+        """
         if (
             outcome.code
             and not outcome.stopped_by
@@ -295,32 +300,30 @@ class _JobRun:
         relay.release()
 
     def _where(self) -> str:
-        """Return where the output of this run is."""
+        """Return a clause that says where the output of this run is."""
         path = self._layout.path(f"/var/log/{self._job.log}")
         try:
             is_log = self._is_logged or os.path.samestat(path.stat(), os.fstat(1))
         except OSError:
             is_log = False
         return (
-            f"see /var/log/{self._job.log}" if is_log else "its output went to whoever started it"
+            f"see /var/log/{self._job.log}"
+            if is_log
+            else "its output went to the terminal or caller"
         )
 
     @contextlib.contextmanager
     def _output(self) -> Iterator[BinaryIO | None]:
-        """Yield the file that the job writes to; it is opened anew for each run, so that it can be rotated."""
+        """Yield the log file, opened for this run only, so that it can be rotated."""
         if not self._is_logged:
             yield None
             return
         path = self._layout.path(f"/var/log/{self._job.log}")
         try:
             descriptor = files.open_append(path, os.O_NOFOLLOW)
-        except (
-            OSError
-        ) as error:  # no reason to leave the work undone: systemd's journal has it then
-            logger.warning(
-                "%s; its output goes on to where this is written",
-                LocalFailure.from_os(error, subject=path),
-            )
+        except OSError as error:  # the job runs all the same; systemd's journal gets its output
+            failure = LocalFailure.from_os(error, subject=path)
+            logger.warning("%s; the output of the job goes to standard output", failure)
             yield None
             return
         with open(descriptor, "ab", buffering=0) as file:
@@ -328,42 +331,43 @@ class _JobRun:
 
     @contextlib.contextmanager
     def _unless_full(self, output: BinaryIO | None) -> Iterator[BinaryIO | None]:
-        """Yield the output again, or what swallows all where there is no room for a line.
+        """Yield the output, or /dev/null if its file system is full.
 
-        docker-compose ends when it cannot write; the job may well free what is full, or write
-        elsewhere.
+        docker-compose ends when it cannot write. The job itself may be able to work, and may even
+        free the space.
         """
         if not _is_full(sys.stdout if output is None else output):
             yield output
             return
         self._record.fail(
-            f"/var/log/{self._job.log}: its file system is full: what {self._job.name} said is lost"
+            f"/var/log/{self._job.log}: its file system is full;"
+            f" the output of {self._job.name} is lost"
         )
         with open(os.devnull, "wb") as nowhere:
             yield nowhere
 
 
 def _is_full(output: IO[Any]) -> bool:
-    """Say whether a file is on a file system that even root cannot write to any more."""
+    """Return whether a file is on a full file system, where even root cannot write."""
     try:
         number = output.fileno()
         room = os.fstatvfs(number)
         return stat.S_ISREG(os.fstat(number).st_mode) and room.f_bfree * room.f_frsize < _ROOM
-    except (OSError, ValueError, AttributeError):  # it is closed, or no file
+    except (OSError, ValueError, AttributeError):  # closed, or not a file
         return False
 
 
 def through_proxy(host: settings.Host) -> list[str]:
-    """Return what makes fetch-crl, the one job of the host, go through the proxy that its environment names."""
+    """Return the flags that make fetch-crl use the proxy in its environment."""
     return ["--define", "http_proxy=ENV"] if "HTTP_PROXY" in host.proxies else []
 
 
 def _seconds(text: str) -> timedelta:
     if not text.isdecimal() or not 0 < int(text) < 10**7:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 3600")
     return timedelta(seconds=int(text))
 
 
 VERB = cli.Program(
-    "run", "Runs a job once and returns its exit status.", add_arguments, run, has_rest=True
+    "run", "Run a job once, and return its exit status.", add_arguments, run, has_rest=True
 )

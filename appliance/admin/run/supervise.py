@@ -1,7 +1,7 @@
-"""A child process under watch: it has a deadline, and what this process is told to do, the child's work is told too.
+"""A supervised child process: it has a deadline, and receives the signals sent to this process.
 
 Signals arrive through a pipe and the child's end through its pidfd, so that one ``poll`` waits for
-both and for the deadline. Should this process be killed, the kernel sends the child SIGTERM.
+both and for the deadline. If this process is killed, the kernel sends SIGTERM to the child.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import BinaryIO
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = timedelta(seconds=30)
-"""What a job gets between being told to stop and being killed."""
+"""Time for a job between SIGTERM and SIGKILL."""
 _SETPRIV = "/usr/bin/setpriv"
 _LAST_WORDS = 5  # seconds; a grandchild may hold the pipe open
 _LONGEST_POLL = 86400  # seconds: the kernel counts milliseconds in 32 bits
 
 Forward = Callable[[str], bool]
-"""Passes a signal, by name, to where the work is done; says whether anybody took it."""
+"""Forwards a signal, by name, to the job's container; returns whether one received it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildExit:
-    """How a child ended: its exit status as a shell gives it, and what it was stopped by, if it was."""
+    """The exit status of a child, as a shell reports it, and what stopped it, if anything."""
 
     code: int
     stopped_by: str
@@ -49,32 +49,32 @@ def run(
 ) -> ChildExit:
     """Run a command to its end.
 
-    A signal that ``forward`` finds nobody for goes to the child itself. After ``grace`` follows
-    SIGKILL. ``output`` takes both of the child's streams instead of ours; with ``errors``, that is
-    called with each line of standard error.
+    A signal for which ``forward`` returns False goes to the child itself. SIGKILL follows after
+    ``grace``. ``output`` replaces standard output and standard error of the child; ``errors``, if
+    given, is called with each line of standard error instead.
     """
-    with _signals() as told:
+    with _signals() as pending:
         child = subprocess.Popen(
             [_SETPRIV, "--pdeathsig", "TERM", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output if errors is None else subprocess.PIPE,
             env=dict(environment),
-            # a terminal's interrupt reaches this process alone, which hands it on once
+            # The terminal then interrupts this process only, which forwards the signal once.
             start_new_session=True,
         )
         reader = threading.Thread(target=_read, args=(child.stderr, errors), daemon=True)
         if errors is not None:
             reader.start()
         try:
-            return _watch(child, told=told, timeout=timeout, grace=grace, forward=forward)
+            return _watch(child, pending=pending, timeout=timeout, grace=grace, forward=forward)
         finally:
             if errors is not None:
                 reader.join(_LAST_WORDS)
 
 
 def _read(stream: BinaryIO | None, errors: Callable[[bytes], None]) -> None:
-    """Pass on lines until nobody has the other end any more."""
+    """Call ``errors`` with each line until all writers have closed the stream."""
     if stream is not None:
         with stream:
             for line in stream:
@@ -84,7 +84,7 @@ def _read(stream: BinaryIO | None, errors: Callable[[bytes], None]) -> None:
 def _watch(
     child: subprocess.Popen[bytes],
     *,
-    told: int,
+    pending: int,
     timeout: timedelta,
     grace: timedelta,
     forward: Forward,
@@ -92,7 +92,7 @@ def _watch(
     end = os.pidfd_open(child.pid)
     poll = select.poll()
     poll.register(end, select.POLLIN)
-    poll.register(told, select.POLLIN)
+    poll.register(pending, select.POLLIN)
     deadline, stopped_by = time.monotonic() + timeout.total_seconds(), ""
     try:
         while True:
@@ -101,15 +101,15 @@ def _watch(
             )
             if end in ready:
                 return ChildExit(_status(child.wait()), stopped_by)
-            if told in ready:
-                name = signal.Signals(os.read(told, 1)[0]).name
+            if pending in ready:
+                name = signal.Signals(os.read(pending, 1)[0]).name
             elif time.monotonic() < deadline:
                 continue
             else:
                 name = "SIGKILL" if stopped_by else "SIGTERM"
             first = not stopped_by
             if first:
-                stopped_by = name if told in ready else f"its time limit of {_length(timeout)}"
+                stopped_by = name if pending in ready else f"its time limit of {_length(timeout)}"
                 deadline = time.monotonic() + grace.total_seconds()
             if not forward(name) or name == "SIGKILL":
                 child.send_signal(signal.Signals[name])
@@ -121,7 +121,7 @@ def _watch(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[int]:
-    """Yield a descriptor that gives the number of each signal to forward, one octet each."""
+    """Yield a descriptor from which each signal to forward is read as one byte."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before = {number: signal.signal(number, lambda *_: None) for number in FORWARDED}
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

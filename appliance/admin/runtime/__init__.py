@@ -1,1 +1,1 @@
-"""What runs the jobs and services of a host: an engine with Compose, or the host itself."""
+"""The runtime of jobs and services: the Docker engine with Compose, or the host itself."""

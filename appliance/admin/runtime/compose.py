@@ -1,19 +1,19 @@
-"""Compose on this host: which program it is, of which version, and what differs between versions.
+"""Compose on this host: the program, its version, and the differences between versions.
 
 Three generations run the same compose file: 1.29.2 (Python), v2 and v5 (Go; there is no v3 or v4).
-The last two are plugins of Docker's client, `docker compose`, or a program of their own,
-`docker-compose`. The plugin's file started directly behaves as the program does, so that one path
-stands for all of them and Docker's client is not needed.
+v2 and v5 are plugins of Docker's client, `docker compose`, or a program, `docker-compose`. The file
+of the plugin, started directly, behaves like the program. One path therefore describes each of
+them, and Docker's client is not needed.
 
-What differs between the generations is levelled out here, for all callers:
+This module hides the differences from its callers:
 
-- v2 and v5 draw their progress and a menu, and warn of containers that the file no longer has:
-  `ENVIRONMENT` and `quiet` switch that off. 1.29.2 ignores the variables that it does not know, but
-  refuses an unknown flag.
-- An engine since version 29 refuses 1.29.2, whose protocol is too old for it. A plugin therefore
-  comes first.
-- `name`, `up --wait`, `start_interval` and the like, which 1.29.2 does not have, are not used; nor
-  is anything of ``build``, where v5 differs from v2.
+- v2 and v5 draw their progress and a menu, and warn of containers that the file no longer has.
+  `ENVIRONMENT` and `quiet` switch that off. 1.29.2 ignores variables that it does not know, but
+  rejects an unknown flag.
+- Docker engines since version 29 reject 1.29.2, because its protocol is too old. A plugin is
+  therefore preferred to a program.
+- The compose file uses nothing that 1.29.2 lacks, such as `name`, `up --wait` or `start_interval`,
+  and nothing of ``build``, where v5 differs from v2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from appliance.core.run.errors import Unavailable
 
 PLUGIN = "docker compose"
-"""In the configuration: the plugin, wherever it is."""
+"""The word in the configuration that stands for the plugin, in any directory."""
 PROGRAMS = ("/usr/local/bin/docker-compose", "/usr/bin/docker-compose")
 PLUGINS = tuple(
     f"{place}/docker-compose"
@@ -38,7 +38,8 @@ PLUGINS = tuple(
 )
 """Where Docker's client looks for plugins of the whole host.
 
-Root's own are left out: units cannot see /root, and all callers must find the same program.
+Plugins in root's home directory do not count: units cannot see /root, and all callers must find the
+same program.
 """
 ENVIRONMENT: Mapping[str, str] = {
     "COMPOSE_ANSI": "never",
@@ -47,7 +48,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "COMPOSE_IGNORE_ORPHANS": "true",
     "DOCKER_CLI_HINTS": "false",
 }
-"""Keeps Compose's own words out of what services and jobs print."""
+"""Variables that keep Compose's own output out of that of services and jobs."""
 OLDEST = (1, 29)
 REMEDY = "install Compose: apt-get install docker-compose, or Docker's docker-compose-plugin"
 _ANSWER = 30  # seconds; 1.29.2 starts in one
@@ -56,16 +57,18 @@ _TAIL = 4096  # bytes; PyInstaller writes its mark into the last hundred
 
 
 def find(root: Path = Path("/")) -> Path:
-    """Return the Compose of this host: a plugin, else a program; the usual place if none."""
+    """Return the Compose of this host: a plugin, else a program, else the usual path."""
     places = [*PLUGINS, *PROGRAMS]
     found = next((place for place in places if _is_program(root / place.lstrip("/"))), PROGRAMS[-1])
     return root / found.lstrip("/")
 
 
 def resolve(text: str, root: Path = Path("/")) -> Path:
-    """Return the program that ``engine: compose:`` stands for: a path, the plugin, or nothing.
+    """Return the program that ``engine: compose:`` selects; it may be empty.
 
-    Raises `ValueError` for anything else.
+    Raises:
+        ValueError: The text is neither an absolute path nor `PLUGIN`.
+
     """
     if not text:
         return find(root)
@@ -79,7 +82,12 @@ def resolve(text: str, root: Path = Path("/")) -> Path:
 
 
 def version(program: Path) -> str:
-    """Return the version of a Compose, such as ``5.0.1``; raises `Unavailable` for none or too old."""
+    """Return the version of a Compose, such as ``5.0.1``.
+
+    Raises:
+        Unavailable: The program is missing, fails, or is older than 1.29.
+
+    """
     require(program)
     command = [str(program), "version", "--short"]
     environment = {
@@ -105,7 +113,7 @@ def version(program: Path) -> str:
         words = " ".join((done.stderr or done.stdout).split())[:200]
         raise Unavailable(
             program,
-            f"does not say its version: {words or f'exit status {done.returncode}'}",
+            f"does not print its version: {words or f'exit status {done.returncode}'}",
             REMEDY,
         )
     if (int(match[1]), int(match[2])) < OLDEST:
@@ -114,7 +122,12 @@ def version(program: Path) -> str:
 
 
 def require(program: Path) -> None:
-    """Raise `Unavailable` when there is no such program."""
+    """Check that the program exists.
+
+    Raises:
+        Unavailable: It does not, or cannot be executed.
+
+    """
     if not _is_program(program):
         raise Unavailable(program, "is not installed", REMEDY)
 
@@ -122,16 +135,16 @@ def require(program: Path) -> None:
 def quiet(program: Path) -> list[str]:
     """Return the flags that keep a Compose from drawing its progress; none for 1.29.2.
 
-    Releases of v2 before 2.27 do not read COMPOSE_PROGRESS. To ask for the version takes 1.29.2 a
-    second, on every call; the kind of file says enough: a compiled program that PyInstaller has not
-    made is Go's. A script may be anything, and gets none.
+    Releases of v2 before 2.27 do not read COMPOSE_PROGRESS. 1.29.2 takes a second to print its
+    version, so the format of the file decides instead: a compiled program is Go's unless
+    PyInstaller made it. A script may be any version, and gets no flag.
     """
     try:
         with program.open("rb") as file:
             is_compiled = file.read(len(_ELF)) == _ELF
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             is_go = is_compiled and _PYINSTALLER not in file.read()
-    except OSError:  # whoever starts it reports that
+    except OSError:  # the caller reports it when it starts the program
         return []
     return ["--progress", "quiet"] if is_go else []
 
@@ -139,5 +152,5 @@ def quiet(program: Path) -> list[str]:
 def _is_program(path: Path) -> bool:
     try:
         return path.is_file() and bool(path.stat().st_mode & 0o111)
-    except OSError:  # a directory on the way is closed
+    except OSError:  # a directory of the path cannot be searched
         return False

@@ -1,7 +1,7 @@
-"""Docker-compose as a program that we call: its environment, its noise, and its failures in words of ours.
+"""The output of docker-compose: noise, lines of the program in the container, and failures.
 
-What it prints about itself goes to standard error, together with what the program in the container
-prints there.
+docker-compose writes its own messages to standard error, where the program in the container writes
+too. The patterns here separate them; they cover Compose 1.29.2, v2 and v5.
 """
 
 from __future__ import annotations
@@ -21,25 +21,32 @@ _NOISE = re.compile(
     r"(?:Creating|Recreating|Starting|Stopping|Removing|Pulling) \S+ +(?:\(.*\))?\.\.\..*"
     r"|Creating (?:network|volume) \".*"
     r"|Attaching to .*|Found orphan containers .*"
-    r"|(?:Container|Network|Volume) \S+ +(?:Creating|Created|Starting|Started|Running|Recreate|Recreated|Removed)"
+    r"|(?:Container|Network|Volume) \S+ +"
+    r"(?:Creating|Created|Starting|Started|Running|Recreate|Recreated|Removed)"
     r"|time=\"[^\"]*\" level=(?:warning|info) .*"
     r"|(?:ERROR: )?\d{1,3}"
 )
-"""Lines of Compose 1.29 and 2 that say what it does; and the program's exit status, which 1.29 reports as an error."""
+"""Progress lines of Compose 1.29 and v2.
+
+The last pattern is the exit status of the program, which 1.29 reports as an error.
+"""
 _SUMMARY = "Encountered errors while bringing up the project"
-"""The last line of 1.29, which says nothing; the reason stands before it."""
+"""The last line of a failure of 1.29; the reason is in the line before it."""
 _FAILURE = re.compile(
-    r"(?:ERROR: |Error response from daemon: |Error: |Cannot connect to the Docker daemon|error while interpolating"
-    r"|required variable |Couldn't connect|invalid (?:spec|mount|compose)|service \S+ |validating |yaml: )"
+    r"(?:ERROR: |Error response from daemon: |Error: |Cannot connect to the Docker daemon"
+    r"|error while interpolating|required variable |Couldn't connect"
+    r"|invalid (?:spec|mount|compose)|service \S+ |validating |yaml: )"
 )
-"""How a failure of docker-compose itself begins."""
+"""The beginning of a failure of docker-compose itself."""
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\b]")
 _SOURCE = re.compile(r"(?:bind source path does not exist: |invalid mount config[^/]*)(/[^\s\"']+)")
 _PORT = re.compile(
-    r"[Bb]ind for (\S+) failed|listen tcp\d? (\S+): bind: address already in use|exposing port \w+ (\S+)"
+    r"[Bb]ind for (\S+) failed|listen tcp\d? (\S+): bind: address already in use"
+    r"|exposing port \w+ (\S+)"
 )
 _ENGINE = re.compile(
-    r"(?:Cannot|Couldn't|Can't) connect to (?:the )?Docker daemon|Connection refused|docker\.sock"
+    r"(?:Cannot|Couldn't|Can't) connect to (?:the )?Docker daemon"
+    r"|Connection refused|docker\.sock"
 )
 _VARIABLE = re.compile(r"required variable (\w+) is missing|Missing mandatory value for \"?(\w+)")
 _PREFIX = re.compile(
@@ -48,22 +55,25 @@ _PREFIX = re.compile(
 
 
 def environment(host: Host) -> dict[str, str]:
-    """Return docker-compose's environment; the units keep root's home directory out of reach."""
+    """Return docker-compose's environment, with the caller's HOME.
+
+    Units set HOME to a directory in /run, because they cannot see root's home directory.
+    """
     found = dict(settings.compose_environment(host))
     return found | {"HOME": os.environ.get("HOME") or found["HOME"]}
 
 
 def is_noise(line: str) -> bool:
-    """Say whether a line of standard error is docker-compose's own, and tells nothing that anybody needs."""
+    """Return whether a line of standard error is a progress line of docker-compose."""
     words = _CONTROLS.sub("", line).strip()
     return not words or bool(_NOISE.fullmatch(words))
 
 
 class Relay:
-    """Passes on what comes by docker-compose's standard error, line by line, but for its own words.
+    """Copies docker-compose's standard error, line by line, without its progress lines.
 
-    What looks like a failure of docker-compose is held back until it is known whether the program
-    has run.
+    Lines that look like a failure of docker-compose are held back until the caller knows whether
+    the program has run: the program may have written them itself.
     """
 
     def __init__(self, output: BinaryIO) -> None:
@@ -71,7 +81,7 @@ class Relay:
         self.held: list[str] = []
 
     def __call__(self, line: bytes) -> None:
-        """Pass on a line, or hold it back."""
+        """Copy a line, drop it, or hold it back."""
         text = line.decode(errors="replace")
         if is_noise(text):
             return
@@ -81,25 +91,25 @@ class Relay:
         self._write(line)
 
     def release(self) -> None:
-        """Pass on what was held back: the program itself has said that."""
+        """Write the lines that were held back: the program has written them itself."""
         for text in self.held:
             self._write(text.encode())
         self.held.clear()
 
     def _write(self, line: bytes) -> None:
-        # a full disk or a closed terminal ends no job
+        # A full disk or a closed terminal must not end the job.
         with contextlib.suppress(OSError, ValueError):
             self._output.write(line)
             self._output.flush()
 
 
 def not_installed(program: str, error: OSError) -> Unavailable:
-    """Return the error of a docker-compose that cannot be started."""
+    """Return the error for a docker-compose that cannot be started."""
     return Unavailable(program, (error.strerror or str(error)).lower(), compose.REMEDY)
 
 
 def failure(subject: str, said: Sequence[str]) -> Unavailable:
-    """Return why docker-compose could not run a container at all, from what it wrote to standard error."""
+    """Return why docker-compose could not run a container, from its standard error."""
     lines = [
         _CONTROLS.sub("", line).strip()
         for line in said
@@ -126,7 +136,7 @@ def failure(subject: str, said: Sequence[str]) -> Unavailable:
         )
     if _ENGINE.search(text):
         return Unavailable(subject, "the Docker engine does not answer", "systemctl start docker")
-    last = next((_PREFIX.sub("", line) for line in reversed(lines) if line), "it said nothing")
+    last = next((_PREFIX.sub("", line) for line in reversed(lines) if line), "it printed nothing")
     return Unavailable(
         subject, f"its container cannot be started: {last[:300]}", "see systemctl status docker"
     )

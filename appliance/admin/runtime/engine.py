@@ -1,9 +1,9 @@
-"""The Docker engine as the appliance asks it: what runs, how it fares, what it said.
+"""The client of the Docker engine: containers with their state, health and logs.
 
-This is the one module that imports docker.
+This is the only module that imports docker.
 
-Containers are known by the labels that docker-compose gives them, never by their names: those
-differ between its versions.
+Containers are found by the labels that docker-compose sets, never by their names: the names differ
+between its versions.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ PROJECT = "fedcloud"
 JOB_LABEL = "eu.egi.fedcloud.job"
 _ONE_OFF = "com.docker.compose.oneoff"
 _SERVICE = "com.docker.compose.service"
-_ANSWER = 20  # seconds that the engine may take
+_ANSWER = 20  # seconds that the engine may take to answer
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """One long-running service. ``health`` is docker's word: healthy, unhealthy, starting, or empty without a check."""
+    """The state of a long-running service.
+
+    ``health`` is Docker's word: healthy, unhealthy or starting; empty without a health check.
+    """
 
     service: str
     state: str
@@ -38,24 +41,24 @@ class ServiceState:
     since: datetime | None
     restarts: int
     exit_status: int | None
-    """With which it ended; None while it runs."""
+    """The exit status of the container; None while it runs."""
     said: str
-    """What the last health check printed."""
+    """The output of the last health check."""
 
     @property
     def is_running(self) -> bool:
-        """Return whether its container runs, or is about to run again."""
+        """Return whether its container runs or is being restarted."""
         return self.state in ("running", "restarting", "paused")
 
     @property
     def is_well(self) -> bool:
-        """Say whether it runs, and nothing that it says of itself is bad; just started, it says nothing yet."""
+        """Return whether it runs and is not unhealthy; a first start counts as healthy."""
         is_new = self.health == "starting" and not self.restarts
         return self.state == "running" and (is_new or self.health in ("", "healthy"))
 
 
 class Engine:
-    """A connection to the engine, open until the end of the ``with`` block. All methods raise `Unavailable`."""
+    """A connection to the engine, a context manager. All methods raise `Unavailable`."""
 
     def __init__(self, socket: Path) -> None:
         import docker  # noqa: PLC0415  start-up is a cost
@@ -74,20 +77,28 @@ class Engine:
             )
         except self._broken as error:
             raise Unavailable(
-                socket, f"the Docker engine does not answer: {_words(error)}", remedy
+                socket, f"the Docker engine does not answer: {_message(error)}", remedy
             ) from error
         self._refuse_podman()
 
     def _refuse_podman(self) -> None:
-        """Raise `Unavailable` for podman's service, which answers as Docker and ignores some of our settings."""
-        told: Any = self._ask(self._client.version)
-        names = [str(part.get("Name", "")) for part in told.get("Components") or []]
+        """Reject podman's service, which speaks Docker's protocol but ignores some settings.
+
+        Raises:
+            Unavailable: Podman answers on the socket.
+
+        """
+        version: Any = self._ask(self._client.version)
+        names = [str(part.get("Name", "")) for part in version.get("Components") or []]
         if any("podman" in name.lower() for name in names):
-            remedy = "install docker.io, or name Docker's socket as engine: socket: in /etc/fedcloud/appliance.yaml"
+            remedy = (
+                "install docker.io, or name Docker's socket as"
+                " engine: socket: in /etc/fedcloud/appliance.yaml"
+            )
             raise Unavailable(self._socket, "podman answers there, which is not supported", remedy)
 
     def image(self, tag: str) -> str:
-        """Return the id of an image, empty when the engine does not have it."""
+        """Return the id of an image; empty if the engine does not have it."""
         try:
             found: Any = self._ask(self._client.images.get, tag)
         except _Missing:
@@ -95,17 +106,20 @@ class Engine:
         return str(found.id)
 
     def remove_job(self, job: str, *, grace: timedelta) -> int:
-        """Stop and remove what is left of a job whose wrapper was killed; returns how many containers that were."""
+        """Stop and remove the containers that a killed run has left; return how many."""
         left = self._containers(f"{JOB_LABEL}={job}")
         for container in left:
-            # it has ended meanwhile, and was told to remove itself
+            # It may end meanwhile; `--rm` then removes it.
             with contextlib.suppress(_Missing):
                 self._ask(container.stop, timeout=round(grace.total_seconds()))
                 self._ask(container.remove, force=True, v=True)
         return len(left)
 
     def has_ended(self, job: str, *, since: datetime) -> bool:
-        """Return whether a container of this job has run, and ended, since then; the engine keeps some 250 events."""
+        """Return whether a container of this job has ended since then.
+
+        The engine keeps its last 256 events, so ask soon after the end.
+        """
         span = {"since": f"{since.timestamp() - 1:.3f}", "until": f"{time.time():.3f}"}
         filters = {"event": ["die"], "label": [f"{JOB_LABEL}={job}"]}
         return any(
@@ -113,17 +127,17 @@ class Engine:
         )
 
     def signal_job(self, job: str, signal: str) -> bool:
-        """Send a signal to a job's container; returns whether there is one that runs."""
-        told = False
+        """Send a signal to a job's container; return whether one runs."""
+        is_sent = False
         for container in self._containers(f"{JOB_LABEL}={job}"):
             if container.status == "running":
                 with contextlib.suppress(_Missing):
                     self._ask(container.kill, signal=signal)
-                    told = True
-        return told
+                    is_sent = True
+        return is_sent
 
     def remove_ended(self, name: str) -> None:
-        """Remove a container of this name that has ended or never started; one that runs is left alone."""
+        """Remove a container of this name that has ended or never started, not one that runs."""
         filters = {"name": f"^/{name}$", "status": ["exited", "created"]}
         for container in self._ask(
             self._client.containers.list, all=True, filters=filters, ignore_removed=True
@@ -132,7 +146,7 @@ class Engine:
                 self._ask(container.remove, v=True)
 
     def services(self) -> list[ServiceState]:
-        """Return the state of all containers of the project that are no jobs."""
+        """Return the state of all services of the project that have a container."""
         found = [
             one
             for one in self._containers()
@@ -141,16 +155,16 @@ class Engine:
         return sorted((_state(one) for one in found), key=lambda state: state.service)
 
     def passes_check(self, service: str) -> bool:
-        """Run a service's own health check in its container, now; False while there is none that runs."""
+        """Run a service's health check in its container; return False if none runs."""
         for container in self._of_service(service):
             test = (container.attrs["Config"].get("Healthcheck") or {}).get("Test") or []
             if container.status == "running" and test[:1] == ["CMD"]:
-                with contextlib.suppress(Unavailable):  # it has ended meanwhile
+                with contextlib.suppress(Unavailable):  # it may end meanwhile
                     return bool(self._ask(container.exec_run, test[1:]).exit_code == 0)
         return False
 
     def logs(self, service: str, *, lines: int, follow: bool) -> Iterator[bytes]:
-        """Yield what a service has written, as far as the engine has kept it; without end while it ``follow``s."""
+        """Yield the output of a service that the engine has kept; without end with ``follow``."""
         found = self._of_service(service)
         if not found:
             raise Unavailable(
@@ -165,7 +179,7 @@ class Engine:
                 yield self._ask(container.logs, tail=lines)
 
     def close(self) -> None:
-        """Take leave."""
+        """Close the connection."""
         self._client.close()
 
     def __enter__(self) -> Self:
@@ -175,7 +189,7 @@ class Engine:
         self.close()
 
     def _of_service(self, service: str) -> list[Any]:
-        """Return a service's containers, without those that only check its configuration."""
+        """Return a service's containers, without those of configuration checks."""
         return [
             one
             for one in self._containers(f"{_SERVICE}={service}")
@@ -193,25 +207,25 @@ class Engine:
         try:
             return question(*arguments, **options)
         except self._errors.NotFound as error:
-            raise _Missing(self._socket, _words(error)) from error
+            raise _Missing(self._socket, _message(error)) from error
         except self._broken as error:
-            raise Unavailable(self._socket, f"the Docker engine: {_words(error)}") from error
+            raise Unavailable(self._socket, f"the Docker engine: {_message(error)}") from error
 
 
 def _is_listened_at(path: Path) -> bool:
-    """Say whether somebody listens; an engine that was stopped may leave the name of its socket behind."""
+    """Return whether a process listens; a stopped engine may leave its socket behind."""
     with socketlib.socket(socketlib.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-        except OSError:  # whatever else it is, the client tells it better
+        except OSError:  # the client reports every other error in more detail
             return True
     return True
 
 
 class _Missing(Unavailable):
-    """The engine has no such thing, or no longer."""
+    """The engine does not have the container or image."""
 
 
 def _state(container: Any) -> ServiceState:
@@ -230,14 +244,14 @@ def _state(container: Any) -> ServiceState:
 
 
 def _moment(text: str) -> datetime | None:
-    """Read the engine's time, whose fractions have nine digits."""
+    """Return the engine's time without its fraction, which has nine digits; None if unset."""
     try:
         moment = datetime.fromisoformat(text[:19] + "+00:00")
     except ValueError:
         return None
-    return moment if moment.year > 1 else None  # year 1 stands for never
+    return moment if moment.year > 1 else None  # Go's zero time, year 1, means never
 
 
-def _words(error: BaseException) -> str:
-    told = getattr(error, "explanation", None) or str(error)
-    return " ".join(str(told).split())
+def _message(error: BaseException) -> str:
+    text = getattr(error, "explanation", None) or str(error)
+    return " ".join(str(text).split())

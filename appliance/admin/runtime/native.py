@@ -1,14 +1,12 @@
-"""Jobs and services without containers: programs of the host, as the account of the appliance.
+"""Jobs and services without containers: programs in ``/opt/fedcloud/current``, services as units.
 
-The programs are those of ``/opt/fedcloud/current``.
-
-The installer writes to the state directory that a host is one; everybody else asks
+The installer records in the state directory that a host runs without containers; other modules read
 `appliance.admin.settings.Host`.
 
 A job gets what its container would get: the account, no capabilities and no way to gain any, and
-mounts of its own, which end with it: its directory of run records, the copy of the host key, the
-images. `unshare` and `setpriv` (util-linux) do that, and become the program: a signal for the child
-reaches it. The services are units of systemd.
+bind mounts in a namespace of its own: its directory of run records, the copy of the host key, the
+images. `unshare` and `setpriv` (util-linux) set that up and then execute the program, so that it
+keeps their process id and receives signals sent to the child.
 """
 
 from __future__ import annotations
@@ -31,17 +29,17 @@ AUTHORITIES = (
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
 )
-"""Where systems keep the authorities of web servers: Debian's family, Red Hat's, others."""
+"""Bundles of web server authorities: of Debian's family, of Red Hat's, of others."""
 UNITS = {"cloudbdii": "cloudbdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
-"""By service."""
+"""The systemd unit of each service, without containers."""
 _PLACES: Mapping[str, str | tuple[str, int]] = {
     "cloudbdii": ("127.0.0.1", 2171),
     "sitebdii": ("localhost", 2170),
     "cloudkeeper-os": "/run/cloudkeeper/backend.sock",
 }
-"""Where each service listens."""
+"""Where each service listens: the path of a unix socket, or host and port."""
 _ANSWER = 5.0
-"""Seconds until a listener must take a connection."""
+"""Seconds within which a listener must accept a connection."""
 _SYSTEMCTL, _JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
 _HEALTH = {"active": "healthy", "activating": "starting", "failed": "unhealthy"}
 _BIND = """
@@ -54,7 +52,7 @@ _IMAGES = ("/image_data", "/var/spool/cloudkeeper/images")
 
 
 def authorities(named: str = "") -> str:
-    """Return the file of authorities of web servers that is named, else this system's."""
+    """Return the file of web server authorities: the ``named`` one, else this system's."""
     usual = next((place for place in AUTHORITIES if Path(place).exists()), AUTHORITIES[0])
     return named if named and Path(named).exists() else usual
 
@@ -64,7 +62,9 @@ def command(
 ) -> list[str]:
     """Return the command line of a job; ``mounts`` are ``SOURCE:TARGET:ro``, as for a container.
 
-    Raises `Unavailable` when the program is not installed.
+    Raises:
+        Unavailable: The program is not installed.
+
     """
     name, *flags = job.command
     program = layout.path(PROGRAMS) / name
@@ -86,7 +86,7 @@ def command(
 def environment(
     proxies: Mapping[str, str], *, named_authorities: str, root: Path
 ) -> dict[str, str]:
-    """Return the environment of a job, as its image would set it."""
+    """Return the environment of a job: the one that its container would have."""
     file = authorities(named_authorities)
     found = {
         "PATH": f"{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -102,22 +102,27 @@ def environment(
 
 
 def services() -> list[ServiceState]:
-    """Return the state of each service whose unit is installed; raises `Unavailable`."""
+    """Return the state of each service whose unit is installed.
+
+    Raises:
+        Unavailable: systemctl fails.
+
+    """
     found = []
     for service, unit in UNITS.items():
-        told = _show(unit)
-        if told.get("LoadState") != "loaded":
+        shown = _show(unit)
+        if shown.get("LoadState") != "loaded":
             continue
-        active = told.get("ActiveState", "")
+        active = shown.get("ActiveState", "")
         is_running = active in ("active", "activating")
         found.append(
             ServiceState(
                 service=service,
                 state="running" if is_running else "exited",
                 health=_HEALTH.get(active, ""),
-                since=_moment(told.get("StateChangeTimestamp", "")),
-                restarts=int(told.get("NRestarts") or 0),
-                exit_status=None if is_running else int(told.get("ExecMainStatus") or 0),
+                since=_moment(shown.get("StateChangeTimestamp", "")),
+                restarts=int(shown.get("NRestarts") or 0),
+                exit_status=None if is_running else int(shown.get("ExecMainStatus") or 0),
                 said="",
             )
         )
@@ -125,7 +130,7 @@ def services() -> list[ServiceState]:
 
 
 def amiss(service: str, layout: Layout) -> str:
-    """Return why nobody takes connections where a service listens; empty when somebody does."""
+    """Return why a service does not accept connections; empty if it does."""
     place = _PLACES[service]
     try:
         if isinstance(place, str):
@@ -140,7 +145,7 @@ def amiss(service: str, layout: Layout) -> str:
 
 
 def logs(services: Sequence[str], *, lines: int, follow: bool) -> int:
-    """Print what services have written to the journal, in the order of time; returns journalctl's exit status."""
+    """Print the journal of services in the order of time; return journalctl's exit status."""
     units = [word for service in services for word in ("-u", f"{UNITS[service]}.service")]
     words = [
         _JOURNALCTL,

@@ -1,10 +1,10 @@
-"""How far back the next extraction of usage will reach: checkpoints, else ``--since``.
+"""The start of the next extraction of usage: the checkpoint of a project, else ``--since``.
 
-A plain `caso-extract` reads the usage of such a project since 1970, as cASO does. The appliance
-passes a date: the one that `appliance schedule --since DATE` has kept, else the first day of the
-month in which the appliance first asked. A server that existed on that date is accounted from its
-creation, because the repository takes a month's use for the growth since the month before; servers
-that ended earlier are left out.
+For a project without a checkpoint a plain `caso-extract` reads the usage since 1970, as cASO does.
+The appliance passes a date: the one of `appliance schedule --since DATE`, else the first day of the
+month of the first extraction. A server that existed on that date is accounted from its creation,
+because the repository computes the use of a month as the growth since the month before. Servers
+that were deleted earlier are left out.
 """
 
 from __future__ import annotations
@@ -29,26 +29,31 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def kept(layout: Layout) -> datetime | None:
-    """Return the date that is kept, if any; raises `ConfigurationError` for what is no date."""
+    """Return the date in the state directory; None without one.
+
+    Raises:
+        ConfigurationError: The file does not hold a date.
+
+    """
     path = layout.path(_KEPT)
     try:
         return moment(path.read_text(errors="replace").strip())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        cause = "holds no date; write it anew with appliance schedule --since DATE"
+        cause = "does not hold a date; write one with appliance schedule --since DATE"
         raise ConfigurationError([Problem(path, 0, "", cause)]) from error
 
 
 def keep(since: datetime, layout: Layout) -> None:
-    """Keep a date in the state directory."""
+    """Write a date to the state directory."""
     path = layout.path(_KEPT)
     files.make_directory(path.parent, mode=0o755)
     files.write_atomic(path, f"{since.isoformat()}\n".encode(), mode=0o644)
 
 
 def arguments(layout: Layout, *, changes_nothing: bool) -> list[str]:
-    """Return what caso-extract is told; from the first run on the date is kept."""
+    """Return the flags for caso-extract; the first run writes the date to the state directory."""
     found = since(layout)
     if not changes_nothing and kept(layout) is None:
         try:
@@ -63,20 +68,25 @@ def arguments(layout: Layout, *, changes_nothing: bool) -> list[str]:
 
 
 def since(layout: Layout) -> datetime:
-    """Return from when projects without a checkpoint are accounted."""
+    """Return the date from which projects without a checkpoint are accounted."""
     return kept(layout) or clock.now().astimezone(UTC).replace(
         day=1, hour=0, minute=0, second=0, microsecond=0
     )
 
 
 def moment(text: str) -> datetime:
-    """Return a date or a time in UTC; raises `ValueError`."""
+    """Return a date or time in ISO 8601 as a time in UTC.
+
+    Raises:
+        ValueError: The text has another form.
+
+    """
     found = datetime.fromisoformat(text)
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def show(layout: Layout) -> Iterator[str]:
-    """Yield a line for each checkpoint, and one for the projects that have none."""
+    """Yield a line for each checkpoint, and one for the projects without one."""
     fixed, place = _option(layout, "extract_from")
     if fixed:
         yield f"  every run: from {fixed} (extract_from in {place})"
@@ -88,7 +98,7 @@ def show(layout: Layout) -> Iterator[str]:
             if path == general
             else path.name.removeprefix("lastrun.")
         )
-        yield f"  {name}: from {_reached(path)}"
+        yield f"  {name}: {_reached(path)}"
     if not general.exists():
         date = since(layout).isoformat(sep=" ", timespec="minutes")
         for name in (*_unaccounted(layout), "projects without a checkpoint"):
@@ -96,7 +106,7 @@ def show(layout: Layout) -> Iterator[str]:
 
 
 def _unaccounted(layout: Layout) -> Iterator[str]:
-    """Yield the projects that caso.conf lists and that have no checkpoint."""
+    """Yield the projects of caso.conf that have no checkpoint."""
     listed = _option(layout, "projects")[0] or _option(layout, "tenants")[0]
     for name in filter(None, map(str.strip, listed.split(","))):
         path = layout.path(_SPOOL) / f"lastrun.{name}"
@@ -108,15 +118,17 @@ def _reached(path: Path) -> str:
     try:
         found = lastrun.read(path)
     except (ValueError, OSError):
-        return f"nowhere, since {path} holds no time"
-    return f"{found.isoformat(sep=' ', timespec='minutes')} (checkpoint)" if found else "nowhere"
+        return f"no checkpoint: {path} does not hold a time"
+    if found is None:
+        return "no checkpoint"
+    return f"from {found.isoformat(sep=' ', timespec='minutes')} (checkpoint)"
 
 
 def _option(layout: Layout, name: str) -> tuple[str, str]:
-    """Return an option of [DEFAULT] in caso.conf and where it stands; empty when it is not set.
+    """Return an option of [DEFAULT] in caso.conf, and ``PATH:LINE``; both empty if it is not set.
 
-    The dialect is oslo.config's, which is not on the host: of a plain option all dialects say the
-    same. What is wrong in the file, the program itself reports.
+    oslo.config is not installed on the host, so plain ``name = value`` lines are matched here. The
+    program itself reports errors in the file.
     """
     path, section, found = layout.path(_CONFIGURATION), "DEFAULT", ("", "")
     try:

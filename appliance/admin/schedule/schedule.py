@@ -1,8 +1,8 @@
-"""``appliance schedule cron|systemd``: lets one of the two start the jobs, and the other none of them.
+"""``appliance schedule cron|systemd``: make either of the two start the jobs, and not the other.
 
-The one that is left is undone first: between the two steps no job starts, never two. Asked for what
-is so already, it changes nothing. What cannot be done to the end is undone: somebody starts the
-jobs.
+The old starter is disabled first, so that no job is started twice in between. If a step fails, the
+previous state is restored, so that the jobs are started in any case. A run that finds the wanted
+state changes nothing.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    add_starter(parser, "who shall start the jobs")
+    add_starter(parser, "starter of the jobs (default: print the present one)")
     parser.add_argument(
-        "--show", action="store_true", help="print who starts what, and change nothing"
+        "--show", action="store_true", help="print what starts each job, and change nothing"
     )
     add_since(parser)
     parser.add_argument(
@@ -41,23 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="JOB",
-        help="schedule this job, too; not every site needs it",
+        help="also schedule this job, which not every site needs; may be repeated",
     )
 
 
 def add_starter(parser: argparse.ArgumentParser, words: str) -> None:
-    """Add the argument ``by``: who starts the jobs."""
+    """Add the argument ``by``, the starter of the jobs."""
     parser.add_argument("by", nargs="?", choices=("cron", "systemd"), help=words)
 
 
 def add_since(parser: argparse.ArgumentParser) -> None:
-    """Add the flag for how far back the first extraction reaches."""
+    """Add the flag for the start of the first extraction."""
     parser.add_argument(
         "--since",
         type=_date,
         metavar="DATE",
-        help="of projects without a checkpoint, account the servers that existed on this date or later"
-        " (default: the first day of this month)",
+        help="date from which to account projects without a checkpoint: servers that existed on it"
+        " or later (default: the first day of this month)",
     )
 
 
@@ -74,7 +74,7 @@ def _date(text: str) -> datetime:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Change who starts the jobs, or show it."""
+    """Change the starter of the jobs, or print it."""
     layout = cli.layout(arguments)
     wanted = _wanted([inventory.find(name) for name in arguments.also], layout)
     if arguments.by and not (arguments.show or arguments.check_config):
@@ -83,14 +83,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     elif arguments.since and not arguments.check_config:
         horizon.keep(arguments.since, layout)
     elif not arguments.by and arguments.also:
-        raise UsageError(
-            "--with", "says nothing about who shall start it", "write cron or systemd before it"
-        )
+        raise UsageError("--with", "needs a starter for the job", "write cron or systemd before it")
     return _show(layout)
 
 
 def _wanted(also: Sequence[Job], layout: Layout) -> list[Job]:
-    """Return the jobs to schedule: those of every site, those asked for, and those that are scheduled already."""
+    """Return the jobs to schedule: the usual ones, those of --with, and those already scheduled."""
     return [
         job
         for job in JOBS.values()
@@ -117,7 +115,7 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
                 "disable", [job for job in JOBS.values() if state.is_enabled(job, layout)], layout
             )
             for job in wanted:
-                # else that is what counts, as it is
+                # An active table stays as it is; the administrator may have changed it.
                 if not (table := state.active_table(job, layout)).exists():
                     _move(state.idle_table(job, layout), table)
         return
@@ -137,12 +135,12 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
 
 @contextlib.contextmanager
 def _undone_if_it_fails(layout: Layout) -> Iterator[None]:
-    """Give back the tables and timers that there were, when the block raises."""
+    """Restore the tables and timers if the block raises."""
     tables = [job for job in JOBS.values() if state.active_table(job, layout).exists()]
     timers = [job for job in JOBS.values() if state.is_enabled(job, layout)]
     try:
         yield
-    except BaseException:  # an interrupt, too, would leave the jobs with nobody
+    except BaseException:  # also after an interrupt: otherwise nothing starts the jobs
         added = [
             job for job in JOBS.values() if state.is_enabled(job, layout) and job not in timers
         ]
@@ -160,10 +158,8 @@ def _undone_if_it_fails(layout: Layout) -> Iterator[None]:
 def _try(step: Callable[..., None], *arguments: object) -> None:
     try:
         step(*arguments)
-    except (
-        Unavailable,
-        OSError,
-    ) as error:  # what made this necessary is told by itself, and the other steps remain
+    # Only a warning: the first failure is raised anyway, and the other steps must follow.
+    except (Unavailable, OSError) as error:
         logger.warning("%s; see appliance schedule --show", error)
 
 
@@ -184,7 +180,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _systemctl(verb: str, scheduled: Sequence[Job], layout: Layout) -> None:
-    """Enable or disable timers; on the host that runs, start or stop them too."""
+    """Enable or disable timers; on the running host, also start or stop them."""
     if not scheduled:
         return
     timers = [state.timer(job) for job in scheduled]
@@ -205,7 +201,7 @@ def _show(layout: Layout) -> ExitStatus:
         when = ", ".join(line.times for line in one.lines) or (
             state.timer(one.job) if one.has_timer else ""
         )
-        # `appliance run` starts nothing then, whoever calls it
+        # `appliance run` starts no job of such a flow, so the starter does not matter.
         if not host.is_wanted(one.job.name):
             by, when = ["off"], f"flow {one.job.flow}"
         rows.append((one.job.name, " and ".join(by) or "nobody", when))
@@ -226,7 +222,7 @@ def _show(layout: Layout) -> ExitStatus:
 
 VERB = cli.Program(
     "schedule",
-    "Lets cron or systemd's timers start the jobs, or prints which does.",
+    "Make cron or systemd's timers start the jobs, or print which of them does.",
     add_arguments,
     run,
 )

@@ -1,12 +1,12 @@
-"""Find what starts jobs of the appliance on this host, beside its own tables and timers.
+"""Search for lines that start jobs on this host, other than the appliance's tables and timers.
 
-Looked at are all tables of cron and anacron, users' tables, the directories of run-parts, jobs of
-at, the services that timers of systemd start, and files of configuration management that would
-write such a line again. A command of a table is followed into the script that it calls, once.
+The search covers all tables of cron and anacron, users' tables, the directories of run-parts, jobs
+of at, the services that systemd's timers start, and files of configuration management, which would
+write such a line again. A script that a command calls is searched, too, but not what it calls.
 
-A line counts when one of its commands names a program of a job, an image or container of a job that
-is run, or ``appliance run JOB``. Commands that only read (`grep`, `tail`, `test` …), comments,
-targets of redirections, and runs with ``--dry-run`` or ``--help`` do not.
+A line counts if one of its commands names a program of a job, runs an image or container of a job,
+or is ``appliance run JOB``. Commands that only read (`grep`, `tail`, `test` …), comments, targets
+of redirections, and runs with ``--dry-run`` or ``--help`` do not count.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ _DEPTH = 3  # shells within shells
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """One line that starts a job. ``is_wrapped`` when it does so by the appliance's own command."""
+    """A line that starts a job; ``is_wrapped`` if it uses the appliance's own command."""
 
     path: Path
     line: int
@@ -128,7 +128,7 @@ class Starter:
 
 
 def others(layout: Layout) -> Iterator[Starter]:
-    """Yield all that starts a job beside our own tables and timers; a line once for each job."""
+    """Yield the lines that start a job, other than those of `appliance schedule`; once per job."""
     yield from _tables(layout)
     yield from _users_tables(layout)
     yield from _anacron(layout)
@@ -140,7 +140,7 @@ def others(layout: Layout) -> Iterator[Starter]:
     yield from _management(layout)
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # places
 
 
@@ -151,7 +151,7 @@ def _tables(layout: Layout) -> Iterator[Starter]:
             if own.get(path) == found.job and found.is_wrapped:
                 continue
             if path.parent.name == "cron.d" and list(tables.problems(path)):
-                continue  # cron ignores it, which is reported elsewhere
+                continue  # cron ignores this table; state.ignored() reports it
             yield found
 
 
@@ -178,7 +178,8 @@ def _anacron(layout: Layout) -> Iterator[Starter]:
     path = layout.path("/etc/anacrontab")
     for number, text in enumerate(_read(path), start=1):
         words = text.split(maxsplit=3)
-        if len(words) == 4 and not text.lstrip().startswith("#") and not _ASSIGNMENT.match(text):  # noqa: PLR2004
+        is_setting = text.lstrip().startswith("#") or _ASSIGNMENT.match(text)
+        if len(words) == 4 and not is_setting:  # noqa: PLR2004  period, delay, name, command
             for job, is_wrapped, through in _started(words[3], layout):
                 yield Starter(path, number, job, is_wrapped, through)
 
@@ -191,7 +192,7 @@ def _scripts(directory: Path) -> Iterator[Starter]:
 
 
 def _units(layout: Layout) -> Iterator[Starter]:
-    """Yield commands of services that some timer starts; a unit of ours is known by its name."""
+    """Yield commands of services that timers start, other than the appliance's own units."""
     places = (
         "/etc/systemd/system",
         "/run/systemd/system",
@@ -271,22 +272,27 @@ def _line_of(path: Path, key: str) -> int:
 
 
 def _read(path: Path) -> list[str]:
-    """Return the lines of a file, none of one that is too large; raises `PermissionError`."""
+    """Return the lines of a file; none if it is too large or not a regular file.
+
+    Raises:
+        PermissionError: The file cannot be read.
+
+    """
     try:
         data = files.read_regular(path, limit=_LARGEST, follow=True)
     except PermissionError:
         raise
-    except (OSError, ValueError):  # gone meanwhile, too large for a table, or no file
+    except (OSError, ValueError):  # removed meanwhile, too large for a table, or not a file
         return []
     return data.decode(errors="surrogateescape").splitlines()
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # commands
 
 
 def _started(command: str, layout: Layout) -> Iterator[tuple[str, bool, str]]:
-    """Yield what a command starts: by itself, or by the script that it calls."""
+    """Yield the jobs that a command starts, itself or through the script that it calls."""
     own = list(_commands(command))
     yield from ((job, is_wrapped, "") for job, is_wrapped in own)
     if own:
@@ -311,8 +317,8 @@ def _is_script(path: Path) -> bool:
 
 
 def _commands(text: str, depth: int = 0) -> Iterator[tuple[str, bool]]:
-    """Yield the jobs that a line of shell starts, and whether by the appliance's own command."""
-    # most lines of most scripts; to split one takes a hundred times as long
+    """Yield the jobs that a line of shell starts, and whether with the appliance's command."""
+    # Most lines end here: splitting a line takes a hundred times as long as this search.
     if not _MENTION.search(text):
         return
     for words in _simple(text):
@@ -348,7 +354,7 @@ def _split(text: str) -> Sequence[str]:
     lexer.commenters = "#"
     try:
         return list(lexer)
-    except ValueError:  # a quote that is not closed, in one line of several
+    except ValueError:  # an unclosed quote, which a later line closes
         return re.sub(r"(^|\s)#.*", "", text).replace("'", " ").replace('"', " ").split()
 
 
@@ -373,7 +379,7 @@ def _started_by(words: Sequence[str]) -> tuple[str, bool] | None:
 
 
 def _in_container(words: Sequence[str]) -> str:
-    """Return the job that an engine's command runs: by image, program or name of the container."""
+    """Return the job that a container command runs, by program, image or container name."""
     for word in words:
         if _PROGRAMS.get(Path(word).name):
             return _PROGRAMS[Path(word).name]

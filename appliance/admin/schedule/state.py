@@ -1,9 +1,9 @@
-"""Who starts the jobs of a site: tables in ``/etc/cron.d`` or enabled timers.
+"""The starters of a site's jobs: tables in ``/etc/cron.d`` or enabled timers.
 
-A table that does not count lies in ``/etc/fedcloud/cron.d``, with whatever the administrator has
-changed in it; a first installation puts all of them there. What starts jobs beside the two (root's
-own table, as in the releases of 2019 to 2022; a copy under another name,
-`appliance.admin.schedule.starters`) is foreign: with it a job would run twice.
+An idle table is in ``/etc/fedcloud/cron.d``, with the administrator's changes; a first installation
+writes all tables there. Other starters are foreign, such as root's own table, which releases of
+2019 to 2022 used, or a copy under another name (`appliance.admin.schedule.starters`). They would
+start a job twice.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from appliance.admin.schedule import starters, tables
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
+_CHOOSE = "choose one with appliance schedule cron|systemd"
+
 
 @dataclass(frozen=True, slots=True)
 class Starts:
-    """What starts one job: the lines of its table that counts, and whether its timer is enabled."""
+    """The starters of a job: the lines of its active table, and whether its timer is enabled."""
 
     job: Job
     lines: tuple[tables.CronLine, ...]
@@ -29,12 +31,12 @@ class Starts:
 
 
 def active_table(job: Job, layout: Layout) -> Path:
-    """Return where a job's table counts."""
+    """Return the path of a job's table that cron reads."""
     return layout.path("/etc/cron.d") / job.cron
 
 
 def idle_table(job: Job, layout: Layout) -> Path:
-    """Return where a job's table waits."""
+    """Return the path of a job's table that cron does not read."""
     return layout.path("/etc/fedcloud/cron.d") / job.cron
 
 
@@ -44,12 +46,12 @@ def timer(job: Job) -> str:
 
 
 def is_enabled(job: Job, layout: Layout) -> bool:
-    """Say whether a job's timer is started with the system."""
+    """Return whether a job's timer is enabled."""
     return (layout.path("/etc/systemd/system/timers.target.wants") / timer(job)).is_symlink()
 
 
 def starts(layout: Layout) -> list[Starts]:
-    """Return what starts each job."""
+    """Return the starters of each job."""
     return [
         Starts(
             job,
@@ -61,7 +63,7 @@ def starts(layout: Layout) -> list[Starts]:
 
 
 def is_installed(layout: Layout) -> bool:
-    """Say whether this host has anything that could start a job."""
+    """Return whether a table or timer of a job is installed."""
     units = layout.path("/etc/systemd/system")
     places = (
         (active_table(job, layout), idle_table(job, layout), units / timer(job))
@@ -71,9 +73,9 @@ def is_installed(layout: Layout) -> bool:
 
 
 def complaints(layout: Layout, host: settings.Host | None = None) -> list[str]:
-    """Return a line for all that is not well with who starts the jobs.
+    """Return a line for each fault in the starters of the jobs.
 
-    With the settings of the ``host``, it does not matter who starts a job whose flow is off.
+    With the settings of the ``host``, jobs whose flow is off are left out.
     """
     wanted = [one for one in starts(layout) if host is None or host.is_wanted(one.job.name)]
     return [*_disagreements(wanted), *map(str, foreign(layout)), *map(str, ignored(layout))]
@@ -89,26 +91,18 @@ def _disagreements(found: Sequence[Starts]) -> list[str]:
     kinds = {bool(one.lines) for one in found if one.lines or one.has_timer}
     words = []
     if twice:
-        words.append(
-            f"both cron and systemd start {', '.join(twice)}: choose one with appliance schedule cron|systemd"
-        )
+        words.append(f"both cron and systemd start {', '.join(twice)}: {_CHOOSE}")
     elif len(kinds) > 1:
-        words.append(
-            "cron starts some jobs and systemd others: choose one with appliance schedule cron|systemd"
-        )
+        words.append(f"cron starts some jobs and systemd others: {_CHOOSE}")
     if never and not kinds:
-        words.append(
-            "no job is started yet: choose who starts them with appliance schedule cron|systemd"
-        )
+        words.append("no job is started yet: schedule them with appliance schedule cron|systemd")
     elif never:
-        words.append(
-            f"nobody starts {', '.join(never)}: choose with appliance schedule cron|systemd"
-        )
+        words.append(f"nothing starts {', '.join(never)}: run appliance schedule cron|systemd")
     return words
 
 
 def foreign(layout: Layout) -> Iterator[Problem]:
-    """Yield what starts a job of ours from where it does not belong."""
+    """Yield a problem for each foreign starter of a job."""
     yield from map(_problem, starters.others(layout))
 
 
@@ -118,10 +112,14 @@ def _problem(starter: starters.Starter) -> Problem:
 
 
 def refuse_second(job: Job, layout: Layout) -> None:
-    """Raise `ConfigurationError` when somebody else starts a job too, so that it would run twice.
+    """Check that a job has no foreign starter, which would start it twice.
 
-    A line that calls the appliance's own command is nobody else as long as nothing of ours starts
-    the job: earlier releases had such lines in root's table.
+    Without an active table or timer, a line that calls the appliance's own command is allowed:
+    earlier releases put such lines into root's table.
+
+    Raises:
+        ConfigurationError: There are foreign starters; each is listed.
+
     """
     is_ours_active = active_table(job, layout).exists() or is_enabled(job, layout)
     found = [
@@ -134,11 +132,11 @@ def refuse_second(job: Job, layout: Layout) -> None:
 
 
 def ignored(layout: Layout) -> Iterator[Problem]:
-    """Yield why cron ignores a table that was meant to start a job of ours."""
+    """Yield the reasons why cron ignores tables of jobs."""
     directory = layout.path("/etc/cron.d")
     known = {job.cron for job in JOBS.values()}
     for path in sorted(directory.glob("*")):
-        # an upgrade's, beside a table that the administrator has changed
+        # The installer writes these beside tables that the administrator has changed.
         if path.name.endswith(".fedcloud-new"):
             continue
         if path.is_file() and (path.name in known or tables.starts_ours(path)):

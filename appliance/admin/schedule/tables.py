@@ -1,7 +1,7 @@
-"""Tables of cron, read as Debian's cron reads them, for the reasons that it has to ignore one without a word.
+"""Tables of cron, parsed by the rules of Debian's cron, which silently ignores files with faults.
 
-It wants a name of letters, digits, ``_`` and ``-``; an owner that is root; nobody else who may
-write; a line end at the end; and a sixth field, the user. A bare ``%`` ends a command.
+A file needs a name of letters, digits, ``_`` and ``-``, the owner root, write access for root only,
+and a newline at its end. A line needs a sixth field, the user. A bare ``%`` ends a command.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OURS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CronLine:
-    """One job of a table. ``times`` are its five fields, or a word such as ``@daily``.
+    """A job of a table. ``times`` are its five fields, or a word such as ``@daily``.
 
     In a user's own table ``user`` is empty.
     """
@@ -37,12 +37,12 @@ class CronLine:
 
     @property
     def is_ours(self) -> bool:
-        """Say whether it starts a job of the appliance."""
+        """Return whether it starts a job of the appliance."""
         return _OURS.search(self.command) is not None
 
 
 def lines(path: Path, *, has_user: bool = True) -> Iterator[CronLine]:
-    """Yield the jobs of a table, whether cron would take them or not."""
+    """Yield the jobs of a table, also those that cron ignores."""
     for number, text in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
         if not text.strip() or text.lstrip().startswith("#") or _SETTING.match(text):
             continue
@@ -53,28 +53,30 @@ def lines(path: Path, *, has_user: bool = True) -> Iterator[CronLine]:
 
 
 def starts_ours(path: Path) -> bool:
-    """Say whether a table names a job of ours."""
+    """Return whether a table starts a job of the appliance."""
     return any(_OURS.search(f"{line.user} {line.command}") for line in lines(path))
 
 
 def problems(path: Path) -> Iterator[Problem]:
-    """Yield why cron would ignore a table of ``/etc/cron.d``, or a line of it."""
+    """Yield the reasons why cron ignores a table of ``/etc/cron.d``, or a line of it."""
     if not _NAME.fullmatch(path.name):
         yield Problem(
             path,
             0,
             "",
-            "cron ignores files with such a name; rename it: letters, digits, - and _ only",
+            "cron ignores it for its name; rename it to letters, digits, - and _ only",
         )
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         status = path.stat()
     if status.st_mode & 0o022:
         yield Problem(
-            path, 0, "", f"cron ignores it, since others may write to it; chmod 0644 {path}"
+            path, 0, "", f"cron ignores it, because others can write to it; chmod 0644 {path}"
         )
     if status.st_uid != 0:
-        yield Problem(path, 0, "", f"cron ignores it, since it is not root's; chown root: {path}")
+        yield Problem(
+            path, 0, "", f"cron ignores it, because root does not own it; chown root: {path}"
+        )
     with path.open(errors="surrogateescape", newline="") as file:
         text = file.read()
     if "\r" in text:
@@ -83,14 +85,14 @@ def problems(path: Path) -> Iterator[Problem]:
             path,
             number,
             "",
-            f"lines end in CR LF, which cron hands to the shell; sed -i 's/\\r$//' {path}",
+            f"lines end in CR LF, and cron passes CR to the shell; sed -i 's/\\r$//' {path}",
         )
     if text and not text.endswith("\n"):
         yield Problem(
             path,
             text.count("\n") + 1,
             "",
-            "cron ignores the whole file, since its last line has no line end",
+            "cron ignores the whole file, because its last line has no newline; add one",
         )
     for line in lines(path):
         yield from _problems_of(line)
@@ -106,7 +108,7 @@ def _problems_of(line: CronLine) -> Iterator[Problem]:
             line.path,
             line.number,
             "",
-            "the sixth field must be the user: write root before the command",
+            "the sixth field must be the user; write root before the command",
         )
     if re.search(r"(?<!\\)%", line.command):
         yield Problem(line.path, line.number, "", r"a % ends the command for cron; write \%")

@@ -1,1 +1,1 @@
-"""``appliance service``: the steps of the units of the long-running services."""
+"""``appliance service``: the steps of the systemd units of the long-running services."""

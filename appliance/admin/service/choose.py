@@ -1,11 +1,10 @@
-"""With which configuration each service of a unit starts: the site's, the copy that passed last, or not at all.
+"""The configuration that each service starts with: the site's, the copy that passed last, or none.
 
-What was decided lies beside the copies, for the steps that follow, for `appliance status` and
+A decision is stored beside the copies, for the steps that follow, `appliance status` and
 `appliance logs`:
 
-    UNIT.json   Decision: when; by service, with what it starts, and the lines that say why not
-                with the site's
-    UNIT.yml    for docker-compose, when a copy is used: volumes over those of the shipped file
+    UNIT.json   the time, and by service the choice and the reasons against the site's configuration
+    UNIT.yml    a compose file whose volumes replace the shipped ones, if a copy is used
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Start(enum.StrEnum):
-    """With what a service starts."""
+    """The configuration that a service starts with."""
 
     SITE = "the site's configuration"
     COPY = "the configuration that passed last"
@@ -43,26 +42,26 @@ class Start(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was decided for one service, and why; no ``reasons`` when it is the site's configuration."""
+    """The choice for a service; without ``reasons`` for the site's configuration."""
 
     start: Start
     reasons: tuple[str, ...] = ()
     passed: str = ""
-    """When the copy passed."""
+    """The time at which the copy passed its check."""
 
     def lines(self, service: str, unit: str) -> list[str]:
-        """Return a line for each reason: what runs instead, what is wrong, what to do then."""
+        """Return a line for each reason: what runs, what is wrong, what to do."""
         if self.start is Start.SITE:
             return []
         state = f"runs with the configuration that passed on {self.passed}"
         state = state if self.start is Start.COPY else "does not run"
-        todo = f"then systemctl restart {unit}"
-        return [f"{service}: {state}: {reason}; {todo}" for reason in self.reasons]
+        remedy = f"then systemctl restart {unit}"
+        return [f"{service}: {state}: {reason}; {remedy}" for reason in self.reasons]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided for a unit."""
+    """The choices for the services of a unit."""
 
     unit: str
     at: str
@@ -71,11 +70,7 @@ class Decision:
     @property
     def started(self) -> list[str]:
         """Return the services that can start."""
-        return [
-            service
-            for service, choice_ in self.choices.items()
-            if choice_.start is not Start.NOTHING
-        ]
+        return [service for service, one in self.choices.items() if one.start is not Start.NOTHING]
 
     @property
     def lines(self) -> list[str]:
@@ -86,7 +81,7 @@ class Decision:
 
 
 def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
-    """Return what keeps a service from running with the site's configuration; warnings are logged."""
+    """Return the errors in the site's configuration of a service; log the warnings."""
     try:
         if service == "cloudkeeper-os":
             site_files.check(site_files.variables(layout), layout)
@@ -102,10 +97,14 @@ def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
 
 
 def decide(unit: str, host: Host, layout: Layout, *, at: datetime) -> Decision:
-    """Check what the services of a unit would start with, and choose; raises `Unavailable` without engine or image.
+    """Check the configuration of each service of a unit, and choose.
 
-    What is exactly the copy that passed last, with the same image and settings, is not checked
-    again.
+    A configuration that equals the copy that passed last, with the same image and settings, is not
+    checked again.
+
+    Raises:
+        Unavailable: The engine does not answer, or lacks an image.
+
     """
     choices = {}
     with Engine(host.socket) as engine:
@@ -127,18 +126,24 @@ def decide(unit: str, host: Host, layout: Layout, *, at: datetime) -> Decision:
 
 
 def require_good(services: Sequence[str], host: Host, layout: Layout) -> None:
-    """Raise `ConfigurationError` with all that keeps one of the services from running, `Unavailable` without engine."""
+    """Check the configuration of services.
+
+    Raises:
+        ConfigurationError: There are errors; each is listed.
+        Unavailable: The engine does not answer, or lacks an image.
+
+    """
     if not host.is_native:
         with Engine(host.socket) as engine:
             needed.require(engine, host, services)
     reasons = [reason for service in services for reason in check(service, host, layout)]
     if reasons:
-        todo = "nothing was changed: what runs goes on as before"
-        raise ConfigurationError([Problem(Path(), 0, "", line) for line in (*reasons, todo)])
+        state = "nothing was changed; the running services continue"
+        raise ConfigurationError([Problem(Path(), 0, "", line) for line in (*reasons, state)])
 
 
 def save(decision: Decision, layout: Layout) -> None:
-    """Write a decision for the steps that follow."""
+    """Write a decision and its compose file for the steps that follow."""
     place = kept.directory(layout)
     files.make_directory(place, mode=0o700)
     copies = {
@@ -148,11 +153,11 @@ def save(decision: Decision, layout: Layout) -> None:
     }
     override = override_file(decision.unit, layout)
     if copies:
-        # JSON is YAML
+        # JSON is a subset of YAML.
         files.write_atomic(override, json.dumps({"services": copies}, indent=1).encode())
     else:
         override.unlink(missing_ok=True)
-    told = {
+    tree = {
         "at": decision.at,
         "services": {
             service: {"start": one.start.name, "reasons": one.reasons, "passed": one.passed}
@@ -160,36 +165,35 @@ def save(decision: Decision, layout: Layout) -> None:
         },
     }
     files.write_atomic(
-        place / f"{decision.unit}.json", json.dumps(told, indent=1, ensure_ascii=False).encode()
+        place / f"{decision.unit}.json", json.dumps(tree, indent=1, ensure_ascii=False).encode()
     )
 
 
 def read(unit: str, layout: Layout) -> Decision:
-    """Return what was decided last; the site's configuration for all when nothing can be read."""
+    """Return the last decision; the site's configuration for all if none can be read."""
     default = Decision(unit, "", {service: Choice(Start.SITE) for service in UNITS[unit]})
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        told = json.loads((kept.directory(layout) / f"{unit}.json").read_bytes())
-        services = told["services"]
+        tree = json.loads((kept.directory(layout) / f"{unit}.json").read_bytes())
+        services = tree["services"]
         choices = {service: _choice(services.get(service, {})) for service in UNITS[unit]}
-        return Decision(unit, str(told["at"]), choices)
+        return Decision(unit, str(tree["at"]), choices)
     return default
 
 
-def _choice(told: Mapping[str, object]) -> Choice:
-    reasons = told.get("reasons")
+def _choice(tree: Mapping[str, object]) -> Choice:
+    reasons = tree.get("reasons")
     lines = tuple(str(line) for line in reasons) if isinstance(reasons, list) else ()
-    return Choice(
-        Start[str(told.get("start", Start.SITE.name))], lines, str(told.get("passed", ""))
-    )
+    start = Start[str(tree.get("start", Start.SITE.name))]
+    return Choice(start, lines, str(tree.get("passed", "")))
 
 
 def override_file(unit: str, layout: Layout) -> Path:
-    """Return the compose file that lays copies over the site's configuration, where that is done."""
+    """Return the path of the compose file that mounts copies; it exists if there are any."""
     return kept.directory(layout) / f"{unit}.yml"
 
 
 def remember(unit: str, host: Host, layout: Layout, *, services: Sequence[str]) -> None:
-    """Keep the configuration of services that have come up with the site's; a failure is a warning."""
+    """Keep the configuration of services that have started with it; only warn on failure."""
     try:
         with Engine(host.socket) as engine:
             for service in services:
@@ -197,4 +201,6 @@ def remember(unit: str, host: Host, layout: Layout, *, services: Sequence[str]) 
                 if snapshot := kept.take(service, host, layout, image=image):
                     kept.keep(snapshot, service, layout, at=clock.now())
     except (ApplianceError, OSError) as error:
-        logger.warning("%s: its configuration is not kept for a later start: %s", unit, error)
+        logger.warning(
+            "%s: no copy of its configuration was kept for a later start: %s", unit, error
+        )

@@ -1,14 +1,13 @@
-"""The configuration of each service that passed its check last, and came up: a copy in the state directory.
+"""Copies of the configuration with which each service last passed its check and started.
 
-A service whose configuration no longer passes starts with the copy. ``/var/lib/fedcloud/services``
-is root's alone; below it, per service:
+A service whose configuration no longer passes starts with the copy. Only root can enter
+``/var/lib/fedcloud/services``, which holds for each service:
 
-    SERVICE/DIGEST/0 …     what the container has mounted, in the order of `PLACES`;
-                           root:fedcloud, 0640
-    SERVICE/DIGEST/about   JSON: when it passed, with which settings and image
-    SERVICE/good           a link to the DIGEST that counts, replaced in one step
+    SERVICE/DIGEST/0 …      the mounts of the container, as in `PLACES`; root:fedcloud, 0640
+    SERVICE/DIGEST/about    JSON: the time at which it passed
+    SERVICE/good            a link to the current DIGEST, replaced atomically
 
-Links are copied as links, as the container sees them; what is not a file, a directory or a link is
+Links are copied as links, as the container sees them. Anything but files, directories and links is
 left out.
 """
 
@@ -42,26 +41,28 @@ PLACES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("FEDCLOUD_BACKEND_MAPPING", f"{_BACKEND}/voms.json"),
     ),
 }
-"""By service, each mount that holds its configuration: the path on the host, or the variable that names it, and the
-path in the container."""
+"""By service, the mounts with its configuration.
+
+Each is the path on the host, or the variable that names it, and the path in the container.
+"""
 _LARGEST = 1 << 20
-"""Bytes of one file; no configuration is larger."""
+"""Limit for a file, in bytes; no configuration is larger."""
 _MOST = 1000
-"""Files of one service."""
+"""Limit for the number of files of a service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a service would start with now: its files by place and name, and all else that a check depends on."""
+    """The present configuration of a service, and a digest of all else that a check depends on."""
 
     entries: Mapping[str, bytes]
-    """By ``PLACE/NAME``; a directory's name ends in a slash, a link's content begins with ``->``."""
+    """Content by ``NUMBER/NAME``; directories end in a slash, links have ``->`` and the target."""
     surroundings: str
     """Digest of the settings, the compose files and the image."""
 
     @property
     def digest(self) -> str:
-        """Return what two snapshots have in common only when nothing differs."""
+        """Return a digest that is the same for equal snapshots only."""
         found = hashlib.sha256(self.surroundings.encode())
         for name, content in sorted(self.entries.items()):
             for part in (os.fsencode(name), content):
@@ -70,19 +71,19 @@ class Snapshot:
 
 
 def directory(layout: Layout) -> Path:
-    """Return the directory of everything that is kept of services; root's alone."""
+    """Return the directory of all copies and decisions, which only root can enter."""
     return layout.path("/var/lib/fedcloud/services")
 
 
 def sources(service: str, host: Host, layout: Layout) -> list[tuple[Path, str]]:
-    """Return the path on the host and the path in the container of each mount of a service's configuration."""
+    """Return the path on the host and in the container of each mount of a service."""
     return [
         (layout.path(host.mounts.get(place, place)), target) for place, target in PLACES[service]
     ]
 
 
 def take(service: str, host: Host, layout: Layout, *, image: str) -> Snapshot | None:
-    """Read what a service would start with; None when a file cannot be read or is no configuration."""
+    """Read the configuration of a service; None if a file cannot be read or is too large."""
     entries: dict[str, bytes] = {}
     try:
         for number, (source, _) in enumerate(sources(service, host, layout)):
@@ -99,7 +100,7 @@ def take(service: str, host: Host, layout: Layout, *, image: str) -> Snapshot | 
 
 
 def _walk(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
-    # the mount itself may be a link
+    # Docker resolves a link that is the source of a mount, but not links below it.
     mode = path.lstat().st_mode if "/" in name else path.stat().st_mode
     if stat.S_ISLNK(mode):
         yield name, b"->" + os.fsencode(path.readlink())
@@ -114,7 +115,7 @@ def _walk(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def current(service: str, layout: Layout) -> Path | None:
-    """Return the directory of the copy that counts; None when there is none."""
+    """Return the directory of the current copy; None without one."""
     link = directory(layout) / service / "good"
     with contextlib.suppress(OSError):
         found = link.parent / link.readlink()
@@ -123,20 +124,20 @@ def current(service: str, layout: Layout) -> Path | None:
 
 
 def is_kept(snapshot: Snapshot, service: str, layout: Layout) -> bool:
-    """Say whether the copy that counts is exactly this."""
+    """Return whether the current copy equals the snapshot."""
     copy = current(service, layout)
     return copy is not None and copy.name == snapshot.digest
 
 
 def passed_at(copy: Path) -> str:
-    """Return when a copy passed, for people."""
+    """Return the time at which a copy passed its check; empty if unknown."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return str(json.loads((copy / "about").read_bytes()).get("passed", ""))
     return ""
 
 
 def keep(snapshot: Snapshot, service: str, layout: Layout, *, at: datetime) -> None:
-    """Make a snapshot the copy that counts; what a killed run has left, and the one before, are removed."""
+    """Make a snapshot the current copy; remove the previous one and half-made ones."""
     above = directory(layout) / service
     files.make_directory(above, mode=0o700)
     copy = above / snapshot.digest
@@ -166,7 +167,7 @@ def _write(snapshot: Snapshot, copy: Path, *, at: datetime) -> None:
             files.write_new(path, content, mode=0o640)
     for path in (copy, *copy.rglob("*")):
         if not path.is_symlink():
-            path.chmod(0o750 if path.is_dir() else 0o640)  # whatever the umask
+            path.chmod(0o750 if path.is_dir() else 0o640)  # independent of the umask
             os.chown(path, 0, account.ID)
     about = {"passed": at.isoformat(timespec="seconds")}
     files.write_new(copy / "about", json.dumps(about).encode(), mode=0o600)
@@ -176,7 +177,7 @@ def _write(snapshot: Snapshot, copy: Path, *, at: datetime) -> None:
 
 
 def mounts(service: str, copy: Path) -> list[dict[str, object]]:
-    """Return the volumes of the compose file that lay a copy over the mounts of a service's configuration."""
+    """Return the volumes of a compose file that mount a copy in place of the configuration."""
     return [
         {"type": "bind", "source": str(copy / str(number)), "target": target, "read_only": True}
         for number, (_, target) in enumerate(PLACES[service])

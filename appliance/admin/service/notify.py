@@ -1,4 +1,4 @@
-"""The unit's status line, which `systemctl status` shows: sd_notify(3), spoken by hand."""
+"""The status line of a unit in `systemctl status`: the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import socket
 from appliance.core.run import log
 
 _LONGEST = 2000
-"""Characters of a line; systemd keeps it, and journals it, in whole."""
+"""Limit in characters; systemd keeps and logs the whole line."""
 
 
 def status(text: str) -> None:
-    """Set the status line of the unit that this process is a step of; nothing outside of units."""
+    """Set the status line of the unit that this process belongs to, if any."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,19 +1,19 @@
-"""``appliance service STEP UNIT``: what the systemd units of the services call, one step a line.
+"""``appliance service STEP UNIT``: the steps of the systemd units of the services.
 
-    ExecStartPre    prepare   checks images and configuration, decides with what each service starts
-    ExecStart       run       becomes docker-compose, whose process is then the unit's main process
+    ExecStartPre    prepare   checks images and configuration, and chooses the configuration
+    ExecStart       run       executes docker-compose, which becomes the unit's main process
     ExecStartPost   ready     returns when the service answers, or fails with the reason
-    ExecReload      reload    checks, and replaces the containers only when everything is right
+    ExecReload      reload    checks, and replaces the containers only if there are no errors
     ExecStop        stop      stops the containers, while docker-compose still watches them
-    ExecStopPost    clean     stops what a failed start has left
+    ExecStopPost    clean     stops the containers that a failed start has left
 
-A configuration that does not pass its check never reaches docker-compose: the service starts with
-the copy that passed last, or not at all (`appliance.admin.service.choose`). A unit none of whose
-public services can start ends with status 78, which systemd calls CONFIG and does not restart; the
-resource level BDII is left running then. What is wrong stands in the journal, in the unit's status
-line and in `appliance status`.
+docker-compose never gets a configuration that does not pass its check: the service starts with the
+copy that passed last, or not at all (`appliance.admin.service.choose`). If the last service of a
+unit cannot start, the unit ends with status 78, which systemd calls CONFIG and does not restart;
+the resource's BDII is left running then. The errors are in the journal, in the unit's status line
+and in `appliance status`.
 
-Docker-compose is called as jobs call it (`appliance.admin.settings.compose_command`).
+docker-compose is called as for jobs (`appliance.admin.settings.compose_command`).
 """
 
 from __future__ import annotations
@@ -49,18 +49,22 @@ logger = logging.getLogger(__name__)
 BDII = "bdii"
 BACKEND = "cloudkeeper-os"
 CONFIGURATION = 78
-"""Exit status of a start that no restart mends: EX_CONFIG of sysexits.h, RestartPreventExitStatus of the units."""
+"""Exit status of a start that a restart would not help.
+
+EX_CONFIG of sysexits.h; the units have it as RestartPreventExitStatus.
+"""
 _ANSWER = 120
-"""Seconds that a service gets until it answers, without TimeoutStartSec of the units (300)."""
+"""Seconds to wait for an answer of a service; less than TimeoutStartSec of the units (300)."""
 _ENDS, _PAUSE = 30.0, 0.1
-"""Seconds that the main process gets to end when nothing can start, and between two looks."""
+"""Seconds to wait for the end of the main process if nothing can start, and between polls."""
 _GRACE = {BDII: ("-t", "8")}
-"""What `stop` of docker-compose is told of the time that containers get; else it is the compose file's."""
+"""Flags of `docker-compose stop` with the grace period; by default that of the compose file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the argument that all steps share."""
-    parser.add_argument("unit", choices=UNITS, metavar="UNIT", help=", ".join(UNITS))
+    words = f"unit of the step: {', '.join(UNITS)}"
+    parser.add_argument("unit", choices=UNITS, metavar="UNIT", help=words)
 
 
 def _load(arguments: argparse.Namespace) -> Host:
@@ -72,18 +76,17 @@ def _load(arguments: argparse.Namespace) -> Host:
 
 
 def _prepare(arguments: argparse.Namespace) -> ExitStatus:
-    """Remove containers that have ended, and decide with which configuration each service starts.
+    """Remove containers that have ended, and choose the configuration of each service.
 
-    Without ``-s``, `rm` leaves alone what the engine has started again after docker-compose ended;
-    `up` attaches to it. An image that is not here docker-compose would fetch from Docker's
-    registry.
+    Without ``-s``, `rm` does not touch containers that the engine has restarted after
+    docker-compose ended; `up` attaches to them.
     """
     unit, layout = arguments.unit, cli.layout(arguments)
     try:
         host = _load(arguments)
     except ConfigurationError as error:
         cli.report("appliance", error)
-        return ExitStatus.DONE  # the next step ends with the status that is not restarted
+        return ExitStatus.DONE  # the next step fails with CONFIGURATION, which prevents restarts
     if arguments.check_config:
         return ExitStatus.DONE
     notify.status("checks its configuration")
@@ -93,19 +96,19 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
         if BACKEND in UNITS[unit]:  # releases of 2017 had `docker run --name` start it
             engine.remove_ended(BACKEND)
     if idle := [service for service in UNITS[unit] if service not in decision.started]:
-        # the engine starts at boot what ran before, whatever is in /etc
+        # After a boot the engine has restarted the containers, also those that must not run now.
         _compose(host, "rm", "-v", "-f", "-s", *idle)
     choose.save(decision, layout)
     for line in decision.lines:
         logger.error("%s", line)
     if decision.started and UNITS[unit][-1] not in decision.started:
-        # The unit ends with its next step; what else can run is the engine's.
+        # The next step ends the unit; the other services run without it, detached.
         _compose(host, *_overrides(unit, layout), "up", "-d", "--no-build", *decision.started)
     return ExitStatus.DONE
 
 
 def _run(arguments: argparse.Namespace) -> NoReturn:
-    """Become `docker-compose up`: systemd watches this process, and sends it signals."""
+    """Execute `docker-compose up`, so that systemd watches and signals that process."""
     layout = cli.layout(arguments)
     try:
         host = _load(arguments)
@@ -120,10 +123,11 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     command = _up(host, layout, arguments.unit, *decision.started)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python ignores SIGPIPE, and what it executes would inherit that.
+    # Python ignores SIGPIPE, which an executed program inherits.
     ignored = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        os.execve(command[0], command, compose_output.environment(host))  # noqa: S606  no shell is wanted
+        environment = compose_output.environment(host)
+        os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
     except OSError as error:
         signal.signal(signal.SIGPIPE, ignored)
         raise compose_output.not_installed(command[0], error) from error
@@ -135,7 +139,7 @@ def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
 
 
 def _overrides(unit: str, layout: Layout) -> list[str]:
-    """Return the flags that lay the copies over the site's configuration, where that was decided."""
+    """Return the flags that mount copies in place of the site's configuration, if any."""
     path = choose.override_file(unit, layout)
     return ["-f", str(path)] if path.exists() else []
 
@@ -143,15 +147,25 @@ def _overrides(unit: str, layout: Layout) -> list[str]:
 def _add_ready_arguments(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
     parser.add_argument(
-        "--timeout", type=int, metavar="SECONDS", default=_ANSWER, help=f"default: {_ANSWER}"
+        "--timeout",
+        type=int,
+        metavar="SECONDS",
+        default=_ANSWER,
+        help=f"seconds to wait (default: {_ANSWER})",
     )
     parser.add_argument(
-        "--pid", type=int, metavar="PID", help="give up when this process has ended"
+        "--pid", type=int, metavar="PID", help="stop waiting if this process has ended"
     )
 
 
 def _ready(arguments: argparse.Namespace) -> ExitStatus:
-    """Wait until the service answers; raises `Unavailable` with the reason when it will not."""
+    """Wait until the service answers, and keep a copy of its configuration.
+
+    Raises:
+        ConfigurationError: The service could not start; each error is listed.
+        Unavailable: The service does not answer.
+
+    """
     host, unit, layout = _load(arguments), arguments.unit, cli.layout(arguments)
     decision = choose.read(unit, layout)
     if UNITS[unit][-1] not in decision.started:
@@ -163,7 +177,10 @@ def _ready(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _outlast(pid: int | None) -> None:
-    """Wait for the end of the main process: its exit status is to count, and not the signal that would end it."""
+    """Wait for the end of the main process.
+
+    If this step failed first, systemd would kill that process and not see its exit status.
+    """
     deadline = time.monotonic() + _ENDS
     while pid is not None and Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(_PAUSE)
@@ -172,20 +189,25 @@ def _outlast(pid: int | None) -> None:
 def _wait(host: Host, unit: str, *, timeout: int, pid: int | None = None) -> None:
     service = UNITS[unit][-1]
     watch = ServiceWatch(host.socket, service, pid)
-    if unit == BDII and host.listen is None:  # with an address, the unit may not connect there
+    if unit == BDII and host.listen is None:  # IPAddressAllow= of the unit forbids others
         search.wait_for("localhost", search.PORT, watch=watch, timeout=timeout)
     else:
         wait.wait_for(service, watch=watch, timeout=timeout)
 
 
 def _keep(host: Host, layout: Layout, decision: Decision) -> None:
-    """Keep what the services have come up with, each that runs with the site's configuration."""
+    """Keep a copy of the configuration of each service that runs with the site's."""
     own = [service for service, one in decision.choices.items() if one.start is Start.SITE]
     choose.remember(decision.unit, host, layout, services=own)
 
 
 def _reload(arguments: argparse.Namespace) -> ExitStatus:
-    """Check, then replace; raises `ConfigurationError`, with nothing touched, when a service would not start."""
+    """Check, then replace the containers.
+
+    Raises:
+        ConfigurationError: The configuration does not pass its check; nothing was touched.
+
+    """
     host = _load(arguments)
     if arguments.check_config:
         return ExitStatus.DONE
@@ -193,26 +215,28 @@ def _reload(arguments: argparse.Namespace) -> ExitStatus:
     try:
         replace(host, layout, unit, UNITS[unit])
     except ConfigurationError as error:
-        notify.status(
-            f"a reload was refused: {error.problems[0]}; {_state(choose.read(unit, layout))}"
-        )
+        notify.status(f"a reload failed: {error.problems[0]}; {_state(choose.read(unit, layout))}")
         raise
     return ExitStatus.DONE
 
 
 def _state(decision: Decision) -> str:
-    """Return the status line of a unit that runs."""
+    """Return the status line of a running unit."""
     return (
-        "; ".join(decision.lines) or "runs with the configuration of /etc, which passed its check"
+        "; ".join(decision.lines) or "runs with the configuration in /etc, which passed its check"
     )
 
 
 def replace(host: Host, layout: Layout, unit: str, services: Sequence[str]) -> None:
-    """Replace the containers of running services by new ones with the site's configuration, one after the other.
+    """Replace the containers of running services, one after the other.
 
-    Raises `ConfigurationError`, and touches nothing, when the configuration of one does not pass
-    its check. When a new container does not come up although it did, the copy that passed last
-    takes its place, and `Unavailable` is raised.
+    If a new container does not start although its configuration passed, the copy that passed last
+    is used instead.
+
+    Raises:
+        ConfigurationError: A configuration does not pass its check; nothing was touched.
+        Unavailable: A new container did not start.
+
     """
     choose.require_good(services, host, layout)
     before = choose.read(unit, layout)
@@ -232,7 +256,7 @@ def replace(host: Host, layout: Layout, unit: str, services: Sequence[str]) -> N
 
 
 def _recreate(host: Host, layout: Layout, decision: Decision, services: Sequence[str]) -> None:
-    # one after the other: while one is attached, the unit's docker-compose goes on
+    # One after the other: the unit's docker-compose ends if it watches no container any more.
     for service in services:
         words = ("up", "-d", "--no-deps", "--no-build", "--force-recreate", service)
         if _compose(host, *_overrides(decision.unit, layout), *words):
@@ -245,7 +269,7 @@ def _recreate(host: Host, layout: Layout, decision: Decision, services: Sequence
 def _give_back(
     host: Host, layout: Layout, decision: Decision, services: Sequence[str], *, reason: str
 ) -> None:
-    """Replace what did not come up by the copy that passed last, as far as there is one."""
+    """Replace services that did not start by their copies, if they have one."""
     copies = {service: copy for service in services if (copy := kept.current(service, layout))}
     if not copies:
         return
@@ -262,8 +286,8 @@ def _give_back(
 def _stop(arguments: argparse.Namespace) -> ExitStatus:
     """Stop the containers, unless docker-compose has ended by itself.
 
-    It does so when all that it watches has died, and the engine has started that again by then:
-    the next start attaches to it.
+    It ends when all containers that it watches have died. The engine has restarted them by then,
+    and the next start attaches to them.
     """
     if not os.environ.get("MAINPID"):
         return ExitStatus.DONE
@@ -271,7 +295,7 @@ def _stop(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _clean(arguments: argparse.Namespace) -> ExitStatus:
-    """Stop what a failed start has left of several services; a later stop would not reach it."""
+    """Stop the containers of a failed start: systemd does not call ExecStop after one."""
     ended = os.environ.get("EXIT_CODE", ""), os.environ.get("EXIT_STATUS", "")
     if len(UNITS[arguments.unit]) > 1 and ended == ("exited", "1"):
         return _stopped(arguments)
@@ -307,15 +331,15 @@ def _step(
 
 VERB = cli.Program(
     "service",
-    "Runs the steps of the services' systemd units, which call it.",
+    "Run a step of a service's systemd unit, which calls it.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
-        _step("reload", "Checks, then replaces the containers of a unit.", _reload),
-        _step("prepare", "Checks what a start needs, before it.", _prepare),
-        _step("run", "Runs docker-compose up for a unit's services.", _run),
-        _step("ready", "Waits until a unit's service answers.", _ready, _add_ready_arguments),
-        _step("stop", "Stops a unit's containers.", _stop),
-        _step("clean", "Stops what a failed start has left.", _clean),
+        _step("reload", "Check, then replace the containers of a unit.", _reload),
+        _step("prepare", "Check images and configuration before a start.", _prepare),
+        _step("run", "Run docker-compose up for a unit's services.", _run),
+        _step("ready", "Wait until a unit's service answers.", _ready, _add_ready_arguments),
+        _step("stop", "Stop a unit's containers.", _stop),
+        _step("clean", "Stop the containers that a failed start has left.", _clean),
     ),
 )

@@ -1,1 +1,1 @@
-"""``appliance start``: starts what is configured, for the first time or again."""
+"""``appliance start``: the first and every later start of services and jobs."""

@@ -1,8 +1,8 @@
 """``appliance start``: start services and jobs, and send the first records now.
 
-It runs the commands that an administrator would type, prints each, and goes on when one fails that
-the next does not need. Nothing of a flow that is off is started. Run again, it changes nothing but
-sends what has come in.
+It prints and runs the commands that an administrator would type, and continues after a failure that
+does not concern the next command. Flows that are off are left out. A later run only extracts and
+sends new records.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from appliance.core.run.layout import Layout
 
 _SYSTEMCTL = "/usr/bin/systemctl"
 _GOES_ON = (ExitStatus.DONE, ExitStatus.PARTLY)
-"""With these, what a command has left concerns only a part of what the next one needs."""
+"""Exit status after which the next command still has work to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    schedule.add_starter(parser, "who shall start the jobs (default: as before, else cron)")
+    schedule.add_starter(parser, "starter of the jobs (default: the present one, else cron)")
     schedule.add_since(parser)
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Start all that is on; return `ExitStatus.PARTLY` when a command failed."""
+    """Start all that is on; return `ExitStatus.PARTLY` if a command failed."""
     layout = cli.layout(arguments)
     host = settings.load(layout)
     if arguments.check_config:
@@ -61,8 +61,8 @@ def _services(host: settings.Host) -> Iterator[str]:
 def _jobs(host: settings.Host, layout: Layout, scheduling: list[str]) -> Iterator[str]:
     """Schedule the jobs, extract and send; yield the commands that failed.
 
-    No extraction without a schedule: its checkpoint would be the end of a ``--since`` that was not
-    kept.
+    If scheduling fails, nothing is extracted: ``--since`` was not kept then, and the checkpoint of
+    an extraction would make it ineffective for good.
     """
     commands = [scheduling]
     if host.flows[Flow.ACCOUNTING]:
@@ -81,5 +81,5 @@ _STEPS = cli.Program(
     "appliance", "", lambda _parser: None, cli.dispatch, verbs=(schedule.VERB, run_verb.VERB)
 )
 VERB = cli.Program(
-    "start", "Starts services and jobs, and sends the first records now.", add_arguments, run
+    "start", "Start services and jobs, and send the first records now.", add_arguments, run
 )

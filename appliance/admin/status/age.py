@@ -1,4 +1,4 @@
-"""How old the images are: the day of their Debian packages, which security updates have replaced since."""
+"""The age of the images: the days since their Debian packages were current."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from appliance.admin import settings
 from appliance.admin.images import locked
 
 LIMIT = 30
-"""Days after which images are reported as stale: Debian's point releases come every two months, updates each week."""
+"""Days after which images are reported as stale.
+
+Debian publishes security updates every week and point releases every two months.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """The day that the Debian packages of the images are of, and how many days ago that was."""
+    """The day of the Debian packages of the images, and how many days ago it was."""
 
     day: date
     days: int
 
     @property
     def complaint(self) -> str:
-        """Return what to do about images that are too old; empty when they are not."""
+        """Return the complaint about images that are too old; empty if they are not."""
         if self.days <= LIMIT:
             return ""
         words = f"images: their Debian packages are of {self.day}, {self.days} days ago"
@@ -31,11 +34,11 @@ class Age:
         return f"Images: Debian packages of {self.day}, {self.days} days ago"
 
     def as_json(self) -> object:
-        """Return what JSON can hold."""
+        """Return the value for `appliance status --json`."""
         return {"packages_of": self.day.isoformat(), "days": self.days}
 
 
 def of_images(host: settings.Host, *, today: date) -> Age | None:
-    """Return the age of the images that a bundle brought; None where none did, or an early one that does not say."""
+    """Return the age of the bundle's images; None without a bundle, or without a day in it."""
     day = locked.packages_of(host.images_lock) if host.images_lock.exists() else None
     return None if day is None else Age(day, max((today - day).days, 0))

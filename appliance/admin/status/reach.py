@@ -1,4 +1,4 @@
-"""Who can connect to the public BDII, and what it can connect to, for ``appliance status``."""
+"""The connections to and from the site's BDII, for ``appliance status``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from appliance.core.run.errors import AccessDenied, ConfigurationError, Unavaila
 
 _SERVICE = "sitebdii"
 _CONFIGURED = "the addresses and the port of /etc/sitebdii/bdii.conf"
+_NO_INPUT = "; INPUT rules of the host's firewall do not apply"
 _REPAIR = "repair it with: appliance firewall up"
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What is known of the BDII's connections."""
+    """The connections that are possible to and from the site's BDII."""
 
     clients: str
     egress: str
@@ -32,19 +33,17 @@ class Reach:
         return "\n".join(f"{_SERVICE}: {line}" for line in (self.clients, self.egress) if line)
 
     def as_json(self) -> object:
-        """Return what JSON can hold."""
+        """Return the value for `appliance status --json`."""
         return {"clients": self.clients, "egress": self.egress, "complaints": list(self.complaints)}
 
 
-def of_bdii(host: Host, told: Services | None) -> Reach | None:
-    """Look; None where the public BDII does not run, or nothing says how it is connected."""
-    is_running = told is not None and any(
-        state.service == _SERVICE and state.is_running for state in told.states
+def of_bdii(host: Host, services: Services | None) -> Reach | None:
+    """Return the connections of the site's BDII; None if it does not run or has no network file."""
+    is_running = services is not None and any(
+        state.service == _SERVICE and state.is_running for state in services.states
     )
     if is_running and host.is_native:
-        return _outward(
-            host, f"clients connect to {_CONFIGURED}, as far as the host's firewall lets them"
-        )
+        return _outward(host, f"clients connect to {_CONFIGURED}, if the host's firewall allows it")
     if not is_running or not host.network.is_file():
         return None
     try:
@@ -53,7 +52,7 @@ def of_bdii(host: Host, told: Services | None) -> Reach | None:
         return Reach("unknown", "unknown", [str(error)])
     clients = _clients(host, mode)
     if host.listen and ipaddress.ip_address(host.listen[0]).is_loopback:
-        cause = f"{_SERVICE} is bound to {host.listen[0]}: nobody outside this host can connect"
+        cause = f"{_SERVICE} is bound to {host.listen[0]}: no other host can connect"
         return Reach(
             clients,
             "",
@@ -69,7 +68,7 @@ def _outward(host: Host, clients: str) -> Reach:
     try:
         faults = egress.faults(bridges)
     except AccessDenied as error:
-        return Reach(clients, f"what it connects to is unknown: {error}")
+        return Reach(clients, f"its outgoing connections are unknown: {error}")
     except Unavailable as error:
         return Reach(
             clients, "may connect to anything", [f"{_SERVICE} may connect to anything: {error}"]
@@ -82,10 +81,10 @@ def _outward(host: Host, clients: str) -> Reach:
 
 def _clients(host: Host, mode: NetworkMode) -> str:
     if mode is NetworkMode.OTHER:
-        return f"clients connect as {host.network} publishes it; INPUT rules of the host's firewall do not apply"
+        return f"clients connect to the ports that {host.network} publishes{_NO_INPUT}"
     where = hosts.join_port(*host.listen) if host.listen else ""
     if mode is NetworkMode.HOST:
         where = where or _CONFIGURED
-        return f"clients connect to {where}, as far as the host's firewall lets them"
+        return f"clients connect to {where}, if the host's firewall allows it"
     where = where or f"port {PORT} of all addresses"
-    return f"clients connect to {where}, published by the engine: INPUT rules of the host's firewall do not apply"
+    return f"clients connect to {where}, published by the engine{_NO_INPUT}"

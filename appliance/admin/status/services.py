@@ -1,4 +1,4 @@
-"""The long-running services of a host, for ``appliance status``."""
+"""The state of the long-running services, for ``appliance status``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OFF = "off"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the engine told, or why it told nothing."""
+    """The services as the engine reports them, or its ``failure``."""
 
     states: Sequence[ServiceState] = ()
     failure: str = ""
@@ -39,11 +39,11 @@ class Services:
 
     @property
     def are_well(self) -> bool:
-        """Return whether there is nothing to complain of."""
+        """Return whether there are no complaints."""
         return not complaints(self)
 
     def as_json(self) -> object:
-        """Return what JSON can hold."""
+        """Return the value for `appliance status --json`."""
         if self.failure:
             return {"failure": self.failure}
         return [
@@ -53,7 +53,7 @@ class Services:
 
 
 def look(layout: Layout, host: settings.Host) -> Services | None:
-    """Ask the engine; None where no services are installed."""
+    """Return the services; None if none are installed."""
     if not host.compose_file.exists() and not host.is_native:
         return None
     compose, compose_failure = ("", "") if host.is_native else _compose(host.compose)
@@ -80,7 +80,7 @@ def look(layout: Layout, host: settings.Host) -> Services | None:
 
 
 def _faults(host: settings.Host, layout: Layout) -> Mapping[str, Sequence[str]]:
-    """Return what the last start of each unit has found wrong in the configuration of its services."""
+    """Return the errors that the last start of each unit found, by service."""
     decisions = [choose.read(unit, layout) for unit in UNITS if host.is_wanted(unit)]
     return {
         service: lines
@@ -98,7 +98,7 @@ def _states(host: settings.Host) -> list[ServiceState]:
 
 
 def _compose(program: Path) -> tuple[str, str]:
-    """Return path and version of Compose, and why it cannot be used, if it cannot."""
+    """Return path and version of Compose, and why it cannot be used, if so."""
     try:
         return f"{program} {composes.version(program)}", ""
     except Unavailable as error:
@@ -108,7 +108,7 @@ def _compose(program: Path) -> tuple[str, str]:
 def _without_container(
     states: Sequence[ServiceState], off: Collection[str], layout: Layout
 ) -> Iterator[ServiceState]:
-    """Yield the services that have no container of use: those that are to run always, and those that are off."""
+    """Yield the services without a container that are enabled or whose flow is off."""
     enabled = layout.path("/etc/systemd/system/multi-user.target.wants")
     for service in SERVICES.keys() - {state.service for state in states}:
         if service in off or (enabled / f"{SERVICES[service]}.service").is_symlink():
@@ -119,7 +119,7 @@ def _without_container(
 
 
 def rows(services: Services, *, at: datetime) -> list[tuple[str, ...]]:
-    """Return a table with its heading; the time that a service is in its state is in minutes, hours or days."""
+    """Return the rows of the table, the heading first."""
     table: list[tuple[str, ...]] = [("SERVICE", "STATE", "HEALTH", "FOR", "RESTARTS")]
     for state in services.states:
         span = _span(at - state.since) if state.since else "-"
@@ -136,7 +136,7 @@ def _span(length: timedelta) -> str:
 
 
 def complaints(services: Services) -> list[str]:
-    """Return a line for each service that is not well, with what its check said and where there is more."""
+    """Return a line for each service with a fault: its state, and the command with details."""
     about_compose = [services.compose_failure] if services.compose_failure else []
     about_compose += [line for lines in services.faults.values() for line in lines]
     if services.failure:
@@ -147,7 +147,8 @@ def complaints(services: Services) -> list[str]:
         if state.service in services.off and state.is_running
     ]
     lines = [
-        f"{name}: runs, though its flow is off; systemctl stop {SERVICES[name]}" for name in running
+        f"{name}: runs although its flow is off; systemctl stop {SERVICES[name]}"
+        for name in running
     ]
     explained = {*services.off, *services.faults}
     amiss = [
@@ -157,7 +158,7 @@ def complaints(services: Services) -> list[str]:
 
 
 def _complaint(state: ServiceState) -> str:
-    if not state.is_running:  # what its check said last was of the time when it ran
+    if not state.is_running:  # the output of its last check is from the time when it ran
         status = (
             ""
             if state.exit_status is None or state.state != "exited"

@@ -1,9 +1,8 @@
-"""``appliance status``: how the services are, what the last run of each program did, and whether somebody starts them.
+"""``appliance status``: the services, the last run of each program, and what starts the jobs.
 
-Exit status 0 when every last run left nothing undone, every service is well, one of cron and
-systemd starts every job that a site needs, and the images are not stale; 1 when not (what is wrong
-is listed); 3 when no program has run yet and no service is installed. What belongs to a flow that
-is off is shown as such, and nothing of it is wrong.
+Exit status: 0 if every last run was complete, every service is healthy, either cron or systemd
+starts each job, and the images are not stale; 1 if not, with a line for each fault; 3 if no program
+has run yet and no service is installed. Flows that are off are shown as such and have no faults.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The last run of one program, as its record tells it."""
+    """The last run of a program, from its record."""
 
     program: str
     ended: datetime | None
@@ -44,16 +43,16 @@ class Last:
     counts: Mapping[str, float]
     failures: Sequence[str]
     is_off: bool = False
-    """Whether its flow is off: it is not started, and how its last run ended matters to nobody."""
+    """Whether its flow is off, so that the result of its last run does not matter."""
 
     @property
     def is_well(self) -> bool:
-        """Return whether there is nothing to complain of."""
+        """Return whether it was complete, or its flow is off."""
         return self.is_off or self.status is ExitStatus.DONE
 
     @property
     def word(self) -> str:
-        """Return the word of the table for it."""
+        """Return the word for it in the table."""
         if self.is_off:
             return services.OFF
         return _WORDS[self.status] if self.status is not None else "unknown"
@@ -61,24 +60,28 @@ class Last:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("--json", action="store_true", help="print the records as they are")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the records and the state of the services as JSON",
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Print the records of all programs."""
+    """Print the state of services and jobs; return the exit status."""
     layout = cli.layout(arguments)
     host = settings.load(layout)
-    directory, told_services = layout.runs, services.look(layout, host)
+    directory, found_services = layout.runs, services.look(layout, host)
     records, unusable = _records(layout)
-    found = {path.stem: told for path, told in records.items()}
+    found = {path.stem: record_ for path, record_ in records.items()}
     off = {path.stem for path in records if _is_off(path, host)}
-    if not found and told_services is None:
-        raise Unavailable(
-            directory, "no program has left a record", "see whether cron or its timers start them"
-        )
+    if not found and found_services is None:
+        raise Unavailable(directory, "no program has run yet", "see appliance schedule")
     schedule, images = _schedule(layout, host), age.of_images(host, today=clock.now().date())
-    runs = [_last(program, told, is_off=program in off) for program, told in sorted(found.items())]
-    reached = reach.of_bdii(host, told_services)
+    runs = [
+        _last(program, record_, is_off=program in off) for program, record_ in sorted(found.items())
+    ]
+    reached = reach.of_bdii(host, found_services)
     complaints = [
         *(schedule or ()),
         *unusable,
@@ -86,9 +89,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     ]
     complaints += reached.complaints if reached else []
     if arguments.json:
-        beside = {} if told_services is None else {"services": told_services.as_json()}
-        beside |= {} if told_services is None else {"compose": told_services.compose}
-        beside |= {"faults": told_services.faults} if told_services and told_services.faults else {}
+        beside = {} if found_services is None else {"services": found_services.as_json()}
+        beside |= {} if found_services is None else {"compose": found_services.compose}
+        beside |= (
+            {"faults": found_services.faults} if found_services and found_services.faults else {}
+        )
         beside |= {} if schedule is None else {"schedule": schedule}
         beside |= {} if images is None else {"images": images.as_json()}
         beside |= (
@@ -100,8 +105,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         beside |= {"reach": reached.as_json()} if reached else {}
         print(json.dumps(found | beside, indent=1, ensure_ascii=False))
     else:
-        if told_services is not None:
-            print(_services_table(told_services, at=clock.now()))
+        if found_services is not None:
+            print(_services_table(found_services, at=clock.now()))
         if images is not None and not images.complaint:
             print(images)
         if reached is not None:
@@ -113,21 +118,21 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             if runs
             else f"No program has run yet: {directory}"
         )
-    is_well = (told_services is None or told_services.are_well) and not complaints
+    is_well = (found_services is None or found_services.are_well) and not complaints
     return ExitStatus.DONE if is_well and all(last.is_well for last in runs) else ExitStatus.PARTLY
 
 
 def _is_off(path: Path, host: settings.Host) -> bool:
-    """Return whether a record is of a program whose flow is off: how its last run ended matters to nobody then."""
+    """Return whether a record belongs to a program whose flow is off."""
     flow = inventory.flow_of_record(path.stem, path.parent.name)
     return flow is not None and not host.flows[flow]
 
 
 def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
-    """Return the records of all programs, and a line for each name that cannot be used.
+    """Return the records of all programs, and a line for each unusable file.
 
-    Each container's records are in a directory of its own, and none of them replaces those that
-    root writes of jobs, which come last.
+    Each container writes into a directory of its own. The records of jobs, which root writes, come
+    last, so that no other record replaces them.
     """
     if not layout.runs.exists():
         return {}, []
@@ -144,19 +149,19 @@ def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str
 
 
 def _schedule(layout: Layout, host: settings.Host) -> list[str] | None:
-    """Return what `appliance schedule` would complain of; None where nothing is installed that starts jobs."""
+    """Return the complaints of `appliance schedule`; None if no table or timer is installed."""
     try:
         return state.complaints(layout, host) if state.is_installed(layout) else None
-    except OSError as error:  # root's table is for root alone to read
+    except OSError as error:  # only root can read root's table
         return [str(LocalFailure.from_os(error))]
 
 
-def _services_table(told: Services, *, at: datetime) -> str:
-    lines = _aligned(services.rows(told, at=at)) if told.states else []
-    if not told.states and not told.failure:
+def _services_table(found: Services, *, at: datetime) -> str:
+    lines = _aligned(services.rows(found, at=at)) if found.states else []
+    if not found.states and not found.failure:
         lines = ["No service has a container; start them with appliance start"]
-    lines += [f"  ! {log.one_line(line)}" for line in services.complaints(told)]
-    about = f"Compose: {told.compose}" if told.compose else "The programs run without containers."
+    lines += [f"  ! {log.one_line(line)}" for line in services.complaints(found)]
+    about = f"Compose: {found.compose}" if found.compose else "The programs run without containers."
     return "\n".join([*lines, about, ""])
 
 
@@ -168,15 +173,15 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _last(program: str, told: Mapping[str, object], *, is_off: bool) -> Last:
-    counts, failures, status = told.get("counts"), told.get("failures"), told.get("status")
+def _last(program: str, tree: Mapping[str, object], *, is_off: bool) -> Last:
+    counts, failures, status = tree.get("counts"), tree.get("failures"), tree.get("status")
     return Last(
         program=program,
-        ended=_moment(told.get("ended")),
+        ended=_moment(tree.get("ended")),
         status=ExitStatus(status)
         if isinstance(status, int) and status in set(ExitStatus)
         else None,
-        last_success=_moment(told.get("last_success")),
+        last_success=_moment(tree.get("last_success")),
         counts=counts if isinstance(counts, dict) else {},
         failures=[str(line) for line in failures] if isinstance(failures, list) else [],
         is_off=is_off,
@@ -228,7 +233,7 @@ def _ago(moment: datetime | None, at: datetime) -> str:
 
 VERB = cli.Program(
     "status",
-    "Prints the state of the services and the last run of each program.",
+    "Print the state of the services and the last run of each program.",
     add_arguments,
     run,
 )

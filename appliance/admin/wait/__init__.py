@@ -1,1 +1,1 @@
-"""``appliance wait``: until a service is at work."""
+"""``appliance wait``: waiting for services, with an early end if they cannot start."""

@@ -1,4 +1,4 @@
-"""Whether it is of any use to go on waiting for a service of this host."""
+"""Repeated queries of a service, which end early if the service cannot start any more."""
 
 from __future__ import annotations
 
@@ -12,37 +12,40 @@ from appliance.admin.runtime.engine import Engine, ServiceState
 from appliance.core.run.errors import ExitStatus, Unavailable
 
 _LOOK_EVERY = 2.0
-"""Seconds between two looks."""
+"""Seconds between two queries of the engine."""
 _ENOUGH = 3
-"""How often a container may be started again meanwhile."""
+"""Restarts of the container during the wait after which it has failed."""
 
 
 @dataclass(slots=True)
 class ServiceWatch:
-    """What the waiting is about: the container of a service, and the process that has it run."""
+    """The container of a service, and the process that runs it, as seen during a wait."""
 
     socket: Path | None
-    """Of the engine; None on a host without containers."""
+    """The socket of the engine; None on a host without containers."""
     service: str
     pid: int | None
     _restarts: int | None = field(default=None, init=False)
 
     def look(self) -> None:
-        """Raise `Unavailable`, with the program's last words, when nothing will come of it.
+        """Check that the service can still start.
 
-        That is when the process has ended, when the program in the container calls its
-        configuration wrong, which no other start mends, or when it ends again and again.
+        Raises:
+            Unavailable: The process has ended, the program has rejected its configuration, or it
+                has ended repeatedly; the cause is its last line of output.
+
         """
         if words := self._last_words():
             raise Unavailable(
-                self.service, f"does not come up: {words}", f"see appliance logs {self.service}"
+                self.service, f"does not start: {words}", f"see appliance logs {self.service}"
             )
         if self.pid is not None and not Path(f"/proc/{self.pid}").exists():
-            remedy = f"see its words above, or systemctl status {SERVICES.get(self.service, self.service)}"
-            raise Unavailable(self.service, "what has it run has ended", remedy)
+            unit = SERVICES.get(self.service, self.service)
+            remedy = f"see its messages above, or systemctl status {unit}"
+            raise Unavailable(self.service, "the process that runs it has ended", remedy)
 
     def _last_words(self) -> str:
-        """Return what the program said before it gave up; nothing while it has not, or the engine does not tell."""
+        """Return the last line of a program that has failed; empty if it may still start."""
         if self.socket is None:
             return ""
         try:
@@ -52,17 +55,17 @@ class ServiceWatch:
                 )
                 if not self._has_given_up(state) or state is None:
                     return ""
-                said = (
+                line = (
                     b"".join(engine.logs(self.service, lines=1, follow=False))
                     .decode(errors="replace")
                     .strip()
                 )
         except Unavailable:
             return ""
-        return said or f"it ended with status {state.exit_status}"
+        return line or f"it ended with status {state.exit_status}"
 
     def passes_check(self) -> bool | None:
-        """Say whether the service's own check in its container passes now; None when no engine answers."""
+        """Return whether the service passes its health check; None if no engine answers."""
         if self.socket is None:
             return None
         try:
@@ -73,7 +76,7 @@ class ServiceWatch:
 
     def _has_given_up(self, state: ServiceState | None) -> bool:
         restarts = state.restarts if state else 0
-        # the first look, or another container
+        # The first query, or the count of another container, which starts from 0.
         if self._restarts is None or restarts < self._restarts:
             self._restarts = restarts
         ended = restarts - self._restarts
@@ -83,7 +86,7 @@ class ServiceWatch:
 
 
 def wait_until(
-    amiss: Callable[[], str],
+    fault: Callable[[], str],
     *,
     subject: str,
     service: str,
@@ -91,19 +94,22 @@ def wait_until(
     pause: float,
     watch: ServiceWatch | None,
 ) -> None:
-    """Ask every ``pause`` seconds what is amiss, until it is nothing; raises `Unavailable` with the last answer.
+    """Call ``fault`` every ``pause`` seconds until it returns an empty text.
 
-    What a ``watch`` sees ends the waiting sooner; else ``timeout`` does, in seconds.
+    Raises:
+        Unavailable: There was still a fault after ``timeout`` seconds, or ``watch`` found that the
+            service cannot start; the cause contains the last fault.
+
     """
     now = time.monotonic()
-    # the first look tells how often the container had ended before
+    # Look at once: restarts are counted from the number at the beginning.
     deadline, look = now + timeout, now
-    while cause := amiss():
+    while cause := fault():
         now = time.monotonic()
         if now >= deadline:
             raise Unavailable(
                 subject,
-                f"no answer within {timeout} s, lastly: {cause}",
+                f"no answer within {timeout} s; last fault: {cause}",
                 f"see appliance logs {service}",
             )
         if watch and now >= look:

@@ -1,8 +1,7 @@
-"""``appliance wait SERVICE``: returns when a service's own check in its container passes, or tells why it will not.
+"""``appliance wait SERVICE``: wait until a service passes the health check in its container.
 
-On a host without containers: when somebody answers where it listens.
-
-The unit of the backend has its start last until then.
+On a host without containers, wait until it accepts connections. The backend's unit there calls the
+command, so that its start ends with the first answer.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ _PAUSE = 0.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
-    parser.add_argument("service", choices=SERVICES, metavar="SERVICE", help=", ".join(SERVICES))
+    words = f"service to wait for: {', '.join(SERVICES)}"
+    parser.add_argument("service", choices=SERVICES, metavar="SERVICE", help=words)
     parser.add_argument(
         "--timeout",
         type=int,
         metavar="SECONDS",
         default=120,
-        help="how long to wait (default: 120)",
+        help="seconds to wait (default: 120)",
     )
     parser.add_argument(
         "--pid",
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Wait."""
+    """Wait; return the exit status."""
     service = arguments.service
     layout = cli.layout(arguments)
     host = settings.load(layout)
@@ -52,9 +52,14 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def wait_for(service: str, *, watch: ServiceWatch, timeout: int) -> None:
-    """Wait until a service passes its own check; raises `Unavailable` after ``timeout`` seconds."""
+    """Wait until a service passes its health check, at most ``timeout`` seconds.
+
+    Raises:
+        Unavailable: It does not pass in time, or cannot start.
+
+    """
     _wait_until(
-        lambda: "" if watch.passes_check() else "it does not pass its own check",
+        lambda: "" if watch.passes_check() else "it does not pass its health check",
         service,
         watch,
         timeout,
@@ -65,4 +70,4 @@ def _wait_until(amiss: Callable[[], str], service: str, watch: ServiceWatch, tim
     wait_until(amiss, subject=service, service=service, timeout=timeout, pause=_PAUSE, watch=watch)
 
 
-VERB = cli.Program("wait", "Waits until a service answers.", add_arguments, run)
+VERB = cli.Program("wait", "Wait until a service answers.", add_arguments, run)
