@@ -42,18 +42,16 @@ def shipped_paths() -> set[str]:
     found = {f"/{path}" for path in _below("etc")}
     for folder, target in (
         ("systemd", "/etc/systemd/system"),
-        ("native/systemd", "/etc/systemd/system"),
-        ("tmpfiles.d", "/etc/tmpfiles.d"),
-        ("native/tmpfiles.d", "/etc/tmpfiles.d"),
-        ("logrotate.d", "/etc/logrotate.d"),
-        ("native/logrotate.d", "/etc/logrotate.d"),
-        ("native/provider", "/var/lib/bdii/gip/provider"),
-        ("native/libexec", "/usr/local/lib/fedcloud"),
+        ("deploy/native/systemd", "/etc/systemd/system"),
+        ("deploy/native/tmpfiles.d", "/etc/tmpfiles.d"),
+        ("deploy/native/logrotate.d", "/etc/logrotate.d"),
+        ("deploy/native/provider", "/var/lib/bdii/gip/provider"),
+        ("deploy/native/libexec", "/usr/local/lib/fedcloud"),
         ("bin", "/usr/local/bin"),
     ):
         found |= {f"{target}/{Path(name).relative_to(folder)}" for name in _below(folder)}
     found |= {f"/etc/cron.d/{job.cron}" for job in JOBS.values()}
-    for name in (*_below("tmpfiles.d"), *_below("native/tmpfiles.d")):
+    for name in (*_below("tmpfiles.d"), *_below("deploy/native/tmpfiles.d")):
         found |= set(re.findall(r"^[df] (\S+)", (TOP / name).read_text(), re.MULTILINE))
     places = ("/usr/local/bin/appliance", "/opt/fedcloud/current", "/var/lib/fedcloud/version")
     newest = "/etc/cloudkeeper-os/cloudkeeper-os.conf"
