@@ -51,7 +51,7 @@ def shipped_paths() -> set[str]:
     ):
         found |= {f"{target}/{Path(name).relative_to(folder)}" for name in _below(folder)}
     found |= {f"/etc/cron.d/{job.cron}" for job in JOBS.values()}
-    for name in (*_below("tmpfiles.d"), *_below("deploy/native/tmpfiles.d")):
+    for name in (*_below("etc/tmpfiles.d"), *_below("deploy/native/tmpfiles.d")):
         found |= set(re.findall(r"^[df] (\S+)", (TOP / name).read_text(), re.MULTILINE))
     places = ("/usr/local/bin/appliance", "/opt/fedcloud/current", "/var/lib/fedcloud/version")
     newest = "/etc/cloudkeeper-os/cloudkeeper-os.conf"
