@@ -74,7 +74,8 @@ def image(number: int, *vos: str, name: str = "") -> str:
         "objectClass: GLUE2Entity\nobjectClass: GLUE2ApplicationEnvironment\n"
         f"GLUE2ApplicationEnvironmentID: {identifier}\n"
         f"GLUE2ApplicationEnvironmentAppName: {name or f'image {number}'}\n"
-        "GLUE2ApplicationEnvironmentComputingManagerForeignKey: https://cloud.example.org:5000/v3_cloud.compute_manager\n"
+        "GLUE2ApplicationEnvironmentComputingManagerForeignKey: "
+        "https://cloud.example.org:5000/v3_cloud.compute_manager\n"
         f"{marks}\n"
     )
 
@@ -84,15 +85,17 @@ def cloud(*parts: str) -> str:
     identifier = SERVICE.split(",", maxsplit=1)[0].removeprefix("GLUE2ServiceID=")
     return (
         "dn: GLUE2GroupID=cloud,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: cloud\n\n"
-        f"dn: {SERVICE}\nobjectClass: GLUE2Entity\nobjectClass: GLUE2Service\nGLUE2ServiceID: {identifier}\n"
+        f"dn: {SERVICE}\nobjectClass: GLUE2Entity\nobjectClass: GLUE2Service\n"
+        f"GLUE2ServiceID: {identifier}\n"
         "GLUE2ServiceType: org.cloud.iaas\nGLUE2ServiceQualityLevel: production\n"
         "GLUE2ServiceAdminDomainForeignKey: TEST-SITE\n\n"
         f"dn: GLUE2EndpointID={identifier}_endpoint,{SERVICE}\n"
         "objectClass: GLUE2Entity\nobjectClass: GLUE2Endpoint\n"
-        f"GLUE2EndpointID: {identifier}_endpoint\nGLUE2EndpointURL: https://cloud.example.org:5000/v3\n"
+        f"GLUE2EndpointID: {identifier}_endpoint\n"
+        "GLUE2EndpointURL: https://cloud.example.org:5000/v3\n"
         "GLUE2EndpointInterfaceName: org.openstack.nova\nGLUE2EndpointQualityLevel: production\n"
-        f"GLUE2EndpointHealthState: ok\nGLUE2EndpointServingState: production\nGLUE2EndpointServiceForeignKey: {identifier}\n\n"
-        + "".join(parts)
+        "GLUE2EndpointHealthState: ok\nGLUE2EndpointServingState: production\n"
+        f"GLUE2EndpointServiceForeignKey: {identifier}\n\n" + "".join(parts)
     )
 
 

@@ -1,4 +1,4 @@
-"""The resource's BDII with a real slapd: what LDAP clients see while providers change, fail, lie and hang."""
+"""The resource's BDII with a real slapd, seen by LDAP clients while providers change and fail."""
 
 import os
 import signal
@@ -137,7 +137,7 @@ def test_one_vo_fails_and_its_neighbour_goes_on(tmp_path: Path) -> None:
     assert sorted(found["img3"]["GLUE2EntityOtherInfo"]) == ["VO=a", "VO=b"]
 
 
-def test_stale_entries_go_after_their_time(tmp_path: Path) -> None:
+def test_stale_entries_are_removed_after_their_time(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path, {"BDII_EXPIRY": 3, "BDII_SHRINK_HOLD": 0})
     bdii.provide(cloud(image(1)))
     with running(bdii):
@@ -158,7 +158,7 @@ def test_a_tree_that_shrinks_by_more_than_half_is_held(tmp_path: Path) -> None:
         )
         bdii.wait_for(
             lambda: "39 of 46 entries would be deleted at once: held until" in bdii.log,
-            what="words about it",
+            what="the report",
         )
         bdii.wait_for_images(2)
         assert time.monotonic() - started >= 8
@@ -211,7 +211,7 @@ def test_10044_entries_are_all_served_and_readers_never_see_fewer_than_stay(tmp_
     assert max(counts) <= 10_044 + 50
 
 
-def test_an_entry_that_slapd_refuses_is_told_counted_and_harms_no_neighbour(tmp_path: Path) -> None:
+def test_a_refused_entry_is_reported_counted_and_harms_no_neighbour(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bad = image(1).replace(
         "GLUE2ApplicationEnvironmentAppName", "GLUE2ApplicationEnvironmentNoSuch"
@@ -235,21 +235,49 @@ HOSTILE = [
     b"dn:: R0xVRTJHcm91cElEPf/+LG89Z2x1ZQ==\nobjectClass: GLUE2Group\nGLUE2GroupID: x\n\n",
     b"dn: GLUE2GroupID=a\\,b\\+c\\20,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID:: YSxiK2Mg\n\n",
     b"dn: GLUE2GroupID=nul\\00,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID:: bnVsAA==\n\n",
-    b"dn: GLUE2GroupID=two+GLUE2GroupID=names,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: two\n\n",
-    b"dn: GLUE2GroupID=empty,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: empty\ndescription:\n\n",
-    b"dn: GLUE2GroupID=binary,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: binary\ndescription:: //79/A==\n\n",
-    b"dn: GLUE2GroupID=option,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: option\ndescription;lang-en: x\n\n",
+    (
+        b"dn: GLUE2GroupID=two+GLUE2GroupID=names,o=glue\n"
+        b"objectClass: GLUE2Group\nGLUE2GroupID: two\n\n"
+    ),
+    (
+        b"dn: GLUE2GroupID=empty,o=glue\n"
+        b"objectClass: GLUE2Group\nGLUE2GroupID: empty\ndescription:\n\n"
+    ),
+    (
+        b"dn: GLUE2GroupID=binary,o=glue\n"
+        b"objectClass: GLUE2Group\nGLUE2GroupID: binary\ndescription:: //79/A==\n\n"
+    ),
+    (
+        b"dn: GLUE2GroupID=option,o=glue\n"
+        b"objectClass: GLUE2Group\nGLUE2GroupID: option\ndescription;lang-en: x\n\n"
+    ),
     b"dn: GLUE2GroupID=escape\x1b[31mred,o=glue\nobjectClass: nonsense\n\n",
     b"dn: o=glue\nobjectClass: GLUE2Group\no: glue\n\n",
-    b"dn: cn=admin,o=glue\nobjectClass: organizationalRole\ncn: admin\nstructuralObjectClass: x\n\n",
+    (
+        b"dn: cn=admin,o=glue\n"
+        b"objectClass: organizationalRole\ncn: admin\nstructuralObjectClass: x\n\n"
+    ),
     b"dn: GLUE2GroupID=file,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID:< file:///etc/passwd\n\n",
     b"dn: GLUE2GroupID=cloud,o=glue\nchangetype: delete\n\n",
-    b"dn: GLUE2GroupID=deep," + b"GLUE2GroupID=x," * 300 + b"o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: deep\n\n",
-    b"dn: GLUE2ServiceID=orphan,GLUE2GroupID=a+o=b,o=glue\nobjectClass: GLUE2Service\nGLUE2ServiceID: orphan\n\n",
-    b"dn: GLUE2GroupID=" + b"l" * 233 + b",o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: " + b"l" * 233 + b"\n\n",
-    b"dn: GLUE2GroupID=huge,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: huge\ndescription: " + b"x" * 20_000_000 + b"\n\n",
-    b"dn: GLUE2GroupID=long,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: long\ndescription: " + b"x" * 500_000 + b"\n\n",
-]  # fmt: skip
+    b"dn: GLUE2GroupID=deep,"
+    + b"GLUE2GroupID=x," * 300
+    + b"o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: deep\n\n",
+    (
+        b"dn: GLUE2ServiceID=orphan,GLUE2GroupID=a+o=b,o=glue\n"
+        b"objectClass: GLUE2Service\nGLUE2ServiceID: orphan\n\n"
+    ),
+    b"dn: GLUE2GroupID="
+    + b"l" * 233
+    + b",o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: "
+    + b"l" * 233
+    + b"\n\n",
+    b"dn: GLUE2GroupID=huge,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: huge\ndescription: "
+    + b"x" * 20_000_000
+    + b"\n\n",
+    b"dn: GLUE2GroupID=long,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: long\ndescription: "
+    + b"x" * 500_000
+    + b"\n\n",
+]
 
 
 @pytest.mark.parametrize("entries", [10, 300], ids=["one by one", "in bulk"])
@@ -278,9 +306,15 @@ def test_hostile_entries_harm_no_neighbour(tmp_path: Path, entries: int) -> None
 def test_refused_entries_of_a_bulk_load_are_left_out_with_those_below(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     text = cloud(*(image(n) for n in range(300)))
-    orphan = "dn: GLUE2ServiceID=s,GLUE2GroupID=bad,o=glue\nobjectClass: GLUE2Service\nGLUE2ServiceID: s\n"
-    orphan += "GLUE2ServiceType: t\nGLUE2ServiceQualityLevel: production\nGLUE2ServiceAdminDomainForeignKey: X\n\n"
-    bad = "dn: GLUE2GroupID=bad,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: bad\nnosuch: attribute\n\n"
+    orphan = (
+        "dn: GLUE2ServiceID=s,GLUE2GroupID=bad,o=glue\nobjectClass: GLUE2Service\n"
+        "GLUE2ServiceID: s\nGLUE2ServiceType: t\nGLUE2ServiceQualityLevel: production\n"
+        "GLUE2ServiceAdminDomainForeignKey: X\n\n"
+    )
+    bad = (
+        "dn: GLUE2GroupID=bad,o=glue\nobjectClass: GLUE2Group\nGLUE2GroupID: bad\n"
+        "nosuch: attribute\n\n"
+    )
     for value in (" twice\nGLUE2EntityOtherInfo: twice ", ": //79/A=="):
         bad += image(1000 + len(bad)).rstrip() + f"\nGLUE2EntityOtherInfo:{value}\n\n"
     bad += image(1000 + len(bad)).rstrip() + "\nGLUE2ApplicationEnvironmentMaxSlots: many\n\n"
@@ -306,7 +340,7 @@ def test_an_entry_that_becomes_one_of_another_class(tmp_path: Path) -> None:
         assert len(images(bdii.entries())) == 1
 
 
-def test_a_directory_of_providers_that_is_away_takes_nothing_with_it(tmp_path: Path) -> None:
+def test_a_missing_directory_of_providers_removes_no_entry(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path, {"BDII_SHRINK_HOLD": 0})
     bdii.provide(cloud(image(1)))
     with running(bdii):
@@ -318,7 +352,7 @@ def test_a_directory_of_providers_that_is_away_takes_nothing_with_it(tmp_path: P
         bdii.wait_for(lambda: not stale(bdii.entries()))
 
 
-def test_slapd_killed_is_back_with_the_same_tree(tmp_path: Path) -> None:
+def test_a_killed_slapd_is_restarted_with_the_same_tree(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path, {"BDII_BREATHE_TIME": 60})
     bdii.provide(cloud(image(1), image(2)))
     with running(bdii):
@@ -402,11 +436,12 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         done = bdii.once("--serve")
     assert done.returncode == 3
     assert done.stderr == (
-        f"bdii-update: 127.0.0.1:{bdii.port}: is taken by another program; stop that program, or set BDII_PORT\n"
+        f"bdii-update: 127.0.0.1:{bdii.port}: is taken by another program; "
+        "stop that program, or set BDII_PORT\n"
     )
 
 
-def test_no_second_one_on_one_state_directory(tmp_path: Path) -> None:
+def test_a_second_bdii_cannot_use_the_state_directory(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud())
     with running(bdii):
@@ -418,7 +453,7 @@ def test_no_second_one_on_one_state_directory(tmp_path: Path) -> None:
         assert len(bdii.entries()) > 3
 
 
-def test_strangers_read_and_never_write(tmp_path: Path) -> None:
+def test_anonymous_clients_read_and_never_write(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud(image(1)))
     with running(bdii):
@@ -426,8 +461,11 @@ def test_strangers_read_and_never_write(tmp_path: Path) -> None:
         for arguments in (["-x"], ["-x", "-D", "o=glue", "-w", "secret"]):
             done = subprocess.run(
                 ["ldapdelete", *arguments, "-H", f"ldap://127.0.0.1:{bdii.port}", SERVICE],
-                capture_output=True, text=True, check=False, timeout=20,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=20,
+            )
             assert done.returncode != 0, done
         sizes = search(bdii.port, "o=glue", "1.1")
         assert len(images(sizes)) == 1
@@ -480,7 +518,7 @@ def test_once_prints_the_tree_and_diff_prints_the_changes(tmp_path: Path) -> Non
     assert "provider/cloud: failed with status 7" in failed.stderr
 
 
-def test_a_full_disk_is_told_and_what_is_published_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_published_tree_stays(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud(image(1), image(2)))
     full = ("strace", "-D", "-f", "--seccomp-bpf", "-qqq", "-o", os.devnull, "-e", "signal=none")

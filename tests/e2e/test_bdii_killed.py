@@ -1,4 +1,4 @@
-"""The program killed at each of its system calls while it changes a published tree; the next start repairs."""
+"""The program is killed at a system call while it changes a tree; the next start repairs it."""
 
 import itertools
 import signal
@@ -17,7 +17,10 @@ NEW = cloud(*(image(n, "ops", name="changed" if n == 4 else "") for n in range(3
 # start and the end.
 UNTIL_PUBLISHED = """
 "$@" --serve & pid=$!
-look() { ldapsearch -x -LLL -o ldif-wrap=no -H "ldap://127.0.0.1:$PORT" -b o=glue >"$1" 2>/dev/null && [ -s "$1" ]; }
+look() {
+  ldapsearch -x -LLL -o ldif-wrap=no -H "ldap://127.0.0.1:$PORT" -b o=glue >"$1" 2>/dev/null
+  [ $? = 0 ] && [ -s "$1" ]
+}
 until look "$SEEN/first" || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
 until grep -q img10_ "$STATE/published.ldif" || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
 sleep 0.1

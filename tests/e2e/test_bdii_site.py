@@ -1,4 +1,4 @@
-"""Two levels: a site's BDII that pulls from a resource's, both with slapd, seen through ldapsearch."""
+"""A site's BDII that pulls from a resource's, both with slapd, as ldapsearch sees them."""
 
 import json
 import signal
@@ -58,7 +58,8 @@ def test_the_site_publishes_itself_and_what_it_pulls_with_images(tmp_path: Path)
     own = free_port()
     above = site(
         tmp_path / "site",
-        f"# two sources, the first is this BDII itself\nBDII ldap://127.0.0.1:{own}/mds-vo-name=resource,o=grid\n"
+        "# two sources, the first is this BDII itself\n"
+        f"BDII ldap://127.0.0.1:{own}/mds-vo-name=resource,o=grid\n"
         f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n",
         SLAPD_PORT=own,
     )
@@ -165,14 +166,17 @@ def test_a_wrong_line_of_site_urls_stops_no_other(tmp_path: Path) -> None:
     ]
 
 
-def test_a_source_that_publishes_nothing_yet_is_told_from_one_that_is_down(tmp_path: Path) -> None:
+def test_an_empty_source_is_distinguished_from_one_that_is_down(tmp_path: Path) -> None:
     # an openstack.rc that is not filled in: the site's log must lead to the resource's
     below = resource(tmp_path / "resource")
     above = site(
         tmp_path / "site", f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
     )
     with running(below), running(above):
-        words = f"site/CLOUD: failed with status 32: No such object (32): ldap://127.0.0.1:{below.port} answers, but has no"
+        words = (
+            "site/CLOUD: failed with status 32: No such object (32): "
+            f"ldap://127.0.0.1:{below.port} answers, but has no"
+        )
         above.wait_for(lambda: words in above.log, what="the reason")
 
 
@@ -190,23 +194,75 @@ def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("defaults.conf", "SITE_NAME=SITE-NAME\nSITE_BDII_HOST=bdii.example.org\n", "defaults.conf:1: SITE_NAME: is still the placeholder"),
-        ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.com\n", "defaults.conf:2: SITE_BDII_HOST: is still the placeholder"),
-        ("defaults.conf", "SITE_NAME=$(hostname -d)\n", "defaults.conf:1: SITE_NAME: $(…) would be replaced by a shell"),
-        ("defaults.conf", "SITE_NAME=OTHER\nSITE_BDII_HOST=bdii.example.org\n", "site.cfg:1: SITE_NAME: 'TEST-SITE' here, 'OTHER' in"),
-        ("defaults.conf", "SITE_NAME='TEST SITE'\nSITE_BDII_HOST=bdii.example.org\n", "defaults.conf:1: SITE_NAME: 'TEST SITE' is not a site name of GOCDB"),
-        ("defaults.conf", "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=ldap://b:2170\n", "defaults.conf:2: SITE_BDII_HOST: 'ldap://b:2170' is not a host name"),
-        ("bdii.conf", "BDII_HOSTNAME='a b'\n", "bdii.conf:1: BDII_HOSTNAME: 'a b' is not a host name"),
-        ("site.cfg", SITE_CFG.replace("TEST-SITE", "SITE-NAME"), "site.cfg:1: SITE_NAME: is still the placeholder 'SITE-NAME'"),
-        ("site.cfg", SITE_CFG.replace("43.46", "north 43"), "site.cfg:7: SITE_LAT: 'north 432306' is not allowed"),
-        ("site.cfg", SITE_CFG.replace("SITE_EMAIL = site-admin@example.org\n", ""), "site.cfg: SITE_EMAIL: must be set"),
-        ("site.cfg", SITE_CFG + "SITE_LOC = There\n", "site.cfg:14: SITE_LOC: is set a second time; first in line 5"),
-        ("urls.conf", "CLOUD ldap://cloud/o=glue\n", "urls.conf:1: CLOUD: not 'NAME ldap://host:port/base', the port included"),
-        ("urls.conf", "\nCLOUD ldap://cloud:2170/dc=org\n", "urls.conf:2: CLOUD: base 'dc=org' is neither below o=glue"),
+        (
+            "defaults.conf",
+            "SITE_NAME=SITE-NAME\nSITE_BDII_HOST=bdii.example.org\n",
+            "defaults.conf:1: SITE_NAME: is still the placeholder",
+        ),
+        (
+            "defaults.conf",
+            "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.com\n",
+            "defaults.conf:2: SITE_BDII_HOST: is still the placeholder",
+        ),
+        (
+            "defaults.conf",
+            "SITE_NAME=$(hostname -d)\n",
+            "defaults.conf:1: SITE_NAME: $(…) would be replaced by a shell",
+        ),
+        (
+            "defaults.conf",
+            "SITE_NAME=OTHER\nSITE_BDII_HOST=bdii.example.org\n",
+            "site.cfg:1: SITE_NAME: 'TEST-SITE' here, 'OTHER' in",
+        ),
+        (
+            "defaults.conf",
+            "SITE_NAME='TEST SITE'\nSITE_BDII_HOST=bdii.example.org\n",
+            "defaults.conf:1: SITE_NAME: 'TEST SITE' is not a site name of GOCDB",
+        ),
+        (
+            "defaults.conf",
+            "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=ldap://b:2170\n",
+            "defaults.conf:2: SITE_BDII_HOST: 'ldap://b:2170' is not a host name",
+        ),
+        (
+            "bdii.conf",
+            "BDII_HOSTNAME='a b'\n",
+            "bdii.conf:1: BDII_HOSTNAME: 'a b' is not a host name",
+        ),
+        (
+            "site.cfg",
+            SITE_CFG.replace("TEST-SITE", "SITE-NAME"),
+            "site.cfg:1: SITE_NAME: is still the placeholder 'SITE-NAME'",
+        ),
+        (
+            "site.cfg",
+            SITE_CFG.replace("43.46", "north 43"),
+            "site.cfg:7: SITE_LAT: 'north 432306' is not allowed",
+        ),
+        (
+            "site.cfg",
+            SITE_CFG.replace("SITE_EMAIL = site-admin@example.org\n", ""),
+            "site.cfg: SITE_EMAIL: must be set",
+        ),
+        (
+            "site.cfg",
+            SITE_CFG + "SITE_LOC = There\n",
+            "site.cfg:14: SITE_LOC: is set a second time; first in line 5",
+        ),
+        (
+            "urls.conf",
+            "CLOUD ldap://cloud/o=glue\n",
+            "urls.conf:1: CLOUD: not 'NAME ldap://host:port/base', the port included",
+        ),
+        (
+            "urls.conf",
+            "\nCLOUD ldap://cloud:2170/dc=org\n",
+            "urls.conf:2: CLOUD: base 'dc=org' is neither below o=glue",
+        ),
         ("bdii.conf", "BDII_PORT=99999\n", "bdii.conf:1: BDII_PORT: '99999' is not allowed"),
     ],
-)  # fmt: skip
-def test_what_is_wrong_is_told_with_file_and_line(
+)
+def test_errors_are_reported_with_file_and_line(
     tmp_path: Path, name: str, content: str, line: str
 ) -> None:
     """R29, R30: placeholders and what a shell would do, too."""

@@ -1,4 +1,4 @@
-"""cloud-info-provider-service on a real cloud: what it prints is what the cloud's databases hold."""
+"""cloud-info-provider-service on a real cloud: its output agrees with the cloud's databases."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ class Provider:
         self, *, account: str = "information", shares: dict[str, str] | None = None
     ) -> None:
         """Write both files; without ``shares`` those of all VOs, with their projects."""
-        told = self.seed.accounts[account]
+        user = self.seed.accounts[account]
         if shares is None:
             shares = {
                 project.vo: project.id for project in self.seed.projects.values() if project.vo
             }
         self.rc.parent.mkdir(parents=True, exist_ok=True)
         self.rc.write_text(
-            f"export OS_AUTH_URL={self.testbed.keystone_url}\nexport OS_USERNAME={told.name}\n"
-            f"export OS_PASSWORD='{told.password}'\nexport OS_USER_DOMAIN_NAME=Default\n"
+            f"export OS_AUTH_URL={self.testbed.keystone_url}\nexport OS_USERNAME={user.name}\n"
+            f"export OS_PASSWORD='{user.password}'\nexport OS_USER_DOMAIN_NAME=Default\n"
             f"export OS_PROJECT_NAME=vo-ops\nOS_CACERT={self.testbed.ca_file}\n"
         )
         self.rc.chmod(0o600)
@@ -87,8 +87,12 @@ class Provider:
         clean = {name: text for name, text in os.environ.items() if not name.startswith("OS_")}
         done = subprocess.run(
             [str(PROGRAM), "--root", str(self.root), *flags],
-            capture_output=True, text=True, check=False, env=clean, timeout=240,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            env=clean,
+            timeout=240,
+        )
         record = self.root / "var/lib/fedcloud/runs/cloud-info-provider-service.json"
         return Shown(
             done.returncode,
@@ -125,7 +129,8 @@ def flavors_of(testbed: Testbed, project: str) -> set[str]:
     """Ids of the flavors that a project may boot, by Nova's own tables."""
     query = """
         SELECT flavorid FROM flavors WHERE is_public = 1 AND disabled = 0
-        UNION SELECT flavors.flavorid FROM flavors JOIN flavor_projects ON flavor_projects.flavor_id = flavors.id
+        UNION SELECT flavors.flavorid FROM flavors
+        JOIN flavor_projects ON flavor_projects.flavor_id = flavors.id
         WHERE flavor_projects.project_id = ?"""
     return {row[0] for row in rows(testbed.layout.database("nova_api"), query, project)}
 
@@ -135,7 +140,8 @@ def images_of(testbed: Testbed, project: str) -> set[str]:
     query = """
         SELECT id FROM images WHERE status = 'active' AND deleted = 0 AND (
           visibility = 'public' OR owner = ?
-          OR id IN (SELECT image_id FROM image_members WHERE member = ? AND status = 'accepted' AND deleted = 0))"""
+          OR id IN (SELECT image_id FROM image_members
+                    WHERE member = ? AND status = 'accepted' AND deleted = 0))"""
     return {row[0] for row in rows(testbed.layout.database("glance"), query, project, project)}
 
 
@@ -184,12 +190,14 @@ def test_servers_and_quotas_are_those_of_the_databases(
     testbed: Testbed, whole: tuple[Shown, Entries]
 ) -> None:
     for vo, project in vos(testbed):
-        told = next(
+        info = next(
             entry["GLUE2EntityOtherInfo"]
             for entry in whole[1].values()
             if "GLUE2ShareID" in entry and f"VO={vo}" in entry["GLUE2EntityOtherInfo"]
         )
-        query = "SELECT vm_state, count(*) FROM instances WHERE project_id = ? AND deleted = 0 GROUP BY vm_state"
+        query = """
+            SELECT vm_state, count(*) FROM instances
+            WHERE project_id = ? AND deleted = 0 GROUP BY vm_state"""
         states = {
             state: int(number) for state, number in rows(testbed.nova_database, query, project)
         }
@@ -200,14 +208,14 @@ def test_servers_and_quotas_are_those_of_the_databases(
             f"HaltedVM={halted}",
             f"SuspendedVM={suspended}",
             f"RunningVM={total - halted - suspended}",
-        } <= set(told)
+        } <= set(info)
         query = "SELECT resource, hard_limit FROM quotas WHERE project_id = ?"
         quotas = {
             f"quota_{name}={limit}"
             for name, limit in rows(testbed.layout.database("nova_api"), query, project)
         }
         assert quotas
-        assert quotas <= set(told)
+        assert quotas <= set(info)
 
 
 def test_the_published_tree_passes_the_profile(
@@ -221,9 +229,20 @@ def test_the_certificate_s_issuer_is_the_one_that_openssl_shows(
     testbed: Testbed, whole: tuple[Shown, Entries]
 ) -> None:
     certificate = subprocess.run(
-        ["openssl", "x509", "-in", str(testbed.ca_file), "-noout", "-subject", "-nameopt", "compat"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+        [
+            "openssl",
+            "x509",
+            "-in",
+            str(testbed.ca_file),
+            "-noout",
+            "-subject",
+            "-nameopt",
+            "compat",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     (endpoint,) = (entry for entry in whole[1].values() if "GLUE2EndpointID" in entry)
     assert endpoint["GLUE2EndpointIssuerCA"] == [certificate.removeprefix("subject=")]
     assert endpoint["GLUE2EndpointURL"] == [testbed.layout.url("nova")]
@@ -234,8 +253,10 @@ def test_without_all_images_only_those_of_the_marketplace(
 ) -> None:
     shown = provider.run()
     entries = shown.entries(tmp_path / "slapd")
-    query = "SELECT image_id, value FROM image_properties WHERE name = 'vmcatcher_event_ad_mpuri' AND deleted = 0"
-    marketplace = {image: url for image, url in rows(testbed.layout.database("glance"), query)}  # noqa: C416  pairs
+    query = """
+        SELECT image_id, value FROM image_properties
+        WHERE name = 'vmcatcher_event_ad_mpuri' AND deleted = 0"""
+    marketplace = {row[0]: row[1] for row in rows(testbed.layout.database("glance"), query)}
     offered: set[str] = set()
     for vo, project in vos(testbed):
         assert (
@@ -280,7 +301,7 @@ def test_five_requests_a_vo_and_one_more(testbed: Testbed, provider: Provider) -
     assert shown.record["counts"]["requests"] == 16
 
 
-def test_a_vo_that_fails_is_told_and_stops_no_other(
+def test_a_failing_vo_is_reported_and_stops_no_other(
     testbed: Testbed, provider: Provider, tmp_path: Path
 ) -> None:
     projects = testbed.seed().projects
@@ -307,7 +328,8 @@ def test_a_vo_that_fails_is_told_and_stops_no_other(
         )
     (policy,) = (entry for entry in entries.values() if "GLUE2AccessPolicy" in entry["objectClass"])
     assert "VO:lab.example.org" in policy["GLUE2PolicyRule"]
-    assert [line.partition(":")[0] for line in shown.record["failures"]] == ["lab.example.org"]  # type: ignore[attr-defined]
+    assert isinstance(shown.record["failures"], list)
+    assert [line.partition(":")[0] for line in shown.record["failures"]] == ["lab.example.org"]
 
 
 def test_a_wrong_password_is_one_line_and_nothing_is_printed(provider: Provider) -> None:
@@ -322,7 +344,7 @@ def test_a_wrong_password_is_one_line_and_nothing_is_printed(provider: Provider)
     assert shown.record["status"] == 3
 
 
-def test_a_keystone_that_is_not_there_is_told_and_nothing_is_printed(provider: Provider) -> None:
+def test_an_unreachable_keystone_is_reported_and_nothing_is_printed(provider: Provider) -> None:
     provider.rc.write_text(
         re.sub("OS_AUTH_URL=.*", "OS_AUTH_URL=https://127.0.0.1:9/v3", provider.rc.read_text())
     )
@@ -334,7 +356,7 @@ def test_a_keystone_that_is_not_there_is_told_and_nothing_is_printed(provider: P
     assert "Traceback" not in shown.err
 
 
-def test_an_untrusted_certificate_is_told_and_nothing_is_printed(provider: Provider) -> None:
+def test_an_untrusted_certificate_is_reported_and_nothing_is_printed(provider: Provider) -> None:
     provider.rc.write_text(re.sub("OS_CACERT=.*\n", "", provider.rc.read_text()))
     shown = provider.run()
     assert (shown.status, shown.out) == (3, "")
@@ -360,8 +382,11 @@ def test_an_application_credential_serves_its_own_project(
     credential = testbed.seed().application_credential
     project = testbed.seed().projects[credential.project]
     provider.configure(shares={str(project.vo): project.id})
-    text = f"OS_AUTH_URL={testbed.keystone_url}\nOS_CACERT={testbed.ca_file}\nOS_APPLICATION_CREDENTIAL_ID={credential.id}\n"
-    provider.rc.write_text(f"{text}OS_APPLICATION_CREDENTIAL_SECRET={credential.secret}\n")
+    provider.rc.write_text(
+        f"OS_AUTH_URL={testbed.keystone_url}\nOS_CACERT={testbed.ca_file}\n"
+        f"OS_APPLICATION_CREDENTIAL_ID={credential.id}\n"
+        f"OS_APPLICATION_CREDENTIAL_SECRET={credential.secret}\n"
+    )
     shown = provider.run("--all-images")
     assert (shown.status, shown.err) == (0, "")
     found = of_vo(shown.entries(tmp_path / "slapd"), "ApplicationEnvironment", str(project.vo))

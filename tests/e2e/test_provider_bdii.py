@@ -1,4 +1,4 @@
-"""The provider below a BDII: a VO that cannot be read for a while keeps what it had, its neighbours go on."""
+"""The provider below a BDII: a VO that cannot be read keeps its entries; its neighbours go on."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_vo_that_fails_keeps_what_it_had_and_its_neighbour_changes(
         assert again.keys() == bad.keys()
 
 
-def test_a_cloud_that_is_away_keeps_its_tree(cloud: Cloud, tmp_path: Path) -> None:
+def test_an_unreachable_cloud_keeps_its_tree(cloud: Cloud, tmp_path: Path) -> None:
     site = tmp_path / "site"
     assert run(cloud, site)[0] == 0
     bdii = Bdii(tmp_path)

@@ -1,4 +1,4 @@
-"""cloud-info-provider-service against a cloud that misbehaves: one VO's fault is its own, and each is told."""
+"""cloud-info-provider-service on a faulty cloud: each VO's fault is reported and stops no other."""
 
 import json
 import os
@@ -36,11 +36,12 @@ def cloud() -> Iterator[Cloud]:
 def run(
     cloud: Cloud, root: Path, *flags: str, password: str = PASSWORD, project: str = ""
 ) -> tuple[int, str, str]:
-    """Run the program for a share of each project, or for the account's own ``project`` without shares."""
+    """Run the program with a share for each project, or with the account's own ``project`` only."""
     directory = root / "etc/cloud-info-provider"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "openstack.rc").write_text(
-        f"OS_AUTH_URL={cloud.url}/identity/v3\nOS_USERNAME=ci\nOS_PASSWORD={password}\nOS_USER_DOMAIN_ID=default\n"
+        f"OS_AUTH_URL={cloud.url}/identity/v3\nOS_USERNAME=ci\n"
+        f"OS_PASSWORD={password}\nOS_USER_DOMAIN_ID=default\n"
     )
     (directory / "openstack.rc").chmod(0o600)
     shares = "  shares:\n" + "".join(
@@ -127,9 +128,9 @@ def test_each_vo_s_fault_is_its_own(cloud: Cloud, tmp_path: Path) -> None:
     assert failed(out) == sorted(f"vo-{name}" for name in FAULTS)
     lines = [line for line in err.splitlines() if line.startswith("cloud-info-provider-service: ")]
     assert len(lines) == len(FAULTS)
-    told = {line.split(": ")[1]: line for line in lines}
+    reported = {line.split(": ")[1]: line for line in lines}
     for name, (_, words) in FAULTS.items():
-        assert words in told[f"vo-{name}"]
+        assert words in reported[f"vo-{name}"]
     assert "Traceback" not in err
     entries = egi_profile.load(out, tmp_path / "slapd")
     shares = [
@@ -251,7 +252,9 @@ def test_disabled_flavors_and_unfinished_or_foreign_images_are_not_offered(
     assert "os#mine_" in text
 
 
-def test_what_cloudkeeper_keeps_of_a_list_s_entry_is_told(cloud: Cloud, tmp_path: Path) -> None:
+def test_an_image_list_s_entry_stored_by_cloudkeeper_is_published(
+    cloud: Cloud, tmp_path: Path
+) -> None:
     kept = {"ad:base_mpuri": "https://m.example.org/base/", "hv:version": "2026.10", "dc:title": 7}
     cloud.images["p0"] = [
         image(
@@ -302,7 +305,7 @@ def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("projects", "told"),
+    ("projects", "expected"),
     [
         ([], "no project is named 'lab' for this account; set OS_PROJECT_ID"),
         (
@@ -316,8 +319,8 @@ def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_single_project_that_cannot_be_told_is_a_configuration_s_fault(
-    cloud: Cloud, tmp_path: Path, projects: list[tuple[str, dict[str, str]]], told: str
+def test_an_ambiguous_single_project_is_a_configuration_error(
+    cloud: Cloud, tmp_path: Path, projects: list[tuple[str, dict[str, str]]], expected: str
 ) -> None:
     cloud.projects = [
         {"id": key, "name": "lab", "domain_id": "default", "enabled": True, **more}
@@ -325,10 +328,9 @@ def test_a_single_project_that_cannot_be_told_is_a_configuration_s_fault(
     ]
     status, out, err = run(cloud, tmp_path, project="lab")
     assert (status, out) == (2, "")
-    assert err.startswith(
-        f"cloud-info-provider-service: {tmp_path}/etc/cloud-info-provider/openstack.yaml: compute.shares: "
-    )
-    assert told in err
+    file = f"{tmp_path}/etc/cloud-info-provider/openstack.yaml"
+    assert err.startswith(f"cloud-info-provider-service: {file}: compute.shares: ")
+    assert expected in err
     assert err.count("\n") == 1
 
 

@@ -45,19 +45,24 @@ class Finding:
 
 
 def load(text: str, directory: Path) -> Entries:
-    """Return what a new slapd database holds after slapadd of ``text``; fails on the first entry that it refuses."""
+    """Return the entries of a new slapd database made of ``text``; fail if slapadd rejects one."""
     directory.mkdir(parents=True, exist_ok=True)
     configuration = directory / "slapd.conf"
     configuration.write_text(_CONFIGURATION.format(directory=directory))
     added = subprocess.run(
         ["/usr/sbin/slapadd", "-q", "-f", str(configuration), "-b", "o=glue"],
-        input=text, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert added.returncode == 0, added.stderr
     dumped = subprocess.run(
         ["/usr/sbin/slapcat", "-f", str(configuration), "-b", "o=glue", "-o", "ldif-wrap=no"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return dict(_entries(dumped.stdout))
 
 
@@ -118,7 +123,9 @@ _SHOULD = {
     "GLUE2Service": "ServiceCapability",
     "GLUE2Endpoint": "EndpointCapability EndpointInterfaceVersion EndpointIssuerCA",
     "GLUE2Policy": "PolicyUserDomainForeignKey",
-    "GLUE2ComputingService": "ComputingServiceTotalJobs ComputingServiceRunningJobs ComputingServiceWaitingJobs",
+    "GLUE2ComputingService": (
+        "ComputingServiceTotalJobs ComputingServiceRunningJobs ComputingServiceWaitingJobs"
+    ),
     "GLUE2ComputingManager": "ComputingManagerTotalSlots ComputingManagerSlotsUsedByGridJobs",
     "GLUE2ExecutionEnvironment": " ".join(
         f"ExecutionEnvironment{name}"
@@ -145,7 +152,7 @@ _TOGETHER = {
 }
 """Classes that a tree may not have without others."""
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what values may be
 
 _URL = re.compile(
@@ -157,8 +164,10 @@ _TIME = re.compile(
 _WORDS = {
     "GLUE2ServiceType": "bdii_site bdii_top org.glite.Argus other",
     "GLUE2EndpointInterfaceName": "bdii_site bdii_top webdav http https ldap",
-    "GLUE2ServiceCapability": "executionmanagement.dynamicvmdeploy security.accounting information.model "
-    "information.discovery information.monitoring",
+    "GLUE2ServiceCapability": (
+        "executionmanagement.dynamicvmdeploy security.accounting information.model "
+        "information.discovery information.monitoring"
+    ),
     "GLUE2ServiceQualityLevel": "development pre-production production testing",
     "GLUE2EndpointQualityLevel": "development pre-production production testing",
     "GLUE2EndpointHealthState": "critical ok other unknown warning",
@@ -169,8 +178,9 @@ _WORDS = {
     "GLUE2ExecutionEnvironmentPlatform": "amd64 i386 i686 itanium powerpc sparc x86_64",
     "GLUE2ExecutionEnvironmentOSFamily": "linux macosx solaris windows",
     "GLUE2ExecutionEnvironmentOSName": "CentOS Debian Fedoracore Gentoo Ubuntu",
-    "GLUE2ExecutionEnvironmentCPUMultiplicity": "multicpu-multicore multicpu-singlecore singlecpu-multicore "
-    "singlecpu-singlecore",
+    "GLUE2ExecutionEnvironmentCPUMultiplicity": (
+        "multicpu-multicore multicpu-singlecore singlecpu-multicore singlecpu-singlecore"
+    ),
     "GLUE2ExecutionEnvironmentVirtualMachine": "TRUE FALSE UNDEFINED",
     "GLUE2ExecutionEnvironmentConnectivityIn": "TRUE FALSE UNDEFINED",
     "GLUE2ExecutionEnvironmentConnectivityOut": "TRUE FALSE UNDEFINED",

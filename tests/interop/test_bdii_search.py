@@ -98,7 +98,7 @@ def test_an_address_in_one_word(port: int, capsys: pytest.CaptureFixture[str]) -
     )
 
 
-def test_what_cannot_be_found_or_asked_is_one_line(
+def test_a_missing_entry_or_server_is_one_line(
     port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = ["-h", "127.0.0.1", "-p", str(port)]
@@ -151,11 +151,11 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
     target.shutdown(socket.SHUT_WR)
 
 
-def test_waiting_in_vain_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_in_vain_reports_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bdii", "wait", "-h", "127.0.0.1", "-p", "1", "--timeout", "1"]) == 3
-    told = capsys.readouterr().err
-    assert told.startswith(
+    shown = capsys.readouterr().err
+    assert shown.startswith(
         "appliance: 127.0.0.1:1: no answer within 1 s; last fault: the directory does not answer: "
     )
-    assert told.endswith("Connection refused; see appliance logs sitebdii\n")
-    assert told.count("\n") == 1
+    assert shown.endswith("Connection refused; see appliance logs sitebdii\n")
+    assert shown.count("\n") == 1

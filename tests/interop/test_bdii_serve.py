@@ -26,7 +26,7 @@ def service(tmp_path: Path) -> BdiiService:
     return BdiiService(read, lambda: read)
 
 
-def test_a_full_disk_at_a_new_start_of_slapd_is_told_and_tried_again(
+def test_a_full_disk_when_slapd_restarts_is_reported_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = service(tmp_path)
@@ -70,7 +70,7 @@ def test_a_slapd_that_does_not_answer_is_killed(
         made._slapd.stop()
 
 
-def test_figures_that_cannot_be_told_do_not_undo_a_cycle(
+def test_figures_that_cannot_be_published_do_not_undo_a_cycle(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = service(tmp_path)

@@ -42,8 +42,14 @@ def service(**attributes: tuple[str, ...]) -> Entry:
     must = {"GLUE2ServiceType": ("t",), "GLUE2ServiceQualityLevel": ("production",)}
     return Entry(
         "GLUE2ServiceID=s,o=glue",
-        {"objectClass": ("GLUE2Service",), "GLUE2ServiceID": ("s",), **must, "GLUE2ServiceAdminDomainForeignKey": ("X",), **attributes},
-    )  # fmt: skip
+        {
+            "objectClass": ("GLUE2Service",),
+            "GLUE2ServiceID": ("s",),
+            **must,
+            "GLUE2ServiceAdminDomainForeignKey": ("X",),
+            **attributes,
+        },
+    )
 
 
 def test_what_we_write_is_what_ldapsearch_reads(server: Slapd) -> None:
@@ -104,9 +110,7 @@ def test_a_refusal_has_slapd_s_code_and_the_connection_goes_on(
         directory.add(group("after"))
 
 
-def test_a_server_that_is_not_there_or_goes_away_is_unavailable(
-    server: Slapd, tmp_path: Path
-) -> None:
+def test_a_missing_or_killed_server_is_unavailable(server: Slapd, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="does not answer"):
         Directory(tmp_path / "none")
     with server.connect() as directory:
@@ -115,7 +119,7 @@ def test_a_server_that_is_not_there_or_goes_away_is_unavailable(
             directory.add(group("x"))
 
 
-def test_after_a_lost_answer_the_publisher_learns_what_is_there(server: Slapd) -> None:
+def test_after_a_lost_answer_the_publisher_reads_the_tree_again(server: Slapd) -> None:
     publisher = Publisher(server, {})
     publisher.synchronise()
     assert {*publisher.published} == {"o=glue"}
@@ -156,7 +160,7 @@ def test_a_plan_for_one_slapd_is_not_carried_out_in_another(server: Slapd) -> No
     assert {tree.normal(dn) for dn in search(server.settings.port)} == {*wanted}
 
 
-def test_a_start_that_fails_changes_nothing_of_what_is_known_as_published(server: Slapd) -> None:
+def test_a_failed_start_leaves_the_published_tree_unchanged(server: Slapd) -> None:
     publisher = Publisher(server, {})
     publisher.synchronise()
     wanted = {**publisher.published, **tree.of([group("g")])[0]}

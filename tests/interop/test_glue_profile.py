@@ -45,7 +45,7 @@ VOCABULARY = {
     ("W037", "GLUE2ExecutionEnvironmentOSName", "other"),
     ("W044", "GLUE2ExecutionEnvironmentOSName", "other"),
 }
-"""Clouds, and flavors whose operating system is the image's choice, are not in the profile's vocabularies of 2013."""
+# The profile's vocabularies of 2013 have neither clouds nor flavors whose image chooses the system.
 
 
 def published(text: str) -> str:
@@ -91,7 +91,7 @@ def test_a_published_tree_has_no_finding_but_gaps_of_the_vocabulary(tmp_path: Pa
     assert len(found) == 2 + 2 * 2  # two flavors
 
 
-def test_awkward_names_are_published_whole(tmp_path: Path) -> None:
+def test_unusual_names_are_published_whole(tmp_path: Path) -> None:
     name = ' #Ünïcode, image = "x"; <1>+\\ '
     image = OfferedImage(name, name, "", "", name, "1\n2", "", "", "", "")
     flavor = replace(LARGE, id=name, name=name)
@@ -119,9 +119,11 @@ def test_a_tree_without_one_vo_has_no_finding_but_what_is_not_known_then(tmp_pat
         if (finding.code, finding.attribute, finding.value) not in VOCABULARY
     } == {"I095"}
     assert missing == {
-        "GLUE2ComputingServiceTotalJobs", "GLUE2ComputingServiceRunningJobs", "GLUE2ComputingServiceWaitingJobs",
+        "GLUE2ComputingServiceTotalJobs",
+        "GLUE2ComputingServiceRunningJobs",
+        "GLUE2ComputingServiceWaitingJobs",
         "GLUE2ComputingManagerSlotsUsedByGridJobs",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

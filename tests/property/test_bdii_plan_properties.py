@@ -1,5 +1,6 @@
-"""Plans on any two trees: carried out change by change, no state in between is one that a reader must not see."""
+"""Plans between any two trees: after each change, readers find a valid tree."""
 
+import functools
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
@@ -82,10 +83,12 @@ def test_guards_hold_back_deletions_and_nothing_else(
     old: dict[tree.Dn, Entry], new: dict[tree.Dn, Entry], waited: int, delay: int
 ) -> None:
     made = plan.make(old, new)
-    limits = {"size": len(old), "delay": timedelta(seconds=delay), "hold": timedelta(hours=1)}
-    first, remembered = plan.guard(made, remembered=plan.NOTHING_VANISHED, now=NOW, **limits)  # type: ignore[arg-type]
+    guard = functools.partial(
+        plan.guard, made, size=len(old), delay=timedelta(seconds=delay), hold=timedelta(hours=1)
+    )
+    first, remembered = guard(remembered=plan.NOTHING_VANISHED, now=NOW)
     then = NOW + timedelta(seconds=waited)
-    second, _ = plan.guard(made, remembered=remembered, now=then, **limits)  # type: ignore[arg-type]
+    second, _ = guard(remembered=remembered, now=then)
     for guarded in (first, second):
         assert (guarded.adds, guarded.modifies) == (made.adds, made.modifies)
         assert sorted(change.dn for change in (*guarded.deletes, *guarded.waiting)) == sorted(

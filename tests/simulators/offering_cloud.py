@@ -1,4 +1,4 @@
-"""The parts of Keystone, Nova and Glance that an information provider talks to, with faults on demand.
+"""The parts of Keystone, Nova and Glance that an information provider uses, with faults on demand.
 
 One server plays all three under ``/identity/v3``, ``/compute/v2.1`` and ``/image``. Listings have
 the form of the real services' answers and come in pages. A fault replaces the answer to requests of
@@ -37,14 +37,14 @@ class Fault:
 
 @dataclass
 class Cloud:
-    """What stands in the cloud: flavors, images and servers by project id; one may be in several projects."""
+    """The cloud's content: flavors, images and servers by project id, also in several projects."""
 
     flavors: dict[str, list[Json]] = field(default_factory=dict)
     images: dict[str, list[Json]] = field(default_factory=dict)
     servers: dict[str, list[Json]] = field(default_factory=dict)
     quotas: dict[str, Json] = field(default_factory=dict)
     projects: list[Json] = field(default_factory=list)
-    """What Keystone says of the account's projects."""
+    """The account's projects, as Keystone lists them."""
     microversion: str = "2.104"
     page: int = 1000
     latency: float = 0.0
@@ -77,19 +77,33 @@ class Cloud:
 def flavor(number: str, **more: Any) -> Json:
     """Return a flavor as microversion 2.61 lists it."""
     return {
-        "id": number, "name": f"flavor {number}", "vcpus": 2, "ram": 4096, "disk": 20, "swap": "",
-        "OS-FLV-EXT-DATA:ephemeral": 0, "OS-FLV-DISABLED:disabled": False, "os-flavor-access:is_public": True,
-        "extra_specs": {}, "links": [], **more,
-    }  # fmt: skip
+        "id": number,
+        "name": f"flavor {number}",
+        "vcpus": 2,
+        "ram": 4096,
+        "disk": 20,
+        "swap": "",
+        "OS-FLV-EXT-DATA:ephemeral": 0,
+        "OS-FLV-DISABLED:disabled": False,
+        "os-flavor-access:is_public": True,
+        "extra_specs": {},
+        "links": [],
+        **more,
+    }
 
 
 def image(number: str, **more: Any) -> Json:
     """Return a public image of the marketplace."""
     url = f"https://m.example.org/{number}/"
     return {
-        "id": number, "name": f"image {number}", "status": "active", "visibility": "public", "owner": "admin",
-        "vmcatcher_event_ad_mpuri": url, **more,
-    }  # fmt: skip
+        "id": number,
+        "name": f"image {number}",
+        "status": "active",
+        "visibility": "public",
+        "owner": "admin",
+        "vmcatcher_event_ad_mpuri": url,
+        **more,
+    }
 
 
 def server(number: str, status: str = "ACTIVE", vcpus: int = 2) -> Json:
@@ -111,16 +125,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
-        told = json.loads(self.rfile.read(length))["auth"]
+        auth = json.loads(self.rfile.read(length))["auth"]
         project = (
-            told.get("scope", {}).get("project", {}).get("id", "")
-            if isinstance(told.get("scope"), dict)
+            auth.get("scope", {}).get("project", {}).get("id", "")
+            if isinstance(auth.get("scope"), dict)
             else ""
         )
         if self._begin(project):
             return
-        password = told["identity"].get("password", {}).get("user", {}).get("password")
-        if password != PASSWORD and told["identity"].get("token", {}).get("id") != "token-":
+        password = auth["identity"].get("password", {}).get("user", {}).get("password")
+        if password != PASSWORD and auth["identity"].get("token", {}).get("id") != "token-":
             self._answer(401, {"error": {"message": "no"}})
             return
         if project and project not in self.cloud.flavors:
@@ -131,9 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
             "image": f"{self.cloud.url}/image",
         }
         token: Json = {
-            "methods": ["password"], "expires_at": "2099-01-01T00:00:00.000000Z", "issued_at": "2026-01-01T00:00:00.000000Z",
+            "methods": ["password"],
+            "expires_at": "2099-01-01T00:00:00.000000Z",
+            "issued_at": "2026-01-01T00:00:00.000000Z",
             "user": {"id": "u", "name": "ci", "domain": {"id": "default", "name": "Default"}},
-        }  # fmt: skip
+        }
         if project:
             token["project"] = {
                 "id": project,
@@ -141,10 +157,22 @@ class _Handler(BaseHTTPRequestHandler):
                 "domain": {"id": "default", "name": "Default"},
             }
             token["catalog"] = [
-                {"type": kind, "id": kind, "name": kind, "endpoints": [
-                    {"interface": "public", "url": url, "region": "One", "region_id": "One", "id": kind}]}
+                {
+                    "type": kind,
+                    "id": kind,
+                    "name": kind,
+                    "endpoints": [
+                        {
+                            "interface": "public",
+                            "url": url,
+                            "region": "One",
+                            "region_id": "One",
+                            "id": kind,
+                        }
+                    ],
+                }
                 for kind, url in endpoints.items()
-            ]  # fmt: skip
+            ]
         self._answer(201, {"token": token}, {"X-Subject-Token": f"token-{project}"})
 
     def do_GET(self) -> None:
@@ -153,8 +181,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         cloud, path = self.cloud, urlsplit(self.path).path
         if re.fullmatch(r"/compute/v2\.1/?", path):
-            version = {"id": "v2.1", "status": "CURRENT", "version": cloud.microversion, "min_version": "2.1",
-                       "links": [{"rel": "self", "href": f"{cloud.url}/compute/v2.1/"}]}  # fmt: skip
+            version = {
+                "id": "v2.1",
+                "status": "CURRENT",
+                "version": cloud.microversion,
+                "min_version": "2.1",
+                "links": [{"rel": "self", "href": f"{cloud.url}/compute/v2.1/"}],
+            }
             self._answer(200, {"version": version})
         elif path.endswith("/auth/tokens"):
             self._answer(200, {"token": {}})

@@ -79,11 +79,18 @@ def test_entries_below_and_entries_named_by_those_that_stay_stay_too() -> None:
     share = f"GLUE2ShareID=share,{SERVICE}"
     old = made(
         SERVICE_ENTRY,
-        (share, {"objectClass": ("GLUE2Share",), "GLUE2EntityOtherInfo": ("VO=b",), "GLUE2ShareResourceForeignKey": ("flavor",)}),
+        (
+            share,
+            {
+                "objectClass": ("GLUE2Share",),
+                "GLUE2EntityOtherInfo": ("VO=b",),
+                "GLUE2ShareResourceForeignKey": ("flavor",),
+            },
+        ),
         (f"GLUE2PolicyID=policy,{share}", {"objectClass": ("GLUE2MappingPolicy",)}),
         (f"GLUE2ResourceID=flavor,{SERVICE}", {"objectClass": ("GLUE2ExecutionEnvironment",)}),
         (f"GLUE2ResourceID=other,{SERVICE}", {"objectClass": ("GLUE2ExecutionEnvironment",)}),
-    )  # fmt: skip
+    )
     last = after(old, made(SERVICE_ENTRY), "b")
     assert names(last.tree) == {"s", "share", "policy", "flavor"}
 

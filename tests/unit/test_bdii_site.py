@@ -41,14 +41,14 @@ def test_every_spelling_of_the_suffix_is_moved_below_the_site_s_domain(
     )
 
 
-def test_a_source_that_names_another_site_is_told() -> None:
+def test_a_source_that_names_another_site_is_reported() -> None:
     key = "GLUE2ServiceAdminDomainForeignKey"
     services = [
         Entry(f"GLUE2ServiceID={number},{DOMAIN}", {"objectClass": ("GLUE2Service",), key: (name,)})
         for number, name in enumerate((SITE, "OTHER", "OTHER"))
     ]
-    told = collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services)[0]), SITE)
-    assert told == [
+    lines = collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services)[0]), SITE)
+    assert lines == [
         "site/CLOUD: its services name the site OTHER, not TEST-SITE: correct one of them"
     ]
     assert collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services[:1])[0]), SITE) == []

@@ -1,4 +1,4 @@
-"""Providers as programs: what of their output is taken, and that nothing of them outlives their time."""
+"""Providers as programs: which output is accepted, and that no process outlives its time limit."""
 
 import os
 import resource
@@ -47,19 +47,49 @@ def ask(
     ("script", "count", "failed", "problem"),
     [
         (f"printf '{ENTRY}'", 1, set(), ""),
-        (f"printf '{ENTRY}# failed: ops\n'; exit 1", 1, {"ops"}, "provider/p0: VO ops could not be read"),
-        (f"printf '{ENTRY}# failed: ops\n'; exit 2", None, set(), "provider/p0: failed with status 2"),
+        (
+            f"printf '{ENTRY}# failed: ops\n'; exit 1",
+            1,
+            {"ops"},
+            "provider/p0: VO ops could not be read",
+        ),
+        (
+            f"printf '{ENTRY}# failed: ops\n'; exit 2",
+            None,
+            set(),
+            "provider/p0: failed with status 2",
+        ),
         (f"printf '{ENTRY}'; exit 1", None, set(), "provider/p0: failed with status 1"),
         ("echo '# failed: ops'; exit 1", None, set(), "provider/p0: gave no entry"),
-        ("echo 'no network' >&2; exit 3", None, set(), "provider/p0: failed with status 3: no network"),
+        (
+            "echo 'no network' >&2; exit 3",
+            None,
+            set(),
+            "provider/p0: failed with status 3: no network",
+        ),
         (f"printf '{ENTRY}'; kill -9 $$", None, set(), "provider/p0: failed with signal SIGKILL"),
         (f"printf '{ENTRY}dn: nonsense\no: x\n'", 1, set(), "provider/p0: line 5: nonsense: "),
-        (f"printf '{ENTRY}dn: o=grid\nobjectClass: organization\n'", 1, set(), "provider/p0: line 5: o=grid: not below"),
+        (
+            f"printf '{ENTRY}dn: o=grid\nobjectClass: organization\n'",
+            1,
+            set(),
+            "provider/p0: line 5: o=grid: not below",
+        ),
         (f"printf '{ENTRY}dn: o=glue\nwhatever\n'", 1, set(), "provider/p0: line 6: neither"),
-        ("yes 'a line of nothing much' >&2; sleep 9", None, set(), "provider/p0: printed more than 1 MB"),
-        ("yes 'a line of nothing much' | head -c 2000000; sleep 9", None, set(), "provider/p0: printed more than 1 MB"),
+        (
+            "yes 'a line of nothing much' >&2; sleep 9",
+            None,
+            set(),
+            "provider/p0: printed more than 1 MB",
+        ),
+        (
+            "yes 'a line of nothing much' | head -c 2000000; sleep 9",
+            None,
+            set(),
+            "provider/p0: printed more than 1 MB",
+        ),
     ],
-)  # fmt: skip
+)
 def test_output_and_status_make_the_answer(
     tmp_path: Path, script: str, count: int | None, failed: set[str], problem: str
 ) -> None:
@@ -86,7 +116,7 @@ def test_a_program_that_hangs_is_ended_with_its_children_and_harms_no_neighbour(
         time.sleep(0.05)
 
 
-def test_what_is_no_provider_is_not_run_and_what_cannot_be_run_is_told(tmp_path: Path) -> None:
+def test_only_providers_are_run_and_one_without_permission_is_reported(tmp_path: Path) -> None:
     directory = tmp_path / "provider"
     directory.mkdir()
     for name in (".hidden", "#edited#", "backup~", "plain"):
@@ -118,8 +148,8 @@ def test_stopping_ends_the_programs(tmp_path: Path) -> None:
     assert answer.tree is None
 
 
-def test_an_output_cut_short_by_a_full_disk_is_of_no_use(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: writes beyond it fail, and this program does not look."""
+def test_an_output_cut_short_by_a_full_disk_is_rejected(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; the program ignores its failed writes."""
     (tmp_path / "whole").write_text(ENTRY * 2000)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(ENTRY) * 1000, before[1]))
@@ -136,7 +166,7 @@ def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Collected:
     return collect.collect(read, last, before={}, scratch=None, stop=threading.Event())
 
 
-def test_foreign_names_among_the_sources_stop_none(tmp_path: Path) -> None:
+def test_foreign_names_among_the_sources_stop_no_other(tmp_path: Path) -> None:
     """F-H1: a pipe named like an LDIF file held up all cycles, a looping link ended each."""
     bdii = Bdii(tmp_path)
     gip = tmp_path / "gip"
@@ -154,8 +184,8 @@ def test_foreign_names_among_the_sources_stop_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ldif", "provider"])
-def test_a_directory_that_cannot_be_read_takes_nothing_away(tmp_path: Path, kind: str) -> None:
-    """F-H1: what its sources said last stays published, and the other directory goes on."""
+def test_an_unreadable_directory_removes_no_entry(tmp_path: Path, kind: str) -> None:
+    """F-H1: its sources' last good data stay published, and the other directory goes on."""
     bdii = Bdii(tmp_path)
     (tmp_path / "gip" / kind).rmdir()
     (tmp_path / "gip" / kind).symlink_to(kind)
@@ -173,7 +203,7 @@ def test_a_directory_that_cannot_be_read_takes_nothing_away(tmp_path: Path, kind
     )
 
 
-def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path) -> None:
+def test_a_source_whose_name_is_not_utf_8_is_stored_like_others(tmp_path: Path) -> None:
     """F-H1: a file name in Latin-1 ended the service when its data were to be kept."""
     name = "ldif/\udcfc.ldif"
     entries = tree.of(
@@ -182,7 +212,7 @@ def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path
     now = datetime.now(UTC)
     store = StateDirectory(tmp_path)
     made = foreign.make(tmp_path / "sources", suffix=".ldif")
-    with pytest.raises(OSError, match="directory"):  # told after all else is written
+    with pytest.raises(OSError, match="directory"):  # raised after all else is written
         store.save({name: LastGood(entries, now)}, NOTHING_VANISHED)
     assert StateDirectory(tmp_path).load()[0][name].tree == entries
     (tmp_path / "memory.json").unlink()
@@ -194,7 +224,7 @@ def test_a_source_with_a_name_that_is_no_text_is_kept_like_others(tmp_path: Path
 
 
 def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
-    """F-H1: root ran the BDII once; the account of the containers threw away what it could not read."""
+    """F-H1: after a run as root, the containers' user deleted the files that it could not read."""
     with foreign.open_to_all() as root:
         entries = tree.of(
             [

@@ -12,8 +12,15 @@ def group(value: str, **more: tuple[str, ...]) -> Entry:
 
 @pytest.mark.parametrize(
     ("value", "is_taken"),
-    [("z" * 232, True), ("z" * 233, False), ("é" * 116, True), ("é" * 117, False), ("\\," * 77, True), ("\\," * 78, False)],
-)  # fmt: skip
+    [
+        ("z" * 232, True),
+        ("z" * 233, False),
+        ("é" * 116, True),
+        ("é" * 117, False),
+        ("\\," * 77, True),
+        ("\\," * 78, False),
+    ],
+)
 def test_names_longer_than_slapd_can_store_are_left_out(value: str, is_taken: bool) -> None:
     """Limits found by trying: slapadd takes 245 bytes, with three for each escaped character."""
     made, problems = tree.of([group(value), group("neighbour")])

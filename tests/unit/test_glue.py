@@ -15,10 +15,18 @@ KEYSTONE = "https://k.example.org:5000/v3"
 SERVICE = f"{KEYSTONE}_cloud.compute"
 ENDPOINT = Endpoint("https://n.example.org:8774/v2.1", "v2.1", "2.96", "", "/C=NL/O=CA/CN=One")
 SITE = SiteSettings(
-    name="EXAMPLE-SITE", cores=96, memory=384, hypervisor="KVM", hypervisor_version="8.0", middleware_version="",
-    service_level="production", endpoint_level="testing", authentication="oidc", platform="amd64",
+    name="EXAMPLE-SITE",
+    cores=96,
+    memory=384,
+    hypervisor="KVM",
+    hypervisor_version="8.0",
+    middleware_version="",
+    service_level="production",
+    endpoint_level="testing",
+    authentication="oidc",
+    platform="amd64",
     capabilities=("executionmanagement.dynamicvmdeploy", "security.accounting"),
-)  # fmt: skip
+)
 SMALL = Flavor("1", "m1.small", 1, 2048, 20, 0, {})
 LARGE = Flavor(
     "2",
@@ -30,9 +38,17 @@ LARGE = Flavor(
     {"infiniband": "True", "hw:cpu_sockets": "2", "Accelerator:Model": "A100"},
 )
 UBUNTU = OfferedImage(
-    "aaaa-1", "EGI Ubuntu", "https://m.example.org/1:2/", "https://m.example.org/1/", "Ubuntu for EGI", "2026.10",
-    "x86_64", "linux", "ubuntu", "24.04",
-)  # fmt: skip
+    "aaaa-1",
+    "EGI Ubuntu",
+    "https://m.example.org/1:2/",
+    "https://m.example.org/1/",
+    "Ubuntu for EGI",
+    "2026.10",
+    "x86_64",
+    "linux",
+    "ubuntu",
+    "24.04",
+)
 BARE = OfferedImage("bbbb-2", "", "", "", "", "", "", "", "", "")
 OPS = Share(
     "ops",
@@ -92,7 +108,10 @@ def test_names_of_the_whole_tree() -> None:
         f"GLUE2ApplicationEnvironmentID={image}aaaa-1_{KEYSTONE},{below}",
         f"GLUE2ApplicationEnvironmentID={image}bbbb-2_{KEYSTONE},{below}",
         f"GLUE2ShareID={SERVICE}_share_biomed_p1,{below}",
-        f"GLUE2PolicyID={SERVICE}_share_biomed_p1_Policy,GLUE2ShareID={SERVICE}_share_biomed_p1,{below}",
+        (
+            f"GLUE2PolicyID={SERVICE}_share_biomed_p1_Policy,"
+            f"GLUE2ShareID={SERVICE}_share_biomed_p1,{below}"
+        ),
         f"GLUE2ShareID={SERVICE}_share_ops_p0,{below}",
         f"GLUE2PolicyID={SERVICE}_share_ops_p0_Policy,GLUE2ShareID={SERVICE}_share_ops_p0,{below}",
     ]
@@ -105,7 +124,7 @@ def test_parents_come_before_children() -> None:
         seen.add(dn)
 
 
-def test_flavors_and_images_say_for_which_vos_they_are() -> None:
+def test_flavors_and_images_name_their_vos() -> None:
     entries = tree(Facts((OPS, BIOMED), {}))
     small, large = of_class(entries, "ExecutionEnvironment")
     assert [value for value in small.get("GLUE2EntityOtherInfo") if value.startswith("VO=")] == [
@@ -134,7 +153,7 @@ def test_figures_of_flavors() -> None:
     assert small.get("GLUE2ExecutionEnvironmentNetworkInfo") == ()
 
 
-def test_what_is_unknown_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     entries = tree(Facts((BIOMED,), {}), replace(SITE, cores=0, memory=0))
     assert single(entries, "ComputingManager").get("GLUE2ComputingManagerTotalLogicalCPUs") == (
         "0",
@@ -148,15 +167,24 @@ def test_what_is_unknown_is_left_out() -> None:
     assert bare.get("GLUE2ApplicationEnvironmentRepository") == ()
 
 
-def test_a_share_tells_its_project_quotas_and_servers() -> None:
+def test_a_share_has_its_project_quotas_and_servers() -> None:
     entries = tree(
         Facts((OPS,), {}), ops={"default_network_type": "public", "sla": "https://sla.example.org"}
     )
     assert set(single(entries, "Share").get("GLUE2EntityOtherInfo")) == {
-        "VO=ops", "project_id=p0", "project_name=vo-ops", "project_domain_name=Default",
-        "default_network_type=public", "sla=https://sla.example.org", "quota_cores=40", "quota_instances=-1",
-        "TotalVM=4", "RunningVM=2", "SuspendedVM=1", "HaltedVM=1",
-    }  # fmt: skip
+        "VO=ops",
+        "project_id=p0",
+        "project_name=vo-ops",
+        "project_domain_name=Default",
+        "default_network_type=public",
+        "sla=https://sla.example.org",
+        "quota_cores=40",
+        "quota_instances=-1",
+        "TotalVM=4",
+        "RunningVM=2",
+        "SuspendedVM=1",
+        "HaltedVM=1",
+    }
 
 
 def test_a_vo_that_failed_loses_no_right_and_falsifies_no_total() -> None:
@@ -213,14 +241,14 @@ texts = st.text(max_size=30) | st.sampled_from(
 
 @given(st.lists(st.tuples(texts, texts, texts), max_size=4), texts)
 def test_no_text_of_the_cloud_breaks_the_output(
-    told: list[tuple[str, str, str]], project: str
+    items: list[tuple[str, str, str]], project: str
 ) -> None:
     images = tuple(
         OfferedImage(f"{n}{i}", name, m, m, name, m, m, m, m, m)
-        for n, (i, name, m) in enumerate(told)
+        for n, (i, name, m) in enumerate(items)
     )
     flavors = tuple(
-        Flavor(f"{n}{i}", name, 1, 1, 1, 1, {name: m}) for n, (i, name, m) in enumerate(told)
+        Flavor(f"{n}{i}", name, 1, 1, 1, 1, {name: m}) for n, (i, name, m) in enumerate(items)
     )
     share = replace(OPS, images=images, flavors=flavors, project_name=project)
     entries = list(tree(Facts((share,), {})).values())

@@ -134,7 +134,10 @@ def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
 
 def test_the_file_of_2017_with_one_project_and_keystone_2(tmp_path: Path) -> None:
     """R26, R27."""
-    rc = "export OS_AUTH_URL=https://k.example.org:5000/v2.0\nexport OS_USERNAME=ci\nexport OS_TENANT_NAME=ops\nexport OS_PASSWORD=geheim-7\n"
+    rc = (
+        "export OS_AUTH_URL=https://k.example.org:5000/v2.0\nexport OS_USERNAME=ci\n"
+        "export OS_TENANT_NAME=ops\nexport OS_PASSWORD=geheim-7\n"
+    )
     found = load(tmp_path, rc=rc, text=OLD)
     assert found.access.auth_url == "https://k.example.org:5000/v3"
     assert found.access.options["user_domain_id"] == "default"
@@ -178,7 +181,10 @@ def test_the_environment_alone_is_enough(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_an_application_credential_needs_no_auth_type(tmp_path: Path) -> None:
-    rc = "OS_AUTH_URL=https://k.example.org/v3\nOS_APPLICATION_CREDENTIAL_ID=a\nOS_APPLICATION_CREDENTIAL_SECRET=geheim-8\n"
+    rc = (
+        "OS_AUTH_URL=https://k.example.org/v3\nOS_APPLICATION_CREDENTIAL_ID=a\n"
+        "OS_APPLICATION_CREDENTIAL_SECRET=geheim-8\n"
+    )
     assert load(tmp_path, rc=rc).access.is_bound
 
 
@@ -189,7 +195,7 @@ def test_the_yaml_file_of_the_container_s_variable(tmp_path: Path) -> None:
     assert found.yaml_file == elsewhere
 
 
-def test_all_that_is_wrong_is_told_at_once_with_lines(tmp_path: Path) -> None:
+def test_all_errors_are_reported_together_with_their_lines(tmp_path: Path) -> None:
     """R27: the placeholder of the site's name, too."""
     text = """\
 site:
@@ -207,7 +213,7 @@ compute:
 storage:
   total_storage: 5
 """
-    told = complaints(
+    lines = complaints(
         tmp_path,
         rc=RC.replace("keystone.example.org", "yourkeystone").replace("OS_USERNAME", "OS_USER"),
         text=text,
@@ -227,32 +233,58 @@ storage:
         "openstack.yaml:12: compute.shares.a b.auth.project_id: 'x y' is not the id of a project",
         "openstack.yaml:13: storage: storage is not published by this version",
     ]
-    assert len(told) == len(starts)
-    for line, start in zip(told, starts, strict=True):
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
         assert line.startswith(start)
 
 
 @pytest.mark.parametrize(
-    ("rc", "text", "told"),
+    ("rc", "text", "expected"),
     [
-        ("OS_PASSWORD=$(cat secret)\n", SHARES, "openstack.rc:1: OS_PASSWORD: $(…) would be replaced by a shell"),
-        (RC, "site:\n\tname: X\n", "openstack.yaml:2: is not YAML: found character that cannot start any token"),
-        (RC, SHARES.replace("EXAMPLE-SITE", "My Site"), "openstack.yaml:2: site.name: 'My Site' is not a site name of GOCDB"),
+        (
+            "OS_PASSWORD=$(cat secret)\n",
+            SHARES,
+            "openstack.rc:1: OS_PASSWORD: $(…) would be replaced by a shell",
+        ),
+        (
+            RC,
+            "site:\n\tname: X\n",
+            "openstack.yaml:2: is not YAML: found character that cannot start any token",
+        ),
+        (
+            RC,
+            SHARES.replace("EXAMPLE-SITE", "My Site"),
+            "openstack.yaml:2: site.name: 'My Site' is not a site name of GOCDB",
+        ),
         (RC, "- a\n", "openstack.yaml:1: must be lines of the form 'name: value'"),
-        (RC.replace("v3", "v3\nOS_AUTH_TYPE=v3pasword"), SHARES, "openstack.rc:2: OS_AUTH_TYPE: 'v3pasword' is not a plugin"),
-        (RC + "OS_CACERT=/nowhere.pem\n", SHARES, "openstack.rc:6: OS_CACERT: file /nowhere.pem does not exist"),
+        (
+            RC.replace("v3", "v3\nOS_AUTH_TYPE=v3pasword"),
+            SHARES,
+            "openstack.rc:2: OS_AUTH_TYPE: 'v3pasword' is not a plugin",
+        ),
+        (
+            RC + "OS_CACERT=/nowhere.pem\n",
+            SHARES,
+            "openstack.rc:6: OS_CACERT: file /nowhere.pem does not exist",
+        ),
         (None, SHARES, "openstack.rc: cannot be read: no such file or directory"),
         (RC, None, "openstack.yaml: cannot be read: no such file or directory"),
-        (RC.replace("export OS_PROJECT_NAME=ops\n", ""), "site: {name: A}\ncompute: {total_cores: 1, total_ram: 1}\n", "openstack.yaml: compute.shares: must be set"),
+        (
+            RC.replace("export OS_PROJECT_NAME=ops\n", ""),
+            "site: {name: A}\ncompute: {total_cores: 1, total_ram: 1}\n",
+            "openstack.yaml: compute.shares: must be set",
+        ),
     ],
-)  # fmt: skip
-def test_one_fault_is_one_line(tmp_path: Path, rc: str | None, text: str | None, told: str) -> None:
+)
+def test_one_fault_is_one_line(
+    tmp_path: Path, rc: str | None, text: str | None, expected: str
+) -> None:
     (line,) = complaints(tmp_path, rc=rc, text=text)
-    assert line.startswith(told)
+    assert line.startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--format", "glue21"], "--format: 'glue21' is not in this version; write glue"),
         (["--format", "x"], "--format: 'x' is unknown; write glue"),
@@ -263,14 +295,14 @@ def test_one_fault_is_one_line(tmp_path: Path, rc: str | None, text: str | None,
         (["--publisher", "ams"], "--publisher: 'ams' is not in this version; write stdout"),
     ],
 )
-def test_what_this_version_cannot_do_is_refused(
-    capfd: pytest.CaptureFixture[str], flags: list[str], told: str
+def test_values_of_other_releases_are_rejected(
+    capfd: pytest.CaptureFixture[str], flags: list[str], expected: str
 ) -> None:
     assert service.main(flags) == 2
-    assert capfd.readouterr() == ("", f"cloud-info-provider-service: {told}\n")
+    assert capfd.readouterr() == ("", f"cloud-info-provider-service: {expected}\n")
 
 
-def test_flags_of_other_releases_are_refused_by_name(capfd: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_other_releases_are_rejected_by_name(capfd: pytest.CaptureFixture[str]) -> None:
     for flags in (["--full-bdii-ldif"], ["--ams-host", "x"], ["--timeout", "0"], ["--nonsense"]):
         with pytest.raises(SystemExit) as raised:
             service.main(flags)
@@ -295,8 +327,8 @@ def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(
 ) -> None:
     shipped = Path(__file__).parents[2] / "etc/cloud-info-provider"
     rc, text = ((shipped / name).read_text() for name in ("openstack.rc", "openstack.yaml"))
-    told = complaints(tmp_path, rc=rc, text=text)
-    assert [line.split(": ", 2)[:2] for line in told] == [
+    lines = complaints(tmp_path, rc=rc, text=text)
+    assert [line.split(": ", 2)[:2] for line in lines] == [
         ["openstack.rc", "OS_PASSWORD"],
         ["openstack.rc", "OS_USERNAME"],
         ["openstack.rc:4", "OS_AUTH_URL"],
