@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from docs.generator import flags, options
+from docs.generator import flags, options, scripts
 from docs.generator.flags import Command, Flag
 from docs.generator.options import ConfigurationFile
 
@@ -22,6 +22,8 @@ class Page:
     files: Mapping[str, str]
     """Name to the paths at which the file is, and its form."""
     programs: Sequence[str]
+    lists: Mapping[str, str]
+    """Name to description of files that hold lines or entries, not options."""
 
 
 PAGES: Mapping[str, Page] = {
@@ -39,6 +41,14 @@ PAGES: Mapping[str, Page] = {
             *("caso-extract", "caso-projects", "caso-mapping-migrate", "caso"),
             *("ssmsend", "ssmreceive", "ssmctl"),
         ),
+        {
+            "voms.json": "`/etc/voms.json`, or `/etc/caso/voms.json`: which project serves which"
+            ' VO, as JSON: `{"VO": {"projects": ["name or id"]}}`. Also read: `tenant`, `tenants`,'
+            " `project` in place of `projects`, a `domain` beside a name, and YAML in a file"
+            " `*.yaml`. A property of the project in Keystone (`vo_property`) does the same.",
+            "dns": "`/etc/apel/dns`: names whose messages `ssmreceive` accepts, one a line, in the"
+            " form `/C=ES/O=Hosts/CN=HOST`; lines that begin with `#` are comments.",
+        },
     ),
     "information": Page(
         "Information system: options and flags",
@@ -57,6 +67,11 @@ PAGES: Mapping[str, Page] = {
             " `OTHERINFO` may be repeated; each value is published as it is.",
         },
         ("cloud-info-provider-service", "bdii-update"),
+        {
+            "site-urls.conf": "`/etc/sitebdii/site-urls.conf`: BDIIs that the site's BDII reads,"
+            " one a line: `NAME ldap://HOST:PORT/BASE`, port included. Bases of GLUE 1"
+            " (`mds-vo-name=…,o=grid`) are translated.",
+        },
     ),
     "images": Page(
         "Images: options and flags",
@@ -69,6 +84,15 @@ PAGES: Mapping[str, Page] = {
             " `option = value`. Read by `cloudkeeper-os`.",
         },
         ("cloudkeeper", "cloudkeeper-os"),
+        {
+            "image-lists.conf": "`/etc/cloudkeeper/image-lists.conf`: image lists, one URL a line;"
+            " lines that begin with `#` are comments. An access token is the user name in the URL:"
+            " `https://TOKEN:x-oauth-basic@HOST/PATH`.",
+            "voms.json": "`/etc/voms.json`, or `mapping.json` or `voms.json` in"
+            ' `/etc/cloudkeeper-os`: which project gets the images of a VO, as JSON: `{"VO":'
+            ' {"project": "name or id", "domain": "name or id"}}`. The other forms of the file'
+            " for accounting are read too.",
+        },
     ),
     "host": Page(
         "The host: options and flags",
@@ -79,8 +103,38 @@ PAGES: Mapping[str, Page] = {
             " Compose and by `appliance`. A size such as `512m` is Compose's.",
         },
         ("appliance",),
+        {
+            "networks": "`/etc/fedcloud/networks/NAME.yml`: networks of the containers, as a file"
+            " of Compose that `docker-compose.yml` extends; `bridge.yml` and `host.yml` are"
+            " shipped.",
+        },
     ),
 }
+
+
+_VARIABLES = (
+    ("`FEDCLOUD_ROOT`", "all", "root directory of the site's files, as `--root`"),
+    (
+        "`FEDCLOUD_PLACES`",
+        "programs in containers",
+        "paths of mounts, `CONTAINER=HOST`: for messages",
+    ),
+    ("`OS_SECTION__OPTION`", "the programs of accounting", "an option of `caso.conf`"),
+    ("`CASO_LOCK_PATH`", "the programs of accounting", "default of `lock_path`"),
+    ("`OS_…`", "`cloud-info-provider-service`", "the account, as in `openstack.rc`"),
+    ("`CLOUD_INFO_CONFIG`", "`cloud-info-provider-service`", "as `--yaml-file`"),
+    ("`CLOUDKEEPER_BACKEND_ENDPOINT`", "`cloudkeeper`", "wins over `backend.endpoint`"),
+    (
+        "`BACKEND_PORT_50051_TCP_ADDR`, `_PORT`",
+        "`cloudkeeper`",
+        "the same, as linked containers have it",
+    ),
+    (
+        "`HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`",
+        "programs that connect by http or https",
+        "proxy; also in lower case",
+    ),
+)
 
 
 def render() -> dict[str, str]:
@@ -103,7 +157,8 @@ def _index() -> str:
         "|---|---|",
     ]
     for name, page in PAGES.items():
-        lines += [f"| `{file}` | [{page.title}]({name}.md) |" for file in page.files]
+        named = (*page.files, *page.lists)
+        lines += [f"| `{file}` | [{page.title}]({name}.md) |" for file in named]
         lines += [
             f"| `{program}` | [{page.title}]({name}.md#{program}) |" for program in page.programs
         ]
@@ -116,9 +171,13 @@ def _index() -> str:
         "",
         "## Flags of every program",
         "",
-        "Beside these, `--help` and `--version` (`-v` too in `ssmsend` and `ssmreceive`).",
+        "Besides these, `--help` and `--version` (`-v` too in `ssmsend` and `ssmreceive`).",
         "",
         *_flag_table(list(flags.shared().values())),
+        "",
+        "## Variables of the environment",
+        "",
+        *_table(("variable", "read by", "meaning"), _VARIABLES),
     ]
     return "\n".join(lines) + "\n"
 
@@ -131,10 +190,15 @@ def _page(
     lines = [f"# {page.title}", "", _NOTE, "", *_wrapped(page.reader)]
     for name, text in page.files.items():
         lines += ["", f"## `{name}`", "", *_wrapped(text), *_file(files[name])]
+    for name, text in page.lists.items():
+        lines += ["", f"## `{name}`", "", *_wrapped(text)]
     for name in page.programs:
         lines += ["", f"## `{name}`"]
         for command in programs[name]:
             lines += _command(command, is_verb=command.name != name)
+    if page is PAGES["host"]:
+        for script in ("install", "build"):
+            lines += ["", f"## `scripts/{script}`", *_script(scripts.help_of(script))]
     return "\n".join(lines) + "\n"
 
 
@@ -190,6 +254,16 @@ def _command(command: Command, *, is_verb: bool) -> Iterator[str]:
         if names:
             words = ", ".join(f"`{name}`" for name in names)
             yield from ("", *_wrapped(f"{title}: {words}"))
+
+
+def _script(shown: scripts.Help) -> Iterator[str]:
+    yield from ("", *_wrapped(shown.description))
+    yield from (
+        "",
+        *_table(("call", "meaning"), [(f"`{call}`", text) for call, text in shown.rows]),
+    )
+    if shown.remarks:
+        yield from ("", *_wrapped(shown.remarks))
 
 
 def _flag_table(rows: Sequence[Flag]) -> list[str]:
