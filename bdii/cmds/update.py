@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from appliance.core import hosts, ldif
-from appliance.core.run import cli, log
+from appliance.core.run import cli
 from appliance.core.run.cli import Program
 from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
-from appliance.core.run.record import failure_recorded
+from appliance.core.run.record import recorded
 from bdii import settings as configuration
 from bdii.settings import BdiiSettings
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     with contextlib.ExitStack() as stack:
         if arguments.serve and not arguments.check_config:
             program = f"bdii-{configuration.level_of(arguments.config)}"
-            stack.enter_context(failure_recorded(program, layout.runs))
+            stack.enter_context(recorded(program, layout.runs, is_service=True))
         settings = _read(arguments.config, layout, arguments.listen)
     if arguments.check_config:
         # The service skips wrong lines of site-urls.conf; a check reports them.
@@ -83,10 +83,8 @@ def _log(arguments: argparse.Namespace, settings: BdiiSettings) -> BdiiSettings:
 
     A log file is opened again each time: logrotate may have renamed the open one.
     """
-    level = cli.log_level(arguments, settings.log_level)
-    has_file = arguments.serve and settings.log_file is not None
-    file = settings.log_file if has_file else None
-    log.configure(level=level, file=file, console=not has_file, as_json=arguments.log_json)
+    file = settings.log_file if arguments.serve else None
+    cli.configure_log(arguments, level=settings.log_level, file=file)
     return settings
 
 

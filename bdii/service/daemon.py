@@ -19,7 +19,7 @@ from datetime import timedelta
 from appliance.core.directory import NoAnswer
 from appliance.core.run import lock
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
-from appliance.core.run.record import RunRecord, failure_recorded
+from appliance.core.run.record import RunRecord, recorded
 from bdii.service.cycle import Cycle, Updater
 from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
@@ -58,7 +58,7 @@ class BdiiService:
         Raises `Busy` if another BDII uses the state directory, and `Unavailable` if slapd cannot
         start.
         """
-        with failure_recorded(f"bdii-{self._settings.level}", self._settings.runs):
+        with recorded(f"bdii-{self._settings.level}", self._settings.runs, is_service=True):
             return self._run()
 
     def _run(self) -> ExitStatus:
@@ -144,34 +144,38 @@ class BdiiService:
 
     def _cycle(self, updater: Updater) -> Cycle | None:
         """Do one cycle and write its run record; return None if it did not reach its end."""
-        record = RunRecord(f"bdii-{updater.settings.level}")
-        generation = self._slapd.generation
-        try:
-            done = updater.cycle(self._stop)
-        except (ApplianceError, OSError) as error:
-            if self._stop.is_set():  # the signal may have ended slapadd, too: no failure
+        with recorded(f"bdii-{updater.settings.level}", updater.settings.runs) as record:
+            generation = self._slapd.generation
+            try:
+                done = updater.cycle(self._stop)
+            except (ApplianceError, OSError) as error:
+                done = None
+                if not self._stop.is_set():  # else the signal may have ended slapadd, too
+                    self._note_failure(error, updater, record)
+                    if isinstance(error, NoAnswer):
+                        self._slapd.give_up(generation)
+            if self._stop.is_set():
+                record.is_kept = False
                 return None
-            logger.error("cycle failed: %s", _reason(error))  # noqa: TRY400
-            if isinstance(error, NoAnswer):
-                self._slapd.give_up(generation)
-            if self._no_start:
-                record.fail(f"slapd cannot be started: {self._no_start}")
-            record.fail(_reason(error))
-            record.counts["entries"] = len(updater.published)
-            if updater.planned is not None:
-                record.counts["changes_left"] = updater.planned
-            record.close(ExitStatus.NOTHING, updater.settings.runs)
-            return None
-        if self._stop.is_set():
-            return None
-        for problem in done.problems:
-            logger.warning("%s", problem)
-            record.fail(problem)
-        record.counts |= figures(done)
-        status = ExitStatus.PARTLY if done.problems else ExitStatus.DONE
-        record.close(status, updater.settings.runs)
-        logger.info("%s", summary(done))
-        return done
+            if done is not None:
+                for problem in done.problems:
+                    logger.warning("%s", problem)
+                    record.fail(problem)
+                record.counts |= figures(done)
+                logger.info("%s", summary(done))
+            return done
+
+    def _note_failure(
+        self, error: ApplianceError | OSError, updater: Updater, record: RunRecord
+    ) -> None:
+        logger.error("cycle failed: %s", _reason(error))
+        if self._no_start:
+            record.fail(f"slapd cannot be started: {self._no_start}")
+        record.fail(_reason(error))
+        record.counts["entries"] = len(updater.published)
+        if updater.planned is not None:
+            record.counts["changes_left"] = updater.planned
+        record.status = ExitStatus.NOTHING
 
 
 def _reason(error: ApplianceError | OSError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from appliance.core.run import cli, log
+from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 from caso import settings
 from caso.ignored import IGNORED_FLAGS, IGNORED_SWITCHES
@@ -75,15 +75,15 @@ def _add_ignored(parser: argparse.ArgumentParser) -> None:
 def configure(arguments: argparse.Namespace) -> CasoConfiguration:
     """Read the configuration, set up the log as it says, and log its warnings."""
     configuration = settings.load(arguments, cli.layout(arguments))
-    is_debug = arguments.debug or (configuration.is_debug and not arguments.nodebug)
-    log.configure(
+    is_debug = configuration.is_debug and not arguments.nodebug
+    cli.configure_log(
+        arguments,
         level=logging.DEBUG if is_debug else logging.INFO,
         file=configuration.log_file,
-        console=configuration.log_file is None,
-        as_json=arguments.log_json or arguments.use_json,
+        as_json=arguments.use_json,
+        warnings=configuration.warnings,
+        logger=logger,
     )
-    for problem in configuration.warnings:
-        logger.warning("%s", problem)
     return configuration
 
 

@@ -7,13 +7,15 @@ and the limit of its removals. Its record is written at the end, however the run
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 
 from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.project import Project
 from appliance.core.cloud.session import Cloud, Scope
-from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
+from appliance.core.run.errors import ApplianceError, Unavailable
+from appliance.core.run.record import recorded
 from cloudkeeper.backend import projects
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
@@ -49,20 +51,17 @@ class Run:
         self._settings = settings
         self._ownership = ownership
         self._is_read_only = is_read_only
-        self.tally = RunTally(allowance=allowance)
         self._by_vo: dict[str, ProjectImages | ApplianceError] = {}
-        try:
-            self._open()
-        except ApplianceError as error:
-            self.tally.fail(error)
-            if not is_read_only:
-                self.close(ExitStatus.NOTHING)
-            raise
-        except Exception as error:
-            self.tally.fail(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
-            if not is_read_only:
-                self.close(ExitStatus.BUG)
-            raise
+        with contextlib.ExitStack() as stack:
+            record = recorded("cloudkeeper-os", None if is_read_only else settings.runs)
+            self.tally = RunTally(stack.enter_context(record), allowance=allowance)
+            try:
+                self._open()
+            except ApplianceError as error:  # the call that begins the run logs bugs only
+                logger.error("%s", error)  # noqa: TRY400  one clear line
+                raise
+            # The record stays open until the call that ends the run, often in another thread.
+            self._recording = stack.pop_all()
 
     def images(self, vo: str) -> ProjectImages:
         """Return the images in the project of a VO.
@@ -152,9 +151,9 @@ class Run:
         self.tally.fail(failure)
         return failure
 
-    def close(self, status: ExitStatus | None = None) -> None:
-        """Write the record of the run; without ``status``, the run's failures decide it."""
-        self.tally.close(self._settings.runs, status=status)
+    def close(self) -> None:
+        """Write the record of the run."""
+        self._recording.close()
 
     def _open(self) -> None:
         cloud = Cloud(self._settings.access)

@@ -6,15 +6,12 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
-from appliance.core.run.errors import ExitStatus
 from appliance.core.run.record import RunRecord
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.model import ListId
 from cloudkeeper.wire.status import CallStatus
 
-PROGRAM = "cloudkeeper-os"
 _ALWAYS = 3
 """Removals of a list that every run may do: half of a small list would be none or one."""
 logger = logging.getLogger(__name__)
@@ -27,8 +24,8 @@ class RunTally:
     whichever is more. ``allowance`` is a higher number that an administrator has confirmed.
     """
 
-    def __init__(self, *, allowance: int = 0) -> None:
-        self._record = RunRecord(PROGRAM)
+    def __init__(self, record: RunRecord, *, allowance: int = 0) -> None:
+        self._record = record
         self._allowance = allowance
         self._lock = threading.Lock()
         self._at_start: Counter[ListId] = Counter()
@@ -73,9 +70,3 @@ class RunTally:
                     status=CallStatus.RESOURCE_STATE,
                 )
             self._removed[list_id] = wanted
-
-    def close(self, directory: Path, *, status: ExitStatus | None = None) -> None:
-        """Write the record of the run; without ``status``, the failures decide it."""
-        with self._lock:
-            found = ExitStatus.PARTLY if self._record.failures else ExitStatus.DONE
-            self._record.close(found if status is None else status, directory)

@@ -9,9 +9,9 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance.core.run import cli, lock, log
+from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, UsageError
-from appliance.core.run.record import failure_recorded
+from appliance.core.run.record import recorded
 from cloudkeeper.backend import endpoint, settings
 from cloudkeeper.backend.settings import BackendSettings
 
@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Serve until SIGTERM, or only check the configured."""
+    """Serve until SIGTERM, or only check the configuration."""
     if arguments.check_config:
         return _report(_settings(arguments))
-    with failure_recorded(PROGRAM, cli.layout(arguments).runs):
+    with recorded(PROGRAM, cli.layout(arguments).runs, is_service=True):
         return _serve(arguments)
 
 
@@ -56,14 +56,13 @@ def _settings(arguments: argparse.Namespace) -> BackendSettings:
 
 def _serve(arguments: argparse.Namespace) -> ExitStatus:
     configured = _settings(arguments)
-    log.configure(
-        level=logging.DEBUG if arguments.debug or configured.is_debug else logging.INFO,
+    cli.configure_log(
+        arguments,
+        level=logging.DEBUG if configured.is_debug else logging.INFO,
         file=configured.log_file,
-        console=configured.log_file is None,
-        as_json=arguments.log_json,
+        warnings=configured.warnings,
+        logger=logger,
     )
-    for problem in configured.warnings:
-        logger.warning("%s", problem)
     from cloudkeeper.backend import server  # noqa: PLC0415  loads gRPC
     from cloudkeeper.backend.calls import Servicer  # noqa: PLC0415  loads the OpenStack clients
     from cloudkeeper.backend.ownership import Ownership  # noqa: PLC0415

@@ -217,16 +217,20 @@ def _protection(configured: FrontendSettings) -> str:
 
 def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:
     os.umask(0o027)
-    level = cli.log_level(arguments, configured.log_level)
     file = None if arguments.check_config else configured.log_file
     if file is not None:
         try:
             files.make_directory(file.parent)
         except OSError as error:
             raise LocalFailure.from_os(error, subject=file.parent) from error
-    log.configure(level=level, file=file, as_json=arguments.log_json)
-    for problem in configured.warnings:
-        logger.warning("%s", problem)
+    cli.configure_log(
+        arguments,
+        level=configured.log_level,
+        file=file,
+        console=True,
+        warnings=configured.warnings,
+        logger=logger,
+    )
 
 
 def _amount(text: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.core import clock
-from appliance.core.run import cli, log
+from appliance.core.run import cli
 from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
 from ssm.settings import Link, LogSection, ReceiverSettings, SenderSettings
@@ -38,12 +38,11 @@ def configure_log(
 
     A log file that cannot be opened is one more warning: the run goes on without it.
     """
-    level = cli.log_level(arguments, settings.log.level)
     warnings = [str(problem) for problem in settings.warnings]
     try:
-        _open_log(settings.log, level, arguments)
+        _open_log(settings.log, arguments)
     except LocalFailure as error:
-        log.configure(level=level, as_json=arguments.log_json)
+        cli.configure_log(arguments, level=settings.log.level)
         warnings.append(f"{error}; logging to standard error only")
     layout = cli.layout(arguments)
     if arguments.log_config or os.access(layout.path("/etc/apel/logging.cfg"), os.F_OK):
@@ -55,14 +54,12 @@ def configure_log(
         logger.warning("%s", warning)
 
 
-def _open_log(settings: LogSection, level: int, arguments: argparse.Namespace) -> None:
+def _open_log(settings: LogSection, arguments: argparse.Namespace) -> None:
     if arguments.check_config:
         if not os.access(settings.file.parent, os.W_OK | os.X_OK):
             raise LocalFailure(settings.file, "the log file's directory is missing or not writable")
         return
-    log.configure(
-        level=level, file=settings.file, console=settings.console, as_json=arguments.log_json
-    )
+    cli.configure_log(arguments, level=settings.level, file=settings.file, console=settings.console)
 
 
 def positive(text: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.run.record import RunRecord, recorded
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.tally import RunTally
@@ -54,7 +55,8 @@ def test_only_one_may_work_on_something(tmp_path: Path) -> None:
 def test_no_more_than_half_and_no_more_than_three(
     there: int, removed: int, allowance: int, *, is_allowed: bool
 ) -> None:
-    at_once, one_by_one = RunTally(allowance=allowance), RunTally(allowance=allowance)
+    at_once = RunTally(RunRecord("x"), allowance=allowance)
+    one_by_one = RunTally(RunRecord("x"), allowance=allowance)
     for tally in (at_once, one_by_one):
         tally.expect([LIST] * there + [ListId("other")] * 100)
     if is_allowed:
@@ -74,11 +76,11 @@ def test_no_more_than_half_and_no_more_than_three(
 def test_the_record_says_whether_something_was_left(
     tmp_path: Path, failures: list[str], status: int
 ) -> None:
-    tally = RunTally()
-    tally.count("added", 2)
-    for failure in failures:
-        tally.fail(failure)
-    tally.close(tmp_path)
+    with recorded("cloudkeeper-os", tmp_path) as opened:
+        tally = RunTally(opened)
+        tally.count("added", 2)
+        for failure in failures:
+            tally.fail(failure)
     record = json.loads((tmp_path / "cloudkeeper-os.json").read_bytes())
     assert (record["status"], record["failures"], record["counts"]) == (
         status,

@@ -31,7 +31,6 @@ from appliance.admin.schedule import horizon, state
 from appliance.core import clock, files
 from appliance.core.run import cli, lock, record
 from appliance.core.run.errors import (
-    ApplianceError,
     Busy,
     ExitStatus,
     LocalFailure,
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if os.geteuid() == 0 and not arguments.check_config:
             stack.enter_context(
-                record.failure_recorded(f"job-{job.name}", inventory.records(layout))
+                record.recorded(f"job-{job.name}", inventory.records(layout), is_service=True)
             )
         host = settings.load(layout)
     for warning in host.warnings:
@@ -130,34 +129,21 @@ class _JobRun:
         self._arguments: Sequence[str] = arguments.rest
         self._timeout: timedelta = arguments.timeout or host.timeouts[job.name]
         self._is_logged: bool = arguments.log
-        self._record = record.RunRecord(f"job-{job.name}")
 
     def recorded(self) -> int:
-        """Run the job, and write the record in any case."""
-        status: int = ExitStatus.BUG
-        try:
-            if not self._changes_nothing():
-                state.refuse_second(self._job, self._layout)
-            status = self._run()
-        except ApplianceError as error:
-            self._record.fail(str(error))
-            status = error.status
-            raise
-        except OSError as error:
-            self._record.fail(str(LocalFailure.from_os(error)))
-            status = ExitStatus.NOTHING
-            raise
-        except KeyboardInterrupt:
-            self._record.fail("interrupted before it began, or after it had ended")
-            status = ExitStatus.NOTHING
-            raise
-        except Exception as error:
-            self._record.fail(f"bug in this program: {type(error).__name__}: {error}")
-            raise
-        finally:
+        """Run, and write the record, however the run ends."""
+        program = f"job-{self._job.name}"
+        with record.recorded(program, inventory.records(self._layout)) as self._record:
+            try:
+                if not self._changes_nothing():
+                    state.refuse_second(self._job, self._layout)
+                status = self._run()
+            except (Exception, KeyboardInterrupt) as error:
+                self._record.add("job_exit_status", record.status_of(error))
+                raise
             self._record.add("job_exit_status", status)
-            known = ExitStatus(status) if status in set(ExitStatus) else ExitStatus.NOTHING
-            self._record.close(known, inventory.records(self._layout))
+            is_ours = status in set(ExitStatus)
+            self._record.status = ExitStatus(status) if is_ours else ExitStatus.NOTHING
         return status
 
     def _run(self) -> int:

@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +20,8 @@ from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure
 from appliance.core.run.layout import Layout
 from appliance.core.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,32 @@ def layout(arguments: argparse.Namespace) -> Layout:
     return Layout(arguments.root.absolute()) if arguments.root else Layout.of_environment()
 
 
-def log_level(arguments: argparse.Namespace, configured: int = logging.INFO) -> int:
-    """Return the level to log at: DEBUG when asked for on the command line, else the configured one."""
-    return logging.DEBUG if arguments.debug else configured
+def configure_log(
+    arguments: argparse.Namespace,
+    *,
+    level: int = logging.INFO,
+    file: Path | None = None,
+    console: bool | None = None,
+    as_json: bool = False,
+    warnings: Iterable[object] = (),
+    logger: logging.Logger = logger,
+) -> None:
+    """Set up the log by a program's configuration and the common flags, then log ``warnings``.
+
+    Unless ``console`` says otherwise, standard error gets the log if no file does.
+
+    Raises:
+        LocalFailure: the file cannot be opened.
+
+    """
+    log.configure(
+        level=logging.DEBUG if arguments.debug else level,
+        file=file,
+        console=file is None if console is None else console,
+        as_json=as_json or arguments.log_json,
+    )
+    for warning in warnings:
+        logger.warning("%s", warning)
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
@@ -143,7 +168,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
     log.check_only(is_on=arguments.check_config)
-    log.configure(level=log_level(arguments), as_json=arguments.log_json)
+    configure_log(arguments)
     log.hide_proxies()
     status = _guarded(program, arguments)
     log.check_only(is_on=False)

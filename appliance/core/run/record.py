@@ -64,12 +64,19 @@ class RunRecord:
         """Note something that was left undone, as the line that the administrator reads."""
         self.failures.append(log.redact(line))
 
-    def close(self, status: ExitStatus, directory: Path) -> None:
-        """Write both files. ``last_success`` is this run's end when it left nothing undone, else the earlier one."""
-        self.ended, self.status = clock.now(), status
-        self.last_success = (
-            self.ended if status is ExitStatus.DONE else last_success(self.program, directory)
-        )
+    def write(self, directory: Path | None) -> None:
+        """Write both files, unless the record is not kept or has no directory.
+
+        Without a status, the run is done, or partly if failures were noted. ``last_success`` is
+        this run's end if it left nothing undone, else the one in the earlier record.
+        """
+        if directory is None or not self.is_kept:
+            return
+        if self.status is None:
+            self.status = ExitStatus.PARTLY if self.failures else ExitStatus.DONE
+        self.ended = clock.now()
+        is_done = self.status is ExitStatus.DONE
+        self.last_success = self.ended if is_done else last_success(self.program, directory)
         try:
             files.make_directory(directory, mode=0o755)
         except OSError as error:
@@ -78,6 +85,11 @@ class RunRecord:
         _keep(directory / f"{self.program}.json", self._as_json)
         seconds = time.monotonic() - self._begin
         _keep(directory / f"{self.program}.prom", lambda: _metrics(self, seconds=seconds))
+
+    def close(self, status: ExitStatus, directory: Path) -> None:
+        """Write both files with a status, for a run that is more than one block."""
+        self.status = status
+        self.write(directory)
 
     def _as_json(self) -> bytes:
         entry = asdict(self) | {"version": __version__, "status": self.status}
@@ -93,59 +105,64 @@ class RunRecord:
 
 
 @contextlib.contextmanager
-def recorded(program: str, directory: Path | None) -> Iterator[RunRecord]:
-    """Give the record of a run that the block is, and write it with the ``status`` that the block sets.
+def recorded(
+    program: str, directory: Path | None, *, is_service: bool = False
+) -> Iterator[RunRecord]:
+    """Open the record of a run, and write it when the block ends, however it ends.
 
-    Whatever ends the block is noted, an `OSError` as the `LocalFailure` that it becomes; without a
-    status it is a bug. SIGTERM, unless the program handles it, ends the process after the record is
-    written. Nothing is written without a ``directory``, nor when another run holds the lock
-    (`Busy`): the record in place is that run's, or becomes it.
+    The block may set ``status``; without one, a run that noted failures has done its work partly.
+    An exception sets the status and is noted. SIGTERM, unless the program handles it, ends the
+    process after the record is written. Nothing is written without a ``directory``, nor if another
+    run holds the lock (`Busy`): the record in place is that run's, or becomes it.
+
+    With ``is_service`` the block is the life of a service, which writes a record of its own for
+    each cycle or call: the record of its life is written only if an exception ends it.
+
+    Raises:
+        LocalFailure: the block raised an `OSError`.
+
     """
     record = RunRecord(program)
-    record.status = ExitStatus.BUG
-    with _recorded_at_termination(record, directory):
+    watch = contextlib.nullcontext() if is_service else _recorded_at_termination(record, directory)
+    with watch:
         try:
             yield record
         except Busy:
-            record.is_kept = False
             raise
-        except (ApplianceError, OSError) as error:
-            known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
-            record.fail(str(known))
-            record.status = known.status
-            raise known from error
-        except KeyboardInterrupt:
-            record.fail("interrupted")
-            record.status = ExitStatus.NOTHING
+        except (Exception, KeyboardInterrupt) as error:
+            record.status = status_of(error)
+            record.fail(_line_of(error))
+            record.write(directory)
+            if isinstance(error, OSError):
+                raise LocalFailure.from_os(error) from error
             raise
-        except Exception as error:
-            words = " ".join(f"{type(error).__name__}: {error}".split())
-            record.fail(f"bug in this program: {words}")
-            raise
-        finally:
-            if directory is not None and record.is_kept:
-                record.close(record.status, directory)
+        if not is_service:
+            record.write(directory)
 
 
-@contextlib.contextmanager
-def failure_recorded(program: str, directory: Path) -> Iterator[None]:
-    """Write a record when the block, a service, fails; else the last good run's would stay."""
-    try:
-        yield
-    except Busy:
-        raise  # the record in place is the other one's
-    except Exception as error:
-        with contextlib.suppress(Exception), recorded(program, directory):
-            raise
-        raise error  # noqa: TRY201
+def status_of(error: BaseException) -> ExitStatus:
+    """Return the exit status of a run that an exception ends."""
+    if isinstance(error, ApplianceError):
+        return error.status
+    return ExitStatus.NOTHING if isinstance(error, OSError | KeyboardInterrupt) else ExitStatus.BUG
+
+
+def _line_of(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, ApplianceError):
+        return str(error)
+    if isinstance(error, OSError):
+        return str(LocalFailure.from_os(error))
+    return f"bug in this program: {' '.join(f'{type(error).__name__}: {error}'.split())}"
 
 
 @contextlib.contextmanager
 def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Iterator[None]:
-    """Write the record when SIGTERM ends the process in the block.
+    """Write the record if SIGTERM ends the process in the block.
 
-    The state of every program stands a kill at any moment, so nothing is unwound: a thread may be
-    waiting for the cloud.
+    The state of every program survives a kill at any moment, so nothing is unwound: a thread may
+    be waiting for the cloud.
     """
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -158,11 +175,11 @@ def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Itera
             name = signal.Signals(number).name
             logger.error("stopped by %s; the next run goes on from here", name)
             record.fail(f"stopped by {name}")
-            if directory is not None and record.is_kept:
-                record.close(ExitStatus.NOTHING, directory)
+            record.status = ExitStatus.NOTHING
+            record.write(directory)
             os.kill(os.getpid(), number)
         finally:
-            os._exit(128 + number)  # the first process of a container outlives the signal
+            os._exit(128 + number)  # the first process of a container survives its own signal
 
     signal.signal(signal.SIGTERM, end)
     try:
