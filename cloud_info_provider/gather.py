@@ -33,7 +33,7 @@ _SUSPENDED, _HALTED = "SUSPENDED", "SHUTOFF"
 
 
 @dataclass(slots=True)
-class CloudAccount:
+class ProviderAccount:
     """The configured account in each region of its cloud."""
 
     configuration: ProviderSettings
@@ -71,7 +71,7 @@ class CloudAccount:
             return self._services[region]
 
 
-def gather(account: CloudAccount, shares: Sequence[ShareSettings]) -> Facts:
+def gather(account: ProviderAccount, shares: Sequence[ShareSettings]) -> Facts:
     """Return the facts of all shares; raises `Unavailable` if none could be read."""
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vo") as pool:
         results = list(pool.map(lambda share: _attempt(account, share), shares))
@@ -89,7 +89,7 @@ def gather(account: CloudAccount, shares: Sequence[ShareSettings]) -> Facts:
     return Facts(tuple(result for result in results if isinstance(result, Share)), failed)
 
 
-def own_share(account: CloudAccount) -> ShareSettings:
+def own_share(account: ProviderAccount) -> ShareSettings:
     """Return the share of a configuration that names none: the account's own project.
 
     The VO is that of the project's property in Keystone.
@@ -122,7 +122,7 @@ def _without_shares(configuration: ProviderSettings, words: str) -> Configuratio
     return ConfigurationError([Problem(configuration.yaml_file, 0, "compute.shares", text)])
 
 
-def _attempt(account: CloudAccount, share: ShareSettings) -> Share | str:
+def _attempt(account: ProviderAccount, share: ShareSettings) -> Share | str:
     """Return a VO's share, or the reason why it could not be read."""
     try:
         return _read(account, share)
@@ -134,7 +134,7 @@ def _attempt(account: CloudAccount, share: ShareSettings) -> Share | str:
     return log.redact(" ".join(reason.split()))
 
 
-def _read(account: CloudAccount, share: ShareSettings) -> Share:
+def _read(account: ProviderAccount, share: ShareSettings) -> Share:
     scope = account.cloud(share.region).project(share.project_id)
     service, endpoint = account.service(scope, share.region)
     flavors = map(_flavor, offer.flavors(scope, service))

@@ -156,7 +156,7 @@ def _configure(arguments: argparse.Namespace) -> ProviderSettings:
 def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
     from cloud_info_provider import gather, glue  # noqa: PLC0415  loads the OpenStack clients
 
-    account = gather.CloudAccount(configuration)
+    account = gather.ProviderAccount(configuration)
     # the figures of a run that fails before the first VO is read
     record.counts |= {"vos": 0, "vos_failed": max(len(configuration.shares), 1)}
     try:
