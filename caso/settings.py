@@ -19,7 +19,7 @@ from appliance.core.cloud import access
 from appliance.core.cloud import vo as vo_module
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings, state_of
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
@@ -71,7 +71,7 @@ class CasoConfiguration:
     tag: str
     vo_properties: tuple[str, ...]
     """Empty for the usual properties."""
-    mapping: vo_module.Mapping
+    mapping: vo_module.VOMapping
     spool: Path
     """Directory of the checkpoints and the quarantine."""
     lock: Path
@@ -231,7 +231,7 @@ def _overlay_environment(read: Document) -> None:
         if variable.startswith("OS_") and separator and group and option:
             section = "DEFAULT" if group == "DEFAULT" else group.lower()
             read.set(
-                section, option.lower(), Entry(text, Path(f"environment variable {variable}"), 0)
+                section, option.lower(), Setting(text, Path(f"environment variable {variable}"), 0)
             )
 
 
@@ -248,7 +248,7 @@ def _overlay_flags(read: Document, arguments: argparse.Namespace) -> None:
             read.set(
                 "DEFAULT",
                 name,
-                Entry(str(value), Path(f"command line: --{name.replace('_', '-')}"), 0),
+                Setting(str(value), Path(f"command line: --{name.replace('_', '-')}"), 0),
             )
 
 
@@ -349,7 +349,7 @@ def _moment(settings: Settings, option: str) -> datetime | None:
         return None
 
 
-def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.Mapping, Sequence[Problem]]:
+def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.VOMapping, Sequence[Problem]]:
     aliases = [("extractor", "mapping_file")]
     usual = [layout.path(name) for name in _MAPPINGS]
     found = document.first_existing(usual) or usual[:1]
@@ -359,7 +359,7 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.Mapping, Seq
         try:
             mapping = vo_module.read_mapping(path)
         except ConfigurationError as error:
-            return vo_module.Mapping(path), error.problems
+            return vo_module.VOMapping(path), error.problems
         return mapping, mapping.warnings
     if state not in ("does not exist", "is no file"):
         settings.error("DEFAULT", "mapping_file", f"{path} {state}")
@@ -367,7 +367,7 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.Mapping, Seq
         settings.warn(
             "DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone alone"
         )
-    return vo_module.Mapping(path), ()
+    return vo_module.VOMapping(path), ()
 
 
 def _access(settings: Settings, read: Document) -> Access:

@@ -110,7 +110,7 @@ def own_share(account: ProviderAccount) -> ShareSettings:
         words = f"{count} named {configuration.project!r} for this account; set OS_PROJECT_ID"
         raise _without_shares(configuration, words)
     try:
-        name = vo.vo_of(found[0], mapping=vo.Mapping(configuration.yaml_file))
+        name = vo.vo_of(found[0], mapping=vo.VOMapping(configuration.yaml_file))
     except vo.NoVO as error:
         words = f"{error.subject}: {error.cause}; write compute.shares.VO.auth.project_id"
         raise _without_shares(configuration, words) from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from appliance.core.cloud import access
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, shell, yaml_file
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
@@ -182,10 +182,10 @@ def _renamed(problem: Problem) -> Problem:
 
 def _read_account(
     arguments: argparse.Namespace, layout: Layout, problems: list[Problem]
-) -> tuple[Document, Mapping[str, Entry]]:
+) -> tuple[Document, Mapping[str, Setting]]:
     """Return the account's options, and all variables of the file."""
     path = Path(arguments.rc_file) if arguments.rc_file else layout.path(RC_FILE)
-    variables: dict[str, Entry] = {}
+    variables: dict[str, Setting] = {}
     is_elsewhere = "OS_AUTH_URL" in os.environ or arguments.os_auth_url
     if arguments.rc_file or document.may_exist(path) or not is_elsewhere:
         try:
@@ -195,7 +195,7 @@ def _read_account(
     account = Document(paths=[path])
     account.sections[ACCOUNT] = {}
     environment = {
-        name: Entry(text, Path(f"environment variable {name}"), 0)
+        name: Setting(text, Path(f"environment variable {name}"), 0)
         for name, text in os.environ.items()
     }
     for source in (variables, environment):
@@ -208,7 +208,7 @@ def _read_account(
     for option in vocabulary.ACCOUNT_FLAGS:
         if value := getattr(arguments, f"os_{option}"):
             flag = Path(f"command line: --os-{option.replace('_', '-')}")
-            account.set(ACCOUNT, option.replace("tenant", "project"), Entry(value, flag, 0))
+            account.set(ACCOUNT, option.replace("tenant", "project"), Setting(value, flag, 0))
     _lift_version(account)
     return account, variables
 
@@ -218,7 +218,7 @@ def _lift_version(account: Document) -> None:
     entry = account.get(ACCOUNT, "auth_url")
     if entry and (url := entry.text.rstrip("/")).endswith("/v2.0"):
         newer = f"{url.removesuffix('/v2.0')}/v3"
-        account.set(ACCOUNT, "auth_url", Entry(newer, entry.path, entry.line))
+        account.set(ACCOUNT, "auth_url", Setting(newer, entry.path, entry.line))
 
 
 def _access(
@@ -274,7 +274,7 @@ def _access(
 
 
 def _yaml_path(
-    arguments: argparse.Namespace, layout: Layout, variables: Mapping[str, Entry]
+    arguments: argparse.Namespace, layout: Layout, variables: Mapping[str, Setting]
 ) -> Path:
     named = variables.get("CLOUD_INFO_CONFIG")
     in_file = named.text if named else ""
@@ -344,7 +344,7 @@ def _shares(settings: Settings, tree: yaml_file.Tree, region: str) -> tuple[Shar
     return tuple(_share(settings, vo, entry, region) for vo, entry in names.items())
 
 
-def _share(settings: Settings, vo: str, entry: Entry, region: str) -> ShareSettings:
+def _share(settings: Settings, vo: str, entry: Setting, region: str) -> ShareSettings:
     section = f"compute.shares.{vo}"
     project = settings.text(f"{section}.auth", "project_id", placeholders=("PROJECT-ID",))
     if not project:

@@ -4,9 +4,9 @@ Values are text. Octets that are not UTF-8 stand in it as surrogate escapes, so 
 ``value.encode("utf-8", "surrogateescape")`` gives back what was read. Attribute names keep their
 spelling; they are compared without case.
 
-Reading goes on after a record that cannot be read: it comes out as `Malformed`, its neighbours as
+Reading goes on after a record that cannot be read: it comes out as `MalformedRecord`, its neighbours as
 they are. References to files (``attribute:< file:///…``) are never followed. Change records
-(``changetype:``) are not content and come out as `Malformed` too.
+(``changetype:``) are not content and come out as `MalformedRecord` too.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Comment:
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedRecord:
     """A record that cannot be read: the line where it goes wrong (from 1), and why."""
 
     line: int
@@ -116,7 +116,7 @@ def _line(name: str, value: str) -> str:
 # reading
 
 
-def read(lines: Iterable[bytes]) -> Iterator[Entry | Comment | Malformed]:
+def read(lines: Iterable[bytes]) -> Iterator[Entry | Comment | MalformedRecord]:
     """Yield the records of LDIF as they come; ``lines`` is a binary file, or anything else that yields its lines.
 
     Lines end in LF or CR LF. Values that are not ASCII are taken as they are, though RFC 2849 wants
@@ -139,7 +139,7 @@ def parse(data: bytes) -> list[Entry]:
     """Return all entries of an LDIF text; raises `LdifError` for the first record that cannot be read."""
     entries = []
     for record in read(data.split(b"\n")):
-        if isinstance(record, Malformed):
+        if isinstance(record, MalformedRecord):
             raise LdifError(f"line {record.line}", record.cause)
         if isinstance(record, Entry):
             entries.append(record)
@@ -162,25 +162,25 @@ def _unfolded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
         yield start, b"".join(parts).decode("utf-8", "surrogateescape")
 
 
-def _record(block: list[tuple[int, str]]) -> Iterator[Entry | Malformed]:
+def _record(block: list[tuple[int, str]]) -> Iterator[Entry | MalformedRecord]:
     start, dn, attributes = block[0][0], None, dict[str, list[str]]()
     spelling: dict[str, str] = {}
     for number, line in block:
         try:
             name, value = _attribute(line)
         except ValueError as error:
-            yield Malformed(number, str(error))
+            yield MalformedRecord(number, str(error))
             return
         folded = name.lower()
         if folded == "version" and dn is None and len(spelling) == 0:
             continue
         if (folded == "dn") != (dn is None):
-            yield Malformed(
+            yield MalformedRecord(
                 number, "a second dn: in one record" if dn is not None else "the record has no dn:"
             )
             return
         if folded == "changetype":
-            yield Malformed(number, "a change record where entries are expected")
+            yield MalformedRecord(number, "a change record where entries are expected")
             return
         if dn is None:
             dn, start = value, number

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from appliance.core import files, ldif
-from appliance.core.ldif import Malformed
+from appliance.core.ldif import MalformedRecord
 from bdii import tree as trees
 from bdii.messages import printable
 from bdii.plan import NOTHING_VANISHED, Vanished
@@ -188,5 +188,5 @@ def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:
     for record in ldif.read(lines):
         if isinstance(record, ldif.Entry):
             yield record
-        elif isinstance(record, Malformed):
+        elif isinstance(record, MalformedRecord):
             logger.warning("%s:%d: left out: %s", path, record.line, printable(record.cause))

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.core.config import document, shell
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from bdii.ignored import IGNORED
@@ -178,15 +178,15 @@ def _degrees(options: Settings, key: str, most: int) -> str:
     return text
 
 
-def _parse_site(path: Path, text: str) -> tuple[Document, list[Entry]]:
+def _parse_site(path: Path, text: str) -> tuple[Document, list[Setting]]:
     """Return the assignments of a site.cfg; those of OTHERINFO, which repeats, as a list."""
-    made, other_info, problems = Document(paths=[path]), list[Entry](), list[Problem]()
+    made, other_info, problems = Document(paths=[path]), list[Setting](), list[Problem]()
     for number, line in _lines(text):
         match = _ASSIGNMENT.fullmatch(line)
         if match is None:
             problems.append(Problem(path, number, "", f"not 'KEY = value': {line[:40]!r}"))
             continue
-        entry = Entry(match["value"].strip(), path, number)
+        entry = Setting(match["value"].strip(), path, number)
         if match["key"] == "OTHERINFO":
             other_info.append(entry)
         elif earlier := made.get(SECTION, match["key"]):

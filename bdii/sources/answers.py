@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from appliance.core import files, ldif
-from appliance.core.ldif import Comment, Entry, Malformed
+from appliance.core.ldif import Comment, Entry, MalformedRecord
 from bdii import tree
 from bdii.messages import few, printable
 from bdii.sources import programs
@@ -102,7 +102,7 @@ class _RecordSorter:
                     yield record
                 case Comment(text) if text.startswith(_FAILED):
                     self.failed.add(text.removeprefix(_FAILED).strip())
-                case Malformed(line, cause):
+                case MalformedRecord(line, cause):
                     self.malformed.append(f"line {line}: {cause}")
 
 

@@ -34,7 +34,7 @@ def status_of(error: ApplianceError) -> CallStatus:
     match error:
         case Failed():
             return error.call_status
-        case glance.Refusal():
+        case glance.GlanceRefusal():
             return _BY_CODE.get(error.code, CallStatus.RESOURCE_RETRIEVAL)
         case AccessDenied():
             return CallStatus.USER_NOT_AUTHORIZED

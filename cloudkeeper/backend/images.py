@@ -20,7 +20,7 @@ from pathlib import Path
 
 from appliance.core import clock
 from appliance.core.cloud import glance
-from appliance.core.cloud.glance import Glance, Image, Refusal
+from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError, Unavailable
 from cloudkeeper.backend import properties
 from cloudkeeper.backend.errors import Failed
@@ -168,7 +168,7 @@ class ProjectImages:
         for record in [record for record in self._all() if record.state is State.EOL]:
             try:
                 self._delete(record)
-            except Refusal as error:
+            except GlanceRefusal as error:
                 if error.code not in _IN_USE:
                     self.tally.fail(error)
                     continue
@@ -272,7 +272,7 @@ class ProjectImages:
     def _retire(self, record: ImageRecord) -> None:
         try:
             self._delete(record)
-        except Refusal as error:
+        except GlanceRefusal as error:
             if error.code not in _IN_USE:
                 raise
             logger.warning(
@@ -326,7 +326,7 @@ class ProjectImages:
         """
         try:
             change(record)
-        except Refusal as error:
+        except GlanceRefusal as error:
             if error.code != glance.NOT_FOUND:  # deleted by somebody else meanwhile
                 self.tally.fail(error)
         except ApplianceError as error:

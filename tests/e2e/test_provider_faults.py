@@ -294,7 +294,7 @@ def test_the_reader_of_the_product_takes_what_the_program_prints(
     _, out, _ = run(cloud, tmp_path)
     records = list(ldif.read(out.encode().splitlines(keepends=True)))
     assert records[-1] == ldif.Comment("failed: vo-p1")
-    assert not [record for record in records if isinstance(record, ldif.Malformed)]
+    assert not [record for record in records if isinstance(record, ldif.MalformedRecord)]
 
 
 def test_no_password_is_ever_shown(cloud: Cloud, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from appliance.core import ldif
-from appliance.core.ldif import Comment, Entry, LdifError, Malformed
+from appliance.core.ldif import Comment, Entry, LdifError, MalformedRecord
 
 # The first two examples of RFC 2849, and its fourth, cut to what is content.
 RFC = b"""\
@@ -54,7 +54,7 @@ def test_a_record_that_cannot_be_read_leaves_its_neighbours(
 ) -> None:
     data = f"\n{text}\n\n\ndn: o=after\n".encode()
     assert list(ldif.read(data.splitlines(keepends=True))) == [
-        Malformed(line, cause),
+        MalformedRecord(line, cause),
         Entry("o=after", {}),
     ]
     with pytest.raises(LdifError, match=f"^line {line}: "):

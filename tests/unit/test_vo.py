@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.cloud.project import Project
-from appliance.core.cloud.vo import Mapping, NoVO, read_mapping, vo_of
+from appliance.core.cloud.vo import NoVO, VOMapping, read_mapping, vo_of
 from appliance.core.run.errors import ConfigurationError
 
 ID = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
@@ -62,12 +62,12 @@ def test_a_missing_tenant_is_no_project_called_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["VO", "egi.VO", "accounting:VO", "egi.eu:VO"])
 def test_usual_properties(name: str) -> None:
-    assert vo_of(project(**{name: " vo.x "}), mapping=Mapping(Path("x"))) == "vo.x"
+    assert vo_of(project(**{name: " vo.x "}), mapping=VOMapping(Path("x"))) == "vo.x"
 
 
 def test_a_property_of_the_site_own_choice_comes_first() -> None:
     chosen = project(**{"accounting:egi.VO": "vo.x", "VO": "else"})
-    nothing = Mapping(Path("x"))
+    nothing = VOMapping(Path("x"))
     assert vo_of(chosen, mapping=nothing, preferred=("accounting:egi.VO",)) == "vo.x"
     assert vo_of(project(VO="vo.x"), mapping=nothing, preferred=("accounting:egi.VO",)) == "vo.x"
     assert vo_of(project(VO="vo.x", mine=" "), mapping=nothing, preferred=("mine",)) == "vo.x"
@@ -91,13 +91,13 @@ def test_without_any_source_the_command_is_named() -> None:
     with pytest.raises(
         NoVO, match=f"openstack project set --property VO=VO {ID}, or name it in /x/voms.json"
     ):
-        vo_of(project(), mapping=Mapping(Path("/x/voms.json")))
+        vo_of(project(), mapping=VOMapping(Path("/x/voms.json")))
 
 
 @pytest.mark.parametrize("value", ["two words", "a%%b", "ünïcode", "x" * 256])
 def test_what_is_no_vo(value: str) -> None:
     with pytest.raises(NoVO, match="is not the name of a VO"):
-        vo_of(project(VO=value), mapping=Mapping(Path("x")))
+        vo_of(project(VO=value), mapping=VOMapping(Path("x")))
 
 
 def test_a_domain_tells_projects_of_one_name_apart(tmp_path: Path) -> None:

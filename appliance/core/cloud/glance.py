@@ -40,7 +40,7 @@ _ANSWER_PATIENCE = timedelta(minutes=30)
 _TAGS = re.compile(r"<(?:head|style|title).*?</(?:head|style|title)>|<[^>]*>", re.DOTALL)
 
 
-class Refusal(Unavailable):
+class GlanceRefusal(Unavailable):
     """Glance answered, and said no. ``code`` is the HTTP status."""
 
     def __init__(self, subject: object, cause: str, remedy: str = "", *, code: int) -> None:
@@ -59,7 +59,10 @@ class Data(Protocol):
 
 
 class Glance:
-    """Glance as one project sees it. Every call raises `Refusal`, or `Unavailable` when there is no answer at all."""
+    """Glance as one project sees it.
+
+    Every call raises `GlanceRefusal`, or `Unavailable` if there is no answer at all.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -133,7 +136,7 @@ class Glance:
         if not response.ok and response.status_code not in accept:
             code = response.status_code
             said = " ".join(_TAGS.sub(" ", response.text).split())[:200]
-            raise Refusal(
+            raise GlanceRefusal(
                 hosts.of_url(response.url),
                 f"Glance answers {code} to {method} {urlsplit(path).path}: {said}",
                 _REMEDIES.get(code, ""),

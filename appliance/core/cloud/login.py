@@ -37,7 +37,7 @@ _NEEDED = frozenset({"password", "token", "passcode"})
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class PluginOption:
     """An option of a plugin, by the name that configuration files use."""
 
     name: str
@@ -143,7 +143,7 @@ class Access:
         return f"give its user the role ({command}), then {self.renewal()}"
 
 
-def options(auth_type: str) -> tuple[Option, ...]:
+def options(auth_type: str) -> tuple[PluginOption, ...]:
     """Return the options of a plugin by its name; `LookupError` says in words why there are none."""
     from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
     from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
@@ -173,7 +173,7 @@ def options(auth_type: str) -> tuple[Option, ...]:
     if not is_identity:
         raise LookupError(f"{auth_type!r} does not log in to Keystone v3; write one like {_USUAL}")
     return tuple(
-        Option(
+        PluginOption(
             option.dest,
             _other_names(option),
             option.required or option.dest in _NEEDED,

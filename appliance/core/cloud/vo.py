@@ -64,7 +64,7 @@ class MappingEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class VOMapping:
     """What a mapping file says; without one, ``path`` is where it would be."""
 
     path: Path
@@ -81,7 +81,7 @@ _EXAMPLE = MappingEntry("vo.example.org", "mytenant")
 _LEFT_OUT = "is still the placeholder, with its project 'mytenant', and left out; fill in your VOs, or remove the entry"
 
 
-def vo_of(project: Project, *, mapping: Mapping, preferred: tuple[str, ...] = ()) -> str:
+def vo_of(project: Project, *, mapping: VOMapping, preferred: tuple[str, ...] = ()) -> str:
     """Return a project's VO; raises `NoVO` when there is none, or when sources differ.
 
     Where the project has one of the properties ``preferred``, its usual ones do not count.
@@ -112,7 +112,7 @@ def _told(project: Project, properties: tuple[str, ...]) -> list[tuple[str, str]
     ]
 
 
-def read_mapping(path: Path) -> Mapping:
+def read_mapping(path: Path) -> VOMapping:
     """Read a mapping file; raises `ConfigurationError` with every entry that cannot be understood."""
     text = read_text(path)
     problems: list[Problem] = []
@@ -129,7 +129,7 @@ def read_mapping(path: Path) -> Mapping:
     # a file without any other entry.
     named = tuple(entry for entry in entries if entry != _EXAMPLE)
     left_out = Problem(path, _line_of(text, _EXAMPLE.vo), _EXAMPLE.vo, _LEFT_OUT, is_fatal=False)
-    return Mapping(path, named, (left_out,) if len(named) < len(entries) else ())
+    return VOMapping(path, named, (left_out,) if len(named) < len(entries) else ())
 
 
 def _vos(path: Path, text: str) -> list[tuple[str, Any]]:

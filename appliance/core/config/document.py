@@ -15,7 +15,7 @@ _MAX_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Setting:
     """One assignment: the text of its value, its file, its line (from 1)."""
 
     text: str
@@ -27,16 +27,16 @@ class Entry:
 class Document:
     """Sections of options, in file order, from one or several files. Of several assignments the last one counts."""
 
-    sections: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    sections: dict[str, dict[str, Setting]] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
     """What a dialect warns of, whatever the options mean."""
 
-    def get(self, section: str, option: str) -> Entry | None:
+    def get(self, section: str, option: str) -> Setting | None:
         """Return an option's entry, None when no file sets it."""
         return self.sections.get(section, {}).get(option)
 
-    def set(self, section: str, option: str, entry: Entry) -> None:
+    def set(self, section: str, option: str, entry: Setting) -> None:
         """Add an assignment; it wins over earlier ones."""
         self.sections.setdefault(section, {})[option] = entry
 

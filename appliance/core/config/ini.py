@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from appliance.core.config.document import Document, Entry, lines, remark_comment
+from appliance.core.config.document import Document, Setting, lines, remark_comment
 from appliance.core.run.errors import ConfigurationError, Problem
 
 _ASSIGNMENT = re.compile(r"(?P<key>[^:=]+?)\s*[:=]\s*(?P<value>.*)")
@@ -51,7 +51,7 @@ def parse(path: Path, text: str) -> Document:
             text = f"is set a second time in [{section}]; first in line {earlier.line}; remove one"
             problems.append(Problem(path, number, key, text))
         document.remarks += remark_comment(match["value"], path, number, f"[{section}] {key}")
-        document.set(section, key, Entry(match["value"], path, number))
+        document.set(section, key, Setting(match["value"], path, number))
     if problems:
         raise ConfigurationError(problems)
     return document

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oslo_config import iniparser
 
-from appliance.core.config.document import Document, Entry, lines, remark_comment
+from appliance.core.config.document import Document, Setting, lines, remark_comment
 from appliance.core.config.settings import Settings, state_of
 from appliance.core.run.errors import ConfigurationError, Problem
 
@@ -74,14 +74,14 @@ def parse(path: Path, text: str) -> Document:
     Dashes in option names count as underscores; oslo.config does so for older names only. An option
     that is set twice is an error: oslo.config takes the last one without a word.
     """
-    reader = _Reader(path)
+    reader = _OsloReader(path)
     reader.parse(lines(text))
     if reader.problems:
         raise ConfigurationError(reader.problems)
     return reader.document
 
 
-class _Reader(iniparser.BaseParser):
+class _OsloReader(iniparser.BaseParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
@@ -106,7 +106,7 @@ class _Reader(iniparser.BaseParser):
             text = "stands above the first section; write [DEFAULT]"
             self.problems.append(Problem(self.path, self._key_line, key, text))
             return
-        name, entry = key.replace("-", "_"), Entry("\n".join(value), self.path, self._key_line)
+        name, entry = key.replace("-", "_"), Setting("\n".join(value), self.path, self._key_line)
         if earlier := self.document.get(self._section, name):
             text = f"is set a second time in [{self._section}]; first in line {earlier.line}; remove one"
             self.problems.append(Problem(self.path, self._key_line, name, text))

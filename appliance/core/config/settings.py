@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Setting
 from appliance.core.run import log, place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.suggestion import closest, did_you_mean
@@ -87,7 +87,7 @@ class Settings:
         self._interpolate = interpolate
         self._overrides = overrides or {}
         self._known: dict[str, set[str]] = {}
-        self._found: dict[tuple[str, str], Entry] = {}
+        self._found: dict[tuple[str, str], Setting] = {}
         self._defaults: dict[tuple[str, str], str] = {}
         self._problems: list[Problem] = []
         self._accounts: set[str] = set()
@@ -249,15 +249,15 @@ class Settings:
             self._report(entry, section, option, unseen or f"file {value} {state}")
         return value
 
-    def where(self, section: str, option: str, *, aliases: Iterable[Alias] = ()) -> Entry | None:
+    def where(self, section: str, option: str, *, aliases: Iterable[Alias] = ()) -> Setting | None:
         """Return where an option is set."""
         return self._find(section, option, aliases)
 
-    def error(self, section: str, option: str, text: str, *, entry: Entry | None = None) -> None:
+    def error(self, section: str, option: str, text: str, *, entry: Setting | None = None) -> None:
         """Report an option as wrong, for rules that span several options; ``entry`` says where if it is none itself."""
         self._report(entry or self._entry(section, option), section, option, text)
 
-    def warn(self, section: str, option: str, text: str, *, entry: Entry | None = None) -> None:
+    def warn(self, section: str, option: str, text: str, *, entry: Setting | None = None) -> None:
         """Report an option as dubious."""
         self._report(entry or self._entry(section, option), section, option, text, is_fatal=False)
 
@@ -284,7 +284,7 @@ class Settings:
             raise ConfigurationError(problems)
         return tuple(problems)
 
-    def _find(self, section: str, option: str, aliases: Iterable[Alias] = ()) -> Entry | None:
+    def _find(self, section: str, option: str, aliases: Iterable[Alias] = ()) -> Setting | None:
         places = ((section, option), *aliases)
         for where in places:
             self._known.setdefault(where[0], set()).add(where[1])
@@ -297,27 +297,27 @@ class Settings:
             self._deprecate_alias(found, section, option)
         return found
 
-    def _observe(self, entry: Entry | None, section: str, option: str, text: str) -> None:
+    def _observe(self, entry: Setting | None, section: str, option: str, text: str) -> None:
         if (section, option) in COMPARED:
             path = entry.path if entry else (self._document.paths or [Path()])[-1]
             _observed.append(Value(section, option, text, path, entry.line if entry else 0))
 
-    def _deprecate_alias(self, found: Entry, section: str, option: str) -> None:
+    def _deprecate_alias(self, found: Setting, section: str, option: str) -> None:
         if found.line and self._document.get(section, option) is not found:
             for name, options in self._document.sections.items():
                 old = next((key for key, entry in options.items() if entry is found), "")
                 if old:
                     self._deprecated[name, old] = f"write {option} in [{section}]"
 
-    def _rank(self, entry: Entry) -> int:
+    def _rank(self, entry: Setting) -> int:
         paths = self._document.paths
         return paths.index(entry.path) if entry.path in paths else len(paths)
 
-    def _override(self, section: str, option: str) -> Entry | None:
+    def _override(self, section: str, option: str) -> Setting | None:
         text = self._overrides.get((section, option))
-        return Entry(text, Path("command line"), 0) if text is not None else None
+        return Setting(text, Path("command line"), 0) if text is not None else None
 
-    def _entry(self, section: str, option: str) -> Entry | None:
+    def _entry(self, section: str, option: str) -> Setting | None:
         return self._found.get((section, option)) or self._document.get(section, option)
 
     def _expand(self, text: str, section: str, pending: frozenset[str] = frozenset()) -> str:
@@ -359,7 +359,7 @@ class Settings:
             return default
 
     def _report(
-        self, entry: Entry | None, section: str, option: str, text: str, *, is_fatal: bool = True
+        self, entry: Setting | None, section: str, option: str, text: str, *, is_fatal: bool = True
     ) -> None:
         path = entry.path if entry else (self._document.paths or [Path("configuration")])[-1]
         name = option if section == "DEFAULT" else f"[{section}] {option}".rstrip()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Setting
 from appliance.core.run.errors import ConfigurationError, Problem
 
 SECTION = "DEFAULT"
@@ -87,7 +87,7 @@ def parse(path: Path, text: str) -> Document:
         for word in filter(lambda word: word.name, words):
             problems += [Problem(path, line, word.name, text) for line, text in word.problems]
             entry, earlier = (
-                Entry(word.text.partition("=")[2], path, word.line),
+                Setting(word.text.partition("=")[2], path, word.line),
                 document.get(SECTION, word.name),
             )
             if earlier and earlier.text not in ("", entry.text):

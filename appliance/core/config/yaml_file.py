@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.core.config.document import Document, Entry
+from appliance.core.config.document import Document, Setting
 from appliance.core.run.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _NULL = "tag:yaml.org,2002:null"
 class Tree(Document):
     """A document that also knows which sections stand right below which."""
 
-    children: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    children: dict[str, dict[str, Setting]] = field(default_factory=dict)
     """Path of a mapping to the mappings in it, by key, with the line of each."""
 
 
@@ -45,7 +45,7 @@ def parse(path: Path, text: str) -> Tree:
         raise ConfigurationError(
             [Problem(path, mark.line + 1 if mark else 0, "", _told(cause))]
         ) from error
-    reader = _Reader(Tree(paths=[path]), path)
+    reader = _YamlReader(Tree(paths=[path]), path)
     if root is not None:
         reader.read(root)
     if reader.problems:
@@ -63,7 +63,7 @@ def _told(cause: str) -> str:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _YamlReader:
     tree: Tree
     path: Path
     problems: list[Problem] = field(default_factory=list)
@@ -107,9 +107,9 @@ class _Reader:
         elif node.id == "sequence":
             if self._is_new(node, below, depth):
                 text = ",".join(self._items(below, node))
-                self.tree.set(section or OUTERMOST, name, Entry(text, self.path, line))
+                self.tree.set(section or OUTERMOST, name, Setting(text, self.path, line))
         else:
-            self.tree.set(section or OUTERMOST, name, Entry(_text(node), self.path, line))
+            self.tree.set(section or OUTERMOST, name, Setting(_text(node), self.path, line))
 
     def _items(self, name: str, node: yaml.SequenceNode) -> Iterator[str]:
         for item in node.value:
@@ -124,7 +124,7 @@ class _Reader:
         if below in self.tree.sections:  # `a: {b.c: …}` beside `a: {b: {c: …}}`
             self._note_line(line, below, "cannot be told from another name of the file")
         self.tree.sections.setdefault(below, {})
-        self.tree.children.setdefault(section, {})[name] = Entry("", self.path, line)
+        self.tree.children.setdefault(section, {})[name] = Setting("", self.path, line)
 
     def _is_new(self, node: yaml.Node, name: str, depth: int) -> bool:
         """Say whether a collection is met for the first time, not by an alias, and not too deep."""

@@ -39,7 +39,7 @@ _POLICY = re.compile(r"[0-9a-f]{8}\.signing_policy")
 _MAX_BYTES = 2**20
 """Of a file with certificates or a policy."""
 
-Listing = frozenset[tuple[str, int, int, int]]
+Snapshot = frozenset[tuple[str, int, int, int]]
 """Name, mtime in ns, size and inode of each file that has a meaning here; -1 where the file
 cannot be looked at."""
 
@@ -58,7 +58,7 @@ class Anchors:
     """One reading of the directory; ``by_fingerprint`` is by the SHA-256 of the certificate."""
 
     path: Path
-    listing: Listing
+    listing: Snapshot
     by_fingerprint: Mapping[bytes, Anchor]
     problems: tuple[str, ...]
     """Files that could not be used."""
@@ -67,7 +67,7 @@ class Anchors:
     _by_name: dict[CanonicalName, list[x509.Certificate]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, *, listing: Listing) -> Anchors:
+    def read(cls, path: Path, *, listing: Snapshot) -> Anchors:
         """Read the files of ``listing``.
 
         :raises LocalFailure: no usable certificate among them
@@ -133,7 +133,7 @@ class Anchors:
         return found
 
 
-def list_files(path: Path) -> Listing:
+def list_files(path: Path) -> Snapshot:
     """Look at the files of the directory, links followed, without reading them.
 
     :raises LocalFailure: it is missing or unreadable

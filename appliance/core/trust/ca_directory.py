@@ -22,7 +22,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from appliance.core.trust.anchors import Anchors, Listing, list_files
+from appliance.core.trust.anchors import Anchors, Snapshot, list_files
 from appliance.core.trust.chain import build, subject_of, who
 from appliance.core.trust.distinguished_name import DN, canonical
 from appliance.core.trust.errors import Untrusted
@@ -142,7 +142,7 @@ class CADirectory:
         warnings = tuple(self._judge(doubt, subject=subject) for doubt in doubts)
         return VerifiedChain(subject, chain, warnings)
 
-    def _read(self, listing: Listing) -> Revocation:
+    def _read(self, listing: Snapshot) -> Revocation:
         anchors = Anchors.read(self.path, listing=listing)
         self._log(anchors.problems)
         return Revocation(anchors)

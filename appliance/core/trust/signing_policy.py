@@ -33,7 +33,7 @@ _REMEDY = "reinstall the IGTF trust anchors (Debian's package igtf-policy-classi
 
 
 @dataclass(slots=True)
-class _Entry:
+class _AccessEntry:
     authority: str
     may_sign: bool = False
     subjects: list[re.Pattern[str]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class SigningPolicy:
     """The entries of one file, in its order."""
 
     path: Path
-    entries: tuple[_Entry, ...]
+    entries: tuple[_AccessEntry, ...]
 
     @classmethod
     def parse(cls, text: str, *, path: Path) -> SigningPolicy:
@@ -52,7 +52,7 @@ class SigningPolicy:
 
         :raises Untrusted: file and line of what is not understood
         """
-        entries: list[_Entry] = []
+        entries: list[_AccessEntry] = []
         for number, raw in enumerate(text.splitlines(), start=1):
             line = raw.strip()
             if line and not line.startswith("#"):
@@ -73,14 +73,14 @@ class SigningPolicy:
         )
 
 
-def _read_line(line: str, *, entries: list[_Entry]) -> None:
+def _read_line(line: str, *, entries: list[_AccessEntry]) -> None:
     parsed = _LINE.fullmatch(line)
     if parsed is None:
         raise ValueError("three fields are expected: token, authority, value")
     value = _unquote(parsed["value"])
     match parsed["token"], parsed["authority"]:
         case "access_id_CA", "X509":
-            entries.append(_Entry(_normalise(value)))
+            entries.append(_AccessEntry(_normalise(value)))
         case "pos_rights", "globus" if entries and value == "CA:sign":
             entries[-1].may_sign = True
         case "cond_subjects", "globus" if entries:
