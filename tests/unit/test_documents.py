@@ -93,6 +93,19 @@ def test_every_document_is_in_the_index() -> None:
     } - listed
 
 
+def test_each_top_level_entry_is_explained() -> None:
+    """But for files whose names say it: README.md, LICENSE, pyproject.toml and the like."""
+    entries = {name.partition("/")[0] for name in _below(".")}
+    table = "".join(
+        row for row in (TOP / "CONTRIBUTING.md").read_text().splitlines() if row.startswith("| `")
+    )
+    obvious = {
+        *(".editorconfig", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "pyproject.toml"),
+        *("README.md", "SECURITY.md", "CONTRIBUTING.md"),
+    }
+    assert {name for name in entries - obvious if f"`{name}" not in table} == set()
+
+
 @pytest.mark.parametrize("path", sorted(TOP.glob("docs/**/*.md")) + sorted(TOP.glob("*.md")))
 def test_lines_are_at_most_100_columns(path: Path) -> None:
     """Except rows of tables."""
