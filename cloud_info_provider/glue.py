@@ -149,6 +149,7 @@ class _CloudTree:
                 "GLUE2ServiceQualityLevel": self.site.service_level,
                 "GLUE2ServiceCapability": self.site.capabilities,
                 "GLUE2ServiceAdminDomainForeignKey": self.site.name,
+                # by convention: the kinds of endpoints, and the number of shares
                 "GLUE2ServiceComplexity": f"endpointType=1,share={len(self.configured)}",
                 # GLUE 2.0 counts jobs: a server is one, and a stopped server a suspended job.
                 "GLUE2ComputingServiceTotalJobs": running + halted if is_whole else None,

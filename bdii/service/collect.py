@@ -59,7 +59,7 @@ def collect(
         asked += pull.sources(settings.site, limit=settings.source_limit)
         answers += pull.skipped(settings.site)
     answers += sources.ask(asked, before=before, scratch=scratch, stop=stop)
-    now = clock.now().replace(microsecond=0)
+    now = clock.now().replace(microsecond=0)  # GLUE's times have no fractions
     known: dict[str, LastGood | None] = {}
     if settings.site is not None:
         own, _ = tree.of(entries.entries(settings.site, port=settings.port))

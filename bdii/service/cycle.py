@@ -102,6 +102,7 @@ class Updater:
         if stop.is_set():
             return done
         all_answered = time.monotonic()
+        # slapd may have been restarted meanwhile: the plan is for the tree that it serves now
         self._publisher.synchronise()
         changes = self._plan(collected.wanted, done)
         self.planned = len(changes)

@@ -72,6 +72,7 @@ class BdiiService:
                 logger.info(
                     "serving %d entries on port %d", len(updater.published), self._settings.port
                 )
+                # a daemon thread: a cycle that hangs must not keep the process from ending
                 worker = threading.Thread(
                     target=self._work, args=(updater,), name="cycles", daemon=True
                 )

@@ -164,6 +164,7 @@ class StateDirectory:
     def _write(self, path: Path, tree: Tree) -> None:
         """Write a tree, unless this process has written it there or read it from there."""
         before = self._written.get(path)
+        # unchanged entries are the same objects: comparing identities is exact enough, and fast
         if (
             before is not None
             and len(before) == len(tree)

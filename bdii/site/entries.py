@@ -10,6 +10,8 @@ from appliance.core.version import __version__
 from bdii.site.settings import Site
 from bdii.tree import SUFFIX
 
+# Types, identifiers and the version of the interface are those of upstream's provider for sites:
+# clients look for them.
 _CAPABILITIES = ("information.model", "information.discovery", "information.monitoring")
 
 

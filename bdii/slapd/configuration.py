@@ -46,14 +46,14 @@ def text(settings: BdiiSettings, directory: Path) -> str:
         *(f'include "{schema}"' for schema in (*schemas, directory / "infosys.schema")),
         "modulepath /usr/lib/ldap",
         "moduleload back_mdb",
-        "allow bind_v2",
-        "disallow bind_simple",
+        "allow bind_v2",  # LDAP version 2, as upstream: old clients bind with it
+        "disallow bind_simple",  # there is no password to try
         "loglevel none",
         "threads 8",
         f"sizelimit {SIZE_LIMIT}",
         "timelimit 120",
-        "idletimeout 120",
-        "writetimeout 60",
+        "idletimeout 120",  # for connected clients that ask nothing
+        "writetimeout 60",  # for clients that do not read their answers
         "conn_max_pending 50",
         "access to * by * read",
         *_database(SUFFIX, owner, directory / "glue", MAP_SIZE),

@@ -194,6 +194,7 @@ def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str
             lines[number] = dn
             number += block.count("\n")
             file.write(block)
+    # -q: quick, without checks and syncs; -c: continue after a rejected entry
     command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c", "-l", str(text)]
     done = _run_tool(settings, "slapadd", *command)
     words = done.stderr.splitlines()

@@ -99,6 +99,7 @@ class Slapd:
 
         """
         with self._lock:
+            # the long part, during which the old slapd serves
             made = database.make(self.settings, wanted, self._free_directory(), instead=instead)
             self.stop()
             self._start(made)
@@ -155,8 +156,10 @@ class Slapd:
         command = [
             # the shell writes the process id, which stays the same through each exec
             *("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._pid_file)),
+            # the limit of descriptors is the limit of clients: slapd cannot exhaust the host
             *("prlimit", f"--nofile={CONNECTIONS}:{CONNECTIONS}"),
             *("setpriv", "--pdeathsig", "TERM", "--"),
+            # -d keeps slapd in the foreground, where its end is noticed; level 0 prints errors only
             *(str(self.settings.slapd), "-d", "0", "-f", str(made.directory / "slapd.conf")),
             *("-h", " ".join(urls)),
         ]

@@ -159,6 +159,7 @@ class Publisher:
             _change_tree(wanted, change)
         served = self._slapd.serve(wanted, instead=self.published)
         self._generation, _ = self._slapd.content()
+        # not `wanted`: rejected entries are missing there, or are still the old ones
         self.published = served.tree
         for change in changes:
             reason = served.refused.get(change.dn)
@@ -178,6 +179,7 @@ class Publisher:
         Raises `Unavailable` if there is no connection to slapd: no single change is the cause then.
         """
         now = dict(self.published)
+        # true until the end: an exception on the way leaves the result of some changes unknown
         self._is_unsure = True
         is_lost = False
         left = deque(self._suspects_last(changes))

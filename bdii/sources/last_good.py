@@ -69,7 +69,7 @@ def advance(
     tree = {
         dn: _older_if_same(before.get(dn), entry) or _dated(entry, now) for dn, entry in new.items()
     }
-    if last is None:
+    if last is None:  # VOs that were never read have nothing to keep; their age begins now
         return LastGood(tree, now, dict.fromkeys(failed, now))
     if failed:
         tree = _kept(last.tree, tree, frozenset(failed))

@@ -63,6 +63,7 @@ def run(source: LdifSource, output: IO[bytes], errors: IO[bytes], stop: threadin
 def _check_space(output: IO[bytes]) -> None:
     """Reject the output if the disk is full: many programs do not notice that a write failed."""
     size = os.fstat(output.fileno()).st_size
+    # A block more than the output finds the disk full even if the output just fitted.
     try:
         os.posix_fallocate(output.fileno(), size, _BLOCK)
     except OSError as error:
