@@ -1,6 +1,7 @@
-"""cloudkeeper-os.conf and the mapping: what is taken, what is refused, and where it says so."""
+"""cloudkeeper-os.conf and the mapping: accepted and refused settings, and the place of each error."""
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cloudkeeper.backend import settings
 from cloudkeeper.backend.endpoint import Listening, MutualTLS, Port
 from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.cmds import backend
+from docs.generator import options
 from tests import run_records
 
 GOOD = """\
@@ -252,6 +254,31 @@ def test_the_shipped_file_needs_three_things(tmp_path: Path) -> None:
         "[keystone_authtoken] password: must be set: v3password needs it",
         "cannot be read: no such file or directory",
     ]
+
+
+def test_the_shipped_file_lists_every_option_with_its_default() -> None:
+    """Only options of other login plugins are left out, and `insecure`, which is always refused."""
+    shipped: dict[tuple[str, str], str] = {}
+    section = ""
+    text = (Path(__file__).parents[2] / "etc/cloudkeeper/cloudkeeper-os.conf").read_text()
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            section = header[1]
+        elif option := re.fullmatch(r"#(\w+) =(?: (.+))?", line):
+            shipped[section, option[1]] = option[2] or ""
+    found = options.configuration_files()["cloudkeeper-os.conf"]
+    ignored = {(section, name) for section, names in found.ignored.items() for name in names}
+    read = {
+        (section, one.name): re.fullmatch("`([^`]*)`", one.default)
+        for section, rows in found.options.items()
+        for one in rows
+        if not one.upstream.startswith("keystoneauth")
+    }
+    assert shipped.keys() - ignored == read.keys() - {("keystone_authtoken", "insecure")}
+    defaults = {place: default[1] for place, default in read.items() if default}
+    del defaults["keystone_authtoken", "insecure"]
+    assert {place: shipped[place] for place in defaults} == defaults
+    assert len(defaults) > 10
 
 
 def test_the_shipped_mapping_alone_is_refused_and_beside_others_left_out(tmp_path: Path) -> None:
