@@ -112,11 +112,14 @@ class Servicer(pb_grpc.CommunicatorServicer):
     def _store(
         self, request: pb.Appliance, context: grpc.ServicerContext, *, needs_image: bool
     ) -> Empty:
+        def is_wanted() -> bool:
+            return context.is_active() and not self.stopping.is_set()
+
         def store(run: Run) -> None:
             appliance = messages.from_message(request)
             if appliance.data:
                 images = run.images(appliance.vo)
-                images.offer(appliance, is_wanted=lambda: self._is_wanted(context))
+                images.offer(appliance, is_wanted=is_wanted)
             elif needs_image:
                 key = properties.key_of(appliance)
                 raise Failed(key, "has no image", status=CallStatus.ERROR)
@@ -182,9 +185,6 @@ class Servicer(pb_grpc.CommunicatorServicer):
             run, self._run = self._run, None
         if run:
             run.abandon("the backend was stopped before the frontend ended its run")
-
-    def _is_wanted(self, context: grpc.ServicerContext) -> bool:
-        return context.is_active() and not self.stopping.is_set()
 
 
 @contextlib.contextmanager

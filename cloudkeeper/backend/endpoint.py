@@ -22,10 +22,10 @@ FRONTEND_NAME = "cloudkeeper"
 """The name in the certificate that `appliance certificates` makes for the frontend."""
 _CERTIFICATES = "/etc/fedcloud/tls/cloudkeeper-os"
 _WITHOUT_TLS = "accept_anyone_without_tls"
+# Options of TLS, with the names of the files that `appliance certificates` writes.
 _FILES = {"certificate": "certificate.pem", "key": "key.pem", "core_certificate": "authority.pem"}
-"""Options of TLS, with the names of the files that `appliance certificates` writes."""
+# Bytes of a socket's path: ``sun_path`` holds 108 with the final NUL (unix(7)).
 _LONGEST_PATH = 107
-"""Bytes of a socket's path: ``sun_path`` holds 108 with the final NUL (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)

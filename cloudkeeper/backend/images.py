@@ -34,10 +34,10 @@ from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
 
+# Age at which an incomplete image of another backend is an orphan: its upload may be running.
 _ABANDONED = timedelta(hours=24)
-"""Age at which an incomplete image of another backend is an orphan: its upload may be running."""
+# Answers to a deletion: the image is protected, or used by a server or a copy (Ceph, for one).
 _IN_USE = (glance.FORBIDDEN, glance.CONFLICT)
-"""Answers to a deletion: the image is protected, or used by a server or a copy (Ceph, for one)."""
 
 
 @dataclass(slots=True)
@@ -326,11 +326,10 @@ class ProjectImages:
         """
         try:
             change(record)
-        except GlanceRefusal as error:
-            if error.code != glance.NOT_FOUND:  # deleted by somebody else meanwhile
-                self.tally.fail(error)
         except ApplianceError as error:
-            self.tally.fail(error)
+            # An image that somebody else has deleted meanwhile is no failure.
+            if getattr(error, "code", None) != glance.NOT_FOUND:
+                self.tally.fail(error)
 
     def _versions(self, key: ApplianceKey) -> list[ImageRecord]:
         """Return the versions of an appliance that are offered, the newest first."""

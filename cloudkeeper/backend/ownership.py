@@ -20,8 +20,8 @@ from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
 
+# Bytes to read of the id's file; a UUID has 36.
 _LONGEST = 1000
-"""Bytes to read of the id's file; a UUID has 36."""
 
 
 class Ownership:
@@ -86,10 +86,10 @@ def _persistent_id(path: Path) -> str:
     except (OSError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) else "holds no id"
         logger.warning(
-            "%s: %s: %s",
+            "%s: %s: replaced by a new id; incomplete images of the old one are deleted after a "
+            "day",
             path,
             words,
-            "replaced by a new one; incomplete images of the old one are deleted after a day",
         )
     made = str(uuid.uuid4())
     files.make_directory(path.parent)

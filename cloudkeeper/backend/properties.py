@@ -33,16 +33,19 @@ MARK = _PREFIX + "BACKEND"
 """The id of the backend that made the image, a space, and the id of the image itself."""
 _ATTRIBUTES = _PREFIX + "ATTRIBUTES"
 _SPLIT = ("ad:", "dc:", "hv:", "sl:")
+# Properties that Nova adds to the image of a server.
 _SNAPSHOT = ("base_image_ref", "instance_uuid", "block_device_mapping")
-"""Properties that Nova adds to the image of a server."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIB = 2**20
 _GIB = 2**30
 _MAX_NAME = 255
+# Bytes; the column of Glance's database holds 65 535.
 _MAX_VALUE = 65_000
-"""Bytes; the column of Glance's database holds 65 535."""
+# MiB; the column is a signed integer of 32 bits.
 _MAX_MIN_RAM = 2**31 - 1
-"""MiB; the column is a signed integer of 32 bits."""
+# Words of image lists, and Nova's for the same (``hw_architecture``).
+#
+# Nova starts no server from an image whose architecture it does not know.
 _ARCHITECTURES = {
     "x86_64": "x86_64",
     "amd64": "x86_64",
@@ -50,10 +53,6 @@ _ARCHITECTURES = {
     "i686": "i686",
     "aarch64": "aarch64",
 }
-"""Words of image lists, and Nova's for the same (``hw_architecture``).
-
-Nova starts no server from an image whose architecture it does not know.
-"""
 _SYSTEMS = {"linux": "linux", "windows": "windows"}
 
 
@@ -155,7 +154,7 @@ def describe(appliance: Appliance) -> dict[str, str]:
         "ARCHITECTURE": appliance.architecture,
         "OPERATING_SYSTEM": appliance.operating_system,
         "VO": appliance.vo,
-        "EXPIRATION_DATE": str(_seconds(appliance.expires)),
+        "EXPIRATION_DATE": str(int(appliance.expires.timestamp()) if appliance.expires else 0),
         "ATTRIBUTES": json.dumps(dict(appliance.attributes), sort_keys=True),
     }
     described = {_PREFIX + name: _storable(value) for name, value in fields.items()}
@@ -300,10 +299,6 @@ def _storable(text: str) -> str:
 
 def _rounded_up(amount: int, unit: int) -> int:
     return -(-max(amount, 0) // unit)
-
-
-def _seconds(moment: datetime | None) -> int:
-    return int((moment - _EPOCH).total_seconds()) if moment else 0
 
 
 def _moment(seconds: int) -> datetime | None:

@@ -20,17 +20,17 @@ from appliance.core import hosts
 from appliance.core.run.errors import LocalFailure
 from cloudkeeper.backend import mutual_tls, unix_socket
 from cloudkeeper.backend.calls import Servicer
-from cloudkeeper.backend.endpoint import Listening, Port
+from cloudkeeper.backend.endpoint import Listening
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
 
 _THREADS = 8
+# Calls, running ones included; gRPC refuses more, which bounds the memory.
 _QUEUE = 64
-"""Calls, running ones included; gRPC refuses more, which bounds the memory."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+# Time for running calls to end; the next run repairs an upload that is cut off.
 _DRAIN = timedelta(seconds=60)
-"""Time for running calls to end; the next run repairs an upload that is cut off."""
 _REMEDY = "stop the program that has it, or set grpc_socket, or listen_address and grpc_port"
 
 
@@ -81,22 +81,14 @@ def _listen(server: grpc.Server, listening: Listening) -> None:
             unix_socket.bind(listening.socket, server.add_insecure_port)
         if port := listening.port:
             where = port.endpoint
-            _check_free(port)
+            hosts.check_free(port.address, port.number)  # gRPC would log a page
             if port.tls:
                 server.add_secure_port(port.endpoint, mutual_tls.credentials(port.tls))
             else:
                 server.add_insecure_port(port.endpoint)
-    except RuntimeError as error:
-        raise LocalFailure(where, "cannot be listened on", _REMEDY) from error
-
-
-def _check_free(port: Port) -> None:
-    """Refuse a port that is in use with one line; gRPC would log a page."""
-    try:
-        hosts.check_free(port.address, port.number)
-    except OSError as error:
-        cause = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
-        raise LocalFailure(port.endpoint, cause, _REMEDY) from error
+    except (RuntimeError, OSError) as error:  # the former is gRPC's, and says nothing more
+        words = f": {(error.strerror or '').lower()}" if isinstance(error, OSError) else ""
+        raise LocalFailure(where, f"cannot be listened on{words}", _REMEDY) from error
 
 
 @contextlib.contextmanager

@@ -174,8 +174,10 @@ def _projects(
     found: dict[str, vo.MappingEntry] = {}
     for entry in mapping.entries:
         if entry.vo in found:
-            both = f"{found[entry.vo].project} and {entry.project}"
-            text = f"is mapped to two projects, {both}; keep the one for its images"
+            text = (
+                f"is mapped to two projects, {found[entry.vo].project} and {entry.project}; keep "
+                "the one for its images"
+            )
             problems.append(Problem(path, 0, entry.vo, text))
         found[entry.vo] = entry
     return path, found, problems

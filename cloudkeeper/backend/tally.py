@@ -12,8 +12,8 @@ from cloudkeeper.backend.errors import Failed
 from cloudkeeper.model import ListId
 from cloudkeeper.wire.status import CallStatus
 
+# Removals of a list that every run may do: half of a small list would be none or one.
 _ALWAYS = 3
-"""Removals of a list that every run may do: half of a small list would be none or one."""
 logger = logging.getLogger(__name__)
 
 

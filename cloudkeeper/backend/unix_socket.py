@@ -16,11 +16,11 @@ from appliance.core import files
 from appliance.core.run import lock
 from appliance.core.run.errors import Busy, LocalFailure
 
+# Backend and frontend run under one account.
 _MODE = 0o600
-"""Backend and frontend run under one account."""
 _DIRECTORY_MODE = 0o700
+# Limit of the connection attempt that shows whether another server is running.
 _SECONDS = 2.0
-"""Limit of the connection attempt that shows whether another server is running."""
 _REMEDY = "stop the program that serves it, or set another grpc_socket"
 
 

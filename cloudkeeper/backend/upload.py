@@ -18,8 +18,8 @@ from cloudkeeper.model import ImageData, TransferMode
 from cloudkeeper.wire.status import CallStatus
 
 _BLOCK = 2**20
+# By the number of hexadecimal digits.
 _ALGORITHMS = {128: "sha512", 64: "sha256"}
-"""By the number of hexadecimal digits."""
 
 
 class ImageFile:
@@ -53,7 +53,7 @@ class ImageFile:
             if is_last and digest.hexdigest() != wanted:
                 found = digest.hexdigest()[:16]
                 cause = f"its {digest.name} is {found}…, but the frontend sent {wanted[:16]}…"
-                raise self._failed(f"{cause}; nothing was stored")
+                raise _failure(self._data, f"{cause}; nothing was stored")
             yield block
         self.sha512 = (digest if digest.name == sha512.name else sha512).hexdigest()
 
@@ -69,20 +69,19 @@ class ImageFile:
         at = 0
         while at < self._size:
             if not self._is_wanted():
-                raise self._failed("the frontend or the backend is stopping; nothing was stored")
+                raise _failure(
+                    self._data, "the frontend or the backend is stopping; nothing was stored"
+                )
             try:
                 # With an offset of its own: a retry or `digest` does not move a shared position.
                 block = os.pread(self._descriptor, min(_BLOCK, self._size - at), at)
             except OSError as error:
                 words = (error.strerror or str(error)).lower()
-                raise self._failed(f"cannot be read: {words}") from error
+                raise _failure(self._data, f"cannot be read: {words}") from error
             if not block:
-                raise self._failed(f"has become shorter than its {self._size} bytes")
+                raise _failure(self._data, f"has become shorter than its {self._size} bytes")
             at += len(block)
             yield block, at == self._size
-
-    def _failed(self, cause: str) -> Failed:
-        return Failed(self._data.location, cause, status=CallStatus.APPLIANCE_TRANSFER)
 
 
 @contextlib.contextmanager
@@ -96,20 +95,19 @@ def open_image(
             or cannot be read.
 
     """
-
-    def failed(cause: str, remedy: str = "") -> Failed:
-        return Failed(data.location, cause, remedy, status=CallStatus.APPLIANCE_TRANSFER)
-
     if data.mode is not TransferMode.LOCAL:
-        raise failed(
-            "images over HTTP are not supported", "in cloudkeeper.yml, set remote-mode: false"
+        raise _failure(
+            data, "images over HTTP are not supported", "in cloudkeeper.yml, set remote-mode: false"
         )
     if not data.format.is_disk:
         cause = f"{data.format} is an archive, not a disk format"
-        raise failed(cause, "in cloudkeeper.yml, set formats to disk formats, such as qcow2")
+        raise _failure(
+            data, cause, "in cloudkeeper.yml, set formats to disk formats, such as qcow2"
+        )
     if len(data.checksum) not in _ALGORITHMS:
-        raise failed("has no SHA-512 or SHA-256, so it cannot be verified")
-    outside = failed(
+        raise _failure(data, "has no SHA-512 or SHA-256, so it cannot be verified")
+    outside = _failure(
+        data,
         f"is not below the image directory {directory}",
         "set image_dir to the image-dir of the frontend",
     )
@@ -121,7 +119,8 @@ def open_image(
         descriptor = os.open(data.location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
-        raise failed(
+        raise _failure(
+            data,
             f"cannot be opened: {cause.lower()}",
             "check that frontend and backend share the image directory",
         ) from error
@@ -131,9 +130,13 @@ def open_image(
             raise outside
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise failed("is not a regular file")
+            raise _failure(data, "is not a regular file")
         if not status.st_size or (data.size and status.st_size != data.size):
-            raise failed(f"has {status.st_size} bytes, but the frontend sent {data.size}")
+            raise _failure(data, f"has {status.st_size} bytes, but the frontend sent {data.size}")
         yield ImageFile(descriptor, data, size=status.st_size, is_wanted=is_wanted)
     finally:
         os.close(descriptor)
+
+
+def _failure(data: ImageData, cause: str, remedy: str = "") -> Failed:
+    return Failed(data.location, cause, remedy, status=CallStatus.APPLIANCE_TRANSFER)

@@ -195,11 +195,13 @@ def _as_json(outcome: ChangeOutcome, *, is_dry: bool) -> dict[str, object]:
 
 def _report_check(configured: FrontendSettings) -> ExitStatus:
     """Print the settings for ``--check-config``; invalid lists are an error."""
+    is_socket = configured.endpoint.startswith("unix:")
+    protection = ", mutual TLS" if configured.certificates else ", without TLS"
     rows = {
         "lists": ", ".join(map(str, configured.lists)) or "none",
         "trust anchors": f"{configured.ca_dir}, CRLs: {configured.crl_policy}",
         "image files": f"{configured.image_dir}, accepted: {', '.join(configured.formats)}",
-        "backend": f"{configured.endpoint}{_protection(configured)}",
+        "backend": configured.endpoint + ("" if is_socket else protection),
         "lock": str(configured.lock_file),
     }
     for name, value in rows.items():
@@ -207,12 +209,6 @@ def _report_check(configured: FrontendSettings) -> ExitStatus:
     if configured.list_problems:
         raise ConfigurationError(configured.list_problems)
     return ExitStatus.DONE
-
-
-def _protection(configured: FrontendSettings) -> str:
-    if configured.endpoint.startswith("unix:"):
-        return ""
-    return ", mutual TLS" if configured.certificates else ", without TLS"
 
 
 def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:

@@ -22,8 +22,8 @@ from appliance.core.run.errors import Problem
 # Hiding these would hide words that messages need.
 _PLACEHOLDERS = frozenset({"APPDB_TOKEN", "TOKEN", "ACCESS_TOKEN"})
 _NO_SECRETS = frozenset({"x-oauth-basic"})
+# Characters; shorter words are not tokens, and hiding them would damage every message.
 _SHORTEST_SECRET = 4
-"""Characters; shorter words are not tokens, and hiding them would damage every message."""
 
 OR_OFF = ", or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
 

@@ -39,13 +39,13 @@ _CHECK = (
     "check that cloudkeeper-os is running and that backend: endpoint: is its address (on the same "
     "host unix:///run/cloudkeeper/backend.sock, unless its release is 0.9)"
 )
+# Deadlines; the last one, for uploads, is that of the newest cloudkeeper.
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
-"""Deadlines; the last one, for uploads, is that of the newest cloudkeeper."""
 _CONNECT = timedelta(seconds=10)
+# Time for an unreachable backend to return: its unit restarts it after some seconds.
 _RESTART = timedelta(seconds=60)
-"""Time for an unreachable backend to return: its unit restarts it after some seconds."""
+# The backend is on this network; a proxy in the environment is meant for the images.
 _OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 2000))
-"""The backend is on this network; a proxy in the environment is meant for the images."""
 _UNREACHABLE = grpc.StatusCode.UNAVAILABLE
 
 

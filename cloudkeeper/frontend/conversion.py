@@ -20,12 +20,12 @@ from appliance.core.run.errors import LocalFailure
 from cloudkeeper.frontend.formats import Disk, Unusable, check_virtual_size
 from cloudkeeper.model import Format
 
+# Bytes of address space.
 _MEMORY = 2 * 2**30
-"""Bytes of address space."""
+# Bytes of disk a second: the slowest rate of a conversion, for the time beyond ``patience``.
 _SLOWEST = 10 * 2**20
-"""Bytes of disk a second: the slowest rate of a conversion, for the time beyond ``patience``."""
+# Bytes that a target may have beyond its disk, together with 2 % of the disk, for its tables.
 _OVERHEAD = 64 * 2**20
-"""Bytes that a target may have beyond its disk, together with 2 % of the disk, for its tables."""
 
 
 @dataclass(frozen=True, slots=True)

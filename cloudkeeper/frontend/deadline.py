@@ -46,7 +46,8 @@ class Deadline:
         with self._lock:
             self.is_over = True
             for connection in self._sockets:
-                _shut_down(connection)
+                with contextlib.suppress(OSError):  # the peer has closed it
+                    connection.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Close our descriptors of the connections."""
@@ -81,11 +82,6 @@ def limit(time: timedelta) -> Iterator[Deadline]:
 def _register(connection: socket.socket) -> None:
     if deadline := _current.get():
         deadline.add(connection)
-
-
-def _shut_down(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the peer has closed it
-        connection.shutdown(socket.SHUT_RD)
 
 
 class _Connection(HTTPConnection):

@@ -37,8 +37,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED = frozenset({401, 403})
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _OK = 200
+# Seconds between two attempts.
 _LONGEST_PAUSE = 5.0
-"""Seconds between two attempts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,27 +19,26 @@ from pathlib import Path
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.model import Format
 
+# Bytes; a sparse image of a few bytes can claim any size.
 _MAX_VIRTUAL = 2 * 2**40
-"""Bytes; a sparse image of a few bytes can claim any size."""
+# Of a TAR archive; an OVA has a handful.
 _MAX_MEMBERS = 100
-"""Of a TAR archive; an OVA has a handful."""
 _SECTOR = 512
 _QCOW2, _VMDK, _VMDK_TEXT = b"QFI\xfb", b"KDMV", b"# Disk DescriptorFile"
+# Magic, version, backing file's offset and length, cluster bits, virtual size, encryption.
 _QCOW2_HEADER = struct.Struct(">4sIQIIQI")
-"""Magic, version, backing file's offset and length, cluster bits, virtual size, encryption."""
 _QCOW2_FEATURES, _QCOW2_V3 = slice(72, 80), 3
+# Bytes of a header without extensions, by version.
 _QCOW2_LENGTHS = {2: 72, _QCOW2_V3: 104}
-"""Bytes of a header without extensions, by version."""
+# Bits of the incompatible features; an unknown one could name another file.
 _QCOW2_CORRUPT, _QCOW2_DATA_FILE, _QCOW2_KNOWN = 0b10, 0b100, 0b11111
-"""Bits of the incompatible features; an unknown one could name another file."""
+# Magic, version, flags; in sectors: capacity, grain size, descriptor's offset and size.
 _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
-"""Magic, version, flags; in sectors: capacity, grain size, descriptor's offset and size."""
+# Sectors: the offset of a descriptor, the size that QEMU reads, the size that is accepted here.
+#
+# QEMU does not take them from the header. A header with another offset would show us a descriptor
+# other than the one that QEMU uses.
 _VMDK_DESCRIPTOR, _LEAST_DESCRIPTOR, _MAX_DESCRIPTOR = 1, 20, 40
-"""Sectors: the offset of a descriptor, the size that QEMU reads, the size that is accepted here.
-
-QEMU does not take them from the header. A header with another offset would show us a descriptor
-other than the one that QEMU uses.
-"""
 _VMDK_TYPES = {"monolithicSparse", "streamOptimized"}
 _VMDK_EXTENT = re.compile(r"^(?:RW|RDONLY|NOACCESS)\s", re.MULTILINE)
 _VMDK_FIELD = re.compile(r'^(createType|parentCID)\s*=\s*"?(\w*)"?\s*$', re.MULTILINE)

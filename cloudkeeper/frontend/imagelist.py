@@ -43,8 +43,8 @@ MAX_BYTES = 16 * 2**20
 _MAX_IMAGES = 10_000
 _MAX_TEXT = 64 * 1024
 _MAX_FIGURE = 2**63 - 1
+# As much as the int64 and int32 of the protocol can hold.
 _MAX_CORES = 2**31 - 1
-"""As much as the int64 and int32 of the protocol can hold."""
 _LIST = "image list"
 _IDENTIFIER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}", re.ASCII)
 _VO = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}", re.ASCII)
@@ -168,8 +168,10 @@ def _read_images(
     # Nothing says which of two images with one identifier is meant, so neither is offered.
     twice = {identifier for identifier, times in seen.items() if times > 1}
     refused += [Refusal(identifier, "it occurs twice in the list") for identifier in sorted(twice)]
-    unique = tuple(offer for offer in offers if offer.appliance.identifier not in twice)
-    return unique, tuple(refused)
+    return (
+        tuple(offer for offer in offers if offer.appliance.identifier not in twice),
+        tuple(refused),
+    )
 
 
 def _read_image(
@@ -208,11 +210,10 @@ def _read_image(
 
 def _member(holder: Mapping[str, Any], key: str, kind: type[Any], where: str) -> Any:
     value = holder.get(key)
+    if value is None:
+        raise Malformed(_LIST, f"{where} has no {key}")
     if not isinstance(value, kind):
-        fault = f"{where} has no {key}"
-        if value is not None:
-            fault = f"{key} of {where} has the wrong type"
-        raise Malformed(_LIST, fault)
+        raise Malformed(_LIST, f"{key} of {where} has the wrong type")
     return value
 
 

@@ -27,8 +27,8 @@ from cloudkeeper.model import (
     UpdateMetadata,
 )
 
+# Removals that need no confirmation: half of a small list would be none or one.
 _FEW = 3
-"""Removals that need no confirmation: half of a small list would be none or one."""
 
 
 def compare(

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from appliance.core import hosts
 from appliance.core.config import document
@@ -30,6 +31,7 @@ from cloudkeeper.model import Format
 
 FILE = "/etc/cloudkeeper/cloudkeeper.yml"
 _TOP = "cloudkeeper"
+# Ruby's words: 1.7.1 is written in it.
 _LEVELS = {
     "DEBUG": logging.DEBUG,
     "INFO": logging.INFO,
@@ -38,10 +40,10 @@ _LEVELS = {
     "FATAL": logging.CRITICAL,
     "UNKNOWN": logging.CRITICAL,
 }
-"""Ruby's words: 1.7.1 is written in it."""
 _SOCKET = re.compile(r"unix:(?://)?/[^/].*")
 _SOCKET_PATH = "/run/cloudkeeper/backend.sock"
 _POLICIES = ("warn", "require", "off")
+# Options with one value: the help of the flag, and the default.
 _VALUES = {
     "image-lists-file": (
         "file with one URL of an image list a line",
@@ -75,7 +77,6 @@ _VALUES = {
         "/var/log/cloudkeeper/cloudkeeper.log",
     ),
 }
-"""Options with one value: the help of the flag, and the default."""
 _SWITCHES = {
     "authentication": "use mutual TLS with a backend at HOST:PORT (default: no)",
     "remote-mode": "serve images to the backend over HTTP: not supported (default: no)",
@@ -86,8 +87,6 @@ _LISTS = {
     "formats": "formats that the cloud accepts, the preferred one first: "
     f"{', '.join(Format)} (default: qcow2)",
 }
-_FLAGS = {"image-lists": ("--image-lists", "--image-list"), "formats": ("--formats",)}
-"""The flags of options with several values; --image-list is that of 2.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,25 +118,17 @@ class FrontendSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each option."""
     group = parser.add_argument_group("options of cloudkeeper.yml, which these flags override")
-    for option, (words, default) in _VALUES.items():
-        group.add_argument(
-            _flag(option), dest=_dest(option), metavar="VALUE", help=f"{words} (default: {default})"
-        )
-    for option, words in _SWITCHES.items():
-        _add_switch(group, option, words)
-    for option in IGNORED["cloudkeeper.yml"]:
-        if option.endswith(".ssl"):  # the only one without a value
-            _add_switch(group, option, argparse.SUPPRESS)
-        else:
-            group.add_argument(_flag(option), dest=_dest(option), help=argparse.SUPPRESS)
-    for option, words in _LISTS.items():
-        flags = _FLAGS[option]
-        group.add_argument(*flags, dest=_dest(option), nargs="+", metavar="VALUE", help=words)
-
-
-def _add_switch(group: argparse._ArgumentGroup, option: str, words: str) -> None:
-    action = argparse.BooleanOptionalAction
-    group.add_argument(_flag(option), dest=_dest(option), action=action, help=words)
+    helps = {
+        option: f"{words} (default: {default})" for option, (words, default) in _VALUES.items()
+    }
+    ignored = dict.fromkeys(IGNORED["cloudkeeper.yml"], argparse.SUPPRESS)
+    for option, words in {**helps, **_SWITCHES, **_LISTS, **ignored}.items():
+        kind: dict[str, Any] = {"metavar": "VALUE"}
+        if option in _LISTS:
+            kind["nargs"] = "+"
+        elif option in _SWITCHES or option.endswith(".ssl"):
+            kind = {"action": argparse.BooleanOptionalAction}
+        group.add_argument(*_flags(option), dest=_dest(option), help=words, **kind)
 
 
 def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
@@ -167,8 +158,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
         if value is not None
     }
     backend = _backend_of(os.environ)
-    is_settled = _SOCKET.fullmatch(backend) and _names_tls_backend(read, texts)
-    if backend and not is_settled:
+    if backend and not (_SOCKET.fullmatch(backend) and _names_tls_backend(read, texts)):
         texts.setdefault(_place("backend.endpoint"), backend)
     return _FrontendReader(Settings(read, overrides=texts), layout).settings()
 
@@ -312,11 +302,13 @@ class _FrontendReader:
         return self._layout.path(_VALUES[option][1])
 
 
-def _flag(option: str) -> str:
-    """Return the flag of an option, as 1.7.1 spells it."""
+def _flags(option: str) -> tuple[str, ...]:
+    """Return the flags of an option, as 1.7.1 spells them."""
     section, _, name = option.rpartition(".")
-    # The paths of programs are the exception: --qemu-img-binary.
-    return f"--{name}-binary" if section.endswith("binaries") else f"--{option.replace('.', '-')}"
+    if section.endswith("binaries"):  # the exception: --qemu-img-binary
+        return (f"--{name}-binary",)
+    flag = f"--{option.replace('.', '-')}"
+    return (flag, "--image-list") if option == "image-lists" else (flag,)  # the latter is of 2.0
 
 
 def _dest(option: str) -> str:

@@ -122,8 +122,8 @@ class ListSources:
                 if self.keeps:
                     self.memory.note(found, url=address.place, at=at)
             except ApplianceError as error:
-                is_named = error.subject == address.name
-                report.refuse_list(str(error) if is_named else f"{address}: {error}")
+                where = "" if error.subject == address.name else f"{address}: "
+                report.refuse_list(f"{where}{error}")
                 continue
             except Exception as error:  # one list must not affect the others
                 logger.exception("%s: %s", address, _BUG)
@@ -210,16 +210,19 @@ class Synchronisation:
                 continue
             except Exception as error:  # one list must not affect the others
                 logger.exception("%s: %s", address, _BUG)
-                words = f"{_BUG}: {type(error).__name__}: {error}"
-                report.fail(f"{address}: {words}; its images stay as they are")
+                report.fail(
+                    f"{address}: {_BUG}: {type(error).__name__}: {error}; its images stay as they "
+                    "are"
+                )
                 continue
             guarded = plan.guard(full, held=len(held), allowed=self.allowed)
             if guarded.withheld:
                 number = len(guarded.withheld)
                 report.withheld += number
-                cause = f"{number} of {len(held)} images would be removed, so none is removed"
-                remedy = f"to confirm that, run once with --allow-remove {number}"
-                report.fail(f"{address}: {cause}; {remedy}")
+                report.fail(
+                    f"{address}: {number} of {len(held)} images would be removed, so none is "
+                    f"removed; to confirm that, run once with --allow-remove {number}"
+                )
             report.unchanged += guarded.unchanged
             yield address, guarded, wanted.vo
 
@@ -250,8 +253,10 @@ class Synchronisation:
                     continue
                 failure = str(error)
                 if is_last:
-                    words = "the backend became unreachable twice at this image, which is skipped"
-                    failure = f"{words}: {error}"
+                    failure = (
+                        "the backend became unreachable twice at this image, which is skipped: "
+                        f"{error}"
+                    )
             except ApplianceError as error:
                 failure = str(error)
             except Exception as error:  # one image must not affect the others

@@ -38,22 +38,12 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "cloudkeeper-"
 _PART = ".part"
+# Bytes of the file system to keep free for other programs.
 _RESERVE = 64 * 2**20
-"""Bytes of the file system to keep free for other programs."""
+# Bytes a second: the slowest rate of a download.
 _SLOWEST = 256 * 1024
-"""Bytes a second: the slowest rate of a download."""
+# Bytes; limits the time of a download whose list gives no size.
 _USUAL = 32 * 2**30
-"""Bytes; limits the time of a download whose list gives no size."""
-_FREE_SPACE = "free some space; the next run retries"
-
-
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """A file whose size and SHA-512 are those of the list."""
-
-    path: Path
-    sha512: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +102,7 @@ class Workshop:
         stem = self.directory / _file_name(offer)
         part = stem.with_name(f"{stem.name}.download{_PART}")
         made.append(part)
-        original = self._download(offer.source, part)
+        size, sha512 = self._download(offer.source, part)
         found = formats.detect(part, declared=offer.appliance.attributes.get("hv:format", ""))
         disk = formats.inspect(part, found)
         self.qemu.virtual_size(disk)  # raises for a disk that qemu-img cannot open
@@ -121,9 +111,7 @@ class Workshop:
         made.append(final)
         if into is found:
             _publish(part, final)
-            return ImageData(
-                str(final), found, original.sha512, original.size, uri=offer.source.uri
-            )
+            return ImageData(str(final), found, sha512, size, uri=offer.source.uri)
         converted = stem.with_name(f"{stem.name}.{into}{_PART}")
         made.append(converted)
         logger.info("%s: converting from %s to %s", offer.appliance.identifier, found, into)
@@ -146,7 +134,8 @@ class Workshop:
             "in cloudkeeper.yml, add a disk format to formats",
         )
 
-    def _download(self, source: ImageSource, part: Path) -> Downloaded:
+    def _download(self, source: ImageSource, part: Path) -> tuple[int, str]:
+        """Download and verify; return size and SHA-512."""
         name, size = _shown(source.uri), source.size or 0
         timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))
         self._check_room(size)
@@ -161,7 +150,7 @@ class Workshop:
             raise Tampered(
                 name, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…"
             )
-        return Downloaded(part, sha512, received)
+        return received, sha512
 
     def _room(self) -> int:
         return shutil.disk_usage(self.directory).free - _RESERVE
@@ -172,7 +161,7 @@ class Workshop:
             raise LocalFailure(
                 self.directory,
                 f"{needed >> 20} MiB are needed, {max(room, 0) >> 20} MiB are free",
-                _FREE_SPACE,
+                "free some space; the next run retries",
             )
 
 

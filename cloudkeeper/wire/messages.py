@@ -47,7 +47,7 @@ def to_message(appliance: Appliance) -> pb.Appliance:
         architecture=appliance.architecture,
         operating_system=appliance.operating_system,
         vo=appliance.vo,
-        expiration_date=_to_seconds(appliance.expires) if appliance.expires else 0,
+        expiration_date=int(appliance.expires.timestamp()) if appliance.expires else 0,
         image_list_identifier=appliance.list_id,
         image=_to_image(appliance.data) if appliance.data else None,
         attributes=dict(appliance.attributes),
@@ -111,10 +111,6 @@ def _from_image(message: pb.Appliance) -> ImageData:
         username=image.username,
         password=image.password,
     )
-
-
-def _to_seconds(moment: datetime) -> int:
-    return int((moment - _EPOCH).total_seconds())
 
 
 def _from_seconds(message: pb.Appliance) -> datetime:

@@ -30,8 +30,8 @@ The frontend sends it when an administrator has confirmed the number.
 """
 
 _STATUS, _MESSAGE, _FEATURES = "status", "message", "features"
+# Characters: gRPC refuses a call's metadata beyond 8 KiB altogether.
 _MAX_MESSAGE = 2000
-"""Characters: gRPC refuses a call's metadata beyond 8 KiB altogether."""
 
 
 class CallStatus(enum.StrEnum):
