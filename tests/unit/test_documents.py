@@ -27,7 +27,18 @@ COMMANDS = [
 ]
 FOREIGN = {
     *("apparmor_parser", "apt-get", "cat", "cp", "echo", "find", "git", "iptables", "ldapsearch"),
-    *("ln", "ls", "rm", "sha256sum", "sort", "tar", "update-ca-certificates", "userdel", "xargs"),
+    *(
+        "ln",
+        "ls",
+        "mv",
+        "rm",
+        "sha256sum",
+        "sort",
+        "tar",
+        "update-ca-certificates",
+        "userdel",
+        "xargs",
+    ),
 }
 """Programs that are not ours."""
 DOCKER = {("images",), ("rmi",), ("network", "ls"), ("network", "rm")}
