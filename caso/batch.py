@@ -52,7 +52,7 @@ _UNCOMMITTED = ".new"
 _FOREIGN = ".foreign"
 _MESSAGE = re.compile(r"\d{6}-\d{7}")
 _MAX_MANIFEST = 2**20
-_MODE = 0o640
+_MODE = 0o640  # messages name users, so not for everybody
 
 Composer = Callable[[Sequence[str]], bytes]
 """Returns one message of rendered records."""
@@ -86,11 +86,13 @@ class Batch:
 
         ``checkpoints`` has their contents by name.
         """
+        # Oldest month first: of two records for a server the later one counts at the repository.
         for month in sorted(self._pending):
             self._write(month)
         manifest = json.dumps({"checkpoints": dict(checkpoints)}).encode()
         files.write_new(self._new / _MANIFEST, manifest, mode=_MODE)
         files.sync_directory(self._new)
+        # The commit. Everything before it is worthless after a crash, everything after it is done.
         self._new.rename(self.directory)
         files.sync_directory(self.directory.parent)
 
@@ -100,6 +102,7 @@ class Batch:
 
     def _write(self, month: datetime) -> None:
         if records := self._pending.pop(month):
+            # Sorted by name, messages are in the order of months, and within one as they came.
             path = self._new / f"{month:%Y%m}-{self.messages:07d}"
             files.write_new(path, self._compose(records), mode=_MODE)
             self.messages += 1
@@ -124,6 +127,7 @@ class Staging:
         self._checkpoints = checkpoints
         self._named: set[Path] = set()
         """Unusable paths in the spool that were reported already."""
+        # A digest, because a path is no name of a directory; the same one in every run.
         owner = hashlib.sha256(str(checkpoints.directory).encode()).hexdigest()[:8]
         self.path = spool / _AREA / owner
 
@@ -164,10 +168,9 @@ class Staging:
                     _remove(path)
                 else:
                     done.messages += self.hand_over(path)
-            except ApplianceError as error:
-                done.stuck[path.name.removesuffix(_UNCOMMITTED)] = error
-            except OSError as error:
-                done.stuck[path.name.removesuffix(_UNCOMMITTED)] = LocalFailure.from_os(error)
+            except (ApplianceError, OSError) as error:
+                failure = LocalFailure.from_os(error) if isinstance(error, OSError) else error
+                done.stuck[path.name.removesuffix(_UNCOMMITTED)] = failure
         return done
 
     def hand_over(self, directory: Path) -> int:
@@ -189,6 +192,7 @@ class Staging:
             logger.warning("%s", spool.skipped[path])
         for unusable in messages.skipped.values():
             raise unusable
+        # Checkpoints come last: the next window may begin only after these messages are spooled.
         manifest = directory / _MANIFEST
         self._checkpoints.write(_checkpoints(manifest))
         manifest.unlink(missing_ok=True)
@@ -257,7 +261,7 @@ def _checkpoints(manifest: Path) -> dict[str, str]:
         names = [name for name in wanted if name.startswith("lastrun.") and "/" not in name]
         found = {name: str(wanted[name]) for name in names}
         for content in found.values():
-            datetime.fromisoformat(content)
+            datetime.fromisoformat(content)  # raises ValueError for anything else
     except FileNotFoundError:  # a run was killed between manifest and directory
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

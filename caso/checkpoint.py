@@ -25,7 +25,7 @@ from appliance.core.run.errors import LocalFailure
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """The start of the first window of a project, unless ``--since`` sets a later one."""
 
-_MODE = 0o644
+_MODE = 0o644  # as cASO writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Checkpoints:
             except OSError as error:
                 unreadable.append(files.describe_skipped(path, error))
                 continue
+            # None: no such file. The project may be known by its next name.
             if moment is not None:
                 return Found(moment, tuple(broken), tuple(unreadable))
         if unreadable:
@@ -72,6 +73,7 @@ class Checkpoints:
                 "write the time of the last good run into it, like 2026-11-22 07:22:42+00:00, or"
                 " run once with --extract-from; nothing is lost in the meantime",
             )
+        # The file of cASO 1, which had one for all projects.
         try:
             return Found(read(self.directory / "lastrun"))
         except ValueError as error:

@@ -55,6 +55,8 @@ def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Ite
     born = born.replace(microsecond=0)
     if born > window.end or (died is not None and died < window.start):
         return
+    # A death after the window is not reported yet: cASO's `extract_to` may be in the past, and the
+    # record must not show what happened later.
     has_ended = died is not None and died <= window.end
     last = max(
         born, (died if died is not None and has_ended else window.end).replace(microsecond=0)
@@ -62,6 +64,7 @@ def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Ite
     month = _first_moment(min(max(born, window.start), last))
     while month <= last:
         following = _next_month(month)
+        # The end of a month is in it up to 23:59:59, so a life that ends at 00:00:00 goes on.
         goes_on = last >= following
         cut = Cut(
             month, following - SECOND if goes_on else last, has_ended=has_ended and not goes_on

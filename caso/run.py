@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -40,6 +40,7 @@ LOCK_WAIT = timedelta(minutes=10)
 MAX_SKEW = timedelta(seconds=60)
 """Clock difference to the cloud above which a run warns."""
 ONE_SECOND = timedelta(seconds=1)
+"""Windows include both ends, so the next one begins a second later, as in cASO 5.2.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,12 @@ class ProjectOutcome:
     """The result of accounting one project."""
 
     selected: Selected
-    window: ExtractionWindow | None
-    tally: ProjectTally
+    window: ExtractionWindow | None = None
+    tally: ProjectTally = field(default_factory=ProjectTally)
     messages: int = 0
     error: ApplianceError | None = None
     bug: Exception | None = None
+    """An unexpected exception, to be raised when all other projects are done."""
 
 
 def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
@@ -114,15 +116,16 @@ class _AccountingRun:
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
         def account(one: Selected) -> ProjectOutcome:
+            # A project with a batch that is stuck must wait: see `caso.batch`.
             error = stuck.get(one.project.id)
+            outcome = ProjectOutcome(one, error=error and _about(one, error))
             if error is None:
                 outcome = self._account(one, end=end)
-            else:
-                outcome = ProjectOutcome(one, None, ProjectTally(), error=_about(one, error))
             with self._recording:
                 self._count(outcome)
             return outcome
 
+        # Threads, because a project mostly waits for Nova.
         with ThreadPoolExecutor(self.configuration.parallel, thread_name_prefix="project") as pool:
             return list(pool.map(account, selected))
 
@@ -161,29 +164,19 @@ class _AccountingRun:
         try:
             window = self._window(selected, end)
             if window is None:
-                return ProjectOutcome(selected, None, ProjectTally())
+                return ProjectOutcome(selected)
             return self._extract(selected, window)
-        except ApplianceError as error:
-            return ProjectOutcome(selected, window, ProjectTally(), error=_about(selected, error))
-        except OSError as error:
-            return ProjectOutcome(
-                selected,
-                window,
-                ProjectTally(),
-                error=_about(selected, LocalFailure.from_os(error)),
-            )
+        except (ApplianceError, OSError) as error:
+            failure = LocalFailure.from_os(error) if isinstance(error, OSError) else error
+            return ProjectOutcome(selected, window, error=_about(selected, failure))
         except Exception as bug:  # noqa: BLE001  raised again after the other projects
-            return ProjectOutcome(
-                selected,
-                window,
-                ProjectTally(),
-                error=ApplianceError(selected.project, "not accounted"),
-                bug=bug,
-            )
+            failure = ApplianceError(selected.project, "not accounted")
+            return ProjectOutcome(selected, window, error=failure, bug=bug)
 
     def _window(self, selected: Selected, end: datetime) -> ExtractionWindow | None:
         known = self.configuration.period.start or self._checkpoint(selected)
         start = known or self._beginning(selected)
+        # Small differences are clocks that were corrected; then the window is empty, see below.
         if start > clock.now() + OVERLAP:
             raise LocalFailure(
                 self.checkpoints.path(selected.aliases[0]),
@@ -214,6 +207,7 @@ class _AccountingRun:
 
     def _extract(self, selected: Selected, window: ExtractionWindow) -> ProjectOutcome:
         configuration = self.configuration
+        # `noop` discards records, and moves the checkpoints all the same, as in cASO.
         if configuration.is_dry_run or configuration.version is None:
             tally = extract(selected, window, self.shared, None)
             if not configuration.is_dry_run:
@@ -279,6 +273,8 @@ def _about_others(recovered: Recovered, selected: list[Selected]) -> list[Applia
 
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:
     """Return a failure that names its project."""
+    # A failed login concerns the account: with the project's name, the same line would be printed
+    # once for each project.
     name = str(selected.project)
     if isinstance(error, LoginFailure) or selected.project.id in error.subject:
         return error

@@ -43,6 +43,7 @@ def select(
             failures.append(error)
         else:
             aliases.setdefault(project.id, []).append(wanted)
+    # A project that is both listed and tagged keeps its listed names, which cASO's files have.
     for project in known:
         if configuration.tag and configuration.tag in project.tags:
             aliases.setdefault(project.id, []).append(project.id)
@@ -66,6 +67,8 @@ def select(
 
 
 def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
+    # Names are unique within a domain only. Of several projects, one in which the account has a
+    # role is meant.
     found = by_name_or_id([project for project in known if project.has_role], wanted)
     found = found or by_name_or_id(known, wanted)
     if len(found) > 1:

@@ -30,9 +30,10 @@ from caso.text import LONGEST
 
 _SPOOL = "/var/spool/caso"
 _OUTPUT = "/var/spool/apel/outgoing/openstack"
+# cASO 1 had its files directly in /etc.
 _MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
 _FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
-_NO_PROJECTS = "PROJECT-NAMES"
+_NO_PROJECTS = "PROJECT-NAMES"  # the placeholder in the shipped file
 _NOTHING = "not in this version, ignored"
 
 _MESSENGERS: Mapping[str, str | None] = {
@@ -40,6 +41,7 @@ _MESSENGERS: Mapping[str, str | None] = {
     "ssm": "0.4",
     "ssmv4": "0.4",
     "ssmv2": "0.2",
+    # Before 1.4.2, messengers were configured by the names of their classes.
     "caso.messenger.noop.NoopMessenger": None,
     "caso.messenger.ssm.SSMMessenger": "0.4",
     "caso.messenger.ssm.SSMMessengerV04": "0.4",
@@ -228,6 +230,7 @@ def _finish(settings: Settings, others: Sequence[Problem]) -> tuple[Problem, ...
 def _overlay_environment(read: Document) -> None:
     for variable, text in sorted(os.environ.items()):
         group, separator, option = variable.removeprefix("OS_").partition("__")
+        # oslo.config's rule; OS_USERNAME and the like have no double underscore.
         if variable.startswith("OS_") and separator and group and option:
             section = "DEFAULT" if group == "DEFAULT" else group.lower()
             read.set(
@@ -355,7 +358,7 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.VOMapping, S
     found = document.first_existing(usual) or usual[:1]
     path = settings.path("DEFAULT", "mapping_file", default=found[0], aliases=aliases)
     state = state_of(path)
-    if not state:
+    if not state:  # no fault: it can be read
         try:
             mapping = vo_module.read_mapping(path)
         except ConfigurationError as error:

@@ -18,5 +18,6 @@ def fit(text: str) -> str:
     could begin a forged field. Several per cent signs in a row, the separator, become one. The
     result may be empty.
     """
+    # The order matters: dropping letters may join per cent signs, cutting may leave a blank.
     ascii_only = text.encode("ascii", errors="ignore").decode("ascii")
     return _SEPARATOR.sub("%", _CONTROL.sub(" ", ascii_only)).strip()[:LONGEST].strip()

@@ -37,7 +37,7 @@ _DIRECTORY = re.compile(r"[0-9a-f]{8}")
 _ELEMENT = re.compile(r"[0-9a-f]{14}")
 _MAX_ELEMENTS = 16_000
 """Elements in one directory, as in dirq."""
-_MAX_FIELD = 64 * 1024
+_MAX_FIELD = 64 * 1024  # of fields that are read back: ids, not bodies
 
 
 class DiskQueue:
@@ -81,6 +81,7 @@ class DiskQueue:
         try:
             element.mkdir(mode=0o750)
             for field, value in fields.items():
+                # Left open until `seal`, which needs the descriptor for fsync.
                 descriptor = os.open(element / field, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
                 self._unsealed.append(descriptor)
                 written = 0
@@ -130,6 +131,7 @@ class DiskQueue:
                 moved[name] = f"{self._move(name)}/{name}"
             except PermissionError as error:
                 self._skip(self.staging / name, error)
+        # The new names first: after a power cut an element may be in both places, not in neither.
         for directory in {place.split("/")[0] for place in moved.values()}:
             with contextlib.suppress(FileNotFoundError):  # a reader emptied and removed it
                 files.sync_directory(self.path / directory)
@@ -191,6 +193,7 @@ class DiskQueue:
             if usable and (count := len(os.listdir(usable[-1]))) < _MAX_ELEMENTS:
                 return usable[-1].name, count
         number = int(usable[-1].name, 16) + 1 if usable else 0
+        # A later directory may exist and belong to another user.
         while os.path.lexists(self.path / f"{number:08x}"):
             number += 1
         return f"{number:08x}", 0

@@ -21,6 +21,8 @@ from ssm import ignored
 
 _LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
 _MAX_MESSAGE_SIZE = 16 * 1024 * 1024
+# SSM's true and false, in all spellings that ConfigParser reads. False makes SSM ignore CRLs; here
+# it is `warn`: a CRL that is present counts.
 _CRLS = {
     "true": "require",
     "yes": "require",
@@ -30,7 +32,7 @@ _CRLS = {
     "no": "warn",
     "0": "warn",
 }
-_ELEMENTS = re.compile(r"[0-9a-f]{8}")
+_ELEMENTS = re.compile(r"[0-9a-f]{8}")  # directories of a dirq spool
 PROTOCOLS = ("STOMP", "AMS")
 _NAME_A_HOST = {
     "STOMP": "name the message broker, host: HOST:PORT",
@@ -39,7 +41,7 @@ _NAME_A_HOST = {
 _AMS_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TOKEN = re.compile(r"[!-~]+")
 _HTTPS_PORT = 443
-_AUTHN_PORT = 8443
+_AUTHN_PORT = 8443  # where EGI's AMS exchanges certificates for tokens
 _OTHERS = 0o004
 
 
@@ -166,24 +168,29 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
             "server_cert",
             "is this host's own; name the receiver's, or remove the option",
         )
-    verify = settings.boolean("certificates", "verify_server_cert", default=True)
-    cipher = settings.choice(
-        "certificates", "cipher", default="aes128", allowed=["aes128", "aes256"]
-    )
     spool = settings.path(
         "messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True
     )
     is_dirq = _read_path_type(settings)
     if is_dirq:
         _check_spool(settings, spool)
-    crls = _read_crls(settings)
-    attempts = settings.integer("messaging", "max_attempts", default=3, minimum=2, maximum=100)
     ignored.accept(settings, "sender")
-    log = _read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True)
-    size = _read_size(settings)
-    warnings = settings.finish()
     return SenderSettings(
-        link, log, spool, size, server_cert, verify, cipher, crls, attempts, is_dirq, warnings
+        link=link,
+        log=_read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True),
+        path=spool,
+        max_message_size=_read_size(settings),
+        server_cert=server_cert,
+        verify_server_cert=settings.boolean("certificates", "verify_server_cert", default=True),
+        cipher=settings.choice(
+            "certificates", "cipher", default="aes128", allowed=["aes128", "aes256"]
+        ),
+        crls=_read_crls(settings),
+        max_attempts=settings.integer(
+            "messaging", "max_attempts", default=3, minimum=2, maximum=100
+        ),
+        is_dirq=is_dirq,
+        warnings=settings.finish(),  # last: by now every option has been read
     )
 
 
@@ -195,18 +202,20 @@ def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
 
     """
     settings = Settings(document.read([path], ini.parse))
-    link = _read_link(settings, "receiver", layout=layout)
-    crls = _read_crls(settings)
-    queues = settings.path(
-        "messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True
-    )
-    pidfile = settings.path(
-        "daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True
-    )
     ignored.accept(settings, "receiver")
-    log = _read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False)
-    size = _read_size(settings)
-    return ReceiverSettings(link, log, queues, size, crls, pidfile, settings.finish())
+    return ReceiverSettings(
+        link=_read_link(settings, "receiver", layout=layout),
+        log=_read_log(settings, layout.path("/var/log/apel/ssmreceive.log"), console=False),
+        path=settings.path(
+            "messaging", "path", default=layout.path("/var/spool/apel"), is_directory=True
+        ),
+        max_message_size=_read_size(settings),
+        crls=_read_crls(settings),
+        pidfile=settings.path(
+            "daemon", "pidfile", default=layout.path("/var/run/apel/ssmreceive.pid"), is_output=True
+        ),
+        warnings=settings.finish(),  # last: by now every option has been read
+    )
 
 
 def _read_crls(settings: Settings) -> str:
@@ -243,6 +252,7 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
 
 def _read_protocol(settings: Settings, role: str) -> str:
     protocol = settings.choice(role, "protocol", default="", allowed=PROTOCOLS)
+    # Files from before SSM had AMS have no such option.
     if not protocol and settings.where(role, "protocol") is None:
         settings.warn(role, "protocol", "not set; STOMP is assumed, as before SSM 4")
     return protocol or "STOMP"

@@ -52,11 +52,13 @@ def extract(arguments: argparse.Namespace) -> ExitStatus:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    program = cli.Program(
-        PROGRAM,
-        "Write the usage of a cloud's projects as accounting messages for ssmsend.",
-        add_arguments,
-        extract,
-        compatible_status=startup.compatible_status,
+    return cli.main(
+        cli.Program(
+            PROGRAM,
+            "Write the usage of a cloud's projects as accounting messages for ssmsend.",
+            add_arguments,
+            extract,
+            compatible_status=startup.compatible_status,
+        ),
+        argv,
     )
-    return cli.main(program, argv)

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tag the projects that the configuration lists, too",
     )
-    parser.set_defaults(dry_run=True)
+    parser.set_defaults(dry_run=True)  # as in cASO: changes only with --nodry-run
 
 
 def migrate(arguments: argparse.Namespace) -> ExitStatus:
@@ -127,11 +127,13 @@ def _set_tags(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    program = cli.Program(
-        PROGRAM,
-        "Copy the VO mapping file into Keystone.",
-        add_arguments,
-        migrate,
-        compatible_status=startup.compatible_status,
+    return cli.main(
+        cli.Program(
+            PROGRAM,
+            "Copy the VO mapping file into Keystone.",
+            add_arguments,
+            migrate,
+            compatible_status=startup.compatible_status,
+        ),
+        argv,
     )
-    return cli.main(program, argv)

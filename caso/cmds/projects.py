@@ -32,11 +32,13 @@ def show(arguments: argparse.Namespace) -> ExitStatus:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    program = cli.Program(
-        PROGRAM,
-        "Show the projects that are accounted, and their VOs.",
-        startup.add_arguments,
-        show,
-        compatible_status=startup.compatible_status,
+    return cli.main(
+        cli.Program(
+            PROGRAM,
+            "Show the projects that are accounted, and their VOs.",
+            startup.add_arguments,
+            show,
+            compatible_status=startup.compatible_status,
+        ),
+        argv,
     )
-    return cli.main(program, argv)

@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument(
         *cli.flags("nodry-run"), dest="dry_run", action="store_false", help="undo --dry-run"
     )
+    # --debug itself is common to all programs of the appliance.
     made.add_argument("-d", dest="debug", action="store_true", help="the same as --debug")
     made.add_argument("--nodebug", action="store_true", help="turn off debug in the configuration")
     add("log-file", "log file (default: standard error)", metavar="PATH")
@@ -90,8 +91,10 @@ def configure(arguments: argparse.Namespace) -> CasoConfiguration:
 def report_check(configuration: CasoConfiguration) -> ExitStatus:
     """Print the report of ``--check-config`` on a configuration without faults."""
     access = configuration.access
-    records = f"cloud v{configuration.version}, {configuration.max_size} a message"
-    records = f"{records}, to {configuration.output}"
+    records = (
+        f"cloud v{configuration.version}, {configuration.max_size} a message,"
+        f" to {configuration.output}"
+    )
     rows = {
         "files": ", ".join(map(str, configuration.paths)),
         "site": f"{configuration.names.site}, service {configuration.names.service}",

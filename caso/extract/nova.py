@@ -26,9 +26,10 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from appliance.core import clock
 from caso.months import Cut, ExtractionWindow, cuts
 from caso.records import Benchmark, CloudRecord, ServerStatus
 from caso.text import fit
@@ -128,30 +129,27 @@ def _reading() -> Iterator[None]:
 
 
 def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
-    born = _moment(server["created"])
+    # `created` and `updated` have a Z, `launched_at` and `terminated_at` have no zone; all are UTC.
+    born = clock.parse(server["created"])
     if born.timestamp() <= 0:  # there would be a record for each month since then
         raise ValueError(f"created {server['created']}, before OpenStack existed")
     launched, terminated = server["OS-SRV-USG:launched_at"], server["OS-SRV-USG:terminated_at"]
     if terminated is not None:
-        died: datetime | None = _moment(terminated)
+        died: datetime | None = clock.parse(terminated)
     else:
-        died = _moment(server["updated"]) if server["status"] == "DELETED" else None
-    return born, died, None if launched is None else _moment(launched)
+        died = clock.parse(server["updated"]) if server["status"] == "DELETED" else None
+    return born, died, None if launched is None else clock.parse(launched)
 
 
 def _reach(
     window: ExtractionWindow, born: datetime, died: datetime | None, launched: datetime
 ) -> ExtractionWindow:
+    # Created before the window, launched in it: the last run saw a server without a launch.
     was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
     lived_before = (
         window.is_first and born < window.start and (died is None or died >= window.start)
     )
     return ExtractionWindow(born, window.end) if was_being_built or lived_before else window
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _record(
@@ -205,6 +203,7 @@ def _benchmark(flavor: dict[str, Any], context: ProjectContext) -> Benchmark | N
     value = flavor["extra_specs"].get(context.names.benchmark_value)
     if not kind and not value:
         return None
+    # Properties of flavors are texts, and anybody who may edit flavors can write anything.
     try:
         number = float(value or "nan")
     except ValueError:

@@ -79,6 +79,7 @@ def extract(
     """Add the records of a project's servers to the batch; without a batch, only count them."""
     scope = shared.cloud.project(selected.project.id)
     context = _context(selected.vo, scope, shared)
+    # 1970 stays 1970: Nova's filter takes no earlier time.
     start = window.start - OVERLAP if window.start > BEGINNING else BEGINNING
     reach = replace(window, start=start)
     tally = ProjectTally()
@@ -159,6 +160,7 @@ def _context(vo: str, scope: Scope, shared: Shared) -> ProjectContext:
 def _add(
     record: CloudRecord, tally: ProjectTally, configuration: CasoConfiguration, batch: Batch | None
 ) -> None:
+    # Without a version records are discarded, but a dry run checks them all the same.
     text = wire.render(record, version=configuration.version or wire.VERSIONS[0])
     month = record.measured
     if found := validation.faults(record, now=clock.now()):

@@ -28,12 +28,13 @@ def detach(pidfile: Path) -> None:
             "stop it first",
         )
     files.make_directory(pidfile.parent)
+    # Unwritten output would be written twice, by parent and child.
     sys.stdout.flush()
     sys.stderr.flush()
     if os.fork():
         os._exit(0)
     os.setsid()
-    os.chdir("/")
+    os.chdir("/")  # keeps no file system busy
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
@@ -58,9 +59,8 @@ def _living(pidfile: Path) -> int | None:
     if process <= 0 or process == os.getpid():
         return None
     try:
-        os.kill(process, 0)
+        with contextlib.suppress(PermissionError):  # alive, and of another user
+            os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return None
-    except PermissionError:  # alive, and of another user
-        return process
     return process

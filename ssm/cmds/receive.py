@@ -164,9 +164,12 @@ def _judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:
 
 def main() -> int:
     """Run the program and return its exit status."""
-    description = "Receive signed messages from a message broker into a queue on disk."
     return cli.main(
         cli.Program(
-            "ssmreceive", description, add_arguments, run, version_flags=("-v", "--version")
+            "ssmreceive",
+            "Receive signed messages from a message broker into a queue on disk.",
+            add_arguments,
+            run,
+            version_flags=("-v", "--version"),
         )
     )

@@ -174,7 +174,12 @@ def _packer(settings: SenderSettings, trust: CADirectory) -> Packer:
 
 def main() -> int:
     """Run the program and return its exit status."""
-    description = "Send the messages of a spool, signed, to a message broker."
     return cli.main(
-        cli.Program("ssmsend", description, add_arguments, run, version_flags=("-v", "--version"))
+        cli.Program(
+            "ssmsend",
+            "Send the messages of a spool, signed, to a message broker.",
+            add_arguments,
+            run,
+            version_flags=("-v", "--version"),
+        )
     )

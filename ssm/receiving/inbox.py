@@ -72,6 +72,7 @@ class Inbox:
         try:
             for key, verdict in fresh.items():
                 rows.append((key, self._queues[key.queue].stage(verdict.fields)))
+            # Elements must be durable before their rows: a row is the promise not to lose one.
             for kind in {key.queue for key in fresh}:
                 self._queues[kind].seal()
             if rows:
@@ -80,6 +81,7 @@ class Inbox:
             for kind, queue in self._queues.items():
                 queue.abandon(name for key, name in rows if key.queue == kind)
             raise
+        # From here on the messages are safe, whatever happens to `publish`.
         self._record.add("duplicates", len(verdicts) - len(fresh))
         self._unpublished += [(key.queue, name) for key, name in rows]
         self._publish()

@@ -64,7 +64,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._guarded():
+            # Without isolation level sqlite3 begins no transactions of its own.
             self._connection = sqlite3.connect(path, isolation_level=None)
+            # A commit is one fsync of the write-ahead log; with FULL it is durable when it returns.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)

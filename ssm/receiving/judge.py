@@ -77,6 +77,7 @@ class Judge:
     def _judge(self, delivery: Delivery) -> Verdict | None:
         argo_id = f", Argo ID = {delivery.message_id}" if delivery.is_argo else ""
         logger.info("Received message. ID = %s%s", _id_of(delivery), argo_id)
+        # Operators of brokers test the way with such messages; SSM ignores them as well.
         if delivery.empa_id == "ping":
             return None
         if not delivery.body:
@@ -113,6 +114,7 @@ class Judge:
             return None
         if not self.names.accepts(signer):
             return _refuse(delivery, f"Signer not in valid DNs list: {signer}", signer=signer)
+        # SSM stores texts as UTF-8, and so do the readers of its queues expect them.
         try:
             verified.body.decode("utf-8")
         except UnicodeDecodeError:

@@ -37,6 +37,7 @@ logger = logging.getLogger("ssm.ssm2")
 PREFETCH = 32
 """Messages that may be unacknowledged. The connection bounds their bytes."""
 _BATCH_BYTES = 2 * 1024 * 1024
+"""Bytes at which a batch is complete: it is in memory several times while it is judged."""
 _POLL_SECONDS = 0.5
 _REFRESH_SECONDS = 10.0
 _REPORT_SECONDS = 60.0
@@ -118,6 +119,7 @@ class Receiver:
             if self._is_over():
                 return
             self._record.add("reconnects")
+            # A broker that accepts connections and delivers nothing is left alone ever longer.
             waits = retry.pauses() if self.handled > handled else waits
             patience, away_since, self._idle_since = (
                 self._limits.idle and _PATIENCE,

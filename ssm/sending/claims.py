@@ -28,6 +28,7 @@ from appliance.core.spool import ElementName, Spool
 
 logger = logging.getLogger("ssm.ssm2")
 
+# The journal is written once for each block, so that its fsync costs little for each message.
 MAX_ELEMENTS = 64
 MAX_BYTES = 8 * 1024 * 1024
 """Size of one block; a single element may be larger."""
@@ -68,6 +69,7 @@ class Claims:
             return
         words = text.decode("ascii", "replace").split()
         for name in map(ElementName, filter(_NAME.fullmatch, words)):
+            # Claiming a block takes a moment, so its locks are a little younger than the journal.
             since = self.spool.locked_since(name)
             if since is not None and since <= end:
                 self.spool.unlock(name)
@@ -144,6 +146,7 @@ class Claims:
             elif self.spool.is_locked(name):
                 self.foreign.append(name)
         self._held |= dict.fromkeys(claimed)
+        # Names that another sender took must not look like ours to the next run.
         if len(claimed) < len(block):
             self._write_journal(list(self._held))
         self._refreshed = time.monotonic()

@@ -64,6 +64,7 @@ class DeadLetters:
             "attempts": str(attempts).encode(),
             "lasterror": last_error.encode(),
         }
+        # Durable before the caller removes the message from the spool.
         try:
             queue.stage(fields, name=name)
             queue.seal()

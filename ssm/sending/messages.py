@@ -79,12 +79,10 @@ class Messages:
 
     def halve(self, name: str) -> bool:
         """Cut in two a message that the broker calls too large; return whether it can be cut."""
-        part = self._parts.get(name)
         try:
-            text = part.text if part else self._claims.spool.read(ElementName(name))
+            halves = split.halves(mime.with_newlines(self._text(name)))
         except OSError:
             return False
-        halves = split.halves(mime.with_newlines(text))
         if halves:
             self._replace(name, halves)
         return bool(halves)
@@ -96,16 +94,14 @@ class Messages:
 
     def dead_letter(self, name: str, reason: str) -> None:
         """Move a message that can never be sent to the dead letters; if that fails, leave it."""
-        part = self._parts.get(name)
-        element = part.element if part else ElementName(name)
         suspicion = self._suspects.suspicion(name)
         path = self._dead_letters.path
         try:
             self._dead_letters.add(
                 name,
-                part.text if part else self._claims.spool.read(element),
+                self._text(name),
                 reason=reason,
-                first_seen=self._claims.spool.made_at(element),
+                first_seen=self._claims.spool.made_at(self._part(name).element),
                 attempts=max(suspicion.attempts, 1),
                 last_error=suspicion.last_error or reason,
             )
@@ -120,14 +116,24 @@ class Messages:
         self._remove(name)
         self._settle(following)
 
+    def _part(self, name: str) -> _Part:
+        """Return a part; a message that is not split is the only part of its element."""
+        return self._parts.get(name) or _Part(ElementName(name), b"", is_last=True)
+
+    def _text(self, name: str) -> bytes:
+        """Return the text of a message; raise `OSError` when its element cannot be read."""
+        part = self._parts.get(name)
+        return part.text if part else self._claims.spool.read(ElementName(name))
+
     def _read(self, name: str) -> bytes | None:
-        if name in self._parts:
-            return self._parts[name].text
+        """Return the text to send for a message, after a split that is needed; None on failure."""
         try:
-            text = self._claims.spool.read(ElementName(name))
+            text = self._text(name)
         except OSError as error:
             self._leave(name, _words(error))
             return None
+        if name in self._parts:
+            return text
         texts = self._packer.parts(text)
         if len(texts) > 1:
             self._replace(name, texts)
@@ -135,7 +141,8 @@ class Messages:
 
     def _replace(self, name: str, texts: list[bytes]) -> None:
         """Put parts in the place of a message; the first keeps its name."""
-        whole = self._parts.get(name) or _Part(ElementName(name), b"", is_last=True)
+        whole = self._part(name)
+        # Numbers go on where a part is split again, so that no id is used for two texts.
         used = self._part_numbers.get(whole.element, 0)
         numbers = range(used + 1, used + len(texts))
         self._part_numbers[whole.element] = numbers[-1]
@@ -146,6 +153,7 @@ class Messages:
             is_last = whole.is_last and part == names[-1]
             self._parts[part] = _Part(whole.element, text, is_last=is_last)
         self._window.replace(name, names)
+        # An earlier run may have suspected one of these parts: they are cut the same way each time.
         for part in filter(self._suspects.__contains__, names):
             self._window.suspect(part)
 
@@ -161,18 +169,17 @@ class Messages:
 
     def _remove(self, name: str) -> None:
         """Remove a message that is safe elsewhere, and its element after the last part."""
-        part = self._parts.pop(name, None)
-        if part is None or part.is_last:
-            element = part.element if part else ElementName(name)
-            self._claims.settle(element)
-            self._part_numbers.pop(element, None)
+        part = self._part(name)
+        self._parts.pop(name, None)
+        if part.is_last:
+            self._claims.settle(part.element)
+            self._part_numbers.pop(part.element, None)
         self.on_wire.pop(self._suspects.id_on_wire(name), None)
         self._suspects.removed(name)
 
     def _leave(self, name: str, reason: str) -> None:
         """Give back an element that this run can do nothing with, and all of its parts."""
-        part = self._parts.get(name)
-        element = part.element if part else ElementName(name)
+        element = self._part(name).element
         self._claims.refuse(element, reason)
         siblings = [key for key, other in self._parts.items() if other.element == element]
         for sibling in siblings or [name]:

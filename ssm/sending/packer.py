@@ -91,6 +91,7 @@ class Packer:
         The same text gives the same parts in every run. A text of an unknown form, and a single
         record that is too large, stay whole: `pack` refuses them.
         """
+        # The id takes room in a request, too; the longest one gives the smallest limit.
         limit = self.max_wire("x" * _LONGEST_ID) if self.max_wire is not None else None
         if len(text) <= self.max_size and (limit is None or self._bound(text) <= limit):
             return [text]

@@ -19,8 +19,8 @@ def preview(
         state = "locked by another sender"
         if not spool.is_locked(name):
             try:
-                state = _describe((spool.path / name).read_bytes(), packer)
-                state = f"{state}, to {destination}"
+                text = (spool.path / name).read_bytes()
+                state = f"{_describe(text, packer)}, to {destination}"
             except (envelope.Unsendable, OSError) as error:
                 status, state = ExitStatus.PARTLY, f"cannot be sent: {error}"
         print(f"{name}: {state}")

@@ -142,6 +142,7 @@ class Sender:
     def _send_all(self, limit: int | None) -> bool:
         """Send block after block; return False when the run's time ended before the spool did."""
         if self._suspects:
+            # A suspect may be a part: then its element, the name without the number, is there.
             there = set(self._claims.spool.names())
             self._suspects.keep(lambda name: name in there or name.rpartition(".")[0] in there)
         for block in self._claims.blocks(limit=limit):
@@ -182,6 +183,7 @@ class Sender:
         wire = self._messages.pack(name)
         if wire is None:
             return
+        # The receipt timeout starts with the first message that is in flight.
         if self._window.is_settled:
             self._last_receipt = time.monotonic()
         if self._window.overtakes(name):
@@ -223,6 +225,7 @@ class Sender:
             broker=str(connection.broker),
             is_behind=lambda other: self._window.is_behind(other, name),
         )
+        # The broker works, so that held suspects can be tried again.
         self._window.release()
         self._messages.confirm(name, argo_id)
 

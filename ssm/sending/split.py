@@ -111,6 +111,7 @@ def _find_array(text: str) -> list[tuple[int, int]]:
     while True:
         name, position = decoder.raw_decode(text, _skip(text, position))
         position = _skip(text, _expect(text, position, ":"))
+        # Only the first such array: JSON allows a name twice, and the repository reads one.
         if name == _RECORDS and text[position] == "[" and not spans:
             spans, position = _find_elements(text, position + 1, decoder)
         else:
@@ -172,7 +173,6 @@ class _Elements:
 
     def __init__(self) -> None:
         self._depth = 0
-        self._ends: list[int] = []
         self._spans: list[tuple[int, int]] = []
         self._begin = -1
         self._is_closed = True

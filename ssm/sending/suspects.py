@@ -40,7 +40,7 @@ logger = logging.getLogger("ssm.ssm2")
 
 AGAIN = ".again"
 _MAX_FILE = 4 * 1024 * 1024
-_MAX_ERROR = 500
+_MAX_ERROR = 500  # characters
 
 
 class Treatment(enum.Enum):
@@ -140,6 +140,7 @@ class Suspects:
         for name in {*self._known, *self._overtook, *self._again}:
             if not is_there(name):
                 self.removed(name)
+        # Without a suspect, a message that overtook one can no longer be in the wrong order.
         if not self._known and self._overtook:
             self._overtook.clear()
             self._save()

@@ -92,6 +92,7 @@ class SendWindow:
 
     def next_to_send(self) -> str | None:
         """Return the message to send now; None until a receipt comes."""
+        # One at a time after a break, and while a suspect is in flight.
         in_flight = self.in_flight
         if in_flight and (self._is_careful or not self._suspects.isdisjoint(in_flight)):
             return None

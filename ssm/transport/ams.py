@@ -13,6 +13,7 @@ import ssl
 import threading
 from dataclasses import dataclass
 
+from appliance.core import retry
 from appliance.core.run.errors import Unavailable
 from ssm.settings import AMSAccess, Broker
 from ssm.transport import ams_client, request
@@ -22,15 +23,15 @@ MAX_MESSAGES = 64
 """Messages in one request."""
 _EMPAID = "empaid"
 """The attribute that holds a message's id."""
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between pulls that return nothing."""
 _PULL_BYTES = 2 * 1024 * 1024
 """Bytes that one pull may bring, estimated from the size of the messages before."""
-_FIRST_PULL = 2
+_FIRST_PULL = 2  # messages, before their size is known
 _GATHER_SECONDS = 0.05
 """How long acknowledgements are collected for one request."""
 _CLOSE_TIMEOUT = 5.0
-_REQUEST_TIMEOUT = 408
+_REQUEST_TIMEOUT = 408  # HTTP status
 
 
 def max_data(message_id: str) -> int:
@@ -171,14 +172,15 @@ class AMSConnection:
     # Receiving.
 
     def _pull_all(self, subscription: str, prefetch: int) -> None:
-        most, pause = min(_FIRST_PULL, prefetch), _SHORTEST_PAUSE
+        most = min(_FIRST_PULL, prefetch)
+        pauses = retry.pauses(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         while not self._is_closing:
             received = self._client.pull(subscription, most=most)
             if not received:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._is_closing, pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                    self._changed.wait_for(lambda: self._is_closing, next(pauses))
                 continue
+            pauses = retry.pauses(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
             for message in received:
                 empa_id = message.attributes.get(_EMPAID)
                 self._events.put(
@@ -188,7 +190,7 @@ class AMSConnection:
                 )
             self._acknowledge(subscription, len(received))
             average = sum(len(message.data) for message in received) // len(received)
-            most, pause = max(1, min(prefetch, _PULL_BYTES // (average + 1))), _SHORTEST_PAUSE
+            most = max(1, min(prefetch, _PULL_BYTES // (average + 1)))
 
     def _acknowledge(self, subscription: str, count: int) -> None:
         """Pass on acknowledgements until ``count`` of them came, or the connection closes."""

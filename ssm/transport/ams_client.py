@@ -179,6 +179,7 @@ class AMSClient:
         body = _encode(content)
         target = f"/v1/projects/{_quote(self.service.project)}/{path}"
         answer = self._ask(target, body, limit=limit)
+        # The operators of AMS may replace a token at any time.
         if answer.status == http.client.UNAUTHORIZED and not self._is_token_given:
             self._token = self._exchange_certificate()
             answer = self._ask(target, body, limit=limit)
@@ -216,13 +217,8 @@ class AMSClient:
                     f"does not exist ({said})",
                     "check [messaging] ams_project and destination",
                 )
-            case status if status in _PASSING:
-                raise Interrupted(self.service, f"is out of order ({said})", LASTS, status=status)
-            case status if status // 100 == 3:  # noqa: PLR2004  the class of redirections
-                raise Unavailable(
-                    self.service, f"sends elsewhere ({answer.status}): {answer.location}", LOOK
-                )
             case _:
+                _require_working(answer, self.service)
                 raise RequestRefused(subject, f"refuses the request ({said})", LOOK)
 
     def _exchange_certificate(self) -> str:
@@ -236,17 +232,7 @@ class AMSClient:
                 answer = line.ask("GET", target, None, headers={}, limit=_MAX_ANSWER)
             except Interrupted as error:
                 raise _refused_certificate(error) from None
-        if answer.status in _PASSING:
-            raise Interrupted(
-                subject,
-                f"is out of order ({answer.status}: {answer.detail})",
-                LASTS,
-                status=answer.status,
-            )
-        if answer.status // 100 == 3:  # noqa: PLR2004  the class of redirections
-            raise Unavailable(
-                subject, f"sends elsewhere ({answer.status}): {answer.location}", LOOK
-            )
+        _require_working(answer, subject)
         if answer.status != http.client.OK:
             cause = f"gives no token for this host's certificate ({answer.status}: {answer.detail})"
             raise AccessDenied(
@@ -303,12 +289,23 @@ def _parse(answer: HTTPAnswer, *, subject: object) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
+        # A proxy that gives up in the middle of an answer leaves the beginning of an object.
         if text.startswith(b"{"):
             raise Interrupted(subject, "breaks off in the middle of an answer", LASTS) from None
         raise Unavailable(subject, f"does not answer as an AMS: {answer.detail}", LOOK) from None
     if not isinstance(content, dict):
         raise Unavailable(subject, "does not answer as an AMS: no JSON object", LOOK)
     return content
+
+
+def _require_working(answer: HTTPAnswer, subject: object) -> None:
+    """Raise `Interrupted` when a service is out of order, `Unavailable` when it redirects."""
+    status = answer.status
+    if status in _PASSING:
+        cause = f"is out of order ({status}: {answer.detail})"
+        raise Interrupted(subject, cause, LASTS, status=status)
+    if status // 100 == 3:  # noqa: PLR2004  the class of redirections
+        raise Unavailable(subject, f"sends elsewhere ({status}): {answer.location}", LOOK)
 
 
 def _quote(name: str) -> str:

@@ -7,18 +7,14 @@ answered last is tried first the next time.
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from appliance.core.run.errors import Unavailable
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.tls import PeerTrust
 from ssm.settings import Broker, Link
 from ssm.transport.events import Connection
-
-if TYPE_CHECKING:  # start-up is a cost
-    import ssl
-
-    from appliance.core.trust.ca_directory import CADirectory
-    from appliance.core.trust.tls import PeerTrust
 
 logger = logging.getLogger("ssm.ssm2")
 
@@ -68,8 +64,6 @@ def brokers_of(link: Link, *, trust: CADirectory) -> Brokers:
 
 def check_tls(link: Link) -> None:
     """Raise `LocalFailure` when certificate, key or CA directory is unusable for a connection."""
-    from appliance.core.trust.ca_directory import CADirectory  # noqa: PLC0415  start-up is a cost
-
     _tls(link, _peers(link, CADirectory(link.capath)))
 
 
@@ -88,8 +82,6 @@ def _connect_stomp(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
 
 
 def _peers(link: Link, trust: CADirectory) -> PeerTrust:
-    from appliance.core.trust.tls import PeerTrust  # noqa: PLC0415  start-up is a cost
-
     return PeerTrust(trust, with_system=link.ams is not None and link.ams.system_cas)
 
 

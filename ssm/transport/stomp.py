@@ -38,6 +38,7 @@ logging.getLogger("stomp.py").setLevel(logging.CRITICAL)  # events report its fa
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS, and again for the broker's greeting."""
 HEART_BEAT_MS = 30_000
+"""In both directions. stomp.py ends a connection after one and a half times this silence."""
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     # For brokers that decline heart-beats: about two minutes until a vanished one is noticed.
@@ -135,8 +136,10 @@ class STOMPConnection:
                     self.broker, f"ends the connection before greeting: {cause}", _REGISTER
                 )
             case _:
-                seconds = f"{CONNECT_TIMEOUT:.0f} s"
-                cause = f"accepts connections but does not answer in STOMP within {seconds}"
+                cause = (
+                    "accepts connections but does not answer in STOMP within"
+                    f" {CONNECT_TIMEOUT:.0f} s"
+                )
                 raise Unavailable(self.broker, cause, "check that this port speaks STOMP")
 
     @contextlib.contextmanager
@@ -145,6 +148,7 @@ class STOMPConnection:
         try:
             yield
         except (StompException, OSError, AttributeError, KeyError, ValueError):
+            # On a connection that still runs, it is a bug.
             if self._transport.running:
                 raise
 
@@ -156,7 +160,8 @@ class _Session(BaseConnection, Protocol12):  # type: ignore[misc]  # stomp.py ha
         BaseConnection.__init__(self, transport)
         Protocol12.__init__(self, transport, (HEART_BEAT_MS, HEART_BEAT_MS))
 
-    disconnect = Protocol12.disconnect  # BaseConnection's does nothing
+    # BaseConnection's method, which does nothing, would come first otherwise.
+    disconnect = Protocol12.disconnect
 
 
 class _Room:
