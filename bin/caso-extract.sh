@@ -1,3 +1,3 @@
 #!/bin/sh
-# Runs the job once, in its container; arguments are for its program.
+# Runs the job once; the arguments are for its program.
 exec /usr/local/bin/appliance run caso -- "$@"

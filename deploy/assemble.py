@@ -1,4 +1,4 @@
-"""Runs while images are built: puts libraries and programs below /layers/NAME as they will lie in the image NAME.
+"""Installation of libraries and programs below /layers/NAME, during the build of image NAME.
 
 python3 -m deploy.assemble libraries WHEELHOUSE REQUIREMENTS     one directory for each layer
 python3 -m deploy.assemble programs WHEEL                        one for each image, with only what
@@ -30,7 +30,7 @@ NEVER_IMPORTED = (
     "pycparser",
     "bin",
 )
-"""What builds packages, which a dependency names for its own build, and other people's programs."""
+"""Build tools that dependencies list for their own build, and programs of libraries."""
 _TESTS = ("tests", "test", "testing_data")
 
 
@@ -89,7 +89,7 @@ def _strip(site: Path) -> None:
 
 
 def programs(wheel: Path) -> None:
-    """Lay out our packages and programs for each image."""
+    """Copy our packages and write our programs, for each image."""
     unpacked = Path("/unpacked")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
@@ -113,14 +113,18 @@ def programs(wheel: Path) -> None:
             module, _, function = entry_points["console_scripts"][program].partition(":")
             path = binaries / program
             path.write_text(
-                f"#!/{PREFIX}/bin/python\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
+                f"#!/{PREFIX}/bin/python\nimport sys\n\nfrom {module} import {function}\n\n"
+                f"sys.exit({function}())\n"
             )
             path.chmod(0o755)
         _compile(LAYERS / name)
 
 
 def _compile(layer: Path) -> None:
-    """Compile once and for all: files of an image do not change, and nobody can write there."""
+    """Compile without a check for changes, because files of an image do not change.
+
+    The account of a container could not write a new file anyway.
+    """
     done = compile_dir(
         layer,
         quiet=1,

@@ -1,4 +1,4 @@
-"""Makes the bundle that an installation needs: images, the host's wheels, files, what is in the images, and proof.
+"""The bundle for an installation: images, wheels, files, bills of materials, checksums, signature.
 
     DIST/fedcloud-appliance-VERSION/
       install  signing-key.pem      the installer, and the public key when there is a signature
@@ -11,7 +11,7 @@
       sbom/NAME.cdx.json            the content of each image
       SHA256SUMS  SHA256SUMS.sig    of all other files; signed with the publisher's key
 
-It is made under another name and renamed when it is whole.
+It is made under a temporary name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class BundleError(Exception):
-    """The bundle cannot be made, in one line."""
+    """The bundle cannot be made; the message is one line."""
 
 
 def make(
@@ -50,9 +50,14 @@ def make(
     fresh: bool = False,
     step: progress.Step = progress.silent,
 ) -> Path:
-    """Make the bundle in ``directory``; returns its own directory. Without a key it is not signed.
+    """Make the bundle in ``directory``; return its own directory.
 
-    A ``fresh`` one has the Debian packages of today. Raises `BundleError` and `DaemonError`.
+    It is signed if there is a ``key``. A ``fresh`` one has the Debian packages of today.
+
+    Raises:
+        BundleError: The key cannot be used, or a program fails.
+        DaemonError: The engine does not start, or an image cannot be built.
+
     """
     if key is not None:
         check_key(key)
@@ -93,20 +98,25 @@ def make(
 
 
 def check_key(key: Path) -> None:
-    """Raise `BundleError` unless the file is a private key that its owner alone can read."""
+    """Check that the file is a private key that only its owner can read.
+
+    Raises:
+        BundleError: It is missing, not a key, or others can read it.
+
+    """
     try:
         mode = key.stat().st_mode
     except OSError as error:
         raise BundleError(
-            f"{key}: {error.strerror}; give the publisher's private key, or --unsigned"
+            f"{key}: {error.strerror}; name the publisher's private key, or use --unsigned"
         ) from None
     if mode & _OTHERS:
-        raise BundleError(f"{key}: others can read this key; chmod 600")
-    _run(["openssl", "pkey", "-in", key, "-noout"], why=f"{key}: is no private key in PEM form")
+        raise BundleError(f"{key}: others can read this key; chmod 600 {key}")
+    _run(["openssl", "pkey", "-in", key, "-noout"], why=f"{key}: is not a private key in PEM form")
 
 
 def sign(bundle: Path, key: Path) -> None:
-    """Sign the list of sums: with an Ed25519 key as it is, with another one over its SHA-256."""
+    """Sign the list of checksums: the file with an Ed25519 key, its SHA-256 with other keys."""
     sums, signature = bundle / "SHA256SUMS", bundle / "SHA256SUMS.sig"
     kind = _run(["openssl", "pkey", "-in", key, "-noout", "-text"])
     if "ED25519" in kind:
@@ -133,7 +143,7 @@ def _put_files(bundle: Path) -> None:
 
 
 def _put_wheels(bundle: Path) -> None:
-    """Put the wheels of the host's programs, and of all programs for a host without containers, for each Python."""
+    """Copy the wheels of all programs, for each Python; a host with containers needs some."""
     shutil.copy(LOCKS / f"{HOST_EXTRA}.txt", bundle / "requirements.txt")
     everything = contents.everything([LOCKS / f"{name}.txt" for name in images.EXTRAS])
     (bundle / "requirements-all.txt").write_text(everything)
@@ -154,7 +164,10 @@ def _put_images(
     lines = [f"{name} {images.tag(name)} {ids[name]}\n" for name in contents.IMAGES]
     head = f"# service tag id\n{locked.PACKAGES_OF} {base.archive}\n"
     (bundle / "images.lock").write_text(head + "".join(lines))
-    head = f"# Debian packages as of {base.archive}: name version architecture, and the day that each was built on\n"
+    head = (
+        f"# Debian packages as of {base.archive}: name version architecture,"
+        " and the day that each was built on\n"
+    )
     (bundle / "debian-packages.txt").write_text(
         head + "".join(f"{package}\n" for package in base.packages())
     )
@@ -184,7 +197,7 @@ def _put_sums(bundle: Path) -> None:
 
 
 def _name(unfinished: Path, finished: Path) -> Path:
-    """Give the bundle its name; an earlier one of the same version goes only now."""
+    """Rename the bundle to its name; only now remove an earlier one of the same version."""
     old = finished.with_name(f".{finished.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if finished.exists():
@@ -207,24 +220,28 @@ def _run(command: list[str | Path], *, why: str = "") -> str:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="scripts/build", description="Builds the images and the bundle."
+        prog="scripts/build", description="Build the images and the bundle."
     )
     proof = parser.add_mutually_exclusive_group(required=True)
     proof.add_argument(
         "--key",
         type=Path,
         metavar="FILE",
-        help="private key (PEM, Ed25519 best) that signs the bundle",
+        help="private key (PEM, preferably Ed25519) that signs the bundle",
     )
     proof.add_argument(
         "--unsigned",
         action="store_true",
-        help="no signature: for an installation by whoever built it",
+        help="make no signature; for an installation on the host that built it",
     )
     parser.add_argument(
-        "--into", type=Path, default=TOP / "dist", metavar="DIR", help="where to (default: dist)"
+        "--into",
+        type=Path,
+        default=TOP / "dist",
+        metavar="DIR",
+        help="directory for the bundle (default: dist)",
     )
-    words = "take today's Debian packages into the images, and print what changed; default: those of the last build"
+    words = "use today's Debian packages, and print what changed (default: those of the last build)"
     parser.add_argument("--fresh", action="store_true", help=words)
     arguments = parser.parse_args()
     engine = DockerDaemon(TOP / ".cache/docker")

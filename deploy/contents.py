@@ -1,4 +1,4 @@
-"""What each image holds beside the base: libraries from the locks, layer by layer, our packages and our programs.
+"""The contents of each image besides the base: libraries in layers, our packages and programs.
 
 An image is a chain of layers. A layer that several images need comes early in their chains and is
 stored once:
@@ -11,7 +11,7 @@ stored once:
                                    ├─ cloudbdii ── cloudbdii (slapd)
                                    └─ cloudkeeper-os
 
-Needs nothing but the standard library: it also runs where images are built.
+The module uses the standard library only, because it also runs during the build of images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(?===)")
 
 @dataclass(frozen=True, slots=True)
 class ImageContents:
-    """One image: the extras that it has, the layers that it stands on, and what of ours is in it."""
+    """An image: its extras, the layers below it, and our packages and programs in it."""
 
     extras: tuple[str, ...]
     below: tuple[str, ...]
@@ -63,7 +63,7 @@ IMAGES: Mapping[str, ImageContents] = {
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Return a lock's requirements by name, each with its hashes as it is written there."""
+    """Return the requirements of a lock by name, each with the lines of its hashes."""
     found: dict[str, str] = {}
     name = ""
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -75,7 +75,7 @@ def read_lock(path: Path) -> dict[str, str]:
 
 
 def layers(locks: Path) -> dict[str, str]:
-    """Return the requirements of each layer, and of each image what its layers below do not have."""
+    """Return the requirements of each layer, and of each image without its layers below."""
     wanted = {
         name: {
             key: text
@@ -97,7 +97,7 @@ def layers(locks: Path) -> dict[str, str]:
 
 
 def everything(locks: Iterable[Path]) -> str:
-    """Return one list of all requirements in some locks; the locks agree on versions."""
+    """Return the requirements of several locks as one list; the locks have the same versions."""
     found: dict[str, str] = {}
     for path in locks:
         for name, text in read_lock(path).items():

@@ -1,12 +1,12 @@
-"""What the images take from Debian: the base and a few packages, kept under the versions that they are of.
+"""The Debian packages of images: the base and a few more, cached by their versions.
 
-    CACHE/base/RECIPE.json   which of them a build takes, and the day of the archive that offered it
-    CACHE/base/HASH/         base.tar, slapd/*.deb, qemu/*.deb and packages.list, what is in them
+    CACHE/base/RECIPE.json   the HASH that a build uses, and the day of Debian's archive
+    CACHE/base/HASH/         base.tar, slapd/*.deb, qemu/*.deb, and their versions: packages.list
 
-RECIPE is a hash of what is asked for: the script, the names of the packages, the time stamp of all
-files. HASH also covers packages.list, and with it every version. The archive is asked when nothing
-is kept for the recipe, or by a build that wants today's packages; otherwise builds stay as they
-are, byte for byte, without a network.
+RECIPE is a hash of the request: the script, the names of the packages, the time stamp of all files.
+HASH also covers packages.list, and therefore every version. The archive is read only if the cache
+has nothing for the recipe, or for a build with today's packages. Other builds need no network and
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 LIST = "packages.list"
 _ARCHIVE = "archive-date"
 _KEEP = 86400
-"""Seconds after which a base that no build takes any more may go: one that runs now may still read it."""
+"""Seconds after which an unused base is removed; a build that runs now may still read it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One Debian package, with the day on which it was built."""
+    """A Debian package, with the day on which it was built."""
 
     name: str
     version: str
@@ -42,23 +42,23 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a build takes: a directory of the cache, and the day of the archive that still offered just that."""
+    """A directory of the cache, and the last day on which the archive had these versions."""
 
     directory: Path
     archive: date
 
     def packages(self) -> list[Package]:
-        """Return what is in it, by name."""
+        """Return the packages in it, by name."""
         return [Package(*line.split()) for line in (self.directory / LIST).read_text().splitlines()]
 
 
 def fetch(
     cache: Path, asked: Sequence[bytes], make: Callable[[Path], None], *, fresh: bool
 ) -> tuple[Base, list[str]]:
-    """Return what a build is to take, and a line for each difference to what the last one took.
+    """Return the base for a build, and a line for each difference to that of the last build.
 
-    ``make`` fills a directory from the archive, see `deploy/base`. With ``fresh``, it is called
-    even if something is kept.
+    ``make`` fills a directory from the archive, see `deploy/base`. With ``fresh`` it is called even
+    if the cache has a base.
     """
     cache.mkdir(parents=True, exist_ok=True)
     note = cache / f"{_digest(asked)}.json"
@@ -70,7 +70,7 @@ def fetch(
     try:
         make(unfinished)
         archive = date.fromisoformat((unfinished / _ARCHIVE).read_text().strip())
-        # the same versions are the same base, whenever they were offered
+        # Not part of the base: the same versions must give the same directory on every day.
         (unfinished / _ARCHIVE).unlink()
         found = Base(cache / _digest([*asked, (unfinished / LIST).read_bytes()]), archive)
         if not found.directory.exists():
@@ -83,7 +83,7 @@ def fetch(
 
 
 def differences(before: Iterable[Package], after: Iterable[Package]) -> Iterator[str]:
-    """Yield a line for each package that came, went, or has another version."""
+    """Yield a line for each package that was added, removed, or has another version."""
     old, new = ({package.name: package for package in packages} for packages in (before, after))
     for name in sorted(old.keys() | new.keys()):
         match old.get(name), new.get(name):
@@ -105,7 +105,7 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def _read(note: Path, cache: Path) -> Base | None:
-    """Return what is kept; None when nothing is, or when it is not whole."""
+    """Return the base in the cache; None if there is none or it is incomplete."""
     try:
         found = json.loads(note.read_text())
         base = Base(cache / found["directory"], date.fromisoformat(found["archive"]))
@@ -123,7 +123,7 @@ def _write(note: Path, base: Base) -> None:
 
 
 def _remove_unused(cache: Path) -> None:
-    """Remove what no recipe leads to any more."""
+    """Remove directories that no recipe uses."""
     used = {base.directory for note in cache.glob("*.json") if (base := _read(note, cache))}
     for path in cache.iterdir():
         if path.is_dir() and path not in used and time.time() - path.stat().st_mtime > _KEEP:

@@ -1,12 +1,12 @@
-"""A Docker engine of our own, from Debian's docker.io: its data in one directory, its socket named for it.
+"""A private Docker engine, from Debian's docker.io, with its data in one directory.
 
-    python3 -m deploy.dockerd DIR up          starts it and prints DOCKER_HOST
-    python3 -m deploy.dockerd DIR down        ends it; containers end with it
-    python3 -m deploy.dockerd DIR COMMAND…    runs a command with DOCKER_HOST set
+    python3 -m deploy.dockerd DIR up          start it and print DOCKER_HOST
+    python3 -m deploy.dockerd DIR down        stop it and its containers
+    python3 -m deploy.dockerd DIR COMMAND…    run a command with DOCKER_HOST set
 
-Whoever builds or tests has the same engine, whatever else runs on the machine. Needs root, cgroups,
-and a file system that can carry overlays (ext4, xfs), else the engine copies instead of sharing
-layers.
+Builds and tests use it, so that they do not depend on another engine of the machine. It needs root,
+cgroups, and a file system for overlays (ext4, xfs); on others it copies layers instead of sharing
+them.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 DOCKER = "/usr/bin/docker"
-"""Debian's client: another one, without its plugins, may come first in PATH."""
+"""Debian's client; PATH may have another one first, without the plugins."""
 DAEMON = "/usr/sbin/dockerd"
 _START_SECONDS = 60
 _STOP_SECONDS = 30
 
 
 class DaemonError(Exception):
-    """The engine cannot be had, in one line."""
+    """The engine cannot be started or used; the message is one line."""
 
 
 class DockerDaemon:
-    """The engine whose data lie in ``directory``. What it needs while it runs is in /run, whose paths are short."""
+    """The engine with its data in ``directory``.
+
+    Its socket is in /run, because the path of a socket must be short.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
@@ -47,7 +50,7 @@ class DockerDaemon:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a client's environment needs to be."""
+        """Return the environment for clients."""
         return {
             **os.environ,
             "DOCKER_HOST": f"unix://{self.socket}",
@@ -56,11 +59,11 @@ class DockerDaemon:
 
     @property
     def log(self) -> Path:
-        """What the daemon has to say."""
+        """Return the path of the daemon's log."""
         return self.directory / "dockerd.log"
 
     def pid(self) -> int | None:
-        """Return the daemon's process id, if it runs."""
+        """Return the daemon's process id; None if it does not run."""
         try:
             pid = int(self._pid_file.read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -69,14 +72,19 @@ class DockerDaemon:
         return pid if os.fsencode(self.directory / "data") in command else None
 
     def up(self) -> None:
-        """Start the daemon, if it does not run. Raises `DaemonError`."""
+        """Start the daemon if it does not run.
+
+        Raises:
+            DaemonError: It does not start.
+
+        """
         with self._locked():
             if self.pid() is None:
                 _check_host()
                 self._start()
 
     def down(self) -> None:
-        """End the daemon and with it all its containers."""
+        """Stop the daemon and all its containers."""
         with self._locked():
             pid = self.pid()
             if pid is None:
@@ -94,7 +102,12 @@ class DockerDaemon:
     def docker(
         self, *arguments: str | Path, check: bool = True, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run Debian's client. Raises `DaemonError` with what it said."""
+        """Run Debian's client.
+
+        Raises:
+            DaemonError: It failed, and ``check`` is set; the message is its output.
+
+        """
         return self.run([DOCKER, *arguments], check=check, stdin=stdin)
 
     def run(
@@ -105,7 +118,12 @@ class DockerDaemon:
         stdin: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program that talks to this engine. Raises `DaemonError` with what it said."""
+        """Run a program that uses this engine.
+
+        Raises:
+            DaemonError: It failed, and ``check`` is set; the message is its output.
+
+        """
         done = subprocess.run(
             command,
             input=stdin,
@@ -122,7 +140,7 @@ class DockerDaemon:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Have the daemon run for the block; the last user ends it, unless it ran before the first."""
+        """Run the daemon for the block; the last user stops it, if a user has started it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         ours = self.directory / "started-by-users"
         with (self.directory / "users").open("w") as users:
@@ -141,9 +159,9 @@ class DockerDaemon:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Exclude others that need a name in this engine, or a port of the machine, which only one can have.
+        """Hold the lock for container names in this engine and for fixed ports of the machine.
 
-        Whoever holds it must not ask for it again.
+        The lock is not reentrant.
         """
         with (self.directory / "alone").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -157,7 +175,7 @@ class DockerDaemon:
             yield
 
     def _clear(self) -> None:
-        """Remove what a daemon leaves: after a container in the host's network also a mount of that network."""
+        """Remove the files of a stopped daemon, and the mounts of the host's network namespace."""
         for mounted in self._run.glob("exec/netns/*"):
             subprocess.run(["umount", "-l", mounted], capture_output=True, check=False)
         if self._run.exists():
@@ -171,7 +189,7 @@ class DockerDaemon:
         command: list[str | Path] = [
             *(DAEMON, "--data-root", self.directory / "data", "--exec-root", self._run / "exec"),
             *("--pidfile", self._pid_file, "--host", f"unix://{self.socket}", "--bridge", "none"),
-            # Two engines on one machine do not see each other's networks: each takes its own.
+            # Engines on one machine do not see each other's networks, so each has its own range.
             *("--default-address-pool", f"base=10.{octet}.0.0/16,size=24"),
             *("--config-file", self._run / "daemon.json", "--shutdown-timeout", "5"),
         ]
@@ -183,7 +201,7 @@ class DockerDaemon:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             if self._answers():
-                # the daemon outlives this object, which would complain of that
+                # The daemon outlives this object; Popen would warn of a process still running.
                 process.returncode = 0
                 return
             time.sleep(0.05)
@@ -204,15 +222,13 @@ class DockerDaemon:
 
 def _check_host() -> None:
     if os.geteuid() != 0:
-        raise DaemonError("only root can start an engine")
+        raise DaemonError("only root can start an engine; run this as root")
     if not Path(DAEMON).exists():
         raise DaemonError(f"{DAEMON} is missing: apt-get install docker.io")
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount(
         "/sys/fs/cgroup/memory"
     ):
-        raise DaemonError(
-            "no cgroups are mounted at /sys/fs/cgroup; an engine cannot work on this machine"
-        )
+        raise DaemonError("no cgroups are mounted at /sys/fs/cgroup; an engine needs them")
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:

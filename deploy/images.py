@@ -1,11 +1,10 @@
-"""Builds the images: base and packages from the Debian archive, wheels by their hashes, then `docker build` offline.
+"""The build of images: Debian packages, wheels by their hashes, then `docker build` offline.
 
-What comes from outside is kept in the cache under the hash of what asked for it, so a second build
-needs no network:
+Downloads are cached under the hash of their request, so that a second build needs no network:
 
     CACHE/base/              the base and packages, see deploy/debian.py
     CACHE/wheelhouse/HASH/   the wheels of all locks
-    CACHE/context/           what the engine gets to see
+    CACHE/context/           the context of `docker build`
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ HERE = TOP / "deploy"
 LOCKS = TOP / "locks"
 REPOSITORY = "egifedcloud"
 NEWEST_INDEX = 1764547200
-"""Time of everything in the base unless SOURCE_DATE_EPOCH says otherwise, in seconds."""
+"""Time stamp of all files of the base, in seconds, unless SOURCE_DATE_EPOCH is set."""
 
 EXTRAS = ("admin", "bdii", "caso", "cloud-info", "cloudkeeper", "cloudkeeper-os", "ssm")
 
@@ -45,7 +44,10 @@ def version() -> str:
 
 
 def commit(top: Path = TOP) -> str:
-    """Return the commit of a checkout, marked when it has changes; ``unknown`` when it is none, or git is missing."""
+    """Return the commit of a checkout, with ``-changed`` if it has changes.
+
+    It is ``unknown`` for a directory that is not a checkout, or without git.
+    """
     words = ["git", "-c", f"safe.directory={top}", "-C", str(top)]
     try:
         found = subprocess.run(
@@ -54,20 +56,20 @@ def commit(top: Path = TOP) -> str:
             text=True,
             check=False,
         )
-        # New files count: the wheel takes them in.
+        # Untracked files count, because the wheel includes them.
         changed = subprocess.run(
             [*words, "status", "--porcelain"], capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         return "unknown"
-    # unpacked somewhere in another checkout
+    # The top of another repository: this tree is unpacked inside it.
     if found.returncode or Path(found.stdout.splitlines()[0]) != top:
         return "unknown"
     return found.stdout.split()[-1] + ("-changed" if changed.stdout.strip() else "")
 
 
 def epoch() -> str:
-    """Return the time of everything that is built, in seconds."""
+    """Return the time stamp of all built files, in seconds."""
     return os.environ.get("SOURCE_DATE_EPOCH") or str(NEWEST_INDEX)
 
 
@@ -79,9 +81,9 @@ def tag(name: str) -> str:
 def ensure(
     engine: DockerDaemon, cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent
 ) -> Mapping[str, str]:
-    """Build all images unless the engine has them from the same sources; returns their ids by name.
+    """Build all images unless the engine has them from the same sources; return their ids by name.
 
-    With ``fresh``, the Debian packages are those that the archive has today.
+    With ``fresh``, the Debian packages are those of today.
     """
     base = fetch_base(cache, fresh=fresh, step=step)
     note, wanted = engine.directory / "images.json", _sources(base)
@@ -100,13 +102,13 @@ def ensure(
 
 
 def lead_there(engine: DockerDaemon, ids: Mapping[str, str]) -> bool:
-    """Say whether each tag leads to its image: tags are what runs and what is saved, and they may be moved."""
+    """Return whether each tag still stands for its image; others can move a tag."""
     shown = engine.docker("image", "inspect", "--format", "{{.Id}}", *ids, check=False)
     return shown.stdout.split() == list(ids.values())
 
 
 def _sources(base: debian.Base) -> str:
-    """Return a digest of all that images are made from, the version of the checkout included."""
+    """Return a digest of all sources of images, including version and commit."""
     digest = hashlib.sha256(f"{version()} {commit()} {epoch()} {base.directory.name}".encode())
     tops = [
         "appliance",
@@ -134,7 +136,12 @@ def _sources(base: debian.Base) -> str:
 def build(
     engine: DockerDaemon, cache: Path, *, step: progress.Step = progress.silent
 ) -> Mapping[str, str]:
-    """Build all images; returns their ids by name. Raises `DaemonError`."""
+    """Build all images; return their ids by name.
+
+    Raises:
+        DaemonError: A download or a build fails.
+
+    """
     base = fetch_base(cache, step=step).directory
     with step("wheels"):
         wheels = fetch_wheels(cache)
@@ -175,9 +182,9 @@ def build(
 def fetch_base(
     cache: Path, *, fresh: bool = False, step: progress.Step = progress.silent
 ) -> debian.Base:
-    """Return the base and the packages, from the cache or from the Debian archive.
+    """Return the base and the packages, from the cache or from Debian's archive.
 
-    What a ``fresh`` build takes that the one before had not is printed.
+    With ``fresh``, the differences to the last build are printed.
     """
     asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
     recipe = [epoch().encode(), *(path.read_bytes() for path in asked)]
@@ -188,9 +195,9 @@ def fetch_base(
 
     base, changes = debian.fetch(cache / "base", recipe, make, fresh=fresh)
     if fresh:
+        count = len(changes) or "no"
         print(
-            f"Debian packages of {base.archive}: {len(changes) or 'no'} changes since the last build",
-            flush=True,
+            f"Debian packages of {base.archive}: {count} changes since the last build", flush=True
         )
         for line in changes:
             print(f"  {line}", flush=True)
@@ -198,12 +205,12 @@ def fetch_base(
 
 
 PYTHONS = ("3.11", "3.12", "3.13")
-"""Of Debian 12, Ubuntu 24.04 and Debian 13; RHEL 9 has the first two beside its own."""
+"""Python of Debian 12, Ubuntu 24.04 and Debian 13; RHEL 9 has packages of the first two."""
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
 def fetch_wheels(cache: Path) -> Path:
-    """Return the directory with all wheels that the locks of the programs and of the build name."""
+    """Return the directory with all wheels in the locks of the programs and of the build."""
     locks = [LOCKS / f"{name}.txt" for name in (*EXTRAS, "build")]
     wanted = contents.everything(locks)
 
@@ -225,7 +232,7 @@ def fetch_wheels(cache: Path) -> Path:
 
 
 def fetch_host_wheels(cache: Path, lock: Path) -> Path:
-    """Return the directory with the wheels of a lock for the Python of each system that the host may be."""
+    """Return the directory with the wheels of a lock for each of `PYTHONS`."""
     wanted = lock.read_text()
 
     def make(directory: Path) -> None:
@@ -256,7 +263,7 @@ def fetch_host_wheels(cache: Path, lock: Path) -> Path:
 
 
 def build_wheel(cache: Path, wheels: Path) -> Path:
-    """Build the distribution itself with what is in the wheelhouse; returns the wheel."""
+    """Build the wheel of this distribution with the tools in the wheelhouse; return it."""
     out = cache / "own"
     shutil.rmtree(out, ignore_errors=True)
     uv: list[str | Path] = [
@@ -273,7 +280,7 @@ def build_wheel(cache: Path, wheels: Path) -> Path:
 
 
 def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
-    """Lay out what `docker build` sees; returns the directory."""
+    """Make the context of `docker build`; return its directory."""
     context = cache / "context"
     shutil.rmtree(context, ignore_errors=True)
     for directory in ("wheelhouse", "requirements", "own", "debs", "deploy"):
@@ -295,7 +302,12 @@ def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
 
 
 def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
-    """Run a program; what it said is only told, in the `DaemonError`, if it fails."""
+    """Run a program without showing its output.
+
+    Raises:
+        DaemonError: It failed; the message has the end of its output.
+
+    """
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
         env={**os.environ, **(environment or {})},
@@ -306,7 +318,7 @@ def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | Non
 
 
 def kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
-    """Return what was made for the same wishes earlier, else make it: whole or not at all."""
+    """Return the directory cached for a request; make it atomically if it is missing."""
     digest = hashlib.sha256()
     for part in asked:
         digest.update(len(part).to_bytes(8, "big") + part)
@@ -324,7 +336,7 @@ def kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) 
 
 
 def _load_base(engine: DockerDaemon, base: Path) -> str:
-    """Load the base as an image whose id follows from its content alone; returns its tag."""
+    """Load the base as an image whose id depends only on its content; return its tag."""
     layer = base / "base.tar"
     with layer.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -350,10 +362,10 @@ def _load_base(engine: DockerDaemon, base: Path) -> str:
     assert process.stdin is not None  # noqa: S101
     with process.stdin, tarfile.open(mode="w|", fileobj=process.stdin) as archive:
         for member, value in (("config.json", config), ("manifest.json", manifest)):
-            octets = json.dumps(value).encode()
+            data = json.dumps(value).encode()
             info = tarfile.TarInfo(member)
-            info.size = len(octets)
-            archive.addfile(info, io.BytesIO(octets))
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
         archive.add(layer, "layer.tar")
     if process.wait():
         raise DaemonError(f"docker load: status {process.returncode}")
@@ -361,7 +373,7 @@ def _load_base(engine: DockerDaemon, base: Path) -> str:
 
 
 def main() -> int:
-    """Build what is not there yet in an engine of our own; prints the images and their ids."""
+    """Build missing images in a private engine; print the images and their ids."""
     engine = DockerDaemon(TOP / ".cache/docker")
     with engine.used(), engine.alone():
         for name, identifier in ensure(engine, TOP / ".cache/deploy", step=progress.step).items():

@@ -1,6 +1,7 @@
-"""What is in an image, as a CycloneDX 1.5 document: Debian packages by dpkg's own notes, Python by its metadata.
+"""The bill of materials of an image, as a CycloneDX 1.5 document.
 
-Read from the image's files as the engine exports them, not from what was asked for.
+Debian packages come from dpkg's status files and Python packages from their metadata. Both are read
+from the files of the image, not from the lists that it was built from.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ _PYTHON = "opt/fedcloud/lib/python3.11/site-packages/"
 
 
 def of_image(engine: DockerDaemon, tag: str, *, at: datetime) -> str:
-    """Return the document for an image that the engine has. Raises `DaemonError`."""
+    """Return the document for an image.
+
+    Raises:
+        DaemonError: The engine does not have it.
+
+    """
     container = engine.docker("create", "--network", "none", tag).stdout.strip()
     try:
         with subprocess.Popen(

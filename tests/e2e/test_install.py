@@ -595,7 +595,9 @@ def test_another_s_signature_is_refused(own: Path, root: Path) -> None:
         own, root, key=public
     )
     bundles.seal(own, key=None)
-    assert "not signed; nothing was changed" in refused(own, root)
+    assert "not signed; use --unsigned if you have built it; nothing was changed" in refused(
+        own, root
+    )
     assert "no such key" in refused(own, root, key=own / "none")
     assert install(own, root, "--unsigned").returncode == 0
 
@@ -687,7 +689,7 @@ def test_two_installers_at_once(made: Path, root: Path) -> None:
     told = refused(older(made), root)
     os.close(directory)
     assert told == (
-        f"install: another installation into {root} is running; wait until it has ended; nothing was changed\n"
+        f"install: another installation into {root} is running; wait for its end; nothing was changed\n"
     )
     assert install(older(made), root).returncode == 0
 
@@ -783,6 +785,6 @@ def test_a_tar_of_something_else_is_refused(own: Path, root: Path, members: list
     shown = install(packed, root)
     assert (shown.returncode, shown.stderr) == (
         3,
-        f"install: {packed}: no bundle of the appliance in it\n",
+        f"install: {packed}: does not contain a bundle of the appliance; get it again\n",
     )
     assert not (root / "etc/fedcloud").exists()

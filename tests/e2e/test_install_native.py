@@ -93,6 +93,11 @@ def test_one_command_installs_user_units_timers_and_logs(host: Host, made: Path)
         )
         assert "docker" not in text
         assert "@AUTHORITIES@" not in text
+    backend = (units / "cloudkeeper-os.service").read_text()
+    assert "\nWants=network-online.target fedcloud-upkeep.timer\n" in backend
+    assert "\nExecStartPre=-+/usr/local/bin/appliance certificates --renew\n" in backend
+    assert (units / "fedcloud-upkeep.timer").exists()
+    assert (units / "fedcloud-upkeep.service").exists()
     assert (units / "fedcloud-job@caso.timer").exists()
     assert (units / "fedcloud-job@.service.d/native.conf").exists()
     assert (units / "multi-user.target.wants/bdii.service").is_symlink()

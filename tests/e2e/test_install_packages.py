@@ -108,10 +108,10 @@ def test_a_step_that_would_remove_a_package_refuses_and_says_which(host: Host, m
     packages.offer(BOOKWORM)
     packages.install(*DOCKER_CE)
     line = refused(host, made)
-    removed = re.findall("would remove ([^;]*);", line)[0].split()
+    removed = re.findall("would replace ([^;]*);", line)[0].split()
     assert sorted(removed) == ["containerd.io", "docker-ce", "docker-ce-cli"]
     assert line.endswith(
-        "install by hand what goes with it, or use --no-packages; nothing was changed\n"
+        "install packages that do not conflict, or use --no-packages; nothing was changed\n"
     )
     for name in ("docker", "docker-compose"):  # as the administrator puts them back
         host.stand_in(name, DOCKER)
@@ -128,7 +128,7 @@ def test_a_compose_that_would_remove_the_engine_s_client(host: Host, made: Path)
     host.stand_in("docker", DOCKER)
     release(host, "debian", "13")
     line = refused(host, made)
-    assert {"docker-ce-cli"} <= set(re.findall("would remove ([^;]*);", line)[0].split())
+    assert {"docker-ce-cli"} <= set(re.findall("would replace ([^;]*);", line)[0].split())
 
 
 def test_the_packages_of_each_release(host: Host, made: Path) -> None:
@@ -238,7 +238,7 @@ def test_little_memory_is_told_and_installed_all_the_same(
         f"MemTotal:  {total} kB\nMemFree:  5 kB\nSwapTotal:  {swap} kB\n"
     )
     out = install_packages(host, made, "--no-packages")
-    line = f"This host has {told} of memory and swap: the kernel may kill services under load; give it 2 GB"
+    line = f"This host has {told} of memory and swap: the kernel may kill services under load; add memory"
     assert (line in out) == bool(told)
     assert ("of memory and swap" in out) == bool(told)
 
