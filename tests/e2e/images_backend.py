@@ -1,4 +1,4 @@
-"""`cloudkeeper-os` as its service starts it, and a client that speaks the generated stubs and nothing else of ours."""
+"""`cloudkeeper-os` as its service starts it, and a client that uses the generated stubs only."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Backend:
             time.sleep(0.05)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal to the process and whatever traces it; return the exit status."""
+        """Send a signal to the process and its tracer; return the exit status."""
         assert self.process is not None
         if self.channel:
             self.channel.close()
@@ -137,7 +137,7 @@ class Backend:
 
 
 class Client:
-    """Calls, each returning what the trailing metadata tell: status and message."""
+    """Calls that return status and message from the trailing metadata."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub: Any = stubs.CommunicatorStub(channel)  # type: ignore[no-untyped-call]
@@ -155,7 +155,7 @@ class Client:
         return list(call), _outcome(call)[0]
 
     def run(self, *changes: tuple[str, object]) -> list[tuple[str, str]]:
-        """Make a whole run; return the outcomes of the changes."""
+        """Make a whole run; return the results of the changes."""
         assert self.call("PreAction")[0] == "SUCCESS"
         outcomes = [self.call(method, request) for method, request in changes]
         assert self.call("PostAction")[0] == "SUCCESS"
@@ -175,13 +175,13 @@ class Client:
 
 
 def _outcome(call: Any) -> tuple[str, str]:
-    told = dict(call.trailing_metadata())
-    return told.get("status", ""), told.get("message", "")
+    reported = dict(call.trailing_metadata())
+    return reported.get("status", ""), reported.get("message", "")
 
 
 @dataclass
 class Offer:
-    """An appliance in the making: a file in the image directory, and the message about it."""
+    """An appliance to add: a file in the image directory, and the message about it."""
 
     path: Path
     sha512: str
@@ -232,7 +232,7 @@ class Offer:
 
 
 def short_directory() -> Path:
-    """Return a new directory for sockets, whose paths the kernel wants short; it goes with this process."""
+    """Return a new directory for sockets, whose paths must be short; it ends with this process."""
     directory = tempfile.mkdtemp(prefix="b")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return Path(directory)

@@ -1,4 +1,4 @@
-"""Keystone and Glance of the test bed, with projects for images; what they hold is read from Glance's own database.
+"""Keystone and Glance of the test bed, with projects for images, read from Glance's database.
 
 No part of the product is used to look at the result: rows come from SQLite, bytes from the store's
 files.
@@ -21,12 +21,12 @@ from tests.testbed.api import GLANCE, KEYSTONE, Api, password_auth
 ACCOUNT, PASSWORD = "images-e2e", "s3cret-of-the-images-account"
 VOS = {"ops": "img-ops", "biomed": "img-biomed"}
 FAULTY = "Faulty"
-"""A region whose Glance is somewhere else: in front of the real one, see `Cloud.route`."""
+"""A region with another Glance, in front of the real one; see `Cloud.route`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An image as the database has it, deleted ones left out."""
+    """An image in the database, without deleted ones."""
 
     id: str
     columns: dict[str, Any]
@@ -49,7 +49,7 @@ class Cloud:
 
     @classmethod
     def up(cls, bed: Testbed) -> Cloud:
-        """Start what images need of a test bed, and make their projects."""
+        """Start the services of a test bed that images need, and create their projects."""
         bed.up(["keystone", "glance"])
         admin = bed.admin()
         roles = {role["name"]: role["id"] for role in admin.get(KEYSTONE, "/roles")["roles"]}
@@ -90,7 +90,7 @@ class Cloud:
         return self.bed.layout.data("glance") / "images" / image_id
 
     def files(self) -> set[str]:
-        """Return the names of the store's files, but of those that are images of somebody else."""
+        """Return the names of the files in the store, without images of other projects."""
         return {path.name for path in self.file("").iterdir()} - self._images_of_others()
 
     def _images_of_others(self) -> set[str]:
@@ -106,7 +106,7 @@ class Cloud:
         return Api(auth, ca_file=self.bed.ca_file)
 
     def empty(self) -> None:
-        """Delete all images of the projects, whoever made them, and files that interrupted tests left without one."""
+        """Delete all images of the projects, and files that interrupted tests have left."""
         for row in self.rows():
             if row.protected:
                 self.patch(row.id, [{"op": "replace", "path": "/protected", "value": False}])
@@ -121,7 +121,7 @@ class Cloud:
         )
 
     def put_image(self, project: str, data: bytes, **fields: object) -> str:
-        """Make an image as a user of the project would."""
+        """Create an image as a user of the project."""
         door = self.door(project)
         wanted = {"name": "theirs", "disk_format": "raw", "container_format": "bare"} | fields
         image: str = door.post(GLANCE, "/v2/images", wanted)["id"]
@@ -129,7 +129,7 @@ class Cloud:
         return image
 
     def route(self, url: str) -> None:
-        """Let the region `FAULTY` have its Glance at this URL."""
+        """Set the URL of Glance in the region `FAULTY`."""
         regions = [region["id"] for region in self.admin.get(KEYSTONE, "/regions")["regions"]]
         if FAULTY not in regions:
             self.admin.post(KEYSTONE, "/regions", {"region": {"id": FAULTY}})
@@ -144,7 +144,7 @@ class Cloud:
         self.admin.post(KEYSTONE, "/endpoints", {"endpoint": wanted})
 
     def close_route(self) -> None:
-        """Take the region out of the catalog."""
+        """Remove the region from the catalog."""
         for endpoint in self.admin.get(KEYSTONE, f"/endpoints?region_id={FAULTY}")["endpoints"]:
             self.admin.call("DELETE", KEYSTONE, f"/endpoints/{endpoint['id']}")
 
@@ -161,14 +161,14 @@ def _ensure(admin: Api, kind: str, name: str, properties: dict[str, Any]) -> str
 
 
 def sha512sum(path: Path) -> str:
-    """Ask coreutils."""
+    """Return the SHA-512 by coreutils."""
     return subprocess.run(
         ["sha512sum", path], capture_output=True, text=True, check=True
     ).stdout.split()[0]
 
 
 def qcow2(path: Path, *, payload: bytes = b"", size: str = "2G") -> str:
-    """Make a real image with qemu-img; return its SHA-512 as coreutils has it."""
+    """Make a real image with qemu-img; return its SHA-512 by coreutils."""
     raw = path.with_suffix(".payload")
     raw.write_bytes(payload or hashlib.sha512(path.name.encode()).digest() * 2048)
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path], check=True)

@@ -1,4 +1,4 @@
-"""`cloudkeeper` as its users start it, disks of every format, and independent looks at them."""
+"""`cloudkeeper` as its users start it, disks of every format, and independent checks of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PROGRAM = Path(sys.prefix) / "bin" / "cloudkeeper"
 BOOT_SECTOR = (
     bytes(446) + struct.pack("<BBHBBHII", 0x80, 0, 2, 0x83, 0, 3, 1, 2047) + bytes(48) + b"\x55\xaa"
 )
-"""One partition, as Glance wants to see one in a raw disk."""
+"""A partition table with one entry: Glance accepts no raw disk without."""
 
 
 @dataclass
 class Done:
-    """What a run told."""
+    """The output of a run."""
 
     returncode: int
     stdout: str
@@ -33,7 +33,7 @@ class Done:
 
 
 def run(*command: str) -> Done:
-    """Run the program's main function in this process: a start of Python each time would be most of a test."""
+    """Run the program's main function in this process; starting Python takes longer than a test."""
     output, errors = io.StringIO(), io.StringIO()
     handler, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
     try:
@@ -55,13 +55,13 @@ def qemu_img(*arguments: str | Path) -> None:
 
 
 def sha512(content: bytes) -> str:
-    """Ask coreutils."""
+    """Return the SHA-512 by coreutils."""
     done = subprocess.run(["sha512sum"], input=content, capture_output=True, check=True)
     return done.stdout.split()[0].decode()
 
 
 def make_disks(path: Path) -> dict[str, bytes]:
-    """Return small images by name: disk ``one`` as raw, qcow2, vmdk and OVA, disk ``two`` as raw and qcow2."""
+    """Return small images by name: disk ``one`` in every format, disk ``two`` as raw and qcow2."""
     for name in ("one", "two"):
         raw = path / f"{name}.raw"
         raw.write_bytes(BOOT_SECTOR + f"content of disk {name} ".encode() * 9000)

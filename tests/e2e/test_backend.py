@@ -59,12 +59,12 @@ def test_an_appliance_is_added(cloud: Cloud, backend: Backend, client: Client) -
     )
     assert (row.min_ram, row.min_disk, row.virtual_size) == (2048, 2, 2 * 2**30)
     assert images_cloud.sha512sum(cloud.file(row.id)) == offer.sha512
-    told = dict(row.properties)
-    assert json.loads(told.pop("APPLIANCE_ATTRIBUTES"))["sl:osname"] == "Ubuntu"
-    assert told.pop("APPLIANCE_BACKEND").endswith(f" {row.id}")
+    found = dict(row.properties)
+    assert json.loads(found.pop("APPLIANCE_ATTRIBUTES"))["sl:osname"] == "Ubuntu"
+    assert found.pop("APPLIANCE_BACKEND").endswith(f" {row.id}")
     description = "Image of the example site, with a line break\nand UTF-8: añil"
     mpuri = f"https://appdb.egi.eu/store/vo/image/{ONE}:7/"
-    assert told == {
+    assert found == {
         "APPLIANCE_ID": ONE,
         "APPLIANCE_IMAGE_LIST_ID": LIST,
         "APPLIANCE_TITLE": "Example image [Ubuntu/22.04/KVM]",
@@ -89,7 +89,7 @@ def test_an_appliance_is_added(cloud: Cloud, backend: Backend, client: Client) -
     }
 
 
-def test_what_was_added_is_told_again(backend: Backend, client: Client) -> None:
+def test_an_added_appliance_is_listed(backend: Backend, client: Client) -> None:
     offer = Offer.make(backend.images)
     sent = offer.message(
         attributes={"dc:title": "astral \U0001f680", "hv:version": "1", "sl:comments": ""}
@@ -97,10 +97,10 @@ def test_what_was_added_is_told_again(backend: Backend, client: Client) -> None:
     client.run(("AddAppliance", sent), ("AddAppliance", offer.message(identifier=TWO, vo="biomed")))
     client.call("PreAction")
     assert client.lists() == {LIST}
-    told = client.appliances()
+    found = client.appliances()
     sent.ClearField("image")
-    assert told[ONE] == sent
-    assert set(told) == {ONE, TWO}
+    assert found[ONE] == sent
+    assert set(found) == {ONE, TWO}
     assert client.appliances("another list") == {}
 
 
@@ -114,7 +114,9 @@ def test_characters_that_glance_refuses_do_not_cost_the_image(
     assert cloud.active().name == ("Rocket \ufffd" + "x" * 300)[:255]
 
 
-def test_the_same_again_moves_no_data(cloud: Cloud, backend: Backend, client: Client) -> None:
+def test_adding_the_same_appliance_again_moves_no_data(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
     offer = Offer.make(backend.images)
     client.run(("AddAppliance", offer.message()))
     before = cloud.active()
@@ -125,7 +127,7 @@ def test_the_same_again_moves_no_data(cloud: Cloud, backend: Backend, client: Cl
     )
     lines = cloud.bed.access_log("glance").read_text().splitlines()[seen:]
     assert cloud.active() == before
-    # two a project
+    # two listings a project
     assert len([line for line in lines if '"GET /v2/images?' in line]) == len(lines) == 4
 
 
@@ -190,11 +192,11 @@ def test_removal(cloud: Cloud, backend: Backend, client: Client) -> None:
     offer = Offer.make(backend.images)
     client.run(("AddAppliance", offer.message()), ("AddAppliance", offer.message(identifier=TWO)))
     first = next(row for row in cloud.rows() if row.properties["APPLIANCE_ID"] == ONE)
-    gone = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
-    assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
+    removed = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
+    assert client.run(("RemoveAppliance", removed)) == [("SUCCESS", "")]
     assert [row.properties["APPLIANCE_ID"] for row in cloud.rows()] == [TWO]
     assert first.id not in cloud.files()
-    assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
+    assert client.run(("RemoveAppliance", removed)) == [("SUCCESS", "")]
 
 
 def test_removal_of_a_list_in_all_projects(cloud: Cloud, backend: Backend, client: Client) -> None:
@@ -236,11 +238,11 @@ def test_images_of_others_are_never_touched(cloud: Cloud, backend: Backend, clie
     client.call("PreAction")
     assert set(client.appliances()) == {ONE}
     newer = Offer.make(backend.images, "two.qcow2")
-    gone = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
+    removed = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
     changes = [
         ("UpdateAppliance", newer.message()),
         ("UpdateAppliance", newer.message(with_image=False, title="New")),
-        ("RemoveAppliance", gone),
+        ("RemoveAppliance", removed),
         ("RemoveImageList", pb.ImageListIdentifier(image_list_identifier=LIST)),
     ]
     assert client.run(*changes) == [("SUCCESS", "")] * 4
@@ -254,8 +256,8 @@ def test_an_image_that_cannot_be_deleted_is_hidden_and_deleted_later(
     client.run(("AddAppliance", offer.message()))
     image = cloud.active().id
     cloud.patch(image, [{"op": "replace", "path": "/protected", "value": True}])
-    gone = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
-    assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
+    removed = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
+    assert client.run(("RemoveAppliance", removed)) == [("SUCCESS", "")]
     (row,) = cloud.rows()
     assert (row.id, row.state, row.os_hidden, row.visibility) == (image, "EOL", 1, "private")
     assert backend.record()["counts"]["still_in_use"] == 1
@@ -267,12 +269,13 @@ def test_an_image_that_cannot_be_deleted_is_hidden_and_deleted_later(
 
 
 def test_images_of_0_9_are_adopted(cloud: Cloud, backend: Backend, client: Client) -> None:
-    """As cloudkeeper-os 0.9.9 leaves them, and as its fork does, which writes one property for each attribute."""
+    """In the form of cloudkeeper-os 0.9.9, and of its fork with a property for each attribute."""
     offer = Offer.make(backend.images)
     sent = offer.message()
     common = {
-        "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_TITLE": sent.title, "APPLIANCE_VO": "ops",
-        "APPLIANCE_DESCRIPTION": sent.description, "APPLIANCE_MPURI": sent.mpuri, "APPLIANCE_GROUP": sent.group,
+        "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops",
+        "APPLIANCE_TITLE": sent.title, "APPLIANCE_DESCRIPTION": sent.description,
+        "APPLIANCE_MPURI": sent.mpuri, "APPLIANCE_GROUP": sent.group,
         "APPLIANCE_RAM": str(sent.ram), "APPLIANCE_CORE": "2", "APPLIANCE_VERSION": sent.version,
         "APPLIANCE_ARCHITECTURE": "x86_64", "APPLIANCE_OPERATING_SYSTEM": sent.operating_system,
         "APPLIANCE_EXPIRATION_DATE": str(sent.expiration_date), "APPLIANCE_STATUS": "ACTIVE",
@@ -286,10 +289,10 @@ def test_images_of_0_9_are_adopted(cloud: Cloud, backend: Backend, client: Clien
     split = {**common, **dict(sent.attributes), "APPLIANCE_ID": TWO}
     second = cloud.put_image("img-ops", data, disk_format="qcow2", **split)
     client.call("PreAction")
-    told = client.appliances()
+    found = client.appliances()
     without = offer.message(with_image=False)
-    assert told[ONE] == without
-    assert told[TWO].attributes == without.attributes
+    assert found[ONE] == without
+    assert found[TWO].attributes == without.attributes
     changes = [
         ("AddAppliance", sent),
         ("UpdateAppliance", offer.message(identifier=TWO, title="New")),
@@ -306,10 +309,11 @@ def test_images_of_0_9_are_adopted(cloud: Cloud, backend: Backend, client: Clien
 
 
 def of_0_9(offer: Offer, **more: str) -> dict[str, str]:
-    """Return the properties of an image that cloudkeeper-os 0.9.9 has made of an offer."""
+    """Return the properties that cloudkeeper-os 0.9.9 gives to the image of an offer."""
     sent = offer.message()
     return {
-        "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops", "APPLIANCE_STATUS": "ACTIVE",
+        "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops",
+        "APPLIANCE_STATUS": "ACTIVE",
         "APPLIANCE_TITLE": sent.title, "APPLIANCE_ATTRIBUTES": json.dumps(dict(sent.attributes)),
     } | more  # fmt: skip
 
@@ -322,7 +326,7 @@ def properties_of(cloud: Cloud, image: str) -> dict[str, str]:
 def test_a_copy_of_an_image_of_0_9_is_its_user_s(
     cloud: Cloud, backend: Backend, client: Client
 ) -> None:
-    """Cinder gives an image that is made of a volume all properties of the image that the volume was made of."""
+    """Cinder copies the properties of an image to a volume, and to an image of that volume."""
     properties = of_0_9(Offer.make(backend.images))
     original = cloud.put_image("img-ops", b"original", **properties)
     client.run()
@@ -330,12 +334,12 @@ def test_a_copy_of_an_image_of_0_9_is_its_user_s(
     after = cloud.put_image("img-ops", b"made since", **properties_of(cloud, original))
     client.call("PreAction")
     assert set(client.appliances()) == {ONE}
-    gone = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
-    assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
+    removed = pb.Appliance(identifier=ONE, vo="ops", image_list_identifier=LIST)
+    assert client.run(("RemoveAppliance", removed)) == [("SUCCESS", "")]
     assert {row.id for row in cloud.rows()} == {before, after}
 
 
-def test_images_of_0_9_that_cannot_be_told_apart_are_left_alone(
+def test_images_of_0_9_that_cannot_be_distinguished_are_ignored(
     cloud: Cloud, backend: Backend, client: Client
 ) -> None:
     offer = Offer.make(backend.images)
@@ -357,12 +361,14 @@ def test_images_of_0_9_that_cannot_be_told_apart_are_left_alone(
     assert {row.id for row in cloud.rows()} == theirs | ours
 
 
-def test_who_only_looks_changes_nothing(cloud: Cloud, backend: Backend, client: Client) -> None:
-    """A dry run begins no run, so nothing is mended in it, and what it sees is as new as it is."""
+def test_a_frontend_that_only_asks_changes_nothing(
+    cloud: Cloud, backend: Backend, client: Client
+) -> None:
+    """A dry run has no PreAction, so nothing is repaired; its listing is read from the cloud."""
     offer = Offer.make(backend.images)
     client.run(("AddAppliance", offer.message()))
     (record_file,) = backend.root.glob("var/lib/fedcloud/runs/cloudkeeper-os.json")
-    told = record_file.read_bytes()
+    found = record_file.read_bytes()
     mark = cloud.active().properties["APPLIANCE_BACKEND"].split()[0]
     for state in ("STAGING", "ACTIVE"):
         image = str(uuid.uuid4())
@@ -379,13 +385,13 @@ def test_who_only_looks_changes_nothing(cloud: Cloud, backend: Backend, client: 
     assert client.lists() == {LIST, "another"}
     assert set(client.appliances("another")) == {ONE}
     assert client.call("PostAction") == ("SUCCESS", "")
-    assert record_file.read_bytes() == told
+    assert record_file.read_bytes() == found
     client.run()
     assert len(cloud.rows()) == len(before) + 1 - 2
 
 
 def test_a_vo_that_moves_to_another_project(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
-    """Its images in the old one, another VO's now, are no reason to give it none in the new one."""
+    """Its images in the old project, now of another VO, do not keep it from getting new ones."""
     first, second = (
         {"ops": {"tenant": "img-ops"}},
         {"ops": {"tenant": "img-biomed"}, "biomed": {"tenant": "img-ops"}},
@@ -408,7 +414,7 @@ def test_a_vo_that_moves_to_another_project(cloud: Cloud, backend: Backend, tmp_
     assert [len(cloud.rows(project)) for project in ("img-ops", "img-biomed")] == [1, 1]
 
 
-def test_a_vo_without_a_project_is_told_before_anything_is_fetched(
+def test_a_vo_without_a_project_is_reported_before_any_download(
     backend: Backend, client: Client
 ) -> None:
     client.call("PreAction")
@@ -462,7 +468,7 @@ def test_claims_of_a_frontend_about_files_are_checked(
 
 
 def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Path) -> None:
-    """Names are taken in the configured domain; ids, other domains; what cannot be had costs its own VO only."""
+    """Projects by name in the configured domain, by id, and in other domains."""
     mapping = {
         "by-name": {"tenant": "img-biomed"},
         "by-id": {"project": cloud.projects["img-ops"]},
@@ -480,8 +486,8 @@ def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Pat
     assert good == [("SUCCESS", "")] * 3
     assert closed[0] == misplaced[0] == "ERROR_RESOURCE_NOT_FOUND"
     assert (
-        "shows the account 'images-e2e' no project img-closed; correct the mapping, or run: openstack"
-        in closed[1]
+        "shows the account 'images-e2e' no project img-closed; correct the mapping, or "
+        "run: openstack" in closed[1]
     )
     assert "no project img-ops in domain elsewhere" in misplaced[1]
     place = f"{tmp_path}/etc/cloudkeeper-os/mapping.json"
@@ -505,8 +511,8 @@ def test_two_vos_in_one_project(cloud: Cloud, backend: Backend, tmp_path: Path) 
         client.run(
             ("AddAppliance", offer.message(vo="one")), ("AddAppliance", offer.message(vo="two"))
         )
-        gone = pb.Appliance(identifier=ONE, vo="one", image_list_identifier=LIST)
-        assert client.run(("RemoveAppliance", gone)) == [("SUCCESS", "")]
+        removed = pb.Appliance(identifier=ONE, vo="one", image_list_identifier=LIST)
+        assert client.run(("RemoveAppliance", removed)) == [("SUCCESS", "")]
     assert [row.properties["APPLIANCE_VO"] for row in cloud.rows("img-ops")] == ["two"]
 
 
@@ -526,7 +532,7 @@ def test_two_vos_in_one_project(cloud: Cloud, backend: Backend, tmp_path: Path) 
         ((r"cafile = ", "#"), "ERROR_RESOURCE_RETRIEVAL", "its TLS certificate is not trusted"),
     ],
 )
-def test_a_cloud_that_cannot_be_entered(
+def test_a_cloud_that_rejects_the_account(
     cloud: Cloud, tmp_path: Path, change: tuple[str, str], status: str, said: str
 ) -> None:
     other = Backend.create(tmp_path, cloud, options="debug = true")
@@ -540,7 +546,7 @@ def test_a_cloud_that_cannot_be_entered(
     assert other.record()["status"] == 3
 
 
-def test_visibility_that_the_account_may_not_give(
+def test_a_visibility_that_the_account_may_not_set(
     cloud: Cloud, backend: Backend, tmp_path: Path
 ) -> None:
     other = Backend.create(tmp_path, cloud, options="image_visibility = public")
@@ -590,7 +596,7 @@ def test_a_second_backend_with_the_state_of_the_first(running: Backend) -> None:
     assert f"{running.root}/var/lib/fedcloud/cloudkeeper-os/lock: running since" in again.stderr
 
 
-def test_systemd_is_told(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_notified(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(30)

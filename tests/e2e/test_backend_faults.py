@@ -1,4 +1,4 @@
-"""`cloudkeeper-os` when Glance misbehaves, when it is killed, stopped or asked for too much."""
+"""`cloudkeeper-os` with a Glance that misbehaves, and when it is killed, stopped or overloaded."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def big(backend: Backend, name: str = "big.raw", size: int = 8 * 2**20) -> Offer
 
 
 @pytest.mark.parametrize("request_line", ["POST /v2/images", UPLOAD, "PATCH .*", "GET /v2/images/"])
-def test_a_glance_that_is_busy_is_asked_again(
+def test_a_busy_glance_is_retried(
     cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults, request_line: str
 ) -> None:
     offer = big(backend)
@@ -76,7 +76,7 @@ def test_a_glance_that_is_busy_is_asked_again(
     assert images_cloud.sha512sum(cloud.file(row.id)) == offer.sha512
 
 
-def test_a_connection_cut_in_mid_upload_is_begun_again(
+def test_an_upload_is_retried_after_a_cut_connection(
     cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
 ) -> None:
     offer = big(backend)
@@ -87,7 +87,7 @@ def test_a_connection_cut_in_mid_upload_is_begun_again(
 
 
 @pytest.mark.parametrize("request_line", ["POST /v2/images", UPLOAD, "PATCH .*"])
-def test_an_answer_that_gets_lost_does_no_harm(
+def test_a_lost_answer_does_no_harm(
     cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults, request_line: str
 ) -> None:
     offer = big(backend)
@@ -106,7 +106,7 @@ def test_an_answer_that_gets_lost_does_no_harm(
         (("PATCH .*", 403), "ERROR_USER_NOT_AUTHORIZED"),
     ],
 )
-def test_a_refusal_costs_one_image_and_leaves_nothing(
+def test_a_refusal_affects_one_image_and_leaves_nothing(
     cloud: Cloud,
     backend: Backend,
     client: Client,
@@ -134,14 +134,14 @@ def _nonsense(_: bytes) -> bytes:
 
 
 def _in_a_circle(body: bytes) -> bytes:
-    told = json.loads(body)
-    return json.dumps(told | {"next": "/v2/images?limit=500"}).encode()
+    found = json.loads(body)
+    return json.dumps(found | {"next": "/v2/images?limit=500"}).encode()
 
 
 def _of_another_kind(body: bytes) -> bytes:
-    told = json.loads(body)
-    images = [image | {"created_at": "yesterday"} for image in told["images"]]
-    return json.dumps(told | {"images": images}).encode()
+    found = json.loads(body)
+    images = [image | {"created_at": "yesterday"} for image in found["images"]]
+    return json.dumps(found | {"images": images}).encode()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def _of_another_kind(body: bytes) -> bytes:
     ],
     ids=["500", "no JSON", "without end"],
 )
-def test_a_project_whose_answer_is_useless_costs_only_its_own_images(
+def test_an_unreadable_project_affects_only_its_own_images(
     cloud: Cloud,
     backend: Backend,
     client: Client,
@@ -167,7 +167,7 @@ def test_a_project_whose_answer_is_useless_costs_only_its_own_images(
     fault: dict[str, Any],
     words: str,
 ) -> None:
-    """F-S1, of projects: the others are served in the same run, the record says what is left."""
+    """F-S1, for projects: the run serves the others, and its record lists the failure."""
     offer = big(backend, size=2**20)
     proxy.plan(
         rf"GET /v2/images\?(owner={cloud.projects['img-ops']}|limit=500$)", times=99, **fault
@@ -183,10 +183,10 @@ def test_a_project_whose_answer_is_useless_costs_only_its_own_images(
     assert any(words in line for line in backend.record()["failures"])
 
 
-def test_an_image_that_makes_no_sense_is_named_and_left_alone(
+def test_an_image_with_invalid_properties_is_reported_and_ignored(
     cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
 ) -> None:
-    """F-S1, of images in the cloud: one record ended every run before it began."""
+    """F-S1, for images in the cloud: one record ended every run before it began."""
     offer = big(backend, size=2**20)
     client.run(("AddAppliance", offer.message(identifier=TWO)))
     before = cloud.rows()
@@ -198,7 +198,7 @@ def test_an_image_that_makes_no_sense_is_named_and_left_alone(
     assert "correct or delete it; until then it is ignored" in line
 
 
-def test_a_run_that_nobody_ends_is_recorded_as_such(backend: Backend, client: Client) -> None:
+def test_a_run_without_an_end_is_recorded_as_such(backend: Backend, client: Client) -> None:
     """F-S2: the record of the last good run stayed."""
     client.call("PreAction")
     client.call("AddAppliance", big(backend, size=1024).message())
@@ -209,12 +209,12 @@ def test_a_run_that_nobody_ends_is_recorded_as_such(backend: Backend, client: Cl
     assert said["counts"]["added"] == 1
 
 
-def test_data_that_glance_has_otherwise_are_not_offered(
+def test_data_with_another_checksum_in_glance_are_not_offered(
     cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
 ) -> None:
     def lie(body: bytes) -> bytes:
-        told = json.loads(body)
-        return json.dumps(told | {"os_hash_value": "0" * 128}).encode()
+        found = json.loads(body)
+        return json.dumps(found | {"os_hash_value": "0" * 128}).encode()
 
     proxy.plan(r"GET /v2/images/[0-9a-f-]{36}", alter=lie)
     ((status, message),) = client.run(("AddAppliance", big(backend).message()))
@@ -307,7 +307,7 @@ def test_a_second_stop_ends_uploads(
     assert cloud.files() == set()
 
 
-def test_a_frontend_that_goes_away_ends_its_upload(
+def test_a_frontend_that_disconnects_ends_its_upload(
     cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
 ) -> None:
     offer = big(backend, size=64 * 2**20)
@@ -377,7 +377,8 @@ def test_orphans_of_another_backend_are_given_a_day(
     other = Backend.create(backend.root / "other", cloud)
     image_id = str(uuid.uuid4())
     orphan = {
-        "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops", "APPLIANCE_STATUS": "STAGING",
+        "APPLIANCE_ID": ONE, "APPLIANCE_IMAGE_LIST_ID": LIST, "APPLIANCE_VO": "ops",
+        "APPLIANCE_STATUS": "STAGING",
         "id": image_id, "os_hidden": True, "name": "orphan",
         "APPLIANCE_BACKEND": f"somebody-else {image_id}",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`cloudkeeper-os` killed at its system calls, with a frontend that simply runs again."""
+"""`cloudkeeper-os` killed at its system calls, with a frontend that runs again."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SYSCALLS = (
     "mkdir",
     "unlink",
 )
-"""What reaches Glance, the frontend and the disk, and each block of the file that is being uploaded."""
+"""System calls that reach Glance, the frontend and the disk, and each block of an upload."""
 
 
 @dataclass(frozen=True)
 class Drive(Command):
-    """Starts the backend below strace, lets a frontend make a run, and stops it; ends as the backend ended."""
+    """Start the backend below strace, make a run, and stop it; end with its exit status."""
 
     backend: Backend | None = None
     changes: tuple[tuple[str, object], ...] = ()
@@ -81,9 +81,9 @@ class Scenario:
         first = str(uuid.uuid4())
         self.put(ONE, id=first, APPLIANCE_BACKEND=f"{uuid.uuid4()} {first}")
         self.put(THREE)
-        gone = pb.Appliance(identifier=THREE, vo="ops", image_list_identifier=LIST)
+        removed = pb.Appliance(identifier=THREE, vo="ops", image_list_identifier=LIST)
         changes = (
-            ("RemoveAppliance", gone),
+            ("RemoveAppliance", removed),
             ("AddAppliance", self.added.message(identifier=TWO)),
             ("UpdateAppliance", self.newer.message()),
         )
@@ -117,8 +117,10 @@ def raw(backend: Backend, name: str) -> Offer:
     "sample", [4, pytest.param(None, marks=[pytest.mark.matrix, pytest.mark.timeout(14400)])]
 )
 def test_killed_anywhere(cloud: Cloud, tmp_path: Path, sample: int | None) -> None:
-    """Calls spread over the server's threads, so many of the points counted lie beyond the end of the other run: of 518,
-    on a busy machine, 249 struck.
+    """Kill the backend at points that are counted in another run.
+
+    Its threads share the calls differently each time, so that many points lie beyond the end of a
+    run: on a busy machine, 249 of 518 were reached.
     """
     scenario = Scenario(cloud, tmp_path)
     matrix = KillMatrix(scenario.prepare, scenario.verify, syscalls=SYSCALLS)

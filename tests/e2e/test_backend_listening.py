@@ -1,4 +1,4 @@
-"""Where `cloudkeeper-os` listens, and who gets an answer there: the program as its service starts it, and no cloud."""
+"""The endpoints of `cloudkeeper-os` and their callers: the program as its service starts it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Server:
         return process
 
     def fail(self, *flags: str) -> str:
-        """Run the program, which must not come up; return its last line."""
+        """Run the program, which must fail to start; return its last line."""
         assert self.run(*flags).wait(30) == 3, self.log.read_text()
         return self.log.read_text().splitlines()[-1]
 
@@ -101,7 +101,7 @@ def created(root: Path, *options: str) -> Iterator[Server]:
 
 
 def refusal(endpoint: str, encryption: Encryption | None = None) -> str:
-    """Call as a frontend that ends its run, which needs no cloud; return why that was refused, empty when it was not."""
+    """Return why a call is refused, empty if it is not; PostAction needs no cloud."""
     with BackendClient(endpoint, encryption=encryption) as backend:
         try:
             backend.end()
@@ -121,7 +121,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_the_socket_is_for_the_account_alone(server: Server) -> None:
-    """F-H4: mode 0600 in a directory that only the account enters; no TCP port is open, none of abstract sockets."""
+    """F-H4: mode 0600 in a directory of the account alone; no TCP port, no abstract socket."""
     process = server.start()
     with BackendClient(f"unix://{server.socket}") as backend:
         backend.check()
@@ -159,12 +159,13 @@ def test_a_directory_that_is_not_there_is_made(tmp_path: Path) -> None:
 def test_the_socket_of_a_killed_server_is_replaced_and_that_of_a_live_one_is_not(
     server: Server,
 ) -> None:
-    """F-H4: gRPC alone would take the path from a server that is at work."""
+    """F-H4: gRPC alone would take the path from a running server."""
     first = server.start()
     line = server.fail_with_other_state()
     pid = str(first.pid)
     assert line.startswith(
-        f"cloudkeeper-os: {server.socket}: cannot be listened on: another cloudkeeper-os serves it, running since "
+        f"cloudkeeper-os: {server.socket}: cannot be listened on: another cloudkeeper-os "
+        "serves it, running since "
     )
     assert line.endswith(
         f"(pid {pid}); stop the program that serves it, or set another grpc_socket"
@@ -192,7 +193,7 @@ def test_the_socket_of_another_program_is_not_taken(server: Server) -> None:
 
 
 def test_a_directory_that_others_can_write_to_is_refused(server: Server) -> None:
-    """F-H4: they could put a socket of their own there."""
+    """F-H4: they could place a socket of their own there."""
     server.socket.parent.chmod(0o777)
     line = server.fail()
     assert (
@@ -208,7 +209,8 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         assert server.fail("--grpc-port", str(port)) == (
-            f"cloudkeeper-os: 127.0.0.1:{port}: cannot be listened on: address already in use; stop the program that "
+            f"cloudkeeper-os: 127.0.0.1:{port}: cannot be listened on: address already in "
+            "use; stop the program that "
             "has it, or set grpc_socket, or listen_address and grpc_port"
         )
         assert not server.socket.exists()
@@ -233,7 +235,7 @@ def test_a_frontend_without_certificate_where_that_is_allowed(tmp_path: Path) ->
 
 @dataclass(frozen=True)
 class Parties:
-    """Who has certificates: of the installation's authority, and of another one with the same name."""
+    """Holders of certificates: of the installation's authority, and of another one of that name."""
 
     own: Authority
     backend: Credential
@@ -257,8 +259,8 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
     return Parties(own, backend, own.issue("cloudkeeper", key="ec", hosts=("cloudkeeper",)), other)
 
 
-def test_mutual_tls_lets_nobody_in_but_the_frontend(tmp_path: Path, parties: Parties) -> None:
-    """F-H4: no certificate, a foreign authority's, another name of the same authority, clear text: all refused."""
+def test_mutual_tls_admits_the_frontend_only(tmp_path: Path, parties: Parties) -> None:
+    """F-H4: no certificate, a foreign one, one for another name, and clear text are refused."""
     port = free_port()
     endpoint, ca = f"localhost:{port}", parties.own.certificate
     with created(tmp_path, f"grpc_port = {port}", *parties.options) as server:
@@ -267,8 +269,8 @@ def test_mutual_tls_lets_nobody_in_but_the_frontend(tmp_path: Path, parties: Par
         assert is_answered(endpoint, frontend), server.log.read_text()
         assert is_answered(f"unix://{server.socket}")  # the health check's and this host's
 
-        told = refusal(endpoint, Encryption(parties.backend.certificate, parties.backend.key, ca))
-        assert told.endswith(
+        found = refusal(endpoint, Encryption(parties.backend.certificate, parties.backend.key, ca))
+        assert found.endswith(
             "PostAction failed: UNAUTHENTICATED: the certificate is not for cloudkeeper"
         )
         assert (
@@ -284,15 +286,16 @@ def test_mutual_tls_lets_nobody_in_but_the_frontend(tmp_path: Path, parties: Par
         for encryption in (None, Encryption(foreign.certificate, foreign.key, ca)):
             assert not is_answered(endpoint, encryption)
         channel = grpc.secure_channel(endpoint, grpc.ssl_channel_credentials(ca.read_bytes()))
+        stub = stubs.CommunicatorStub(channel)  # type: ignore[no-untyped-call]
         with channel, pytest.raises(grpc.RpcError) as caught:
-            stubs.CommunicatorStub(channel).PreAction(Empty(), timeout=10)  # type: ignore[no-untyped-call]
+            stub.PreAction(Empty(), timeout=10)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert not greets(port, ca)
         assert greets(port, ca, parties.frontend)
 
 
 def greets(port: int, authority: Path, credential: Credential | None = None) -> bool:
-    """Say whether OpenSSL, which must trust the backend, gets a word of HTTP/2 after its handshake."""
+    """Check whether OpenSSL, which must trust the backend, gets HTTP/2 after its handshake."""
     context = ssl.create_default_context(cafile=authority)
     context.set_alpn_protocols(["h2"])
     if credential:
@@ -308,8 +311,8 @@ def greets(port: int, authority: Path, credential: Credential | None = None) -> 
             return False
 
 
-def test_the_frontend_takes_only_the_backend(tmp_path: Path, parties: Parties) -> None:
-    """F-H4: a server of another name of the same authority, or of another authority, gets no call."""
+def test_the_frontend_accepts_the_backend_only(tmp_path: Path, parties: Parties) -> None:
+    """F-H4: a server with another name or of another authority gets no call."""
     port = free_port()
     own = (parties.frontend.certificate, parties.frontend.key)
     right = Encryption(*own, parties.own.certificate)
@@ -319,7 +322,7 @@ def test_the_frontend_takes_only_the_backend(tmp_path: Path, parties: Parties) -
         assert "cannot be reached" in refusal(
             f"localhost:{port}", Encryption(*own, parties.other.certificate)
         )
-        # 1.7.1's way: the certificate itself
+        # As with 1.7.1: the certificate itself.
         pinned = Encryption(*own, parties.backend.certificate)
         assert is_answered(f"localhost:{port}", pinned)
     rogue = dataclasses.replace(parties, backend=parties.frontend)
@@ -328,10 +331,8 @@ def test_the_frontend_takes_only_the_backend(tmp_path: Path, parties: Parties) -
         assert "Hostname Verification Check failed" in refusal(f"localhost:{port}", right)
 
 
-def test_a_renewed_certificate_is_taken_up_without_a_restart(
-    tmp_path: Path, parties: Parties
-) -> None:
-    """And files of a renewal caught half-way cost nothing: the old pair serves."""
+def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path, parties: Parties) -> None:
+    """During a renewal, when the files do not fit each other, the old pair stays in use."""
     port = free_port()
     files = Credential(tmp_path / "backend.pem", tmp_path / "backend.key")
     install(parties.backend, files)
@@ -389,7 +390,7 @@ def serial_of(pem: bytes) -> str:
     return subprocess.run(command, input=pem, capture_output=True, check=True).stdout.decode()
 
 
-def test_files_that_are_no_pair_are_one_clear_line(tmp_path: Path, parties: Parties) -> None:
+def test_certificate_and_key_that_do_not_match(tmp_path: Path, parties: Parties) -> None:
     options = [option for option in parties.options if not option.startswith("key")]
     with created(
         tmp_path, f"grpc_port = {free_port()}", *options, f"key = {parties.frontend.key}"

@@ -1,7 +1,6 @@
-"""`cloudkeeper sync` as a program: lists and images from a real HTTPS server, a backend behind the real protocol.
+"""`cloudkeeper sync` as a program: lists and images from an HTTPS server, a simulated backend.
 
-What the backend was given is told by sha512sum and qemu-img, what the lists are worth by the
-openssl program.
+sha512sum and qemu-img check what the backend receives; the openssl program decides about the lists.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ TOKEN = "s3cr3t-t0ken-of-this-site"
 
 @dataclass
 class World:
-    """One site: its files, the servers that it talks to, and the program."""
+    """One site: its files, the servers that it uses, and the program."""
 
     root: Path
     web: ImageServer
@@ -192,7 +191,7 @@ def test_other_formats_are_converted(world: World, name: str, tmp_path: Path) ->
     world.publish([world.image(1, name)])
     kept = tmp_path / "kept"
 
-    # The backend of these tests looks at the file; so that qemu-img can too, this one keeps it.
+    # The backend of these tests reads the file; this one keeps it for qemu-img.
     def keep() -> None:
         for path in world.spool.glob("*.qcow2"):
             kept.write_bytes(path.read_bytes())
@@ -218,7 +217,7 @@ class _Watching(dict[tuple[str, str], str]):
         super().__setitem__(key, value)
 
 
-def test_an_update_replaces_data_and_metadata_alone_moves_none(world: World) -> None:
+def test_an_update_replaces_data_and_one_of_metadata_moves_none(world: World) -> None:
     world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
     assert world.sync().returncode == 0
     changed = world.image(1, "two.qcow2", hv__version="2026.12.01")
@@ -261,7 +260,7 @@ def test_what_a_list_no_longer_offers_is_removed(world: World) -> None:
     assert changes[image_id(3)]["reason"] == "it has expired"
 
 
-def test_many_removals_wait_for_a_word(world: World) -> None:
+def test_many_removals_need_confirmation(world: World) -> None:
     everything = [world.image(number, "one.raw") for number in range(1, 7)]
     world.publish(everything)
     assert world.sync().returncode == 0
@@ -269,8 +268,8 @@ def test_many_removals_wait_for_a_word(world: World) -> None:
     done = world.sync()
     assert done.returncode == 1
     assert (
-        "4 of 6 images would be removed, so none is removed; to confirm that, run once with --allow-remove 4"
-        in done.stderr
+        "4 of 6 images would be removed, so none is removed; to confirm that, run once "
+        "with --allow-remove 4" in done.stderr
     )
     assert len(world.cloud.appliances) == 6
     assert world.sync("--allow-remove", "3").returncode == 1
@@ -280,7 +279,7 @@ def test_many_removals_wait_for_a_word(world: World) -> None:
     assert len(world.cloud.appliances) == 2
 
 
-def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
+def test_a_dry_run_prints_and_changes_nothing(world: World) -> None:
     world.publish([world.image(1, "one.qcow2")])
     done = world.sync("--dry-run")
     assert done.returncode == 0
@@ -295,7 +294,7 @@ def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
     assert world.web.asked("/images/one.qcow2") == 0
 
 
-def test_what_a_list_says_cannot_steer_a_terminal(world: World) -> None:
+def test_texts_of_a_list_cannot_control_a_terminal(world: World) -> None:
     world.publish([world.image(1, "one.qcow2", dc__title="\x1b[2J\r\nops: would remove all")])
     done = world.sync("--dry-run")
     assert (
@@ -305,7 +304,7 @@ def test_what_a_list_says_cannot_steer_a_terminal(world: World) -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_a_vo_without_a_project_costs_one_line_and_no_download(world: World) -> None:
+def test_a_vo_without_a_project_is_one_line_and_no_download(world: World) -> None:
     world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
     world.publish([world.image(3, "two.raw")], path="/dteam.list", identifier="list-d", vo="dteam")
     world.configure(world.web.url("/ops/image.list"), world.web.url("/dteam.list"))
@@ -319,11 +318,12 @@ def test_a_vo_without_a_project_costs_one_line_and_no_download(world: World) -> 
     assert list(world.cloud.appliances) == [("list-d", image_id(3))]
 
 
-def test_a_bug_that_one_image_brings_about_costs_no_other(world: World) -> None:
-    """A qemu-img that says something unheard of."""
+def test_a_bug_in_one_image_affects_no_other(world: World) -> None:
+    """qemu-img prints something unexpected."""
     strange = world.root / "qemu-img"
     strange.write_text(
-        '#!/bin/sh\ncase "$*" in *000000000001*) echo "{}";; *) exec /usr/bin/qemu-img "$@";; esac\n'
+        '#!/bin/sh\ncase "$*" in *000000000001*) echo "{}";; '
+        '*) exec /usr/bin/qemu-img "$@";; esac\n'
     )
     strange.chmod(0o755)
     world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
@@ -335,7 +335,7 @@ def test_a_bug_that_one_image_brings_about_costs_no_other(world: World) -> None:
     assert world.cloud.calls[-1] == "PostAction"
 
 
-def test_a_proxy_of_the_environment_is_not_between_us_and_the_backend(
+def test_a_proxy_of_the_environment_is_not_used_for_the_backend(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.publish([])
@@ -351,7 +351,7 @@ def _altered(message: bytes) -> bytes:
 
 
 def refused(world: World, words: str) -> None:
-    """Assert that the list is refused with these words, and that nothing happened to what was offered before."""
+    """Assert that the list is refused with these words, and that the images in the cloud stay."""
     before = dict(world.cloud.appliances)
     assert before
     done = world.sync()
@@ -367,7 +367,7 @@ def refused(world: World, words: str) -> None:
 
 @pytest.fixture
 def offered(world: World) -> World:
-    """Return a site whose cloud offers an image already."""
+    """Return a site whose cloud has an image already."""
     world.publish([world.image(1, "one.qcow2")])
     assert world.sync().returncode == 0
     return world
@@ -454,7 +454,7 @@ def test_a_list_that_cannot_be_fetched(
     refused(offered, words)
 
 
-def test_a_server_that_is_not_proven_gets_no_belief(offered: World, tmp_path: Path) -> None:
+def test_a_server_with_an_untrusted_certificate_is_refused(offered: World, tmp_path: Path) -> None:
     with image_server.serve(offered.strangers) as other:
         document = image_list([], dn=ENDORSER, ca=AUTHORITY_DN)
         other.put("/ops/image.list", sign(document, offered.signer))
@@ -465,8 +465,8 @@ def test_a_server_that_is_not_proven_gets_no_belief(offered: World, tmp_path: Pa
     assert len(offered.cloud.appliances) == 1
 
 
-def test_bad_neighbours_stop_nobody(world: World) -> None:
-    """A line that is no URL, a list that is refused, an image that is unusable, a call that fails: all others go on."""
+def test_bad_neighbours_stop_no_other(world: World) -> None:
+    """An invalid line, a refused list, an unusable image and a failed call stop no other."""
     world.publish([world.image(1, "one.qcow2")], path="/vo/a.list", identifier="list-a", vo="a")
     document = _altered(
         world.publish([world.image(1, "one.qcow2")], path="/vo/b.list", identifier="list-b", vo="b")
@@ -493,12 +493,12 @@ def test_bad_neighbours_stop_nobody(world: World) -> None:
     done = world.sync()
     assert done.returncode == 1
     assert sorted(world.cloud.appliances) == [("list-a", image_id(1)), ("list-c", image_id(7))]
-    told = [
+    reported = [
         line.split(" - ERROR - ")[1]
         for line in done.stderr.splitlines()
         if ".sync - ERROR - " in line
     ]
-    assert world.record()["failures"] == told
+    assert world.record()["failures"] == reported
     expected = [
         f"{world.root}/image-lists.conf:4: does not begin with https://; write https://HOST/PATH",
         "/vo/b.list: ",
@@ -509,8 +509,8 @@ def test_bad_neighbours_stop_nobody(world: World) -> None:
         "AddAppliance: AddAppliance is made to fail (ERROR_RESOURCE_STATE)",
         "AddAppliance failed: UNKNOWN",
     ]
-    assert len(told) == len(expected), told
-    for line, words in zip(told, expected, strict=True):
+    assert len(reported) == len(expected), reported
+    for line, words in zip(reported, expected, strict=True):
         assert words in line
     assert world.cloud.calls[-1] == "PostAction"
     assert list(world.spool.iterdir()) == []
@@ -518,7 +518,7 @@ def test_bad_neighbours_stop_nobody(world: World) -> None:
 
 @pytest.mark.parametrize("lines", [("# none",), ("htps://example.org/list",)])
 def test_without_any_list_nothing_is_tried(world: World, lines: tuple[str, ...]) -> None:
-    """F-H7: a matter of configuration with its file and the remedy, not a run that did a part of its work."""
+    """F-H7: an error of the configuration with file and remedy, not a partial run."""
     world.configure(*lines)
     done = world.sync()
     assert done.returncode == 2
@@ -535,7 +535,7 @@ def test_without_any_list_nothing_is_tried(world: World, lines: tuple[str, ...])
 
 
 def test_two_lists_of_one_identifier(world: World) -> None:
-    """The first one counts; what the second one lacks is not removed by it."""
+    """The first one is used; the second one removes nothing that it lacks."""
     world.publish([world.image(1, "one.qcow2")])
     world.publish([], path="/copy/image.list")
     world.configure(world.web.url("/ops/image.list"), world.web.url("/copy/image.list"))
@@ -550,10 +550,10 @@ def test_two_lists_of_one_identifier(world: World) -> None:
         assert list(world.cloud.appliances) == [key(1)]
 
 
-def test_a_list_that_fails_leaves_its_identifier_to_nobody(
+def test_the_identifier_of_a_failed_list_stays_reserved(
     offered: World, authority: Authority
 ) -> None:
-    """Another endorser offers images as those of a list that cannot be fetched right now."""
+    """Another endorser uses the identifier of a list that cannot be fetched at the moment."""
     other = authority.find("other.example.org") or authority.issue("other.example.org", key="ec")
     images = [offered.image(1, "two.qcow2", hv__version="2")]
     document = image_list(images, dn=f"{HOST_DN}/CN=other.example.org", ca=AUTHORITY_DN)
@@ -570,7 +570,7 @@ def test_a_list_that_fails_leaves_its_identifier_to_nobody(
     assert (offered.cloud.received, offered.web.asked("/images/two.qcow2")) == (before, 0)
 
 
-def test_an_old_list_is_not_believed_again(offered: World) -> None:
+def test_an_old_list_is_refused(offered: World) -> None:
     old = offered.publish([offered.image(1, "one.qcow2")], dc__date__created="2026-01-02T03:04:05Z")
     refused(offered, "it was created 2026-01-02 03:04:05Z, before one of 20")
     offered.publish([offered.image(1, "one.qcow2")], dc__date__created=None)
@@ -611,7 +611,7 @@ def test_credentials_do_not_follow_to_another_host(world: World, authority: Auth
         assert [headers.get("Authorization") for _, _, headers in other.requests] == [None]
 
 
-def test_no_backend_is_one_line_and_nothing_is_fetched(world: World) -> None:
+def test_no_backend_is_one_line_and_no_download(world: World) -> None:
     """D15."""
     world.publish([world.image(1, "one.qcow2")])
     done = world.sync("--backend-endpoint", "127.0.0.1:1")
@@ -632,7 +632,7 @@ def test_a_backend_that_refuses_the_run(world: World) -> None:
     assert world.record()["status"] == 3
 
 
-def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
+def test_a_backend_that_reports_no_result_has_failed(world: World) -> None:
     world.publish([world.image(1, "one.qcow2")])
     world.cloud.misbehave("AddAppliance", how="silence")
     done = world.sync()
@@ -641,10 +641,10 @@ def test_a_backend_that_tells_no_result_has_failed(world: World) -> None:
 
 
 @pytest.mark.parametrize(("times", "expected"), [(1, 0), (10, 1)], ids=["a restart", "a poison"])
-def test_an_image_at_which_the_backend_goes_away_stops_no_other(
+def test_an_image_that_crashes_the_backend_stops_no_other(
     world: World, times: int, expected: int
 ) -> None:
-    """F-S1, of images: the suspect is tried again alone, after all others, then left out."""
+    """F-S1, for images: the suspect is retried alone, after all others, then skipped."""
     world.publish(
         [world.image(1, "one.qcow2"), world.image(2, "one.raw"), world.image(3, "two.qcow2")]
     )
@@ -667,7 +667,7 @@ def test_an_image_at_which_the_backend_goes_away_stops_no_other(
 
 
 def test_foreign_files_in_the_image_directory_stop_nothing(world: World) -> None:
-    """F-H1: what has a name of ours and is no directory goes; a directory is named."""
+    """F-H1: files with a name of ours are removed; a directory is reported."""
     world.publish([world.image(1, "one.qcow2")])
     made = foreign.make(world.spool, prefix="cloudkeeper-") + foreign.make(
         world.spool, prefix="own-"
@@ -685,8 +685,8 @@ def test_foreign_files_in_the_image_directory_stop_nothing(world: World) -> None
     assert "cloudkeeper-locked" in second
 
 
-def test_a_pipe_in_the_place_of_the_memory_is_one_line(world: World) -> None:
-    """F-H1: it held up the run for ever; what was trusted must not be guessed at."""
+def test_a_pipe_in_place_of_the_memory_is_one_line(world: World) -> None:
+    """F-H1: the run waited for it for ever; without the memory no list is trusted."""
     memory = world.root / "var/lib/fedcloud/cloudkeeper/lists.json"
     memory.parent.mkdir(parents=True)
     os.mkfifo(memory)
@@ -697,7 +697,7 @@ def test_a_pipe_in_the_place_of_the_memory_is_one_line(world: World) -> None:
 
 
 def test_the_record_of_a_run_that_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F-S2: after each kind of failure it shows that run, and what is left."""
+    """F-S2: after each kind of failure the record shows that run and its failures."""
 
     def figures(status: int, words: str, **counts: float) -> None:
         said = run_records.read(world.root, "cloudkeeper")
@@ -806,10 +806,11 @@ def test_mutual_tls(world: World, authority: Authority) -> None:
     assert "cannot be reached" in done.stderr
 
 
-def test_a_second_run_waits_for_nobody(world: World) -> None:
+def test_a_second_run_does_not_wait(world: World) -> None:
     holder = world.root / "var/lock/cloudkeeper/cloudkeeper.lock"
     script = "import sys, pathlib\nfrom appliance.core.run import lock\n"
-    script += f"with lock.hold(pathlib.Path({str(holder)!r})):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    script += f"with lock.hold(pathlib.Path({str(holder)!r})):\n"
+    script += "    print('held', flush=True)\n    sys.stdin.read()\n"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -832,13 +833,14 @@ def test_configuration_is_checked_without_doing_anything(world: World) -> None:
     assert done.returncode == 2
     assert (
         done.stderr
-        == f"cloudkeeper: {world.root}/image-lists.conf:1: does not begin with https://; write https://HOST/PATH\n"
+        == f"cloudkeeper: {world.root}/image-lists.conf:1: does not begin with https://; "
+        "write https://HOST/PATH\n"
     )
     assert (world.web.requests, world.cloud.calls) == ([], [])
 
 
-def test_a_stop_tidies_up(world: World) -> None:
-    """SIGTERM in mid-download: no file stays, the backend is told that the run is over."""
+def test_a_stopped_run_cleans_up(world: World) -> None:
+    """SIGTERM during a download: no file stays, and the run ends with PostAction."""
     world.publish([world.image(1, "one.qcow2")])
     world.web.put("/images/one.qcow2", Slow(world.files["one.qcow2"], 1))
     command = [str(PROGRAM), *world.command()]
@@ -867,7 +869,7 @@ def test_exit_codes_of_the_peer(world: World) -> None:
 
 
 def killing(world: World) -> KillMatrix:
-    """Return the matrix of a run that adds an image, replaces one, converts one and removes one."""
+    """Return the matrix of a run that adds, replaces, converts and removes an image."""
     old = [world.image(1, "one.qcow2"), world.image(2, "one.raw")]
     new = [
         world.image(1, "two.qcow2", hv__version="2"),

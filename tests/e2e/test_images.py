@@ -1,4 +1,4 @@
-"""The image flow as a whole: signed lists on an HTTPS server, `cloudkeeper`, `cloudkeeper-os`, a real Glance.
+"""The whole image flow: signed lists on an HTTPS server, `cloudkeeper`, `cloudkeeper-os`, Glance.
 
 The outcome is read from Glance's database and by downloads through its public API, hashed by
 sha512sum.
@@ -75,7 +75,7 @@ class Site:
         return found
 
     def download(self, vo: str, row: Row) -> bytes:
-        """Return an image as a user of the VO gets it."""
+        """Return the data of an image as a user of the VO downloads them."""
         made: session.Session = self.cloud.door(PROJECTS[vo]).session
         where = {"service_type": GLANCE, "interface": "public", "region_name": REGION}
         content: bytes = made.get(f"/v2/images/{row.id}/file", endpoint_filter=where).content
@@ -105,7 +105,7 @@ def site(cloud: Cloud, tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
+def test_two_lists_over_several_runs(site: Site, tmp_path: Path) -> None:
     """R34, R35."""
     site.publish("ops", [site.image(1, "one.qcow2"), site.image(2, "one.raw")])
     site.publish("biomed", [site.image(3, "one.ova")])
@@ -126,7 +126,7 @@ def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
     qemu_img("compare", "-f", "raw", "-F", "qcow2", tmp_path / "expected.raw", converted)
     assert list(site.backend.images.iterdir()) == []
 
-    # Nothing has changed: nothing happens.
+    # Without a change, nothing happens.
     assert site.sync().returncode == 0
     assert {vo: site.offered(vo) for vo in PROJECTS} == first
     assert site.web.asked("/images/one.qcow2") == 1
@@ -144,7 +144,7 @@ def test_the_story_of_two_lists(site: Site, tmp_path: Path) -> None:
     assert list(ops) == [image_id(1)]
     assert sha512(site.download("ops", ops[image_id(1)])) == sha512(site.files["two.qcow2"])
 
-    # Only what is told of an image changes: the record of Glance stays the same one.
+    # Only the metadata of an image change: its record in Glance stays.
     site.publish(
         "ops", [site.image(1, "two.qcow2", hv__version="2026.12.01", dc__title="Another title")]
     )
@@ -180,7 +180,7 @@ def test_a_vo_without_a_project_stops_no_other(site: Site) -> None:
 
 
 def until_it_uploads(site: Site) -> None:
-    """Wait until Glance has begun to take an image in."""
+    """Wait until Glance receives an image."""
     deadline = time.monotonic() + 60
     while not any(row.status in {"queued", "saving"} for row in site.cloud.rows("img-ops")):
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Image lists that were made apart from this code, and those that openssl signs now, in its several manners."""
+"""Image lists that other code has made, and those that openssl signs in each of its forms."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
 LISTS = Path(__file__).parent / "image-lists"
 AT = datetime(2027, 1, 1, tzinfo=UTC)
-"""After the sample of an expired list, within the time of the others."""
+"""After the expiry of one sample, within the validity of the others."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def samples() -> CADirectory:
 
 
 def signed_text(name: str) -> Any:
-    """Return what the openssl program takes out of a list."""
+    """Return the text that the openssl program extracts from a list."""
     command = [
         "openssl",
         "smime",
@@ -41,7 +41,7 @@ def signed_text(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["good.list", "good-crlf.list"])
-def test_good_lists_are_believed(samples: CADirectory, name: str) -> None:
+def test_good_lists_are_accepted(samples: CADirectory, name: str) -> None:
     found, warnings = imagelist.verify((LISTS / name).read_bytes(), trust=samples, at=AT)
     wanted = signed_text(name)
     assert found.identifier == wanted["dc:identifier"]
@@ -89,11 +89,13 @@ def document(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "options", [[], ["-md", "sha512"], ["-text"], ["-nocerts"], ["-crlfeol"]], ids=str
 )
-def test_what_openssl_signs(authority: Authority, signer: Credential, options: list[str]) -> None:
+def test_lists_signed_by_openssl(
+    authority: Authority, signer: Credential, options: list[str]
+) -> None:
     certificates = authority.directory / "certificates"
     trust = CADirectory(certificates)
     message = sign(json.dumps(document(), ensure_ascii=False).encode(), signer, *options)
-    # openssl has to be told the signer then, and we do not go looking for one
+    # openssl needs the signer as an option then, and this code looks for none.
     if options == ["-nocerts"]:
         with pytest.raises((Malformed, Untrusted)):
             imagelist.verify(message, trust=trust, at=datetime.now(UTC))
@@ -137,7 +139,7 @@ def test_every_form_that_carries_its_text(
 def test_text_outside_of_the_signature(
     authority: Authority, signer: Credential, options: list[str]
 ) -> None:
-    """F-T6: ignored before, where the form has a place for it, refused after."""
+    """F-T6: text before the signature is ignored if the form allows it, text after it refused."""
     trust = CADirectory(authority.directory / "certificates")
     message = sign(document(), signer, *options)
     forged = json.dumps(document(dc__identifier="forged")).encode()
@@ -155,7 +157,7 @@ def test_text_outside_of_the_signature(
 def test_every_altered_byte_of_the_list_is_noticed(
     authority: Authority, signer: Credential
 ) -> None:
-    """Flip one byte at many places of the signed text: neither verifier accepts, or the text is the same one."""
+    """Flip single bytes of the signed text: neither verifier accepts, or the text is the same."""
     trust = CADirectory(authority.directory / "certificates")
     message = sign(document(), signer)
     start, end = message.index(b"{"), message.rindex(b"}")
@@ -167,18 +169,18 @@ def test_every_altered_byte_of_the_list_is_noticed(
 
 
 def test_a_key_that_is_not_for_signatures(authority: Authority) -> None:
-    """The CA's own: it may sign certificates and CRLs, and nothing else."""
+    """The key of the CA may only sign certificates and CRLs."""
     own = Credential(authority.certificate, authority.directory / "ca.key")
     message = sign(image_list([], dn=AUTHORITY_DN, ca=AUTHORITY_DN), own)
     certificates = authority.directory / "certificates"
-    told = subprocess.run(
+    reported = subprocess.run(
         ["openssl", "x509", "-noout", "-text", "-in", own.certificate],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "Certificate Sign, CRL Sign" in told.stdout
-    assert "Digital Signature" not in told.stdout
+    assert "Certificate Sign, CRL Sign" in reported.stdout
+    assert "Digital Signature" not in reported.stdout
     with pytest.raises(Untrusted, match="is not for signatures"):
         imagelist.verify(message, trust=CADirectory(certificates), at=datetime.now(UTC))
 

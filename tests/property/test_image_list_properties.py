@@ -59,7 +59,7 @@ def good_list(count: int = 3) -> dict[str, Any]:
 
 
 def paths(tree: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the ways to all values of a tree."""
+    """Return the paths to all values of a tree."""
     below: list[tuple[Any, Any]] = []
     if isinstance(tree, dict):
         below = list(tree.items())
@@ -102,7 +102,7 @@ def test_one_wrong_value_costs_one_image_or_the_list(data: st.DataObject, value:
         assert from_message(message) == offer.appliance
 
 
-def test_what_is_refused_is_told_with_its_reason() -> None:
+def test_refused_images_have_their_reasons() -> None:
     cases: dict[int, dict[str, Any]] = {
         1: {"ad__mpuri": None},
         2: {"sl__checksum__sha512": "abc"},
@@ -155,10 +155,10 @@ def test_absurd_texts(text: bytes, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"), [("512", 512 * 2**20), ("1073741824", 2**30), ("", 0), ("0", 0)]
+    ("stated", "meant"), [("512", 512 * 2**20), ("1073741824", 2**30), ("", 0), ("0", 0)]
 )
-def test_memory(told: str, meant: int) -> None:
-    found = parsed(image_list([image(1, uri=URI, hv__ram_minimum=told)], dn=DN, ca=CA))
+def test_memory(stated: str, meant: int) -> None:
+    found = parsed(image_list([image(1, uri=URI, hv__ram_minimum=stated)], dn=DN, ca=CA))
     assert found.offers[0].appliance.ram == meant
 
 
@@ -198,7 +198,7 @@ def wanted_list(drawn: dict[int, tuple[dict[str, str], int]]) -> ImageList:
 
 
 @given(lists, clouds)
-def test_carrying_out_a_plan_makes_the_cloud_what_the_list_offers(
+def test_a_plan_makes_the_cloud_equal_to_the_list(
     drawn: dict[int, tuple[dict[str, str], int]], cloud: dict[int, dict[str, str]]
 ) -> None:
     wanted = wanted_list(drawn)

@@ -1,4 +1,4 @@
-"""A Glance that misbehaves: a proxy before the real one, which answers everything that no fault is planned for.
+"""A Glance that misbehaves: a proxy that passes requests without a planned fault to the real one.
 
 It speaks HTTP in clear to the client and TLS to Glance. Faults are planned by method and path; each
 strikes a given number of times, in order.
@@ -23,18 +23,18 @@ _BLOCK = 64 * 1024
 
 @dataclass
 class Fault:
-    """What happens to requests whose ``METHOD path`` matches; ``times`` of them."""
+    """The fault of up to ``times`` requests whose ``METHOD path`` matches."""
 
     pattern: str
     times: int = 1
     status: int = 0
-    """Answer with it instead of asking Glance."""
+    """Status of the answer, which does not come from Glance."""
     cut_after: int | None = None
-    """Close the connection to the client after so many bytes of the request's body; Glance sees it close, too."""
+    """Close both connections after so many bytes of the request's body."""
     hold_after: int | None = None
     """Wait for ``release`` after so many bytes of the body, having set ``reached``."""
     lose_answer: bool = False
-    """Let Glance do it, and close the connection instead of answering."""
+    """Let Glance answer, and close the connection to the client instead of passing the answer."""
     alter: Callable[[bytes], bytes] | None = None
     """Change the body of Glance's answer."""
     reached: threading.Event = field(default_factory=threading.Event)

@@ -1,8 +1,10 @@
-"""A backend of the 1.x protocol that keeps appliances in memory, and fails when told to.
+"""A backend of the 1.x protocol that keeps appliances in memory, and fails on request.
 
-It believes what the frontend says, but looks at the files: ``received`` holds the SHA-512 of what
+It checks no claim of the frontend, but reads the files: ``received`` holds the SHA-512 of what
 was at each location when the call came. `misbehave` makes one method fail for one image.
 """
+
+# ruff: noqa: N802  the names of the protocol
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ SUCCESS = (("status", "SUCCESS"),)
 
 @dataclass(slots=True)
 class Cloud:
-    """What is offered, by list and image, and which calls came in which order."""
+    """The appliances, by list and image, and the calls in their order."""
 
     appliances: dict[tuple[str, str], pb.Appliance] = field(default_factory=dict)
     received: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -37,10 +39,10 @@ class Cloud:
     """VOs that have no project."""
     endpoint: str = ""
     port: int = 0
-    """Of TLS; without it there is a unix socket."""
+    """For TLS; without them there is a unix socket."""
 
     def misbehave(self, method: str, image: str = "", *, how: str) -> None:
-        """Let ``method`` fail: ``how`` is a status of 1.x, or "exception", or "silence" (no result told)."""
+        """Let ``method`` fail with a status of 1.x, or by "exception" or "silence" (no status)."""
         self.faults[method, image] = how
 
 
@@ -61,17 +63,17 @@ class _Backend(stubs.CommunicatorServicer):
             )
         return how is None
 
-    def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+    def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         self.cloud.metadata = [(key, str(value)) for key, value in context.invocation_metadata()]
         if self._note("PreAction", "", context):
             context.set_trailing_metadata((*SUCCESS, ("features", self.cloud.features)))
         return request
 
-    def PostAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+    def PostAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         self._note("PostAction", "", context)
         return request
 
-    def ImageLists(  # noqa: N802
+    def ImageLists(
         self,
         request: Empty,  # noqa: ARG002
         context: grpc.ServicerContext,
@@ -80,7 +82,7 @@ class _Backend(stubs.CommunicatorServicer):
             yield pb.ImageListIdentifier(image_list_identifier=name)
         self._note("ImageLists", "", context)
 
-    def Appliances(  # noqa: N802
+    def Appliances(
         self, request: pb.ImageListIdentifier, context: grpc.ServicerContext
     ) -> Iterator[pb.Appliance]:
         for (list_id, _), appliance in list(self.cloud.appliances.items()):
@@ -93,15 +95,15 @@ class _Backend(stubs.CommunicatorServicer):
                     (("status", "ERROR"), ("message", f"VO {vo}: is mapped to no project"))
                 )
 
-    def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+    def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         self._store("AddAppliance", request, context)
         return Empty()
 
-    def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+    def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         self._store("UpdateAppliance", request, context)
         return Empty()
 
-    def RemoveAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:  # noqa: N802
+    def RemoveAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         if self._note("RemoveAppliance", request.identifier, context):
             self.cloud.appliances.pop((request.image_list_identifier, request.identifier))
         return Empty()
@@ -122,10 +124,12 @@ class _Backend(stubs.CommunicatorServicer):
 
 @contextlib.contextmanager
 def serve(*, credentials: grpc.ServerCredentials | None = None) -> Iterator[Cloud]:
-    """Serve until the end of the block: on a unix socket, or with credentials on a free port of loopback."""
+    """Serve during the block: on a unix socket, or with credentials on a free port of loopback."""
     cloud = Cloud()
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
-    stubs.add_CommunicatorServicer_to_server(_Backend(cloud), server)  # type: ignore[no-untyped-call]
+    stubs.add_CommunicatorServicer_to_server(  # type: ignore[no-untyped-call]
+        _Backend(cloud), server
+    )
     with tempfile.TemporaryDirectory(prefix="c") as short:
         if credentials:
             cloud.port = server.add_secure_port("127.0.0.1:0", credentials)

@@ -28,7 +28,7 @@ def in_days(days: float) -> str:
 
 
 def image(number: int, *, uri: str, content: bytes = b"", **changes: Any) -> dict[str, Any]:
-    """Return an image of ``content``; ``changes`` replace keys, written with ``__`` for the colon; None removes one."""
+    """Return an image of ``content``; ``changes`` replace keys (``__``: colon, None: remove)."""
     fields = {
         "dc:description": f"Image {number} of the example VO",
         "dc:identifier": image_id(number),
@@ -106,6 +106,6 @@ def sign(document: object, signer: Credential, *options: str) -> bytes:
 
 
 def openssl_accepts(message: bytes, certificates: Path) -> bool:
-    """Tell whether the openssl program verifies a message against a CA directory."""
+    """Check whether the openssl program verifies a message against a CA directory."""
     command = ["openssl", "smime", "-verify", "-purpose", "any", "-CApath", str(certificates)]
     return subprocess.run(command, input=message, capture_output=True, check=False).returncode == 0

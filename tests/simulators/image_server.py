@@ -36,7 +36,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Send ``content``, claim ``announced`` bytes (None: nothing), and hang up."""
+    """Announce ``announced`` bytes (None: no length), send ``content``, and disconnect."""
 
     content: bytes
     announced: int | None
@@ -52,7 +52,7 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Dripping:
-    """Send ``begin`` as it is, then ``drop`` again and again until the client has had enough."""
+    """Send ``begin``, then ``drop`` again and again until the client closes the connection."""
 
     begin: bytes
     drop: bytes
@@ -72,7 +72,7 @@ Content = bytes | Path | Redirect | Broken | Slow | Dripping | Status
 
 @dataclass(slots=True)
 class ImageServer:
-    """What is served, and what was asked for."""
+    """The contents by path, and the requests."""
 
     base: str
     contents: dict[str, Content] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class ImageServer:
     requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
 
     def put(self, path: str, content: Content, *, token: str = "") -> str:
-        """Serve ``content`` at ``path``, to whoever has ``token`` if there is one; returns the URL."""
+        """Serve ``content`` at ``path``, with ``token`` only if there is one; return the URL."""
         self.contents[path] = content
         if token:
             self.tokens[path] = token
@@ -90,7 +90,7 @@ class ImageServer:
         return f"{self.base}{path}"
 
     def asked(self, path: str) -> int:
-        """Return how often a path was asked for."""
+        """Return the number of requests for a path."""
         return sum(asked == path for _, asked, _ in self.requests)
 
 
@@ -165,12 +165,12 @@ class _Server(http.server.ThreadingHTTPServer):
     world: ImageServer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients of these tests hang up when they do not believe the certificate."""
+        """Log nothing: clients of these tests disconnect if they do not trust the certificate."""
 
 
 @contextlib.contextmanager
 def serve(credential: Credential | None, *, host: str = "localhost") -> Iterator[ImageServer]:
-    """Serve on a free port of loopback until the end of the block; ``host`` is the name in its URLs."""
+    """Serve on a free port of loopback during the block; ``host`` is the name in its URLs."""
     server = _Server(("127.0.0.1", 0), _Responder)
     scheme = "http"
     if credential:

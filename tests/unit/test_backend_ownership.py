@@ -49,8 +49,8 @@ def test_only_one_may_work_on_something(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("there", "removed", "allowance", "is_allowed"),
-    [(3, 3, 0, True), (4, 4, 0, False), (6, 3, 0, True), (8, 4, 0, True), (8, 5, 0, False), (9, 5, 0, False),
-     (8, 5, 5, True), (8, 6, 5, False), (0, 0, 0, True)],
+    [(3, 3, 0, True), (4, 4, 0, False), (6, 3, 0, True), (8, 4, 0, True), (8, 5, 0, False),
+     (9, 5, 0, False), (8, 5, 5, True), (8, 6, 5, False), (0, 0, 0, True)],
 )  # fmt: skip
 def test_no_more_than_half_and_no_more_than_three(
     there: int, removed: int, allowance: int, *, is_allowed: bool

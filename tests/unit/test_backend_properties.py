@@ -1,4 +1,4 @@
-"""Which images are ours, and what is written at them; property names are those of cloudkeeper-os 0.9.9."""
+"""Recognition of our images and their properties; the names are those of cloudkeeper-os 0.9.9."""
 
 import json
 from dataclasses import replace
@@ -85,11 +85,11 @@ def test_images_that_are_ours() -> None:
         (-5, 0),
     ],
 )
-def test_least_memory_is_rounded_up_to_mib(ram: int, mib: int) -> None:
+def test_minimum_memory_is_rounded_up_to_mib(ram: int, mib: int) -> None:
     assert properties.standard(appliance(ram=ram))["min_ram"] == mib
 
 
-def test_an_image_without_title_is_called_by_its_identifier() -> None:
+def test_an_image_without_title_is_named_by_its_identifier() -> None:
     assert properties.standard(appliance(title=""))["name"] == "one"
 
 
@@ -115,7 +115,7 @@ def test_values_that_cannot_be_read_count_as_none() -> None:
     assert (found.ram, found.expires, dict(found.attributes)) == (0, None, {})
 
 
-def test_what_is_written_is_read_again() -> None:
+def test_properties_are_read_as_written() -> None:
     stated = appliance(
         ram=2**31,
         cores=2,

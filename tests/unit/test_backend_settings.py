@@ -1,4 +1,4 @@
-"""cloudkeeper-os.conf and the mapping: accepted and refused settings, and the place of each error."""
+"""cloudkeeper-os.conf and the mapping: accepted and refused settings, and places of errors."""
 
 import json
 import re
@@ -115,8 +115,10 @@ cafile = {tmp_path}/ca.pem
 
 
 _PORT_ALONE = (
-    f"{CONFIG}:2: grpc_port: a TCP port needs mutual TLS, and there are no certificates; remove this "
-    "line (the frontend of this host uses {root}/run/cloudkeeper/backend.sock), or, for a frontend on "
+    f"{CONFIG}:2: grpc_port: a TCP port needs mutual TLS, and there are no certificates; "
+    "remove this "
+    "line (the frontend of this host uses {root}/run/cloudkeeper/backend.sock), or, for a "
+    "frontend on "
     "another host, run: appliance certificates"
 )
 
@@ -125,7 +127,7 @@ _PORT_ALONE = (
 def test_a_port_without_certificates_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str
 ) -> None:
-    """F-H4: ``grpc_port = 50051`` of an older installation opens no port; the message has line and remedy."""
+    """F-H4: ``grpc_port = 50051`` of an older installation is an error with its line."""
     write(tmp_path, GOOD.replace("debug = true\n", f"grpc_port = 50051\n{options}"))
     assert problems(tmp_path) == [_PORT_ALONE.format(root=tmp_path)]
     assert backend.main(["--root", str(tmp_path), "--check-config"]) == 2
@@ -138,7 +140,7 @@ def test_a_port_without_certificates_is_refused(
 
 
 def test_a_port_with_the_certificates_of_the_installation(tmp_path: Path) -> None:
-    """F-H4: the files that ``appliance certificates`` writes are the defaults; one that is missing is an error."""
+    """F-H4: the files of ``appliance certificates`` are the defaults; a missing one is an error."""
     write(tmp_path, GOOD.replace("debug = true", "grpc_port = 50051"))
     made = tmp_path / "etc/fedcloud/tls/cloudkeeper-os"
     made.mkdir(parents=True)
@@ -154,10 +156,10 @@ def test_a_port_with_the_certificates_of_the_installation(tmp_path: Path) -> Non
     assert load(tmp_path).listening == Listening(None, Port("127.0.0.1", 50051, tls))
 
 
-def test_without_tls_only_by_an_option_that_says_so(
+def test_an_open_port_needs_an_option_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """F-H4: for a frontend of 1.7.1 without certificate; warned of each time."""
+    """F-H4: for a frontend of 1.7.1 without certificate; every start logs a warning."""
     write(
         tmp_path,
         GOOD.replace("debug = true", "grpc_port = 50051\naccept_anyone_without_tls = true"),
@@ -166,7 +168,8 @@ def test_without_tls_only_by_an_option_that_says_so(
     assert found.listening == Listening(None, Port("127.0.0.1", 50051, None))
     (warning,) = found.warnings
     assert str(warning).startswith(
-        f"{tmp_path}/{CONFIG}:3: accept_anyone_without_tls: true: anyone who can connect to grpc_port can add and "
+        f"{tmp_path}/{CONFIG}:3: accept_anyone_without_tls: true: anyone who can connect to "
+        "grpc_port can add and "
         "remove images of this cloud; remove the line as soon as the frontend has a certificate"
     )
     assert backend.main(["--root", str(tmp_path), "--check-config"]) == 0
@@ -175,7 +178,7 @@ def test_without_tls_only_by_an_option_that_says_so(
     assert "anyone who can connect" in shown.err
 
 
-def test_options_of_a_port_that_is_not_there(tmp_path: Path) -> None:
+def test_options_of_a_port_without_grpc_port(tmp_path: Path) -> None:
     write(
         tmp_path,
         GOOD.replace("debug = true", "listen_address = ::1\naccept_anyone_without_tls = true"),
@@ -199,7 +202,10 @@ def test_an_application_credential(tmp_path: Path) -> None:
     )
     write(tmp_path, text)
     assert problems(tmp_path) == [
-        f"{CONFIG}: [keystone_authtoken] application_credential_secret: must be set: v3applicationcredential needs it"
+        (
+            f"{CONFIG}: [keystone_authtoken] application_credential_secret: must be set: "
+            "v3applicationcredential needs it"
+        )
     ]
 
 
@@ -221,7 +227,7 @@ def test_every_form_of_mapping(tmp_path: Path, mapping: Any) -> None:
 
 
 def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
-    """D12: `insecure` is one."""
+    """D12: `insecure` is among them."""
     text = """\
 [DEFAULT]
 grpc_port = 70000
@@ -281,12 +287,13 @@ def test_the_shipped_file_lists_every_option_with_its_default() -> None:
     assert len(defaults) > 10
 
 
-def test_the_shipped_mapping_alone_is_refused_and_beside_others_left_out(tmp_path: Path) -> None:
+def test_the_shipped_mapping_is_refused_alone_and_ignored_beside_others(tmp_path: Path) -> None:
     write(tmp_path)
     mapping = tmp_path / "etc/cloudkeeper-os/mapping.json"
     mapping.write_text((Path(__file__).parents[2] / "etc/voms.json").read_text())
     reported = (
-        "etc/cloudkeeper-os/mapping.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and "
+        "etc/cloudkeeper-os/mapping.json:2: vo.example.org: is still the placeholder, with "
+        "its project 'mytenant', and "
         "left out; fill in your VOs, or remove the entry"
     )
     assert problems(tmp_path) == [
@@ -299,13 +306,14 @@ def test_the_shipped_mapping_alone_is_refused_and_beside_others_left_out(tmp_pat
     assert [str(problem).removeprefix(f"{tmp_path}/") for problem in found.warnings] == [reported]
 
 
-def test_two_files_are_one_too_many(tmp_path: Path) -> None:
+def test_two_files_are_refused(tmp_path: Path) -> None:
     """R36."""
     write(tmp_path)
     write(tmp_path, name="etc/cloudkeeper-os/cloudkeeper-os.conf")
     (line,) = problems(tmp_path)
     assert line == (
-        f"etc/cloudkeeper-os/cloudkeeper-os.conf: there is {tmp_path}/{CONFIG}, too; remove one of them"
+        f"etc/cloudkeeper-os/cloudkeeper-os.conf: there is {tmp_path}/{CONFIG}, too; remove "
+        "one of them"
     )
 
 
@@ -332,10 +340,10 @@ def test_a_password_that_all_may_read_is_reported(tmp_path: Path) -> None:
     )
 
 
-def test_a_name_to_listen_at_is_looked_up(
+def test_the_host_name_of_a_port_is_looked_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Containers know their addresses by name; one that leads nowhere is a mistake in the command line."""
+    """Containers know their addresses by name; an unknown name is an error of the command line."""
     write(tmp_path)
     certificates = tmp_path / "etc/fedcloud/tls/cloudkeeper-os"
     certificates.mkdir(parents=True)
@@ -363,7 +371,7 @@ def test_the_record_of_a_backend_that_cannot_start(tmp_path: Path) -> None:
     assert "backend.conf:" in said.failures[0]
 
 
-def test_an_account_by_a_misspelt_name_is_refused(tmp_path: Path) -> None:
+def test_an_account_with_a_misspelled_option_is_refused(tmp_path: Path) -> None:
     """F-H6: the default, cloudkeeper, would be another account."""
     write(tmp_path, GOOD.replace("password =", "user = images\npassword ="))
     assert problems(tmp_path) == [
@@ -371,7 +379,7 @@ def test_an_account_by_a_misspelt_name_is_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_a_log_that_would_go_elsewhere_is_reported(tmp_path: Path) -> None:
+def test_ignored_options_of_the_log_are_reported(tmp_path: Path) -> None:
     """F-H6: options of oslo.log that are set and ignored."""
     write(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Files that a frontend names: what is sent of them, and when nothing is."""
+"""Files that a frontend names: complete uploads, and the reasons for none."""
 
 import hashlib
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_the_last_block_is_held_back_when_the_checksum_is_wrong(path: Path, at: 
     assert len(b"".join(sent)) < len(DATA)
 
 
-def test_a_file_that_is_cut_short_while_it_is_sent(path: Path) -> None:
+def test_a_file_that_is_truncated_while_it_is_sent(path: Path) -> None:
     with open_image(described(path), directory=path.parent, is_wanted=always) as file:
         blocks = iter(file)
         next(blocks)
@@ -68,7 +68,7 @@ def test_a_file_that_is_cut_short_while_it_is_sent(path: Path) -> None:
             list(blocks)
 
 
-def test_nobody_wants_it_any_longer(path: Path) -> None:
+def test_an_upload_ends_when_it_is_no_longer_wanted(path: Path) -> None:
     answers = iter([True, True, False])
     with (
         open_image(described(path), directory=path.parent, is_wanted=lambda: next(answers)) as file,

@@ -1,4 +1,4 @@
-"""cloudkeeper.yml in the forms that sites have, and what is told when it is wrong."""
+"""cloudkeeper.yml in the forms that sites have, and the messages for errors in it."""
 
 import argparse
 import logging
@@ -167,7 +167,7 @@ def test_the_single_list_of_2_0(tmp_path: Path) -> None:
     assert [one.name for one in found.lists] == [URL]
 
 
-def test_all_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
+def test_all_errors_are_reported_with_their_lines(tmp_path: Path) -> None:
     text = (
         "cloudkeeper:\n"
         "  image-lists-file: /nowhere\n"
@@ -182,28 +182,52 @@ def test_all_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
         "  ca-dri: /x\n"
     )
     (tmp_path / "etc/grid-security").mkdir(parents=True)
-    told = problems(tmp_path, text)
+    reported = problems(tmp_path, text)
     grid = tmp_path / "etc/grid-security"
-    assert told == [
-        f"cloudkeeper.yml: [cloudkeeper.backend] certificate: file {grid}/backendcert.pem does not exist",
+    assert reported == [
+        (
+            f"cloudkeeper.yml: [cloudkeeper.backend] certificate: file {grid}/backendcert.pem "
+            "does not exist"
+        ),
         f"cloudkeeper.yml: [cloudkeeper] certificate: file {grid}/hostcert.pem does not exist",
         f"cloudkeeper.yml: [cloudkeeper] key: file {grid}/hostkey.pem does not exist",
         "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: file /nowhere does not exist",
-        "cloudkeeper.yml:3: [cloudkeeper] formats: 'vdi' is not allowed; write one or more of raw, ova, qcow2, vmdk",
-        "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; write unix:///PATH or HOST:PORT",
-        "cloudkeeper.yml:6: [cloudkeeper] remote-mode: true: images over HTTP are not supported; write false, and share image-dir with the backend",
-        "cloudkeeper.yml:7: [cloudkeeper.logging] level: 'LOUD' is not allowed; write DEBUG or INFO or WARN or ERROR or FATAL or UNKNOWN",
-        "cloudkeeper.yml:8: [cloudkeeper] verify-image-list: false: lists are always verified; write true",
-        "cloudkeeper.yml:9: [cloudkeeper.external-tools] execution-timeout: 'soon' is not allowed; write a whole number from 1 to 2147483648",
+        (
+            "cloudkeeper.yml:3: [cloudkeeper] formats: 'vdi' is not allowed; write one or more "
+            "of raw, ova, qcow2, vmdk"
+        ),
+        (
+            "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; "
+            "write unix:///PATH or HOST:PORT"
+        ),
+        (
+            "cloudkeeper.yml:6: [cloudkeeper] remote-mode: true: images over HTTP are not "
+            "supported; write false, and share image-dir with the backend"
+        ),
+        (
+            "cloudkeeper.yml:7: [cloudkeeper.logging] level: 'LOUD' is not allowed; write "
+            "DEBUG or INFO or WARN or ERROR or FATAL or UNKNOWN"
+        ),
+        (
+            "cloudkeeper.yml:8: [cloudkeeper] verify-image-list: false: lists are always "
+            "verified; write true"
+        ),
+        (
+            "cloudkeeper.yml:9: [cloudkeeper.external-tools] execution-timeout: 'soon' is not "
+            "allowed; write a whole number from 1 to 2147483648"
+        ),
         "cloudkeeper.yml:11: [cloudkeeper] ca-dri: unknown option, ignored; did you mean ca-dir?",
     ]
 
 
 def test_lists_in_two_places(tmp_path: Path) -> None:
     text = f"cloudkeeper:\n  image-lists-file: {tmp_path}/x\n  image-lists: [{URL}]\n"
-    told = problems(tmp_path, text)
-    assert told == [
-        "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: cannot be used together with image-lists; remove one of them"
+    reported = problems(tmp_path, text)
+    assert reported == [
+        (
+            "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: cannot be used together with "
+            "image-lists; remove one of them"
+        )
     ]
 
 
@@ -223,7 +247,10 @@ def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
     shipped = settings.load(parse(), Layout(tmp_path))
     bare = load(
         tmp_path,
-        f"cloudkeeper: {{external-tools: {{binaries: {{qemu-img: {tmp_path}/usr/bin/qemu-img}}}}}}\n",
+        (
+            "cloudkeeper: "
+            f"{{external-tools: {{binaries: {{qemu-img: {tmp_path}/usr/bin/qemu-img}}}}}}\n"
+        ),
     )
     assert shipped == bare
     (problem,) = shipped.list_problems
@@ -262,14 +289,14 @@ _SOCKET = "unix:///run/cloudkeeper/backend.sock"
         ({"ENDPOINT": "[::1]:1"}, ("--authentication",), "[::1]:1"),
     ],
 )
-def test_a_backend_of_the_environment_wins_over_the_file_and_a_flag_over_both(
+def test_a_backend_in_the_environment_wins_over_the_file_and_a_flag_over_both(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
     flags: tuple[str, ...],
     expected: str,
 ) -> None:
-    """R35: the two variables that ``docker run --link cloudkeeper-os:backend`` sets, and that of the compose file."""
+    """R35: the variables of ``docker run --link`` and of the compose file."""
     for name in ("cert.pem", "key.pem", "backendcert.pem"):
         path = tmp_path / "etc/grid-security" / f"host{name}".replace("hostbackend", "backend")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,12 +308,13 @@ def test_a_backend_of_the_environment_wins_over_the_file_and_a_flag_over_both(
     assert load(tmp_path, text, *flags).endpoint == expected
 
 
-def test_how_the_backend_is_known_is_told(tmp_path: Path) -> None:
-    """F-H4: a port without TLS is warned of, TLS on a socket too: it would have no effect."""
+def test_warnings_about_tls(tmp_path: Path) -> None:
+    """F-H4: warn about a port without TLS, and about TLS on a socket, which has no effect."""
     start = "cloudkeeper:\n  image-lists: []\n"
     (warning,) = load(tmp_path, f"{start}  backend:\n    endpoint: 127.0.0.1:50051\n").warnings
     assert str(warning).endswith(
-        "cloudkeeper.yml:4: [cloudkeeper.backend] endpoint: 127.0.0.1:50051 is used without TLS, so any host "
+        "cloudkeeper.yml:4: [cloudkeeper.backend] endpoint: 127.0.0.1:50051 is used "
+        "without TLS, so any host "
         "could answer in its place; set authentication: true"
     )
     for endpoint in (_SOCKET, "unix:/run/other.sock"):

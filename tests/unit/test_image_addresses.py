@@ -21,7 +21,7 @@ def read(tmp_path: Path, text: str) -> tuple[list[addresses.Address], list[str]]
 
 
 def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
-    """R37: and the token is shown nowhere."""
+    """R37: the token appears in no output."""
     text = (
         "\ufeff# AppDB\r\n\r\n"
         f"  https://{SECRET}:x-oauth-basic@vmcaster.appdb.egi.eu/store/vo/ops/image.list\t\r\n"
@@ -67,12 +67,15 @@ def test_lines_as_administrators_write_them(tmp_path: Path) -> None:
         ),
         (
             "https://APPDB_TOKEN:x-oauth-basic@vmcaster.appdb.egi.eu/store/vo/ops/image.list",
-            "is still the placeholder 'APPDB_TOKEN'; write your access token of vmcaster.appdb.egi.eu",
+            (
+                "is still the placeholder 'APPDB_TOKEN'; write your access token of "
+                "vmcaster.appdb.egi.eu"
+            ),
         ),
         (f"http://{SECRET}:x@a.example.org/x", "would send the token unencrypted; write https://"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number_and_stops_no_other(
+def test_a_bad_line_is_reported_by_number_and_stops_no_other(
     tmp_path: Path, line: str, words: str
 ) -> None:
     """R37."""

@@ -1,4 +1,4 @@
-"""Formats as qemu-img and tar write them; images that point at other files, which qemu-img would follow."""
+"""Formats as qemu-img and tar write them, and images that name files qemu-img would open."""
 
 import bz2
 import gzip
@@ -148,7 +148,7 @@ def test_forged_descriptors(
 def with_descriptor(
     disk: Path, into: Path, text: bytes, *, header: tuple[int, int], decoy: bytes = b""
 ) -> Path:
-    """Write a VMDK whose header says ``header`` (first sector and number of sectors) of its descriptor."""
+    """Write a VMDK whose header gives ``header`` as first sector and length of its descriptor."""
     content = bytearray(disk.read_bytes())
     content += bytes(-len(content) % 512)
     content[512 : 512 + 20 * 512] = text.ljust(20 * 512, b"\0")
@@ -159,7 +159,7 @@ def with_descriptor(
 
 @pytest.mark.parametrize("way", ["decoy", "second sector"])
 def test_a_descriptor_that_qemu_reads_otherwise(disks: Path, tmp_path: Path, way: str) -> None:
-    """The header names a harmless descriptor; QEMU reads twenty sectors from the second one on, whatever it says."""
+    """The header names a harmless descriptor; QEMU reads twenty sectors from the second on."""
     innocent = (disks / "sparse.vmdk").read_bytes()[512 : 512 + 20 * 512].split(b"\0")[0]
     path = tmp_path / "forged.vmdk"
     hint = b'parentFileNameHint="/etc/passwd"\n'
@@ -170,10 +170,10 @@ def test_a_descriptor_that_qemu_reads_otherwise(disks: Path, tmp_path: Path, way
     else:
         padded = innocent + b"#".ljust(511 - len(innocent), b"#") + b"\n"
         with_descriptor(disks / "sparse.vmdk", path, padded + hint, header=(1, 1))
-    told = subprocess.run(
+    reported = subprocess.run(
         ["qemu-img", "info", "-U", path], capture_output=True, text=True, check=False
     ).stdout
-    assert "backing file: /etc/passwd" in told
+    assert "backing file: /etc/passwd" in reported
     with pytest.raises(Unusable, match=r"has a parent disk|does not describe a complete disk"):
         inspect(path, Format.VMDK)
 
@@ -187,7 +187,7 @@ def test_a_disk_that_no_header_limits(tmp_path: Path) -> None:
 
 
 def archive(path: Path, *members: tuple[str, bytes | str]) -> Path:
-    """Write a TAR of files (bytes) and symbolic links (a text: where to)."""
+    """Write a TAR of files (bytes) and symbolic links (text: the target)."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as made:
         for name, content in members:
             member = tarfile.TarInfo(name)
@@ -219,7 +219,7 @@ def test_the_disk_of_an_ova_is_read_where_it_lies(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.ova", "out.raw"]
 
 
-def test_archives_that_are_no_ova(disks: Path, tmp_path: Path) -> None:
+def test_archives_that_are_not_an_ova(disks: Path, tmp_path: Path) -> None:
     vmdk = (disks / "sparse.vmdk").read_bytes()
     cases: dict[str, list[tuple[str, bytes | str]]] = {
         "is not an OVA with one disk: its archive has 1 .ovf and 2 .vmdk": [
@@ -277,19 +277,19 @@ def test_archives_with_impossible_figures(tmp_path: Path, kind: bytes, size: byt
     ],
     ids=["gzip", "bzip2", "zeros", "empty", "html"],
 )
-def test_what_is_no_image(tmp_path: Path, content: bytes, words: str) -> None:
+def test_files_that_are_not_images(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(Unusable, match=words):
         detect(tmp_path / "x", declared="QCOW2")
 
 
 @pytest.mark.parametrize("name", ["other.vdi", "other.vhdx"])
-def test_formats_of_others_are_not_taken_for_raw(disks: Path, name: str) -> None:
+def test_unknown_formats_are_not_taken_for_raw(disks: Path, name: str) -> None:
     with pytest.raises(Unusable, match="has none of the formats raw, ova, qcow2, vmdk"):
         detect(disks / name, declared=name.rpartition(".")[2])
 
 
-def test_a_raw_disk_without_boot_sector_is_what_its_list_says(tmp_path: Path) -> None:
+def test_the_list_decides_about_a_raw_disk_without_boot_sector(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\0" * 1024)
     assert detect(tmp_path / "x", declared="RAW") is Format.RAW
 
@@ -304,7 +304,7 @@ def test_qemu_img_is_missing_or_does_not_end(disks: Path, tmp_path: Path) -> Non
         QemuImg(slow, timedelta(seconds=1)).virtual_size(Disk(disks / "disk.raw", Format.RAW))
 
 
-def test_qemu_img_fails_in_its_own_words(disks: Path) -> None:
+def test_the_message_of_qemu_img_is_reported(disks: Path) -> None:
     with pytest.raises(
         Unusable, match=r"disk\.raw: qemu-img info failed \(1\): .*not in qcow2 format"
     ):
@@ -314,7 +314,8 @@ def test_qemu_img_fails_in_its_own_words(disks: Path) -> None:
 def test_qemu_img_may_write_no_more_than_the_disk_holds(disks: Path, tmp_path: Path) -> None:
     greedy = tmp_path / "greedy"
     greedy.write_text(
-        '#!/bin/sh\ncase $1 in info) exec qemu-img "$@";; esac\nhead -c 200M /dev/zero >"$OUT" || exit 1\n'
+        '#!/bin/sh\ncase $1 in info) exec qemu-img "$@";; esac\n'
+        'head -c 200M /dev/zero >"$OUT" || exit 1\n'
     )
     greedy.chmod(0o755)
     target = tmp_path / "out"
@@ -325,9 +326,7 @@ def test_qemu_img_may_write_no_more_than_the_disk_holds(disks: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("length", [4, 8, 40, 103])
-def test_a_qcow2_header_that_is_cut_off_is_refused(
-    disks: Path, tmp_path: Path, length: int
-) -> None:
+def test_a_truncated_qcow2_header_is_refused(disks: Path, tmp_path: Path, length: int) -> None:
     cut = tmp_path / "cut.qcow2"
     cut.write_bytes((disks / "v3.qcow2").read_bytes()[:length])
     with pytest.raises(Unusable, match=r"cut\.qcow2: its qcow2 header is truncated"):
@@ -383,15 +382,15 @@ def test_descriptors_of_any_usual_length(disks: Path, tmp_path: Path, sectors: i
 
 
 @pytest.mark.parametrize("sectors", [0, 41])
-def test_descriptors_of_no_usual_length(disks: Path, tmp_path: Path, sectors: int) -> None:
+def test_descriptors_of_an_unusual_length(disks: Path, tmp_path: Path, sectors: int) -> None:
     path, text = tmp_path / "x.vmdk", descriptor_of(disks / "sparse.vmdk")
     with_descriptor(disks / "sparse.vmdk", path, text, header=(1, sectors))
     with pytest.raises(Unusable, match="does not describe a complete disk"):
         inspect(path, Format.VMDK)
 
 
-def test_what_lies_behind_a_descriptor_is_not_read(disks: Path, tmp_path: Path) -> None:
-    """QEMU reads twenty sectors: a hint in the next one leads nowhere."""
+def test_bytes_after_a_descriptor_are_not_read(disks: Path, tmp_path: Path) -> None:
+    """QEMU reads twenty sectors: a parent named in the next one has no effect."""
     path, text = tmp_path / "x.vmdk", descriptor_of(disks / "sparse.vmdk")
     with_descriptor(disks / "sparse.vmdk", path, text.ljust(20 * 512, b"\n"), header=(1, 20))
     altered(path, path, (21 * 512, b'parentFileNameHint="/etc/passwd"\n'))
@@ -403,7 +402,7 @@ def test_a_vmdk_of_two_tib_is_the_largest(disks: Path, tmp_path: Path) -> None:
     assert inspect(path, Format.VMDK) == Disk(path, Format.VMDK)
 
 
-def test_words_of_others_are_cut_short(disks: Path, tmp_path: Path) -> None:
+def test_long_words_of_others_are_shortened(disks: Path, tmp_path: Path) -> None:
     text = descriptor_of(disks / "sparse.vmdk").replace(b"monolithicSparse", b"x" * 50)
     with_descriptor(disks / "sparse.vmdk", tmp_path / "x.vmdk", text, header=(1, 20))
     with pytest.raises(Unusable, match=f"of type {'x' * 40},"):
@@ -414,7 +413,7 @@ def test_words_of_others_are_cut_short(disks: Path, tmp_path: Path) -> None:
 
 
 def ova(path: Path, disk: bytes, *, members: int = 2) -> Path:
-    """Write an OVA of so many members, of which the last is the disk."""
+    """Write an OVA of so many members; the last one is the disk."""
     others = [(f"{number}.txt", b"") for number in range(members - 2)]
     return archive(path, ("a.ovf", b""), *others, ("a.vmdk", disk))
 
@@ -430,7 +429,7 @@ def test_an_ova_may_have_a_hundred_members(disks: Path, tmp_path: Path) -> None:
         inspect(ova(tmp_path / "b.ova", disk, members=101), Format.OVA)
 
 
-def test_an_archive_ends_where_its_last_member_does_or_is_cut_off(
+def test_an_archive_that_ends_before_its_last_member_is_truncated(
     disks: Path, tmp_path: Path
 ) -> None:
     disk = padded((disks / "sparse.vmdk").read_bytes())

@@ -1,4 +1,4 @@
-"""What is remembered of lists that were believed, and what is refused because of it."""
+"""The memory of accepted lists, and the lists that are refused because of it."""
 
 import json
 from dataclasses import replace
@@ -56,7 +56,9 @@ def path(tmp_path: Path) -> Path:
         ({"created": None}, "it was created at an unknown time, before one of"),
     ],
 )
-def test_what_is_not_the_list_that_it_was(path: Path, changes: dict[str, Any], words: str) -> None:
+def test_another_list_in_place_of_an_accepted_one_is_refused(
+    path: Path, changes: dict[str, Any], words: str
+) -> None:
     with pytest.raises(Untrusted, match=words) as refused:
         Memory(path).check(replace(KNOWN, **changes), url=URL)
     assert str(refused.value).endswith(
@@ -67,7 +69,7 @@ def test_what_is_not_the_list_that_it_was(path: Path, changes: dict[str, Any], w
             Memory(path).check(replace(KNOWN, **changes), url=f"{URL}.2")
 
 
-def test_what_is_newer_is_believed_and_remembered(path: Path) -> None:
+def test_a_newer_list_is_accepted_and_remembered(path: Path) -> None:
     Memory(path).check(KNOWN, url=URL)
     newer = replace(KNOWN, created=NOW - HOUR, version="2")
     memory = Memory(path)
@@ -96,7 +98,7 @@ def test_a_list_may_move(path: Path) -> None:
     assert [entry["url"] for entry in json.loads(path.read_text())] == [f"{URL}.2"]
 
 
-def test_a_date_in_the_future_is_not_held_against_later_lists(path: Path) -> None:
+def test_a_date_in_the_future_does_not_refuse_later_lists(path: Path) -> None:
     memory = Memory(path)
     memory.note(replace(KNOWN, created=NOW + 999 * HOUR), url=URL, at=NOW)
     memory.check(replace(KNOWN, created=NOW + HOUR), url=URL)
@@ -111,13 +113,13 @@ def test_nothing_is_written_when_nothing_is_new(path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["[{]", "{}x", '[{"url": "x"}]', "[1]", "null", "7", '{"a": 1}', _NUMBERS]
 )
-def test_a_damaged_file_believes_nothing(path: Path, text: str) -> None:
+def test_a_damaged_file_accepts_nothing(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(LocalFailure, match="has unreadable contents; restore it, or delete it"):
         Memory(path)
 
 
-def test_a_place_without_room(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     with pytest.raises(LocalFailure, match="Not a directory"):
         Memory(tmp_path / "state/lists.json")
@@ -125,7 +127,7 @@ def test_a_place_without_room(tmp_path: Path) -> None:
         Memory(Path("/proc/nowhere/lists.json")).note(KNOWN, url=URL, at=NOW)
 
 
-def test_a_query_tells_lists_apart_and_is_not_written_down(tmp_path: Path) -> None:
+def test_a_query_distinguishes_lists_and_is_not_stored(tmp_path: Path) -> None:
     urls = [f"{URL}?token=s3cr3t-{number}" for number in range(2)]
     found, _ = read([(url, 1) for url in [*urls, URL]], path=tmp_path)
     places = {address.place for address in found}

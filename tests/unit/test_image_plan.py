@@ -1,4 +1,4 @@
-"""What a list changes in the cloud: the values are written down by hand, rule by rule."""
+"""The changes that a list causes; the expected values are written by hand, rule by rule."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -103,7 +103,7 @@ def test_other_data_are_fetched_again(
     assert change.reason == f"changed: {changed}"
 
 
-def test_what_peers_add_is_no_difference_and_what_is_missing_is_empty() -> None:
+def test_keys_of_other_programs_are_no_difference_and_missing_ones_are_empty() -> None:
     held = Appliance(
         ApplianceId("a"), LIST, attributes={"theirs": "x", "dc:title": "", "hv:version": "1"}
     )
@@ -134,7 +134,7 @@ def test_a_refused_image_stays() -> None:
     )
 
 
-def test_an_unnamed_refusal_keeps_all_but_what_has_expired() -> None:
+def test_a_refusal_without_identifier_keeps_all_but_expired_images() -> None:
     held = [image("unnamed"), image("ended")]
     wanted = listed(image("ended", expires=NOW), refused=(Refusal(None, "why"),))
     assert compare(wanted, held, at=NOW).changes == (Remove(held[1], "it has expired"),)
@@ -164,7 +164,7 @@ def test_an_image_of_no_known_vo_belongs_to_the_list() -> None:
         (3, 3, 1, False),
     ],
 )
-def test_removals_that_need_a_person(
+def test_removals_that_need_confirmation(
     removals: int, held: int, allowed: int, is_withheld: bool
 ) -> None:
     gone = tuple(Remove(image(str(number)), "gone") for number in range(removals))
@@ -174,6 +174,6 @@ def test_removals_that_need_a_person(
     assert guarded == (Plan(LIST, (added,), unchanged=2, withheld=gone) if is_withheld else plan)
 
 
-def test_nothing_is_allowed_unless_it_is_said() -> None:
+def test_no_removal_is_confirmed_by_default() -> None:
     gone = tuple(Remove(image(str(number)), "gone") for number in range(4))
     assert guard(Plan(LIST, gone), held=4).withheld == gone

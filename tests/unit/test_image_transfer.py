@@ -1,4 +1,4 @@
-"""Downloads into the directory of image files: nothing unverified gets a name, nothing stays behind."""
+"""Downloads into the image directory: no unverified file gets a name, and no file stays."""
 
 import contextlib
 import gc
@@ -76,7 +76,7 @@ def left(workshop: Workshop) -> list[str]:
     return sorted(path.name for path in workshop.directory.iterdir())
 
 
-@pytest.mark.parametrize("size", [len(RAW), None], ids=["told", "not told"])
+@pytest.mark.parametrize("size", [len(RAW), None], ids=["with size", "without size"])
 @pytest.mark.parametrize("announced", [True, False])
 def test_an_accepted_format_is_passed_untouched(
     web: ImageServer, workshop: Workshop, size: int | None, announced: bool
@@ -86,10 +86,10 @@ def test_an_accepted_format_is_passed_untouched(
         path = Path(data.location)
         assert path.parent == workshop.directory
         assert (data.format, data.size, data.uri) == (Format.RAW, len(RAW), uri)
-        told = subprocess.run(
+        found = subprocess.run(
             ["sha512sum", data.location], capture_output=True, text=True, check=True
         )
-        assert told.stdout.split()[0] == data.checksum
+        assert found.stdout.split()[0] == data.checksum
         assert path.stat().st_mode & 0o777 == 0o640
         assert left(workshop) == [path.name]
     assert left(workshop) == []
@@ -99,10 +99,10 @@ def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Works
     converting = replace(workshop, accepted=(Format.QCOW2,))
     with converting.prepare(offer(web.put("/one.raw", RAW))) as data:
         assert data.format is Format.QCOW2
-        told = subprocess.run(
+        found = subprocess.run(
             ["sha512sum", data.location], capture_output=True, text=True, check=True
         )
-        assert told.stdout.split()[0] == data.checksum
+        assert found.stdout.split()[0] == data.checksum
         assert Path(data.location).stat().st_size == data.size
         assert len(left(workshop)) == 1
     assert left(workshop) == []
@@ -126,7 +126,7 @@ def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Works
     ],
     ids=["checksum", "short", "long", "disk"],
 )
-def test_what_is_not_as_listed_is_refused_and_removed(
+def test_a_file_that_differs_from_its_list_is_refused_and_removed(
     web: ImageServer,
     workshop: Workshop,
     changes: dict[str, int | str],
@@ -134,7 +134,8 @@ def test_what_is_not_as_listed_is_refused_and_removed(
     words: str,
 ) -> None:
     uri = web.put("/one.raw", RAW)
-    with pytest.raises(error, match=words), workshop.prepare(offer(uri, **changes)):  # type: ignore[arg-type]
+    wrong = offer(uri, **changes)  # type: ignore[arg-type]
+    with pytest.raises(error, match=words), workshop.prepare(wrong):
         pytest.fail("it was given out")
     assert left(workshop) == []
 
@@ -160,7 +161,7 @@ def test_a_download_that_goes_wrong(
     assert left(workshop) == []
 
 
-def test_secrets_in_an_image_s_url_are_not_told(web: ImageServer, workshop: Workshop) -> None:
+def test_secrets_in_an_image_s_url_are_not_shown(web: ImageServer, workshop: Workshop) -> None:
     url = web.put("/signed.raw?signature=s3cr3t", RAW).replace("https://", "https://user:s3cr3t@")
     for wrong in (
         offer(url, sha512="0" * 128),
@@ -204,7 +205,7 @@ def test_an_image_that_points_at_other_files_is_refused(
 
 
 def test_a_full_disk(web: ImageServer, workshop: Workshop) -> None:
-    """R10: the check beforehand sees that there is room; then somebody else takes it."""
+    """R10: there is room when the download begins; then another program takes it."""
     uri = web.put("/one.raw", RAW)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(workshop.directory)], check=False
@@ -244,7 +245,7 @@ def test_what_a_killed_run_left_is_swept_and_nothing_else(workshop: Workshop) ->
     assert left(workshop) == ["image-of-somebody.qcow2"]
 
 
-def test_a_link_that_somebody_planted_leads_nowhere(
+def test_a_planted_link_is_not_followed(
     web: ImageServer, workshop: Workshop, tmp_path: Path
 ) -> None:
     uri = web.put("/one.raw", RAW)
@@ -264,7 +265,7 @@ def test_a_link_that_somebody_planted_leads_nowhere(
         assert not (tmp_path / "nowhere").exists()
 
 
-def test_patience(web: ImageServer, client: Downloader) -> None:
+def test_busy_servers_are_retried(web: ImageServer, client: Downloader) -> None:
     uri = web.put("/busy", Status(503, times=2, then=b"at last"))
     assert client.fetch(uri, name=uri, max_bytes=10) == b"at last"
     uri = web.put("/busier", Status(503, times=5))
@@ -304,7 +305,7 @@ def test_slow_servers(web: ImageServer, client: Downloader) -> None:
 )
 @pytest.mark.timeout(30)
 def test_servers_that_drip(web: ImageServer, client: Downloader, begin: bytes, drop: bytes) -> None:
-    """No single wait is long, and none would ever end."""
+    """No single wait is long, and the download would never end."""
     uri = web.put("/drip", Dripping(begin, drop))
     times = Timeouts(timedelta(seconds=20), timedelta(seconds=20), timedelta(seconds=0.3))
     with pytest.raises(Unavailable, match="is too slow"):
@@ -319,7 +320,7 @@ def test_nothing_stays_open_when_the_time_is_over_at_once(
     for _ in range(5):
         with pytest.raises(Unavailable, match="is too slow"):
             client.fetch(uri, name=uri, max_bytes=10**7, timeouts=times)
-    gc.collect()  # tells of each socket that was not closed, which fails the test
+    gc.collect()  # warns about each socket that is not closed, which fails the test
 
 
 @pytest.mark.timeout(30)
@@ -359,14 +360,14 @@ def test_servers_are_proven(authority: Authority, client: Downloader, tmp_path: 
         "https://%/",
     ],
 )
-def test_redirects_to_nonsense(web: ImageServer, client: Downloader, location: str) -> None:
+def test_redirects_to_invalid_urls(web: ImageServer, client: Downloader, location: str) -> None:
     with pytest.raises(
         Unavailable, match=r"^x: (the server redirects|cannot be|the server answers)"
     ):
         client.fetch(web.put("/moved", Redirect(location)), name="x", max_bytes=10)
 
 
-def test_nobody_there(client: Downloader) -> None:
+def test_no_server(client: Downloader) -> None:
     with pytest.raises(Unavailable, match="x: cannot be reached: connection refused"):
         client.fetch("https://localhost:1/x", name="x", max_bytes=10)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Our messages beside frames of the 1.x protocol that were made apart from this code, value by value."""
+"""Our messages compared with frames of the 1.x protocol that other code has made."""
 
 import json
 from datetime import UTC, datetime
@@ -17,7 +17,8 @@ FRAMES = Path(__file__).parent / "frames-1x"
 NAMES = sorted(path.stem for path in FRAMES.glob("*.bin") if path.stem != "empty")
 APPLIANCES = [name for name in NAMES if name.startswith("appliance")]
 CHECKSUM = (
-    "1f40fc92da241694750979ee6cf582f2d5d7d28e18335de05abc54d0560e0f5302860c652bf08d560252aa5e74210546"
+    "1f40fc92da241694750979ee6cf582f2d5d7d28e18335de0"
+    "5abc54d0560e0f5302860c652bf08d560252aa5e74210546"
     "f369fbbbce8c12cfc7957b2652fe9a75"
 )
 
@@ -95,10 +96,10 @@ def test_no_image_and_an_empty_image_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"), [(512, 512 * 2**20), (2**20 - 1, (2**20 - 1) * 2**20), (2**20, 2**20)]
+    ("stated", "meant"), [(512, 512 * 2**20), (2**20 - 1, (2**20 - 1) * 2**20), (2**20, 2**20)]
 )
-def test_memory_without_a_unit_is_mebibytes_below_a_mebibyte(told: int, meant: int) -> None:
-    assert from_message(pb.Appliance(ram=told)).ram == meant
+def test_memory_without_a_unit_is_mebibytes_below_a_mebibyte(stated: int, meant: int) -> None:
+    assert from_message(pb.Appliance(ram=stated)).ram == meant
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,6 @@ def test_memory_without_a_unit_is_mebibytes_below_a_mebibyte(told: int, meant: i
     ],
     ids=["date", "format", "mode"],
 )
-def test_values_that_mean_nothing_are_refused(message: pb.Appliance) -> None:
+def test_values_without_a_meaning_are_refused(message: pb.Appliance) -> None:
     with pytest.raises(Malformed, match=r"appliance x: its "):
         from_message(message)

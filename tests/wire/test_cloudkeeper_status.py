@@ -1,5 +1,7 @@
 """Results in trailing metadata, through a real gRPC connection."""
 
+# ruff: noqa: N802  the names of the protocol
+
 import concurrent.futures
 from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ SENT: list[Metadata] = []
 
 
 class Backend(stubs.CommunicatorServicer):
-    def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: ARG002, N802
+    def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:  # noqa: ARG002
         context.set_trailing_metadata(SENT.pop())
         return Empty()
 
@@ -44,17 +46,17 @@ def ask(stub: stubs.CommunicatorStub, sent: Metadata) -> tuple[tuple[str, str | 
 
 
 def test_success(stub: stubs.CommunicatorStub) -> None:
-    told = ask(stub, to_metadata(CallStatus.SUCCESS))
-    assert from_metadata(told) == ("SUCCESS", "")
-    assert features_of(told) == frozenset()
+    found = ask(stub, to_metadata(CallStatus.SUCCESS))
+    assert from_metadata(found) == ("SUCCESS", "")
+    assert features_of(found) == frozenset()
 
 
 def test_a_failure_keeps_its_words_in_one_line_of_ascii(stub: stubs.CommunicatorStub) -> None:
-    told = ask(
+    found = ask(
         stub,
         to_metadata(CallStatus.APPLIANCE_TRANSFER, "disco lleno: añade\nespacio\x07 " + "x" * 9000),
     )
-    status, message = from_metadata(told)
+    status, message = from_metadata(found)
     assert status == "ERROR_APPLIANCE_TRANSFER"
     assert message.startswith("disco lleno: a\\xf1ade espacio xxx")
     assert len(message) == 2000
@@ -73,6 +75,6 @@ def test_a_word_of_a_newer_peer_is_kept(stub: stubs.CommunicatorStub) -> None:
 
 
 def test_features(stub: stubs.CommunicatorStub) -> None:
-    told = ask(stub, to_metadata(CallStatus.SUCCESS, features=[METADATA_UPDATE, "other"]))
-    assert features_of(told) == {"metadata-update", "other"}
-    assert from_metadata(told) == ("SUCCESS", "")
+    found = ask(stub, to_metadata(CallStatus.SUCCESS, features=[METADATA_UPDATE, "other"]))
+    assert features_of(found) == {"metadata-update", "other"}
+    assert from_metadata(found) == ("SUCCESS", "")
