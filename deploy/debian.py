@@ -61,7 +61,7 @@ def fetch(
     if the cache has a base.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    note = cache / f"{_digest(asked)}.json"
+    note = cache / f"{digest(asked)}.json"
     kept = _read(note, cache)
     if kept and not fresh:
         return kept, []
@@ -72,7 +72,7 @@ def fetch(
         archive = date.fromisoformat((unfinished / _ARCHIVE).read_text().strip())
         # Not part of the base: the same versions must give the same directory on every day.
         (unfinished / _ARCHIVE).unlink()
-        found = Base(cache / _digest([*asked, (unfinished / LIST).read_bytes()]), archive)
+        found = Base(cache / digest([*asked, (unfinished / LIST).read_bytes()]), archive)
         if not found.directory.exists():
             unfinished.rename(found.directory)
     finally:
@@ -97,11 +97,12 @@ def differences(before: Iterable[Package], after: Iterable[Package]) -> Iterator
                 yield f"{name} {former} -> {version} of {built}"
 
 
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
+def digest(parts: Iterable[bytes]) -> str:
+    """Return the name in the cache for what was made from these parts."""
+    found = hashlib.sha256()
     for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()[:16]
+        found.update(len(part).to_bytes(8, "big") + part)
+    return found.hexdigest()[:16]
 
 
 def _read(note: Path, cache: Path) -> Base | None:

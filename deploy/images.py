@@ -208,6 +208,11 @@ PYTHONS = ("3.11", "3.12", "3.13")
 """Python of Debian 12, Ubuntu 24.04 and Debian 13; RHEL 9 has packages of the first two."""
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
+_DOWNLOAD: tuple[str | Path, ...] = (
+    *(TOP / ".cache/env/uv/bin/python", "-m", "pip", "download", "--require-hashes"),
+    *("--only-binary=:all:", "--no-deps", "--disable-pip-version-check", "--quiet"),
+)
+
 
 def fetch_wheels(cache: Path) -> Path:
     """Return the directory with all wheels in the locks of the programs and of the build."""
@@ -218,15 +223,7 @@ def fetch_wheels(cache: Path) -> Path:
         directory.mkdir()
         requirements = directory / "requirements.txt"
         requirements.write_text(wanted)
-        options = (
-            "--require-hashes",
-            "--only-binary=:all:",
-            "--no-deps",
-            "--disable-pip-version-check",
-            "--quiet",
-        )
-        pip: list[str | Path] = [TOP / ".cache/env/uv/bin/python", "-m", "pip", "download"]
-        _quietly([*pip, *options, "--dest", directory, "--requirement", requirements])
+        _quietly([*_DOWNLOAD, "--dest", directory, "--requirement", requirements])
 
     return kept(cache / "wheelhouse", [wanted.encode()], make)
 
@@ -237,25 +234,10 @@ def fetch_host_wheels(cache: Path, lock: Path) -> Path:
 
     def make(directory: Path) -> None:
         directory.mkdir()
-        options = (
-            "--require-hashes",
-            "--only-binary=:all:",
-            "--no-deps",
-            "--disable-pip-version-check",
-            "--quiet",
-        )
         platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
-        pip: list[str | Path] = [
-            TOP / ".cache/env/uv/bin/python",
-            "-m",
-            "pip",
-            "download",
-            *options,
-            *platforms,
-        ]
         for python in PYTHONS:
             version = ("--implementation", "cp", "--python-version", python)
-            _quietly([*pip, *version, "--dest", directory, "--requirement", lock])
+            _quietly([*_DOWNLOAD, *platforms, *version, "--dest", directory, "--requirement", lock])
 
     return kept(
         cache / "host-wheels", [wanted.encode(), " ".join((*PYTHONS, *_PLATFORMS)).encode()], make
@@ -319,10 +301,7 @@ def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | Non
 
 def kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) -> Path:
     """Return the directory cached for a request; make it atomically if it is missing."""
-    digest = hashlib.sha256()
-    for part in asked:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    found = directory / digest.hexdigest()[:16]
+    found = directory / debian.digest(asked)
     if not found.exists():
         directory.mkdir(parents=True, exist_ok=True)
         unfinished = directory / f".{found.name}.{os.getpid()}"

@@ -156,9 +156,8 @@ def _keystone(answers: Answers, account: CloudAccount, text: str, section: str) 
         ("user_domain_name", "Default"),
         ("password", edit.oslo_value(account.password)),
     ):
-        if not value:  # an empty password keeps the one in the file
-            continue
-        text = edit.set_ini(text, section, option, value)
+        if value:  # an empty password keeps the one in the file
+            text = edit.set_ini(text, section, option, value)
     return text
 
 
@@ -168,9 +167,8 @@ def _rc(answers: Answers, account: CloudAccount, text: str) -> str:
         ("OS_USERNAME", account.name),
         ("OS_PASSWORD", account.password),
     ):
-        if not value:  # an empty password keeps the one in the file
-            continue
-        text = edit.set_variable(text, name, value, prefix="export ")
+        if value:  # an empty password keeps the one in the file
+            text = edit.set_variable(text, name, value, prefix="export ")
     return text
 
 

@@ -37,7 +37,7 @@ def kept(layout: Layout) -> datetime | None:
     """
     path = layout.path(_KEPT)
     try:
-        return moment(path.read_text(errors="replace").strip())
+        return clock.parse(path.read_text(errors="replace").strip())
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -72,17 +72,6 @@ def since(layout: Layout) -> datetime:
     return kept(layout) or clock.now().astimezone(UTC).replace(
         day=1, hour=0, minute=0, second=0, microsecond=0
     )
-
-
-def moment(text: str) -> datetime:
-    """Return a date or time in ISO 8601 as a time in UTC.
-
-    Raises:
-        ValueError: The text has another form.
-
-    """
-    found = datetime.fromisoformat(text)
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def show(layout: Layout) -> Iterator[str]:

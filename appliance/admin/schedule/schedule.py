@@ -63,7 +63,7 @@ def add_since(parser: argparse.ArgumentParser) -> None:
 
 def _date(text: str) -> datetime:
     try:
-        found = horizon.moment(text)
+        found = clock.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a date; write it like 2026-11-01"

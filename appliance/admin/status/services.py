@@ -122,12 +122,13 @@ def rows(services: Services, *, at: datetime) -> list[tuple[str, ...]]:
     """Return the rows of the table, the heading first."""
     table: list[tuple[str, ...]] = [("SERVICE", "STATE", "HEALTH", "FOR", "RESTARTS")]
     for state in services.states:
-        span = _span(at - state.since) if state.since else "-"
-        table.append((state.service, state.state, state.health or "-", span, str(state.restarts)))
+        since = span(at - state.since) if state.since else "-"
+        table.append((state.service, state.state, state.health or "-", since, str(state.restarts)))
     return table
 
 
-def _span(length: timedelta) -> str:
+def span(length: timedelta) -> str:
+    """Return a length of time in days, hours or minutes, the largest that gives at least 2."""
     minutes = max(int(length.total_seconds() // 60), 0)
     for unit, size in (("d", 1440), ("h", 60)):
         if minutes >= 2 * size:

@@ -11,7 +11,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from appliance.admin import inventory, settings
@@ -89,21 +89,18 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     ]
     complaints += reached.complaints if reached else []
     if arguments.json:
-        beside = {} if found_services is None else {"services": found_services.as_json()}
-        beside |= {} if found_services is None else {"compose": found_services.compose}
-        beside |= (
-            {"faults": found_services.faults} if found_services and found_services.faults else {}
-        )
-        beside |= {} if schedule is None else {"schedule": schedule}
-        beside |= {} if images is None else {"images": images.as_json()}
-        beside |= (
-            {"off": flows_off}
-            if (flows_off := [flow for flow, is_on in host.flows.items() if not is_on])
-            else {}
-        )
-        beside |= {"unusable": unusable} if unusable else {}
-        beside |= {"reach": reached.as_json()} if reached else {}
-        print(json.dumps(found | beside, indent=1, ensure_ascii=False))
+        beside = {
+            "services": found_services and found_services.as_json(),
+            "compose": found_services and found_services.compose,
+            "faults": (found_services and found_services.faults) or None,
+            "schedule": schedule,
+            "images": images and images.as_json(),
+            "off": [flow for flow, is_on in host.flows.items() if not is_on] or None,
+            "unusable": unusable or None,
+            "reach": reached and reached.as_json(),
+        }
+        known = {name: value for name, value in beside.items() if value is not None}
+        print(json.dumps(found | known, indent=1, ensure_ascii=False))
     else:
         if found_services is not None:
             print(_services_table(found_services, at=clock.now()))
@@ -190,10 +187,9 @@ def _last(program: str, tree: Mapping[str, object], *, is_off: bool) -> Last:
 
 def _moment(text: object) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+        return clock.parse(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
@@ -224,11 +220,8 @@ def _figure(value: object) -> str:
 def _ago(moment: datetime | None, at: datetime) -> str:
     if moment is None:
         return "never"
-    minutes = max(int((at - moment).total_seconds() // 60), 0)
-    for unit, length in (("d", 1440), ("h", 60)):
-        if minutes >= 2 * length:
-            return f"{minutes // length} {unit} ago"
-    return f"{minutes} min ago" if minutes else "just now"
+    span = services.span(at - moment)
+    return "just now" if span == "0 min" else f"{span} ago"
 
 
 VERB = cli.Program(
