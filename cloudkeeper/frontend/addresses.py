@@ -25,6 +25,8 @@ _NO_SECRETS = frozenset({"x-oauth-basic"})
 # Characters; shorter words are not tokens, and hiding them would damage every message.
 _SHORTEST_SECRET = 4
 
+SCHEMES = ("http", "https")
+"""The transports of lists and images. Over plain HTTP, signature and checksum still protect both."""
 OR_OFF = ", or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
 
 
@@ -108,7 +110,7 @@ def _read_one(text: str, *, origin: str) -> Address | str:
     _hide(parts, user, password)
     if " " in text or not text.isprintable():
         return "has a space or an unprintable character; write one URL a line"
-    if parts.scheme not in {"http", "https"}:
+    if parts.scheme not in SCHEMES:
         return "does not begin with https://; write https://HOST/PATH"
     if not host or not parts.path.strip("/"):
         return "has no host or no path; write https://HOST/PATH"

@@ -28,6 +28,7 @@ from appliance.core.trust.errors import Untrusted
 from appliance.core.trust.tls import PeerRefused, PeerTrust
 from appliance.core.version import __version__
 from cloudkeeper.frontend import deadline
+from cloudkeeper.frontend.addresses import SCHEMES
 from cloudkeeper.frontend.deadline import Deadline
 
 BLOCK = 2**20
@@ -145,7 +146,7 @@ class Downloader:
         for _ in range(_MAX_REDIRECTS + 1):
             if start.scheme == "https" and place.scheme != "https":
                 raise Unavailable(name, f"the server redirects from https to {place.scheme}")
-            if place.scheme not in {"http", "https"}:
+            if place.scheme not in SCHEMES:
                 raise Unavailable(name, f"the server redirects to {place.scheme}")
             is_home = (place.scheme, place.netloc) == (start.scheme, start.netloc)
             response = self._get(url, name=name, auth=auth if is_home else None, timeouts=timeouts)

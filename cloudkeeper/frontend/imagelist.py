@@ -26,6 +26,7 @@ from appliance.core.trust import smime
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.distinguished_name import slash_form
 from appliance.core.trust.errors import Malformed, Untrusted
+from cloudkeeper.frontend.addresses import SCHEMES
 from cloudkeeper.model import (
     Appliance,
     ApplianceId,
@@ -270,7 +271,7 @@ def _is_web_address(uri: str) -> bool:
     try:
         parts = urlsplit(uri)
         # The port is read because urlsplit raises only then for an invalid one.
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+        return parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         return False
 
