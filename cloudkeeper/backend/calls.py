@@ -3,8 +3,8 @@
 A call ends with gRPC's OK; its result is in the trailing metadata (`cloudkeeper.wire.status`). The
 failure of one call affects no other call.
 
-The frontend is another program, perhaps on another host and perhaps not ours. The backend does not
-rely on what it can check itself:
+The frontend is another program, perhaps on another host and perhaps not ours. The backend checks all
+that it can check itself:
 
 - files: only below the image directory, with the size and checksum that the call states (`upload`)
 - VOs: only those of the backend's own mapping (`run`)
@@ -62,7 +62,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
         """Set it to end uploads at their next block."""
 
     def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
-        """Begin a run: log in, list the images of all projects, repair what killed runs left."""
+        """Begin a run: log in, list the images of all projects, repair those of killed runs."""
         with _reported(context, features=(METADATA_UPDATE, VO_CHECK)), self._lock:
             if self._run:
                 logger.warning("a run begins before the last one has ended: its frontend died")

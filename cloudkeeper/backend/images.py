@@ -93,7 +93,7 @@ class ProjectImages:
         return record
 
     def repair(self) -> None:
-        """Repair what killed runs left, and adopt images of 0.9.x."""
+        """Repair the images of killed runs, and adopt those of 0.9.x."""
         kept = self.ownership.uploads
         for record in left_behind(
             self._all(), backend_id=self.ownership.id, kept=kept, now=clock.now()
@@ -225,7 +225,7 @@ class ProjectImages:
         }
 
     def _fill(self, image_id: str, file: ImageFile) -> Image:
-        """Upload the file, and compare Glance's size and checksum with what was sent."""
+        """Upload the file, and compare Glance's size and checksum with those of the sent bytes."""
         failure = None
         try:
             self.glance.upload(image_id, file)
@@ -302,7 +302,7 @@ class ProjectImages:
         else:
             self.tally.fail(
                 f"{where}: all claim to be {key}, none has the mark of a backend, and all but one "
-                "are copies, so none is used; delete those that nobody needs"
+                "are copies, so none is used; delete the copies"
             )
 
     def _delete(self, record: ImageRecord) -> None:
@@ -327,7 +327,7 @@ class ProjectImages:
         try:
             change(record)
         except ApplianceError as error:
-            # An image that somebody else has deleted meanwhile is no failure.
+            # Meanwhile a user may have deleted the image.
             if getattr(error, "code", None) != glance.NOT_FOUND:
                 self.tally.fail(error)
 

@@ -1,6 +1,6 @@
 """One run of a frontend, from PreAction to PostAction.
 
-A run reads the images of all projects once, at its beginning, and repairs what killed runs left.
+A run reads the images of all projects once, at its beginning, and repairs those of killed runs.
 From then on every change goes through the run, which keeps its records up to date, its figures,
 and the limit of its removals. Its record is written at the end, however the run ends.
 """

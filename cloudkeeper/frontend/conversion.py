@@ -45,7 +45,7 @@ class QemuImg:
         """
         found = self._ask("info", disk)
         details = found.get("format-specific", {}).get("data", {})
-        # `formats` has checked the headers; this is what the program itself would open.
+        # `formats` has checked the headers; this checks how the program itself reads them.
         if found.get("backing-filename") or found.get("encrypted") or details.get("data-file"):
             raise Unusable(
                 disk.path.name, "depends on another file or on a key; an image must be complete"

@@ -76,12 +76,12 @@ def verify(
     )
     found = parse(verified.body)
     signer = Endorser(verified.signer, slash_form(verified.certificate.issuer))
-    for claimed, actual, what in (
+    for claimed, actual, relation in (
         (found.endorser.dn, signer.dn, "signed by"),
         (found.endorser.ca, signer.ca, "its signer's certificate is issued by"),
     ):
         if _spelled(claimed) != _spelled(actual):
-            cause = f"{what} {actual}, but its endorser is {claimed}"
+            cause = f"{relation} {actual}, but its endorser is {claimed}"
             raise Untrusted(_LIST, cause, "ask the endorser")
     if found.is_expired(at=at):
         cause = f"it expired on {found.expires:%Y-%m-%d %H:%MZ}"

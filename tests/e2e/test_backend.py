@@ -353,7 +353,7 @@ def test_images_of_0_9_that_cannot_be_distinguished_are_ignored(
     )
     (line,) = backend.record()["failures"]
     assert all(image in line for image in theirs)
-    assert line.endswith("so none is used; delete those that nobody needs")
+    assert line.endswith("so none is used; delete the copies")
     ours = {row.id for row in cloud.rows()} - theirs
     assert len(ours) == 1
     client.run()
