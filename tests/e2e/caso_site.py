@@ -1,4 +1,4 @@
-"""A site with accounting against the test bed's cloud: its files, its programs and cASO 5.2.2, and what they left."""
+"""A site with accounting for the cloud of the test bed: its files, our programs and cASO 5.2.2."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class CasoSite:
     def run(
         self, program: str, *arguments: str, expect: int = 0, prefix: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of our programs, below the command ``prefix`` if there is one; its exit status must be ``expect``."""
+        """Run one of our programs, after the command ``prefix``; require exit status ``expect``."""
         command = [*prefix, *self.command(program, *arguments)]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         assert shown.returncode == expect, f"{shown.returncode}\n{shown.stdout}{shown.stderr}"
@@ -144,7 +144,7 @@ class CasoSite:
 
 
 def lines(shown: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return what a program told the administrator: standard error without its log."""
+    """Return the messages of a program: standard error without its log."""
     return [
         line
         for line in shown.stderr.splitlines()

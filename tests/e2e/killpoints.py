@@ -1,4 +1,6 @@
-"""Kill a program at each of its system calls, run it again, and look whether anything was lost or done twice.
+"""Kill a program at each of its system calls, run it again, and check the result.
+
+Nothing may be lost or done twice.
 
 strace counts the calls of one undisturbed run; then, for each call, the program is run on a fresh
 state and gets SIGKILL on entering that call, which is then not executed: the state is the one
@@ -34,7 +36,7 @@ CHANGES = (
     ),
     *("mkdir", "rmdir", "utimensat", "ftruncate", "pwrite64", "sendto"),
 )
-"""System calls after which the world is another one. A program that writes to TLS connections sends by ``write``."""
+"""System calls that change files or send data. TLS connections send by ``write``."""
 
 _CALL = re.compile(r"^(\d+) +([a-z_0-9]+)\(")
 _KILLED = 128 + 9
@@ -52,8 +54,9 @@ class Point:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of programs that are to be killed: their coverage is not measured, which other tests do, and
-    whose calls would be points, too.
+    """Return the environment of programs that are to be killed.
+
+    Their coverage is not measured: other tests do that, and the calls of coverage would be points.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -61,8 +64,9 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run. ``env`` is added to the environment. The program itself begins at ``argv[begin]``: what is before
-    that has it run, and is not to be killed.
+    """A program to run, with ``env`` added to its environment.
+
+    The program itself begins at ``argv[begin]``. The words before that start it and survive.
     """
 
     argv: Sequence[str]
@@ -72,7 +76,7 @@ class Command:
     begin: int = 0
 
     def run(self, *above: str, inside: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-        """Run it to its end: all of it below the command ``above``, the program itself below ``inside``."""
+        """Run it to its end, after the command ``above``; the program itself after ``inside``."""
         return subprocess.run(
             [*above, *self.argv[: self.begin], *inside, *self.argv[self.begin :]],
             env={**environment(), **self.env},
@@ -111,7 +115,7 @@ class KillMatrix:
             calls = collections.Counter(
                 match.groups() for line in log if (match := _CALL.match(line))
             )
-        assert done.returncode in self.statuses, f"undisturbed run: {_told(done)}"
+        assert done.returncode in self.statuses, f"undisturbed run: {_shown(done)}"
         self.verify()
         most: dict[str, int] = {}
         for (_, syscall), number in calls.items():
@@ -121,7 +125,7 @@ class KillMatrix:
         )
 
     def interrupt(self, point: Point) -> bool:
-        """Kill at a point, run again, verify; tells whether the kill struck (the point may lie beyond the end)."""
+        """Kill at a point, run again, verify; return whether the program got to the point."""
         command = self.prepare()
         trace = (
             f"trace={point.syscall}",
@@ -129,21 +133,23 @@ class KillMatrix:
             "signal=none",
         )
         options = (word for expression in trace for word in ("-e", expression))
-        # -D: whoever started the program has the program itself as its child, and not strace.
+        # -D: the program is the child of this process, strace is not.
         killed = command.run(inside=("strace", "-D", "-f", "-qqq", "-o", os.devnull, *options))
         struck = killed.returncode in (-9, _KILLED)
-        assert struck or killed.returncode in self.statuses, f"first run: {_told(killed)}"
+        assert struck or killed.returncode in self.statuses, f"first run: {_shown(killed)}"
         self.between()
         again = command.run()
-        assert again.returncode in self.statuses, f"run after the kill: {_told(again)}"
+        assert again.returncode in self.statuses, f"run after the kill: {_shown(again)}"
         self.verify()
         return struck
 
     def run(self, *, sample: int | None, seed: int = 0) -> None:
-        """Go through ``sample`` points drawn by ``seed``, or through all; all failures come in one `AssertionError`.
+        """Go through ``sample`` points drawn by ``seed``, or through all of them.
 
-        Also fails when fewer than nine tenths of the kills struck: then it would have tested
-        nothing.
+        Raises:
+            AssertionError: with all failures; also when fewer than nine tenths of the kills struck,
+                because then the test has tested nothing.
+
         """
         points = self.points()
         if sample is not None:
@@ -162,5 +168,5 @@ class KillMatrix:
         return ",".join(f"?{syscall}" for syscall in self.syscalls)
 
 
-def _told(done: subprocess.CompletedProcess[str]) -> str:
+def _shown(done: subprocess.CompletedProcess[str]) -> str:
     return f"status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

@@ -1,4 +1,4 @@
-"""A site with `ssmsend` and `ssmreceive`: its files, its programs as cron starts them, and other people's eyes on it.
+"""A site with `ssmsend` and `ssmreceive`: its files, and its programs as cron starts them.
 
 The spool is filled by the dirq library and the received queue is read by it; messages are read with
 openssl.
@@ -92,7 +92,7 @@ class Site:
     def at_ams(
         cls, root: Path, trust: Trust, service: AMS, *, certificates: str = "", messaging: str = ""
     ) -> Site:
-        """A site whose sender publishes to a topic, and whose receiver pulls from the subscription of that name."""
+        """Return a site whose topic and subscription have the same name."""
         service.create(TOPIC, TOPIC)
         return cls.create(
             root,
@@ -166,7 +166,7 @@ class Site:
         return sorted(path.name for path in self.spool.glob("*/*.lck"))
 
     def elements(self, queue: str = "incoming") -> list[dict[str, Any]]:
-        """Return what a reader like APEL's loader gets, in its order; the queue is left as it is."""
+        """Return what a reader like APEL's loader gets, in its order; leave the queue unchanged."""
         return read_queue(self.received / queue, SCHEMA)
 
     def buried(self) -> list[dict[str, Any]]:

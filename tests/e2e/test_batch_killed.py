@@ -1,4 +1,4 @@
-"""A batch killed at each of its system calls, finished by the next run: every message once, then the checkpoint."""
+"""A batch killed at each system call, finished by the next run: each message once."""
 
 from __future__ import annotations
 

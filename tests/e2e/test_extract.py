@@ -1,4 +1,4 @@
-"""caso-extract on the test bed's cloud, with an account that may only read. Nova's database counts again."""
+"""caso-extract on the cloud of the test bed, checked against Nova's database."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def usage(site: CasoSite, until: datetime) -> dict[tuple[str, str], counters.Usa
 
 
 def test_hours_of_each_month_are_those_of_novas_database(extracted: Extracted) -> None:
-    """R06: the account `accounting` has the role `reader` in the projects and on the system, and no other."""
+    """R06: the account has only the role `reader`, in the projects and on the system."""
     records = extracted.site.records()
     counted, repeated = counters.accounted(records)
     assert counted == usage(extracted.site, extracted.until)
@@ -85,8 +85,8 @@ def test_runs_one_after_the_other_add_up(site: CasoSite) -> None:
     assert set(site.checkpoints().values()) == {str(until + timedelta(seconds=1))}
 
 
-def test_a_first_extraction_begins_where_it_is_told(site: CasoSite) -> None:
-    """F-H14: no hour moves to another month, servers that ended before are left out, a checkpoint goes on to count."""
+def test_a_first_extraction_begins_at_the_given_date(site: CasoSite) -> None:
+    """F-H14: no hour moves to another month, and a checkpoint wins over ``--since``."""
     until = moment()
     since = (until.replace(day=1) - timedelta(days=1)).strftime("%Y-%m-01")
     shown = site.run("caso-extract", "--since", since, "--extract-to", until.isoformat())
@@ -119,25 +119,25 @@ def test_fields_are_what_was_planted(extracted: Extracted) -> None:
         if project.vo is None:
             assert server.id not in records
             continue
-        told, flavor = records[server.id], seed.flavors[server.flavor]
-        assert told["MachineName"] == server.name
-        assert told["GlobalUserName"] == server.user
-        assert told["LocalUserId"] == seed.users[server.user].id
-        assert (told["FQAN"], told["LocalGroupId"]) == (project.vo, project.id)
-        assert told["ImageId"] == image
-        assert told["PublicIPCount"] == str(int(server.name in with_ip))
-        assert told["CpuCount"] == str(flavor.vcpus)
-        assert told["Memory"] == str(flavor.ram)
-        assert told["Disk"] == str(flavor.disk + flavor.ephemeral)
-        assert told.get("BenchmarkType") == flavor.extra_specs.get("accounting:benchmark_type")
-        assert told.get("Benchmark") == flavor.extra_specs.get("accounting:benchmark_value")
-        assert int(told["CpuDuration"]) == int(told["WallDuration"]) * flavor.vcpus
-        assert (told["Status"] == "completed") == (server.status == "DELETED")
-        assert (told["EndTime"] != "0") == (server.status == "DELETED")
+        reported, flavor = records[server.id], seed.flavors[server.flavor]
+        assert reported["MachineName"] == server.name
+        assert reported["GlobalUserName"] == server.user
+        assert reported["LocalUserId"] == seed.users[server.user].id
+        assert (reported["FQAN"], reported["LocalGroupId"]) == (project.vo, project.id)
+        assert reported["ImageId"] == image
+        assert reported["PublicIPCount"] == str(int(server.name in with_ip))
+        assert reported["CpuCount"] == str(flavor.vcpus)
+        assert reported["Memory"] == str(flavor.ram)
+        assert reported["Disk"] == str(flavor.disk + flavor.ephemeral)
+        assert reported.get("BenchmarkType") == flavor.extra_specs.get("accounting:benchmark_type")
+        assert reported.get("Benchmark") == flavor.extra_specs.get("accounting:benchmark_value")
+        assert int(reported["CpuDuration"]) == int(reported["WallDuration"]) * flavor.vcpus
+        assert (reported["Status"] == "completed") == (server.status == "DELETED")
+        assert (reported["EndTime"] != "0") == (server.status == "DELETED")
 
 
 def test_it_agrees_with_the_peer(extracted: Extracted, tmp_path: Path) -> None:
-    """Field by field, but for what is meant to differ: our name, and months, of which the peer knows the last only."""
+    """Field by field, except our name and months, of which the peer reports only the last."""
     other = CasoSite(tmp_path / "other", extracted.site.testbed)
     other.run_peer("caso-extract", "--extract-to", extracted.until.isoformat())
     ours = {record["VMUUID"]: record for record in extracted.site.records()}
@@ -148,9 +148,11 @@ def test_it_agrees_with_the_peer(extracted: Extracted, tmp_path: Path) -> None:
 
 
 def test_a_run_is_recorded(extracted: Extracted) -> None:
-    told = json.loads((extracted.site.root / "var/lib/fedcloud/runs/caso-extract.json").read_text())
-    assert told["status"] == 0
-    counts = told["counts"]
+    reported = json.loads(
+        (extracted.site.root / "var/lib/fedcloud/runs/caso-extract.json").read_text()
+    )
+    assert reported["status"] == 0
+    counts = reported["counts"]
     records, messages = extracted.site.records(), extracted.site.messages()
     assert {name: counts[name] for name in ("projects", "servers", "records", "messages")} == {
         "projects": 3,
@@ -194,14 +196,16 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
     site.write()
     shown = site.run("caso-extract", expect=1)
     url = site.testbed.keystone_url.split("/")[2]
-    told = lines(shown)
-    assert told == [
+    reported = lines(shown)
+    assert reported == [
         (
-            f"caso-extract: project nosuch: {url} shows the account 'accounting' no such project; correct its name, or: "
+            f"caso-extract: project nosuch: {url} shows the account 'accounting' no such "
+            "project; correct its name, or: "
             "openstack role add --user accounting --user-domain Default --project nosuch reader"
         ),
         (
-            f"caso-extract: project {lab}: {url} shows the account 'accounting' no such project; correct its name, or: "
+            f"caso-extract: project {lab}: {url} shows the account 'accounting' no such "
+            "project; correct its name, or: "
             f"openstack role add --user accounting --user-domain Default --project {lab} reader"
         ),
     ]
@@ -209,7 +213,7 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
     failures = json.loads((site.root / "var/lib/fedcloud/runs/caso-extract.json").read_text())[
         "failures"
     ]
-    assert [f"caso-extract: {line}" for line in failures] == told
+    assert [f"caso-extract: {line}" for line in failures] == reported
 
 
 @contextlib.contextmanager
@@ -230,14 +234,16 @@ def extra_project(
         admin.call("DELETE", "identity", f"/projects/{project}")
 
 
-def test_a_tagged_project_without_a_role_is_told(site: CasoSite) -> None:
+def test_a_tagged_project_without_a_role_is_reported(site: CasoSite) -> None:
     """R17."""
     with extra_project(site.testbed, tags=["caso"], role=False, VO="vo.x") as project:
         shown = site.run("caso-extract", expect=1)
     assert lines(shown) == [
         (
-            f"caso-extract: project extra ({project}): has the tag 'caso', but the account 'accounting' has no role in "
-            f"it; openstack role add --user accounting --user-domain Default --project {project} reader"
+            f"caso-extract: project extra ({project}): has the tag 'caso', but the account "
+            "'accounting' has no role in "
+            "it; openstack role add --user accounting --user-domain Default --project "
+            f"{project} reader"
         )
     ]
     assert {record["FQAN"] for record in site.records()} == ALL
@@ -250,7 +256,8 @@ def test_a_project_without_a_vo_is_told_with_the_command(site: CasoSite) -> None
         shown = site.run("caso-projects", expect=1)
         assert lines(shown) == [
             (
-                f"caso-projects: project extra ({project}): no VO is known for it; openstack project set --property VO=VO "
+                f"caso-projects: project extra ({project}): no VO is known for it; "
+                "openstack project set --property VO=VO "
                 f"{project}, or name it in {site.root}/etc/caso/voms.json"
             )
         ]
@@ -271,8 +278,8 @@ def test_projects_of_one_name_are_told_apart_by_their_domain(site: CasoSite) -> 
         (line,) = lines(site.run("caso-projects", expect=3))
         ids = " or ".join(sorted([ops, twin]))
         assert (
-            line
-            == f"caso-projects: project vo-ops: 2 projects have this name; use one of the ids: {ids}"
+            line == "caso-projects: project vo-ops: 2 projects have this name; use one of the ids: "
+            f"{ids}"
         )
         for option, value, vo in (
             ("project_domain_name", "Default", "ops"),
@@ -289,16 +296,16 @@ def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:
     mapping = site.root / "voms.json"
     mapping.write_text(json.dumps({"other.vo": {"projects": ["vo-ops"]}}))
     shown = site.run("caso-extract", "--mapping_file", str(mapping), expect=1)
-    (told,) = lines(shown)
+    (reported,) = lines(shown)
     assert (
-        f"its sources name different VOs: ops (property VO), ops (property egi.VO), other.vo ({mapping})"
-        in told
+        "its sources name different VOs: ops (property VO), ops (property egi.VO), "
+        f"other.vo ({mapping})" in reported
     )
     assert {record["FQAN"] for record in site.records()} == {"biomed", "fedcloud.egi.eu"}
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (
             {"password": "not-the-password"},
@@ -310,17 +317,20 @@ def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:
         ),
         (
             {"cafile": None},
-            "its TLS certificate is not trusted: unable to get local issuer certificate; set cafile in",
+            (
+                "its TLS certificate is not trusted: unable to get local issuer certificate; "
+                "set cafile in"
+            ),
         ),
     ],
 )
 def test_a_login_that_fails_is_one_line(
-    change: dict[str, object], told: str, site: CasoSite
+    change: dict[str, object], reported: str, site: CasoSite
 ) -> None:
     site.login |= change
     site.write()
     (line,) = lines(site.run("caso-extract", expect=3))
-    assert line.startswith(f"caso-extract: {site.testbed.keystone_url.split('/')[2]}: {told}")
+    assert line.startswith(f"caso-extract: {site.testbed.keystone_url.split('/')[2]}: {reported}")
     assert site.messages() == []
     assert site.checkpoints() == {}
 
@@ -330,7 +340,8 @@ def test_a_keystone_that_is_not_there_is_one_line(site: CasoSite) -> None:
     site.write()
     (line,) = lines(site.run("caso-extract", expect=3))
     assert line == (
-        "caso-extract: 127.0.0.1:9: cannot be reached: connection refused; check the URL, the network and the service"
+        "caso-extract: 127.0.0.1:9: cannot be reached: connection refused; check the URL, "
+        "the network and the service"
     )
 
 
@@ -345,12 +356,12 @@ def test_something_else_than_a_keystone_is_one_line(site: CasoSite) -> None:
 def test_a_region_that_does_not_exist(site: CasoSite) -> None:
     site.default["region_name"] = "Atlantis"
     site.write()
-    told = lines(site.run("caso-extract", expect=3))
-    assert len(told) == 3
+    reported = lines(site.run("caso-extract", expect=3))
+    assert len(reported) == 3
     assert all(
         "its catalog has no public endpoint for compute in region Atlantis; correct region_name"
         in line
-        for line in told
+        for line in reported
     )
 
 
@@ -379,7 +390,7 @@ def test_an_application_credential_serves_its_own_project_only(site: CasoSite) -
 
 
 def test_without_the_system_scope(site: CasoSite) -> None:
-    """R17: without the right to list users there are records, without names, and the command that gives it."""
+    """R17: records have no names, and a message has the command that grants the right."""
     site.login["system_scope"] = ""
     site.write()
     shown = site.run("caso-extract")
@@ -421,9 +432,9 @@ def test_a_full_disk_loses_nothing(site: CasoSite) -> None:
 def test_a_spool_that_may_not_be_written(site: CasoSite) -> None:
     site.ssm["output_path"] = "/proc/spool"
     site.write()
-    told = lines(site.run("caso-extract", expect=3))
-    assert len(told) == 3
-    assert all("/proc/spool: No such file or directory" in line for line in told)
+    reported = lines(site.run("caso-extract", expect=3))
+    assert len(reported) == 3
+    assert all("/proc/spool: No such file or directory" in line for line in reported)
 
 
 def test_an_empty_checkpoint_is_told_and_mended(site: CasoSite) -> None:
@@ -432,15 +443,15 @@ def test_an_empty_checkpoint_is_told_and_mended(site: CasoSite) -> None:
     (site.state / f"lastrun.{ops}").write_bytes(b"")
     (line,) = lines(site.run("caso-extract", expect=1))
     assert (
-        f"{site.state}/lastrun.{ops}: has no time from which to go on; write the time of the last good run"
-        in line
+        f"{site.state}/lastrun.{ops}: has no time from which to go on; write the time of "
+        "the last good run" in line
     )
     site.run("caso-extract", "--extract-from", "2026-01-01")
     assert site.checkpoints()[f"lastrun.{ops}"]
     assert lines(site.run("caso-extract")) == []
 
 
-def test_a_checkpoint_in_the_future_is_told(site: CasoSite) -> None:
+def test_a_checkpoint_in_the_future_is_reported(site: CasoSite) -> None:
     ops = site.testbed.seed().projects["vo-ops"].id
     (site.state / f"lastrun.{ops}").write_text("2999-01-01 00:00:00+00:00")
     (line,) = lines(site.run("caso-extract", expect=1))
@@ -476,7 +487,8 @@ def test_neither_starts_while_the_other_works(first: str, site: CasoSite) -> Non
             f"with hold(Path({str(site.state)!r}) / 'caso_should_not_run_in_parallel'):\n"
             if first == "ours"
             else "from oslo_concurrency import lockutils\n"
-            f"with lockutils.external_lock('caso_should_not_run_in_parallel', lock_path={str(site.state)!r}):\n"
+            "with lockutils.external_lock('caso_should_not_run_in_parallel', "
+            f"lock_path={str(site.state)!r}):\n"
         )
         + "    print('held', flush=True)\n    time.sleep(60)\n"
     )
@@ -497,14 +509,14 @@ def test_neither_starts_while_the_other_works(first: str, site: CasoSite) -> Non
             assert site.messages() == []
             process.kill()
             process.wait()
-            _, told = second.communicate(timeout=60)
-            assert second.returncode == 0, told
+            _, reported = second.communicate(timeout=60)
+            assert second.returncode == 0, reported
     assert {record["FQAN"] for record in site.records()} == ALL
 
 
 @pytest.mark.parametrize("order", [("ours", "peer", "ours"), ("peer", "ours", "peer")])
 def test_checkpoints_go_from_one_to_the_other(order: tuple[str, ...], site: CasoSite) -> None:
-    """Each takes up where the other ended, and no server's hours are lost or doubled (the peer puts them elsewhere)."""
+    """Each goes on where the other ended, and no hour is lost or doubled."""
     until = moment()
     steps = [until - timedelta(days=1), until - timedelta(seconds=20), until]
     for program, end in zip(order, steps, strict=True):
@@ -514,8 +526,8 @@ def test_checkpoints_go_from_one_to_the_other(order: tuple[str, ...], site: Caso
         else:
             shown = site.run_peer("caso-extract", "--extract-to", end.isoformat())
             for name, content in before.items():
-                told = f"({content} to {end})"
-                assert told in shown.stdout, f"{name}: {told}"
+                reported = f"({content} to {end})"
+                assert reported in shown.stdout, f"{name}: {reported}"
     assert set(site.checkpoints().values()) == {str(until + timedelta(seconds=1))}
     counted, _ = counters.accounted(site.records())
     assert totals(counted) == totals(usage(site, until))

@@ -1,4 +1,4 @@
-"""A cloud that is busy, drops connections, cuts pages short, forgets tokens, or lies: nothing is lost, one line each."""
+"""A cloud that is busy, breaks connections, cuts pages or sends nonsense: nothing is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def run(
     more = "\n".join(f"{name} = {value}" for name, value in options.items())
     configuration.touch(mode=0o600)
     configuration.write_text(
-        f"[DEFAULT]\nmessengers = ssm\nsite_name = S\n{more}\n[keystone_auth]\nauth_type = v3password\n"
+        f"[DEFAULT]\nmessengers = ssm\nsite_name = S\n{more}\n[keystone_auth]\n"
+        "auth_type = v3password\n"
         f"auth_url = {cloud.url}/v3\nusername = u\nuser_domain_name = Default\npassword = p-a-s-s\n"
     )
     command = [str(PROGRAM), "--root", str(root), "--config-file", str(configuration), *arguments]
@@ -36,7 +37,7 @@ def run(
     return shown
 
 
-def told(shown: subprocess.CompletedProcess[str]) -> list[str]:
+def reported(shown: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in shown.stderr.splitlines() if line.startswith("caso-extract: ")]
 
 
@@ -120,7 +121,7 @@ def test_a_cloud_that_stays_busy_loses_one_project_for_one_run(tmp_path: Path) -
     with serving(Cloud(projects=("one", "two"), fault=fault)) as cloud:
         until = cloud.now.isoformat()
         shown = run(cloud, tmp_path, "--extract-to", until, expect=1)
-        (line,) = told(shown)
+        (line,) = reported(shown)
         assert line.startswith(
             f"caso-extract: project two (two): {cloud.url[7:]}: still answers 503"
         )
@@ -131,7 +132,7 @@ def test_a_cloud_that_stays_busy_loses_one_project_for_one_run(tmp_path: Path) -
 
 
 def test_pages_of_any_length(tmp_path: Path) -> None:
-    """Nova may show fewer servers a page than were asked for, and puts an address of its own into the link."""
+    """Nova may return shorter pages than requested, with links to an address of its own."""
     with serving(Cloud(servers=25, deleted=9, max_limit=7)) as cloud:
         before = cloud.now - timedelta(hours=1)
         run(cloud, tmp_path, "--extract-to", before.isoformat())
@@ -155,10 +156,10 @@ def test_novas_of_all_ages(newest: tuple[int, int], expect: int, tmp_path: Path)
         shown = run(cloud, tmp_path, expect=expect)
         assert len(seconds(tmp_path)) == (0 if expect else 10)
         if expect:
-            (line,) = told(shown)
+            (line,) = reported(shown)
             assert (
-                f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only; 2.47 (the release Pike)"
-                in line
+                f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only; 2.47 "
+                "(the release Pike)" in line
             )
 
 
@@ -176,9 +177,10 @@ def test_a_cell_that_is_down_fails_the_project(extract_from: str, tmp_path: Path
         return None
 
     with serving(Cloud(fault=fault)) as cloud:
-        (line,) = told(run(cloud, tmp_path, "--extract-from", extract_from, expect=3))
+        (line,) = reported(run(cloud, tmp_path, "--extract-from", extract_from, expect=3))
         assert line == (
-            "caso-extract: project one (one): server a1: Nova knows it, but the cell that holds it does not answer; "
+            "caso-extract: project one (one): server a1: Nova knows it, but the cell that "
+            "holds it does not answer; "
             "bring the cell back; the next run goes on from here"
         )
         assert seconds(tmp_path) == {}
@@ -219,7 +221,7 @@ def test_a_server_that_makes_no_sense_is_set_aside(tmp_path: Path) -> None:
             name.startswith(good[2]["id"]) and "refused: CpuCount is -2" in text
             for name, text in kept.items()
         )
-        assert len(told(shown)) == len(kept)
+        assert len(reported(shown)) == len(kept)
         told_again = json.loads((tmp_path / "var/lib/fedcloud/runs/caso-extract.json").read_text())
         assert told_again["counts"]["records_refused"] == len(kept)
 
@@ -228,7 +230,7 @@ def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
     with serving(
         Cloud(fault=times(9, Answer(400, {"badRequest": {"message": "no"}}), LISTING))
     ) as cloud:
-        (line,) = told(run(cloud, tmp_path, expect=3))
+        (line,) = reported(run(cloud, tmp_path, expect=3))
         assert 'Nova answers 400 to a listing of servers: {"badRequest": {"message": "no"}}' in line
 
 
@@ -253,7 +255,7 @@ NO_ANSWERS = [
 def test_what_answers_in_a_services_stead_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such an answer says nothing of a server: its record is not set aside, and the next run begins where this one did."""
+    """No record goes to quarantine, and the next run begins where this one did."""
     monkeypatch.setattr(log, "_secrets", set())
     with serving(Cloud(servers=4)) as cloud:
         until = cloud.now.isoformat()
@@ -282,7 +284,7 @@ def test_what_answers_in_a_services_stead_loses_nothing(
 
 
 def test_a_cell_that_is_slow_fails_the_project(tmp_path: Path) -> None:
-    """Nova leaves its servers out of the second listing without a word, the deleted ones among them."""
+    """Nova omits the servers of a cell from the second listing, deleted ones included."""
 
     def fault(request: Request) -> Answer | None:
         return Answer(body={"servers": []}) if "changes-since" in request.query else None
@@ -290,10 +292,10 @@ def test_a_cell_that_is_slow_fails_the_project(tmp_path: Path) -> None:
     with serving(Cloud(servers=3, deleted=1)) as cloud:
         since = (cloud.now - timedelta(days=50)).isoformat()
         cloud.fault = fault
-        (line,) = told(run(cloud, tmp_path, "--extract-from", since, expect=3))
+        (line,) = reported(run(cloud, tmp_path, "--extract-from", since, expect=3))
         assert (
-            "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in time"
-            in line
+            "has changed, but Nova's listing of changed servers lacks it: a cell did not "
+            "answer in time" in line
         )
         assert not list((tmp_path / "var/spool/caso").glob("lastrun*"))
         cloud.fault = lambda _: None
@@ -317,7 +319,7 @@ def test_a_project_that_vanishes_in_mid_run_loses_only_itself(status: int, tmp_p
         return None
 
     with serving(Cloud(projects=("one", "two"), servers=3, fault=fault)) as cloud:
-        (line,) = told(run(cloud, tmp_path, "--extract-to", cloud.now.isoformat(), expect=1))
+        (line,) = reported(run(cloud, tmp_path, "--extract-to", cloud.now.isoformat(), expect=1))
         assert line.startswith("caso-extract: project two (two): ")
         assert f"gives the account 'u' no new token: answers {status}; look whether" in line
         assert len(seconds(tmp_path)) == 3
@@ -330,7 +332,7 @@ def test_a_project_that_vanishes_in_mid_run_loses_only_itself(status: int, tmp_p
 def test_a_checkpoint_by_name_counts_for_one_project_only(
     name: str, begins: str, tmp_path: Path
 ) -> None:
-    """Two projects of one name, in two domains: the file may be the other's, and would hide this one's past."""
+    """The file may be of the other project of that name, and would hide this one's past."""
     listed = [
         {
             "id": key,
@@ -356,10 +358,10 @@ def test_a_checkpoint_by_name_counts_for_one_project_only(
 
 def test_nothing_is_selected(tmp_path: Path) -> None:
     with serving(Cloud()) as cloud:
-        (line,) = told(run(cloud, tmp_path, "--caso-tag", "other", expect=3))
+        (line,) = reported(run(cloud, tmp_path, "--caso-tag", "other", expect=3))
         assert (
-            "no project is selected: the configuration lists none, and none has the tag 'other'; set"
-            in line
+            "no project is selected: the configuration lists none, and none has the tag "
+            "'other'; set" in line
         )
 
 

@@ -97,14 +97,15 @@ def test_a_federated_account_counts_what_a_password_counts(
 def test_faults_of_a_federation_at_a_real_keystone(
     site: CasoSite, testbed: Testbed, group: str, issuer: Issuer
 ) -> None:
-    """F-L3: what Keystone itself answers is told apart."""
+    """F-L3: Keystone's own answers are distinguished."""
     admin = testbed.admin()
     host = str(site.login["auth_url"]).split("/")[2]
     admin.call("PATCH", KEYSTONE, MAPPING, rules(group, claim="somebody-else"))
     try:
         [line] = lines(site.run("caso-extract", expect=3))
         assert line.startswith(
-            f"caso-extract: {host}: the mapping of the identity provider 'egi-test' fits no claim of this"
+            f"caso-extract: {host}: the mapping of the identity provider 'egi-test' fits no "
+            "claim of this"
         )
     finally:
         admin.call("PATCH", KEYSTONE, MAPPING, rules(group))

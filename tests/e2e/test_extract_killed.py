@@ -1,4 +1,4 @@
-"""caso-extract killed at each of its system calls, then run again: the same messages, once each, as if undisturbed."""
+"""caso-extract killed at each system call, then run again: the same messages, once each."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def run(cloud: Cloud, issuer: Issuer, root: Path, *, expect: int = 0) -> None:
     assert extract.main(flags) == expect
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def reported(capsys: pytest.CaptureFixture[str]) -> list[str]:
     shown = capsys.readouterr().err.splitlines()
     return [line for line in shown if line.startswith("caso-extract: ")]
 
@@ -85,7 +85,7 @@ def test_an_issuer_that_fails_is_one_line(
     else:
         issuer.fault = lambda path: refusal if path == TOKEN else None
     run(cloud, issuer, tmp_path, expect=3)
-    [line] = told(capsys)
+    [line] = reported(capsys)
     assert line == (
         f"caso-extract: {issuer.url[7:]}: the issuer of access tokens refuses the client"
         " 'accounting-client': it answers 400, invalid_scope: no such scope;"

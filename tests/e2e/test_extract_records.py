@@ -43,7 +43,8 @@ def command(cloud: Cloud, root: Path, **options: str) -> list[str]:
     configuration.touch(mode=0o600)
     configuration.write_text(
         f"[DEFAULT]\nmessengers = ssm\nsite_name = S\nextractor = nova\n{more}\n[keystone_auth]\n"
-        f"auth_type = v3password\nauth_url = {cloud.url}/v3\nusername = u\nuser_domain_name = Default\n"
+        f"auth_type = v3password\nauth_url = {cloud.url}/v3\nusername = u\n"
+        "user_domain_name = Default\n"
         "password = p-a-s-s\n"
     )
     return ["--root", str(root), "--config-file", str(configuration)]
@@ -84,13 +85,27 @@ def good_run(cloud: Cloud, root: Path) -> None:
 
 TOKENS = "/v3/auth/tokens"
 FAILURES: list[tuple[str, Fault, int, str, dict[str, float]]] = [
-    ("authentication", lambda r: Answer(401, {}) if r.path == TOKENS else None, 3, "refuses the account 'u'", {"projects_left": 2}),
-    ("keystone away", lambda r: Answer(503, {}) if r.path == TOKENS else None, 3, "still answers 503", {"projects_left": 2}),
-    ("one item", only("two", Answer(500, {})), 1, "project two (two): ", {"projects_left": 1, "projects_failed": 1}),
-    ("all items", lambda r: Answer(500, {}) if LISTING in r.path else None, 3, "project one (one): ", {"projects_left": 2, "projects_failed": 2}),
+    (
+        "authentication", lambda r: Answer(401, {}) if r.path == TOKENS else None,
+        3, "refuses the account 'u'", {"projects_left": 2},
+    ),
+    (
+        "keystone away", lambda r: Answer(503, {}) if r.path == TOKENS else None,
+        3, "still answers 503", {"projects_left": 2},
+    ),
+    (
+        "one item", only("two", Answer(500, {})),
+        1, "project two (two): ", {"projects_left": 1, "projects_failed": 1},
+    ),
+    (
+        "all items", lambda r: Answer(500, {}) if LISTING in r.path else None,
+        3, "project one (one): ", {"projects_left": 2, "projects_failed": 2},
+    ),
     (
         "one record",
-        only("two", Answer(body={"servers": [{"id": 1, "created": 5, "updated": 7, "OS-SRV-USG:launched_at": 3}]})),
+        only("two", Answer(body={"servers": [
+            {"id": 1, "created": 5, "updated": 7, "OS-SRV-USG:launched_at": 3}
+        ]})),
         1,
         "record 1: not sent: ",
         {"projects_left": 0, "records_refused": 1},
@@ -152,7 +167,10 @@ def test_the_record_of_a_lock_that_another_run_holds_is_that_run_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F-S2: locks are a process's, so another one holds it."""
-    code = "import sys; from pathlib import Path; from appliance.core.run import lock\nwith lock.hold(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
+    code = (
+        "import sys; from pathlib import Path; from appliance.core.run import lock\n"
+        "with lock.hold(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
+    )
     monkeypatch.setattr("caso.run.LOCK_WAIT", timedelta(0))
     with two_projects() as cloud:
         good_run(cloud, tmp_path)
@@ -243,7 +261,7 @@ POISONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", POISONS)
 def test_a_server_that_makes_no_sense_holds_back_no_other(tmp_path: Path, kind: str) -> None:
-    """F-S1, of servers: its project went back to the beginning on each run, or its lines hid all others."""
+    """F-S1 for servers: a project restarted at the beginning, or its lines hid all others."""
     with two_projects() as cloud:
         listed = [cloud.server("two", number) for number in range(3)]
         listed[1] |= POISONS[kind]
@@ -258,7 +276,7 @@ def test_a_server_that_makes_no_sense_holds_back_no_other(tmp_path: Path, kind: 
 
 
 def test_foreign_names_in_state_and_spool_hold_back_nobody(tmp_path: Path) -> None:
-    """F-H1: staged batches and checkpoints; all records are there, each name is told once."""
+    """F-H1: staged batches and checkpoints; no record is missing, each name is reported once."""
     with two_projects() as cloud:
         good_run(cloud, tmp_path)
         [area] = (tmp_path / "var/spool/apel/outgoing/openstack/.caso-staged").iterdir()

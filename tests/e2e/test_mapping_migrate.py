@@ -1,4 +1,4 @@
-"""caso-mapping-migrate: the commands that cASO prints, and what --nodry-run does to a real Keystone."""
+"""caso-mapping-migrate: the commands that cASO prints, and --nodry-run on a real Keystone."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ def test_an_administrator_may(site: CasoSite) -> None:
         )
         assert (
             line
-            == "caso-mapping-migrate: project p2: 0 projects have this name; use the id of one of them"
+            == "caso-mapping-migrate: project p2: 0 projects have this name; use the id of one "
+            "of them"
         )
-        told = testbed.admin().get("identity", f"/projects/{project}")["project"]
-    assert told["VO"] == "vo.x"
-    assert sorted(told["tags"]) == ["kept", "later"]
+        reported = testbed.admin().get("identity", f"/projects/{project}")["project"]
+    assert reported["VO"] == "vo.x"
+    assert sorted(reported["tags"]) == ["kept", "later"]

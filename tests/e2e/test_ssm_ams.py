@@ -1,4 +1,4 @@
-"""`ssmsend` as a program, against an AMS that keeps to the protocol and against one that does not."""
+"""`ssmsend` as a program, against an AMS that keeps to the protocol and one that breaks it."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def texts(count: int) -> list[str]:
 
 
 def last_arrivals(service: AMS) -> list[str]:
-    """Return the ids in the order of their last copies, which are the ones that count at the repository."""
+    """Return the ids in the order of their last copies, which count at the repository."""
     return list(dict.fromkeys(reversed(service.ids(TOPIC))))[::-1]
 
 
@@ -206,7 +206,10 @@ def test_a_certificate_that_the_service_does_not_know(tmp_path: Path, trust: Tru
         site = Site.at_ams(tmp_path / "site", trust, service)
         site.fill(texts(1))
         done = site.run("ssmsend")
-        expected = "gives no token for this host's certificate (404: Binding was not found); register the certificate's"
+        expected = (
+            "gives no token for this host's certificate (404: Binding was not found); register "
+            "the certificate's"
+        )
         assert done.returncode == 3
         assert f"localhost:{service.authn_port}: {expected}" in done.stderr
 
@@ -280,7 +283,7 @@ def test_a_service_that_is_down_is_one_line_and_the_next_is_tried(
 
 
 def test_what_is_too_large_is_set_aside_and_blocks_nobody(tmp_path: Path, trust: Trust) -> None:
-    """F-S5: the limit is of the request: one record of this size fits before it is signed and put into base64."""
+    """F-S5: the limit is for the request: this record fits only unsigned and not in base64."""
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
         before = site.fill(texts(50))

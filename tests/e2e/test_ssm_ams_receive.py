@@ -119,7 +119,7 @@ def test_sigterm_in_the_middle_loses_nothing_and_what_comes_later_is_taken(
     ]
 
 
-def test_a_run_that_is_to_end_tells_what_will_not_pass(tmp_path: Path, trust: Trust) -> None:
+def test_a_run_with_a_limit_reports_a_lasting_failure(tmp_path: Path, trust: Trust) -> None:
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
         del service.subscriptions[TOPIC]

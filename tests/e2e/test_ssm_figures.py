@@ -1,4 +1,4 @@
-"""Records and metrics of `ssmsend` and `ssmreceive` after runs that fail, counted by broker and dirq."""
+"""Run records and metrics of `ssmsend` and `ssmreceive` after failures, against a count."""
 
 import contextlib
 import os
@@ -97,7 +97,7 @@ def test_figures_of_runs_that_send_nothing(tmp_path: Path, trust: Trust) -> None
 
 
 def test_figures_beside_what_others_left(tmp_path: Path, trust: Trust) -> None:
-    """F-H1, F-S4: each is named once, by record, and the messages go; `ssmctl` names them as well."""
+    """F-H1, F-S4: the record and `ssmctl` name each once, and the messages are sent."""
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
         names = site.fill(texts(2))
@@ -133,13 +133,14 @@ def test_figures_beside_what_others_left(tmp_path: Path, trust: Trust) -> None:
 
 
 _MODULES = (
-    "json, encodings.utf_8_sig, encodings.idna, encodings.unicode_escape, ssm.cmds.send, ssm.sending.sender, ssm.sending.packer, ssm.transport.stomp, ssm.transport.brokers, "
+    "json, encodings.utf_8_sig, encodings.idna, encodings.unicode_escape, ssm.cmds.send, "
+    "ssm.sending.sender, ssm.sending.packer, ssm.transport.stomp, ssm.transport.brokers, "
     "appliance.core.trust.ca_directory, appliance.core.trust.certificates, appliance.core.trust.tls"
 )
 
 
 def test_a_directory_of_root_s_beside_good_messages() -> None:
-    """F-H1, word by word: it is skipped and named with chown, the rest is sent, and the status is 1."""
+    """F-H1: it is skipped and reported with chown, the rest is sent, and the status is 1."""
     with foreign.open_to_all() as root:
         trust = Trust(root / "trust")
         trust.publish()
@@ -150,7 +151,10 @@ def test_a_directory_of_root_s_beside_good_messages() -> None:
             for path in [root, *root.rglob("*")] if os.geteuid() == 0 else []:
                 os.chown(path, foreign.NOBODY, foreign.NOBODY)
             closed.mkdir(mode=0)
-            code = f"import sys; sys.argv = ['ssmsend', '--root', {str(site.root)!r}]\nprint(ssm.cmds.send.main())"
+            code = (
+                f"import sys; sys.argv = ['ssmsend', '--root', {str(site.root)!r}]\n"
+                "print(ssm.cmds.send.main())"
+            )
             said = foreign.as_nobody(code, modules=_MODULES)
             assert said.splitlines()[-1:] == ["1"]
             assert broker.ids() == names

@@ -56,7 +56,7 @@ class Stage:
         self.site = Site.create(self.directory, self.trust, hosts=f"localhost:{self.broker.port}")
 
     def sent(self) -> list[tuple[str, bytes]]:
-        """Return id and wire form of all that arrived, in order; what the broker closed the connection on did not."""
+        """Return id and wire form of the messages that the broker accepted, in order."""
         frames = [
             frame
             for frame in self.broker.sent

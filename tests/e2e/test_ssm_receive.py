@@ -108,7 +108,10 @@ def test_refused_messages_are_kept_with_ssm_s_reasons(tmp_path: Path, trust: Tru
 
 
 def test_encrypted_messages_and_utf_8_are_read(tmp_path: Path, trust: Trust) -> None:
-    quoted = "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\nName: caf=C3=A9\n"
+    quoted = (
+        "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n"
+        "\nName: caf=C3=A9\n"
+    )
     command = ["openssl", "smime", "-sign", "-inkey", str(trust.host("sender").key)]
     command += ["-signer", str(trust.host("sender").certificate)]
     utf_8 = subprocess.run(command, input=quoted.encode(), capture_output=True, check=True).stdout
@@ -309,7 +312,7 @@ def modes(path: Path) -> set[int]:
 
 
 def test_large_messages_do_not_fill_the_memory(tmp_path: Path, trust: Trust) -> None:
-    """F-S7: the broker hands out 32 messages of 0.7 MB before the first is taken; at most 60 MB are used."""
+    """F-S7: with 32 unacknowledged messages of 0.7 MB, at most 60 MB are used."""
     with broker_with(trust) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
         message = signed(

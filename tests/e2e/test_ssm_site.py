@@ -1,4 +1,4 @@
-"""`ssmsend` and `ssmreceive` on sites whose files are wrong, or about to be: one line each, nothing sent."""
+"""`ssmsend` and `ssmreceive` on sites with faulty files: one line each, nothing sent."""
 
 import argparse
 import json

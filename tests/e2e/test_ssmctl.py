@@ -36,7 +36,8 @@ def test_a_spool_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert shown.returncode == 3
     assert (
         shown.stderr
-        == f"ssmctl: {tmp_path}/none: the spool does not exist; see [messaging] path, or give --path\n"
+        == f"ssmctl: {tmp_path}/none: the spool does not exist; see [messaging] path, or give "
+        "--path\n"
     )
 
 

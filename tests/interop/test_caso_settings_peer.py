@@ -26,8 +26,9 @@ auth = conf.keystone_auth
 known = ("auth_url", "username", "user_domain_name", "password", "application_credential_id",
          "application_credential_secret")
 print(json.dumps({
-    "site": conf.site_name, "service": conf.service_name, "projects": conf.projects, "tag": conf.caso_tag,
-    "region": conf.region_name, "spool": conf.spooldir, "lock": conf.lock_path, "output": conf.ssm.output_path,
+    "site": conf.site_name, "service": conf.service_name, "projects": conf.projects,
+    "tag": conf.caso_tag, "region": conf.region_name, "spool": conf.spooldir,
+    "lock": conf.lock_path, "output": conf.ssm.output_path,
     "size": conf.ssm.max_size, "benchmark": [conf.benchmark.name_key, conf.benchmark.value_key],
     "dry": conf.dry_run, "mapping": conf.mapping_file,
     "auth": {name: auth[name] for name in known if name in auth and auth[name] is not None},

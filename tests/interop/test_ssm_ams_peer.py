@@ -1,4 +1,4 @@
-"""The other client of AMS, argo-ams-library, which SSM itself uses: each reads what the other has published."""
+"""The AMS client of SSM, argo-ams-library: each client reads what the other published."""
 
 from collections.abc import Iterator
 from pathlib import Path

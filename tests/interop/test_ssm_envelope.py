@@ -1,4 +1,4 @@
-"""Our messages read by the openssl program, openssl's read by us, and both by the steps of SSM 4.0.0's receiver."""
+"""Our messages and openssl's, read by each other and by the steps of SSM 4.0.0's receiver."""
 
 import email
 import quopri
@@ -84,7 +84,7 @@ def test_openssl_verifies_what_we_sign(
 def test_the_steps_of_ssm_4_s_receiver(
     body: bytes, credential: Credential, certificates: Path, tmp_path: Path
 ) -> None:
-    """F-S6: it decrypts what mentions the type, and breaks lines before it decodes; then it verifies.
+    """F-S6: SSM decrypts texts that mention the type, and breaks lines before it decodes.
 
     `openssl smime -pk7out | openssl pkcs7 -print_certs`, `openssl verify`, `openssl smime -verify
     -noverify`.

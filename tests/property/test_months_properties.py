@@ -36,7 +36,7 @@ def true_seconds(
 def repository(
     born: datetime, died: datetime | None, windows: list[ExtractionWindow]
 ) -> dict[tuple[int, int], int]:
-    """Apply the repository's rule to all cuts: the last row of a month counts, use is the growth since the row before."""
+    """Return the use by month: the last row of a month, less the row of the month before."""
     rows: dict[tuple[int, int], int] = {}
     for window in windows:
         for cut in cuts(born, died, window):
@@ -50,7 +50,7 @@ def repository(
 
 
 def windows_of(borders: list[datetime]) -> list[ExtractionWindow]:
-    """Return windows as runs have them: from a second after the last one's end, as checkpoints say, less the overlap."""
+    """Return the windows of runs: each from a second after the end of the last one."""
     found, start = [], datetime(1970, 1, 1, tzinfo=UTC)
     for border in sorted(set(borders)):
         if start < border:

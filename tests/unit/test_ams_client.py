@@ -191,11 +191,17 @@ def test_answers(
         (b'{"receivedMessages": null}', []),
         (b"{}", []),
         (
-            b'{"receivedMessages": [{"ackId": "a:1", "message": {"data": "no base64!", "messageId": 7}}]}',
+            (
+                b'{"receivedMessages": [{"ackId": "a:1",'
+                b' "message": {"data": "no base64!", "messageId": 7}}]}'
+            ),
             [ams_client.Pulled("a:1", "7", {}, b"no base64!")],
         ),
         (
-            b'{"receivedMessages": [{"ackId": "a:1", "message": {"attributes": {"empaid": 3}, "data": null}}]}',
+            (
+                b'{"receivedMessages": [{"ackId": "a:1",'
+                b' "message": {"attributes": {"empaid": 3}, "data": null}}]}'
+            ),
             [ams_client.Pulled("a:1", "", {"empaid": "3"}, b"")],
         ),
     ],

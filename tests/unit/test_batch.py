@@ -1,4 +1,4 @@
-"""Exactly once into the spool. `tests/e2e/test_batch_killed.py` kills the real thing at every system call."""
+"""Batches: each message exactly once. `tests/e2e/test_batch_killed.py` kills real ones."""
 
 import json
 import os
@@ -181,7 +181,8 @@ def test_a_batch_with_foreign_files_is_handed_over_all_the_same(site: Site) -> N
         aside = f"{directory}.foreign"
         assert (
             str(line)
-            == f"{aside}: was not made by caso, or holds files that were not; look at it, then: rm -r {aside}"
+            == f"{aside}: was not made by caso, or holds files that were not; look at it, "
+            f"then: rm -r {aside}"
         )
         assert not found.stuck
     assert len(list(Path(f"{directory}.foreign").iterdir())) == len(made)
@@ -196,15 +197,17 @@ def test_a_directory_of_root_stops_one_project(site: Site) -> None:
         for path in (root / "spool", area.path.parent, area.path, root):
             path.chmod(0o777)
         code = (
-            "from pathlib import Path; from caso.batch import Staging; from caso.checkpoint import Checkpoints\n"
-            f"found = Staging(Path({str(root / 'spool')!r}), Checkpoints(Path({str(root / 'state')!r}))).recover()\n"
+            "from pathlib import Path; from caso.batch import Staging; from caso.checkpoint "
+            "import Checkpoints\n"
+            f"found = Staging(Path({str(root / 'spool')!r}), "
+            f"Checkpoints(Path({str(root / 'state')!r}))).recover()\n"
             "print(found.stuck); print(sorted(map(str, found.foreign)))"
         )
         (area.path / "p.new").mkdir(mode=0o700)
         said, aside = foreign.as_nobody(code).splitlines()
         assert (
-            f"/locked: skipped: permission denied (a directory of user {os.geteuid()}, mode 0700); chown -R"
-            not in said
+            f"/locked: skipped: permission denied (a directory of user {os.geteuid()}, mode "
+            "0700); chown -R" not in said
         )
         assert said.count("LocalFailure") == 1
         assert "locked" in said

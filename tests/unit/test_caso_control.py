@@ -50,7 +50,7 @@ def test_checkpoints_are_told_with_their_age(
     )
 
 
-def test_broken_files_and_waiting_batches_are_told(
+def test_broken_files_and_waiting_batches_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "caso").mkdir()
@@ -63,7 +63,7 @@ def test_broken_files_and_waiting_batches_are_told(
     )
 
 
-def test_foreign_names_in_the_staging_area_are_told(
+def test_foreign_names_in_the_staging_area_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F-H1: the administrator sees what the next run will say, without waiting for it."""

@@ -21,7 +21,10 @@ from caso import settings
 from caso.cmds import startup
 from caso.settings import CasoConfiguration
 
-ACCOUNT = "holds an account, which programs would show; account and password have options of their own; write https:"
+ACCOUNT = (
+    "holds an account, which programs would show; account and password have options of their "
+    "own; write https:"
+)
 BRACKET = "https://[fe80::1.example.org:5000/v3"
 LOGIN = """
 [keystone_auth]
@@ -170,7 +173,7 @@ def test_messengers(messengers: str, version: str | None, warnings: int, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("types", "told"),
+    ("types", "reported"),
     [
         (
             "ip,storage",
@@ -180,15 +183,16 @@ def test_messengers(messengers: str, version: str | None, warnings: int, tmp_pat
     ],
 )
 def test_a_run_that_would_send_nothing_is_refused(
-    types: str, told: list[str], tmp_path: Path
+    types: str, reported: list[str], tmp_path: Path
 ) -> None:
     """It would move the checkpoints all the same."""
-    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}[messenger_ssm]\nrecord_types = {types}\n"
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
+    text += f"[messenger_ssm]\nrecord_types = {types}\n"
     shown = problems(tmp_path, text)
-    assert len(shown) == len(told)
+    assert len(shown) == len(reported)
     assert all(
         f"[messenger_ssm] record_types: {words}" in line
-        for words, line in zip(told, shown, strict=True)
+        for words, line in zip(reported, shown, strict=True)
     )
     assert load(tmp_path, text.replace("= ssm", "= noop")).version is None
 
@@ -210,7 +214,7 @@ def test_the_default_extractors_of_the_peer_are_no_news_but_chosen_ones_are(tmp_
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
-    told = problems(
+    reported = problems(
         tmp_path,
         """[DEFAULT]
 mesengers = ssm
@@ -233,23 +237,35 @@ max_size = many
 x = 1
 """,
     )
-    assert told == [
+    assert reported == [
         "caso.conf: [keystone_auth] password: must be set: v3password needs it",
         "caso.conf:2: mesengers: unknown option, ignored; did you mean messengers?",
         "caso.conf:3: messengers: 'sms' is not a messenger; write ssm or noop",
         "caso.conf:3: messengers: none of these is in this version; write ssm",
         "caso.conf:4: extractor: 'novva' is not an extractor; write nova",
         "caso.conf:4: extractor: none of these is in this version; write nova",
-        "caso.conf:5: site_name: is still the placeholder 'SITE-NAME'; the site's name exactly as in GOCDB",
-        "caso.conf:6: service_name: 'none' would be refused by the repository; write the name as in GOCDB",
+        (
+            "caso.conf:5: site_name: is still the placeholder 'SITE-NAME'; the site's name "
+            "exactly as in GOCDB"
+        ),
+        (
+            "caso.conf:6: service_name: 'none' would be refused by the repository; write the "
+            "name as in GOCDB"
+        ),
         "caso.conf:7: extract_from: 'then' is not a time; write it like 2026-11-01T00:00:00",
         "caso.conf:8: dry_run: 'maybe' is not allowed; write true or false",
         "caso.conf:9: spooldir: must be an absolute path, not 'here'",
         "caso.conf:10: parallel_projects: '0' is not allowed; write a whole number from 1 to 64",
-        "caso.conf:13: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'; Keystone's public URL, https://HOST:5000/v3",
+        (
+            "caso.conf:13: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'; "
+            "Keystone's public URL, https://HOST:5000/v3"
+        ),
         "caso.conf:14: [keystone_auth] username: must be set: the account's name",
         "caso.conf:15: [keystone_auth] cafile: file /nowhere.pem does not exist",
-        "caso.conf:17: [ssm] max_size: 'many' is not allowed; write a whole number from 1 to 2147483648",
+        (
+            "caso.conf:17: [ssm] max_size: 'many' is not allowed; write a whole number from 1 "
+            "to 2147483648"
+        ),
         "caso.conf:19: [sms]: unknown section; did you mean ssm?",
     ]
 
@@ -260,7 +276,10 @@ x = 1
         (
             "v3password",
             "v3pasword",
-            "caso.conf:5: [keystone_auth] auth_type: 'v3pasword' is not a plugin; did you mean v3password?",
+            (
+                "caso.conf:5: [keystone_auth] auth_type: 'v3pasword' is not a plugin; did you "
+                "mean v3password?"
+            ),
         ),
         (
             "auth_type = v3password",
@@ -270,7 +289,10 @@ x = 1
         (
             "/v3",
             "/v2.0",
-            "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write https://HOST",
+            (
+                "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write "
+                "https://HOST"
+            ),
         ),
         (
             "https://keystone",
@@ -290,7 +312,10 @@ x = 1
         (
             "https:",
             "ftp:",
-            "caso.conf:6: [keystone_auth] auth_url: 'ftp://keystone.example.org:5000/v3' is not a URL",
+            (
+                "caso.conf:6: [keystone_auth] auth_url: 'ftp://keystone.example.org:5000/v3' is "
+                "not a URL"
+            ),
         ),
         (
             "user_domain_name = default",
@@ -305,16 +330,19 @@ x = 1
         (
             "v3password",
             "v3applicationcredential",
-            "caso.conf: [keystone_auth] application_credential_secret: must be set: v3applicationcredential needs it",
+            (
+                "caso.conf: [keystone_auth] application_credential_secret: must be set: "
+                "v3applicationcredential needs it"
+            ),
         ),
     ],
 )
 def test_logins_that_cannot_work(before: str, after: str, wanted: str, tmp_path: Path) -> None:
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN.strip()}\n".replace(before, after)
-    told = problems(tmp_path, text)
-    assert told[0].startswith(wanted)
-    assert "word-17" not in "".join(told)
-    assert "geheimes" not in "".join(told)
+    reported = problems(tmp_path, text)
+    assert reported[0].startswith(wanted)
+    assert "word-17" not in "".join(reported)
+    assert "geheimes" not in "".join(reported)
 
 
 _OIDC = "identity_provider = egi.eu\nprotocol = openid\n"
@@ -375,31 +403,38 @@ def test_plugins_that_get_no_token_of_keystone_3(plugin: str, wanted: str, tmp_p
     ],
 )
 def test_plugins_that_may_be_chosen(plugin: str, options: str, tmp_path: Path) -> None:
-    text = "[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\nauth_url = https://k.example.org/v3\n"
+    text = (
+        "[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\n"
+        "auth_url = https://k.example.org/v3\n"
+    )
     assert load(tmp_path, f"{text}auth_type = {plugin}\n{options}\n").access.auth_type == plugin
 
 
 def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
-    _, _, told = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
-    assert told.startswith(
-        "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential does not take these options: "
+    _, _, reported = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
+    assert reported.startswith(
+        "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential does not take "
+        "these options: "
     )
 
 
 def test_what_the_plugin_does_not_check(tmp_path: Path) -> None:
     oidc = f"{_OIDC}username = u\npassword = p\n{_TOKENS}"
-    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\nauth_url = https://k.example.org/v3\n{oidc}"
-    told = "v3oidcpassword does not take these options: client_id, client_secret must be set"
+    text = (
+        "[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\n"
+        f"auth_url = https://k.example.org/v3\n{oidc}"
+    )
+    reported = "v3oidcpassword does not take these options: client_id, client_secret must be set"
     assert problems(tmp_path, f"{text}auth_type = v3oidcpassword\n") == [
-        f"caso.conf:11: [keystone_auth] auth_type: {told}"
+        f"caso.conf:11: [keystone_auth] auth_type: {reported}"
     ]
 
 
 def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:
     (tmp_path / "etc/caso").mkdir(parents=True)
     (tmp_path / "etc/caso/voms.json").write_text('{"ops": {"tenant": null}}')
-    told = problems(tmp_path, f"[DEFAULT]\nmessengers = ssm\n{LOGIN}")
-    assert told == [
+    reported = problems(tmp_path, f"[DEFAULT]\nmessengers = ssm\n{LOGIN}")
+    assert reported == [
         "caso.conf: site_name: must be set: the site's name exactly as in GOCDB",
         'voms.json:1: ops: names no project; write {"projects": ["name or id"]}',
     ]
@@ -418,7 +453,10 @@ def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(
         "caso.conf:12: site_name: is still the placeholder 'SITE-NAME'",
         "caso.conf:20: projects: is still the placeholder 'PROJECT-NAMES'",
         "caso.conf:32: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'",
-        f"{tmp_path}/etc/voms.json:2: vo.example.org: is still the placeholder, with its project 'mytenant', and left out",
+        (
+            f"{tmp_path}/etc/voms.json:2: vo.example.org: is still the placeholder, with its "
+            "project 'mytenant', and left out"
+        ),
     ]
     text = (
         text.replace("SITE-NAME", "A")
@@ -447,7 +485,10 @@ def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:
 def test_flags_win_over_the_environment_and_that_over_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nprojects = a\ncaso_tag = a\nregion_name = a\n{LOGIN}"
+    text = (
+        "[DEFAULT]\nsite_name = S\nmessengers = ssm\nprojects = a\ncaso_tag = a\n"
+        f"region_name = a\n{LOGIN}"
+    )
     monkeypatch.setenv("OS_DEFAULT__PROJECTS", "b")
     monkeypatch.setenv("OS_DEFAULT__CASO_TAG", "b")
     monkeypatch.setenv("OS_KEYSTONE_AUTH__PASSWORD", "from-the-environment")
@@ -475,10 +516,12 @@ def test_flags_win_over_the_environment_and_that_over_files(
 
 def test_times_that_make_no_window(tmp_path: Path) -> None:
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
-    (told,) = problems(tmp_path, text, "--extract-from", "2026-11-02", "--extract-to", "2026-11-02")
-    assert told == "command line: --extract-from: extract_from: is not before extract_to"
-    (told,) = problems(tmp_path, text, "--extract-from", "2999-01-01")
-    assert told.startswith(
+    (reported,) = problems(
+        tmp_path, text, "--extract-from", "2026-11-02", "--extract-to", "2026-11-02"
+    )
+    assert reported == "command line: --extract-from: extract_from: is not before extract_to"
+    (reported,) = problems(tmp_path, text, "--extract-from", "2999-01-01")
+    assert reported.startswith(
         "command line: --extract-from: extract_from: 2999-01-01T00:00:00+00:00 is in the future"
     )
 
@@ -488,8 +531,10 @@ def test_times_that_make_no_window(tmp_path: Path) -> None:
 )
 def test_what_is_no_time(time: str, tmp_path: Path) -> None:
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
-    (told,) = problems(tmp_path, text, "--extract-from", time)
-    assert told.endswith(f"extract_from: {time!r} is not a time; write it like 2026-11-01T00:00:00")
+    (reported,) = problems(tmp_path, text, "--extract-from", time)
+    assert reported.endswith(
+        f"extract_from: {time!r} is not a time; write it like 2026-11-01T00:00:00"
+    )
 
 
 def test_files_and_directories(tmp_path: Path) -> None:
@@ -524,7 +569,8 @@ def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
     (tmp_path / "etc/caso").chmod(0)
     script = (
         "import sys; from pathlib import Path\n"
-        "from appliance.core.run.errors import ConfigurationError; from appliance.core.run.layout import Layout\n"
+        "from appliance.core.run.errors import ConfigurationError; from "
+        "appliance.core.run.layout import Layout\n"
         "from tests.unit.test_caso_settings import arguments, settings\n"
         "try: settings.load(arguments(*sys.argv[2:]), Layout(Path(sys.argv[1])))\n"
         "except ConfigurationError as error: print(error)\n"
@@ -545,7 +591,10 @@ def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
         *("", "etc/caso/caso.conf: cannot be read: permission denied\n"),
         *(
             "",
-            "a.conf: mapping_file: etc/caso/voms.json cannot be read: check owner and mode, of its directories too\n",
+            (
+                "a.conf: mapping_file: etc/caso/voms.json cannot be read: check owner and mode, "
+                "of its directories too\n"
+            ),
         ),
         *("", "etc/caso/d: cannot be read as a directory: permission denied\n"),
     ]
@@ -556,7 +605,8 @@ def test_paths_that_cannot_be_used_are_told_with_their_lines(tmp_path: Path) -> 
     long = f"{tmp_path}/{'x' * 256}"
     text = (
         f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nspooldir = {long}\nmapping_file = {long}\n"
-        f"lock_path = {tmp_path}/file\nlog_dir = {tmp_path}/none\n[ssm]\noutput_path = {tmp_path}/file/below\n{LOGIN}"
+        f"lock_path = {tmp_path}/file\nlog_dir = {tmp_path}/none\n[ssm]\n"
+        f"output_path = {tmp_path}/file/below\n{LOGIN}"
     )
     assert problems(tmp_path, text) == [
         f"caso.conf:4: spooldir: {long} cannot be used: file name too long",
@@ -568,7 +618,7 @@ def test_paths_that_cannot_be_used_are_told_with_their_lines(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ("log_dir = {0}/file", "caso.conf:4: log_dir: the log's directory {0}/file is a file"),
         (
@@ -585,10 +635,10 @@ def test_paths_that_cannot_be_used_are_told_with_their_lines(tmp_path: Path) -> 
         ),
     ],
 )
-def test_logs_that_cannot_be_written(options: str, told: str, tmp_path: Path) -> None:
+def test_logs_that_cannot_be_written(options: str, reported: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{options.format(tmp_path)}\n{LOGIN}"
-    assert problems(tmp_path, text) == [told.format(tmp_path)]
+    assert problems(tmp_path, text) == [reported.format(tmp_path)]
 
 
 def test_another_section_may_hold_the_login(tmp_path: Path) -> None:

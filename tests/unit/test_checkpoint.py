@@ -123,7 +123,7 @@ def test_foreign_names_are_no_checkpoints_and_the_twin_counts(checkpoints: Check
     for path in made:
         name = path.name.removeprefix("lastrun.")
         if not name.isprintable():
-            continue  # no project that JSON tells of has such a name
+            continue  # JSON cannot contain such a name
         if "dangling" in name:  # leads to no file: there is no checkpoint
             assert checkpoints.find([name]).moment is None
             continue

@@ -61,7 +61,10 @@ def test_what_is_no_file_is_named_and_what_is_being_written_waits(
     fill(spool)
     (spool / "link").symlink_to("/etc/hostname")
     os.mkfifo(spool / "pipe")
-    code = f"f = open({str(spool / 'copy')!r}, 'w'); print(f.write('half') and 'written', flush=True); input()"
+    code = (
+        f"f = open({str(spool / 'copy')!r}, 'w'); print(f.write('half') and 'written', "
+        "flush=True); input()"
+    )
     with (
         FaultBroker(trust.host("broker"), trust.grid.certificate) as broker,
         subprocess.Popen(

@@ -172,7 +172,7 @@ def nobody(code: str) -> str:
 
 
 def test_what_others_left_in_a_queue_is_passed_by_and_named() -> None:
-    """F-H1: the newest directory is root's, staged elements are, dirq's own directories are files."""
+    """F-H1: the newest directory and staged elements are root's, dirq's directories are files."""
     with foreign.open_to_all() as root:
         queue = root / "incoming"
         Dirq(str(queue), umask=0, schema=SCHEMA)
@@ -196,7 +196,8 @@ def test_what_others_left_in_a_queue_is_passed_by_and_named() -> None:
                 "name = queue.stage({'body': b'good', 'signer': b's'})\n"
                 "queue.seal()\n"
                 "moved |= queue.publish([name])\n"
-                "print(json.dumps([name, moved, {str(k): str(v) for k, v in queue.skipped.items()}]))\n"
+                "print(json.dumps([name, moved, {str(k): str(v) for k, v in "
+                "queue.skipped.items()}]))\n"
             )
         )
         name, moved, lines = said
@@ -226,7 +227,8 @@ def test_a_queue_that_cannot_be_used_at_all_says_what_helps() -> None:
             "    print(error)\n"
         )
         assert said.startswith(
-            f"{root}/incoming: permission denied (a directory of user {os.geteuid()}, mode 0000); chown"
+            f"{root}/incoming: permission denied (a directory of user {os.geteuid()}, mode "
+            "0000); chown"
         )
 
 
@@ -240,10 +242,13 @@ def test_a_sender_s_journal_that_it_may_not_read_is_named() -> None:
         (root / "directory").mkdir()
         for journal in (root / "journal", root / "directory"):
             said = nobody(
-                "from pathlib import Path; from ssm.sending.claims import Claims; from appliance.core.spool import Spool\n"
-                f"mine = Claims(Spool(Path({str(root / 'spool')!r})), journal=Path({str(journal)!r}))\n"
+                "from pathlib import Path; from ssm.sending.claims import Claims; from "
+                "appliance.core.spool import Spool\n"
+                f"mine = Claims(Spool(Path({str(root / 'spool')!r})), "
+                f"journal=Path({str(journal)!r}))\n"
                 "mine.recover()\n"
-                "print(*mine.spool.skipped.values(), list(mine.blocks()), mine.release(), sep='\\n')\n"
+                "print(*mine.spool.skipped.values(), list(mine.blocks()), mine.release(), "
+                "sep='\\n')\n"
             ).splitlines()
             assert said[0].startswith(f"{journal}: skipped: ")
             assert said[1:] == [str([[name]]), str([name])]

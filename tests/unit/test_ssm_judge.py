@@ -1,4 +1,4 @@
-"""What becomes of messages that no honest sender makes, and of a certificate that ends while the receiver runs."""
+"""Verdicts on messages of dishonest senders, and a certificate that expires during a run."""
 
 import logging
 from pathlib import Path
@@ -38,7 +38,11 @@ def judge_with(directory: Path, anchors: CADirectory, identity: Identity) -> Jud
 
 
 def load(credential: object) -> Identity:
-    return Identity.load(credential.certificate, key_path=credential.key, at=clock.now())  # type: ignore[attr-defined]
+    return Identity.load(
+        credential.certificate,  # type: ignore[attr-defined]
+        key_path=credential.key,  # type: ignore[attr-defined]
+        at=clock.now(),
+    )
 
 
 def test_a_message_that_the_program_fails_on_holds_back_no_other(
@@ -66,5 +70,5 @@ def test_a_certificate_that_comes_near_its_end_is_told_while_running(
     with caplog.at_level(logging.WARNING):
         judge.refresh()
         judge.refresh()
-    [told] = [record.getMessage() for record in caplog.records]
-    assert "expires within 7 days" in told
+    [reported] = [record.getMessage() for record in caplog.records]
+    assert "expires within 7 days" in reported

@@ -37,7 +37,8 @@ def test_a_message_of_2000_records_arrives_in_parts(tmp_path: Path, trust: Trust
         spool = QueueSimple(str(tmp_path / "spool"))
         first, name = spool.add("APEL-cloud-message: v0.4\nVMUUID: a\n"), spool.add(large(2000))
         records = [json.dumps({"id": n, "pad": "x" * 680}) for n in range(2000)]
-        text = f'{{"Type": "APEL Public IP message", "Version": "0.2", "UsageRecords": [{",".join(records)}]}}'
+        head = '{"Type": "APEL Public IP message", "Version": "0.2", "UsageRecords": ['
+        text = f"{head}{','.join(records)}]}}"
         usage = spool.add(text)
         sender, last = sender_to(service, tmp_path, trust, 1, max_wire=True)
         assert sender.run() is ExitStatus.DONE
@@ -87,7 +88,7 @@ def test_one_record_that_is_too_large_is_set_aside_alone(tmp_path: Path, trust: 
 
 @pytest.mark.parametrize("on", [1, 2])
 def test_parts_come_out_the_same_in_the_next_run(tmp_path: Path, trust: Trust, on: int) -> None:
-    """B12: whatever arrived before a run failed arrives again under the same id with the same text."""
+    """B12: parts that arrived before a failure arrive again with the same id and text."""
     fault = Fault(Kind.STATUS, status=404, after=on)
     with AMS(trust.host("broker"), trust.grid.certificate, [fault]) as service:
         spool = QueueSimple(str(tmp_path / "spool"))

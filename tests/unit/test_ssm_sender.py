@@ -1,4 +1,4 @@
-"""What takes too long to try with the program: a broker that never confirms, and how long to wait between tries."""
+"""The sender's patience, which takes too long to test with the program."""
 
 import itertools
 import shutil
@@ -45,9 +45,12 @@ def sender_to(
     config = directory / "sender.cfg"
     is_ams = isinstance(broker, AMS)
     config.write_text(
-        f"[sender]\nprotocol: {'AMS' if is_ams else 'STOMP'}\n[broker]\nhost: localhost:{broker.port}\n[certificates]\n"
-        f"certificate: {credential.certificate}\nkey: {credential.key}\ncapath: {trust.ca_directory}\n"
-        f"[messaging]\nams_project: accounting\ndestination: {'x' if is_ams else '/queue/x'}\npath: {directory}/spool\n"
+        f"[sender]\nprotocol: {'AMS' if is_ams else 'STOMP'}\n[broker]\n"
+        f"host: localhost:{broker.port}\n[certificates]\n"
+        f"certificate: {credential.certificate}\nkey: {credential.key}\n"
+        f"capath: {trust.ca_directory}\n"
+        "[messaging]\nams_project: accounting\n"
+        f"destination: {'x' if is_ams else '/queue/x'}\npath: {directory}/spool\n"
         f"path_type: {path_type}\n"
     )
     if isinstance(broker, AMS):
@@ -98,7 +101,7 @@ def test_messages_without_a_receipt_are_sent_again(tmp_path: Path, trust: Trust)
 
 
 def test_a_broker_that_never_confirms_is_given_up(tmp_path: Path, trust: Trust) -> None:
-    """F-S7: after one and a half times the limit for the first receipt, whatever it is tried with."""
+    """F-S7: after one and a half times the limit for the first receipt."""
     with FaultBroker(
         trust.host("broker"), trust.grid.certificate, [Fault(Kind.NO_RECEIPT)] * 3
     ) as broker:
@@ -152,7 +155,7 @@ def test_receipts_that_come_after_the_end_of_a_run_s_time_count(
     assert left[1] > 0
 
 
-def test_what_a_run_did_not_come_to_is_told(tmp_path: Path, trust: Trust) -> None:
+def test_messages_that_a_run_did_not_reach_are_reported(tmp_path: Path, trust: Trust) -> None:
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
         sender, names = sender_to(
             broker, tmp_path, trust, 70, is_stopping=lambda: len(broker.sent) >= 64

@@ -121,17 +121,17 @@ def test_names_that_no_host_can_have(directory: Path, protocol: str, host: str, 
         .replace("/queue/", "")
         .replace("broker.example.net:6162", host)
     )
-    told = f":4: [broker] host: no host can have the name '{shown}'; write host or host:port"
-    assert problems(directory, f"{text}{more}\n") == [told]
+    reported = f":4: [broker] host: no host can have the name '{shown}'; write host or host:port"
+    assert problems(directory, f"{text}{more}\n") == [reported]
 
 
 @pytest.mark.parametrize("account", ["user:geheimes@", "geheimes@", "stomp://user:geheimes@"])
 def test_the_password_of_an_account_at_a_host_is_not_shown(directory: Path, account: str) -> None:
     text = SENDER.format(directory).replace("host: broker", f"host: {account}broker")
-    told = (
+    reported = (
         ":4: [broker] host: an account is not allowed; write host or host:port, several with commas"
     )
-    assert problems(directory, text) == [told]
+    assert problems(directory, text) == [reported]
 
 
 def test_everything_wrong_comes_at_once(directory: Path) -> None:
@@ -210,14 +210,22 @@ def test_what_deserves_a_warning(directory: Path) -> None:
     )
     text = text.replace("[certificates]", "bdii: ldap://x\nuse_ssl: false\n[certificates]")
     assert warnings(load(directory, text)) == [
-        ":5: [broker] bdii: brokers are no longer looked up in the information system; this option is ignored; host is used",
-        ":6: [broker] use_ssl: messages are sent unencrypted and the broker is not verified; write true",
         (
-            ":11: [messaging] destination: /queue/global.accounting.test.cloud.central is a test queue: "
+            ":5: [broker] bdii: brokers are no longer looked up in the information system; this "
+            "option is ignored; host is used"
+        ),
+        (
+            ":6: [broker] use_ssl: messages are sent unencrypted and the broker is not "
+            "verified; write true"
+        ),
+        (
+            ":11: [messaging] destination: /queue/global.accounting.test.cloud.central is a "
+            "test queue: "
             "messages sent there are not accounted"
         ),
         (
-            f":12: [messaging] path: {directory}/outgoing/openstack is a spool of its own, which is not sent; "
+            f":12: [messaging] path: {directory}/outgoing/openstack is a spool of its own, "
+            "which is not sent; "
             "if you mean that one, set path to it"
         ),
     ]
@@ -274,7 +282,10 @@ def test_ams_as_ssm_4_ships_it(directory: Path) -> None:
     assert settings.link.brokers == (Broker("msg.example.net", 443),)
     assert settings.link.use_ssl
     assert warnings(settings) == [
-        ":5: [broker] port: has no effect with AMS; for another port than 443 write host: HOST:PORT",
+        (
+            ":5: [broker] port: has no effect with AMS; for another port than 443 write host: "
+            "HOST:PORT"
+        ),
         ":6: [broker] use_ssl: has no effect: AMS always uses TLS; write true",
     ]
 

@@ -1,4 +1,4 @@
-"""Messages cut between records; what is in the parts is read by json, ElementTree and APEL's rule for text."""
+"""Messages cut between records; json, ElementTree and APEL's rule for text read the parts."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -14,7 +14,7 @@ STAR = "http://eu-emi.eu/namespaces/2011/02/storagerecord"
 
 
 def text_records(message: bytes) -> list[str]:
-    """Read a message as APEL's loader does: a header, then records between lines of two per cent signs."""
+    """Return the records of a message as APEL's loader reads it: separated by lines ``%%``."""
     header, _, rest = message.decode().partition("\n")
     assert header == "APEL-cloud-message: v0.4"
     return [record.strip("\n") for record in f"\n{rest}".split("\n%%") if record.strip("\n")]
@@ -44,18 +44,21 @@ def json_message(count: int) -> bytes:
         f'{{"id": {n}, "UsageRecords": ["}}]"], "big": 1e400, "name": "Größe \\u0041", "n": 1.0}}'
         for n in range(count)
     )
-    return f'{{"Type": "APEL Public IP message", "UsageRecords": [ {records}\n], "Version": "0.2"}}\n'.encode()
+    head = '{"Type": "APEL Public IP message", "UsageRecords": [ '
+    return f'{head}{records}\n], "Version": "0.2"}}\n'.encode()
 
 
 def xml_message(count: int) -> bytes:
     records = "\n".join(
-        f'<sr:StorageUsageRecord><sr:Site a="/>">{n} &lt;</sr:Site><!-- > --></sr:StorageUsageRecord>'
+        f'<sr:StorageUsageRecord><sr:Site a="/>">{n} &lt;</sr:Site>'
+        "<!-- > --></sr:StorageUsageRecord>"
         if n % 2
         else f'<sr:StorageUsageRecord n="{n}/>" />'
         for n in range(count)
     )
     return (
-        f'<?xml version="1.0"?>\n<sr:StorageUsageRecords xmlns:sr="{STAR}">\n{records}\n</sr:StorageUsageRecords>\n'
+        f'<?xml version="1.0"?>\n<sr:StorageUsageRecords xmlns:sr="{STAR}">\n'
+        f"{records}\n</sr:StorageUsageRecords>\n"
     ).encode()
 
 

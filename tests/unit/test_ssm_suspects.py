@@ -99,7 +99,7 @@ CASES = [
 def test_bad_messages_are_set_aside_and_the_others_go(
     tmp_path: Path, trust: Trust, server: str, bad: Sequence[int]
 ) -> None:
-    """F-S1, B4: in order; where a timeout tells, the second run does it."""
+    """F-S1, B4: in order; where a timeout decides, in the second run."""
     with SERVERS[server](trust) as broker:
         names = fill(tmp_path, *(POISON.decode() if n in bad else n for n in range(9)))
         statuses = [run(broker, tmp_path, trust) for _ in range(3 if server == "silent" else 1)]
@@ -112,7 +112,7 @@ def test_bad_messages_are_set_aside_and_the_others_go(
 def test_the_last_message_is_condemned_only_when_another_goes_through(
     tmp_path: Path, trust: Trust
 ) -> None:
-    """F-S1: without that nobody can tell whether message or broker is to blame."""
+    """F-S1: otherwise it is open whether message or broker is at fault."""
     with SERVERS["closes"](trust) as broker:
         names = fill(tmp_path, "good", "POISON")
         assert run(broker, tmp_path, trust) is ExitStatus.PARTLY

@@ -1,4 +1,4 @@
-"""A record that APEL would refuse, or accept and lose, does not pass. Cases were measured with APEL 2.5.0."""
+"""Records that APEL would refuse, or accept and lose; the cases were tried with APEL 2.5.0."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
