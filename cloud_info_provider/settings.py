@@ -147,19 +147,16 @@ def load(arguments: argparse.Namespace, layout: Layout) -> ProviderSettings:
     warnings: list[Problem] = []
     for read, is_read in ((keystone, is_account_read), (settings, is_tree_read)):
         # each option of an unreadable file is missing: those errors would only repeat its own
-        if is_read:
-            _finish(read, problems, warnings)
+        if not is_read:
+            continue
+        try:
+            warnings += read.finish()
+        except ConfigurationError as error:
+            problems += error.problems
     if problems:
         raise ConfigurationError([_renamed(problem) for problem in problems])
     warned = tuple(map(_renamed, warnings))
     return ProviderSettings(**values, yaml_file=path, warnings=warned)  # type: ignore[arg-type]
-
-
-def _finish(settings: Settings, problems: list[Problem], warnings: list[Problem]) -> None:
-    try:
-        warnings += settings.finish()
-    except ConfigurationError as error:
-        problems += error.problems
 
 
 def _renamed(problem: Problem) -> Problem:

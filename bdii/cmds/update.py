@@ -95,7 +95,9 @@ def _endpoint(text: str) -> tuple[str, int] | None:
         address, port = hosts.split_port(text)
         return str(ipaddress.ip_address(address)), port
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not ADDRESS:PORT; put an IPv6 address in brackets"
+        ) from None
 
 
 def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> BdiiSettings:

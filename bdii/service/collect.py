@@ -13,8 +13,8 @@ from bdii import tree
 from bdii.messages import few, printable
 from bdii.settings import BdiiSettings
 from bdii.site import entries, pull
-from bdii.sources import answers as sources
 from bdii.sources import directories, last_good
+from bdii.sources.answers import ask
 from bdii.sources.last_good import LastGood
 from bdii.sources.model import LdifSource, SourceAnswer
 from bdii.tree import Tree
@@ -58,7 +58,7 @@ def collect(
     if settings.site is not None:
         asked += pull.sources(settings.site, limit=settings.source_limit)
         answers += pull.skipped(settings.site)
-    answers += sources.ask(asked, before=before, scratch=scratch, stop=stop)
+    answers += ask(asked, before=before, scratch=scratch, stop=stop)
     now = clock.now().replace(microsecond=0)  # GLUE's times have no fractions
     known: dict[str, LastGood | None] = {}
     if settings.site is not None:

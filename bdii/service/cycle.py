@@ -28,7 +28,7 @@ from bdii.settings import BdiiSettings
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.slapd.publish import Publisher
-from bdii.sources.last_good import LastGood, merge
+from bdii.sources.last_good import merge
 from bdii.sources.model import SourceAnswer
 from bdii.tree import BASE, Tree
 
@@ -64,7 +64,6 @@ class Updater:
     def __init__(self, settings: BdiiSettings, state: StateDirectory, slapd: Slapd) -> None:
         self.settings = settings
         self._state = state
-        self._last: Mapping[str, LastGood]
         self._last, self._vanished = state.load()
         published = (
             state.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]

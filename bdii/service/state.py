@@ -56,19 +56,14 @@ class StateDirectory:
         """Store a tree as the one published."""
         self._write(self.directory / "published.ldif", tree)
 
-    def load(self) -> tuple[dict[str, LastGood], Vanished]:
+    def load(self) -> tuple[Mapping[str, LastGood], Vanished]:
         """Return the last good data of all sources, and the guards' memory."""
         memory = self._memory()
         if memory is None:
             return self._of_files(), NOTHING_VANISHED
         try:
             sources = {
-                name: LastGood(
-                    self._read(self._source(name)),
-                    datetime.fromisoformat(entry["collected"]),
-                    {vo: datetime.fromisoformat(time) for vo, time in entry["failed"].items()},
-                    is_silent=entry["silent"],
-                )
+                name: _from_json(entry, self._read(self._source(name)))
                 for name, entry in memory.get("sources", {}).items()
             }
             sources = {
@@ -175,6 +170,12 @@ class StateDirectory:
         files.write_atomic(path, blocks)
         self._written[path] = tree
         self._unreadable.discard(path)
+
+
+def _from_json(entry: Mapping[str, Any], tree: Tree) -> LastGood:
+    failed = {vo: datetime.fromisoformat(time) for vo, time in entry["failed"].items()}
+    collected = datetime.fromisoformat(entry["collected"])
+    return LastGood(tree, collected, failed, is_silent=entry["silent"])
 
 
 def _as_json(last: LastGood) -> dict[str, object]:

@@ -93,9 +93,10 @@ def _leave_out(
             accepted[dn] = old
         else:
             del accepted[dn]
-    for dn in [dn for dn in accepted if any(name not in accepted for name in ancestors(dn))]:
-        refused.setdefault(dn, "the entry above it was refused")
-        del accepted[dn]
+    for dn in tree.sorted_by_depth(accepted):  # parents first, so that one missing empties a branch
+        if (parent := ldif.parent(dn)) and parent not in accepted:
+            refused.setdefault(dn, "the entry above it was refused")
+            del accepted[dn]
 
 
 def _invalid(settings: BdiiSettings, wanted: Tree) -> dict[Dn, str]:

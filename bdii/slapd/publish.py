@@ -145,9 +145,11 @@ class Publisher:
         known = self._failures.get(change.dn)
         if known is None or not tree.is_same(known.entry, change.entry):
             return False
-        if known.until is None and isinstance(change, Delete):
-            return False
-        if known.until is not None and time.monotonic() >= known.until:
+        # an entry that slapd rejected can be deleted; one that breaks the connection is retried later
+        is_over = (
+            isinstance(change, Delete) if known.until is None else time.monotonic() >= known.until
+        )
+        if is_over:
             return False
         applied.failed.append((change, known.reason))
         return True
@@ -231,10 +233,11 @@ class Publisher:
         entry, count = self._suspects.get(change.dn, (change.entry, 0))
         count = count + 1 if tree.is_same(entry, change.entry) else 1
         self._suspects[change.dn] = (change.entry, count)
-        # If slapd does not answer the check either, this raises, and the change is not blamed; but
-        # after `_ATTEMPTS` of such failures it is: then it crashes slapd each time.
+        # A change without effect: if slapd does not answer it either, this raises, and the change is
+        # not blamed; but after `_ATTEMPTS` of such failures it is: then it crashes slapd each time.
         if count <= _ATTEMPTS:
-            self._check_slapd()
+            with self._slapd.connect() as directory, contextlib.suppress(Refused):
+                directory.modify(SUFFIX, {"o": (SUFFIX.removeprefix("o="),)})
         if count < _ATTEMPTS:
             words = "the connection broke at this entry, which is retried after all others"
             logger.warning("%s: %s", printable(shortened(change.dn)), words)
@@ -246,11 +249,6 @@ class Publisher:
         del self._suspects[change.dn]
         applied.failed.append((change, reason))
         return True
-
-    def _check_slapd(self) -> None:
-        """Make a change without effect; raises `Unavailable` if slapd does not answer it."""
-        with self._slapd.connect() as directory, contextlib.suppress(Refused):
-            directory.modify(SUFFIX, {"o": (SUFFIX.removeprefix("o="),)})
 
     def _change_one(self, directory: Directory, change: Change, now: dict[Dn, Entry]) -> str:
         """Make one change; return why it was not made, empty if it was."""
