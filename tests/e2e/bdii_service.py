@@ -1,4 +1,4 @@
-"""A ``bdii-update --serve`` under test, its providers, and what ``ldapsearch`` sees of it."""
+"""A ``bdii-update --serve`` under test, its providers, and its entries as ldapsearch sees them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def cloud(*parts: str) -> str:
 
 @dataclass
 class Bdii:
-    """One BDII in a directory of its own. ``settings`` are more keys of bdii.conf."""
+    """One BDII in a directory of its own. ``settings`` are additional keys of bdii.conf."""
 
     directory: Path
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -136,14 +136,14 @@ class Bdii:
         return (self.directory / "log").read_text()
 
     def provide(self, output: str, *, status: int = 0, name: str = "cloud") -> None:
-        """Make a provider print this."""
+        """Install a provider that prints ``output``."""
         data = self.directory / f"{name}.ldif"
         data.with_suffix(".new").write_text(output)
         data.with_suffix(".new").rename(data)
         self.script(f"cat {data}; exit {status}", name=name)
 
     def script(self, text: str, *, name: str = "cloud") -> None:
-        """Make a provider run this; a running one keeps its own."""
+        """Install a provider that runs ``text``; a running one keeps its own script."""
         new = self.directory / "gip/provider" / f".{name}"
         new.write_text(f"#!/bin/sh\n{text}\n")
         new.chmod(0o755)
@@ -156,19 +156,19 @@ class Bdii:
         )
 
     def start(self, *prefix: str) -> None:
-        """Start it, below the command ``prefix`` if there is one."""
+        """Start the BDII, as arguments of the command ``prefix`` if it is given."""
         with (self.directory / "log").open("a") as log:
             self.process = subprocess.Popen(
                 [*prefix, *self.command, "--serve"], stderr=log, text=True
             )
 
     def kick(self) -> None:
-        """Let the next cycle begin at once, if it serves."""
+        """Start the next cycle at once, if the BDII serves."""
         if self.process is not None and self.process.poll() is None and " serving " in self.log:
             self.process.send_signal(signal.SIGHUP)
 
     def signal(self, number: signal.Signals) -> int:
-        """Send a signal that ends it, and return its exit status."""
+        """End the BDII with a signal, and return its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(15)
@@ -181,13 +181,13 @@ class Bdii:
 
     def statistics(self) -> dict[str, int]:
         name = "Hostname=localhost,o=infosys"
-        # the tree is there before it
+        # the tree is published before it
         self.wait_for(lambda: name in self.entries(name), what="the first cycle's end")
         found = self.entries(name)[name]
         return {name: int(value) for name, (value,) in found.items() if value.isdigit()}
 
     def wait_for(self, is_true: Callable[[], bool], *, seconds: float = 30, what: str = "") -> None:
-        """Wait until something is so; what ldapsearch cannot see yet is not so."""
+        """Wait until a condition is true; a failed search counts as false."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(subprocess.CalledProcessError, OSError, KeyError, ValueError):
@@ -200,7 +200,7 @@ class Bdii:
         self.wait_for(lambda: len(images(self.entries())) == count, what=f"{count} images")
 
     def wait_for_cycles(self, count: int = 2) -> None:
-        """Wait until so many cycles have ended from now on."""
+        """Wait until ``count`` more cycles have ended."""
         for _ in range(count):
             before = self.cycles
             self.kick()
@@ -216,7 +216,7 @@ class Bdii:
 
 @contextlib.contextmanager
 def running(bdii: Bdii, *prefix: str) -> Iterator[Bdii]:
-    """Run a BDII for the block."""
+    """Run a BDII during the block."""
     bdii.start(*prefix)
     try:
         yield bdii

@@ -22,7 +22,7 @@ def stale(entries: Entries) -> Entries:
 
 
 def csns(bdii: Bdii) -> dict[str, list[str]]:
-    """Return slapd's own change number of each entry: another one after each write."""
+    """Return slapd's change number of each entry, which every write changes."""
     return {dn: found["entryCSN"] for dn, found in bdii.entries("o=glue", "entryCSN").items()}
 
 
@@ -69,7 +69,7 @@ def test_an_unchanged_cycle_writes_nothing_and_a_change_writes_only_itself(tmp_p
         bdii.provide(
             cloud(*(image(n, "ops") for n in range(1, 20)), image(77), image(5, name="other"))
         )
-        # img5 comes twice: the first of the same name counts
+        # img5 is printed twice: the first of the same name counts
         bdii.wait_for(lambda: any("img77" in dn for dn in bdii.entries()))
         bdii.wait_for(lambda: not any("=img0_" in dn for dn in bdii.entries()))
         after = csns(bdii)
@@ -381,7 +381,7 @@ def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_onc
                 not Path(f"/proc/{pid}").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
             )
         )
-        # nothing comes from the provider: what is served comes from the disk
+        # the provider prints nothing: the entries come from the disk
         bdii.script("sleep 60")
         bdii.start()
         bdii.wait_for(lambda: bdii.entries() == good, seconds=10)

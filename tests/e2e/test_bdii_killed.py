@@ -13,8 +13,8 @@ from tests.e2e.killpoints import Command, KillMatrix
 OLD = cloud(*(image(n, "ops") for n in range(8)))
 NEW = cloud(*(image(n, "ops", name="changed" if n == 4 else "") for n in range(3, 11)))
 
-# Runs the service until the new tree is published, on disk too, and notes what a client sees at the
-# start and the end.
+# Runs the service until the new tree is published and on disk, and stores the entries that a client
+# finds at the start and at the end.
 UNTIL_PUBLISHED = """
 "$@" --serve & pid=$!
 look() {
@@ -30,12 +30,12 @@ wait $pid
 """
 
 CALLS = ("rename", "fsync", "mkdir", "sendto")
-"""Calls that change the world, and that slapd and its tools do not make."""
+"""Calls with effects outside the process, without those that slapd and its tools make too."""
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state directory of a service that has published the old tree."""
+    """Return the state directory of a service that has published the old tree."""
     directory = tmp_path_factory.mktemp("published")
     bdii = Bdii(directory)
     bdii.provide(OLD)
@@ -54,7 +54,7 @@ def matrix(published: Path, directory: Path) -> KillMatrix:
         here = directory / str(next(number))
         here.mkdir()
         latest[:] = [here]
-        # leaves the database's holes holes
+        # cp keeps the sparse files of the database sparse
         subprocess.run(["cp", "-a", published, here / "state"], check=True)
         bdii = Bdii(here, {"BDII_BREATHE_TIME": 60})
         bdii.provide(NEW)

@@ -145,7 +145,7 @@ def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_p
 
 
 def test_a_wrong_line_of_site_urls_stops_no_other(tmp_path: Path) -> None:
-    """F-H1: a typing error in one line took the whole site off the grid at the next start."""
+    """F-H1: a typing error in one line kept the whole site from starting."""
     below = resource(tmp_path / "resource")
     below.provide(cloud(image(1, "ops")))
     good = f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
@@ -167,7 +167,7 @@ def test_a_wrong_line_of_site_urls_stops_no_other(tmp_path: Path) -> None:
 
 
 def test_an_empty_source_is_distinguished_from_one_that_is_down(tmp_path: Path) -> None:
-    # an openstack.rc that is not filled in: the site's log must lead to the resource's
+    # as with an openstack.rc that is not filled in: the site's log must point to the resource's
     below = resource(tmp_path / "resource")
     above = site(
         tmp_path / "site", f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
@@ -265,7 +265,7 @@ def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: 
 def test_errors_are_reported_with_file_and_line(
     tmp_path: Path, name: str, content: str, line: str
 ) -> None:
-    """R29, R30: placeholders and what a shell would do, too."""
+    """R29, R30: placeholders and shell substitutions, too."""
     above = site(tmp_path / "site", "")
     path = tmp_path / "site" / name
     rest = path.read_text() if name == "bdii.conf" else ""

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.cloud
 
 @dataclass(frozen=True)
 class Shown:
-    """What a run left behind."""
+    """The exit status, output and record of a run."""
 
     status: int
     out: str
@@ -44,7 +44,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Provider:
-    """A site's root directory with the two files, and the program in it."""
+    """A site's root directory with the two files, and the program that reads them."""
 
     root: Path
     testbed: Testbed
@@ -61,7 +61,7 @@ class Provider:
     def configure(
         self, *, account: str = "information", shares: dict[str, str] | None = None
     ) -> None:
-        """Write both files; without ``shares`` those of all VOs, with their projects."""
+        """Write both files; ``shares`` maps VOs to projects, by default all VOs."""
         user = self.seed.accounts[account]
         if shares is None:
             shares = {
@@ -111,7 +111,7 @@ def provider(testbed: Testbed, tmp_path: Path) -> Provider:
 
 @pytest.fixture(scope="module")
 def whole(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shown, Entries]:
-    """One run over all VOs with all images, and what slapd holds of it."""
+    """Return one run over all VOs with all images, and its entries in slapd."""
     root = tmp_path_factory.mktemp("whole")
     made = Provider(root / "site", testbed, testbed.seed())
     made.configure()
@@ -126,7 +126,7 @@ def rows(path: Path, query: str, *values: str) -> list[tuple[str, ...]]:
 
 
 def flavors_of(testbed: Testbed, project: str) -> set[str]:
-    """Ids of the flavors that a project may boot, by Nova's own tables."""
+    """Return the ids of the flavors that a project may boot, from Nova's tables."""
     query = """
         SELECT flavorid FROM flavors WHERE is_public = 1 AND disabled = 0
         UNION SELECT flavors.flavorid FROM flavors
@@ -136,7 +136,7 @@ def flavors_of(testbed: Testbed, project: str) -> set[str]:
 
 
 def images_of(testbed: Testbed, project: str) -> set[str]:
-    """Ids of the active images that a project may boot, by Glance's own tables."""
+    """Return the ids of the active images that a project may boot, from Glance's tables."""
     query = """
         SELECT id FROM images WHERE status = 'active' AND deleted = 0 AND (
           visibility = 'public' OR owner = ?
@@ -146,7 +146,7 @@ def images_of(testbed: Testbed, project: str) -> set[str]:
 
 
 def of_vo(entries: Entries, kind: str, vo: str) -> set[str]:
-    """OpenStack's ids of the flavors or images that are published for a VO."""
+    """Return OpenStack's ids of the flavors or images that are published for a VO."""
     return {
         re.sub(r"^.*#([0-9a-f-]+)_https://.*$", r"\1", entry[NAMES[kind]][0])
         for entry in entries.values()
@@ -294,8 +294,7 @@ def test_five_requests_a_vo_and_one_more(testbed: Testbed, provider: Provider) -
     before = counted()
     shown = provider.run()
     sent = {name: number - before[name] for name, number in counted().items()}
-    # A token each; Nova's version document once, and flavors, servers and quotas of each; images of
-    # each.
+    # For each VO a token, flavors, servers, quotas and images; Nova's version document once.
     assert sent == {"keystone": 3, "nova": 1 + 3 * 3, "glance": 3}
     assert isinstance(shown.record["counts"], dict)
     assert shown.record["counts"]["requests"] == 16

@@ -27,7 +27,7 @@ def cloud() -> Iterator[Cloud]:
 
 
 def marked(entries: Entries, vo: str) -> set[str]:
-    """Names of the entries that say they are for a VO."""
+    """Return the names of the entries that are marked for a VO."""
     return {
         dn
         for dn, found in entries.items()
@@ -50,7 +50,7 @@ def test_a_vo_that_fails_keeps_what_it_had_and_its_neighbour_changes(
     bdii.script(f"exec {PROGRAM} --root {site}")
     with running(bdii):
         bdii.wait_for_images(3)
-        bdii.wait_for_cycles(1)  # the cycle that brought them has ended, too
+        bdii.wait_for_cycles(1)  # so that the cycle that added them has ended
         good = bdii.entries()
         assert len(marked(good, "biomed")) == 2 + 2 + 1  # flavors, images, the share
         assert not stale(good)
@@ -81,7 +81,7 @@ def test_an_unreachable_cloud_keeps_its_tree(cloud: Cloud, tmp_path: Path) -> No
     bdii.script(f"exec {PROGRAM} --root {site}")
     with running(bdii):
         bdii.wait_for_images(3)
-        bdii.wait_for_cycles(1)  # the cycle that brought them has ended, too
+        bdii.wait_for_cycles(1)  # so that the cycle that added them has ended
         good = bdii.entries()
         cloud.faults = [Fault("/auth/tokens", status=401)]
         bdii.wait_for(lambda: bool(stale(bdii.entries())), what="stale entries")

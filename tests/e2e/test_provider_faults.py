@@ -146,7 +146,7 @@ def test_each_vo_s_fault_is_its_own(cloud: Cloud, tmp_path: Path) -> None:
 
 
 def test_the_record_of_a_run_that_fails(cloud: Cloud, tmp_path: Path) -> None:
-    """F-S2: after each kind of failure it shows that run, and what is left."""
+    """F-S2: after each kind of failure it shows that run and the remaining work."""
     name = "cloud-info-provider-service"
 
     def said() -> run_records.Figures:
@@ -168,7 +168,7 @@ def test_the_record_of_a_run_that_fails(cloud: Cloud, tmp_path: Path) -> None:
 
 
 def test_the_record_of_a_run_that_is_stopped(cloud: Cloud, tmp_path: Path) -> None:
-    """F-S2: a BDII ends a provider whose time is over."""
+    """F-S2: a BDII ends a provider at its time limit."""
     assert run(cloud, tmp_path)[0] == 0
     cloud.faults = [Fault("/v2/images", "p1", delay=20)]
     with subprocess.Popen([str(PROGRAM), "--root", str(tmp_path)], stdout=-1, stderr=-1) as process:

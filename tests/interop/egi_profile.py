@@ -1,4 +1,4 @@
-"""The EGI profile of GLUE 2.0, checked on what slapd itself holds of a tree.
+"""The EGI profile of GLUE 2.0, checked on a tree as slapd stores it.
 
 `load` lets slapadd take LDIF under the GLUE 2.0 schema, so that each entry has its obligatory
 attributes, right syntax, single values and a parent, and reads the database back with slapcat.
@@ -35,7 +35,7 @@ maxsize 268435456
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """What is wrong: ``error``, ``warning`` or ``info``, under glue-validator's code."""
+    """A finding: ``error``, ``warning`` or ``info``, with glue-validator's code."""
 
     severity: str
     code: str
@@ -78,8 +78,8 @@ def _entries(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
         yield attributes.pop("dn")[0], attributes
 
 
-# ------------------------------------------------------------------------------------- what a class
-# must and should have
+# --------------------------------------------------------------------------------------------------
+# mandatory and recommended attributes of classes
 
 _MUST = {
     "GLUE2Group": "GroupID",
@@ -153,7 +153,7 @@ _TOGETHER = {
 """Classes that a tree may not have without others."""
 
 # --------------------------------------------------------------------------------------------------
-# what values may be
+# permitted values
 
 _URL = re.compile(
     r"(https?|ldap)://([\w.-]+\.[a-zA-Z]{2,6}|\d{1,3}(\.\d{1,3}){3})(:\d+)?(/.*)?", re.ASCII
@@ -200,7 +200,7 @@ _NUMBERS = re.compile(
 )
 """Whole numbers, by the end of the attribute's name."""
 _OWN_WORDS = {"OSName": "W044", "Platform": "W042", "OSFamily": "W043"}
-"""Vocabularies of which glue-validator complains a second time, under these codes."""
+"""Vocabularies that glue-validator reports a second time, under these codes."""
 
 _MANAGER, _ENVIRONMENT = "GLUE2ComputingManager", "GLUE2ExecutionEnvironment"
 _RANGES: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
@@ -238,7 +238,7 @@ _KINDS_OF_KEYS = {
 
 
 def findings(entries: Entries) -> list[Finding]:
-    """Return all that the profile finds, sorted; an empty list is a perfect tree."""
+    """Return all findings, sorted; an empty list for a perfect tree."""
     found = [finding for dn, attributes in entries.items() for finding in _of_entry(dn, attributes)]
     found += _of_tree(entries)
     return sorted(found)

@@ -120,7 +120,7 @@ def test_waiting_ends_when_ldap_answers(port: int) -> None:
 
 
 def test_waiting_outlasts_a_port_that_does_not_answer_yet(port: int) -> None:
-    """R32: nobody listens, then somebody hands on to slapd."""
+    """R32: at first nothing listens, then a forwarder to slapd does."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         free = found.getsockname()[1]
     ended: list[float] = []

@@ -32,7 +32,7 @@ def test_a_full_disk_when_slapd_restarts_is_reported_and_retried(
     made = service(tmp_path)
     made._slapd.recover()
     updater = Updater(made._settings, StateDirectory(tmp_path / "state"), made._slapd)
-    # an error of the system, as a full disk is
+    # an OSError, as a full disk raises
     (tmp_path / "state/db").symlink_to("/dev/full/none")
     monkeypatch.setattr("bdii.service.daemon._WATCH", timedelta(milliseconds=1))
     monkeypatch.setattr(made._wake, "set", made._stop.set)
@@ -62,7 +62,7 @@ def test_a_slapd_that_does_not_answer_is_killed(
         assert (said["status"], said["counts"]["entries"]) == (3, len(updater.published)), "F-S2"
         assert "the directory does not answer" in said["failures"][0]
         made._slapd.serve(updater.published)
-        made._slapd.give_up(made._slapd.generation - 1)  # a complaint of the one before
+        made._slapd.give_up(made._slapd.generation - 1)  # about an earlier slapd
         alive.append(made._slapd.is_alive)
         assert made._cycle(updater)
         assert alive == [False, True]
@@ -78,7 +78,7 @@ def test_figures_that_cannot_be_published_do_not_undo_a_cycle(
     updater = Updater(made._settings, StateDirectory(tmp_path / "state"), made._slapd)
     made._slapd.serve(updater.published)
     try:
-        # no value of this schema, as on a full disk nothing is
+        # slapd rejects this value, as it rejects any on a full disk
         updater.settings = replace(made._settings, hostname="ü")
         (tmp_path / "gip/ldif/x.ldif").write_text(
             "dn: GLUE2GroupID=x,o=glue\nobjectClass: GLUE2Group\n\n"
@@ -90,7 +90,7 @@ def test_figures_that_cannot_be_published_do_not_undo_a_cycle(
 
 
 def test_a_service_that_cannot_start_leaves_a_record(tmp_path: Path) -> None:
-    """F-S2: before, the record of the last good cycle stayed."""
+    """F-S2: the record of the last good cycle stayed in place."""
     made = service(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", made._settings.port))
@@ -105,7 +105,7 @@ def test_a_service_that_cannot_start_leaves_a_record(tmp_path: Path) -> None:
 
 
 def test_foreign_names_in_the_state_directory_do_not_keep_it_from_serving(tmp_path: Path) -> None:
-    """F-H1: pipes in the place of state files held up the start for ever."""
+    """F-H1: pipes named like state files blocked the start for ever."""
     state = tmp_path / "state"
     state.mkdir()
     for name in ("slapd.pid", "memory.json", "published.ldif"):

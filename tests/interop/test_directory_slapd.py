@@ -138,7 +138,9 @@ def test_after_a_lost_answer_the_publisher_reads_the_tree_again(server: Slapd) -
     publisher.synchronise()
     publisher.apply(plan.make(publisher.published, wanted), threading.Event())
     assert {*publisher.published} == {*wanted}
-    with server.connect() as directory:  # behind its back: as if the answer to this had been lost
+    with (
+        server.connect() as directory
+    ):  # unknown to the publisher, like a change whose answer was lost
         directory.add(group("late"))
     publisher._is_unsure = True
     publisher.synchronise()
@@ -189,7 +191,7 @@ def test_a_start_removes_no_database_of_another_program(server: Slapd) -> None:
 
 
 MORE_THAN_SLAPD_TAKES = 2**24
-"""Its limit for one request of a writer, sockbuf_max_incoming_auth, is just below: it hangs up."""
+"""Just above sockbuf_max_incoming_auth, its limit for a writer's request: it disconnects."""
 
 
 def published(server: Slapd) -> Publisher:
@@ -204,7 +206,7 @@ def applied(publisher: Publisher, wanted: tree.Tree) -> Applied:
 
 
 def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Slapd) -> None:
-    """F-S1, of entries: all behind it were held back for ever, and slapd killed each time."""
+    """F-S1, of entries: it blocked all later changes for ever, and slapd was killed each time."""
     publisher = published(server)
     huge = service(GLUE2EntityOtherInfo=("x" * MORE_THAN_SLAPD_TAKES,))
     below = Entry(f"GLUE2GroupID=b,{huge.dn}", group("b").attributes)
@@ -220,7 +222,7 @@ def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Sl
     assert (len(done.made), len(done.failed)) == (2, 2)
     assert "slapd closes the connection or does not answer" in done.failed[0][1]
     assert done.failed[1][1] == "the entry above it is not published"
-    again = applied(publisher, wanted)  # the reason is remembered: it is not even tried
+    again = applied(publisher, wanted)  # not tried again, because the reason is remembered
     assert [change.dn for change, _ in again.failed] == [change.dn for change, _ in done.failed]
     assert (server.settings.state / "slapd.pid").read_text() == pid
     smaller = {**wanted, tree.normal(huge.dn): service()}
@@ -229,7 +231,7 @@ def test_an_entry_at_which_slapd_closes_the_connection_stops_no_other(server: Sl
 
 
 def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Slapd) -> None:
-    """F-S1: the next plan has it last, and it is made."""
+    """F-S1: the next plan has it last, and then it succeeds."""
     publisher = published(server)
     wanted = tree.complete(tree.of([group("a"), group("b")])[0])[0]
     connect = server.connect
@@ -255,7 +257,7 @@ def test_a_change_that_meets_a_restart_of_slapd_is_not_blamed(server: Slapd) -> 
 
 
 def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Slapd) -> None:
-    """F-S1, of entries: nobody is blamed while slapd is away, but not for ever."""
+    """F-S1, of entries: while slapd is down no entry is blamed, until it crashes slapd again."""
     publisher = published(server)
     wanted = tree.complete(tree.of([group("a"), group("poison"), group("z")])[0])[0]
     poison = tree.normal("GLUE2GroupID=poison,o=glue")
@@ -280,7 +282,7 @@ def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Slap
 
 WRAPPER = """\
 #!/bin/bash
-# As slapd and its tools, but it breaks without a word at certain entries, as with a bug.
+# slapd and its tools, but crashing without a message at certain entries.
 for word; do [ "$last" = -l ] && file=$word; last=$word; done
 [ -n "$file" ] || exec /usr/sbin/slapd "$@"
 grep -q POISON "$file" && kill -SEGV $$
@@ -289,7 +291,7 @@ exec -a slapadd /usr/sbin/slapd "$@"
 
 
 def test_entries_at_which_slapadd_breaks_stop_no_others(tmp_path: Path) -> None:
-    """F-S1, of entries: the service did not even start while one was among them."""
+    """F-S1, of entries: one of them kept the service from starting."""
     wrapper = tmp_path / "slapd"
     wrapper.write_text(WRAPPER)
     wrapper.chmod(0o755)

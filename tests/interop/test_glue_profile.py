@@ -1,4 +1,4 @@
-"""The tree under slapd's schema and the EGI profile, as a site's BDII would publish it."""
+"""The tree as a site's BDII publishes it, under slapd's schema and the EGI profile."""
 
 import re
 from dataclasses import replace
@@ -64,8 +64,8 @@ def text_of(facts: Facts) -> str:
     return "".join(ldif.write(glue.entries(facts, SITE, shares=vos, auth_url=KEYSTONE)))
 
 
-# Ten of the largest flavor fit into the cloud, so that no figure is below what the profile takes
-# for usual.
+# Ten servers of the largest flavor fit into the cloud, so that no figure is below the profile's
+# usual range.
 WHOLE = Facts(
     (OPS, replace(BIOMED, flavors=(*OPS.flavors, replace(LARGE, vcpus=9, ram=32768)))), {}
 )

@@ -38,7 +38,7 @@ def trees(draw: st.DrawFn) -> dict[tree.Dn, Entry]:
 
 
 def carry_out(made: plan.TreePlan, old: dict[tree.Dn, Entry]) -> list[dict[tree.Dn, Entry]]:
-    """Return the states before and after each change, as a directory would be in them."""
+    """Return the directory's content before and after each change."""
     states = [dict(old)]
     for change in made:
         state = dict(states[-1])

@@ -25,7 +25,7 @@ PASSWORD = "geheim-42"
 
 @dataclass
 class Fault:
-    """What happens to requests of ``project`` (any, if empty) whose path contains ``path``."""
+    """A replaced answer to requests of ``project`` (any, if empty) whose path contains ``path``."""
 
     path: str
     project: str = ""
@@ -205,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {})
 
     def _begin(self, project: str) -> bool:
-        """Count the request and let a fault answer it; say whether one did."""
+        """Count the request; return whether a fault answered it."""
         path = urlsplit(self.path).path
         self.cloud.requests[
             f"{self.command} {re.sub(r'/os-quota-sets/.*', '/os-quota-sets', path)}"

@@ -1,4 +1,4 @@
-"""What stays of a source that fails, entry by entry."""
+"""The last good data of a failing source, entry by entry."""
 
 from datetime import UTC, datetime, timedelta
 

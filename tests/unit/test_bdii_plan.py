@@ -1,4 +1,4 @@
-"""How a plan is printed, and which one a directory cannot carry out in place."""
+"""Plans: how they are printed, what the guards hold, and which need a new database."""
 
 from datetime import UTC, datetime, timedelta
 

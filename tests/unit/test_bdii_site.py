@@ -1,4 +1,4 @@
-"""What a site takes from the BDIIs below it."""
+"""The entries that a site takes from the BDIIs below it."""
 
 import pytest
 

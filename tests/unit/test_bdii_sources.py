@@ -167,7 +167,7 @@ def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Collected:
 
 
 def test_foreign_names_among_the_sources_stop_no_other(tmp_path: Path) -> None:
-    """F-H1: a pipe named like an LDIF file held up all cycles, a looping link ended each."""
+    """F-H1: a pipe named like an LDIF file blocked all cycles; a looping link ended each of them."""
     bdii = Bdii(tmp_path)
     gip = tmp_path / "gip"
     made = foreign.make(gip / "ldif", suffix=".ldif"), foreign.make(gip / "provider")
@@ -204,7 +204,7 @@ def test_an_unreadable_directory_removes_no_entry(tmp_path: Path, kind: str) -> 
 
 
 def test_a_source_whose_name_is_not_utf_8_is_stored_like_others(tmp_path: Path) -> None:
-    """F-H1: a file name in Latin-1 ended the service when its data were to be kept."""
+    """F-H1: a file name in Latin-1 ended the service when its data were stored."""
     name = "ldif/\udcfc.ldif"
     entries = tree.of(
         [Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})]

@@ -1,4 +1,4 @@
-"""What a BDII finds on its disk when that is not what it wrote."""
+"""State files that are missing or that another program has changed."""
 
 import os
 from datetime import UTC, datetime, timedelta

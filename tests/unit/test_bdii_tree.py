@@ -1,4 +1,4 @@
-"""What strangers may put into a tree: bounded in size, and never a reason to stop."""
+"""Foreign entries are bounded in size, and none stops the others."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def group(value: str, **more: tuple[str, ...]) -> Entry:
     ],
 )
 def test_names_longer_than_slapd_can_store_are_left_out(value: str, is_taken: bool) -> None:
-    """Limits found by trying: slapadd takes 245 bytes, with three for each escaped character."""
+    """Limits found by trying: slapadd accepts 245 bytes; an escaped character has three."""
     made, problems = tree.of([group(value), group("neighbour")])
     assert len(made) == 1 + is_taken
     assert len(problems) == 1 - is_taken

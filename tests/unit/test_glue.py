@@ -1,4 +1,4 @@
-"""The tree of GLUE objects: shape, identifiers, links, what belongs to which VO, awkward texts."""
+"""The tree of GLUE objects: shape, identifiers, links, VOs of each entry, unusual texts."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The forms of openstack.rc and openstack.yaml of all releases, and what is wrong with others."""
+"""openstack.rc and openstack.yaml in the forms of all releases, and messages for errors in them."""
 
 import argparse
 import re
@@ -161,7 +161,7 @@ def test_the_file_of_2017_with_one_project_and_keystone_2(tmp_path: Path) -> Non
 def test_flags_win_over_the_environment_and_that_over_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D12: `--insecure` is warned of."""
+    """D12: `--insecure` causes a warning."""
     monkeypatch.setenv("OS_USERNAME", "from-environment")
     monkeypatch.setenv("NOVA_PASSWORD", "older-name")
     found = load(
