@@ -145,7 +145,7 @@ class Publisher:
         known = self._failures.get(change.dn)
         if known is None or not tree.is_same(known.entry, change.entry):
             return False
-        # an entry that slapd rejected can be deleted; one that breaks the connection is retried later
+        # a rejected entry can be deleted; one at which the connection breaks is retried later
         is_over = (
             isinstance(change, Delete) if known.until is None else time.monotonic() >= known.until
         )
@@ -233,8 +233,8 @@ class Publisher:
         entry, count = self._suspects.get(change.dn, (change.entry, 0))
         count = count + 1 if tree.is_same(entry, change.entry) else 1
         self._suspects[change.dn] = (change.entry, count)
-        # A change without effect: if slapd does not answer it either, this raises, and the change is
-        # not blamed; but after `_ATTEMPTS` of such failures it is: then it crashes slapd each time.
+        # A change without effect: if slapd does not answer it either, this raises, and the change
+        # is not blamed; after `_ATTEMPTS` of such failures it is: it crashes slapd each time.
         if count <= _ATTEMPTS:
             with self._slapd.connect() as directory, contextlib.suppress(Refused):
                 directory.modify(SUFFIX, {"o": (SUFFIX.removeprefix("o="),)})
