@@ -2,8 +2,11 @@
 
     (last good, answer) ──advance──> last good, without marks ──publishable──> tree with marks
 
-A source can fail as a whole, or for some VOs. The rules by which entries belong to VOs are in
-docs/adr/0010.
+A source can fail as a whole, or for some VOs. The affected entries then stay published, marked as
+stale with the time when they were last read. Entries older than the expiry time are left out of the
+published tree but not forgotten; the next good answer replaces them all. Marks are added only on
+the way to slapd, so that stored data never contain any of ours. The rules by which entries belong
+to VOs are in docs/adr/0010.
 """
 
 from __future__ import annotations
