@@ -71,7 +71,8 @@ def as_nobody(
 
 @contextlib.contextmanager
 def acting_as_nobody() -> Iterator[str]:
-    """Let this process act as a user who owns nothing, if it is root's; yield its user and group as chown has them.
+    """Let this process act as a user who owns nothing, if it is root's; yield its user and group as
+    chown has them.
 
     For code that has imported all that it needs, and whose coverage is wanted.
     """

@@ -262,7 +262,7 @@ def require_files(host: Host) -> None:
             [Problem(path, 0, "", "does not exist; run scripts/install again") for path in missing]
         )
     if not host.version:
-        cause = "does not exist, which says the version of the images; run scripts/install again"
+        cause = "does not exist, but holds the version of the images; run scripts/install again"
         raise ConfigurationError([Problem(host.version_file, 0, "", cause)])
     if not host.network.is_file():
         cause = (

@@ -36,12 +36,12 @@ def engine() -> Iterator[DockerDaemon]:
 
 @pytest.fixture(scope="session")
 def machine(engine: DockerDaemon) -> Iterator[Machine]:
-    """Return a machine that has booted, without any network; below /media is a signed bundle of this checkout."""
+    """Return a booted machine without network; below /media is a signed bundle of this checkout."""
     with booted(engine) as machine:
         yield machine
 
 
 @pytest.fixture(scope="session")
 def appliance(machine: Machine, testbed: Testbed) -> Appliance:
-    """Return the appliance, installed from its bundle, twice, and configured for the test bed; nothing is started."""
+    """Return the installed appliance, configured for the test bed, with nothing started."""
     return Appliance.install(machine, testbed)

@@ -27,12 +27,17 @@ user_domain_name = Default
 def name_site(site: ContainerSite) -> None:
     """Fill in what a site says of itself."""
     for name, pairs in {
-        "etc/sitebdii/glite-info-site-defaults.conf": {"SITE-NAME": SITE, "bdii.example.com": "bdii.example.org"},
+        "etc/sitebdii/glite-info-site-defaults.conf": {
+            "SITE-NAME": SITE,
+            "bdii.example.com": "bdii.example.org",
+        },
         "etc/sitebdii/site.cfg": {"SITE-NAME": SITE, "example.com": "example.org"},
         "etc/cloud-info-provider/openstack.yaml": {
-            "SITE-NAME": SITE, "total_cores: 0": "total_cores: 100", "total_ram: 0": "total_ram: 400",
+            "SITE-NAME": SITE,
+            "total_cores: 0": "total_cores: 100",
+            "total_ram: 0": "total_ram: 400",
         },
-    }.items():  # fmt: skip
+    }.items():
         text = (site.root / name).read_text()
         for old, new in pairs.items():
             assert old in text, (name, old)
@@ -45,7 +50,7 @@ def name_site(site: ContainerSite) -> None:
 def offer(
     site: ContainerSite, *, url: str, user: str, password: str, projects: Mapping[str, str]
 ) -> None:
-    """Let the information system and the backend of images use a cloud; ``projects`` are project ids by VO."""
+    """Configure information system and backend for a cloud; ``projects`` are project ids by VO."""
     rc = {"AUTH_URL": url, "USERNAME": user, "PASSWORD": password, "USER_DOMAIN_ID": "default"}
     site.edit(
         "etc/cloud-info-provider/openstack.rc",
@@ -75,7 +80,7 @@ def offer(
 
 
 def offer_test_bed(site: ContainerSite, testbed: Testbed) -> None:
-    """Let everything use the test bed's cloud, which listens on this machine only, under an authority of its own."""
+    """Configure everything for the test bed's cloud, which listens on this machine only."""
     seed = testbed.seed()
     account = seed.accounts["information"]
     projects = {project.vo: project.id for project in seed.projects.values() if project.vo}

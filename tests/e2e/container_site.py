@@ -1,4 +1,4 @@
-"""A site whose programs run in the shipped images by the shipped compose file, its files below a directory."""
+"""A site that runs the shipped images with the shipped compose file, below a directory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STATE = (
 
 @dataclass(frozen=True, slots=True)
 class ContainerSite:
-    """One site. ``project`` is the name by which compose knows it, ``ports`` are those of the host."""
+    """A site. ``project`` is its name in compose, ``ports`` are those of the host."""
 
     engine: DockerDaemon
     root: Path
@@ -110,7 +110,7 @@ class ContainerSite:
     def edit(
         self, name: str, *, text: str | None = None, append: str = "", mode: int = 0o640
     ) -> Path:
-        """Write a configuration file as an installation leaves it: root's, and readable by the account."""
+        """Write a configuration file as an installation does: root's, readable by the account."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((path.read_text() if text is None else text) + append)
@@ -198,7 +198,8 @@ def wait(condition: Callable[[], bool], *, seconds: float, what: Callable[[], st
 
 @contextmanager
 def host_site(engine: DockerDaemon, root: Path, *, port: int) -> Iterator[ContainerSite]:
-    """Have a site for the block as the command `appliance` finds one: with settings, a host certificate and its key.
+    """Have a site for the block as the command `appliance` finds one: with settings, a host
+    certificate and its key.
 
     Nothing is configured; the project is the real one, so nobody else uses the engine meanwhile.
     """

@@ -1,4 +1,5 @@
-"""A host for `scripts/install` whose root directory is one of the tests': own /etc, /opt, /var; this machine's /usr.
+"""A host for `scripts/install` whose root directory is one of the tests': own /etc, /opt, /var;
+this machine's /usr.
 
 It is a mount namespace and a changed root. Some of its programs are stand-ins, since there is
 neither systemd nor an engine: systemctl notes how it was called, enables units as the real one
@@ -15,7 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
-DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+DOWN = (
+    "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker "
+    "daemon running?"
+)
 """What docker 20.10 says when nobody listens there."""
 _SYSTEMCTL = """#!/bin/sh
 case "$*" in *enable*) exec /stand-ins/real-systemctl "$@";; cat*|*is-active*) exit 0;; esac
@@ -41,7 +45,8 @@ if verb == "info":
 if verb == "load":
     with tarfile.open(sys.argv[-1]) as archive:
         for image in json.load(archive.extractfile("manifest.json")):
-            held |= dict.fromkeys(image["RepoTags"], "sha256:" + image["Config"].removesuffix(".json"))
+            identifier = image["Config"].removesuffix(".json")
+            held |= dict.fromkeys(image["RepoTags"], "sha256:" + identifier)
     ids.write_text(json.dumps(held))
 """
 COMPOSE = "#!/bin/sh\necho 1.29.2\n"
@@ -61,7 +66,8 @@ _ENTER = """
 mount --bind "$1" "$1" && cd "$1" && shift
 for place in dev proc usr; do mount --rbind /$place $place; done
 mount --bind own-local usr/local
-mount -t tmpfs tmpfs own-bin && mkdir own-bin/upper own-bin/work && cp -p stand-ins/bin/* own-bin/upper
+mount -t tmpfs tmpfs own-bin
+mkdir own-bin/upper own-bin/work && cp -p stand-ins/bin/* own-bin/upper
 mount -t overlay overlay -o lowerdir=/usr/bin,upperdir=own-bin/upper,workdir=own-bin/work usr/bin
 [ ! -e absent ] || xargs -I{} sh -c '[ -e stand-ins/bin/{} ] || rm -f usr/bin/{}' <absent
 [ ! -e hook ] || . ./hook

@@ -1,4 +1,4 @@
-"""An appliance without containers on a machine that boots: no engine, the programs of a bundle, units of systemd."""
+"""An appliance without containers on a machine that boots, with the programs of a bundle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WITHIN_PYTHON = ("none-any.whl", "abi3")
 
 
 def make_bundle(media: Path, extras: Sequence[str]) -> Path:
-    """Make a signed bundle with the wheels of extras for Debian 12, no images; the installer lies beside it."""
+    """Make a signed bundle without images, with the wheels of extras for Debian 12."""
     private, _ = bundles.make_key(media)
     made = bundles.make(media, key=private)
     lock = made / "requirements-all.txt"
@@ -58,7 +58,7 @@ def bare(engine: DockerDaemon) -> Iterator[Machine]:
 
 @contextmanager
 def small(engine: DockerDaemon) -> Iterator[Machine]:
-    """Have a machine run with all packages, an engine that nobody can start, no network; few programs are installed."""
+    """Run a machine with all packages and without network, whose engine nobody can start."""
     extras = ("admin", "bdii", "cloudkeeper-os", "caso")
     masked = [word for unit in _ENGINE for word in ("-v", f"/dev/null:/etc/systemd/system/{unit}")]
     with _booted(engine, extras, more=masked) as machine:

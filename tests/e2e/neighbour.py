@@ -1,4 +1,4 @@
-"""A machine beside this one: a network namespace at the other end of a cable, with addresses of both kinds."""
+"""A neighbour of this machine: a network namespace with addresses of IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Neighbour:
 
 @contextlib.contextmanager
 def beside() -> Iterator[Neighbour]:
-    """Have a neighbour for the block, which sends everything that is not for itself through this machine."""
+    """Run a neighbour for the block, which routes all packets through this machine."""
     octet = os.getpid() % 250
     here, there = f"fc{os.getpid()}", "eth0"
     machine = Neighbour(0, f"198.18.{octet}.1", f"fd00:198:18:{octet}::1")

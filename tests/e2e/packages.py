@@ -1,4 +1,5 @@
-"""Packages of a host of tests: real dpkg and apt on a database of its own, with packages that are empty but for a word.
+"""Packages of a host of tests: real dpkg and apt on a database of its own, with packages that are
+empty but for a word.
 
     packages = Packages(host.root)
     packages.offer(BOOKWORM)                  what its archive has
@@ -133,7 +134,10 @@ class Packages:
         for package in packages:
             path = self._build(package)
             data = path.read_bytes()
-            size = f"Filename: ./{path.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
+            size = (
+                f"Filename: ./{path.name}\nSize: {len(data)}\nSHA256: "
+                f"{hashlib.sha256(data).hexdigest()}\n"
+            )
             stanzas.append(package.control + size)
         (self.root / "repo/Packages").write_text("\n".join(stanzas))
 

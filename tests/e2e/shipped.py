@@ -1,4 +1,4 @@
-"""The signed bundle of this checkout, as `scripts/build` makes it: made once, for all tests that look at it or install it."""
+"""The signed bundle of this checkout, made once for all tests."""
 
 from __future__ import annotations
 

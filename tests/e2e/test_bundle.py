@@ -1,4 +1,4 @@
-"""The bundle: complete, proven by openssl and coreutils, and made without network once its parts are there."""
+"""The bundle: complete, verified by openssl and coreutils, made without network the second time."""
 
 from __future__ import annotations
 
@@ -95,9 +95,12 @@ def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(
     script = r"""
         dpkg-query -W -f 'pkg:deb/debian/${Package}@${Version}\n'
         for note in /var/lib/dpkg/status.d/*; do
-            [ -e $note ] && sed -n 's/^Package: /pkg:deb\/debian\//p; s/^Version: /@/p' $note | paste -sd '\0'
+            [ -e $note ] || continue
+            sed -n 's/^Package: /pkg:deb\/debian\//p; s/^Version: /@/p' $note | paste -sd '\0'
         done
-        python -c 'from importlib.metadata import distributions as d; [print(f"pkg:pypi/{x.name.lower()}@{x.version}") for x in d()]'
+        python -c 'from importlib.metadata import distributions as found
+for one in found():
+    print(f"pkg:pypi/{one.name.lower()}@{one.version}")'
     """
     shown = engine.docker(
         "run", "--rm", "--network", "none", images.tag(name), "bash", "-c", script
@@ -115,7 +118,7 @@ def test_the_bill_of_materials_is_what_dpkg_and_python_say_inside(
 def test_the_host_s_programs_are_there_for_each_python(
     made: Path, tmp_path: Path, python: str
 ) -> None:
-    """F-H3: of Debian 12, Ubuntu 24.04 and Debian 13; pip chooses by version and hash, with nothing but the bundle."""
+    """F-H3: for Debian 12, Ubuntu 24.04 and Debian 13, pip finds all wheels in the bundle."""
     options = (
         "--no-index",
         "--find-links",
@@ -150,13 +153,14 @@ def test_the_host_s_programs_are_there_for_each_python(
 def test_the_bundle_lists_its_debian_packages_and_says_of_which_day(
     engine: DockerDaemon, made: Path
 ) -> None:
-    """F-H8: name, version and architecture as dpkg says inside of the images; no package is younger than the list."""
+    """F-H8: as dpkg reports inside the images; no package is younger than the list."""
     head, *lines = (made / "debian-packages.txt").read_text().splitlines()
     script = r"""
         dpkg-query -W -f '${Package} ${Version} ${Architecture}\n'
         for note in /var/lib/dpkg/status.d/*; do
             [ -e $note ] || continue
-            awk -F': ' '/^Package:/ {p=$2} /^Version:/ {v=$2} /^Architecture:/ {a=$2} END {print p, v, a}' $note
+            awk -F': ' '/^Package:/ {p=$2} /^Version:/ {v=$2} /^Architecture:/ {a=$2}
+                END {print p, v, a}' $note
         done
         true
     """
@@ -213,8 +217,10 @@ def test_a_build_needs_no_network_once_its_parts_are_there(
 ) -> None:
     assert made.exists()
     code = (
-        "from pathlib import Path; from deploy import images; from deploy.dockerd import DockerDaemon; "
-        f"print(len(images.build(DockerDaemon(Path({str(engine.directory)!r})), Path('.cache/deploy'))))"
+        "from pathlib import Path; from deploy import images; from deploy.dockerd import "
+        "DockerDaemon; "
+        f"print(len(images.build(DockerDaemon(Path({str(engine.directory)!r})), "
+        "Path('.cache/deploy'))))"
     )
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", code],

@@ -39,13 +39,16 @@ GOOD = {
 TEXTS = {
     "etc/cloud-info-provider/openstack.rc": (
         "export OS_AUTH_URL=https://keystone.example.org:5000/v3\n"
-        "export OS_USERNAME=information\nexport OS_PASSWORD=a-third-password\nexport OS_USER_DOMAIN_ID=default\n"
+        "export OS_USERNAME=information\nexport OS_PASSWORD=a-third-password\nexport "
+        "OS_USER_DOMAIN_ID=default\n"
     ),
     "etc/cloud-info-provider/openstack.yaml": (
-        "site:\n  name: TEST-SITE\ncompute:\n  total_cores: 8\n  total_ram: 32\n  shares:\n    ops:\n"
+        "site:\n  name: TEST-SITE\ncompute:\n  total_cores: 8\n  total_ram: 32\n  shares:\n    "
+        "ops:\n"
         "      auth:\n        project_id: 0123456789abcdef0123456789abcdef\n"
     ),
-    "etc/sitebdii/glite-info-site-defaults.conf": "SITE_NAME=TEST-SITE\nSITE_BDII_HOST=bdii.example.org\n",
+    "etc/sitebdii/glite-info-site-defaults.conf": "SITE_NAME=TEST-SITE\n"
+    "SITE_BDII_HOST=bdii.example.org\n",
     "etc/sitebdii/site.cfg": (
         "SITE_NAME = TEST-SITE\nSITE_EMAIL = a@example.org\nSITE_SECURITY_EMAIL = s@example.org\n"
         "SITE_SUPPORT_EMAIL = u@example.org\n"
@@ -109,9 +112,9 @@ def wait_for_words(site: ContainerSite, name: str, words: str) -> None:
 
 
 def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
-    """F-H2, F-H5, F-H6: a site in order has no finding; then one fault in each file, each of which its program takes for
-    good or misunderstands, is found with the host's file and line, and nothing runs meanwhile or is
-    left.
+    """F-H2, F-H5, F-H6: a site in order has no finding; then one fault in each file, each of which
+    its program takes for good or misunderstands, is found with the host's file and line, and
+    nothing runs meanwhile or is left.
     """
     status, findings, asked = check(site)
     assert findings == []
@@ -166,10 +169,12 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
 
 
 def test_what_keeps_a_program_from_being_asked(site: ContainerSite) -> None:
-    """F-H2: first a service that runs in the host's network, where docker-compose cannot link a check to it.
+    """F-H2: first a service that runs in the host's network, where docker-compose cannot link a
+    check to it.
 
     F-H10, C04, C10.a: a mount without its source and a missing key are findings; with no engine
-    nothing is asked."""
+    nothing is asked.
+    """
     site.set(FEDCLOUD_NETWORK="host")
     site.compose("up", "-d", "--no-build", "cloudkeeper-os")
     assert check(site, "cloudkeeper-os") == (0, [], ["cloudkeeper-os"])

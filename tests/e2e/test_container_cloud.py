@@ -1,4 +1,4 @@
-"""The services in their containers on the host's network, with Compose v2 and the test bed's real cloud."""
+"""The services on the host's network, with Compose v2 and the test bed's cloud."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def entries(host: str = "127.0.0.1", port: int = PORT) -> Entries:
 
 @pytest.fixture
 def host_site(engine: DockerDaemon, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
-    """Compose v2, the host's network, and the test bed's real cloud, which listens on this machine only."""
+    """Compose v2, the host's network, and the test bed's cloud, which only listens here."""
     root = tmp_path / "root"
     root.mkdir()
     with engine.alone():

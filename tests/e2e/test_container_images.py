@@ -50,7 +50,7 @@ def inspect(engine: DockerDaemon, name: str) -> dict[str, Any]:
 def test_an_image_runs_as_fedcloud_and_names_version_and_commit(
     engine: DockerDaemon, name: str
 ) -> None:
-    """R01, R25, R28: the images keep the names egifedcloud/*, with a version of our own; and nothing runs as root."""
+    """R01, R25, R28: images have the names egifedcloud/* and our version; nothing runs as root."""
     config = inspect(engine, name)["Config"]
     assert config["User"] == "1999:1999"
     assert config["Labels"]["org.opencontainers.image.title"] == f"egifedcloud/{name}"
@@ -73,11 +73,14 @@ def test_an_image_holds_no_key_no_build_tool_and_nothing_to_become_root_with(
 ) -> None:
     script = f"""
         for tool in {_NO_BUILD_TOOLS}; do command -v $tool; done
-        find / -xdev \\( -name 'hostkey*' -o -name '*.key' -o -name 'id_rsa*' -o -name '*.whl' -o -name '*.deb' \\) 2>/dev/null
+        find / -xdev \\( -name 'hostkey*' -o -name '*.key' -o -name 'id_rsa*' \\) 2>/dev/null
+        find / -xdev \\( -name '*.whl' -o -name '*.deb' \\) 2>/dev/null
         find /etc /opt /usr /var -xdev -type f -perm /6000 2>/dev/null
-        find /etc /opt /usr /var -xdev ! -type l -writable ! -path /var/tmp ! -path '/var/lock*' 2>/dev/null
+        find /etc /opt /usr /var -xdev ! -type l -writable ! -path /var/tmp \
+            ! -path '/var/lock*' 2>/dev/null
         grep -rlE 'BEGIN ([A-Z]+ )?PRIVATE KEY' /etc /opt /var 2>/dev/null | grep -v /site-packages/
-        find /var/lib/apt/lists /var/cache/apt /usr/share/man /usr/share/info /usr/share/locale -type f ! -name lock 2>/dev/null
+        find /var/lib/apt/lists /var/cache/apt -type f ! -name lock 2>/dev/null
+        find /usr/share/man /usr/share/info /usr/share/locale -type f 2>/dev/null
         find /usr/share/doc -type f ! -name copyright
         python3 -c 'import setuptools' 2>/dev/null && echo setuptools
         true
@@ -93,7 +96,8 @@ def test_an_image_holds_the_libraries_of_its_locks_and_no_other(
     shown = run(
         engine, name, "python", "-c",
         "from importlib.metadata import distributions\n"
-        "for found in distributions(): print(found.name.lower().replace('_', '-').replace('.', '-'), found.version)",
+        "for found in distributions(): print(found.name.lower().replace('_', '-').replace('.', "
+        "'-'), found.version)",
     )  # fmt: skip
     wanted = {"egi-fedcloud-appliance": images.version()}
     for extra in contents.IMAGES[name].extras:
@@ -142,7 +146,10 @@ def test_what_is_not_python_finds_its_libraries(
 
 
 def test_qemu_img_converts_in_its_image(engine: DockerDaemon) -> None:
-    script = "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && qemu-img info --output=json b"
+    script = (
+        "cd /tmp && qemu-img create -q -f raw a 1M && qemu-img convert -O qcow2 a b && "
+        "qemu-img info --output=json b"
+    )
     shown = engine.docker(
         "run", *LIMITS, "--tmpfs", "/tmp", images.tag("cloudkeeper"), "sh", "-c", script
     ).stdout
@@ -199,7 +206,7 @@ def test_the_base_is_the_same_octets_when_it_is_made_again(tmp_path: Path) -> No
 
 @pytest.mark.matrix
 def test_an_image_that_is_built_again_has_the_same_layers(engine: DockerDaemon) -> None:
-    """Without anything that the builder remembers; the image's own description has the time of its build."""
+    """Without the builder's cache; only the description of an image has the time of its build."""
     base = engine.docker(
         "images", "--format", "{{.Repository}}:{{.Tag}}", "egifedcloud/base"
     ).stdout.split()[0]
@@ -231,8 +238,10 @@ def test_every_shared_object_of_an_image_finds_what_it_is_linked_to(
     engine: DockerDaemon, name: str
 ) -> None:
     script = """
-        for program in slapd ldapsearch qemu-img; do command -v $program; done | cat - <(find /opt /usr/lib/ldap -name '*.so*' 2>/dev/null) |
-            xargs ldd | grep 'not found'
+        {
+            for program in slapd ldapsearch qemu-img; do command -v $program; done
+            find /opt /usr/lib/ldap -name '*.so*' 2>/dev/null
+        } | xargs ldd | grep 'not found'
         true
     """
     assert run(engine, name, "bash", "-c", script) == ""

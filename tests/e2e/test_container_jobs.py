@@ -1,4 +1,4 @@
-"""The jobs in their containers, as the compose file starts them, against the test bed's cloud and broker."""
+"""The jobs in their containers, with the test bed's cloud and broker."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def site(engine: DockerDaemon, testbed: Testbed, tmp_path: Path) -> Iterator[Con
 def test_usage_of_a_real_cloud_arrives_over_a_real_broker(
     site: ContainerSite, testbed: Testbed, tmp_path: Path
 ) -> None:
-    """R12, R19, R20, R21, D02, D13: the record is in the spool, goes with the staged key, and is gone from the spool
-    then.
+    """R12, R19, R20, R21, D02, D13: the record is in the spool, goes with the staged key, and is
+    gone from the spool then.
     """
     container_cloud.account_for(site, testbed)
     said = site.job("caso", "caso-extract")

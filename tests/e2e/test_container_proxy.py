@@ -1,4 +1,5 @@
-"""A site whose containers reach the cloud through a forward proxy alone, set in the one place that there is for it.
+"""A site whose containers reach the cloud through a forward proxy alone, set in the one place that
+there is for it.
 
 They are in networks of their own, where no address of this machine's loopback leads to the test
 bed: what arrives there has come through the proxy, which listens in their network, and stands in
@@ -91,7 +92,7 @@ def test_the_cloud_and_who_issued_its_certificate_are_seen_through_the_proxy(
 def test_an_image_comes_and_goes_to_glance_through_the_proxy(
     site: ContainerSite, proxy: ForwardProxy, cloud: Cloud, tmp_path: Path
 ) -> None:
-    """R34, R35: frontend and backend, each by itself; between them no proxy, but /image_data, one of them reading only."""
+    """R34, R35: frontend and backend share /image_data, one of them read-only, without proxy."""
     cloud.empty()
     (tmp_path / "disks").mkdir()
     content = make_disks(tmp_path / "disks")["one.qcow2"]
@@ -146,7 +147,10 @@ def test_a_proxy_that_does_not_let_us_through_is_one_line(
     site.set(HTTPS_PROXY=proxy.url.replace(PASSWORD, f"{PASSWORD}-not"))
     said = extract(site, testbed, expect=3)
     place, keystone = f"{proxy.host}:{proxy.port}", urlsplit(testbed.keystone_url).netloc
-    words = f"{keystone}: cannot be reached: the proxy {place} does not connect: 401 unauthorized; write its account into"
+    words = (
+        f"{keystone}: cannot be reached: the proxy {place} does not connect: 401 "
+        "unauthorized; write its account into"
+    )
     assert [line for line in said.splitlines() if words in line] == [
         line for line in said.splitlines() if place in line
     ]

@@ -1,4 +1,4 @@
-"""The services in their containers, by the shipped compose file: up, healthy, answering, and back after a kill."""
+"""The services in their containers: start, health, answers, and recovery after a kill."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ def site(engine: DockerDaemon, tmp_path_factory: pytest.TempPathFactory) -> Iter
         site = ContainerSite.lay_out(engine, root, version="1.29.2", project="fedcloud", port=PORT)
         container_cloud.name_site(site)
         cloud = Cloud(
-            flavors={"ops": [flavor("1"), flavor("2")]}, images={"ops": [image("a"), image("b"), image("c")]},
+            flavors={"ops": [flavor("1"), flavor("2")]},
+            images={"ops": [image("a"), image("b"), image("c")]},
             servers={"ops": [server("x")]},
-        )  # fmt: skip
+        )
         try:
             site.compose("up", "--no-start")
             with cloud.serve(gateway(site)):
@@ -78,7 +79,7 @@ def site(engine: DockerDaemon, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_the_site_publishes_its_cloud_on_one_port(site: ContainerSite) -> None:
-    """R11, R24, R33: the site's BDII, alone in public, has what the resource's read from the cloud; by IPv4 and IPv6."""
+    """R11, R24, R33: the site's BDII, the only public one, has the cloud's entries."""
     wait(
         lambda: len(images(entries())) == 3,
         seconds=START,
@@ -100,7 +101,7 @@ def test_the_site_publishes_its_cloud_on_one_port(site: ContainerSite) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) -> None:
-    """Root file system, capabilities, account, limits: as the engine has them, not as the file says."""
+    """Root file system, capabilities, account and limits, as the engine reports them."""
     found = site.container(service)
     limits = found["HostConfig"]
     assert limits["ReadonlyRootfs"]
@@ -134,7 +135,7 @@ def test_a_service_has_no_more_than_it_needs(site: ContainerSite, service: str) 
 
 
 def listening(site: ContainerSite, service: str) -> set[str]:
-    """Return where a service's container listens, as the kernel has it, without the engine's own resolver of names."""
+    """Return where a service's container listens, by the kernel, without the engine's resolver."""
     pid = str(site.container(service)["State"]["Pid"])
     shown = subprocess.run(
         ["nsenter", "-n", "-t", pid, "ss", "-Hltn"], capture_output=True, text=True, check=True
@@ -147,7 +148,7 @@ def listening(site: ContainerSite, service: str) -> set[str]:
 
 
 def test_somebody_outside_reaches_the_site_s_bdii_and_nothing_else(site: ContainerSite) -> None:
-    """R11, R35: from a machine beside this one, by both protocols; nor does a route to the containers help it."""
+    """R11, R35: from a neighbour, over IPv4 and IPv6, and even with a route to the containers."""
     wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("sitebdii"))
     addresses = {
         (service, name): network["IPAddress"]
@@ -207,7 +208,7 @@ def test_a_killed_slapd_is_replaced_inside(site: ContainerSite) -> None:
 
 
 def test_the_services_together_need_little_memory(site: ContainerSite) -> None:
-    """At most 200 MB, each page that several share counted by its part (PSS), as the kernel says."""
+    """At most 200 MB, by the proportional set size (PSS) of the kernel."""
     wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("sitebdii"))
     total = 0
     for service in SERVICES:
@@ -223,7 +224,7 @@ def test_the_services_together_need_little_memory(site: ContainerSite) -> None:
 
 
 def test_an_edited_file_is_seen_even_if_the_editor_wrote_a_new_one(site: ContainerSite) -> None:
-    """A new inode under the old name: the directories are mounted, so the service sees it when told to read again."""
+    """A new inode under the old name: directories are mounted, so a reload reads the new file."""
     path = site.root / "etc/sitebdii/site.cfg"
     new = path.with_name(".site.cfg.new")
     new.write_text(
@@ -261,7 +262,7 @@ def test_a_missing_file_is_an_error_and_no_directory_is_made(
 
 @pytest.mark.parametrize("network", ["bridge", "host"])
 def test_both_versions_of_compose_read_the_file_alike(tmp_path: Path, network: str) -> None:
-    """R01: the same services with the same restrictions, mounts and networks, whichever reads the file."""
+    """R01: both versions read the same services, restrictions, mounts and networks."""
     read = {}
     for version in COMPOSE:
         root = tmp_path / version / "root"

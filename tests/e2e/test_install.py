@@ -1,4 +1,4 @@
-"""`scripts/install` into a directory, with bundles of this checkout: once, twice, upgraded, killed, refused."""
+"""`scripts/install` into a directory: once, twice, upgraded, killed, and refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SERVICES = ["bdii.service", "cloudkeeper-os.service"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with a key and two signed bundles, which tests copy before they change them."""
+    """Return a directory with a key and two signed bundles; tests copy them before a change."""
     directory = tmp_path_factory.mktemp("bundles")
     private, _ = bundles.make_key(directory)
     bundles.make(directory, key=private)
@@ -117,7 +117,7 @@ def systemctl(root: Path, *words: str) -> None:
 
 
 def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
-    """R13, R20, R22, R23, R31, D12: everything in its place with its rights; and again: nothing changes, which is said."""
+    """R13, R20, R22, R23, R31, D12: paths and access are right; a second run does nothing."""
     shown = install(older(made), root)
     assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr
     steps = "appliance check --offline, appliance start"
@@ -179,8 +179,8 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert (
-        lines[0]
-        == "/etc/caso/caso.conf: keeps your changes; the new version is /etc/caso/caso.conf.fedcloud-new"
+        lines[0] == "/etc/caso/caso.conf: keeps your changes; the new version is "
+        "/etc/caso/caso.conf.fedcloud-new"
     )
     assert lines[1].startswith(f"Installed {NEWER}.")
     assert "MY-SITE" in caso.read_text()
@@ -279,8 +279,8 @@ def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_mask
 
 
 def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> None:
-    """R19, R31: its spools are root's, its programs and units make way, its configuration stays; links are not
-    followed.
+    """R19, R31: its spools are root's, its programs and units make way, its configuration stays;
+    links are not followed.
     """
     spool = root / "var/spool/apel/outgoing/openstack/5a1b2c3d"
     spool.mkdir(parents=True)
@@ -326,7 +326,7 @@ def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> No
 
 
 def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
-    """R05, R36: its mappings and the backend's configuration stay where they are, and no second one comes beside."""
+    """R05, R36: mappings and the backend's configuration stay, and no second one is installed."""
     names = ("caso/voms.json", "cloudkeeper-os/mapping.json", "cloudkeeper-os/cloudkeeper-os.conf")
     for name in names:
         (root / "etc" / name).parent.mkdir(exist_ok=True)
@@ -386,8 +386,8 @@ def test_images_on_a_volume_that_a_link_leads_to(made: Path, root: Path) -> None
     assert install(older(made), root).stdout.startswith("Nothing to change")
 
 
-def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
-    """D08: releases of 2019 to 2022 had them there; beside the new tables they would start twice."""
+def test_jobs_in_root_s_own_table_are_reported(made: Path, root: Path) -> None:
+    """D08: releases of 2019 to 2022 had such lines, which would start jobs twice."""
     crontab = root / "var/spool/cron/crontabs/root"
     crontab.parent.mkdir(parents=True)
     crontab.write_text("# m h\n14 */4 * * * /usr/local/bin/caso-extract.sh\n")
@@ -399,7 +399,7 @@ def test_jobs_in_root_s_own_table_are_told(made: Path, root: Path) -> None:
     )
 
 
-def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
+def test_what_does_not_start_the_jobs_is_reported(made: Path, root: Path) -> None:
     # D01: an installation does not put right what the administrator did to a table, nor choose for
     # him
     install(older(made), root)
@@ -415,8 +415,14 @@ def test_what_does_not_start_the_jobs_is_told(made: Path, root: Path) -> None:
     last = len(table.read_text().splitlines())
     assert shown.stdout.splitlines()[-3:] == [
         "both cron and systemd start fetch-crl: choose one with appliance schedule cron|systemd",
-        f"{table}:{last}: cron ignores the whole file, because its last line has no newline; add one",
-        f"Installed {__version__}. Next: appliance configure, appliance check --offline, appliance start.",
+        (
+            f"{table}:{last}: cron ignores the whole file, because its last line has no newline; "
+            "add one"
+        ),
+        (
+            f"Installed {__version__}. Next: appliance configure, appliance check --offline, "
+            "appliance start."
+        ),
     ]
 
 
@@ -428,7 +434,7 @@ def activate(root: Path) -> None:
 
 
 def test_an_upgrade_keeps_what_runs(made: Path, root: Path) -> None:
-    """F-H14: tables that wait go on waiting, those that count go on, and so does how far back usage is read."""
+    """F-H14: idle tables stay idle, active ones active, and the start date of accounting stays."""
     install(newer(made), root)
     assert not (root / "var/lib/fedcloud/since").exists()
     activate(root)
@@ -528,7 +534,7 @@ def test_killed_anywhere_it_leaves_a_version_that_works_and_a_second_run_finishe
 
 
 def assert_works(root: Path) -> None:
-    """Check that the command runs, that the version of the images is one of the two, and that no file is half there."""
+    """Check that the command runs, the version is one of the two, and files are complete."""
     link = root / "usr/local/bin/appliance"
     script = root / str(link.readlink()).lstrip("/")
     python = root / script.read_text().splitlines()[0].removeprefix("#!/")
@@ -542,7 +548,7 @@ def assert_works(root: Path) -> None:
     assert "/var/log/caso.log 2>&1\n" in (root / "etc/fedcloud/cron.d/caso").read_text()
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # refused
 
 
@@ -570,7 +576,8 @@ def test_an_altered_file_is_refused(own: Path, root: Path) -> None:
     path = own / "files/bin/caso-extract.sh"
     path.write_text(path.read_text() + "# \n")
     assert refused(own, root) == (
-        f"install: {own}: altered or incomplete: files/bin/caso-extract.sh: FAILED; get it again; nothing was changed\n"
+        f"install: {own}: altered or incomplete: files/bin/caso-extract.sh: FAILED; get it "
+        "again; nothing was changed\n"
     )
 
 
@@ -689,7 +696,8 @@ def test_two_installers_at_once(made: Path, root: Path) -> None:
     told = refused(older(made), root)
     os.close(directory)
     assert told == (
-        f"install: another installation into {root} is running; wait for its end; nothing was changed\n"
+        f"install: another installation into {root} is running; wait for its end; nothing was "
+        "changed\n"
     )
     assert install(older(made), root).returncode == 0
 
@@ -732,13 +740,13 @@ def test_the_number_1999_taken_is_refused(own: Path, root: Path) -> None:
         file.write("alice:x:1999:1999::/home/alice:/bin/sh\n")
     told = refused_by_python(own, root)
     assert (
-        "etc/passwd: the user alice has the number 1999; ours is fedcloud with 1999; give that account"
-        in told
+        "the user alice has the number 1999; the appliance needs fedcloud with 1999; give that "
+        "account" in told
     )
 
 
 def refused_by_python(bundle: Path, root: Path) -> str:
-    """Install what is refused after the signature; nothing but the directories of the installer's lock and record is there afterwards."""
+    """Install a bundle that is refused after the signature; only lock and record are made."""
 
     def outside_of_var() -> dict[str, tuple[object, ...]]:
         return {
@@ -753,7 +761,7 @@ def refused_by_python(bundle: Path, root: Path) -> str:
     return shown.stderr
 
 
-def test_a_broken_record_is_told(own: Path, root: Path) -> None:
+def test_a_broken_record_is_reported(own: Path, root: Path) -> None:
     (root / "var/lib/fedcloud").mkdir(parents=True)
     (root / "var/lib/fedcloud/install.json").write_text("{")
     assert (

@@ -1,4 +1,4 @@
-"""`scripts/install` in a root file system of Debian 13: packages of that release, programs of its Python."""
+"""`scripts/install` in a root file system of Debian 13, with its packages and Python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _archive() -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a root file system of Debian 13 as it is after an installation of the system, with this bundle in it."""
+    """Return the root file system of a fresh Debian 13, with this bundle in it."""
     root = tmp_path_factory.mktemp("trixie") / "root"
     source = (
         f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_archive()} trixie main"
@@ -90,7 +90,7 @@ def install(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_packages_and_programs_of_debian_13(root: Path) -> None:
-    """F-H3, F-H17: real packages by real apt; docker-compose is v2 there, Docker's client a package of its own."""
+    """F-H3, F-H17: real packages; docker-compose is v2, Docker's client has a package."""
     shown = install(root)
     assert (shown.returncode, shown.stderr) == (
         3,

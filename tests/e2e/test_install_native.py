@@ -1,4 +1,5 @@
-"""An appliance without containers: one command installs it, and `run`, `status`, `logs` and `schedule` work.
+"""An appliance without containers: one command installs it, and `run`, `status`, `logs` and
+`schedule` work.
 
 The programs of jobs are stand-ins that say as whom they run and what they can reach; what starts
 them is real.
@@ -81,7 +82,7 @@ def appliance(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_command_installs_user_units_timers_and_logs(host: Host, made: Path) -> None:
-    """Units run the programs themselves; nothing of containers is there; a second run changes nothing."""
+    """Units run the programs directly, without containers; a second run does nothing."""
     root = host.root
     assert re.search("^fedcloud:[x!]:1999:1999:", (root / "etc/passwd").read_text(), re.MULTILINE)
     assert (root / "opt/fedcloud/current").readlink() == Path(__version__)
@@ -112,7 +113,7 @@ def test_one_command_installs_user_units_timers_and_logs(host: Host, made: Path)
 
 
 def test_a_job_runs_as_its_account_with_what_its_container_would_have(host: Host) -> None:
-    """R21: it can read the copy of the host key where its configuration names the key, and write where it must."""
+    """R21: the job can read the copy of the host key, and write where it must."""
     env = host.root / "etc/fedcloud/appliance.env"
     env.write_text(env.read_text().replace("HTTPS_PROXY=\n", "HTTPS_PROXY=http://192.0.2.1:3128\n"))
     shown = appliance(host, "run", "ssmsend", "--", "--some", "a b")
@@ -194,7 +195,7 @@ def test_a_job_is_stopped_after_its_time(host: Host) -> None:
 
 
 def test_check_asks_the_programs_as_they_run(host: Host) -> None:
-    """C21: as their account, with the mounts that a run has; the stand-in is a program that fails."""
+    """C21: programs are checked as their account, with the mounts of a run."""
     shown = appliance(host, "check", "--offline", "caso")
     assert (shown.returncode, shown.stderr) == (1, "")
     assert "the check ended with exit status 7" in shown.stdout

@@ -1,4 +1,4 @@
-"""The host is not ours: what `scripts/install` does about packages, judged by real apt and dpkg on a host of tests."""
+"""The packages that `scripts/install` installs, with real apt and dpkg on a host of tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def install(host: Host, made: Path, *flags: str) -> tuple[int, str, str]:
 
 
 def install_packages(host: Host, made: Path, *flags: str) -> str:
-    """Go as far as the engine, which does not answer: packages are there by then, and nothing else."""
+    """Install up to the engine, which does not answer; packages are installed by then."""
     host.stop_engine()
     status, out, err = install(host, made, *flags)
     assert (status, err) == (3, f"install: docker: version: {DOWN}; see systemctl status docker\n")
@@ -56,7 +56,7 @@ def release(host: Host, name: str, version: str) -> None:
 
 
 def refused(host: Host, made: Path, *flags: str) -> str:
-    """Install what must not be installed; returns the one line that says why, and checks that nothing was changed."""
+    """Return the one line with which an installation fails, and check that nothing was changed."""
     database = host.root / "var/lib/dpkg/status"
     before = database.read_bytes() if database.exists() else b""
     status, _, err = install(host, made, *flags)
@@ -103,7 +103,7 @@ def test_a_plugin_of_compose_is_used(host: Host, made: Path) -> None:
 
 
 def test_a_step_that_would_remove_a_package_refuses_and_says_which(host: Host, made: Path) -> None:
-    """F-H3: judged by apt itself, before anything changes. Here Docker's client has been moved out of /usr/bin."""
+    """F-H3: simulated by apt before any change; Docker's client has been moved out of /usr/bin."""
     packages = Packages(host.root)
     packages.offer(BOOKWORM)
     packages.install(*DOCKER_CE)
@@ -132,7 +132,7 @@ def test_a_compose_that_would_remove_the_engine_s_client(host: Host, made: Path)
 
 
 def test_the_packages_of_each_release(host: Host, made: Path) -> None:
-    """F-H3: docker-cli is a package of its own in Debian 13; Ubuntu calls Compose v2 docker-compose-v2."""
+    """F-H3: docker-cli is a package of Debian 13; Compose v2 has another name in Ubuntu."""
     packages = Packages(host.root)
     packages.offer(TRIXIE)
     release(host, "debian", "13")
@@ -192,7 +192,10 @@ def test_podman_in_docker_s_place_is_named(host: Host, made: Path) -> None:
     """F-H3: of the package podman-docker."""
     Packages(host.root).offer(BOOKWORM)
     host.stand_in("docker", "#!/bin/sh\necho podman version 4.3.1\n")
-    told = "the command docker of this host is podman's, which is not supported; install Docker's engine instead;"
+    told = (
+        "the command docker of this host is podman's, which is not supported; install "
+        "Docker's engine instead;"
+    )
     assert told in refused(host, made)
     assert told in refused(host, made, "--no-packages")
 
@@ -206,7 +209,8 @@ def test_podman_on_docker_s_socket_is_named(host: Host, made: Path) -> None:
     host.stand_in("docker-compose", DOCKER)
     line = refused(host, made, "--no-packages")
     assert line.startswith(
-        "install: docker: podman answers on the engine's socket, which is not supported; install docker"
+        "install: docker: podman answers on the engine's socket, which is not supported; "
+        "install docker"
     )
 
 
@@ -228,7 +232,7 @@ def test_an_engine_without_room_elsewhere(host: Host, made: Path) -> None:
 @pytest.mark.parametrize(
     ("total", "swap", "told"), [(1009180, 0, "985 MB"), (1009180, 1048572, ""), (2030000, 0, "")]
 )
-def test_little_memory_is_told_and_installed_all_the_same(
+def test_little_memory_is_reported_and_installed_all_the_same(
     host: Host, made: Path, total: int, swap: int, told: str
 ) -> None:
     """F-H3: 1 GB without swap."""
@@ -238,7 +242,10 @@ def test_little_memory_is_told_and_installed_all_the_same(
         f"MemTotal:  {total} kB\nMemFree:  5 kB\nSwapTotal:  {swap} kB\n"
     )
     out = install_packages(host, made, "--no-packages")
-    line = f"This host has {told} of memory and swap: the kernel may kill services under load; add memory"
+    line = (
+        f"This host has {told} of memory and swap: the kernel may kill services under "
+        "load; add memory"
+    )
     assert (line in out) == bool(told)
     assert ("of memory and swap" in out) == bool(told)
 

@@ -1,4 +1,4 @@
-"""`scripts/install` on a host that runs: when systemd reads its units again, and when what runs is restarted."""
+"""`scripts/install` on a running host: when units are reloaded, and services restarted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RELOAD, RESTART = "daemon-reload", "try-restart bdii.service cloudkeeper-os.serv
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with signed bundles: this version, this one built anew, and a newer one."""
+    """Return a directory with signed bundles: this version, a rebuild of it, and a newer one."""
     directory = tmp_path_factory.mktemp("bundles")
     private, _ = bundles.make_key(directory)
     first = bundles.make(directory, key=private)

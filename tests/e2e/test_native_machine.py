@@ -1,4 +1,5 @@
-"""Without containers on a machine that boots: packages by apt, units under systemd, jobs by timers, faults, a reboot.
+"""Without containers on a machine that boots: packages by apt, units under systemd, jobs by timers,
+faults, a reboot.
 
 The cloud and the broker are the test bed's. There is no engine on the machine, and none is asked.
 """
@@ -72,7 +73,7 @@ def spoil(site: Appliance, name: str, line: str) -> str:
 
 
 def test_one_command_installs_packages_programs_and_units(site: Appliance) -> None:
-    """F-H3: no engine is installed, Debian's own slapd is not started, a second run changes nothing."""
+    """F-H3: no engine is installed, Debian's own slapd does not run, a second run does nothing."""
     assert {"slapd", "glue-schema", "qemu-utils"} <= set(site.first.split())
     assert site.second.splitlines()[-1].startswith("Nothing to change: ")
     machine = site.machine
@@ -91,7 +92,7 @@ def test_check_finds_nothing_wrong(site: Appliance) -> None:
 
 
 def test_bdii_answers_once_systemctl_start_has_returned(site: Appliance) -> None:
-    """R04, R07, R24, R33: then the whole cloud is published, by the authorities that appliance.env names."""
+    """R04, R07, R24, R33: the whole cloud is published, with the authorities of appliance.env."""
     machine = site.machine
     machine.run("systemctl", "start", "bdii")
     assert "GLUE2DomainID=TEST-SITE,o=glue" in site.entries("-s", "one")
@@ -116,7 +117,7 @@ def test_the_backend_answers_once_systemctl_start_has_returned(site: Appliance) 
 
 
 def test_the_services_may_do_little(site: Appliance) -> None:
-    """As their account, without capabilities, and at most 3.0 by `systemd-analyze security`, of 10."""
+    """As their account, without capabilities; `systemd-analyze security` gives at most 3.0."""
     for unit in UNITS:
         told = Path(f"{site.machine.root}/proc/{pid(site, unit)}/status").read_text()
         found = {
@@ -137,7 +138,7 @@ def test_the_services_may_do_little(site: Appliance) -> None:
 
 
 def test_timers_start_jobs(site: Appliance) -> None:
-    """F-H14, R21: caso's timer fires, its job extracts, ssmsend's job sends what there is; logs are kept."""
+    """F-H14, R21: caso's timer fires, the job extracts, ssmsend sends, and logs are kept."""
     machine = site.machine
     machine.run("appliance", "schedule", "systemd", "--since", "2000-01-01")
     timer = "fedcloud-job@caso.timer"
@@ -170,7 +171,7 @@ def test_images_come_to_the_backend(site: Appliance) -> None:
 
 
 def test_a_killed_service_is_back(site: Appliance) -> None:
-    """R04, R38: systemd starts it again, and its neighbours notice nothing; the resource's BDII goes with the site's."""
+    """R04, R38: systemd restarts a service, others run on; both BDIIs restart together."""
     for unit in UNITS:
         before = {name: pid(site, name) for name in UNITS}
         kill(site, unit)
@@ -200,7 +201,7 @@ def test_a_killed_service_is_back(site: Appliance) -> None:
 def test_a_wrong_configuration_is_refused_and_named(
     site: Appliance, unit: str, name: str, line: str, word: str
 ) -> None:
-    """F-H2, F-H5: `appliance restart` leaves what runs alone; `systemctl restart` fails and is not repeated."""
+    """F-H2, F-H5: `appliance restart` does not touch what runs; systemctl does not retry."""
     machine = site.machine
     first = pid(site, unit)
     before = spoil(site, name, line)
@@ -226,7 +227,7 @@ def test_a_wrong_configuration_is_refused_and_named(
 
 
 def test_a_reboot_and_a_stop(site: Appliance) -> None:
-    """R04, R38: all is back by itself after a reboot; after a stop nothing is left, and stays so."""
+    """R04, R38: services are back after a reboot; after a stop no process is left."""
     machine = site.machine
     machine.reboot()
     for unit in UNITS:

@@ -1,4 +1,5 @@
-"""Without containers under a real systemd: services start, answer, come back, name what is wrong, and stop.
+"""Without containers under a real systemd: services start, answer, come back, name what is wrong,
+and stop.
 
 There is no cloud and no engine. `test_native_machine` has both BDIIs publish one, and all that an
 administrator does.
@@ -49,7 +50,7 @@ def pid(machine: Machine, unit: str) -> int:
 
 
 def test_services_and_jobs_run_under_systemd(tmp_path: Path) -> None:
-    """R04, R21, R38, F-H2, F-H5: one machine for all of it, since to boot and to install one takes most of the time."""
+    """R04, R21, R38, F-H2, F-H5: on one machine, because boot and installation take longest."""
     engine = DockerDaemon(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     with engine.used(), native_site.small(engine) as machine:
         install = (
@@ -74,7 +75,7 @@ def test_services_and_jobs_run_under_systemd(tmp_path: Path) -> None:
 
 
 def _check_a_job(machine: Machine) -> None:
-    """The unit of jobs lets `appliance run` make the job's mounts and become its account; caso is not configured."""
+    """The unit of jobs lets `appliance run` make mounts and change its account."""
     machine.run("systemctl", "start", "fedcloud-job@caso", expect=1)
     said = machine.journal("fedcloud-job@caso")
     assert "caso: caso-extract ended with exit status 2" in said, said
@@ -97,7 +98,7 @@ def _check_a_kill(machine: Machine) -> None:
 
 
 def _check_a_wrong_configuration(machine: Machine) -> None:
-    """`appliance restart` leaves what runs alone; `systemctl restart` fails, and is not repeated."""
+    """`appliance restart` does not touch what runs; `systemctl restart` does not retry."""
     first = pid(machine, "bdii")
     machine.shell("echo BDII_PORT=many >>/etc/sitebdii/bdii.conf")
     refused = machine.run("appliance", "restart", "sitebdii", expect=2).stderr

@@ -55,7 +55,7 @@ _REFUSED = {"ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "timed out"}
 def site(
     request: pytest.FixtureRequest, engine: DockerDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ContainerSite]:
-    """All services at work, with a cloud that is not there: the backend asks it only when a run begins."""
+    """Run all services without a cloud; the backend connects to it only when a run begins."""
     root = tmp_path_factory.mktemp(request.param) / "root"
     root.mkdir()
     with engine.alone():
@@ -177,7 +177,7 @@ def test_the_backend_listens_on_no_port(site: ContainerSite) -> None:
 
 @pytest.fixture
 def guarded(site: ContainerSite) -> Iterator[Callable[[str], str]]:
-    """Return the command `appliance firewall` for a site; its chain and its bridges have names of their own."""
+    """Return the command `appliance firewall` of a site, whose chain and bridges have own names."""
 
     def firewall(verb: str) -> str:
         command = [
@@ -214,7 +214,7 @@ for place in sys.argv[1:]:
 def test_the_public_bdii_connects_to_its_resources_only(
     site: ContainerSite, guarded: Callable[[str], str]
 ) -> None:
-    """F-H15: not to the cloud's metadata, the internet, this host, another port; clients get their answers as before."""
+    """F-H15: it cannot connect to metadata, internet, this host, another port; clients can."""
     if site.network == "host":
         assert "it uses the network of the host" in guarded("up")
         rules = subprocess.run(
@@ -273,7 +273,7 @@ def test_the_public_bdii_connects_to_its_resources_only(
 
 
 def test_the_recipe_for_the_host_s_firewall(site: ContainerSite) -> None:
-    """F-H9: with bridge networks a rule in INPUT does not hold, that of the documents does; it lets others pass."""
+    """F-H9: with bridge networks an INPUT rule has no effect, that of the documents has."""
     if site.network == "host":
         return
     wait(

@@ -1,4 +1,4 @@
-"""`appliance run` with Debian's docker-compose, an engine and the shipped images: what the stand-ins cannot prove."""
+"""`appliance run` with Debian's docker-compose, an engine and the shipped images."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_job_ends_as_its_program_ends_and_leaves_no_container(site: ContainerS
 def test_each_compose_runs_a_job_and_says_nothing_of_its_own(
     site: ContainerSite, version: str
 ) -> None:
-    """F-H17: Debian's 1.29.2, and v2 of the next Debian: the program's words and status are all that there is."""
+    """F-H17: 1.29.2 and v2 print nothing but the output of the program, and return its status."""
     program = COMPOSE[version]
     assert compose.version(program).startswith({"1.29.2": "1.29.2", "v2": "2."}[version])
     text = f"engine:\n  socket: {site.engine.socket}\n  compose: {program}\n"
@@ -114,7 +114,7 @@ def test_the_program_finds_the_staged_key_and_only_while_it_runs(site: Container
 
 
 def test_cloudkeeper_has_all_that_mutual_tls_needs(site: ContainerSite) -> None:
-    """R21: with `authentication: true` in the shipped file; the program looks for its three files in the container."""
+    """R21: with `authentication: true`, the program finds its three files in the container."""
     config = site.root / "etc/cloudkeeper/cloudkeeper.yml"
     site.edit(
         "etc/cloudkeeper/cloudkeeper.yml",

@@ -1,4 +1,4 @@
-"""What goes wrong on a machine: each ends in one clear line, leaves nothing half done, and what serves goes on serving."""
+"""Faults on a machine: each is one clear line, leaves nothing half done, and stops no service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = [
 
 @pytest.fixture
 def serving(appliance: Appliance) -> Iterator[Appliance]:
-    """Return the appliance at work; what a test broke must not have been noticed by anybody who asks it."""
+    """Return the running appliance; after the test its services must answer as before."""
     appliance.start()
     before = appliance.containers()
     yield appliance
@@ -74,14 +74,15 @@ def test_somebody_else_has_the_account_s_number(serving: Appliance) -> None:
     """The account file that the installer sees names another user 1999."""
     machine = serving.machine
     line = (
-        "sed 's/^fedcloud:x:1999:/other:x:1999:/' /etc/passwd >/tmp/passwd && mount --bind /tmp/passwd /etc/passwd"
+        "sed 's/^fedcloud:x:1999:/other:x:1999:/' /etc/passwd >/tmp/passwd && mount --bind "
+        "/tmp/passwd /etc/passwd"
         f" && exec {serving.bundle}/install"
     )
     refused(machine.run("unshare", "--mount", "bash", "-c", line, expect=3), "other", "1999")
 
 
 def test_the_source_of_a_mount_is_missing(serving: Appliance) -> None:
-    """F-H10: the job says which file, makes no directory of that name, and goes on as before once it is there."""
+    """F-H10: the job names the file, makes no directory in its place, and runs once it is there."""
     machine = serving.machine
     path = serving.path("/etc/caso/caso.conf")
     aside = path.with_name("caso.conf.aside")
@@ -89,9 +90,7 @@ def test_the_source_of_a_mount_is_missing(serving: Appliance) -> None:
     try:
         done = machine.shell("/usr/local/bin/caso-extract.sh", expect=None)
         assert done.returncode == 3
-        assert (
-            "appliance: /etc/caso/caso.conf: does not exist, and caso has it mounted" in done.stderr
-        )
+        assert "appliance: /etc/caso/caso.conf: does not exist, but caso mounts it" in done.stderr
         assert not re.search("Traceback|ERROR|daemon", done.stderr), done.stderr
         assert not path.exists()
     finally:
@@ -100,7 +99,7 @@ def test_the_source_of_a_mount_is_missing(serving: Appliance) -> None:
 
 
 def test_both_schedulers(serving: Appliance) -> None:
-    """R12: timers take over from the tables and give back; one that is smuggled in beside is told and refused."""
+    """R12: timers replace the tables and back; a foreign starter is reported and refused."""
     machine = serving.machine
     machine.shell("appliance schedule systemd")
     timers = machine.shell(
@@ -125,8 +124,8 @@ def test_both_schedulers(serving: Appliance) -> None:
 def test_a_timer_s_job_runs_with_the_unit_s_few_rights(
     serving: Appliance, job: str, status: int
 ) -> None:
-    """R12: what the timer starts, started once: hardened as it is, it hands over the key and writes log and record.
-    No image list is configured yet, which cloudkeeper refuses.
+    """R12: what the timer starts, started once: hardened as it is, it hands over the key and writes
+    log and record. No image list is configured yet, which cloudkeeper refuses.
     """
     machine = serving.machine
     log = serving.path("/var/log/ssm.log" if job == "ssmsend" else f"/var/log/{job}.log")
@@ -157,7 +156,8 @@ def test_revocation_lists_are_fetched_by_their_unit_and_a_dead_source_shows(
     )
     machine.shell("mount --bind /srv/anchors /etc/grid-security/certificates")
     machine.shell(
-        "systemd-run --quiet --unit lists python3 -m http.server 8088 --bind 127.0.0.1 -d /srv/lists"
+        "systemd-run --quiet --unit lists python3 -m http.server 8088 --bind 127.0.0.1 -d "
+        "/srv/lists"
     )
     try:
         machine.wait(
@@ -216,13 +216,14 @@ def test_a_container_that_an_earlier_release_left(appliance: Appliance) -> None:
 
 
 def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
-    """R36: it goes on serving with the one that it has, does not start with a doubtful one, and starts with the one that
-    is named.
+    """R36: it goes on serving with the one that it has, does not start with a doubtful one, and
+    starts with the one that is named.
     """
     machine = appliance.machine
     appliance.start()
     machine.shell(
-        "mkdir /etc/cloudkeeper-os && cp -p /etc/cloudkeeper/cloudkeeper-os.conf /etc/cloudkeeper-os/"
+        "mkdir /etc/cloudkeeper-os && cp -p /etc/cloudkeeper/cloudkeeper-os.conf "
+        "/etc/cloudkeeper-os/"
     )
     newer, env = (
         "/etc/cloudkeeper-os/cloudkeeper-os.conf",
@@ -255,7 +256,7 @@ def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
 
 
 def test_the_port_is_taken(appliance: Appliance) -> None:
-    """The start fails with the reason; the backend goes on; systemd tries again until the port is free."""
+    """The start fails with the reason, the backend runs, systemd retries until the port is free."""
     machine = appliance.machine
     appliance.start()
     machine.run("systemctl", "stop", "bdii")
@@ -285,7 +286,7 @@ def _squatter(machine: Machine) -> Iterator[None]:
 
 
 def _fails_to_start(appliance: Appliance, unit: str) -> str:
-    """Start a service, which fails before an administrator loses patience; return what the journal has of it."""
+    """Start a service that must fail soon; return its journal."""
     machine = appliance.machine
     moment, begin = machine.run("date", "+%s").stdout.strip(), time.monotonic()
     machine.run("systemctl", "start", unit, expect=1)
@@ -315,9 +316,9 @@ def _fails_to_start(appliance: Appliance, unit: str) -> str:
 def test_a_wrong_configuration(
     appliance: Appliance, unit: str, name: str, text: str, words: str
 ) -> None:
-    """R32, R38, F-H2: neither a reload nor `appliance restart` touches what runs; `systemctl restart` starts the copy
-    that passed last and says so; without a copy the start fails at once and for good, and mended,
-    the next is well.
+    """R32, R38, F-H2: neither a reload nor `appliance restart` touches what runs; `systemctl
+    restart` starts the copy that passed last and says so; without a copy the start fails at once
+    and for good, and mended, the next is well.
     """
     machine = appliance.machine
     appliance.start()
@@ -382,7 +383,7 @@ def _refused_by(appliance: Appliance, command: list[str], unit: str, words: str)
 
 
 def _fails_for_good(appliance: Appliance, unit: str, words: str) -> None:
-    """Check a start without a copy of what passed: it fails at once with the line, and nobody tries again."""
+    """Check a start without a copy: it fails at once with the line, and is not retried."""
     machine = appliance.machine
     machine.run("systemctl", "stop", unit)
     machine.shell(f"rm -r /var/lib/fedcloud/services/{'sitebdii' if unit == 'bdii' else unit}")
@@ -397,8 +398,8 @@ def _fails_for_good(appliance: Appliance, unit: str, words: str) -> None:
 
 
 def test_half_a_start(appliance: Appliance) -> None:
-    """R32, F-H10: when what one of the two BDIIs has mounted is not there, that one starts with the copy that passed
-    last; without a copy the other starts alone, and the reason is in one line.
+    """R32, F-H10: when what one of the two BDIIs has mounted is not there, that one starts with the
+    copy that passed last; without a copy the other starts alone, and the reason is in one line.
     """
     machine = appliance.machine
     appliance.start()
@@ -423,7 +424,7 @@ def test_half_a_start(appliance: Appliance) -> None:
 
 
 def test_the_network_of_the_containers_own(appliance: Appliance) -> None:
-    """R11, R33: as shipped, without the host's network: the same starts and stops, and a taken port is told."""
+    """R11, R33: with the shipped bridge networks: starts, stops, and a port that is in use."""
     machine = appliance.machine
     machine.run("systemctl", "stop", "bdii")
     appliance.setting(FEDCLOUD_NETWORK="bridge")
@@ -454,7 +455,7 @@ def _chain(machine: Machine) -> list[str]:
 
 
 def _egress_stays_restricted(appliance: Appliance) -> None:
-    """F-H15: the unit has made the chain; the engine's restart and a flush by others do not cost it."""
+    """F-H15: the unit makes the chain; it survives an engine's restart and a flush by others."""
     machine = appliance.machine
     wanted = _chain(machine)
     assert "-A DOCKER-USER -i fedcloud-pub -j FEDCLOUD-BDII" in wanted
@@ -478,7 +479,7 @@ def _egress_stays_restricted(appliance: Appliance) -> None:
 
 
 def test_docker_is_down(appliance: Appliance) -> None:
-    """R31, R38: a job says so in one line and ends; the engine brings the services back, and the job works."""
+    """R31, R38: a job reports it in one line; the engine restarts the services; the job works."""
     machine = appliance.machine
     appliance.start()
     shares = appliance.shares()

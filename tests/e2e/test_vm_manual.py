@@ -1,4 +1,5 @@
-"""The manual of 2017, sentence by sentence, with its commands as they are printed there, on a machine that boots.
+"""The manual of 2017, sentence by sentence, with its commands as they are printed there, on a
+machine that boots.
 
 The cloud, the broker and the lists behind it are the test bed's. Names of rows are those of
 docs/requirements.md.
@@ -36,7 +37,7 @@ pytestmark = [
 SERVICES = {"cloudbdii", "sitebdii"}
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is installed
 
 
@@ -88,13 +89,13 @@ def test_the_units_may_do_little(appliance: Appliance) -> None:
         assert float(exposure[1]) <= 3.0, (unit, exposure[0])
 
 
-# -------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # information system
 
 
 def test_systemctl_start_bdii(appliance: Appliance) -> None:
-    """R04, R07, R24, R25, R28, R32: once it has returned, LDAP answers; then the cloud, of which the machine reaches
-    the APIs alone, is published through both BDIIs.
+    """R04, R07, R24, R25, R28, R32: once it has returned, LDAP answers; then the cloud, of which
+    the machine reaches the APIs alone, is published through both BDIIs.
     """
     machine = appliance.machine
     machine.shell("systemctl start bdii")
@@ -118,7 +119,7 @@ def test_systemctl_status_bdii(appliance: Appliance) -> None:
 
 
 def test_ldapsearch_shows_the_site(appliance: Appliance) -> None:
-    """R11, R33: as ldapsearch is spelled today; and the manual's own spelling, of which it has lost two options."""
+    """R11, R33: with ldapsearch of today, and with the options that the manual prints."""
     machine = appliance.machine
     today = machine.shell(f"ldapsearch -x -H ldap://{HOST}:2170 -b o=glue").stdout
     assert "dn: GLUE2DomainID=TEST-SITE,o=glue" in today
@@ -191,14 +192,14 @@ def test_a_unit_whose_flow_is_off_is_skipped_and_has_not_failed(appliance: Appli
     assert "GLUE2DomainID=TEST-SITE,o=glue" in appliance.entries()
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # accounting
 
 
 def test_caso_extract_and_ssm_send_deliver_records(appliance: Appliance, tmp_path: Path) -> None:
-    """R04, R07, R08, R12, R13, R14, R16, R19, R21, R23, D02, D03, D13: the two scripts by hand, the manual's lines
-    filled in, anchors and certificate put on the host: records lie in the spool, then in the
-    repository, which takes them from this host's name alone.
+    """R04, R07, R08, R12, R13, R14, R16, R19, R21, R23, D02, D03, D13: the two scripts by hand, the
+    manual's lines filled in, anchors and certificate put on the host: records lie in the spool,
+    then in the repository, which takes them from this host's name alone.
     """
     machine = appliance.machine
     machine.shell("/usr/local/bin/caso-extract.sh")
@@ -238,7 +239,7 @@ def test_a_wrapper_ends_as_its_program_ends(appliance: Appliance) -> None:
 
 
 def test_cron_fires_the_jobs_and_records_arrive(appliance: Appliance, tmp_path: Path) -> None:
-    """R12, R22: nobody but cron starts anything: its clock runs sixty times as fast from 06:13:30, its tables are ours."""
+    """R12, R22: only cron starts the jobs; its clock runs sixty times as fast, from 06:13:30."""
     machine = appliance.machine
     record = appliance.path("/var/lib/fedcloud/runs/jobs/job-caso.json")
     record.unlink()
@@ -265,7 +266,8 @@ def test_cron_fires_the_jobs_and_records_arrive(appliance: Appliance, tmp_path: 
 
 @pytest.fixture(scope="module")
 def day(appliance: Appliance) -> float:
-    """Begin a day of cron that takes a minute, while other tests go on; returns when, by the monotonic clock.
+    """Begin a day of cron that takes a minute, while other tests go on; returns when, by the
+    monotonic clock.
 
     The tables and wrappers are those that are installed; in this cron's eyes the command
     `appliance` only counts.
@@ -293,7 +295,7 @@ def test_a_day_of_cron_in_a_minute(appliance: Appliance, day: float) -> None:
 def _cron(
     unit: str, time_of_day: str, *, speed: int, properties: tuple[str, ...] = ()
 ) -> list[str]:
-    """Return the command that starts Debian's cron with a clock of its own; what it starts has the real one."""
+    """Return the command that starts Debian's cron with a faster clock, its jobs without it."""
     library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
     clock = f"FAKETIME=@2026-01-05 {time_of_day} x{speed}"
     options = [word for name in ("Nice=-20", *properties) for word in ("-p", name)]
@@ -301,7 +303,7 @@ def _cron(
     return ["systemd-run", "--quiet", "--collect", "--unit", unit, *options, "/usr/sbin/cron", "-f"]
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # images
 
 
@@ -321,8 +323,8 @@ def test_systemctl_start_and_status_of_cloudkeeper_os(appliance: Appliance) -> N
 def test_cloudkeeper_brings_an_image_of_a_signed_list_into_glance(
     appliance: Appliance, tmp_path: Path
 ) -> None:
-    """R04, R07, R34, R35, R36, R37: list and signature are checked, the image is fetched, and lies in Glance as it was
-    offered.
+    """R04, R07, R34, R35, R36, R37: list and signature are checked, the image is fetched, and lies
+    in Glance as it was offered.
     """
     machine, bed = appliance.machine, appliance.testbed
     content = make_disks(tmp_path)["one.qcow2"]
@@ -344,13 +346,16 @@ def test_cloudkeeper_brings_an_image_of_a_signed_list_into_glance(
 
 
 def _images(appliance: Appliance) -> dict[str, str]:
-    """Return the images that the VO can boot, by Glance's own database and files: digests by the list's identifiers."""
+    """Return the images that the VO can boot, by Glance's database and files: digests by id."""
     layout = appliance.testbed.layout
     query = """
         SELECT named.value, images.id FROM images
-        JOIN image_properties AS named ON named.image_id = images.id AND named.name = 'APPLIANCE_ID'
-        JOIN image_properties AS state ON state.image_id = images.id AND state.name = 'APPLIANCE_STATUS'
-        WHERE images.owner = ? AND images.status = 'active' AND images.deleted = 0 AND state.value = 'ACTIVE'"""
+        JOIN image_properties AS named
+          ON named.image_id = images.id AND named.name = 'APPLIANCE_ID'
+        JOIN image_properties AS state
+          ON state.image_id = images.id AND state.name = 'APPLIANCE_STATUS'
+        WHERE images.owner = ? AND images.status = 'active' AND images.deleted = 0
+          AND state.value = 'ACTIVE'"""
     project = appliance.testbed.seed().projects[IMAGES_PROJECT].id
     with closing(
         sqlite3.connect(f"file:{layout.database('glance')}?mode=ro", uri=True)
@@ -386,13 +391,14 @@ def test_the_status_of_all(appliance: Appliance) -> None:
     assert "sitebdii" in json.dumps(told["services"])
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # reboot
 
 
 def test_a_reboot_brings_everything_back(appliance: Appliance) -> None:
-    """R32, R38, F-H2: what was published last is there at once, cron and both services run, no unit has failed; a
-    service whose configuration was broken meanwhile runs with the one that passed last.
+    """R32, R38, F-H2: what was published last is there at once, cron and both services run, no unit
+    has failed; a service whose configuration was broken meanwhile runs with the one that passed
+    last.
     """
     appliance.start()
     machine, shares = appliance.machine, appliance.shares()
@@ -419,7 +425,7 @@ def test_a_reboot_brings_everything_back(appliance: Appliance) -> None:
 
 
 def test_systemctl_stop(appliance: Appliance) -> None:
-    """R32, R38: within ten seconds each; no container is left at work, and a stopped service is no failure."""
+    """R32, R38: within ten seconds each; no container runs, and a stopped service is no failure."""
     machine = appliance.machine
     for unit in ("bdii", "cloudkeeper-os"):
         done = machine.shell(f"time -p systemctl stop {unit}")

@@ -1,4 +1,4 @@
-"""An appliance on a machine of its own, as its administrator sees it: installed, configured by hand, at work."""
+"""An appliance on a machine of its own, installed and configured as by an administrator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ CA_BUNDLE = "/etc/ssl/certs/example-cloud.pem"
 TOP = Path(__file__).resolve().parents[2]
 GRID = "etc/grid-security"
 _EVERYTHING = """
-    find /etc /opt /usr/local /image_data /var/lib/fedcloud /var/spool /var/log ! -path '/var/log/journal*' ! -type d \
+    find /etc /opt /usr/local /image_data /var/lib/fedcloud /var/spool /var/log \
+      ! -path '/var/log/journal*' ! -type d \
       -printf '%p %m %u %g %s %T@ %l\\n' | sort
     docker images --no-trunc -q | sort
 """
@@ -40,7 +41,7 @@ _EVERYTHING = """
 
 @contextmanager
 def booted(engine: DockerDaemon) -> Iterator[Machine]:
-    """Have a new machine run for the block; below its /media is a signed bundle of this checkout."""
+    """Run a new machine for the block, with a signed bundle of this checkout below /media."""
     directory = TOP / f".cache/vm/{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "media").mkdir(parents=True)
@@ -55,8 +56,9 @@ def booted(engine: DockerDaemon) -> Iterator[Machine]:
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """A machine with an installed appliance, and the test bed that it federates. ``first`` and ``second`` are what two
-    runs of the installer printed, ``changed`` the names that the second one touched.
+    """A machine with an installed appliance, and the test bed that it federates. ``first`` and
+    ``second`` are what two runs of the installer printed, ``changed`` the names that the second one
+    touched.
     """
 
     machine: Machine
@@ -155,7 +157,7 @@ class Appliance:
         )
 
     def _accounting(self) -> None:
-        """R14 to R16, R18, R20: caso.conf by the manual's lines, and a private federation's broker in sender.cfg."""
+        """R14 to R16, R18, R20: caso.conf by the manual's lines, a private broker in sender.cfg."""
         account = self.testbed.seed().accounts["accounting"]
         for number, text in {
             12: "site_name = TEST-SITE",
@@ -209,7 +211,7 @@ class Appliance:
             what=lambda: self.machine.journal("bdii") + self.machine.journal("cloudkeeper-os"),
         )
 
-    # ---------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # what is seen
 
     def backend_answers(self) -> bool:
@@ -219,7 +221,7 @@ class Appliance:
         return subprocess.run(probe, check=False, capture_output=True).returncode == 0
 
     def entries(self, *words: str) -> Entries:
-        """Return what the machine's ldapsearch finds at the address that others use; nothing while nobody answers."""
+        """Return what the machine's ldapsearch finds at the public address, if it answers."""
         command = (
             "ldapsearch",
             "-x",

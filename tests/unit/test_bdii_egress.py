@@ -1,4 +1,4 @@
-"""What the public BDII may connect to: rules as iptables itself keeps them, in a network namespace of the test's own."""
+"""The egress rules of the site's BDII, as iptables keeps them, in a network namespace."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Space:
         return done.stdout + done.stderr
 
     def firewall(self, verb: str, *, expect: int = 0) -> str:
-        """Run the command in a thread of this process that is in the namespace, as are its children."""
+        """Run the command in a thread of this process that has entered the namespace."""
         output, found = io.StringIO(), []
 
         def work() -> None:
@@ -86,9 +86,12 @@ def space(tmp_path: Path) -> Iterator[Space]:
             space.write("etc/sitebdii/site-urls.conf", _URLS)
             space.write("etc/fedcloud/appliance.yaml", f"engine:\n  socket: {tmp_path}/none\n")
             for line in (
-                "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -s 198.51.100.7 -j DROP",
-                "-A DOCKER-USER -j RETURN", "-A INPUT -p tcp --dport 22 -j ACCEPT",
-            ):  # fmt: skip
+                "-N DOCKER-USER",
+                "-A FORWARD -j DOCKER-USER",
+                "-A DOCKER-USER -s 198.51.100.7 -j DROP",
+                "-A DOCKER-USER -j RETURN",
+                "-A INPUT -p tcp --dport 22 -j ACCEPT",
+            ):
                 space.run("iptables", *line.split())
             yield space
         finally:
@@ -100,7 +103,7 @@ def ours(rules: list[str]) -> list[str]:
 
 
 def test_only_the_resource_bdiis_may_be_connected_to(space: Space) -> None:
-    """F-H15: what site-urls.conf names, by either protocol, and answers; no DNS where there are only addresses."""
+    """F-H15: the BDIIs of site-urls.conf, IPv4 and IPv6, and replies; DNS only for names."""
     before = space.rules(), space.rules("ip6tables")
     assert "ldap://192.0.2.9:2171, ldap://[2001:db8::9]:2170" in space.firewall("up")
     assert ours(space.rules()) == [
@@ -110,7 +113,8 @@ def test_only_the_resource_bdiis_may_be_connected_to(space: Space) -> None:
         f"-A DOCKER-USER -i fedcloud-pub -j {_CHAIN}",
         f"-A {_CHAIN} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
         (
-            f"-A {_CHAIN} -p tcp -m conntrack --ctorigdst 192.0.2.9 --ctorigdstport 2171 -m comment "
+            f"-A {_CHAIN} -p tcp -m conntrack --ctorigdst 192.0.2.9 --ctorigdstport 2171 -m "
+            "comment "
             '--comment "ldap://192.0.2.9:2171" -j RETURN'
         ),
         f"-A {_CHAIN} -j REJECT --reject-with icmp-admin-prohibited",
@@ -119,7 +123,8 @@ def test_only_the_resource_bdiis_may_be_connected_to(space: Space) -> None:
     assert f"-A FORWARD -i fedcloud-pub -j {_CHAIN}" in six  # the engine keeps no rules of IPv6
     assert [rule for rule in six if "--ctorigdst " in rule] == [
         (
-            f"-A {_CHAIN} -p tcp -m conntrack --ctorigdst 2001:db8::9 --ctorigdstport 2170 -m comment "
+            f"-A {_CHAIN} -p tcp -m conntrack --ctorigdst 2001:db8::9 --ctorigdstport 2170 -m "
+            "comment "
             '--comment "ldap://[2001:db8::9]:2170" -j RETURN'
         )
     ]
@@ -129,15 +134,19 @@ def test_only_the_resource_bdiis_may_be_connected_to(space: Space) -> None:
 
 
 def test_it_is_idempotent_and_repairs_what_others_changed(space: Space) -> None:
-    """F-H15: flushed, overtaken or doubled rules come right, and rules of others keep their order."""
+    """F-H15: flushed, overtaken and doubled rules are repaired; other rules keep their order."""
     space.firewall("up")
     wanted = space.rules()
     assert space.firewall("up") == ""
     assert space.rules() == wanted
     for harm in (
-        "-F DOCKER-USER", "-F INPUT", f"-F {_CHAIN}", f"-D {_CHAIN} 3", f"-A DOCKER-USER -i fedcloud-pub -j {_CHAIN}",
+        "-F DOCKER-USER",
+        "-F INPUT",
+        f"-F {_CHAIN}",
+        f"-D {_CHAIN} 3",
+        f"-A DOCKER-USER -i fedcloud-pub -j {_CHAIN}",
         f"-I FORWARD -i fedcloud-pub -j {_CHAIN}",
-    ):  # fmt: skip
+    ):
         space.run("iptables", *harm.split())
         assert _CHAIN in space.firewall("up"), harm
         assert ours(space.rules()) == ours(wanted), harm
@@ -175,7 +184,7 @@ def test_it_is_idempotent_and_repairs_what_others_changed(space: Space) -> None:
         ),
     ],
 )
-def test_where_it_is_not_offered_that_is_told_and_a_chain_goes(
+def test_where_it_does_not_apply_the_chain_is_removed(
     space: Space, name: str, text: str, words: str
 ) -> None:
     """F-H15: the host's network, the administrator's word, networks of an earlier release."""
@@ -189,7 +198,7 @@ def test_where_it_is_not_offered_that_is_told_and_a_chain_goes(
 
 
 def test_the_chain_is_there_while_the_public_bdii_runs(space: Space) -> None:
-    """F-H15: a unit that restarts leaves no moment without it; the timer repairs it for what runs, and only then."""
+    """F-H15: a restart of the unit keeps the chain; the timer repairs it only if the BDII runs."""
     with (
         tempfile.TemporaryDirectory(prefix="e") as short,
         docker_engine.serve(Path(short)) as engine,
@@ -254,7 +263,8 @@ def test_a_name_is_looked_up_and_its_address_kept_while_it_cannot_be(space: Spac
         (
             {
                 "etc/resolv.conf": "nameserver 127.0.0.53\n",
-                "run/systemd/resolve/resolv.conf": "nameserver 192.0.2.2\nnameserver\nnameserver x\n",
+                "run/systemd/resolve/resolv.conf": "nameserver 192.0.2.2\nnameserver\n"
+                "nameserver x\n",
             },
             ["192.0.2.2"],
         ),
@@ -274,7 +284,7 @@ def test_a_name_is_looked_up_and_its_address_kept_while_it_cannot_be(space: Spac
 def test_the_dns_servers_are_those_that_the_engine_hands_on(
     tmp_path: Path, files: Mapping[str, str], expected: list[str]
 ) -> None:
-    """As Docker's documentation has it: its own setting, the host's without loopback, systemd-resolved's, Google's."""
+    """As Docker documents it: its own setting, the host's servers without loopback, Google's."""
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

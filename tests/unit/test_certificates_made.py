@@ -70,15 +70,17 @@ def test_each_side_proves_its_own_name_and_purpose(tmp_path: Path, tls: Path) ->
 
 
 def test_keys_are_for_their_owners_alone(tmp_path: Path, tls: Path) -> None:
-    """F-H4: the authority's and the frontend's are root's, the backend's is the containers' account's."""
+    """F-H4: root owns the keys of the authority and the frontend, fedcloud that of the backend."""
     maintain(tmp_path)
     access = {}
     for name in ("authority.key", "cloudkeeper/key.pem", "cloudkeeper-os/key.pem"):
         status = (tls / name).stat()
         access[name] = (stat.S_IMODE(status.st_mode), status.st_uid)
     assert access == {
-        "authority.key": (0o400, 0), "cloudkeeper/key.pem": (0o400, 0), "cloudkeeper-os/key.pem": (0o400, 1999),
-    }  # fmt: skip
+        "authority.key": (0o400, 0),
+        "cloudkeeper/key.pem": (0o400, 0),
+        "cloudkeeper-os/key.pem": (0o400, 1999),
+    }
 
 
 def test_nothing_is_made_twice(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_what_is_due_is_renewed_and_keeps_its_names(tmp_path: Path, tls: Path) -
 
 
 def test_a_new_authority_stands_beside_the_old_one(tmp_path: Path, tls: Path) -> None:
-    """Each side trusts the other's old certificate as well as the new one, whoever is renewed first."""
+    """Each side trusts old and new certificates of the other, in either order of renewal."""
     maintain(tmp_path)
     old = (tls / "cloudkeeper/certificate.pem").read_bytes()
     late = NOW + timedelta(days=3250)

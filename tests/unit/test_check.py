@@ -1,4 +1,4 @@
-"""`appliance check --offline`: what the programs say becomes findings, and files are compared with each other."""
+"""`appliance check --offline`: findings of programs, and comparisons between files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ TOP = Path(__file__).parents[2]
 VERSION = "1.2.3"
 CASO, SENDER, SITE = "/etc/caso/caso.conf", "/etc/apel/sender.cfg", "/etc/sitebdii/site.cfg"
 STAND_IN = """#!/bin/sh
-# Called as docker-compose: answers a check as the file of the service's name tells, whose first use may be another.
+# Stands in for docker-compose: answers a check with the file of the service's name, or with the
+# file for its first check, if there is one.
 cd "$(dirname "$0")"
 for service in caso ssm cloudkeeper cloudbdii sitebdii cloudkeeper-os; do
   case " $* " in *" $service sh -c "*) break ;; esac
@@ -48,7 +49,7 @@ def value(section: str, option: str, text: str, path: str, line: int = 1) -> Val
     return Value(section, option, text, Path(path), line)
 
 
-# ------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what programs say
 
 
@@ -70,7 +71,7 @@ def problem(
 
 
 def test_each_line_of_a_program_is_a_finding_with_the_host_s_file_and_line() -> None:
-    """F-H6: warnings too, whatever becomes of the log file; what is said below a warning is none."""
+    """F-H6: warnings too, independent of the log file; lower levels are no findings."""
     answer = inside.read(
         "caso",
         said(
@@ -116,7 +117,7 @@ def test_a_program_that_fails_without_a_word_is_a_finding(
     assert words in str(finding)
 
 
-def test_two_programs_of_one_container_are_told_apart() -> None:
+def test_two_programs_of_one_container_are_distinguished() -> None:
     lines = said(problem(1, "a", "no"), status=2) + said(status=3)
     assert [one.text for one in inside.read("cloudbdii", lines).findings] == [
         "no",
@@ -207,7 +208,7 @@ def test_a_production_site_sends_to_no_test_federation(
     assert list(across.test_destinations(values, "private")) == []
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the command
 
 
@@ -331,13 +332,16 @@ def test_what_docker_compose_cannot_do_is_a_finding(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F-H10: nothing could be asked: 3; with another program that answers: 1."""
-    text = 'ERROR: for x  invalid mount config for type "bind": bind source path does not exist: /etc/caso/caso.conf\n'
+    text = (
+        'ERROR: for x  invalid mount config for type "bind": bind source path does not '
+        "exist: /etc/caso/caso.conf\n"
+    )
     (site.place / "caso.fails").write_text(text)
     status, (finding,) = site.check("caso", capsys=capsys)
     assert (status, finding["path"]) == (3, "/etc/caso/caso.conf")
     assert (
         finding["text"]
-        == "does not exist, and caso has it mounted; put it there, as scripts/install did"
+        == "does not exist, but caso mounts it; run scripts/install again, which writes the shipped file"
     )
     assert site.check("caso", "sitebdii", capsys=capsys)[0] == 1
 
@@ -348,7 +352,7 @@ def test_what_docker_compose_cannot_do_is_a_finding(
 def test_a_service_that_runs_in_the_host_s_network_can_be_checked(
     site: Site, network: str, project: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """F-H2: docker-compose would link the check to what runs, which the engine refuses in that network."""
+    """F-H2: in its own project, because the engine rejects links in the host's network."""
     path = f"etc/fedcloud/networks/{network}.yml"
     shutil.copy(TOP / path, site.root / path)
     site.write(
@@ -436,7 +440,7 @@ def test_vo_tables_that_contradict_each_other(
     assert list(across.vo_tables(host, layout, services=["cloudkeeper-os", "cloudbdii"])) == []
 
 
-# ---------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # certificates and lists
 
 
@@ -447,7 +451,7 @@ def test_vo_tables_that_contradict_each_other(
 def test_revocation_lists_that_nobody_fetches(
     tmp_path: Path, days: int, count: int, words: str
 ) -> None:
-    """C10.g, F-H6: found before there is anything to send; a directory of many files, broken ones among them."""
+    """C10.g, F-H6: in a directory with many files, broken ones among them."""
     directory = tmp_path / "etc/grid-security/certificates"
     directory.mkdir(parents=True)
     (directory / "0a1b2c3d.0").write_text("no certificate")
@@ -484,12 +488,13 @@ def test_docker_compose_s_own_words(line: str, expected: bool) -> None:
 def test_without_containers_the_program_is_asked_as_its_job_runs(
     site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F-H6: on a host that has no engine, too; the account may read neither this test's directory nor be needed."""
+    """F-H6: on a host without an engine; the account needs no access to the test's directory."""
     site.write("var/lib/fedcloud/runtime", "native\n")
     program = site.write("opt/fedcloud/current/bin/caso-extract", "")
     finding = json.dumps(problem(12, "site_name", "must be set"))
     program.write_text(
-        f"#!/bin/sh\ntest \"$*\" = '--check-config --log-json' || exit 9\necho '{finding}' >&2\nexit 2\n"
+        f"#!/bin/sh\ntest \"$*\" = '--check-config --log-json' || exit 9\necho '{finding}' "
+        f">&2\nexit 2\n"
     )
     program.chmod(0o755)
     command = native.command

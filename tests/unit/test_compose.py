@@ -1,4 +1,4 @@
-"""Which Compose a host has, by one setting, for every caller: 1.29.2, v2 and v5, program and plugin."""
+"""The Compose of a host, selected by one setting: 1.29.2, v2 and v5, program and plugin."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_each_place_is_found(place: str, tmp_path: Path) -> None:
 
 
 def test_a_plugin_of_root_alone_is_none(tmp_path: Path) -> None:
-    """F-H17: units do not see /root; jobs started by hand would have another Compose than services."""
+    """F-H17: units cannot see /root, so a plugin there would not be that of the services."""
     at(tmp_path, "/root/.docker/cli-plugins/docker-compose")
     program = at(tmp_path, "/usr/bin/docker-compose")
     assert compose.resolve("", tmp_path) == program
@@ -92,7 +92,10 @@ def test_v5_takes_every_command_line_of_ours(tmp_path: Path) -> None:
     compose_v5.install(program)
     host = settings.load(Layout(tmp_path))
     for words in (
-        "run --rm -T --no-deps --label a=b -v /a:/b:ro caso caso-extract --since 2026-11-01 --dry-run",
+        (
+            "run --rm -T --no-deps --label a=b -v /a:/b:ro caso caso-extract --since 2026-11-01 "
+            "--dry-run"
+        ),
         "up --no-build --no-color cloudbdii sitebdii",
         "rm -v -f cloudkeeper-os",
         "stop -t 8 sitebdii cloudbdii",
@@ -120,7 +123,7 @@ def test_what_is_asked_of_each_generation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("says", ["exit 1", "echo docker-compose", "echo oops >&2; exit 5"])
-def test_a_program_that_is_no_compose_is_told(says: str, tmp_path: Path) -> None:
+def test_a_program_that_is_no_compose_is_reported(says: str, tmp_path: Path) -> None:
     program = tmp_path / "docker-compose"
     program.write_text(f"#!/bin/sh\n{says}\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""`appliance configure`: one answer for each fact, in all files that need it, read back by other readers than ours."""
+"""`appliance configure`: each answer is in all files that need it, as other readers see them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ ANSWERS = {
     "email": "admin@cloud.test",
     "cores": "1024",
     "memory": "",
-    "lists": "https://TOKENTOKEN:x-oauth-basic@lists.test/vo/image.list https://lists.test/other.list",
+    "lists": "https://TOKENTOKEN:x-oauth-basic@lists.test/vo/image.list "
+    "https://lists.test/other.list",
 }
 
 
@@ -122,7 +123,7 @@ def test_every_answer_is_in_all_files_that_need_it(
 
 
 def test_what_nobody_was_asked_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comments, line numbers, owner and mode of every file; the manual counts lines of caso.conf."""
+    """Comments, line numbers, owner and mode of every file stay."""
     before = {path: path.read_text() for path in (root / "etc").rglob("*") if path.is_file()}
     (root / "etc/caso/caso.conf").chmod(0o640)
     assert configure(root, monkeypatch, ANSWERS) == 0
@@ -165,7 +166,7 @@ def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(
 def test_the_host_certificate_is_put_in_its_place(
     root: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    """The key beside the certificate is offered, before the one of the certificate that was there."""
+    """The key beside the new certificate is offered, not the one of the old certificate."""
     grid = root / "etc/grid-security"
     given = {"certificate": f"{root}/hostcert.pem", "key": key and f"{root}/{key}"}
     assert configure(root, monkeypatch, ANSWERS | given) == 0
@@ -214,7 +215,10 @@ def test_the_input_may_end_early(
 
 
 def test_a_list_of_shares_that_somebody_wrote_stays() -> None:
-    text = "compute:\n    shares:\n        mine:\n            auth:\n                project_id: 1\n    endpoints:\n"
+    text = (
+        "compute:\n    shares:\n        mine:\n            auth:\n                "
+        "project_id: 1\n    endpoints:\n"
+    )
     assert edit.set_shares(text, {"vo": "2"}) == text
 
 

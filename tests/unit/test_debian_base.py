@@ -1,4 +1,4 @@
-"""F-H8: what a build takes of Debian stays as it is until somebody asks for today's; then it says what changed."""
+"""F-H8: builds use the same Debian packages until --fresh, which prints the changes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def test_a_downloaded_package_has_the_day_of_its_changelog(tmp_path: Path) -> No
     """The header of the archive that a package is: dpkg-deb writes the changelog's time there."""
     tree = tmp_path / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
-    control = "Package: example\nVersion: 1:2.0-3\nArchitecture: all\nMaintainer: nobody\nDescription: example\n"
+    control = (
+        "Package: example\nVersion: 1:2.0-3\nArchitecture: all\nMaintainer: nobody\n"
+        "Description: example\n"
+    )
     (tree / "DEBIAN/control").write_text(control)
     # 2025-10-02 00:00 UTC
     environment = {"SOURCE_DATE_EPOCH": "1759363200", "PATH": "/usr/bin:/bin"}
@@ -138,7 +141,7 @@ class Terminal(io.StringIO):
 def test_a_step_says_that_it_begins_and_how_long_it_took(
     stream: io.StringIO, begin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a terminal the line is renewed while the step lasts; a file gets a line at the begin and one at the end."""
+    """On a terminal the line is redrawn while the step runs; a file gets two lines."""
     monkeypatch.setattr(progress, "_EVERY", 0.01)
     with progress.step("images", stream=stream) as detail:
         assert stream.getvalue().startswith(begin)

@@ -85,7 +85,7 @@ def test_on_is_the_default_and_another_word_an_error(engine: Engine, tmp_path: P
 
 
 def test_every_job_service_and_record_has_its_flow() -> None:
-    """The compose file says which services there are; the programs' own names are those of their records."""
+    """All services of the compose file and all programs with run records have a flow."""
     shipped = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
     flows = {name: inventory.flow_of_record("whatever", name) for name in shipped}
     assert flows == {
@@ -131,7 +131,7 @@ def test_a_job_that_is_off_starts_nothing_and_is_done(
 def test_status_is_green_whatever_was_before(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A failed run, an enabled unit without a container and a job that nothing starts: none of it matters when off."""
+    """A failed run, a missing container and an unscheduled job are no faults if the flow is off."""
     runs = Layout(tmp_path).runs
     failed = RunRecord("cloudkeeper")
     failed.fail("names no image list")
@@ -197,7 +197,7 @@ def test_schedule_says_off_and_asks_nobody_to_start_it(
 
 @pytest.mark.parametrize("unit", ["bdii", "cloudkeeper-os"])
 def test_a_unit_asks_before_it_starts(engine: Engine, tmp_path: Path, unit: str) -> None:
-    """systemd skips a unit whose condition ends with a status from 1 to 254; only `off` may do that."""
+    """systemd skips a unit if its condition ends with 1 to 254, so only an off flow may."""
     switch(tmp_path, engine, images="off")
     shipped = (TOP / f"systemd/{unit}.service").read_text()
     (line,) = re.findall(r"^ExecCondition=/bin/sh -c '(.*)'$", shipped, re.MULTILINE)

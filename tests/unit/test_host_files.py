@@ -1,4 +1,5 @@
-"""What is installed on the host beside the programs: tables of cron, units, rotation, places, wrappers.
+"""What is installed on the host beside the programs: tables of cron, units, rotation, places,
+wrappers.
 
 The judges are the programs that read the files there: systemd-analyze, systemd-tmpfiles, logrotate,
 sh.
@@ -23,10 +24,12 @@ TOP = Path(__file__).parents[2]
 TABLES = {
     "caso": "14 * * * * root /usr/local/bin/caso-extract.sh >> /var/log/caso.log 2>&1",
     "ssmsend": "30 */6 * * * root /usr/local/bin/ssm-send.sh >> /var/log/ssm.log 2>&1",
-    "cloudkeeper": "26 */4 * * * root /usr/local/bin/cloudkeeper.sh >> /var/log/cloudkeeper.log 2>&1",
-    "fedcloud-crl": "47 */6 * * * root /usr/local/bin/appliance run fetch-crl >> /var/log/fetch-crl.log 2>&1",
+    "cloudkeeper": "26 */4 * * * root /usr/local/bin/cloudkeeper.sh >> "
+    "/var/log/cloudkeeper.log 2>&1",
+    "fedcloud-crl": "47 */6 * * * root /usr/local/bin/appliance run fetch-crl >> "
+    "/var/log/fetch-crl.log 2>&1",
 }
-"""The lines of the manual of 2017, with its users and its log files, and one for revocation lists."""
+"""The lines of the manual of 2017, with its users and log files, and one for revocation lists."""
 TIMES = {
     "caso": [f"{hour:02}:14" for hour in range(24)],
     "ssmsend": ["00:30", "06:30", "12:30", "18:30"],
@@ -62,12 +65,12 @@ def run(
     )
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # cron
 
 
 def test_the_tables_are_those_of_the_manual() -> None:
-    """R12, R22, R34, R39: names, minutes and hours, user, log; D08: the manual and the host agree."""
+    """R12, R22, R34, R39, D08: names, times, users and log files are those of the manual."""
     assert {path.name for path in (TOP / "cron.d").iterdir()} == set(TABLES)
     for name, line in TABLES.items():
         assert line in (TOP / "cron.d" / name).read_text().splitlines()
@@ -75,8 +78,8 @@ def test_the_tables_are_those_of_the_manual() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_cron_reads_every_line_of_a_table(name: str) -> None:
-    """R22, D01: cron ignores files with a dot in their name, without a last newline, open to others; and it needs a
-    user.
+    """R22, D01: cron ignores files with a dot in their name, without a last newline, open to
+    others; and it needs a user.
     """
     path = TOP / "cron.d" / name
     assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
@@ -95,7 +98,7 @@ def test_cron_reads_every_line_of_a_table(name: str) -> None:
     assert "|| exit 0" not in job
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # wrappers
 
 
@@ -116,13 +119,13 @@ def test_a_wrapper_hands_on_its_arguments_and_the_exit_status(
     assert run("sh", copy).stdout == f"<run><{job}><-->"
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # systemd
 
 
 @pytest.fixture(scope="module")
 def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory of the units whose programs and other units are there, whatever this machine has."""
+    """Return a directory of the units with all programs and other units that they name."""
     directory = tmp_path_factory.mktemp("units")
     program = directory / "program"
     program.write_text("#!/bin/sh\n")
@@ -233,7 +236,7 @@ AS_ROOT = {
 
 @pytest.mark.parametrize("name", ["bdii", "cloudkeeper-os"])
 def test_a_service_s_unit_calls_the_command_step_by_step(name: str) -> None:
-    """R31, R32, R36, R38: what the steps do is tested where they are; a start lasts until it answers."""
+    """R31, R32, R36, R38: each step is in the unit, and a start lasts until the service answers."""
     unit = settings_of(f"{name}.service")
     command = "/usr/local/bin/appliance service"
     for key, step in STEPS.items():
@@ -248,7 +251,7 @@ def test_a_service_s_unit_calls_the_command_step_by_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bdii.service", "cloudkeeper-os.service"])
 def test_services_come_back_and_stop_in_time(name: str) -> None:
-    """R38, D15, D17: the unit is the backstop of the engine's own restarts, and no job has such a unit."""
+    """R38, D15, D17: the unit restarts docker-compose; no job has such a unit."""
     unit = settings_of(name)
     assert unit["Restart"] == ["always"]
     assert unit["StartLimitIntervalSec"] == ["0"]  # never given up
@@ -257,13 +260,13 @@ def test_services_come_back_and_stop_in_time(name: str) -> None:
     assert "Restart" not in settings_of("fedcloud-job@.service")
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # logs
 
 
 @pytest.fixture
 def rotation(tmp_path: Path) -> tuple[Path, Path]:
-    """Return a configuration of logrotate with the logs below a directory of the test's, and that directory."""
+    """Return a configuration of logrotate for a directory of the test, and that directory."""
     logs = tmp_path / "log"
     logs.mkdir(mode=0o755)
     text = (
@@ -306,13 +309,13 @@ def test_a_rotated_log_is_new_and_closed_to_others(
     assert len(list(logs.iterdir())) == 1 + 8
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # places
 
 
 def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> None:
-    """R10, R19, D10: the spools, the images' directory, the state, and the lock of cloudkeeper, which outlasts a
-    container.
+    """R10, R19, D10: the spools, the images' directory, the state, and the lock of cloudkeeper,
+    which outlasts a container.
     """
     for directory in ("etc", "var/log", "run/lock", "var/spool"):
         (tmp_path / directory).mkdir(parents=True)
@@ -352,7 +355,7 @@ def test_places_are_made_for_the_account_of_the_containers(tmp_path: Path) -> No
         assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o640, 4)
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # etc
 
 
@@ -426,7 +429,7 @@ def test_the_shipped_sender_sends_to_the_repository_of_today() -> None:
     assert not (TOP / "etc/apel/logging.cfg").exists()
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the table
 
 

@@ -1,4 +1,4 @@
-"""`appliance images` tells which images are missing before docker-compose fetches them from elsewhere."""
+"""`appliance images` reports missing images before docker-compose would fetch them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
 from tests.simulators.docker_engine import Engine
 
-ALL = {f"egifedcloud/{name}:1.2" for name in
-       ("cloudbdii", "sitebdii", "cloudkeeper-os", "caso", "ssm", "cloudkeeper", "cloud-info")}  # fmt: skip
+SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
+ALL = {
+    f"egifedcloud/{name}:1.2" for name in (*SERVICES, "caso", "ssm", "cloudkeeper", "cloud-info")
+}
 
 
 @pytest.fixture
@@ -47,14 +49,15 @@ def test_all_images_are_listed(
     assert dict(lines) == engine.images
 
 
-def test_what_is_missing_is_told(
+def test_what_is_missing_is_reported(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """R01: nothing is pulled by itself; docker-compose would."""
     del engine.images["egifedcloud/sitebdii:1.2"]
     assert images(tmp_path, "cloudbdii", "sitebdii") == 3
     assert capsys.readouterr().err == (
-        "appliance: egifedcloud/sitebdii:1.2: this image is not on the host; run scripts/install again, with the release"
+        "appliance: egifedcloud/sitebdii:1.2: this image is not on the host; run "
+        "scripts/install again, with the release"
         f" that {tmp_path}/var/lib/fedcloud/version names\n"
     )
     assert images(tmp_path, "cloudkeeper-os") == 0
@@ -66,7 +69,7 @@ def lock(root: Path, *lines: str) -> Path:
     return path
 
 
-def test_a_tag_that_was_moved_is_told(
+def test_a_tag_that_was_moved_is_reported(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # R01: what runs is what the bundle brought, whatever docker tag or another docker load has done
@@ -79,14 +82,16 @@ def test_a_tag_that_was_moved_is_told(
     engine.images[tag] = other
     assert images(tmp_path, "cloudbdii", "sitebdii") == 3
     assert capsys.readouterr().err == (
-        f"appliance: {tag}: the engine has sha256:bbbbbbbbbbbb, not sha256:aaaaaaaaaaaa as in {path};"
-        f" run scripts/install again, with the release that {tmp_path}/var/lib/fedcloud/version names\n"
+        f"appliance: {tag}: the engine has sha256:bbbbbbbbbbbb, not sha256:aaaaaaaaaaaa as in "
+        f"{path};"
+        " run scripts/install again, with the release that "
+        f"{tmp_path}/var/lib/fedcloud/version names\n"
     )
     assert images(tmp_path, "cloudbdii") == 0
 
 
 @pytest.mark.usefixtures("engine")
-def test_a_version_that_the_bundle_does_not_tell_of(tmp_path: Path) -> None:
+def test_a_version_that_the_bundle_lacks(tmp_path: Path) -> None:
     """A site may go back to images that it still has, or build its own."""
     lock(tmp_path, f"sitebdii egifedcloud/sitebdii:1.3 sha256:{'a' * 64}")
     assert images(tmp_path) == 0
@@ -105,7 +110,8 @@ def test_a_network_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[st
     env.write_text("FEDCLOUD_VERSION=1.2\nFEDCLOUD_NETWORK=brdige\n")
     assert images(tmp_path) == 2
     assert capsys.readouterr().err == (
-        f"appliance: {env}: FEDCLOUD_NETWORK: there is no {tmp_path}/etc/fedcloud/networks/brdige.yml; write bridge, host,"
+        f"appliance: {env}: FEDCLOUD_NETWORK: there is no "
+        f"{tmp_path}/etc/fedcloud/networks/brdige.yml; write bridge, host,"
         " or the name of a copy of one of these two\n"
     )
     (tmp_path / "etc/fedcloud/networks/brdige.yml").write_text("services: {}\n")
@@ -113,7 +119,7 @@ def test_a_network_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("engine")
-def test_a_misspelt_setting_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_setting_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env = tmp_path / "etc/fedcloud/appliance.env"
     env.write_text("FEDCLOUD_VERSION=1.2\nFEDCLOUD_NETWROK=host\nHTTP_PROXY=\nKEYSTONE=192.0.2.1\n")
     assert images(tmp_path) == 0
@@ -138,7 +144,7 @@ def test_the_engine_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_version_in_use_lies_in_the_state_directory(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What appliance.env says counts only where no installer has been; going back by hand is one line."""
+    """The version in appliance.env is used only if the installer has written no other."""
     version = tmp_path / "var/lib/fedcloud/version"
     version.parent.mkdir(parents=True)
     version.write_text("1.1\n")
@@ -148,7 +154,8 @@ def test_the_version_in_use_lies_in_the_state_directory(
     (warning,) = host.warnings
     env = tmp_path / "etc/fedcloud/appliance.env"
     assert str(warning) == (
-        f"{env}:1: FEDCLOUD_VERSION: is ignored: the version in use is 1.1, in {version}; remove this line"
+        f"{env}:1: FEDCLOUD_VERSION: is ignored: the version in use is 1.1, in {version}; "
+        "remove this line"
     )
     version.unlink()
     assert (

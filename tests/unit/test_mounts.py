@@ -74,7 +74,8 @@ def test_two_configurations_of_the_backend_are_refused(
     output = tmp_path / "mounts.env"
     assert main(["mounts", "--root", str(tmp_path), "--output", str(output)]) == 2
     assert capsys.readouterr().err == (
-        f"appliance: {tmp_path}{newer}: there is {tmp_path}{older} too; remove one, or name the other in "
+        f"appliance: {tmp_path}{newer}: there is {tmp_path}{older} too; remove one, or name "
+        "the other in "
         f"{tmp_path}/etc/fedcloud/appliance.env, such as FEDCLOUD_BACKEND_CONFIG={newer}\n"
     )
     assert not output.exists()

@@ -1,4 +1,4 @@
-"""README.md is what `scripts/bench firsthour` types: its commands exist, and its links lead somewhere."""
+"""README.md: its commands exist, and its links lead to pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_block_of_commands_is_known_to_the_bench() -> None:
 
 @pytest.mark.parametrize(("block", "line"), ON_HOST)
 def test_a_command_is_one_that_there_is(block: str, line: str) -> None:
-    """Verbs and options of ours are parsed as they stand there; those of scripts are in their help."""
+    """Verbs and options of our programs can be parsed; those of scripts are in their help."""
     assert block
     for part in line.split(" && "):
         words = shlex.split(part)

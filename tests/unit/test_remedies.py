@@ -194,7 +194,7 @@ def _where(finding: Mapping[str, Any]) -> str:
     return f"{finding['path']}:{finding['line']}" if finding["line"] else str(finding["path"])
 
 
-# ---------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # remedies
 
 
@@ -328,7 +328,7 @@ def carry_out(site: Site, line: str, value: str) -> None:
     pytest.fail(f"no remedy: {line}")
 
 
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # faults
 
 
@@ -405,7 +405,7 @@ def replaced(site: Site, text: str) -> str:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_remedy_helps(site: Site, name: str) -> None:
-    """F-H2, F-H4, F-H5, F-H6, F-H7, F-H12: once it is carried out nothing is found, nothing new either."""
+    """F-H2, F-H4, F-H5, F-H6, F-H7, F-H12: the remedy removes the finding and adds none."""
     planted = FAULTS[name]
     for file, old, new in planted.edits:
         site.edit(file, (replaced(site, old), replaced(site, new)))
@@ -449,7 +449,7 @@ def test_a_foreign_starter_s_line_is_the_one_to_remove(site: Site, name: str) ->
     assert path.read_text() == text.splitlines(keepends=True)[0]
 
 
-def test_jobs_that_nobody_starts_are_started_by_the_command_that_is_told(site: Site) -> None:
+def test_jobs_that_nothing_starts_are_started_by_the_remedy(site: Site) -> None:
     """F-H14."""
     for path in (site.root / "etc/cron.d").iterdir():
         path.rename(site.root / "etc/fedcloud/cron.d" / path.name)
@@ -478,7 +478,7 @@ def test_a_certificate_s_key_and_a_password_that_others_can_read(site: Site) -> 
 @pytest.mark.parametrize(
     "kind", ["file", "link", "element link", "element pipe", "element directory", "closed"]
 )
-def test_what_others_left_in_a_spool_is_dealt_with_by_the_command_that_is_told(kind: str) -> None:
+def test_what_others_left_in_a_spool_is_removed_by_the_remedy(kind: str) -> None:
     """F-H1, F-S4: the command goes through the shell as it is printed."""
     with foreign.open_to_all() as root:
         directory = root / "it's a spool"

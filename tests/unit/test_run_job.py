@@ -32,7 +32,8 @@ from tests.testbed import Authority
 TOP = Path(__file__).parents[2]
 VERSION = "1.2.3"
 STAND_IN = """#!/bin/sh
-# Called as docker-compose: notes arguments, environment and what the staged key is, then does what "behave" says.
+# Stands in for docker-compose: records arguments, environment and the staged key, and then behaves
+# as the file "behave" says.
 cd "$(dirname "$0")"
 behave=$(cat behave)
 echo "started $$" >>runs
@@ -143,7 +144,7 @@ def first_of_this_month() -> str:
 
 
 def test_a_first_extraction_does_not_read_the_usage_of_all_years(site: Site) -> None:
-    """F-H14: a rehearsal changes nothing; the first run keeps its date; the one that is kept counts."""
+    """F-H14: a dry run keeps no date, the first run does, and a kept date is used."""
     kept = site.root / "var/lib/fedcloud/since"
     assert site.run("caso", "--", "--dry-run").returncode == 0
     assert not kept.exists()
@@ -155,7 +156,7 @@ def test_a_first_extraction_does_not_read_the_usage_of_all_years(site: Site) -> 
 
 
 def test_a_start_runs_both_jobs_of_accounting_in_one_process(site: Site) -> None:
-    """The first run's signals, log and record leave the second one its own; the extraction comes first."""
+    """The second run in one process has its own signals, log and record; extraction comes first."""
     settings = site.root / "etc/fedcloud/appliance.yaml"
     settings.write_text(f"{settings.read_text()}flows: {{information: off, images: off}}\n")
     tables = site.root / "etc/fedcloud/cron.d"
@@ -355,7 +356,7 @@ def test_other_jobs_do_not_wait_for_it(site: Site) -> None:
 
 
 def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
-    """R21: a copy of the key, 0400 of the containers' account, gone afterwards; the key itself stays root's."""
+    """R21: a copy with mode 0400 for fedcloud, removed afterwards; the key itself stays root's."""
     assert site.run("ssmsend").returncode == 0
     assert site.told("keys") == ["400 1999 1999"]
     grid = site.root / "etc/grid-security"
@@ -451,7 +452,7 @@ def test_certificate_and_key_in_one_file(site: Site) -> None:
     assert site.volumes() == [f"{site.root}/run/fedcloud/keys/ssmsend:{both}:ro"]
 
 
-def test_what_is_no_path_the_job_itself_tells(site: Site) -> None:
+def test_what_is_no_path_the_job_itself_reports(site: Site) -> None:
     config = site.root / "etc/apel/sender.cfg"
     config.parent.mkdir()
     config.write_text("[certificates]\ncertificate: hostcert.pem\nserver_cert:\n")
@@ -486,7 +487,8 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
     (grid / "hostcert.pem").rename(grid / "ck.pem")
     with path.open("a") as config:
         config.write(
-            "  certificate: /etc/grid-security/ck.pem\n  backend:\n    certificate: /etc/ck/peer.pem\n"
+            "  certificate: /etc/grid-security/ck.pem\n  backend:\n    certificate: "
+            "/etc/ck/peer.pem\n"
         )
     (site.root / "etc/ck").mkdir()
     (site.root / "etc/ck/peer.pem").write_text("what the backend must prove to be")
@@ -497,7 +499,7 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
     ]
 
 
-def test_a_certificate_that_the_containers_cannot_read_is_told(site: Site) -> None:
+def test_a_certificate_that_the_containers_cannot_read_is_reported(site: Site) -> None:
     """R09: the wrapper is root and would not notice."""
     certificate = site.root / "etc/grid-security/hostcert.pem"
     certificate.chmod(0o600)
@@ -536,7 +538,7 @@ def test_a_key_of_another_certificate_is_refused(site: Site, pki: Authority) -> 
 
 
 @pytest.mark.parametrize("name", ["hostcert.pem", "hostkey.pem"])
-def test_a_host_without_a_certificate_is_told_where_it_belongs(site: Site, name: str) -> None:
+def test_a_host_without_a_certificate_is_reported_where_it_belongs(site: Site, name: str) -> None:
     path = site.root / "etc/grid-security" / name
     path.unlink()
     shown = site.run("ssmsend")
@@ -558,7 +560,7 @@ def test_an_expired_certificate_is_refused_and_nothing_is_sent(site: Site, pki: 
     assert site.runs == []
 
 
-def test_a_certificate_that_peers_may_not_trust_is_told(site: Site, tmp_path: Path) -> None:
+def test_a_certificate_that_peers_may_not_trust_is_reported(site: Site, tmp_path: Path) -> None:
     """R09: its chain."""
     stranger = Authority.create(tmp_path / "stranger", subject="/DC=org/DC=stranger/CN=Stranger CA")
     host = stranger.issue("ssm.example.org")
@@ -750,14 +752,14 @@ def test_an_engine_that_does_not_listen_is_one_line(site: Site) -> None:
     assert "Traceback" not in shown.stderr
 
 
-def test_a_missing_image_is_told_and_never_pulled(site: Site) -> None:
+def test_a_missing_image_is_reported_and_never_pulled(site: Site) -> None:
     """R01, D09: nothing is pulled implicitly."""
     site.engine.images.clear()
     shown = site.run("caso")
     assert shown.returncode == 3
     assert (
-        f"egifedcloud/caso:{VERSION}: this image is not on the host; run scripts/install again, with the release that"
-        in shown.stderr
+        f"egifedcloud/caso:{VERSION}: this image is not on the host; run scripts/install "
+        f"again, with the release that" in shown.stderr
     )
     assert site.runs == []
 
@@ -769,14 +771,14 @@ def test_another_image_by_the_same_tag_is_never_run(site: Site) -> None:
     shown = site.run("caso")
     assert shown.returncode == 3
     assert (
-        f"egifedcloud/caso:{VERSION}: the engine has sha256:1, not sha256:aaaaaaaaaaaa as in {path}; "
-        in shown.stderr
+        f"egifedcloud/caso:{VERSION}: the engine has sha256:1, not sha256:aaaaaaaaaaaa as in "
+        f"{path}; " in shown.stderr
     )
     assert (site.runs, site.record("caso")["status"]) == ([], 3)
     assert site.run("ssmsend").returncode == 0
 
 
-def test_missing_files_are_told_together(site: Site) -> None:
+def test_missing_files_are_reported_together(site: Site) -> None:
     etc = site.root / "etc/fedcloud"
     (etc / "docker-compose.yml").unlink()
     (etc / "appliance.env").unlink()
@@ -797,12 +799,12 @@ def test_without_a_version_the_line_says_where_it_belongs(site: Site) -> None:
     shown = site.run("caso")
     assert shown.returncode == 2
     assert (
-        "var/lib/fedcloud/version: does not exist, which says the version of the images; run"
+        "var/lib/fedcloud/version: does not exist, but holds the version of the images; run"
         in shown.stderr
     )
 
 
-def test_wrong_settings_are_told_with_their_line(site: Site) -> None:
+def test_wrong_settings_are_reported_with_their_line(site: Site) -> None:
     path = site.root / "etc/fedcloud/appliance.yaml"
     path.write_text(path.read_text() + "timeouts:\n  caso: soon\n  ssmsnd: 3\n")
     shown = site.run("caso")
@@ -851,7 +853,7 @@ def test_fetch_crl_runs_on_the_host_and_its_failure_shows(site: Site) -> None:
 
 
 def test_fetch_crl_goes_through_the_proxy_of_the_site(site: Site) -> None:
-    """It reads no environment unless it is told to; a proxy of its own configuration stays if the site has none."""
+    """fetch-crl needs a flag to read its environment; without a proxy its own setting counts."""
     from appliance.admin import settings
     from appliance.admin.run.run import through_proxy
     from appliance.core.run.layout import Layout
@@ -859,7 +861,8 @@ def test_fetch_crl_goes_through_the_proxy_of_the_site(site: Site) -> None:
     assert through_proxy(settings.load(Layout(site.root))) == []
     path = site.root / "etc/fedcloud/appliance.env"
     path.write_text(
-        f"{path.read_text()}HTTP_PROXY=http://u:p%24@proxy.example.org:3128\nHTTPS_PROXY=\nNO_PROXY=x.org\n"
+        f"{path.read_text()}HTTP_PROXY=http://u:p%24@proxy.example.org:3128\nHTTPS_PROXY=\n"
+        "NO_PROXY=x.org\n"
     )
     host = settings.load(Layout(site.root))
     assert host.proxies == {
@@ -885,14 +888,24 @@ def test_length_of_limits() -> None:
     [
         (
             (
-                "ERROR: for fedcloud_caso_run  Cannot create container for service caso: invalid mount config for type"
+                "ERROR: for fedcloud_caso_run  Cannot create container for service caso: "
+                "invalid mount config for type"
                 ' "bind": bind source path does not exist: /etc/caso/caso.conf'
             ),
-            "/etc/caso/caso.conf: does not exist, and caso has it mounted; put it there, as scripts/install did",
+            (
+                "/etc/caso/caso.conf: does not exist, but caso mounts it; "
+                "run scripts/install again, which writes the shipped file"
+            ),
         ),
         (
-            'Error response from daemon: invalid mount config for type "bind": bind source path does not exist: /etc/voms.json',
-            "/etc/voms.json: does not exist, and caso has it mounted; put it there, as scripts/install did",
+            (
+                'Error response from daemon: invalid mount config for type "bind": bind source '
+                "path does not exist: /etc/voms.json"
+            ),
+            (
+                "/etc/voms.json: does not exist, but caso mounts it; "
+                "run scripts/install again, which writes the shipped file"
+            ),
         ),
         (
             "Couldn't connect to Docker daemon at http+docker://localhost - is it running?",
@@ -900,14 +913,17 @@ def test_length_of_limits() -> None:
         ),
         (
             "ERROR: for caso  toomanyrequests: slow down",
-            "caso: its container cannot be started: toomanyrequests: slow down; see systemctl status docker",
+            (
+                "caso: its container cannot be started: toomanyrequests: slow down; see systemctl "
+                "status docker"
+            ),
         ),
     ],
 )
 def test_a_failure_of_docker_compose_is_not_the_program_s(
     site: Site, words: str, line: str
 ) -> None:
-    """F-H10: status 3, one line of ours, in the record too; never "partly", nor docker's raw words."""
+    """F-H10: status 3 and one line, also in the record, instead of docker-compose's raw output."""
     (site.place / "words").write_text(f"Creating fedcloud_caso_run ... \n{words}\n")
     site.behave("cat words >&2; exit 1")
     done = site.run("caso")
@@ -920,7 +936,7 @@ def test_a_failure_of_docker_compose_is_not_the_program_s(
 
 
 def test_what_a_program_says_that_looks_like_docker_compose_s_is_the_program_s(site: Site) -> None:
-    """F-H10, F-H12: the engine knows that it has run; and docker-compose's own words around it are left out."""
+    """F-H10, F-H12: the engine knows that the program ran; docker-compose's lines are dropped."""
     site.engine.events = [
         {"Type": "container", "Action": "die", "Actor": {"Attributes": {"exitCode": "1"}}}
     ]

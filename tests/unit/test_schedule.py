@@ -1,4 +1,4 @@
-"""Who starts the jobs: tables of cron and timers of systemd, never both. Timers are enabled by systemctl itself."""
+"""The starters of jobs: tables of cron or timers of systemd, never both."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def test_what_would_start_a_job_twice_is_refused(
     (root / path).chmod(0o600)
     assert schedule(root, "systemd") == 2
     assert capsys.readouterr().err == (
-        f"appliance: {root}/{path}:{line}: starts the job {job} beside the appliance; remove this line\n"
+        f"appliance: {root}/{path}:{line}: starts the job {job} beside the appliance; remove "
+        "this line\n"
     )
     assert (tables(root) != [], timers(root)) == (True, [])
     assert schedule(root) == 1
@@ -143,7 +144,7 @@ def test_a_table_that_counts_is_not_replaced_by_one_that_waits(root: Path) -> No
     assert "5 * * * * root" in counts.read_text()
 
 
-def test_a_missing_table_is_told_before_anything_changes(
+def test_a_missing_table_is_reported_before_anything_changes(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert schedule(root, "systemd") == 0
@@ -192,7 +193,9 @@ def test_what_an_upgrade_puts_beside_a_table_is_no_table(
     assert "!" not in capsys.readouterr().out
 
 
-def test_lines_that_end_in_cr_lf_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_that_end_in_cr_lf_are_reported(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # cron takes the file, and sh cannot open the log "1\r"
     table = root / "etc/cron.d/caso"
     text = table.read_text()
@@ -201,11 +204,14 @@ def test_lines_that_end_in_cr_lf_are_told(root: Path, capsys: pytest.CaptureFixt
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     number = len(text.splitlines())
     assert told == [
-        f"! {table}:{number}: lines end in CR LF, and cron passes CR to the shell; sed -i 's/\\r$//' {table}"
+        (
+            f"! {table}:{number}: lines end in CR LF, and cron passes CR to the shell; sed -i "
+            f"'s/\\r$//' {table}"
+        )
     ]
 
 
-def test_a_missing_timer_is_told_before_anything_changes(
+def test_a_missing_timer_is_reported_before_anything_changes(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "etc/systemd/system/fedcloud-job@ssmsend.timer").unlink()
@@ -217,7 +223,7 @@ def test_a_missing_timer_is_told_before_anything_changes(
     assert (tables(root), timers(root)) == (TABLES, [])
 
 
-def test_what_cron_ignores_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cron_ignores_is_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """R22, D01: cron says nothing of the first, and of the others only in syslog."""
     directory = root / "etc/cron.d"
     good = (directory / "caso").read_text()
@@ -231,17 +237,29 @@ def test_what_cron_ignores_is_told(root: Path, capsys: pytest.CaptureFixture[str
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"! {root}")]
     last = len((directory / "ssmsend").read_text().splitlines())
     assert told == [
-        f"! {directory}/caso.cron: cron ignores it for its name; rename it to letters, digits, - and _ only",
-        f"! {directory}/cloudkeeper: cron ignores it, because others can write to it; chmod 0644 {directory}/cloudkeeper",
-        f"! {directory}/fedcloud-crl:1: the sixth field must be the user; write root before the command",
+        (
+            f"! {directory}/caso.cron: cron ignores it for its name; rename it to letters, digits, "
+            "- and _ only"
+        ),
+        (
+            f"! {directory}/cloudkeeper: cron ignores it, because others can write to it; chmod "
+            f"0644 {directory}/cloudkeeper"
+        ),
+        (
+            f"! {directory}/fedcloud-crl:1: the sixth field must be the user; write root before "
+            "the command"
+        ),
         f"! {directory}/fedcloud-crl:1: a % ends the command for cron; write \\%",
-        f"! {directory}/ssmsend:{last}: cron ignores the whole file, because its last line has no newline; add one",
+        (
+            f"! {directory}/ssmsend:{last}: cron ignores the whole file, because its last line has "
+            "no newline; add one"
+        ),
     ]
     (directory / "caso").write_text(good)
     (directory / "caso").chmod(0o644)
 
 
-def test_somebody_else_s_table_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_somebody_else_s_table_is_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import os
 
     os.chown(root / "etc/cron.d/caso", 1999, 1999)
@@ -252,7 +270,7 @@ def test_somebody_else_s_table_is_told(root: Path, capsys: pytest.CaptureFixture
     )
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # reach
 
 
@@ -275,7 +293,7 @@ def reaches(out: str) -> list[str]:
 def test_how_far_back_the_first_extraction_reaches(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """F-H14: this month by itself, kept, so that no later month counts when the first run is late."""
+    """F-H14: the first day of this month, kept, so that a late first run does not start later."""
     assert schedule(root, "--show") == 0
     assert reaches(capsys.readouterr().out) == [
         f"{WITHOUT} 2026-11-01 00:00+00:00 or later, each from its creation"
@@ -324,7 +342,8 @@ def test_what_caso_conf_says_of_all_runs_counts(
     """F-H14."""
     path = root / "etc/caso/caso.conf"
     path.write_text(
-        "[keystone_auth]\nextract_from = 1\n[DEFAULT]\n# extract_from = 2\nextract_from = 2026-01-01\n"
+        "[keystone_auth]\nextract_from = 1\n[DEFAULT]\n# extract_from = 2\nextract_from = "
+        "2026-01-01\n"
     )
     schedule(root, "--show")
     assert reaches(capsys.readouterr().out) == [
@@ -344,7 +363,7 @@ def test_what_is_no_date_of_the_past_is_refused(
     assert (tables(root), timers(root)) == (TABLES, [])
 
 
-def test_a_kept_date_that_somebody_broke_is_told(
+def test_a_kept_date_that_somebody_broke_is_reported(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = root / "var/lib/fedcloud/since"

@@ -1,4 +1,4 @@
-"""The steps of the services' units, with a program in docker-compose's place that writes down how it was called."""
+"""The steps of the services' units, with a stand-in for docker-compose that records its calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ VERSION = "1.2.3"
 BACKEND = "/etc/cloudkeeper/cloudkeeper-os.conf"
 SERVICES = {"bdii": ["cloudbdii", "sitebdii"], "cloudkeeper-os": ["cloudkeeper-os"]}
 STAND_IN = """#!/bin/sh
-# Called as docker-compose. A check answers with the lines of answer-SERVICE, and ends as they tell: an error is 2.
+# Stands in for docker-compose. A check prints the lines of answer-SERVICE; its exit status is 2 if
+# one of them is an error.
 cd "$(dirname "$0")"
 for service in cloudbdii sitebdii cloudkeeper-os; do
   case " $* " in
@@ -156,7 +157,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.mark.parametrize("unit", SERVICES)
 def test_a_start_removes_what_has_ended_and_leaves_what_runs(site: Site, unit: str) -> None:
-    """R31, R38: the engine may have started a container again; `rm` has no -s, and `up` attaches to it."""
+    """R31, R38: `rm` has no -s, so a container that the engine restarted stays; `up` attaches."""
     assert site.step("prepare", unit) == 0
     assert site.calls() == [f"rm -v -f {' '.join(SERVICES[unit])}"]
 
@@ -203,7 +204,7 @@ def test_the_backend_does_not_start_with_a_doubtful_configuration(
 
 @pytest.mark.parametrize("unit", SERVICES)
 def test_the_unit_s_main_process_is_docker_compose(site: Site, unit: str) -> None:
-    """R31, R38: systemd watches the process that it started; its environment is nobody's but the site's."""
+    """R31, R38: docker-compose is the unit's main process, with the site's environment only."""
     command = [
         sys.executable,
         "-m",
@@ -262,7 +263,7 @@ def test_a_stop_leaves_alone_what_the_engine_has_started_again(
 def test_half_a_start_leaves_nothing(
     site: Site, monkeypatch: pytest.MonkeyPatch, status: str, expected: list[str]
 ) -> None:
-    """R32: docker-compose ends with 1 when one of the two does not start; no later stop would reach the other."""
+    """R32: docker-compose ends with 1 if one of two services does not start; both are stopped."""
     monkeypatch.setenv("EXIT_CODE", "exited")
     monkeypatch.setenv("EXIT_STATUS", status)
     assert site.step("clean", "bdii") == 0
@@ -317,13 +318,16 @@ def test_what_passed_and_came_up_is_kept_and_not_checked_again(site: Site) -> No
 def test_a_start_with_a_bad_configuration_takes_the_copy_that_passed_last(
     site: Site, unit_status: socket.socket, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """F-H2: and says so with file and line in the unit's status, the journal, `appliance status` and its logs."""
+    """F-H2: with file and line in the unit's status, the journal, `appliance status` and logs."""
     site.come_up("cloudkeeper-os")
     (site.root / "etc/cloudkeeper/cloudkeeper-os.conf").write_text("[DEFAULT]\nKEY = soon\n")
     site.answer("cloudkeeper-os", "'soon' is not allowed; write a number")
     capsys.readouterr()
     assert site.step("prepare", "cloudkeeper-os") == 0
-    words = f"{BACKEND}:2: KEY: 'soon' is not allowed; write a number; then systemctl restart cloudkeeper-os"
+    words = (
+        f"{BACKEND}:2: KEY: 'soon' is not allowed; write a number; then systemctl restart "
+        "cloudkeeper-os"
+    )
     assert words in capsys.readouterr().err
     assert site.runs("cloudkeeper-os").returncode == 0
     assert site.calls()[-1] == "-f cloudkeeper-os.yml up --no-build --no-color cloudkeeper-os"
@@ -360,7 +364,10 @@ def test_without_a_copy_the_start_ends_with_a_status_that_is_not_restarted(
     site.answer("cloudkeeper-os", "must be set")
     assert site.step("prepare", "cloudkeeper-os") == 0
     assert site.runs("cloudkeeper-os").returncode == 78
-    line = f"cloudkeeper-os: does not run: {BACKEND}:2: KEY: must be set; then systemctl restart cloudkeeper-os"
+    line = (
+        f"cloudkeeper-os: does not run: {BACKEND}:2: KEY: must be set; then systemctl "
+        "restart cloudkeeper-os"
+    )
     assert last_status(unit_status) == line
     assert line in capsys.readouterr().err
     assert [call for call in site.calls() if " up " in f" {call} "] == []
@@ -395,7 +402,7 @@ def test_the_main_process_ends_before_the_start_fails(site: Site) -> None:
 def test_the_resource_level_comes_up_though_the_site_level_cannot(
     site: Site, unit_status: socket.socket
 ) -> None:
-    """F-H2: the unit fails with the line, and the engine runs the other; the other way round the unit runs."""
+    """F-H2: the unit fails with the line, the engine runs the other service; or the unit runs."""
     site.answer("sitebdii", "is still the placeholder '@example.com'")
     assert site.step("prepare", "bdii") == 0
     assert site.calls() == [
@@ -439,7 +446,10 @@ def test_a_reload_with_a_bad_configuration_touches_nothing(
     site.answer("cloudkeeper-os", "must be set", "and this")
     assert site.step("reload", "cloudkeeper-os") == 2
     assert site.calls() == []
-    refused = f"a reload failed: {BACKEND}:2: KEY: must be set; runs with the configuration in /etc, which passed"
+    refused = (
+        f"a reload failed: {BACKEND}:2: KEY: must be set; runs with the configuration "
+        "in /etc, which passed"
+    )
     assert last_status(unit_status).startswith(refused)
     said = capsys.readouterr().err.splitlines()
     assert f"appliance: {BACKEND}:2: KEY: must be set" in said
@@ -508,13 +518,13 @@ def test_a_configuration_with_links_and_odd_files_is_kept_as_the_container_sees_
     assert [path.name for path in copy.parent.iterdir() if not path.is_symlink()] == [second.digest]
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # appliance restart
 
 
 @pytest.fixture
 def systemctl(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have a program in systemctl's place, for which every unit is active; return the file of its calls."""
+    """Put a stand-in in place of systemctl, with all units active; return the file of its calls."""
     program = site.place / "systemctl"
     program.write_text(f'#!/bin/sh\necho "$@" >>{site.place}/systemctl-calls\n')
     program.chmod(0o755)
@@ -534,8 +544,8 @@ def test_a_restart_with_a_bad_configuration_touches_nothing(
         assert main(["restart", name, "--root", str(site.root)]) == 2
         said = capsys.readouterr().err
         assert (
-            "appliance: /etc/sitebdii/site.cfg:2: KEY: is still the placeholder '@example.com'; write"
-            in said
+            "appliance: /etc/sitebdii/site.cfg:2: KEY: is still the placeholder "
+            "'@example.com'; write" in said
         )
         assert said.endswith("nothing was changed; the running services continue\n")
     assert [line for line in systemctl.read_text().splitlines() if "is-active" not in line] == []

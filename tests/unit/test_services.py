@@ -78,7 +78,10 @@ def test_a_compose_that_is_too_old_is_reported(
     program = tmp_path / "docker-compose"
     compose_v5.install(program, version="1.25.0")
     assert status(tmp_path) == 1
-    told = f"  ! {program}: is Compose 1.25.0; 1.29 is the oldest that works; install Compose: apt-get install "
+    told = (
+        f"  ! {program}: is Compose 1.25.0; 1.29 is the oldest that works; install "
+        "Compose: apt-get install "
+    )
     assert told in capsys.readouterr().out
 
 
@@ -94,7 +97,7 @@ def test_podman_s_socket_is_named_as_unsupported(
     )
 
 
-def test_what_is_not_well_is_told_with_what_its_check_said(
+def test_what_is_not_well_is_reported_with_what_its_check_said(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add(engine, "sitebdii", "unhealthy", said="ldap_sasl_bind: Can't contact\nLDAP server")
@@ -111,8 +114,8 @@ def test_what_is_not_well_is_told_with_what_its_check_said(
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
     assert (
-        "  ! sitebdii: running unhealthy: ldap_sasl_bind: Can't contact LDAP server; see appliance logs sitebdii\n"
-        in shown
+        "  ! sitebdii: running unhealthy: ldap_sasl_bind: Can't contact LDAP server; see "
+        "appliance logs sitebdii\n" in shown
     )
     # F-H12: what the check said is of the time when it ran
     assert "  ! cloudbdii: exited with exit status 2; see systemctl status bdii\n" in shown
@@ -280,10 +283,10 @@ def test_a_name_of_bridges_that_the_kernel_would_not_take(
     assert "write at most 10 lower-case letters and digits" in capsys.readouterr().err
 
 
-def test_who_can_connect_is_told(
+def test_who_can_connect_is_reported(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """F-H9, F-H15: the address, whether the host's firewall counts, and what the public BDII may connect to."""
+    """F-H9, F-H15: the address, whether INPUT rules apply, and the outgoing connections."""
     add(engine, "sitebdii", "healthy")
     networks = tmp_path / "etc/fedcloud/networks"
     networks.mkdir()
@@ -294,12 +297,12 @@ def test_who_can_connect_is_told(
     assert status(tmp_path) == 1
     shown = capsys.readouterr().out
     assert (
-        "sitebdii: clients connect to port 2170 of all addresses, published by the engine; INPUT rules"
-        in shown
+        "sitebdii: clients connect to port 2170 of all addresses, published by the engine; "
+        "INPUT rules" in shown
     )
     assert (
-        "! sitebdii may connect to anything: iptables: the chain NOSUCH-BDII is missing or incomplete"
-        in shown
+        "! sitebdii may connect to anything: iptables: the chain NOSUCH-BDII is missing or "
+        "incomplete" in shown
     )
     assert "repair it with: appliance firewall up" in shown
     environment.write_text("FEDCLOUD_NETWORK=host\nFEDCLOUD_BDII_LISTEN=[2001:db8::1]:2171\n")
@@ -324,7 +327,7 @@ def test_who_can_connect_is_told(
 @pytest.mark.parametrize(
     "text", ["2170", "localhost:2170", "192.0.2.1:0", "2001:db8::1:2170", "192.0.2.1:70000"]
 )
-def test_an_address_that_is_none_is_told(
+def test_an_address_that_is_none_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     """F-H9."""
@@ -333,6 +336,7 @@ def test_an_address_that_is_none_is_told(
     path.write_text(f"FEDCLOUD_BDII_LISTEN={text}\n")
     assert status(tmp_path) == 2
     assert capsys.readouterr().err == (
-        f"appliance: {path}:1: FEDCLOUD_BDII_LISTEN: {text!r} is not allowed; write ADDRESS:PORT, such as "
+        f"appliance: {path}:1: FEDCLOUD_BDII_LISTEN: {text!r} is not allowed; write "
+        "ADDRESS:PORT, such as "
         "192.0.2.10:2170 or [2001:db8::10]:2170\n"
     )

@@ -36,7 +36,7 @@ def test_every_stage_stands_on_the_base_that_is_given() -> None:
 
 
 def test_a_service_or_a_job_for_every_image() -> None:
-    """R01, R25, R28, D17: the names of the images, with a version that the site's settings must name; jobs do not come back."""
+    """R01, R25, R28, D17: names of the images, a mandatory version, and no restart of jobs."""
     assert set(SERVICES) == set(contents.IMAGES)
     for name, service in SERVICES.items():
         assert service["image"].startswith(f"egifedcloud/{name}:${{FEDCLOUD_VERSION:?")
@@ -76,7 +76,7 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
 
 
 def test_only_the_frontend_meets_the_backend() -> None:
-    """F-H4: the directory of the socket is in two containers, in one of them read-only; nothing is published."""
+    """F-H4: two containers mount the socket's directory, one read-only; no port is published."""
     meeting = {
         name: bool(mount.get("read_only"))
         for name, service in SERVICES.items()
@@ -92,7 +92,7 @@ def test_only_the_frontend_meets_the_backend() -> None:
 
 
 def test_the_proxy_s_password_is_in_no_container_that_has_no_use_for_it() -> None:
-    """And nobody gets the proxy of root's docker client: each variable is set, if only to nothing."""
+    """Nor does any container get the proxy of root's docker client: each variable is set."""
     names = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
     for name, service in SERVICES.items():
         given = {variable: str(service["environment"][variable]) for variable in names}
@@ -104,7 +104,7 @@ def test_the_proxy_s_password_is_in_no_container_that_has_no_use_for_it() -> Non
 
 
 def test_no_two_containers_write_to_one_place_but_for_what_they_hand_on() -> None:
-    """D02: state and run records of each are its own; the spool is what caso fills and ssm empties."""
+    """D02: each has its own state and run records; caso fills the spool that ssm empties."""
     writers: dict[str, list[str]] = {}
     for name, service in SERVICES.items():
         for mount in service["volumes"]:
@@ -123,7 +123,7 @@ def test_no_two_containers_write_to_one_place_but_for_what_they_hand_on() -> Non
 @pytest.mark.parametrize(
     "endpoint", ["2171", "localhost:2171", "127.0.0.1:0", "127.0.0.1:66000", ":2171"]
 )
-def test_an_endpoint_that_is_none_is_told(endpoint: str) -> None:
+def test_an_endpoint_that_is_none_is_reported(endpoint: str) -> None:
     program = Path(sys.executable).with_name("bdii-update")
     command: list[str | Path] = [program, "-c", "/nonexistent", "--listen", endpoint]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)

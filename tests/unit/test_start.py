@@ -1,4 +1,4 @@
-"""`appliance start`: the commands of an administrator in their order, each printed, none for a flow that is off."""
+"""`appliance start`: the commands in order, each printed, none for a flow that is off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who else starts a job of the appliance: what this host may have beside the appliance's tables and timers."""
+"""Starters of jobs on a host, other than the appliance's tables and timers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ STARTERS = {
     ),
     "docker run": (
         "var/spool/cron/crontabs/root",
-        "MAILTO=root\n30 */6 * * * /usr/bin/docker run --rm -v /etc/apel:/etc/apel egifedcloud/ssm:2.4.1 ssmsend\n",
+        (
+            "MAILTO=root\n30 */6 * * * /usr/bin/docker run --rm -v /etc/apel:/etc/apel "
+            "egifedcloud/ssm:2.4.1 ssmsend\n"
+        ),
         2,
         "ssmsend",
     ),
@@ -255,7 +258,7 @@ def test_a_run_refuses_while_somebody_else_starts_the_job(root: Path) -> None:
 def test_a_line_of_an_earlier_release_goes_on_until_the_appliance_starts_the_job(
     root: Path,
 ) -> None:
-    """F-R20: root's table of 2019 to 2022 calls our command by now; beside our table it is one too many."""
+    """F-R20: root's table of 2019 to 2022 calls our command now; with our table it runs twice."""
     put(root, "var/spool/cron/crontabs/root", f"14 */4 * * * {CASO}\n")
     assert not refuses(root, "caso")
     put(root, "etc/cron.d/caso", f"14 * * * * root {CASO}\n")

@@ -83,7 +83,7 @@ def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFi
 def test_records_of_containers_stand_beside_those_of_jobs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each container has a directory of its own; none of them replaces what root has written, nor stops who looks."""
+    """Each container has its own directory; no record replaces root's or stops the command."""
     runs = Layout(tmp_path).runs
     job = RunRecord("job-caso")
     job.fail("stopped by its time limit")
@@ -125,7 +125,7 @@ def test_foreign_files_among_the_records_hide_none(
     assert len(json.loads(capsys.readouterr().out)["unusable"]) == len(made) + 1
 
 
-def test_what_does_not_start_the_jobs_is_told_as_by_schedule(
+def test_what_does_not_start_the_jobs_is_reported_as_by_schedule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D01: all runs may have been good, up to the day when cron began to ignore a table."""
@@ -150,7 +150,10 @@ def test_what_does_not_start_the_jobs_is_told_as_by_schedule(
         "both cron and systemd start cloudkeeper: choose one with appliance schedule cron|systemd",
         f"{caso}: cron ignores it, because others can write to it; chmod 0644 {caso}",
         f"{caso}.local: cron ignores it for its name; rename it to letters, digits, - and _ only",
-        f"{ssmsend}:{last}: cron ignores the whole file, because its last line has no newline; add one",
+        (
+            f"{ssmsend}:{last}: cron ignores the whole file, because its last line has no newline; "
+            "add one"
+        ),
     ]
     assert main(["status", "--root", str(tmp_path)]) == 1
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")] == [
@@ -176,7 +179,7 @@ def test_a_verb_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_age_of_the_images_is_shown_and_a_warning_after_thirty_days(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], days: int, status: int
 ) -> None:
-    """F-H8: by the day on which Debian's archive offered what is in them, as the bundle's images.lock says."""
+    """F-H8: the day is that of images.lock, on which Debian's archive had the packages."""
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     lock = tmp_path / "etc/fedcloud/images.lock"
     lock.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`appliance wait` and `appliance bdii wait` give up with the reason as soon as nothing will come of it."""
+"""`appliance wait` and `appliance bdii wait` end early if the service cannot start."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_end_of_what_has_it_run_ends_the_waiting(
 
 
 class _Everything(socketserver.BaseRequestHandler):
-    """Answers whatever it is asked as an LDAP server does that has no entries: bind and search are done, with success."""
+    """Answers as an LDAP server without entries: every bind and search succeeds."""
 
     def handle(self) -> None:
         done = {0x60: 0x61, 0x63: 0x65}
@@ -146,7 +146,7 @@ def test_another_program_that_answers_is_not_the_service(
         other.shutdown()
 
 
-def test_an_engine_that_is_down_tells_nothing(
+def test_an_engine_that_is_down_reports_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert wait(tmp_path, timeout=4) == 3
@@ -165,7 +165,10 @@ def test_a_service_that_passes_its_check_is_waited_for(
     assert time.monotonic() - began >= 1
     engine.ends[NAME] = 1
     assert main(["wait", "sitebdii", "--timeout", "1", "--root", str(tmp_path)]) == 3
-    said = "appliance: sitebdii: no answer within 1 s; last fault: it does not pass its health check; see appliance logs sitebdii\n"
+    said = (
+        "appliance: sitebdii: no answer within 1 s; last fault: it does not pass its "
+        "health check; see appliance logs sitebdii\n"
+    )
     assert capsys.readouterr().err == said
 
 

@@ -119,8 +119,8 @@ def failure(subject: str, said: Sequence[str]) -> Unavailable:
     if match := _SOURCE.search(text):
         return Unavailable(
             match[1],
-            f"does not exist, and {subject} has it mounted",
-            "put it there, as scripts/install did",
+            f"does not exist, but {subject} mounts it",
+            "run scripts/install again, which writes the shipped file",
         )
     if match := _PORT.search(text):
         port = next(filter(None, match.groups()))
