@@ -168,8 +168,10 @@ def read(
 ) -> list[Entry]:
     """Search anonymously over TCP, in a subtree or at its base alone.
 
-    :raises Refused: the server's answer is an error, such as a base that it does not have
-    :raises Unavailable: it cannot be reached, or does not answer in time
+    Raises:
+        Refused: the server's answer is an error, such as a base that it does not have.
+        Unavailable: it cannot be reached, or does not answer in time.
+
     """
     ldap3, errors = _import()
     seconds = max(1, round(timeout.total_seconds()))

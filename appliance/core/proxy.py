@@ -57,7 +57,9 @@ def _named(scheme: str) -> SplitResult | None:
 def find(url: str) -> SplitResult | None:
     """Return the proxy for a URL; None when there is none, or when NO_PROXY names the host.
 
-    :raises UsageError: what the environment names is none
+    Raises:
+        UsageError: what the environment names is none.
+
     """
     import urllib.request  # noqa: PLC0415
 

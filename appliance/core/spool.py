@@ -83,7 +83,9 @@ class Spool:
     def names(self) -> Iterator[ElementName]:
         """Yield the elements that this user may read, oldest first, locked ones included.
 
-        :raises LocalFailure: the spool itself cannot be read
+        Raises:
+            LocalFailure: the spool itself cannot be read.
+
         """
         for directory in self._directories():
             for element in self._listed(directory, _ELEMENT):
@@ -92,7 +94,9 @@ class Spool:
     def count(self) -> int:
         """Return the number of elements, also of those that are locked or may not be read.
 
-        :raises LocalFailure: the spool itself cannot be read
+        Raises:
+            LocalFailure: the spool itself cannot be read.
+
         """
         return sum(_count_files(directory, _ELEMENT) for directory in self._directories())
 

@@ -125,8 +125,10 @@ class Cloud:
     def unscoped(self) -> Scope:
         """Log in.
 
-        :raises LoginDenied: a hop of the login refuses the account
-        :raises LoginUnavailable: a hop does not answer as it must
+        Raises:
+            LoginDenied: a hop of the login refuses the account.
+            LoginUnavailable: a hop does not answer as it must.
+
         """
         return Scope(self.transport, self._tokens.unscoped(), self.access)
 
@@ -143,8 +145,10 @@ class Cloud:
 
         A credential that is bound to a project is never asked for another one.
 
-        :raises AccessDenied: the account has no role there
-        :raises LoginFailure: it cannot log in at all
+        Raises:
+            AccessDenied: the account has no role there.
+            LoginFailure: it cannot log in at all.
+
         """
         return Scope(self.transport, self._tokens.project(project_id), self.access)
 

@@ -55,7 +55,9 @@ class Tokens:
     def unscoped(self) -> BaseIdentityPlugin:
         """Return what the account has without a scope, or with that of its credential.
 
-        :raises LoginFailure: which hop failed
+        Raises:
+            LoginFailure: which hop failed.
+
         """
         with self._locks.of("the login"):
             if self._login is None:
@@ -92,8 +94,10 @@ class Tokens:
     def project(self, project_id: str) -> BaseIdentityPlugin:
         """Return the scope of a project.
 
-        :raises LoginFailure: the account cannot log in at all
-        :raises AccessDenied: it has no role there
+        Raises:
+            LoginFailure: the account cannot log in at all.
+            AccessDenied: it has no role there.
+
         """
         with self._locks.of(project_id):  # one token a project, several projects at a time
             if project_id not in self._projects:
@@ -270,7 +274,9 @@ def _is_alive(token: str | None, access: Access, session: Transport) -> bool:
 def _settle(plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport) -> None:
     """Decide when a token is renewed: two minutes before its end, at half its life if that is short.
 
-    :raises LoginUnavailable: it does not live long enough for one page of a listing
+    Raises:
+        LoginUnavailable: it does not live long enough for one page of a listing.
+
     """
     try:
         issued, expires = found.issued, found.expires

@@ -70,7 +70,9 @@ class Anchors:
     def read(cls, path: Path, *, listing: Snapshot) -> Anchors:
         """Read the files of ``listing``.
 
-        :raises LocalFailure: no usable certificate among them
+        Raises:
+            LocalFailure: no usable certificate among them.
+
         """
         anchors: dict[bytes, Anchor] = {}
         texts: dict[str, str] = {}
@@ -109,7 +111,9 @@ class Anchors:
     def policies(self, issuer: x509.Certificate) -> tuple[SigningPolicy, ...]:
         """Return the signing policies that lie beside the certificate of ``issuer``.
 
-        :raises Untrusted: one of them cannot be understood
+        Raises:
+            Untrusted: one of them cannot be understood.
+
         """
         fingerprint = issuer.fingerprint(SHA256())
         if fingerprint not in self._policies:
@@ -136,7 +140,9 @@ class Anchors:
 def list_files(path: Path) -> Snapshot:
     """Look at the files of the directory, links followed, without reading them.
 
-    :raises LocalFailure: it is missing or unreadable
+    Raises:
+        LocalFailure: it is missing or unreadable.
+
     """
     try:
         names = [entry.name for entry in path.iterdir()]

@@ -63,7 +63,9 @@ class CADirectory:
     ``allow_sha1`` accepts certificates signed with SHA-1 (those of the directory itself may
     always be). Safe for several threads.
 
-    :raises LocalFailure: the directory is missing, unreadable or without a usable CA certificate
+    Raises:
+        LocalFailure: the directory is missing, unreadable or without a usable CA certificate.
+
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class CADirectory:
         A file has changed when its size, inode or mtime has. Returns whether it was read again.
         After an error the anchors in use stay in use.
 
-        :raises LocalFailure: as the constructor
+        Raises:
+            LocalFailure: as the constructor.
+
         """
         listing = list_files(self.path)
         if listing == self._revocation.anchors.listing:
@@ -117,8 +121,10 @@ class CADirectory:
 
         ``untrusted`` may help as intermediates.
 
-        :raises Untrusted: which rule it breaks
-        :raises Malformed: a name or an encoding in it that cannot be read
+        Raises:
+            Untrusted: which rule it breaks.
+            Malformed: a name or an encoding in it that cannot be read.
+
         """
         subject = subject_of(certificate)
         if len(untrusted) > _MAX_UNTRUSTED:
@@ -161,7 +167,9 @@ class CADirectory:
     def _judge(self, doubt: Doubt, *, subject: DN) -> str:
         """Return the warning that a doubt is worth.
 
-        :raises Untrusted: it is worth more than that
+        Raises:
+            Untrusted: it is worth more than that.
+
         """
         authority = subject_of(doubt.issuer)
         if doubt.is_revoked:

@@ -43,9 +43,11 @@ class Identity:
     def load(cls, certificate_path: Path, *, key_path: Path, at: datetime) -> Identity:
         """Load both files; the first certificate of its file counts, others are its chain.
 
-        :raises LocalFailure: a file that cannot be read :raises Malformed: a file that is not PEM
-        of the right kind :raises Untrusted: key open to others, encrypted or of another
-        certificate; not valid at ``at``
+        Raises:
+            LocalFailure: a file that cannot be read :raises Malformed: a file that is not PEM of
+                the right kind :raises Untrusted: key open to others, encrypted or of another
+                certificate; not valid at ``at``.
+
         """
         stamp = _stamp(certificate_path, key_path)
         certificate, *chain = _load_certificates(certificate_path)
@@ -86,9 +88,11 @@ class Identity:
         Certificate and key are replaced one after the other: the error of a pair caught half-way is
         no reason to give up the identity in use.
 
-        :raises LocalFailure: as `load`
-        :raises Malformed: as `load`
-        :raises Untrusted: as `load`
+        Raises:
+            LocalFailure: as `load`.
+            Malformed: as `load`.
+            Untrusted: as `load`.
+
         """
         if _stamp(self.certificate_path, self.key_path) == self._stamp:
             return self

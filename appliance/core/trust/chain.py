@@ -38,8 +38,10 @@ def build(
 
     ``untrusted`` may help as intermediates.
 
-    :raises Untrusted: there is none, and why
-    :raises Malformed: a name or an encoding in a certificate that cannot be read
+    Raises:
+        Untrusted: there is none, and why.
+        Malformed: a name or an encoding in a certificate that cannot be read.
+
     """
     subject = subject_of(certificate)
     given = {one.fingerprint(SHA256()): one for one in (*untrusted, certificate)}
@@ -93,7 +95,9 @@ def who(certificate: x509.Certificate, subject: DN) -> str:
 def subject_of(certificate: x509.Certificate) -> DN:
     """Return the subject in slash form.
 
-    :raises Malformed: it cannot be read
+    Raises:
+        Malformed: it cannot be read.
+
     """
     try:
         return slash_form(certificate.subject)

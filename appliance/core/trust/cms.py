@@ -56,8 +56,10 @@ class OneSignature:
     def check(self, text: bytes, *, subject: str) -> None:
         """Prove that the signature is over ``text`` (canonical form).
 
-        :raises Tampered: it is not
-        :raises Untrusted: a key of another kind than the signature
+        Raises:
+            Tampered: it is not.
+            Untrusted: a key of another kind than the signature.
+
         """
         # `read` has refused SHA-1 unless it is allowed.
         algorithm = DIGESTS.get(self.digest) or hashes.SHA1()  # noqa: S303
@@ -128,9 +130,10 @@ SCHEMES: Mapping[
 def read(data: bytes, *, allow_sha1: bool) -> OneSignature:
     """Take a signature apart.
 
-    :raises Malformed: not a SignedData of exactly one signer whose certificate it carries exactly
-        once
-    :raises Untrusted: a digest that is too weak
+    Raises:
+        Malformed: not a SignedData of exactly one signer whose certificate it carries exactly once.
+        Untrusted: a digest that is too weak.
+
     """
     try:
         info = cms.ContentInfo.load(data, strict=True)

@@ -63,7 +63,9 @@ def canonical(text: bytes) -> bytes:
 def parse_content_type(value: str) -> ContentType:
     """Parse ``type/subtype; name=value; …``.
 
-    :raises Malformed: anything else, or a parameter given twice
+    Raises:
+        Malformed: anything else, or a parameter given twice.
+
     """
     unreadable = Malformed("message", "a Content-Type header cannot be read")
     found = _TYPE.match(value)
@@ -87,7 +89,9 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
     Names are in lower case, folded lines joined; of a field given twice the first counts, except
     that ``Content-*`` fields given twice are refused.
 
-    :raises Malformed: no empty line, a line that is no header field, too long a block
+    Raises:
+        Malformed: no empty line, a line that is no header field, too long a block.
+
     """
     head, end, _ = text[:_MAX_HEADER].partition(b"\n\n")
     if not end:
@@ -111,8 +115,10 @@ def split_signed(message: bytes) -> SignedParts:
     it is ignored. Text after the last part is refused, because it reads as if it belonged to the
     signed text.
 
-    :raises Malformed: another type, not exactly two parts, text after them, a second part that is
-        no signature
+    Raises:
+        Malformed: another type, not exactly two parts, text after them, a second part that is no
+            signature.
+
     """
     headers, body = split_header(with_newlines(message))
     kind = parse_content_type(headers.get("content-type", ""))
@@ -140,7 +146,9 @@ def split_signed(message: bytes) -> SignedParts:
 def is_opaque(message: bytes) -> bool:
     """Tell whether the top header of ``message`` names a body that is CMS.
 
-    :raises Malformed: it has no header that can be read
+    Raises:
+        Malformed: it has no header that can be read.
+
     """
     headers, _ = split_header(with_newlines(message))
     return parse_content_type(headers.get("content-type", "")).type in OPAQUE_TYPES
@@ -149,7 +157,9 @@ def is_opaque(message: bytes) -> bool:
 def read_opaque(message: bytes) -> bytes:
     """Return the CMS structure that is the body of a message of one of `OPAQUE_TYPES`.
 
-    :raises Malformed: it says that it is not signed data, or its body is not base64 to the end
+    Raises:
+        Malformed: it says that it is not signed data, or its body is not base64 to the end.
+
     """
     headers, body = split_header(with_newlines(message))
     kind = parse_content_type(headers.get("content-type", "")).parameters.get("smime-type", "")
@@ -170,7 +180,9 @@ def read_pem(message: bytes) -> bytes:
 
     As in `split_signed`, text before it is ignored and text after it is refused.
 
-    :raises Malformed: it has no beginning or end, text after its end, or broken base64
+    Raises:
+        Malformed: it has no beginning or end, text after its end, or broken base64.
+
     """
     _preamble, kind, body = [*_PEM.split(message, 1), b"", b""][:3]
     body, end, rest = body.partition(b"-----END %b-----" % kind)
@@ -184,7 +196,9 @@ def read_pem(message: bytes) -> bytes:
 def decode_transfer(body: bytes, *, encoding: str) -> bytes:
     """Undo a ``Content-Transfer-Encoding``; ``body`` has LF line ends.
 
-    :raises Malformed: an unknown encoding or broken base64
+    Raises:
+        Malformed: an unknown encoding or broken base64.
+
     """
     match encoding.lower():
         case "" | "7bit" | "8bit" | "binary":

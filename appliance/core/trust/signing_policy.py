@@ -50,7 +50,9 @@ class SigningPolicy:
     def parse(cls, text: str, *, path: Path) -> SigningPolicy:
         """Read the text of a policy file.
 
-        :raises Untrusted: file and line of what is not understood
+        Raises:
+            Untrusted: file and line of what is not understood.
+
         """
         entries: list[_AccessEntry] = []
         for number, raw in enumerate(text.splitlines(), start=1):

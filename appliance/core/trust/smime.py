@@ -74,9 +74,11 @@ def verify(
     SSM's messages must have a header block inside the signed part; image lists mostly have none
     and need ``require_header=False``.
 
-    :raises Malformed: the message is not what this function verifies
-    :raises Tampered: text or signature were changed
-    :raises Untrusted: the signer is not proven, or by too weak means
+    Raises:
+        Malformed: the message is not what this function verifies.
+        Tampered: text or signature were changed.
+        Untrusted: the signer is not proven, or by too weak means.
+
     """
     if len(message) > max_bytes:
         raise Malformed("message", f"it has {len(message)} bytes, at most {max_bytes} are accepted")

@@ -32,7 +32,9 @@ _RENEW = "the holder needs a certificate with RSA 2048 or EC, signed with SHA-25
 def check_key(certificate: x509.Certificate, *, subject: DN) -> None:
     """Refuse a key of another kind, of too few bits, or on another curve.
 
-    :raises Untrusted: why, as a message about ``subject``
+    Raises:
+        Untrusted: why, as a message about ``subject``.
+
     """
     try:
         key = certificate.public_key()
@@ -54,7 +56,9 @@ def check_key(certificate: x509.Certificate, *, subject: DN) -> None:
 def check_signature_hash(certificate: x509.Certificate, *, subject: DN, allow_sha1: bool) -> None:
     """Refuse a certificate that is signed over a weak digest.
 
-    :raises Untrusted: why, as a message about ``subject``
+    Raises:
+        Untrusted: why, as a message about ``subject``.
+
     """
     try:
         algorithm = certificate.signature_hash_algorithm

@@ -72,7 +72,9 @@ class PeerTrust:
         It shows ``certificate`` if there is one; its ``key`` must not be encrypted. A directory
         that cannot be read any more leaves its last state in use, with a warning.
 
-        :raises LocalFailure: OpenSSL does not accept certificate and key
+        Raises:
+            LocalFailure: OpenSSL does not accept certificate and key.
+
         """
         try:
             self._directory.refresh()
@@ -93,7 +95,9 @@ class PeerTrust:
     def judge(self, connection: _Connection) -> None:
         """Judge the peer of a connection after its handshake.
 
-        :raises PeerRefused: the directory does not accept its chain
+        Raises:
+            PeerRefused: the directory does not accept its chain.
+
         """
         host = connection.server_hostname or "the peer"
         try:
@@ -210,7 +214,9 @@ def _presented(connection: _Connection) -> list[x509.Certificate]:
 
     A resumed session has the peer's own certificate and may have lost the others.
 
-    :raises Malformed: one of them cannot be read
+    Raises:
+        Malformed: one of them cannot be read.
+
     """
     own = connection.getpeercert(binary_form=True)
     if own is None:
