@@ -854,7 +854,7 @@ def test_a_stopped_run_cleans_up(world: World) -> None:
         running.terminate()
         _, errors = running.communicate(timeout=30)
     assert running.returncode == 3
-    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run again to go on"
+    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again to continue"
     assert list(world.spool.iterdir()) == []
     assert world.cloud.calls[-1] == "PostAction"
     assert world.record()["failures"] == ["interrupted"]

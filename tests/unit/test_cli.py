@@ -61,7 +61,7 @@ def raising(error: BaseException) -> cli.Program:
         (
             RuntimeError("can't start new thread"),
             3,
-            "tool: threads: no more may be started; see the limits of processes",
+            "tool: threads: no more can be started; raise the limit of processes (ulimit -u)",
         ),
         (KeyError("x"), 4, "tool: bug in this program: KeyError: 'x' (test_cli.py:"),
         (KeyboardInterrupt(), 3, "tool: interrupted"),

@@ -225,7 +225,7 @@ def test_a_log_file_that_cannot_be_opened_again_goes_on_where_it_is(
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
     assert (
-        f"{tmp_path}/logs/log: No such file or directory; the log goes on in the file that was moved away"
+        f"{tmp_path}/logs/log: No such file or directory; the log continues in the renamed file"
         in shown
     )
 
@@ -260,7 +260,7 @@ def test_a_pipe_that_nobody_reads_is_no_log_file(tmp_path: Path) -> None:
     """F-H1: the program waited for a reader; a pipe that is read is a log file as ever."""
     os.mkfifo(tmp_path / "log")
     with pytest.raises(
-        LocalFailure, match="No such device or address; correct the log file's path"
+        LocalFailure, match="No such device or address; correct the path of the log file"
     ):
         log.configure(file=tmp_path / "log")
     reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""What every program's ``main()`` does: common flags, one line for each error, the exit status."""
+"""The ``main()`` of every program: common flags, one line for each error, the exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure
@@ -26,31 +26,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command: its name, what it is for, its own flags, and what it does with them."""
+    """A command: its name, its purpose, its own flags, and the function that runs it."""
 
     name: str
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-    """Returns an `ExitStatus`, or the exit status of a program that it ran."""
+    """Returns an `ExitStatus`, or the exit status of a program that it started."""
     compatible_status: Callable[[ExitStatus], int] = lambda status: int(
         status is not ExitStatus.DONE
     )
-    """The exit status that the upstream program of this name would give, for ``--compat-exit-codes``."""
+    """The exit status of the upstream program of this name, for ``--compat-exit-codes``."""
     version_flags: Sequence[str] = ("--version",)
     verbs: Sequence[Program] = ()
-    """Commands of this command, each with flags of its own; `dispatch` then runs the one that was given."""
+    """Commands of this command, each with its own flags; `dispatch` runs the one that is given."""
     takes_h: bool = False
-    """Whether ``-h`` is a flag of its own; help is ``--help`` alone then."""
+    """Whether ``-h`` is a flag of the command; help is ``--help`` alone then."""
     has_rest: bool = False
-    """Whether the words after ``--`` are for another program; they are in ``rest`` then."""
+    """Whether the words after ``--`` belong to another program; ``rest`` holds them then."""
 
 
 class _Parser(argparse.ArgumentParser):
     has_rest = False
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        """Parse as argparse does, but for what belongs to another program: argparse loses it behind flags."""
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words before ``--``; argparse loses the words after it behind flags."""
         words = sys.argv[1:] if args is None else list(args)
         end = words.index("--") if self.has_rest and "--" in words else len(words)
         found, left = super().parse_known_args(words[:end], namespace)
@@ -63,12 +63,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def flags(name: str) -> tuple[str, ...]:
-    """Return both spellings of a long option, with dashes and with underscores, as oslo.config accepts them."""
+    """Return a long option with dashes and with underscores: oslo.config accepts both."""
     return tuple(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}")))
 
 
 def parser(program: Program) -> argparse.ArgumentParser:
-    """Return the program's parser with the flags that all programs share."""
+    """Return the parser of a program, with the flags that all programs share."""
     made = _Parser(prog=program.name, description=program.description, allow_abbrev=False)
     made.add_argument(
         *program.version_flags, action="version", version=f"{program.name} {__version__}"
@@ -99,7 +99,7 @@ def _add_verbs(made: argparse.ArgumentParser, verbs: Sequence[Program]) -> None:
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
-    """Run the verb that the command line names."""
+    """Run the command that the command line names."""
     verb: Program = arguments.verb
     return verb.run(arguments)
 
@@ -109,27 +109,27 @@ def _add_common(made: argparse.ArgumentParser) -> None:
     common.add_argument(
         "--check-config",
         action="store_true",
-        help="read the configuration, report, do nothing else",
+        help="check the configuration, print its problems, and exit",
     )
     common.add_argument(
-        "--debug", action="store_true", help="log every step, and a traceback if the program breaks"
+        "--debug", action="store_true", help="log every step, and a traceback of a bug"
     )
-    common.add_argument("--log-json", action="store_true", help="log one JSON object a line")
+    common.add_argument("--log-json", action="store_true", help="log one JSON object on each line")
     common.add_argument(
         "--root",
         type=Path,
         metavar="DIR",
-        help="root directory of the site's files (default: /, or $FEDCLOUD_ROOT)",
+        help="root directory of the site's files (default: $FEDCLOUD_ROOT, or /)",
     )
     common.add_argument(
         "--compat-exit-codes",
         action="store_true",
-        help="exit as the upstream program of this name does",
+        help="exit with the status of the upstream program of this name",
     )
 
 
 def layout(arguments: argparse.Namespace) -> Layout:
-    """Return the layout of the site that this run is for."""
+    """Return the layout of the site that this run serves."""
     return Layout(arguments.root.absolute()) if arguments.root else Layout.of_environment()
 
 
@@ -162,8 +162,8 @@ def configure_log(
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
-    """Run a program and return its exit status; no exception passes, and no message carries a secret."""
-    # a name that the terminal's encoding lacks is no reason to stop
+    """Run a program and return its exit status; no exception passes, no message shows a secret."""
+    # Names may have characters that the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
@@ -180,7 +180,7 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     return int(status)
 
 
-_NO_THREAD = "can't start new thread"  # a RuntimeError like any other
+_NO_THREAD = "can't start new thread"  # Python has no class of its own for this RuntimeError
 
 
 def _guarded(program: Program, arguments: argparse.Namespace) -> int:
@@ -194,90 +194,92 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> int:
         return error.status
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not _is_output_read():
-            return ExitStatus.DONE  # whoever read has seen enough
+            return ExitStatus.DONE  # the reader, such as head(1), has ended on purpose
         if error.filename is None and error.errno is None:
             return _bug(program.name, error, arguments)
         report(program.name, LocalFailure.from_os(error))
         return ExitStatus.NOTHING
     except KeyboardInterrupt:
-        _tell(f"{program.name}: interrupted; run again to go on")
+        _print_error(f"{program.name}: interrupted; run it again to continue")
         return ExitStatus.NOTHING
-    except Exception as error:  # noqa: BLE001  the edge: whatever is left is a bug, told in one line
+    except Exception as error:  # noqa: BLE001  all that is left here is a bug
         if str(error) == _NO_THREAD:
             report(
                 program.name,
-                LocalFailure("threads", "no more may be started", "see the limits of processes"),
+                LocalFailure(
+                    "threads", "no more can be started", "raise the limit of processes (ulimit -u)"
+                ),
             )
             return ExitStatus.NOTHING
         return _bug(program.name, error, arguments)
 
 
 def report(name: str, error: ApplianceError) -> None:
-    """Print a failure to standard error, each of its lines with the program's name before it."""
+    """Print a failure to standard error, each line after the program's name."""
     for line in log.redact(str(error)).splitlines():
-        _tell(f"{name}: {line}")
+        _print_error(f"{name}: {line}")
         log.keep(line, name=name)
 
 
 def _print_values() -> None:
-    """Print what the configuration says of options that are compared with other files, an object a line."""
-    from appliance.core.config import settings  # noqa: PLC0415  it imports what this module stands on
+    """Print the options that are compared with other files, one JSON object on each line."""
+    from appliance.core.config import settings  # noqa: PLC0415  settings imports this package
 
     for value in settings.observed():
         entry = {name: str(getattr(value, name)) for name in ("section", "option", "text", "path")}
-        _tell(json.dumps({"value": {**entry, "line": value.line}}, ensure_ascii=False))
+        _print_error(json.dumps({"value": {**entry, "line": value.line}}, ensure_ascii=False))
 
 
 def _report_json(name: str, error: ApplianceError) -> None:
-    """Print what a check found as a JSON object a line, as the log's lines are, for the program that asked."""
+    """Print the problems that a check found as JSON, in the form of the log's lines."""
     problems = error.problems if isinstance(error, ConfigurationError) else ()
     entry: dict[str, object] = {"logger": name, "level": "ERROR", "message": log.redact(str(error))}
     found = [
         entry | {"message": log.redact(str(one)), "problem": log.as_json(one)} for one in problems
     ] or [entry]
     for one in found:
-        _tell(json.dumps(one, ensure_ascii=False))
+        _print_error(json.dumps(one, ensure_ascii=False))
 
 
 def _bug(name: str, error: BaseException, arguments: argparse.Namespace) -> ExitStatus:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     words = " ".join(log.redact(f"{type(error).__name__}: {error}").split())
-    line = f"bug in this program: {words} ({where}); please report it, with --debug"
-    _tell(f"{name}: {line}")
+    line = f"bug in this program: {words} ({where}); report it with the output of --debug"
+    _print_error(f"{name}: {line}")
     log.keep(line, name=name)
     if arguments.debug:
         for line in log.redact("".join(traceback.format_exception(error))).splitlines():
-            _tell(line)
+            _print_error(line)
     return ExitStatus.BUG
 
 
-def _tell(line: str) -> None:
-    """Print a line to standard error, as far as there is one that can be written to."""
+def _print_error(line: str) -> None:
+    """Print a line to standard error, if it is open and can be written."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(log.one_line(log.redact(line)), file=sys.stderr)
 
 
 def _is_output_read() -> bool:
-    """Say whether standard output has a reader: the pipe that broke may be one, or a connection of the program's."""
+    """Check whether standard output has a reader; else it may be the pipe that broke."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)
-    except (OSError, AttributeError):  # it is no file, or closed
+    except (OSError, AttributeError):  # not a file, or closed
         return True
     return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _flushed(name: str, status: int) -> int:
-    """Flush the outputs; what could not be written makes a run that was done one that was not."""
+    """Flush the outputs; a failed flush turns a successful run into a failed one."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue
         try:
             stream.flush()
         except OSError as error:
-            # the interpreter flushes once more at its end
+            # The interpreter flushes once more when it exits, and would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout and not isinstance(error, BrokenPipeError):
                 report(name, LocalFailure.from_os(error, subject="standard output"))

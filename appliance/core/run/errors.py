@@ -1,4 +1,4 @@
-"""What can go wrong, as values: a cause, the subject it happened to and the remedy.
+"""Known failures: the subject that failed, the cause, and the remedy.
 
     ApplianceError                      a known failure, reported in one line
     ├── UsageError              exit 2  the command line
@@ -8,8 +8,8 @@
     │   └── LocalFailure        exit 3  the machine itself: a full disk, an unreadable file
     └── Busy                    exit 1  another run holds the lock
 
-Only ``main()`` (see `appliance.core.run.cli`) turns one into an exit status. Every other exception
-that reaches it is a bug: exit 4.
+Only ``main()`` (see `appliance.core.run.cli`) turns a failure into an exit status. Any other
+exception that reaches it is a bug: exit 4.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pathlib import Path
 
 
 class ExitStatus(enum.IntEnum):
-    """What a program's exit status tells cron, systemd and administrators."""
+    """The exit status of a program, for cron, systemd and administrators."""
 
     DONE = 0
     """All done, or nothing to do."""
     PARTLY = 1
-    """Something was left; it has been listed."""
+    """Something was left undone; it has been listed."""
     USAGE = 2
     """The command line or the configuration is wrong; nothing was tried."""
     NOTHING = 3
@@ -37,7 +37,7 @@ class ExitStatus(enum.IntEnum):
 
 
 class ApplianceError(Exception):
-    """A known failure of one subject (a host, a file, a project), told in one line.
+    """A known failure of one subject (a host, a file, a project), reported in one line.
 
     ``cause`` says what is wrong, ``remedy`` what the administrator can do about it; neither ends in
     a full stop.
@@ -64,7 +64,7 @@ class UsageError(ApplianceError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One finding in a configuration file. ``line`` counts from 1; 0 means the file as a whole."""
+    """A problem in a configuration file. ``line`` counts from 1; 0 means the whole file."""
 
     path: Path
     line: int
@@ -74,12 +74,12 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else str(self.path)
-        where = "" if self.path == Path() else where  # what several files say together
+        where = "" if self.path == Path() else where  # a problem of several files together
         return ": ".join(part for part in (where, self.option, self.text) if part)
 
 
 class ConfigurationError(ApplianceError):
-    """All problems found in the configuration, together."""
+    """All problems that were found in the configuration."""
 
     status = ExitStatus.USAGE
 
@@ -92,19 +92,19 @@ class ConfigurationError(ApplianceError):
 
 
 class Unavailable(ApplianceError):
-    """A service did not answer as it must."""
+    """A service gave no answer, or one that cannot be used."""
 
 
 class AccessDenied(Unavailable):
-    """A service answered, and refused these credentials or this request."""
+    """A service refused these credentials or this request."""
 
 
 class LocalFailure(Unavailable):
-    """The machine itself: a full disk, a file that cannot be read or written."""
+    """A failure of this machine: a full disk, a file that cannot be read or written."""
 
     @classmethod
     def from_os(cls, error: OSError, *, subject: object = None, remedy: str = "") -> LocalFailure:
-        """Translate an `OSError`; the subject defaults to the file that the error names, if it names one."""
+        """Translate an `OSError`; the subject defaults to the file that the error names."""
         where = subject if subject is not None else (error.filename or "")
         return cls(
             where, error.strerror or str(error), remedy or _REMEDIES.get(error.errno or 0, "")
@@ -112,7 +112,7 @@ class LocalFailure(Unavailable):
 
 
 class Busy(ApplianceError):
-    """Another run holds the lock and did not release it in time."""
+    """Another run holds the lock, and did not release it in time."""
 
     status = ExitStatus.PARTLY
 

@@ -1,4 +1,4 @@
-"""Where a site's files are. Every path derives from one root, so that one host can serve many sites."""
+"""The paths of a site's files. All derive from one root, so one host can serve many sites."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ ROOT_VARIABLE = "FEDCLOUD_ROOT"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of one site below its root directory, ``/`` on an ordinary appliance."""
+    """The paths of one site below its root directory, which is ``/`` on an appliance."""
 
     root: Path = Path("/")
 
     @classmethod
     def of_environment(cls) -> Layout:
-        """Return the layout whose root the environment names, else the host's own."""
+        """Return the layout whose root the environment names, else the host's."""
         return cls(Path(os.environ.get(ROOT_VARIABLE) or "/").absolute())
 
     def path(self, absolute: str) -> Path:
-        """Return the place that ``absolute`` (as on the appliance, ``/etc/…``) has in this layout."""
+        """Return the path that ``absolute``, a path on an appliance, has in this layout."""
         return self.root / absolute.lstrip("/")
 
     @property
     def runs(self) -> Path:
-        """Directory of run records and metrics, one pair of files a program."""
+        """Directory of run records and metrics, two files for each program."""
         return self.path("/var/lib/fedcloud/runs")
 
     @property

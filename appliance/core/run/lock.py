@@ -1,8 +1,7 @@
 """One run at a time.
 
-POSIX record locks (``lockf``): the kernel frees them when the holder dies, however it dies, and
-oslo.concurrency takes the same kind, so that cASO and `caso-extract` exclude each other on one lock
-file.
+Locks are POSIX record locks (``lockf``): the kernel frees them however the holder ends.
+oslo.concurrency uses the same kind, so cASO and `caso-extract` exclude each other on one lock file.
 """
 
 from __future__ import annotations
@@ -25,9 +24,12 @@ _POLL_SECONDS = 0.05
 def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
     """Hold the lock file at ``path`` for the block.
 
-    Waits for at most ``wait``, then raises `Busy` naming the holder and its start. The file stays
-    afterwards: removing it would let two holders in. Within one process nothing excludes: whoever
-    closes the file there frees the lock.
+    The file stays afterwards: removing it would let two holders in. The lock excludes other
+    processes only: within one, closing any descriptor of the file frees it.
+
+    Raises:
+        Busy: another program still held it after ``wait``; the error names holder and start.
+
     """
     files.make_directory(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
@@ -39,7 +41,7 @@ def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
         try:
             yield
         finally:
-            _note(descriptor, "")  # the next holder may be a program that leaves no note
+            _note(descriptor, "")  # the next holder may be a program that writes no note
     finally:
         os.close(descriptor)
 
@@ -57,14 +59,14 @@ def _acquire(descriptor: int, path: Path, *, deadline: float) -> None:
 
 
 def _note(descriptor: int, text: str) -> None:
-    # only for people: a full disk must not keep from running what empties it
+    # The note is for people only: a full disk must not stop the run that would empty it.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
-    # one that has just got it is about to write its note
+    # A program that has just taken the lock is about to write its note.
     for pause in (0, _POLL_SECONDS, 2 * _POLL_SECONDS):
         time.sleep(pause)
         pid, _, since = (

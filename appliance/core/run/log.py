@@ -1,4 +1,4 @@
-"""Logging for programs that run unattended: one line an event, no secret in any of them."""
+"""Logs of programs that run unattended: one line for each event, without secrets."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure, Problem
 
 TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
-"""The form that SSM writes and that EGI's log collectors parse."""
+"""The format of SSM's logs, which EGI's log collectors parse."""
 
 _MASK = "***"
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _SHORTEST = 6
-"""Characters of a secret that is masked wherever it stands; a shorter one would be found in ordinary words."""
+"""Characters of a secret that is masked everywhere; a shorter one occurs in ordinary words."""
 _ESCAPED = r"(?:(?<!\w)|(?<=\\[nrtfv]))"
-"""Where a word begins: also after a line end that `repr` has written as two characters."""
-_IN_ITS_PLACE = r"(?i:((?:password|passwd|secret|token)[\"']?\s*[:=]\s*[\"']?){0}(?!\w)|(//(?:[^\s/@]*:)?){0}(?=[:@]))"
+"""The beginning of a word, also after a line end that `repr` wrote as two characters."""
+_IN_ITS_PLACE = (
+    r"(?i:((?:password|passwd|secret|token)[\"']?\s*[:=]\s*[\"']?){0}(?!\w)"
+    r"|(//(?:[^\s/@]*:)?){0}(?=[:@]))"
+)
 """Where a short secret is masked: as a value beside its name, and in the account of a URL."""
 _secrets: set[str] = set()
 _is_checking = False
 
 
 def hide(secret: str | None) -> None:
-    """Never let this text appear in a log line or an error message of this process, however it is spelled there.
+    """Mask a text in all log lines and error messages of this process.
 
-    That is: as it is, with its blanks folded, and as JSON, `repr` and URLs write it. A secret of
-    letters alone is masked as a whole word, one of fewer than six characters only where a password
-    stands: else every message would lose its words, and tell the secret by what is missing.
+    It is masked as it is, with blanks folded, and as JSON, `repr` and URLs write it. A secret of
+    letters alone is masked as a whole word, and one of fewer than six characters only where a
+    password stands: otherwise messages would lose their words, and the gaps would show the secret.
     """
     if secret and secret.strip():
         spellings = {
@@ -60,33 +63,36 @@ def hide(secret: str | None) -> None:
 @functools.lru_cache(maxsize=256)
 def _pattern(secret: str) -> re.Pattern[str]:
     text = re.escape(secret)
-    # with signs, it is part of no word
+    # A secret with other characters than letters and digits is not part of a word.
     if len(secret) < (_SHORTEST if secret.isalnum() else _SHORTEST - 2):
         return re.compile(_IN_ITS_PLACE.replace("{0}", text))
     return re.compile(rf"()(){_ESCAPED}{text}(?!\w)" if secret.isalpha() else f"()(){text}")
 
 
 def hide_proxies() -> None:
-    """Hide the passwords of proxies, as far as there are any: the environment has them, and libraries quote it."""
+    """Mask the passwords of the environment's proxies, which libraries quote in messages."""
     for name, text in os.environ.items():
         if name.lower().endswith("_proxy"):
             hide(unquote(text.rpartition("@")[0].rpartition("//")[2].partition(":")[2]))
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with every hidden secret masked, the longest first, and with paths as the host has them."""
+    """Return ``text`` with all secrets masked, and with the paths of the host.
+
+    The longest secret goes first, because one may be a part of another.
+    """
     for secret in sorted(_secrets, key=len, reverse=True):
         text = _pattern(secret).sub(lambda match: f"{match[1] or match[2] or ''}{_MASK}", text)
     return place.on_host(text)
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with line ends and terminal controls spelled out: what a peer sends passes for no other line."""
+    """Return ``text`` with escapes for line ends and controls, so that no peer can forge a line."""
     return _CONTROLS.sub(lambda control: ascii(control[0])[1:-1], text)
 
 
 class _TextFormatter(logging.Formatter):
-    """One line an event; below it, indented, the traceback if there is one."""
+    """One line for each event; a traceback follows, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
@@ -101,7 +107,7 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JSONFormatter(logging.Formatter):
-    """One JSON object a line: time (ISO 8601, UTC), logger, level, message and, with a traceback, exception."""
+    """One JSON object on each line: time (ISO 8601, UTC), logger, level, message, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -118,7 +124,7 @@ class _JSONFormatter(logging.Formatter):
 
 
 def as_json(problem: Problem) -> dict[str, object]:
-    """Return a finding of the configuration as JSON has it: path, line (0: the whole file), option, text, is_fatal."""
+    """Return the JSON form of a problem in the configuration; line 0 is the whole file."""
     return {
         "path": place.on_host(str(problem.path)),
         "line": problem.line,
@@ -128,44 +134,47 @@ def as_json(problem: Problem) -> dict[str, object]:
     }
 
 
-class _Complaint(logging.Handler):
-    """Tells once, on standard error, that lines are being lost; logging's own way shows tracebacks and arguments."""
+class _LossReporter(logging.Handler):
+    """Reports once, on standard error, that lines are lost.
 
-    _is_told = False
+    The report of logging itself shows a traceback and the arguments, which may be secret.
+    """
+
+    _has_reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
-            self.complain(
-                f"{getattr(self, 'baseFilename', 'standard error')}: {error.strerror}; log lines are lost"
-            )
+            subject = getattr(self, "baseFilename", "standard error")
+            self.report_loss(f"{subject}: {error.strerror}; log lines are lost")
         else:
-            self.complain(
-                f"{record.filename}:{record.lineno}: a log line is lost: {type(error).__name__}: {error}"
-            )
+            words = f"a log line is lost: {type(error).__name__}: {error}"
+            self.report_loss(f"{record.filename}:{record.lineno}: {words}")
 
-    def complain(self, text: str) -> None:
-        if self._is_told or sys.stderr is None:
+    def report_loss(self, text: str) -> None:
+        if self._has_reported or sys.stderr is None:
             return
-        self._is_told = True
-        with contextlib.suppress(OSError):  # standard error itself may be what is full or closed
+        self._has_reported = True
+        with contextlib.suppress(OSError):  # standard error itself may be full or closed
             print(one_line(redact(text)), file=sys.stderr)
 
 
-class _Console(_Complaint, logging.StreamHandler[TextIO]):
+class _Console(_LossReporter, logging.StreamHandler[TextIO]):
     pass
 
 
-class _File(_Complaint, logging.FileHandler):
-    """A log file that is opened again when its name leads to another one, or to none: logrotate has moved it away.
+class _File(_LossReporter, logging.FileHandler):
+    """A log file that is opened again after logrotate has renamed it.
 
-    logging.handlers has the like, which takes a tenth of a start to import, and ends the program
-    when it cannot open.
+    ``logging.handlers.WatchedFileHandler`` does the same, but importing it takes a tenth of a
+    program's start, and it ends the program if the file cannot be opened.
     """
 
     def _open(self) -> TextIOWrapper:
         def opener(path: str, flags: int) -> int:
-            return files.open_append(Path(path), flags, mode=0o666)  # less the umask, as always
+            return files.open_append(
+                Path(path), flags, mode=0o666
+            )  # the umask applies, as in open()
 
         return open(
             self.baseFilename,
@@ -180,9 +189,8 @@ class _File(_Complaint, logging.FileHandler):
             try:
                 fresh = self._open()
             except OSError as error:
-                self.complain(
-                    f"{self.baseFilename}: {error.strerror}; the log goes on in the file that was moved away"
-                )
+                words = "the log continues in the renamed file"
+                self.report_loss(f"{self.baseFilename}: {error.strerror}; {words}")
             else:
                 with contextlib.suppress(OSError):
                     old.close()
@@ -197,7 +205,7 @@ class _File(_Complaint, logging.FileHandler):
 
 
 def keep(line: str, *, name: str) -> None:
-    """Write to the log file, if there is one, what standard error is told: nobody may be there to read it."""
+    """Write a line that was printed to standard error to the log file too, if there is one."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _File):
             handler.handle(
@@ -208,13 +216,13 @@ def keep(line: str, *, name: str) -> None:
 
 
 def check_only(*, is_on: bool) -> None:
-    """From now on log to standard error alone, or no longer: somebody waits there for what a check finds."""
-    global _is_checking  # noqa: PLW0603  of the process, as its handlers are
+    """Switch on or off that all logs go to standard error, where a check prints its findings."""
+    global _is_checking  # noqa: PLW0603  logging is configured for the whole process
     _is_checking = is_on
 
 
 def is_checking() -> bool:
-    """Return whether this process only checks its configuration."""
+    """Check whether this process only checks its configuration."""
     return _is_checking
 
 
@@ -225,11 +233,14 @@ def configure(
     console: bool = True,
     as_json: bool = False,
 ) -> None:
-    """Send the records of all loggers to standard error, to a file, or to both; a second call replaces the first.
+    """Send the records of all loggers to standard error, to a file, or to both.
 
-    Libraries speak from WARNING up unless ``level`` is DEBUG. Raises `LocalFailure` when the file
-    cannot be opened. While the configuration is only checked, everything goes to standard error,
-    warnings at least.
+    A second call replaces the first. Libraries log from WARNING up unless ``level`` is DEBUG.
+    While the configuration is only checked, all goes to standard error, warnings at least.
+
+    Raises:
+        LocalFailure: the file cannot be opened.
+
     """
     if _is_checking:
         level, file, console = min(level, logging.WARNING), None, True
@@ -240,12 +251,12 @@ def configure(
             handlers.append(_File(file, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise LocalFailure.from_os(
-                error, remedy="correct the log file's path or its directory's owner"
+                error, remedy="correct the path of the log file, or the owner of its directory"
             ) from error
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-        with contextlib.suppress(OSError):  # its last lines may still not fit on the disk
+        with contextlib.suppress(OSError):  # its last lines may not fit on a full disk
             old.close()
     for handler in handlers or [logging.NullHandler()]:
         handler.setFormatter(formatter)

@@ -1,11 +1,10 @@
-"""What a run did, for `appliance status`, for Prometheus and for the next administrator.
+"""Records of runs, for `appliance status`, for Prometheus and for the next administrator.
 
-Two files for each program in the layout's directory of runs: ``PROGRAM.json``, the record of the
-last run, and ``PROGRAM.prom``, the same figures for node_exporter's textfile collector. They are
-by-products: a run whose work is done has not failed because they could not be written, so that is a
-warning. A run that fails leaves them as well, however it ends: they then show the failed run, not
-the good one before it. Where the disk is full, the old files are overwritten in place, which needs
-no room.
+Each program has two files in the layout's directory of runs: ``PROGRAM.json``, the record of its
+last run, and ``PROGRAM.prom``, the same figures for node_exporter's textfile collector. A run that
+has done its work has not failed because these cannot be written; that is a warning. A run that
+fails writes them too, so that they never show the good run before it. On a full disk, the old
+files are overwritten in place, which needs no space.
 """
 
 from __future__ import annotations
@@ -37,12 +36,15 @@ logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _MAX_SIZE = 2**22
 _MOST_FAILURES, _LONGEST_FAILURE = 1000, 2000
-"""Lines of a record and characters of a line: what a record must not exceed to be read again."""
+"""Lines of a record and characters of a line, so that a record stays below `_MAX_SIZE`."""
 
 
 @dataclass(slots=True)
 class RunRecord:
-    """One run of one program. ``counts`` are figures by snake_case name; durations end in ``_seconds``."""
+    """One run of one program.
+
+    ``counts`` holds figures by names in snake_case; those of durations end in ``_seconds``.
+    """
 
     program: str
     started: datetime = field(default_factory=clock.now)
@@ -52,16 +54,16 @@ class RunRecord:
     failures: list[str] = field(default_factory=list)
     last_success: datetime | None = None
     is_kept: bool = field(default=True, repr=False)
-    """Whether the files are written at the end; a dry run leaves none."""
+    """Whether the files are written at the end; those of a dry run are not."""
     _begin: float = field(default_factory=time.monotonic, repr=False)
-    """The clock of ``started`` may be set meanwhile; this one measures."""
+    """Monotonic, because the clock of ``started`` may be set during the run."""
 
     def add(self, name: str, amount: float = 1) -> None:
         """Add to a figure."""
         self.counts[name] = self.counts.get(name, 0) + amount
 
     def fail(self, line: str) -> None:
-        """Note something that was left undone, as the line that the administrator reads."""
+        """Note work that was left undone, as one line for the administrator."""
         self.failures.append(log.redact(line))
 
     def write(self, directory: Path | None) -> None:
@@ -189,7 +191,7 @@ def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Itera
 
 
 def read(program: str, directory: Path) -> Mapping[str, object] | None:
-    """Return the last run's record; None when there is none, or none that can be read."""
+    """Return the record of the last run; None if there is none that can be read."""
     try:
         return load(directory / f"{program}.json")
     except (OSError, ValueError):
@@ -199,8 +201,8 @@ def read(program: str, directory: Path) -> Mapping[str, object] | None:
 def load(path: Path) -> Mapping[str, object]:
     """Return the record in a file.
 
-    Root reads what containers have written: links are not followed, and a pipe or a flood is no
-    record.
+    Root reads files that containers have written, so links are not followed, and a pipe or a
+    flood is not a record.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
@@ -239,7 +241,7 @@ def load_all(directory: Path) -> tuple[dict[Path, Mapping[str, object]], list[st
 
 
 def last_success(program: str, directory: Path) -> datetime | None:
-    """Return the end of the last run that left nothing undone."""
+    """Return the end of the last run that did all its work."""
     text = (read(program, directory) or {}).get("last_success")
     try:
         return datetime.fromisoformat(text) if isinstance(text, str) else None
@@ -248,7 +250,7 @@ def last_success(program: str, directory: Path) -> datetime | None:
 
 
 def _keep(path: Path, content: Callable[[], bytes]) -> None:
-    """Write one of the files, whatever became of the other."""
+    """Write one of the files, whether or not the other one was written."""
     try:
         data = content()
         try:
@@ -258,11 +260,11 @@ def _keep(path: Path, content: Callable[[], bytes]) -> None:
                 raise
             files.overwrite(path, data)
         if path.suffix == ".prom":
-            # Whatever the umask: node_exporter has an account of its own; nothing here is secret.
+            # node_exporter has an account of its own, whatever our umask; nothing here is secret.
             path.chmod(0o644)
     except OSError as error:
         logger.warning("run record not written: %s: %s", error.filename, error.strerror)
-    except ValueError as error:  # a name that Prometheus would not take
+    except ValueError as error:  # a name that Prometheus does not accept
         logger.warning("run record not written: %s: %s", path, error)
 
 
@@ -281,7 +283,7 @@ def _metrics(record: RunRecord, *, seconds: float) -> bytes:
         )
     for name, value in sorted(record.counts.items()):
         if name in gauges or not _NAME.fullmatch(name):
-            raise ValueError(f"no name for a figure: {name!r}")
+            raise ValueError(f"not the name of a figure: {name!r}")
         gauges[name] = (f"{name.replace('_', ' ')} of the last run", float(value))
     lines = [
         _gauge(f"fedcloud_run_{name}", *gauge, program=record.program)
@@ -291,7 +293,10 @@ def _metrics(record: RunRecord, *, seconds: float) -> bytes:
 
 
 def _gauge(name: str, words: str, value: float, *, program: str) -> str:
-    """Return one gauge in Prometheus's text format (its client takes longer to import than most runs to do)."""
+    """Return one gauge in Prometheus's text format.
+
+    Importing Prometheus's client takes longer than most runs.
+    """
     number = (
         repr(value)
         if math.isfinite(value)
