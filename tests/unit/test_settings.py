@@ -176,7 +176,7 @@ def test_blanks_before_headers_and_tabs_at_line_ends_are_read_as_meant() -> None
         ("x: 1\n", ":1: no section header above this line"),
         ("[a]\nnonsense\n", ":2: neither 'option: value' nor a [section]"),
         ("[a\n", ":1: not a section header; write [name]"),
-        ("[a]\n[a]\n", ":2: section [a] stands here a second time"),
+        ("[a]\n[a]\n", ":2: section [a] begins here a second time"),
     ],
 )
 def test_what_an_ini_file_may_not_hold(text: str, line: str) -> None:
@@ -324,7 +324,7 @@ def test_what_looks_like_a_comment_behind_a_value_is_reported(
     settings.text("a", "c")
     (warning,) = settings.finish()
     assert (warning.line, warning.option.endswith("b")) == (2, True)
-    assert "what follows the # or ; is part of the value" in warning.text
+    assert "the # or ; and the text after it belong to the value" in warning.text
     assert "note" not in str(warning)  # it may be half of a secret
 
 

@@ -105,7 +105,7 @@ def test_lists_of_mappings_are_numbered() -> None:
         ("a: [1, '2,3']", "1: a: a comma within an item of a list is not read here"),
         (
             "a:\n  b.c: {d: 1}\n  b: {c: {e: 1}}",
-            "3: a.b.c: cannot be told from another name of the file",
+            "3: a.b.c: has the same path as another name in this file; rename",
         ),
         (
             "a: " + "{a: " * 25 + "}" * 25,

@@ -1,4 +1,4 @@
-"""A configuration as read, before anything is known of its options: text, and where it stands."""
+"""A configuration as its files set it: texts of options, each with file and line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_SIZE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One assignment: the text of its value, its file, its line (from 1)."""
+    """The value of an option as a file sets it. ``line`` counts from 1; 0 is another source."""
 
     text: str
     path: Path
@@ -25,23 +25,23 @@ class Setting:
 
 @dataclass(slots=True)
 class Document:
-    """Sections of options, in file order, from one or several files. Of several assignments the last one counts."""
+    """Sections of options from one or several files, in their order; the last setting wins."""
 
     sections: dict[str, dict[str, Setting]] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
-    """What a dialect warns of, whatever the options mean."""
+    """Warnings about the form of the text, whatever its options mean."""
 
     def get(self, section: str, option: str) -> Setting | None:
-        """Return an option's entry, None when no file sets it."""
+        """Return the setting of an option; None if no file sets it."""
         return self.sections.get(section, {}).get(option)
 
     def set(self, section: str, option: str, entry: Setting) -> None:
-        """Add an assignment; it wins over earlier ones."""
+        """Add a setting, which wins over earlier ones of the same option."""
         self.sections.setdefault(section, {})[option] = entry
 
     def update(self, other: Document) -> None:
-        """Lay another document's assignments over this one's."""
+        """Add the settings of another document, which win over those of this one."""
         self.paths += other.paths
         self.remarks += other.remarks
         for section, options in other.sections.items():
@@ -49,19 +49,27 @@ class Document:
 
 
 def remark_comment(value: str, path: Path, line: int, option: str) -> list[Problem]:
-    """Return a warning when a value holds what looks like a comment, in a dialect that has none behind values."""
+    """Return a warning if a value seems to end in a comment.
+
+    It is for dialects that have comments on lines of their own only.
+    """
     if not re.search(r"\s[#;]\s", value):
         return []
-    text = "what follows the # or ; is part of the value; write a comment on a line of its own"
+    text = "the # or ; and the text after it belong to the value; write comments on their own line"
     return [Problem(path, line, option, text, is_fatal=False)]
 
 
 Dialect = Callable[[Path, str], Document]
-"""Reads a file's text; raises `ConfigurationError` with every line that it cannot read."""
+"""Parses the text of a file; raises `ConfigurationError` with all lines that are wrong."""
 
 
 def read(paths: Sequence[Path], dialect: Dialect) -> Document:
-    """Read files in order, later ones over earlier ones; raises `ConfigurationError` for all that fail, together."""
+    """Read files in order; later ones win over earlier ones.
+
+    Raises:
+        ConfigurationError: some files cannot be read or parsed; it has the problems of all.
+
+    """
     document = Document()
     problems: list[Problem] = []
     for path in paths:
@@ -75,7 +83,12 @@ def read(paths: Sequence[Path], dialect: Dialect) -> Document:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text; one that is missing, unreadable, too large or not UTF-8 text is a `ConfigurationError`."""
+    """Return the text of a file.
+
+    Raises:
+        ConfigurationError: the file is missing, unreadable, too large or not UTF-8.
+
+    """
     try:
         with _open(path) as file:
             data = file.read(_MAX_SIZE + 1)
@@ -101,24 +114,27 @@ def read_text(path: Path) -> str:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open a file; a pipe only when the caller passed it: without a writer it never ends."""
-    # Such as a shell's <(command).
+    """Open a regular file, or a pipe that the caller passed as an open descriptor."""
+    # A shell's <(command) is such a pipe. Any other one could have no writer, and never end.
     is_passed = path.is_relative_to("/dev") or path.is_relative_to("/proc/self/fd")
     return path.open("rb") if is_passed else files.open_regular(path, follow=True)
 
 
 def lines(text: str) -> list[str]:
-    """Split as `open` does; `str.splitlines` would also cut values at form feeds, NEL and Unicode separators."""
+    """Return the lines of a text, split as `open` does.
+
+    `str.splitlines` would also split values at form feeds, NEL and Unicode's separators.
+    """
     return re.split(r"\r\n|\r|\n", text)
 
 
 def first_existing(candidates: Iterable[Path]) -> list[Path]:
-    """Return the first file of ``candidates`` that exists, as a list; an empty list when there is none."""
+    """Return a list of the first file of ``candidates`` that exists, or an empty one."""
     return next(([path] for path in candidates if may_exist(path)), [])
 
 
 def may_exist(path: Path) -> bool:
-    """Say whether a file exists, or cannot be looked for: reading it will tell why."""
+    """Check whether a file exists, or may: reading it then reports why it cannot be seen."""
     try:
         return path.is_file()
     except OSError:

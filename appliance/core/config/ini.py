@@ -1,10 +1,10 @@
-"""The dialect of Python's ConfigParser as SSM's files use it: sections, ``key: value`` or ``key = value``.
+"""The dialect of SSM's files, which SSM reads with ConfigParser: ``key: value``, ``key = value``.
 
-Every line is stripped first. The files that the appliance shipped from 2019 to 2021 had a blank
-before section headers and TABs at line ends; ConfigParser takes such a header for the second line
-of the value before it, and reads ``certificate`` in ``[broker]`` without a word. So there are no
-continuation lines here; no option of these files needs them. Interpolation (``%(name)s``) is not
-done: a password may contain a per cent sign.
+Blanks around a line do not count. The files that the appliance shipped from 2019 to 2021 had a
+blank before section headers and TABs at line ends. ConfigParser reads such a header as the second
+line of the value before it, and then finds ``certificate`` in ``[broker]``. So this dialect has no
+continuation lines; no option of these files needs them. It does not interpolate ``%(name)s``
+either: a password may contain a per cent sign.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ASSIGNMENT = re.compile(r"(?P<key>[^:=]+?)\s*[:=]\s*(?P<value>.*)")
 
 
 def parse(path: Path, text: str) -> Document:
-    """Parse a file of this dialect; option names are folded to lower case, nothing may be given twice."""
+    """Parse a file; option names are folded to lower case, and no option may be set twice."""
     document, problems = Document(paths=[path]), []
     section: str | None = None
     for number, raw in enumerate(lines(text), start=1):
@@ -32,7 +32,7 @@ def parse(path: Path, text: str) -> Document:
                 problems.append(Problem(path, number, "", "not a section header; write [name]"))
             elif section in document.sections:
                 problems.append(
-                    Problem(path, number, "", f"section [{section}] stands here a second time")
+                    Problem(path, number, "", f"section [{section}] begins here a second time")
                 )
             document.sections.setdefault(section, {})
             continue
@@ -43,7 +43,7 @@ def parse(path: Path, text: str) -> Document:
                 if match
                 else "neither 'option: value' nor a [section]"
             )
-            # without the line: it may be half of a secret
+            # The message does not quote the line, which may be a part of a secret.
             problems.append(Problem(path, number, "", cause))
             continue
         key = match["key"].lower()

@@ -1,4 +1,4 @@
-"""The dialect of oslo.config: sections, ``key = value``, continuation lines, quotes, ``$option`` references."""
+"""The dialect of oslo.config: ``key = value``, continuation lines, quotes, ``$option``."""
 
 from __future__ import annotations
 
@@ -52,15 +52,14 @@ LOG_OPTIONS = (
     ),
     *("logging_exception_prefix", "logging_user_identity_format"),
 )
-"""Options of oslo.log, of all its releases, that are legal in a file and have no effect here."""
-
+"""Options of all releases of oslo.log that a file may set, and that have no effect here."""
 
 _ELSEWHERE = ("use_syslog", "use_journal", "log_config_append", "log_config")
-"""Those of them that would send the log elsewhere: whoever sets one looks for it there."""
+"""Options among them that would send the log elsewhere, where an administrator would look."""
 
 
 def warn_of_ignored(settings: Settings) -> None:
-    """Warn of options of oslo.log that are set, have no effect, and would be missed."""
+    """Warn of options of oslo.log that are set to send the log elsewhere, without effect."""
     for option in _ELSEWHERE:
         entry = settings.where("DEFAULT", option)
         if entry and entry.text.lower() not in ("", "false", "no", "off", "0"):
@@ -69,10 +68,10 @@ def warn_of_ignored(settings: Settings) -> None:
 
 
 def parse(path: Path, text: str) -> Document:
-    """Parse a file of this dialect. As in oslo.config, sections other than DEFAULT are folded to lower case.
+    """Parse a file; sections other than DEFAULT are folded to lower case, as in oslo.config.
 
-    Dashes in option names count as underscores; oslo.config does so for older names only. An option
-    that is set twice is an error: oslo.config takes the last one without a word.
+    Dashes in names of options count as underscores; oslo.config does so for older names only. An
+    option that is set twice is an error; oslo.config silently takes the last one.
     """
     reader = _OsloReader(path)
     reader.parse(lines(text))
@@ -108,21 +107,22 @@ class _OsloReader(iniparser.BaseParser):
             return
         name, entry = key.replace("-", "_"), Setting("\n".join(value), self.path, self._key_line)
         if earlier := self.document.get(self._section, name):
-            text = f"is set a second time in [{self._section}]; first in line {earlier.line}; remove one"
+            first = f"first in line {earlier.line}; remove one"
+            text = f"is set a second time in [{self._section}]; {first}"
             self.problems.append(Problem(self.path, self._key_line, name, text))
         self.document.remarks += remark_comment(entry.text, self.path, entry.line, name)
         self.document.set(self._section, name, entry)
 
     def _note(self, text: str) -> None:
-        # without the line: it may be half of a secret
+        # The message does not quote the line, which may be a part of a secret.
         self.problems.append(Problem(self.path, self.lineno, "", text))
 
-    # The parser stops at its first error; these go on, so that all are told together.
+    # The parser stops at its first error; these methods continue, to report all of them.
     def error_empty_key(self, _line: str) -> None:  # type: ignore[override]
         self._note("neither 'option = value' nor a [section]")
 
     def error_unexpected_continuation(self, _line: str) -> None:  # type: ignore[override]
-        self._note("begins with a blank, but continues no option; remove the blank")
+        self._note("begins with a blank, and there is no option to continue; remove the blank")
 
     def error_no_section_end_bracket(self, _line: str) -> None:  # type: ignore[override]
         self._note("not a section header, write [name]")
@@ -139,8 +139,7 @@ class _Template(string.Template):
 def interpolate(text: str, lookup: Callable[[str], str | None]) -> str:
     r"""Replace ``$name``, ``${name}`` and ``$group.name``; ``$$`` and ``\$`` are a dollar sign.
 
-    A name that ``lookup`` does not know stays as it is, so that a password may contain a dollar
-    sign.
+    A name that ``lookup`` does not know stays as it is: a password may contain a dollar sign.
     """
 
     class _Names(dict[str, str]):
@@ -154,7 +153,7 @@ def interpolate(text: str, lookup: Callable[[str], str | None]) -> str:
 
 
 def log_file(settings: Settings, name: str) -> Path | None:
-    """Return the log file that oslo.log's options name, ``name`` where they name only its directory."""
+    """Return the log file of oslo.log's options; ``name`` is its name if they set none."""
     directory = settings.text("DEFAULT", "log_dir", aliases=[("DEFAULT", "logdir")])
     file = settings.text("DEFAULT", "log_file", aliases=[("DEFAULT", "logfile")])
     if not file and not directory:

@@ -1,8 +1,8 @@
-"""From a configuration document to checked values: typed getters that collect every error instead of stopping.
+"""Typed access to a configuration, which collects all errors instead of stopping at the first.
 
-A program reads each option once, through a getter that knows what is allowed; then
-`Settings.finish` raises one `ConfigurationError` with all findings as ``file:line: option: what is
-wrong``, or returns the warnings.
+A program reads each option once, through a getter that knows what is allowed. Then
+`Settings.finish` raises one `ConfigurationError` with all problems, each with file, line and
+option, or returns the warnings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _FALSE = frozenset({"false", "0", "off", "no"})
 _UNUSABLE = "cannot be used"
 _OUT_OF_REACH = "cannot be read: check owner and mode, of its directories too"
 _USUAL = {"user": "username", "login": "username", "pass": "password", "passwd": "password"}
-"""What is meant by names of options that other programs have, where the nearest spelling is another option."""
+"""Names of options in other programs, and ours; the closest spelling would be another option."""
+_WORD = 5
+"""Characters of a placeholder that may occur in a real value."""
 T = TypeVar("T")
 
 Interpolation = Callable[[str, Callable[[str], str | None]], str]
@@ -45,12 +47,12 @@ COMPARED = frozenset(
         ),
     }
 )
-"""Options that `appliance check` compares between the files of several programs. No secret is among them."""
+"""Options that `appliance check` compares between programs. None of them is a secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a file says of one option, as the program understands it; line 0 is a default."""
+    """The value of an option as a program understands it; line 0 is a default."""
 
     section: str
     option: str
@@ -63,7 +65,7 @@ _observed: deque[Value] = deque(maxlen=256)
 
 
 def observed() -> tuple[Value, ...]:
-    """Return what this process has read of the options that are `COMPARED`, and forget it."""
+    """Return the values of `COMPARED` options that this process has read, and forget them."""
     found = tuple(dict.fromkeys(_observed))
     _observed.clear()
     return found
@@ -72,8 +74,8 @@ def observed() -> tuple[Value, ...]:
 class Settings:
     """Typed access to one document.
 
-    ``interpolate`` is the dialect's way to refer to other options, if it has one. ``overrides`` are
-    values of the command line: (section, option) to text; they win over the files.
+    ``interpolate`` resolves references to other options, if the dialect has them. ``overrides``
+    has values of the command line by section and option, which win over the files.
     """
 
     def __init__(
@@ -105,8 +107,8 @@ class Settings:
     ) -> str:
         """Return an option as text.
 
-        ``required`` is what to tell when it is missing or empty. A value that still is one of
-        ``placeholders`` (or contains one, where a placeholder is longer than a word) is an error.
+        ``required`` is the remedy that is reported if it is missing or empty. A value that is one
+        of ``placeholders``, or contains a longer one, is an error.
         """
         entry = self._find(section, option, aliases)
         self._defaults[section, option] = default
@@ -115,7 +117,7 @@ class Settings:
         if required and not value:
             self._report(entry, section, option, f"must be set: {required}")
         for placeholder in placeholders:
-            if value == placeholder or (len(placeholder) > 5 and placeholder in value):  # noqa: PLR2004  a word
+            if value == placeholder or (len(placeholder) > _WORD and placeholder in value):
                 remedy = required or "write your own value"
                 self._report(
                     entry, section, option, f"is still the placeholder {placeholder!r}; {remedy}"
@@ -164,7 +166,7 @@ class Settings:
         allowed: Collection[str],
         aliases: Iterable[Alias] = (),
     ) -> str:
-        """Return an option that is one of some words, compared without regard to case."""
+        """Return an option that is one of some words, in any case of its letters."""
         by_folded = {word.lower(): word for word in allowed}
 
         def convert(text: str) -> str:
@@ -184,7 +186,7 @@ class Settings:
         default: Iterable[str] = (),
         aliases: Iterable[Alias] = (),
     ) -> tuple[str, ...]:
-        """Return a comma-separated option as its words, without blanks around them and without empty ones."""
+        """Return the words of an option that separates them by commas, without empty ones."""
         entry = self._find(section, option, aliases)
         if entry is None:
             return tuple(default)
@@ -202,7 +204,7 @@ class Settings:
         is_directory: bool = False,
         is_output: bool = False,
     ) -> Path:
-        """Return an option as an absolute path: of anything, of a directory, or of a file that is to be written."""
+        """Return an absolute path: of anything, of a directory, or of a file to write."""
         entry = self._find(section, option, aliases)
         self._defaults[section, option] = str(default)
         if entry is None or not entry.text:
@@ -239,7 +241,7 @@ class Settings:
         default: Path | None = None,
         aliases: Iterable[Alias] = (),
     ) -> Path | None:
-        """Return an option as the path of a file that must exist and be readable; None when unset without default."""
+        """Return the path of a file, which must be readable; None if unset without default."""
         entry = self._find(section, option, aliases)
         if (entry is None or not entry.text) and default is None:
             return None
@@ -250,32 +252,37 @@ class Settings:
         return value
 
     def where(self, section: str, option: str, *, aliases: Iterable[Alias] = ()) -> Setting | None:
-        """Return where an option is set."""
+        """Return the setting of an option, with file and line; None if it is not set."""
         return self._find(section, option, aliases)
 
     def error(self, section: str, option: str, text: str, *, entry: Setting | None = None) -> None:
-        """Report an option as wrong, for rules that span several options; ``entry`` says where if it is none itself."""
+        """Report an error of an option; ``entry`` has its place if it is not an option's own."""
         self._report(entry or self._entry(section, option), section, option, text)
 
     def warn(self, section: str, option: str, text: str, *, entry: Setting | None = None) -> None:
-        """Report an option as dubious."""
+        """Report a warning about an option."""
         self._report(entry or self._entry(section, option), section, option, text, is_fatal=False)
 
     def deprecate(self, section: str, option: str, text: str) -> None:
-        """Report an older spelling, which goes on working, to whoever asks for a check."""
+        """Report an older spelling, which still works, in a check of the configuration."""
         if log.is_checking():
             self.warn(section, option, f"deprecated: {text}")
 
     def hold_account(self, section: str) -> None:
-        """Say that a section names an account: a misspelt option there is an error, where else it is a warning."""
+        """Make misspelled options of a section errors, because it names an account."""
         self._accounts.add(section)
 
     def accept(self, section: str, options: Iterable[str]) -> None:
-        """Take options as known that nothing reads: those of upstream that have no effect here."""
+        """Accept options of upstream that have no effect here."""
         self._known.setdefault(section, set()).update(options)
 
     def finish(self) -> tuple[Problem, ...]:
-        """Raise all errors together, or return the warnings, unknown options with the nearest known name among them."""
+        """Return the warnings, unknown options among them.
+
+        Raises:
+            ConfigurationError: there are errors; it has all of them, and the warnings.
+
+        """
         self._warn_of_unknown()
         for (section, option), text in self._deprecated.items():
             self.deprecate(section, option, text)
@@ -289,8 +296,7 @@ class Settings:
         for where in places:
             self._known.setdefault(where[0], set()).add(where[1])
         entries = [entry for where in places if (entry := self._document.get(*where))]
-        # Of several files the last one counts, by whatever name it sets the option, as in
-        # oslo.config.
+        # The last file wins by whichever name it sets the option, as in oslo.config.
         found = self._override(section, option) or max(entries, key=self._rank, default=None)
         if found:
             self._found[section, option] = found
@@ -325,7 +331,7 @@ class Settings:
             return text
 
         def lookup(name: str) -> str | None:
-            if name in pending:  # it refers to itself, by some way round
+            if name in pending:  # it refers to itself, perhaps through other options
                 return None
             group, _, option = name.rpartition(".")
             for where in ((group or section, option), ("DEFAULT", name)):
@@ -378,7 +384,7 @@ class Settings:
                 self._report_unknown(section, option)
 
     def _report_unknown(self, section: str, option: str) -> None:
-        """Report an option that has no meaning where it stands; without the account that it was to name, fatally."""
+        """Report an unknown option: as an error if an account would lack it, else as a warning."""
         elsewhere = [
             name for name, known in self._known.items() if name != section and option in known
         ]
@@ -404,14 +410,14 @@ class Settings:
 
 
 def state_of(path: Path) -> str:
-    """Say what keeps a path from being a file that can be read; empty when nothing does."""
+    """Return why a path is not a file that can be read; empty if it is one."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return "does not exist"
     except PermissionError:
         return _OUT_OF_REACH
-    except OSError as error:  # a name that is too long, a file where a directory would have to be, a disk that fails
+    except OSError as error:  # too long, below a file instead of a directory, a failing disk
         return f"{_UNUSABLE}: {(error.strerror or str(error)).lower()}"
     if stat.S_ISREG(mode):
         return "" if os.access(path, os.R_OK) else _OUT_OF_REACH
@@ -419,7 +425,7 @@ def state_of(path: Path) -> str:
 
 
 def _lost(path: Path) -> str:
-    """Say that a directory would be made in a container's own layer, which nobody may write and which ends with it."""
+    """Return why a directory cannot be made in a container: its own layer is read-only."""
     if not place.is_container() or place.is_mounted(str(path)) or os.access(path, os.F_OK):
         return ""
     above = next((one for one in path.parents if os.access(one, os.F_OK)), path)

@@ -1,12 +1,12 @@
-r"""The dialect of files that a shell reads for its variables: ``export NAME=value``, ``NAME=value``, quotes, comments.
+r"""The dialect of files that set a shell's variables: ``NAME=value``, ``export NAME=value``.
 
-Such a file is read, never executed. Whatever a shell would have to work out is an error: ``$NAME``,
-``$(command)``, backquotes, ``~``, commands. What is left means the same as in sh: quotes are taken
-off, a backslash takes the next character as it is, adjacent pieces are joined. Lines may end in CR
-LF. A second assignment of another value is an error, unless the first is empty: a shell would take
-the last one, and whoever edits the first wonders why.
+Such a file is parsed, never executed. All that a shell would expand or run is an error: ``$NAME``,
+``$(command)``, backquotes, ``~``, commands. The rest means the same as in sh: quotes are removed,
+a backslash quotes the next character, adjacent pieces are joined. Lines may end in CR LF. A second
+assignment of another value is an error, unless the first value is empty: a shell would take the
+last one, and an edit of the first one would have no effect.
 
-All options stand in section ``DEFAULT``, names in their own spelling.
+All options are in section ``DEFAULT``, under their own names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TOKEN = re.compile(
 _EXPANSION = re.compile(r"\$[({A-Za-z_0-9@*#?!$-]|`")
 _TILDE = re.compile(r"[^=]+=(?:.*:)?~", re.DOTALL)
 _ESCAPE = re.compile(r"\\([$`\"\\\n])", re.DOTALL)
-_REPLACED = "would be replaced by a shell; nothing is executed here: write the plain value, in single quotes"
+_REPLACED = "would be replaced by a shell, not here; write the plain value in single quotes"
 
 
 @dataclass(slots=True)
@@ -47,21 +47,25 @@ class _Word:
     line: int
     text: str = ""
     literal_length: int = 0
-    """How much of its beginning stands there without any quote."""
+    """Characters at its beginning that are not quoted."""
     problems: list[tuple[int, str]] = field(default_factory=list)
     is_literal: bool = True
 
     @property
     def name(self) -> str:
-        """The variable that it sets; empty when it is no assignment."""
+        """The variable that the word sets; empty if it is not an assignment."""
         name, equals, _ = self.text.partition("=")
         return name if equals and self.literal_length > len(name) and _NAME.fullmatch(name) else ""
 
 
 def parse(path: Path, text: str) -> Document:
-    """Parse a file of this dialect; raises `ConfigurationError` with every line that is no plain assignment.
+    """Parse a file.
 
-    The messages show names of variables only: what stands elsewhere may be a part of a password.
+    Messages quote the names of variables only: other texts may be a part of a password.
+
+    Raises:
+        ConfigurationError: some lines are not plain assignments; it has all of them.
+
     """
     document, problems = Document(paths=[path]), []
     for command in _commands(text.replace("\r\n", "\n")):
@@ -113,7 +117,7 @@ def _commands(text: str) -> Iterator[list[_Word]]:
 
 
 def _words(text: str) -> Iterator[_Word | None]:
-    """Yield the words of a text, None at the end of each command."""
+    """Yield the words of a text, and None at the end of each command."""
     word: _Word | None = None
     position, line = 0, 1
     while position < len(text):
@@ -133,7 +137,7 @@ def _words(text: str) -> Iterator[_Word | None]:
         elif kind != "joined":
             word = word or _Word(line)
             _append(word, kind, token[kind], line)
-            if kind == "open":  # the rest cannot be told apart
+            if kind == "open":  # without its end, the rest of the text has no structure
                 break
         line += token[0].count("\n")
     if word is not None:

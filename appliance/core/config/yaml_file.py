@@ -1,10 +1,10 @@
-"""The dialect of YAML files, read for their text and its lines; no value is turned into anything but text.
+"""The dialect of YAML files, whose values stay texts.
 
 A mapping is a section named by its path, ``compute.endpoints.defaults``; its scalars are the
-section's options. Scalars of the outermost mapping stand in section ``DEFAULT``. Version numbers
-keep all their digits, since nothing becomes a float; a value that is null or missing is empty; a
-list of scalars is one text with commas; a list of mappings is sections ``path[0]``, ``path[1]`` …
-`Tree.children` tells the names below a path where the file chooses them (VOs).
+section's options. Scalars of the outermost mapping are in section ``DEFAULT``. Versions keep all
+their digits, since no value becomes a float. A value that is null or missing is empty, a list of
+scalars is one text with commas, and a list of mappings is the sections ``path[0]``, ``path[1]`` …
+`Tree.children` has the names below a path where the file chooses them, such as VOs.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ _NULL = "tag:yaml.org,2002:null"
 
 @dataclass(slots=True)
 class Tree(Document):
-    """A document that also knows which sections stand right below which."""
+    """A document that also has the tree of its sections."""
 
     children: dict[str, dict[str, Setting]] = field(default_factory=dict)
-    """Path of a mapping to the mappings in it, by key, with the line of each."""
+    """By the path of a mapping, the mappings in it by key, each with its line."""
 
 
 def parse(path: Path, text: str) -> Tree:
-    """Parse a file of this dialect; raises `ConfigurationError`."""
+    """Parse a file.
+
+    Raises:
+        ConfigurationError: the text is not YAML, or has forms that are not read here.
+
+    """
     import yaml  # noqa: PLC0415  start-up is a cost
 
     try:
@@ -43,7 +48,7 @@ def parse(path: Path, text: str) -> Tree:
         mark = getattr(error, "problem_mark", None)
         cause = getattr(error, "problem", None) or "is not YAML"
         raise ConfigurationError(
-            [Problem(path, mark.line + 1 if mark else 0, "", _told(cause))]
+            [Problem(path, mark.line + 1 if mark else 0, "", _explain(cause))]
         ) from error
     reader = _YamlReader(Tree(paths=[path]), path)
     if root is not None:
@@ -53,7 +58,7 @@ def parse(path: Path, text: str) -> Tree:
     return reader.tree
 
 
-def _told(cause: str) -> str:
+def _explain(cause: str) -> str:
     hint = (
         "; indent with blanks, not with TABs"
         if "\\t" in cause or "start any token" in cause
@@ -122,12 +127,14 @@ class _YamlReader:
 
     def _child(self, section: str, name: str, below: str, line: int) -> None:
         if below in self.tree.sections:  # `a: {b.c: …}` beside `a: {b: {c: …}}`
-            self._note_line(line, below, "cannot be told from another name of the file")
+            self._note_line(
+                line, below, "has the same path as another name in this file; rename one of them"
+            )
         self.tree.sections.setdefault(below, {})
         self.tree.children.setdefault(section, {})[name] = Setting("", self.path, line)
 
     def _is_new(self, node: yaml.Node, name: str, depth: int) -> bool:
-        """Say whether a collection is met for the first time, not by an alias, and not too deep."""
+        """Check that a collection is met for the first time, not by an alias, and not too deep."""
         if id(node) in self._seen or depth > _DEEPEST:
             self._note(
                 node,
