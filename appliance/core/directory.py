@@ -1,11 +1,10 @@
-"""A directory server: as its one writer sees it, and as anybody does.
+"""Clients of a directory server: the one that writes, and anonymous ones that read.
 
-The writer uses LDAP over the server's unix socket, as the user that runs it. There is no password:
-the server learns from the kernel who is at the other end of the socket (SASL EXTERNAL), and its
-configuration names that user as the one who may write. Everybody else reads over TCP, anonymously:
-`read`.
+The writer uses LDAP over the server's unix socket, as the user that runs the server. There is no
+password: the kernel reports the user at the other end of the socket (SASL EXTERNAL), and the
+server's configuration lets that user write. All others read over TCP, anonymously: `read`.
 
-This is the one module that imports ldap3, and only when a connection is made.
+This is the only module that imports ldap3, and it does so when a connection is made.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _PAGE = 1000
 
 
 class Refused(ApplianceError):
-    """The server answered that it will not do this to this entry. ``code`` is LDAP's (RFC 4511, appendix A)."""
+    """The server refused an operation. ``code`` is LDAP's result code (RFC 4511, appendix A)."""
 
     def __init__(self, dn: str, code: int, text: str) -> None:
         super().__init__(dn, f"refused by the directory: {text} ({code})")
@@ -37,14 +36,14 @@ class Refused(ApplianceError):
 
 
 class NoAnswer(Unavailable):
-    """The connection broke, or the server was silent for too long."""
+    """The connection broke, or the server did not answer in time."""
 
 
 class Directory:
     """A connection, open until `close` or the end of the ``with`` block.
 
-    ``timeout`` bounds each answer. All methods raise `NoAnswer` when the connection breaks; whether
-    the operation under way was done is then unknown.
+    ``timeout`` limits the wait for each answer. All methods raise `NoAnswer` if the connection
+    breaks; the operation may have been done or not.
     """
 
     def __init__(self, socket: Path, *, timeout: timedelta = timedelta(seconds=30)) -> None:
@@ -58,7 +57,7 @@ class Directory:
             server,
             authentication=self._ldap3.SASL,
             sasl_mechanism=self._ldap3.EXTERNAL,
-            # empty, not absent: without credentials slapd waits for a second step
+            # Empty, not absent: without credentials slapd waits for a second step of SASL.
             sasl_credentials="",
             receive_timeout=seconds,
             check_names=False,
@@ -79,22 +78,32 @@ class Directory:
             "add",
             entry.dn,
             None,
-            {name: _octets(values) for name, values in entry.attributes.items()},
+            {name: _encoded(values) for name, values in entry.attributes.items()},
         )
 
     def modify(self, dn: str, changes: Mapping[str, Sequence[str]]) -> None:
-        """Give attributes these values instead of those that they have, none to remove them; raises `Refused`."""
+        """Replace the values of attributes; an attribute without values is removed.
+
+        Raises:
+            Refused: the server does not do it.
+
+        """
         replace = self._ldap3.MODIFY_REPLACE
         self._change(
-            "modify", dn, {name: [(replace, _octets(values))] for name, values in changes.items()}
+            "modify", dn, {name: [(replace, _encoded(values))] for name, values in changes.items()}
         )
 
     def delete(self, dn: str) -> None:
-        """Remove an entry, which must have none below it; raises `Refused`."""
+        """Remove an entry that has no entries below it; raises `Refused`."""
         self._change("delete", dn)
 
     def search(self, base: str, *, filter_: str = "(objectClass=*)") -> Iterator[Entry]:
-        """Yield the entries of a subtree, page by page, without operational attributes; raises `Refused`."""
+        """Yield the entries of a subtree, page by page, without operational attributes.
+
+        Raises:
+            Refused: the server does not do it.
+
+        """
         cookie = None
         while True:
             self._change(
@@ -112,10 +121,10 @@ class Directory:
                 return
 
     def close(self) -> None:
-        """Take leave; harmless when the connection is gone already."""
+        """Close the connection, which may be broken or closed already."""
         with contextlib.suppress(self._errors.LDAPException, OSError):
             self._connection.unbind()
-        # what ldap3 leaves when it could not connect, or was cut off
+        # ldap3 leaves the socket open if it could not connect, or if the server closed it.
         if self._connection.socket is not None:
             self._connection.socket.close()
 
@@ -133,11 +142,8 @@ class Directory:
     def _change(self, operation: str, dn: str, *arguments: Any, **options: Any) -> None:
         try:
             self._call(operation, dn, *arguments, **options)
-        except (
-            ValueError,
-            TypeError,
-            self._errors.LDAPException,
-        ) as error:  # it makes no message that LDAP knows
+        # ldap3 cannot encode the request, such as a name that is not a distinguished name.
+        except (ValueError, TypeError, self._errors.LDAPException) as error:
             raise Refused(dn, _PROTOCOL_ERROR, f"cannot be sent: {error}") from error
         result = self._connection.result
         if result["result"]:
@@ -166,11 +172,11 @@ def read(
     is_base_only: bool = False,
     timeout: timedelta = timedelta(seconds=30),
 ) -> list[Entry]:
-    """Search anonymously over TCP, in a subtree or at its base alone.
+    """Search anonymously over TCP, in a subtree or only at its base.
 
     Raises:
-        Refused: the server's answer is an error, such as a base that it does not have.
-        Unavailable: it cannot be reached, or does not answer in time.
+        Refused: the server answers with an error, such as an unknown base.
+        Unavailable: the server cannot be reached, or does not answer in time.
 
     """
     ldap3, errors = _import()
@@ -204,14 +210,14 @@ def read(
 
 
 def _import() -> tuple[Any, Any]:
-    with warnings.catch_warnings():  # it uses names that pyasn1 has renamed
+    with warnings.catch_warnings():  # ldap3 uses names that pyasn1 has renamed
         warnings.simplefilter("ignore", DeprecationWarning)
         import ldap3  # noqa: PLC0415  start-up is a cost
         from ldap3.core import exceptions  # noqa: PLC0415
     return ldap3, exceptions
 
 
-def _octets(values: Sequence[str]) -> list[bytes]:
+def _encoded(values: Sequence[str]) -> list[bytes]:
     return [value.encode("utf-8", "surrogateescape") for value in values]
 
 

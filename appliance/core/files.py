@@ -1,13 +1,12 @@
 """Durable changes to the file system.
 
-The order is always the same: write, fsync the file, rename, fsync the directory. After any of these
-steps the power may go: what a reader finds is the old state or the new one, never a mixture.
-Temporary names are fixed, so what a killed run left behind is overwritten by the next one instead
-of piling up.
+The order is always the same: write, fsync the file, rename, fsync the directory. If the power
+fails after any of these steps, a reader finds the old state or the new one, never a mixture.
+Temporary names are fixed, so the next run overwrites the file that a killed run left.
 
 Other programs and people write in the same directories. `open_regular`, `read_regular` and
-`listed` never wait for a pipe, never follow a link that they are not told to follow, and return
-what they cannot use as a line for the administrator: one foreign name holds up nothing else.
+`listed` never wait for a pipe and follow a link only on request. `listed` returns a line for the
+administrator about each name that cannot be used, so that one foreign file blocks nothing else.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _RENAME_NOREPLACE = 1
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Give an `OSError` of a descriptor the name of its file: the administrator must read which disk is full."""
+    """Add the name of the file to an `OSError` of a descriptor, so that a message can show it."""
     try:
         yield
     except OSError as error:
@@ -43,7 +42,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
+    """Make the names in a directory survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with named(path):
@@ -53,7 +52,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path, *, mode: int = 0o750) -> None:
-    """Create a directory and its missing parents durably; one that exists keeps its mode."""
+    """Create a directory and its missing parents durably; an existing one keeps its mode."""
     if path.is_dir():
         return
     if path.parent != path:
@@ -68,10 +67,10 @@ def make_directory(path: Path, *, mode: int = 0o750) -> None:
 
 
 def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
-    """Write a file and fsync it, in place of whatever stood under this name; its name is not yet durable.
+    """Write a file and fsync it; the caller makes its name durable.
 
-    What stood there is removed, not opened: a link that somebody planted leads nowhere, and
-    ``mode`` counts. ``data`` may come in pieces, so that a large file need not be in memory.
+    A file of this name is removed, not opened: a link that somebody planted is not followed, and
+    ``mode`` applies. ``data`` may come in pieces, so that a large file need not fit in memory.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
@@ -86,14 +85,14 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -
 
 
 def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
-    """Replace a file; readers see the old content or the new one, also after a power cut. A link is not followed.
+    """Replace a file; readers see the old content or the new one, also after a power failure.
 
-    Writers in one directory wait for each other, so that none renames what another is still
-    writing. Where a directory cannot be locked (NFS), writers of the same file must exclude each
-    other.
+    A link is replaced, not followed. Writers in one directory wait for each other, so that none
+    renames a file that another still writes. Where a directory cannot be locked (NFS), writers of
+    the same file must exclude each other.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    if temporary.is_dir() and not temporary.is_symlink():  # not ours: we leave it alone
+    if temporary.is_dir() and not temporary.is_symlink():  # foreign: leave it alone
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -116,7 +115,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640
 
 
 class NotAFile(OSError):
-    """Something else than a regular file has this name; ``strerror`` says what."""
+    """The name is not that of a regular file; ``strerror`` says of what it is."""
 
 
 _KINDS = {
@@ -132,23 +131,23 @@ _PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The usable part of a directory, sorted by name, and a line for each path that was skipped."""
+    """The usable paths of a directory, sorted by name, and a line for each skipped one."""
 
     paths: tuple[Path, ...] = ()
     skipped: Mapping[Path, LocalFailure] = field(default_factory=dict)
 
 
 def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
-    """Open a regular file for reading, without ever waiting for somebody else.
+    """Open a regular file for reading, without waiting for another process.
 
-    ``follow`` lets a link lead to it; without, a link is refused.
+    A link is followed with ``follow`` only.
 
     Raises:
         NotAFile: it is a directory, a link, a pipe, a socket or a device.
-        OSError: it is not there, or cannot be read.
+        OSError: it does not exist, or cannot be read.
 
     """
-    require_regular(path, path.stat(follow_symlinks=follow))  # opening a device may have effects
+    require_regular(path, path.stat(follow_symlinks=follow))  # opening a device may act on it
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     flags |= 0 if follow else os.O_NOFOLLOW
     descriptor = os.open(path, flags)
@@ -161,7 +160,7 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
 
 
 def open_append(path: Path, flags: int = 0, *, mode: int = 0o640) -> int:
-    """Return a descriptor to append to a log with, without waiting for a pipe's reader.
+    """Return a descriptor for appending to a log, without waiting for the reader of a pipe.
 
     Raises:
         OSError: it cannot be opened, or is a pipe that nobody reads.
@@ -169,12 +168,18 @@ def open_append(path: Path, flags: int = 0, *, mode: int = 0o640) -> int:
     """
     flags |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(path, flags, mode)
-    os.set_blocking(descriptor, True)  # a reader that is slow must not cost lines
+    os.set_blocking(descriptor, True)  # else a slow reader of a pipe would cost lines
     return descriptor
 
 
 def read_regular(path: Path, *, limit: int, follow: bool = False) -> bytes:
-    """Return the content of a file of at most ``limit`` bytes; raises as `open_regular` does."""
+    """Return the content of a file.
+
+    Raises:
+        NotAFile: it is not a regular file.
+        OSError: it does not exist, cannot be read, or has more than ``limit`` bytes.
+
+    """
     with open_regular(path, follow=follow) as file, named(path):
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -190,11 +195,11 @@ def listed(
     follow: bool = False,
     access: int = os.R_OK,
 ) -> Listing:
-    """Return the files, or ``directories``, of a directory under the names that ``wanted`` accepts.
+    """Return the files, or ``directories``, of a directory whose names ``wanted`` accepts.
 
-    A name that is none, or that this process may not read, is skipped with a line. What vanishes
-    meanwhile was somebody else's. ``follow`` counts a link as what it leads to; ``access`` is what
-    a file must permit (`os.access`).
+    A name of another kind, or one that this process may not read, is skipped with a line. A name
+    that vanishes meanwhile is ignored: another process has taken it. ``follow`` takes a link for
+    its target; ``access`` is the permission that a file must give (`os.access`).
 
     Raises:
         OSError: the directory itself cannot be read.
@@ -217,7 +222,7 @@ def listed(
 
 
 def describe_skipped(path: Path, error: OSError) -> LocalFailure:
-    """Return the line on a name that ``error`` makes us skip, with the command that helps."""
+    """Return the line about a name that is skipped because of ``error``, with a remedy."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -235,13 +240,13 @@ def describe_skipped(path: Path, error: OSError) -> LocalFailure:
 
 
 def describe_unusable(path: Path, error: OSError) -> LocalFailure:
-    """Return the failure of a run that cannot do without a path, with the command that helps."""
+    """Return the failure of a run that needs a path which cannot be used, with a remedy."""
     known = describe_skipped(path, error)
     return LocalFailure(known.subject, known.cause.removeprefix("skipped: "), known.remedy)
 
 
 def shell_word(path: Path) -> str:
-    """Return a path as one word of a command for bash, whatever its bytes are."""
+    """Return a path, of any bytes, as one word of a command for bash."""
     text = str(path)
     if text.isprintable():
         return text if _PLAIN_WORD.fullmatch(text) else shlex.quote(text)
@@ -249,7 +254,7 @@ def shell_word(path: Path) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return a path for a message; one that cannot be printed as `shell_word` writes it."""
+    """Return a path for a message; one that cannot be printed is written as `shell_word`."""
     return str(path) if str(path).isprintable() else shell_word(path)
 
 
@@ -266,14 +271,14 @@ def _require_usable(path: Path, *, directories: bool, follow: bool, access: int)
     if not directories:
         require_regular(path, status)
     elif not stat.S_ISDIR(status.st_mode):
-        raise NotAFile(errno.ENOTDIR, "Is no directory", str(path))
+        raise NotAFile(errno.ENOTDIR, "Is not a directory", str(path))
     needed = os.R_OK | os.X_OK if directories else access
     if not os.access(path, needed, effective_ids=True):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 def require_regular(path: Path, status: os.stat_result) -> None:
-    """Raise `NotAFile` when the status of ``path`` is not that of a regular file."""
+    """Raise `NotAFile` if the status of ``path`` is not that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
         raise NotAFile(errno.EINVAL, f"Is {kind}", str(path))
@@ -283,9 +288,9 @@ def require_regular(path: Path, status: os.stat_result) -> None:
 
 
 def overwrite(path: Path, data: bytes) -> None:
-    """Give a regular file new content in place, for a file system without room for a second copy.
+    """Replace the content of a regular file in place, on a disk without space for a second copy.
 
-    Not atomic: a reader may see half of it. The blocks that the file has are used again.
+    This is not atomic: a reader may see half of it. The blocks of the file are used again.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with named(path), open(descriptor, "wb", buffering=0) as file:
@@ -298,11 +303,15 @@ def overwrite(path: Path, data: bytes) -> None:
 
 
 def move_new(source: Path, target: Path) -> None:
-    """Rename a file of the same file system, refusing to replace: `FileExistsError` when ``target`` exists.
+    """Rename a file within a file system, without replacing another one.
 
-    The move is one step: at every moment exactly one of the two names exists. The caller fsyncs the
-    directories. A file system without RENAME_NOREPLACE (NFS) gets link and unlink, where a crash
-    between the two leaves both names.
+    This is one step: at every moment exactly one of the two names exists. The caller fsyncs the
+    directories. On a file system without RENAME_NOREPLACE (NFS) a link is made and the old name
+    removed; a crash between the two leaves both names.
+
+    Raises:
+        FileExistsError: ``target`` exists.
+
     """
     result = _renameat2(
         _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE
@@ -312,7 +321,7 @@ def move_new(source: Path, target: Path) -> None:
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS):
         os.link(source, target)
-        # two steps: the new name must outlast a power cut before the old one goes
+        # These are two steps, so the new name must be durable before the old one is removed.
         sync_directory(target.parent)
         source.unlink()
         return

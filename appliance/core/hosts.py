@@ -57,7 +57,7 @@ def split_port(text: str, *, default_port: int = 0) -> tuple[str, int]:
 
 
 def join_port(host: str, port: int | None) -> str:
-    """Return ``HOST:PORT`` as URLs have it: an IPv6 address in brackets, no port where it is None."""
+    """Return ``HOST:PORT`` as in URLs: an IPv6 address in brackets; no port if it is None."""
     written = f"[{host}]" if ":" in host else host
     return written if port is None else f"{written}:{port}"
 
@@ -76,7 +76,10 @@ def name_of_url(url: str) -> str:
 
 
 def url_fault(url: str) -> str:
-    """Return why a text is no URL of a service, empty if it is one; no part of it, which may be secret."""
+    """Return why a text is not the URL of a service; empty if it is one.
+
+    The cause quotes no part of the text, which may hold a password.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -100,7 +103,10 @@ def url_fault(url: str) -> str:
     except ValueError:
         is_port = False
     if not is_port:
-        return "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in brackets"
+        return (
+            "is not a URL: a port is a number from 1 to 65535,"
+            " and an IPv6 address stands in brackets"
+        )
     if parts.query or parts.fragment:
         return "continues after its path; leave out everything from ? or # on"
     return ""

@@ -1,6 +1,6 @@
-"""Read cASO's ``lastrun`` files: up to when a project has been accounted.
+"""cASO's ``lastrun`` files: the time up to which a project has been accounted.
 
-`caso` goes on from there; the command ``appliance`` shows it before jobs are scheduled.
+`caso` continues from there; ``appliance`` shows it before jobs are scheduled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ _LONGEST = 4096
 
 
 def read(path: Path) -> datetime | None:
-    """Return a checkpoint file's moment, None without a file; `ValueError` when it holds no full date.
+    """Return the time in a checkpoint file; None if there is no file.
 
-    A date that has been cut off may never pass for a later one, so nothing is filled in.
+    A truncated date is never completed: it could pass for another time.
+
+    Raises:
+        ValueError: the file does not hold a complete date.
+
     """
     try:
         text = files.read_regular(path, limit=_LONGEST, follow=True).decode("ascii").strip()

@@ -1,12 +1,12 @@
 r"""LDIF content records (RFC 2849) and the names of entries in them (RFC 4514).
 
-Values are text. Octets that are not UTF-8 stand in it as surrogate escapes, so that
-``value.encode("utf-8", "surrogateescape")`` gives back what was read. Attribute names keep their
-spelling; they are compared without case.
+Values are texts. Bytes that are not UTF-8 become surrogate escapes, so that
+``value.encode("utf-8", "surrogateescape")`` returns the bytes that were read. Names of attributes
+keep their spelling and are compared without case.
 
-Reading goes on after a record that cannot be read: it comes out as `MalformedRecord`, its neighbours as
-they are. References to files (``attribute:< file:///…``) are never followed. Change records
-(``changetype:``) are not content and come out as `MalformedRecord` too.
+A record that cannot be read becomes a `MalformedRecord`, and reading continues with the next one.
+References to files (``attribute:< file:///…``) are never followed. Change records
+(``changetype:``) are not content and become a `MalformedRecord` too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import starmap
 from appliance.core.run.errors import ApplianceError
 
 WIDTH = 76
-"""Longest line written, in characters; longer ones are folded."""
+"""Characters of a line that is written; longer lines are folded."""
 
 _ATTRIBUTE = re.compile(
     r"(?P<name>[A-Za-z0-9][A-Za-z0-9.-]*(?:;[A-Za-z0-9-]+)*):(?P<kind>[:<]?) *(?P<value>.*)",
@@ -34,24 +34,29 @@ _RDN_SPECIAL = re.compile(r'["+,;<>\\]|^[ #]| $|[\x00-\x1f\x7f]')
 _PLAIN_RDN = re.compile(r"[A-Za-z0-9.-]+=[!$-*\-./0-9:=?-\[\]-~][!#-*\-./0-9:=?-\[\]-~]*")
 _TYPE = re.compile(r" *(?P<type>[A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)*) *= *")
 _TOKEN = re.compile(
-    r"\\(?P<octets>[0-9A-Fa-f]{2}(?:\\[0-9A-Fa-f]{2})*)|\\(?P<char>[ \"#+,;<=>\\])|(?P<plain>[^\\\"+,;<>]+)"
+    r"\\(?P<hex>[0-9A-Fa-f]{2}(?:\\[0-9A-Fa-f]{2})*)"
+    r"|\\(?P<char>[ \"#+,;<=>\\])"
+    r"|(?P<plain>[^\\\"+,;<>]+)"
 )
 
 
 class LdifError(ApplianceError):
-    """A name or a record that is not what the RFCs allow."""
+    """A name or a record that the RFCs do not allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry: its name and its attributes' values, in order. ``line`` is where it was read, 0 when it was made."""
+    """An entry: its name and the values of its attributes, in their order.
+
+    ``line`` is the line where it was read, 0 if it was made.
+    """
 
     dn: str
     attributes: Mapping[str, tuple[str, ...]]
     line: int = field(default=0, compare=False)
 
     def get(self, name: str) -> tuple[str, ...]:
-        """Return an attribute's values, by its name in any case; none when the entry does not have it."""
+        """Return the values of an attribute, by its name in any case; none if it is absent."""
         if (values := self.attributes.get(name)) is not None:
             return values
         folded = name.lower()
@@ -70,18 +75,18 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class MalformedRecord:
-    """A record that cannot be read: the line where it goes wrong (from 1), and why."""
+    """A record that cannot be read: the line of the error (from 1), and the cause."""
 
     line: int
     cause: str
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # writing
 
 
 def write(records: Iterable[Entry | Comment]) -> Iterator[str]:
-    """Yield the text of records, each followed by an empty line; lines end in LF, all characters are ASCII."""
+    """Yield the text of records, each followed by an empty line, in ASCII with LF at line ends."""
     for record in records:
         yield (
             format_entry(record) if isinstance(record, Entry) else format_comment(record.text)
@@ -96,7 +101,7 @@ def format_entry(entry: Entry) -> str:
 
 
 def format_comment(text: str) -> str:
-    """Return one comment line; blanks and control characters in a row become one blank, other characters escapes."""
+    """Return one comment line in ASCII; blanks and controls in a row become one blank."""
     words = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())
     return f"# {words.encode('ascii', 'backslashreplace').decode()}\n"
 
@@ -112,15 +117,15 @@ def _line(name: str, value: str) -> str:
     return "\n ".join([line[:WIDTH], *(line[start : start + WIDTH - 1] for start in rest)]) + "\n"
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # reading
 
 
 def read(lines: Iterable[bytes]) -> Iterator[Entry | Comment | MalformedRecord]:
-    """Yield the records of LDIF as they come; ``lines`` is a binary file, or anything else that yields its lines.
+    """Yield the records of LDIF as they come; ``lines`` yields lines, such as a binary file.
 
-    Lines end in LF or CR LF. Values that are not ASCII are taken as they are, though RFC 2849 wants
-    them in base64.
+    Lines end in LF or CR LF. Values that are not ASCII are accepted as they are, although RFC 2849
+    requires base64 for them: information providers write them so.
     """
     block: list[tuple[int, str]] = []
     for number, line in _unfolded(lines):
@@ -136,7 +141,12 @@ def read(lines: Iterable[bytes]) -> Iterator[Entry | Comment | MalformedRecord]:
 
 
 def parse(data: bytes) -> list[Entry]:
-    """Return all entries of an LDIF text; raises `LdifError` for the first record that cannot be read."""
+    """Return all entries of an LDIF text.
+
+    Raises:
+        LdifError: a record cannot be read.
+
+    """
     entries = []
     for record in read(data.split(b"\n")):
         if isinstance(record, MalformedRecord):
@@ -147,7 +157,7 @@ def parse(data: bytes) -> list[Entry]:
 
 
 def _unfolded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield logical lines with the number of their first physical one."""
+    """Yield unfolded lines, each with the number of its first physical line."""
     parts: list[bytes] = []
     start = 0
     for number, raw in enumerate(lines, start=1):
@@ -199,21 +209,21 @@ def _attribute(line: str) -> tuple[str, str]:
     if not found["kind"]:
         return found["name"], found["value"]
     try:
-        octets = base64.b64decode(found["value"].strip(), validate=True)
+        decoded = base64.b64decode(found["value"].strip(), validate=True)
     except binascii.Error:
         raise ValueError(f"{found['name']}: the value is not base64") from None
-    return found["name"], octets.decode("utf-8", "surrogateescape")
+    return found["name"], decoded.decode("utf-8", "surrogateescape")
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # names
 
 Rdn = tuple[tuple[str, str], ...]
-"""A relative name: attribute type and value, more than one pair when they are joined by ``+``."""
+"""A relative name: pairs of attribute type and value, several if ``+`` joins them."""
 
 
 def escape_rdn(value: str) -> str:
-    r"""Return an attribute value as it stands in a name (RFC 4514, section 2.4): ``a,b`` becomes ``a\,b``."""
+    r"""Return an attribute value as names have it, ``a\,b`` for ``a,b`` (RFC 4514, 2.4)."""
     return _RDN_SPECIAL.sub(lambda found: _escaped(found[0]), value)
 
 
@@ -222,15 +232,20 @@ def _escaped(character: str) -> str:
 
 
 def child(parent_dn: str, attribute: str, value: str) -> str:
-    """Return the name of the entry ``attribute=value`` below another one; ``parent_dn`` may be empty."""
+    """Return the name of the entry ``attribute=value`` below ``parent_dn``, which may be empty."""
     rdn = f"{attribute}={escape_rdn(value)}"
     return f"{rdn},{parent_dn}" if parent_dn else rdn
 
 
 def parse_dn(dn: str) -> tuple[Rdn, ...]:
-    """Return the relative names of a name, the entry's own first, values without escapes; none for the empty name.
+    """Return the relative names of a name, the entry's own first, with unescaped values.
 
-    Blanks around ``,``, ``+`` and ``=`` are left out, as RFC 2253 allowed them. Raises `LdifError`.
+    The empty name has none. Blanks around ``,``, ``+`` and ``=`` are dropped; RFC 2253 allowed
+    them.
+
+    Raises:
+        LdifError: the text is not a name.
+
     """
     rdns: list[Rdn] = []
     pairs: list[tuple[str, str]] = []
@@ -261,34 +276,32 @@ def _value(dn: str, position: int) -> tuple[str, int]:
             dn, f"has a value in BER form at character {position + 1}, which is not read here"
         )
     parts: list[str] = []
-    length = 0  # up to here trailing blanks are meant, because they are escaped
+    length = 0  # of the value with its escaped trailing blanks, which belong to it
     while position < len(dn) and dn[position] not in ",+":
         token = _TOKEN.match(dn, position)
         if token is None:
-            raise LdifError(
-                dn,
-                f"is not a distinguished name: unescaped {dn[position]!r} at character {position + 1}",
-            )
+            place = f"unescaped {dn[position]!r} at character {position + 1}"
+            raise LdifError(dn, f"is not a distinguished name: {place}")
         position = token.end()
         if token["plain"] is not None:
             parts.append(token["plain"])
             length = max(length, len("".join(parts).rstrip(" ")))
             continue
-        octets = token["octets"]
-        parts.append(
-            bytes.fromhex(octets.replace("\\", "")).decode("utf-8", "surrogateescape")
-            if octets
-            else token["char"]
-        )
+        escaped = bytes.fromhex((token["hex"] or "").replace("\\", ""))
+        parts.append(token["char"] or escaped.decode("utf-8", "surrogateescape"))
         length = len("".join(parts))
     return "".join(parts)[:length], position
 
 
 def normalise_dn(dn: str) -> str:
-    """Return one spelling for all spellings of a name that a directory takes for the same entry.
+    """Return one spelling for all spellings of a name that mean the same entry in a directory.
 
     Types are folded in case; values too, except those of GLUE 2, which its schema compares exactly.
-    Blanks in a row count as one, ``+`` joins in sorted order. Raises `LdifError`.
+    Blanks in a row become one, and ``+`` joins pairs in sorted order.
+
+    Raises:
+        LdifError: the text is not a name.
+
     """
     parts = dn.split(",")
     if all(map(_PLAIN_RDN.fullmatch, parts)):
@@ -304,7 +317,7 @@ def _normal_pair(attribute: str, value: str) -> str:
 
 
 def parent(dn: str) -> str:
-    """Return the name of the entry above, in the same spelling; empty for a name of one part."""
+    """Return the name of the entry above, as it is spelled; empty for a name of one part."""
     position = 0
     while (position := dn.find(",", position)) >= 0:
         if not _is_escaped(dn, position):

@@ -1,7 +1,7 @@
-"""The HTTP proxy of the environment: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which containers have from appliance.env.
+"""The HTTP proxy of the environment: HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
-requests finds it by itself; what speaks TLS without requests, and whoever tells of a failure, asks
-here.
+Containers get these variables from appliance.env. requests reads them itself; this module serves
+connections that are made without requests, and messages about failures.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from appliance.core import hosts
 from appliance.core.run.errors import UsageError
 
-_PORT = 80  # as requests has it
+_PORT = 80  # of a proxy whose URL has no port, as in requests
 _FILE = "on an appliance in /etc/fedcloud/appliance.env"
 _REFUSAL = re.compile(r"Tunnel connection failed: (\d+.*?)['\")]*$")
 _ACCOUNT = f"write its account into HTTPS_PROXY, http://NAME:PASSWORD@HOST:PORT, {_FILE}"
 _REMEDIES = {
     "401": _ACCOUNT,
-    "403": "have it let this host and port pass, or name the host in NO_PROXY",
+    "403": "have its operators allow this host and port, or name the host in NO_PROXY",
     "407": _ACCOUNT,
     **dict.fromkeys(
-        ("500", "502", "503", "504"), "check that this host and port answer to the proxy's machine"
+        ("500", "502", "503", "504"), "check that the proxy's host can reach this host and port"
     ),
 }
 _OTHER_REMEDY = f"correct HTTPS_PROXY, or name the host in NO_PROXY, {_FILE}"
 
 
 def check() -> None:
-    """Raise `UsageError` for a proxy that is no URL: libraries tell of that in their own ways, or not at all."""
+    """Raise `UsageError` for a proxy that is not a URL; libraries report it late, or not at all."""
     for scheme in ("http", "https"):
         _named(scheme)
 
@@ -49,16 +49,18 @@ def _named(scheme: str) -> SplitResult | None:
         is_one = False
     if not is_one:
         raise UsageError(
-            f"{scheme.upper()}_PROXY", "is no HTTP proxy's URL", f"write http://HOST:PORT, {_FILE}"
+            f"{scheme.upper()}_PROXY",
+            "is not the URL of an HTTP proxy",
+            f"write http://HOST:PORT, {_FILE}",
         )
     return parts
 
 
 def find(url: str) -> SplitResult | None:
-    """Return the proxy for a URL; None when there is none, or when NO_PROXY names the host.
+    """Return the proxy for a URL; None if there is none, or NO_PROXY names the host.
 
     Raises:
-        UsageError: what the environment names is none.
+        UsageError: the environment names a proxy that is not a URL.
 
     """
     import urllib.request  # noqa: PLC0415
@@ -70,14 +72,14 @@ def find(url: str) -> SplitResult | None:
 def https_connection(
     host: str, port: int, *, timeout: float, tls: ssl.SSLContext
 ) -> http.client.HTTPSConnection:
-    """Return a connection that is to be opened yet, through the proxy if there is one for this host."""
+    """Return a connection, not yet open, through the proxy for this host if there is one."""
     proxy = find(f"https://{hosts.join_port(host, port)}")
     if proxy is None:
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=tls)
     if proxy.scheme != "http":
         raise UsageError(
             "HTTPS_PROXY",
-            "this program speaks no TLS with a proxy",
+            "connections to a proxy over TLS are not supported",
             f"write http://HOST:PORT, {_FILE}",
         )
     place = proxy.hostname or "", proxy.port or _PORT
@@ -87,19 +89,18 @@ def https_connection(
 
 
 def is_refusal(error: Exception) -> bool:
-    """Say whether a proxy answered that it will not connect: asking again brings nothing."""
+    """Check whether a proxy refused to connect, which a retry does not change."""
     found = _REFUSAL.search(str(error))
     return found is not None and found[1].startswith("4")
 
 
 def explain(url: str, error: Exception, cause: str) -> tuple[str, str]:
-    """Return cause and remedy for a proxy's failure on the way to ``url``; ``cause`` is how it did not answer."""
+    """Return cause and remedy of a proxy's failure; ``cause`` explains that it did not answer."""
     proxy = find(url)
     place = f"the proxy {proxy.hostname}:{proxy.port or _PORT}" if proxy else "the proxy"
     if found := _REFUSAL.search(str(error)):
-        return f"{place} does not connect: {found[1].lower()}", _REMEDIES.get(
-            found[1][:3], _OTHER_REMEDY
-        )
+        remedy = _REMEDIES.get(found[1][:3], _OTHER_REMEDY)
+        return f"{place} refuses to connect: {found[1].lower()}", remedy
     return f"{place} cannot be reached: {cause}", _OTHER_REMEDY
 
 

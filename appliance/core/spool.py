@@ -1,17 +1,16 @@
-"""The spool between producers and senders: directories and names as the dirq library's ``QueueSimple`` has them.
+"""The spool between producers and senders, in the format of dirq's ``QueueSimple``.
 
     PATH/DDDDDDDD/SSSSSSSSMMMMMR        an element: one message
     PATH/DDDDDDDD/SSSSSSSSMMMMMR.lck    its lock: a hard link to it
     PATH/DDDDDDDD/SSSSSSSSMMMMMR.tmp    being written by a producer
 
-DDDDDDDD are seconds since the epoch in hex, rounded down to a minute; an element's name is 8 hex
-digits of seconds, 5 of microseconds and one that the producer draws. Everything else is foreign and
-left alone. Any number of producers and senders, ours or others', may use a spool at once: whatever
-vanishes or appears under our hands was theirs.
+DDDDDDDD are seconds since the epoch in hex, rounded down to a minute. An element's name is 8 hex
+digits of seconds, 5 of microseconds and one that the producer draws. All other names are foreign
+and left alone. Any number of producers and senders, ours or others', may use a spool at once, so
+elements may appear and vanish at any time.
 
-What has such a name and cannot be used (a directory that root made, a link, a file that this user
-may not read) is skipped and kept in `Spool.skipped`, one line each; it never stands in the way of
-the others.
+A path that has such a name and cannot be used (a directory that root made, a link, a file that
+this user may not read) is skipped, with a line in `Spool.skipped`; it never blocks the others.
 """
 
 from __future__ import annotations
@@ -32,33 +31,34 @@ from appliance.core import files
 from appliance.core.run.errors import LocalFailure
 
 ElementName = NewType("ElementName", str)
-"""``DDDDDDDD/SSSSSSSSMMMMMR``: directory and file, the form in which elements are named everywhere."""
+"""Directory and file, ``DDDDDDDD/SSSSSSSSMMMMMR``: the name of an element in all our files."""
 
 _DIRECTORY = re.compile(r"[0-9a-f]{8}")
 _ELEMENT = re.compile(r"[0-9a-f]{14}")
 _LEFTOVER = re.compile(r"[0-9a-f]{14}\.(tmp|lck)")
 _GRANULARITY = 60
+"""Seconds; dirq's default, so that our elements share directories with other producers'."""
 
 
 class Spool:
-    """A spool at a path. Creating the object touches nothing; the first `adopt` makes the directory."""
+    """A spool. Creating the object changes nothing; the first `adopt` makes the directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.skipped: dict[Path, LocalFailure] = {}
-        """What this object came across and could not use, by path: where it is, why, and what helps."""
+        """The paths that this object could not use, each with cause and remedy."""
         self._digit = secrets.randbelow(16)
         self._last_microsecond = 0
         self._durable: Path | None = None
         self._later = 0
-        """Seconds by which directories are later than their elements."""
+        """Seconds by which directories are later than their elements; see `adopt`."""
 
     def adopt(self, source: Path) -> ElementName:
-        """Move a complete, fsynced file of the same file system in as the newest element, durably and in one step.
+        """Move a complete, fsynced file of the same file system into the spool, durably.
 
-        If the power goes, the file is at its old place or in the spool, never at both: a caller
-        that moves a batch goes on with those that are still there. Elements of one `Spool` object
-        are named in the order of the calls.
+        It becomes the newest element in one step. After a power failure the file is at its old
+        path or in the spool, never at both, so a caller that moves a batch continues with the
+        files that are left. Names of elements follow the order of the calls.
         """
         while True:
             name = self._next_name()
@@ -71,10 +71,10 @@ class Spool:
             except FileExistsError:
                 continue
             except FileNotFoundError:
-                if source.exists():  # a purging sender removed the directory under us
+                if source.exists():  # a sender that purges has removed the directory
                     continue
                 raise
-            # a sender took it, and purged the directory
+            # A sender may have taken the element and purged the directory.
             with contextlib.suppress(FileNotFoundError):
                 files.sync_directory(target.parent)
             files.sync_directory(source.parent)
@@ -101,13 +101,13 @@ class Spool:
         return sum(_count_files(directory, _ELEMENT) for directory in self._directories())
 
     def lock(self, name: ElementName) -> bool:
-        """Take the lock of an element; False when somebody else has it or took the element away.
+        """Lock an element; return False if another sender has the lock or took the element.
 
-        False as well when this user may not lock or remove it, which `skipped` then says.
+        Returns False, too, if this user may not lock or remove it; `skipped` then has the cause.
         """
         element, lock = self.path / name, self._lock_path(name)
         try:
-            # Whatever its name: a link may lead to any file.
+            # A link of this name could lead to any file.
             if not stat.S_ISREG(element.lstat().st_mode):
                 return False
             _require_removable(element)
@@ -118,7 +118,7 @@ class Spool:
             self._skip(element, error)
             return False
         try:
-            # same inode: stamps the lock, whose age decides when others may break it
+            # This stamps the lock, the same inode: others break a lock by its age.
             os.utime(element)
         except FileNotFoundError:
             lock.unlink(missing_ok=True)
@@ -130,23 +130,23 @@ class Spool:
         return True
 
     def is_usable(self, name: ElementName) -> bool:
-        """Say whether nothing that `skipped` names keeps an element from being sent."""
+        """Check whether an element can be sent, because `skipped` does not name it."""
         element = self.path / name
         return not {element, element.parent} & self.skipped.keys()
 
     def is_locked(self, name: ElementName) -> bool:
-        """Say whether anybody holds the lock of an element."""
+        """Check whether a sender holds the lock of an element."""
         return os.path.lexists(self._lock_path(name))
 
     def locked_since(self, name: ElementName) -> float | None:
-        """Return when the lock of an element was set or renewed (seconds since the epoch); None when there is none."""
+        """Return when an element was locked, in seconds since the epoch; None if it is not."""
         try:
             return self._lock_path(name).lstat().st_mtime
         except FileNotFoundError:
             return None
 
     def refresh(self, name: ElementName) -> None:
-        """Renew a lock that this process holds, so that no other sender takes it for abandoned."""
+        """Renew a lock of this process, so that no other sender breaks it as abandoned."""
         with contextlib.suppress(FileNotFoundError):
             os.utime(self._lock_path(name))
 
@@ -157,23 +157,23 @@ class Spool:
             return file.read()
 
     def size(self, name: ElementName) -> int:
-        """Return the size of an element in bytes; 0 when it is gone."""
+        """Return the size of an element in bytes; 0 if it was removed."""
         try:
             return (self.path / name).stat().st_size
         except FileNotFoundError:
             return 0
 
     def made_at(self, name: ElementName) -> datetime:
-        """Return when an element was made; its mtime is that of the lock."""
+        """Return when an element was made, from its name: its mtime is that of the lock."""
         return datetime.fromtimestamp(int(name[9:17], 16), UTC)
 
     def remove(self, name: ElementName) -> None:
-        """Remove an element that this process has locked: first the element, then the lock."""
+        """Remove an element that this process has locked, then its lock."""
         (self.path / name).unlink(missing_ok=True)
         self._lock_path(name).unlink(missing_ok=True)
 
     def unlock(self, name: ElementName) -> None:
-        """Give back the lock of an element that stays."""
+        """Release the lock of an element that stays."""
         self._lock_path(name).unlink(missing_ok=True)
 
     def purge(
@@ -182,10 +182,10 @@ class Spool:
         temporary: timedelta = timedelta(minutes=5),
         locked: timedelta = timedelta(minutes=10),
     ) -> None:
-        """Remove what crashed producers and senders left, and empty directories except the newest.
+        """Remove files that crashed producers and senders left, and empty directories.
 
-        The newest directory stays because a producer may be about to use it. The ages are those of
-        dirq's ``purge``. What this user may not remove is left and kept in `skipped`.
+        The newest directory stays, because a producer may be about to use it. The ages are those
+        of dirq's ``purge``. Files that this user may not remove stay and are noted in `skipped`.
         """
         ages = {".tmp": temporary, ".lck": locked}
         now = time.time()
@@ -201,14 +201,14 @@ class Spool:
                 except OSError as error:
                     self._skip(path, error)
         for directory in directories[:-1]:
-            with contextlib.suppress(OSError):  # not empty, or gone already
+            with contextlib.suppress(OSError):  # not empty, or removed by another sender
                 directory.rmdir()
 
     def _lock_path(self, name: ElementName) -> Path:
         return self.path / f"{name}.lck"
 
     def _directories(self) -> list[Path]:
-        """Return the directories that this user may read, in order."""
+        """Return the directories that this user may read, oldest first."""
         try:
             return self._listed(self.path, _DIRECTORY, directories=True)
         except OSError as error:
@@ -217,7 +217,7 @@ class Spool:
     def _listed(
         self, path: Path, pattern: re.Pattern[str], *, directories: bool = False
     ) -> list[Path]:
-        """Return what has a matching name and can be used, sorted; nothing when ``path`` is gone."""
+        """Return the usable paths with a matching name, sorted; none if ``path`` was removed."""
         try:
             listing = files.listed(path, pattern.fullmatch, directories=directories)
         except FileNotFoundError:
@@ -231,7 +231,7 @@ class Spool:
         return list(listing.paths)
 
     def _skip(self, path: Path, error: OSError) -> None:
-        """Keep what cannot be used: once for a directory, however many elements it has."""
+        """Note a path that cannot be used; for many elements of a directory, note it once."""
         if isinstance(error, PermissionError) and not os.access(
             path.parent, os.W_OK | os.X_OK, effective_ids=True
         ):
@@ -239,22 +239,22 @@ class Spool:
         self.skipped[path] = files.describe_skipped(path, error)
 
     def _make_directory(self, path: Path) -> bool:
-        """Make a directory for elements; False when there is something that cannot be one."""
+        """Make a directory for elements; return False if a path that is there cannot be one."""
         if os.path.lexists(path) and not _is_usable(path):
             refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-            no_directory = files.NotAFile(errno.ENOTDIR, "is no directory", str(path))
+            no_directory = files.NotAFile(errno.ENOTDIR, "is not a directory", str(path))
             self._skip(path, refusal if _is_directory(path) else no_directory)
             return False
         files.make_directory(path)
-        if path != self._durable:  # whoever made it may not have come to fsync its name
+        if path != self._durable:  # another producer may have made it, and not yet fsynced it
             files.sync_directory(self.path)
             self._durable = path
         return True
 
     def _next_name(self) -> ElementName:
-        # Never go backwards within one producer: a sender takes names in order, and order decides
-        # which record stays. A directory that cannot be used is passed over for a later one, once
-        # for all: elements of one object may not go back to an earlier directory either.
+        # Names never go backwards within one producer: senders take elements in order, and the
+        # last of several records stays. For the same reason a directory that cannot be used is
+        # replaced by a later one for good.
         self._last_microsecond = max(time.time_ns() // 1000, self._last_microsecond + 1)
         seconds, micros = divmod(self._last_microsecond, 1_000_000)
         directory = seconds - seconds % _GRANULARITY + self._later
@@ -262,7 +262,7 @@ class Spool:
 
 
 def _count_files(path: Path, pattern: re.Pattern[str]) -> int:
-    """Return how many regular files with a matching name a directory has."""
+    """Return the number of regular files with a matching name in a directory."""
     try:
         with os.scandir(path) as entries:
             return sum(
@@ -270,12 +270,12 @@ def _count_files(path: Path, pattern: re.Pattern[str]) -> int:
                 for entry in entries
                 if pattern.fullmatch(entry.name)
             )
-    except OSError:  # gone, or named already by whoever listed it
+    except OSError:  # removed, or noted when its parent was listed
         return 0
 
 
 def _leftovers(path: Path) -> list[Path]:
-    """Return what has the name of a leftover and is no directory."""
+    """Return the files that have the name of a leftover."""
     try:
         with os.scandir(path) as entries:
             return [
@@ -288,20 +288,20 @@ def _leftovers(path: Path) -> list[Path]:
 
 
 def _is_usable(path: Path) -> bool:
-    """Say whether this user may add to a directory."""
+    """Check whether this user may add files to a directory."""
     needed = os.R_OK | os.W_OK | os.X_OK
     return _is_directory(path) and os.access(path, needed, effective_ids=True)
 
 
 def _is_directory(path: Path) -> bool:
-    """Say whether a path is a directory, and no link to one."""
+    """Check whether a path is a directory, and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 def _require_removable(path: Path) -> None:
-    """Raise `PermissionError` when an element could be sent but not removed: it would go for ever.
+    """Raise `PermissionError` if an element cannot be removed: each run would send it again.
 
-    Where a directory is sticky, only the owner of a file or of the directory may remove it.
+    In a sticky directory, only the owner of a file or of the directory may remove the file.
     """
     above, user = path.parent.stat(), os.geteuid()
     if not above.st_mode & stat.S_ISVTX or user in (0, above.st_uid, path.lstat().st_uid):

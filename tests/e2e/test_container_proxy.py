@@ -148,7 +148,7 @@ def test_a_proxy_that_does_not_let_us_through_is_one_line(
     said = extract(site, testbed, expect=3)
     place, keystone = f"{proxy.host}:{proxy.port}", urlsplit(testbed.keystone_url).netloc
     words = (
-        f"{keystone}: cannot be reached: the proxy {place} does not connect: 401 "
+        f"{keystone}: cannot be reached: the proxy {place} refuses to connect: 401 "
         "unauthorized; write its account into"
     )
     assert [line for line in said.splitlines() if words in line] == [

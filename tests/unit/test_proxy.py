@@ -107,7 +107,7 @@ def test_a_proxy_that_refuses(
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{port}")
         error = said(ask, anchors)
     assert f"{SITE}: " in str(error)
-    assert f"the proxy 127.0.0.1:{port} does not connect: {answer.lower()}; " in str(error)
+    assert f"the proxy 127.0.0.1:{port} refuses to connect: {answer.lower()}; " in str(error)
     assert ("http://NAME:PASSWORD@HOST:PORT" in error.remedy) == answer.startswith("407")
     assert (error.status, PASSWORD in str(error), "\n" in str(error)) == (3, False, False)
 
@@ -145,7 +145,7 @@ def test_a_proxy_that_is_no_url_is_a_mistake_in_the_configuration(
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", text)
     error = said(ask, anchors)
-    assert str(error).startswith("HTTPS_PROXY: is no HTTP proxy's URL; write http://HOST:PORT")
+    assert str(error).startswith("HTTPS_PROXY: is not the URL of an HTTP proxy; write http://HOST:PORT")
     assert (error.status, PASSWORD in str(error)) == (2, False)
 
 
