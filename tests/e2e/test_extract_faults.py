@@ -158,7 +158,7 @@ def test_novas_of_all_ages(newest: tuple[int, int], expect: int, tmp_path: Path)
         if expect:
             (line,) = reported(shown)
             assert (
-                f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only; 2.47 "
+                f"this Nova supports microversions up to {newest[0]}.{newest[1]} only; 2.47 "
                 "(the release Pike)" in line
             )
 
@@ -179,9 +179,9 @@ def test_a_cell_that_is_down_fails_the_project(extract_from: str, tmp_path: Path
     with serving(Cloud(fault=fault)) as cloud:
         (line,) = reported(run(cloud, tmp_path, "--extract-from", extract_from, expect=3))
         assert line == (
-            "caso-extract: project one (one): server a1: Nova knows it, but the cell that "
+            "caso-extract: project one (one): server a1: Nova lists it, but the cell that "
             "holds it does not answer; "
-            "bring the cell back; the next run goes on from here"
+            "repair the cell; the next run goes on from here"
         )
         assert seconds(tmp_path) == {}
 
@@ -235,14 +235,14 @@ def test_an_answer_that_is_no_listing(tmp_path: Path) -> None:
 
 
 NO_ANSWERS = [
-    ("/v3/auth/tokens", Answer(body=None), "answers, but is no Keystone; check auth_url"),
+    ("/v3/auth/tokens", Answer(body=None), "answers, but is not a Keystone; check auth_url"),
     ("/v3/auth/projects", Answer(body="<html>"), "Keystone answers 200 to a listing of projects: "),
     ("/v3/auth/projects", Answer(404, {}), "Keystone answers 404"),
-    ("/v3/users", Answer(body="<html>"), "the answer is none that Keystone gives: "),
-    ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is none that Keystone gives: "),
+    ("/v3/users", Answer(body="<html>"), "the answer is not one of Keystone: "),
+    ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is not one of Keystone: "),
     ("/v3/users", Answer(400, {}), "Keystone answers 400"),
-    ("/v2/images", Answer(body="<html>"), "the answer is none that Glance gives: "),
-    ("/v2/images", Answer(410, "gone"), "the answer is none that Glance gives: "),
+    ("/v2/images", Answer(body="<html>"), "the answer is not one of Glance: "),
+    ("/v2/images", Answer(410, "gone"), "the answer is not one of Glance: "),
     (LISTING, Answer(body={"servers": ["x"]}), "Nova answers 200 to a listing of servers: "),
     (
         LISTING,
@@ -321,7 +321,7 @@ def test_a_project_that_vanishes_in_mid_run_loses_only_itself(status: int, tmp_p
     with serving(Cloud(projects=("one", "two"), servers=3, fault=fault)) as cloud:
         (line,) = reported(run(cloud, tmp_path, "--extract-to", cloud.now.isoformat(), expect=1))
         assert line.startswith("caso-extract: project two (two): ")
-        assert f"gives the account 'u' no new token: answers {status}; look whether" in line
+        assert f"gives the account 'u' no new token: answers {status}; check that" in line
         assert len(seconds(tmp_path)) == 3
         assert [path.name for path in (tmp_path / "var/spool/caso").glob("lastrun*")] == [
             "lastrun.one"

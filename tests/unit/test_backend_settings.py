@@ -294,7 +294,7 @@ def test_the_shipped_mapping_is_refused_alone_and_ignored_beside_others(tmp_path
     reported = (
         "etc/cloudkeeper-os/mapping.json:2: vo.example.org: is still the placeholder, with "
         "its project 'mytenant', and "
-        "left out; fill in your VOs, or remove the entry"
+        "is ignored; fill in your VOs, or remove the entry"
     )
     assert problems(tmp_path) == [
         reported,
@@ -336,7 +336,7 @@ def test_a_password_that_all_may_read_is_reported(tmp_path: Path) -> None:
     write(tmp_path).chmod(0o644)
     (warning,) = load(tmp_path).warnings
     assert str(warning).startswith(
-        f"{tmp_path}/{CONFIG}:6: [keystone_authtoken] password: anybody on this host"
+        f"{tmp_path}/{CONFIG}:6: [keystone_authtoken] password: every user of this host"
     )
 
 

@@ -290,7 +290,7 @@ x = 1
             "/v3",
             "/v2.0",
             (
-                "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 is gone; write "
+                "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 no longer exists; write "
                 "https://HOST"
             ),
         ),
@@ -413,8 +413,7 @@ def test_plugins_that_may_be_chosen(plugin: str, options: str, tmp_path: Path) -
 def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
     _, _, reported = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
     assert reported.startswith(
-        "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential does not take "
-        "these options: "
+        "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential rejects these options: "
     )
 
 
@@ -424,7 +423,7 @@ def test_what_the_plugin_does_not_check(tmp_path: Path) -> None:
         "[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\n"
         f"auth_url = https://k.example.org/v3\n{oidc}"
     )
-    reported = "v3oidcpassword does not take these options: client_id, client_secret must be set"
+    reported = "v3oidcpassword rejects these options: client_id, client_secret must be set"
     assert problems(tmp_path, f"{text}auth_type = v3oidcpassword\n") == [
         f"caso.conf:11: [keystone_auth] auth_type: {reported}"
     ]
@@ -455,7 +454,7 @@ def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(
         "caso.conf:32: [keystone_auth] auth_url: is still the placeholder 'yourkeystone'",
         (
             f"{tmp_path}/etc/voms.json:2: vo.example.org: is still the placeholder, with its "
-            "project 'mytenant', and left out"
+            "project 'mytenant', and is ignored"
         ),
     ]
     text = (
@@ -478,7 +477,7 @@ def test_the_secret_of_a_file_that_all_may_read(tmp_path: Path) -> None:
     path.write_text(f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}")
     path.chmod(0o644)
     (warning,) = settings.load(arguments("--config-file", str(path)), Layout(tmp_path)).warnings
-    assert str(warning).endswith(f"password: anybody on this host can read it; chmod o-r {path}")
+    assert str(warning).endswith(f"password: every user of this host can read it; chmod o-r {path}")
     assert log.redact("pa$word-17") == "***"
 
 

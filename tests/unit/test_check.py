@@ -135,7 +135,7 @@ def test_two_programs_of_one_container_are_distinguished() -> None:
         ("username", "belongs in [keystone_auth]; here it is ignored", "C21.b"),
         ("vo", "is not JSON: Expecting value", "C23.a"),
         ("user_domain_name", "must be set: the domain of the account, often Default", "C30.b"),
-        ("auth_url", "Keystone's version 2 is gone; write …", "C30.c"),
+        ("auth_url", "Keystone's version 2 no longer exists; write …", "C30.c"),
         ("anything", "else", "C21"),
     ],
 )

@@ -246,7 +246,7 @@ CHANGED: dict[str, tuple[dict[str, str], str, str, str]] = {
     "access_token_endpoint": (
         {"access_token_endpoint": "{issuer}/nothing", "discovery_endpoint": ""},
         "issuer",
-        "the issuer of access tokens answers 404 where it should give access tokens",
+        "the issuer of access tokens answers 404 to a request for an access token",
         "correct access_token_endpoint (/etc/caso/caso.conf:3)",
     ),
     "no issuer": (
@@ -267,11 +267,11 @@ SPOILED: dict[str, tuple[Fault, str, str, str]] = {
     ),
     "issuer 404": (
         at_issuer(TOKEN, Answer(404, "<html>")),
-        *("issuer", "answers 404 where it should give access tokens", "discovery_endpoint (/etc"),
+        *("issuer", "answers 404 to a request for an access token", "discovery_endpoint (/etc"),
     ),
     "issuer 503": (
         at_issuer(TOKEN, Answer(503, "<html>")),
-        *("issuer", "still answers 503 Service Unavailable", "ask its operators, if it lasts"),
+        *("issuer", "still answers 503 Service Unavailable", "ask its operators if it lasts"),
     ),
     "issuer redirects": (
         at_issuer(TOKEN, LOGIN_PAGE),
@@ -283,15 +283,15 @@ SPOILED: dict[str, tuple[Fault, str, str, str]] = {
     ),
     "a page for a token": (
         at_issuer(TOKEN, Answer(body="<html>")),
-        *("issuer", "answers with something that is no token", "discovery_endpoint (/etc"),
+        *("issuer", "answers with something else than a token", "discovery_endpoint (/etc"),
     ),
     "a page for the document": (
         at_issuer(DISCOVERY, Answer(body="<html>")),
-        *("issuer", "answers with something that is no discovery document", "correct discovery_"),
+        *("issuer", "answers with something else than a discovery document", "correct discovery_"),
     ),
     "a list for the document": (
         at_issuer(DISCOVERY, Answer(body=["x"])),
-        *("issuer", "answers with something that is no discovery document", "correct discovery_"),
+        *("issuer", "answers with something else than a discovery document", "correct discovery_"),
     ),
     "no endpoint": (
         at_issuer(DISCOVERY, Answer(body={"issuer": "x"})),
@@ -307,7 +307,11 @@ SPOILED: dict[str, tuple[Fault, str, str, str]] = {
     ),
     "missing mapping": (
         at_federation(KEYSTONE_401),
-        *("keystone", "the mapping of the identity provider 'egi.eu' fits no claim", "add a rule"),
+        *(
+            "keystone",
+            "the mapping of the identity provider 'egi.eu' matches no claim",
+            "add a rule",
+        ),
     ),
     "foreign issuer": (
         at_federation(Answer(403, {"error": {"code": 403}})),
@@ -319,11 +323,11 @@ SPOILED: dict[str, tuple[Fault, str, str, str]] = {
     ),
     "login page at once": (
         at_federation(Answer(body="<html>")),
-        *("keystone", "answers with a page instead of taking the access token", "a person at a"),
+        *("keystone", "answers with a page instead of accepting the access token", "a person at a"),
     ),
     "federation 400": (
         at_federation(Answer(400, {})),
-        *("keystone", "federation answers 400 to an access token", "look into the logs of Keyst"),
+        *("keystone", "federation answers 400 to an access token", "check the logs of Keystone"),
     ),
 }
 

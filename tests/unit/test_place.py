@@ -163,5 +163,5 @@ def test_a_tls_port_that_is_asked_in_plain_http() -> None:
     access = Access(auth_type="v3password", auth_url=url, options={}, region=None)
     told = str(transport._unreachable(caught.value, url, access))
     assert told.endswith(
-        "cannot be reached: it closes the connection on plain HTTP; write https in the URL, if that port speaks TLS"
+        "cannot be reached: it closes the connection on plain HTTP; write https in the URL if that port expects TLS"
     )

@@ -145,7 +145,9 @@ def test_a_proxy_that_is_no_url_is_a_mistake_in_the_configuration(
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", text)
     error = said(ask, anchors)
-    assert str(error).startswith("HTTPS_PROXY: is not the URL of an HTTP proxy; write http://HOST:PORT")
+    assert str(error).startswith(
+        "HTTPS_PROXY: is not the URL of an HTTP proxy; write http://HOST:PORT"
+    )
     assert (error.status, PASSWORD in str(error)) == (2, False)
 
 

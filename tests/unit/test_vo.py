@@ -172,7 +172,7 @@ def test_the_shipped_example_is_left_out_with_a_word() -> None:
     assert mapping.entries == ()
     (told,) = mapping.warnings
     assert str(told) == (
-        f"{path}:2: vo.example.org: is still the placeholder, with its project 'mytenant', and left out; "
+        f"{path}:2: vo.example.org: is still the placeholder, with its project 'mytenant', and is ignored; "
         "fill in your VOs, or remove the entry"
     )
     assert not told.is_fatal

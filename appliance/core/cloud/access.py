@@ -1,7 +1,7 @@
-"""The section of a configuration file that says which account to use: ``[keystone_auth]``, ``[keystone_authtoken]``.
+"""The account section of a configuration file: ``[keystone_auth]``, ``[keystone_authtoken]``.
 
-Its options are those of keystoneauth's plugin of that ``auth_type``. Whatever the plugin calls a
-secret is hidden from logs and messages from here on.
+Its options are those of keystoneauth's plugin named by ``auth_type``. Options that the plugin
+marks as secret are masked in logs and messages from here on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLACEHOLDERS = ("<None>", "<secret>", "<password>")
 
 
 def read_url(settings: Settings, section: str) -> str:
-    """Return Keystone's URL, with the version."""
+    """Return Keystone's URL, which ends in its version."""
     url = settings.text(
         section,
         "auth_url",
@@ -28,12 +28,12 @@ def read_url(settings: Settings, section: str) -> str:
         placeholders=("yourkeystone",),
     ).rstrip("/")
     if url and (fault := hosts.url_fault(url)):
-        # what there is besides host and path may be a secret
+        # A URL with an account or a query is not quoted, because these may be secrets.
         shown = "" if set(url) & set("@?#") else f"{url!r} "
         settings.error(section, "auth_url", f"{shown}{fault}; write https://HOST:5000/v3")
     elif url.endswith("/v2.0"):
         settings.error(
-            section, "auth_url", "Keystone's version 2 is gone; write https://HOST:5000/v3"
+            section, "auth_url", "Keystone's version 2 no longer exists; write https://HOST:5000/v3"
         )
     return url if url.endswith("/v3") else f"{url}/v3"
 
@@ -41,7 +41,7 @@ def read_url(settings: Settings, section: str) -> str:
 def read_options(
     settings: Settings, section: str, auth_type: str, *, defaults: Mapping[str, str] = _NONE
 ) -> dict[str, str]:
-    """Return what the plugin needs, without URL and scope; what is missing becomes an error of the settings."""
+    """Return the options of the plugin, without URL and scope; missing ones become errors."""
     if not auth_type:
         return {}
     try:
@@ -75,7 +75,7 @@ def read_options(
 
 
 def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, str]:
-    """Return where the plugin's options are set, ``FILE:LINE``, for messages about a failed login."""
+    """Return where options are set, ``FILE:LINE``, for messages about a failed login."""
     try:
         known = login.options(auth_type) if auth_type else ()
     except LookupError:
@@ -89,12 +89,12 @@ def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, s
 
 
 def warn_of_open_files(settings: Settings, read: Document, section: str, auth_type: str) -> None:
-    """Warn of secrets in files that anybody may read."""
+    """Warn of secrets in files that every user of the host may read."""
     for option in _secret_options(auth_type):
         entry = read.get(section, option)
         if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
             settings.warn(
-                section, option, f"anybody on this host can read it; chmod o-r {entry.path}"
+                section, option, f"every user of this host can read it; chmod o-r {entry.path}"
             )
 
 
@@ -115,11 +115,9 @@ def _check_plugin(
                 section, "user_domain_name", "must be set: the domain of the account, often Default"
             )
             is_complete = False
-    said = (
-        login.complaint(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
-    )
-    if said:
-        settings.error(section, "auth_type", f"{auth_type} does not take these options: {said}")
+    fault = login.fault(auth_type, {**found, "auth_url": "https://unused"}) if is_complete else ""
+    if fault:
+        settings.error(section, "auth_type", f"{auth_type} rejects these options: {fault}")
 
 
 def _secret_options(auth_type: str) -> Iterable[str]:

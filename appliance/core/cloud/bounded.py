@@ -1,7 +1,7 @@
-"""A session of requests whose answers are bounded in time and size.
+"""A session of requests that limits time and size of answers.
 
-A time-out of requests limits the wait for the next byte only: a service that sends one now and
-then, or never stops, would hold up a project for ever, or fill the memory and end the whole run.
+The time-out of requests limits the wait for the next byte only. A service that sends a byte now
+and then would block a project for ever; one that never stops would fill the memory and end the run.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from appliance.core.run.errors import Unavailable
 LONGEST = timedelta(minutes=10)
 """From the header of an answer to its last byte."""
 LARGEST = 256 * 2**20
-"""Bytes of an answer: a page of a listing has some megabytes."""
+"""Bytes of an answer; a page of a listing has some megabytes."""
 _BLOCK = 2**16
 
 
 class BoundedSession(requests.Session):
-    """Reads each answer whole, unless it is asked for as a stream.
+    """Reads each answer to its end, unless the caller asks for a stream.
 
-    Requests raise `Unavailable` for an answer that takes longer than ``longest`` or has more than
+    `Unavailable` is raised for an answer that takes longer than ``longest`` or has more than
     ``largest`` bytes.
     """
 
@@ -39,16 +39,16 @@ class BoundedSession(requests.Session):
             self.mount(scheme, adapter)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Send a request, and read the answer."""
+        """Send a request and read the answer."""
         is_streamed = options.get("stream", False)
         response = super().send(request, **(options | {"stream": True}))
         if not is_streamed:
             try:
-                # What requests' own `content` sets when it has read all.
+                # These are the attributes that the property `content` of requests sets.
                 response._content = self._read(response)  # noqa: SLF001
                 response._content_consumed = True  # type: ignore[attr-defined]  # noqa: SLF001
             finally:
-                response.close()  # gives a connection that was read to its end back to the pool
+                response.close()  # returns a connection that was read to its end to the pool
         return response
 
     def _read(self, response: requests.Response) -> bytes:

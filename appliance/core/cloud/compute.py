@@ -1,9 +1,8 @@
-"""Nova's servers as plain dictionaries, a page at a time in memory.
+"""Nova's servers as dictionaries, with one page in memory at a time.
 
-Microversion 2.47 or later, so that each server carries the flavor it was booted with: its sizes and
-extra specs are right when the flavor has been changed or deleted since. Pages follow
-``servers_links`` until there is no next one: Nova may cap pages at any length
-(``osapi_max_limit``).
+From microversion 2.47 on a server holds the flavor that it was booted with, so sizes and extra
+specs are right even if the flavor was changed or deleted later. Pages are read until there is no
+link to a next one; their length proves nothing, because Nova caps it (``osapi_max_limit``).
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ Server = dict[str, Any]
 """A server as Nova's API describes it."""
 
 PREFERRED = (2, 69)
-"""From here on a listing without filters shows servers of a cell that is down, with status UNKNOWN, instead of
-leaving them out."""
+"""From here on a listing without filters has the servers of a cell that is down, with status
+UNKNOWN; earlier versions leave them out."""
 NEEDED = (2, 47)
 _MOST_PAGES = 10_000
-"""Five million servers at our page size, and an end all the same."""
+"""Pages of a listing: five million servers, more than any cloud has."""
 
 
 class Servers:
@@ -39,22 +38,23 @@ class Servers:
     def living(self) -> Iterator[Server]:
         """Yield the servers that exist now.
 
-        Raises `Unavailable` when a cell of Nova is down: what runs there would be missing without a
-        word.
+        Raises:
+            Unavailable: a cell of Nova is down; its servers would silently be missing.
+
         """
-        # Only a listing without any parameter tells of such a cell; the pages after the first have
-        # some anyway.
+        # Only a listing without parameters shows such a cell. The pages after the first one have
+        # parameters, but their servers are UNKNOWN all the same.
         for server in self._listing({}):
             _refuse_unknown(server)
             yield server
 
     def changed(self, since: datetime) -> Iterator[Server]:
-        """Yield the servers that changed since a moment, deleted ones included."""
+        """Yield the servers that changed since a time, deleted ones included."""
         moment = since.strftime("%Y-%m-%dT%H:%M:%SZ")
         yield from self._listing({"changes-since": moment, "limit": pages.PAGE_SIZE})
 
     def check_cells(self) -> None:
-        """Raise `Unavailable` when a cell of Nova is down: `changed` cannot tell."""
+        """Raise `Unavailable` if a cell of Nova is down, which `changed` does not show."""
         for server in pages.read(self._fetch("/servers"), key="servers", service="Nova")[0]:
             _refuse_unknown(server)
 
@@ -100,7 +100,7 @@ class Servers:
         if newest < NEEDED:
             raise Unavailable(
                 hosts.of_url(response.url),
-                f"this Nova speaks microversions up to {newest[0]}.{newest[1]} only",
+                f"this Nova supports microversions up to {newest[0]}.{newest[1]} only",
                 "2.47 (the release Pike) or later is needed",
             )
         self._version = min(newest, PREFERRED)
@@ -110,6 +110,6 @@ def _refuse_unknown(server: Server) -> None:
     if server.get("status") == "UNKNOWN" and not server.get("name"):
         raise Unavailable(
             f"server {server.get('id')}",
-            "Nova knows it, but the cell that holds it does not answer",
-            "bring the cell back; the next run goes on from here",
+            "Nova lists it, but the cell that holds it does not answer",
+            "repair the cell; the next run goes on from here",
         )

@@ -1,4 +1,4 @@
-"""The end of an application credential, as Keystone tells the credential itself."""
+"""The end of an application credential, as Keystone reports it to the credential itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNKNOWN = (
 def warn(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> None:
     """Warn when the credential that ``plugin`` logged in with ends within 30 days.
 
-    A Keystone that does not tell is no failure.
+    If Keystone does not report the end, there is no warning.
     """
     try:
         ends = _end(plugin, access, transport)
@@ -42,8 +42,8 @@ def warn(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> No
         return
     if ends is not None and ends - clock.now() < _SOON:
         transport.warn_once(
-            f"{hosts.of_url(access.auth_url)}: the application credential {access.account!r} ends on"
-            f" {ends:%Y-%m-%d %H:%MZ}; {access.renewal()}"
+            f"{hosts.of_url(access.auth_url)}: the application credential {access.account!r} ends"
+            f" on {ends:%Y-%m-%d %H:%MZ}; {access.renewal()}"
         )
 
 
@@ -52,5 +52,5 @@ def _end(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> da
     token = plugin.get_access(transport)
     number = token.application_credential_id  # type: ignore[attr-defined]
     url = f"{access.auth_url}/users/{token.user_id}/application_credentials/{number}"
-    told = transport.get(url, auth=plugin).json()["application_credential"]["expires_at"]
-    return datetime.fromisoformat(told).replace(tzinfo=UTC) if told else None
+    expires = transport.get(url, auth=plugin).json()["application_credential"]["expires_at"]
+    return datetime.fromisoformat(expires).replace(tzinfo=UTC) if expires else None

@@ -1,10 +1,9 @@
 """A project's images in Glance: list, create, upload, change, delete.
 
-Requests go through the adapter of glanceclient's session, but answers are taken as they are: a
-client that turns each status into an exception of its own, reads schemas first and sends data
-without a length would stand between us and what Glance says. Every call may be repeated by the
-transport, so each must come to the same when it is done twice: ids are chosen by the caller,
-changes replace, data start from their first byte.
+Requests go through the adapter of glanceclient's session without glanceclient's own methods: these
+turn each status into an exception, read schemas first and send data without a length. The
+transport may repeat any call, so each must have the same effect twice: the caller chooses ids,
+changes replace values, and data start from their first byte.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ if TYPE_CHECKING:
     import requests
 
 Image = Mapping[str, Any]
-"""An image as Glance's API describes it; properties of its own stand beside the standard ones, as text."""
+"""An image as Glance's API describes it; custom properties are texts beside the standard ones."""
 Patch = Sequence[Mapping[str, Any]]
-"""Operations of a JSON patch, as Glance takes them: ``add``, ``replace`` and ``remove`` of one level."""
+"""Operations of a JSON patch: ``add``, ``replace`` and ``remove`` on the first level."""
 
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 400, 401, 403, 404, 409
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
 _BLOCK_PATIENCE = timedelta(minutes=2)
-"""For connecting, and for each block of an upload to be taken."""
+"""For connecting, and for each block of an upload to be accepted."""
 _ANSWER_PATIENCE = timedelta(minutes=30)
-"""For the answer to an upload: when the last byte has come, some stores still have to write."""
+"""For the answer to an upload: some stores write only after the last byte has arrived."""
 _TAGS = re.compile(r"<(?:head|style|title).*?</(?:head|style|title)>|<[^>]*>", re.DOTALL)
 
 
 class GlanceRefusal(Unavailable):
-    """Glance answered, and said no. ``code`` is the HTTP status."""
+    """Glance refused a request. ``code`` is the HTTP status."""
 
     def __init__(self, subject: object, cause: str, remedy: str = "", *, code: int) -> None:
         super().__init__(subject, cause, remedy)
@@ -49,13 +48,13 @@ class GlanceRefusal(Unavailable):
 
 
 class Data(Protocol):
-    """Image data of a known length that can be read from the beginning more than once."""
+    """Image data of a known length that can be read more than once."""
 
     def __len__(self) -> int:
         """Return the number of bytes."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield all bytes, in blocks, from the first one."""
+        """Yield all bytes from the first one, in blocks."""
 
 
 class Glance:
@@ -68,7 +67,7 @@ class Glance:
         self._scope = scope
 
     def images(self, *, owner: str, hidden: bool) -> Iterator[Image]:
-        """Yield the images that a project owns: those of ordinary listings, or those that are hidden from them."""
+        """Yield the images that a project owns, either the visible or the hidden ones."""
         return pages.follow(
             lambda url: self._call("GET", url),
             "/v2/images",
@@ -83,11 +82,11 @@ class Glance:
         return self._object(f"/v2/images/{image_id}")
 
     def create(self, image: Image) -> None:
-        """Create the record of an image. It has its ``id``, so that a repeated request cannot create another one."""
+        """Create the record of an image, which has its ``id``: a repeat cannot create another."""
         self._call("POST", "/v2/images", json=image, accept=(CONFLICT,))
 
     def upload(self, image_id: str, data: Data) -> None:
-        """Give a record its data; Glance checks their number."""
+        """Upload the data of an image; Glance checks their length."""
         self._call(
             "PUT",
             f"/v2/images/{image_id}/file",
@@ -101,17 +100,17 @@ class Glance:
         )
 
     def change(self, image_id: str, patch: Patch) -> None:
-        """Change a record in one step: all of the patch or nothing."""
+        """Change a record in one step: the whole patch or nothing."""
         self._call(
             "PATCH", f"/v2/images/{image_id}", json=patch, headers={"Content-Type": _PATCH_TYPE}
         )
 
     def delete(self, image_id: str) -> None:
-        """Delete an image with its data; one that is gone is deleted."""
+        """Delete an image with its data; one that does not exist counts as deleted."""
         self._call("DELETE", f"/v2/images/{image_id}", accept=(NOT_FOUND,))
 
     def _object(self, path: str) -> Image:
-        """Return the JSON object that Glance, or a proxy in its stead, answers with."""
+        """Return the JSON object of an answer; a proxy may answer with something else."""
         response = self._call("GET", path)
         try:
             found = response.json()
@@ -130,15 +129,15 @@ class Glance:
         except exceptions.Unauthorized as error:
             raise AccessDenied(
                 "Keystone", "no longer gives the account a token", "check its password and roles"
-            ) from (error)
+            ) from error
         except exceptions.ClientException as error:
             raise Unavailable("Glance", f"{method} {urlsplit(path).path}: {error}") from error
         if not response.ok and response.status_code not in accept:
             code = response.status_code
-            said = " ".join(_TAGS.sub(" ", response.text).split())[:200]
+            text = " ".join(_TAGS.sub(" ", response.text).split())[:200]
             raise GlanceRefusal(
                 hosts.of_url(response.url),
-                f"Glance answers {code} to {method} {urlsplit(path).path}: {said}",
+                f"Glance answers {code} to {method} {urlsplit(path).path}: {text}",
                 _REMEDIES.get(code, ""),
                 code=code,
             )
@@ -147,6 +146,6 @@ class Glance:
 
 _REMEDIES = {
     UNAUTHORIZED: "check the account's password and roles",
-    FORBIDDEN: "the account needs the role member in the project; Glance's policy may want more",
+    FORBIDDEN: "the account needs the role member in the project; Glance's policy may need more",
     413: "raise the quota for images, or free space in Glance's store",
 }

@@ -1,8 +1,8 @@
-"""Which hop of a login failed, and what helps there: the issuer, the federation, or Keystone itself.
+"""The hop at which a login failed, and the remedy: the issuer, the federation, or Keystone.
 
 A federated login (OpenID Connect) asks the issuer for its discovery document and an access token,
-then Keystone's federation for a token in exchange. Each hop belongs to somebody else and fails in
-ways of its own, so an error names the hop, its host, and the option that leads there.
+then exchanges that at Keystone's federation for a token. Each hop has its own operators and its
+own failures, so an error names the hop, its host, and the option that leads there.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ ISSUER, FEDERATION, KEYSTONE = "the issuer of access tokens", "Keystone's federa
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DETAIL = 160
-"""Characters of an issuer's own words that a message quotes."""
+"""Characters of an issuer's message that ours quotes."""
 _NEXT_RUN = "nothing is lost, the next run goes on from here"
 
 
 class LoginFailure(ApplianceError):
-    """The account could not log in: a failure of the run, not of the project that asked first."""
+    """The account could not log in, which fails the run and not one project."""
 
 
 class LoginUnavailable(Unavailable, LoginFailure):
-    """A hop of the login did not do its part."""
+    """A hop of the login did not answer, or not as it must."""
 
 
 class LoginDenied(AccessDenied, LoginFailure):
@@ -45,7 +45,7 @@ class LoginDenied(AccessDenied, LoginFailure):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request of a login; ``response`` is None when there was no answer."""
+    """A request of a login; ``response`` is None if there was no answer."""
 
     url: str
     response: requests.Response | None
@@ -66,22 +66,22 @@ def trail() -> Iterator[list[Step]]:
 
 
 def note(url: str, response: requests.Response | None) -> None:
-    """Add a step to the login that this thread makes, if it makes one."""
+    """Add a step to the login that this thread makes, if there is one."""
     if (steps := _trail.get()) is not None:
         steps.append(Step(url, response))
 
 
 def is_secret_bearer(url: str, method: str, access: Access) -> bool:
-    """Check whether a request carries a secret of a federated login, which no redirection may move."""
+    """Check whether a request carries a secret that a redirection must not send elsewhere."""
     return _trail.get() is not None and method == "POST" and _hop(access, url) != KEYSTONE
 
 
 def explain(access: Access, steps: list[Step], error: Exception) -> LoginFailure:
-    """Return what stopped a login whose requests were ``steps``."""
+    """Return the failure of a login whose requests were ``steps``."""
     last = steps[-1] if steps else Step(access.auth_url, None)
     hop = _hop(access, last.url)
     if isinstance(error, ApplianceError):
-        return _passed_on(access, hop, error, last)
+        return _at_hop(access, hop, error, last)
     if hop == FEDERATION:
         return _federation(access, last)
     if hop == ISSUER:
@@ -97,14 +97,14 @@ def _hop(access: Access, url: str) -> str:
     return KEYSTONE if url.startswith(f"{access.auth_url}/auth/") else ISSUER
 
 
-def _passed_on(access: Access, hop: str, error: ApplianceError, last: Step) -> LoginFailure:
-    """Name the hop that cannot be reached or stays busy."""
+def _at_hop(access: Access, hop: str, error: ApplianceError, last: Step) -> LoginFailure:
+    """Add the hop to the failure of a host that cannot be reached or stays busy."""
     kind = LoginDenied if isinstance(error, AccessDenied) else LoginUnavailable
     if hop == KEYSTONE:
         return kind(error.subject, error.cause, error.remedy)
     remedy = error.remedy
-    if last.response is not None:  # it answered, and stays busy
-        remedy = f"ask its operators, if it lasts; {_NEXT_RUN}"
+    if last.response is not None:  # it answered: it is busy
+        remedy = f"ask its operators if it lasts; {_NEXT_RUN}"
     elif remedy.startswith("check the URL"):
         remedy = f"check {_option_of(access, hop, last.url)}, the network and the service"
     return kind(error.subject, f"{hop}: {error.cause}", remedy)
@@ -153,7 +153,7 @@ def _discovery(access: Access, last: Step, error: Exception) -> LoginFailure:
     elif isinstance(found, dict) and found:
         cause = f"{ISSUER} names no token endpoint in its discovery document"
     else:
-        cause = f"{ISSUER} answers with something that is no discovery document"
+        cause = f"{ISSUER} answers with something else than a discovery document"
     remedy = f"correct {place}: the issuer's URL and /.well-known/openid-configuration"
     return LoginUnavailable(hosts.of_url(last.url), cause, remedy)
 
@@ -164,13 +164,14 @@ def _token_option(access: Access) -> str:
     return f"the token endpoint that {access.place('discovery_endpoint')} leads to"
 
 
-def _refusal(access: Access, subject: str, status: int, told: Any) -> LoginFailure:
+def _refusal(access: Access, subject: str, status: int, answer: Any) -> LoginFailure:
     """Explain an answer of the token endpoint by its error code (RFC 6749, 5.2)."""
-    code = str(told.get("error") or "") if isinstance(told, dict) else ""
-    words = str(told.get("error_description") or "") if isinstance(told, dict) else ""
+    answer = answer if isinstance(answer, dict) else {}
+    code, words = (str(answer.get(name) or "") for name in ("error", "error_description"))
     detail = " ".join(f"{code}: {words}".strip(": ").split())[:_DETAIL]
     who = f"the client {access.options.get('client_id', '')!r}"
-    cause = f"{ISSUER} refuses {who}: it answers {status}{f', {detail}' if detail else ''}"
+    cause = f"{ISSUER} refuses {who}: it answers {status}"
+    cause = f"{cause}, {detail}" if detail else cause
     if code == "invalid_scope":
         return LoginDenied(
             subject, cause, f"correct {access.place('scope')}, or have the scope allowed"
@@ -183,23 +184,23 @@ def _refusal(access: Access, subject: str, status: int, told: Any) -> LoginFailu
     if code == "invalid_client" or status in (_UNAUTHORIZED, _FORBIDDEN):
         return LoginDenied(subject, cause, f"correct {access.place('client_id')} and client_secret")
     if status in (_NOT_FOUND, 405):
-        cause = f"{ISSUER} answers {status} where it should give access tokens"
+        cause = f"{ISSUER} answers {status} to a request for an access token"
         return LoginUnavailable(subject, cause, f"correct {_token_option(access)}")
-    remedy = f"compare {access.place('client_id')} with what the issuer has registered"
+    remedy = f"compare {access.place('client_id')} with the client that the issuer has registered"
     return LoginUnavailable(subject, cause, remedy)
 
 
-def _no_token(access: Access, subject: str, told: Any) -> LoginFailure:
+def _no_token(access: Access, subject: str, answer: Any) -> LoginFailure:
     wanted = access.options.get("access_token_type", "access_token")
-    if not isinstance(told, dict):
-        cause = f"{ISSUER} answers with something that is no token"
+    if not isinstance(answer, dict):
+        cause = f"{ISSUER} answers with something else than a token"
         return LoginUnavailable(subject, cause, f"correct {_token_option(access)}")
-    others = [name for name in ("access_token", "id_token") if name in told and name != wanted]
+    others = [name for name in ("access_token", "id_token") if name in answer and name != wanted]
     remedy = "have its operators give this client access tokens"
     if others:
         place = access.place("access_token_type")
         remedy = f"set {place} to {others[0]} if Keystone accepts that, or {remedy}"
-    cause = f"{ISSUER} gives no {wanted}{f', only {others[0]}' if others else ''}"
+    cause = f"{ISSUER} gives no {wanted}" + (f", only {others[0]}" if others else "")
     return LoginUnavailable(subject, cause, remedy)
 
 
@@ -229,10 +230,12 @@ def _federation(access: Access, last: Step) -> LoginFailure:
         )
         return LoginDenied(subject, cause, remedy)
     if status == _UNAUTHORIZED:
-        cause = f"the mapping of the identity provider {provider!r} fits no claim of this account"
+        cause = (
+            f"the mapping of the identity provider {provider!r} matches no claim of this account"
+        )
         remedy = (
-            f"openstack federation protocol show --identity-provider {provider} {protocol} names the"
-            " mapping; add a rule for this client, or look whether its access token has ended"
+            f"openstack federation protocol show --identity-provider {provider} {protocol} names"
+            " the mapping; add a rule for this client, or check that its access token is valid"
         )
         return LoginDenied(subject, cause, remedy)
     if status == _FORBIDDEN:
@@ -241,14 +244,15 @@ def _federation(access: Access, last: Step) -> LoginFailure:
         return LoginDenied(subject, cause, remedy)
     if status >= _BAD_REQUEST:
         cause = f"{FEDERATION} answers {status} to an access token"
-        return LoginUnavailable(subject, cause, "look into the logs of Keystone and its web server")
+        return LoginUnavailable(subject, cause, "check the logs of Keystone and its web server")
     what = f"redirects to {_target(response)}" if status in _REDIRECTS else "answers with a page"
     cause = (
-        f"{FEDERATION} {what} instead of taking the access token: it wants a person at a browser"
+        f"{FEDERATION} {what} instead of accepting the access token: it expects a person at a"
+        " browser"
     )
     remedy = (
-        "have Keystone's web server take access tokens at this path (mod_auth_openidc: AuthType oauth20"
-        f" or auth-openidc), or correct {access.place('protocol')}"
+        "have Keystone's web server accept access tokens at this path (mod_auth_openidc: AuthType"
+        f" oauth20 or auth-openidc), or correct {access.place('protocol')}"
     )
     return LoginUnavailable(subject, cause, remedy)
 
@@ -275,14 +279,14 @@ def _keystone(access: Access, last: Step, error: Exception) -> LoginFailure:
         cause = f"refuses the account {access.account!r}: wrong name, domain or password"
         return LoginDenied(subject, cause, f"correct [{access.section}]")
     if isinstance(error, exceptions.HttpError):
-        cause = f"answers {error.http_status} where a Keystone gives a token"
+        cause = f"answers {error.http_status} to a request for a token"
         return LoginUnavailable(subject, cause, f"check {access.place('auth_url')}; it ends in /v3")
     if isinstance(error, exceptions.ClientException) and not isinstance(
         error, exceptions.InvalidResponse
     ):
         return LoginUnavailable(subject, f"no token: {error}", f"check [{access.section}]")
     remedy = f"check {access.place('auth_url')}; it ends in /v3"
-    return LoginUnavailable(subject, "answers, but is no Keystone", remedy)
+    return LoginUnavailable(subject, "answers, but is not a Keystone", remedy)
 
 
 # -----------------------------------------------------------------------------------------------
@@ -300,8 +304,8 @@ def _is_keystones(response: requests.Response | None) -> bool:
     """Check whether Keystone itself refused, and not the web server before it."""
     if response is None or "bearer" in response.headers.get("WWW-Authenticate", "").lower():
         return False
-    told = _json(response)
-    return isinstance(told, dict) and isinstance(told.get("error"), dict)
+    answer = _json(response)
+    return isinstance(answer, dict) and isinstance(answer.get("error"), dict)
 
 
 def _target(response: requests.Response | None) -> str:

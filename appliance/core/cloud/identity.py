@@ -1,4 +1,4 @@
-"""What Keystone tells an account: its projects with tags and properties, and the names of users."""
+"""Projects and users as Keystone shows them to an account."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def _listing(scope: Scope, path: str, **query: str) -> Iterator[pages.Item]:
 
 
 class UserNames:
-    """Names of users by id, each asked for once. After the first refusal nothing more is asked."""
+    """Names of users by id. Each is requested once, and none after the first refusal."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._names: dict[str, str | None] = {}
-        # taken by the first refusal, for good: several threads may meet one at once
+        # The first refusal takes this lock for good, so only one of several threads logs it.
         self._refusal = threading.Lock()
         self._locks = Locks()
 
     def get(self, user_id: str, scope: Scope) -> str | None:
-        """Return a user's name; None when there is no such user any more, or the account may not know.
+        """Return the name of a user; None if the user was deleted, or the account may not see it.
 
-        The system's scope is asked when the account has it, else ``scope``, the user's project.
+        The request goes to the scope of the system if the account has it, else to ``scope``.
         """
         with self._locks.of(user_id):
             if user_id not in self._names:
@@ -92,7 +92,8 @@ class UserNames:
             if self._refusal.acquire(blocking=False):
                 access = self._cloud.access
                 logger.warning(
-                    "%s: the account %r may not read names of users: records go without GlobalUserName; %s",
+                    "%s: the account %r may not read names of users,"
+                    " so records have no GlobalUserName; %s",
                     *(self._cloud.host, access.account, access.grant("--system all")),
                 )
             return None
@@ -106,14 +107,16 @@ class UserNames:
 
 
 class AllProjects:
-    """All projects of the cloud, to be changed by an administrator."""
+    """All projects of the cloud, for changes by an administrator."""
 
     def __init__(self, cloud: Cloud) -> None:
         if cloud.system is None:
             raise AccessDenied(
                 cloud.host,
-                f"the account {cloud.access.account!r} has no role on the system, or system_scope is off",
-                "use an administrator's account, or run the commands that are printed without --nodry-run",
+                f"the account {cloud.access.account!r} has no role on the system, or"
+                " system_scope is off",
+                "use an administrator's account, or run the commands that are printed without"
+                " --nodry-run",
             )
         self._host = cloud.host
         self._system = cloud.system

@@ -1,4 +1,4 @@
-"""Glance's images: single properties, each image asked for once."""
+"""Single properties of Glance's images; each image is requested once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from appliance.core.run.errors import Unavailable
 
 
 class ImageProperties:
-    """One property of images by id. What one project may not see, another may."""
+    """One property of images by id. An image may be visible to some projects only."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -19,7 +19,7 @@ class ImageProperties:
         self._locks = Locks()
 
     def get(self, image_id: str, scope: Scope) -> str | None:
-        """Return the property; None when the image has none, is gone, or is not for this project to see."""
+        """Return the property; None if the image lacks it, was deleted, or is not visible."""
         with self._locks.of(image_id):
             if image_id not in self._found and (image_id, scope) not in self._hidden:
                 image = _image(image_id, scope)
@@ -32,7 +32,7 @@ class ImageProperties:
 
 
 def _image(image_id: str, scope: Scope) -> dict[str, Any] | None:
-    from glanceclient import exc  # noqa: PLC0415  a heavy client, imported when used
+    from glanceclient import exc  # noqa: PLC0415  start-up is a cost
 
     try:
         with understood(f"image {image_id}", "Glance"):

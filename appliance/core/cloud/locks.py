@@ -1,4 +1,4 @@
-"""Locks by key, so that threads that want the same answer ask once, and those that want others do not wait."""
+"""Locks by key: threads that need the same answer request it once, the others do not wait."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 
 class Locks:
-    """A lock for each key, made when it is first wanted."""
+    """A lock for each key, which is made on first use."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

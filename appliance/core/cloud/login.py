@@ -1,8 +1,8 @@
-"""How an account proves itself to Keystone: keystoneauth's plugins, without their scope.
+"""Logins to Keystone: keystoneauth's plugins, without the scope of the configuration file.
 
-A plugin is made anew for each scope (none, the system, one project), so the scope that a
-configuration file may name is left out: cASO 5 passed both and Keystone refused "multiple targets".
-Application credentials and trusts carry their scope in themselves and are never asked for another.
+Each scope (none, the system, one project) gets a plugin of its own, so the scope in a configuration
+file is left out: cASO 5 passed both, and Keystone refused "multiple targets". Application
+credentials and trusts have a scope of their own and are never used for another one.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SCOPE = frozenset(
         *("project_id", "project_name", "project_domain_id", "project_domain_name"),
     }
 )
-"""Options of plugins that say which scope to ask for; `Cloud` decides that."""
+"""Options of plugins that choose the scope, which `Cloud` does here."""
 
 _PASSWORDS = frozenset({"v3password", "password"})
-"""Plugins whose secret costs Keystone 0.3 s of CPU time to check (bcrypt), a token nothing."""
+"""Plugins whose secret takes Keystone 0.3 s of CPU time to check (bcrypt)."""
 _USUAL = "v3password, v3applicationcredential"
 _NEEDED = frozenset({"password", "token", "passcode"})
-"""Options without which no plugin that has them can work; keystoneauth does not mark them all."""
+"""Options that a plugin needs if it has them; keystoneauth does not mark all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginOption:
-    """An option of a plugin, by the name that configuration files use."""
+    """An option of a plugin, under its name in configuration files."""
 
     name: str
     aliases: tuple[str, ...]
@@ -48,33 +48,33 @@ class PluginOption:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """An account and how to reach its cloud. ``options`` are the plugin's, without those of `SCOPE`."""
+    """An account and its cloud. ``options`` are those of the plugin, without those of `SCOPE`."""
 
     auth_type: str
     auth_url: str
     options: Mapping[str, str] = field(repr=False)
     region: str | None = None
     verify: bool | str = True
-    """True: the system's certificate authorities; a path: those of that file; False: trust anything."""
+    """True: the system's authorities; a path: those of that file; False: any certificate."""
     certificate: str | tuple[str, str] | None = None
     timeout: timedelta = timedelta(seconds=60)
-    """How long the cloud may be silent before a request counts as failed."""
+    """The longest wait for the next byte of an answer."""
     uses_system_scope: bool = True
     project_domain_id: str = ""
-    """The domain meant where projects of several domains have one name; or ``project_domain_name``."""
+    """The domain to choose if projects in several domains have one name; or its name, below."""
     project_domain_name: str = ""
     interface: str = "public"
-    """Which of the catalog's endpoints to talk to: public or internal."""
+    """The endpoints of the catalog to use: public or internal."""
     section: str = "keystone_auth"
-    """Where the administrator has written all this."""
+    """The section of the configuration file, for messages."""
     role: str = "reader"
-    """The least role in a project that serves the purpose."""
+    """The lowest role in a project that suffices."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """Where options are set, ``FILE:LINE``."""
+    """Where options are set, ``FILE:LINE``, for messages."""
 
     @property
     def is_bound(self) -> bool:
-        """Check whether the credential itself decides which project it is for."""
+        """Check whether the credential is bound to one project."""
         return self.is_application_credential or bool(self.options.get("trust_id"))
 
     @property
@@ -84,7 +84,7 @@ class Access:
 
     @property
     def is_federated(self) -> bool:
-        """Check whether somebody else than Keystone knows the account."""
+        """Check whether an identity provider other than Keystone has the account."""
         return bool(self.options.get("identity_provider"))
 
     @property
@@ -94,13 +94,13 @@ class Access:
 
     @property
     def is_rescoped(self) -> bool:
-        """Check whether tokens of projects are made from a login, if there was one."""
+        """Check whether tokens of projects are made from an earlier login."""
         is_password = self.auth_type in _PASSWORDS and not self.is_bound
         return is_password or self.must_log_in_once
 
     @property
     def account(self) -> str:
-        """Return the account as an administrator knows it."""
+        """Return the name of the account, for messages."""
         names = ("application_credential_name", "application_credential_id")
         for name in (*names, "username", "user_id", "client_id"):
             if value := self.options.get(name):
@@ -108,22 +108,22 @@ class Access:
         return self.auth_type
 
     def place(self, option: str) -> str:
-        """Return an option's name and where it is set, as far as that is known."""
+        """Return an option's name and where it is set, for messages."""
         where = self.places.get(option)
         return f"{option} ({where})" if where else f"{option} in [{self.section}]"
 
     def renewal(self) -> str:
-        """Return the command that makes another application credential."""
+        """Return the remedy that replaces an application credential."""
         named = "application_credential_name"
         if "application_credential_id" in self.options:
             named = "application_credential_id"
         return (
-            f"make a new one as its user: openstack application credential create --role {self.role}"
-            f" NAME; write its id and secret in place of {self.place(named)}"
+            "make a new one as its user: openstack application credential create --role"
+            f" {self.role} NAME; write its id and secret in place of {self.place(named)}"
         )
 
     def grant(self, where: str, role: str = "") -> str:
-        """Return how an administrator gives the account a role, ``where`` being ``--project P``."""
+        """Return the command that gives the account a role; ``where`` is like ``--project P``."""
         if self.is_federated and "trust_id" not in self.options:
             provider = self.options["identity_provider"]
             command = f"openstack role add --group GROUP {where} {role or self.role}"
@@ -135,7 +135,7 @@ class Access:
         return f"openstack role add {user} {where} {role or self.role}"
 
     def _grant_to_owner(self, where: str, role: str) -> str:
-        """Return what helps an application credential, whose roles in its one project are fixed."""
+        """Return the remedy for an application credential, whose roles cannot change."""
         if where.startswith("--system"):
             return "an application credential has no role on the system: use a user and password"
         owner = self.options.get("username") or self.options.get("user_id") or "OWNER"
@@ -144,11 +144,16 @@ class Access:
 
 
 def options(auth_type: str) -> tuple[PluginOption, ...]:
-    """Return the options of a plugin by its name; `LookupError` says in words why there are none."""
-    from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
+    """Return the options of a plugin.
+
+    Raises:
+        LookupError: no plugin of this name can log in; the message says why.
+
+    """
+    from keystoneauth1 import loading  # noqa: PLC0415  start-up is a cost
     from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
 
-    # it tells of every plugin that lacks a library
+    # stevedore logs an error for each plugin that lacks a library.
     logging.getLogger("stevedore").setLevel(logging.CRITICAL)
     try:
         loader: loading.BaseLoader[BaseIdentityPlugin] = loading.get_plugin_loader(auth_type)
@@ -161,10 +166,7 @@ def options(auth_type: str) -> tuple[PluginOption, ...]:
         known = sorted(metadata.entry_points(group=loading.PLUGIN_NAMESPACE).names)
         hint = did_you_mean(auth_type, known, otherwise=f"write one like {_USUAL}")
         raise LookupError(f"{auth_type!r} is not a plugin; {hint}") from None
-    except (
-        ImportError,
-        AttributeError,
-    ):  # so some plugins of keystoneauth tell of a library that is missing
+    except (ImportError, AttributeError):  # some plugins of keystoneauth lack a library
         is_complete = False
     if not is_complete:
         raise LookupError(
@@ -184,26 +186,29 @@ def options(auth_type: str) -> tuple[PluginOption, ...]:
 
 
 def _other_names(option: Opt) -> tuple[str, ...]:
-    """Return the older names, and the one that other tools write where a plugin keeps another."""
+    """Return the older names of an option, and the common one if the plugin has another."""
     usual = option.name.replace("-", "_")
     older = tuple(old.dest for old in option.deprecated)
     return older if usual == option.dest else (usual, *older)
 
 
 def _is_identity(kind: type) -> bool:
-    """Say whether a class of plugins gets tokens from Keystone v3: not those for fixed tokens, for none, and for v2."""
-    from keystoneauth1.identity import BaseIdentityPlugin, v2  # noqa: PLC0415  a heavy client, imported when used
+    """Check whether a class of plugins gets tokens from Keystone v3.
+
+    There are others for fixed tokens, for services without Keystone, and for v2.
+    """
+    from keystoneauth1.identity import BaseIdentityPlugin, v2  # noqa: PLC0415  start-up is a cost
 
     return issubclass(kind, BaseIdentityPlugin) and kind.__module__ != v2.__name__
 
 
-def complaint(auth_type: str, given: Mapping[str, str]) -> str:
-    """Return what the plugin itself says against these options, empty when it takes them."""
-    from keystoneauth1.exceptions import ClientException  # noqa: PLC0415  a heavy client, imported when used
+def fault(auth_type: str, given: Mapping[str, str]) -> str:
+    """Return why the plugin rejects these options; empty if it accepts them."""
+    from keystoneauth1.exceptions import ClientException  # noqa: PLC0415  start-up is a cost
 
     try:
         plugin(auth_type, given)
-    except TypeError as error:  # what keystoneauth does not check beforehand is missing in a call
+    except TypeError as error:  # a missing argument, which keystoneauth does not check before
         missing = ", ".join(re.findall(r"'(\w+)'", str(error)))
         return f"{missing} must be set" if missing else str(error)
     except (ClientException, ValueError) as error:
@@ -214,8 +219,8 @@ def complaint(auth_type: str, given: Mapping[str, str]) -> str:
 def plugin(
     auth_type: str, given: Mapping[str, str], *, project_id: str | None = None, system: bool = False
 ) -> BaseIdentityPlugin:
-    """Return a plugin for the scope of one project, of the system, or none."""
-    from keystoneauth1 import loading  # noqa: PLC0415  a heavy client, imported when used
+    """Return a plugin for the scope of one project, of the system, or without scope."""
+    from keystoneauth1 import loading  # noqa: PLC0415  start-up is a cost
 
     loader: loading.BaseLoader[BaseIdentityPlugin] = loading.get_plugin_loader(auth_type)
     values: dict[str, str | None] = dict.fromkeys(

@@ -1,8 +1,8 @@
-"""What a project may use: flavors, images, quotas, and where its compute service is.
+"""The offer of a cloud to a project: flavors, images, quotas, and the compute service.
 
-Listings come page by page and are returned whole; none grows with the number of servers. Flavors
-come with their extra specs in the listing itself (Nova's microversion 2.61): asked for one by one
-they were most of the requests that information providers used to make.
+None of these listings grows with the number of servers. The listing of flavors includes their
+extra specs (Nova's microversion 2.61): one request for each flavor used to be most of the requests
+of an information provider.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _WITH_SPECS = (2, 61)
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Nova as the catalog and its version document tell it."""
+    """Nova as the catalog and its version document describe it."""
 
     url: str
     """Public URL, without a project's id and without a slash at its end."""
     version: str
     """``v2.1``."""
     microversion: tuple[int, int]
-    """The newest that it speaks."""
+    """The newest that it supports."""
 
 
 def compute(scope: Scope) -> Compute:
-    """Return where the scope's Nova is; its version document is asked for once in a session."""
+    """Return the Nova of a scope; its version document is requested once in a session."""
     data = scope.nova.get_endpoint_data()
     if data is None or not data.catalog_url:
         raise Unavailable(
             "the catalog",
             "has no endpoint of a compute service",
-            "look at `openstack catalog list`",
+            "check `openstack catalog list`",
         )
     url = str(data.catalog_url).rstrip("/").removesuffix(f"/{scope.project_id}")
     major = data.api_version or (2, 1)
@@ -54,10 +54,10 @@ def compute(scope: Scope) -> Compute:
 
 
 def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
-    """Yield the flavors that the project may boot: public ones, and private ones that were opened to it.
+    """Yield the flavors that the project may boot: public ones, and private ones it has access to.
 
-    ``extra_specs`` is among their keys unless Nova is older than Rocky. No ``is_public`` is asked
-    for: with it an administrator's account would see the private flavors of all other projects.
+    They have the key ``extra_specs`` unless Nova is older than Rocky. The request leaves out
+    ``is_public``, which would show an administrator the private flavors of all projects.
     """
     microversion = ".".join(map(str, min(_WITH_SPECS, service.microversion)))
     listed = pages.follow(
@@ -72,7 +72,7 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
 
 
 def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
-    """Yield the active images that the project may boot: public, its own, and those shared with it and accepted."""
+    """Yield the active images that the project may boot: public, own, and accepted shared ones."""
     listed = pages.follow(
         lambda url: _get(scope.glance, url, "Glance"),
         "/v2/images",
@@ -82,13 +82,13 @@ def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
         query={"status": "active", "limit": pages.PAGE_SIZE},
     )
     for image in listed:
-        # An administrator's account is shown the private images of all projects.
+        # Glance shows an administrator's account the private images of all projects.
         if image["visibility"] != "private" or image.get("owner") == scope.project_id:
             yield image
 
 
 def quotas(scope: Scope) -> Mapping[str, int]:
-    """Return Nova's quotas of the project, -1 for unlimited ones; none if the account may not see them."""
+    """Return Nova's quotas of the project, -1 for unlimited; none if they are not visible."""
     path = f"/os-quota-sets/{scope.project_id}"
     try:
         response = _get(scope.nova, path, "Nova", microversion="2.1")
@@ -104,7 +104,7 @@ def quotas(scope: Scope) -> Mapping[str, int]:
 
 def _get(adapter: Any, path: str, service: str, **more: Any) -> requests.Response:
     try:
-        # The clients' own methods turn each status into an exception of their own.
+        # The own methods of the clients turn each status into an exception.
         response = Adapter.request(adapter, path, "GET", raise_exc=False, **more)
     except exceptions.ClientException as error:
         raise Unavailable(service, f"GET {urlsplit(path).path}: {error}") from error

@@ -1,4 +1,4 @@
-"""One account's sessions with one cloud: a token for each scope, reused by all services and regions."""
+"""An account's sessions with a cloud: a token for each scope, used by all services."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Scope:
-    """What the account may do in one project, in the system, or before choosing either: the services' clients."""
+    """Clients of the services, in the scope of a project, of the system, or without scope."""
 
     def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, access: Access) -> None:
         self.access = access
@@ -38,19 +38,19 @@ class Scope:
 
     @property
     def project_id(self) -> str | None:
-        """Return the project that the token is for."""
+        """Return the id of the token's project."""
         found: str | None = self._plugin.get_access(self._transport).project_id
         return found
 
     @property
     def project_name(self) -> str | None:
-        """Return the name of that project."""
+        """Return the name of the token's project."""
         found: str | None = self._plugin.get_access(self._transport).project_name
         return found
 
     @property
     def project_domain_name(self) -> str | None:
-        """Return the name of that project's domain."""
+        """Return the name of the domain of the token's project."""
         found: str | None = self._plugin.get_access(self._transport).project_domain_name
         return found
 
@@ -69,15 +69,15 @@ class Scope:
 
     @cached_property
     def keystone(self) -> Keystone:
-        """Return keystoneclient's client, for the Keystone that gave the token: it serves all regions."""
-        from keystoneclient.v3.client import Client  # noqa: PLC0415  a heavy client, imported when used
+        """Return keystoneclient's client, for the Keystone that gave the token."""
+        from keystoneclient.v3.client import Client  # noqa: PLC0415  start-up is a cost
 
         return Client(session=self._transport, auth=self._plugin, interface=AUTH_INTERFACE)
 
     @cached_property
     def nova(self) -> Nova:
-        """Return novaclient's HTTP adapter; the microversion is given with each request."""
-        from novaclient.api_versions import APIVersion  # noqa: PLC0415  a heavy client, imported when used
+        """Return novaclient's HTTP adapter; each request chooses its microversion."""
+        from novaclient.api_versions import APIVersion  # noqa: PLC0415  start-up is a cost
         from novaclient.client import SessionClient  # noqa: PLC0415
 
         return SessionClient(
@@ -92,13 +92,13 @@ class Scope:
     @cached_property
     def glance(self) -> Glance:
         """Return glanceclient's HTTP adapter."""
-        from glanceclient.common.http import SessionClient  # noqa: PLC0415  a heavy client, imported when used
+        from glanceclient.common.http import SessionClient  # noqa: PLC0415  start-up is a cost
 
         return SessionClient(session=self._transport, auth=self._plugin, **self._endpoints)
 
 
 class Cloud:
-    """An account's view of its cloud. Creating it sends nothing."""
+    """A cloud as an account sees it. Creating the object sends no request."""
 
     def __init__(self, access: Access, *, tokens: Tokens | None = None) -> None:
         self.access = access
@@ -106,9 +106,9 @@ class Cloud:
         self.transport = self._tokens.transport
 
     def in_region(self, region: str) -> Cloud:
-        """Return the same cloud as its catalog shows it for a region, with the same login and tokens.
+        """Return the cloud in a region of its catalog, with the same login and tokens.
 
-        An empty region is the catalog's first.
+        An empty region is the first one of the catalog.
         """
         return Cloud(replace(self.access, region=region or None), tokens=self._tokens)
 
@@ -118,7 +118,7 @@ class Cloud:
         return hosts.of_url(self.access.auth_url)
 
     def server_time(self) -> datetime:
-        """Return the earlier of our clock and Keystone's; what happened before it, the cloud knows of."""
+        """Return the earlier time of our clock and Keystone's: all events before it are known."""
         return clock.now() + min(self.transport.keystone_offset or timedelta(0), timedelta(0))
 
     @cached_property
@@ -134,7 +134,7 @@ class Cloud:
 
     @cached_property
     def system(self) -> Scope | None:
-        """Return the scope of the whole system; None when it is switched off or the account has no role there."""
+        """Return the scope of the system; None if it is off, or the account has no role in it."""
         if not self.access.uses_system_scope or self.access.is_bound:
             return None
         plugin = self._tokens.system()
@@ -143,7 +143,7 @@ class Cloud:
     def project(self, project_id: str) -> Scope:
         """Return the scope of a project.
 
-        A credential that is bound to a project is never asked for another one.
+        A credential that is bound to a project is never used for another one.
 
         Raises:
             AccessDenied: the account has no role there.
@@ -157,11 +157,10 @@ class Cloud:
 def understood(
     host: str, service: str, *, passing: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Tell what a client library makes of an answer that it does not understand as one line, whatever it raises.
+    """Turn the exceptions of client libraries about an unexpected answer into `Unavailable`.
 
-    A proxy or a load balancer may answer in a service's stead, with status 200 and a page for
-    people. Refusals that mean something to the caller, ``passing``, go on as they are; all else
-    becomes `Unavailable`.
+    A proxy or load balancer may answer instead of a service, with status 200 and a page for
+    people. Exceptions that the caller handles, ``passing``, stay as they are.
     """
     try:
         yield
@@ -173,7 +172,7 @@ def understood(
         ) from error
     except (exceptions.ClientException, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unavailable(
-            host, f"the answer is none that {service} gives: {_short(repr(error))}"
+            host, f"the answer is not one of {service}: {_short(repr(error))}"
         ) from error
 
 

@@ -1,10 +1,10 @@
-"""One login a run, and a token for each scope: made from it where the plugin's way in is costly.
+"""One login for each run, and a token for each scope, made from the login if logins are costly.
 
-Federated logins ask three parties in turn, and passcodes serve once: they log in once, without a
-scope, and each project's token is rescoped from that one (Keystone's method ``token``). A password
-costs Keystone time, so it is spared as well where a run has logged in already to see its projects.
-Application credentials and trusts carry their scope in themselves; the plugins that remain log in
-to each scope. See docs/adr/0023-one-login-a-run.md.
+Federated logins ask three parties in turn, and a passcode works once. So these log in once, without
+a scope, and the token of each project is rescoped from that login (Keystone's method ``token``). A
+password costs Keystone CPU time, so it is rescoped too if the run has already logged in to list
+its projects. Application credentials and trusts have a scope of their own; the other plugins log
+in to each scope. See docs/adr/0023-one-login-a-run.md.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PAGE_TIME = timedelta(seconds=10)
-"""What a large page of a listing may take: a token that ends earlier is of no use."""
+"""A large page of a listing may take this long; a token that ends earlier is useless."""
 _REMEMBERED = 60.0
-"""Seconds for which a login that failed is not tried again."""
+"""Seconds before a failed login is tried again."""
 _NOT_UNDERSTOOD = (KeyError, TypeError, ValueError, AttributeError, AssertionError)
-"""What keystoneauth raises for answers that it does not expect."""
+"""Exceptions of keystoneauth for unexpected answers."""
 
 
 class Tokens:
-    """The tokens of one account in one cloud; each is asked for once, whoever wants it."""
+    """The tokens of an account in a cloud; each is requested once for all threads."""
 
     def __init__(self, access: Access, transport: Transport) -> None:
         self._access = access
@@ -53,10 +53,10 @@ class Tokens:
         self._projects: dict[str, BaseIdentityPlugin] = {}
 
     def unscoped(self) -> BaseIdentityPlugin:
-        """Return what the account has without a scope, or with that of its credential.
+        """Return the login without a scope, or with the scope of its credential.
 
         Raises:
-            LoginFailure: which hop failed.
+            LoginFailure: a hop of the login failed.
 
         """
         with self._locks.of("the login"):
@@ -69,7 +69,7 @@ class Tokens:
         return self._login
 
     def system(self) -> BaseIdentityPlugin | None:
-        """Return the scope of the whole system; None when the account has no role there."""
+        """Return the scope of the system; None if the account has no role in it."""
         with self._locks.of("the system"):
             if not self._is_system_known:
                 plugin = self._scoped(is_system=True)
@@ -82,7 +82,7 @@ class Tokens:
                 except Unavailable as error:
                     if not self._access.is_federated:
                         raise
-                    # Keystone 30 answers 500 to a federated token that is to become the system's.
+                    # Keystone 30 answers 500 if a federated token is rescoped to the system.
                     logger.debug("no system scope for a federated account: %s", error)
                 except _NOT_UNDERSTOOD as error:
                     raise self._no_keystone() from error
@@ -96,10 +96,10 @@ class Tokens:
 
         Raises:
             LoginFailure: the account cannot log in at all.
-            AccessDenied: it has no role there.
+            AccessDenied: the account has no role in the project.
 
         """
-        with self._locks.of(project_id):  # one token a project, several projects at a time
+        with self._locks.of(project_id):  # one token for each project, several at a time
             if project_id not in self._projects:
                 self._projects[project_id] = self._project(project_id)
             return self._projects[project_id]
@@ -113,14 +113,14 @@ class Tokens:
                 raise AccessDenied(
                     f"project {project_id}",
                     f"the credential {access.account!r} belongs to project {bound_to}",
-                    "account this project with a credential of its own, or with a user and password",
+                    "use a credential of this project, or a user and password",
                 )
             return plugin
         plugin = self._scoped(project_id=project_id)
         try:
             plugin.get_access(self.transport)
         except (exceptions.Unauthorized, exceptions.Forbidden) as error:
-            self._tell_login_apart(error)
+            self._check_login(error)
             raise AccessDenied(
                 f"project {project_id}",
                 f"{host} gives the account {access.account!r} no token for it",
@@ -135,11 +135,11 @@ class Tokens:
     def _no_keystone(self) -> Unavailable:
         remedy = f"check {self._access.place('auth_url')}; it ends in /v3"
         return Unavailable(
-            hosts.of_url(self._access.auth_url), "answers, but is no Keystone", remedy
+            hosts.of_url(self._access.auth_url), "answers, but is not a Keystone", remedy
         )
 
-    def _tell_login_apart(self, error: Exception) -> None:
-        """Log in without a scope: a wrong password looks like a missing role in each project."""
+    def _check_login(self, error: Exception) -> None:
+        """Log in without a scope: a wrong password looks like a missing role in a project."""
         if isinstance(error, exceptions.Unauthorized):
             self.unscoped()
 
@@ -156,7 +156,7 @@ class Tokens:
 
 
 class _Plugin(BaseIdentityPlugin):
-    """A plugin of ours around keystoneauth's; its lock makes one request of several that want a token."""
+    """A plugin around one of keystoneauth; its lock makes one request for all threads."""
 
     def __init__(self, access: Access) -> None:
         super().__init__(auth_url=access.auth_url)
@@ -164,7 +164,7 @@ class _Plugin(BaseIdentityPlugin):
 
 
 class _Direct(_Plugin):
-    """Logs in to a scope by itself."""
+    """A plugin that logs in to one scope."""
 
     def __init__(self, access: Access, project_id: str | None, *, is_system: bool) -> None:
         super().__init__(access)
@@ -179,24 +179,24 @@ class _Direct(_Plugin):
 
 
 class _Login(_Plugin):
-    """The login of the run. Its failure is remembered for a while: those who wait for it share it."""
+    """The login of a run. The threads that wait for it share its failure, for some time."""
 
     def __init__(self, access: Access) -> None:
         super().__init__(access)
         self._inner = login.plugin(access.auth_type, access.options)
         if access.is_rescoped and isinstance(self._inner, Auth):
-            self._inner.unscoped = True  # else the scope of the user's default project
+            self._inner.unscoped = True  # else Keystone chooses the user's default project
         self._failure: LoginFailure | None = None
         self._failed = 0.0
 
     def raise_failure(self) -> None:
-        """Raise the failure that is remembered, if there is one."""
+        """Raise the failure of the last login, if it is recent."""
         if self._failure is not None and time.monotonic() - self._failed < _REMEMBERED:
             raise self._failure
 
     def get_auth_ref(self, session: Transport) -> AccessInfo:  # type: ignore[override]
         self.raise_failure()
-        self._inner.invalidate()  # some keep a token of their own
+        self._inner.invalidate()  # some plugins keep a token of their own
         with hops.trail() as steps:
             try:
                 found = self._inner.get_auth_ref(session)
@@ -209,7 +209,7 @@ class _Login(_Plugin):
         return found
 
     def replace(self, dead: str | None, session: Transport) -> str | None:
-        """Return another token than ``dead``; one login for all that find it dead."""
+        """Return another token than ``dead``; the threads that find it dead share one login."""
         with self._lock:
             if self.auth_ref is not None and self.auth_ref.auth_token == dead:
                 self.auth_ref = None
@@ -217,7 +217,7 @@ class _Login(_Plugin):
 
 
 class _Rescoped(_Plugin):
-    """A scope made from the token of the login."""
+    """A plugin that makes the token of a scope from the one of the login."""
 
     def __init__(self, of: _Login, project_id: str | None, *, is_system: bool) -> None:
         super().__init__(of.access)
@@ -231,20 +231,20 @@ class _Rescoped(_Plugin):
             found = self._rescope(token, session)
         except exceptions.Unauthorized:
             if _is_alive(token, self.access, session):
-                raise  # it is the scope that is refused
+                raise  # the token is valid, so Keystone refuses the scope
             found = self._rescope(self._login.replace(token, session), session)
         except exceptions.Forbidden:
             if self.access.is_federated:
                 raise
-            found = self._log_in_anew(session)
+            found = self._log_in(session)
         self.MIN_TOKEN_LIFE_SECONDS = self._login.MIN_TOKEN_LIFE_SECONDS
         return found
 
-    def _log_in_anew(self, session: Transport) -> AccessInfo:
-        """Log in to this scope: Keystone does not rescope the token of a user's default project.
+    def _log_in(self, session: Transport) -> AccessInfo:
+        """Log in to this scope, because Keystone refuses to rescope the token of a project.
 
-        So it is with ``[token] allow_rescope_scoped_token = false`` and the plugin ``password``,
-        which cannot ask for a token without a scope.
+        This happens with ``[token] allow_rescope_scoped_token = false`` and the plugin
+        ``password``, which cannot request a token without a scope.
         """
         plugin = login.plugin(
             self.access.auth_type,
@@ -265,17 +265,17 @@ class _Rescoped(_Plugin):
 
 
 def _is_alive(token: str | None, access: Access, session: Transport) -> bool:
-    """Ask Keystone whether a token of ours still counts."""
+    """Ask Keystone whether a token of ours is still valid."""
     headers = {"X-Auth-Token": token or "", "X-Subject-Token": token or ""}
     url = f"{access.auth_url}/auth/tokens?nocatalog"
     return bool(session.get(url, headers=headers, authenticated=False, raise_exc=False).ok)
 
 
 def _settle(plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport) -> None:
-    """Decide when a token is renewed: two minutes before its end, at half its life if that is short.
+    """Set when a token is renewed: two minutes before its end, or at half its life if shorter.
 
     Raises:
-        LoginUnavailable: it does not live long enough for one page of a listing.
+        LoginUnavailable: the token is too short-lived for one page of a listing.
 
     """
     try:
@@ -290,14 +290,14 @@ def _settle(plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport) -
         raise LoginUnavailable(
             subject,
             f"gives tokens that live {seconds} s, too short for one page of a listing",
-            f"have them live an hour, {_PAGE_TIME.seconds} s at the least: [token] expiration in"
-            " keystone.conf, or the lifetime of the issuer's access tokens",
+            f"raise their lifetime to an hour, at least to {_PAGE_TIME.seconds} s: [token]"
+            " expiration in keystone.conf, or the lifetime of the issuer's access tokens",
         )
     if life < 2 * usual:
         session.warn_once(
-            f"{subject}: gives tokens that live {seconds} s: the account logs in again and again;"
-            " [token] expiration in keystone.conf, or the issuer, should give them an hour"
+            f"{subject}: gives tokens that live {seconds} s, so the account logs in again and"
+            " again; set [token] expiration in keystone.conf, or the issuer's lifetime, to an hour"
         )
-    # keystoneauth compares with our clock, the times are by Keystone's.
+    # keystoneauth compares with our clock, but the times come from Keystone's.
     offset = session.keystone_offset or timedelta(0)
     plugin.MIN_TOKEN_LIFE_SECONDS = int((min(usual, life / 2) + offset).total_seconds())

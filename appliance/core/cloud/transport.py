@@ -1,10 +1,10 @@
-"""The one way of all requests to a cloud, and to the issuer that logs an account in.
+"""The session of all requests to a cloud, and to the issuer of an account's tokens.
 
-Every request of every client passes `Transport.request`. There it is counted, repeated when the
-service is only busy (429, 5xx, dropped or refused connections: four attempts, backing off), and a
-failure that stays is reported in one line that names the host. A service that says how long to wait
-(Retry-After) is left alone for that time by all threads. keystoneauth renews a token that was
-refused (401) by itself.
+Every request of every client passes `Transport.request`. There it is counted, and retried if the
+service is only busy (429, 5xx, dropped or refused connections): four attempts with growing pauses.
+A lasting failure is reported in one line that names the host. If a service says how long to wait
+(Retry-After), all threads leave it alone for that time. keystoneauth itself renews a token that was
+refused (401).
 """
 
 from __future__ import annotations
@@ -38,32 +38,33 @@ _ATTEMPTS = 4
 _LONGEST_PAUSE = 8.0
 """Seconds between two attempts, unless the service asks for more."""
 _LONGEST_WAIT = 60.0
-"""Seconds of a service's Retry-After that are obeyed."""
+"""Seconds of a service's Retry-After that are obeyed at most."""
 _SPREAD = 0.5
-"""Seconds over which threads come back to a service that all of them have left alone."""
+"""Seconds over which threads spread their return to a service that all left alone."""
 
 
 class _Busy(Exception):
-    """The service answered that it cannot answer now."""
+    """The service answered that it is busy."""
 
     def __init__(self, response: requests.Response) -> None:
         super().__init__(
-            f"{hosts.of_url(response.url)} answers {response.status_code} {response.reason}".rstrip()
+            f"{hosts.of_url(response.url)} answers"
+            f" {response.status_code} {response.reason}".rstrip()
         )
         self.response = response
         self.is_announced = False
-        """Whether a line already says how long all requests wait."""
+        """Whether the service said how long to wait, which a line has reported."""
 
 
 class _Pauses:
-    """Services that all threads leave alone for a time that the service itself has told."""
+    """Services that all threads leave alone for the time that the service asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ends: dict[str, float] = {}
 
     def begin(self, place: str, seconds: float) -> bool:
-        """Note that ``place`` wants peace; return whether nobody has noted it for this time."""
+        """Note that ``place`` asked for a pause; return whether this begins a new one."""
         now = time.monotonic()
         with self._lock:
             is_new = self._ends.get(place, 0.0) <= now
@@ -71,7 +72,7 @@ class _Pauses:
         return is_new
 
     def wait(self, place: str) -> None:
-        """Return when ``place`` may be asked."""
+        """Wait until the pause of ``place`` is over."""
         with self._lock:
             left = self._ends.get(place, 0.0) - time.monotonic()
         if left > 0:
@@ -79,7 +80,7 @@ class _Pauses:
 
 
 class Transport(session.Session):
-    """A keystoneauth session that counts, repeats and tells; safe for use by several threads."""
+    """A keystoneauth session that counts, retries and reports; safe for several threads."""
 
     def __init__(self, access: Access) -> None:
         proxy.check()
@@ -93,17 +94,23 @@ class Transport(session.Session):
         )
         self.requests = 0
         self.keystone_offset: timedelta | None = None
-        """How far Keystone's clock is before ours (positive) or behind; None until it has answered."""
+        """How far Keystone's clock is ahead of ours; negative if behind, None before an answer."""
         self._access = access
         self._lock = threading.Lock()
         self._pauses = _Pauses()
         self._said: set[str] = set()
 
-    # Of keystoneauth's long signature only what matters here has a name.
+    # keystoneauth's signature is long; only the arguments that matter here have names.
     def request(  # type: ignore[override]
         self, url: str, method: str, raise_exc: bool = True, **kwargs: Any
     ) -> requests.Response:
-        """Send a request as keystoneauth does; raises `Unavailable` when the service stays out of reach or busy."""
+        """Send a request as keystoneauth does.
+
+        Raises:
+            Unavailable: the service stays busy or cannot be reached.
+            AccessDenied: Keystone gives no new token in place of a dead one.
+
+        """
         if hops.is_secret_bearer(url, method, self._access):
             kwargs["redirect"] = False
         try:
@@ -116,19 +123,20 @@ class Transport(session.Session):
             )
         except _Busy as error:
             request_id = error.response.headers.get("x-openstack-request-id", "")
-            remedy = f"look into its logs{f' for {request_id}' if request_id else ''}; the next run goes on from here"
+            remedy = f"check its logs for {request_id}" if request_id else "check its logs"
             raise Unavailable(
-                hosts.of_url(error.response.url), f"still {_after_host(error)}", remedy
+                hosts.of_url(error.response.url),
+                f"still {_after_host(error)}",
+                f"{remedy}; the next run goes on from here",
             ) from error
         except exceptions.ConnectionError as error:
             raise _unreachable(error, url, self._access) from error
-        except (
-            exceptions.HttpError
-        ) as error:  # not of this request: of the one for a token in place of one that died
+        except exceptions.HttpError as error:  # of the request for a token in place of a dead one
             raise AccessDenied(
                 hosts.of_url(self._access.auth_url),
-                f"gives the account {self._access.account!r} no new token: answers {error.http_status}",
-                "look whether account and project still exist, are enabled and belong together",
+                f"gives the account {self._access.account!r} no new token: answers"
+                f" {error.http_status}",
+                "check that account and project exist, are enabled, and that it has a role there",
             ) from error
         except exceptions.CatalogException as error:
             raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._access) from error
@@ -163,7 +171,7 @@ class Transport(session.Session):
         return error
 
     def warn_once(self, line: str) -> None:
-        """Log a warning that would repeat with each token."""
+        """Log a warning once, which would repeat with each token."""
         with self._lock:
             is_new = line not in self._said
             self._said.add(line)
@@ -172,26 +180,29 @@ class Transport(session.Session):
 
     def _note_clock(self, response: requests.Response) -> None:
         try:
-            told = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+            time_there = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
         except (KeyError, ValueError):
             return
-        offset = told - clock.now()
+        offset = time_there - clock.now()
         with self._lock:
             if self.keystone_offset is None or offset < self.keystone_offset:
                 self.keystone_offset = offset
 
 
 def _place(url: str, options: dict[str, Any]) -> str:
-    """Return what a request goes to: a host, or the service whose URL the catalog knows."""
+    """Return the destination of a request: a host, or a service of the catalog."""
     if "//" in url:
         return hosts.of_url(url)
     return str((options.get("endpoint_filter") or {}).get("service_type", ""))
 
 
 def _seconds_to_wait(response: requests.Response) -> float:
-    """Return how long the service wants to be left alone; 0 when it does not say."""
-    told = response.headers.get("Retry-After", "")
-    return min(float(told), _LONGEST_WAIT) if told.isascii() and told.isdecimal() else 0.0
+    """Return the seconds that the service asks to wait; 0 if it does not say.
+
+    Retry-After may also be a date (RFC 9110, 10.2.3), which no OpenStack service sends.
+    """
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdecimal() else 0.0
 
 
 def _after_host(error: Exception) -> str:
@@ -199,7 +210,7 @@ def _after_host(error: Exception) -> str:
 
 
 def _decide(error: Exception, pause: float) -> float | None:
-    """Return the seconds to wait before the next attempt, and log them; None for no other attempt."""
+    """Return and log the seconds to wait before the next attempt; None for no further one."""
     if isinstance(error, _Busy) and error.is_announced:
         return 0.0  # `_Pauses` waits, for all threads alike
     if isinstance(error, exceptions.SSLError) or proxy.is_refusal(error):
@@ -224,7 +235,7 @@ _CAUSES = (
 
 
 def _cause(error: Exception) -> str:
-    """Find the few words that matter in what requests and urllib3 wrap around an error."""
+    """Return the words about the cause in an error that requests and urllib3 have wrapped."""
     text = str(error)
     for pattern in _CAUSES:
         if found := re.search(pattern, text):
@@ -233,7 +244,7 @@ def _cause(error: Exception) -> str:
 
 
 def _site_in(error: Exception) -> str:
-    """Return the URL that an error names, as far as its host goes."""
+    """Return the URL that an error names, up to its host."""
     named = re.search(r"https?://[^/\s'\"]+", str(error))
     return named[0] if named else ""
 
@@ -257,7 +268,7 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
 
 
 _HUNG_UP = ("RemoteDisconnected", "ConnectionResetError", "BadStatusLine")
-"""What a server that expects TLS makes of a plain request."""
+"""Errors of a plain request to a server that expects TLS."""
 
 
 def _failure(error: Exception, site: str) -> tuple[str, str]:
@@ -267,7 +278,7 @@ def _failure(error: Exception, site: str) -> tuple[str, str]:
     if site.startswith("http://") and any(word in str(error) for word in _HUNG_UP):
         return (
             "it closes the connection on plain HTTP",
-            "write https in the URL, if that port speaks TLS",
+            "write https in the URL if that port expects TLS",
         )
     return _cause(error), "check the URL, the network and the service"
 
@@ -276,7 +287,8 @@ def _not_in_catalog(wanted: dict[str, Any], access: Access) -> Unavailable:
     region = wanted.get("region_name")
     return Unavailable(
         hosts.of_url(access.auth_url),
-        f"its catalog has no {access.interface} endpoint for {wanted.get('service_type', 'the service')}"
+        f"its catalog has no {access.interface} endpoint for"
+        f" {wanted.get('service_type', 'the service')}"
         + (f" in region {region}" if region else ""),
-        "correct region_name" if region else "look at `openstack catalog list` of this account",
+        "correct region_name" if region else "check `openstack catalog list` with this account",
     )

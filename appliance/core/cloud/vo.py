@@ -1,12 +1,14 @@
-"""Which VO a project serves: a property of the project in Keystone, or a mapping file.
+"""The VO that a project serves: a property of the project in Keystone, or a mapping file.
 
-Every form of mapping file that Keystone-VOMS, cASO and cloudkeeper-os have read is taken:
+All forms of mapping files of Keystone-VOMS, cASO and cloudkeeper-os are accepted, in JSON or YAML:
 
-    {"vo": {"tenant": "name"}}    {"vo": {"tenants": ["name"]}}    {"vo": {"projects": ["name or
-    id"]}} {"vo": {"project": "name or id", "domain": "name or id"}} {"vos": [{"name": "vo", "auth":
-    {"project_id": "id"}}]}        (also as YAML)
+    {"vo": {"tenant": "name"}}
+    {"vo": {"tenants": ["name"]}}
+    {"vo": {"projects": ["name or id"]}}
+    {"vo": {"project": "name or id", "domain": "name or id"}}
+    {"vos": [{"name": "vo", "auth": {"project_id": "id"}}]}
 
-A tag selects a project; it never gives it a VO.
+A tag selects a project; it never assigns a VO to it.
 """
 
 from __future__ import annotations
@@ -23,41 +25,39 @@ from appliance.core.config.document import read_text
 from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, Problem
 
 PROPERTIES = ("VO", "egi.VO", "accounting:VO", "egi.eu:VO")
-"""Properties that hold a project's VO at the sites of the federation, in order of preference."""
+"""Properties that hold a project's VO at sites of the federation, the preferred one first."""
 
 _KEYS = ("project", "projects", "tenant", "tenants")
 _VO = re.compile(r"[!-~]{1,255}")
-"""A VO's name, or an FQAN: printable ASCII without blanks, no longer than the repository's column."""
-
-
+"""Name of a VO, or an FQAN: printable ASCII without blanks, as long as the repository's column."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
 class NoVO(ApplianceError):
-    """A project cannot be accounted, because no VO, or more than one, is known for it."""
+    """A project has no VO, or more than one."""
 
     status = ExitStatus.PARTLY
 
 
 @dataclass(frozen=True, slots=True)
 class MappingEntry:
-    """One line of a mapping file. ``project`` is a name or an id; ``domain`` may narrow a name."""
+    """One entry of a mapping file. ``project`` is a name or id; ``domain`` narrows a name."""
 
     vo: str
     project: str
     domain: str | None = None
 
     def fits(self, project: Project) -> bool:
-        """Say whether this entry means the project."""
+        """Check whether this entry means the project."""
         if self.project == project.id:
             return True
         if self.project != project.name:
             return False
         if self.domain is None or self.domain.lower() == project.domain_id.lower():
             return True
-        # Keystone tells the domain's id only. A name cannot be compared with it and counts as
-        # right: at worst two entries fit, which is told as a conflict. Only the first domain has an
-        # id that is its name.
+        # Keystone's listing has the id of the domain only. A name cannot be compared with it and
+        # counts as a match: at worst two entries match, which is reported as a conflict. Only the
+        # first domain of a cloud has an id like its name, "default".
         return "default" not in (project.domain_id, self.domain.lower()) and not _ID.fullmatch(
             self.domain
         )
@@ -65,46 +65,53 @@ class MappingEntry:
 
 @dataclass(frozen=True, slots=True)
 class VOMapping:
-    """What a mapping file says; without one, ``path`` is where it would be."""
+    """The entries of a mapping file; without one, ``path`` is where it would be."""
 
     path: Path
     entries: tuple[MappingEntry, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
     def vos(self, project: Project) -> list[str]:
-        """Return the VOs of a project, without repetition: none, one, or a conflict."""
+        """Return the VOs of a project, each once; several are a conflict."""
         return list(dict.fromkeys(entry.vo for entry in self.entries if entry.fits(project)))
 
 
 _EXAMPLE = MappingEntry("vo.example.org", "mytenant")
-"""What `etc/voms.json` has when it is installed."""
-_LEFT_OUT = "is still the placeholder, with its project 'mytenant', and left out; fill in your VOs, or remove the entry"
+"""The entry of `etc/voms.json` as it is installed."""
+_LEFT_OUT = (
+    "is still the placeholder, with its project 'mytenant', and is ignored; fill in your VOs, or"
+    " remove the entry"
+)
 
 
 def vo_of(project: Project, *, mapping: VOMapping, preferred: tuple[str, ...] = ()) -> str:
-    """Return a project's VO; raises `NoVO` when there is none, or when sources differ.
+    """Return the VO of a project.
 
-    Where the project has one of the properties ``preferred``, its usual ones do not count.
+    If the project has one of the properties ``preferred``, the usual ones do not count.
+
+    Raises:
+        NoVO: there is none, or the sources differ.
+
     """
-    told = _told(project, preferred) or _told(project, PROPERTIES)
-    told += [(str(mapping.path), vo) for vo in mapping.vos(project)]
-    values = list(dict.fromkeys(value for _, value in told))
+    named = _properties(project, preferred) or _properties(project, PROPERTIES)
+    named += [(str(mapping.path), vo) for vo in mapping.vos(project)]
+    values = list(dict.fromkeys(value for _, value in named))
     if not values:
         raise NoVO(
             project,
             "no VO is known for it",
-            f"openstack project set --property {(preferred or PROPERTIES)[0]}=VO {project.id}, or name it in"
-            f" {mapping.path}",
+            f"openstack project set --property {(preferred or PROPERTIES)[0]}=VO {project.id}, or"
+            f" name it in {mapping.path}",
         )
     if len(values) > 1:
-        listed = ", ".join(f"{value} ({source})" for source, value in told)
+        listed = ", ".join(f"{value} ({source})" for source, value in named)
         raise NoVO(project, f"its sources name different VOs: {listed}", "make them equal")
     if not _VO.fullmatch(values[0]) or "%%" in values[0]:
-        raise NoVO(project, f"{values[0]!r} ({told[0][0]}) is not the name of a VO", "correct it")
+        raise NoVO(project, f"{values[0]!r} ({named[0][0]}) is not the name of a VO", "correct it")
     return values[0]
 
 
-def _told(project: Project, properties: tuple[str, ...]) -> list[tuple[str, str]]:
+def _properties(project: Project, properties: tuple[str, ...]) -> list[tuple[str, str]]:
     return [
         (f"property {name}", value)
         for name in properties
@@ -113,7 +120,12 @@ def _told(project: Project, properties: tuple[str, ...]) -> list[tuple[str, str]
 
 
 def read_mapping(path: Path) -> VOMapping:
-    """Read a mapping file; raises `ConfigurationError` with every entry that cannot be understood."""
+    """Read a mapping file.
+
+    Raises:
+        ConfigurationError: some entries have no known form; it has all of them.
+
+    """
     text = read_text(path)
     problems: list[Problem] = []
     entries: list[MappingEntry] = []
@@ -124,9 +136,9 @@ def read_mapping(path: Path) -> VOMapping:
             problems.append(Problem(path, _line_of(text, vo), vo, str(error)))
     if problems:
         raise ConfigurationError(problems)
-    # The shipped example is no error: accounting gets the file on every appliance, and a site whose
-    # projects carry their VOs in Keystone has nothing to write into it. The images' backend refuses
-    # a file without any other entry.
+    # The shipped example is not an error: every appliance has the file, and a site whose projects
+    # have their VOs in Keystone has nothing to write into it. The backend of images refuses a file
+    # without any other entry.
     named = tuple(entry for entry in entries if entry != _EXAMPLE)
     left_out = Problem(path, _line_of(text, _EXAMPLE.vo), _EXAMPLE.vo, _LEFT_OUT, is_fatal=False)
     return VOMapping(path, named, (left_out,) if len(named) < len(entries) else ())
@@ -165,7 +177,7 @@ def _listed_vo(path: Path, text: str, item: Any) -> tuple[str, Any]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object of a JSON text with all its members, repeated names included."""
+    """A JSON object with all its members, also those of the same name."""
 
 
 def _parsed_json(path: Path, text: str) -> Any:
@@ -197,11 +209,8 @@ def _parsed_yaml(path: Path, text: str) -> Any:
         raise ConfigurationError(
             [Problem(path, 1, "", "is not a mapping: it is nested too deeply")]
         ) from error
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-    ) as error:  # PyYAML on `2001-13-45`, `!!int ""`, `!!timestamp x`
+    # PyYAML raises these for `2001-13-45`, `!!int ""` and `!!timestamp x`.
+    except (ValueError, LookupError, AttributeError) as error:
         cause = "holds a date, a number or a tag that YAML does not know; put names in quotes"
         raise ConfigurationError([Problem(path, 1, "", cause)]) from error
 
@@ -218,7 +227,7 @@ def _entries(vo: str, body: Any) -> Iterator[MappingEntry]:
 
 
 def _listed(value: Any) -> list[str]:
-    """Return a name or a list of names as a list. Nothing else is a project, ``null`` least of all."""
+    """Return a name, or a list of names, as a list; no other value names a project."""
     if isinstance(value, str):
         return [value] if value else []
     found: Iterable[Any] = (

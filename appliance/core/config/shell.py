@@ -39,7 +39,10 @@ _TOKEN = re.compile(
 _EXPANSION = re.compile(r"\$[({A-Za-z_0-9@*#?!$-]|`")
 _TILDE = re.compile(r"[^=]+=(?:.*:)?~", re.DOTALL)
 _ESCAPE = re.compile(r"\\([$`\"\\\n])", re.DOTALL)
-_REPLACED = "would be replaced by a shell, not here; write the plain value in single quotes"
+_REPLACED = (
+    "would be replaced by a shell, but nothing is executed here; write the plain value in single"
+    " quotes"
+)
 
 
 @dataclass(slots=True)
