@@ -86,6 +86,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
         del request
         with _reported(context):
             run = self._current_or_view(refresh=True)
+            # A dict removes duplicates and keeps the order, which a set does not.
             for list_id in dict.fromkeys(record.key.list_id for record in run.offered()):
                 yield pb.ImageListIdentifier(image_list_identifier=list_id)
 

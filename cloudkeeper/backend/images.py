@@ -127,6 +127,7 @@ class ProjectImages:
         with self.ownership.claim((self.project_id, key)):
             older = self._versions(key)
             if older and _has_these_data(older[0], appliance.data):
+                # Only the metadata may differ: a repeated call, or a list whose version alone rose.
                 self._describe(older.pop(0), appliance)
             else:
                 self._create(appliance, key, appliance.data, is_wanted)
@@ -212,6 +213,7 @@ class ProjectImages:
         )
 
     def _new_record(self, appliance: Appliance, image_id: str, data: ImageData) -> Image:
+        # Private and hidden until the activation, whatever visibility is configured.
         return {
             "id": image_id,
             "visibility": "private",
@@ -283,7 +285,7 @@ class ProjectImages:
 
     def _collect(self, record: ImageRecord) -> None:
         """Delete an incomplete image, unless a call has completed it since it was listed."""
-        now = self._keep(record.id)
+        now = self._keep(record.id)  # the listing may be some minutes old
         if now and now.state is State.STAGING:
             self._delete(now)
             self.tally.count("orphans_collected")

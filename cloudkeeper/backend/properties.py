@@ -246,6 +246,7 @@ def difference(
 def activation(image: Image, *, visibility: str) -> list[dict[str, object]]:
     """Return the patch that offers a complete, verified image to users."""
     disk = _rounded_up(int(image.get("virtual_size") or 0), _GIB)
+    # One patch: a backend that is killed leaves no visible image with the status STAGING.
     return [
         _operation("replace", "visibility", visibility),
         _operation("replace", "os_hidden", value=False),

@@ -56,7 +56,7 @@ def serve(servicer: Servicer, listening: Listening) -> None:
         _notify("STOPPING=1")
         logger.info("stopping: waiting up to %d s for running calls", _DRAIN.total_seconds())
         ended = server.stop(_DRAIN.total_seconds())
-        while not ended.wait(0.1):
+        while not ended.wait(0.1):  # nothing waits for an event and a signal at once
             if signal.sigtimedwait(_SIGNALS, 0):
                 servicer.stopping.set()
                 server.stop(0)

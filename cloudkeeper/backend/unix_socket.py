@@ -35,6 +35,7 @@ def held(path: Path) -> Iterator[None]:
     with _translated(path):
         files.make_directory(path.parent, mode=_DIRECTORY_MODE)
         _check_directory(path.parent)
+    # The lock decides which server runs; a socket also stays behind when a server is killed.
     with _locked(path):
         with _translated(path):
             _remove_stale(path)

@@ -212,7 +212,7 @@ def _report_check(configured: FrontendSettings) -> ExitStatus:
 
 
 def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:
-    os.umask(0o027)
+    os.umask(0o027)  # the log and the image directory are for the account and its group
     file = None if arguments.check_config else configured.log_file
     if file is not None:
         try:

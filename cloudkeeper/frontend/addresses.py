@@ -119,6 +119,7 @@ def _read_one(text: str, *, origin: str) -> Address | str:
     if user and parts.scheme == "http":
         return "would send the token unencrypted; write https://"
     place = hosts.join_port(host, port or None)
+    # Without credentials, which are sent apart, and without fragment, which is never sent.
     url = urlunsplit((parts.scheme, place, parts.path, parts.query, ""))
     return Address(
         urlunsplit((parts.scheme, place, parts.path, "", "")), url, origin, user, password

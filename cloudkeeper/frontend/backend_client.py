@@ -166,6 +166,7 @@ class BackendClient:
         *,
         metadata: Sequence[tuple[str, str]] = (),
     ) -> Any:
+        # with_call also returns the call, which has the trailing metadata.
         start: Callable[..., Any] = getattr(self._stub, method).with_call
         with self._translated(method):
             _, call = start(request, timeout=deadline.total_seconds(), metadata=metadata)

@@ -90,6 +90,7 @@ class QemuImg:
     ) -> str:
         seconds = int(patience.total_seconds())
         limits = [f"--as={_MEMORY}", f"--cpu={seconds}", f"--fsize={largest_file}", "--core=0"]
+        # prlimit(1) sets the limits and becomes the program; preexec_fn is not safe with threads.
         command = ["prlimit", *limits, "--", str(self.binary), *arguments]
         if not os.access(self.binary, os.X_OK):
             raise LocalFailure(

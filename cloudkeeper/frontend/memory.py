@@ -96,6 +96,7 @@ class Memory:
         if (found.endorser.dn, found.endorser.ca) != (entry.dn, entry.ca):
             now = f"{found.endorser.dn} of {found.endorser.ca}"
             raise self._untrusted(f"its endorser is {now}, but was {entry.dn} of {entry.ca}")
+        # Both are in UTC, so that the order of the texts is that of the times.
         if (found.created or _LONG_AGO).isoformat() < entry.created:
             made = f"{found.created:%Y-%m-%d %H:%M:%SZ}" if found.created else "at an unknown time"
             raise self._untrusted(
@@ -112,10 +113,7 @@ class Memory:
 
 def _read(path: Path) -> list[AcceptedList]:
     try:
-        return [
-            AcceptedList(**{name: _text(value) for name, value in entry.items()})
-            for entry in json.loads(files.read_regular(path, limit=_LARGEST))
-        ]
+        return [_entry(found) for found in json.loads(files.read_regular(path, limit=_LARGEST))]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -128,8 +126,8 @@ def _read(path: Path) -> list[AcceptedList]:
         ) from None
 
 
-def _text(value: object) -> str:
-    """Return a value that must be text; the dataclass itself checks no types."""
-    if not isinstance(value, str):
+def _entry(found: dict[str, str]) -> AcceptedList:
+    """Return an entry of the file; the dataclass itself would accept values of any type."""
+    if not all(isinstance(value, str) for value in found.values()):
         raise TypeError
-    return value
+    return AcceptedList(**found)

@@ -43,6 +43,7 @@ def compare(
         Untrusted: the images in the cloud of this list's identifier belong to another VO.
 
     """
+    # If a backend reports an identifier twice, the last one counts.
     present = {appliance.identifier: appliance for appliance in held}
     _check_owner(wanted, present.values())
     offered = {offer.appliance.identifier: offer for offer in wanted.offers}

@@ -191,7 +191,7 @@ class Synchronisation:
                     report=report,
                     is_last=True,
                 )
-        finally:
+        finally:  # also after a failure: the backend writes the record of its run then
             self._end(report)
 
     def _plans(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, Plan, str]]:
