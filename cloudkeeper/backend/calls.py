@@ -3,8 +3,8 @@
 A call ends with gRPC's OK; its result is in the trailing metadata (`cloudkeeper.wire.status`). The
 failure of one call affects no other call.
 
-The frontend is another program, perhaps on another host and perhaps not ours. The backend checks all
-that it can check itself:
+The frontend is another program, perhaps on another host and perhaps not ours. The backend checks
+all that it can check itself:
 
 - files: only below the image directory, with the size and checksum that the call states (`upload`)
 - VOs: only those of the backend's own mapping (`run`)

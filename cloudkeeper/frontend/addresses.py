@@ -26,7 +26,7 @@ _NO_SECRETS = frozenset({"x-oauth-basic"})
 _SHORTEST_SECRET = 4
 
 SCHEMES = ("http", "https")
-"""The transports of lists and images. Over plain HTTP, signature and checksum still protect both."""
+"""The transports of lists and images; over plain HTTP, signature and checksum protect both."""
 OR_OFF = ", or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
 
 
