@@ -3,10 +3,10 @@
     list: fetch ─ verify ─ compare with memory ─ plan ─ guard the removals
         change: check the backend ─ download, verify, convert ─ call the backend ─ delete the file
 
-Every failure stays where it happens. A list that cannot be accepted keeps its images in the cloud,
-and an appliance that cannot be transferred does not stop the others; each is a line of the
-`SyncReport`. PreAction comes before the first download, because a backend that refuses the run
-saves all of them, and PostAction follows whatever happened in the run.
+A failure affects its own subject only. A list that cannot be accepted keeps its images in the
+cloud, and an appliance that cannot be transferred does not stop the others; each is a line of the
+`SyncReport`. PreAction comes before the first download: if the backend refuses the run, nothing is
+downloaded in vain. PostAction ends every run that PreAction began, also one that failed.
 
 Frontend and backend share only the protocol and the directory of image files. The frontend decides
 which lists are trusted and what changes; it has no account in the cloud. The backend holds the
