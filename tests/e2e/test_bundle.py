@@ -234,7 +234,7 @@ def test_a_build_needs_no_network_once_its_parts_are_there(
 
 @pytest.mark.parametrize(("mode", "text", "words"), [
     (0o644, None, "others can read this key"),
-    (0o600, "no key", "is no private key"),
+    (0o600, "no key", "is not a private key"),
 ])  # fmt: skip
 def test_a_key_that_is_none_or_is_open_signs_nothing(
     engine: DockerDaemon, shipped: Shipped, tmp_path: Path, mode: int, text: str | None, words: str
