@@ -22,7 +22,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from cloudkeeper.backend import endpoint
 from cloudkeeper.backend.endpoint import Listening
-from cloudkeeper.ignored import IGNORED
+from cloudkeeper.backend.ignored import IGNORED
 
 FILES = ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf")
 """Paths of the file: in the container and the newest releases; in the manual."""
@@ -68,7 +68,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         interpolate=oslo.interpolate,
         overrides={("DEFAULT", name): text for name, text in overrides.items()},
     )
-    settings.accept("DEFAULT", IGNORED["cloudkeeper-os.conf"])
+    settings.accept("DEFAULT", IGNORED)
     oslo.warn_of_ignored(settings)
     mapping, projects, problems = _projects(settings, layout)
     values = {

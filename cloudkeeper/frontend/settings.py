@@ -26,7 +26,7 @@ from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 from cloudkeeper.frontend import addresses
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.ignored import IGNORED
+from cloudkeeper.frontend.ignored import IGNORED
 from cloudkeeper.model import Format
 
 FILE = "/etc/cloudkeeper/cloudkeeper.yml"
@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     helps = {
         option: f"{words} (default: {default})" for option, (words, default) in _VALUES.items()
     }
-    ignored = dict.fromkeys(IGNORED["cloudkeeper.yml"], argparse.SUPPRESS)
+    ignored = dict.fromkeys(IGNORED, argparse.SUPPRESS)
     for option, words in {**helps, **_SWITCHES, **_LISTS, **ignored}.items():
         kind: dict[str, Any] = {"metavar": "VALUE"}
         if option in _LISTS:
@@ -148,10 +148,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
         [config] if config else document.first_existing(candidates), yaml_file.parse
     )
     flags = vars(arguments)
-    given = {
-        option: flags[_dest(option)]
-        for option in (*_VALUES, *_SWITCHES, *_LISTS, *IGNORED["cloudkeeper.yml"])
-    }
+    given = {option: flags[_dest(option)] for option in (*_VALUES, *_SWITCHES, *_LISTS, *IGNORED)}
     texts = {
         _place(option): ",".join(value) if isinstance(value, list) else str(value)
         for option, value in given.items()
@@ -288,11 +285,10 @@ class _FrontendReader:
             found.error(_TOP, "remote-mode", f"{words} with the backend")
         if not found.boolean(_TOP, "verify-image-list", default=True):
             found.error(_TOP, "verify-image-list", "false: lists are always verified; write true")
-        ignored = IGNORED["cloudkeeper.yml"]
         # A section must be known even when none of its options is accepted here.
-        for option in (*_VALUES, *_SWITCHES, *ignored):
+        for option in (*_VALUES, *_SWITCHES, *IGNORED):
             section, name = _place(option)
-            found.accept(section, [name] if option in ignored else [])
+            found.accept(section, [name] if option in IGNORED else [])
 
     def _path(self, option: str, *, is_directory: bool = False) -> Path:
         place, default = _place(option), self._default(option)

@@ -1,0 +1,18 @@
+"""Options and flags of cloudkeeper 1.7.1 that are accepted and ignored."""
+
+IGNORED = (
+    "external-tools.binaries.nginx",
+    "nginx.runtime-dir",
+    "nginx.error-log-file",
+    "nginx.access-log-file",
+    "nginx.pid-file",
+    "nginx.ip-address",
+    "nginx.port",
+    "nginx.proxy.ip-address",
+    "nginx.proxy.port",
+    "nginx.proxy.ssl",
+)
+"""Options of cloudkeeper.yml, below ``cloudkeeper``; each has its flag, without a line in --help.
+
+1.7.1 starts nginx to serve the images of its remote mode, which this version does not have.
+"""
