@@ -118,7 +118,7 @@ class SenderSettings:
     @property
     def dead_letters(self) -> Path:
         """Return the queue of dead letters: beside the spool, which must hold only messages."""
-        return self.path.parent / "failed" / self.path.name
+        return dead_letters_of(self.path)
 
     @property
     def lock(self) -> Path:
@@ -150,6 +150,11 @@ class ReceiverSettings:
     """A word of `CRLPolicy`, for the certificates of signers and broker."""
     pidfile: Path
     warnings: tuple[Problem, ...]
+
+
+def dead_letters_of(spool: Path) -> Path:
+    """Return the queue of dead letters of a spool."""
+    return spool.parent / "failed" / spool.name
 
 
 def load_sender(path: Path, *, layout: Layout) -> SenderSettings:

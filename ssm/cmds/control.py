@@ -1,20 +1,23 @@
-"""`ssmctl`: look into a spool, and verify a message as a receiver would."""
+"""`ssmctl`: look into a spool and its dead letters, and verify messages as a receiver would."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from appliance.core import clock
+from appliance.core import clock, files
 from appliance.core.run import cli, log
-from appliance.core.run.errors import ExitStatus, LocalFailure
+from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
 from appliance.core.spool import Spool
+from ssm.sending.dead_letters import DeadLetters
 from ssm.sending.directory_spool import DirectorySpool
-from ssm.settings import load_sender
+from ssm.settings import dead_letters_of, load_sender
 
 _CONFIG = "/etc/apel/sender.cfg"
 _CERTIFICATES = "/etc/grid-security/certificates"
 _MAX_BYTES = 64 * 1024 * 1024
+_CLOUD = b"APEL-cloud-message:"
 
 
 def _add_spool_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,25 +33,86 @@ def _add_spool_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _open_spool(arguments: argparse.Namespace) -> Spool:
+    """Return the spool that ``--path`` or the configuration names; it need not exist."""
+    layout = cli.layout(arguments)
+    if arguments.path is not None:
+        return Spool(arguments.path)
+    settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
+    return Spool(settings.path) if settings.is_dirq else DirectorySpool(settings.path)
+
+
 def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
     """Print a line for each element: name, age, size in bytes, and whether it is locked."""
-    layout = cli.layout(arguments)
-    path, is_dirq = arguments.path, True
-    if path is None:
-        settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
-        path, is_dirq = settings.path, settings.is_dirq
-    if not path.is_dir():
-        raise LocalFailure(path, "the spool does not exist", "see [messaging] path, or give --path")
-    spool, at = Spool(path) if is_dirq else DirectorySpool(path), clock.now()
+    spool, at = _open_spool(arguments), clock.now()
+    if not spool.path.is_dir():
+        remedy = "see [messaging] path, or give --path"
+        raise LocalFailure(spool.path, "the spool does not exist", remedy)
     names = list(spool.names())
     for name in names:
         state = "locked" if spool.is_locked(name) else "waits"
         age = str(at.replace(microsecond=0) - spool.made_at(name).replace(microsecond=0))
         print(f"{name}  {age:>10}  {spool.size(name):>10} bytes  {state}")
-    print(f"{len(names)} messages in {path}")
+    print(f"{len(names)} messages in {spool.path}")
     for failure in spool.skipped.values():
         print(failure)
     return ExitStatus.PARTLY if spool.skipped else ExitStatus.DONE
+
+
+def _list_dead_letters(arguments: argparse.Namespace) -> ExitStatus:
+    """Print a line for each dead letter: id, time, size in bytes, attempts and reason."""
+    dead_letters = DeadLetters(dead_letters_of(_open_spool(arguments).path))
+    letters = dead_letters.letters()
+    for letter in letters:
+        size = letter.body.lstat().st_size
+        facts = f"{letter.first_seen}  {size:>10} bytes  sent {letter.attempts} times"
+        print(f"{letter.message_id}  {facts}  {letter.reason}")
+    print(f"{len(letters)} dead letters in {dead_letters.path}")
+    for failure in dead_letters.skipped.values():
+        print(failure)
+    return ExitStatus.PARTLY if dead_letters.skipped else ExitStatus.DONE
+
+
+def _add_requeue_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_spool_arguments(parser)
+    parser.add_argument("id", metavar="ID", help="id of the message, as `ssmctl failed` prints it")
+    parser.add_argument(
+        "--force", action="store_true", help="put back a message of cloud records, too"
+    )
+
+
+def _requeue(arguments: argparse.Namespace) -> ExitStatus:
+    """Move a dead letter back to the spool, and print its new name."""
+    spool = _open_spool(arguments)
+    dead_letters = DeadLetters(dead_letters_of(spool.path))
+    found = [one for one in dead_letters.letters() if one.message_id == arguments.id]
+    if not found:
+        raise UsageError(arguments.id, "is not a dead letter", "see ssmctl failed")
+    if not arguments.force and _is_of_cloud_records(found[0].body):
+        # The repository keeps the last record of a server and month, whatever its figures.
+        raise UsageError(
+            arguments.id,
+            "has cloud records, and records that were sent since then would be replaced by it",
+            "extract its time again with caso-extract --extract-from, or, if nothing was sent"
+            " since then, use --force",
+        )
+    _require_owner(spool.path, arguments.id)
+    print(f"{arguments.id} is {dead_letters.requeue(found[0], spool)} in {spool.path} now")
+    return ExitStatus.DONE
+
+
+def _is_of_cloud_records(body: Path) -> bool:
+    with files.open_regular(body) as file:
+        return file.read(len(_CLOUD)).startswith(_CLOUD)
+
+
+def _require_owner(spool: Path, message_id: str) -> None:
+    """Raise `LocalFailure` when root would make directories that the sender cannot write to."""
+    owner = spool.parent.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        command = f"setpriv --reuid={owner} --clear-groups ssmctl requeue {message_id}"
+        cause = f"belongs to user {owner}, this program runs as root"
+        raise LocalFailure(spool, cause, f"run it as that user: {command}")
 
 
 def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +130,7 @@ def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["warn", "require", "off"],
         default="warn",
         help="missing revocation lists: accept with a warning, refuse, or ignore all lists"
-        " (default: %(default)s)",
+        " (default: warn)",
     )
 
 
@@ -89,12 +153,24 @@ def _verify(arguments: argparse.Namespace) -> ExitStatus:
 
 PROGRAM = cli.Program(
     "ssmctl",
-    "Look into spools, and verify messages.",
+    "Look into spools, put messages back, and verify them.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
         cli.Program(
             "spool", "List the messages that wait to be sent.", _add_spool_arguments, _list_spool
+        ),
+        cli.Program(
+            "failed",
+            "List the messages that cannot be sent, with the reason.",
+            _add_spool_arguments,
+            _list_dead_letters,
+        ),
+        cli.Program(
+            "requeue",
+            "Put a message that could not be sent back into the spool.",
+            _add_requeue_arguments,
+            _requeue,
         ),
         cli.Program(
             "verify",

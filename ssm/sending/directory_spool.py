@@ -27,6 +27,15 @@ class DirectorySpool(Spool):
     An element has the name of its file; characters that are not plain are quoted as in a URL.
     """
 
+    def adopt(self, source: Path) -> ElementName:
+        """Move a complete file of the same file system in, durably, as the newest message."""
+        name = ElementName(self._next_name().rpartition("/")[2])
+        os.utime(source)
+        files.move_new(source, self.path / name)
+        for directory in (self.path, source.parent):
+            files.sync_directory(directory)
+        return name
+
     def names(self) -> Iterator[ElementName]:
         """Yield the files that this user may read, oldest first.
 
