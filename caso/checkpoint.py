@@ -67,9 +67,11 @@ class Checkpoints:
         if unreadable:
             raise unreadable[0]
         if broken:
+            # Its broken twins are named as well, so that the one that counts is mended.
+            twins = ", ".join(path.name for path in broken[1:])
             raise LocalFailure(
                 broken[0],
-                "has no time from which to go on" + _likewise(broken[1:]),
+                "has no time from which to go on" + (f" (nor {twins})" if twins else ""),
                 "write the time of the last good run into it, like 2026-11-22 07:22:42+00:00, or"
                 " run once with --extract-from; nothing is lost in the meantime",
             )
@@ -117,11 +119,6 @@ class Checkpoints:
     def path(self, name: str) -> Path:
         """Return the file of a project by one of its names."""
         return self.directory / f"lastrun.{name}"
-
-
-def _likewise(others: list[Path]) -> str:
-    """Name the broken twins of a broken file, so that the right one is mended."""
-    return f" (nor {', '.join(path.name for path in others)})" if others else ""
 
 
 def is_file_name(name: str) -> bool:

@@ -87,7 +87,9 @@ class _AccountingRun:
         recovered = self._recover()
         try:
             selected, failures = select(self.cloud, self.configuration)
-            failures += _about_others(recovered, selected)
+            # Batches of projects that are not selected (any more) are reported here, others below.
+            known = {one.project.id for one in selected}
+            failures += [error for name, error in recovered.stuck.items() if name not in known]
             self.record.counts |= {
                 "projects": len(selected) + len(failures),
                 "projects_failed": len(failures),
@@ -263,12 +265,6 @@ class _AccountingRun:
             self._report(line)
         if outcome.error is None:
             print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
-
-
-def _about_others(recovered: Recovered, selected: list[Selected]) -> list[ApplianceError]:
-    """Return the failures of batches of projects that are not selected."""
-    known = {one.project.id for one in selected}
-    return [error for name, error in recovered.stuck.items() if name not in known]
 
 
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import re
 import secrets
 from datetime import datetime
@@ -23,11 +24,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers import algorithms
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
+from appliance.core import clock
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust import mime, smime
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.certificates import Identity
 from appliance.core.trust.errors import Malformed, Untrusted
+from ssm.settings import Link
+
+logger = logging.getLogger("ssm.ssm2")
 
 _PLAIN = b"Content-Type: text/plain\n\n"
 _QUOTED = (
@@ -58,6 +63,14 @@ class Unsendable(ApplianceError):
 
 class Undecipherable(Untrusted):
     """A message that is not encrypted to this host, or not with a supported cipher."""
+
+
+def load_identity(link: Link) -> Identity:
+    """Load certificate and key; log a warning when the certificate expires soon."""
+    identity = Identity.load(link.certificate, key_path=link.key, at=clock.now())
+    if warning := identity.expiry_warning(at=clock.now()):
+        logger.warning("%s", warning)
+    return identity
 
 
 def sign(text: bytes, *, identity: Identity) -> bytes:

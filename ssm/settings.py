@@ -176,7 +176,8 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
     spool = settings.path(
         "messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True
     )
-    is_dirq = _read_path_type(settings)
+    kinds = ["dirq", "directory"]
+    is_dirq = settings.choice("messaging", "path_type", default="dirq", allowed=kinds) == "dirq"
     if is_dirq:
         _check_spool(settings, spool)
     ignored.accept(settings, "sender")
@@ -359,12 +360,6 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     if not words:
         settings.error("broker", "host", f"must be set: {name_a_host}")
     return tuple(brokers)
-
-
-def _read_path_type(settings: Settings) -> bool:
-    """Return whether the spool is dirq's."""
-    kind = settings.choice("messaging", "path_type", default="dirq", allowed=["dirq", "directory"])
-    return kind == "dirq"
 
 
 def _check_spool(settings: Settings, spool: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
 
 from appliance.core import clock, lastrun
 from appliance.core.run import cli
@@ -21,7 +20,11 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
     configuration = startup.configure(arguments)
     if arguments.check_config:
         return startup.report_check(configuration)
-    checkpoints, at, status = Checkpoints(configuration.spool), clock.now(), ExitStatus.DONE
+    checkpoints, at, status = (
+        Checkpoints(configuration.spool),
+        clock.now().replace(microsecond=0),
+        ExitStatus.DONE,
+    )
     for path in sorted(configuration.spool.glob("lastrun*")):
         try:
             moment = lastrun.read(path)
@@ -35,7 +38,7 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
             continue
         if moment is not None:
             end = moment.isoformat(sep=" ", timespec="seconds")
-            print(f"{path.name}: accounted up to {end}, {_ago(moment, at)}")
+            print(f"{path.name}: accounted up to {end}, {at - moment.replace(microsecond=0)} ago")
     staging = Staging(configuration.output, checkpoints)
     for line in staging.unusable():
         print(line)
@@ -44,10 +47,6 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
         print(f"{project}: a batch waits; the next caso-extract moves it to the spool")
         status = ExitStatus.PARTLY
     return status
-
-
-def _ago(moment: datetime, at: datetime) -> str:
-    return f"{at.replace(microsecond=0) - moment.replace(microsecond=0)} ago"
 
 
 PROGRAM = cli.Program(

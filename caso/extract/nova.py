@@ -177,17 +177,13 @@ def _record(
         cpu_count=int(flavor["vcpus"]),
         memory=int(flavor["ram"]),
         disk=int(flavor["disk"]) + int(flavor["ephemeral"]),
-        public_ips=_floating(server["addresses"]),
+        public_ips=sum(
+            address.get("OS-EXT-IPS:type") == "floating"
+            for network in server["addresses"].values()
+            for address in network
+        ),
         image=fit(image) or None,
         benchmark=_benchmark(flavor, context),
-    )
-
-
-def _floating(addresses: dict[str, list[dict[str, Any]]]) -> int:
-    return sum(
-        address.get("OS-EXT-IPS:type") == "floating"
-        for network in addresses.values()
-        for address in network
     )
 
 

@@ -16,12 +16,12 @@ from appliance.core import clock
 from appliance.core.cloud.compute import Server, Servers
 from appliance.core.cloud.identity import UserNames
 from appliance.core.cloud.image import ImageProperties
-from appliance.core.cloud.session import Cloud, Scope
+from appliance.core.cloud.session import Cloud
 from appliance.core.run.errors import LocalFailure, Unavailable
 from caso import quarantine, validation
 from caso.batch import Batch
 from caso.checkpoint import BEGINNING
-from caso.extract.nova import Names, NotUnderstood, ProjectContext, records
+from caso.extract.nova import NotUnderstood, ProjectContext, records
 from caso.months import ExtractionWindow
 from caso.records import CloudRecord
 from caso.selection import Selected
@@ -78,7 +78,13 @@ def extract(
 ) -> ProjectTally:
     """Add the records of a project's servers to the batch; without a batch, only count them."""
     scope = shared.cloud.project(selected.project.id)
-    context = _context(selected.vo, scope, shared)
+    context = ProjectContext(
+        vo=selected.vo,
+        names=shared.configuration.names,
+        user_name=lambda user_id: shared.users.get(user_id, scope),
+        image=lambda image_id: shared.images.get(image_id, scope) or image_id,
+        warn=shared.warn_once,
+    )
     # 1970 stays 1970: Nova's filter takes no earlier time.
     start = window.start - OVERLAP if window.start > BEGINNING else BEGINNING
     reach = replace(window, start=start)
@@ -144,17 +150,6 @@ def _has_changed(server: Server, since: datetime) -> bool:
     updated = server.get("updated")
     is_launched = bool(server.get("OS-SRV-USG:launched_at"))
     return is_launched and isinstance(updated, str) and updated >= f"{since:%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _context(vo: str, scope: Scope, shared: Shared) -> ProjectContext:
-    names: Names = shared.configuration.names
-    return ProjectContext(
-        vo=vo,
-        names=names,
-        user_name=lambda user_id: shared.users.get(user_id, scope),
-        image=lambda image_id: shared.images.get(image_id, scope) or image_id,
-        warn=shared.warn_once,
-    )
 
 
 def _add(

@@ -14,7 +14,6 @@ from appliance.core.run import cli, lock
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, Unavailable
 from appliance.core.run.record import RunRecord, recorded
 from ssm.cmds import daemon, startup
-from ssm.cmds.signals import SignalFlag
 from ssm.settings import ReceiverSettings, load_receiver
 
 if TYPE_CHECKING:  # start-up is a cost
@@ -98,7 +97,7 @@ def _receive(
     from ssm.receiving.inbox import Inbox  # noqa: PLC0415
     from ssm.transport.brokers import brokers_of  # noqa: PLC0415
 
-    stop, reload = SignalFlag(signal.SIGTERM), SignalFlag(signal.SIGHUP)
+    stop, reload = startup.SignalFlag(signal.SIGTERM), startup.SignalFlag(signal.SIGHUP)
     judge = _judge(settings, names, record)
     inbox = Inbox(settings.path, record=record)
     inbox.recover()
@@ -148,18 +147,9 @@ def _name_skipped(inbox: Inbox, record: RunRecord) -> None:
 
 
 def _judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:
-    # start-up is a cost
-    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
-    from ssm.receiving.judge import Judge  # noqa: PLC0415
-    from ssm.receiving.signers import AcceptedSigners  # noqa: PLC0415
+    from ssm.receiving.judge import load_judge  # noqa: PLC0415  start-up is a cost
 
-    return Judge(
-        trust=CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls)),
-        names=AcceptedSigners(names, banned=names.with_name("banned-dns")),
-        identity=startup.load_identity(settings.link),
-        max_bytes=settings.max_message_size,
-        record=record,
-    )
+    return load_judge(settings, names, record)
 
 
 def main() -> int:

@@ -10,19 +10,15 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from appliance.core import clock
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord, recorded
 from appliance.core.spool import Spool
 from ssm.cmds import startup
-from ssm.cmds.signals import SignalFlag
 from ssm.sending.claims import Claims
 from ssm.settings import SenderSettings, load_sender
 
 if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
-    from appliance.core.trust.ca_directory import CADirectory
-    from ssm.sending.packer import Packer
     from ssm.sending.sender import Sender
 
 _CONFIG = "/etc/apel/sender.cfg"
@@ -95,9 +91,10 @@ def _open_spool(settings: SenderSettings) -> Claims:
 
 def _look(settings: SenderSettings, spool: Spool, arguments: argparse.Namespace) -> ExitStatus:
     """Do what ``--check-config`` or ``--dry-run`` asks for; send and change nothing."""
-    from ssm.sending.preview import preview  # noqa: PLC0415  start-up is a cost
+    from ssm.sending.packer import load_packer  # noqa: PLC0415  start-up is a cost
+    from ssm.sending.preview import preview  # noqa: PLC0415
 
-    packer = _packer(settings, _trust(settings))
+    packer = load_packer(settings)
     if not arguments.check_config:
         destination = settings.link.destination
         return preview(spool, packer, destination=destination, limit=arguments.limit)
@@ -137,38 +134,19 @@ def _send(
 def _sender(
     settings: SenderSettings, claims: Claims, record: RunRecord, arguments: argparse.Namespace
 ) -> Sender:
-    from ssm.sending.sender import Sender  # noqa: PLC0415  start-up is a cost
+    from ssm.sending.packer import load_packer  # noqa: PLC0415  start-up is a cost
+    from ssm.sending.sender import Sender  # noqa: PLC0415
     from ssm.transport.brokers import brokers_of  # noqa: PLC0415
 
-    trust = _trust(settings)
+    packer = load_packer(settings)
     return Sender(
         settings,
         claims,
-        packer=_packer(settings, trust),
-        brokers=brokers_of(settings.link, trust=trust),
+        packer=packer,
+        brokers=brokers_of(settings.link, trust=packer.trust),
         record=record,
         deadline=time.monotonic() + arguments.max_time.total_seconds(),
-        is_stopping=SignalFlag(signal.SIGTERM).is_up,
-    )
-
-
-def _trust(settings: SenderSettings) -> CADirectory:
-    # start-up is a cost
-    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
-
-    return CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls))
-
-
-def _packer(settings: SenderSettings, trust: CADirectory) -> Packer:
-    from ssm.sending import packer  # noqa: PLC0415  start-up is a cost
-
-    return packer.Packer(
-        identity=startup.load_identity(settings.link),
-        trust=trust,
-        recipient=packer.load_recipient(settings, trust=trust, at=clock.now()),
-        cipher=settings.cipher,
-        max_size=settings.max_message_size,
-        max_wire=packer.max_wire(settings.link),
+        is_stopping=startup.SignalFlag(signal.SIGTERM).is_up,
     )
 
 

@@ -1,22 +1,18 @@
-"""The start of `ssmsend` and `ssmreceive`: flags, log and certificate."""
+"""The start of `ssmsend` and `ssmreceive`: flags, log and signals."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import signal
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
-from ssm.settings import Link, LogSection, ReceiverSettings, SenderSettings
-
-if TYPE_CHECKING:  # start-up is a cost
-    from appliance.core.trust.certificates import Identity
+from ssm.settings import LogSection, ReceiverSettings, SenderSettings
 
 RULE = "=" * 40
 
@@ -89,11 +85,29 @@ def announce(name: str, activity: str) -> None:
     logger.info("Starting %s SSM version %s.", activity, __version__)
 
 
-def load_identity(link: Link) -> Identity:
-    """Load certificate and key; log a warning when the certificate expires soon."""
-    from appliance.core.trust.certificates import Identity  # noqa: PLC0415  start-up is a cost
+class SignalFlag:
+    """Set when this process gets a signal.
 
-    identity = Identity.load(link.certificate, key_path=link.key, at=clock.now())
-    if warning := identity.expiry_warning(at=clock.now()):
-        logging.getLogger("ssm.ssm2").warning("%s", warning)
-    return identity
+    It is not a `threading.Event`: the handler may interrupt the main thread while that thread
+    holds the event's lock.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._raised = self._taken = 0
+        signal.signal(number, self._raise)
+
+    def _raise(self, *_: object) -> None:
+        self._raised += 1
+
+    def is_up(self) -> bool:
+        """Check whether the signal came since the flag was last cleared."""
+        return self._raised != self._taken
+
+    def take(self) -> bool:
+        """Clear the flag and return whether it was set.
+
+        The counter is read once, so that a signal that comes meanwhile sets the flag again.
+        """
+        raised = self._raised
+        is_up, self._taken = raised != self._taken, raised
+        return is_up

@@ -2,12 +2,14 @@
 
 The first line that fits counts:
 
-id "ping"                                          dropped
-no body, not decipherable, signature not verified   reject queue, with the reason
-signer banned                                       dropped
-signer not in the list of accepted ones             reject queue
-text not UTF-8                                      reject queue
-anything else                                       incoming queue
+    id "ping"                                           dropped
+    no body, cannot be decrypted, signature not valid   reject queue, with the reason
+    signer banned                                       dropped
+    signer not in the list of accepted ones             reject queue
+    text not UTF-8                                      reject queue
+    anything else                                       incoming queue
+
+A dropped message is acknowledged like any other, so that it does not come again.
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from appliance.core import clock
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.record import RunRecord
 from appliance.core.trust import mime
-from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.certificates import Identity
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
 from appliance.core.trust.smime import Verified
 from ssm import envelope
 from ssm.receiving.journal import MessageKey
 from ssm.receiving.signers import AcceptedSigners
+from ssm.settings import ReceiverSettings
 from ssm.transport.events import Delivery
 
 logger = logging.getLogger("ssm.ssm2")
@@ -128,6 +132,22 @@ class Judge:
         if text not in self._warned:
             logger.warning("%s", text)
             self._warned.add(text)
+
+
+def load_judge(settings: ReceiverSettings, names: Path, record: RunRecord) -> Judge:
+    """Return the judge of a configuration; ``names`` is the file of accepted signers.
+
+    Raises:
+        ApplianceError: certificate, key or one of the lists cannot be used.
+
+    """
+    return Judge(
+        trust=CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls)),
+        names=AcceptedSigners(names, banned=names.with_name("banned-dns")),
+        identity=envelope.load_identity(settings.link),
+        max_bytes=settings.max_message_size,
+        record=record,
+    )
 
 
 def _refuse(delivery: Delivery, error: str, *, signer: str = _NO_SIGNER) -> Verdict:

@@ -1,19 +1,22 @@
 """The receiver: judge messages from the broker, store them, and only then acknowledge them.
 
-state         holds while                     what the run does
-connecting    there is no connection          tries the brokers in turn, with pauses; once it
-                                              has a limit of idle time, not for ever
-serving       a subscription is open          gathers a batch, judges, stores, acknowledges
-paused        the disk is full                keeps the batch, acknowledges nothing, retries
+    state         holds while                     what the run does
+    connecting    there is no connection          tries the brokers in turn, with pauses; a run
+                                                  with a limit of idle time gives up in the end
+    serving       a subscription is open          gathers a batch, judges, stores, acknowledges
+    paused        the disk is full                keeps the batch, acknowledges nothing, retries
 
-event                                         effect
-deliveries                                    one batch of up to `PREFETCH` messages
-rejection with an error of its own            ends a run with a limit of idle time; any other
-                                              run connects again
-any other rejection                           logged
-lost connection                               the run connects again
-SIGHUP, or every `_REFRESH_SECONDS`           lists, CAs, CRLs and certificate are reloaded
-SIGTERM, or a limit                           the run ends after the batch
+    event                                         effect
+    deliveries                                    one batch of up to `PREFETCH` messages
+    rejection with an error of its own            ends a run with a limit of idle time; any other
+                                                  run connects again
+    any other rejection                           logged
+    lost connection                               the run connects again
+    SIGHUP, or every `_REFRESH_SECONDS`           lists, CAs, CRLs and certificate are reloaded
+    SIGTERM, or a limit                           the run ends after the batch
+
+Messages are acknowledged only after they are stored, so a receiver that is killed at any point
+loses none: see `ssm.receiving.inbox`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from pathlib import Path
 from appliance.core import files
 from appliance.core.spool import ElementName, Spool
 
+_PLAIN = " !#$&'()*+,/:;=?@[]~"
+"""Characters of names that are not quoted, besides letters, digits and ``_.-``."""
+
 
 class DirectorySpool(Spool):
     """A directory of messages.
@@ -48,7 +51,7 @@ class DirectorySpool(Spool):
             with contextlib.suppress(FileNotFoundError):
                 found.append((path.stat().st_mtime_ns, path.name))
         for _, name in sorted(found):
-            yield ElementName(_quoted(name))
+            yield ElementName(urllib.parse.quote(os.fsencode(name), safe=_PLAIN))
 
     def count(self) -> int:
         """Return the number of files, unreadable ones included."""
@@ -119,22 +122,17 @@ class DirectorySpool(Spool):
 
     def _files(self) -> list[Path]:
         try:
-            listing = files.listed(self.path, lambda name: _is_candidate(self.path / name))
+            # Directories are ignored, as SSM does; a link to one is reported.
+            listing = files.listed(
+                self.path,
+                lambda name: (path := self.path / name).is_symlink() or not path.is_dir(),
+            )
         except FileNotFoundError:
             return []
         except OSError as error:
             raise files.describe_unusable(self.path, error) from error
         self.skipped.update(listing.skipped)
         return list(listing.paths)
-
-
-def _quoted(name: str) -> str:
-    return urllib.parse.quote(os.fsencode(name), safe=" !#$&'()*+,/:;=?@[]~")
-
-
-def _is_candidate(path: Path) -> bool:
-    """Check whether a name is to be reported when unusable. SSM ignores directories."""
-    return path.is_symlink() or not path.is_dir()
 
 
 def _is_being_written(path: Path) -> bool:

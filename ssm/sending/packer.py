@@ -12,7 +12,7 @@ from cryptography import x509
 from appliance.core import clock
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust import mime, smime
-from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.certificates import Identity
 from appliance.core.trust.errors import Malformed, Untrusted
 from ssm import envelope
@@ -29,6 +29,24 @@ also when certificate or key was renewed in between.
 """
 _LONGEST_ID = 64
 """Characters of an id: names of elements and parts are shorter."""
+
+
+def load_packer(settings: SenderSettings) -> Packer:
+    """Return the packer of a configuration.
+
+    Raises:
+        ApplianceError: certificate, key or recipient cannot be used.
+
+    """
+    trust = CADirectory(settings.link.capath, crls=CRLPolicy(settings.crls))
+    return Packer(
+        identity=envelope.load_identity(settings.link),
+        trust=trust,
+        recipient=load_recipient(settings, trust=trust, at=clock.now()),
+        cipher=settings.cipher,
+        max_size=settings.max_message_size,
+        max_wire=max_wire(settings.link),
+    )
 
 
 def load_recipient(

@@ -147,7 +147,10 @@ class Sender:
             self._suspects.keep(lambda name: name in there or name.rpartition(".")[0] in there)
         for block in self._claims.blocks(limit=limit):
             self._window.add(block)
-            self._hold_suspects()
+            # Suspects of earlier runs go alone; all but the oldest wait until others were sent.
+            suspects = [name for name in self._window.waiting if name in self._suspects]
+            for name in suspects:
+                self._window.suspect(name, hold=name != suspects[0])
             self._work()
             if self._is_over():
                 return False
@@ -156,12 +159,6 @@ class Sender:
             self._window.release()
             self._work()
         return not self._is_over()
-
-    def _hold_suspects(self) -> None:
-        """Send suspects of earlier runs alone; hold all but the oldest until others were sent."""
-        suspects = [name for name in self._window.waiting if name in self._suspects]
-        for name in suspects:
-            self._window.suspect(name, hold=name != suspects[0])
 
     def _work(self) -> None:
         """Send until only held messages are left, or the run is over; then wait for receipts."""
@@ -176,7 +173,7 @@ class Sender:
             self._handle_events(self._connection, wait=name is None)
             self._claims.refresh()
         end = time.monotonic() + _DRAIN_SECONDS
-        while self._connection is not None and not window.is_settled and time.monotonic() < end:
+        while self._connection is not None and window.in_flight and time.monotonic() < end:
             self._handle_events(self._connection, wait=True)
 
     def _send(self, name: str, connection: Connection) -> None:
@@ -184,7 +181,7 @@ class Sender:
         if wire is None:
             return
         # The receipt timeout starts with the first message that is in flight.
-        if self._window.is_settled:
+        if not self._window.in_flight:
             self._last_receipt = time.monotonic()
         if self._window.overtakes(name):
             # Durably, before it is sent: this run may be killed before the receipt comes.
@@ -207,7 +204,7 @@ class Sender:
                 case Rejection() | Lost():
                     self._start_over(connection, event)
                     return
-        if self._window.is_settled:
+        if not self._window.in_flight:
             return
         limit = self._receipt_timeout / (4 if self._silence else 1)
         if time.monotonic() - self._last_receipt > limit:

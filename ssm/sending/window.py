@@ -54,11 +54,6 @@ class SendWindow:
         return bool(self._held)
 
     @property
-    def is_settled(self) -> bool:
-        """Check whether no message is in flight."""
-        return _State.SENT not in self._states.values()
-
-    @property
     def is_stuck(self) -> bool:
         """Check whether only held messages, or none, are left to send."""
         return not any(

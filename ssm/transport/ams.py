@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.core import retry
@@ -110,14 +111,13 @@ class AMSConnection:
             self._worker.join(_CLOSE_TIMEOUT)
         self._client.close()
 
-    def _start(self, work: object, *arguments: object) -> None:
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
         self._worker = threading.Thread(
             target=self._run, args=(work, *arguments), daemon=True, name="ams"
         )
         self._worker.start()
 
-    def _run(self, work: object, *arguments: object) -> None:
-        assert callable(work)  # noqa: S101  _publish_all or _pull_all
+    def _run(self, work: Callable[..., None], *arguments: object) -> None:
         try:
             work(*arguments)
         except request.Interrupted as error:

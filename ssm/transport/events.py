@@ -1,10 +1,12 @@
 """Connections to message brokers, and their events, whatever protocol they speak.
 
-Greeting     the broker has accepted this host; consumed by the connection itself
-Receipt      the broker has taken over a message that was sent
-Delivery     a message from the queue
-Rejection    the broker refuses something; the connection is of no more use
-Lost         the connection has ended; the last event
+    Greeting     the broker has accepted this host; consumed by the connection itself
+    Receipt      the broker has taken over a message that was sent
+    Delivery     a message from the queue
+    Rejection    the broker refuses something; the connection is of no more use
+    Lost         the connection has ended; the last event
+
+`Connection.next_event` returns them in the order of their arrival.
 """
 
 from __future__ import annotations
