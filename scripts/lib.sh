@@ -5,7 +5,7 @@ set -euo pipefail
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$TOP/.cache
 ENVS=$CACHE/env
-UV_VERSION=0.13.9
+UV_VERSION=0.13.8
 BUILD=(--build-constraints "$TOP/locks/build.txt")  # what builds our own wheel, with hashes that uv verifies
 mkdir -p "$ENVS"
 unset PYTHONDONTWRITEBYTECODE  # programs that are started a thousand times should not be compiled a thousand times

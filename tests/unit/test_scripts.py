@@ -14,6 +14,12 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+LOCKS = SCRIPTS.parent / "locks"
+
+
+def uv_version() -> str:
+    text = (SCRIPTS / "lib.sh").read_text()
+    return re.findall(r"^UV_VERSION=(.*)$", text, re.MULTILINE)[0]
 
 
 @pytest.fixture
@@ -203,31 +209,55 @@ def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path
     """F-H16: pip refuses a package of the right name and version whose content is another."""
     index = tmp_path / "index"
     index.mkdir()
-    wheel = index / "uv-0.13.9-py3-none-any.whl"
+    shutil.copytree(LOCKS, checkout / "locks")
+    version = uv_version()
+    wheel = index / f"uv-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(
-            "uv-0.13.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 0.13.9\n"
+            f"uv-{version}.dist-info/METADATA",
+            f"Metadata-Version: 2.1\nName: uv\nVersion: {version}\n",
         )
         archive.writestr(
-            "uv-0.13.9.dist-info/WHEEL",
+            f"uv-{version}.dist-info/WHEEL",
             "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
-        archive.writestr("uv-0.13.9.dist-info/RECORD", "")
-    (checkout / "locks").mkdir()
-    shutil.copy(SCRIPTS.parent / "locks/uv.txt", checkout / "locks")
+        archive.writestr(f"uv-{version}.dist-info/RECORD", "")
     make = f"export PIP_NO_INDEX=1 PIP_FIND_LINKS='{index}' PIP_NO_CACHE_DIR=1\nmake_uv"
     shown = run(checkout, make)
     assert shown.returncode != 0
     assert "DO NOT MATCH THE HASHES" in shown.stderr
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (checkout / "locks/uv.txt").write_text(f"uv==0.13.9 --hash=sha256:{digest}\n")
+    (checkout / "locks/uv.txt").write_text(f"uv=={version} --hash=sha256:{digest}\n")
     assert run(checkout, make).returncode == 0
 
 
 def test_every_lock_has_a_hash_for_each_package() -> None:
     """F-H16: that of the package installer has the version that the scripts ask for."""
-    for lock in (SCRIPTS.parent / "locks").glob("*.txt"):
+    for lock in LOCKS.glob("*.txt"):
         text = lock.read_text().replace("\\\n", " ")
         assert all("--hash=sha256:" in line for line in text.splitlines() if line.strip()), lock
-    version = re.findall(r"^UV_VERSION=(.*)$", (SCRIPTS / "lib.sh").read_text(), re.MULTILINE)
-    assert (SCRIPTS.parent / "locks/uv.txt").read_text().split()[0] == f"uv=={version[0]}"
+    assert (LOCKS / "uv.txt").read_text().split()[0] == f"uv=={uv_version()}"
+
+
+def pins(lock: str) -> set[str]:
+    text = (LOCKS / f"{lock}.txt").read_text()
+    return set(re.findall(r"^([^ ]+==[^ ]+)", text, re.MULTILINE))
+
+
+def test_all_locks_but_that_of_caso_agree() -> None:
+    """What ships, what tests it and the cloud that it meets come from one resolution."""
+    ours = dict(pin.split("==") for pin in pins("dev"))
+    extras = re.findall(r"^EXTRAS=\((.*)\)$", (SCRIPTS / "lib.sh").read_text(), re.MULTILINE)
+    for extra in extras[0].split():
+        assert pins(extra) <= pins("dev"), extra
+    theirs = {name: version for name, version in (pin.split("==") for pin in pins("testbed"))}
+    common = ours.keys() & theirs.keys()
+    assert {"requests", "cryptography", "keystoneauth1"} <= common
+    assert {name: theirs[name] for name in common} == {name: ours[name] for name in common}
+
+
+@pytest.mark.parametrize("lock", sorted(LOCKS.glob("*.txt")), ids=lambda path: path.stem)
+def test_a_lock_names_no_index_and_no_other_system(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    assert "sys_platform" not in text
