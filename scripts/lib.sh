@@ -107,8 +107,11 @@ make_environment() {
     { [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "${BUILD[@]}" "$@"; }
 }
 
-# What tests of containers and of machines need: an engine's programs, both versions of Compose, the images, the root file
-# system of a machine, made beside them. Only root can have an engine.
+TEST_PACKAGES=(activemq ca-certificates glue-schema ldap-utils logrotate openssl qemu-utils slapd
+  strace systemd)
+
+# What tests of containers and of machines need: an engine's programs, both versions of Compose, the
+# images, and the root file system of a machine, made beside them. Only root can have an engine.
 CONTAINER_PACKAGES=(docker.io docker-compose iproute2 mmdebstrap tinyproxy-bin)
 container_images() {
   local machine

@@ -1,4 +1,4 @@
-"""Fixtures that several kinds of tests share: the test bed's cloud and broker, and a throw-away authority."""
+"""Fixtures of several kinds of tests: the test bed's cloud and broker, a throw-away authority."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from typing import TextIO
 import pytest
 
 from tests.testbed import Authority, Testbed
+from tests.testbed import pki as testbed_pki
 from tests.testbed.broker import Broker
 
 _TOP = Path(__file__).resolve().parents[1]
+_KEYS = 16
+"""RSA keys of a process of tests; no test makes as many and compares them."""
+
+
+def pytest_configure() -> None:
+    """Make few RSA keys."""
+    testbed_pki.share_rsa_keys(_KEYS)
 
 
 @pytest.fixture(autouse=True)
 def _usual_umask() -> Iterator[None]:
-    """Programs that run in this process, and dirq, set a umask of their own; no test is to see another's."""
+    """Restore the umask: dirq and programs that run in this process set one of their own."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -26,7 +34,10 @@ def _usual_umask() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def instance() -> Iterator[Testbed]:
-    """The test bed, started as far as other fixtures need it; at the end as it was before, unless it is to be kept."""
+    """Yield the test bed, started as far as other fixtures need it, and stop it afterwards.
+
+    It is kept if it ran before, or with $FEDCLOUD_TESTBED_KEEP.
+    """
     state = Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or _TOP / ".cache/testbed/tests")
     testbed = Testbed(state, int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000))
     state.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +53,7 @@ def instance() -> Iterator[Testbed]:
 
 
 def _is_last(users: TextIO) -> bool:
-    """Tell whether no other test session uses the instance."""
+    """Check whether no other test session uses the instance."""
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -65,6 +65,7 @@ def tool(slapd: Path, name: str, *arguments: str, data: bytes = b"") -> bytes:
     return shown.stdout
 
 
+@pytest.mark.programs("slapadd")
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
@@ -120,6 +121,7 @@ def test_written_entries_are_read_as_they_were(people: list[tuple[str, list[str]
         assert list(ldif.read(io.BytesIO(data))) == entries
 
 
+@pytest.mark.programs("slapadd")
 @settings(max_examples=60, deadline=None)
 @given(st.lists(dns, min_size=1, max_size=8))
 def test_names_are_equal_when_slapd_says_so(

@@ -15,6 +15,8 @@ from appliance.core.trust.errors import Malformed, Tampered, Untrusted
 from appliance.core.trust.signing_policy import SigningPolicy
 from tests.simulators.authority import NOW, Authority, ec_key, sign
 
+pytestmark = pytest.mark.programs("openssl")
+
 TEXT = b"APEL-cloud-message: v0.4\r\nVMUUID: one\n\n%%\n" * 3
 
 

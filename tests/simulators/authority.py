@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL.crypto import X509
 
 from tests.testbed.pki import slash_form
 
@@ -188,14 +189,8 @@ class Authority:
 
     @functools.cached_property
     def hash(self) -> str:
-        """OpenSSL's name of the CA's files, asked of openssl."""
-        pem = self.pair.certificate.public_bytes(Encoding.PEM)
-        command = ["openssl", "x509", "-noout", "-hash"]
-        return (
-            subprocess.run(command, input=pem, capture_output=True, check=True)
-            .stdout.decode()
-            .strip()
-        )
+        """Return OpenSSL's name of the CA's files."""
+        return f"{X509.from_cryptography(self.pair.certificate).subject_name_hash():08x}"
 
     def publish(
         self,

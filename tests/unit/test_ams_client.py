@@ -226,6 +226,7 @@ def test_a_pull_without_messages_in_it_is_refused(service: AMS, trust: Trust, bo
     client.close()
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("kind", [Kind.HANG, Kind.TRICKLE])
 def test_there_is_a_time_for_the_whole_answer(
     service: AMS, trust: Trust, kind: Kind, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,8 @@ from appliance.core.config import document
 from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
 
+pytestmark = pytest.mark.root
+
 TOP = Path(__file__).parents[2]
 APPLIANCE = Path(sys.executable).with_name("appliance")
 _CHAIN = "FEDCLOUD-BDII"

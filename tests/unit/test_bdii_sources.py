@@ -100,6 +100,7 @@ def test_output_and_status_make_the_answer(
     assert bool(answer.problems) == bool(problem)
 
 
+@pytest.mark.timed
 def test_a_program_that_hangs_is_ended_with_its_children_and_harms_no_neighbour(
     tmp_path: Path,
 ) -> None:
@@ -136,6 +137,7 @@ def test_an_unchanged_output_is_the_same_answer(tmp_path: Path) -> None:
     assert third is not first
 
 
+@pytest.mark.timed
 def test_stopping_ends_the_programs(tmp_path: Path) -> None:
     (tmp_path / "slow").write_text("#!/bin/sh\nexec sleep 300\n")
     (tmp_path / "slow").chmod(0o755)

@@ -30,6 +30,8 @@ from tests.simulators.authority import (
     serial_zero,
 )
 
+pytestmark = pytest.mark.programs("openssl")
+
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
 
 

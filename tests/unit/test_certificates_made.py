@@ -14,6 +14,8 @@ from appliance.admin import command
 from appliance.admin.certificates.authority import Authority
 from appliance.core.run.layout import Layout
 
+pytestmark = [pytest.mark.root, pytest.mark.programs("openssl")]
+
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 
 

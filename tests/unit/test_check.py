@@ -24,6 +24,8 @@ from appliance.core.config.settings import Value
 from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
 
+pytestmark = pytest.mark.root
+
 TOP = Path(__file__).parents[2]
 VERSION = "1.2.3"
 CASO, SENDER, SITE = "/etc/caso/caso.conf", "/etc/apel/sender.cfg", "/etc/sitebdii/site.cfg"

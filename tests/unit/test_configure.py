@@ -16,6 +16,8 @@ from appliance.admin.command import main
 from appliance.admin.configure import edit
 from appliance.core.run.errors import UsageError
 
+pytestmark = pytest.mark.root
+
 TOP = Path(__file__).parents[2]
 PASSWORD = "a'b\"c $HOME #d;e%f\\g=h:"
 ANSWERS = {

@@ -10,6 +10,8 @@ from OpenSSL import crypto
 from appliance.core.trust.distinguished_name import canonical, slash_form
 from tests.simulators.authority import Authority, name
 
+pytestmark = pytest.mark.programs("openssl")
+
 
 def openssl_form(subject: x509.Name) -> str:
     """How the openssl program writes the subject of a certificate in its compatible form."""

@@ -99,6 +99,7 @@ def test_move_new_moves_but_never_replaces(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
+@pytest.mark.programs("strace")
 def test_without_noreplace_the_new_name_is_durable_before_the_old_one_goes(tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "to").mkdir()
@@ -125,6 +126,7 @@ def test_without_noreplace_the_new_name_is_durable_before_the_old_one_goes(tmp_p
     assert (source.read_text(), target.read_text()) == ("again", "source")
 
 
+@pytest.mark.programs("strace")
 def test_each_step_is_durable_before_the_next(tmp_path: Path) -> None:
     script = f"{_IMPORTS}; files.write_atomic(Path(sys.argv[1]), b'x' * 100_000)"
     assert trace(script, tmp_path / "state", below=tmp_path) == [

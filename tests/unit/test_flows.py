@@ -22,6 +22,8 @@ from appliance.core.run.record import RunRecord
 from tests.simulators import docker_engine
 from tests.simulators.docker_engine import Engine
 
+pytestmark = pytest.mark.root
+
 TOP = Path(__file__).parents[2]
 
 

@@ -20,6 +20,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.programs("logrotate", "systemd-analyze", "systemd-tmpfiles"),
+]
+
 TOP = Path(__file__).parents[2]
 TABLES = {
     "caso": "14 * * * * root /usr/local/bin/caso-extract.sh >> /var/log/caso.log 2>&1",

@@ -18,6 +18,8 @@ from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.formats import Disk, Unusable, detect, inspect
 from cloudkeeper.model import Format
 
+pytestmark = pytest.mark.programs("qemu-img")
+
 SIZE = 4 * 2**20
 
 

@@ -176,6 +176,7 @@ def test_secrets_in_an_image_s_url_are_not_shown(web: ImageServer, workshop: Wor
         assert data.uri == url
 
 
+@pytest.mark.programs("qemu-img")
 def test_an_image_that_points_at_other_files_is_refused(
     web: ImageServer, workshop: Workshop, tmp_path: Path
 ) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.killpoints import Command, KillMatrix, Point
 
+pytestmark = pytest.mark.programs("strace")
+
 CAREFUL = """
 import os, sys
 if not os.path.exists("done"):

@@ -127,6 +127,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+@pytest.mark.programs("strace")
 def test_a_file_system_without_locks_is_named(tmp_path: Path) -> None:
     script = "import sys; from pathlib import Path; from appliance.core.run import lock\nwith lock.hold(Path(sys.argv[1])): pass"
     (tmp_path / "lock").touch()

@@ -31,6 +31,8 @@ from appliance.core.spool import Spool
 from tests import foreign
 from tests.testbed import Authority
 
+pytestmark = pytest.mark.root
+
 TOP = Path(__file__).parents[2]
 PROGRAMS = {
     "bdii-update": "bdii.cmds.update",

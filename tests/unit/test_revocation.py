@@ -31,6 +31,8 @@ from tests.simulators.authority import (
     rsa_key,
 )
 
+pytestmark = pytest.mark.programs("openssl")
+
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
 ROOT = "/DC=ORG/DC=TEST-GRID/CN=Test Root"
 OTHER = "/DC=ORG/DC=TEST-GRID/CN=Other Root"

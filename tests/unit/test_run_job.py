@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,9 +25,11 @@ from typing import Any
 
 import pytest
 
-from tests import run_records
+from tests import run_records, warm
 from tests.simulators import docker_engine
 from tests.testbed import Authority
+
+pytestmark = pytest.mark.root
 
 TOP = Path(__file__).parents[2]
 VERSION = "1.2.3"
@@ -53,32 +55,18 @@ class Site:
     root: Path
     place: Path
     engine: docker_engine.Engine
+    appliance: Callable[..., warm.Started]
 
     def behave(self, script: str) -> None:
         (self.place / "behave").write_text(script + "\n")
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "appliance.admin.command",
-            "run",
-            *arguments[:1],
-            "--root",
-            str(self.root),
-        ]
-        return subprocess.Popen(
-            [*command, *arguments[1:]],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-        )
+    def start(self, *arguments: str) -> warm.Started:
+        return self.appliance("run", *arguments[:1], "--root", str(self.root), *arguments[1:])
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
     @property
     def runs(self) -> list[str]:
@@ -104,8 +92,14 @@ class Site:
         return found
 
 
+@pytest.fixture(scope="module")
+def appliance() -> Iterator[Callable[..., warm.Started]]:
+    with warm.program("appliance.admin.command:main") as start:
+        yield start
+
+
 @pytest.fixture
-def site(tmp_path: Path, pki: Authority) -> Iterator[Site]:
+def site(tmp_path: Path, pki: Authority, appliance: Callable[..., warm.Started]) -> Iterator[Site]:
     root, place = tmp_path / "root", tmp_path / "place"
     place.mkdir()
     (root / "etc/fedcloud").mkdir(parents=True)
@@ -134,7 +128,7 @@ def site(tmp_path: Path, pki: Authority) -> Iterator[Site]:
         (root / "etc/fedcloud/appliance.yaml").write_text(
             f"engine:\n  socket: {engine.socket}\n  compose: {program}\n"
         )
-        site = Site(root, place, engine)
+        site = Site(root, place, engine, appliance)
         site.behave("exit 0")
         yield site
 

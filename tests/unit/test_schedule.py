@@ -10,6 +10,8 @@ import pytest
 
 from appliance.admin.command import main
 
+pytestmark = pytest.mark.root
+
 TOP = Path(__file__).parents[2]
 TABLES = ["caso", "cloudkeeper", "fedcloud-crl", "ssmsend"]
 TIMERS = [f"fedcloud-job@{job}.timer" for job in ("caso", "cloudkeeper", "fetch-crl", "ssmsend")]

@@ -19,7 +19,7 @@ LOCKS = SCRIPTS.parent / "locks"
 
 def uv_version() -> str:
     text = (SCRIPTS / "lib.sh").read_text()
-    return re.findall(r"^UV_VERSION=(.*)$", text, re.MULTILINE)[0]
+    return str(re.findall(r"^UV_VERSION=(.*)$", text, re.MULTILINE)[0])
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_all_locks_but_that_of_caso_agree() -> None:
     extras = re.findall(r"^EXTRAS=\((.*)\)$", (SCRIPTS / "lib.sh").read_text(), re.MULTILINE)
     for extra in extras[0].split():
         assert pins(extra) <= pins("dev"), extra
-    theirs = {name: version for name, version in (pin.split("==") for pin in pins("testbed"))}
+    theirs = dict(pin.split("==") for pin in pins("testbed"))
     common = ours.keys() & theirs.keys()
     assert {"requests", "cryptography", "keystoneauth1"} <= common
     assert {name: theirs[name] for name in common} == {name: ours[name] for name in common}

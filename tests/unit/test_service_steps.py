@@ -21,6 +21,8 @@ from appliance.admin.command import main
 from appliance.admin.restart import restart
 from tests.simulators import docker_engine
 
+pytestmark = pytest.mark.root
+
 VERSION = "1.2.3"
 BACKEND = "/etc/cloudkeeper/cloudkeeper-os.conf"
 SERVICES = {"bdii": ["cloudbdii", "sitebdii"], "cloudkeeper-os": ["cloudkeeper-os"]}

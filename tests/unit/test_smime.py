@@ -15,6 +15,8 @@ from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Malformed, NoAnchor, Tampered, Untrusted
 from tests.simulators.authority import NOW, Authority, Pair, ec_key, rsa_key, serial_zero, sign
 
+pytestmark = pytest.mark.programs("openssl")
+
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
 TEXT = b"APEL-cloud-message: v0.4\nVMUUID: one\nStatus: completed\n%%\n\nVMUUID: two\nStatus: started\n%%\n"
 LIMIT = 1 << 20

@@ -46,6 +46,7 @@ def test_adopted_elements_come_out_of_dirq_in_order(spool: Spool, tmp_path: Path
     assert read == list(range(200))
 
 
+@pytest.mark.programs("strace")
 def test_a_directory_that_another_made_is_durable_before_an_element_is(
     spool: Spool, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_names_are_made_as_dirq_makes_them(
     assert len(ours) == len(other)
 
 
+@pytest.mark.programs("strace")
 def test_an_element_taken_away_while_it_is_locked_leaves_no_lock(
     spool: Spool, tmp_path: Path
 ) -> None:
@@ -198,6 +200,7 @@ def test_an_element_taken_away_while_it_is_locked_leaves_no_lock(
     assert calls == [f"link {name} {name}.lck", f"utimensat {name}", f"unlink {name}.lck"]
 
 
+@pytest.mark.programs("strace")
 def test_what_a_sender_purged_meanwhile_is_made_again(spool: Spool, tmp_path: Path) -> None:
     (spool.path / "ffffffff").mkdir(parents=True)
     source = staged(tmp_path)
@@ -226,6 +229,7 @@ def test_a_missing_source_is_an_error(spool: Spool, tmp_path: Path) -> None:
         spool.adopt(tmp_path / "nothing")
 
 
+@pytest.mark.programs("strace")
 def test_a_sender_may_take_an_element_and_its_directory_at_once(
     spool: Spool, tmp_path: Path
 ) -> None:
@@ -362,6 +366,7 @@ def test_an_element_that_could_be_sent_but_not_removed_is_not_sent() -> None:
         assert Spool(root / "spool").is_locked(ElementName(name))
 
 
+@pytest.mark.programs("strace")
 def test_an_element_whose_lock_cannot_be_renewed_is_not_locked(
     spool: Spool, tmp_path: Path
 ) -> None:

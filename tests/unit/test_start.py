@@ -14,6 +14,8 @@ from appliance.admin.schedule import schedule
 from appliance.admin.start import start
 from appliance.core.run import cli
 
+pytestmark = pytest.mark.root
+
 TOP = Path(__file__).parents[2]
 
 

@@ -12,6 +12,8 @@ from appliance.admin.schedule import starters, state
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
 
+pytestmark = pytest.mark.root
+
 CASO = "/usr/local/bin/caso-extract.sh"
 
 # What starts caso, ssmsend or cloudkeeper, where, and at which line: as public reports and

@@ -11,6 +11,8 @@ import pytest
 
 from tests.testbed.pki import HOST_DN, Authority, Credential, Digest, KeyKind
 
+pytestmark = pytest.mark.programs("openssl")
+
 
 def openssl(*arguments: str | Path, check: bool = True) -> str:
     done = subprocess.run(

@@ -123,6 +123,7 @@ def test_a_slow_start_is_waited_for_as_long_as_it_is_at_work(
     assert time.monotonic() - begin > 1.0
 
 
+@pytest.mark.timed
 def test_a_start_that_does_nothing_or_never_ends_is_given_up(records: Records) -> None:
     """F-H13: and says how long it did nothing."""
     start(records, "sleep", "60")

@@ -32,6 +32,8 @@ from ssm.transport import request, stomp
 from tests.simulators import tls_peer
 from tests.testbed.pki import Authority, Credential
 
+pytestmark = pytest.mark.programs("openssl")
+
 NAMES = ("localhost", "127.0.0.1")
 Make = Callable[["World"], Credential]
 Talk = Callable[[PeerTrust, CADirectory, int], None]

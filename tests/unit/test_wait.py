@@ -51,6 +51,7 @@ def wait(root: Path, *flags: str, timeout: int = 30, port: int = 0) -> int:
     return main(["bdii", "wait", *place, "--service", "sitebdii", *flags])
 
 
+@pytest.mark.timed
 def test_a_wrong_configuration_ends_the_waiting(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +78,7 @@ def test_what_a_container_ended_with_before_does_not_count(
     assert "no answer within 3 s" in capsys.readouterr().err
 
 
+@pytest.mark.timed
 def test_a_program_that_ends_again_and_again_ends_the_waiting(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_service_that_passes_its_check_is_waited_for(
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.timed
 def test_a_service_with_a_wrong_configuration_is_not_waited_for(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,154 @@
+"""A plugin of pytest: which tests are quick, and preparing what the others need.
+
+    pytest -p tests.needs --quick [PATH …]    only tests that need nothing but Python and its packages
+    pytest -p tests.needs --prepare …         prepares what the selected tests need, and no more
+
+A test's folder and its markers, which pyproject.toml lists, say what it needs. Quick tests may use
+openssl and the like where they are installed, and root's rights where they have them; none of them
+may start another program of a Debian package.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_TESTS = Path(__file__).resolve().parent
+QUICK_FOLDERS = ("unit", "property", "wire")
+_NEEDY = frozenset({"broker", "cloud", "container", "matrix", "timed", "vm"})
+"""Markers that keep a test out of the quick ones."""
+_DEBIAN_PROGRAMS = frozenset(
+    {
+        "activemq", "docker", "ip", "ldapmodify", "ldapsearch", "logrotate", "mmdebstrap", "openssl",
+        "qemu-img", "slapadd", "slapd", "strace", "systemd-analyze", "systemd-tmpfiles",
+    }
+)  # fmt: skip
+"""Programs of the packages that scripts/test installs."""
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+_left = pytest.StashKey[int]()
+_named: set[str] = set()
+"""The programs that the running test names."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the two options."""
+    group = parser.getgroup("needs")
+    group.addoption("--quick", action="store_true", help="only tests that need only Python")
+    group.addoption("--prepare", action="store_true", help="prepare what the tests need")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch which programs quick tests start; an audit hook cannot be removed again."""
+    config.stash[_left] = 0
+    if config.getoption("quick"):
+        sys.addaudithook(_refuse_debian_programs)
+
+
+def _refuse_debian_programs(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        executable = Path(os.fsdecode(arguments[0] or arguments[1][0])).name
+        if executable in _DEBIAN_PROGRAMS - _named:
+            pytest.fail(f"mark this test with pytest.mark.programs({executable!r})")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note which programs the test names."""
+    _named.clear()
+    _named.update(_programs(item))
+
+
+def is_quick(item: pytest.Item) -> bool:
+    """Check whether a test can run here as it is, and depends on no other program's pace."""
+    folder = item.path.relative_to(_TESTS).parts[0]
+    markers = _markers(item)
+    return (
+        folder in QUICK_FOLDERS
+        and _NEEDY.isdisjoint(markers)
+        and (os.geteuid() == 0 or "root" not in markers)
+        and all(shutil.which(name, path=_PATH) for name in _programs(item))
+    )
+
+
+def _programs(item: pytest.Item) -> Iterator[str]:
+    for marker in item.iter_markers("programs"):
+        yield from marker.args
+
+
+def _markers(item: pytest.Item) -> set[str]:
+    return {marker.name for marker in item.iter_markers()}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the quick tests, after -k and -m have chosen."""
+    if config.getoption("quick"):
+        others = [item for item in items if not is_quick(item)]
+        items[:] = [item for item in items if is_quick(item)]
+        config.stash[_left] = len(others)
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prepare what the selected tests need; the first failure ends the session."""
+    config = session.config
+    if not config.getoption("prepare") or config.getoption("collectonly"):
+        return
+    wanted = sorted({need for item in session.items for need in _needs(item)})
+    if not wanted:
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        done = subprocess.run([_TESTS.parent / "scripts/prepare", *wanted], check=False)
+    if done.returncode:
+        pytest.exit("what the tests need is missing", returncode=done.returncode)
+
+
+def _needs(item: pytest.Item) -> Iterator[str]:
+    """Yield what scripts/prepare has to prepare for a test."""
+    if is_quick(item):
+        return
+    markers = _markers(item)
+    yield "packages"
+    if markers & {"broker", "cloud"}:
+        yield "testbed"
+    if "cloud" in markers or item.path.stem.endswith("_peer"):
+        yield "peer"
+    if "container" in markers:
+        yield "container"
+    if item.path.is_relative_to(_TESTS / "isolation"):
+        yield "isolated"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of pytest-xdist report how many tests it left out."""
+    output: dict[str, int] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left"] = session.config.stash[_left]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note how many tests a worker left out; each of them collects all."""
+    node.config.stash[_left] = getattr(node, "workeroutput", {}).get("left", 0)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say in one line how many tests are left to the full run."""
+    if config.getoption("quick"):
+        terminalreporter.write_line(
+            f"Left to scripts/test: {config.stash[_left]} tests of these folders, which need root, a "
+            "Debian package or more time, and all of tests/interop, tests/isolation and tests/e2e."
+        )
