@@ -36,6 +36,7 @@ _TESTS = ("tests", "test", "testing_data")
 
 def libraries(wheelhouse: Path, requirements: Path) -> None:
     """Install each list of requirements into a directory of its own."""
+    # pip runs from its wheel, so that it is not in the image.
     (pip,) = wheelhouse.glob("pip-*.whl")
     for path in sorted(requirements.glob("*.txt")):
         site = LAYERS / path.stem / SITE
@@ -105,6 +106,7 @@ def programs(wheel: Path) -> None:
         shutil.copytree(metadata, site / metadata.name)
         binaries = LAYERS / name / PREFIX / "bin"
         binaries.mkdir()
+        # Not made by venv, which would add pip, activation scripts and paths of the build.
         (binaries / "python").symlink_to("/usr/bin/python3.11")
         (LAYERS / name / PREFIX / "pyvenv.cfg").write_text(
             "home = /usr/bin\ninclude-system-site-packages = false\n"

@@ -89,6 +89,7 @@ def make(
                         unfinished / "signing-key.pem",
                     ]
                 )
+            # After the key was copied: it is listed, too.
             _put_sums(unfinished)
             if key is not None:
                 sign(unfinished, key)
@@ -184,6 +185,7 @@ def _put_sboms(engine: DockerDaemon, bundle: Path, detail: progress.Detail) -> N
 
 
 def _put_sums(bundle: Path) -> None:
+    # Fixed modes, independent of the checkout and its umask.
     for path in bundle.rglob("*"):
         is_program = path.is_dir() or path.name == "install" or path.parent.name == "bin"
         path.chmod(0o755 if is_program else 0o644)

@@ -86,6 +86,7 @@ def layers(locks: Path) -> dict[str, str]:
     }
     made: dict[str, dict[str, str]] = {}
     for layer in ("common", "openstack"):
+        # A layer holds what all images above it need.
         users = [name for name, image in IMAGES.items() if layer in image.below]
         below = made.get("common", {})
         shared = set.intersection(*(set(wanted[name]) for name in users)) - set(below)

@@ -89,6 +89,7 @@ class DockerDaemon:
             pid = self.pid()
             if pid is None:
                 return
+            # A descriptor, because the process id may belong to another process after the wait.
             descriptor = os.pidfd_open(pid)
             try:
                 signal.pidfd_send_signal(descriptor, signal.SIGTERM)
@@ -152,6 +153,7 @@ class DockerDaemon:
                 yield
             finally:
                 with contextlib.suppress(BlockingIOError):
+                    # Succeeds for the last user only: the others hold a shared lock.
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if ours.exists():
                         ours.unlink()

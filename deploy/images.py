@@ -323,6 +323,7 @@ def _load_base(engine: DockerDaemon, base: Path) -> str:
     if engine.docker("image", "inspect", name, check=False).returncode == 0:
         return name
     when = datetime.fromtimestamp(int(epoch()), UTC).isoformat()
+    # Written by hand, because `docker import` adds the time of the import to the id.
     config = {
         "architecture": "amd64",
         "os": "linux",

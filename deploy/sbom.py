@@ -42,6 +42,7 @@ def of_image(engine: DockerDaemon, tag: str, *, at: datetime) -> str:
     finally:
         engine.docker("rm", container)
     name, _, version = tag.partition(":")
+    # No random serial number: the same image gives the same document.
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",

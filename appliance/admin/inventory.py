@@ -131,6 +131,8 @@ def flow_of_record(program: str, service: str) -> Flow | None:
     ``program`` is the name of the record, ``service`` the directory that it is in. Programs that
     run without containers write into the common directory, so ``service`` may name no service.
     """
+    # Programs name their record after themselves, `appliance run` as job-NAME, the two BDIIs as
+    # bdii-LEVEL.
     by_program = {job.command[0]: job.flow for job in JOBS.values()}
     by_program |= {f"job-{job.name}": job.flow for job in JOBS.values()}
     by_program |= {f"bdii-{level}": Flow.INFORMATION for level in ("resource", "site")}

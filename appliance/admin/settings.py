@@ -29,6 +29,7 @@ NATIVE = "native"
 """The content of the runtime file on a host without containers; other hosts lack the file."""
 VERSION_FILE = "/var/lib/fedcloud/version"
 _LONGEST = 256
+# The default of Docker's packages; /var/run is a link to /run.
 _SOCKET = Path("/run/docker.sock")
 _NETWORK = "bridge"
 _BRIDGE = "fedcloud"
@@ -133,6 +134,7 @@ def load(layout: Layout) -> Host:
     }
     flows = {flow: settings.boolean("flows", flow.value, default=True) for flow in Flow}
     socket = settings.path("engine", "socket", default=_SOCKET)
+    # Read here, so that a wrong value is reported with the others by finish().
     compose = _compose(settings)
     return Host(
         socket=socket,
@@ -238,6 +240,7 @@ def _misspelt(environment: document.Document, *, version: str, place: Path) -> t
     Other variables may be used in a site's own networks/SITE.yml.
     """
     settings = Settings(environment)
+    # Without these, accept() would report variables of a site's own network file as unknown.
     others = [name for name in site_files.texts(environment) if not name.startswith("FEDCLOUD_")]
     if version and settings.where(shell.SECTION, VERSION):
         settings.warn(
@@ -287,6 +290,7 @@ def compose_environment(host: Host) -> Mapping[str, str]:
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
+        # Not the caller's HOME: its config.json could change proxies and credential helpers.
         "HOME": "/root",
         "DOCKER_HOST": f"unix://{host.socket}",
         **composes.ENVIRONMENT,

@@ -47,6 +47,7 @@ def _place(arguments: argparse.Namespace) -> tuple[str, int]:
         return host, arguments.port or port
     try:
         parts = urlsplit(arguments.url)
+        # urlsplit raises ValueError for a port that is not a number, and for half a bracket.
         host, port = parts.hostname, parts.port or PORT
     except ValueError:
         host, port = None, 0
@@ -145,7 +146,13 @@ def _fault(host: str, port: int, watch: ServiceWatch | None) -> str:
     """Query once; return why there is no answer of the service, empty if there is one."""
     try:
         directory.read(
-            host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=_ANSWER
+            # "1.1" asks for no attributes (RFC 4511, 4.5.1.8): the entry o=glue is enough.
+            host,
+            port=port,
+            base="o=glue",
+            attributes=["1.1"],
+            is_base_only=True,
+            timeout=_ANSWER,
         )
     except ApplianceError as error:
         return error.cause

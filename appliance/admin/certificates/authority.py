@@ -33,6 +33,7 @@ from appliance.core.run.layout import Layout
 
 _AUTHORITY_NAME = "fedcloud appliance: cloudkeeper and its backend"
 _AUTHORITY_LIFE = timedelta(days=3650)
+# Within the 398 days that the CA/Browser Forum allowed for servers when this was written.
 _LIFE = timedelta(days=397)
 _DUE = timedelta(days=60)
 """A certificate that expires sooner is renewed."""
@@ -77,6 +78,7 @@ class Authority:
         names that it has already are kept.
         """
         own = _load(self.certificate, self._key)
+        # An authority must outlive every certificate that it signs.
         if own is None or own.ends_within(_LIFE + _DUE, at=at):
             own = yield from self._found(own, at=at)
         authorities = self.certificate.read_bytes()
@@ -99,6 +101,7 @@ class Authority:
             .add_extension(_key_usage(signs_certificates=True), critical=True)
             .sign(key, hashes.SHA256())
         )
+        # The new authority first: _load() takes the first certificate of the file as its pair.
         pems = [certificate.public_bytes(Encoding.PEM)]
         if before and not before.ends_within(timedelta(0), at=at):
             pems.append(before.certificate.public_bytes(Encoding.PEM))

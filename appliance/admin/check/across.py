@@ -144,6 +144,7 @@ def _mapping(path: Path) -> Table:
 
 
 def _line(text: str, name: str) -> int:
+    # The JSON parser keeps no line numbers; a VO's name is quoted where its entry begins.
     before, found, _ = text.partition(f'"{name}"')
     return before.count("\n") + 1 if found else 1
 

@@ -33,6 +33,7 @@ class Finding:
         return ": ".join(part for part in (where, self.option, self.text) if part)
 
 
+# By words of the message, because the programs of other packages report nothing but text.
 _RULES = (
     ("C20.c", r"APPDB_TOKEN"),
     ("C20.a", r"placeholder '?SITE[-_]NAME"),

@@ -43,6 +43,8 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 _LIMIT = 120
 """Time limit of one container in seconds; a check takes one or two."""
 _BEGUN, _ENDED = "fedcloud-check begun", "fedcloud-check ended"
+# One container for all programs of a service: to start one takes a second. Markers on standard
+# error, because docker-compose writes its own messages there, before and between.
 _SCRIPT = f"""
 for program in "$@"; do
   echo '{_BEGUN}' >&2
@@ -79,9 +81,11 @@ def ask(
         return _ask_natively(name, service, host, layout, mounts=mounts)
     programs = [" ".join(program) for program in PROGRAMS[service]]
     flags = [word for mount in mounts for word in ("-v", mount)]
+    # No --use-aliases and no ports: a check takes neither names nor ports of the running service.
     words = ["run", "--rm", "-T", "--no-deps", "--label", f"{CHECK_LABEL}={name}", *flags]
     command = settings.compose_command(host, *words, service, "sh", "-c", _SCRIPT, "sh", *programs)
     if _has_no_network_of_its_own(service, host):
+        # compose_command() has set the project of the services.
         command[command.index("-p") + 1] = _PROJECT
     try:
         lines, _ = _run(name, command, compose_output.environment(host))

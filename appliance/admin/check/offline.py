@@ -106,6 +106,7 @@ def check(host: Host, layout: Layout, chosen: Sequence[str]) -> CheckReport:
     names = list(chosen) or [name for name in _names() if _is_usual(name)]
     report.off = [host.off(name) for name in names if not host.is_wanted(name)]
     names = [name for name in names if host.is_wanted(name)]
+    # fetch-crl has no service: it runs on the host and has no configuration to check.
     services = {name: service for name in names if (service := _service(name))}
     report.add(*across.host_files(host, layout, services=services.values()))
     _ask_all(report, services, host, layout)
@@ -121,6 +122,7 @@ def check(host: Host, layout: Layout, chosen: Sequence[str]) -> CheckReport:
 
 def _ask_all(report: CheckReport, services: dict[str, str], host: Host, layout: Layout) -> None:
     try:
+        # One connection for all checks; without containers there is no engine.
         with contextlib.nullcontext() if host.is_native else Engine(host.socket) as engine:
             for name, service in services.items():
                 _progress(name)
@@ -143,6 +145,7 @@ def patiently(name: str, service: str, host: Host, layout: Layout) -> inside.Che
     try:
         answer = _ask(name, service, host, layout)
     except ApplianceError as error:
+        # A file that exists now has been replaced meanwhile; any other one is missing.
         if not Path(error.subject).is_absolute() or not Path(error.subject).exists():
             raise
         answer = None  # an editor has just replaced the file by renaming a new one

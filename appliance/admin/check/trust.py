@@ -54,6 +54,7 @@ def stale_lists(layout: Layout, *, at: datetime) -> Iterator[Finding]:
     except OSError:
         times = []
     if not times:
+        # Without authorities there are no lists to fetch; a site without accounting may have none.
         has_authorities = any(directory.glob("*.crl_url")) or any(directory.glob("*.0"))
         if has_authorities:
             text = f"holds no revocation list; {_REMEDY}"

@@ -86,6 +86,7 @@ class Interview:
             self._ask("projects", "VOs with the ids of their projects: VO=ID, blanks between", _vos)
         )
         accounts = {flow: self._account(flow) for flow in flows}
+        # Answers of flows that are off stay empty; their files are not changed.
         certificate = key = host = email = cores = memory = lists = ""
         if Flow.ACCOUNTING in flows:
             certificate = self._ask("certificate", "File of the host certificate (PEM)", _file)
@@ -145,6 +146,7 @@ class Interview:
     def _read(self, prompt: str, question: str, *, is_secret: bool) -> str:
         if self._is_terminal:
             return (getpass.getpass(prompt) if is_secret else input(prompt)).strip()
+        # An empty line accepts the default, so only the end of the input is an error.
         line = sys.stdin.readline()
         if not line:
             raise UsageError(

@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can configure it", "sudo appliance configure")
     answers = Interview(site.defaults(texts, places, host, layout)).answers()
+    # Before the first message that could contain it.
     for account in answers.accounts.values():
         if account.password:
             log.hide(account.password)
@@ -82,6 +83,7 @@ def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
 def _write(path: Path, text: str) -> None:
     """Replace a file, keeping its owner and its mode."""
     status = path.stat()
+    # Through a link, so that the link of the administrator stays.
     path = path.resolve()
     files.write_atomic(path, text.encode(), mode=status.st_mode & 0o7777)
     os.chown(path, status.st_uid, status.st_gid)

@@ -78,6 +78,7 @@ def set_variable(text: str, name: str, value: str, *, prefix: str = "") -> str:
         for number, line in enumerate(lines)
         if (match := pattern.match(line)) and not match[1]
     ]
+    # The last setting counts for a shell; without one, the first commented example is replaced.
     found = found[-1:] or [number for number, line in enumerate(lines) if pattern.match(line)][:1]
     line = f"{prefix}{name}={quoted}"
     if found:

@@ -70,11 +70,13 @@ def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout
         Flow.INFORMATION: _value(texts.get(RC, ""), "OS_PASSWORD"),
         Flow.IMAGES: _value(texts.get(places["backend"], ""), "password"),
     }
+    # A password is never shown as a default: KEEP stands for it.
     found |= {f"{flow}-password": KEEP for flow, password in passwords.items() if password}
     for key, name in (("certificate", hostkey.CERTIFICATE), ("key", hostkey.KEY)):
         found[key] = str(layout.path(name)) if layout.path(name).is_file() else ""
     names = {f"{flow}-account": flow.value for flow in Flow}
     found |= {key: name for key, name in names.items() if not found[key]}
+    # Other sites cannot resolve a name without a domain.
     found["host"] = found["host"] or (socket.getfqdn() if "." in socket.getfqdn() else "")
     return found
 

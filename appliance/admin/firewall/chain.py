@@ -60,6 +60,7 @@ def rules(
     the engine still apply to it.
     """
     start = f"-A {chain}"
+    # Spelt and ordered as iptables -S prints them: egress compares the text.
     made = [f"{start} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"]
     if version == 6:  # noqa: PLR2004  of IP
         made += [
@@ -81,6 +82,7 @@ def rules(
                 f" --dport {_DNS} -j RETURN"
                 for protocol in ("udp", "tcp")
             ]
+    # Rejected, not dropped: a connection then fails at once, with a reason.
     return [*made, f"{start} -j REJECT --reject-with {_REFUSALS[version]}"]
 
 

@@ -74,6 +74,7 @@ def put(wanted: ChainPlan) -> bool:
         Unavailable: A program is missing or fails.
 
     """
+    # A list, not a generator for any(): both versions of IP must be changed.
     changes = [_put(tables, wanted) for tables in _FAMILIES if tables.exists()]
     return any(changes)
 
@@ -112,6 +113,7 @@ def _put(tables: Tables, wanted: ChainPlan) -> bool:
         for target, found in wanted.addresses.items()
     }
     rules = chain.rules(name, tables.version, addresses, resolvers=wanted.resolvers)
+    # The line with the counters creates the chain, or empties it in the same transaction.
     changes = [] if own == rules else [f":{name} - [0:0]", *rules]
     jumps = wanted.bridges.jumps(_hook(present))
     right = {hook for hook, lines in jumps.items() if _is_led(present, hook, lines, name)}
@@ -142,6 +144,7 @@ def _remove(tables: Tables, name: str) -> bool:
 def _faults(tables: Tables, bridges: Bridges) -> Iterator[str]:
     present = tables.rules()
     own = _of_chain(present, bridges.chain)
+    # Targets are not resolved here, so only the last rule, which closes the chain, is checked.
     if not own or " -j REJECT" not in own[-1]:
         yield f"{tables.program}: the chain {bridges.chain} is missing or incomplete"
     for hook, lines in bridges.jumps(_hook(present)).items():

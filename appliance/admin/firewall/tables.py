@@ -54,6 +54,7 @@ class Tables:
             Unavailable: The program is missing or fails.
 
         """
+        # iptables-restore applies a table as a whole; --noflush keeps the rules of others.
         text = "\n".join(["*filter", *changes, "COMMIT", ""])
         self._run("-w", _WAIT, "--noflush", suffix="-restore", stdin=text)
 
@@ -74,6 +75,7 @@ class Tables:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LocalFailure(name, str(error)) from error
         if done.returncode:
+            # The legacy and the nft program print different texts for the same cause.
             words_ = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
             if "Permission denied" in words_ or "you must be root" in words_:
                 raise AccessDenied(name, "only root can read the packet filter", "run this as root")

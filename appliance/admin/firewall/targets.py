@@ -85,6 +85,7 @@ def resolve(targets: Sequence[Target]) -> Mapping[Target, Sequence[str]]:
         thread.start()
     for thread in threads:
         thread.join(_SECONDS / len(threads))
+    # A copy: a thread that is still running may change the original.
     known = dict(found)
     return {target: known.get(target, ()) for target in targets}
 
@@ -97,6 +98,7 @@ def resolvers(layout: Layout) -> list[str]:
         named = None
     if isinstance(named, list) and named:
         return [str(address) for address in named if _is_address(str(address))]
+    # The engine reads the second file if the first has only systemd-resolved's loopback address.
     for name in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
         found = _name_servers(layout.path(name))
         if usable := [

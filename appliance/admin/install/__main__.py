@@ -70,19 +70,23 @@ class Installation:
         host.check_account(self.root)
         layout = Layout(self.root)
         site_files.check(site_files.variables(layout), layout)
+        # An administrator can go back to another version by hand, which the record does not show.
         self.is_pending = (
             self.record.bundle != bundle_digest or settings.in_use(layout) != __version__
         )
         if not self.is_native:
             self._check_images(ids)
+        # Cleared before the first change; take_into_use() writes it again after the last.
         if self.is_pending:
             self.record.bundle = ""
             self.record.write(self.record_path)
         self.changes += host.make_account(self.root)
+        # Under the lock of the installation, so no other run is making them now.
         programs.remove_leftovers(root=self.root)
         self.changes += self._make_programs(bundle_digest)
         self._keep_runtime()
         if self.root == Path("/") and not self.is_native:
+            # Before the files: units of a new version must never find the images of the old one.
             self.changes += engine_images.load(self.bundle, ids)
         self._keep_beginning()
         self._take_version_over()
@@ -91,6 +95,7 @@ class Installation:
         self.changes += host.link_anchors(self.root)
         host.make_places(self.root, is_native=self.is_native)
         self._give_places()
+        # After the files: systemctl enable reads the units.
         self.changes += host.enable(self.root, is_first=not self.record.version)
         if host.is_booted(self.root) and (self.is_pending or self.is_unit_changed):
             host.reload_units()
@@ -186,6 +191,7 @@ class Installation:
         Only `appliance schedule` activates tables, so an installation does not; an upgrade keeps
         the state of a table.
         """
+        # Timers start the jobs, so no table may be active.
         if list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*")):
             return False
         tables = [self.root / "etc/cron.d" / job.cron for job in JOBS.values()]
@@ -219,6 +225,7 @@ class Installation:
             )
         if action is Action.BESIDE:
             beside = self.root / one.beside.lstrip("/")
+            # Never executable and never readable by all: it may be a copy of a file with passwords.
             durable.write_atomic(beside, new, mode=one.mode & 0o640)
             self.notes.append(f"{one.target}: keeps your changes; the new version is {one.beside}")
             self.changes += 1
@@ -315,6 +322,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _install(arguments: argparse.Namespace) -> ExitStatus:
     root, bundle = cli.layout(arguments).root, arguments.bundle.absolute()
+    # The caller's umask must not decide who can read programs and units.
     os.umask(0o022)
     if os.geteuid() != 0:
         raise UsageError("install", "only root can install", "run it with sudo")
@@ -323,6 +331,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
             raise Unavailable(
                 bundle / name, "is missing", "get the bundle again; nothing was changed"
             )
+    # Made here, because the lock and the record need them before tmpfiles.d is installed.
     state = root / "var/lib/fedcloud"
     for directory in (state, root / "run/fedcloud"):
         durable.make_directory(directory, mode=0o755)

@@ -35,6 +35,7 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
     held: dict[str, str] = {}
     for path in archives(bundle):
         with tarfile.open(path) as archive:
+            # `docker save` writes the tags and the ids of all images of an archive to this file.
             manifest = archive.extractfile("manifest.json")
             for image in json.load(manifest) if manifest else []:
                 identifier = Path(image["Config"]).name.removesuffix(".json")
@@ -68,6 +69,7 @@ def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
         )
     if all(_present(tag) == identifier for tag, identifier in ids.items()):
         return
+    # data-root may be on a file system of its own.
     place = Path(_docker("info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker")
     needed = sum(path.stat().st_size for path in archives(bundle))
     try:

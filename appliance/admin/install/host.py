@@ -28,6 +28,7 @@ def check_account(root: Path) -> None:
     for name in ("passwd", "group"):
         for line in _lines(root / "etc" / name):
             found, number = line.split(":")[0], line.split(":")[2]
+            # Either both match, which is our account, or neither.
             if (found == account.NAME) != (number == str(account.ID)):
                 kind = "user" if name == "passwd" else "group"
                 cause = (
@@ -44,6 +45,7 @@ def check_account(root: Path) -> None:
 def make_account(root: Path) -> int:
     """Make the group and the user if they are missing; return how many were made."""
     made = 0
+    # Not --root, which changes the root directory and needs libraries below it.
     where = [] if root == Path("/") else ["--prefix", str(root)]
     home = ["--home-dir", "/var/lib/fedcloud", "--no-create-home", "--shell", "/usr/sbin/nologin"]
     number = str(account.ID)
@@ -92,6 +94,7 @@ def link_anchors(root: Path) -> int:
     for profile in _ACCREDITED:
         source = root / ANCHORS.lstrip("/") / profile
         for path in sorted(source.iterdir()) if source.is_dir() else []:
+            # lexists: a dangling link of the administrator stays, too.
             if not os.path.lexists(directory / path.name):
                 changed += point(directory / path.name, f"{ANCHORS}/{profile}/{path.name}")
     return changed
@@ -152,6 +155,7 @@ def reload_units() -> None:
 
 def restart_services() -> None:
     """Restart the services that run."""
+    # try-restart leaves stopped and disabled services stopped.
     run("/usr/bin/systemctl", "try-restart", *_UNITS)
 
 

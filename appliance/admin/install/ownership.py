@@ -31,10 +31,12 @@ def give(top: Path) -> tuple[int, list[Path]]:
         return changed, doubtful
     device = top.lstat().st_dev
     changed += _give(top.name, os.lstat(top), top, None)
+    # By descriptors: the account can replace a directory by a link while root walks below it.
     for directory, folders, names, descriptor in os.fwalk(top, follow_symlinks=False):
         for name in [*folders, *names]:
             path = Path(directory, name)
             status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            # Another file system, such as a volume that the administrator has mounted here.
             if status.st_dev != device:
                 if name in folders:
                     folders.remove(name)

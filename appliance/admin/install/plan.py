@@ -80,6 +80,7 @@ def files(
     """
     own = {one.target: one for one in _native(bundle)} if is_native else {}
     for one in _with_containers(bundle, is_active):
+        # Units with the same name replace those for containers.
         if one.target in own or (
             is_native and one.source.parent.name in ("networks", "files", bundle.name)
         ):
@@ -117,6 +118,7 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
         if name.startswith(_OURS):
             yield File(source, f"/{name}", Kind.PROGRAM, 0o644)
             continue
+        # The BDIIs' files hold no passwords, and administrators read them without root.
         is_public = (
             name.startswith(("etc/sitebdii/", "etc/bdii/", "etc/fedcloud/"))
             and name != "etc/fedcloud/appliance.env"
@@ -158,6 +160,7 @@ def decide(new: bytes, *, present: bytes | None, shipped: Collection[str], kind:
         return Action.KEEP
     if digest(present) in shipped:
         return Action.WRITE
+    # Without a record the file is from a release before there were records.
     if not shipped and kind is Kind.PROGRAM:
         return Action.REPLACE
     return Action.KEEP if digest(new) in shipped else Action.BESIDE

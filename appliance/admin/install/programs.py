@@ -48,6 +48,7 @@ def _fill(unfinished: Path, bundle: Path, requirements: Path) -> None:
     _run(sys.executable, "-m", "venv", "--without-pip", unfinished)
     pip = [str(unfinished / "bin/python"), f"{_pip()}/pip", "--quiet", "--no-cache-dir", "install"]
     wheels = bundle / "wheels"
+    # requirements.txt lists only libraries; our wheel is installed with its own hash.
     own = sorted(wheels.glob("egi_fedcloud_appliance-*.whl"))
     if len(own) != 1:
         raise Unavailable(
@@ -73,6 +74,7 @@ def _pip() -> Path:
 def _relocate(environment: Path, place: str) -> None:
     """Replace the temporary path by the final one; scripts begin with that of Python."""
     made_in = str(environment).encode()
+    # These are the only files of an environment that contain its path.
     for path in [environment / "pyvenv.cfg", *(environment / "bin").iterdir()]:
         if path.is_symlink() or not path.is_file():
             continue
@@ -112,6 +114,7 @@ def remove_leftovers(*, root: Path) -> None:
 
 
 def _run(*command: str | Path) -> None:
+    # No settings of the caller: pip reads PIP_* variables and configuration in HOME.
     environment = {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",

@@ -53,6 +53,7 @@ def step(label: str, *, stream: TextIO | None = None, is_terse: bool = False) ->
     is_shown = is_terminal or not is_terse
     if is_shown:
         _write(out, label, "", is_terminal=is_terminal)
+    # A daemon thread: it must not keep the process alive after an interrupt.
     ticker = threading.Thread(target=redraw, daemon=True)
     ticker.start()
     word = "failed"

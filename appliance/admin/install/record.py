@@ -37,6 +37,7 @@ class InstallRecord:
         """
         try:
             found = json.loads(path.read_bytes())
+            # Values are converted, because the administrator may have edited the file.
             shipped = {
                 str(name): [str(one) for one in hashes] for name, hashes in found["files"].items()
             }

@@ -63,6 +63,7 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
     if name is not None and name not in JOBS:
         hint = did_you_mean(name, _NAMES, otherwise=f"write one of {', '.join(_NAMES)}")
         raise UsageError(name, "there is no such service or job", hint)
+    # Without a name only jobs: services have no log files, and tail follows files only.
     jobs = [JOBS[name]] if name else list(JOBS.values())
     paths = [path for job in jobs if (path := layout.path(f"/var/log/{job.log}")).exists()]
     for job in jobs:
@@ -138,6 +139,7 @@ def _of_services(
 
 def _followed(engine: Engine, services: Sequence[str], *, lines: int) -> ExitStatus:
     """Print the latest output of several services, and continue as new output arrives."""
+    # The engine has one endless stream for each container, so each needs a thread.
     threads = [
         threading.Thread(
             target=_write, args=(engine.logs(service, lines=lines, follow=True),), daemon=True

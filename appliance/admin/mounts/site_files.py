@@ -78,6 +78,7 @@ def check(named: Mapping[str, str], layout: Layout) -> None:
         not named.get(BACKEND_CONFIG)
         and newer.exists()
         and older.exists()
+        # One may be a link to the other, which is a way to have one file at both paths.
         and not newer.samefile(older)
     ):
         line = f"{BACKEND_CONFIG}={PLACES[BACKEND_CONFIG][0]}"

@@ -125,6 +125,7 @@ def staged(
     certificate, key = layout.path(wanted.certificate), layout.path(wanted.key)
     for warning in _check(certificate, key, layout=layout, at=at):
         warn(warning)
+    # The key is not among them: it is mounted from the copy.
     public = [
         place
         for place in dict.fromkeys((wanted.certificate, wanted.peer))
@@ -132,8 +133,10 @@ def staged(
     ]
     for place in public:
         _require_open(layout.path(place))
+    # On tmpfs (/run), so that the key is never written to a disk.
     files.make_directory(copy.parent, mode=0o700)
     try:
+        # A new file, so that nobody can have it open or be its owner.
         files.write_new(copy, key.read_bytes(), mode=0o400)
         os.chown(copy, account.ID, account.ID)
         yield *(f"{layout.path(place)}:{place}:ro" for place in public), f"{copy}:{wanted.key}:ro"
@@ -175,6 +178,7 @@ def _require_open(path: Path) -> None:
 
 def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Sequence[str]:
     """Check certificate and key; return warnings about what a peer may reject."""
+    # Imported here, because most jobs need no key.
     from cryptography import x509  # noqa: PLC0415  start-up is a cost
     from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
 

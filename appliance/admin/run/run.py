@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     for number in supervise.FORWARDED:
         # Every signal raises KeyboardInterrupt, so that the copy of the host key is removed.
         signal.signal(number, signal.default_int_handler)
+    # Before the lock: a run that ends in between must be recognised as the one waited for.
     earlier = record.read(f"job-{job.name}", inventory.records(layout))
     try:
         with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
@@ -167,6 +168,7 @@ class _JobRun:
         if not Path(program).exists():
             raise Unavailable(program, "is not installed", f"apt-get install {Path(program).name}")
         environment = {**settings.compose_environment(self._host), **self._host.proxies}
+        # fetch-crl ignores the variables of the environment without this flag.
         flags += through_proxy(self._host)
         return self._supervised(
             [program, *flags, *self._arguments], environment, forward=lambda _: False
@@ -177,6 +179,7 @@ class _JobRun:
         compose.require(self._host.compose)
         name = self._job.name
         with Engine(self._host.socket) as engine:
+            # A container whose wrapper was killed would run beside the new one.
             if left := engine.remove_job(name, grace=_STOP):
                 logger.warning("%s: removed %d container(s) that a killed run had left", name, left)
             needed.require(engine, self._host, [self._job.service])
@@ -251,11 +254,13 @@ class _JobRun:
                 forward=forward,
                 errors=relay,
             )
+            # Only docker-compose's standard error is filtered; other programs have no relay.
             if engine and relay and relay.held:
                 self._judge(engine, relay, outcome, begun=begun)
         if outcome.stopped_by:
             self._record.fail(f"{program} was stopped by {outcome.stopped_by}")
             logger.error("%s: %s was stopped by %s", self._job.name, program, outcome.stopped_by)
+            # A program that handles SIGTERM may end with 0, but its work is not done.
             return outcome.code or ExitStatus.NOTHING
         if outcome.code:
             self._record.fail(f"{program} ended with exit status {outcome.code}; {self._where()}")

@@ -89,6 +89,7 @@ def _watch(
     grace: timedelta,
     forward: Forward,
 ) -> ChildExit:
+    # Unlike a process id, a pidfd cannot come to stand for another process.
     end = os.pidfd_open(child.pid)
     poll = select.poll()
     poll.register(end, select.POLLIN)
@@ -111,6 +112,7 @@ def _watch(
             if first:
                 stopped_by = name if pending in ready else f"its time limit of {_length(timeout)}"
                 deadline = time.monotonic() + grace.total_seconds()
+            # SIGKILL also for the child, which must not outlive its container.
             if not forward(name) or name == "SIGKILL":
                 child.send_signal(signal.Signals[name])
             if name == "SIGKILL":
@@ -124,6 +126,7 @@ def _signals() -> Iterator[int]:
     """Yield a descriptor from which each signal to forward is read as one byte."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before = {number: signal.signal(number, lambda *_: None) for number in FORWARDED}
+    # A handler only runs between two bytecodes; the descriptor wakes up poll() at once.
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield reader
@@ -136,6 +139,7 @@ def _signals() -> Iterator[int]:
 
 
 def _status(code: int) -> int:
+    # Popen reports death by signal N as -N, a shell as 128 + N.
     return code if code >= 0 else 128 - code
 
 

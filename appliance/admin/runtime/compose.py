@@ -104,6 +104,7 @@ def version(program: Path) -> str:
             timeout=_ANSWER,
             check=False,
             env=environment,
+            # Compose reads .env in its working directory, which may also have been removed.
             cwd="/",
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -116,6 +116,7 @@ def failure(subject: str, said: Sequence[str]) -> Unavailable:
         if not is_noise(line) and _SUMMARY not in line
     ]
     text = " ".join(lines)
+    # From the most specific pattern to the most general: several may match one failure.
     if match := _SOURCE.search(text):
         return Unavailable(
             match[1],

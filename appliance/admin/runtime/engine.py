@@ -66,14 +66,19 @@ class Engine:
         import requests  # noqa: PLC0415
 
         self._errors = docker.errors
+        # The SDK lets errors of requests and of sockets pass, besides its own.
         self._broken = (docker.errors.DockerException, requests.RequestException, OSError)
         self._socket = socket
         remedy = "see systemctl status docker, and start it with systemctl start docker"
+        # The SDK's message for a socket without a listener does not say that the engine is stopped.
         if not _is_listened_at(socket):
             raise Unavailable(socket, "the Docker engine does not run", remedy)
         try:
             self._client = docker.DockerClient(
-                base_url=f"unix://{socket}", version="auto", timeout=_ANSWER
+                # "auto": the newest protocol that both sides have; engine 29 rejects old ones.
+                base_url=f"unix://{socket}",
+                version="auto",
+                timeout=_ANSWER,
             )
         except self._broken as error:
             raise Unavailable(
@@ -138,6 +143,7 @@ class Engine:
 
     def remove_ended(self, name: str) -> None:
         """Remove a container of this name that has ended or never started, not one that runs."""
+        # The filter is a regular expression, and the engine's names begin with a slash.
         filters = {"name": f"^/{name}$", "status": ["exited", "created"]}
         for container in self._ask(
             self._client.containers.list, all=True, filters=filters, ignore_removed=True
@@ -150,6 +156,7 @@ class Engine:
         found = [
             one
             for one in self._containers()
+            # `docker-compose run` labels its containers as one-off; those are jobs and checks.
             if one.labels.get(_ONE_OFF) != "True" and JOB_LABEL not in one.labels
         ]
         return sorted((_state(one) for one in found), key=lambda state: state.service)
@@ -236,6 +243,7 @@ def _state(container: Any) -> ServiceState:
         service=container.labels.get(_SERVICE, container.name),
         state=state.get("Status", ""),
         health=health.get("Status", ""),
+        # The engine keeps both times of the last run; the one that matters depends on the state.
         since=_moment(state.get("StartedAt" if state.get("Running") else "FinishedAt", "")),
         restarts=int(container.attrs.get("RestartCount", 0)),
         exit_status=None if state.get("Status") == "running" else int(state.get("ExitCode", 0)),

@@ -76,8 +76,10 @@ def command(
     pairs.append((str(layout.runs / job.service), str(layout.runs)))
     if job.service == "cloudkeeper":
         pairs.append((str(layout.path(_IMAGES[0])), str(layout.path(_IMAGES[1]))))
+    # A bind mount of a directory onto itself would have no effect.
     binds = [word for pair in pairs if pair[0] != pair[1] for word in pair]
     who = ["--reuid", str(account.ID), "--regid", str(account.ID), "--clear-groups"]
+    # --pdeathsig again: the kernel clears it when the process changes its user id, prctl(2).
     rights = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig", "TERM"]
     inside = ["/usr/bin/setpriv", *who, *rights, str(program), *flags, *arguments]
     return ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", _BIND, "sh", *binds, "--", *inside]
@@ -96,6 +98,7 @@ def environment(
         "REQUESTS_CA_BUNDLE": file,
         "SSL_CERT_FILE": file,
         **proxies,
+        # Programs prefer the lower-case names, and curl ignores HTTP_PROXY in upper case.
         **{name.lower(): text for name, text in proxies.items()},
     }
     return found if root == Path("/") else found | {"FEDCLOUD_ROOT": str(root)}
@@ -114,6 +117,7 @@ def services() -> list[ServiceState]:
         if shown.get("LoadState") != "loaded":
             continue
         active = shown.get("ActiveState", "")
+        # A unit with a wait in ExecStartPost is "activating" while its program runs already.
         is_running = active in ("active", "activating")
         found.append(
             ServiceState(

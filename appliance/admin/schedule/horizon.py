@@ -80,6 +80,7 @@ def show(layout: Layout) -> Iterator[str]:
     if fixed:
         yield f"  every run: from {fixed} (extract_from in {place})"
         return
+    # cASO's older releases had one checkpoint for all projects.
     general = layout.path(_SPOOL) / "lastrun"
     for path in sorted(layout.path(_SPOOL).glob("lastrun*")):
         name = (
@@ -96,6 +97,7 @@ def show(layout: Layout) -> Iterator[str]:
 
 def _unaccounted(layout: Layout) -> Iterator[str]:
     """Yield the projects of caso.conf that have no checkpoint."""
+    # "tenants" is the name of the option in older releases of cASO.
     listed = _option(layout, "projects")[0] or _option(layout, "tenants")[0]
     for name in filter(None, map(str.strip, listed.split(","))):
         path = layout.path(_SPOOL) / f"lastrun.{name}"

@@ -100,6 +100,7 @@ def _wanted(also: Sequence[Job], layout: Layout) -> list[Job]:
 
 
 def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
+    # A foreign starter would start jobs beside the new one, so nothing is changed.
     if found := list(state.foreign(layout)):
         raise ConfigurationError(found)
     if by == "cron":
@@ -175,6 +176,7 @@ def _put_back(tables: Sequence[Job], layout: Layout) -> None:
 def _move(source: Path, target: Path) -> None:
     files.make_directory(target.parent, mode=0o755)
     os.replace(source, target)
+    # The target first: after a crash the table exists twice rather than not at all.
     files.sync_directory(target.parent)
     files.sync_directory(source.parent)
 
@@ -185,6 +187,7 @@ def _systemctl(verb: str, scheduled: Sequence[Job], layout: Layout) -> None:
         return
     timers = [state.timer(job) for job in scheduled]
     is_host = layout.root == Path("/") and Path("/run/systemd/system").exists()
+    # systemctl cannot start or stop units of another root.
     where = ["--now"] if is_host else [f"--root={layout.root}"]
     done = subprocess.run(
         [_SYSTEMCTL, "--quiet", *where, verb, *timers], capture_output=True, text=True, check=False

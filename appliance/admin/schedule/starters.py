@@ -157,6 +157,7 @@ def _tables(layout: Layout) -> Iterator[Starter]:
 
 def _users_tables(layout: Layout) -> Iterator[Starter]:
     spool = layout.path("/var/spool/cron")
+    # Debian's, Red Hat's and SUSE's directory of users' tables.
     for path in (*_files(spool / "crontabs"), *_files(spool), *_files(spool / "tabs")):
         yield from _table(path, layout, has_user=False)
 
@@ -207,6 +208,7 @@ def _units(layout: Layout) -> Iterator[Starter]:
             if path.suffix == ".timer" and "fedcloud-job@" not in path.name
         ]
         for timer in timers:
+            # A timer starts the service of its own name unless it has Unit=.
             named = [re.match(r"\s*Unit\s*=\s*(\S+)", text) for text in _read(timer)]
             service = next((match[1] for match in named if match), f"{timer.stem}.service")
             if match := _JOB_UNIT.match(service):
@@ -324,6 +326,7 @@ def _commands(text: str, depth: int = 0) -> Iterator[tuple[str, bool]]:
     for words in _simple(text):
         if not words or Path(words[0]).name in _READ_ONLY or _HARMLESS_FLAGS & set(words):
             continue
+        # A word with blanks may be a command line for a shell, as in sh -c "…".
         nested = [word for word in words if re.search(r"\s", word)]
         if depth < _DEPTH:
             for word in nested:
@@ -349,6 +352,7 @@ def _simple(text: str) -> Iterator[list[str]]:
 
 
 def _split(text: str) -> Sequence[str]:
+    # punctuation_chars makes ; & | < > ( ) words of their own, as in a shell.
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     lexer.commenters = "#"
@@ -365,6 +369,7 @@ def _started_by(words: Sequence[str]) -> tuple[str, bool] | None:
             return _PROGRAMS[name], name in _WRAPPERS and word == f"{_OURS}{name}"
         if name == "appliance" and rest[:1] == ["run"] and len(rest) > 1 and rest[1] in JOBS:
             return rest[1], True
+        # As an argument of another command the word may be a path, a user or an image.
         if name == "cloudkeeper" and (rest[:1] == ["sync"] or (at == 0 and not rest)):
             return "cloudkeeper", False
         if (

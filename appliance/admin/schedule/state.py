@@ -121,6 +121,7 @@ def refuse_second(job: Job, layout: Layout) -> None:
         ConfigurationError: There are foreign starters; each is listed.
 
     """
+    # Only then would a line with our command start the job a second time.
     is_ours_active = active_table(job, layout).exists() or is_enabled(job, layout)
     found = [
         starter

@@ -46,6 +46,7 @@ def lines(path: Path, *, has_user: bool = True) -> Iterator[CronLine]:
     for number, text in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
         if not text.strip() or text.lstrip().startswith("#") or _SETTING.match(text):
             continue
+        # A line is five fields, or one word such as @daily, before user and command.
         words = text.split(maxsplit=1 if text.lstrip().startswith("@") else 5)
         times, rest = " ".join(words[:-1]), words[-1]
         user, _, command = rest.partition(" ") if has_user else ("", "", rest)
@@ -67,6 +68,7 @@ def problems(path: Path) -> Iterator[Problem]:
             "cron ignores it for its name; rename it to letters, digits, - and _ only",
         )
     status = path.lstat()
+    # cron checks the target of a link, whose own mode is always 0777.
     if stat.S_ISLNK(status.st_mode):
         status = path.stat()
     if status.st_mode & 0o022:

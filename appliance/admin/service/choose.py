@@ -172,6 +172,7 @@ def save(decision: Decision, layout: Layout) -> None:
 def read(unit: str, layout: Layout) -> Decision:
     """Return the last decision; the site's configuration for all if none can be read."""
     default = Decision(unit, "", {service: Choice(Start.SITE) for service in UNITS[unit]})
+    # The file is missing before the first start, and may be of another release.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         tree = json.loads((kept.directory(layout) / f"{unit}.json").read_bytes())
         services = tree["services"]

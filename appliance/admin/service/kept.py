@@ -89,6 +89,7 @@ def take(service: str, host: Host, layout: Layout, *, image: str) -> Snapshot | 
         for number, (source, _) in enumerate(sources(service, host, layout)):
             for name, content in _walk(source, str(number)):
                 entries[name] = content
+                # More files than any configuration has: something else is there, and is not copied.
                 if len(entries) > _MOST:
                     return None
         around = hashlib.sha256(image.encode())
@@ -144,7 +145,9 @@ def keep(snapshot: Snapshot, service: str, layout: Layout, *, at: datetime) -> N
     if current(service, layout) != copy:
         if copy.exists():
             shutil.rmtree(copy)
+        # The link is written last, so a half-made copy is never current.
         _write(snapshot, copy, at=at)
+        # A link can be replaced atomically, a directory cannot.
         link = above / ".good.new"
         link.unlink(missing_ok=True)
         link.symlink_to(snapshot.digest)

@@ -17,6 +17,7 @@ def status(text: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
+    # systemd writes abstract socket names, which begin with a zero byte, with @.
     name = f"\0{address[1:]}" if address.startswith("@") else address
     line = log.one_line(log.redact(text))[:_LONGEST]
     with (

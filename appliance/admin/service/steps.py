@@ -90,6 +90,7 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return ExitStatus.DONE
     notify.status("checks its configuration")
+    # Before any container is touched: the old ones may serve until the new ones start.
     decision = choose.decide(unit, host, layout, at=clock.now())
     with Engine(host.socket) as engine:
         _compose(host, "rm", "-v", "-f", *UNITS[unit])
@@ -289,6 +290,7 @@ def _stop(arguments: argparse.Namespace) -> ExitStatus:
     It ends when all containers that it watches have died. The engine has restarted them by then,
     and the next start attaches to them.
     """
+    # systemd sets MAINPID for ExecStop only while the main process runs.
     if not os.environ.get("MAINPID"):
         return ExitStatus.DONE
     return _stopped(arguments)
@@ -297,6 +299,7 @@ def _stop(arguments: argparse.Namespace) -> ExitStatus:
 def _clean(arguments: argparse.Namespace) -> ExitStatus:
     """Stop the containers of a failed start: systemd does not call ExecStop after one."""
     ended = os.environ.get("EXIT_CODE", ""), os.environ.get("EXIT_STATUS", "")
+    # docker-compose ends with 1 if a service does not start, and leaves the others running.
     if len(UNITS[arguments.unit]) > 1 and ended == ("exited", "1"):
         return _stopped(arguments)
     return ExitStatus.DONE

@@ -44,6 +44,7 @@ def of_bdii(host: Host, services: Services | None) -> Reach | None:
     )
     if is_running and host.is_native:
         return _outward(host, f"clients connect to {_CONFIGURED}, if the host's firewall allows it")
+    # Without a network file, `appliance check` reports it; nothing is known here.
     if not is_running or not host.network.is_file():
         return None
     try:
@@ -67,6 +68,7 @@ def _outward(host: Host, clients: str) -> Reach:
     bridges = Bridges(host.bridge)
     try:
         faults = egress.faults(bridges)
+    # Only root can read the packet filter; the rest of the status is for everybody.
     except AccessDenied as error:
         return Reach(clients, f"its outgoing connections are unknown: {error}")
     except Unavailable as error:

@@ -67,6 +67,7 @@ def look(layout: Layout, host: settings.Host) -> Services | None:
             faults=_faults(host, layout),
         )
     off = [service for service in SERVICES if not host.is_wanted(service)]
+    # A stopped container of a flow that is off is as it must be, so it is listed as off.
     shown = [state for state in states if state.service not in off or state.is_running]
     shown += _without_container(shown, off, layout)
     found = sorted(shown, key=lambda state: state.service)

@@ -138,6 +138,7 @@ def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str
     own = inventory.records(layout)
     found: dict[Path, Mapping[str, object]] = {}
     unusable = [str(line) for line in below.skipped.values()]
+    # False sorts before True: root's own directory is the last.
     for directory in (layout.runs, *sorted(below.paths, key=own.__eq__)):
         records, broken = record.load_all(directory)
         found |= records

@@ -80,6 +80,7 @@ class ServiceWatch:
         if self._restarts is None or restarts < self._restarts:
             self._restarts = restarts
         ended = restarts - self._restarts
+        # A wrong configuration does not become right by a restart, other faults may.
         return state is not None and ended >= (
             1 if state.exit_status == ExitStatus.USAGE else _ENOUGH
         )
