@@ -1,8 +1,8 @@
 """Installation of libraries and programs below /layers/NAME, during the build of image NAME.
 
-python3 -m deploy.assemble libraries WHEELHOUSE REQUIREMENTS     one directory for each layer
-python3 -m deploy.assemble programs WHEEL                        one for each image, with only what
-it runs of ours
+python3 -m deploy.assemble libraries WHEELHOUSE REQUIREMENTS   make a directory for each layer
+python3 -m deploy.assemble programs WHEEL                      make one for each image, with the
+                                                               packages that it runs
 """
 
 from __future__ import annotations

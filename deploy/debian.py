@@ -98,7 +98,7 @@ def differences(before: Iterable[Package], after: Iterable[Package]) -> Iterator
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """Return the name in the cache for what was made from these parts."""
+    """Return the name of a directory of the cache, which depends on these parts only."""
     found = hashlib.sha256()
     for part in parts:
         found.update(len(part).to_bytes(8, "big") + part)

@@ -1,7 +1,7 @@
-"""The command ``appliance``: one folder for each verb, and what the verbs share.
+"""The command ``appliance``: one folder for each verb, and shared modules.
 
 command      the command line, with the list of verbs
-inventory    flows, jobs and services: who runs what, and how often
+inventory    flows, jobs and services, with the command and time limit of each job
 settings     the settings of the host that the verbs work on
 account      the account of all containers and programs
 runtime/     the Docker engine with Compose, or the host itself without containers

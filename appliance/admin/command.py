@@ -1,4 +1,4 @@
-"""The command ``appliance``, which administrators look after the appliance with."""
+"""The command ``appliance``, the interface for administrators of a host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from appliance.core.run import cli
 
 PROGRAM = cli.Program(
     "appliance",
-    "Looks after the appliance of this host.",
+    "Administer the appliance of this host.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(

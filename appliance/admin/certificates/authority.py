@@ -72,7 +72,7 @@ class Authority:
         self.certificate, self._key = layout.path(places.CERTIFICATE), layout.path(places.KEY)
 
     def maintain(self, names: Sequence[str], *, at: datetime) -> Iterator[Path]:
-        """Make what is missing and renew what is due; yield the files that were written.
+        """Make missing files and renew those that are due; yield the paths that were written.
 
         ``names`` are names of the backend. Its certificate is also renewed if it lacks one of them;
         names that it has already are kept.

@@ -23,10 +23,8 @@ def require(engine: Engine, host: Host, services: Iterable[str]) -> dict[str, st
         Unavailable: The engine lacks an image, or the id differs from images.lock.
 
     """
-    found = {
-        tag: engine.image(tag)
-        for tag in (f"egifedcloud/{service}:{host.version}" for service in services)
-    }
+    tags = [f"egifedcloud/{service}:{host.version}" for service in services]
+    found = {tag: engine.image(tag) for tag in tags}
     remedy = f"run scripts/install again, with the release that {host.version_file} names"
     if missing := [tag for tag, identifier in found.items() if not identifier]:
         words = "this image is" if len(missing) == 1 else "these images are"

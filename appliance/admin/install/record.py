@@ -45,7 +45,7 @@ class InstallRecord:
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            remedy = "move it away; the next installation then takes every file for changed"
+            remedy = "move it away; the next installation then treats every file as changed"
             cause = f"is not a record of an installation; {remedy}"
             raise ConfigurationError([Problem(path, 0, "", cause)]) from error
 
