@@ -1,12 +1,11 @@
-"""The files of a CA directory: what was read from them, and what they say about one CA.
+"""The files of a CA directory, and what they say about one CA.
 
-``HASH.N`` certificates (PEM), ``HASH.rN`` CRLs (PEM or DER), ``HASH.signing_policy``; HASH is
-OpenSSL's hash of the CA's subject. IGTF's bundles carry each file under two hashes, of which one
-is a link. Certificates and policies are read at once, so that a package upgrade half-way done
-refuses nobody; CRLs, which may be large, when first needed.
+The files are ``HASH.N``, certificates (PEM), ``HASH.rN``, CRLs (PEM or DER), and
+``HASH.signing_policy``; HASH is OpenSSL's hash of the CA's subject. IGTF's bundles have each file
+under two hashes, one of them a link. Certificates and policies are read at once, so that a package
+upgrade in progress refuses nobody; CRLs, which may be large, are read when first needed.
 
-A file that cannot be used, whatever it is, becomes one line in ``problems`` and holds up no other
-file.
+A file that cannot be used becomes one line in ``problems``; the other files are used.
 """
 
 from __future__ import annotations
@@ -29,24 +28,23 @@ from appliance.core.trust.revocation_lists import RevocationLists
 from appliance.core.trust.signing_policy import SigningPolicy
 
 INSTALL = (
-    "install the IGTF trust anchors (Debian's package igtf-policy-classic, or ca-policy-egi-core of EGI)"
-    " or set the right CA directory"
+    "install the IGTF trust anchors (Debian's package igtf-policy-classic, or EGI's"
+    " ca-policy-egi-core), or set the right CA directory"
 )
 
 _CERTIFICATE = re.compile(r"[0-9a-f]{8}\.\d+")
 _CRL = re.compile(r"[0-9a-f]{8}\.r\d+")
 _POLICY = re.compile(r"[0-9a-f]{8}\.signing_policy")
 _MAX_BYTES = 2**20
-"""Of a file with certificates or a policy."""
+"""The largest file with certificates or a policy."""
 
 Snapshot = frozenset[tuple[str, int, int, int]]
-"""Name, mtime in ns, size and inode of each file that has a meaning here; -1 where the file
-cannot be looked at."""
+"""Name, mtime in ns, size and inode of each file that is used here; -1 if stat(2) fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A CA certificate of the directory and the hashes that it lies under."""
+    """A CA certificate of the directory, and the hashes in the names of its files."""
 
     certificate: x509.Certificate
     openssl: crypto.X509
@@ -55,7 +53,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """One reading of the directory; ``by_fingerprint`` is by the SHA-256 of the certificate."""
+    """One reading of the directory; the keys of ``by_fingerprint`` are SHA-256 fingerprints."""
 
     path: Path
     listing: Snapshot
@@ -71,7 +69,7 @@ class Anchors:
         """Read the files of ``listing``.
 
         Raises:
-            LocalFailure: no usable certificate among them.
+            LocalFailure: none of them is a usable certificate.
 
         """
         anchors: dict[bytes, Anchor] = {}
@@ -82,7 +80,7 @@ class Anchors:
                 if _CERTIFICATE.fullmatch(name):
                     _add(anchors, _read(path / name), hash_=name[:8])
                 elif _POLICY.fullmatch(name):
-                    texts[name] = ""  # a policy that cannot be read lets its CA sign nothing
+                    texts[name] = ""  # a policy that cannot be read permits nothing
                     texts[name] = _read(path / name).decode("utf-8", errors="replace")
             except OSError as error:
                 problems.append(f"{path / name}: cannot be read: {error.strerror}")
@@ -101,18 +99,18 @@ class Anchors:
         return made
 
     def holds(self, certificate: x509.Certificate) -> bool:
-        """Tell whether this very certificate lies in the directory."""
+        """Check whether this certificate itself is in the directory."""
         return certificate.fingerprint(SHA256()) in self.by_fingerprint
 
     def named(self, name: CanonicalName) -> Sequence[x509.Certificate]:
-        """Return the certificates of the CA with this name: several if it has renewed its key."""
+        """Return the certificates of the CA with this name: several after a renewed key."""
         return self._by_name.get(name, ())
 
     def policies(self, issuer: x509.Certificate) -> tuple[SigningPolicy, ...]:
-        """Return the signing policies that lie beside the certificate of ``issuer``.
+        """Return the signing policies of ``issuer``, from the files of its hashes.
 
         Raises:
-            Untrusted: one of them cannot be understood.
+            Untrusted: one of them cannot be parsed.
 
         """
         fingerprint = issuer.fingerprint(SHA256())
@@ -130,7 +128,7 @@ class Anchors:
         return RevocationLists.read([self.path / name for name in names])
 
     def hashes(self, authority: x509.Certificate) -> set[str]:
-        """Return the hashes that files of this CA lie under, whichever of its keys this is."""
+        """Return the hashes in the names of this CA's files, for all its keys."""
         found = {format(crypto.X509.from_cryptography(authority).subject_name_hash(), "08x")}
         for installed in self.named(canonical(authority.subject)):
             found |= self.by_fingerprint[installed.fingerprint(SHA256())].hashes
@@ -138,7 +136,7 @@ class Anchors:
 
 
 def list_files(path: Path) -> Snapshot:
-    """Look at the files of the directory, links followed, without reading them.
+    """Return the state of the directory's files, without reading them; links are followed.
 
     Raises:
         LocalFailure: it is missing or unreadable.
@@ -161,8 +159,8 @@ def _look_at(path: Path, names: Iterator[str]) -> Iterator[tuple[str, int, int, 
     for name in names:
         try:
             status = (path / name).stat()
-        except OSError:  # a link that leads nowhere or where we may not look: reading it says so
-            if os.path.lexists(path / name):  # else it was replaced this instant
+        except OSError:  # a dangling link, or no permission: reading the file reports it
+            if os.path.lexists(path / name):  # else it was replaced just now
                 yield name, -1, -1, -1
         else:
             yield name, status.st_mtime_ns, status.st_size, status.st_ino
@@ -174,7 +172,7 @@ def _read(path: Path) -> bytes:
 
 def _add(anchors: dict[bytes, Anchor], data: bytes, *, hash_: str) -> None:
     with warnings.catch_warnings():
-        # Old roots have serial number 0, which cryptography deplores.
+        # cryptography warns of serial number 0, which old roots have.
         warnings.simplefilter("ignore")
         certificates = x509.load_pem_x509_certificates(data)
     for certificate in certificates:

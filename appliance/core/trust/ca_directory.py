@@ -1,12 +1,12 @@
-"""The directory of trust anchors that grid sites install, and chains checked against it.
+"""The directory of trust anchors of grid sites, and the verification of chains against it.
 
-A chain goes from a certificate to a self-signed root in the directory; intermediates come from
-the directory or, as mere hints, from the caller. OpenSSL builds it and checks signatures, names,
-CA rights and validity at the stated time, for any purpose: grid host certificates carry
-serverAuth and clientAuth only, yet sign messages. The rules that OpenSSL lacks are checked here:
-strength of keys and signatures, signing policies, and CRLs with a choice of policy. A signing
-policy and the strength of a signature say nothing about a CA certificate that lies in the
-directory itself: whoever installed it has decided on it.
+A chain leads from a certificate to a self-signed root in the directory; intermediates come from
+the directory or, as hints, from the caller. OpenSSL builds it and checks signatures, names, the
+rights of CAs and the validity at a given time, for any purpose: grid host certificates are for
+serverAuth and clientAuth only, and sign messages all the same. The rules that OpenSSL lacks are
+checked here: the strength of keys and signatures, signing policies, and CRLs under a choice of
+policies. Signing policies and the strength of signatures do not apply to a CA certificate in the
+directory itself, because the administrator decided to install it.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ _FETCH = "run fetch-crl"
 _REPLACE = "replace or remove it"
 _MAX_UNTRUSTED = 16
 _MAX_LINES = 20
-"""Of problems with single files that one reading of the directory logs."""
+"""Lines about single files that one reading of the directory logs."""
 
 
 class CRLPolicy(enum.Enum):
-    """What to make of CRLs."""
+    """How CRLs are used."""
 
     WARN = "warn"
-    """One that is present applies, even a stale one; a missing or stale one gives a warning."""
+    """A CRL that is present applies, even a stale one; a missing or stale one is a warning."""
     REQUIRE = "require"
-    """A missing or stale one refuses."""
+    """A missing or stale CRL is a refusal."""
     OFF = "off"
-    """None is read."""
+    """No CRL is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedChain:
-    """A proven chain: the certificate first, the root last."""
+    """A verified chain, from the certificate to the root."""
 
     subject: DN
     certificates: tuple[x509.Certificate, ...]
@@ -58,10 +58,10 @@ class VerifiedChain:
 
 
 class CADirectory:
-    """Trust anchors, CRLs and signing policies of a directory, as read last (`refresh`).
+    """Trust anchors, CRLs and signing policies of a directory, as they were last read.
 
-    ``allow_sha1`` accepts certificates signed with SHA-1 (those of the directory itself may
-    always be). Safe for several threads.
+    ``allow_sha1`` accepts certificates signed with SHA-1; those of the directory itself are always
+    accepted. Several threads may use one object.
 
     Raises:
         LocalFailure: the directory is missing, unreadable or without a usable CA certificate.
@@ -83,13 +83,13 @@ class CADirectory:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Files that could not be used when the directory was read, CRLs unless they are off."""
+        """Problems of files that could not be used, among them CRLs unless they are off."""
         known = self._revocation
         lists = () if self.crls is CRLPolicy.OFF else known.lists.problems
         return (*known.anchors.problems, *lists)
 
     def refresh(self) -> bool:
-        """Read the directory again if a file of it is new, gone or changed.
+        """Read the directory again if files were added, removed or changed.
 
         A file has changed when its size, inode or mtime has. Returns whether it was read again.
         After an error the anchors in use stay in use.
@@ -117,13 +117,13 @@ class CADirectory:
         untrusted: Sequence[x509.Certificate] = (),
         at: datetime,
     ) -> VerifiedChain:
-        """Prove ``certificate`` at the (aware) time ``at``.
+        """Verify ``certificate`` at the (aware) time ``at``.
 
         ``untrusted`` may help as intermediates.
 
         Raises:
-            Untrusted: which rule it breaks.
-            Malformed: a name or an encoding in it that cannot be read.
+            Untrusted: it breaks a rule.
+            Malformed: a name or an encoding in it cannot be read.
 
         """
         subject = subject_of(certificate)
@@ -154,7 +154,7 @@ class CADirectory:
         return Revocation(anchors)
 
     def _log(self, problems: Sequence[str]) -> None:
-        """Log the problems that were not logged before, in a bounded number of lines."""
+        """Log the problems that were not logged before, up to a number of lines."""
         if self._logged.issuperset(problems):
             return
         new = [problem for problem in problems if problem not in self._logged]
@@ -165,10 +165,10 @@ class CADirectory:
             _LOG.warning("%s: %d more files cannot be used", self.path, len(new) - _MAX_LINES)
 
     def _judge(self, doubt: Doubt, *, subject: DN) -> str:
-        """Return the warning that a doubt is worth.
+        """Return the warning about a doubt.
 
         Raises:
-            Untrusted: it is worth more than that.
+            Untrusted: the doubt refuses the certificate under the policy.
 
         """
         authority = subject_of(doubt.issuer)
@@ -189,7 +189,7 @@ def _check_policies(
     subject: DN,
 ) -> None:
     if canonical(child.subject) == canonical(issuer.subject):
-        return  # a CA that renewed its key vouches for itself; what it signs with it is bound below
+        return  # a CA that renewed its key signs itself; certificates by the new key are checked
     name, authority = subject_of(child), subject_of(issuer)
     for policy in anchors.policies(issuer):
         if not policy.permits(name, issuer=authority):

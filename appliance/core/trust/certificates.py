@@ -1,4 +1,4 @@
-"""The host's own certificate and private key, as files that are renewed under a running program."""
+"""The host's certificate and private key, whose files may be renewed while a program runs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from appliance.core.trust.distinguished_name import DN, slash_form
 from appliance.core.trust.errors import Malformed, Untrusted
 
 EXPIRY_WARNINGS = (1, 7, 14, 30)
-"""Days before its end at which a certificate deserves a word."""
+"""Days before the end of a certificate that a warning names."""
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate, the rest of its file as chain, and the key that fits.
+    """A certificate, the other certificates of its file as chain, and its key.
 
-    The key appears in no representation. Its file may be read by its owner, and by the group if
-    that is the group this program runs as; never by others.
+    The key appears in no representation. Its file may be readable for its owner, and for its group
+    if the program runs as that group; never for others.
     """
 
     certificate_path: Path
@@ -41,12 +41,13 @@ class Identity:
 
     @classmethod
     def load(cls, certificate_path: Path, *, key_path: Path, at: datetime) -> Identity:
-        """Load both files; the first certificate of its file counts, others are its chain.
+        """Load both files; the first certificate is the host's, the others are its chain.
 
         Raises:
-            LocalFailure: a file that cannot be read :raises Malformed: a file that is not PEM of
-                the right kind :raises Untrusted: key open to others, encrypted or of another
-                certificate; not valid at ``at``.
+            LocalFailure: a file cannot be read.
+            Malformed: a file is not PEM of the right kind.
+            Untrusted: the key is readable for others, encrypted or of another certificate, or the
+                certificate is not valid at ``at``.
 
         """
         stamp = _stamp(certificate_path, key_path)
@@ -70,11 +71,11 @@ class Identity:
         return cls(certificate_path, key_path, certificate, tuple(chain), dn, key, stamp)
 
     def expires_within(self, days: int, *, at: datetime) -> bool:
-        """Tell whether the certificate ends within ``days`` after ``at``."""
+        """Check whether the certificate ends within ``days`` after ``at``."""
         return self.certificate.not_valid_after_utc - at <= timedelta(days=days)
 
     def expiry_warning(self, *, at: datetime) -> str:
-        """Return a line when the certificate's end is nearer than one of `EXPIRY_WARNINGS`, else nothing."""
+        """Return a warning if the certificate ends within `EXPIRY_WARNINGS`, else nothing."""
         for days in EXPIRY_WARNINGS:
             if self.expires_within(days, at=at):
                 ends = f"{self.certificate.not_valid_after_utc:%Y-%m-%d %H:%MZ}"
@@ -85,8 +86,8 @@ class Identity:
     def reload_if_changed(self, *, at: datetime) -> Identity:
         """Return this identity, or a new one if a file was replaced (inode, size or mtime).
 
-        Certificate and key are replaced one after the other: the error of a pair caught half-way is
-        no reason to give up the identity in use.
+        Certificate and key are replaced one after the other. The error of such a moment is no
+        reason for the caller to give up the identity in use.
 
         Raises:
             LocalFailure: as `load`.
@@ -138,7 +139,7 @@ def _load_key(path: Path) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
 
 
 def _read_private(path: Path) -> bytes:
-    """Read the file whose mode was checked: the mode is asked of the open file, not of the name."""
+    """Read the key after checking the mode of the open file, whose name could be replaced."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

@@ -1,7 +1,8 @@
 """Chains from a certificate to a root of a CA directory, found and checked by OpenSSL.
 
-OpenSSL checks signatures, names, the rights of CAs and the validity at the stated time, for any
-purpose: grid host certificates carry serverAuth and clientAuth only, yet sign messages.
+OpenSSL checks signatures, names, the rights of CAs and the validity at a given time, for any
+purpose: grid host certificates are for serverAuth and clientAuth only, and sign messages all the
+same.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from appliance.core.trust.distinguished_name import DN, slash_form
 from appliance.core.trust.errors import Malformed, NoAnchor, Untrusted
 
 NO_CHECK_TIME = 0x200000
-"""``X509_V_FLAG_NO_CHECK_TIME`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
+"""``X509_V_FLAG_NO_CHECK_TIME`` of OpenSSL's x509_vfy.h, for which pyOpenSSL has no name."""
 _NO_ISSUER, _NOT_YET_VALID, _EXPIRED = frozenset({2, 18, 19, 20}), 9, 10
-"""``X509_V_ERR_*`` of OpenSSL's x509_vfy.h that deserve better words than its own."""
+"""``X509_V_ERR_*`` of OpenSSL's x509_vfy.h that have messages of our own."""
 
 Chain = tuple[x509.Certificate, ...]
 """A certificate, its issuer and so on to a self-signed root."""
@@ -34,13 +35,13 @@ def build(
     untrusted: Sequence[x509.Certificate],
     at: datetime | None,
 ) -> Chain:
-    """Return a chain that is valid at ``at``, or at any time when ``at`` is None.
+    """Return a chain that is valid at ``at``, or at any time if ``at`` is None.
 
     ``untrusted`` may help as intermediates.
 
     Raises:
-        Untrusted: there is none, and why.
-        Malformed: a name or an encoding in a certificate that cannot be read.
+        Untrusted: there is no such chain.
+        Malformed: a name or an encoding in a certificate cannot be read.
 
     """
     subject = subject_of(certificate)
@@ -50,7 +51,7 @@ def build(
         fingerprint = hashlib.sha256(crypto.dump_certificate(crypto.FILETYPE_ASN1, found)).digest()
         return given.get(fingerprint) or anchors.by_fingerprint[fingerprint].certificate
 
-    store = crypto.X509Store()  # one for each chain: the time of a store can be set only once
+    store = crypto.X509Store()  # one for each chain: its time can be set only once
     for anchor in anchors.by_fingerprint.values():
         store.add_cert(anchor.openssl)
     if at is None:
@@ -78,7 +79,7 @@ def is_provable(
     certificate: x509.Certificate,
     untrusted: Sequence[x509.Certificate],
 ) -> bool:
-    """Check whether a certificate has a chain to a CA of the directory, at whatever time."""
+    """Check whether a certificate has a chain to a CA of the directory, at any time."""
     try:
         build(anchors, certificate, untrusted=untrusted, at=None)
     except (Untrusted, Malformed):
@@ -87,7 +88,7 @@ def is_provable(
 
 
 def who(certificate: x509.Certificate, subject: DN) -> str:
-    """Return how a message about ``subject`` calls a certificate of its chain."""
+    """Return the name of a certificate of the chain in a message about ``subject``."""
     name = subject_of(certificate)
     return "its certificate" if name == subject else f"CA {name}"
 

@@ -1,9 +1,9 @@
 """CMS SignedData (RFC 5652) with one signature, read from DER or BER.
 
-`read` takes the structure apart and refuses what is not of this one shape; `OneSignature.check`
-proves it over a text, which the structure carries (opaque) or not (detached). The chain of the
-signer's certificate is somebody else's business (see `ca_directory`). Certificates, names and
-attributes are slices of the bytes that came: to encode anew what was signed could change it.
+`read` parses the structure and refuses all other forms; `OneSignature.check` verifies it over a
+text, which is in the structure (opaque) or not (detached). The chain of the signer's certificate is
+verified by `ca_directory`. Certificates, names and attributes are slices of the received bytes:
+encoding signed values again could change them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ASN1_ERRORS = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
     x509.InvalidVersion,
 )  # fmt: skip
-"""What asn1crypto and cryptography raise on bytes that are not the structure asked for."""
+"""Exceptions of asn1crypto and cryptography for bytes that are not the expected structure."""
 _SET, _SEQUENCE, _CONTEXT_0 = b"\x31", b"\x30", b"\xa0"
 
 
@@ -42,23 +42,23 @@ class OneSignature:
 
     signer: x509.Certificate
     others: tuple[x509.Certificate, ...]
-    """The other certificates of the message: hints for the chain, nothing more."""
+    """The other certificates of the message, which are hints for the chain only."""
     digest: str
     scheme: str
     salt_length: int
     value: bytes
     attributes: bytes | None
-    """The signed attributes as the SET that is signed; None: the text itself is signed."""
+    """The signed attributes as the SET that is signed; None if the text itself is signed."""
     message_digest: bytes
     content: bytes | None
     """The text of an opaque signature; None for a detached one."""
 
     def check(self, text: bytes, *, subject: str) -> None:
-        """Prove that the signature is over ``text`` (canonical form).
+        """Verify the signature over ``text``, in canonical form.
 
         Raises:
-            Tampered: it is not.
-            Untrusted: a key of another kind than the signature.
+            Tampered: it is not the signature of this text.
+            Untrusted: the key is of another kind than the signature.
 
         """
         # `read` has refused SHA-1 unless it is allowed.
@@ -68,7 +68,7 @@ class OneSignature:
                 raise Tampered(subject, "the text is not the one that was signed")
             text = self.attributes
         elif text.startswith(_SET):
-            # Signed attributes of another message, passed off as a text, would verify.
+            # The signed attributes of another message, presented as a text, would verify.
             raise Tampered(
                 subject,
                 "a signature without attributes over text that looks like attributes",
@@ -124,15 +124,15 @@ SCHEMES: Mapping[
     "rsassa_pss": (rsa.RSAPublicKey, _verify_pss),
     "ecdsa": (ec.EllipticCurvePublicKey, _verify_ecdsa),
 }
-"""The accepted kinds of signatures by asn1crypto's names: the kind of key, and what verifies."""
+"""The accepted signatures by asn1crypto's names: the kind of key, and the function."""
 
 
 def read(data: bytes, *, allow_sha1: bool) -> OneSignature:
-    """Take a signature apart.
+    """Parse a signature.
 
     Raises:
-        Malformed: not a SignedData of exactly one signer whose certificate it carries exactly once.
-        Untrusted: a digest that is too weak.
+        Malformed: it is not a SignedData of one signer with that signer's certificate once.
+        Untrusted: its digest is too weak.
 
     """
     try:
@@ -151,7 +151,7 @@ def _read_signed_data(
     *,
     allow_sha1: bool,
 ) -> OneSignature:
-    """Read a SignedData, of which ``slices`` are the elements as they came."""
+    """Read a SignedData; ``slices`` are the received bytes of its elements."""
     signers = signed["signer_infos"]
     if len(signers) != 1:
         raise Malformed("signature", f"it has {len(signers)} signers, exactly one is accepted")
@@ -184,7 +184,7 @@ def _read_signed_data(
 
 
 def _elements(element: bytes) -> list[bytes]:
-    """Return the elements of a constructed element as they came."""
+    """Return the received bytes of the elements in a constructed element."""
     content = parser.parse(element)[4]
     found = []
     while content:
@@ -208,7 +208,7 @@ def _find_signer(
     signers: list[bytes] = []
     others: list[bytes] = []
     for certificate in bag:
-        if certificate.startswith(_SEQUENCE):  # attribute certificates and the like have other tags
+        if certificate.startswith(_SEQUENCE):  # other kinds, such as attribute ones, have tags
             is_signer = _issuer_and_serial(certificate) == (issuer, serial)
             (signers if is_signer else others).append(certificate)
     if len(signers) != 1:
@@ -219,7 +219,7 @@ def _find_signer(
 
 def _issuer_and_serial(certificate: bytes) -> tuple[bytes, bytes]:
     fields = _elements(_elements(certificate)[0])
-    if fields[0].startswith(_CONTEXT_0):  # the version, which certificates of version 1 do not have
+    if fields[0].startswith(_CONTEXT_0):  # the version, absent in certificates of version 1
         del fields[0]
     serial, _algorithm, issuer = fields[:3]
     return issuer, serial
@@ -230,7 +230,7 @@ def _is_positive(integer: bytes) -> bool:
 
 
 def _load_readable(certificates: Sequence[bytes]) -> list[x509.Certificate]:
-    """Load those that cryptography takes without complaint; the rest could not help a chain."""
+    """Load the certificates that cryptography accepts; the others could not help a chain."""
     loaded = []
     for certificate in certificates:
         if _is_positive(_issuer_and_serial(certificate)[1]):
@@ -242,8 +242,8 @@ def _load_readable(certificates: Sequence[bytes]) -> list[x509.Certificate]:
 def _read_attributes(attributes: cms.CMSAttributes, slice_: bytes) -> tuple[bytes | None, bytes]:
     """Return the SET that is signed and the message digest in it.
 
-    The bytes are taken as they came, with the tag of a SET: RFC 5652 section 5.4 wants DER of the
-    sender.
+    These are the received bytes with the tag of a SET; the sender must encode them in DER (RFC
+    5652 section 5.4).
     """
     if isinstance(attributes, core.Void):
         return None, b""

@@ -1,11 +1,11 @@
 r"""Distinguished names in the slash form that grid software writes and compares.
 
 APEL's lists of accepted DNs, SSM and signing policies compare such strings byte by byte, so the
-form is SSM's: ``/DC=EU/DC=EGI/C=ES/O=Hosts/CN=host``, attributes in the order of the certificate
-under OpenSSL's short names, one slash per attribute also inside a multi-valued RDN, ``/`` in values
-not escaped (``CN=host/site.example.org`` is an old service name), characters beyond ASCII as they
-are. OpenSSL's ``-nameopt compat`` differs in the last three only. As there, control characters are
-written ``\x0A``: a name cannot break a line of a log or a list.
+form is SSM's, ``/DC=EU/DC=EGI/C=ES/O=Hosts/CN=host``: attributes in the order of the certificate
+under OpenSSL's short names, a slash before each attribute also inside a multi-valued RDN, ``/`` in
+values not escaped (``CN=host/site.example.org`` is an old name of a service), and characters
+beyond ASCII as they are. OpenSSL's ``-nameopt compat`` differs in the last three only. As there,
+control characters are written ``\x0A``, so a name cannot break a line of a log or a list.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ _BLANKS = re.compile(r"[\t-\r ]+")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 CanonicalName = tuple[frozenset[tuple[str, str | bytes]], ...]
-"""A name in the form in which two certificates' names are compared (RFC 5280 section 7.1)."""
+"""The form of a name in which certificates are compared (RFC 5280 section 7.1)."""
 
 
 def slash_form(name: x509.Name) -> DN:
-    """Return ``name`` in slash form, attribute types without a short name as dotted numbers."""
+    """Return ``name`` in slash form; types without a short name are dotted numbers."""
     parts = (part for rdn in name.rdns for part in rdn)
     return DN("".join(f"/{_type(part.oid)}={_value(part.value)}" for part in parts))
 
 
 def canonical(name: x509.Name) -> CanonicalName:
-    """Return ``name`` for comparison, by the rules that OpenSSL compares with.
+    """Return ``name`` in the form by which OpenSSL compares names.
 
-    The encoding of a text, the case of ASCII letters, and the number of blanks do not matter.
+    The encoding of a text, the case of ASCII letters and the number of blanks do not count.
     """
     rdns = ([(part.oid.dotted_string, _folded(part.value)) for part in rdn] for rdn in name.rdns)
     return tuple(map(frozenset, rdns))

@@ -1,10 +1,10 @@
-"""Why something was not believed.
+"""Refusals of messages, certificates and keys.
 
 ApplianceError
-├── Malformed         the bytes are not what they claim to be; nothing could be judged
-└── Untrusted         well formed, but not proven: chain, revocation, policy, strength, key files
+├── Malformed         the bytes do not have the form that they claim, so nothing was verified
+└── Untrusted         well formed, but refused: chain, revocation, policy, strength, key files
     ├── NoAnchor      no chain to a CA of the directory
-    └── Tampered      the signature does not fit the text
+    └── Tampered      the signature does not match the text
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from appliance.core.run.errors import ApplianceError
 
 
 class Malformed(ApplianceError):
-    """Input that cannot be read as what it claims to be: a message, a CMS structure, a certificate."""
+    """Input without the form that it claims: a message, a CMS structure, a certificate."""
 
 
 class Untrusted(ApplianceError):
-    """Input that was read and judged, and is not to be believed."""
+    """Input that was read and verified, and is not trusted."""
 
 
 class NoAnchor(Untrusted):
-    """A certificate from which no chain leads to a CA of the directory: it says nothing about it."""
+    """A certificate without a chain to a CA of the directory, whose rules do not apply to it."""
 
 
 class Tampered(Untrusted):
-    """A digest or signature that does not fit the signed text."""
+    """A digest or signature that does not match the signed text."""

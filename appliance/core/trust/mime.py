@@ -1,8 +1,7 @@
-"""The little of MIME that S/MIME needs (RFC 2045, 2046, 8551), read strictly.
+"""The part of MIME that S/MIME needs (RFC 2045, 2046, 8551), parsed strictly.
 
-Line ends: messages travel with LF or CRLF; what is hashed always has CRLF (`canonical`), what
-programs work with has LF (`with_newlines`). Both are one-to-one, so nothing but what was hashed
-can reach a reader.
+Messages arrive with LF or CRLF at line ends. The hash is over CRLF (`canonical`); programs work
+with LF (`with_newlines`). Both conversions are one-to-one, so a reader gets the hashed text only.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from types import MappingProxyType
 from appliance.core.trust.errors import Malformed
 
 NO_BLANK_LINE = "No blank line between message header and body"
-"""SSM's words, which APEL's operators know."""
+"""SSM's message, which APEL's operators know."""
 
 _MAX_HEADER = 16 * 1024
 _MAX_SIGNATURE = 64 * 1024
@@ -31,7 +30,7 @@ _PARAMETER = re.compile(
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
 _SIGNATURE_TYPES = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
 OPAQUE_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
-"""The types of bodies that are CMS: signed with the text inside, or encrypted."""
+"""Types of bodies that are CMS: signed with the text inside, or encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def parse_content_type(value: str) -> ContentType:
     """Parse ``type/subtype; name=value; …``.
 
     Raises:
-        Malformed: anything else, or a parameter given twice.
+        Malformed: the text has another form, or a parameter twice.
 
     """
     unreadable = Malformed("message", "a Content-Type header cannot be read")
@@ -86,11 +85,12 @@ def parse_content_type(value: str) -> ContentType:
 def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
     """Split ``text`` (LF line ends) at its first empty line into header fields and body.
 
-    Names are in lower case, folded lines joined; of a field given twice the first counts, except
-    that ``Content-*`` fields given twice are refused.
+    Names are in lower case, and folded lines are joined. The first field of a name counts, except
+    that a second ``Content-*`` field of a name is refused.
 
     Raises:
-        Malformed: no empty line, a line that is no header field, too long a block.
+        Malformed: there is no empty line, or a line that is not a header field, or the block is
+            too long.
 
     """
     head, end, _ = text[:_MAX_HEADER].partition(b"\n\n")
@@ -109,15 +109,14 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
 
 
 def split_signed(message: bytes) -> SignedParts:
-    """Take a message apart whose top header, and nothing else, says ``multipart/signed``.
+    """Return the parts of a message whose top header says ``multipart/signed``.
 
-    Text before the first part is for people whose program knows no MIME (RFC 2046 section 5.1.1):
-    it is ignored. Text after the last part is refused, because it reads as if it belonged to the
-    signed text.
+    Text before the first part is for readers without MIME (RFC 2046 section 5.1.1) and ignored.
+    Text after the last part is refused, because it would look like a part of the signed text.
 
     Raises:
-        Malformed: another type, not exactly two parts, text after them, a second part that is no
-            signature.
+        Malformed: it has another type, not exactly two parts, text after them, or a second part
+            that is not a signature.
 
     """
     headers, body = split_header(with_newlines(message))
@@ -133,7 +132,7 @@ def split_signed(message: bytes) -> SignedParts:
     boundary = kind.parameters.get("boundary", "")
     if not _BOUNDARY.fullmatch(boundary):
         raise Malformed("message", "its boundary is missing or invalid")
-    # The second of the two line ends that close the header may be the first delimiter's own.
+    # The line end before the first delimiter may be the one of the empty line.
     pieces = (b"\n" + body).split(b"\n--" + boundary.encode("ascii"), 4)
     if len(pieces) != 4:  # noqa: PLR2004 - preamble, text, signature, epilogue
         raise Malformed("message", "it has not exactly two parts")
@@ -144,7 +143,7 @@ def split_signed(message: bytes) -> SignedParts:
 
 
 def is_opaque(message: bytes) -> bool:
-    """Tell whether the top header of ``message`` names a body that is CMS.
+    """Check whether the top header of ``message`` names a body that is CMS.
 
     Raises:
         Malformed: it has no header that can be read.
@@ -158,7 +157,7 @@ def read_opaque(message: bytes) -> bytes:
     """Return the CMS structure that is the body of a message of one of `OPAQUE_TYPES`.
 
     Raises:
-        Malformed: it says that it is not signed data, or its body is not base64 to the end.
+        Malformed: its header names other data than signed ones, or its body is not base64.
 
     """
     headers, body = split_header(with_newlines(message))
@@ -171,7 +170,7 @@ def read_opaque(message: bytes) -> bytes:
 
 
 def is_pem(message: bytes) -> bool:
-    """Tell whether a CMS structure in PEM begins somewhere in ``message``."""
+    """Check whether a CMS structure in PEM begins in ``message``."""
     return _PEM.search(message) is not None
 
 
@@ -181,7 +180,7 @@ def read_pem(message: bytes) -> bytes:
     As in `split_signed`, text before it is ignored and text after it is refused.
 
     Raises:
-        Malformed: it has no beginning or end, text after its end, or broken base64.
+        Malformed: its beginning or end is missing, text follows it, or its base64 is broken.
 
     """
     _preamble, kind, body = [*_PEM.split(message, 1), b"", b""][:3]
@@ -194,10 +193,10 @@ def read_pem(message: bytes) -> bytes:
 
 
 def decode_transfer(body: bytes, *, encoding: str) -> bytes:
-    """Undo a ``Content-Transfer-Encoding``; ``body`` has LF line ends.
+    """Decode a ``Content-Transfer-Encoding``; ``body`` has LF line ends.
 
     Raises:
-        Malformed: an unknown encoding or broken base64.
+        Malformed: the encoding is unknown, or base64 is broken.
 
     """
     match encoding.lower():

@@ -1,19 +1,19 @@
-"""What the CRLs of a CA directory say about a chain.
+"""The verdict of a CA directory's CRLs on a chain.
 
-Two judges, because each sees what the other does not:
+There are two checks, because each finds what the other does not:
 
-1. A walk of our own over every list of every link's issuer, and of the CRL issuers that a link
-   names: what a list names is revoked, though the list be stale, of another scope, or such that
-   OpenSSL makes no use of it. A hold ends with a later delta list that removes it; nothing else
-   that a list names comes back.
-2. OpenSSL, with support for scopes, indirect lists and deltas: whether every link is covered by a
-   list that can be used at the stated time. What is not covered is a `Doubt`: a warning or a
-   refusal, as the caller's policy has it. OpenSSL finds lists by the issuer of the certificate
-   only, so that a link whose lists another issuer signs is never covered. What it finds revoked
-   with its clock switched off is revoked too.
+1. A walk of our own over all lists of each link's issuer, and of the CRL issuers that a link
+   names. A certificate that a list names is revoked, even if the list is stale, of another scope,
+   or not usable for OpenSSL. A hold ends with a later delta list that removes it; no other
+   revocation ends.
+2. OpenSSL, with support for scopes, indirect lists and deltas, checks whether each link is covered
+   by a list that can be used at the given time. A link that is not covered is a `Doubt`: a warning
+   or a refusal, by the caller's policy. OpenSSL finds lists by the issuer of the certificate only,
+   so it never covers a link whose lists another issuer signs. A link that it finds revoked with
+   its clock off is revoked too.
 
-OpenSSL's verdict changes only when a list or certificate begins or ends, so that it is kept for
-the time in between.
+OpenSSL's verdict changes only when a list or certificate begins or ends, so it is kept for the
+time in between.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from appliance.core.trust.revocation_lists import (
 )
 
 _EXTENDED, _DELTAS = 0x1000, 0x2000
-"""``X509_V_FLAG_*`` of OpenSSL's x509_vfy.h, which pyOpenSSL does not name."""
+"""``X509_V_FLAG_*`` of OpenSSL's x509_vfy.h, for which pyOpenSSL has no names."""
 _SECOND = timedelta(seconds=1)
 _MAX_CASES = 1024
 _MAX_STORES = 64
 
 
 class _Code(enum.IntEnum):
-    """``X509_V_ERR_*`` of OpenSSL's x509_vfy.h that deserve better words than its own."""
+    """``X509_V_ERR_*`` of OpenSSL's x509_vfy.h that have messages of our own."""
 
     NO_LIST = 3
     NOT_YET_VALID = 11
@@ -57,18 +57,18 @@ class _Code(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A link of a chain that the lists revoke or do not clear."""
+    """A link of a chain that the lists revoke, or do not cover."""
 
     link: x509.Certificate
     issuer: x509.Certificate
     cause: str
-    """Of one that is revoked, the list that says so."""
+    """Of a revoked link, the list that names it."""
     is_revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """OpenSSL's error and how far up the chain the link is that it is about."""
+    """An error of OpenSSL; ``depth`` is the position of its link in the chain."""
 
     code: int
     depth: int
@@ -77,7 +77,7 @@ class _Error:
 
 @dataclass
 class Revocation:
-    """The CRLs of one reading of a CA directory, and what was found out with them."""
+    """The CRLs of one reading of a CA directory, and the verdicts so far."""
 
     anchors: Anchors
     _cases: dict[tuple[bytes, ...], _Case] = field(default_factory=dict)
@@ -97,10 +97,10 @@ class Revocation:
         untrusted: Sequence[x509.Certificate],
         at: datetime,
     ) -> tuple[Doubt, ...]:
-        """Return what stands against the links of a verified ``chain`` at ``at``.
+        """Return the doubts about the links of a verified ``chain`` at ``at``.
 
-        If a link is revoked, only that. ``untrusted`` are the certificates that came along: CAs
-        that sign lists by a key of their own may be among them.
+        If links are revoked, only these are returned. ``untrusted`` are the other certificates of
+        the message, among which may be those of separate keys for lists.
         """
         helpers = tuple(one for one in dict.fromkeys(untrusted) if one not in chain)
         prints = [one.fingerprint(SHA256()) for one in (*chain, *helpers)]
@@ -121,9 +121,9 @@ class Revocation:
         at: datetime | None,
         turns: Sequence[datetime],
     ) -> crypto.X509Store:
-        """Return a store to ask at ``at``, or at any other time between the same two ``turns``.
+        """Return a store for ``at``, or for any other time between the same two ``turns``.
 
-        Stores are kept because filling in a list of megabytes takes longer than all the rest.
+        Stores are kept, because adding a list of megabytes takes longer than all other steps.
         """
         kept = self._stores.setdefault((root, *(id(one) for one in lists), flags), [])
         for moment, store in kept:
@@ -145,7 +145,7 @@ class Revocation:
 
 
 class _Case:
-    """One chain, with the certificates and lists that are needed to judge it."""
+    """A chain, with the certificates and lists that its verdict needs."""
 
     def __init__(self, known: Revocation, chain: Chain, helpers: Chain) -> None:
         links = chain[:-1]
@@ -173,7 +173,7 @@ class _Case:
         return self._verdicts[interval]
 
     def _sort(self, name: CanonicalName, helpers: Chain) -> list[x509.Certificate]:
-        """Sort the lists of one issuer, and return its certificates as far as they are known."""
+        """Sort the lists of an issuer into usable and flawed; return its known certificates."""
         known = [one for one in self._chain if canonical(one.subject) == name]
         known += self._known.anchors.named(name)
         usable, flaws = self._usable.setdefault(name, []), self._flaws.setdefault(name, [])
@@ -191,13 +191,13 @@ class _Case:
         came_along: Sequence[x509.Certificate],
         helpers: Chain,
     ) -> bool:
-        # In this order, because anybody can make certificates, and to hash a long list takes time.
+        # The chain is checked first: anybody can make certificates, and hashing lists is slow.
         untrusted = (*helpers, *self._chain)
         signers = (one for one in came_along if is_provable(self._known.anchors, one, untrusted))
         return found.is_signed_by(signers)
 
     def _times(self) -> Iterator[datetime]:
-        """Yield when OpenSSL's verdict may change: it knows seconds, and the last one still counts."""
+        """Yield the times when OpenSSL's verdict may change; the last second still counts."""
         for one in (*self._chain, *self._others):
             yield from (one.not_valid_before_utc, one.not_valid_after_utc + _SECOND)
         for found in self._own_lists:
@@ -226,13 +226,13 @@ class _Case:
                 error = timeless if timeless and timeless.code == _Code.REVOKED else error
                 found.append(self._doubt(link, issuer, error, at=at))
         if not found and whole.depth < len(pairs):
-            # Only all together are they doubtful: the key that signed a list is revoked. Last is
-            # the root, which OpenSSL 3.0 judges too, and about which no list says what counts.
+            # Each link alone is covered, but the key that signed a list is revoked. The root comes
+            # last: OpenSSL 3.0 checks it too, although no list can revoke a root.
             found.append(self._doubt(*pairs[whole.depth], whole, at=at))
         return tuple(one for one in found if one.is_revoked) or tuple(found)
 
     def _verify(self, position: int, flags: int, *, at: datetime | None) -> _Error | None:
-        """Ask OpenSSL about the link at ``position``, with CRL_CHECK_ALL about those above too."""
+        """Check the link at ``position`` with OpenSSL; CRL_CHECK_ALL includes those above it."""
         leaf, *rest = map(crypto.X509.from_cryptography, self._chain[position:])
         others = map(crypto.X509.from_cryptography, self._others)
         store = self._known.store(

@@ -1,10 +1,10 @@
 """The CRLs of a CA directory by the name of their issuer, and their entries.
 
-A list belongs to the CA that its issuer field names, whatever its file is called. It counts once
-it is signed by a key of a certificate of that name; CAs renew their keys, and some sign lists
-with a key of their own, so that any such certificate will do, not only the one that issued what
-is checked. A list may be partial (a scope, some reasons), a delta (RFC 5280 section 5.2.4) or
-indirect, that is, speak about certificates of other issuers (section 5.3.3).
+A list belongs to the CA that its issuer field names, whatever the name of its file. It is used if
+a key of a certificate of that name signed it. CAs renew their keys, and some have a separate key
+for lists, so any such certificate suffices, not only the issuer of the checked one. A list may be
+partial (a scope, some reasons), a delta (RFC 5280 section 5.2.4) or indirect, with entries about
+certificates of other issuers (section 5.3.3).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from appliance.core.files import read_regular
 from appliance.core.trust.distinguished_name import CanonicalName, canonical
 
 _MAX_BYTES = 64 * 2**20
-"""Of one file; the largest of the IGTF had 5 MB."""
+"""The largest file; the largest list of the IGTF has 5 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class InstalledList:
     def reasons(self, certificate: x509.Certificate) -> Iterator[x509.ReasonFlags | None]:
         """Yield the reason, or None, of each entry that names ``certificate``.
 
-        An entry is about the issuer that it names, or else about that of the entry before it, or
-        else about the issuer of the list (RFC 5280 section 5.3.3).
+        An entry is about certificates of the issuer that it names, else of the one of the entry
+        before it, else of the issuer of the list (RFC 5280 section 5.3.3).
         """
         serial = certificate.serial_number
         if self.crl.get_revoked_certificate_by_serial_number(serial) is None:
-            return  # most lists do not, and the walk below is slow on long ones
+            return  # the usual case, without the walk below, which is slow on long lists
         wanted, authority = canonical(certificate.issuer), {canonical(self.crl.issuer)}
         for entry in self.crl:
             authority = _certificate_issuer(entry) or authority
@@ -77,7 +77,7 @@ class InstalledList:
 
 @dataclass(frozen=True, slots=True)
 class RevocationLists:
-    """The CRLs of a directory and why some of its CRL files could not be read."""
+    """The CRLs of a directory, and the problems of its CRL files."""
 
     problems: tuple[str, ...]
     _by_issuer: dict[CanonicalName, list[InstalledList]]
@@ -85,13 +85,13 @@ class RevocationLists:
 
     @classmethod
     def read(cls, paths: Sequence[Path]) -> RevocationLists:
-        """Read CRL files, PEM or DER; one that cannot be read becomes a problem, never an error."""
+        """Read CRL files, PEM or DER; a file that cannot be read becomes a problem."""
         found: dict[CanonicalName, list[InstalledList]] = {}
         unreadable: dict[str, list[str]] = {}
         problems: dict[Path, str] = {}
         seen: set[Path] = set()
         for name in paths:
-            # IGTF's bundles carry a file under two names: it is read once.
+            # IGTF's bundles have each file under two names; it is read once.
             path = Path(os.path.realpath(name))
             if path not in seen:
                 seen.add(path)
@@ -107,11 +107,11 @@ class RevocationLists:
         return cls(tuple(problems.values()), found, unreadable)
 
     def of(self, issuer: CanonicalName) -> Sequence[InstalledList]:
-        """Return the lists whose issuer field holds this name, whoever signed them."""
+        """Return the lists whose issuer field has this name, whoever signed them."""
         return self._by_issuer.get(issuer, ())
 
     def unreadable(self, hashes: Iterable[str]) -> list[str]:
-        """Return the problems of files that lie under one of these hashes."""
+        """Return the problems of files with one of these hashes in their names."""
         found = (problem for hash_ in sorted(hashes) for problem in self._unreadable.get(hash_, ()))
         return list(dict.fromkeys(found))
 
@@ -119,7 +119,7 @@ class RevocationLists:
 def named_list_issuers(certificate: x509.Certificate) -> frozenset[CanonicalName]:
     """Return the names of the CRL issuers that a certificate names (RFC 5280 section 4.2.1.13).
 
-    It names them when its own issuer does not sign the lists.
+    It names them if its own issuer does not sign the lists.
     """
     names: set[CanonicalName] = set()
     for kind in (x509.CRLDistributionPoints, x509.FreshestCRL):

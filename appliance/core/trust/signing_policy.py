@@ -7,11 +7,11 @@ EACL format that is read here::
     pos_rights     globus  CA:sign
     cond_subjects  globus  '"/C=NL/O=Example/*" "/O=example/*"'
 
-An entry names one CA; ``cond_subjects`` lists the DNs that it may sign, ``*`` standing for any
-characters (slashes too) and ``?`` for one. Comparison is case-sensitive, as in Globus: policies
+An entry names one CA; ``cond_subjects`` lists the DNs that it may sign. ``*`` stands for any
+characters, also slashes, and ``?`` for one. Comparison is case-sensitive, as in Globus: policies
 that mean both cases list both. The old spellings ``Email``, ``E`` and ``USERID`` of attribute types
-equal ``emailAddress`` and ``UID``. Whatever is not understood makes the file unusable, and with it
-every certificate that the CA signed.
+equal ``emailAddress`` and ``UID``. A line of another form makes the file unusable, and all
+certificates of the CA with it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _SPELLINGS = (
     (re.compile(r"/(?:emailAddress|Email|E)=", re.IGNORECASE), "/emailAddress="),
     (re.compile(r"/(?:USERID|UID)=", re.IGNORECASE), "/UID="),
 )
-_REMEDY = "reinstall the IGTF trust anchors (Debian's package igtf-policy-classic, or ca-policy-egi-core of EGI)"
+_REMEDY = (
+    "reinstall the IGTF trust anchors (Debian's package igtf-policy-classic, or EGI's"
+    " ca-policy-egi-core)"
+)
 
 
 @dataclass(slots=True)
@@ -41,17 +44,17 @@ class _AccessEntry:
 
 @dataclass(frozen=True, slots=True)
 class SigningPolicy:
-    """The entries of one file, in its order."""
+    """The entries of a file, in its order."""
 
     path: Path
     entries: tuple[_AccessEntry, ...]
 
     @classmethod
     def parse(cls, text: str, *, path: Path) -> SigningPolicy:
-        """Read the text of a policy file.
+        """Parse the text of a policy file.
 
         Raises:
-            Untrusted: file and line of what is not understood.
+            Untrusted: a line has another form; the error names file and line.
 
         """
         entries: list[_AccessEntry] = []
@@ -65,7 +68,7 @@ class SigningPolicy:
         return cls(path, tuple(entries))
 
     def permits(self, subject: DN, *, issuer: DN) -> bool:
-        """Tell whether the CA ``issuer`` may sign ``subject``."""
+        """Check whether the CA ``issuer`` may sign ``subject``."""
         authority, name = _normalise(issuer), _normalise(subject)
         return any(
             pattern.fullmatch(name)

@@ -1,13 +1,11 @@
-"""Verification of S/MIME: from anybody's bytes to a text with a proven signer.
+"""Verification of S/MIME: from untrusted bytes to a text with a verified signer.
 
-The order is the order of trust: size, frame, CMS structure, signature over the text, what the
-signer's key is for, chain of the signer at the stated time, and only then the inner part, whose
-headers are as signed as its body. The signer is the one certificate that the SignerInfo names,
-whatever else the message carries. Whatever its `Form`, nothing of a message but its signed text
-is ever used.
+The steps follow the order of trust: size, frame, CMS structure, signature over the text, purpose of
+the signer's key, chain of the signer at the given time, and only then the inner part, whose headers
+are signed like its body. The signer is the one certificate that the SignerInfo names; the other
+certificates of a message do not matter. Of a message in any `Form`, only the signed text is used.
 
-A signature without signed attributes, straight over the text, is accepted, as the openssl program
-accepts it.
+A signature over the text itself, without signed attributes, is accepted, as by the openssl program.
 """
 
 from __future__ import annotations
@@ -27,11 +25,11 @@ from appliance.core.trust.errors import Malformed, Untrusted
 
 _MAX_DN = 1024
 _DER_SEQUENCE, _LONG_LENGTH = b"\x30", b"\x80"
-"""How CMS begins: a header's first letter may be 0x30 ("0"), its second is ASCII."""
+"""The first bytes of CMS. A header may begin with 0x30 ("0"), but its second byte is ASCII."""
 
 
 class Form(enum.Enum):
-    """How a message carries its text and signature."""
+    """The form in which a message has its text and signature."""
 
     DETACHED = "multipart/signed"
     """Two parts, the text and its signature (RFC 8551 section 3.5.3)."""
@@ -40,15 +38,15 @@ class Form(enum.Enum):
     PEM = "PEM"
     """The text inside the signature, without a MIME header."""
     DER = "DER"
-    """The same in binary."""
+    """As `PEM`, in binary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A proven text and its signer.
+    """A verified text and its signer.
 
-    ``body`` is the inner part's, transfer encoding undone, line ends LF (those inside base64 as
-    they were); ``headers`` the inner part's, names in lower case, none if it has no header block.
+    ``body`` is the body of the inner part, decoded, with LF at line ends (those inside base64 stay
+    as they are). ``headers`` are its headers, names in lower case; none without a header block.
     """
 
     body: bytes
@@ -70,14 +68,14 @@ def verify(
 ) -> Verified:
     """Verify a signed message of one of ``forms`` against ``trust`` at the (aware) time ``at``.
 
-    ``max_bytes`` bounds the whole message; ``allow_sha1`` accepts a SHA-1 digest of the text.
+    ``max_bytes`` limits the whole message; ``allow_sha1`` accepts a SHA-1 digest of the text.
     SSM's messages must have a header block inside the signed part; image lists mostly have none
     and need ``require_header=False``.
 
     Raises:
-        Malformed: the message is not what this function verifies.
+        Malformed: the message has another form.
         Tampered: text or signature were changed.
-        Untrusted: the signer is not proven, or by too weak means.
+        Untrusted: the signer is not trusted, or the signature is too weak.
 
     """
     if len(message) > max_bytes:
@@ -97,10 +95,10 @@ def _take_apart(
     forms: Container[Form],
     allow_sha1: bool,
 ) -> tuple[bytes, bytes, cms.OneSignature]:
-    """Return the text that is said to be signed, with LF and as it is hashed, and its signature."""
+    """Return the claimed text, with LF and as it is hashed, and its signature."""
     form = _form_of(message)
     if form not in forms or form is Form.DETACHED:
-        parts = mime.split_signed(message)  # says what it is if it is of another form
+        parts = mime.split_signed(message)  # raises the error about any other form
         if Form.DETACHED not in forms:
             raise Malformed("message", "it has a detached signature")
         signature = cms.read(parts.signature, allow_sha1=allow_sha1)
@@ -121,7 +119,7 @@ _READERS: Mapping[Form, Callable[[bytes], bytes]] = {
 
 
 def _form_of(message: bytes) -> Form:
-    """Tell the form of a message by its first bytes, its top header or, without one, its PEM."""
+    """Return the form of a message by its first bytes, its top header or its PEM."""
     if message[:1] == _DER_SEQUENCE and message[1:2] >= _LONG_LENGTH:
         return Form.DER
     try:
@@ -131,11 +129,11 @@ def _form_of(message: bytes) -> Form:
 
 
 def _check_usage(certificate: x509.Certificate, *, subject: DN) -> None:
-    """Refuse keys whose certificate says what they are for, but not for signatures.
+    """Refuse keys whose certificate names their usage, but not signatures.
 
-    RFC 8551 section 4.4.2, and what openssl's purpose ``smimesign`` asks; but not that the
-    extended key usage allow e-mail, because grid host certificates are for TLS servers and
-    clients only.
+    This is RFC 8551 section 4.4.2 and openssl's purpose ``smimesign``, without the rule that the
+    extended key usage must allow e-mail: grid host certificates are for TLS servers and clients
+    only.
     """
     try:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
@@ -163,7 +161,7 @@ def _read_inner(content: bytes, *, require_header: bool) -> tuple[Mapping[str, s
     try:
         headers, body = mime.split_header(content)
         if not any(name.startswith("content-") for name in headers):
-            # Without one, a text whose first lines look like headers would lose them.
+            # Else a text whose first lines look like headers would lose these lines.
             raise Malformed("message", mime.NO_BLANK_LINE)
     except Malformed:
         if require_header:

@@ -1,4 +1,4 @@
-"""How strong the keys and signatures of certificates must be: all that is not listed is refused."""
+"""The minimum strength of keys and signatures in certificates; other kinds are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CURVES = frozenset(
 )
 """At least as strong as RSA 2048 (NIST SP 800-57 part 1, table 2); cryptography's names."""
 SIGNATURE_HASHES = frozenset({"sha256", "sha384", "sha512"})
-"""Of signatures in certificates; SHA-1 is accepted by option only."""
+"""Digests of signatures in certificates; SHA-1 is accepted by option only."""
 _RENEW = "the holder needs a certificate with RSA 2048 or EC, signed with SHA-256 or better"
 
 
@@ -33,7 +33,7 @@ def check_key(certificate: x509.Certificate, *, subject: DN) -> None:
     """Refuse a key of another kind, of too few bits, or on another curve.
 
     Raises:
-        Untrusted: why, as a message about ``subject``.
+        Untrusted: the key is too weak; the message is about ``subject``.
 
     """
     try:
@@ -57,7 +57,7 @@ def check_signature_hash(certificate: x509.Certificate, *, subject: DN, allow_sh
     """Refuse a certificate that is signed over a weak digest.
 
     Raises:
-        Untrusted: why, as a message about ``subject``.
+        Untrusted: the digest is too weak; the message is about ``subject``.
 
     """
     try:

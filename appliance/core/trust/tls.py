@@ -1,12 +1,12 @@
-"""TLS connections to peers that the CA directory judges: the one reader of trust, as for signatures.
+"""TLS connections whose peers are verified by the CA directory, as signatures are.
 
-OpenSSL checks chain, host name, purpose and validity during the handshake. It knows no signing
-policies, no minimum for keys, and no way to warn about a missing CRL. So each peer's chain goes to
-`CADirectory.verify_chain` right after the handshake, before anything of ours is sent: the sockets
-of these contexts neither read nor write until it has been accepted.
+OpenSSL checks chain, host name, purpose and validity during the handshake. It has no signing
+policies, no minimum for keys, and cannot warn about a missing CRL. So the chain of each peer goes
+to `CADirectory.verify_chain` right after the handshake, before any data are sent: the sockets of
+these contexts neither read nor write until it has accepted the peer.
 
-A peer whose chain ends only at a CA of the operating system is outside the directory's rules; a
-line says so once for each host.
+The rules of the directory do not apply to a peer whose chain ends only at a CA of the operating
+system; a line reports that once for each host.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PeerRefused(ssl.SSLCertVerificationError):
     """The CA directory refuses a peer that OpenSSL accepted.
 
     An `OSError` like all that a handshake raises, so that libraries close the connection.
-    ``verify_message`` has the cause, ``remedy`` what to do.
+    ``verify_message`` has the cause, ``remedy`` the remedy.
     """
 
     def __init__(self, error: ApplianceError) -> None:
@@ -46,16 +46,16 @@ class PeerRefused(ssl.SSLCertVerificationError):
 
 
 def remedy(error: ssl.SSLCertVerificationError) -> str:
-    """Return what helps against a certificate that was refused by OpenSSL or the CA directory."""
+    """Return the remedy for a certificate that OpenSSL or the CA directory refused."""
     if isinstance(error, PeerRefused):
         return error.remedy
     return "check the host's name in the configuration, and capath"
 
 
 class PeerTrust:
-    """Makes TLS contexts whose peers ``directory`` judges; safe for several threads.
+    """Makes TLS contexts whose peers ``directory`` verifies; safe for several threads.
 
-    ``with_system`` also accepts peers that the operating system's CAs vouch for.
+    ``with_system`` also accepts peers with a chain to a CA of the operating system.
     """
 
     def __init__(self, directory: CADirectory, *, with_system: bool = False) -> None:
@@ -67,10 +67,10 @@ class PeerTrust:
     def context(
         self, *, certificate: Path | None = None, key: Path | None = None
     ) -> ssl.SSLContext:
-        """Return a context for clients with the CAs and CRLs as they are in the directory now.
+        """Return a context for clients, with the current CAs and CRLs of the directory.
 
-        It shows ``certificate`` if there is one; its ``key`` must not be encrypted. A directory
-        that cannot be read any more leaves its last state in use, with a warning.
+        It presents ``certificate`` if there is one; its ``key`` must not be encrypted. If the
+        directory can no longer be read, its last state stays in use, with a warning.
 
         Raises:
             LocalFailure: OpenSSL does not accept certificate and key.
@@ -83,7 +83,7 @@ class PeerTrust:
         context = _Context(ssl.PROTOCOL_TLS_CLIENT)
         context.peer_trust = self
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # the certificate could change after it was judged
+        # After a renegotiation the peer could have another certificate, which nobody verified.
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.load_verify_locations(cadata=self._directory.tls_bundle())
         if self._with_system:
@@ -93,7 +93,7 @@ class PeerTrust:
         return context
 
     def judge(self, connection: _Connection) -> None:
-        """Judge the peer of a connection after its handshake.
+        """Verify the peer of a connection after its handshake.
 
         Raises:
             PeerRefused: the directory does not accept its chain.
@@ -106,20 +106,21 @@ class PeerTrust:
         except NoAnchor as error:
             if not self._with_system:
                 raise PeerRefused(error) from error
-            self._tell_of_system_ca(host)
+            self._report_system_ca(host)
         except (Untrusted, Malformed) as error:
             raise PeerRefused(error) from error
         else:
             for warning in chain.warnings:
                 self._say_once(logging.WARNING, f"{host}: {warning}")
 
-    def _tell_of_system_ca(self, host: str) -> None:
+    def _report_system_ca(self, host: str) -> None:
         crls = self._directory.crls
         level = logging.WARNING if crls is CRLPolicy.REQUIRE else logging.INFO
         self._say_once(
             level,
             f"{host}: its certificate is from a CA of the operating system, not of"
-            f" {self._directory.path}: CRLs and signing policies of that directory do not apply to it",
+            f" {self._directory.path}: CRLs and signing policies of that directory do not apply"
+            " to it",
         )
 
     def _say_once(self, level: int, line: str) -> None:
@@ -131,62 +132,49 @@ class PeerTrust:
 
 
 class _Context(ssl.SSLContext):
-    """A context whose connections are judged by ``peer_trust``."""
+    """A context whose connections are verified by ``peer_trust``."""
 
     peer_trust: PeerTrust
 
 
-class _JudgedSocket(ssl.SSLSocket):
-    """A TLS socket that neither reads nor writes before its peer has been accepted.
+class _Judged:
+    """TLS that neither reads nor writes before its peer has been accepted.
 
     Without an explicit handshake, the first read or write makes it.
     """
 
     _is_accepted = False
+    _sslobj: object
 
-    def do_handshake(self, block: bool = False) -> None:
-        super().do_handshake(block)
-        _trust_of(self).judge(self)
+    def do_handshake(self, *block: bool) -> None:
+        super().do_handshake(*block)  # type: ignore[misc]
+        _trust_of(self).judge(self)  # type: ignore[arg-type]
         self._is_accepted = True
 
-    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002  the standard library's name
+    def read(self, *arguments: Any) -> Any:
         self._require_acceptance()
-        return super().read(len, buffer)
+        return super().read(*arguments)  # type: ignore[misc]
 
     def write(self, data: Any) -> int:
         self._require_acceptance()
-        return super().write(data)
+        written: int = super().write(data)  # type: ignore[misc]
+        return written
 
+    def _require_acceptance(self) -> None:
+        # A socket has no SSL object before it is connected; its own methods report that.
+        if not self._is_accepted and self._sslobj is not None:
+            self.do_handshake()
+
+
+class _JudgedSocket(_Judged, ssl.SSLSocket):
     def send(self, data: Any, flags: int = 0) -> int:
+        # SSLSocket writes to the SSL object here, without its own method `write`.
         self._require_acceptance()
         return super().send(data, flags)
 
-    def _require_acceptance(self) -> None:
-        if not self._is_accepted and self._sslobj is not None:  # type: ignore[attr-defined]
-            self.do_handshake()
 
-
-class _JudgedObject(ssl.SSLObject):
-    """The same without a socket: TLS inside of TLS to a proxy, and asyncio."""
-
-    _is_accepted = False
-
-    def do_handshake(self) -> None:
-        super().do_handshake()
-        _trust_of(self).judge(self)
-        self._is_accepted = True
-
-    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002  the standard library's name
-        self._require_acceptance()
-        return super().read(len, buffer)
-
-    def write(self, data: Any) -> int:
-        self._require_acceptance()
-        return super().write(data)
-
-    def _require_acceptance(self) -> None:
-        if not self._is_accepted:
-            self.do_handshake()
+class _JudgedObject(_Judged, ssl.SSLObject):
+    """TLS without a socket: for TLS within TLS to a proxy, and for asyncio."""
 
 
 _Context.sslsocket_class = _JudgedSocket
@@ -195,7 +183,7 @@ _Context.sslobject_class = _JudgedObject
 
 def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
     try:
-        # Without a password OpenSSL would ask for the one of an encrypted key on the terminal.
+        # Without a password, OpenSSL would ask for it on the terminal if the key is encrypted.
         context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         cause = f"cannot be used for TLS: {error.reason}"
@@ -212,10 +200,10 @@ def _trust_of(connection: _Connection) -> PeerTrust:
 def _presented(connection: _Connection) -> list[x509.Certificate]:
     """Return the certificates that the peer presented, its own first.
 
-    A resumed session has the peer's own certificate and may have lost the others.
+    A resumed session has the peer's own certificate, and may have lost the others.
 
     Raises:
-        Malformed: one of them cannot be read.
+        Malformed: a certificate cannot be read.
 
     """
     own = connection.getpeercert(binary_form=True)
@@ -231,7 +219,7 @@ def _presented(connection: _Connection) -> list[x509.Certificate]:
 
 
 def _chain(connection: Any) -> list[bytes]:
-    """Return what the peer sent; Python has a public method for it from 3.13."""
+    """Return the certificates that the peer sent; Python has a public method from 3.13 on."""
     if hasattr(connection, "get_unverified_chain"):
         return list(connection.get_unverified_chain() or ())
     presented = connection._sslobj.get_unverified_chain() or ()  # noqa: SLF001  the only way before
