@@ -124,30 +124,30 @@ def _option_of(access: Access, hop: str, url: str) -> str:
 def _issuer(access: Access, last: Step, error: Exception) -> LoginFailure:
     if last.url == access.options.get("discovery_endpoint"):
         return _discovery(access, last, error)
-    subject, response = hosts.of_url(last.url), last.response
-    status = response.status_code if response is not None else 0
+    subject, status = hosts.of_url(last.url), _status(last.response)
     if status in _REDIRECTS:
         return LoginUnavailable(
             subject,
-            f"{ISSUER} redirects a request for an access token to {_target(response)}",
+            f"{ISSUER} redirects a request for an access token to {_target(last.response)}",
             f"correct {_token_option(access)}",
         )
     if status >= _BAD_REQUEST:
-        return _refusal(access, subject, status, _json(response))
-    return _no_token(access, subject, _json(response))
+        return _refusal(access, subject, status, _json(last.response))
+    return _no_token(access, subject, _json(last.response))
 
 
 _BAD_REQUEST = 400
 
 
 def _discovery(access: Access, last: Step, error: Exception) -> LoginFailure:
-    found, place = _json(last.response), access.place("discovery_endpoint")
-    status = last.response.status_code if last.response is not None else 0
+    subject, place = hosts.of_url(last.url), access.place("discovery_endpoint")
+    found, status = _json(last.response), _status(last.response)
     if isinstance(error, exceptions.OidcPluginNotSupported):
-        grant = access.auth_type.removeprefix("v3oidc")
-        cause = f"{ISSUER} does not offer logins by {grant}"
-        remedy = f"choose another auth_type, or ask its operators; {place} names it"
-        return LoginDenied(hosts.of_url(last.url), cause, remedy)
+        return LoginDenied(
+            subject,
+            f"{ISSUER} does not offer logins by {access.auth_type.removeprefix('v3oidc')}",
+            f"choose another auth_type, or ask its operators; {place} names it",
+        )
     if status >= _BAD_REQUEST:
         cause = f"{ISSUER} answers {status} where its discovery document should be"
     elif isinstance(found, dict) and found:
@@ -155,7 +155,7 @@ def _discovery(access: Access, last: Step, error: Exception) -> LoginFailure:
     else:
         cause = f"{ISSUER} answers with something else than a discovery document"
     remedy = f"correct {place}: the issuer's URL and /.well-known/openid-configuration"
-    return LoginUnavailable(hosts.of_url(last.url), cause, remedy)
+    return LoginUnavailable(subject, cause, remedy)
 
 
 def _token_option(access: Access) -> str:
@@ -210,51 +210,49 @@ def _no_token(access: Access, subject: str, answer: Any) -> LoginFailure:
 
 def _federation(access: Access, last: Step) -> LoginFailure:
     """Explain why Keystone gives no token for an access token."""
-    subject, response = hosts.of_url(last.url), last.response
+    subject, status = hosts.of_url(last.url), _status(last.response)
     provider, protocol = (
         access.options.get(name, "") for name in ("identity_provider", "protocol")
     )
-    status = response.status_code if response is not None else 0
     if status == _NOT_FOUND:
-        cause = f"{FEDERATION} knows no identity provider {provider!r} with protocol {protocol!r}"
-        places = f"{access.place('identity_provider')} and {access.place('protocol')}"
-        remedy = (
-            f"correct {places}; openstack federation protocol list --identity-provider {provider}"
+        return LoginUnavailable(
+            subject,
+            f"{FEDERATION} knows no identity provider {provider!r} with protocol {protocol!r}",
+            f"correct {access.place('identity_provider')} and {access.place('protocol')};"
+            f" openstack federation protocol list --identity-provider {provider}",
         )
-        return LoginUnavailable(subject, cause, remedy)
-    if status == _UNAUTHORIZED and not _is_keystones(response):
-        cause = f"{FEDERATION} does not accept the access token"
-        remedy = (
+    if status == _UNAUTHORIZED and not _is_keystones(last.response):
+        return LoginDenied(
+            subject,
+            f"{FEDERATION} does not accept the access token",
             f"have Keystone's web server accept tokens of the issuer for {provider!r} and compare"
-            f" audience and scope ({access.place('scope')})"
+            f" audience and scope ({access.place('scope')})",
         )
-        return LoginDenied(subject, cause, remedy)
     if status == _UNAUTHORIZED:
-        cause = (
-            f"the mapping of the identity provider {provider!r} matches no claim of this account"
-        )
-        remedy = (
+        return LoginDenied(
+            subject,
+            f"the mapping of the identity provider {provider!r} matches no claim of this account",
             f"openstack federation protocol show --identity-provider {provider} {protocol} names"
-            " the mapping; add a rule for this client, or check that its access token is valid"
+            " the mapping; add a rule for this client, or check that its access token is valid",
         )
-        return LoginDenied(subject, cause, remedy)
     if status == _FORBIDDEN:
-        cause = f"{FEDERATION} does not accept this issuer for the identity provider {provider!r}"
-        remedy = f"openstack identity provider set --remote-id ISSUER_URL {provider}"
-        return LoginDenied(subject, cause, remedy)
+        return LoginDenied(
+            subject,
+            f"{FEDERATION} does not accept this issuer for the identity provider {provider!r}",
+            f"openstack identity provider set --remote-id ISSUER_URL {provider}",
+        )
     if status >= _BAD_REQUEST:
         cause = f"{FEDERATION} answers {status} to an access token"
         return LoginUnavailable(subject, cause, "check the logs of Keystone and its web server")
-    what = f"redirects to {_target(response)}" if status in _REDIRECTS else "answers with a page"
-    cause = (
-        f"{FEDERATION} {what} instead of accepting the access token: it expects a person at a"
-        " browser"
-    )
-    remedy = (
+    is_moved = status in _REDIRECTS
+    found = f"redirects to {_target(last.response)}" if is_moved else "answers with a page"
+    return LoginUnavailable(
+        subject,
+        f"{FEDERATION} {found} instead of accepting the access token: it expects a person at a"
+        " browser",
         "have Keystone's web server accept access tokens at this path (mod_auth_openidc: AuthType"
-        f" oauth20 or auth-openidc), or correct {access.place('protocol')}"
+        f" oauth20 or auth-openidc), or correct {access.place('protocol')}",
     )
-    return LoginUnavailable(subject, cause, remedy)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -262,35 +260,33 @@ def _federation(access: Access, last: Step) -> LoginFailure:
 
 
 def _keystone(access: Access, last: Step, error: Exception) -> LoginFailure:
-    subject = hosts.of_url(access.auth_url)
-    if access.is_application_credential and isinstance(error, exceptions.HttpError):
-        if error.http_status == _NOT_FOUND and _is_keystones(last.response):
-            cause = (
-                f"knows no application credential {access.account!r}: it or its user was deleted"
-            )
-            return LoginDenied(subject, cause, access.renewal())
-        if error.http_status == _UNAUTHORIZED:
-            name = repr(access.account)
-            cause = (
-                f"refuses the application credential {name}: it has expired or its secret is wrong"
-            )
-            return LoginDenied(subject, cause, access.renewal())
+    subject, name = hosts.of_url(access.auth_url), repr(access.account)
+    status = error.http_status if isinstance(error, exceptions.HttpError) else 0
+    if access.is_application_credential and status == _NOT_FOUND and _is_keystones(last.response):
+        cause = f"knows no application credential {name}: it or its user was deleted"
+        return LoginDenied(subject, cause, access.renewal())
+    if access.is_application_credential and status == _UNAUTHORIZED:
+        cause = f"refuses the application credential {name}: it has expired or its secret is wrong"
+        return LoginDenied(subject, cause, access.renewal())
     if isinstance(error, exceptions.Unauthorized):
-        cause = f"refuses the account {access.account!r}: wrong name, domain or password"
+        cause = f"refuses the account {name}: wrong name, domain or password"
         return LoginDenied(subject, cause, f"correct [{access.section}]")
-    if isinstance(error, exceptions.HttpError):
-        cause = f"answers {error.http_status} to a request for a token"
-        return LoginUnavailable(subject, cause, f"check {access.place('auth_url')}; it ends in /v3")
-    if isinstance(error, exceptions.ClientException) and not isinstance(
+    cause = "answers, but is not a Keystone"
+    if status:
+        cause = f"answers {status} to a request for a token"
+    elif isinstance(error, exceptions.ClientException) and not isinstance(
         error, exceptions.InvalidResponse
     ):
         return LoginUnavailable(subject, f"no token: {error}", f"check [{access.section}]")
-    remedy = f"check {access.place('auth_url')}; it ends in /v3"
-    return LoginUnavailable(subject, "answers, but is not a Keystone", remedy)
+    return LoginUnavailable(subject, cause, f"check {access.place('auth_url')}; it ends in /v3")
 
 
 # -----------------------------------------------------------------------------------------------
 # answers
+
+
+def _status(response: requests.Response | None) -> int:
+    return response.status_code if response is not None else 0
 
 
 def _json(response: requests.Response | None) -> Any:
