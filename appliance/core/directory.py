@@ -21,7 +21,6 @@ from urllib.parse import quote
 from appliance.core.ldif import Entry
 from appliance.core.run.errors import ApplianceError, Unavailable
 
-ALREADY_EXISTS = 68
 NO_SUCH_OBJECT = 32
 _PROTOCOL_ERROR = 2
 _PAGE = 1000

@@ -18,6 +18,7 @@ from appliance.core.cloud.identity import UserNames
 from appliance.core.cloud.image import ImageProperties
 from appliance.core.cloud.session import Cloud
 from appliance.core.run.errors import LocalFailure, Unavailable
+from appliance.core.run.log import Once
 from caso import quarantine, validation
 from caso.batch import Batch
 from caso.checkpoint import BEGINNING
@@ -50,13 +51,8 @@ class Shared:
     configuration: CasoConfiguration
     users: UserNames
     images: ImageProperties = field(default_factory=lambda: ImageProperties(IMAGE_PROPERTY))
-    warnings: set[str] = field(default_factory=set)
-
-    def warn_once(self, line: str) -> None:
-        """Log a warning, unless it was logged before: it would repeat for each server."""
-        if line not in self.warnings:
-            self.warnings.add(line)
-            logger.warning(line)
+    warn_once: Once = field(default_factory=lambda: Once(logger))
+    """Logs a warning that would repeat for each server."""
 
 
 @dataclass(slots=True)

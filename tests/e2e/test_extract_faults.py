@@ -241,8 +241,8 @@ NO_ANSWERS = [
     ("/v3/users", Answer(body="<html>"), "the answer is not one of Keystone: "),
     ("/v3/users", Answer(body={"user": {"name": 5}}), "the answer is not one of Keystone: "),
     ("/v3/users", Answer(400, {}), "Keystone answers 400"),
-    ("/v2/images", Answer(body="<html>"), "the answer is not one of Glance: "),
-    ("/v2/images", Answer(410, "gone"), "the answer is not one of Glance: "),
+    ("/v2/images", Answer(body="<html>"), "Glance answers GET /v2/images/image without a JSON"),
+    ("/v2/images", Answer(410, "gone"), "Glance answers 410 to GET /v2/images/image: "),
     (LISTING, Answer(body={"servers": ["x"]}), "Nova answers 200 to a listing of servers: "),
     (
         LISTING,

@@ -68,13 +68,17 @@ class Glance:
 
     def images(self, *, owner: str, hidden: bool) -> Iterator[Image]:
         """Yield the images that a project owns, either the visible or the hidden ones."""
+        return self.listed({"owner": owner, "os_hidden": str(hidden).lower()})
+
+    def listed(self, query: Mapping[str, str]) -> Iterator[Image]:
+        """Yield the images that match a query."""
         return pages.follow(
             lambda url: self._call("GET", url),
             "/v2/images",
             key="images",
             service="Glance",
             catalog=self._scope.catalog_hosts,
-            query={"owner": owner, "os_hidden": str(hidden).lower(), "limit": pages.PAGE_SIZE},
+            query={**query, "limit": pages.PAGE_SIZE},
         )
 
     def get(self, image_id: str) -> Image:
@@ -117,7 +121,7 @@ class Glance:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            words = f"answers GET {urlsplit(path).path} with no JSON object"
+            words = f"Glance answers GET {urlsplit(path).path} without a JSON object"
             raise Unavailable(hosts.of_url(response.url), words)
         return found
 

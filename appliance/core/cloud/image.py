@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from appliance.core.cloud.glance import FORBIDDEN, NOT_FOUND, Glance, GlanceRefusal, Image
 from appliance.core.cloud.locks import Locks
-from appliance.core.cloud.session import Scope, understood
+from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import Unavailable
 
 
@@ -31,16 +30,13 @@ class ImageProperties:
             return self._found.get(image_id)
 
 
-def _image(image_id: str, scope: Scope) -> dict[str, Any] | None:
-    from glanceclient import exc  # noqa: PLC0415  start-up is a cost
-
+def _image(image_id: str, scope: Scope) -> Image | None:
     try:
-        with understood(f"image {image_id}", "Glance"):
-            _, body = scope.glance.get(f"/v2/images/{image_id}")
-            if not isinstance(body, dict) or body.get("id") != image_id:
-                raise TypeError(body)
-    except (exc.HTTPNotFound, exc.HTTPForbidden):
-        return None
-    except exc.HTTPException as error:
-        raise Unavailable(f"image {image_id}", f"Glance answers {error.code}") from error
-    return body
+        found = Glance(scope).get(image_id)
+    except GlanceRefusal as error:
+        if error.code in (NOT_FOUND, FORBIDDEN):
+            return None
+        raise
+    if found.get("id") != image_id:
+        raise Unavailable(f"image {image_id}", "Glance answers with something else than this image")
+    return found

@@ -17,6 +17,7 @@ from keystoneauth1.adapter import Adapter
 
 from appliance.core import hosts
 from appliance.core.cloud import pages
+from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
 
@@ -61,7 +62,7 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
     """
     microversion = ".".join(map(str, min(_WITH_SPECS, service.microversion)))
     listed = pages.follow(
-        lambda url: _get(scope.nova, url, "Nova", microversion=microversion),
+        lambda url: _get(scope, url, microversion),
         "/flavors/detail",
         key="flavors",
         service="Nova",
@@ -73,15 +74,7 @@ def flavors(scope: Scope, service: Compute) -> Iterator[Mapping[str, Any]]:
 
 def images(scope: Scope) -> Iterator[Mapping[str, Any]]:
     """Yield the active images that the project may boot: public, own, and accepted shared ones."""
-    listed = pages.follow(
-        lambda url: _get(scope.glance, url, "Glance"),
-        "/v2/images",
-        key="images",
-        service="Glance",
-        catalog=scope.catalog_hosts,
-        query={"status": "active", "limit": pages.PAGE_SIZE},
-    )
-    for image in listed:
+    for image in Glance(scope).listed({"status": "active"}):
         # Glance shows an administrator's account the private images of all projects.
         if image["visibility"] != "private" or image.get("owner") == scope.project_id:
             yield image
@@ -91,7 +84,7 @@ def quotas(scope: Scope) -> Mapping[str, int]:
     """Return Nova's quotas of the project, -1 for unlimited; none if they are not visible."""
     path = f"/os-quota-sets/{scope.project_id}"
     try:
-        response = _get(scope.nova, path, "Nova", microversion="2.1")
+        response = _get(scope, path, "2.1")
     except AccessDenied:
         return {}
     try:
@@ -102,13 +95,15 @@ def quotas(scope: Scope) -> Mapping[str, int]:
         raise Unavailable(hosts.of_url(response.url), words) from error
 
 
-def _get(adapter: Any, path: str, service: str, **more: Any) -> requests.Response:
+def _get(scope: Scope, path: str, microversion: str) -> requests.Response:
     try:
-        # The own methods of the clients turn each status into an exception.
-        response = Adapter.request(adapter, path, "GET", raise_exc=False, **more)
+        # The own methods of the client turn each status into an exception.
+        response = Adapter.request(
+            scope.nova, path, "GET", raise_exc=False, microversion=microversion
+        )
     except exceptions.ClientException as error:
-        raise Unavailable(service, f"GET {urlsplit(path).path}: {error}") from error
-    words = f"{service} answers {response.status_code} to GET {urlsplit(path).path}"
+        raise Unavailable("Nova", f"GET {urlsplit(path).path}: {error}") from error
+    words = f"Nova answers {response.status_code} to GET {urlsplit(path).path}"
     if response.status_code in (401, 403):
         remedy = "the account needs the role reader in the project"
         raise AccessDenied(hosts.of_url(response.url), words, remedy)

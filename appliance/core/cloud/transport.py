@@ -24,7 +24,7 @@ from appliance.core import clock, hosts, proxy, retry
 from appliance.core.cloud import hops
 from appliance.core.cloud.bounded import BoundedSession
 from appliance.core.cloud.login import Access
-from appliance.core.run import place
+from appliance.core.run import log, place
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.version import __version__
 
@@ -98,7 +98,8 @@ class Transport(session.Session):
         self._access = access
         self._lock = threading.Lock()
         self._pauses = _Pauses()
-        self._said: set[str] = set()
+        self.warn_once = log.Once(logger)
+        """Logs a warning that would repeat with each token."""
 
     # keystoneauth's signature is long; only the arguments that matter here have names.
     def request(  # type: ignore[override]
@@ -169,14 +170,6 @@ class Transport(session.Session):
             if self._pauses.begin(place, seconds):
                 logger.warning("%s; trying again in %.1f s", error, seconds)
         return error
-
-    def warn_once(self, line: str) -> None:
-        """Log a warning once, which would repeat with each token."""
-        with self._lock:
-            is_new = line not in self._said
-            self._said.add(line)
-        if is_new:
-            logger.warning("%s", line)
 
     def _note_clock(self, response: requests.Response) -> None:
         try:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -202,6 +203,23 @@ class _File(_LossReporter, logging.FileHandler):
             return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(stream.fileno()))
         except OSError:
             return False
+
+
+class Once:
+    """Logs each line once, for lines that would repeat; several threads may use one object."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._lines: set[str] = set()
+
+    def __call__(self, line: str, level: int = logging.WARNING) -> None:
+        """Log a line, unless it was logged before."""
+        with self._lock:
+            is_new = line not in self._lines
+            self._lines.add(line)
+        if is_new:
+            self._logger.log(level, "%s", line)
 
 
 def keep(line: str, *, name: str) -> None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import _ssl
 import logging
 import ssl
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
 from appliance.core import clock
+from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Malformed, NoAnchor, Untrusted
@@ -61,8 +61,7 @@ class PeerTrust:
     def __init__(self, directory: CADirectory, *, with_system: bool = False) -> None:
         self._directory = directory
         self._with_system = with_system
-        self._lock = threading.Lock()
-        self._said: set[str] = set()
+        self._log_once = log.Once(logger)
 
     def context(
         self, *, certificate: Path | None = None, key: Path | None = None
@@ -79,7 +78,7 @@ class PeerTrust:
         try:
             self._directory.refresh()
         except LocalFailure as error:
-            self._say_once(logging.WARNING, f"{error}; the CAs read before stay in use")
+            self._log_once(f"{error}; the CAs read before stay in use")
         context = _Context(ssl.PROTOCOL_TLS_CLIENT)
         context.peer_trust = self
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -111,24 +110,17 @@ class PeerTrust:
             raise PeerRefused(error) from error
         else:
             for warning in chain.warnings:
-                self._say_once(logging.WARNING, f"{host}: {warning}")
+                self._log_once(f"{host}: {warning}")
 
     def _report_system_ca(self, host: str) -> None:
         crls = self._directory.crls
         level = logging.WARNING if crls is CRLPolicy.REQUIRE else logging.INFO
-        self._say_once(
-            level,
+        self._log_once(
             f"{host}: its certificate is from a CA of the operating system, not of"
             f" {self._directory.path}: CRLs and signing policies of that directory do not apply"
             " to it",
+            level,
         )
-
-    def _say_once(self, level: int, line: str) -> None:
-        with self._lock:
-            is_new = line not in self._said
-            self._said.add(line)
-        if is_new:
-            logger.log(level, "%s", line)
 
 
 class _Context(ssl.SSLContext):
