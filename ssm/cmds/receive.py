@@ -110,7 +110,7 @@ def _receive(
         if trouble is not None:  # of this moment only: it may be over when the run ends
             record.fail(str(trouble))
             status = trouble.status
-        record.close(status, cli.layout(arguments).runs)
+        record.write(cli.layout(arguments).runs, status)
         record.failures[:] = lasting
 
     made = receiver.Receiver(

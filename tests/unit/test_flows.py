@@ -137,9 +137,9 @@ def test_status_is_green_whatever_was_before(
     runs = Layout(tmp_path).runs
     failed = RunRecord("cloudkeeper")
     failed.fail("names no image list")
-    failed.close(ExitStatus.USAGE, runs / "cloudkeeper")
-    RunRecord("bdii-site").close(ExitStatus.PARTLY, runs / "sitebdii")
-    RunRecord("caso-extract").close(ExitStatus.DONE, runs / "caso")
+    failed.write(runs / "cloudkeeper", ExitStatus.USAGE)
+    RunRecord("bdii-site").write(runs / "sitebdii", ExitStatus.PARTLY)
+    RunRecord("caso-extract").write(runs / "caso", ExitStatus.DONE)
     schedule(tmp_path, "caso", "ssmsend", "fedcloud-crl")
     switch(tmp_path, engine)
     assert appliance(tmp_path, "status") == 1

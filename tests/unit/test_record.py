@@ -21,7 +21,7 @@ def test_a_run_is_recorded_for_people_and_for_prometheus(tmp_path: Path) -> None
     run = record.RunRecord("caso-extract")
     run.add("records", 20)
     run.add("records", 3)
-    run.close(ExitStatus.DONE, tmp_path / "runs")
+    run.write(tmp_path / "runs", ExitStatus.DONE)
     entry = json.loads((tmp_path / "runs" / "caso-extract.json").read_text())
     assert (entry["status"], entry["counts"], entry["failures"]) == (0, {"records": 23}, [])
     metrics = (tmp_path / "runs" / "caso-extract.prom").read_text()
@@ -40,7 +40,7 @@ def test_prometheus_reads_the_figures(tmp_path: Path) -> None:
     }
     run = record.RunRecord("caso-extract")
     run.counts |= figures
-    run.close(ExitStatus.PARTLY, tmp_path)
+    run.write(tmp_path, ExitStatus.PARTLY)
     found = {}
     for family in text_string_to_metric_families((tmp_path / "caso-extract.prom").read_text()):
         assert family.type == "gauge"
@@ -101,13 +101,13 @@ def test_a_run_that_is_refused_leaves_the_record_of_the_one_that_goes_on(tmp_pat
 
 
 def test_a_failed_run_keeps_the_last_success(tmp_path: Path) -> None:
-    record.RunRecord("ssmsend").close(ExitStatus.DONE, tmp_path)
+    record.RunRecord("ssmsend").write(tmp_path, ExitStatus.DONE)
     good = record.last_success("ssmsend", tmp_path)
     assert good is not None
     log.hide("hunter2")
     failed = record.RunRecord("ssmsend")
     failed.fail("broker refused password hunter2")
-    failed.close(ExitStatus.NOTHING, tmp_path)
+    failed.write(tmp_path, ExitStatus.NOTHING)
     entry = record.read("ssmsend", tmp_path)
     assert entry is not None
     assert record.last_success("ssmsend", tmp_path) == good
@@ -122,7 +122,7 @@ def test_figures_and_names_of_any_kind_do_not_end_a_run(
     run.add("rate", float("nan"))
     run.add("ratio", float("inf"))
     run.fail(f'left: {os.fsdecode(b"a" + bytes([255]))} and "quotes"\n')
-    run.close(ExitStatus.PARTLY, tmp_path)
+    run.write(tmp_path, ExitStatus.PARTLY)
 
     def refuse(constant: str) -> float:
         raise ValueError(constant)
@@ -135,7 +135,7 @@ def test_figures_and_names_of_any_kind_do_not_end_a_run(
     for name in ("failures", "with-dash", "exit_status"):
         odd = record.RunRecord("x")
         odd.add(name)
-        odd.close(ExitStatus.DONE, tmp_path)
+        odd.write(tmp_path, ExitStatus.DONE)
         assert json.loads((tmp_path / "x.json").read_text())["counts"] == {name: 1}
     assert "run record not written" in caplog.text
 
@@ -146,7 +146,7 @@ def test_a_clock_that_is_set_back_makes_no_negative_duration(
     run = record.RunRecord("x")
     hour_ago = run.started - timedelta(hours=1)
     monkeypatch.setattr(clock, "now", lambda: hour_ago)
-    run.close(ExitStatus.DONE, tmp_path)
+    run.write(tmp_path, ExitStatus.DONE)
     metrics = (tmp_path / "x.prom").read_text()
     assert (
         0 <= float(metrics.split('fedcloud_run_duration_seconds{program="x"} ')[1].split()[0]) < 60
@@ -159,9 +159,9 @@ def test_a_clock_that_is_set_back_makes_no_negative_duration(
 def test_figures_can_be_read_by_node_exporter_s_account(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
-        record.RunRecord("x").close(ExitStatus.DONE, tmp_path)
+        record.RunRecord("x").write(tmp_path, ExitStatus.DONE)
         os.umask(0o022)
-        record.RunRecord("x").close(ExitStatus.DONE, tmp_path / "runs")
+        record.RunRecord("x").write(tmp_path / "runs", ExitStatus.DONE)
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "x.prom").stat().st_mode) == 0o644
@@ -175,7 +175,7 @@ def test_an_unwritable_directory_is_a_warning(
 ) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
-        record.RunRecord("x").close(ExitStatus.DONE, tmp_path / "file")
+        record.RunRecord("x").write(tmp_path / "file", ExitStatus.DONE)
     assert f"run record not written: {tmp_path}/file" in caplog.text
 
 
@@ -219,7 +219,7 @@ def test_one_file_that_cannot_be_written_does_not_cost_the_other(
 ) -> None:
     """F-H1: somebody made a directory with the name of the record."""
     (tmp_path / "x.json").mkdir()
-    record.RunRecord("x").close(ExitStatus.NOTHING, tmp_path)
+    record.RunRecord("x").write(tmp_path, ExitStatus.NOTHING)
     assert 'fedcloud_run_exit_status{program="x"} 3.0' in (tmp_path / "x.prom").read_text()
     assert f"run record not written: {tmp_path}/" in caplog.text
 
@@ -227,12 +227,12 @@ def test_one_file_that_cannot_be_written_does_not_cost_the_other(
 def test_a_full_disk_shows_the_run_that_failed(tmp_path: Path) -> None:
     """F-S2: where there is no room for a new file, the old ones are overwritten."""
     with small_disk(tmp_path, size="64k") as disk:
-        record.RunRecord("x").close(ExitStatus.DONE, disk)
+        record.RunRecord("x").write(disk, ExitStatus.DONE)
         fill(disk / "filler")
         failed = record.RunRecord("x")
         failed.fail("spool: No space left on device")
         failed.add("left", 7)
-        failed.close(ExitStatus.NOTHING, disk)
+        failed.write(disk, ExitStatus.NOTHING)
         entry = json.loads((disk / "x.json").read_text())
         assert (entry["status"], entry["counts"]) == (3, {"left": 7})
         metrics = (disk / "x.prom").read_text()
@@ -252,7 +252,7 @@ def test_a_service_that_ends_against_its_will_leaves_a_record(
     tmp_path: Path, error: Exception, status: int, words: str
 ) -> None:
     """F-S2: one that ends well, or finds another one at work, leaves the record of the last run in place."""
-    record.RunRecord("x").close(ExitStatus.DONE, tmp_path)
+    record.RunRecord("x").write(tmp_path, ExitStatus.DONE)
     before = (tmp_path / "x.json").read_bytes()
     with record.recorded("x", tmp_path, is_service=True):
         pass
@@ -275,7 +275,7 @@ def test_a_flood_of_failures_leaves_a_record_that_can_be_read(tmp_path: Path) ->
     run = record.RunRecord("x")
     for number in range(30_000):
         run.fail(f"record {number}: not sent: " + "x" * 3000)
-    run.close(ExitStatus.PARTLY, tmp_path)
+    run.write(tmp_path, ExitStatus.PARTLY)
     said = record.read("x", tmp_path)
     assert said is not None
     lines = said["failures"]

@@ -29,7 +29,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     etc = tmp_path / "etc/fedcloud"
     etc.mkdir(parents=True)
     (etc / "docker-compose.yml").write_text("services: {}\n")
-    RunRecord("caso-extract").close(ExitStatus.DONE, Layout(tmp_path).runs)
+    RunRecord("caso-extract").write(Layout(tmp_path).runs, ExitStatus.DONE)
     with (
         tempfile.TemporaryDirectory(prefix="e") as short,
         docker_engine.serve(Path(short)) as served,

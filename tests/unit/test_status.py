@@ -21,7 +21,7 @@ def ran(root: Path, program: str, status: ExitStatus, *failures: str, **counts: 
         run.add(name, amount)
     for line in failures:
         run.fail(line)
-    run.close(status, Layout(root).runs)
+    run.write(Layout(root).runs, status)
 
 
 def test_every_program_s_last_run_is_shown(
@@ -87,9 +87,9 @@ def test_records_of_containers_stand_beside_those_of_jobs(
     runs = Layout(tmp_path).runs
     job = RunRecord("job-caso")
     job.fail("stopped by its time limit")
-    job.close(ExitStatus.NOTHING, runs / "jobs")
-    RunRecord("caso-extract").close(ExitStatus.DONE, runs / "caso")
-    RunRecord("job-caso").close(ExitStatus.DONE, runs / "sitebdii")
+    job.write(runs / "jobs", ExitStatus.NOTHING)
+    RunRecord("caso-extract").write(runs / "caso", ExitStatus.DONE)
+    RunRecord("job-caso").write(runs / "sitebdii", ExitStatus.DONE)
     (tmp_path / "secret.json").write_text('{"failures": ["geheim"]}')
     (runs / "caso/link.json").symlink_to(tmp_path / "secret.json")
     os.mkfifo(runs / "caso/pipe.json")

@@ -76,12 +76,8 @@ def read_options(
 
 def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, str]:
     """Return where options are set, ``FILE:LINE``, for messages about a failed login."""
-    try:
-        known = login.options(auth_type) if auth_type else ()
-    except LookupError:
-        return {}
     found: dict[str, str] = {}
-    for option in known:
+    for option in _known_options(auth_type):
         aliases = [(section, alias) for alias in option.aliases]
         if entry := settings.where(section, option.name, aliases=aliases):
             found[option.name] = f"{entry.path}:{entry.line}" if entry.line else str(entry.path)
@@ -90,12 +86,11 @@ def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, s
 
 def warn_of_open_files(settings: Settings, read: Document, section: str, auth_type: str) -> None:
     """Warn of secrets in files that every user of the host may read."""
-    for option in _secret_options(auth_type):
-        entry = read.get(section, option)
+    for option in filter(lambda option: option.is_secret, _known_options(auth_type)):
+        entry = read.get(section, option.name)
         if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
-            settings.warn(
-                section, option, f"every user of this host can read it; chmod o-r {entry.path}"
-            )
+            words = f"every user of this host can read it; chmod o-r {entry.path}"
+            settings.warn(section, option.name, words)
 
 
 def _check_plugin(
@@ -120,12 +115,9 @@ def _check_plugin(
         settings.error(section, "auth_type", f"{auth_type} rejects these options: {fault}")
 
 
-def _secret_options(auth_type: str) -> Iterable[str]:
+def _known_options(auth_type: str) -> Iterable[login.PluginOption]:
+    """Return the options of a plugin; none of an unknown one, which `read_options` reports."""
     try:
-        return (
-            [option.name for option in login.options(auth_type) if option.is_secret]
-            if auth_type
-            else []
-        )
+        return login.options(auth_type) if auth_type else ()
     except LookupError:
-        return []
+        return ()

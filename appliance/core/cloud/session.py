@@ -22,6 +22,7 @@ from appliance.core.run.errors import Unavailable
 
 if TYPE_CHECKING:
     from glanceclient.common.http import SessionClient as Glance
+    from keystoneauth1.access import AccessInfo
     from keystoneauth1.identity import BaseIdentityPlugin
     from keystoneclient.v3.client import Client as Keystone
     from novaclient.client import SessionClient as Nova
@@ -37,26 +38,27 @@ class Scope:
         self._endpoints = {"interface": access.interface, "region_name": access.region}
 
     @property
+    def _token(self) -> AccessInfo:
+        return self._plugin.get_access(self._transport)
+
+    @property
     def project_id(self) -> str | None:
         """Return the id of the token's project."""
-        found: str | None = self._plugin.get_access(self._transport).project_id
-        return found
+        return self._token.project_id
 
     @property
     def project_name(self) -> str | None:
         """Return the name of the token's project."""
-        found: str | None = self._plugin.get_access(self._transport).project_name
-        return found
+        return self._token.project_name
 
     @property
     def project_domain_name(self) -> str | None:
         """Return the name of the domain of the token's project."""
-        found: str | None = self._plugin.get_access(self._transport).project_domain_name
-        return found
+        return self._token.project_domain_name
 
     def catalog_hosts(self) -> set[str]:
         """Return the host names of all endpoints in the token's catalog."""
-        catalog = self._plugin.get_access(self._transport).service_catalog.normalize_catalog()
+        catalog = self._token.service_catalog.normalize_catalog()
         endpoints = itertools.chain.from_iterable(service["endpoints"] for service in catalog)
         return {hosts.name_of_url(endpoint["url"] or "") for endpoint in endpoints}
 

@@ -46,19 +46,13 @@ def hide(secret: str | None) -> None:
     password stands: otherwise messages would lose their words, and the gaps would show the secret.
     """
     if secret and secret.strip():
-        spellings = {
-            secret,
-            json.dumps(secret)[1:-1],
-            json.dumps(secret, ensure_ascii=False)[1:-1],
-            repr(secret)[1:-1],
-        }
-        spellings |= {
-            quote(secret),
-            quote(secret, safe=""),
-            quote_plus(secret),
-            " ".join(secret.split()),
-        }
-        _secrets.update(spellings)
+        _secrets.update(
+            {
+                *(secret, " ".join(secret.split()), repr(secret)[1:-1]),
+                *(json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]),
+                *(quote(secret), quote(secret, safe=""), quote_plus(secret)),
+            }
+        )
 
 
 @functools.lru_cache(maxsize=256)

@@ -66,16 +66,16 @@ class RunRecord:
         """Note work that was left undone, as one line for the administrator."""
         self.failures.append(log.redact(line))
 
-    def write(self, directory: Path | None) -> None:
+    def write(self, directory: Path | None, status: ExitStatus | None = None) -> None:
         """Write both files, unless the record is not kept or has no directory.
 
-        Without a status, the run is done, or partly if failures were noted. ``last_success`` is
+        Without any status, the run is done, or partly if failures were noted. ``last_success`` is
         this run's end if it left nothing undone, else the one in the earlier record.
         """
         if directory is None or not self.is_kept:
             return
-        if self.status is None:
-            self.status = ExitStatus.PARTLY if self.failures else ExitStatus.DONE
+        by_failures = ExitStatus.PARTLY if self.failures else ExitStatus.DONE
+        self.status = next(one for one in (status, self.status, by_failures) if one is not None)
         self.ended = clock.now()
         is_done = self.status is ExitStatus.DONE
         self.last_success = self.ended if is_done else last_success(self.program, directory)
@@ -87,11 +87,6 @@ class RunRecord:
         _keep(directory / f"{self.program}.json", self._as_json)
         seconds = time.monotonic() - self._begin
         _keep(directory / f"{self.program}.prom", lambda: _metrics(self, seconds=seconds))
-
-    def close(self, status: ExitStatus, directory: Path) -> None:
-        """Write both files with a status, for a run that is more than one block."""
-        self.status = status
-        self.write(directory)
 
     def _as_json(self) -> bytes:
         entry = asdict(self) | {"version": __version__, "status": self.status}
@@ -132,11 +127,14 @@ def recorded(
         except Busy:
             raise
         except (Exception, KeyboardInterrupt) as error:
-            record.status = status_of(error)
-            record.fail(_line_of(error))
-            record.write(directory)
+            known = LocalFailure.from_os(error) if isinstance(error, OSError) else error
+            words = f"bug in this program: {type(error).__name__}: {error}"
+            if isinstance(known, ApplianceError | KeyboardInterrupt):
+                words = str(known) or "interrupted"
+            record.fail(" ".join(words.split()))
+            record.write(directory, status_of(known))
             if isinstance(error, OSError):
-                raise LocalFailure.from_os(error) from error
+                raise known from error
             raise
         if not is_service:
             record.write(directory)
@@ -147,16 +145,6 @@ def status_of(error: BaseException) -> ExitStatus:
     if isinstance(error, ApplianceError):
         return error.status
     return ExitStatus.NOTHING if isinstance(error, OSError | KeyboardInterrupt) else ExitStatus.BUG
-
-
-def _line_of(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, ApplianceError):
-        return str(error)
-    if isinstance(error, OSError):
-        return str(LocalFailure.from_os(error))
-    return f"bug in this program: {' '.join(f'{type(error).__name__}: {error}'.split())}"
 
 
 @contextlib.contextmanager
@@ -177,8 +165,7 @@ def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Itera
             name = signal.Signals(number).name
             logger.error("stopped by %s; the next run goes on from here", name)
             record.fail(f"stopped by {name}")
-            record.status = ExitStatus.NOTHING
-            record.write(directory)
+            record.write(directory, ExitStatus.NOTHING)
             os.kill(os.getpid(), number)
         finally:
             os._exit(128 + number)  # the first process of a container survives its own signal
