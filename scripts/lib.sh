@@ -6,9 +6,9 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$TOP/.cache
 ENVS=$CACHE/env
 UV_VERSION=0.13.8
-BUILD=(--build-constraints "$TOP/locks/build.txt")  # what builds our own wheel, with hashes that uv verifies
+BUILD=(--build-constraints "$TOP/locks/build.txt")  # hashes, verified, of what builds our own wheel
 mkdir -p "$ENVS"
-unset PYTHONDONTWRITEBYTECODE  # programs that are started a thousand times should not be compiled a thousand times
+unset PYTHONDONTWRITEBYTECODE  # programs that start a thousand times are compiled once
 
 EXTRAS=(admin bdii caso cloud-info cloudkeeper cloudkeeper-os ssm)
 SOURCES=("$TOP"/{appliance,bdii,caso,cloud_info_provider,cloudkeeper,ssm})
@@ -16,8 +16,8 @@ SOURCES=("$TOP"/{appliance,bdii,caso,cloud_info_provider,cloudkeeper,ssm})
 say() { printf '%s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit "${2:-2}"; }
 
-# step LABEL COMMAND…: runs a command with its output kept for the case that it fails, and says how long it takes; on a
-# terminal every second, so that nobody wonders whether it still does anything.
+# step LABEL COMMAND…: runs a command, prints how long it takes (on a terminal every second, so that
+# it is seen to be at work) and shows the end of its output if it fails.
 step() {
   local label=$1 log started clock= status=0; shift
   log=$(mktemp) started=$SECONDS
@@ -29,7 +29,8 @@ step() {
     clock=$!
   fi
   "$@" >"$log" 2>&1 || status=$?
-  [ -z "$clock" ] || { kill "$clock" && wait "$clock"; } 2>/dev/null || printf '\r  %-52s ' "$label" >&2
+  [ -z "$clock" ] || { kill "$clock" && wait "$clock"; } 2>/dev/null ||
+    printf '\r  %-52s ' "$label" >&2
   if [ $status = 0 ]; then
     printf '%4d s\n' $((SECONDS - started)) >&2
   else
@@ -40,11 +41,12 @@ step() {
   return "$status"
 }
 
-# debian PACKAGE…: installs what is missing. Only root can; anybody else is told the command.
+# debian PACKAGE…: installs missing packages as root; prints the command for anybody else.
 debian() {
   local missing=() package
   for package in "$@"; do
-    dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing+=("$package")
+    dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' ||
+      missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   [ "$(id -u)" = 0 ] || die "missing Debian packages; run: sudo apt-get install ${missing[*]}"
@@ -52,8 +54,9 @@ debian() {
 }
 
 POLICY=/usr/sbin/policy-rc.d
-# A policy of 101 keeps the maintainer scripts from starting any service of the host. It goes again whatever ends this
-# shell; one that a killed run left is known by its words. One installation at a time, so that each has its policy.
+# A policy of 101 keeps maintainer scripts from starting any service of the host. The trap removes it
+# however this shell ends; its words identify one that a killed run left. One installation runs at a
+# time, so that each has its policy.
 debian_install() (
   words='# Made while scripts/lib.sh of the EGI fedcloud appliance installs packages.'
   export DEBIAN_FRONTEND=noninteractive
@@ -70,7 +73,10 @@ debian_install() (
 
 uv() { "$ENVS/uv/bin/uv" --no-progress "$@"; }
 
-python_works() { command -v python3 >/dev/null && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+python_works() {
+  local new='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
+  command -v python3 >/dev/null && python3 -c "$new" 2>/dev/null
+}
 
 ensure_uv() {
   "$ENVS/uv/bin/uv" --version 2>/dev/null | grep -q "^uv $UV_VERSION\b" && return 0
@@ -81,11 +87,12 @@ ensure_uv() {
 make_uv() {
   rm -rf "$ENVS/uv"
   python3 -m venv "$ENVS/uv" &&
-    "$ENVS/uv/bin/pip" -q install --disable-pip-version-check --require-hashes --no-deps -r "$TOP/locks/uv.txt"
+    "$ENVS/uv/bin/pip" -q install --disable-pip-version-check --require-hashes --no-deps \
+      -r "$TOP/locks/uv.txt"
 }
 
-# environment NAME LOCK [ARGUMENT…]: a virtual environment holding just what the hashed LOCK lists, plus ARGUMENTs
-# (installed without dependencies). Remade when any of them changes.
+# environment NAME LOCK [ARGUMENT…]: makes a virtual environment with just the packages of the hashed
+# LOCK and the ARGUMENTs, installed without dependencies; again when any of them changes.
 environment() {
   local name=$1 lock=$2 mark want; shift 2
   mark=$ENVS/$name/.made-from
@@ -102,9 +109,11 @@ environment() {
 # Called by step, where bash goes on after a command that fails: hence the chains.
 make_environment() {
   local name=$1 lock=$2; shift 2
-  { [ -x "$ENVS/$name/bin/python" ] || uv venv -q --python "$(command -v python3)" "$ENVS/$name"; } &&
+  { [ -x "$ENVS/$name/bin/python" ] ||
+    uv venv -q --python "$(command -v python3)" "$ENVS/$name"; } &&
     uv pip sync -q --python "$ENVS/$name/bin/python" --require-hashes "$lock" &&
-    { [ $# -eq 0 ] || uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "${BUILD[@]}" "$@"; }
+    { [ $# -eq 0 ] ||
+      uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "${BUILD[@]}" "$@"; }
 }
 
 TEST_PACKAGES=(activemq ca-certificates glue-schema ldap-utils logrotate openssl qemu-utils slapd
@@ -115,7 +124,8 @@ TEST_PACKAGES=(activemq ca-certificates glue-schema ldap-utils logrotate openssl
 CONTAINER_PACKAGES=(docker.io docker-compose iproute2 mmdebstrap tinyproxy-bin)
 container_images() {
   local machine
-  debian "${CONTAINER_PACKAGES[@]}" && ensure_uv && step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2" || return
+  debian "${CONTAINER_PACKAGES[@]}" && ensure_uv &&
+    step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2" || return
   env -C "$TOP" "$ENVS/dev/bin/python" -m tests.testbed.vm >"$CACHE/machine.log" 2>&1 &
   machine=$!
   step "container images" env -C "$TOP" "$ENVS/uv/bin/python" -m deploy.images || return
@@ -124,13 +134,15 @@ container_images() {
 
 dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }
 
-# One environment for each extra, holding that extra and nothing else: what each container will hold.
+# One environment for each extra with nothing else, as each container will have it.
 isolated_environments() {
   local extra wheel modules
   ensure_uv
-  modules=$(cd "$TOP" && find . -path ./.cache -prune -o -name '*.py' -print | sort)  # one that has gone is no newer file
+  # a list, because a module that was removed is no newer file
+  modules=$(cd "$TOP" && find . -path ./.cache -prune -o -name '*.py' -print | sort)
   [ "$modules" = "$(cat "$CACHE/wheel/.modules" 2>/dev/null)" ] || rm -f "$CACHE/wheel/.made"
-  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "${SOURCES[@]}" "$TOP/pyproject.toml" -newer "$CACHE/wheel/.made" -name '*.*' ! -name '*.pyc' -print -quit)" ]; then
+  if [ ! -f "$CACHE/wheel/.made" ] || [ -n "$(find "${SOURCES[@]}" "$TOP/pyproject.toml" \
+    -newer "$CACHE/wheel/.made" -name '*.*' ! -name '*.pyc' -print -quit)" ]; then
     rm -rf "$CACHE/wheel"
     step "wheel" uv build -q --wheel "${BUILD[@]}" --require-hashes --out-dir "$CACHE/wheel" "$TOP"
     printf '%s' "$modules" >"$CACHE/wheel/.modules"

@@ -1,6 +1,6 @@
 """A plugin of pytest: which tests are quick, and preparing what the others need.
 
-    pytest -p tests.needs --quick [PATH …]    only tests that need nothing but Python and its packages
+    pytest -p tests.needs --quick [PATH …]    only tests that need nothing but Python packages
     pytest -p tests.needs --prepare …         prepares what the selected tests need, and no more
 
 A test's folder and its markers, which pyproject.toml lists, say what it needs. Quick tests may use
@@ -26,8 +26,8 @@ _NEEDY = frozenset({"broker", "cloud", "container", "matrix", "timed", "vm"})
 """Markers that keep a test out of the quick ones."""
 _DEBIAN_PROGRAMS = frozenset(
     {
-        "activemq", "docker", "ip", "ldapmodify", "ldapsearch", "logrotate", "mmdebstrap", "openssl",
-        "qemu-img", "slapadd", "slapd", "strace", "systemd-analyze", "systemd-tmpfiles",
+        "activemq", "docker", "ip", "ldapmodify", "ldapsearch", "logrotate", "mmdebstrap",
+        "openssl", "qemu-img", "slapadd", "slapd", "strace", "systemd-analyze", "systemd-tmpfiles",
     }
 )  # fmt: skip
 """Programs of the packages that scripts/test installs."""
@@ -149,6 +149,6 @@ def pytest_terminal_summary(
     """Say in one line how many tests are left to the full run."""
     if config.getoption("quick"):
         terminalreporter.write_line(
-            f"Left to scripts/test: {config.stash[_left]} tests of these folders, which need root, a "
-            "Debian package or more time, and all of tests/interop, tests/isolation and tests/e2e."
+            f"Left to scripts/test: {config.stash[_left]} tests of these folders, which need root, "
+            "a Debian package or more time, and all of tests/interop, tests/isolation and tests/e2e."
         )

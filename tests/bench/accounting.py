@@ -1,4 +1,6 @@
-"""Figures of `caso-extract` beside cASO 5.2.2 on the test bed's cloud: rows ``accounting case value unit``.
+"""Figures of `caso-extract` beside cASO 5.2.2 on the test bed's cloud.
+
+Rows are ``accounting case value unit``.
 
 ``scripts/bench accounting`` measures on the seed's 17 servers, ``scripts/bench accounting 10000``
 with that many servers of history more. Both programs take turns on the same cloud, with the same

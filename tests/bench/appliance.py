@@ -1,4 +1,6 @@
-"""Figures of a whole appliance, installed from its bundle on a machine that boots: rows ``appliance case value unit``.
+"""Figures of a whole appliance, installed from its bundle on a machine that boots.
+
+Rows are ``appliance case value unit``.
 
 The cloud behind it is the test bed's. What is started is started as an administrator does; what is
 asked is asked from beside. Times are wall times of this machine as it is now: the load is a row,
@@ -44,7 +46,7 @@ def start(appliance: Appliance) -> float:
 
 
 def recovery(appliance: Appliance, service: str) -> tuple[float, int]:
-    """Kill a service's program; returns the seconds until it serves again, and how many neighbours were disturbed."""
+    """Kill a service's program; return the seconds until it serves, and disturbed neighbours."""
     machine, before, shares = appliance.machine, appliance.containers(), appliance.shares()
     first = _pid(appliance, service)
     (child, *_) = (
@@ -92,11 +94,12 @@ def _pid(appliance: Appliance, service: str) -> str:
 
 
 def memory(appliance: Appliance) -> float:
-    """Return the memory of all long-running containers in MB: of shared pages, each process's part (PSS)."""
+    """Return the memory of all long-running containers in MB, shared pages by their part (PSS)."""
     total = 0
     for service in ("cloudbdii", "sitebdii", "cloudkeeper-os"):
         shown = appliance.machine.shell(
-            f"docker top $(docker ps -q --filter label=com.docker.compose.service={service}) -eo pid"
+            "docker top $(docker ps -q --filter "
+            f"label=com.docker.compose.service={service}) -eo pid"
         ).stdout
         for pid in shown.split()[1:]:
             rollup = appliance.machine.shell(f"cat /proc/{pid}/smaps_rollup", expect=None).stdout
@@ -118,7 +121,7 @@ def programs(engine: DockerDaemon) -> Iterator[tuple[str, float]]:
 
 
 def empty_spool(appliance: Appliance) -> float:
-    """Return the seconds of `ssmsend` with nothing to send, the best of five, where no connection can be made."""
+    """Return the best of five times of an `ssmsend` that has nothing to send and no network."""
     places = ("/etc/apel", "/etc/grid-security", "/var/spool/apel", "/var/lib/fedcloud")
     appliance.machine.run(
         "install", "-o", "1999", "-m", "400", "/etc/grid-security/hostkey.pem", "/tmp/key"
@@ -139,12 +142,13 @@ def empty_spool(appliance: Appliance) -> float:
 
 
 def simultaneous(appliance: Appliance) -> int:
-    """Start a job so many times at once, while the cloud keeps it waiting; returns how many of them ran."""
+    """Start a job many times at once while the cloud keeps it waiting; return how many ran."""
     doors = appliance.machine.doors
     for door in doors:
         door.send_signal(signal.SIGSTOP)
     command = [DOCKER, "exec", appliance.machine.identifier, "bash", "-c"]
-    line = f"for i in $(seq {_STARTS}); do /usr/local/bin/caso-extract.sh --dry-run >/tmp/start.$i 2>&1 & done; wait"
+    start = "/usr/local/bin/caso-extract.sh --dry-run >/tmp/start.$i 2>&1 &"
+    line = f"for i in $(seq {_STARTS}); do {start} done; wait"
     process = subprocess.Popen([*command, line], env=dict(appliance.machine.engine.environment))
     found = "grep -l 'running since' /tmp/start.* 2>/dev/null | wc -l"
     try:
@@ -178,7 +182,8 @@ def measure(appliance: Appliance) -> None:
     for name, seconds in programs(machine.engine):
         row(f"help-{name}", seconds, "s")
     shown = machine.shell(
-        "TIMEFORMAT=%R; for i in 1 2 3 4 5; do time /usr/local/bin/appliance --help >/dev/null; done"
+        "TIMEFORMAT=%R; "
+        "for i in 1 2 3 4 5; do time /usr/local/bin/appliance --help >/dev/null; done"
     )
     row("help-appliance", min(float(word) for word in shown.stderr.split()), "s")
     row("ssmsend-empty-spool", empty_spool(appliance), "s")

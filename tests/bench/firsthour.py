@@ -1,4 +1,4 @@
-"""The first hour of a new administrator, who has a bare Debian 12, credentials of a cloud, and README.md.
+"""The first hour of a new administrator with a bare Debian 12, a cloud's credentials and README.md.
 
     scripts/bench firsthour            both ways: building the bundle, and with the bundle that was
     built scripts/bench firsthour built scripts/bench firsthour bundle     with the newest bundle in
@@ -38,7 +38,7 @@ from tests.testbed.vm import HOST, Machine
 
 TOP = Path(__file__).resolve().parents[2]
 NOVEMBER_COMMANDS, NOVEMBER_EDITS, NOVEMBER_GUESSES = 24, 28, 5
-"""Counted in the README of November: commands typed, values written, and steps among them that it did not say."""
+"""From the README of November: commands typed, values written, steps that it left to be guessed."""
 _PORT_BASE = 29000
 _CA_BUNDLE = "/etc/ssl/certs/example-cloud.pem"
 _QUEUE = f"/queue/firsthour-{os.getpid()}"
@@ -56,7 +56,7 @@ def row(case: str, value: float, unit: str) -> None:
 
 @dataclass
 class Typist:
-    """Types commands on the machine's terminal as a person does, and watches what comes back, and when."""
+    """Types commands on the machine's terminal as a person does, and times what comes back."""
 
     machine: Machine
     silences: dict[str, float] = field(default_factory=dict)
@@ -64,8 +64,9 @@ class Typist:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def type(self, command: str, *, answers: str | None = None, is_quiet: bool = False) -> str:
-        """Run one command in the directory where the last one left off; returns its output; it must end well."""
-        line = f'cd "$(cat /run/typist 2>/dev/null || echo /root)"\n{command}\ns=$?\npwd >/run/typist\nexit $s'
+        """Run one command where the last one left off; return its output; it must succeed."""
+        before = 'cd "$(cat /run/typist 2>/dev/null || echo /root)"'
+        line = f"{before}\n{command}\ns=$?\npwd >/run/typist\nexit $s"
         flags = ["-i"] if answers is not None else ["-t"]
         begin = time.monotonic()
         with subprocess.Popen(
@@ -112,7 +113,7 @@ def _last_lines(said: str) -> str:
 
 
 def _environment() -> list[str]:
-    """Return what this host's network asks of programs that fetch something: the authorities that it trusts."""
+    """Return the authorities that this host's network asks programs to trust for downloads."""
     return [
         word for name in _TRUST_VARIABLES for word in ("-e", f"{name}=/media/ca-certificates.crt")
     ]
@@ -162,7 +163,7 @@ def values() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """One first hour: a way to install, on a machine, with the cloud and the repository of the test bed."""
+    """One first hour: a way to install, on a machine, with the test bed's cloud and repository."""
 
     way: str
     typist: Typist
@@ -174,7 +175,7 @@ class Hour:
         return self.typist.machine
 
     def answers(self) -> dict[str, str]:
-        """Return what the administrator types at `appliance configure`; empty: the answer that is offered."""
+        """Return the answers typed at `appliance configure`; empty takes the offered one."""
         seed = self.testbed.seed()
         projects = {project.vo: project.id for project in seed.projects.values() if project.vo}
         passwords = [
@@ -201,7 +202,7 @@ class Hour:
         }
 
     def test_bed_only(self) -> None:
-        """Do what no real site has to: an authority and a broker of its own, a cloud on the loopback address."""
+        """Add what no real site needs: an authority, a broker, a cloud on the loopback address."""
         root = self.machine.root
         for path in self.testbed.ca_directory.iterdir():
             shutil.copy(path, root / "etc/grid-security/certificates" / path.name)
@@ -237,7 +238,7 @@ class Hour:
                     self.look_until_published(command, said)
 
     def look_until_published(self, command: str, said: str) -> None:
-        """Ask LDAP again, as a person does after a minute, until each VO of the cloud is in the answer."""
+        """Ask LDAP every minute, as a person does, until each VO of the cloud is in the answer."""
         vos = {project.vo for project in self.testbed.seed().projects.values() if project.vo}
         deadline = time.monotonic() + _PATIENCE
         while len(set(re.findall(r"^dn: GLUE2ShareID=", said, re.MULTILINE))) < 1 or any(
@@ -249,7 +250,7 @@ class Hour:
             said = self.typist.type(command, is_quiet=True)
 
     def records(self, directory: Path) -> int:
-        """Return how many servers the repository has verified records of, which must be all that Nova has."""
+        """Return how many servers the repository has verified records of: all that Nova has."""
         broker = self.testbed.broker
         peer = Peer.create(
             directory, broker.trust, hosts=f"{broker.host}:{broker.tls_port}", queue=_QUEUE
@@ -270,13 +271,14 @@ class Hour:
         wanted = {uuid for uuid, project in rows if project in projects}
         if not wanted <= found:
             sys.exit(
-                f"Nova has {len(wanted)} servers, the repository has verified records of {len(found)}"
+                f"Nova has {len(wanted)} servers, "
+                f"the repository has verified records of {len(found)}"
             )
         return len(found)
 
 
 def prepare(machine_directory: Path, testbed: Testbed, bundle: Path | None) -> None:
-    """Put what the administrator has beside the machine: the repository, a bundle with its key, the host certificate."""
+    """Put beside the machine what the administrator has: repository, bundle, key, certificate."""
     media = machine_directory / "media"
     media.mkdir(parents=True)
     shutil.copy("/etc/ssl/certs/ca-certificates.crt", media)
@@ -341,7 +343,7 @@ def one_hour(
 
 
 def counted(way: str) -> tuple[int, int, set[str]]:
-    """Return the commands, the values and the words in capitals that README.md asks a person for."""
+    """Return the commands, values and words in capitals that README.md asks a person for."""
     found = [
         block
         for block in readme.blocks(readme.README.read_text())
@@ -372,10 +374,12 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
         commands, values, _ = counted(way)
         november = f"{NOVEMBER_COMMANDS} + {NOVEMBER_EDITS}, {NOVEMBER_GUESSES} guesses"
         lines.append(
-            f"| commands + values typed, {way} | {november} | half, 0 | {commands} + {values}, 0 guesses |"
+            f"| commands + values typed, {way} | {november} | half, 0 "
+            f"| {commands} + {values}, 0 guesses |"
         )
         lines.append(
-            f"| longest silence of build and install, {way} | 14 min | 5 s | {found['longest silence']:.1f} s |"
+            f"| longest silence of build and install, {way} | 14 min | 5 s "
+            f"| {found['longest silence']:.1f} s |"
         )
     return "\n".join(lines)
 

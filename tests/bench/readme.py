@@ -1,4 +1,4 @@
-"""The commands of README.md, as a machine and a person read them: fenced blocks with a word behind their language.
+"""The commands of README.md: fenced blocks with a word behind their language.
 
 ```sh built        on the host, as root; `firsthour` runs them as they stand there
 ```shell accounts  on a machine with an administrator's login to the cloud
@@ -42,7 +42,11 @@ class Block:
         return len(self.text.splitlines())
 
     def filled(self, values: Mapping[str, str]) -> list[str]:
-        """Return the commands with values in place of the words in capitals; raises `KeyError` for an unknown one."""
+        """Return the commands with values for the words in capitals.
+
+        Raises:
+            KeyError: a word has no value
+        """
         return [
             _PLACEHOLDER.sub(lambda match: values[match[0]], command) for command in self.commands()
         ]

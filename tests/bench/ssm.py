@@ -1,4 +1,6 @@
-"""Figures of `ssmsend` and `ssmreceive` over the test bed's broker, and over an AMS: rows ``ssm case value unit``.
+"""Figures of `ssmsend` and `ssmreceive` over the test bed's broker and over an AMS.
+
+Rows are ``ssm case value unit``.
 
 CPU is that of the whole program, start-up taken off: the figure that stays the same on a busy
 machine. SSM itself is not in the package index, so it cannot be run beside ours; over AMS the

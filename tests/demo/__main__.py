@@ -54,7 +54,7 @@ class Story:
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """How a site is begun, below a directory: its programs as they are installed here, or in containers."""
+    """The kind of a site: programs as they are installed here, or in containers."""
 
     begin: Callable[[Path], Site]
 
@@ -74,7 +74,7 @@ class Sites:
 def tell(
     testbed: Testbed, flows: Collection[str], state: Path, story: Story, sites: Sites
 ) -> Iterator[report.Row]:
-    """Play the story of some flows, images first since they need the least of a cloud, and yield its rows."""
+    """Play some flows, images first since they need least of a cloud, and yield their rows."""
     if "images" in flows:
         with story.chapter("Starting Keystone and Glance"):
             testbed.up(("keystone", "glance"))
@@ -168,7 +168,7 @@ def paste(testbed: Testbed, flows: Collection[str], state: Path) -> str:
 
 
 def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
-    """Tell the story and print what it came to; return 0 when all is equal, 1 when a number differs."""
+    """Play the demo and print its table; return 0 when all is equal, 1 when a number differs."""
     story = Story(arguments.setup_seconds)
     flows = arguments.flows or FLOWS
     rows: list[report.Row] = []
@@ -178,9 +178,7 @@ def play(testbed: Testbed, arguments: argparse.Namespace) -> int:
     except BaseException:
         if rows:  # a later flow does not cost the figures of those that went well
             print(f"\n{report.table(rows)}\n")
-        story.say(
-            f"Not finished; {testbed.state} keeps the cloud as far as it is, a second run goes on from there"
-        )
+        story.say(f"Not finished; {testbed.state} keeps the cloud; a second run goes on from there")
         raise
     finally:
         if not arguments.keep:

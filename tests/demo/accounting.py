@@ -1,4 +1,4 @@
-"""The accounting flow in three acts. Each yields rows: what was done, what arrived, what somebody else counted."""
+"""The accounting flow in three acts; each yields rows: done, arrived, counted independently."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class Stage:
-    """Cloud and broker, the moment up to which usage is accounted, and somebody to tell about it."""
+    """Cloud and broker, the moment up to which usage is accounted, and a reporter."""
 
     testbed: Testbed
     seed: Seed
@@ -45,7 +45,7 @@ class Stage:
         return self._rows("accounting, undisturbed", delivery)
 
     def extract_killed(self, begin: Callable[[], AccountingSite]) -> list[Row]:
-        """Kill `caso-extract` while it moves messages into the spool, run it again, and go on as if nothing had been."""
+        """Kill `caso-extract` while it moves messages into the spool, then run it again."""
         return until_struck(lambda: self._extract_killed(begin()), self.say)
 
     def broker_killed(self, begin: Callable[[], AccountingSite]) -> list[Row]:

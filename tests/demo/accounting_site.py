@@ -99,7 +99,7 @@ class AccountingSite:
         return sorted(self.spool.glob("????????/" + "?" * 14))
 
     def spooled(self) -> list[str]:
-        """Return the waiting messages, read with nothing but the file system, while nobody sends."""
+        """Return the waiting messages, read from the file system alone, while nobody sends."""
         return [path.read_text() for path in self.waiting()]
 
     def received(self) -> list[str]:

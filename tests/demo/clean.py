@@ -1,4 +1,4 @@
-"""Stops what an earlier demo left running and removes what it made. Runs on a bare Python, as the introduction does."""
+"""Stops what an earlier demo left running and removes what it made; runs on a bare Python."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def clean(state: Path) -> None:
 
 
 def _bare_testbed() -> None:
-    """Let modules of the test bed be imported without its ``__init__``, which needs what only an environment has."""
+    """Let modules of the test bed be imported without its ``__init__``, which needs packages."""
     package = ModuleType("tests.testbed")
     package.__path__ = [str(TOP / "tests/testbed")]
     sys.modules[package.__name__] = package

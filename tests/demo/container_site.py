@@ -1,4 +1,6 @@
-"""A site of the demo whose programs run in the shipped images, by the shipped compose file, in the host's network.
+"""A demo site whose programs run in the shipped images, by the shipped compose file.
+
+They use the host's network.
 
 Its files lie below its root as on an appliance; what is written for a program names each place as
 its container sees it. The repository at the other end is no part of the appliance: `ssmreceive`
@@ -40,7 +42,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class ContainerSite(Site):
-    """A site in containers. ``places`` are paths of this machine and those that the containers have for them."""
+    """A site in containers; ``places`` maps paths of this machine to those in containers."""
 
     compose: Compose
     places: dict[str, str] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class ContainerSite(Site):
         return cls(root, compose, _places(root, testbed))
 
     def write(self, name: str, text: str, *, mode: int = 0o640) -> Path:
-        """Write a file of the site, for the account of the containers; the repository's is for this machine."""
+        """Write a file for the containers' account; the repository's is for this machine."""
         if "receiver" in name:
             return Site.write(self, name, text, mode=mode)
         is_of_site = name == "etc/bdii/site.conf"
@@ -160,7 +162,7 @@ def _places(root: Path, testbed: Testbed) -> dict[str, str]:
 
 
 class _InContainer(subprocess.Popen[str]):
-    """A program in a container; whoever ends it means the container, not the client that waits for it."""
+    """A program in a container; ending it ends the container, not the client that waits."""
 
     def __init__(
         self, command: list[str], *, label: str, engine: DockerDaemon, output: int

@@ -1,4 +1,4 @@
-"""Counting again, by other means: Nova's own database, the openssl program, a plain socket to the broker.
+"""Independent counts: Nova's own database, the openssl program, a plain socket to the broker.
 
 Nothing here imports the code whose results it counts.
 """
@@ -24,11 +24,13 @@ WITH RECURSIVE
   server AS (
     SELECT uuid, project_id,
            CAST(strftime('%s', created_at) AS INTEGER) AS born,
-           MIN(:until, COALESCE(CAST(strftime('%s', COALESCE(terminated_at, deleted_at)) AS INTEGER), :until)) AS died
+           MIN(:until, COALESCE(CAST(strftime('%s', COALESCE(terminated_at, deleted_at))
+               AS INTEGER), :until)) AS died
     FROM instances WHERE launched_at IS NOT NULL AND created_at <= datetime(:until, 'unixepoch')),
   part AS (
     SELECT uuid, project_id, born, died,
-           CAST(strftime('%s', born, 'unixepoch', 'start of month', '+1 month') AS INTEGER) AS border, born AS begun
+           CAST(strftime('%s', born, 'unixepoch', 'start of month', '+1 month') AS INTEGER)
+               AS border, born AS begun
     FROM server
     UNION ALL
     SELECT uuid, project_id, born, died,
@@ -38,8 +40,11 @@ SELECT project_id, strftime('%Y-%m', begun, 'unixepoch') AS month, COUNT(*),
        SUM(MIN(died, border - 1) - CASE WHEN begun = born THEN born ELSE begun - 1 END)
 FROM part GROUP BY project_id, month
 """
-"""Servers and seconds by project and calendar month. A month ends at 23:59:59, as in APEL's tables: the second after it
-belongs to the next one, so that the months of a server add up to its whole life."""
+"""Servers and seconds by project and calendar month.
+
+A month ends at 23:59:59, as in APEL's tables: the second after it belongs to the next one, so that
+the months of a server add up to its whole life.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Usage:
 
 
 def nova_usage(database: Path, until: datetime) -> dict[tuple[str, Month], Usage]:
-    """Return servers and seconds for each (project id, month) up to a moment, computed by SQLite."""
+    """Return servers and seconds by (project id, month) up to a moment, as SQLite computes it."""
     with closing(
         sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
     ) as connection:
@@ -60,7 +65,7 @@ def nova_usage(database: Path, until: datetime) -> dict[tuple[str, Month], Usage
 
 
 def copies_of_messages(port: int, queue: str) -> Iterator[bytes]:
-    """Take all messages from a queue over STOMP 1.1 with nothing but a socket; ends when none comes for a second."""
+    """Take all messages from a queue over STOMP 1.1 on a plain socket, until a second is silent."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(b"CONNECT\naccept-version:1.1\nhost:localhost\n\n\0")
         connection.sendall(f"SUBSCRIBE\nid:1\nack:auto\ndestination:{queue}\n\n\0".encode())
@@ -95,7 +100,7 @@ def _whole_frame(buffer: bytes) -> tuple[int, bytes, bytes] | None:
 
 
 def text_verified_by_openssl(message: bytes, ca_directory: Path) -> str | None:
-    """Return the signed text if the openssl program finds signature, chain and revocation in order, else None."""
+    """Return the signed text if the openssl program accepts signature, chain and CRL, else None."""
     command = [
         "openssl",
         "cms",
@@ -128,7 +133,9 @@ def records(texts: Iterable[str]) -> Iterator[dict[str, str]]:
 
 
 def accounted(received: Iterable[Mapping[str, str]]) -> tuple[dict[tuple[str, Month], Usage], int]:
-    """Apply APEL's rule: a row for each (VM, month), the last one wins, a month's usage is the growth since the last.
+    """Apply APEL's rule: one row for each (VM, month), the last one wins.
+
+    A month's usage is the growth since the row before.
 
     Returns the sums for each (project id, month) and the number of records that replaced an equal
     one.

@@ -1,4 +1,4 @@
-"""The image flow in three acts: signed lists on an HTTPS server, `cloudkeeper`, `cloudkeeper-os`, Glance.
+"""The image flow in three acts: signed lists over HTTPS, cloudkeeper, cloudkeeper-os, Glance.
 
 What Glance holds is read from its own database; what users get is downloaded as a user of the VO
 and compared by sha512sum and qemu-img.
@@ -144,7 +144,7 @@ class Stage:
         ]
 
     def backend_killed(self) -> list[Row]:
-        """Offer a large image, kill the backend while it uploads, start it again and synchronise again."""
+        """Offer a large image, kill the backend while it uploads, start it and run again."""
         return until_struck(self._backend_killed, self.say)
 
     def _backend_killed(self) -> tuple[Row, list[Row]]:
@@ -196,7 +196,7 @@ class Stage:
         ):
             self.testbed.admin().call("DELETE", GLANCE, f"/v2/images/{image_id}")
 
-    # --------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # the endorser
 
     def _make_disks(self) -> None:
@@ -256,8 +256,10 @@ class Stage:
         """Return ids and titles of the images that the VO can boot, by Glance's database."""
         query = """
             SELECT images.id, images.name FROM images JOIN image_properties ON image_id = images.id
-            WHERE images.owner = ? AND images.status = 'active' AND images.deleted = 0 AND image_properties.deleted = 0
-              AND image_properties.name = 'APPLIANCE_STATUS' AND image_properties.value = 'ACTIVE'"""
+            WHERE images.owner = ? AND images.status = 'active' AND images.deleted = 0
+              AND image_properties.deleted = 0
+              AND image_properties.name = 'APPLIANCE_STATUS'
+              AND image_properties.value = 'ACTIVE'"""
         return dict(self._query(query, self._project))
 
     def _states(self, status: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The information flow in two acts: the cloud as GLUE, a resource-level and a site-level BDII, and ldapsearch."""
+"""The information flow in two acts: the cloud as GLUE, two levels of BDII, and ldapsearch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _CLASSES = {"images": "GLUE2ApplicationEnvironment", "flavors": "GLUE2ExecutionE
 _QUERIES = {
     "images": (
         "glance",
-        """SELECT COUNT(*) FROM images WHERE status = 'active' AND deleted = 0 AND (visibility = 'public' OR owner = :project
-           OR id IN (SELECT image_id FROM image_members WHERE member = :project AND status = 'accepted' AND deleted = 0))""",
+        """SELECT COUNT(*) FROM images WHERE status = 'active' AND deleted = 0
+           AND (visibility = 'public' OR owner = :project
+           OR id IN (SELECT image_id FROM image_members
+                     WHERE member = :project AND status = 'accepted' AND deleted = 0))""",
     ),
     "flavors": (
         "nova_api",
@@ -66,7 +68,7 @@ OTHERINFO = GRID=EGI
 
 @dataclass(slots=True)
 class Stage:
-    """A site with a provider and two BDIIs; ``port`` is the site level's, the one after it the resource level's."""
+    """A site with a provider and two BDIIs: site level on ``port``, resource level on the next."""
 
     testbed: Testbed
     seed: Seed

@@ -51,7 +51,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def write(path: Path, rows: list[Row], seconds: dict[str, float]) -> None:
-    """Write ``report.json``: the rows, whether all are equal, and how long each part took in seconds."""
+    """Write ``report.json``: the rows, whether all are equal, and the seconds of each part."""
     entry = {
         "rows": [asdict(row) | {"equal": row.is_equal} for row in rows],
         "equal": all(row.is_equal for row in rows),

@@ -1,4 +1,4 @@
-"""Kills that strike in the middle of the work. One that comes before or after it shows nothing, and is tried again."""
+"""Kills that strike in the middle of the work; one before or after it is tried again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ATTEMPTS = 5
 def kill_at_work(
     process: subprocess.Popen[str], *, has_begun: Callable[[], bool], kill: Callable[[], object]
 ) -> bool:
-    """Kill as soon as a program's work has begun; return whether the program was still running then."""
+    """Kill a program as soon as its work has begun; return whether it was still running."""
     while process.poll() is None and not has_begun():
         time.sleep(0.002)
     is_running = process.poll() is None
@@ -23,7 +23,7 @@ def kill_at_work(
 
 
 def strike(act: str, *, is_running: bool, is_half_done: bool, counted_by: str) -> Row:
-    """Return the row that says whether a kill struck: the program was running, and it left some of the work undone."""
+    """Return the row whether a kill struck: the program ran, and left some work undone."""
     return Row(
         act,
         "kills in the middle of the work",
@@ -35,7 +35,9 @@ def strike(act: str, *, is_running: bool, is_half_done: bool, counted_by: str) -
 
 
 def until_struck(act: Callable[[], tuple[Row, list[Row]]], say: Callable[[str], None]) -> list[Row]:
-    """Play an act of sabotage, which returns its `strike` and its other rows, until it strikes or has had five attempts.
+    """Play an act of sabotage until it strikes, at most five times.
+
+    It returns its `strike` and its other rows.
 
     An act with another row that says no is not played again: a second time could hide what the
     first one found.

@@ -1,4 +1,4 @@
-"""A site of the demo: its files as an administrator would write them, and its programs as cron or units start them."""
+"""A demo site: files as an administrator writes them, programs as cron or units start them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Site:
             process.wait()
 
     def run(self, program: str, *arguments: str, expect: tuple[int, ...] = (0,)) -> int:
-        """Run a program to its end; an exit status that is not expected ends the demo with what the program said."""
+        """Run a program; an unexpected exit status ends the demo with the program's output."""
         status = self.start(program, *arguments).wait(timeout=_HANGS)
         if status not in expect:
             said = (self.root / f"var/log/{program}.out").read_text()[-2000:]

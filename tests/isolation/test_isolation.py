@@ -1,4 +1,4 @@
-"""Each extra alone: its programs start, answer, and load no module of another tool and no library of another extra."""
+"""Each extra alone: its programs start and load no module of another tool or extra."""
 
 import json
 import resource
@@ -119,7 +119,10 @@ def test_starting_is_quick(extra: str, program: str) -> None:
 @pytest.mark.parametrize("extra", FOREIGN)
 def test_the_environment_holds_no_other_extra(extra: str) -> None:
     python = ENVIRONMENTS / f"only-{extra}" / "bin" / "python"
-    script = "from importlib.metadata import distributions; print(*{d.name.lower() for d in distributions()})"
+    script = (
+        "from importlib.metadata import distributions; "
+        "print(*{d.name.lower() for d in distributions()})"
+    )
     names = set(
         subprocess.run(
             [str(python), "-c", script], capture_output=True, text=True, check=True

@@ -47,7 +47,7 @@ class Case:
 
     @property
     def tests(self) -> list[str]:
-        """The tests that run the mutant's line; for a line that runs at import, all of the module."""
+        """The tests that run the mutant's line; at import, all tests of the module."""
         ids = self.covered.tests_of.get((self.source, self.mutant.line))
         if ids is None:
             return []
@@ -240,7 +240,7 @@ def _report(cases: Sequence[Case], verdicts: Sequence[str]) -> int:
 
 
 def _equivalents() -> Iterator[str]:
-    """Yield the mutants that ``equivalents.txt`` lists; lines that begin with ``#`` give reasons."""
+    """Yield the mutants of ``equivalents.txt``; lines that begin with ``#`` give reasons."""
     for line in _EQUIVALENTS.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             yield line

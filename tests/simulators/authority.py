@@ -1,4 +1,4 @@
-"""A certificate authority in memory that also makes what no real one would: weak keys, foreign lists, forged names.
+"""A certificate authority in memory for weak keys, foreign lists and forged names.
 
 `tests.testbed.pki` is the well-behaved one, in files.
 """
@@ -210,14 +210,15 @@ class Authority:
         if policy is not None:
             subject = slash_form(self.pair.certificate.subject)
             (directory / f"{self.hash}.signing_policy").write_text(
-                f"access_id_CA X509 '{subject}'\npos_rights globus CA:sign\ncond_subjects globus '\"{policy}\"'\n"
+                f"access_id_CA X509 '{subject}'\npos_rights globus CA:sign\n"
+                f"cond_subjects globus '\"{policy}\"'\n"
             )
 
 
 def entry(
     pair: Pair, *, reason: x509.ReasonFlags | None = None, issuer: x509.Name | None = None
 ) -> x509.RevokedCertificate:
-    """An entry of a list; ``issuer`` is that of the certificate where the list is somebody else's."""
+    """Return an entry of a CRL; ``issuer`` is the certificate's in an indirect CRL."""
     builder = x509.RevokedCertificateBuilder(pair.certificate.serial_number, NOW - 2 * DAY)
     if reason is not None:
         builder = builder.add_extension(x509.CRLReason(reason), critical=False)
@@ -249,7 +250,7 @@ def private_pem(key: PrivateKey) -> bytes:
 
 
 def serial_zero(subject: str, serial: int = 0) -> Pair:
-    """A self-signed CA as old ones are, with a serial number that cryptography refuses to write and deplores to read."""
+    """Return a self-signed CA with a serial number that cryptography refuses to write."""
     key = ec_key(subject)
     command = [
         "openssl",
@@ -309,7 +310,7 @@ def sign(
     more: tuple[x509.Certificate, ...] = (),
     eol: bytes = b"\n",
 ) -> bytes:
-    """Let the openssl program sign ``text`` the way SSM lets it sign; returned with the line ends ``eol``."""
+    """Let openssl sign ``text`` with SSM's options; return it with the line ends ``eol``."""
     certificate, key = pair.write(directory)
     command = [
         "openssl",

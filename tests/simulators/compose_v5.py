@@ -17,19 +17,21 @@ TOP = Path(__file__).resolve().parents[2]
 _PROGRAM = """#!{python}
 import json, sys
 calls, version, status = {calls!r}, {version!r}, {status!r}
-with_value = {{"--ansi", "--env-file", "--file", "-f", "--parallel", "--profile", "--progress", "--project-directory",
-              "--project-name", "-p"}}
+with_value = {{"--ansi", "--env-file", "--file", "-f", "--parallel", "--profile", "--progress",
+              "--project-directory", "--project-name", "-p"}}
 alone = {{"--all-resources", "--compatibility", "--dry-run"}}
 verbs = {{
-    "up": ({{"--attach", "--exit-code-from", "--no-attach", "--pull", "--scale", "-t", "--timeout", "--wait-timeout"}},
-           {{"--abort-on-container-exit", "--abort-on-container-failure", "--always-recreate-deps", "--build", "-d",
-            "--detach", "--force-recreate", "--menu", "--no-build", "--no-color", "--no-deps", "--no-log-prefix",
-            "--no-recreate", "--no-start", "--quiet-pull", "--remove-orphans", "-V", "--timestamps", "--wait", "-w",
-            "-y"}}),
-    "run": ({{"--cap-add", "--cap-drop", "-e", "--env", "--entrypoint", "-l", "--label", "--name", "-p", "--publish",
-             "--pull", "-u", "--user", "-v", "--volume", "-w", "--workdir"}},
-            {{"--build", "-d", "--detach", "-i", "-T", "--no-TTY", "--no-deps", "-q", "--quiet", "--quiet-build",
-             "--quiet-pull", "--remove-orphans", "--rm", "--service-ports", "--use-aliases"}}),
+    "up": ({{"--attach", "--exit-code-from", "--no-attach", "--pull", "--scale", "-t", "--timeout",
+            "--wait-timeout"}},
+           {{"--abort-on-container-exit", "--abort-on-container-failure", "--always-recreate-deps",
+            "--build", "-d", "--detach", "--force-recreate", "--menu", "--no-build", "--no-color",
+            "--no-deps", "--no-log-prefix", "--no-recreate", "--no-start", "--quiet-pull",
+            "--remove-orphans", "-V", "--timestamps", "--wait", "-w", "-y"}}),
+    "run": ({{"--cap-add", "--cap-drop", "-e", "--env", "--entrypoint", "-l", "--label", "--name",
+             "-p", "--publish", "--pull", "-u", "--user", "-v", "--volume", "-w", "--workdir"}},
+            {{"--build", "-d", "--detach", "-i", "-T", "--no-TTY", "--no-deps", "-q", "--quiet",
+             "--quiet-build", "--quiet-pull", "--remove-orphans", "--rm", "--service-ports",
+             "--use-aliases"}}),
     "rm": (set(), {{"-f", "--force", "-s", "--stop", "-v", "--volumes"}}),
     "stop": ({{"-t", "--timeout"}}, set()),
     "kill": ({{"-s", "--signal"}}, {{"--remove-orphans"}}),

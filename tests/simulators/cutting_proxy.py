@@ -1,4 +1,4 @@
-"""A proxy on a unix socket that closes its connections when a client sends certain bytes: a crash, from outside."""
+"""A proxy on a unix socket that closes its connections when a client sends certain bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class CuttingProxy:
-    """Passes everything to the socket at ``target`` until a client sends ``poison``; ``cuts`` counts."""
+    """Passes everything to ``target`` until a client sends ``poison``; ``cuts`` counts."""
 
     target: str
     poison: bytes

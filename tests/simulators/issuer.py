@@ -1,4 +1,4 @@
-"""An issuer of access tokens by OpenID Connect: discovery and the token endpoint, with faults on demand."""
+"""An OpenID Connect issuer: discovery and the token endpoint, with faults on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A cloud for what a real one does not do on demand: errors, dropped connections, short pages, dying tokens, scale.
+"""A cloud with what a real one does not do on demand.
+
+Errors, dropped connections, short pages, expiring tokens, scale.
 
 The protocol is Keystone's, Nova's and Glance's as `caso-extract` uses it; servers are computed, not
 stored. A fault is a function that looks at each request and may answer in the service's stead.
@@ -64,7 +66,7 @@ class Credential:
 
 @dataclass(slots=True)
 class Cloud:
-    """The cloud. ``deleted`` of each project's servers are gone, ``age`` before now the newest was made."""
+    """The cloud: each project has ``deleted`` servers; the newest one is ``age`` old."""
 
     projects: tuple[str, ...] = ("one",)
     servers: int = 10
@@ -97,7 +99,7 @@ class Cloud:
             self._tokens.clear()
 
     def server(self, project: str, number: int) -> dict[str, Any]:
-        """Return a server as Nova describes it; the first ones of a project are the deleted ones."""
+        """Return a server as Nova describes it; a project's first ones are deleted."""
         created = self.now - timedelta(days=40) + timedelta(seconds=number)
         is_deleted = number < self.deleted
         ended = created + timedelta(days=10)
@@ -350,7 +352,10 @@ class _Handler(BaseHTTPRequestHandler):
         assert wanted == self.headers.get("X-OpenStack-Nova-API-Version", "2.1")
         if tuple(map(int, wanted.split("."))) > self.cloud.newest:
             newest = ".".join(map(str, self.cloud.newest))
-            words = f"Version {wanted} is not supported by the API. Minimum is 2.1 and maximum is {newest}."
+            words = (
+                f"Version {wanted} is not supported by the API. "
+                f"Minimum is 2.1 and maximum is {newest}."
+            )
             self._send(Answer(406, {"computeFault": {"code": 406, "message": words}}))
         else:
             self._send(self.cloud.answer(request))

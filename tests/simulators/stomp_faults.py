@@ -1,4 +1,4 @@
-"""A small STOMP broker over TLS that misbehaves on demand, for what a real broker cannot be made to do.
+"""A small STOMP broker over TLS that misbehaves on demand, as a real broker cannot.
 
     with FaultBroker(credential, trust.grid.certificate, [Fault(Kind.CLOSE_AFTER_SEND, after=3)]) as
     broker:
@@ -123,7 +123,7 @@ class FaultBroker:
         return [frame.headers["empa-id"] for frame in self.sent]
 
     def enqueue(self, bodies: Sequence[bytes], *, headers: Sequence[dict[str, str]] = ()) -> None:
-        """Put messages into the queue. They are delivered until acknowledged, again if a connection ends before."""
+        """Queue messages; they are delivered until acknowledged, again after a lost connection."""
         with self._lock:
             for body, extra in itertools.zip_longest(bodies, headers, fillvalue=None):
                 number = str(len(self.queue) + len(self.acknowledged) + 1)
@@ -247,7 +247,7 @@ class _Session:
         return True
 
     def _linger(self) -> None:
-        """Read on until the client is silent: closing at once would reset the connection under the frame just sent."""
+        """Read until the client is silent: closing at once would reset the frame just sent."""
         self.socket.settimeout(0.3)
         with contextlib.suppress(OSError):
             while self.socket.recv(1 << 16):

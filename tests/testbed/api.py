@@ -48,7 +48,7 @@ class Api:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Json:
-        """Send a request to a path below the service's URL in the catalog; return the answer, ``{}`` if it has no body.
+        """Send a request below the service's URL; return the answer, ``{}`` without a body.
 
         :raises ApiError: the answer is an error
         """
@@ -103,7 +103,7 @@ def password_auth(
     project_id: str | None = None,
     system: bool = False,
 ) -> v3.Auth:
-    """Return the means to log in with a password, scoped to a project, to the system, or not at all."""
+    """Return a password login, scoped to a project, to the system, or unscoped."""
     scope: Json = (
         {"system_scope": "all"}
         if system
@@ -122,7 +122,7 @@ def application_credential_auth(url: str, id_: str, secret: str) -> v3.Auth:
 
 
 def admin_auth(url: str, password: str) -> v3.Auth:
-    """Return the means to log in as the cloud's administrator, which only the test bed itself does."""
+    """Return the login of the cloud's administrator, which only the test bed uses."""
     return v3.Password(
         url,
         username="admin",

@@ -1,4 +1,4 @@
-"""ActiveMQ as Debian packages it, run without its service: STOMP over TLS, and a plain door for probes.
+"""ActiveMQ from Debian, run without its service: STOMP over TLS, and a plain port for probes.
 
 The TLS door demands a client certificate of the grid's authority. A copy of each message that is
 sent to the queue ``accounting`` goes to the queue ``accounting.copy``, so that somebody else can
@@ -32,7 +32,7 @@ COPIES = "accounting.copy"
 _HOME = Path("/usr/share/activemq")
 _JAVA = Path("/usr/share/java")
 _LOG4J = ("log4j-1.2.jar", "slf4j-log4j12.jar")
-"""Two bindings of the logging interface would quarrel: slf4j-simple, to standard error, is the one."""
+"""Two bindings of the logging interface would clash: slf4j-simple, to standard error, stays."""
 _CLIENT_SECONDS = 5
 
 _XML = """\
@@ -41,7 +41,8 @@ _XML = """\
        xsi:schemaLocation="
          http://www.springframework.org/schema/beans http://www.springframework.org/schema/beans/spring-beans-2.0.xsd
          http://activemq.apache.org/schema/core http://activemq.apache.org/schema/core/activemq-core.xsd">
-  <broker xmlns="http://activemq.apache.org/schema/core" brokerName="testbed" useJmx="false" dataDirectory={data}>
+  <broker xmlns="http://activemq.apache.org/schema/core" brokerName="testbed" useJmx="false"
+      dataDirectory={data}>
     <destinationInterceptors>
       <virtualDestinationInterceptor>
         <virtualDestinations>
@@ -52,9 +53,13 @@ _XML = """\
       </virtualDestinationInterceptor>
     </destinationInterceptors>
     <destinationPolicy>
-      <policyMap><policyEntries><policyEntry queue="&gt;" memoryLimit="64mb" producerFlowControl="true"/></policyEntries></policyMap>
+      <policyMap><policyEntries>
+        <policyEntry queue="&gt;" memoryLimit="64mb" producerFlowControl="true"/>
+      </policyEntries></policyMap>
     </destinationPolicy>
-    <persistenceAdapter><kahaDB directory={journal} journalMaxFileLength="32mb"/></persistenceAdapter>
+    <persistenceAdapter>
+      <kahaDB directory={journal} journalMaxFileLength="32mb"/>
+    </persistenceAdapter>
     <sslContext>
       <sslContext keyStore={key_store} keyStoreType="PKCS12" keyStorePassword={password}
                   trustStore={trust_store} trustStoreType="PKCS12" trustStorePassword={password}/>
@@ -130,7 +135,7 @@ class Broker:
         self._records.stop(["broker"])
 
     def forget(self) -> None:
-        """Drop all queues with their messages. A running broker is stopped for it and started again."""
+        """Drop all queues with their messages; a running broker is restarted for it."""
         was_running = self.is_running()
         self.stop()
         shutil.rmtree(self.layout.data("broker"), ignore_errors=True)

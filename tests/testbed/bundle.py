@@ -1,4 +1,6 @@
-"""A bundle as `scripts/build` makes it, of this checkout, in seconds: real files, a real wheel, images of one layer.
+"""A bundle of this checkout like one of `scripts/build`, made in seconds with tiny images.
+
+Its files and its wheel are real; images have one layer.
 
 What is not there is what takes minutes: the libraries of the host's environment and the services'
 images.
@@ -23,7 +25,7 @@ PACKAGES = ("appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "
 
 
 def make(directory: Path, *, version: str = __version__, key: Path | None = None) -> Path:
-    """Make a bundle of ``version`` below ``directory``, signed with the private ``key`` if there is one."""
+    """Make a bundle of ``version`` in ``directory``, signed with the private ``key`` if any."""
     bundle = directory / f"fedcloud-appliance-{version}"
     files = bundle / "files"
     for folder in FOLDERS:
@@ -79,7 +81,7 @@ def make_key(directory: Path, name: str = "key") -> tuple[Path, Path]:
 
 
 def image(path: Path, tag: str, *, about: str = "") -> str:
-    """Write an image of one file as ``docker save`` does; returns its id, which hangs on ``about``, or on the tag."""
+    """Write an image of one file as ``docker save`` does; return its id, from ``about`` or tag."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
         _add(archive, "about", (about or tag).encode())

@@ -26,7 +26,7 @@ _INTERFACES = ("public", "internal", "admin")
 
 
 def register(admin: Api, layout: Layout, *, services: Iterable[str]) -> None:
-    """Create service project, service accounts, regions, services and endpoints, each unless it exists."""
+    """Create what is missing of service project, accounts, regions, services and endpoints."""
     roles = {role["name"]: role["id"] for role in admin.get(KEYSTONE, "/roles")["roles"]}
     project = _ensure(admin, "project", "service", {"domain_id": "default"})
     if not any(

@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.testbed",
-        description="A real cloud and a real broker on loopback, for tests. Everything is below one directory.",
-        epilog="$FEDCLOUD_TESTBED_ENV names the Python environment with the services (.cache/env/testbed).",
+        description="A real cloud and a real broker on loopback, for tests, in one directory.",
+        epilog="$FEDCLOUD_TESTBED_ENV: Python environment with the services "
+        "(default: .cache/env/testbed).",
     )
     parser.add_argument(
         "--state",

@@ -1,4 +1,6 @@
-"""Doors in the loopback of another network namespace that lead to this machine's: python3 -m tests.testbed.doors PID PORT…
+"""Ports in the loopback of another network namespace that lead to this machine's.
+
+Usage: ``python3 -m tests.testbed.doors PID PORT…``
 
 Listens on 127.0.0.1:PORT in the namespace of the process PID, and hands each connection on to
 127.0.0.1:PORT here. So a machine without any network reaches the test bed, under the names that its
@@ -24,7 +26,7 @@ def _enter(namespace: int) -> None:
 
 
 def listen(pid: int, ports: list[int]) -> list[socket.socket]:
-    """Return sockets that listen in the namespace of a process; this process is where it was, then."""
+    """Return sockets that listen in the namespace of a process, and return to our own."""
     here, there = (
         os.open("/proc/self/ns/net", os.O_RDONLY),
         os.open(f"/proc/{pid}/ns/net", os.O_RDONLY),

@@ -45,7 +45,8 @@ def serve(directory: Path, *, host: str, password: str) -> Iterator[ForwardProxy
     proxy = ForwardProxy(host, port, "site", password, directory / "proxy.log")
     configuration = directory / "proxy.conf"
     configuration.write_text(
-        f"Port {port}\nListen {host}\nBasicAuth {proxy.account} {password}\nTimeout 30\nMaxClients 50\n"
+        f"Port {port}\nListen {host}\nBasicAuth {proxy.account} {password}\n"
+        "Timeout 30\nMaxClients 50\n"
         f'LogFile "{proxy.log}"\nLogLevel Info\n'
     )
     with subprocess.Popen(

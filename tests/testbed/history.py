@@ -68,11 +68,12 @@ _TABLES: dict[str, tuple[str, Mapping[str, str]]] = {
         _PART | {"queued_for_delete": "planned.died IS NOT NULL"},
     ),
 }
-"""For each table: the column that names the server, and the columns that differ from those of the copied one."""
+"""For each table: the column that names the server, and the columns that a copy changes."""
 
 _DOOMED = f"""
 CREATE TEMP TABLE doomed AS
-SELECT uuid FROM main.instances WHERE display_name LIKE '{_NAME}%' AND host = '{_HOST}' LIMIT {_AT_ONCE}
+SELECT uuid FROM main.instances WHERE display_name LIKE '{_NAME}%' AND host = '{_HOST}'
+LIMIT {_AT_ONCE}
 """  # noqa: S608  constants
 
 _PLAN = """
@@ -132,7 +133,7 @@ class History:
 
 
 def _models(seed: Seed, project: str) -> list[str]:
-    """Return the ids of the seeded servers that can be copied: nothing that is unique hangs on them."""
+    """Return the ids of the seeded servers that can be copied: nothing unique refers to them."""
     unique = {ip.server for ip in seed.floating_ips} | {
         volume.server for volume in seed.volumes.values()
     }
@@ -188,8 +189,9 @@ def _insert(databases: sqlite3.Connection, plan: list[tuple[object, ...]]) -> No
             columns = [row[1] for row in databases.execute(f"PRAGMA {schema}.table_info({name})")]
             values = ", ".join(changes.get(column, f"model.{column}") for column in columns)
             databases.execute(
-                f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608  constants and Nova's own column names
-                f"SELECT {values} FROM planned JOIN {table} AS model ON model.{named_by} = planned.model"
+                f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608  constants, Nova's columns
+                f"SELECT {values} FROM planned "
+                f"JOIN {table} AS model ON model.{named_by} = planned.model"
             )
         databases.execute("DROP TABLE planned")
 

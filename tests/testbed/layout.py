@@ -29,7 +29,7 @@ PLUGINS = Path(__file__).resolve().parent / "plugins"
 
 
 def environment() -> Path:
-    """Return the Python environment that holds the services, ``FEDCLOUD_TESTBED_ENV`` or that of the checkout."""
+    """Return the Python environment with the services: ``FEDCLOUD_TESTBED_ENV`` or our own."""
     return Path(os.environ.get("FEDCLOUD_TESTBED_ENV") or TOP / ".cache/env/testbed")
 
 
@@ -49,7 +49,7 @@ class Layout:
         return f"https://{HOST}:{self.port(service)}{_PATHS.get(service, '')}"
 
     def database(self, name: str) -> Path:
-        """Return the SQLite file of a service. Nova has three: ``nova``, ``nova_api`` and ``nova_cell0``."""
+        """Return a service's SQLite file; Nova has ``nova``, ``nova_api`` and ``nova_cell0``."""
         return self.state / "databases" / f"{name}.sqlite"
 
     def configuration(self, service: str) -> Path:

@@ -1,4 +1,4 @@
-"""How long to wait for something on a machine whose speed nobody knows: as long as it makes progress.
+"""How long to wait for something on a machine of unknown speed: as long as it makes progress.
 
 A fixed limit measures the machine: what takes 5 s on an idle one took more than 120 s on one with
 ten times the load, and the whole run was lost. So the time without any progress is limited, and the
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 CEILING = 1800.0
-"""Seconds after which the wait ends whatever progress there is: a process may well be busy for ever."""
+"""Seconds after which the wait ends in spite of progress: a process may be busy for ever."""
 
 
 class Patience:
@@ -43,4 +43,5 @@ class Patience:
         return now - self._since > self._idle or now - self._begin > self._ceiling
 
     def __str__(self) -> str:
-        return f"within {self.waited:.0f} s, the last {time.monotonic() - self._since:.0f} s of them without progress"
+        still = time.monotonic() - self._since
+        return f"within {self.waited:.0f} s, the last {still:.0f} s of them without progress"

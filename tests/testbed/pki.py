@@ -36,7 +36,7 @@ RelativeName = tuple[str, str]
 
 AUTHORITY_DN = "/DC=EU/DC=EXAMPLE/CN=Example Grid Authority"
 HOST_DN = "/DC=EU/DC=EXAMPLE/C=ES/O=Hosts/O=Example Site"
-"""The beginning of the names of issued certificates, up to ``/CN=…``, as the IGTF's hosts have it."""
+"""The beginning of issued names up to ``/CN=…``, as in the IGTF's host certificates."""
 
 _OIDS = {
     "DC": NameOID.DOMAIN_COMPONENT,
@@ -65,7 +65,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority in ``directory``; several threads may issue, one at a time revokes."""
+    """An authority in ``directory``; several threads may issue, one at a time may revoke."""
 
     directory: Path
 

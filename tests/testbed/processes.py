@@ -1,4 +1,4 @@
-"""Processes of one instance: started in sessions of their own, recorded, stopped; never a stranger's.
+"""Processes of one instance: started in their own sessions, recorded, stopped.
 
 A process records itself before it becomes the service: boot id, then its line of
 ``/proc/PID/stat``. Pid, start time and boot id together name one process for ever, so a pid that
@@ -29,7 +29,7 @@ echo "$boot $stat" >"$0.new" && mv "$0.new" "$0" && exec "$@"
 _POLL_SECONDS = 0.05
 _RECORD_SECONDS = 120
 _AT_WORK = 0.5
-"""Processor seconds that count as progress; an idle service with its timers uses less in minutes."""
+"""Processor seconds that count as progress; an idle service uses less in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether any of it still runs. A zombie does not, but may have threads that do, with open ports."""
+        """Check whether any of it runs; a zombie may have threads that do, with open ports."""
         with contextlib.suppress(OSError):
             seen = _parse(Path(f"/proc/{self.pid}/stat").read_text())
             return seen.process == self and (not seen.is_zombie or seen.threads > 1)
@@ -97,7 +97,7 @@ class Records:
         output: Path,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Start a command in a session of its own, nobody's child, its output appended to a file."""
+        """Start a command in a session of its own; its output is appended to a file."""
         self.directory.mkdir(parents=True, exist_ok=True)
         record = self.directory / name
         record.unlink(missing_ok=True)
@@ -149,7 +149,7 @@ class Records:
             time.sleep(_POLL_SECONDS)
 
     def cpu_seconds(self, name: str) -> float:
-        """Return the processor time that the living processes of a session have used, 0 for a dead one."""
+        """Return the processor time of a session's living processes, 0 for a dead one."""
         leader = self.find(name)
         return sum(_cpu_seconds(process.pid) for process in leader.session) if leader else 0.0
 
@@ -225,7 +225,7 @@ def _parse(stat: str) -> _Sighting:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process and of its children that have ended: fields 14 to 17 of proc(5)."""
+    """Return the processor time of a process and its dead children: fields 14 to 17 of proc(5)."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

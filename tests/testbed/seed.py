@@ -1,4 +1,4 @@
-"""What stands in the cloud after seeding: ids, names and credentials, as read from ``seed.json``."""
+"""The contents of the cloud after seeding: ids, names and credentials from ``seed.json``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account of a tool, in the domain ``Default``: its roles, and the projects that it has them in."""
+    """An account of a tool in the domain ``Default``: its roles and their projects."""
 
     id: str
     name: str

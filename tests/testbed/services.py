@@ -26,7 +26,7 @@ _MODULES = {
     "cinder": "testbed_cinder",
 }
 _THREADS = {"placement": 1}
-"""Placement, when two requests meet, reads in a second transaction inside of the first, which SQLite cannot serve."""
+"""Placement reads in a second transaction when requests meet, which SQLite cannot serve."""
 _MANAGEMENT = {
     "keystone": "keystone.cmd.manage",
     "glance": "glance.cmd.manage",

@@ -1,4 +1,4 @@
-"""A copy of what was seeded: databases and image files. It fits this instance's directory and ports only."""
+"""A copy of the seeded databases and image files, for this directory and these ports only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order in which services come up, as much of it at the same time as there is no reason against.
+"""The order in which services come up: as many at the same time as can.
 
 keystone   schema ─ start ─ catalog ─┐
 others     schema ───────────────────┴─ start
@@ -43,7 +43,7 @@ class Start:
     )
 
     def run(self, names: Sequence[str]) -> None:
-        """Bring the named services up; the first failure is raised when all others have come to an end."""
+        """Bring the named services up; raise the first failure when all others have ended."""
         if "placement" not in names:
             self._placement.set()
         ordered = [name for name in _LONGEST_FIRST if name in names]

@@ -35,7 +35,7 @@ _PATIENCE = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Testbed:
-    """An instance in ``state``, with ports from ``port_base`` on. Creating the object starts nothing."""
+    """An instance in ``state``, with ports from ``port_base`` on; creating it starts nothing."""
 
     __test__ = False  # not a class of tests, for pytest
 
@@ -117,7 +117,7 @@ class Testbed:
             Start(self.layout, self.services, self.broker, self.admin, self.progress).run(names)
 
     def people(self) -> People:
-        """Return domains, projects and accounts, planted if they are not there; needs no service but Keystone."""
+        """Return domains, projects and accounts, made if missing; needs only Keystone."""
         with self._changing():
             return identity.plant(Access(self.layout, self.ca_file, self.admin()))
 
@@ -141,7 +141,7 @@ class Testbed:
     def bulk(
         self, count: int, *, project: str = "vo-fedcloud", days: int = 60, running: int = 10
     ) -> None:
-        """Put ``count`` servers of the last ``days`` into Nova's database, ``running`` percent of them alive."""
+        """Put ``count`` servers of ``days`` into Nova's database, ``running`` % of them alive."""
         seed = Seed.read(self.layout.seed)
         with self._changing(), self.progress.step(f"history: {count} servers of {project}"):
             History(self.layout).insert(
@@ -154,7 +154,7 @@ class Testbed:
             return History(self.layout).clear()
 
     def reset(self, *, restore: bool = False) -> None:
-        """Forget the broker's queues and the history. With ``restore`` all else that was changed since seeding, too.
+        """Drop the broker's queues and the history; ``restore`` undoes all since seeding.
 
         Restoring stops and starts the cloud; the rest happens while it runs.
         """
@@ -197,7 +197,7 @@ class Testbed:
             yield
 
     def _claim(self) -> None:
-        """Mark a new directory as ours; refuse one that belongs to something else, or knows itself by other ports."""
+        """Mark a new directory as ours; refuse one that belongs to others or to other ports."""
         state = self.layout.state
         wanted = {"state": str(state), "port_base": self.port_base}
         mark = state / "instance.json"
@@ -210,5 +210,8 @@ class Testbed:
             mark.write_text(json.dumps(wanted) + "\n")
         found = json.loads(mark.read_text())
         if found != wanted:
-            cause = f"was made as {found['state']} with port base {found['port_base']}, which are inside of its databases"
+            cause = (
+                f"was made as {found['state']} with port base {found['port_base']}, "
+                "which its databases contain"
+            )
             raise UsageError(state, cause, "use them, or remove the directory")

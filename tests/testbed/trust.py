@@ -22,7 +22,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Authorities and credentials below one directory, each made when it is asked for the first time."""
+    """Authorities and credentials in one directory, each made when it is first asked for."""
 
     directory: Path
 
@@ -52,7 +52,7 @@ class Trust:
         )
 
     def host(self, name: str) -> Credential:
-        """Return the grid certificate of the host ``NAME.example.org``, which also is ``localhost``."""
+        """Return the grid certificate of ``NAME.example.org``, also for ``localhost``."""
         full = f"{name}.{DOMAIN}"
         return self._credential(self.grid, full, hosts=(full, *_LOOPBACK))
 

@@ -1,4 +1,4 @@
-"""A machine that boots: Debian with systemd as its first process, cron, and a Docker engine of its own inside.
+"""A machine that boots: Debian with systemd, cron and a Docker engine of its own.
 
 It is a container of the tests' engine, with all that a machine's root may do but what a host may
 lack (CAP_SYS_RESOURCE, with which alone `docker run --privileged` works), and without any network:
@@ -77,7 +77,7 @@ def ensure_image(engine: DockerDaemon, cache: Path, *, is_bare: bool = False) ->
 
 @dataclass
 class Machine:
-    """One machine. ``directory`` is on a file system that can carry overlays: the inner engine's data are there."""
+    """A machine; ``directory`` must carry overlays, for the data of its inner engine."""
 
     engine: DockerDaemon
     directory: Path
@@ -96,7 +96,7 @@ class Machine:
         network: str = "none",
         more: Sequence[str] = (),
     ) -> Machine:
-        """Make a new machine, and boot it. ``/media`` there is the directory ``media`` here, read-only.
+        """Make and boot a new machine, whose ``/media`` is the directory ``media``, read-only.
 
         ``/srv`` is the directory ``srv`` here: an engine below it can share layers, as on a disk.
         ``more`` are flags of `docker create`.
@@ -134,7 +134,7 @@ class Machine:
         return seconds
 
     def wait_until_up(self) -> str:
-        """Wait for the end of the start; returns systemd's word for it: running, or degraded when a unit failed."""
+        """Wait for the end of the start; return systemd's word: running, or degraded."""
         patience = Patience(
             lambda: self.run("systemctl", "list-jobs", expect=None).stdout, idle=_BOOT_SECONDS
         )
@@ -143,12 +143,11 @@ class Machine:
             if word in ("running", "degraded"):
                 return word
             time.sleep(0.1)
-        raise DaemonError(
-            f"the machine does not come up: {self.run('systemctl', 'list-jobs', expect=None).stdout}"
-        )
+        jobs = self.run("systemctl", "list-jobs", expect=None).stdout
+        raise DaemonError(f"the machine does not come up: {jobs}")
 
     def reboot(self) -> float:
-        """Tell it to reboot, as its administrator does; returns the seconds until it is up again."""
+        """Reboot it as its administrator does; return the seconds until it is up again."""
         self._close_doors()
         self.run("systemctl", "reboot", expect=None)
         self.engine.docker("wait", self.identifier)

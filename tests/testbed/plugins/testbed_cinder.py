@@ -1,4 +1,4 @@
-"""Cinder's API, scheduler and volume service in one process, over oslo.messaging's in-process transport."""
+"""Cinder's API, scheduler and volume service in one process, over an in-process transport."""
 
 from cinder import monkey_patch
 

@@ -1,4 +1,4 @@
-"""Nova's API, conductor, scheduler and compute in one process, over oslo.messaging's in-process transport.
+"""Nova's API, conductor, scheduler and compute in one process, over an in-process transport.
 
 Nova's own functional tests run it this way. The code of every service is Nova's; only the
 hypervisor is a fake driver.

@@ -1,4 +1,4 @@
-"""SQLite for services with threads: readers beside one writer, patience, and write locks taken at the beginning.
+"""SQLite for services with threads: many readers, one writer, early write locks.
 
 A transaction that reads first and writes later would fail at once with "database is locked" when
 somebody else has written in between; taken at BEGIN, the lock is waited for. A power cut may cost

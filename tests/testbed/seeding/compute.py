@@ -86,7 +86,7 @@ class ServerBed:
     networks: dict[str, str]
 
     def plant(self, *, attach: Callable[[dict[str, str]], None]) -> dict[str, Server]:
-        """Create all servers, call ``attach`` with their ids while they are active, bring each to its state."""
+        """Create all servers, call ``attach`` with their ids, bring each to its state."""
         names = [name for project in content.PROJECTS for name in content.servers_of(project)]
         ids = self._known()
         with ThreadPoolExecutor(_AT_ONCE) as pool:

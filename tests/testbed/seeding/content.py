@@ -185,7 +185,7 @@ def flavor_at_birth(server: str) -> str:
 
 
 def has_network(server: str) -> bool:
-    """Tell whether a server gets an address: the first two of each project do, and those with a floating IP."""
+    """Check whether a server gets an address: a project's first two, and floating IPs."""
     return int(server.rpartition("-")[2]) < _WITH_NETWORK or server in ASSOCIATED_IPS
 
 

@@ -11,7 +11,7 @@ from tests.testbed.seeding.access import Access
 
 
 def plant(access: Access, projects: Iterable[Project]) -> dict[str, str]:
-    """Create networks; return the id of each by project, and that of the external one by its own name."""
+    """Create networks; return their ids by project, the external one by its own name."""
     admin = access.admin
     known = {
         network["name"]: str(network["id"])

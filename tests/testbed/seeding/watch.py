@@ -1,4 +1,4 @@
-"""Waits for servers by looking into Nova's databases: asking the API would take from Nova the time that it needs."""
+"""Waits for servers in Nova's databases: asking the API would slow Nova down."""
 
 from __future__ import annotations
 
