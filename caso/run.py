@@ -1,8 +1,7 @@
 """A run of `caso-extract`: the batches that earlier runs left, then the selected projects.
 
 Each project is accounted by itself, several at a time: a failure is a value in its outcome, and
-stops no other project. What `caso.batch` and `caso.checkpoint` do makes a run that is killed at any
-point harmless.
+stops no other project. A run may be killed at any point: see `caso.batch` and `caso.checkpoint`.
 """
 
 from __future__ import annotations
@@ -269,28 +268,19 @@ class _AccountingRun:
 
 def _about(selected: Selected, error: ApplianceError) -> ApplianceError:
     """Return a failure that names its project."""
-    # A failed login concerns the account: with the project's name, the same line would be printed
-    # once for each project.
-    name = str(selected.project)
+    # A failed login concerns the account. With the project's name it would be another line for each
+    # project.
     if isinstance(error, LoginFailure) or selected.project.id in error.subject:
         return error
-    return ApplianceError(
-        name, f"{error.subject}: {error.cause}" if error.subject else error.cause, error.remedy
-    )
+    cause = f"{error.subject}: {error.cause}" if error.subject else error.cause
+    return ApplianceError(selected.project, cause, error.remedy)
 
 
 def _status(outcomes: list[ProjectOutcome], failures: list[ApplianceError]) -> ExitStatus:
-    if not failures:
-        return (
-            ExitStatus.PARTLY
-            if any(outcome.tally.refused for outcome in outcomes)
-            else ExitStatus.DONE
-        )
-    return (
-        ExitStatus.PARTLY
-        if any(outcome.error is None for outcome in outcomes)
-        else ExitStatus.NOTHING
-    )
+    if failures and all(outcome.error for outcome in outcomes):
+        return ExitStatus.NOTHING
+    is_partial = failures or any(outcome.tally.refused for outcome in outcomes)
+    return ExitStatus.PARTLY if is_partial else ExitStatus.DONE
 
 
 def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:

@@ -196,6 +196,7 @@ def _configuration(
         lock=settings.path(
             "DEFAULT",
             "lock_path",
+            # cASO's variable, which it reads in place of a default.
             default=Path(os.environ.get("CASO_LOCK_PATH") or spool),
             is_directory=True,
         ),
@@ -312,6 +313,7 @@ def _version(settings: Settings) -> str | None:
             "messengers",
             "noop: records are discarded, and not extracted again; write ssm",
         )
+    # With ssm and ssmv2 together cASO sends each record in both forms, and one replaces the other.
     return max(versions, default=None)
 
 

@@ -77,7 +77,7 @@ class DiskQueue:
         """
         name = name or self._next_name()
         element = self.staging / name
-        self.discard(name)
+        self.discard(name)  # with a given name, a run that was killed may have left one
         try:
             element.mkdir(mode=0o750)
             for field, value in fields.items():

@@ -42,7 +42,7 @@ _AMS_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _TOKEN = re.compile(r"[!-~]+")
 _HTTPS_PORT = 443
 _AUTHN_PORT = 8443  # where EGI's AMS exchanges certificates for tokens
-_OTHERS = 0o004
+_OTHERS = 0o004  # the permission to read for all users
 
 
 @dataclass(frozen=True, slots=True)

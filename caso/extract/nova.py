@@ -146,6 +146,7 @@ def _reach(
 ) -> ExtractionWindow:
     # Created before the window, launched in it: the last run saw a server without a launch.
     was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
+    # See `ExtractionWindow.is_first`.
     lived_before = (
         window.is_first and born < window.start and (died is None or died >= window.start)
     )

@@ -41,6 +41,7 @@ def configure_log(
         cli.configure_log(arguments, level=settings.log.level)
         warnings.append(f"{error}; logging to standard error only")
     layout = cli.layout(arguments)
+    # SSM deprecates both, and warns in the same cases.
     if arguments.log_config or os.access(layout.path("/etc/apel/logging.cfg"), os.F_OK):
         warnings.append(
             "a separate logging configuration has no effect: set level and logfile in [logging]"

@@ -97,6 +97,7 @@ class Inbox:
     def _publish(self) -> None:
         for kind, queue in self._queues.items():
             moved = queue.publish([name for place, name in self._unpublished if place == kind])
+            # An element that cannot be moved now is tried again with each batch.
             self._unpublished = [
                 (place, name)
                 for place, name in self._unpublished

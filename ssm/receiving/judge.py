@@ -37,6 +37,7 @@ logger = logging.getLogger("ssm.ssm2")
 
 INCOMING = "incoming"
 REJECT = "reject"
+# Words of SSM for values that are missing; readers of its queues know them.
 _NO_ID, _NO_ARGO_ID = "noid", "N/A"
 _NO_SIGNER = "Not available."
 

@@ -3,11 +3,11 @@
 A lock is a hard link, which does not name its owner. So a run writes the names of the elements that
 it is about to lock into a journal, durably, before it locks the first of them.
 
-    lock found by the next run                          after a run was killed
-    named in the journal, not younger than it           taken over: it is ours
-    named in the journal, younger than it               left alone: another sender broke our lock,
-                                                        or found none, and set its own
-    not named in the journal                            left alone: it is another sender's
+    lock, when a run was killed                         the next run
+    named in the journal, not younger than it           takes it over: it is ours
+    named in the journal, younger than it               leaves it alone: another sender broke our
+                                                        lock, or found none, and set its own
+    not named in the journal                            leaves it alone: it is another sender's
 
 A run renews the journal's time together with its locks; that is how their ages can be compared.
 """

@@ -1,7 +1,7 @@
 """The end of a connection: which message it is about, if any, and the line for the administrator.
 
-Brokers have no codes for this, only words. Words that are known settle the question at once; what
-is left is decided by `ssm.sending.suspects`, which counts.
+Brokers have no codes for this, only words. Known words settle the question at once; in all other
+cases `ssm.sending.suspects` counts.
 """
 
 from __future__ import annotations

@@ -63,10 +63,10 @@ class Messages:
         """The last number given to a part, by element."""
 
     def pack(self, name: str) -> bytes | None:
-        """Return what is sent for a message; None when it cannot be sent, which is then settled.
+        """Return the wire form of a message; None when it cannot be sent, and was moved aside.
 
-        An element that is too large is replaced by its parts. The first part keeps its name, and
-        is what is returned.
+        An element that is too large is replaced by its parts. The first part keeps its name; its
+        wire form is returned.
         """
         text = self._read(name)
         if text is None:

@@ -4,7 +4,7 @@
     {"UsageRecords": […], …}        JSON
     <…UsageRecords>…</…>            XML: StAR, CAR
 
-The bytes of a record never change; what surrounds the records is repeated in every part.
+The bytes of a record never change; the text around the records is repeated in every part.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from xml.parsers import expat
 
+# Records of APEL's text formats: cloud, individual, summary and others.
 _HEADER = re.compile(rb"APEL(?:-[a-z]+)+-message: v[0-9]+\.[0-9]+[ \t]*\n")
 _SEPARATOR = re.compile(rb"^%%[ \t]*(?:\n|\Z)", re.MULTILINE)
 _RECORDS = "UsageRecords"

@@ -103,6 +103,7 @@ class AMSConnection:
         """Send acknowledgements that are due, wait for a request under way, then disconnect."""
         with self._changed:
             self._is_closing = True
+            # These messages have no receipts, so they stay in the spool for the next run.
             self._outbox.clear()
             self._changed.notify_all()
         if self._worker is not None:
@@ -141,6 +142,7 @@ class AMSConnection:
         """Wait for messages; return those for one request, none when the connection closes."""
         with self._changed:
             self._changed.wait_for(lambda: self._outbox or self._is_closing)
+            # At least one message, however large: the service decides about that one.
             count, size = 0, 0
             for topic, message in self._outbox[:MAX_MESSAGES]:
                 size += message.size

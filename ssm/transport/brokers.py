@@ -52,6 +52,7 @@ class Brokers:
         if len(failures) == 1:
             raise failures[0]
         others = "; ".join(f"{error.subject}: {error.cause}" for error in failures)
+        # The kind and the remedy are those of the preferred broker.
         raise type(failures[0])("brokers", others, failures[0].remedy)
 
 

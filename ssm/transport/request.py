@@ -30,7 +30,7 @@ REQUEST_TIMEOUT = timedelta(seconds=60)
 
 CLOSED = "closes the connection without an answer"
 LASTS = "if it lasts, ask the service's operators"
-LOOK = "check [broker] host and what stands before it"
+LOOK = "check [broker] host, and any proxy in front of it"
 
 _MAX_DETAIL = 200
 _MAX_READ_FOR_DETAIL = 64 * 1024
@@ -92,6 +92,7 @@ class KeptConnection:
         try:
             self._http.connect()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
+            # With a socket, the tunnel stands: the failure is of the service behind the proxy.
             is_direct = self._is_direct or (
                 self._http.sock is not None and not proxy.is_refusal(error)
             )
@@ -146,6 +147,7 @@ class KeptConnection:
         }
         self._http.request(method, target, body, sent)
         with self._http.getresponse() as response:
+            # One byte more shows that an answer is too long.
             content = response.read(limit + 1)
             if len(content) > limit:
                 self.close()

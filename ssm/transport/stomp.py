@@ -132,6 +132,7 @@ class STOMPConnection:
             case Rejection(text, _):
                 raise AccessDenied(self.broker, f"the broker refuses this host: {text}", _REGISTER)
             case Lost(cause):
+                # With TLS 1.3 a broker refuses a certificate only after the handshake, by closing.
                 raise AccessDenied(
                     self.broker, f"ends the connection before greeting: {cause}", _REGISTER
                 )
@@ -275,6 +276,7 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
             self.cause = _words(error)
             data = b""
         if not data and not self.blocking:
+            # The end of the stream, which stomp.py misses on a socket that does not block.
             self.running = False
             # This sets `blocking`, which makes stomp.py take an empty read for the end.
             self.shutdown_queue()
