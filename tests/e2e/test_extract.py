@@ -54,7 +54,7 @@ def moment() -> datetime:
 
 
 def usage(site: CasoSite, until: datetime) -> dict[tuple[str, str], counters.Usage]:
-    """Return what Nova's database says of the projects that carry the tag."""
+    """Return the usage of the tagged projects by Nova's database."""
     tagged = {
         project.id for project in site.testbed.seed().projects.values() if "caso" in project.tags
     }

@@ -252,7 +252,7 @@ NO_ANSWERS = [
 ]
 
 
-def test_what_answers_in_a_services_stead_loses_nothing(
+def test_answers_of_a_proxy_lose_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No record goes to quarantine, and the next run begins where this one did."""

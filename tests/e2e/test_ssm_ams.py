@@ -102,8 +102,8 @@ def test_a_token_that_runs_out_is_renewed(tmp_path: Path, trust: Trust) -> None:
         Fault(Kind.HALF, after=1),
     ],
 )
-def test_what_passes_is_waited_for(tmp_path: Path, trust: Trust, fault: Fault) -> None:
-    """All is delivered in the same run, in seconds, and what arrived last is in order."""
+def test_passing_failures_are_waited_for(tmp_path: Path, trust: Trust, fault: Fault) -> None:
+    """All is delivered in one run, in seconds, and the last copies are in order."""
     with ams_with(trust, fault) as service:
         site = Site.at_ams(tmp_path, trust, service)
         names = site.fill(texts(20))
@@ -145,7 +145,7 @@ def test_a_slow_answer_is_an_answer(tmp_path: Path, trust: Trust) -> None:
         ),
     ],
 )
-def test_what_does_not_pass_ends_the_run_in_one_line(
+def test_a_lasting_failure_ends_the_run_in_one_line(
     tmp_path: Path, trust: Trust, fault: Fault, words: str
 ) -> None:
     with ams_with(trust, fault) as service:
@@ -282,7 +282,9 @@ def test_a_service_that_is_down_is_one_line_and_the_next_is_tried(
         assert service.ids(TOPIC) == names
 
 
-def test_what_is_too_large_is_set_aside_and_blocks_nobody(tmp_path: Path, trust: Trust) -> None:
+def test_a_message_that_is_too_large_is_set_aside_and_blocks_none(
+    tmp_path: Path, trust: Trust
+) -> None:
     """F-S5: the limit is for the request: this record fits only unsigned and not in base64."""
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service)
@@ -305,7 +307,7 @@ def test_what_is_too_large_is_set_aside_and_blocks_nobody(tmp_path: Path, trust:
     )
 
 
-def test_what_the_service_finds_too_large_is_found_and_set_aside(
+def test_a_message_that_the_service_calls_too_large_is_found_and_set_aside(
     tmp_path: Path, trust: Trust
 ) -> None:
     with ams_with(trust) as service:

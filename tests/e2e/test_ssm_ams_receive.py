@@ -63,9 +63,7 @@ def test_a_count_leaves_the_others(tmp_path: Path, trust: Trust) -> None:
         Fault(Kind.STATUS, on="pull", status=404),
     ],
 )
-def test_whatever_breaks_nothing_is_lost_or_doubled(
-    tmp_path: Path, trust: Trust, fault: Fault
-) -> None:
+def test_no_failure_loses_or_doubles_a_message(tmp_path: Path, trust: Trust, fault: Fault) -> None:
     with ams_with(trust, fault) as service:
         site = Site.at_ams(tmp_path, trust, service)
         sender = trust.host("sender")

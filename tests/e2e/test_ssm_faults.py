@@ -193,7 +193,9 @@ def test_bad_elements_do_not_block_the_others(tmp_path: Path, trust: Trust) -> N
     assert len(site.record("ssmsend")["failures"]) == 2
 
 
-def test_what_the_broker_finds_too_large_is_set_aside(tmp_path: Path, trust: Trust) -> None:
+def test_a_message_that_the_broker_calls_too_large_is_set_aside(
+    tmp_path: Path, trust: Trust
+) -> None:
     with broker_with(
         trust, Fault(Kind.ERROR_AFTER_SEND, after=2, text="The frame size was too large")
     ) as broker:

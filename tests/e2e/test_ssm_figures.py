@@ -41,7 +41,7 @@ def figures(site: Site, program: str) -> dict[str, float]:
 
 
 class Watch:
-    """Runs `ssmsend` and compares its figures with what broker and spool have."""
+    """Runs `ssmsend` and compares its figures with those of broker and spool."""
 
     def __init__(self, site: Site, broker: FaultBroker) -> None:
         self.site, self.broker = site, broker

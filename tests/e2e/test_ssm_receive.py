@@ -1,4 +1,4 @@
-"""`ssmreceive` as a program: what it keeps, what it refuses, and what it stands."""
+"""`ssmreceive` as a program: messages that it keeps and refuses, and faults that it survives."""
 
 import os
 import signal
@@ -264,9 +264,7 @@ def test_it_goes_to_the_background_once(tmp_path: Path, trust: Trust) -> None:
     assert len(site.elements()) == 1
 
 
-def test_what_is_wrong_is_told_before_it_goes_to_the_background_and_logged_after(
-    tmp_path: Path, trust: Trust
-) -> None:
+def test_faults_are_reported_before_the_fork_and_logged_after(tmp_path: Path, trust: Trust) -> None:
     with broker_with(trust) as broker:
         site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
         names = tmp_path / "etc/apel/dns"

@@ -55,14 +55,14 @@ def with_another_cipher_text(message: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def trusts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trust, Trust]:
-    """The site's trust, and somebody else's who uses the same names."""
+    """The trust of the site, and that of another federation with the same names."""
     trust, rogue = (Trust(tmp_path_factory.mktemp(name)) for name in ("trust", "rogue"))
     trust.publish()
     return trust, rogue
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_is_not_the_signer_s_is_refused(
+def test_altered_and_foreign_messages_are_refused(
     tmp_path: Path,
     trusts: tuple[Trust, Trust],
     protocol: str,

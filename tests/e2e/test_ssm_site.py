@@ -99,7 +99,7 @@ def test_an_expired_certificate(site: Site, broker: FaultBroker) -> None:
 def test_a_certificate_that_receivers_would_not_believe(
     tmp_path: Path, broker: FaultBroker, trust: Trust
 ) -> None:
-    """The broker still takes it, but what it signs would end in the receiver's waste bin."""
+    """The broker still accepts it, but receivers would reject each message that it signs."""
     site = Site.create(tmp_path, trust, hosts=f"localhost:{broker.port}")
     credential = trust.grid.issue("revoked.example.org")
     trust.grid.revoke(credential)

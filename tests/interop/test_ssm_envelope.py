@@ -144,7 +144,9 @@ def test_we_open_what_openssl_signs_and_encrypts(rsa: Credential, certificates: 
         assert opened.body == BODIES[0]
 
 
-def test_what_cannot_be_opened(rsa: Credential, authority: Authority, certificates: Path) -> None:
+def test_envelopes_that_cannot_be_opened(
+    rsa: Credential, authority: Authority, certificates: Path
+) -> None:
     identity, trust = identity_of(rsa), CADirectory(certificates)
     other = identity_of(authority.issue("other.example.org"))
     elliptic = identity_of(authority.issue("elliptic.example.org", key="ec"))
@@ -177,7 +179,7 @@ def test_what_cannot_be_opened(rsa: Credential, authority: Authority, certificat
     ("text", "words"),
     [(b"", "empty"), (b" \r\n\n", "empty"), (b"a\xffb\n", "not UTF-8 text: byte 2")],
 )
-def test_what_cannot_be_sent(text: bytes, words: str, rsa: Credential) -> None:
+def test_texts_that_cannot_be_sent(text: bytes, words: str, rsa: Credential) -> None:
     with pytest.raises(envelope.Unsendable, match=words):
         envelope.sign(text, identity=identity_of(rsa))
 

@@ -83,7 +83,7 @@ def test_after_a_break_there_is_one_at_a_time_until_a_receipt(count: int) -> Non
     assert window.next_to_send() == (None if count == 1 else "1")
 
 
-def test_who_overtook_a_message_goes_again_after_it() -> None:
+def test_messages_that_overtook_another_are_sent_again_after_it() -> None:
     """F-S1: and not when the message is given up."""
     for is_taken in (True, False):
         window = SendWindow("abc")

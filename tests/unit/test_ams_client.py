@@ -1,4 +1,4 @@
-"""The client of AMS, against one over TLS: what it makes of every sort of answer."""
+"""The client of AMS, against one over TLS: every kind of answer."""
 
 import contextlib
 import socket
@@ -49,7 +49,7 @@ def publish_one(client: ams_client.AMSClient) -> list[str]:
     return client.publish("topic", [MESSAGE])
 
 
-def test_what_is_published_is_pulled_until_acknowledged(service: AMS, trust: Trust) -> None:
+def test_published_messages_are_pulled_until_acknowledged(service: AMS, trust: Trust) -> None:
     client = client_of(service, trust)
     client.open()
     messages = [
@@ -206,7 +206,7 @@ def test_answers(
         ),
     ],
 )
-def test_what_is_odd_in_a_pulled_message_blocks_nothing(
+def test_odd_pulled_messages_block_nothing(
     service: AMS, trust: Trust, body: bytes, expected: list[ams_client.Pulled]
 ) -> None:
     service.faults = [Fault(Kind.ANSWER, on="pull", body=body)]

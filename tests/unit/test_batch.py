@@ -34,7 +34,7 @@ class Site:
         return batch.directory
 
     def messages(self) -> list[str]:
-        """Return what a sender that uses the dirq library finds, in its order."""
+        """Return the messages that a sender with the dirq library finds, in its order."""
         found = []
         queue = QueueSimple(str(self.spool))
         for name in queue:
@@ -143,7 +143,7 @@ def test_a_broken_manifest_is_one_line(site: Site) -> None:
 
 
 def test_foreign_names_hold_back_their_own_project_at_most(site: Site) -> None:
-    """F-H1: committed batches are handed over, whatever else there is; the rest is named."""
+    """F-H1: committed batches are handed over, other things are reported."""
     site.commit(project="p2")
     made = foreign.make(site.staging.path, prefix="q-")
     foreign.make(site.staging.path, prefix="r-", suffix=".new")

@@ -66,7 +66,7 @@ def test_broken_files_and_waiting_batches_are_reported(
 def test_foreign_names_in_the_staging_area_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F-H1: the administrator sees what the next run will say, without waiting for it."""
+    """F-H1: the administrator reads the lines of the next run before it."""
     area = Staging(tmp_path / "out", Checkpoints(tmp_path / "caso")).path
     foreign.make(area)
     (area / "p.foreign").mkdir()

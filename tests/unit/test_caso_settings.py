@@ -410,14 +410,14 @@ def test_plugins_that_may_be_chosen(plugin: str, options: str, tmp_path: Path) -
     assert load(tmp_path, f"{text}auth_type = {plugin}\n{options}\n").access.auth_type == plugin
 
 
-def test_what_the_plugin_itself_says(tmp_path: Path) -> None:
+def test_faults_that_the_plugin_itself_reports(tmp_path: Path) -> None:
     _, _, reported = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
     assert reported.startswith(
         "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential rejects these options: "
     )
 
 
-def test_what_the_plugin_does_not_check(tmp_path: Path) -> None:
+def test_faults_that_the_plugin_does_not_check(tmp_path: Path) -> None:
     oidc = f"{_OIDC}username = u\npassword = p\n{_TOKENS}"
     text = (
         "[DEFAULT]\nsite_name = S\nmessengers = ssm\n[keystone_auth]\n"
@@ -528,7 +528,7 @@ def test_times_that_make_no_window(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "time", ["2026-11-01T00:00+99:00", "0001-01-01T00:00+14:00", "2026-11-31", "now"]
 )
-def test_what_is_no_time(time: str, tmp_path: Path) -> None:
+def test_texts_that_are_not_times(time: str, tmp_path: Path) -> None:
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
     (reported,) = problems(tmp_path, text, "--extract-from", time)
     assert reported.endswith(

@@ -56,7 +56,7 @@ def test_a_day_is_enough(text: str, checkpoints: Checkpoints) -> None:
         "0001-01-01 00:00:00+14:00",
     ],
 )
-def test_what_is_cut_off_is_never_taken_for_a_time(
+def test_a_truncated_time_is_never_read_as_another(
     text: str | bytes, checkpoints: Checkpoints
 ) -> None:
     put(checkpoints, "lastrun.ops", text)

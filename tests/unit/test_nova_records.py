@@ -177,7 +177,9 @@ def test_status_and_end(changes: dict[str, Any], status: str, end: str | None, w
         {"created": "2026-10-01T00:00:00Z", "OS-SRV-USG:terminated_at": "2026-10-31T23:59:59"},
     ],
 )
-def test_what_never_ran_or_lies_outside_has_no_record(changes: dict[str, Any]) -> None:
+def test_servers_outside_the_window_or_never_launched_have_no_record(
+    changes: dict[str, Any],
+) -> None:
     asked: list[str] = []
     assert made(server(**changes), user_name=asked.append) == []
     assert asked == []
@@ -203,7 +205,7 @@ def test_one_record_for_each_month() -> None:
 def test_a_first_window_takes_the_whole_life_of_what_lives_in_it(
     ended: str | None, months: list[int]
 ) -> None:
-    """F-H14: else October's hours would count for November; what had ended before is left out."""
+    """F-H14: otherwise hours of October count for November. Ended servers are left out."""
     described = server(created="2026-09-30T12:00:00Z", **{"OS-SRV-USG:terminated_at": ended})
     found = made(described, replace(NOVEMBER, is_first=True))
     assert [record.measured.month for record in found] == months
@@ -322,7 +324,7 @@ def test_a_description_that_makes_no_sense_is_reported(
 
 @pytest.mark.parametrize("failure", [KeyError("user"), TypeError("x"), ValueError("no JSON")])
 @pytest.mark.parametrize("asked", ["user_name", "image"])
-def test_what_a_question_raises_is_not_the_servers_fault(asked: str, failure: Exception) -> None:
+def test_errors_of_lookups_are_not_blamed_on_the_server(asked: str, failure: Exception) -> None:
     """A record would be set aside for ever, where another run gets a better answer."""
 
     def ask(_: str) -> str:

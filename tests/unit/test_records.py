@@ -44,7 +44,7 @@ def test_which_moment_counts(
     assert record(status, end).measured == measured
 
 
-def test_what_is_not_given_is_nothing() -> None:
+def test_absent_values_are_left_out() -> None:
     made = record(ServerStatus.STARTED, None)
     assert (made.public_ips, made.user_name, made.image, made.benchmark) == (0, None, None, None)
     assert made.cpu == timedelta(hours=2)

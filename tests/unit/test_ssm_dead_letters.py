@@ -161,7 +161,7 @@ def test_root_does_not_write_into_the_spool_of_another_user(
     assert spooled(tmp_path) == []
 
 
-def test_what_a_killed_requeue_left_is_not_listed_and_the_next_one_removes_it(
+def test_the_rest_of_a_killed_requeue_is_not_listed_and_removed_next_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     letters = dead_letters(tmp_path, TEXT, b"other").letters()

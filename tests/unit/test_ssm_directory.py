@@ -20,7 +20,7 @@ NAMES = ["b", "ä \n:x", "%41", os.fsdecode(b"\xff"), "00000000"]
 
 
 def fill(directory: Path) -> None:
-    """Make files, the oldest first by time and not by name, beside what is no message."""
+    """Make files, in the order of time but not of names, beside things that are no messages."""
     directory.mkdir()
     for number, name in enumerate(NAMES):
         (directory / name).write_text(f"{number}\n")
@@ -36,7 +36,7 @@ def run(broker: FaultBroker, directory: Path, trust: Trust) -> tuple[ExitStatus,
 
 
 def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust: Trust) -> None:
-    """F-S3: as SSM 3.3.1 and newer; whatever their names are."""
+    """F-S3: as SSM 3.3.1 and newer, with any names."""
     fill(tmp_path / "spool")
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
         status, claims = run(broker, tmp_path, trust)
@@ -53,9 +53,7 @@ def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust
     assert {path.name for path in tmp_path.iterdir()} == {"spool", "sender.cfg"}
 
 
-def test_what_is_no_file_is_named_and_what_is_being_written_waits(
-    tmp_path: Path, trust: Trust
-) -> None:
+def test_other_things_are_reported_and_unfinished_files_wait(tmp_path: Path, trust: Trust) -> None:
     """F-S3, F-H1."""
     spool = tmp_path / "spool"
     fill(spool)

@@ -171,7 +171,7 @@ def nobody(code: str) -> str:
     return foreign.as_nobody(code, modules="json, ssm.disk_queue, ssm.sending.claims")
 
 
-def test_what_others_left_in_a_queue_is_passed_by_and_named() -> None:
+def test_foreign_names_in_a_queue_are_skipped_and_reported() -> None:
     """F-H1: the newest directory and staged elements are root's, dirq's directories are files."""
     with foreign.open_to_all() as root:
         queue = root / "incoming"

@@ -109,7 +109,7 @@ def test_parts_come_out_the_same_in_the_next_run(tmp_path: Path, trust: Trust, o
 
 
 def test_a_service_that_takes_less_is_believed(tmp_path: Path, trust: Trust) -> None:
-    """B12: what stands before AMS may have a limit of its own."""
+    """B12: a proxy in front of AMS may have a limit of its own."""
     with AMS(trust.host("broker"), trust.grid.certificate, max_message=300_000) as service:
         spool = QueueSimple(str(tmp_path / "spool"))
         name = spool.add(large(700))

@@ -42,7 +42,7 @@ def warnings(settings: SenderSettings) -> list[str]:
     return [str(problem).split("sender.cfg")[1] for problem in settings.warnings]
 
 
-def test_what_ssm_4_ships_apart_from_the_protocol(directory: Path) -> None:
+def test_the_file_of_ssm_4_apart_from_the_protocol(directory: Path) -> None:
     text = """\
 # Sender configuration
 [sender]
@@ -201,7 +201,7 @@ def test_paths_that_cannot_be_used_are_told_with_their_lines(directory: Path) ->
     ]
 
 
-def test_what_deserves_a_warning(directory: Path) -> None:
+def test_settings_that_give_a_warning(directory: Path) -> None:
     """D12: `use_ssl: false` among others."""
     (directory / "outgoing/openstack/6b029cc8").mkdir(parents=True)
     (directory / "outgoing/6b029cc8").mkdir()
@@ -341,7 +341,9 @@ def test_a_token_is_taken_and_shown_nowhere(directory: Path) -> None:
         (("host: msg.example.net", "host: msg.example.net\nauthn_port: 0"), "[broker] authn_port"),
     ],
 )
-def test_what_is_wrong_for_ams(directory: Path, change: tuple[str, str], expected: str) -> None:
+def test_faults_in_settings_for_ams(
+    directory: Path, change: tuple[str, str], expected: str
+) -> None:
     assert any(
         expected in line for line in problems(directory, AMS.format(directory).replace(*change))
     )

@@ -108,7 +108,7 @@ def test_the_records_of_the_parts_are_those_of_the_message(
         b"\xff\xfe",
     ],
 )
-def test_what_has_no_records_that_are_known_is_left_whole(message: bytes) -> None:
+def test_unknown_forms_stay_whole(message: bytes) -> None:
     assert split.take_apart(message) is None
 
 

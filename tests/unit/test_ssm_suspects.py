@@ -48,7 +48,7 @@ def buried(directory: Path) -> list[str]:
 
 
 def last_arrivals(broker: FaultBroker | AMS) -> list[str]:
-    """Return what arrived, without what marks a repetition, in the order of the last arrivals."""
+    """Return the ids in the order of the last arrivals, without the mark of a repetition."""
     ids = broker.ids("x") if isinstance(broker, AMS) else broker.accepted
     return list(dict.fromkeys(name.removesuffix(".again") for name in reversed(ids)))[::-1]
 
@@ -160,7 +160,7 @@ def test_many_bad_messages_in_a_row_take_a_run_for_each_five(tmp_path: Path, tru
     assert buried(tmp_path) == names[:12]
 
 
-def test_what_is_known_survives_and_a_broken_file_does_not_matter(tmp_path: Path) -> None:
+def test_suspects_survive_a_run_and_a_broken_file_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / ".suspects"
     first = Suspects(path, limit=3)
     assert first.failed("a", broker="b", error="closed") is Treatment.RETRY
