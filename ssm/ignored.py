@@ -1,4 +1,4 @@
-"""Options of sender.cfg and receiver.cfg that are accepted and ignored.
+"""Options and flags of SSM that are accepted and ignored.
 
 SSM ships both files with the same sections, and people copy options from one to the other. So each
 program accepts the other's options, and each protocol the other's.
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from appliance.core.config.settings import Settings
 
 IGNORED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    # SSM 2 looked up brokers in the information system; these give a warning.
+    "always": {"broker": ("bdii", "network")},
     "sender": {"daemon": ("pidfile",)},
     "receiver": {
         "certificates": ("server_cert", "verify_server_cert", "cipher"),
@@ -19,6 +21,8 @@ IGNORED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "STOMP": {"broker": ("authn_port", "system_cas"), "messaging": ("ams_project", "token")},
 }
 """Options by section, for each role and protocol that ignores them."""
+
+IGNORED_FLAGS = ("-l", "--log_config")
 
 
 def accept(settings: Settings, ignoring: str) -> None:

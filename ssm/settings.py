@@ -18,6 +18,7 @@ from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 from ssm import ignored
+from ssm.ignored import IGNORED
 
 _LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL")
 _MAX_MESSAGE_SIZE = 16 * 1024 * 1024
@@ -330,7 +331,7 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     if protocol == "AMS":
         default_port = _HTTPS_PORT
     name_a_host = _NAME_A_HOST[protocol]
-    old = [option for option in ("bdii", "network") if settings.where("broker", option)]
+    old = [option for option in IGNORED["always"]["broker"] if settings.where("broker", option)]
     brokers = []
     words = settings.words("broker", "host")
     for word in words:

@@ -12,6 +12,7 @@ from pathlib import Path
 from appliance.core.run import cli
 from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
+from ssm.ignored import IGNORED_FLAGS
 from ssm.settings import LogSection, ReceiverSettings, SenderSettings
 
 RULE = "=" * 40
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
         "-c", "--config", type=Path, metavar="FILE", help=f"configuration file (default: {config})"
     )
     parser.add_argument(
-        "-l", "--log_config", metavar="FILE", help="ignored; the section [logging] replaces it"
+        *IGNORED_FLAGS, metavar="FILE", help="ignored; the section [logging] replaces it"
     )
 
 
