@@ -126,6 +126,14 @@ def test_changed_bytes_of_the_signature(sample: Sample, data: st.DataObject) -> 
     sample.judge(with_signature(sample, bytes(der)))
 
 
+def test_a_name_whose_value_is_a_bit_string(sample: Sample) -> None:
+    """cryptography raises TypeError for it, which no receiver may take for a fault of its own."""
+    text = b"\x0c\x05Hosts"
+    assert text in sample.opaque
+    with pytest.raises(Malformed, match="a name in its signer's certificate cannot be read"):
+        sample.verify(sample.opaque.replace(text, b"\x03\x05Hosts"))
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_changed_bytes_of_an_opaque_message(sample: Sample, data: st.DataObject) -> None:

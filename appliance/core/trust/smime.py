@@ -149,7 +149,7 @@ def _check_usage(certificate: x509.Certificate, *, subject: DN) -> None:
 def _name(certificate: x509.Certificate) -> DN:
     try:
         names = [slash_form(certificate.subject), slash_form(certificate.issuer)]
-    except ValueError:
+    except (TypeError, ValueError):  # the first for a BIT STRING where X.520 has a text
         raise Malformed("message", "a name in its signer's certificate cannot be read") from None
     if max(map(len, names)) > _MAX_DN:
         cause = f"a name in its signer's certificate is longer than {_MAX_DN} characters"
