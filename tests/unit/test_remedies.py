@@ -304,7 +304,7 @@ def switch_off(site: Site, _: Told, found: re.Match[str]) -> None:
 
 
 REMEDIES: Mapping[str, Callable[[Site, Told, re.Match[str]], None]] = {
-    r" remove this line and name the file as FEDCLOUD_CA_BUNDLE in ([^\s,]+)": name_authorities,
+    r" remove this line and name the file as FEDCLOUD_CA_BUNDLE in ([^\s,;]+)": name_authorities,
     r"switch the flow off in (\S+): flows: \{(\w+): off\}": switch_off,
     r"[;,] (?:or )?remove (?:this line|it|one|the entry)(?:$| \()": remove,
     r"belongs in \[(\S+)\]; here it is ignored; move it there$": move,
