@@ -28,6 +28,12 @@ IMAGE_KEYS = ("hv:version", "sl:checksum:sha512", "hv:size")
 
 The same three as in cloudkeeper 1.7.1: with others, going back to it would move all images again.
 """
+LAYER_KEY = "image_hash"
+"""Attribute of an image of a registry: the digest of its layer, as atrope names the property."""
+REFERENCE_KEY = "eu.egi.cloud.image_ref"
+"""Attribute of an image of a registry: ``PROJECT/REPOSITORY:TAG``, which EGI's probe looks for."""
+DIGEST_KEYS = frozenset({"sl:checksum:sha512", LAYER_KEY})
+"""Attributes that are digests of the image data: hexadecimal digits in any case."""
 
 _MIB = 2**20
 
@@ -114,11 +120,16 @@ class Endorser:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """The URL of an appliance's data, their SHA-512 (hex), and their size in bytes if known."""
+    """The URL of an appliance's data, their digest, and their size in bytes if known.
+
+    ``digest`` is ``ALGORITHM:HEX``, of the bytes as they are transferred: those of a compressed
+    layer (``compression`` is ``gzip``, otherwise empty) are decompressed afterwards.
+    """
 
     uri: str
-    sha512: str
+    digest: str
     size: int | None
+    compression: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,22 +151,28 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageList:
-    """An image list; only verification makes one that may be acted on.
+    """The images that one source offers to one VO; only a verified one may be acted on.
 
-    ``refused`` are images of the list that cannot be used. Their copies in the cloud stay as they
-    are, because the list still offers them.
+    ``refused`` are images that cannot be used. Their copies in the cloud stay as they are, because
+    the source still offers them.
     """
 
     identifier: ListId
     vo: str
+    offers: tuple[Offer, ...]
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedImageList(ImageList):
+    """A list that its endorser has signed; only verification makes one that may be acted on."""
+
     endorser: Endorser
     created: datetime | None
     expires: datetime
     version: str
-    offers: tuple[Offer, ...]
-    refused: tuple[Refusal, ...] = ()
 
     def is_expired(self, *, at: datetime) -> bool:
         """Check whether no image of this list may be offered at ``at``."""
@@ -208,7 +225,7 @@ Change = Create | Update | UpdateMetadata | Remove
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The changes for one list, in cloudkeeper's order: removals, additions, updates."""
+    """The changes for one list, in order: additions, updates, removals."""
 
     list_id: ListId
     changes: tuple[Change, ...] = ()

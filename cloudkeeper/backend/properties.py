@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from appliance.core.cloud.glance import Image
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.model import Appliance, ApplianceId, ListId
+from cloudkeeper.model import LAYER_KEY, REFERENCE_KEY, Appliance, ApplianceId, ListId
 
 _PREFIX = "APPLIANCE_"
 STATUS = _PREFIX + "STATUS"
@@ -155,13 +155,16 @@ def describe(appliance: Appliance) -> dict[str, str]:
         "OPERATING_SYSTEM": appliance.operating_system,
         "VO": appliance.vo,
         "EXPIRATION_DATE": str(int(appliance.expires.timestamp()) if appliance.expires else 0),
-        "ATTRIBUTES": json.dumps(dict(appliance.attributes), sort_keys=True),
+        "ATTRIBUTES": json.dumps(_shown(appliance.attributes), sort_keys=True),
     }
     described = {_PREFIX + name: _storable(value) for name, value in fields.items()}
     described["vmcatcher_event_ad_mpuri"] = _storable(appliance.mpuri)
     described["vmcatcher_event_dc_description"] = _storable(appliance.description)
-    described["vmcatcher_event_dc_identifier"] = _storable(appliance.identifier)
-    described |= _for_nova(appliance)
+    if REFERENCE_KEY in appliance.attributes:
+        described |= _for_registry(appliance)
+    else:
+        described["vmcatcher_event_dc_identifier"] = _storable(appliance.identifier)
+        described |= _for_nova(appliance)
     for name, value in described.items():
         if len(value.encode()) > _MAX_VALUE:
             raise ApplianceError(
@@ -281,7 +284,38 @@ def _for_nova(appliance: Appliance) -> dict[str, str]:
     return {name: _storable(value)[:_MAX_NAME] for name, value in found.items() if value}
 
 
+def _for_registry(appliance: Appliance) -> dict[str, str]:
+    """Return the properties that atrope gives to an image of a registry.
+
+    EGI's monitoring and information service, and users' own selections, read these names.
+    """
+    attributes = appliance.attributes
+    project = attributes[REFERENCE_KEY].partition("/")[0]
+    found = {
+        "appdb_id": appliance.mpuri,
+        LAYER_KEY: attributes.get(LAYER_KEY, ""),
+        "image_list": project,
+        "project": project,
+    }
+    for name in ("os_distro", "os_version", "architecture"):
+        found[name] = attributes.get(f"org.openstack.glance.{name}", "")
+    return {name: _storable(value) for name, value in found.items() if value}
+
+
+def _shown(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Return the attributes for the JSON that others read; the layer's digest is a property."""
+    return {name: value for name, value in attributes.items() if name != LAYER_KEY}
+
+
 def _attributes(image: Image) -> Mapping[str, str]:
+    """Return the attributes, with the layer's digest of an image of a registry."""
+    found = _described_attributes(image)
+    if REFERENCE_KEY in found and image.get(LAYER_KEY):
+        return {**found, LAYER_KEY: str(image[LAYER_KEY])}
+    return found
+
+
+def _described_attributes(image: Image) -> Mapping[str, str]:
     """Return the attributes in either form; JSON that users have made unreadable holds none."""
     blob = image.get(_ATTRIBUTES)
     if blob:

@@ -20,6 +20,7 @@ from cloudkeeper.frontend import settings
 from cloudkeeper.frontend.settings import FrontendSettings
 
 if TYPE_CHECKING:  # start-up is a cost
+    from cloudkeeper.frontend.source_settings import RegistrySettings
     from cloudkeeper.frontend.sync import ChangeOutcome, SyncReport
 
 PROGRAM = "cloudkeeper"
@@ -97,17 +98,18 @@ def _synchronise(
     """Create the parts of a run and run them, one run at a time."""
     # Imported here: gRPC and requests take long to import, and --help needs neither.
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
+    from cloudkeeper.frontend import build_sources  # noqa: PLC0415
     from cloudkeeper.frontend.backend_client import BackendClient, Encryption  # noqa: PLC0415
     from cloudkeeper.frontend.conversion import QemuImg  # noqa: PLC0415
     from cloudkeeper.frontend.download import Downloader  # noqa: PLC0415
-    from cloudkeeper.frontend.memory import Memory  # noqa: PLC0415
-    from cloudkeeper.frontend.sync import ListSources, Synchronisation, SyncReport  # noqa: PLC0415
+    from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
 
-    # Without any list nothing can be done, so this is an error and not a partial run.
-    if not configured.lists:
+    # Without any source nothing can be done, so this is an error and not a partial run.
+    number = len(configured.lists) + len(configured.registries)
+    if not number:
         raise ConfigurationError(configured.list_problems)
-    report = SyncReport(lists_left=len(configured.lists) + len(configured.list_problems))
+    report = SyncReport(lists_left=number + len(configured.list_problems))
     for problem in configured.list_problems:
         report.fail(str(problem))
     _record(report, record)  # now, so that the record holds them however the run ends
@@ -119,11 +121,12 @@ def _synchronise(
         trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
         client = Downloader(trust)
         qemu = QemuImg(configured.qemu_img, configured.patience)
-        workshop = Workshop(configured.image_dir, configured.formats, client, qemu)
-        memory = Memory(cli.layout(arguments).path("/var/lib/fedcloud/cloudkeeper/lists.json"))
-        sources = ListSources(configured.lists, client, trust, memory, keeps=not arguments.dry_run)
+        workshop = Workshop(configured.image_dir, configured.formats, qemu)
+        state = cli.layout(arguments).path("/var/lib/fedcloud/cloudkeeper")
+        made = build_sources.build(configured, client, trust, state=state)
+        found = OfferSources(made, keeps=not arguments.dry_run)
         run = Synchronisation(
-            sources, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run
+            found, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run
         )
         try:
             run.run(report, at=clock.now())
@@ -199,6 +202,7 @@ def _report_check(configured: FrontendSettings) -> ExitStatus:
     protection = ", mutual TLS" if configured.certificates else ", without TLS"
     rows = {
         "lists": ", ".join(map(str, configured.lists)) or "none",
+        "registries": ", ".join(map(_shown, configured.registries)) or "none",
         "trust anchors": f"{configured.ca_dir}, CRLs: {configured.crl_policy}",
         "image files": f"{configured.image_dir}, accepted: {', '.join(configured.formats)}",
         "backend": configured.endpoint + ("" if is_socket else protection),
@@ -209,6 +213,10 @@ def _report_check(configured: FrontendSettings) -> ExitStatus:
     if configured.list_problems:
         raise ConfigurationError(configured.list_problems)
     return ExitStatus.DONE
+
+
+def _shown(registry: RegistrySettings) -> str:
+    return f"{registry} for {' '.join(registry.vos)}"
 
 
 def _configure_log(configured: FrontendSettings, arguments: argparse.Namespace) -> None:

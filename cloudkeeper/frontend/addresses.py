@@ -18,6 +18,7 @@ from appliance.core import hosts
 from appliance.core.config.document import read_text
 from appliance.core.run import log
 from appliance.core.run.errors import Problem
+from cloudkeeper.model import Endorser
 
 # Hiding these would hide words that messages need.
 _PLACEHOLDERS = frozenset({"APPDB_TOKEN", "TOKEN", "ACCESS_TOKEN"})
@@ -43,6 +44,10 @@ class Address:
     origin: str
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    endorser: Endorser | None = None
+    """The only one who may sign the list; None: the one of the first list that came."""
+    images: frozenset[str] = frozenset()
+    """The identifiers of the images to take; none: all."""
 
     @property
     def place(self) -> str:
@@ -58,10 +63,11 @@ class Address:
         return self.name
 
 
-def read_file(path: Path) -> tuple[list[Address], list[Problem]]:
+def read_file(path: Path, *, may_be_empty: bool) -> tuple[list[Address], list[Problem]]:
     """Read a file of one URL a line; blank lines and those that begin with ``#`` are comments.
 
-    Return the addresses and the problems: one invalid line does not affect the others.
+    Return the addresses and the problems: one invalid line does not affect the others. A file
+    without any is a problem unless it ``may_be_empty``.
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -74,8 +80,15 @@ def read_file(path: Path) -> tuple[list[Address], list[Problem]]:
         if line.strip() and not line.strip().startswith("#")
     ]
     addresses, problems = read(entries, path=path)
-    if not entries:
-        problems.append(Problem(path, 0, "", f"has no image list; write one URL a line{OR_OFF}"))
+    if not entries and not may_be_empty:
+        problems.append(
+            Problem(
+                path,
+                0,
+                "",
+                f"has no image list; write one URL a line, or a registry into sources.yaml{OR_OFF}",
+            )
+        )
     return addresses, problems
 
 
@@ -110,6 +123,8 @@ def _read_one(text: str, *, origin: str) -> Address | str:
     _hide(parts, user, password)
     if " " in text or not text.isprintable():
         return "has a space or an unprintable character; write one URL a line"
+    if parts.scheme in {"oci", "harbor"}:
+        return "is a registry; configure it in /etc/cloudkeeper/sources.yaml"
     if parts.scheme not in SCHEMES:
         return "does not begin with https://; write https://HOST/PATH"
     if not host or not parts.path.strip("/"):

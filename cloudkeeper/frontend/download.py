@@ -9,11 +9,14 @@ retried with growing pauses.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import re
 import ssl
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -33,6 +36,7 @@ from cloudkeeper.frontend.deadline import Deadline
 
 BLOCK = 2**20
 """Bytes that are read at a time."""
+_LENGTH = re.compile("[0-9]{1,18}")
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED = frozenset({401, 403})
@@ -49,6 +53,35 @@ class Timeouts:
     connect: timedelta = timedelta(seconds=20)
     read: timedelta = timedelta(seconds=60)
     total: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of a server whose body is read block by block.
+
+    ``size`` is in bytes, None when the server does not announce it.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in any case."""
+    size: int | None
+    blocks: Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request: its URL, the ``name`` that stands for it in messages, and what goes with it.
+
+    ``authorization`` is the value of the header of this name; no other host gets it.
+    ``expected`` are the statuses that the caller handles, every other one is an error.
+    """
+
+    url: str
+    name: str
+    authorization: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    expected: frozenset[int] = frozenset({_OK})
 
 
 class Transient(Unavailable):
@@ -117,11 +150,27 @@ class Downloader:
             Untrusted: the server's certificate is not trusted.
 
         """
-        auth = (user, password) if user or password else None
+        secret = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+        authorization = f"Basic {secret}" if user or password else ""
+        with self.ask(Question(url, name, authorization), timeouts=timeouts) as answer:
+            yield answer.size, answer.blocks
+
+    @contextlib.contextmanager
+    def ask(self, question: Question, *, timeouts: Timeouts = Timeouts()) -> Iterator[Answer]:
+        """Send a request and yield the answer, which ends with the block.
+
+        Raises:
+            Unavailable: the server cannot be reached or its answer is not one of those expected;
+                also from within the blocks.
+            AccessDenied: the server rejects the credentials.
+            Untrusted: the server's certificate is not trusted.
+
+        """
+        name = question.name
         with deadline.limit(timeouts.total) as limit:
             try:
                 response = retry.call(
-                    lambda: self._open(url, name=name, auth=auth, timeouts=timeouts),
+                    lambda: self._open(question, timeouts=timeouts),
                     on=Transient,
                     attempts=self._attempts,
                     longest=_LONGEST_PAUSE,
@@ -136,12 +185,12 @@ class Downloader:
                 raise
             with response:
                 length = response.headers.get("Content-Length", "")
-                size = int(length) if length.isascii() and length.isdigit() else None
-                yield size, _blocks(response, name=name, size=size, limit=limit)
+                size = int(length) if _LENGTH.fullmatch(length) else None
+                blocks = _blocks(response, name=name, size=size, limit=limit)
+                yield Answer(response.status_code, response.headers, size, blocks)
 
-    def _open(
-        self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts
-    ) -> requests.Response:
+    def _open(self, question: Question, *, timeouts: Timeouts) -> requests.Response:
+        url, name = question.url, question.name
         start = place = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):
             if start.scheme == "https" and place.scheme != "https":
@@ -149,9 +198,9 @@ class Downloader:
             if place.scheme not in SCHEMES:
                 raise Unavailable(name, f"the server redirects to {place.scheme}")
             is_home = (place.scheme, place.netloc) == (start.scheme, start.netloc)
-            response = self._get(url, name=name, auth=auth if is_home else None, timeouts=timeouts)
+            response = self._get(url, question, is_home=is_home, timeouts=timeouts)
             if response.status_code not in _REDIRECTS:
-                return _checked(response, name)
+                return _checked(response, question)
             response.close()
             try:
                 url = urljoin(url, response.headers.get("Location", ""))
@@ -161,18 +210,22 @@ class Downloader:
         raise Unavailable(name, f"the server redirects more than {_MAX_REDIRECTS} times")
 
     def _get(
-        self, url: str, *, name: str, auth: tuple[str, str] | None, timeouts: Timeouts
+        self, url: str, question: Question, *, is_home: bool, timeouts: Timeouts
     ) -> requests.Response:
+        headers = dict(question.headers)
+        if question.authorization and is_home:
+            headers["Authorization"] = question.authorization
         try:
             return self._session.get(
                 url,
-                auth=auth or _anonymous,
+                headers=headers,
+                auth=_anonymous,
                 stream=True,
                 allow_redirects=False,
                 timeout=(timeouts.connect.total_seconds(), timeouts.read.total_seconds()),
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise _translated(error, url, name) from error
+            raise _translated(error, url, question.name) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -212,9 +265,9 @@ def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _checked(response: requests.Response, name: str) -> requests.Response:
-    status = response.status_code
-    if status == _OK:
+def _checked(response: requests.Response, question: Question) -> requests.Response:
+    status, name = response.status_code, question.name
+    if status in question.expected:
         return response
     response.close()
     answer = f"the server answers {status} {(response.reason or '')[:80]}".rstrip()

@@ -1,4 +1,4 @@
-"""Options and flags of cloudkeeper 1.7.1 that are accepted and ignored."""
+"""Options and flags of cloudkeeper 1.7.1 and of atrope that are accepted and ignored."""
 
 IGNORED = (
     "external-tools.binaries.nginx",
@@ -16,3 +16,5 @@ IGNORED = (
 
 1.7.1 starts nginx to serve the images of its remote mode, which this version does not have.
 """
+SOURCES_IGNORED = ("page_size", "sharing_model", "prefix", "file_path", "subscribed_images")
+"""Options of atrope's sources; names and sharing of images are those of this program."""

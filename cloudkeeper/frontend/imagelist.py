@@ -1,13 +1,13 @@
-"""Verification of an image list: from the bytes of a server to an `ImageList` that may be acted on.
+"""Verification of an image list: from the bytes of a server to a list that may be acted on.
 
-The checks come in the order of trust: S/MIME signature and certificate chain
-(`appliance.core.trust.smime`), then the JSON, then whether the endorser that the list names is the
-signer, then the dates. Only a list that passes all of them becomes an `ImageList`. A single image
-that cannot be used is left out of the offers, and the others stay. `cloudkeeper.frontend.memory`
-then compares the list with the one that the same URL had before.
+The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), then the
+JSON, then the endorser that the list names, compared with the verified signer, then the dates. Only
+a list that passes all of them becomes a `SignedImageList`. A single image that cannot be used is no
+offer, and the others stand. `cloudkeeper.frontend.memory` decides whether it is the same list as
+before.
 
 The list is JSON in the form of HEPiX: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``.
-All values are texts, numbers as well. Unknown keys are kept as attributes of the appliance.
+All values are text, also numbers. Unknown keys are attributes of the appliance, too.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from cloudkeeper.model import (
     Appliance,
     ApplianceId,
     Endorser,
-    ImageList,
     ImageSource,
     ListId,
     Offer,
     Refusal,
+    SignedImageList,
     ram_in_bytes,
 )
 
@@ -57,9 +57,11 @@ _EMAIL = re.compile(r"/(?:Email|E|EMAILADDRESS)=", re.IGNORECASE)
 
 
 def verify(
-    message: bytes, *, trust: CADirectory, at: datetime
-) -> tuple[ImageList, tuple[str, ...]]:
+    message: bytes, *, trust: CADirectory, at: datetime, endorser: Endorser | None = None
+) -> tuple[SignedImageList, tuple[str, ...]]:
     """Return the image list in ``message``, verified for the time ``at``, and warnings.
+
+    With ``endorser``, nobody else may have signed it.
 
     Raises:
         Malformed: the message is not signed, or is not an image list.
@@ -83,13 +85,19 @@ def verify(
         if _spelled(claimed) != _spelled(actual):
             cause = f"{relation} {actual}, but its endorser is {claimed}"
             raise Untrusted(_LIST, cause, "ask the endorser")
+    if endorser and any(
+        _spelled(one) != _spelled(other)
+        for one, other in ((endorser.dn, signer.dn), (endorser.ca, signer.ca))
+    ):
+        cause = f"signed by {signer.dn} of {signer.ca}, not by {endorser.dn} of {endorser.ca}"
+        raise Untrusted(_LIST, cause, "ask the endorser, or correct endorser in sources.yaml")
     if found.is_expired(at=at):
         cause = f"it expired on {found.expires:%Y-%m-%d %H:%MZ}"
         raise Untrusted(_LIST, cause, "the endorser must renew it")
     return found, verified.warnings
 
 
-def parse(payload: bytes) -> ImageList:
+def parse(payload: bytes) -> SignedImageList:
     """Read the JSON of a list; the caller has verified its signature.
 
     Raises:
@@ -107,7 +115,7 @@ def parse(payload: bytes) -> ImageList:
         raise Malformed(_LIST, f"it has {len(images)} images, the limit is {_MAX_IMAGES}")
     endorser = {key: value for key in x509 if (value := _text(x509, key))}
     offers, refused = _read_images(images, list_id=list_id, vo=vo, endorser=endorser)
-    return ImageList(
+    return SignedImageList(
         identifier=list_id,
         vo=vo,
         endorser=Endorser(_required(x509, "hv:dn"), _required(x509, "hv:ca")),
@@ -206,7 +214,7 @@ def _read_image(
         attributes=MappingProxyType({**attributes, **endorser}),
     )
     checksum = _matching(image, "sl:checksum:sha512", _SHA512).lower()
-    return Offer(appliance, ImageSource(uri, checksum, size or None))
+    return Offer(appliance, ImageSource(uri, f"sha512:{checksum}", size or None))
 
 
 def _member(holder: Mapping[str, Any], key: str, kind: type[Any], where: str) -> Any:

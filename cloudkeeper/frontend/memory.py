@@ -20,7 +20,7 @@ from pathlib import Path
 from appliance.core import files
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Untrusted
-from cloudkeeper.model import ImageList
+from cloudkeeper.model import SignedImageList
 
 _LARGEST = 2**26
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -50,7 +50,7 @@ class Memory:
         self._path = path
         self._entries = _read(path)
 
-    def check(self, found: ImageList, *, url: str) -> None:
+    def check(self, found: SignedImageList, *, url: str) -> None:
         """Compare a verified list with those that were accepted earlier.
 
         Raises:
@@ -65,7 +65,7 @@ class Memory:
             if entry.list_id == found.identifier:
                 self._compare(found, entry)
 
-    def note(self, found: ImageList, *, url: str, at: datetime) -> None:
+    def note(self, found: SignedImageList, *, url: str, at: datetime) -> None:
         """Remember a list that is accepted at ``at``.
 
         Raises:
@@ -89,7 +89,7 @@ class Memory:
         except OSError as error:
             raise LocalFailure.from_os(error, subject=self._path) from error
 
-    def _compare(self, found: ImageList, entry: AcceptedList) -> None:
+    def _compare(self, found: SignedImageList, entry: AcceptedList) -> None:
         if found.vo != entry.vo:
             other = f"belongs to a list of VO {entry.vo}, but this list is for VO {found.vo}"
             raise self._untrusted(f"its identifier {found.identifier} {other}")

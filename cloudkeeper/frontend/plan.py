@@ -2,19 +2,25 @@
 
 An appliance is removed when the list no longer has it, or says that it has expired. An image of the
 list that cannot be used leaves its appliance as it is. If such an image has no identifier, it could
-be any appliance in the cloud, so only expired ones are removed. Data are replaced when version,
-checksum or size differ; every other difference changes the metadata.
+be any appliance in the cloud, so only expired ones are removed. Data are replaced when their
+checksum differs, or, without a checksum, version or size; every other difference changes the
+metadata.
+
+Removals come last, and only after all additions and updates of the list have succeeded: an image
+whose identifier has changed is an addition and a removal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.model import (
+    DIGEST_KEYS,
     IMAGE_KEYS,
+    LAYER_KEY,
     Appliance,
     ApplianceId,
     Change,
@@ -57,7 +63,7 @@ def compare(
         and (change := _update(offer, present[key], can_update_metadata=can_update_metadata))
     ]
     unchanged = len(present) - len(removals) - len(updates)
-    return Plan(wanted.identifier, (*removals, *creations, *updates), unchanged)
+    return Plan(wanted.identifier, (*creations, *updates, *removals), unchanged)
 
 
 def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
@@ -107,22 +113,42 @@ def _removals(
 def _update(
     offer: Offer, held: Appliance, *, can_update_metadata: bool
 ) -> Update | UpdateMetadata | None:
-    differing = _differing(offer.appliance.attributes, held.attributes)
+    wanted = offer.appliance
+    differing = _differing(wanted.attributes, held.attributes)
+    if LAYER_KEY in wanted.attributes and wanted.mpuri != held.mpuri:
+        differing.append("manifest")
     if not differing:
         return None
-    of_image = [key for key in differing if key in IMAGE_KEYS]
+    of_image = _of_image(differing, wanted.attributes, held.attributes)
     reason = f"changed: {', '.join(of_image or differing)}"
     if of_image:
         return Update(offer, reason)
     if not can_update_metadata:
         return Update(offer, f"{reason}; this backend cannot change metadata alone")
-    return UpdateMetadata(offer.appliance, reason)
+    return UpdateMetadata(wanted, reason)
 
 
 def _differing(wanted: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
     """Return the keys whose values differ.
 
-    Only keys of the list's vocabulary count, which have a colon: other programs add keys without.
+    Only keys of a list's vocabulary count, which have a colon, and those of a registry, which have
+    dots: other programs add keys without.
     """
-    keys = (key for key in wanted.keys() | held.keys() if ":" in key)
-    return sorted(key for key in keys if wanted.get(key, "") != held.get(key, ""))
+    keys = (key for key in wanted.keys() | held.keys() if {":", "."} & set(key) or key == LAYER_KEY)
+    return sorted(key for key in keys if not _is_same(key, wanted.get(key, ""), held.get(key, "")))
+
+
+def _is_same(key: str, wanted: str, held: str) -> bool:
+    return wanted.lower() == held.lower() if key in DIGEST_KEYS else wanted == held
+
+
+def _of_image(
+    differing: Sequence[str], wanted: Mapping[str, str], held: Mapping[str, str]
+) -> list[str]:
+    """Return the differing keys that mean other image data.
+
+    A version says nothing where a checksum says that the data are the same.
+    """
+    if any(wanted.get(key) and held.get(key) for key in DIGEST_KEYS):
+        return [key for key in differing if key in DIGEST_KEYS]
+    return [key for key in differing if key in IMAGE_KEYS]

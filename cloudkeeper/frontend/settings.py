@@ -24,9 +24,10 @@ from appliance.core.config import document
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
-from cloudkeeper.frontend import addresses
+from cloudkeeper.frontend import addresses, source_settings
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.ignored import IGNORED
+from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.model import Format
 
 FILE = "/etc/cloudkeeper/cloudkeeper.yml"
@@ -48,6 +49,14 @@ _VALUES = {
     "image-lists-file": (
         "file with one URL of an image list a line",
         "/etc/cloudkeeper/image-lists.conf",
+    ),
+    "sources-file": (
+        "file of registries and lists by name, YAML",
+        "/etc/cloudkeeper/sources.yaml",
+    ),
+    "accounts-file": (
+        "file of accounts of registries, one HOST USER:SECRET a line",
+        "/etc/cloudkeeper/registry.auth",
     ),
     "ca-dir": ("directory of CA certificates and CRLs", "/etc/grid-security/certificates"),
     "crl-policy": (f"use of CRLs: {', '.join(_POLICIES)}", "warn"),
@@ -94,6 +103,7 @@ class FrontendSettings:
     """The settings of `cloudkeeper sync`."""
 
     lists: tuple[Address, ...]
+    registries: tuple[RegistrySettings, ...]
     list_problems: tuple[Problem, ...]
     """URLs of lists that are invalid; the other lists are used."""
     ca_dir: Path
@@ -189,11 +199,13 @@ class _FrontendReader:
     def settings(self) -> FrontendSettings:
         found = self._settings
         self._refuse_unsupported()
-        lists, problems = self._lists()
+        registries, named_lists, remarks = self._sources()
+        lists, problems = self._lists(has_sources=bool(registries or named_lists))
         log_file, log_level = self._log()
         seconds = found.integer(*_place("external-tools.execution-timeout"), default=600, minimum=1)
         return FrontendSettings(
-            lists=tuple(lists),
+            lists=(*lists, *named_lists),
+            registries=tuple(registries),
             list_problems=tuple(problems),
             ca_dir=self._path("ca-dir", is_directory=True),
             crl_policy=found.choice(_TOP, "crl-policy", default="warn", allowed=_POLICIES),
@@ -209,16 +221,37 @@ class _FrontendReader:
             certificates=self._certificates(is_socket=_SOCKET.fullmatch(endpoint) is not None),
             log_file=log_file,
             log_level=log_level,
-            warnings=found.finish(),
+            warnings=(*found.finish(), *remarks),
         )
 
-    def _lists(self) -> tuple[list[Address], list[Problem]]:
+    def _sources(self) -> tuple[list[RegistrySettings], list[Address], tuple[Problem, ...]]:
+        """Read the registries, with their accounts, and the lists of sources.yaml."""
+        from appliance.core.config import yaml_file  # noqa: PLC0415  start-up is a cost
+
+        sources, accounts = self._optional("sources-file"), self._optional("accounts-file")
+        if sources is None:
+            return [], [], ()
+        known = source_settings.read_accounts(accounts) if accounts else {}
+        tree = yaml_file.parse(sources, document.read_text(sources))
+        return source_settings.read(tree, known)
+
+    def _optional(self, option: str) -> Path | None:
+        """Return a file that need not exist unless the configuration names it."""
+        found, default = self._settings, self._default(option)
+        if found.where(_TOP, option):
+            return found.file(_TOP, option, default=default)
+        path = found.path(_TOP, option, default=default)
+        return path if document.may_exist(path) else None
+
+    def _lists(self, *, has_sources: bool) -> tuple[list[Address], list[Problem]]:
         found = self._settings
         alias = (_TOP, "image-list")
         entry = found.where(_TOP, "image-lists", aliases=[alias])
         if entry is None:
-            file = found.file(_TOP, "image-lists-file", default=self._default("image-lists-file"))
-            return addresses.read_file(file) if file and file.is_file() else ([], [])
+            file = self._lists_file(may_be_missing=has_sources)
+            if file is None or not file.is_file():
+                return [], []
+            return addresses.read_file(file, may_be_empty=has_sources)
         if found.where(_TOP, "image-lists-file"):
             words = "cannot be used together with image-lists; remove one of them"
             found.error(_TOP, "image-lists-file", words)
@@ -229,6 +262,12 @@ class _FrontendReader:
         return addresses.read(
             [(url, entry.line) for url in urls], path=entry.path, option="image-lists"
         )
+
+    def _lists_file(self, *, may_be_missing: bool) -> Path | None:
+        option = "image-lists-file"
+        if may_be_missing:
+            return self._optional(option)
+        return self._settings.file(_TOP, option, default=self._default(option))
 
     def _formats(self) -> tuple[Format, ...]:
         words = [word.lower() for word in self._settings.words(_TOP, "formats", default=["qcow2"])]

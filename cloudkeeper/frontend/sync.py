@@ -16,18 +16,15 @@ account, and checks again what the frontend sends (`cloudkeeper.backend.calls`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from appliance.core.run.errors import ApplianceError
-from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
-from cloudkeeper.frontend import imagelist, plan
-from cloudkeeper.frontend.addresses import Address
+from cloudkeeper.frontend import plan
 from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable
-from cloudkeeper.frontend.download import Downloader
-from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
     Change,
@@ -93,70 +90,65 @@ class Suspect:
     """A change during which the backend became unreachable; either of the two may be the cause."""
 
     change: Change
-    address: Address
+    source: OfferSource
     vo: str
 
 
 @dataclass(frozen=True, slots=True)
-class ListSources:
-    """The lists to fetch, and their trust; ``keeps`` is False for a run that remembers nothing."""
+class OfferSources:
+    """The configured sources; ``keeps`` is False for a run that remembers nothing."""
 
-    addresses: Sequence[Address]
-    client: Downloader
-    trust: CADirectory
-    memory: Memory
+    sources: Sequence[OfferSource]
     keeps: bool = True
 
-    def accepted(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, ImageList]]:
-        """Yield the lists that may be acted on, one after another; report the others."""
-        seen: dict[ListId, Address] = {}
-        for address in self.addresses:
+    def accepted(
+        self, report: SyncReport, *, at: datetime
+    ) -> Iterator[tuple[OfferSource, Sequence[ImageList]]]:
+        """Yield the sources that may be acted on with their lists; report the others."""
+        seen: dict[ListId, OfferSource] = {}
+        for source in self.sources:
             try:
-                found = self._fetch(address, at=at)
-                if (other := seen.setdefault(found.identifier, address)) is not address:
-                    raise Untrusted(
-                        address.name,
-                        f"has the same identifier as {other}, {found.identifier}",
-                        "remove one of them",
-                    )
-                if self.keeps:
-                    self.memory.note(found, url=address.place, at=at)
+                lists = self._fetch(source, seen, at=at)
             except ApplianceError as error:
-                where = "" if error.subject == address.name else f"{address}: "
-                report.refuse_list(f"{where}{error}")
+                is_named = error.subject == str(source)
+                report.refuse_list(str(error) if is_named else f"{source}: {error}")
                 continue
-            except Exception as error:  # one list must not affect the others
-                logger.exception("%s: %s", address, _BUG)
-                report.refuse_list(f"{address}: {_BUG}: {type(error).__name__}: {error}")
+            except Exception as error:  # one source must not affect the others
+                logger.exception("%s: %s", source, _BUG)
+                report.refuse_list(f"{source}: {_BUG}: {type(error).__name__}: {error}")
                 continue
             report.lists += 1
-            for refusal in found.refused:
+            for refusal in dict.fromkeys(each for found in lists for each in found.refused):
                 name = refusal.identifier or "?"
-                report.fail(f"{address}: image {name} refused: {refusal.reason}")
-            yield address, found
+                report.fail(f"{source}: image {name} refused: {refusal.reason}")
+            yield source, lists
 
-    def _fetch(self, address: Address, *, at: datetime) -> ImageList:
-        message = self.client.fetch(
-            address.url,
-            name=address.name,
-            max_bytes=imagelist.MAX_BYTES,
-            user=address.user,
-            password=address.password,
-        )
-        found, warnings = imagelist.verify(message, trust=self.trust, at=at)
-        self.memory.check(found, url=address.place)
+    def _fetch(
+        self, source: OfferSource, seen: dict[ListId, OfferSource], *, at: datetime
+    ) -> Sequence[ImageList]:
+        lists, warnings = source.fetch(at=at)
+        for found in lists:
+            if (other := seen.setdefault(found.identifier, source)) is not source:
+                raise Untrusted(
+                    str(source),
+                    f"has the same identifier as {other}, {found.identifier}",
+                    "remove one of them",
+                )
+            images = len(found.offers)
+            words = "%s: list %s of VO %s, %d images"
+            logger.info(words, source, found.identifier, found.vo, images)
+        if self.keeps:
+            source.accept(at=at)
         for warning in warnings:
-            logger.warning("%s: %s", address, warning)
-        images = len(found.offers)
-        logger.info("%s: list %s of VO %s, %d images", address, found.identifier, found.vo, images)
-        return found
+            logger.warning("%s: %s", source, warning)
+        return lists
 
 
 @dataclass(frozen=True, slots=True)
 class Synchronisation:
     """One run with one backend; ``allowed`` is the confirmed number of removals of a list."""
 
-    sources: ListSources
+    sources: OfferSources
     backend: BackendClient
     workshop: Workshop
     allowed: int = 0
@@ -180,13 +172,12 @@ class Synchronisation:
         self.backend.begin(allowed=self.allowed)
         try:
             suspects: list[Suspect] = []
-            for address, wanted_plan, vo in self._plans(report, at=at):
-                suspects += self._carry_out(wanted_plan.changes, address, vo=vo, report=report)
-                report.lists_left -= 1
+            for source, wanted_plan, vo in self._plans(report, at=at):
+                suspects += self._carry_out(wanted_plan.changes, source, vo=vo, report=report)
             for suspect in suspects:  # after all others, which a second failure then cannot affect
                 self._carry_out(
                     [suspect.change],
-                    suspect.address,
+                    suspect.source,
                     vo=suspect.vo,
                     report=report,
                     is_last=True,
@@ -194,42 +185,73 @@ class Synchronisation:
         finally:  # also after a failure: the backend writes the record of its run then
             self._end(report)
 
-    def _plans(self, report: SyncReport, *, at: datetime) -> Iterator[tuple[Address, Plan, str]]:
-        """Yield for each accepted list its address, its plan and its VO."""
-        known = set(self.backend.list_ids())
-        for address, wanted in self.sources.accepted(report, at=at):
-            try:
-                # A list that is not known has no appliances; the call then checks its VO only.
-                is_asked = wanted.identifier in known or self.backend.can_check_vo
-                held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
-                full = plan.compare(
-                    wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata
-                )
-            except ApplianceError as error:
-                report.fail(f"{address}: {error}; its images stay as they are")
-                continue
-            except Exception as error:  # one list must not affect the others
-                logger.exception("%s: %s", address, _BUG)
-                report.fail(
-                    f"{address}: {_BUG}: {type(error).__name__}: {error}; its images stay as they "
-                    "are"
-                )
-                continue
-            guarded = plan.guard(full, held=len(held), allowed=self.allowed)
-            if guarded.withheld:
-                number = len(guarded.withheld)
-                report.withheld += number
-                report.fail(
-                    f"{address}: {number} of {len(held)} images would be removed, so none is "
-                    f"removed; to confirm that, run once with --allow-remove {number}"
-                )
-            report.unchanged += guarded.unchanged
-            yield address, guarded, wanted.vo
+    def _plans(
+        self, report: SyncReport, *, at: datetime
+    ) -> Iterator[tuple[OfferSource, Plan, str]]:
+        """Yield for each accepted list its source, its plan and its VO."""
+        known = frozenset(self.backend.list_ids())
+        for source, lists in self.sources.accepted(report, at=at):
+            for wanted in lists:
+                try:
+                    found = self._plan(source, wanted, known, report, at=at)
+                except ApplianceError as error:
+                    report.fail(f"{source}: {error}; its images stay as they are")
+                    continue
+                except Exception as error:  # one list must not affect the others
+                    logger.exception("%s: %s", source, _BUG)
+                    words = f"{_BUG}: {type(error).__name__}: {error}"
+                    report.fail(f"{source}: {words}; its images stay as they are")
+                    continue
+                yield source, found, wanted.vo
+            report.lists_left -= 1
+
+    def _plan(
+        self,
+        source: OfferSource,
+        wanted: ImageList,
+        known: Container[ListId],
+        report: SyncReport,
+        *,
+        at: datetime,
+    ) -> Plan:
+        """Return the plan for a list, without removals that are in doubt or too many."""
+        # A list that is not known has no appliances; the call then checks its VO only.
+        is_asked = wanted.identifier in known or self.backend.can_check_vo
+        held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
+        full = plan.compare(
+            wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata
+        )
+        proven = self._without_doubt(full, source, report)
+        guarded = plan.guard(proven, held=len(held), allowed=self.allowed)
+        if guarded.withheld:
+            number = len(guarded.withheld)
+            report.withheld += number
+            cause = f"{number} of {len(held)} images would be removed, so none is removed"
+            remedy = f"to confirm that, run once with --allow-remove {number}"
+            report.fail(f"{source}: {cause}; {remedy}")
+        report.unchanged += guarded.unchanged
+        return guarded
+
+    def _without_doubt(self, full: Plan, source: OfferSource, report: SyncReport) -> Plan:
+        """Return a plan without the removals of images that the source may still have."""
+        kept: list[Change] = []
+        for change in full.changes:
+            doubt = ""
+            if isinstance(change, Remove):
+                try:
+                    doubt = source.doubt(change.appliance)
+                except ApplianceError as error:
+                    doubt = str(error)
+            if doubt:
+                report.fail(f"{source}: {change.appliance.identifier} is kept: {doubt}")
+            else:
+                kept.append(change)
+        return replace(full, changes=tuple(kept))
 
     def _carry_out(
         self,
         changes: Iterable[Change],
-        address: Address,
+        source: OfferSource,
         *,
         vo: str,
         report: SyncReport,
@@ -241,15 +263,22 @@ class Synchronisation:
         ``is_last``, such a change is not retried again: it probably crashes the backend.
         """
         suspects: list[Suspect] = []
+        is_whole = True
         for change in changes:
+            if isinstance(change, Remove) and not is_whole:
+                words = "an addition or update of its list failed, so nothing of it is removed"
+                report.fail(f"{source}: {describe(change)}: {words}")
+                report.outcomes.append(ChangeOutcome(change, vo, words))
+                continue
             failure = ""
             try:
-                report.transferred_bytes += self._apply(change)
+                report.transferred_bytes += self._apply(change, source)
             except BackendUnreachable as error:
                 if self.backend.wait() and not is_last:
-                    words = f"{address}: {describe(change)}: {error}"
+                    words = f"{source}: {describe(change)}: {error}"
                     logger.warning("%s; retried after all others", words)
-                    suspects.append(Suspect(change, address, vo))
+                    suspects.append(Suspect(change, source, vo))
+                    is_whole = False
                     continue
                 failure = str(error)
                 if is_last:
@@ -261,30 +290,31 @@ class Synchronisation:
                 failure = str(error)
             except Exception as error:  # one image must not affect the others
                 failure = f"{_BUG}: {type(error).__name__}: {error}"
-                logger.exception("%s: %s", address, _BUG)
+                logger.exception("%s: %s", source, _BUG)
             if failure:
-                report.fail(f"{address}: {describe(change)}: {failure}")
+                is_whole = is_whole and isinstance(change, Remove)
+                report.fail(f"{source}: {describe(change)}: {failure}")
             else:
-                logger.info("%s: %s: done", address, describe(change))
+                logger.info("%s: %s: done", source, describe(change))
             report.outcomes.append(ChangeOutcome(change, vo, failure))
         return suspects
 
-    def _apply(self, change: Change) -> int:
+    def _apply(self, change: Change, source: OfferSource) -> int:
         """Make one change; return the bytes that the backend has accepted."""
         match change:
             case Create(offer):
-                return self._transfer(offer, is_new=True)
+                return self._transfer(offer, source, is_new=True)
             case Update(offer, _):
-                return self._transfer(offer, is_new=False)
+                return self._transfer(offer, source, is_new=False)
             case UpdateMetadata(appliance, _):
                 self.backend.update(appliance)
             case Remove(appliance, _):
                 self.backend.remove(appliance)
         return 0
 
-    def _transfer(self, offer: Offer, *, is_new: bool) -> int:
+    def _transfer(self, offer: Offer, source: OfferSource, *, is_new: bool) -> int:
         self.backend.check()  # before the download, which may take hours
-        with self.workshop.prepare(offer) as data:
+        with self.workshop.prepare(offer, source) as data:
             appliance = replace(offer.appliance, data=data)
             (self.backend.add if is_new else self.backend.update)(appliance)
             return data.size

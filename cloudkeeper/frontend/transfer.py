@@ -1,6 +1,6 @@
-"""The transfer of an image: from a URL of a list to a file that the backend may read.
+"""The transfer of an image: from a URL of a source to a file that the backend may read.
 
-    download NAME.download.part ─ size, SHA-512 ─ headers ─┬─────────────── rename to NAME.FORMAT
+    download NAME.download.part ─ size, digest ─ headers ─┬─────────────── rename to NAME.FORMAT
                                                            └ convert to NAME.FORMAT.part ─┘
 
 The backend, perhaps another account of the same group, sees the directory. A file therefore ends in
@@ -18,6 +18,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ from appliance.core import files, hosts
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Tampered
 from cloudkeeper.frontend import formats
+from cloudkeeper.frontend.compression import decompress
 from cloudkeeper.frontend.conversion import QemuImg
-from cloudkeeper.frontend.download import BLOCK, Downloader, Timeouts
+from cloudkeeper.frontend.download import BLOCK, Timeouts
 from cloudkeeper.frontend.formats import Unusable
+from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.model import Format, ImageData, ImageSource, Offer
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ _RESERVE = 64 * 2**20
 _SLOWEST = 256 * 1024
 # Bytes; limits the time of a download whose list gives no size.
 _USUAL = 32 * 2**30
+# Characters of a digest in a message: the algorithm and 64 bits.
+_SHOWN = len("sha512:") + 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,6 @@ class Workshop:
 
     directory: Path
     accepted: tuple[Format, ...]
-    client: Downloader
     qemu: QemuImg
 
     def sweep(self) -> list[LocalFailure]:
@@ -76,8 +80,8 @@ class Workshop:
         return stuck
 
     @contextlib.contextmanager
-    def prepare(self, offer: Offer) -> Iterator[ImageData]:
-        """Fetch the data of an offer into a file that exists during the block.
+    def prepare(self, offer: Offer, source: OfferSource) -> Iterator[ImageData]:
+        """Fetch the data of an offer of a source into a file that exists during the block.
 
         Raises:
             Unavailable: the data cannot be fetched.
@@ -89,7 +93,7 @@ class Workshop:
         made: list[Path] = []
         try:
             try:
-                data = self._prepare(offer, made)
+                data = self._prepare(offer, source, made)
             except OSError as error:
                 raise LocalFailure.from_os(error) from error
             yield data
@@ -98,11 +102,11 @@ class Workshop:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
 
-    def _prepare(self, offer: Offer, made: list[Path]) -> ImageData:
+    def _prepare(self, offer: Offer, source: OfferSource, made: list[Path]) -> ImageData:
         stem = self.directory / _file_name(offer)
         part = stem.with_name(f"{stem.name}.download{_PART}")
         made.append(part)
-        size, sha512 = self._download(offer.source, part)
+        size, sha512 = self._download(offer.source, source, part)
         found = formats.detect(part, declared=offer.appliance.attributes.get("hv:format", ""))
         disk = formats.inspect(part, found)
         self.qemu.virtual_size(disk)  # raises for a disk that qemu-img cannot open
@@ -134,23 +138,30 @@ class Workshop:
             "in cloudkeeper.yml, add a disk format to formats",
         )
 
-    def _download(self, source: ImageSource, part: Path) -> tuple[int, str]:
-        """Download and verify; return size and SHA-512."""
-        name, size = _shown(source.uri), source.size or 0
+    def _download(self, wanted: ImageSource, source: OfferSource, part: Path) -> tuple[int, str]:
+        """Download and verify; return size and SHA-512 of the content."""
+        name, size = _shown(wanted.uri), wanted.size or 0
         timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))
         self._check_room(size)
-        with self.client.stream(source.uri, name=name, timeouts=timeouts) as (length, blocks):
-            if source.size and length and length != source.size:
-                raise Tampered(name, f"the server has {length} bytes, the list says {source.size}")
+        with source.open(wanted, name=name, timeouts=timeouts) as (length, blocks):
+            if wanted.size and length and length != wanted.size:
+                raise Tampered(
+                    name, f"the server has {length} bytes, the source says {wanted.size}"
+                )
             self._check_room(length or 0)
-            received, sha512 = _write(blocks, part, limit=size or length or self._room())
-        if size and received != size:
-            raise Tampered(name, f"the server sent {received} bytes, the list says {size}")
-        if sha512 != source.sha512:
-            raise Tampered(
-                name, f"its SHA-512 is {sha512[:16]}…, the list says {source.sha512[:16]}…"
-            )
-        return received, sha512
+            limit = size or length or self._room()
+            received = HashedBlocks(blocks, wanted.digest, name=name, limit=limit)
+            content: Iterable[bytes] = received
+            if wanted.compression:
+                kind, room = wanted.compression, self._room()
+                content = decompress(content, kind, name=name, limit=room)
+            written, sha512 = _write(content, part, known=received)
+        if size and received.size != size:
+            raise Tampered(name, f"the server sent {received.size} bytes, the source says {size}")
+        if received.digest != wanted.digest:
+            found, listed = received.digest[:_SHOWN], wanted.digest[:_SHOWN]
+            raise Tampered(name, f"its digest is {found}…, the source says {listed}…")
+        return written, sha512
 
     def _room(self) -> int:
         return shutil.disk_usage(self.directory).free - _RESERVE
@@ -165,20 +176,50 @@ class Workshop:
             )
 
 
-def _write(blocks: Iterable[bytes], part: Path, *, limit: int) -> tuple[int, str]:
-    """Write and hash up to ``limit`` bytes; return their number and SHA-512."""
-    digest, received = hashlib.sha512(), 0
+class HashedBlocks:
+    """Blocks of a download, with their digest (``ALGORITHM:HEX``) and size up to now.
+
+    Iterating raises `Unavailable` after ``limit`` bytes.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], wanted: str, *, name: str, limit: int) -> None:
+        self.algorithm = wanted.partition(":")[0]
+        self.size = 0
+        self._blocks = blocks
+        self._hash = hashlib.new(self.algorithm)
+        self._name, self._limit = name, limit
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self._blocks:
+            self.size += len(block)
+            if self.size > self._limit:
+                raise Unavailable(self._name, f"the server sent more than {self._limit} bytes")
+            self._hash.update(block)
+            yield block
+
+    @property
+    def digest(self) -> str:
+        """The digest of the blocks that have been read."""
+        return f"{self.algorithm}:{self._hash.hexdigest()}"
+
+
+def _write(content: Iterable[bytes], part: Path, *, known: HashedBlocks) -> tuple[int, str]:
+    """Write the content, made of ``known`` blocks; return its number of bytes and its SHA-512.
+
+    The SHA-512 is not computed twice: blocks that were not decompressed have it already.
+    """
+    written = 0
+    is_known = known.algorithm == "sha512" and content is known
+    digest = hashlib.sha512()
     # "x": a name that exists was not made by this run, and a link could lead anywhere.
     with part.open("xb") as file:
-        for block in blocks:
-            received += len(block)
-            if received > limit:
-                raise Unavailable(part.name, f"the server sent more than {limit} bytes")
-            digest.update(block)
-            file.write(block)
+        for block in content:
+            written += file.write(block)
+            if not is_known:
+                digest.update(block)
         file.flush()
         os.fsync(file.fileno())
-    return received, digest.hexdigest()
+    return written, known.digest.partition(":")[2] if is_known else digest.hexdigest()
 
 
 def _hash(path: Path) -> tuple[int, str]:
@@ -205,6 +246,10 @@ def _shown(uri: str) -> str:
 
 
 def _file_name(offer: Offer) -> str:
-    """Return a name that is unique for list and identifier; `imagelist` has checked both."""
+    """Return a name that is unique for list and identifier; `imagelist` has checked both.
+
+    References of registries contain slashes and colons.
+    """
     key = f"{offer.appliance.list_id}/{offer.appliance.identifier}".encode()
-    return f"{PREFIX}{offer.appliance.identifier[:64]}-{hashlib.sha256(key).hexdigest()[:16]}"
+    stem = re.sub("[^A-Za-z0-9._-]", "_", offer.appliance.identifier)[:64]
+    return f"{PREFIX}{stem}-{hashlib.sha256(key).hexdigest()[:16]}"

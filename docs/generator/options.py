@@ -39,6 +39,7 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     "openstack.rc": ("openstack.rc", "login"),
     "openstack.yaml": ("openstack.yaml",),
     "cloudkeeper.yml": ("cloudkeeper.yml",),
+    "sources.yaml": ("sources.yaml",),
     "cloudkeeper-os.conf": ("cloudkeeper-os.conf", "login"),
     "appliance.yaml": ("appliance.yaml",),
     ENVIRONMENT: (ENVIRONMENT,),

@@ -79,6 +79,8 @@ PAGES: Mapping[str, Page] = {
         {
             "cloudkeeper.yml": "`/etc/cloudkeeper/cloudkeeper.yml`. Read by `cloudkeeper`; a flag"
             " wins over the file.",
+            "sources.yaml": "`/etc/cloudkeeper/sources.yaml`. Read by `cloudkeeper`. REGISTRY and"
+            " LIST stand for names of your own; `harbor` has values that registries share.",
             "cloudkeeper-os.conf": "`/etc/cloudkeeper/cloudkeeper-os.conf` or"
             " `/etc/cloudkeeper-os/cloudkeeper-os.conf`, in the form of oslo.config:"
             " `option = value`. Read by `cloudkeeper-os`.",
@@ -88,6 +90,8 @@ PAGES: Mapping[str, Page] = {
             "image-lists.conf": "`/etc/cloudkeeper/image-lists.conf`: image lists, one URL a line;"
             " lines that begin with `#` are comments. An access token is the user name in the URL:"
             " `https://TOKEN:x-oauth-basic@HOST/PATH`.",
+            "registry.auth": "`/etc/cloudkeeper/registry.auth`: accounts of registries, one"
+            " `HOST USER:SECRET` a line; lines that begin with `#` are comments.",
             "voms.json": "`/etc/voms.json`, or `mapping.json` or `voms.json` in"
             ' `/etc/cloudkeeper-os`: which project gets the images of a VO, as JSON: `{"VO":'
             ' {"project": "name or id", "domain": "name or id"}}`. The other forms of the file'

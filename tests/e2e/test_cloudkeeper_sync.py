@@ -503,9 +503,9 @@ def test_bad_neighbours_stop_no_other(world: World) -> None:
         f"{world.root}/image-lists.conf:4: does not begin with https://; write https://HOST/PATH",
         "/vo/b.list: ",
         f"image {image_id(3)} refused: hv:uri is not an http or https URL",
-        "the list says 0000000000000000…",
+        "the source says sha512:0000000000000000…",
         "the server answers 404",
-        "bytes, the list says",
+        "bytes, the source says",
         "AddAppliance: AddAppliance is made to fail (ERROR_RESOURCE_STATE)",
         "AddAppliance failed: UNKNOWN",
     ]
@@ -526,7 +526,7 @@ def test_without_any_list_nothing_is_tried(world: World, lines: tuple[str, ...])
     cause = ":1: does not begin with https://; write https://HOST/PATH"
     if lines == ("# none",):
         cause = (
-            ": has no image list; write one URL a line, "
+            ": has no image list; write one URL a line, or a registry into sources.yaml, "
             "or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
         )
     assert done.stderr == f"cloudkeeper: {world.root}/image-lists.conf{cause}\n"
@@ -756,7 +756,7 @@ def test_harmful_and_altered_images_are_refused(world: World, tmp_path: Path) ->
     done = world.sync()
     assert done.returncode == 1
     assert "has a backing file; an image must be complete" in done.stderr
-    assert "its SHA-512 is " in done.stderr
+    assert "its digest is sha512:" in done.stderr
     assert world.cloud.appliances == {}
     assert list(world.spool.iterdir()) == []
 

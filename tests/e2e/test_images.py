@@ -6,6 +6,7 @@ sha512sum.
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -20,11 +21,13 @@ from keystoneauth1 import session
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import Cloud, Row
 from tests.e2e.images_frontend import BOOT_SECTOR, PROGRAM, Done, make_disks, qemu_img, run, sha512
-from tests.simulators import image_server
+from tests.simulators import harbor, image_server
 from tests.simulators.image_lists import image, image_id, image_list, sign
 from tests.simulators.image_server import ImageServer
+from tests.testbed import oci_registry
 from tests.testbed.api import GLANCE
 from tests.testbed.configuration import REGION
+from tests.testbed.oci_registry import TokenLogin, described_as
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
 pytestmark = pytest.mark.cloud
@@ -165,7 +168,7 @@ def test_a_wrong_checksum_leaves_the_old_version(site: Site) -> None:
     )
     done = site.sync()
     assert done.returncode == 1
-    assert "the list says 0000000000000000…" in done.stderr
+    assert "the source says sha512:0000000000000000…" in done.stderr
     assert site.offered("ops") == before
     assert sha512(site.download("ops", before[image_id(1)])) == sha512(site.files["one.qcow2"])
 
@@ -220,3 +223,79 @@ def test_killed_in_mid_upload_and_run_again(site: Site, tmp_path: Path, victim: 
     assert sha512(site.download("ops", site.offered("ops")[image_id(1)])) == sha512(content)
     assert len(site.cloud.rows("img-ops")) == 2
     assert list(site.backend.images.iterdir()) == []
+
+
+def test_a_registry_beside_a_signed_list(site: Site, tmp_path: Path) -> None:
+    """Four images of a project for two VOs and three of a list: names, properties, bytes."""
+    authority = Authority.open(tmp_path / "ca")
+    host, signer = authority.find("localhost"), authority.issue("tokens.example.org", key="rsa")
+    assert host is not None
+    names = ("ubuntu:24.04", "ubuntu:22.04", "linux/alma:9", "debian:12")
+    site.publish("ops", [site.image(number, "one.raw") for number in (1, 2, 3)])
+    site.publish("biomed", [])
+    with harbor.serve(host, signer=signer) as front:
+        login = TokenLogin(front.realm, authority.certificate)
+        with oci_registry.serve(
+            tmp_path / "registry", credential=host, authority=authority.certificate, login=login
+        ) as registry:
+            front.registry = registry
+            front.public.add("egi_vm_images")
+            digests = {}
+            for name in names:
+                repository, _, tag = f"egi_vm_images/{name}".rpartition(":")
+                registry.headers = front.push_headers(repository)
+                digests[name] = registry.push(
+                    repository, tag, site.files["one.qcow2"], annotations=described_as(tag)
+                )
+            (site.backend.root / "etc/cloudkeeper/sources.yaml").write_text(
+                f"egi:\n  type: harbor\n  registry_host: {front.host}\n"
+                "  project: egi_vm_images\n  vos: [ops, biomed]\n"
+            )
+            done = site.sync()
+            assert done.returncode == 0, done.stderr
+            for vo, listed in (
+                ("ops", {image_id(number) for number in (1, 2, 3)}),
+                ("biomed", set()),
+            ):
+                rows = site.offered(vo)
+                references = {f"egi_vm_images/{name}" for name in names}
+                assert rows.keys() == references | listed
+            reference = "egi_vm_images/ubuntu:24.04"
+            row = site.offered("biomed")[reference]
+            assert sha512(site.download("biomed", row)) == sha512(site.files["one.qcow2"])
+            assert row.name == f"{front.host} {reference}"
+            identity = f"{front.host}/{reference}-{digests['ubuntu:24.04']}"
+            layer = subprocess.run(
+                ["sha256sum"], input=site.files["one.qcow2"], capture_output=True, check=True
+            ).stdout.split()[0]
+            others = {
+                name: value
+                for name, value in row.properties.items()
+                if not name.startswith("APPLIANCE_")
+            }
+            assert others == {
+                "appdb_id": identity,
+                "vmcatcher_event_ad_mpuri": identity,
+                "image_hash": f"sha256:{layer.decode()}",
+                "image_list": "egi_vm_images",
+                "project": "egi_vm_images",
+                "os_distro": "ubuntu",
+                "os_version": "24.04",
+                "architecture": "x86_64",
+                "vmcatcher_event_dc_description": "Example image 24.04",
+            }
+            attributes = json.loads(row.properties["APPLIANCE_ATTRIBUTES"])
+            assert attributes["eu.egi.cloud.image_ref"] == reference
+
+            registry.headers = front.push_headers("egi_vm_images/ubuntu")
+            registry.push(
+                "egi_vm_images/ubuntu",
+                "24.04",
+                site.files["two.qcow2"],
+                annotations=described_as("24.04"),
+            )
+            before = site.offered("ops")
+            assert site.sync().returncode == 0
+            after = site.offered("ops")
+            assert sha512(site.download("ops", after[reference])) == sha512(site.files["two.qcow2"])
+            assert {key for key in after if after[key].id != before[key].id} == {reference}

@@ -26,7 +26,8 @@ from cloudkeeper.frontend.addresses import SCHEMES
 from cloudkeeper.frontend.deadline import POOLS
 from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.memory import Memory
-from cloudkeeper.frontend.sync import ListSources, SyncReport
+from cloudkeeper.frontend.sources import SignedListSource
+from cloudkeeper.frontend.sync import OfferSources, SyncReport
 from tests.simulators import image_server
 from tests.simulators.image_lists import LIST_ID, image, image_list, openssl_accepts, sign
 from tests.simulators.image_server import ImageServer, Redirect
@@ -107,8 +108,10 @@ def accepted(trust: Trust, memory: Path, *urls: str) -> tuple[list[str], list[st
     directory = CADirectory(trust.certificates)
     client = Downloader(directory, attempts=1)
     report = SyncReport()
-    sources = ListSources(found, client, directory, Memory(memory))
-    lists = [str(one.identifier) for _, one in sources.accepted(report, at=datetime.now(UTC))]
+    known = Memory(memory)
+    sources = OfferSources([SignedListSource(one, client, directory, known) for one in found])
+    at = datetime.now(UTC)
+    lists = [str(one.identifier) for _, lists in sources.accepted(report, at=at) for one in lists]
     assert len(lists) + report.refused_lists == len(urls)
     return lists, report.failures
 

@@ -190,7 +190,7 @@ def wanted_list(drawn: dict[int, tuple[dict[str, str], int]]) -> ImageList:
     offers = (
         Offer(
             appliance(number, attributes, days=days),
-            ImageSource(URI, attributes["sl:checksum:sha512"], 1),
+            ImageSource(URI, f"sha512:{attributes['sl:checksum:sha512']}", 1),
         )
         for number, (attributes, days) in drawn.items()
     )
@@ -213,10 +213,10 @@ def test_a_plan_makes_the_cloud_equal_to_the_list(
         match change:
             case Create(offer):
                 assert key not in held
-                held[key], data[key] = offer.appliance, offer.source.sha512
+                held[key], data[key] = offer.appliance, offer.source.digest.partition(":")[2]
             case Update(offer, _):
                 assert key in held
-                held[key], data[key] = offer.appliance, offer.source.sha512
+                held[key], data[key] = offer.appliance, offer.source.digest.partition(":")[2]
             case UpdateMetadata(found, _):
                 assert key in held
                 held[key] = found
@@ -230,7 +230,7 @@ def test_a_plan_makes_the_cloud_equal_to_the_list(
     assert {key: found.attributes for key, found in held.items()} == {
         key: offer.appliance.attributes for key, offer in offered.items()
     }
-    assert data == {key: offer.source.sha512 for key, offer in offered.items()}
+    assert data == {key: offer.source.digest.partition(":")[2] for key, offer in offered.items()}
     again = plan.compare(wanted, held.values(), at=NOW)
     assert (again.changes, again.unchanged) == ((), len(held))
 

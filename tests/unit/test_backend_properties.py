@@ -198,3 +198,61 @@ def test_all_versions_but_the_newest_are_outdated() -> None:
 
 def outdated_ids(records: list[ImageRecord]) -> list[str]:
     return [found.id for found in outdated(records)]
+
+
+REFERENCE = "egi_vm_images/ubuntu:24.04"
+LAYER = f"sha256:{'1' * 64}"
+MANIFEST = f"sha256:{'2' * 64}"
+
+
+def image_of_a_registry() -> Appliance:
+    annotations = {
+        "org.openstack.glance.os_distro": "ubuntu",
+        "org.openstack.glance.os_version": "24.04",
+        "org.openstack.glance.os_type": "linux",
+        "org.openstack.glance.architecture": "x86_64",
+        "eu.egi.cloud.tag": "24.04",
+        "eu.egi.cloud.description": "Example",
+    }
+    return appliance(
+        title=f"registry.egi.eu {REFERENCE}",
+        description="Example",
+        mpuri=f"registry.egi.eu/{REFERENCE}-{MANIFEST}",
+        architecture="x86_64",
+        attributes={
+            **annotations,
+            "eu.egi.cloud.image_ref": REFERENCE,
+            "image_hash": LAYER,
+        },
+    )
+
+
+def test_an_image_of_a_registry_has_atrope_s_properties() -> None:
+    """The table of atrope's properties, beside marks of our own; the name is Glance's."""
+    wanted = image_of_a_registry()
+    written = properties.describe(wanted)
+    ours = {name for name in written if name.startswith("APPLIANCE_")}
+    assert {name: written[name] for name in written.keys() - ours} == {
+        "appdb_id": f"registry.egi.eu/{REFERENCE}-{MANIFEST}",
+        "vmcatcher_event_ad_mpuri": f"registry.egi.eu/{REFERENCE}-{MANIFEST}",
+        "image_hash": LAYER,
+        "image_list": "egi_vm_images",
+        "project": "egi_vm_images",
+        "os_distro": "ubuntu",
+        "os_version": "24.04",
+        "architecture": "x86_64",
+        "vmcatcher_event_dc_description": "Example",
+    }
+    assert properties.standard(wanted)["name"] == f"registry.egi.eu {REFERENCE}"
+    annotations = json.loads(written["APPLIANCE_ATTRIBUTES"])
+    assert annotations == {
+        name: value for name, value in wanted.attributes.items() if name != "image_hash"
+    }
+    assert annotations["eu.egi.cloud.image_ref"] == REFERENCE
+
+
+def test_an_image_of_a_registry_is_read_again_with_its_digest() -> None:
+    wanted = image_of_a_registry()
+    found = properties.read(record(**properties.describe(wanted)))
+    assert found.attributes == wanted.attributes
+    assert found.mpuri == wanted.mpuri

@@ -256,6 +256,7 @@ def test_the_shipped_files_are_the_defaults(tmp_path: Path) -> None:
     (problem,) = shipped.list_problems
     assert str(problem) == (
         f"{tmp_path}/etc/cloudkeeper/image-lists.conf: has no image list; write one URL a line, "
+        "or a registry into sources.yaml, "
         "or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
     )
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from appliance.core.run import log
 from appliance.core.run.errors import ConfigurationError
 from cloudkeeper.frontend import addresses
+from cloudkeeper.frontend.addresses import OR_OFF
 
 SECRET = "0123-this-is-a-token-4567"
 
@@ -16,7 +17,7 @@ SECRET = "0123-this-is-a-token-4567"
 def read(tmp_path: Path, text: str) -> tuple[list[addresses.Address], list[str]]:
     path = tmp_path / "image-lists.conf"
     path.write_bytes(text.encode())
-    found, problems = addresses.read_file(path)
+    found, problems = addresses.read_file(path, may_be_empty=False)
     return found, [str(problem).removeprefix(f"{path}") for problem in problems]
 
 
@@ -95,13 +96,13 @@ def test_the_same_list_twice(tmp_path: Path) -> None:
 def test_an_empty_file_says_so(tmp_path: Path) -> None:
     assert read(tmp_path, "# nothing\n\n") == (
         [],
-        [f": has no image list; write one URL a line{addresses.OR_OFF}"],
+        [f": has no image list; write one URL a line, or a registry into sources.yaml{OR_OFF}"],
     )
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        addresses.read_file(tmp_path / "none")
+        addresses.read_file(tmp_path / "none", may_be_empty=False)
 
 
 @given(st.text(max_size=40), st.sampled_from(["", "https://", "https://u:p@h/", "https://h/"]))

@@ -12,18 +12,18 @@ from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend.addresses import read
 from cloudkeeper.frontend.memory import Memory
-from cloudkeeper.model import Endorser, ImageList, ListId
+from cloudkeeper.model import Endorser, ListId, SignedImageList
 
 _NUMBERS = '[{"url": 1, "list_id": 1, "vo": 1, "dn": 1, "ca": 1, "created": 1}]'
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 URL = "https://lists.example.org/ops.list"
-KNOWN = ImageList(
-    ListId("list-a"),
-    "ops",
-    Endorser("/CN=one", "/CN=CA"),
-    NOW - 2 * HOUR,
-    NOW + 9 * HOUR,
+KNOWN = SignedImageList(
+    identifier=ListId("list-a"),
+    vo="ops",
+    endorser=Endorser("/CN=one", "/CN=CA"),
+    created=NOW - 2 * HOUR,
+    expires=NOW + 9 * HOUR,
     version="1",
     offers=(),
 )

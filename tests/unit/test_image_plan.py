@@ -10,7 +10,6 @@ from cloudkeeper.model import (
     Appliance,
     ApplianceId,
     Create,
-    Endorser,
     ImageList,
     ImageSource,
     ListId,
@@ -34,17 +33,13 @@ def image(
 
 
 def offer(appliance: Appliance) -> Offer:
-    return Offer(appliance, ImageSource("https://images.example.org/a", "00", None))
+    return Offer(appliance, ImageSource("https://images.example.org/a", "sha512:00", None))
 
 
 def listed(*images: Appliance, refused: tuple[Refusal, ...] = ()) -> ImageList:
     return ImageList(
-        LIST,
-        "vo",
-        Endorser("/CN=endorser", "/CN=ca"),
-        created=NOW,
-        expires=NOW + timedelta(days=1),
-        version="1",
+        identifier=LIST,
+        vo="vo",
         offers=tuple(map(offer, images)),
         refused=refused,
     )
@@ -68,10 +63,10 @@ def test_each_difference_becomes_the_change_that_it_needs() -> None:
     assert plan == Plan(
         LIST,
         (
-            Remove(held[3], "it is no longer in the list"),
             Create(wanted.offers[1]),
             Update(wanted.offers[2], "changed: hv:version"),
             UpdateMetadata(wanted.offers[3].appliance, "changed: dc:title"),
+            Remove(held[3], "it is no longer in the list"),
         ),
         unchanged=1,
     )
@@ -103,7 +98,34 @@ def test_other_data_are_fetched_again(
     assert change.reason == f"changed: {changed}"
 
 
-def test_keys_of_other_programs_are_no_difference_and_missing_ones_are_empty() -> None:
+@pytest.mark.parametrize(
+    ("wanted", "held", "changed"),
+    [
+        ({"hv_version": "2"}, {"hv_version": "1"}, "hv:version"),
+        ({"dc_title": "x"}, {"dc_title": "y"}, "dc:title"),
+    ],
+)
+def test_the_same_checksum_moves_no_data(
+    wanted: dict[str, str], held: dict[str, str], changed: str
+) -> None:
+    """F-M3: a new version of the same data, and the checksum in other letters, is one PATCH."""
+    same = {"sl_checksum_sha512": "ab" * 64}
+    upper = {"sl_checksum_sha512": "AB" * 64}
+    offered, kept = (
+        image("a", expires=None, **wanted, **upper),
+        image("a", expires=None, **held, **same),
+    )
+    (change,) = compare(listed(offered), [kept], at=NOW).changes
+    assert change == UpdateMetadata(offered, f"changed: {changed}")
+    assert (
+        compare(
+            listed(image("a", expires=None, **upper)), [image("a", expires=None, **same)], at=NOW
+        ).changes
+        == ()
+    )
+
+
+def test_what_peers_add_is_no_difference_and_what_is_missing_is_empty() -> None:
     held = Appliance(
         ApplianceId("a"), LIST, attributes={"theirs": "x", "dc:title": "", "hv:version": "1"}
     )
@@ -122,7 +144,7 @@ def test_an_expired_image_is_neither_added_nor_kept() -> None:
     ended = image("a", expires=NOW)
     later = image("b", expires=NOW + timedelta(seconds=1))
     plan = compare(listed(ended, later), [image("a", expires=NOW)], at=NOW)
-    assert plan.changes == (Remove(image("a", expires=NOW), "it has expired"), Create(offer(later)))
+    assert plan.changes == (Create(offer(later)), Remove(image("a", expires=NOW), "it has expired"))
     assert compare(listed(ended), [], at=NOW) == Plan(LIST)
 
 

@@ -16,9 +16,12 @@ from appliance.core import retry
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Tampered, Untrusted
+from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.formats import Unusable
+from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.sources import SignedListSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import Appliance, ApplianceId, Format, ImageSource, ListId, Offer
 from tests.simulators import image_server
@@ -46,14 +49,23 @@ def client(authority: Authority) -> Downloader:
     return Downloader(CADirectory(authority.directory / "certificates"))
 
 
+@pytest.fixture(scope="module")
+def web_lists(
+    authority: Authority, client: Downloader, tmp_path_factory: pytest.TempPathFactory
+) -> SignedListSource:
+    trust = CADirectory(authority.directory / "certificates")
+    memory = Memory(tmp_path_factory.mktemp("memory") / "lists.json")
+    return SignedListSource(Address("list", "", ""), client, trust, memory)
+
+
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "_sleep", lambda _: None)
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, client: Downloader) -> Workshop:
-    made = Workshop(tmp_path / "images", (Format.RAW, Format.QCOW2), client, QemuImg())
+def workshop(tmp_path: Path, web_lists: SignedListSource) -> Workshop:
+    made = Workshop(tmp_path / "images", (Format.RAW, Format.QCOW2), QemuImg())
     made.sweep()
     return made
 
@@ -69,7 +81,9 @@ def offer(
     appliance = Appliance(
         ApplianceId("image-1"), ListId("list-1"), vo="ops", attributes={"hv:format": declared}
     )
-    return Offer(appliance, ImageSource(uri, sha512 or hashlib.sha512(content).hexdigest(), size))
+    return Offer(
+        appliance, ImageSource(uri, f"sha512:{sha512 or hashlib.sha512(content).hexdigest()}", size)
+    )
 
 
 def left(workshop: Workshop) -> list[str]:
@@ -79,10 +93,14 @@ def left(workshop: Workshop) -> list[str]:
 @pytest.mark.parametrize("size", [len(RAW), None], ids=["with size", "without size"])
 @pytest.mark.parametrize("announced", [True, False])
 def test_an_accepted_format_is_passed_untouched(
-    web: ImageServer, workshop: Workshop, size: int | None, announced: bool
+    web_lists: SignedListSource,
+    web: ImageServer,
+    workshop: Workshop,
+    size: int | None,
+    announced: bool,
 ) -> None:
     uri = web.put("/one.raw", RAW if announced else Broken(RAW, None))
-    with workshop.prepare(offer(uri, size=size)) as data:
+    with workshop.prepare(offer(uri, size=size), web_lists) as data:
         path = Path(data.location)
         assert path.parent == workshop.directory
         assert (data.format, data.size, data.uri) == (Format.RAW, len(RAW), uri)
@@ -95,9 +113,11 @@ def test_an_accepted_format_is_passed_untouched(
     assert left(workshop) == []
 
 
-def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Workshop) -> None:
+def test_a_converted_file_has_its_own_checksum(
+    web_lists: SignedListSource, web: ImageServer, workshop: Workshop
+) -> None:
     converting = replace(workshop, accepted=(Format.QCOW2,))
-    with converting.prepare(offer(web.put("/one.raw", RAW))) as data:
+    with converting.prepare(offer(web.put("/one.raw", RAW)), web_lists) as data:
         assert data.format is Format.QCOW2
         found = subprocess.run(
             ["sha512sum", data.location], capture_output=True, text=True, check=True
@@ -114,19 +134,20 @@ def test_a_converted_file_has_its_own_checksum(web: ImageServer, workshop: Works
         (
             {"sha512": "0" * 128},
             Tampered,
-            r"its SHA-512 is [0-9a-f]{16}…, the list says 0000000000000000…",
+            r"its digest is sha512:[0-9a-f]{16}…, the source says sha512:0000000000000000…",
         ),
         (
             {"size": len(RAW) + 1},
             Tampered,
-            f"the server has {len(RAW)} bytes, the list says {len(RAW) + 1}",
+            f"the server has {len(RAW)} bytes, the source says {len(RAW) + 1}",
         ),
-        ({"size": 1}, Tampered, "the list says 1"),
+        ({"size": 1}, Tampered, "the source says 1"),
         ({"size": 2**60}, LocalFailure, r"MiB are needed, \d+ MiB are free; free some space"),
     ],
     ids=["checksum", "short", "long", "disk"],
 )
-def test_a_file_that_differs_from_its_list_is_refused_and_removed(
+def test_what_is_not_as_listed_is_refused_and_removed(
+    web_lists: SignedListSource,
     web: ImageServer,
     workshop: Workshop,
     changes: dict[str, int | str],
@@ -134,8 +155,7 @@ def test_a_file_that_differs_from_its_list_is_refused_and_removed(
     words: str,
 ) -> None:
     uri = web.put("/one.raw", RAW)
-    wrong = offer(uri, **changes)  # type: ignore[arg-type]
-    with pytest.raises(error, match=words), workshop.prepare(wrong):
+    with pytest.raises(error, match=words), workshop.prepare(offer(uri, **changes), web_lists):  # type: ignore[arg-type]
         pytest.fail("it was given out")
     assert left(workshop) == []
 
@@ -144,41 +164,54 @@ def test_a_file_that_differs_from_its_list_is_refused_and_removed(
     ("content", "words"),
     [
         (Broken(RAW[:-1], len(RAW)), "the connection broke after"),
-        (Broken(RAW[:-1], None), f"the server sent {len(RAW) - 1} bytes, the list says {len(RAW)}"),
+        (
+            Broken(RAW[:-1], None),
+            f"the server sent {len(RAW) - 1} bytes, the source says {len(RAW)}",
+        ),
         (Broken(RAW + b"x", None), f"the server sent more than {len(RAW)} bytes"),
         (Status(404), "the server answers 404"),
         (Redirect("/one.raw?"), "the server redirects more than 5 times"),
+        (Broken(RAW, 10**4000), "one.raw: "),
     ],
-    ids=["cut", "short", "long", "404", "loop"],
+    ids=["cut", "short", "long", "404", "loop", "digits"],
 )
 def test_a_download_that_goes_wrong(
-    web: ImageServer, workshop: Workshop, content: image_server.Content, words: str
+    web_lists: SignedListSource,
+    web: ImageServer,
+    workshop: Workshop,
+    content: image_server.Content,
+    words: str,
 ) -> None:
     web.put("/one.raw?", content)
     uri = web.put("/one.raw", content)
-    with pytest.raises((Unavailable, Tampered), match=words), workshop.prepare(offer(uri)):
+    with (
+        pytest.raises((Unavailable, Tampered), match=words),
+        workshop.prepare(offer(uri), web_lists),
+    ):
         pytest.fail("it was given out")
     assert left(workshop) == []
 
 
-def test_secrets_in_an_image_s_url_are_not_shown(web: ImageServer, workshop: Workshop) -> None:
+def test_secrets_in_an_image_s_url_are_not_told(
+    web_lists: SignedListSource, web: ImageServer, workshop: Workshop
+) -> None:
     url = web.put("/signed.raw?signature=s3cr3t", RAW).replace("https://", "https://user:s3cr3t@")
     for wrong in (
         offer(url, sha512="0" * 128),
         offer(url, size=1),
         offer(url.replace("signed", "gone")),
     ):
-        with pytest.raises(ApplianceError) as failure, workshop.prepare(wrong):
+        with pytest.raises(ApplianceError) as failure, workshop.prepare(wrong, web_lists):
             pytest.fail("it was given out")
         assert str(failure.value).startswith("https://localhost:")
         assert "s3cr3t" not in str(failure.value)
-    with workshop.prepare(offer(url)) as data:
+    with workshop.prepare(offer(url), web_lists) as data:
         assert data.uri == url
 
 
 @pytest.mark.programs("qemu-img")
 def test_an_image_that_points_at_other_files_is_refused(
-    web: ImageServer, workshop: Workshop, tmp_path: Path
+    web_lists: SignedListSource, web: ImageServer, workshop: Workshop, tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.qcow2"
     command = [
@@ -199,14 +232,14 @@ def test_an_image_that_points_at_other_files_is_refused(
     uri = web.put("/bad.qcow2", bad)
     with (
         pytest.raises(Unusable, match="has a backing file"),
-        workshop.prepare(offer(uri, bad, size=len(bad))),
+        workshop.prepare(offer(uri, bad, size=len(bad)), web_lists),
     ):
         pytest.fail("it was given out")
     assert left(workshop) == []
 
 
-def test_a_full_disk(web: ImageServer, workshop: Workshop) -> None:
-    """R10: there is room when the download begins; then another program takes it."""
+def test_a_full_disk(web_lists: SignedListSource, web: ImageServer, workshop: Workshop) -> None:
+    """R10: the check beforehand sees that there is room; then somebody else takes it."""
     uri = web.put("/one.raw", RAW)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(workshop.directory)], check=False
@@ -214,16 +247,16 @@ def test_a_full_disk(web: ImageServer, workshop: Workshop) -> None:
     if mounted.returncode:
         pytest.fail("this test mounts a file system: run it as root")
     try:
-        roomy = _Roomy(workshop.directory, workshop.accepted, workshop.client, workshop.qemu)
+        roomy = _Roomy(workshop.directory, workshop.accepted, workshop.qemu)
         with (
             pytest.raises(LocalFailure, match="No space left on device; free space"),
-            roomy.prepare(offer(uri)),
+            roomy.prepare(offer(uri), web_lists),
         ):
             pytest.fail("it was given out")
         assert left(workshop) == []
         with (
             pytest.raises(LocalFailure, match="0 MiB are needed, 0 MiB are free"),
-            workshop.prepare(offer(uri)),
+            workshop.prepare(offer(uri), web_lists),
         ):
             pytest.fail("it was given out")
     finally:
@@ -246,23 +279,23 @@ def test_what_a_killed_run_left_is_swept_and_nothing_else(workshop: Workshop) ->
     assert left(workshop) == ["image-of-somebody.qcow2"]
 
 
-def test_a_planted_link_is_not_followed(
-    web: ImageServer, workshop: Workshop, tmp_path: Path
+def test_a_link_that_somebody_planted_leads_nowhere(
+    web_lists: SignedListSource, web: ImageServer, workshop: Workshop, tmp_path: Path
 ) -> None:
     uri = web.put("/one.raw", RAW)
-    with workshop.prepare(offer(uri)) as data:
+    with workshop.prepare(offer(uri), web_lists) as data:
         name = Path(data.location).stem + ".download.part"
     precious = tmp_path / "precious"
     precious.write_bytes(b"of somebody")
     link = workshop.directory / name
     link.symlink_to(precious)
-    with pytest.raises(LocalFailure, match="File exists"), workshop.prepare(offer(uri)):
+    with pytest.raises(LocalFailure, match="File exists"), workshop.prepare(offer(uri), web_lists):
         pytest.fail("it was given out")
     assert precious.read_bytes() == b"of somebody"
     link.unlink(missing_ok=True)
     link.symlink_to(tmp_path / "nowhere")
     assert workshop.sweep() == []
-    with workshop.prepare(offer(uri)):
+    with workshop.prepare(offer(uri), web_lists):
         assert not (tmp_path / "nowhere").exists()
 
 

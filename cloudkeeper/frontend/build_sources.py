@@ -1,0 +1,52 @@
+"""The sources of a run, built from its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from appliance.core.trust.ca_directory import CADirectory
+from cloudkeeper.frontend.download import Downloader
+from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
+from cloudkeeper.frontend.registry.login import Login
+from cloudkeeper.frontend.registry.manifests import Manifests
+from cloudkeeper.frontend.registry.project import RegistryProject
+from cloudkeeper.frontend.registry.tags import TagHistory
+from cloudkeeper.frontend.settings import FrontendSettings
+from cloudkeeper.frontend.source_settings import RegistrySettings
+from cloudkeeper.frontend.sources import OfferSource, SignedListSource
+
+
+def build(
+    configured: FrontendSettings, client: Downloader, trust: CADirectory, *, state: Path
+) -> list[OfferSource]:
+    """Return the sources in the order of the configuration; ``state`` is their directory.
+
+    Raises:
+        LocalFailure: the memory of an earlier run cannot be read.
+
+    """
+    memory = Memory(state / "lists.json")
+    history = TagHistory(state / "tags.json")
+    lists = [SignedListSource(each, client, trust, memory) for each in configured.lists]
+    projects = [
+        _project(each, client, history, manifests=state / "manifests")
+        for each in configured.registries
+    ]
+    return [*projects, *lists]
+
+
+def _project(
+    configured: RegistrySettings, client: Downloader, history: TagHistory, *, manifests: Path
+) -> RegistryProject:
+    registry = RegistryClient(client, Login(client, configured.host, configured.account))
+    listing = HarborListing if configured.has_harbor else DistributionListing
+    return RegistryProject(
+        configured.project,
+        configured.vos,
+        registry,
+        listing(registry, configured.project, configured.tags, configured.repositories),
+        Manifests(registry, manifests),
+        history,
+    )

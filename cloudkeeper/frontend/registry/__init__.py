@@ -1,0 +1,1 @@
+"""Images of OCI registries: who may read them, what they offer, and what an artefact says."""

@@ -1,0 +1,127 @@
+"""An artefact of a registry as an image: its manifest, read and judged.
+
+EGI's images are artefacts of one layer, the disk; annotations of manifest and layer describe it
+(`org.openstack.glance.*`, `eu.egi.cloud.*`). An artefact without ``eu.egi.cloud.tag`` is none of
+them: a container image, a chart, an SBOM.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from appliance.core.trust.errors import Malformed
+from cloudkeeper.frontend.registry import names
+from cloudkeeper.frontend.registry.names import Digest
+
+TAG = "eu.egi.cloud.tag"
+DESCRIPTION = "eu.egi.cloud.description"
+GLANCE = "org.openstack.glance."
+_DISK = "application/x-qemu-disk"
+_MOST_ANNOTATIONS = 200
+_LONGEST_KEY = 255
+_LONGEST_VALUE = 4096
+"""Characters of an annotation; a description of EGI's images has some hundred."""
+_INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+class Compression(enum.StrEnum):
+    """How a layer is compressed, beside what its format does inside."""
+
+    NONE = ""
+    GZIP = "+gzip"
+    ZSTD = "+zstd"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskArtefact:
+    """An image that an artefact carries. ``size`` is that of the layer, in bytes."""
+
+    layer: Digest
+    size: int
+    compression: Compression
+    annotations: Mapping[str, str]
+
+    @property
+    def tag(self) -> str:
+        """The version, as EGI's information service shows it."""
+        return self.annotations[TAG]
+
+
+def read(content: bytes, *, subject: str) -> DiskArtefact | None:
+    """Return the image that a manifest describes, None when it describes something else.
+
+    Raises:
+        Malformed: it is not a manifest, or its image cannot be used.
+
+    """
+    manifest = _load(content, subject)
+    if manifest.get("mediaType") == _INDEX or "manifests" in manifest:
+        count = len(_list(manifest, "manifests", subject))
+        raise Malformed(subject, f"is an index of {count} manifests; an image has one manifest")
+    layers = _list(manifest, "layers", subject)
+    annotations = dict(_annotations(manifest, subject))
+    for layer in layers:
+        annotations |= _annotations(layer, subject)
+    if not annotations.get(TAG):
+        return None
+    if len(layers) != 1:
+        raise Malformed(subject, f"has {len(layers)} layers; an image has one")
+    (layer,) = layers
+    size = layer.get("size")
+    if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+        raise Malformed(subject, f"its layer has the size {str(size)[:40]!r}")
+    return DiskArtefact(
+        names.digest(layer.get("digest"), subject=f"{subject}: layer"),
+        size,
+        _compression(layer, subject),
+        MappingProxyType(annotations),
+    )
+
+
+def _load(content: bytes, subject: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        raise Malformed(subject, "its manifest is not JSON") from None
+    if not isinstance(found, dict):
+        raise Malformed(subject, "its manifest is not a JSON object")
+    return found
+
+
+def _list(manifest: dict[str, Any], key: str, subject: str) -> list[dict[str, Any]]:
+    found = manifest.get(key)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise Malformed(subject, f"its manifest has no list of {key}")
+    return found
+
+
+def _compression(layer: dict[str, Any], subject: str) -> Compression:
+    media_type = layer.get("mediaType")
+    by_type = {f"{_DISK}{each}": each for each in Compression}
+    if not isinstance(media_type, str) or media_type not in by_type:
+        words = f"its layer is of media type {str(media_type)[:80]!r}, not one of"
+        raise Malformed(subject, f"{words} {', '.join(by_type)}")
+    return by_type[media_type]
+
+
+def _annotations(part: dict[str, Any], subject: str) -> Mapping[str, str]:
+    """Return the annotations that can be shown; what cannot is decoration and costs no image."""
+    found = part.get("annotations") or {}
+    if not isinstance(found, dict):
+        raise Malformed(subject, "its annotations are not a JSON object")
+    usable = {key: value for key, value in found.items() if _is_usable(key, value)}
+    return dict(sorted(usable.items())[:_MOST_ANNOTATIONS])
+
+
+def _is_usable(key: str, value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and len(key) <= _LONGEST_KEY
+        and len(value) <= _LONGEST_VALUE
+        and (key + value).isprintable()
+    )

@@ -1,0 +1,181 @@
+"""Requests to a registry: JSON in bounded pages, manifests by digest, layers as streams.
+
+Only https, and only the configured host: a link to a next page that leaves it is refused. A layer
+may be redirected to a store of the registry, which then gets no credentials of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from appliance.core.run.errors import Unavailable
+from appliance.core.trust.errors import Malformed
+from cloudkeeper.frontend.download import Answer, Downloader, Question, Timeouts
+from cloudkeeper.frontend.registry.login import FORBIDDEN, UNAUTHORIZED, Login
+from cloudkeeper.frontend.registry.names import Digest
+
+OK, NOT_MODIFIED, NOT_FOUND = 200, 304, 404
+MAX_BYTES = 4 * 2**20
+"""Bytes of a manifest (as the distribution specification bounds them) or of a page."""
+MOST_PAGES = 1000
+"""Pages of one listing; with 100 items each, far more than a registry of images has."""
+_NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?', re.ASCII)
+_DENIED = frozenset({UNAUTHORIZED, FORBIDDEN})
+_TIMEOUTS = Timeouts()
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryAnswer:
+    """A whole answer of a registry: status, headers, content."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryClient:
+    """One registry, by one way in. ``login.host`` is HOST or HOST:PORT."""
+
+    client: Downloader
+    login: Login
+
+    @property
+    def host(self) -> str:
+        """The registry's name in references: HOST or HOST:PORT."""
+        return self.login.host
+
+    def get(
+        self, path: str, *, scope: str, headers: Mapping[str, str] = _NOTHING
+    ) -> RegistryAnswer:
+        """Return the answer to a path, of status 200, 304 or 404.
+
+        ``scope`` is the repository or project that the path belongs to.
+
+        Raises:
+            AccessDenied: the registry does not let us read it.
+            Unavailable: the registry cannot be reached, or answers otherwise.
+            Malformed: the answer is larger than `MAX_BYTES`.
+
+        """
+        expected = frozenset({OK, NOT_MODIFIED, NOT_FOUND})
+        with self._ask(path, scope=scope, headers=headers, expected=expected) as answer:
+            content = bytearray()
+            for block in answer.blocks:
+                content += block
+                if len(content) > MAX_BYTES:
+                    raise Malformed(f"{self.host}{path}", f"is larger than {MAX_BYTES >> 20} MiB")
+            return RegistryAnswer(answer.status, answer.headers, bytes(content))
+
+    def json(self, path: str, *, scope: str) -> Any:
+        """Return the JSON at a path, None for a path that does not exist.
+
+        Raises:
+            ApplianceError: as for `get`, or the answer is not JSON.
+
+        """
+        answer = self.get(path, scope=scope)
+        return None if answer.status == NOT_FOUND else self._parsed(answer, path)
+
+    def pages(self, path: str, *, scope: str) -> Iterator[Any]:
+        """Yield the JSON of a listing page by page, as its links lead.
+
+        Raises:
+            Unavailable: the listing does not exist, does not end, or leads to another host.
+            ApplianceError: as for `get`.
+
+        """
+        seen: set[str] = set()
+        while path:
+            if path in seen or len(seen) >= MOST_PAGES:
+                words = f"its listing does not end after {len(seen)} pages"
+                raise Unavailable(f"{self.host}/{scope}", words)
+            seen.add(path)
+            answer = self.get(path, scope=scope)
+            if answer.status == NOT_FOUND:
+                words = "the registry has no such project or repository"
+                remedy = "check the name, and whether the account may see it"
+                raise Unavailable(f"{self.host}/{scope}", words, remedy)
+            yield self._parsed(answer, path)
+            path = self._next(answer, path, scope=scope)
+
+    @contextlib.contextmanager
+    def layer(
+        self, repository: str, digest: Digest, *, timeouts: Timeouts
+    ) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+        """Yield size (None: not announced) and content of a layer.
+
+        Raises:
+            ApplianceError: as for `get`; also from within the blocks.
+
+        """
+        path = f"/v2/{repository}/blobs/{digest}"
+        expected = frozenset({OK})
+        with self._ask(
+            path, scope=repository, headers=_NOTHING, expected=expected, timeouts=timeouts
+        ) as answer:
+            yield answer.size, answer.blocks
+
+    @contextlib.contextmanager
+    def _ask(
+        self,
+        path: str,
+        *,
+        scope: str,
+        headers: Mapping[str, str],
+        expected: frozenset[int],
+        timeouts: Timeouts = _TIMEOUTS,
+    ) -> Iterator[Answer]:
+        """Send a request, and once more when the registry wants to know who asks.
+
+        Harbor may answer 404 for what only an account may see.
+        """
+        name = f"{self.host}{path.partition('?')[0]}"
+        for is_last in (False, True):
+            question = Question(
+                f"https://{self.host}{path}",
+                name,
+                self.login.authorization(scope),
+                headers,
+                expected | _DENIED | {NOT_FOUND},
+            )
+            with self.client.ask(question, timeouts=timeouts) as answer:
+                is_hidden = answer.status == NOT_FOUND and self.login.can_prove(scope)
+                if answer.status in expected and (is_last or not is_hidden):
+                    yield answer
+                    return
+                if answer.status == NOT_FOUND and not is_hidden:
+                    raise Unavailable(name, "the registry does not have it any longer")
+                if is_last:
+                    raise self.login.denied(scope)
+                challenge = answer.headers.get("WWW-Authenticate", "")
+            self.login.answer(challenge, scope=scope)
+
+    def _parsed(self, answer: RegistryAnswer, path: str) -> Any:
+        try:
+            return json.loads(answer.content)
+        except (ValueError, RecursionError):
+            kind = answer.headers.get("Content-Type", "").partition(";")[0][:60]
+            words = f"answers {kind or 'something'} that is not JSON"
+            raise Unavailable(f"{self.host}{path.partition('?')[0]}", words) from None
+
+    def _next(self, answer: RegistryAnswer, path: str, *, scope: str) -> str:
+        found = _NEXT.search(answer.headers.get("Link", ""))
+        if found is None:
+            return ""
+        try:
+            link = urlsplit(urljoin(f"https://{self.host}{path}", found[1]))
+        except ValueError:
+            link = urlsplit("")
+        if (link.scheme, link.netloc) != ("https", self.host):
+            words = f"its link to the next page leads to {found[1][:120]!r}, another place"
+            raise Unavailable(f"{self.host}/{scope}", words)
+        return f"{link.path}?{link.query}"

@@ -1,0 +1,152 @@
+"""Access to a registry: anonymous first, then by the challenge of its answer 401.
+
+    anonymous ──401 Bearer──> token of the realm, without or with the account ──> request again
+              ──401 Basic───> the account itself                              ──> request again
+
+The challenge is the one of the distribution specification (``WWW-Authenticate``, RFC 9110).
+Harbor's API answers 401 without one and takes the account by Basic. A token counts for one scope
+until the registry rejects it; then one new token is requested.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from appliance.core.run import log
+from appliance.core.run.errors import AccessDenied
+from appliance.core.trust.errors import Malformed
+from cloudkeeper.frontend.download import Downloader, Question
+
+UNAUTHORIZED, FORBIDDEN = 401, 403
+_OK = 200
+_MAX_TOKEN = 64 * 1024
+"""Bytes of a realm's answer. Tokens that list many scopes have some KiB."""
+_PARAMETER = re.compile(r'([A-Za-z]+)="([^"\\]*)"', re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryAccount:
+    """An account of a registry. ``origin`` is where its secret is configured."""
+
+    user: str
+    secret: str = field(repr=False)
+    origin: str = ""
+
+    @property
+    def basic(self) -> str:
+        """The value of the header ``Authorization``."""
+        pair = f"{self.user}:{self.secret}".encode()
+        return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What a registry asks for: ``scheme`` in lower case, and its parameters."""
+
+    scheme: str
+    parameters: dict[str, str]
+
+
+def read_challenge(header: str) -> Challenge:
+    """Return the first challenge of a header ``WWW-Authenticate``; without one, scheme is empty."""
+    scheme, _, rest = header.strip().partition(" ")
+    found = {name.lower(): value for name, value in _PARAMETER.findall(rest)}
+    return Challenge(scheme.lower(), found)
+
+
+@dataclass(slots=True)
+class Login:
+    """The ways into one registry at ``host``; ``account`` is None for anonymous access."""
+
+    client: Downloader
+    host: str
+    account: RegistryAccount | None = None
+    _authorizations: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def authorization(self, scope: str) -> str:
+        """Return the latest header for a scope; empty before the first challenge."""
+        return self._authorizations.get(scope, "")
+
+    def can_prove(self, scope: str) -> bool:
+        """Check whether there is an account that was not used for a scope yet."""
+        return self.account is not None and not self.authorization(scope)
+
+    def answer(self, header: str, *, scope: str) -> None:
+        """Answer a challenge, so that `authorization` has what the registry asks for.
+
+        Raises:
+            AccessDenied: there is no account, or it is rejected.
+            Malformed: the challenge cannot be answered.
+
+        """
+        challenge = read_challenge(header)
+        if challenge.scheme == "bearer":
+            self._authorizations[scope] = f"Bearer {self._token(challenge, scope)}"
+        elif self.account is None or self.authorization(scope) == self.account.basic:
+            raise self.denied(scope)
+        else:
+            self._authorizations[scope] = self.account.basic
+
+    def denied(self, scope: str) -> AccessDenied:
+        """Return the error for a scope that the registry does not let us read."""
+        project = scope.partition("/")[0]
+        subject = f"{self.host}/{project}"
+        if self.account is None:
+            remedy = (
+                f"ask its administrators for a robot account that may pull from project {project},"
+                f" and write {self.host} USER:SECRET into /etc/cloudkeeper/registry.auth"
+            )
+            return AccessDenied(subject, "the registry denies anonymous access", remedy)
+        words = f"the registry denies access to account {self.account.user!r}"
+        remedy = (
+            f"check {self.account.origin}, and ask the registry's administrators whether the"
+            f" account is valid and may pull from project {project}"
+        )
+        return AccessDenied(subject, words, remedy)
+
+    def _token(self, challenge: Challenge, scope: str) -> str:
+        query = {
+            "service": challenge.parameters.get("service", ""),
+            "scope": challenge.parameters.get("scope") or f"repository:{scope}:pull",
+        }
+        url = self._realm(challenge, {name: value for name, value in query.items() if value})
+        question = Question(
+            url,
+            f"{self.host}: token service",
+            self.account.basic if self.account else "",
+            expected=frozenset({_OK, UNAUTHORIZED, FORBIDDEN}),
+        )
+        content = bytearray()
+        with self.client.ask(question) as answer:
+            if answer.status != _OK:
+                raise self.denied(scope)
+            for block in answer.blocks:
+                content += block
+                if len(content) > _MAX_TOKEN:
+                    raise Malformed(question.name, f"answers with more than {_MAX_TOKEN} bytes")
+        try:
+            found = json.loads(content)
+            token = found.get("token") or found["access_token"]
+        except (ValueError, LookupError, AttributeError, RecursionError):
+            raise Malformed(question.name, "its answer holds no token") from None
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            raise Malformed(question.name, "its answer holds no token")
+        log.hide(token)
+        return token
+
+    def _realm(self, challenge: Challenge, query: dict[str, str]) -> str:
+        """Return the URL of the token service; the account goes there, so only over TLS."""
+        realm = challenge.parameters.get("realm", "")
+        subject = f"{self.host}: token service"
+        try:
+            parts = urlsplit(realm)
+        except ValueError:
+            raise Malformed(subject, f"{realm[:120]!r} is not a URL") from None
+        if parts.scheme != "https" or not parts.hostname or "@" in parts.netloc:
+            raise Malformed(subject, f"{realm[:120]!r} is not an https URL")
+        pairs = [*parse_qsl(parts.query), *query.items()]
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(pairs), ""))

@@ -1,0 +1,146 @@
+"""A project of a registry as a source of images: for each VO a list of what its tags name.
+
+    list tags ─ resolve to digests ─ manifests by digest ─ annotations ─ offers ─┬ VO 1
+                                                                                 └ VO 2 …
+
+The project is read once for all its VOs. The identifier of an image is its reference
+(``PROJECT/REPOSITORY:TAG``), which a new version keeps; a list's identifier is the registry, the
+project and the VO. A tag that moves back to an artefact that it named before is held: somebody has
+to say that this is meant, because withdrawn images would come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+
+from appliance.core import clock
+from appliance.core.run.errors import ApplianceError
+from cloudkeeper.frontend.download import Timeouts
+from cloudkeeper.frontend.registry import artefact, listing
+from cloudkeeper.frontend.registry.artefact import DESCRIPTION, GLANCE, DiskArtefact
+from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry.listing import Listing
+from cloudkeeper.frontend.registry.manifests import Manifests
+from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
+from cloudkeeper.frontend.registry.tags import TagHistory
+from cloudkeeper.frontend.sources import Stream
+from cloudkeeper.model import (
+    LAYER_KEY,
+    REFERENCE_KEY,
+    Appliance,
+    ApplianceId,
+    ImageList,
+    ImageSource,
+    ListId,
+    Offer,
+    Refusal,
+)
+
+_BLOBS = "/blobs/"
+_SYSTEM = ("os_type", "os_distro", "os_version")
+
+
+@dataclass(slots=True)
+class RegistryProject:
+    """A project, its listing, and the ``vos`` that get its images."""
+
+    project: str
+    vos: tuple[str, ...]
+    client: RegistryClient
+    listing: Listing
+    manifests: Manifests
+    history: TagHistory
+    _found: dict[str, Digest] = field(default_factory=dict)
+    """Digests of the offers of this run, by reference."""
+
+    def __str__(self) -> str:
+        return f"{self.client.host}/{self.project}"
+
+    def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
+        """Return the images of the project for each VO; see `OfferSource`."""
+        images: list[tuple[TaggedArtefact, DiskArtefact]] = []
+        refused: list[Refusal] = []
+        self._found = {}
+        for tagged in self.listing.artefacts(self.history.latest(self.client.host)):
+            try:
+                found = self._read(tagged, at=at)
+            except ApplianceError as error:  # one artefact must not affect the others
+                refused.append(Refusal(ApplianceId(tagged.reference), str(error)))
+                continue
+            if found:
+                images.append((tagged, found))
+                self._found[tagged.reference] = tagged.digest
+        return [self._list(vo, images, refused) for vo in self.vos], ()
+
+    def accept(self, *, at: datetime) -> None:
+        """Remember the digests of the tags; see `OfferSource`."""
+        self.history.note(self.client.host, self._found)
+        self.manifests.clean(at=at)
+
+    def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
+        """Open the layer of an artefact; see `OfferSource`."""
+        del name  # a registry's errors name the repository
+        repository, _, digest = source.uri.partition("/v2/")[2].partition(_BLOBS)
+        return self.client.layer(repository, Digest(digest), timeouts=timeouts)
+
+    def doubt(self, missing: Appliance) -> str:
+        """Return why a tag that is not listed may still exist; see `OfferSource`.
+
+        The listing has succeeded in this run, with the same account: so 404 means that there is no
+        such tag, and not that it is hidden.
+        """
+        repository, _, tag = missing.identifier.rpartition(":")
+        digest = listing.resolve(self.client, repository, tag)
+        if digest is None or not self.listing.tags.fullmatch(tag):
+            return ""
+        content = self.manifests.get(TaggedArtefact(repository, tag, digest), at=clock.now())
+        if artefact.read(content, subject=missing.identifier) is None:
+            return ""
+        return "the registry has it, but does not list it"
+
+    def _read(self, tagged: TaggedArtefact, *, at: datetime) -> DiskArtefact | None:
+        subject = f"{self.client.host}/{tagged.reference}"
+        found = artefact.read(self.manifests.get(tagged, at=at), subject=subject)
+        if found:
+            self.history.check(self.client.host, tagged)
+        return found
+
+    def _list(
+        self,
+        vo: str,
+        images: Sequence[tuple[TaggedArtefact, DiskArtefact]],
+        refused: Sequence[Refusal],
+    ) -> ImageList:
+        identifier = ListId(f"{self.client.host}/{self.project}/{vo}")
+        offers = tuple(self._offer(*image, vo=vo, list_id=identifier) for image in images)
+        return ImageList(identifier=identifier, vo=vo, offers=offers, refused=tuple(refused))
+
+    def _offer(
+        self, tagged: TaggedArtefact, found: DiskArtefact, *, vo: str, list_id: ListId
+    ) -> Offer:
+        notes = found.annotations
+        system = " ".join(filter(None, (notes.get(GLANCE + name) for name in _SYSTEM)))
+        host = self.client.host
+        appliance = Appliance(
+            identifier=ApplianceId(tagged.reference),
+            list_id=list_id,
+            vo=vo,
+            title=f"{host} {tagged.reference}",
+            description=notes.get(DESCRIPTION, ""),
+            mpuri=f"{host}/{tagged.reference}-{tagged.digest}",
+            group=self.project,
+            version=found.tag,
+            architecture=notes.get(f"{GLANCE}architecture", ""),
+            operating_system=system,
+            attributes=MappingProxyType(_attributes(tagged, found)),
+        )
+        uri = f"https://{host}/v2/{tagged.repository}{_BLOBS}{found.layer}"
+        compression = found.compression.lstrip("+")
+        return Offer(appliance, ImageSource(uri, found.layer, found.size, compression))
+
+
+def _attributes(tagged: TaggedArtefact, found: DiskArtefact) -> Mapping[str, str]:
+    return {**found.annotations, REFERENCE_KEY: tagged.reference, LAYER_KEY: found.layer}

@@ -1,0 +1,247 @@
+"""sources.yaml: registries and lists by name, with the keys that atrope has for them.
+
+    harbor:                          # values for all sources of type harbor or oci
+      registry_host: registry.egi.eu
+    egi:
+      type: harbor                   # or oci: a registry without Harbor's API; or hepix: a list
+      project: egi_vm_images
+      vos: [ops, vo.example.org]
+
+Accounts of registries stand in ``registry.auth``, one ``HOST USER:SECRET`` a line, so that no
+account is sent to another host. atrope's ``auth_user`` and ``auth_password`` are read, too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from appliance.core import hosts
+from appliance.core.config.document import Setting, read_text
+from appliance.core.config.settings import Settings
+from appliance.core.config.yaml_file import Tree
+from appliance.core.run import log
+from appliance.core.run.errors import ConfigurationError, Problem
+from cloudkeeper.frontend import addresses
+from cloudkeeper.frontend.addresses import Address
+from cloudkeeper.frontend.ignored import SOURCES_IGNORED
+from cloudkeeper.frontend.registry.login import RegistryAccount
+from cloudkeeper.frontend.registry.names import is_repository
+from cloudkeeper.model import Endorser
+
+TAGS = "[^-]*"
+"""EGI's images have a short tag for the newest build, ``24.04``, and long ones for each build."""
+_SHARED = "harbor"
+_TYPES = ("harbor", "oci", "hepix")
+_VO = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """A project of a registry, and the ``vos`` that get its images.
+
+    ``repositories`` are those to read, with the project's name before them; none: all.
+    """
+
+    host: str
+    project: str
+    vos: tuple[str, ...]
+    tags: re.Pattern[str]
+    has_harbor: bool
+    repositories: tuple[str, ...] = ()
+    account: RegistryAccount | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.project}"
+
+
+def read(
+    tree: Tree, accounts: dict[str, RegistryAccount]
+) -> tuple[list[RegistrySettings], list[Address], tuple[Problem, ...]]:
+    """Return the registries and the lists of a file, and what is dubious about it.
+
+    Raises:
+        ConfigurationError: the file is wrong; it holds all problems.
+
+    """
+    reader = _SourcesReader(tree, accounts)
+    for name, entry in tree.children.get("", {}).items():
+        reader.read(name, entry)
+    return reader.registries, reader.lists, reader.settings.finish()
+
+
+def read_accounts(path: Path) -> dict[str, RegistryAccount]:
+    """Read the accounts of ``registry.auth`` by host; robots of Harbor have a ``$`` in their name.
+
+    Raises:
+        ConfigurationError: a line is not of the form ``HOST USER:SECRET``.
+
+    """
+    found: dict[str, RegistryAccount] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        host, _, rest = line.strip().partition(" ")
+        user, colon, secret = rest.strip().partition(":")
+        if not (hosts_fault(host) == "" and user and colon and secret):
+            text = "is not HOST USER:SECRET, for example registry.egi.eu robot$site:SECRET"
+            raise ConfigurationError([Problem(path, number, "", text)])
+        found[host] = _account(user, secret, f"{path}:{number}")
+    return found
+
+
+def hosts_fault(text: str) -> str:
+    """Return why a text is not HOST or HOST:PORT, empty if it is."""
+    try:
+        host, _ = hosts.split_port(text, default_port=443)
+    except ValueError:
+        return "is not HOST or HOST:PORT"
+    return "" if hosts.is_host(host) else "is not a host name"
+
+
+def _account(user: str, secret: str, origin: str) -> RegistryAccount:
+    account = RegistryAccount(user, secret, origin)
+    for hidden in (secret, account.basic.removeprefix("Basic ")):
+        log.hide(hidden)
+    return account
+
+
+class _SourcesReader:
+    """Reads source after source, so that `Settings` can report all problems at once."""
+
+    def __init__(self, tree: Tree, accounts: dict[str, RegistryAccount]) -> None:
+        self.settings = Settings(tree)
+        self.registries: list[RegistrySettings] = []
+        self.lists: list[Address] = []
+        self._accounts = accounts
+
+    def read(self, name: str, entry: Setting) -> None:
+        found = self.settings
+        ignored = SOURCES_IGNORED
+        found.accept(name, ignored)
+        for option in ignored:
+            if found.where(name, option):
+                found.warn(name, option, "has no effect here")
+        if name == _SHARED and not found.where(name, "type"):
+            self._read_shared()
+            return
+        kind = found.choice(name, "type", default="hepix", allowed=_TYPES)
+        is_enabled = found.boolean(name, "enabled", default=True)
+        if kind == "hepix":
+            self._read_list(name, entry, is_enabled=is_enabled)
+        else:
+            self._read_registry(name, kind, is_enabled=is_enabled)
+
+    def _read_shared(self) -> None:
+        """Take the shared values as known; each source reads those that it lacks."""
+        names = ("registry_host", "api_url", "auth_user", "auth_password", "tag_pattern")
+        self.settings.accept(_SHARED, names)
+        self._refuse_unsupported(_SHARED)
+
+    def _read_registry(self, name: str, kind: str, *, is_enabled: bool) -> None:
+        found = self.settings
+        self._refuse_unsupported(name)
+        host = self._host(name)
+        project = found.text(name, "project", required="the project of the registry")
+        if project and not is_repository(project):
+            found.error(name, "project", f"{project!r} is not the name of a project")
+        repositories = found.words(name, "repositories")
+        for repository in repositories:
+            if not is_repository(repository):
+                found.error(name, "repositories", f"{repository!r} is not a repository")
+        vos = self._vos(name)
+        tags = self._tags(name)
+        account = self._account_of(name, host)
+        if is_enabled:
+            self.registries.append(
+                RegistrySettings(
+                    host,
+                    project,
+                    vos,
+                    tags,
+                    kind == "harbor",
+                    tuple(f"{project}/{each}" for each in repositories),
+                    account,
+                )
+            )
+
+    def _host(self, name: str) -> str:
+        found = self.settings
+        api = self._shared_text(name, "api_url")
+        default = ""
+        if api:
+            parts = urlsplit(api)
+            default = parts.netloc
+            if parts.scheme != "https" or parts.path.rstrip("/") not in ("", "/api/v2.0"):
+                found.error(name, "api_url", "must be https://HOST/api/v2.0")
+        host = self._shared_text(name, "registry_host") or default
+        if not host:
+            found.error(name, "registry_host", "must be set: the host of the registry")
+        elif fault := hosts_fault(host):
+            found.error(name, "registry_host", f"{host!r} {fault}")
+        return host.lower()
+
+    def _shared_text(self, name: str, option: str) -> str:
+        return self.settings.text(name, option) or self.settings.text(_SHARED, option)
+
+    def _vos(self, name: str) -> tuple[str, ...]:
+        found = self.settings
+        vos = found.words(name, "vos")
+        if not vos:
+            found.error(name, "vos", "must be set: the VOs that get the images, [ops, …]")
+        for vo in vos:
+            if not _VO.fullmatch(vo):
+                found.error(name, "vos", f"{vo!r} is not the name of a VO")
+        return tuple(dict.fromkeys(vos))
+
+    def _tags(self, name: str) -> re.Pattern[str]:
+        text = self._shared_text(name, "tag_pattern") or TAGS
+        try:
+            return re.compile(text)
+        except re.error as error:
+            words = f"{text!r} is not a regular expression: {error}"
+            self.settings.error(name, "tag_pattern", words)
+            return re.compile(TAGS)
+
+    def _account_of(self, name: str, host: str) -> RegistryAccount | None:
+        user = self._shared_text(name, "auth_user")
+        secret = self._shared_text(name, "auth_password")
+        if user and secret:
+            return _account(user, secret, "auth_password in sources.yaml")
+        if user or secret:
+            option, other = ("auth_user", "auth_password")[:: 1 if user else -1]
+            self.settings.error(name, option, f"is set without {other}; set both or none")
+        return self._accounts.get(host)
+
+    def _refuse_unsupported(self, name: str) -> None:
+        found = self.settings
+        if not found.boolean(name, "verify_ssl", default=True):
+            words = "false: certificates are always verified; add the CA instead"
+            found.error(name, "verify_ssl", words)
+        if found.text(name, "auth_token"):
+            words = "is not supported; write a robot account into registry.auth"
+            found.error(name, "auth_token", words)
+
+    def _read_list(self, name: str, entry: Setting, *, is_enabled: bool) -> None:
+        found = self.settings
+        url = found.text(name, "url", required="the URL of the image list")
+        token = found.text(name, "token")
+        if found.where(name, "vos"):
+            found.warn(name, "vos", "has no effect: a list names its VO itself")
+        where = found.where(name, "url") or entry
+        if not url or not is_enabled:
+            return
+        if token:
+            scheme, separator, rest = url.partition("://")
+            url = f"{scheme}{separator}{quote(token, safe='')}:x-oauth-basic@{rest}"
+        lists, problems = addresses.read([(url, where.line)], path=where.path, option="url")
+        dn, ca = (found.text(f"{name}.endorser", option) for option in ("dn", "ca"))
+        if bool(dn) != bool(ca):
+            found.error(f"{name}.endorser", "dn" if dn else "ca", "must be set with the other one")
+        endorser = Endorser(dn, ca) if dn and ca else None
+        images = frozenset(found.words(name, "images"))
+        self.lists += [replace(each, endorser=endorser, images=images) for each in lists]
+        for problem in problems:
+            found.error(name, "url", problem.text)

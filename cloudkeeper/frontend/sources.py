@@ -1,0 +1,110 @@
+"""The sources of images, seen alike: signed lists, and projects of registries.
+
+A source gives the lists that may be acted on (one per VO), opens the data of their images, and says
+whether an image that it no longer lists has really been removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from appliance.core.trust.ca_directory import CADirectory
+from cloudkeeper.frontend import imagelist
+from cloudkeeper.frontend.addresses import Address
+from cloudkeeper.frontend.download import Downloader, Timeouts
+from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.model import Appliance, ImageList, ImageSource, SignedImageList
+
+Stream = AbstractContextManager[tuple[int | None, Iterator[bytes]]]
+"""Size (None: not announced) and content of an image, as `Downloader.stream` yields them."""
+
+
+class OfferSource(Protocol):
+    """A configured source of images; ``str()`` is its name in messages, without secrets."""
+
+    def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
+        """Return what the source offers at ``at``, by VO, and warnings.
+
+        Raises:
+            ApplianceError: the source cannot be read as a whole, or is not trusted.
+
+        """
+        ...
+
+    def accept(self, *, at: datetime) -> None:
+        """Remember what `fetch` has returned, now that it is acted on.
+
+        Raises:
+            LocalFailure: the memory cannot be written.
+
+        """
+        ...
+
+    def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
+        """Open the data of an image; ``name`` stands for it in messages."""
+        ...
+
+    def doubt(self, missing: Appliance) -> str:
+        """Return why an image that is not offered may still exist; empty if it has been removed.
+
+        Raises:
+            ApplianceError: the source does not say.
+
+        """
+        ...
+
+
+@dataclass(slots=True)
+class SignedListSource:
+    """A signed image list at an address."""
+
+    address: Address
+    client: Downloader
+    trust: CADirectory
+    memory: Memory
+    _fetched: SignedImageList | None = None
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
+        """Return the list, once it is verified; see `OfferSource`."""
+        address = self.address
+        message = self.client.fetch(
+            address.url,
+            name=address.name,
+            max_bytes=imagelist.MAX_BYTES,
+            user=address.user,
+            password=address.password,
+        )
+        found, warnings = imagelist.verify(
+            message, trust=self.trust, at=at, endorser=address.endorser
+        )
+        self.memory.check(found, url=address.place)
+        self._fetched = found
+        return [self._subscribed(found)], warnings
+
+    def _subscribed(self, found: SignedImageList) -> ImageList:
+        wanted = self.address.images
+        if not wanted:
+            return found
+        offers = tuple(one for one in found.offers if one.appliance.identifier in wanted)
+        return replace(found, offers=offers)
+
+    def accept(self, *, at: datetime) -> None:
+        """Remember the list; see `OfferSource`."""
+        if self._fetched:
+            self.memory.note(self._fetched, url=self.address.place, at=at)
+
+    def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
+        """Open the URL that the list names; see `OfferSource`."""
+        return self.client.stream(source.uri, name=name, timeouts=timeouts)
+
+    def doubt(self, missing: Appliance) -> str:
+        """Return nothing: a signed list is complete; see `OfferSource`."""
+        del missing
+        return ""

@@ -1,0 +1,404 @@
+"""`cloudkeeper sync` with projects of a registry: docker-registry behind Harbor's API.
+
+The backend of the real protocol keeps what it is given; sha512sum and the pushed digests judge it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.images_frontend import Done, make_disks, run, sha512
+from tests.simulators import harbor, image_backend
+from tests.simulators.harbor import Harbor, Reply
+from tests.simulators.image_backend import Cloud
+from tests.testbed import oci_registry
+from tests.testbed.oci_registry import DISK, PASSWORD, USER, TokenLogin, described_as
+from tests.testbed.pki import Authority
+
+PROJECT = "egi_vm_images"
+STATE = "var/lib/fedcloud/cloudkeeper"
+
+
+@dataclass
+class World:
+    """One site, the registry that it reads, and its cloud."""
+
+    root: Path
+    harbor: Harbor
+    cloud: Cloud
+    disks: dict[str, bytes]
+
+    def push(
+        self,
+        reference: str,
+        disk: str = "one.qcow2",
+        *,
+        content: bytes | None = None,
+        media_type: str = DISK,
+        more_tags: tuple[str, ...] = (),
+        **changes: str,
+    ) -> str:
+        """Push an image under ``REPOSITORY:TAG``; return the digest of its manifest."""
+        repository, _, tag = reference.rpartition(":")
+        registry = self.harbor.registry
+        assert registry is not None
+        registry.headers = self.harbor.push_headers(repository)
+        for name in (tag, *more_tags):
+            digest = registry.push(
+                repository,
+                name,
+                self.disks[disk] if content is None else content,
+                annotations=described_as(tag, **changes),
+                media_type=media_type,
+            )
+        return digest
+
+    def delete(self, reference: str, digest: str) -> None:
+        repository = reference.rpartition(":")[0]
+        registry = self.harbor.registry
+        assert registry is not None
+        registry.headers = self.harbor.push_headers(repository)
+        registry.delete(repository, digest)
+
+    def configure(self, *lines: str, accounts: str = "") -> None:
+        text = "\n".join(line.format(host=self.harbor.host) for line in lines)
+        (self.root / "etc/cloudkeeper/sources.yaml").write_text(f"{text}\n")
+        (self.root / "etc/cloudkeeper/registry.auth").write_text(
+            accounts.format(host=self.harbor.host)
+        )
+
+    def sync(self, *flags: str) -> Done:
+        config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
+        return run("sync", *config, "--backend-endpoint", self.cloud.endpoint, *flags)
+
+    def list_id(self, vo: str, project: str = PROJECT) -> str:
+        return f"{self.harbor.host}/{project}/{vo}"
+
+    def key(self, reference: str, vo: str = "ops") -> tuple[str, str]:
+        return (self.list_id(vo, reference.partition("/")[0]), reference)
+
+    def record(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            (self.root / "var/lib/fedcloud/runs/cloudkeeper.json").read_text()
+        )
+        return found
+
+
+SOURCE = (
+    "harbor:",
+    "  registry_host: {host}",
+    "egi:",
+    "  type: harbor",
+    f"  project: {PROJECT}",
+    "  vos: [ops, vo.example.org]",
+)
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return make_disks(tmp_path_factory.mktemp("disks"))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+    made.issue("localhost", key="ec")
+    made.issue("tokens.example.org", key="rsa")
+    return made
+
+
+@pytest.fixture(scope="module")
+def front(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harbor]:
+    host, signer = authority.find("localhost"), authority.find("tokens.example.org")
+    assert host is not None
+    assert signer is not None
+    directory = tmp_path_factory.mktemp("registry")
+    with harbor.serve(host, signer=signer) as made:
+        login = TokenLogin(made.realm, authority.certificate)
+        with oci_registry.serve(
+            directory, credential=host, authority=authority.certificate, login=login
+        ) as registry:
+            made.registry = registry
+            yield made
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, authority: Authority, front: Harbor, disks: dict[str, bytes]
+) -> Iterator[World]:
+    authority.publish(tmp_path / "certificates")
+    assert front.registry is not None
+    front.registry.clear()
+    front.faults.clear()
+    front.paths.clear()
+    front.public = {PROJECT}
+    root = tmp_path / "site"
+    (root / "etc/cloudkeeper").mkdir(parents=True)
+    (root / "cloudkeeper.yml").write_text(
+        "cloudkeeper:\n"
+        f"  ca-dir: {tmp_path}/certificates\n"
+        f"  image-dir: {root}/images\n"
+        "  formats: [qcow2, raw]\n"
+        "  logging: {level: INFO}\n"
+    )
+    with image_backend.serve() as cloud:
+        made = World(root, front, cloud, disks)
+        made.configure(*SOURCE)
+        yield made
+
+
+def test_the_images_of_a_project_reach_each_vo(world: World) -> None:
+    """Four images for two VOs; afterwards nothing is moved, and no manifest is fetched again."""
+    names = ("ubuntu:24.04", "ubuntu:22.04", "linux/alma:9", "debian:12")
+    digests = {
+        f"{PROJECT}/{name}": world.push(
+            f"{PROJECT}/{name}", more_tags=(f"{name.rpartition(':')[2]}-2026-11-01",)
+        )
+        for name in names
+    }
+    done = world.sync()
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    expected = sha512(world.disks["one.qcow2"])
+    assert world.cloud.received == {
+        world.key(reference, vo): expected
+        for reference in digests
+        for vo in ("ops", "vo.example.org")
+    }
+    reference, host = f"{PROJECT}/ubuntu:24.04", world.harbor.host
+    added = world.cloud.appliances[world.key(reference)]
+    assert (added.title, added.vo, added.version) == (f"{host} {reference}", "ops", "24.04")
+    assert added.mpuri == f"{host}/{reference}-{digests[reference]}"
+    assert added.operating_system == "linux ubuntu 24.04"
+    layer = subprocess.run(
+        ["sha256sum"], input=world.disks["one.qcow2"], capture_output=True, check=True
+    ).stdout.split()[0]
+    assert dict(added.attributes) == {
+        **described_as("24.04"),
+        "org.opencontainers.image.source": "https://git.example.org/images",
+        "eu.egi.cloud.image_ref": reference,
+        "image_hash": f"sha256:{layer.decode()}",
+    }
+
+    world.harbor.paths.clear()
+    world.cloud.calls.clear()
+    assert world.sync().returncode == 0
+    lists = [f"Appliances {world.list_id(vo)}" for vo in ("ops", "vo.example.org")]
+    assert world.cloud.calls == ["PreAction", "ImageLists", *lists, "PostAction"]
+    assert all(path.startswith("/api/v2.0/") for path in world.harbor.paths), world.harbor.paths
+    assert world.record()["counts"]["images_unchanged"] == 8
+
+
+def test_a_new_version_replaces_the_old_one(world: World) -> None:
+    reference = f"{PROJECT}/ubuntu:24.04"
+    world.push(reference)
+    assert world.sync().returncode == 0
+    world.push(reference, "two.qcow2")
+    world.cloud.calls.clear()
+    assert world.sync().returncode == 0
+    assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])
+    assert [call for call in world.cloud.calls if reference in call] == [
+        f"UpdateAppliance {reference}"
+    ] * 2
+
+
+def test_a_new_description_moves_no_data(world: World) -> None:
+    """The manifest has another digest, the layer has not."""
+    reference = f"{PROJECT}/ubuntu:24.04"
+    world.push(reference)
+    assert world.sync().returncode == 0
+    digest = world.push(reference, description="Better words")
+    world.harbor.paths.clear()
+    assert world.sync().returncode == 0
+    found = world.cloud.appliances[world.key(reference)]
+    assert found.description == "Better words"
+    assert found.mpuri.endswith(digest)
+    assert world.harbor.asked("/blobs/") == 0
+
+
+def test_a_tag_that_goes_back_waits_for_a_person(world: World) -> None:
+    reference = f"{PROJECT}/ubuntu:24.04"
+    first = world.push(reference)
+    assert world.sync().returncode == 0
+    second = world.push(reference, "two.qcow2")
+    assert world.sync().returncode == 0
+    assert world.push(reference) == first
+    for _ in range(2):
+        done = world.sync()
+        assert done.returncode == 1
+        history = world.root / STATE / "tags.json"
+        assert (
+            f"{world.harbor.host}/{reference}: the tag went back to {first}, which {second} had"
+            f" replaced; ask who publishes it; if that is right, delete the tag from {history}"
+        ) in done.stderr
+        assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])
+    found = json.loads(history.read_text())
+    del found[world.harbor.host][reference]
+    history.write_text(json.dumps(found))
+    assert world.sync().returncode == 0
+    assert world.cloud.received[world.key(reference)] == sha512(world.disks["one.qcow2"])
+
+
+def test_an_image_is_removed_when_the_registry_says_that_it_is_gone(world: World) -> None:
+    kept, gone = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/debian:12"
+    world.push(kept)
+    digest = world.push(gone)
+    assert world.sync().returncode == 0
+    world.delete(gone, digest)
+    assert world.sync().returncode == 0
+    assert {key[1] for key in world.cloud.appliances} == {kept}
+    assert world.harbor.asked("/debian/manifests/12") > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Reply(500), "the server answers 500"),
+        (Reply(403), "the registry denies anonymous access"),
+        (Reply(404), "the registry has no such project or repository"),
+        (Reply(200, b"<html>maintenance</html>"), "that is not JSON"),
+        (Reply(200, b'{"a": 1}'), "its listing is not one of Harbor's"),
+    ],
+    ids=["500", "403", "404", "html", "no list"],
+)
+def test_a_project_that_cannot_be_listed_loses_no_image(
+    world: World, fault: Reply, words: str
+) -> None:
+    """Gone needs evidence: atrope deletes all images of such a project."""
+    world.push(f"{PROJECT}/ubuntu:24.04")
+    assert world.sync().returncode == 0
+    world.harbor.faults.append(lambda path: fault if "/repositories" in path else None)
+    done = world.sync()
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+    assert "its images stay as they are" in done.stderr
+    assert len(world.cloud.appliances) == 2
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+def test_what_the_listing_omits_but_the_registry_has_is_kept(world: World, status: int) -> None:
+    """An empty listing with status 200, and a registry that does not confirm it."""
+    reference = f"{PROJECT}/ubuntu:24.04"
+    world.push(reference)
+    assert world.sync().returncode == 0
+
+    def fault(path: str) -> Reply | None:
+        if "/repositories" in path:
+            return Reply(200, b"[]")
+        return Reply(status) if status != 200 and "/manifests/" in path else None
+
+    world.harbor.faults.append(fault)
+    done = world.sync()
+    assert done.returncode == 1
+    assert f"{reference} is kept: " in done.stderr
+    assert len(world.cloud.appliances) == 2
+
+
+def test_one_bad_artefact_costs_only_itself(world: World) -> None:
+    good, bad = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/debian:12"
+    world.push(good)
+    world.push(bad, media_type="application/octet-stream")
+    done = world.sync()
+    assert done.returncode == 1
+    assert f"image {bad} refused: " in done.stderr
+    assert "its layer is of media type 'application/octet-stream'" in done.stderr
+    assert {key[1] for key in world.cloud.appliances} == {good}
+
+
+def test_a_layer_with_other_content_is_refused(world: World) -> None:
+    """Forged by whoever stands between; the good version stays."""
+    reference = f"{PROJECT}/ubuntu:24.04"
+    world.push(reference)
+    assert world.sync().returncode == 0
+    world.push(reference, "two.qcow2")
+    forged = bytearray(world.disks["two.qcow2"])
+    forged[-1] ^= 1
+    world.harbor.faults.append(
+        lambda path: Reply(200, bytes(forged)) if "/blobs/" in path else None
+    )
+    done = world.sync()
+    assert (done.returncode, "its digest is sha256:" in done.stderr) == (1, True), done.stderr
+    assert world.cloud.received[world.key(reference)] == sha512(world.disks["one.qcow2"])
+    assert list((world.root / "images").iterdir()) == []
+
+
+def compressed(kind: str, content: bytes) -> bytes:
+    if kind == "gzip":
+        return gzip.compress(content)
+    command = ["zstd", "-q", "-c"]
+    return subprocess.run(command, input=content, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_compressed_layers_are_decompressed(world: World, kind: str) -> None:
+    reference = f"{PROJECT}/ubuntu:24.04"
+    content = compressed(kind, world.disks["one.qcow2"])
+    world.push(reference, content=content, media_type=f"{DISK}+{kind}")
+    done = world.sync()
+    assert done.returncode == 0, done.stderr
+    assert world.cloud.received[world.key(reference)] == sha512(world.disks["one.qcow2"])
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda content: content[: len(content) // 2], "data end early"),
+        (lambda _: b"QFI\xfb, which is no compressed data", "its layer is not"),
+        (lambda content: content + b"junk behind the end", "its layer is not"),
+    ],
+    ids=["cut", "plain", "junk"],
+)
+def test_compressed_layers_that_are_broken(world: World, kind: str, spoil: Any, words: str) -> None:
+    content = spoil(compressed(kind, world.disks["one.qcow2"]))
+    world.push(f"{PROJECT}/ubuntu:24.04", content=content, media_type=f"{DISK}+{kind}")
+    done = world.sync()
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+    assert world.cloud.appliances == {}
+
+
+def test_a_private_project_by_the_account_of_its_host(world: World) -> None:
+    """The robot's secret is in no output, and is not sent to another host."""
+    world.push("vo.example.org/matlab:9")
+    world.configure(
+        "vo:",
+        "  type: harbor",
+        "  registry_host: {host}",
+        "  project: vo.example.org",
+        "  vos: [vo.example.org]",
+    )
+    done = world.sync()
+    assert done.returncode == 1
+    assert "the registry denies anonymous access; ask its administrators for a robot" in done.stderr
+    accounts = f"# robots\n{{host}} {USER}:{PASSWORD}\nother.example.org x:y\n"
+    world.configure(
+        *(world.root / "etc/cloudkeeper/sources.yaml").read_text().splitlines(), accounts=accounts
+    )
+    done = world.sync("--debug")
+    assert done.returncode == 0, done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+    key = (world.list_id("vo.example.org", "vo.example.org"), "vo.example.org/matlab:9")
+    assert world.cloud.received == {key: sha512(world.disks["one.qcow2"])}
+
+
+def test_a_dry_run_changes_nothing(world: World) -> None:
+    world.push(f"{PROJECT}/ubuntu:24.04")
+    done = world.sync("--dry-run")
+    assert done.returncode == 0
+    host = world.harbor.host
+    assert f'ops: would add {PROJECT}/ubuntu:24.04 "{host} {PROJECT}/ubuntu:24.04"' in done.stdout
+    assert not (world.root / STATE / "tags.json").exists()
+    assert world.cloud.appliances == {}
+
+
+def test_the_configuration_is_shown(world: World) -> None:
+    done = world.sync("--check-config")
+    assert done.returncode == 0, done.stderr
+    shown = f"registries:    {world.harbor.host}/{PROJECT} for ops vo.example.org"
+    assert shown in done.stdout

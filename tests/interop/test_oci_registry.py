@@ -1,0 +1,406 @@
+"""Projects of a real registry (Debian's docker-registry), behind Harbor's API and without it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.errors import Malformed, Tampered
+from cloudkeeper.frontend.download import Downloader, Timeouts
+from cloudkeeper.frontend.registry import artefact, listing, names
+from cloudkeeper.frontend.registry.artefact import Compression
+from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
+from cloudkeeper.frontend.registry.login import Login, RegistryAccount
+from cloudkeeper.frontend.registry.manifests import Manifests
+from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
+from tests.simulators import harbor
+from tests.simulators.harbor import Harbor, Reply
+from tests.testbed import oci_registry
+from tests.testbed.oci_registry import (
+    DISK,
+    INDEX,
+    PASSWORD,
+    USER,
+    BasicLogin,
+    TokenLogin,
+    described_as,
+)
+from tests.testbed.pki import Authority, Credential
+
+SHORT_TAGS = re.compile("[^-]*")
+ROBOT = RegistryAccount(USER, PASSWORD, "/etc/cloudkeeper/registry.auth")
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+PROJECT = "egi_vm_images"
+CONTENT = b"QFI\xfb of a disk" * 100
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+    made.publish(made.directory / "certificates")
+    return made
+
+
+@pytest.fixture(scope="module")
+def host(authority: Authority) -> Credential:
+    return authority.issue("localhost", key="ec")
+
+
+@pytest.fixture(scope="module")
+def web(authority: Authority) -> Downloader:
+    return Downloader(CADirectory(authority.directory / "certificates"), attempts=1)
+
+
+@pytest.fixture(scope="module")
+def world(
+    authority: Authority, host: Credential, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Harbor]:
+    """Yield Harbor with a public and a private project."""
+    signer = authority.issue("tokens.example.org", key="rsa")
+    directory = tmp_path_factory.mktemp("registry")
+    with harbor.serve(host, signer=signer) as made:
+        login = TokenLogin(made.realm, authority.certificate)
+        with oci_registry.serve(
+            directory, credential=host, authority=authority.certificate, login=login
+        ) as registry:
+            made.registry = registry
+            made.public.add(PROJECT)
+            for repository in ("ubuntu", "linux/alma", "debian"):
+                push(made, f"{PROJECT}/{repository}", "24.04")
+                push(made, f"{PROJECT}/{repository}", "24.04-2026-11-01-0123abcd")
+            push(made, "vo.example.org/matlab", "9", content=CONTENT * 2)
+            yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(world: Harbor) -> Iterator[None]:
+    yield
+    world.faults.clear()
+    world.page_size = 100
+
+
+def push(
+    world: Harbor, repository: str, tag: str, *, content: bytes = CONTENT, media_type: str = DISK
+) -> str:
+    assert world.registry is not None
+    world.registry.headers = world.push_headers(repository)
+    return world.registry.push(
+        repository, tag, content, annotations=described_as(tag), media_type=media_type
+    )
+
+
+def client(web: Downloader, host: str, account: RegistryAccount | None = None) -> RegistryClient:
+    return RegistryClient(web, Login(web, host, account))
+
+
+def listed(
+    web: Downloader, world: Harbor, project: str, account: RegistryAccount | None = None
+) -> list[TaggedArtefact]:
+    found = HarborListing(client(web, world.host, account), project, SHORT_TAGS).artefacts({})
+    return sorted(found, key=lambda one: one.reference)
+
+
+def test_a_public_project_is_read_without_an_account(
+    world: Harbor, web: Downloader, tmp_path: Path
+) -> None:
+    """By Harbor's listing and by tokens for anybody; the digests are those that the pushes had."""
+    found = listed(web, world, PROJECT)
+    assert [one.reference for one in found] == [
+        f"{PROJECT}/debian:24.04",
+        f"{PROJECT}/linux/alma:24.04",
+        f"{PROJECT}/ubuntu:24.04",
+    ]
+    reader = client(web, world.host)
+    content = Manifests(reader, tmp_path).get(found[1], at=NOW)
+    assert names.digest_of(content) == found[1].digest
+    image = artefact.read(content, subject="image")
+    assert image is not None
+    assert (image.tag, image.size, image.compression) == ("24.04", len(CONTENT), Compression.NONE)
+    assert image.annotations["org.opencontainers.image.source"] == "https://git.example.org/images"
+    with reader.layer(found[1].repository, image.layer, timeouts=Timeouts()) as (size, blocks):
+        assert (size, b"".join(blocks)) == (len(CONTENT), CONTENT)
+
+
+def test_a_private_project_is_read_by_a_robot_account(world: Harbor, web: Downloader) -> None:
+    """Anonymous first; the robot's name has a dollar sign."""
+    world.authorized.clear()
+    (found,) = listed(web, world, "vo.example.org", ROBOT)
+    assert found.reference == "vo.example.org/matlab:9"
+    reader = client(web, world.host, ROBOT)
+    assert listing.resolve(reader, found.repository, "9") == found.digest
+    assert listing.resolve(reader, found.repository, "10") is None
+    kinds = {path.partition("?")[0]: value.split()[0] for path, value in world.authorized}
+    assert kinds["/service/token"] == "Basic"
+    assert kinds["/v2/vo.example.org/matlab/manifests/9"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("account", "words"),
+    [
+        (
+            None,
+            (
+                "the registry denies anonymous access; ask its administrators for a robot account"
+                " that may pull from project vo.example.org, and write {host} USER:SECRET into"
+                " /etc/cloudkeeper/registry.auth"
+            ),
+        ),
+        (
+            RegistryAccount(USER, "wrong", "/etc/cloudkeeper/registry.auth"),
+            (
+                "the registry denies access to account 'robot$site'; check"
+                " /etc/cloudkeeper/registry.auth, and ask the registry's administrators whether"
+                " the account is valid and may pull from project vo.example.org"
+            ),
+        ),
+    ],
+    ids=["anonymous", "wrong secret"],
+)
+def test_a_project_that_is_denied_is_named_with_what_to_ask_for(
+    world: Harbor, web: Downloader, account: RegistryAccount | None, words: str
+) -> None:
+    for ask in (
+        lambda: listed(web, world, "vo.example.org", account),
+        lambda: listing.resolve(client(web, world.host, account), "vo.example.org/matlab", "9"),
+    ):
+        with pytest.raises(AccessDenied) as caught:
+            ask()
+        assert str(caught.value) == f"{world.host}/vo.example.org: " + words.replace(
+            "{host}", world.host
+        )
+
+
+def test_pages_are_followed(world: Harbor, web: Downloader) -> None:
+    world.page_size = 1
+    before = len(world.paths)
+    assert len(listed(web, world, PROJECT)) == 3
+    assert sum("page=2" in path for path in world.paths[before:]) == 4
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ("https://elsewhere.example.org/api", "leads to 'https://elsewhere.example.org/api', an"),
+        ("http://{host}/api/v2.0/x", "another place"),
+        ("{path}", "its listing does not end after 1 pages"),
+    ],
+)
+def test_pages_that_lead_astray_are_refused(
+    world: Harbor, web: Downloader, link: str, words: str
+) -> None:
+    """F-A9: the kind, at a registry: another host, without TLS, in a circle."""
+
+    def fault(path: str) -> Reply:
+        text = link.format(host=world.host, path=path)
+        return Reply(200, b"[]", (("Link", f'<{text}>; rel="next"'),))
+
+    world.faults.append(fault)
+    with pytest.raises(Unavailable, match=re.escape(words)):
+        listed(web, world, PROJECT)
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_failing_page_fails_the_listing(world: Harbor, web: Downloader, status: int) -> None:
+    """What a registry does not list completely proves the absence of nothing."""
+    world.page_size = 1
+    world.faults.append(lambda path: Reply(status) if "page=2" in path else None)
+    with pytest.raises(ApplianceError):
+        listed(web, world, PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<html>log in</html>", "answers something that is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"repositories": []}', "its listing is not one of Harbor's"),
+        (b'[{"name": "other/ubuntu"}]', "lists 'other/ubuntu' as a repository"),
+        (b'[{"name": "egi_vm_images/../x"}]', "lists 'egi_vm_images/../x' as a repository"),
+        (b" " * (4 * 2**20 + 1), "is larger than 4 MiB"),
+    ],
+    ids=["html", "nesting", "no list", "another project", "path", "size"],
+)
+def test_listings_that_make_no_sense_are_refused(
+    world: Harbor, web: Downloader, content: bytes, words: str
+) -> None:
+    world.faults.append(lambda _: Reply(200, content))
+    with pytest.raises(ApplianceError, match=re.escape(words)):
+        listed(web, world, PROJECT)
+
+
+def test_an_expired_token_is_replaced(world: Harbor, web: Downloader) -> None:
+    reader = client(web, world.host)
+    first = listing.resolve(reader, f"{PROJECT}/ubuntu", "24.04")
+    reader.login._authorizations[f"{PROJECT}/ubuntu"] = "Bearer worn.out"
+    assert listing.resolve(reader, f"{PROJECT}/ubuntu", "24.04") == first
+
+
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [
+        ('Bearer realm="http://{host}/service/token"', "is not an https URL"),
+        ('Bearer realm="https://u:p@{host}/service/token"', "is not an https URL"),
+        ('Bearer service="x"', "is not an https URL"),
+        ('Negotiate realm="x"', "the registry denies anonymous access"),
+    ],
+)
+def test_challenges_that_cannot_be_answered(
+    world: Harbor, web: Downloader, challenge: str, words: str
+) -> None:
+    text = challenge.format(host=world.host)
+    world.faults.append(lambda _: Reply(401, b"", (("WWW-Authenticate", text),)))
+    with pytest.raises(ApplianceError, match=words):
+        listing.resolve(client(web, world.host), f"{PROJECT}/ubuntu", "24.04")
+
+
+def test_a_known_digest_costs_no_content(world: Harbor, web: Downloader) -> None:
+    """The registry answers 304 to the digest of the last run."""
+    reader = client(web, world.host)
+    digest = listing.resolve(reader, f"{PROJECT}/ubuntu", "24.04")
+    assert digest is not None
+    headers = listing.ACCEPT | {"If-None-Match": f'"{digest}"'}
+    path = f"/v2/{PROJECT}/ubuntu/manifests/24.04"
+    answer = reader.get(path, scope=f"{PROJECT}/ubuntu", headers=headers)
+    assert (answer.status, answer.content) == (304, b"")
+    assert listing.resolve(reader, f"{PROJECT}/ubuntu", "24.04", known=digest) == digest
+
+
+def test_a_manifest_is_fetched_once_and_judged_by_its_digest(
+    world: Harbor, web: Downloader, tmp_path: Path
+) -> None:
+    reader = client(web, world.host)
+    (_, _, wanted) = listed(web, world, PROJECT)
+    manifests = Manifests(reader, tmp_path / "manifests")
+    content = manifests.get(wanted, at=NOW)
+    before = len(world.paths)
+    assert manifests.get(wanted, at=NOW) == content
+    assert len(world.paths) == before
+    (kept,) = (tmp_path / "manifests").iterdir()
+    kept.write_bytes(content + b" ")
+    assert manifests.get(wanted, at=NOW) == content  # fetched again
+    world.faults.append(lambda path: Reply(200, content + b" ") if "manifests" in path else None)
+    kept.unlink()
+    with pytest.raises(Tampered, match="the manifest that came has digest"):
+        manifests.get(wanted, at=NOW)
+    assert not kept.exists()
+
+
+def test_a_registry_without_harbor_is_listed_by_its_catalog(
+    authority: Authority, host: Credential, web: Downloader, tmp_path: Path
+) -> None:
+    """docker-registry with Basic authentication."""
+    with oci_registry.serve(
+        tmp_path / "registry",
+        credential=host,
+        authority=authority.certificate,
+        login=BasicLogin(),
+    ) as registry:
+        pushed = {
+            f"site/{name}:1": registry.push(
+                f"site/{name}", "1", CONTENT, annotations=described_as("1")
+            )
+            for name in ("one", "two")
+        }
+        registry.push("elsewhere/three", "1", CONTENT, annotations=described_as("1"))
+        reader = client(web, registry.host, ROBOT)
+        for repositories in ((), ("site/one", "site/two")):
+            found = DistributionListing(reader, "site", SHORT_TAGS, repositories).artefacts({})
+            assert {one.reference: one.digest for one in found} == pushed
+        again = DistributionListing(reader, "site", SHORT_TAGS).artefacts(
+            {reference: Digest(digest) for reference, digest in pushed.items()}
+        )
+        assert {one.reference: one.digest for one in again} == pushed
+        with pytest.raises(AccessDenied, match="denies anonymous access"):
+            list(DistributionListing(client(web, registry.host), "site", SHORT_TAGS).artefacts({}))
+
+
+def manifest_of(**changes: object) -> bytes:
+    """Return a manifest as `OCIRegistry.push` makes it, with changes."""
+    layer = {
+        "mediaType": DISK,
+        "digest": f"sha256:{'0' * 64}",
+        "size": 7,
+        "annotations": described_as("1"),
+    }
+    made: dict[str, object] = {"schemaVersion": 2, "config": {}, "layers": [layer]}
+    made |= {key: value for key, value in changes.items() if not key.startswith("layer_")}
+    for key, value in changes.items():
+        if key.startswith("layer_"):
+            layer[key.removeprefix("layer_")] = value
+    return json.dumps(made).encode()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda made: made(layers=[]), None),
+        (lambda made: made(layers=[], annotations=described_as("1")), "has 0 layers"),
+        (
+            lambda made: made(layer_mediaType="application/octet-stream"),
+            "'application/octet-stream'",
+        ),
+        (lambda made: made(layer_mediaType=None), "is of media type 'None'"),
+        (lambda made: made(layer_digest="sha512:00"), "'sha512:00' is not a SHA-256 digest"),
+        (lambda made: made(layer_size=-1), "its layer has the size '-1'"),
+        (lambda made: made(layer_size=True), "its layer has the size 'True'"),
+        (lambda made: made(mediaType=INDEX, manifests=[{}, {}]), "is an index of 2 manifests"),
+        (lambda made: made(layers={}), "its manifest has no list of layers"),
+        (lambda made: made(annotations=[1]), "its annotations are not a JSON object"),
+        (lambda _: b"[]", "its manifest is not a JSON object"),
+        (lambda _: b"{", "its manifest is not JSON"),
+    ],
+)
+def test_manifests_that_are_no_image(
+    make: Callable[[Callable[..., bytes]], bytes], words: str | None
+) -> None:
+    content = make(manifest_of)
+    if words is None:
+        assert artefact.read(content, subject="image") is None
+        return
+    with pytest.raises(Malformed, match=re.escape(words)):
+        artefact.read(content, subject="image")
+
+
+def test_two_layers_are_refused_by_a_real_manifest(
+    world: Harbor, web: Downloader, tmp_path: Path
+) -> None:
+    assert world.registry is not None
+    repository = "layers/two"
+    world.registry.headers = world.push_headers(repository)
+    world.registry.push(repository, "1", CONTENT, annotations=described_as("1"), more_layers=1)
+    (found,) = listed(web, world, "layers", ROBOT)
+    reader = client(web, world.host, ROBOT)
+    content = Manifests(reader, tmp_path).get(found, at=NOW)
+    with pytest.raises(Malformed, match="has 2 layers; an image has one"):
+        artefact.read(content, subject=found.reference)
+
+
+def test_annotations_that_cannot_be_shown_cost_no_image() -> None:
+    """A megabyte of text, control characters and numbers are left out."""
+    annotations = described_as("1") | {"a": "x" * 2**20, "b\n": "y", "c": "\x1b[31m"}
+    content = manifest_of(layer_annotations=annotations | {"d": 7}, unknown=[1])
+    image = artefact.read(content, subject="image")
+    assert image is not None
+    assert image.annotations == described_as("1")
+
+
+def test_an_artefact_without_egi_s_tag_is_no_image() -> None:
+    plain = {key: text for key, text in described_as("1").items() if key != "eu.egi.cloud.tag"}
+    content = manifest_of(layer_annotations=plain)
+    assert artefact.read(content, subject="image") is None
+
+
+@pytest.mark.parametrize("kind", list(Compression))
+def test_the_kinds_of_layers(kind: Compression) -> None:
+    content = manifest_of(layer_mediaType=f"{DISK}{kind}")
+    image = artefact.read(content, subject="image")
+    assert image is not None
+    assert image.compression is kind

@@ -1,0 +1,183 @@
+"""sources.yaml and registry.auth: what they may hold, and the line of what is wrong in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance.core.config import yaml_file
+from appliance.core.run.errors import ConfigurationError, Problem
+from cloudkeeper.frontend import source_settings
+from cloudkeeper.frontend.addresses import Address
+from cloudkeeper.frontend.registry.login import RegistryAccount
+from cloudkeeper.frontend.source_settings import RegistrySettings
+from cloudkeeper.model import Endorser
+
+FILE = Path("/etc/cloudkeeper/sources.yaml")
+ROBOT = RegistryAccount("robot$site", "s3cret", "/etc/cloudkeeper/registry.auth:1")
+
+
+def read(
+    text: str, **accounts: RegistryAccount
+) -> tuple[list[RegistrySettings], list[Address], tuple[Problem, ...]]:
+    by_host = {name.replace("_", "."): account for name, account in accounts.items()}
+    return source_settings.read(yaml_file.parse(FILE, text), by_host)
+
+
+def test_a_file_of_atrope_s_keys() -> None:
+    """The keys and the shape of atrope 2.1: a shared block, projects of Harbor, a signed list."""
+    registries, lists, warnings = read(
+        """\
+harbor:
+  api_url: https://registry.example.org/api/v2.0
+  tag_pattern: ^[^-]*$
+  page_size: 50
+egi:
+  type: harbor
+  project: egi_vm_images
+  vos: [ops, dteam]
+matlab:
+  type: harbor
+  project: vo.example.org
+  tag_pattern: latest
+  vos: [vo.example.org]
+  enabled: true
+off:
+  type: harbor
+  project: other
+  vos: [ops]
+  enabled: false
+list:
+  url: https://lists.example.org/ops/image.list
+  token: T0KEN
+  images: [a, b]
+  endorser:
+    dn: /CN=endorser
+    ca: /CN=ca
+""",
+        registry_example_org=ROBOT,
+    )
+    egi, matlab = registries
+    assert (egi.host, egi.project, egi.vos) == (
+        "registry.example.org",
+        "egi_vm_images",
+        ("ops", "dteam"),
+    )
+    assert egi.tags.fullmatch("24.04")
+    assert not egi.tags.fullmatch("24.04-2026")
+    assert egi.account == ROBOT
+    assert matlab.tags.pattern == "latest"
+    (found,) = lists
+    assert (found.url, found.user) == ("https://lists.example.org/ops/image.list", "T0KEN")
+    assert (found.endorser, found.images) == (
+        Endorser("/CN=endorser", "/CN=ca"),
+        frozenset({"a", "b"}),
+    )
+    assert [str(warning) for warning in warnings] == [
+        f"{FILE}:4: [harbor] page_size: has no effect here"
+    ]
+
+
+def test_a_plain_registry() -> None:
+    (found,), _, _ = read(
+        """\
+site:
+  type: oci
+  registry_host: registry.example.org:5000
+  project: site
+  repositories: [one, two/three]
+  vos: [ops]
+"""
+    )
+    assert (found.host, found.has_harbor) == ("registry.example.org:5000", False)
+    assert found.repositories == ("site/one", "site/two/three")
+    assert found.account is None
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            "  vos: []",
+            "2: [egi] vos: must be set: the VOs that get the images, [ops, …]",
+        ),
+        ("  vos: ['../x']", "2: [egi] vos: '../x' is not the name of a VO"),
+        ("  project: EGI", "2: [egi] project: 'EGI' is not the name of a project"),
+        (
+            "  project:",
+            "2: [egi] project: must be set: the project of the registry",
+        ),
+        ("  registry_host: a b", "2: [egi] registry_host: 'a b' is not HOST or HOST:PORT"),
+        (
+            "  registry_host:",
+            "2: [egi] registry_host: must be set: the host of the registry",
+        ),
+        (
+            "  api_url: http://registry.example.org/api/v2.0",
+            "2: [egi] api_url: must be https://HOST/api/v2.0",
+        ),
+        (
+            "  verify_ssl: false",
+            "2: [egi] verify_ssl: false: certificates are always verified; add the CA instead",
+        ),
+        (
+            "  auth_token: abc",
+            "2: [egi] auth_token: is not supported; write a robot account into registry.auth",
+        ),
+        (
+            "  auth_user: robot$x",
+            "2: [egi] auth_user: is set without auth_password; set both or none",
+        ),
+        ("  tag_pattern: '['", "2: [egi] tag_pattern: '[' is not a regular expression: "),
+        ("  repositories: [A]", "2: [egi] repositories: 'A' is not a repository"),
+        (
+            "  type: docker",
+            "2: [egi] type: 'docker' is not allowed; write harbor or oci or hepix",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_line(change: str, problem: str) -> None:
+    option = change.strip().partition(":")[0]
+    lines = [
+        "  type: harbor",
+        "  project: egi_vm_images",
+        "  registry_host: registry.example.org",
+        "  vos: [ops]",
+    ]
+    kept = [line for line in lines if not line.startswith(f"  {option}:")]
+    with pytest.raises(ConfigurationError) as caught:
+        read("\n".join(["egi:", change, *kept]))
+    assert f"{FILE}:{problem}" in str(caught.value)
+
+
+def test_an_endorser_needs_both_names() -> None:
+    with pytest.raises(ConfigurationError, match="must be set with the other one"):
+        read("list:\n  url: https://lists.example.org/a\n  endorser: {dn: /CN=one}\n")
+
+
+def test_unknown_keys_are_reported() -> None:
+    text = "a:\n  url: https://lists.example.org/a\n  urll: x\n"
+    (warning,) = read(text)[2]
+    assert str(warning).startswith(f"{FILE}:3: [a] urll: unknown option")
+
+
+def test_accounts_are_read_by_host(tmp_path: Path) -> None:
+    """Robots of Harbor have a dollar sign in their name; a secret may have colons."""
+    file = tmp_path / "registry.auth"
+    file.write_text("# robots\n\nregistry.example.org robot$site:s3cret:with colon\nb:5000 c:d\n")
+    accounts = source_settings.read_accounts(file)
+    assert {host: (one.user, one.secret) for host, one in accounts.items()} == {
+        "registry.example.org": ("robot$site", "s3cret:with colon"),
+        "b:5000": ("c", "d"),
+    }
+    assert accounts["b:5000"].origin == f"{file}:4"
+    assert "s3cret" not in repr(accounts)
+
+
+@pytest.mark.parametrize("line", ["robot$site:secret", "host user", "host :secret", "a/b c:d"])
+def test_accounts_of_another_form(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "registry.auth"
+    file.write_text(f"\n{line}\n")
+    with pytest.raises(ConfigurationError, match=f"{file}:2: is not HOST USER:SECRET"):
+        source_settings.read_accounts(file)
