@@ -1,13 +1,13 @@
 """Verification of an image list: from the bytes of a server to a list that may be acted on.
 
-The order is the order of trust: S/MIME signature and chain (`appliance.core.trust.smime`), then the
-JSON, then the endorser that the list names, compared with the verified signer, then the dates. Only
-a list that passes all of them becomes a `SignedImageList`. A single image that cannot be used is no
-offer, and the others stand. `cloudkeeper.frontend.memory` decides whether it is the same list as
-before.
+The checks come in the order of trust: S/MIME signature and certificate chain
+(`appliance.core.trust.smime`), then the JSON, then whether the endorser that the list names is the
+signer, then the dates. Only a list that passes all of them becomes a `SignedImageList`. A single
+image that cannot be used is left out of the offers, and the others stay.
+`cloudkeeper.frontend.memory` then compares the list with the one that the same URL had before.
 
 The list is JSON in the form of HEPiX: ``{"hv:imagelist": {…, "hv:images": [{"hv:image": {…}}]}}``.
-All values are text, also numbers. Unknown keys are attributes of the appliance, too.
+All values are texts, numbers as well. Unknown keys are kept as attributes of the appliance.
 """
 
 from __future__ import annotations

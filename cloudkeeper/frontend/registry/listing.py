@@ -32,7 +32,7 @@ _Item = TypeVar("_Item")
 ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
 
 
-class Listing(Protocol):
+class ProjectListing(Protocol):
     """A way to list a project, of whose ``tags`` those that match count."""
 
     @property
@@ -60,7 +60,7 @@ class HarborListing:
     repositories: tuple[str, ...] = ()
 
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
-        """Yield what the project offers; see `Listing`."""
+        """Yield what the project offers; see `ProjectListing`."""
         del known  # Harbor's listing has the digests
         for repository in _bounded(self._repositories(), f"project {self.project}"):
             if self.repositories and repository not in self.repositories:
@@ -109,7 +109,7 @@ class DistributionListing:
     repositories: tuple[str, ...] = ()
 
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
-        """Yield what the project offers; see `Listing`."""
+        """Yield what the project offers; see `ProjectListing`."""
         found = self.repositories or _bounded(self._catalog(), f"project {self.project}")
         for repository in found:
             for tag in _bounded(self._tags(repository), f"repository {repository}"):

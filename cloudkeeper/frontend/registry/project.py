@@ -22,7 +22,7 @@ from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.registry import artefact, listing
 from cloudkeeper.frontend.registry.artefact import DESCRIPTION, GLANCE, DiskArtefact
 from cloudkeeper.frontend.registry.client import RegistryClient
-from cloudkeeper.frontend.registry.listing import Listing
+from cloudkeeper.frontend.registry.listing import ProjectListing
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
@@ -50,7 +50,7 @@ class RegistryProject:
     project: str
     vos: tuple[str, ...]
     client: RegistryClient
-    listing: Listing
+    listing: ProjectListing
     manifests: Manifests
     history: TagHistory
     _found: dict[str, Digest] = field(default_factory=dict)
