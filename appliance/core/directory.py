@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+from appliance.core import hosts
 from appliance.core.ldif import Entry
 from appliance.core.run.errors import ApplianceError, Unavailable
 
@@ -108,12 +109,7 @@ class Directory:
             self._change(
                 "search", base, filter_, attributes=["*"], paged_size=_PAGE, paged_cookie=cookie
             )
-            for found in self._connection.response:
-                if found["type"] == "searchResEntry":
-                    yield Entry(
-                        found["raw_dn"].decode("utf-8", "surrogateescape"),
-                        _texts(found["raw_attributes"]),
-                    )
+            yield from _entries(self._connection.response)
             controls = self._connection.result.get("controls") or {}
             cookie = controls.get("1.2.840.113556.1.4.319", {}).get("value", {}).get("cookie")
             if not cookie:
@@ -157,8 +153,7 @@ class Directory:
             self._errors.LDAPResponseTimeoutError,
             OSError,
         ) as error:
-            words = " ".join(str(error).split())
-            raise NoAnswer(self._socket, f"the directory does not answer: {words}") from error
+            raise NoAnswer(self._socket, f"the directory does not answer: {error}") from error
 
 
 def read(
@@ -192,8 +187,8 @@ def read(
     except errors.LDAPInvalidFilterError as error:
         raise Refused(base, _PROTOCOL_ERROR, f"cannot be sent: {filter_!r} is no filter") from error
     except (errors.LDAPException, OSError) as error:
-        words = " ".join(str(error).split())
-        raise Unavailable(f"{host}:{port}", f"the directory does not answer: {words}") from error
+        subject = hosts.join_port(host, port)
+        raise Unavailable(subject, f"the directory does not answer: {error}") from error
     finally:
         with contextlib.suppress(errors.LDAPException, OSError):
             connection.unbind()
@@ -201,11 +196,7 @@ def read(
             connection.socket.close()
     if result["result"]:
         raise Refused(base, result["result"], result["message"] or result["description"])
-    found = [item for item in response if item["type"] == "searchResEntry"]
-    return [
-        Entry(one["raw_dn"].decode("utf-8", "surrogateescape"), _texts(one["raw_attributes"]))
-        for one in found
-    ]
+    return list(_entries(response))
 
 
 def _import() -> tuple[Any, Any]:
@@ -218,6 +209,13 @@ def _import() -> tuple[Any, Any]:
 
 def _encoded(values: Sequence[str]) -> list[bytes]:
     return [value.encode("utf-8", "surrogateescape") for value in values]
+
+
+def _entries(response: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
+    for found in response:
+        if found["type"] == "searchResEntry":  # others are references to other servers
+            dn = found["raw_dn"].decode("utf-8", "surrogateescape")
+            yield Entry(dn, _texts(found["raw_attributes"]))
 
 
 def _texts(attributes: Mapping[str, Sequence[bytes]]) -> dict[str, tuple[str, ...]]:

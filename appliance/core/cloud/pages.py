@@ -66,18 +66,16 @@ def follow(
             yield items.pop()
         if not link:
             return
-        words = f"{service}'s link to the next page of {key}"
+        host, name = hosts.of_url(asked), hosts.name_of_url(link)
+        words = f"{service}'s link to the next page of {key} leads to"
         if len(seen) >= most or len(link) > _LONGEST_LINK:
             words = f"{service}'s listing of {key} does not end after {len(seen)} pages"
-            raise Unavailable(hosts.of_url(asked), words, _REMEDY)
-        name = hosts.name_of_url(link)
+            raise Unavailable(host, words, _REMEDY)
         if name not in ("", hosts.name_of_url(asked)) and name not in catalog():
-            words = f"{words} leads to another host, {name!r}"
-            raise Unavailable(hosts.of_url(asked), words, _FOREIGN_REMEDY)
+            raise Unavailable(host, f"{words} another host, {name!r}", _FOREIGN_REMEDY)
         wanted = {**dict(parse_qsl(urlsplit(link).query)), **added}
         if frozenset(wanted.items()) in seen:
-            words = f"{words} leads to a page that was already read"
-            raise Unavailable(hosts.of_url(asked), words, _REMEDY)
+            raise Unavailable(host, f"{words} a page that was already read", _REMEDY)
 
 
 def read(response: requests.Response, *, key: str, service: str) -> tuple[list[Item], str]:

@@ -20,8 +20,10 @@ from appliance.core.run import log, place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.suggestion import closest, did_you_mean
 
-_TRUE = frozenset({"true", "1", "on", "yes"})
-_FALSE = frozenset({"false", "0", "off", "no"})
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "on", "yes"), True),
+    **dict.fromkeys(("false", "0", "off", "no"), False),
+}
 _UNUSABLE = "cannot be used"
 _OUT_OF_REACH = "cannot be read: check owner and mode, of its directories too"
 _USUAL = {"user": "username", "login": "username", "pass": "password", "passwd": "password"}
@@ -151,9 +153,7 @@ class Settings:
         """Return an option as a truth value."""
 
         def convert(text: str) -> bool:
-            if text.lower() not in _TRUE | _FALSE:
-                raise ValueError
-            return text.lower() in _TRUE
+            return _BOOLEANS[text.lower()]
 
         return self._converted(section, option, default, convert, "true or false", aliases)
 
@@ -170,8 +170,6 @@ class Settings:
         by_folded = {word.lower(): word for word in allowed}
 
         def convert(text: str) -> str:
-            if text.lower() not in by_folded:
-                raise ValueError
             return by_folded[text.lower()]
 
         return self._converted(
@@ -359,7 +357,7 @@ class Settings:
         text = self._expand(entry.text, section)
         try:
             return convert(text)
-        except ValueError:
+        except (ValueError, LookupError):
             hint = _hint(text, words)
             self._report(entry, section, option, f"{text!r} is not allowed; write {allowed}{hint}")
             return default

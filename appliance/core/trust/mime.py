@@ -164,9 +164,7 @@ def read_opaque(message: bytes) -> bytes:
     kind = parse_content_type(headers.get("content-type", "")).parameters.get("smime-type", "")
     if kind.lower() not in {"", "signed-data"}:
         raise Malformed("message", f"its smime-type is {kind[:40]}, not signed-data")
-    if headers.get("content-transfer-encoding", "").lower() != "base64":
-        raise Malformed("message", "its signature is not base64")
-    return _decode_base64(body)
+    return _decode_signature(headers, body)
 
 
 def is_pem(message: bytes) -> bool:
@@ -223,6 +221,10 @@ def _read_signature(part: bytes) -> bytes:
     headers, body = split_header(part)
     if parse_content_type(headers.get("content-type", "")).type not in _SIGNATURE_TYPES:
         raise Malformed("message", "its second part is not a signature")
+    return _decode_signature(headers, body)
+
+
+def _decode_signature(headers: Mapping[str, str], body: bytes) -> bytes:
     if headers.get("content-transfer-encoding", "").lower() != "base64":
         raise Malformed("message", "its signature is not base64")
     return _decode_base64(body)
