@@ -30,7 +30,7 @@ sys.addaudithook(_tell)  # a hook can never be removed
 def before(
     event: str, action: Action, *, path: Path | None = None, times: int = 1
 ) -> Iterator[None]:
-    """Do something just before the first events of a kind (``os.utime``, ``os.remove``, ``open``, …).
+    """Act just before the first events of a kind (``os.utime``, ``os.remove``, ``open``, …).
 
     ``path`` means those of this path only. What ``action`` raises, the caller of the operation
     gets; what it does itself is no event.
@@ -56,7 +56,7 @@ def before(
 
 @contextlib.contextmanager
 def directories_opened(action: Action) -> Iterator[None]:
-    """Call an action for each directory just before it is opened, as `files.sync_directory` does."""
+    """Act just before each directory is opened, as `files.sync_directory` does."""
 
     def act(found: Path) -> None:
         if found.is_dir():

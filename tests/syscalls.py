@@ -1,4 +1,4 @@
-"""What a piece of Python asks of the file system, in order, as strace sees it: the only witness of an fsync."""
+"""The system calls of a piece of Python on files, by strace: only they show an fsync."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHANGES = "fsync,fdatasync,rename,renameat2,link,linkat,unlink,unlinkat,mkdir,r
 
 
 def trace(script: str, *arguments: object, below: Path, inject: str = "") -> list[str]:
-    """Run a script with arguments and return its changes below a directory, like ``rename .state.tmp state``.
+    """Run a script and return its changes below a directory, like ``rename .state.tmp state``.
 
     The directory itself is ``.``. ``inject`` is strace's: ``renameat2:error=EINVAL``.
     """

@@ -1,4 +1,4 @@
-"""LDIF and names beside slapd's own tools: what slapadd takes from us and slapcat gives back, what slapdn thinks equal."""
+"""LDIF and names against slapd's tools: slapadd and slapcat round trips, slapdn's equality."""
 
 import io
 import os
@@ -149,7 +149,7 @@ def test_a_name_says_its_parts_and_its_parent(dn: list[list[tuple[str, str]]]) -
 
 
 def _spelled(dn: list[list[tuple[str, str]]], style: int) -> str:
-    """Write a name in one of the ways that RFC 4514 allows: character escapes, octet escapes, blanks and capitals."""
+    """Write a name in a form of RFC 4514: escapes of characters and bytes, blanks, capitals."""
     if style == 1:
         return ",".join("+".join(f"{kind}={_octets(value)}" for kind, value in rdn) for rdn in dn)
     parts = ["+".join(f"{kind}={ldif.escape_rdn(value)}" for kind, value in rdn) for rdn in dn]

@@ -1,4 +1,4 @@
-"""Our reader of shell variables beside /bin/sh and beside what the container tools make of such a file."""
+"""Our reader of shell variables against /bin/sh and against the container tools."""
 
 import os
 import re
@@ -32,7 +32,7 @@ anything = st.text(st.sampled_from("AB=ab \n\t'\"\\$`(){}&|;<>#~:*?!0-"), max_si
 
 
 def sourced(text: str) -> dict[str, str] | None:
-    """What sh has in its variables after reading the file; None when sh cannot read it or runs something."""
+    """Return the variables of sh after reading the file; None if it fails or runs something."""
     ask = "".join(f"printf '%s\\0' \"${{{name}-unset}}\" 2>&3\n" for name in NAMES)
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "rc").write_text(text, encoding="utf-8")
@@ -62,7 +62,7 @@ def parsed(text: str) -> dict[str, str] | None:
 
 
 def means_something_else(text: str) -> bool:
-    """Say whether ours may refuse what sh takes: a tilde, which sh replaces in some places, or a second assignment."""
+    """Check whether ours may refuse a text of sh: a tilde, or a second assignment."""
     return "~" in text or any(text.count(f"{name}=") > 1 for name in NAMES)
 
 

@@ -1,4 +1,4 @@
-"""Our spool and the dirq library on one directory: whatever either does, both see the same queue."""
+"""Our spool and the dirq library on one directory: both always see the same queue."""
 
 import shutil
 import tempfile

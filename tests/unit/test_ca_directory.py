@@ -174,8 +174,8 @@ def test_an_expired_intermediate_is_named(directory: Path, root: Authority) -> N
     sub.publish(directory)
     cause = refusal(directory, sub.issue(HOST))
     assert (
-        f"CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing expired on {NOW - timedelta(hours=1):%Y-%m-%d %H:%MZ}"
-        in cause
+        "CA /DC=ORG/DC=TEST-GRID/CN=Test Issuing expired on "
+        f"{NOW - timedelta(hours=1):%Y-%m-%d %H:%MZ}" in cause
     )
 
 
@@ -633,7 +633,7 @@ def test_a_signature_of_a_kind_that_has_no_digest(root: Authority) -> None:
 def test_links_in_the_directory_are_followed(
     tmp_path: Path, directory: Path, root: Authority
 ) -> None:
-    """As IGTF's bundles have them, and distributions that link to where a package keeps its files."""
+    """As in IGTF's bundles, and in distributions that link to the files of a package."""
     linked = tmp_path / "linked"
     linked.mkdir()
     for file in directory.iterdir():

@@ -124,7 +124,7 @@ sys.exit(cli.main(cli.Program("tool", "A tool.", lambda _: None, run), []))
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    ("body", "redirection", "status", "told"),
+    ("body", "redirection", "status", "reported"),
     [
         ("print('x')", ">/dev/full", 3, "No space left on device"),
         ("print('x')", ">&-", 0, ""),
@@ -138,7 +138,7 @@ sys.exit(cli.main(cli.Program("tool", "A tool.", lambda _: None, run), []))
     ],
 )
 def test_outputs_that_are_full_or_gone(
-    body: str, redirection: str, status: int, told: str, unbuffered: str
+    body: str, redirection: str, status: int, reported: str, unbuffered: str
 ) -> None:
     script = _TOOL.format(body=body)
     command = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
@@ -151,8 +151,8 @@ def test_outputs_that_are_full_or_gone(
         check=False,
     )
     assert shown.returncode == status
-    assert told in shown.stderr
-    assert shown.stderr.count("\n") == (1 if told else 0)
+    assert reported in shown.stderr
+    assert shown.stderr.count("\n") == (1 if reported else 0)
 
 
 def test_a_terminal_without_unicode_shows_names_all_the_same() -> None:

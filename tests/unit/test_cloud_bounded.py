@@ -84,7 +84,10 @@ PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
     [
         (PLAIN + b'{"a":1}', b'{"a":1}'),
         (
-            b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n4\r\n":1}\r\n0\r\n\r\n',
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b'3\r\n{"a\r\n4\r\n":1}\r\n0\r\n\r\n'
+            ),
             b'{"a":1}',
         ),
         (b"HTTP/1.1 204 No Content\r\n\r\n", b""),

@@ -30,7 +30,8 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     files.write_atomic(path, b"old")
     script = (
         "import resource, signal, sys; from pathlib import Path; from appliance.core import files\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "files.write_atomic(Path(sys.argv[1]), b'x' * 5000)"
     )
     run = subprocess.run(
@@ -173,15 +174,18 @@ def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> No
         (root / "link").symlink_to("good")
         found = files.listed(root, lambda _: True)
         assert [path.name for path in found.paths] == ["good"]
-        told = {line.subject.removeprefix(f"{root}/"): line for line in found.skipped.values()}
-        assert told["pipe"].cause == "skipped: is a pipe"
-        assert told["directory"].remedy == f"if nobody needs it: rm -r {root}/directory"
-        assert {"dangling", "loop", "socket", "link", "locked"} < told.keys()
+        reported = {line.subject.removeprefix(f"{root}/"): line for line in found.skipped.values()}
+        assert reported["pipe"].cause == "skipped: is a pipe"
+        assert reported["directory"].remedy == f"if nobody needs it: rm -r {root}/directory"
+        assert {"dangling", "loop", "socket", "link", "locked"} < reported.keys()
         followed = files.listed(root, lambda _: True, follow=True)
         assert [path.name for path in followed.paths] == ["good", "link"]
         directories = files.listed(root, lambda name: name != "locked", directories=True)
         assert [path.name for path in directories.paths] == ["directory"]
-        work = "for line in files.listed(Path({!r}), 'locked'.__eq__, directories=True).skipped.values(): print(line)"
+        work = (
+            "for line in files.listed(Path({!r}), 'locked'.__eq__, "
+            "directories=True).skipped.values(): print(line)"
+        )
         said = foreign.as_nobody(_IMPORTS + "\n" + work.format(str(root)))
         owner = f"a directory of user {os.geteuid()}, mode 0700"
         assert said.startswith(f"{root}/locked: skipped: permission denied ({owner}); chown -R ")

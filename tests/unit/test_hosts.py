@@ -87,27 +87,45 @@ def test_urls(url: str) -> None:
         ("https://k\\evil/v3", "is not a URL: no host can have this name"),
         (
             "https://k.org:99999",
-            "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in brackets",
+            (
+                "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in "
+                "brackets"
+            ),
         ),
         (
             "https://k.org:0",
-            "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in brackets",
+            (
+                "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in "
+                "brackets"
+            ),
         ),
         (
             "https://k.org:5000x",
-            "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in brackets",
+            (
+                "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in "
+                "brackets"
+            ),
         ),
         (
             "https://fe80::1:5000/v3",
-            "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in brackets",
+            (
+                "is not a URL: a port is a number from 1 to 65535, and an IPv6 address stands in "
+                "brackets"
+            ),
         ),
         (
             "https://user:geheimes@k.org/v3",
-            "holds an account, which programs would show; account and password have options of their own",
+            (
+                "holds an account, which programs would show; account and password have options "
+                "of their own"
+            ),
         ),
         (
             "https://user@k.org/v3",
-            "holds an account, which programs would show; account and password have options of their own",
+            (
+                "holds an account, which programs would show; account and password have options "
+                "of their own"
+            ),
         ),
         (
             "https://k.org/v3?token=geheimes",

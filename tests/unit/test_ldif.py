@@ -30,7 +30,10 @@ def test_the_examples_of_the_rfc() -> None:
     assert isinstance(second, Entry)
     assert first.line == 2
     assert first.get("description") == (
-        "Babs is a big sailing fan, and travels extensively in search of perfect sailing conditions.",
+        (
+            "Babs is a big sailing fan, and travels extensively in search of perfect sailing "
+            "conditions."
+        ),
     )
     assert first.get("CN") == ("Barbara Jensen", "Barbara J Jensen")
     assert first.get("mail") == ()

@@ -71,7 +71,10 @@ def test_another_program_is_not_taken_for_our_last_run(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with lock.hold(path):
         pass
-    script = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
+    script = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print(); input()"
+    )
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -86,7 +89,8 @@ def test_another_program_is_not_taken_for_our_last_run(tmp_path: Path) -> None:
 def test_a_holder_that_is_about_to_write_its_name_is_named(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     script = (
-        "import fcntl, sys, time; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True)\n"
+        "import fcntl, sys, time; file = open(sys.argv[1], 'a'); fcntl.lockf(file, "
+        "fcntl.LOCK_EX); print(flush=True)\n"
         "time.sleep(0.05); file.write('42 2026-01-05T06:14:00+00:00\\n'); file.flush(); input()"
     )
     command = [sys.executable, "-c", script, str(path)]
@@ -106,11 +110,14 @@ def test_a_holder_that_is_about_to_write_its_name_is_named(tmp_path: Path) -> No
 def test_a_full_disk_does_not_keep_a_run_from_emptying_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     script = (
-        "import resource, signal, sys; from pathlib import Path; from appliance.core.run import lock\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limits = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "import resource, signal, sys; from pathlib import Path; from appliance.core.run "
+        "import lock\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limits = "
+        "resource.getrlimit(resource.RLIMIT_FSIZE)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))\n"
         "with lock.hold(Path(sys.argv[1])): print('held')\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # coverage, which may be measuring, writes at the end"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # coverage, which may be "
+        "measuring, writes at the end"
     )
     run = subprocess.run(
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
@@ -129,7 +136,10 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.programs("strace")
 def test_a_file_system_without_locks_is_named(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from appliance.core.run import lock\nwith lock.hold(Path(sys.argv[1])): pass"
+    script = (
+        "import sys; from pathlib import Path; from appliance.core.run import lock\nwith "
+        "lock.hold(Path(sys.argv[1])): pass"
+    )
     (tmp_path / "lock").touch()
     inject = [
         "strace",

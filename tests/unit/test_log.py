@@ -53,7 +53,7 @@ def test_a_secret_inside_another_is_masked_whole() -> None:
     ],
 )
 def test_a_secret_that_is_a_word_leaves_other_words_readable(secret: str, text: str) -> None:
-    """F-H11: a short one is no reason to mask what every message says; a longer one is no part of another word."""
+    """F-H11: a short one is masked beside its name only, a longer one as a whole word."""
     log.hide(secret)
     assert log.redact(text) == text
 
@@ -99,7 +99,8 @@ def test_a_secret_is_masked_however_it_is_written(
         "json": json.dumps({"auth": secret}),
         "utf-8 json": json.dumps({"auth": secret}, ensure_ascii=False),
         "repr": repr({"auth": secret}),
-        "url": f"https://user:{urllib.parse.quote(secret, safe='')}@host/{urllib.parse.quote(secret)}",
+        "url": f"https://user:{urllib.parse.quote(secret, safe='')}@host/"
+        f"{urllib.parse.quote(secret)}",
         "form": urllib.parse.urlencode({"auth": secret}),
         "folded": " ".join(f"auth {secret}".split()),
     }

@@ -79,7 +79,7 @@ def all_projects(cloud: Cloud, keystone: openstack.Cloud) -> list[str | None]:
 
 
 def test_one_login_for_all_projects(issuer: Issuer, keystone: openstack.Cloud) -> None:
-    """F-L1: one discovery, one access token, one federated token; each scope is rescoped from it."""
+    """F-L1: one discovery, one access token, one federated token that each scope comes from."""
     cloud = Cloud(federated(issuer, keystone))
     assert all_projects(cloud, keystone) == list(keystone.projects)
     assert [project.id for project in identity.projects(cloud)] == sorted(keystone.projects)
@@ -134,7 +134,8 @@ def test_a_missing_role_is_no_reason_to_log_in_again(
         assert not isinstance(caught.value, LoginFailure)
         assert str(caught.value) == (
             f"project {name}: {keystone.url[7:]} gives the account 'accounting-client' no token for"
-            f" it; openstack role add --group GROUP --project {name} reader, with the group that the"
+            f" it; openstack role add --group GROUP --project {name} reader, with the group "
+            "that the"
             " mapping of egi.eu puts this account in"
         )
     assert issuer.requests[TOKEN] == 1
@@ -427,11 +428,11 @@ def test_a_keystone_that_is_elsewhere_is_no_deleted_credential(keystone: opensta
     assert str(error).endswith("check auth_url (/etc/caso/caso.conf:1); it ends in /v3")
 
 
-@pytest.mark.parametrize(("days", "is_told"), [(3, True), (40, False), (None, False)])
+@pytest.mark.parametrize(("days", "is_reported"), [(3, True), (40, False), (None, False)])
 def test_an_application_credential_that_ends_soon(
     keystone: openstack.Cloud,
     days: int | None,
-    is_told: bool,
+    is_reported: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """F-L4: a warning before its end, once."""
@@ -439,11 +440,11 @@ def test_an_application_credential_that_ends_soon(
     keystone.credentials["abc"] = Credential("p1", "s", ends)
     cloud = Cloud(credential(keystone))
     assert cloud.project("p1").project_id == cloud.unscoped.project_id == "p1"
-    told = [line for line in caplog.messages if "ends on" in line]
-    assert len(told) == is_told
-    if ends is not None and is_told:
+    reported = [line for line in caplog.messages if "ends on" in line]
+    assert len(reported) == is_reported
+    if ends is not None and is_reported:
         name = f"{keystone.url[7:]}: the application credential 'abc'"
-        assert told == [f"{name} ends on {ends:%Y-%m-%d %H:%MZ}; {RENEWAL}"]
+        assert reported == [f"{name} ends on {ends:%Y-%m-%d %H:%MZ}; {RENEWAL}"]
 
 
 def test_an_end_that_keystone_does_not_tell(
@@ -522,11 +523,11 @@ def test_a_password_is_checked_once(
 
     def fault(request: Request) -> Answer | None:
         if request.method == "POST":
-            told = request.body["auth"]
+            auth = request.body["auth"]
             passwords.extend(
-                told.get("scope") for method in told["identity"]["methods"] if method == "password"
+                auth.get("scope") for method in auth["identity"]["methods"] if method == "password"
             )
-            if not is_allowed and told["identity"]["methods"] == ["token"]:
+            if not is_allowed and auth["identity"]["methods"] == ["token"]:
                 return Answer(403, {"error": {"code": 403}})
         return None
 

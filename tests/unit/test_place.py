@@ -1,4 +1,4 @@
-"""A message names what the administrator of the host sees, also when a program in a container writes it."""
+"""Messages of programs in containers name the paths of the host."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_everything_that_a_program_says_is_for_the_host(
     assert first.endswith("see /etc/voms.json")
     assert second == "x: /etc/voms.json:3: vo: no"
     assert cli.main(program, ["--check-config", "--log-json"]) == 2
-    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert told[0]["message"] == "see /etc/voms.json"
-    assert told[1]["problem"] == {
+    reported = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert reported[0]["message"] == "see /etc/voms.json"
+    assert reported[1]["problem"] == {
         "path": "/etc/voms.json",
         "line": 3,
         "option": "vo",
@@ -140,8 +140,8 @@ def test_the_compose_file_tells_each_container_what_is_mounted() -> None:
     services = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
     for name, service in services.items():
         mounts = {mount["target"]: mount["source"] for mount in service["volumes"]}
-        told = service["environment"][place.VARIABLE].split()
-        assert dict(pair.split("=", 1) for pair in told) == mounts, name
+        reported = service["environment"][place.VARIABLE].split()
+        assert dict(pair.split("=", 1) for pair in reported) == mounts, name
         assert not re.search(r"\s", "".join(mounts.values()))
         assert {"HTTP_PROXY", "no_proxy"} <= service["environment"].keys()
 
@@ -161,7 +161,8 @@ def test_a_tls_port_that_is_asked_in_plain_http() -> None:
         with pytest.raises(exceptions.ConnectFailure) as caught:
             keystone.Session().get(url, connect_retries=0)
     access = Access(auth_type="v3password", auth_url=url, options={}, region=None)
-    told = str(transport._unreachable(caught.value, url, access))
-    assert told.endswith(
-        "cannot be reached: it closes the connection on plain HTTP; write https in the URL if that port expects TLS"
+    reported = str(transport._unreachable(caught.value, url, access))
+    assert reported.endswith(
+        "cannot be reached: it closes the connection on plain HTTP; write https in the URL if "
+        "that port expects TLS"
     )

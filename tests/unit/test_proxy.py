@@ -1,4 +1,4 @@
-"""A proxy that fails: each program that goes through it says which, in one line, and never with its password."""
+"""A proxy that fails is named in one line, without its password, by all programs."""
 
 from __future__ import annotations
 

@@ -190,7 +190,8 @@ def test_a_broken_record_is_as_good_as_none(tmp_path: Path, content: str) -> Non
 def test_sigterm_leaves_the_record_of_the_run_that_it_ended(tmp_path: Path) -> None:
     """F-S2: before, the record of the last good run stayed, and the figures with it."""
     code = (
-        "import sys, time; from pathlib import Path; from appliance.core.run.record import recorded\n"
+        "import sys, time; from pathlib import Path; from appliance.core.run.record import "
+        "recorded\n"
         "with recorded('x', Path(sys.argv[1])) as run:\n"
         "    run.add('left', 3); print('begun', flush=True); time.sleep(60)"
     )
@@ -251,7 +252,7 @@ def test_a_full_disk_shows_the_run_that_failed(tmp_path: Path) -> None:
 def test_a_service_that_ends_against_its_will_leaves_a_record(
     tmp_path: Path, error: Exception, status: int, words: str
 ) -> None:
-    """F-S2: one that ends well, or finds another one at work, leaves the record of the last run in place."""
+    """F-S2: a service that ends well, or finds another one at work, leaves the record in place."""
     record.RunRecord("x").write(tmp_path, ExitStatus.DONE)
     before = (tmp_path / "x.json").read_bytes()
     with record.recorded("x", tmp_path, is_service=True):

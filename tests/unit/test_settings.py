@@ -15,7 +15,8 @@ from appliance.core.run.errors import ConfigurationError
 def read(tmp_path: Path, text: str, **keywords: object) -> Settings:
     path = tmp_path / "x.conf"
     path.write_text(text)
-    return Settings(document.read([path], oslo.parse), interpolate=oslo.interpolate, **keywords)  # type: ignore[arg-type]
+    read = document.read([path], oslo.parse)
+    return Settings(read, interpolate=oslo.interpolate, **keywords)  # type: ignore[arg-type]
 
 
 def failures(settings: Settings) -> list[str]:
@@ -27,7 +28,10 @@ def failures(settings: Settings) -> list[str]:
 def test_all_errors_come_at_once_with_their_lines(tmp_path: Path) -> None:
     settings = read(
         tmp_path,
-        "[DEFAULT]\nsite_name = SITE-NAME\nspooldir = var/spool\n\n[ssm]\nmax_size = many\nflag = perhaps\nmode = dirg\n",
+        (
+            "[DEFAULT]\nsite_name = SITE-NAME\nspooldir = var/spool\n\n[ssm]\nmax_size = many\n"
+            "flag = perhaps\nmode = dirg\n"
+        ),
     )
     settings.text("DEFAULT", "site_name", required="the name in GOCDB", placeholders=["SITE-NAME"])
     settings.path("DEFAULT", "spooldir", default=Path("/x"))
@@ -96,7 +100,10 @@ def test_a_reference_to_itself_ends(tmp_path: Path) -> None:
 
 
 def test_references_look_in_their_section_then_in_default_or_where_they_say(tmp_path: Path) -> None:
-    text = "[DEFAULT]\nx = above\ny = plain\n[ssm]\nx = here\na = $x\nb = $y\nc = $ssm.x\n[other]\nd = ${ssm.x} $x\n"
+    text = (
+        "[DEFAULT]\nx = above\ny = plain\n[ssm]\nx = here\na = $x\nb = $y\nc = $ssm.x\n[other]\nd "
+        "= ${ssm.x} $x\n"
+    )
     settings = read(tmp_path, text)
     assert [settings.text("ssm", name) for name in "abc"] == ["here", "plain", "here"]
     assert settings.text("other", "d") == "here above"
@@ -158,7 +165,10 @@ def test_defaults_can_be_referred_to(tmp_path: Path) -> None:
 
 
 def test_blanks_before_headers_and_tabs_at_line_ends_are_read_as_meant() -> None:
-    text = "[broker]\nhost: msg.example.org\t\nuse_ssl: true\n [certificates]\ncertificate: /etc/cert.pem \n"
+    text = (
+        "[broker]\nhost: msg.example.org\t\nuse_ssl: true\n [certificates]\ncertificate: "
+        "/etc/cert.pem \n"
+    )
     parsed = ini.parse(Path("sender.cfg"), text)
     assert {
         name: {key: entry.text for key, entry in body.items()}
@@ -219,7 +229,8 @@ def test_homes_of_nobody_and_places_out_of_reach_are_problems_with_their_lines(
     (closed / "key.pem").touch()
     path = tmp_path / "x.conf"
     path.write_text(
-        f"[DEFAULT]\nhome = ~nosuchuser/x\nkey = {closed}/key.pem\nspool = {closed}/below\ndir = {tmp_path}\n"
+        f"[DEFAULT]\nhome = ~nosuchuser/x\nkey = {closed}/key.pem\nspool = {closed}/below\n"
+        f"dir = {tmp_path}\n"
         f"open = {tmp_path}/readable\nmine = {tmp_path}/unreadable\n"
     )
     (tmp_path / "readable").touch()
@@ -227,7 +238,8 @@ def test_homes_of_nobody_and_places_out_of_reach_are_problems_with_their_lines(
     closed.chmod(0o000)
     script = (
         "import sys; from pathlib import Path\n"
-        "from appliance.core.config import document, oslo; from appliance.core.config.settings import Settings\n"
+        "from appliance.core.config import document, oslo; from "
+        "appliance.core.config.settings import Settings\n"
         "from appliance.core.run.errors import ConfigurationError\n"
         "settings = Settings(document.read([Path(sys.argv[1])], oslo.parse))\n"
         "settings.path('DEFAULT', 'home', default=Path('/'))\n"
@@ -243,11 +255,20 @@ def test_homes_of_nobody_and_places_out_of_reach_are_problems_with_their_lines(
     closed.chmod(0o755)
     assert shown.stderr == ""
     assert [line.removeprefix(str(path)) for line in shown.stdout.splitlines()] == [
-        ":2: home: '~nosuchuser/x' is in the home directory of nobody on this host; write an absolute path",
-        f":3: key: file {closed}/key.pem cannot be read: check owner and mode, of its directories too",
+        (
+            ":2: home: '~nosuchuser/x' is in the home directory of nobody on this host; write an "
+            "absolute path"
+        ),
+        (
+            f":3: key: file {closed}/key.pem cannot be read: check owner and mode, of its "
+            "directories too"
+        ),
         f":4: spool: {closed}/below cannot be read: check owner and mode, of its directories too",
         f":5: dir: file {tmp_path} is a directory",
-        f":7: mine: file {tmp_path}/unreadable cannot be read: check owner and mode, of its directories too",
+        (
+            f":7: mine: file {tmp_path}/unreadable cannot be read: check owner and mode, of its "
+            "directories too"
+        ),
     ]
 
 
@@ -345,7 +366,7 @@ def test_an_option_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("more", "is_fatal"), [("", True), ("username = y\n", False)])
 def test_a_misspelt_option_of_an_account(tmp_path: Path, more: str, is_fatal: bool) -> None:
-    """F-H6, C21.a: `user` for `username` is an error, unless the right one is there too; other options only warn."""
+    """F-H6, C21.a: `user` is an error if `username` is not set too; other options only warn."""
     settings = read(tmp_path, f"[account]\nuser = x\nauth_version = 3\n{more}")
     settings.hold_account("account")
     settings.text("account", "username", default="usual")
@@ -367,8 +388,8 @@ def test_an_older_spelling_is_reported_by_a_check_alone(
         settings = read(tmp_path, "[DEFAULT]\ntenants = a\nname = b\n")
         assert settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")]) == ("a",)
         settings.text("DEFAULT", "name")
-        told = [str(problem).split("x.conf")[1] for problem in settings.finish()]
-        assert told == (
+        reported = [str(problem).split("x.conf")[1] for problem in settings.finish()]
+        assert reported == (
             [":2: tenants: deprecated: write projects in [DEFAULT]"] if is_checking else []
         )
 
@@ -399,6 +420,6 @@ def test_what_is_compared_with_other_files_is_observed(tmp_path: Path) -> None:
     settings.text("DEFAULT", "site_name")
     settings.text("DEFAULT", "password")
     settings.path("ssm", "output_path", default=Path("/var/spool"))
-    told = [(value.option, value.text, value.line) for value in observed()]
-    assert told == [("site_name", "S", 3), ("output_path", "/var/spool", 0)]
+    reported = [(value.option, value.text, value.line) for value in observed()]
+    assert reported == [("site_name", "S", 3), ("output_path", "/var/spool", 0)]
     assert observed() == ()

@@ -1,4 +1,4 @@
-"""What a file of shell variables may not hold, and how that is told."""
+"""Lines that a file of shell variables may not have, and their messages."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ PATH = Path("/etc/x/openstack.rc")
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "reported"),
     [
         (
             "\nexport OS_PASSWORD=$(cat /etc/pw)",
@@ -39,12 +39,12 @@ PATH = Path("/etc/x/openstack.rc")
     ],
 )
 def test_what_a_shell_would_do_is_refused_without_showing_values(
-    text: str, line: int, told: str
+    text: str, line: int, reported: str
 ) -> None:
     """R26: nothing is executed."""
     with pytest.raises(ConfigurationError) as raised:
         shell.parse(PATH, text)
-    assert str(raised.value).startswith(f"{PATH}:{line}: {told}")
+    assert str(raised.value).startswith(f"{PATH}:{line}: {reported}")
     assert "SECRET" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -57,7 +57,10 @@ def test_all_lines_are_told_together() -> None:
 
 def test_forms_of_openstack_rc_of_all_releases() -> None:
     """R26."""
-    text = "export OS_USERNAME=cloud-info\r\nexport OS_PASSWORD='secret-12'\r\nOS_PROJECT_NAME=\"a b\" # ops\r\n"
+    text = (
+        "export OS_USERNAME=cloud-info\r\nexport OS_PASSWORD='secret-12'\r\nOS_PROJECT_NAME=\"a "
+        'b" # ops\r\n'
+    )
     entries = shell.parse(PATH, text).sections["DEFAULT"]
     assert {name: (entry.text, entry.line) for name, entry in entries.items()} == {
         "OS_USERNAME": ("cloud-info", 1),

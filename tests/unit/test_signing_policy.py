@@ -14,7 +14,10 @@ def policy(
     subjects: str, *, authority: str = CA, rights: str = "pos_rights globus CA:sign"
 ) -> SigningPolicy:
     return SigningPolicy.parse(
-        f"# a comment\n access_id_CA   X509   '{authority}'\n\n\t{rights}\n cond_subjects globus   {subjects}\n",
+        (
+            f"# a comment\n access_id_CA   X509   '{authority}'\n\n\t{rights}\n cond_subjects "
+            f"globus   {subjects}\n"
+        ),
         path=PATH,
     )
 
@@ -60,7 +63,8 @@ def test_an_empty_file_permits_nothing() -> None:
 
 def test_several_entries() -> None:
     text = "".join(
-        f"access_id_CA X509 '{ca}'\npos_rights globus CA:sign\ncond_subjects globus '\"{subjects}\"'\n"
+        f"access_id_CA X509 '{ca}'\npos_rights globus CA:sign\ncond_subjects globus "
+        f"'\"{subjects}\"'\n"
         for ca, subjects in [("/CN=Other", "/C=NL/*"), (CA, "/C=ES/*"), (CA, "/C=FR/*")]
     )
     found = SigningPolicy.parse(text, path=PATH)

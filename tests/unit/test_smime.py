@@ -18,7 +18,10 @@ from tests.simulators.authority import NOW, Authority, Pair, ec_key, rsa_key, se
 pytestmark = pytest.mark.programs("openssl")
 
 HOST = "/DC=EU/DC=TEST/C=ES/O=Hosts/O=Test Site/CN=host.example.org"
-TEXT = b"APEL-cloud-message: v0.4\nVMUUID: one\nStatus: completed\n%%\n\nVMUUID: two\nStatus: started\n%%\n"
+TEXT = (
+    b"APEL-cloud-message: v0.4\nVMUUID: one\nStatus: completed\n%%\n\nVMUUID: two\nStatus: "
+    b"started\n%%\n"
+)
 LIMIT = 1 << 20
 
 
@@ -87,7 +90,10 @@ def test_a_body_that_speaks_of_encryption_is_not_encrypted(shop: Workshop) -> No
     ],
 )
 def test_transfer_encodings(shop: Workshop, encoding: str, encoded: str, plain: str) -> None:
-    inner = f"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: {encoding}\n\n{encoded}"
+    inner = (
+        f"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: {encoding}\n\n"
+        f"{encoded}"
+    )
     found = shop.verify(shop.sign(inner.encode()))
     assert found.body == plain.encode()
     assert found.headers["content-transfer-encoding"] == encoding
@@ -496,7 +502,7 @@ def test_bytes_that_are_no_cms(shop: Workshop, message: bytes, data: bytes) -> N
 
 
 def test_signed_attributes_passed_off_as_a_text(shop: Workshop, message: bytes) -> None:
-    """The signature over the attributes of a message is one over a text of the same bytes, unless that is refused."""
+    """A signature over attributes would verify a text of the same bytes, which is refused."""
     attributes = b""
 
     def strip(info: cms.ContentInfo) -> None:

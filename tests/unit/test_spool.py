@@ -557,7 +557,7 @@ def test_an_element_taken_between_link_and_renewal_is_not_locked(
 def test_a_lock_that_may_not_be_renewed_is_given_back(
     spool: Spool, tmp_path: Path, *, takes_lock: bool
 ) -> None:
-    """F-H1: as `test_an_element_whose_lock_cannot_be_renewed_is_not_locked`, also without the lock."""
+    """F-H1: as above, for an element without a lock."""
     name = spool.adopt(staged(tmp_path))
 
     def refuse(element: Path) -> None:
@@ -620,7 +620,7 @@ def test_a_directory_that_becomes_something_else_keeps_no_other(
 def test_all_names_are_of_one_length_and_close_together(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever digit a producer draws; a producer that is faster than its clock runs little ahead."""
+    """Whichever digit a producer draws; one that is faster than its clock gets little ahead."""
     monkeypatch.setattr(secrets, "randbelow", lambda bound: bound - 1)
     monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
     quick = Spool(spool.path)
@@ -652,7 +652,7 @@ def test_an_age_is_reached_when_dirq_says(
 def test_later_directories_follow_those_that_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """F-H1: a file, a link, and directories of others are passed over, each named with its cause."""
+    """F-H1: a file, a link and directories of others are skipped, each with its cause."""
     minute = 1_899_999_960
     monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
     with foreign.open_to_all() as root:

@@ -213,7 +213,7 @@ PROGRAMS = [by_stomp, by_https, for_images]
 ALL = pytest.mark.parametrize("talk", [*RAW, *PROGRAMS])
 
 
-def tell(
+def converse(
     world: World, host: Credential, talk: Talk, *, crls: CRLPolicy = CRLPolicy.WARN
 ) -> tuple[str, bytes]:
     """Return what a client says of a server, and what the server received."""
@@ -232,7 +232,7 @@ def test_an_accepted_peer_gets_our_words(case: Case, talk: Talk) -> None:
     """F-T2: what is not revoked and within the policies is talked to."""
     world, host = case(World.host)
     assert world.openssl(host).endswith(": OK\n")
-    said, received = tell(world, host, talk, crls=CRLPolicy.REQUIRE)
+    said, received = converse(world, host, talk, crls=CRLPolicy.REQUIRE)
     assert received
     assert "not trusted" not in said
     assert "revo" not in said
@@ -244,7 +244,7 @@ def test_a_revoked_peer_gets_nothing(case: Case, talk: Talk, crls: CRLPolicy) ->
     """F-T2: a broker that a list of the directory revokes, under warn as well."""
     world, host = case(_revoked)
     assert "certificate revoked" in world.openssl(host)
-    said, received = tell(world, host, talk, crls=crls)
+    said, received = converse(world, host, talk, crls=crls)
     assert received == b""
     assert "its certificate was revoked by /DC=EU/DC=EXAMPLE/CN=Issuing" in said
     assert "\n" not in said
@@ -255,7 +255,7 @@ def test_a_peer_of_a_revoked_authority_gets_nothing(case: Case, talk: Talk) -> N
     """F-T2: the intermediate is judged as well."""
     world, host = case(_of_a_revoked_authority)
     assert "certificate revoked" in world.openssl(host)
-    said, received = tell(world, host, talk)
+    said, received = converse(world, host, talk)
     assert received == b""
     assert "CA /DC=EU/DC=EXAMPLE/CN=Issuing was revoked by " in said
 
@@ -265,7 +265,7 @@ def test_a_peer_outside_the_policy_gets_nothing(case: Case, talk: Talk) -> None:
     """F-T2: OpenSSL knows no signing policies."""
     world, host = case(_outside_the_policy)
     assert world.openssl(host).endswith(": OK\n")
-    said, received = tell(world, host, talk)
+    said, received = converse(world, host, talk)
     assert received == b""
     assert "its certificate lies outside the names that " in said
 
@@ -273,7 +273,7 @@ def test_a_peer_outside_the_policy_gets_nothing(case: Case, talk: Talk) -> None:
 @pytest.mark.parametrize("talk", [plain, *PROGRAMS])
 def test_a_peer_with_another_name_gets_nothing(case: Case, talk: Talk) -> None:
     """F-T2: the host's name stays checked."""
-    said, received = tell(*case(_of_another_name), talk)
+    said, received = converse(*case(_of_another_name), talk)
     assert received == b""
     assert "ostname mismatch, certificate is not valid for 'localhost'" in said
 
@@ -290,12 +290,14 @@ def test_a_missing_list(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """F-T2: `crls` applies to peers as to signatures."""
-    said, received = tell(*case(_without_lists), talk, crls=CRLPolicy(crls))
+    said, received = converse(*case(_without_lists), talk, crls=CRLPolicy(crls))
     assert (received == b"") == is_refused
     missing = "no CRL of its issuer is installed"
     assert (missing in said) == is_refused
-    told = [line for line in caplog.messages if line.startswith("localhost: ") and missing in line]
-    assert len(told) == (2 if crls == "warn" else 0)  # one for each authority
+    reported = [
+        line for line in caplog.messages if line.startswith("localhost: ") and missing in line
+    ]
+    assert len(reported) == (2 if crls == "warn" else 0)  # one for each authority
 
 
 @pytest.mark.parametrize("talk", [plain, *PROGRAMS])
@@ -303,7 +305,7 @@ def test_a_weak_kind_of_key(case: Case, talk: Talk) -> None:
     """F-T2: OpenSSL takes an Ed25519 key, the reader of trust takes RSA and EC."""
     world, host = case(_ed25519)
     assert world.openssl(host).endswith(": OK\n")
-    said, received = tell(world, host, talk)
+    said, received = converse(world, host, talk)
     assert received == b""
     assert "has a key that is neither RSA nor EC" in said
 
@@ -423,7 +425,7 @@ def test_a_resumed_session_is_judged_again(world: World) -> None:
 
 
 def test_a_list_that_comes_later_counts_for_the_next_connection(world: World) -> None:
-    """F-T2: the daemon's connections follow `fetch-crl`; a directory that vanishes changes nothing."""
+    """F-T2: connections of a daemon follow `fetch-crl`; a lost directory changes nothing."""
     host = world.host()
     directory = CADirectory(world.certificates)
     trust = PeerTrust(directory)
@@ -448,7 +450,7 @@ def test_a_stale_list_still_revokes(world: World) -> None:
     world.issuing.publish(
         world.certificates, crl_days=1, crl_issued=datetime.now(UTC) - timedelta(days=9)
     )
-    said, received = tell(world, host, by_stomp)
+    said, received = converse(world, host, by_stomp)
     assert received == b""
     assert said.startswith("localhost:")
     assert "the broker's certificate is not trusted: its certificate was revoked by" in said
@@ -712,6 +714,8 @@ def test_a_directory_that_vanished_is_told_once(
     world.certificates.rename(world.directory / "away")
     for _ in range(2):
         trust.context()
-    told = [line for line in caplog.messages if line.endswith("; the CAs read before stay in use")]
-    assert len(told) == 1
-    assert told[0].startswith(f"{world.certificates}: ")
+    reported = [
+        line for line in caplog.messages if line.endswith("; the CAs read before stay in use")
+    ]
+    assert len(reported) == 1
+    assert reported[0].startswith(f"{world.certificates}: ")

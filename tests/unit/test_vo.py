@@ -50,7 +50,10 @@ def test_every_form_that_sites_have(content: object, tmp_path: Path) -> None:
 
 
 def test_a_yaml_file_of_sites(tmp_path: Path) -> None:
-    text = f"gocdb: SITE\n\nvos:\n- name: other\n  auth: {{project_id: x}}\n- name: vo.x\n  auth:\n    project_id: {ID}\n"
+    text = (
+        "gocdb: SITE\n\nvos:\n- name: other\n  auth: {project_id: x}\n- name: vo.x\n  auth:\n  "
+        f"  project_id: {ID}\n"
+    )
     path = written(tmp_path, text.replace("gocdb: SITE\n", ""), "site.yaml")
     assert vo_of(project(), mapping=read_mapping(path)) == "vo.x"
 
@@ -82,7 +85,8 @@ def test_differing_sources_are_named(tmp_path: Path) -> None:
     with pytest.raises(NoVO) as caught:
         vo_of(project(VO="vo.x"), mapping=read_mapping(path))
     assert str(caught.value) == (
-        f"project ops ({ID}): its sources name different VOs: vo.x (property VO), vo.y ({path}), vo.z ({path}); "
+        f"project ops ({ID}): its sources name different VOs: vo.x (property VO), vo.y "
+        f"({path}), vo.z ({path}); "
         "make them equal"
     )
 
@@ -170,12 +174,13 @@ def test_the_shipped_example_is_left_out_with_a_word() -> None:
     path = Path(__file__).parents[2] / "etc/voms.json"
     mapping = read_mapping(path)
     assert mapping.entries == ()
-    (told,) = mapping.warnings
-    assert str(told) == (
-        f"{path}:2: vo.example.org: is still the placeholder, with its project 'mytenant', and is ignored; "
+    (reported,) = mapping.warnings
+    assert str(reported) == (
+        f"{path}:2: vo.example.org: is still the placeholder, with its project 'mytenant', "
+        "and is ignored; "
         "fill in your VOs, or remove the entry"
     )
-    assert not told.is_fatal
+    assert not reported.is_fatal
 
 
 @pytest.mark.parametrize(

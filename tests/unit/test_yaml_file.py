@@ -1,4 +1,4 @@
-"""YAML files become sections and options with lines; what cannot is told with its line."""
+"""YAML files become sections and options with lines; other forms are reported with their lines."""
 
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,16 @@ def test_what_stays_text() -> None:
     )
     texts_found = {name: (entry.text, entry.line) for name, entry in document.sections["a"].items()}
     assert texts_found == {
-        "v": ("1.10", 2), "o": ("010", 3), "d": ("2026-11-22", 4), "y": ("yes", 5), "n": ("", 6), "m": ("", 7),
-        "q": ("null", 8),
+        "v": ("1.10", 2), "o": ("010", 3), "d": ("2026-11-22", 4), "y": ("yes", 5),
+        "n": ("", 6), "m": ("", 7), "q": ("null", 8),
     }  # fmt: skip
 
 
 def test_names_that_the_file_chooses_have_lines() -> None:
-    text = "---\ncompute:\n  shares:\n    ops: {auth: {project_id: x}}\n    fedcloud.egi.eu:\n      auth:\n        project_id: y\n"
+    text = (
+        "---\ncompute:\n  shares:\n    ops: {auth: {project_id: x}}\n    fedcloud.egi.eu:\n      "
+        "auth:\n        project_id: y\n"
+    )
     tree = yaml_file.parse(PATH, text)
     assert {name: entry.line for name, entry in tree.children["compute.shares"].items()} == {
         "ops": 4,
@@ -87,12 +90,15 @@ def test_lists_of_mappings_are_numbered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("a:\n b: 1\n b: 2", "3: a.b: is set a second time; first in line 2; remove one"),
         (
             "a:\n\tb: 1",
-            "2: is not YAML: found character that cannot start any token; indent with blanks, not with TABs",
+            (
+                "2: is not YAML: found character that cannot start any token; indent with blanks, "
+                "not with TABs"
+            ),
         ),
         ("a: b: c", "1: is not YAML: mapping values are not allowed in this context"),
         ("- a", "1: must be lines of the form 'name: value'"),
@@ -114,10 +120,10 @@ def test_lists_of_mappings_are_numbered() -> None:
         ("a: 1\n---\nb: 1", "2: is not YAML: but found another document"),
     ],
 )
-def test_what_is_not_read_is_told_with_its_line(text: str, told: str) -> None:
+def test_what_is_not_read_is_reported_with_its_line(text: str, reported: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         yaml_file.parse(PATH, text)
-    assert str(raised.value).startswith(f"{PATH}:{told}")
+    assert str(raised.value).startswith(f"{PATH}:{reported}")
     assert "\n" not in str(raised.value)
 
 
