@@ -1,11 +1,11 @@
 """A host for `scripts/install` whose root directory is one of the tests': own /etc, /opt, /var;
 this machine's /usr.
 
-It is a mount namespace and a changed root. Some of its programs are stand-ins, since there is
-neither systemd nor an engine: systemctl notes how it was called, enables units as the real one
-does, and can be told to kill who has called it or to fail; docker keeps the ids of images by their
-tags, as `docker load` finds them in an archive; to dpkg-query every package is installed, unless
-the host has packages of its own (tests.e2e.packages).
+It is a mount namespace with another root directory. Some of its programs are stand-ins, because
+there is neither systemd nor an engine. systemctl records its calls, enables units as the real one
+does, and kills its caller or fails if a test chose that. docker keeps the ids of images by their
+tags, as `docker load` finds them in an archive. dpkg-query reports every package as installed,
+unless the host has packages of its own (tests.e2e.packages).
 """
 
 from __future__ import annotations

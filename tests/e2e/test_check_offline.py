@@ -94,9 +94,9 @@ def check(site: ContainerSite, *words: str) -> tuple[int, list[dict[str, Any]], 
         [*command, *words], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.stdout, done.stderr
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     assert "Traceback" not in done.stderr
-    return done.returncode, told["findings"], told["checked"]
+    return done.returncode, reported["findings"], reported["checked"]
 
 
 def replace(site: ContainerSite, name: str, old: str, new: str) -> int:
@@ -154,10 +154,10 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     assert ("C21.a", "/etc/cloudkeeper/cloudkeeper-os.conf", 124) in found
     assert ("C24.a", "/etc/apel/sender.cfg", broker) in found
     assert ("C20.b", "/etc/sitebdii/site.cfg", 2) in found
-    told = {one["path"].removeprefix(str(root)): one["text"] for one in findings}
+    reported = {one["path"].removeprefix(str(root)): one["text"] for one in findings}
     assert (
         "FEDCLOUD_CA_BUNDLE in /etc/fedcloud/appliance.env"
-        in told["/etc/cloud-info-provider/openstack.rc"]
+        in reported["/etc/cloud-info-provider/openstack.rc"]
     )
     assert any("use_syslog" in one["option"] for one in findings)
     assert sorted(str(path) for path in (root / "etc").rglob("*")) == before

@@ -157,7 +157,7 @@ def test_qemu_img_converts_in_its_image(engine: DockerDaemon) -> None:
 
 
 def test_the_images_together_are_small_because_they_share_layers(engine: DockerDaemon) -> None:
-    """At most 450 MB, each layer counted once; told by the engine's own accounts of its layers."""
+    """At most 450 MB, each layer counted once, by the engine's own figures."""
     layers: dict[tuple[str, ...], int] = {}
     for name in NAMES:
         shown = engine.docker(

@@ -208,9 +208,11 @@ def test_the_version_of_an_earlier_release_is_taken_over(
         "# How the cont", "# Set by the installer.\nFEDCLOUD_VERSION=\n\n# How the cont"
     )
     record = root / "var/lib/fedcloud/install.json"
-    told = json.loads(record.read_text())
-    told["files"]["/etc/fedcloud/appliance.env"] = [hashlib.sha256(shipped.encode()).hexdigest()]
-    record.write_text(json.dumps(told))
+    reported = json.loads(record.read_text())
+    reported["files"]["/etc/fedcloud/appliance.env"] = [
+        hashlib.sha256(shipped.encode()).hexdigest()
+    ]
+    record.write_text(json.dumps(reported))
     text = shipped.replace("FEDCLOUD_VERSION=", f"FEDCLOUD_VERSION={__version__}")
     env.write_text(text.replace("=bridge", "=host") if is_changed else text)
     version.unlink()
@@ -339,8 +341,8 @@ def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
     assert install(older(made), root).stdout.startswith("Nothing to change")
     second = root / "etc/cloudkeeper/cloudkeeper-os.conf"
     second.write_text("mine")
-    told = refused(older(made), root)
-    assert f"{root}/etc/{names[2]}: there is {second} too; remove one" in told
+    reported = refused(older(made), root)
+    assert f"{root}/etc/{names[2]}: there is {second} too; remove one" in reported
     with (root / "etc/fedcloud/appliance.env").open("a") as env:
         env.write("FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf\n")
     assert install(older(made), root).returncode == 0
@@ -693,9 +695,9 @@ def test_two_installers_at_once(made: Path, root: Path) -> None:
     """The second says so, and changes nothing."""
     directory = os.open(root, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)
-    told = refused(older(made), root)
+    reported = refused(older(made), root)
     os.close(directory)
-    assert told == (
+    assert reported == (
         f"install: another installation into {root} is running; wait for its end; nothing was "
         "changed\n"
     )
@@ -738,10 +740,10 @@ def test_a_missing_and_an_altered_image_are_refused(own: Path, root: Path) -> No
 def test_the_number_1999_taken_is_refused(own: Path, root: Path) -> None:
     with (root / "etc/passwd").open("a") as file:
         file.write("alice:x:1999:1999::/home/alice:/bin/sh\n")
-    told = refused_by_python(own, root)
+    reported = refused_by_python(own, root)
     assert (
         "the user alice has the number 1999; the appliance needs fedcloud with 1999; give that "
-        "account" in told
+        "account" in reported
     )
 
 

@@ -134,8 +134,8 @@ def test_a_job_runs_as_its_account_with_what_its_container_would_have(host: Host
     assert (records / "ssm/mine").stat().st_uid == 1999
     assert not (records / "mine").exists()
     assert list((host.root / "run/fedcloud/keys").iterdir()) == []
-    told = json.loads((records / "jobs/job-ssmsend.json").read_text())
-    assert told["counts"] == {"job_exit_status": 7}
+    reported = json.loads((records / "jobs/job-ssmsend.json").read_text())
+    assert reported["counts"] == {"job_exit_status": 7}
 
 
 def test_services_trust_what_appliance_env_names(host: Host) -> None:

@@ -192,12 +192,12 @@ def test_podman_in_docker_s_place_is_named(host: Host, made: Path) -> None:
     """F-H3: of the package podman-docker."""
     Packages(host.root).offer(BOOKWORM)
     host.stand_in("docker", "#!/bin/sh\necho podman version 4.3.1\n")
-    told = (
+    reported = (
         "the command docker of this host is podman's, which is not supported; install "
         "Docker's engine instead;"
     )
-    assert told in refused(host, made)
-    assert told in refused(host, made, "--no-packages")
+    assert reported in refused(host, made)
+    assert reported in refused(host, made, "--no-packages")
 
 
 def test_podman_on_docker_s_socket_is_named(host: Host, made: Path) -> None:
@@ -230,10 +230,11 @@ def test_an_engine_without_room_elsewhere(host: Host, made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "swap", "told"), [(1009180, 0, "985 MB"), (1009180, 1048572, ""), (2030000, 0, "")]
+    ("total", "swap", "reported"),
+    [(1009180, 0, "985 MB"), (1009180, 1048572, ""), (2030000, 0, "")],
 )
 def test_little_memory_is_reported_and_installed_all_the_same(
-    host: Host, made: Path, total: int, swap: int, told: str
+    host: Host, made: Path, total: int, swap: int, reported: str
 ) -> None:
     """F-H3: 1 GB without swap."""
     for name in ("docker", "docker-compose"):
@@ -243,11 +244,11 @@ def test_little_memory_is_reported_and_installed_all_the_same(
     )
     out = install_packages(host, made, "--no-packages")
     line = (
-        f"This host has {told} of memory and swap: the kernel may kill services under "
+        f"This host has {reported} of memory and swap: the kernel may kill services under "
         "load; add memory"
     )
-    assert (line in out) == bool(told)
-    assert ("of memory and swap" in out) == bool(told)
+    assert (line in out) == bool(reported)
+    assert ("of memory and swap" in out) == bool(reported)
 
 
 def test_without_containers_no_engine_is_asked_for(host: Host, made: Path) -> None:

@@ -119,9 +119,9 @@ def test_the_backend_answers_once_systemctl_start_has_returned(site: Appliance) 
 def test_the_services_may_do_little(site: Appliance) -> None:
     """As their account, without capabilities; `systemd-analyze security` gives at most 3.0."""
     for unit in UNITS:
-        told = Path(f"{site.machine.root}/proc/{pid(site, unit)}/status").read_text()
+        reported = Path(f"{site.machine.root}/proc/{pid(site, unit)}/status").read_text()
         found = {
-            name: re.search(rf"^{name}:\t(\S+)", told, re.MULTILINE)
+            name: re.search(rf"^{name}:\t(\S+)", reported, re.MULTILINE)
             for name in ("Uid", "CapBnd", "NoNewPrivs")
         }
         assert {name: match[1] for name, match in found.items() if match} == {

@@ -199,11 +199,11 @@ def test_a_full_disk_of_logs_keeps_no_job_from_its_work(
                 process.communicate(timeout=60)
     finally:
         subprocess.run(["umount", str(logs)], check=True)
-    told = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())[
+    reported = json.loads((site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").read_text())[
         "failures"
     ]
-    assert told[0] == "/var/log/caso.log: its file system is full; the output of caso is lost"
-    assert told[1] == "caso-extract was stopped by SIGTERM"
+    assert reported[0] == "/var/log/caso.log: its file system is full; the output of caso is lost"
+    assert reported[1] == "caso-extract was stopped by SIGTERM"
 
 
 def test_after_a_kill_the_next_start_begins_anew(

@@ -261,8 +261,8 @@ def test_the_port_is_taken(appliance: Appliance) -> None:
     appliance.start()
     machine.run("systemctl", "stop", "bdii")
     with _squatter(machine):
-        told = _fails_to_start(appliance, "bdii")
-        assert "0.0.0.0:2170: is taken by another program" in told
+        reported = _fails_to_start(appliance, "bdii")
+        assert "0.0.0.0:2170: is taken by another program" in reported
         assert appliance.backend_answers()
     machine.wait(lambda: bool(appliance.shares()), seconds=60, what=lambda: machine.journal("bdii"))
 
@@ -290,10 +290,10 @@ def _fails_to_start(appliance: Appliance, unit: str) -> str:
     machine = appliance.machine
     moment, begin = machine.run("date", "+%s").stdout.strip(), time.monotonic()
     machine.run("systemctl", "start", unit, expect=1)
-    told = machine.shell(f"journalctl --no-pager -o cat -u {unit} --since @{moment}").stdout
-    assert time.monotonic() - begin < 60, told  # of the 120 s that it would wait
-    assert "Traceback" not in told
-    return told
+    reported = machine.shell(f"journalctl --no-pager -o cat -u {unit} --since @{moment}").stdout
+    assert time.monotonic() - begin < 60, reported  # of the 120 s that it would wait
+    assert "Traceback" not in reported
+    return reported
 
 
 @pytest.mark.parametrize(
@@ -336,8 +336,10 @@ def test_a_wrong_configuration(
         assert re.search(
             rf"Status: .*runs with the configuration that passed on .*{words}", status
         ), status
-        told = machine.shell("appliance status", expect=None).stdout
-        assert re.search(rf"! .*runs with the configuration that passed on .*{words}", told), told
+        reported = machine.shell("appliance status", expect=None).stdout
+        assert re.search(rf"! .*runs with the configuration that passed on .*{words}", reported), (
+            reported
+        )
         assert re.search(words, machine.shell(f"appliance logs {unit}").stdout)
         _fails_for_good(appliance, unit, words)
     finally:
@@ -387,8 +389,8 @@ def _fails_for_good(appliance: Appliance, unit: str, words: str) -> None:
     machine = appliance.machine
     machine.run("systemctl", "stop", unit)
     machine.shell(f"rm -r /var/lib/fedcloud/services/{'sitebdii' if unit == 'bdii' else unit}")
-    told = _fails_to_start(appliance, unit)
-    assert re.search(words, told), told
+    reported = _fails_to_start(appliance, unit)
+    assert re.search(words, reported), reported
     status = machine.run("systemctl", "status", "--no-pager", "--full", unit, expect=3).stdout
     assert re.search(rf"Status: .*does not run.*{words}", status), status
     running = {"cloudbdii", "cloudkeeper-os"} if unit == "bdii" else {"cloudbdii", "sitebdii"}
@@ -489,8 +491,8 @@ def test_docker_is_down(appliance: Appliance) -> None:
         "the Docker engine does not run",
         "systemctl",
     )
-    told = machine.shell("appliance status", expect=None)
-    assert "the Docker engine does not run" in told.stdout + told.stderr
+    reported = machine.shell("appliance status", expect=None)
+    assert "the Docker engine does not run" in reported.stdout + reported.stderr
     assert list(appliance.path("/run/fedcloud/keys").iterdir()) == []
     begin = time.monotonic()
     machine.run("systemctl", "start", "docker")

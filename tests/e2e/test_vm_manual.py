@@ -386,9 +386,9 @@ def test_a_killed_backend_is_back(appliance: Appliance) -> None:
 
 def test_the_status_of_all(appliance: Appliance) -> None:
     """R32: `appliance status` and its JSON tell of the services and of each job's last run."""
-    told = json.loads(appliance.machine.shell("appliance status --json", expect=None).stdout)
-    assert {"job-caso", "job-ssmsend", "job-cloudkeeper"} <= told.keys()
-    assert "sitebdii" in json.dumps(told["services"])
+    reported = json.loads(appliance.machine.shell("appliance status --json", expect=None).stdout)
+    assert {"job-caso", "job-ssmsend", "job-cloudkeeper"} <= reported.keys()
+    assert "sitebdii" in json.dumps(reported["services"])
 
 
 # --------------------------------------------------------------------------------------------------

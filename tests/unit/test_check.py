@@ -68,8 +68,8 @@ def said(*entries: object, status: int = 0) -> list[str]:
 def problem(
     line: int, option: str, text: str, *, is_fatal: bool = True, path: str = CASO
 ) -> dict[str, Any]:
-    told = {"path": path, "line": line, "option": option, "text": text, "is_fatal": is_fatal}
-    return {"level": "ERROR" if is_fatal else "WARNING", "message": "x", "problem": told}
+    reported = {"path": path, "line": line, "option": option, "text": text, "is_fatal": is_fatal}
+    return {"level": "ERROR" if is_fatal else "WARNING", "message": "x", "problem": reported}
 
 
 def test_each_line_of_a_program_is_a_finding_with_the_host_s_file_and_line() -> None:
@@ -229,8 +229,8 @@ class Site:
         return path
 
     def answer(self, service: str, *lines: object, status: int = 0, first: bool = False) -> None:
-        told = "".join(f"{line}\n" for line in said(*lines, status=status)[2:])
-        (self.place / (f"{service}.first" if first else service)).write_text(told)
+        reported = "".join(f"{line}\n" for line in said(*lines, status=status)[2:])
+        (self.place / (f"{service}.first" if first else service)).write_text(reported)
 
     def check(
         self, *words: str, capsys: pytest.CaptureFixture[str]
@@ -342,8 +342,8 @@ def test_what_docker_compose_cannot_do_is_a_finding(
     status, (finding,) = site.check("caso", capsys=capsys)
     assert (status, finding["path"]) == (3, "/etc/caso/caso.conf")
     assert (
-        finding["text"]
-        == "does not exist, but caso mounts it; run scripts/install again, which writes the shipped file"
+        finding["text"] == "does not exist, but caso mounts it; "
+        "run scripts/install again, which writes the shipped file"
     )
     assert site.check("caso", "sitebdii", capsys=capsys)[0] == 1
 
@@ -414,7 +414,7 @@ def test_the_host_s_own_files_are_checked_too(
 def test_vo_tables_that_contradict_each_other(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """C23.c: names with names, ids with ids; nothing else can be told here."""
+    """C23.c: names are compared with names, ids with ids."""
     one, other = "0" * 32, "1" * 32
     site.write(
         "etc/caso/voms.json",

@@ -123,10 +123,10 @@ def test_a_misspelt_setting_is_reported(tmp_path: Path, capsys: pytest.CaptureFi
     env = tmp_path / "etc/fedcloud/appliance.env"
     env.write_text("FEDCLOUD_VERSION=1.2\nFEDCLOUD_NETWROK=host\nHTTP_PROXY=\nKEYSTONE=192.0.2.1\n")
     assert images(tmp_path) == 0
-    told = capsys.readouterr().err
-    assert f"{env}:2: FEDCLOUD_NETWROK: " in told
-    assert "did you mean FEDCLOUD_NETWORK?" in told
-    assert "KEYSTONE" not in told
+    reported = capsys.readouterr().err
+    assert f"{env}:2: FEDCLOUD_NETWROK: " in reported
+    assert "did you mean FEDCLOUD_NETWORK?" in reported
+    assert "KEYSTONE" not in reported
 
 
 def test_a_name_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

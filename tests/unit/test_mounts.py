@@ -19,7 +19,7 @@ def put(root: Path, *names: str) -> None:
         path.write_text("x")
 
 
-def told(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, ...]:
+def reported(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, ...]:
     assert main(["mounts", "--root", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("=")[0] for line in lines] == list(NAMES)
@@ -28,9 +28,9 @@ def told(root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, ...]:
 
 def test_a_site_of_2017(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """R05, R18, R36: and with no file at all, the place to put one."""
-    assert told(tmp_path, capsys) == OF_2017
+    assert reported(tmp_path, capsys) == OF_2017
     put(tmp_path, *OF_2017)
-    assert told(tmp_path, capsys) == OF_2017
+    assert reported(tmp_path, capsys) == OF_2017
 
 
 @pytest.mark.parametrize("mapping", ["voms.json", "mapping.json"])
@@ -43,14 +43,14 @@ def test_a_site_since_2018(
         "/etc/cloudkeeper-os/cloudkeeper-os.conf",
     )
     put(tmp_path, *newer, "/etc/voms.json")
-    assert told(tmp_path, capsys) == newer
+    assert reported(tmp_path, capsys) == newer
 
 
 def test_mapping_json_is_newer_than_voms_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(tmp_path, "/etc/cloudkeeper-os/voms.json", "/etc/cloudkeeper-os/mapping.json")
-    assert told(tmp_path, capsys)[1] == "/etc/cloudkeeper-os/mapping.json"
+    assert reported(tmp_path, capsys)[1] == "/etc/cloudkeeper-os/mapping.json"
 
 
 def test_what_appliance_env_names_counts(
@@ -63,7 +63,7 @@ def test_what_appliance_env_names_counts(
     env.write_bytes(
         "".join(f"{name}={value}\r\n" for name, value in zip(NAMES, named, strict=True)).encode()
     )
-    assert told(tmp_path, capsys) == (named[0], "/etc/voms.json", named[2])
+    assert reported(tmp_path, capsys) == (named[0], "/etc/voms.json", named[2])
 
 
 def test_two_configurations_of_the_backend_are_refused(

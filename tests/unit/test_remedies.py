@@ -106,11 +106,11 @@ class Site:
 
     def check(self) -> list[str]:
         """Return what is found, each as it is printed."""
-        with contextlib.redirect_stdout(io.StringIO()) as told:
+        with contextlib.redirect_stdout(io.StringIO()) as reported:
             status = main(["check", "--offline", "--json", "--root", str(self.root)])
         findings = [
             ": ".join(str(part) for part in (_where(one), one["option"], one["text"]) if part)
-            for one in json.loads(told.getvalue())["findings"]
+            for one in json.loads(reported.getvalue())["findings"]
         ]
         assert status == bool(findings)
         return findings
@@ -233,53 +233,53 @@ def written(value: str) -> Callable[[str], str]:
     return lambda line: re.sub(r"([=:]\s*).*", lambda found: found[1] + value, line, count=1)
 
 
-def remove(_: Site, told: Told, __: re.Match[str]) -> None:
-    change(told.path, told.number, lambda _: "")
+def remove(_: Site, reported: Told, __: re.Match[str]) -> None:
+    change(reported.path, reported.number, lambda _: "")
 
 
-def write(_: Site, told: Told, found: re.Match[str]) -> None:
+def write(_: Site, reported: Told, found: re.Match[str]) -> None:
     word = dict(enumerate(found.groups()))
-    value = told.value or str(word[0]).replace("HOST", "keystone.example.net")
-    change(told.path, told.number, written(value))
+    value = reported.value or str(word[0]).replace("HOST", "keystone.example.net")
+    change(reported.path, reported.number, written(value))
 
 
-def write_both(site: Site, told: Told, _: re.Match[str]) -> None:
-    write(site, told, re.fullmatch("(.*)", told.value) or _)
-    other = re.search(r"(?:in|but) (/[^:\s]+):(\d+)", told.line)
-    assert other, told.line
-    change(Path(other[1]), int(other[2]), written(told.value))
+def write_both(site: Site, reported: Told, _: re.Match[str]) -> None:
+    write(site, reported, re.fullmatch("(.*)", reported.value) or _)
+    other = re.search(r"(?:in|but) (/[^:\s]+):(\d+)", reported.line)
+    assert other, reported.line
+    change(Path(other[1]), int(other[2]), written(reported.value))
 
 
-def fill_in(_: Site, told: Told, found: re.Match[str]) -> None:
-    change(told.path, told.number, lambda line: line.replace(found[1], told.value))
+def fill_in(_: Site, reported: Told, found: re.Match[str]) -> None:
+    change(reported.path, reported.number, lambda line: line.replace(found[1], reported.value))
 
 
-def add(_: Site, told: Told, found: re.Match[str]) -> None:
+def add(_: Site, reported: Told, found: re.Match[str]) -> None:
     section = f"[{found[1]}]\n"
-    text = told.path.read_text()
+    text = reported.path.read_text()
     assert section in text
-    told.path.write_text(text.replace(section, f"{section}{found[2]} = {told.value}\n"))
+    reported.path.write_text(text.replace(section, f"{section}{found[2]} = {reported.value}\n"))
 
 
-def move(_: Site, told: Told, found: re.Match[str]) -> None:
-    line = told.path.read_text().splitlines(keepends=True)[told.number - 1]
-    change(told.path, told.number, lambda _: "")
-    text = told.path.read_text()
-    told.path.write_text(text.replace(f"[{found[1]}]\n", f"[{found[1]}]\n{line}"))
+def move(_: Site, reported: Told, found: re.Match[str]) -> None:
+    line = reported.path.read_text().splitlines(keepends=True)[reported.number - 1]
+    change(reported.path, reported.number, lambda _: "")
+    text = reported.path.read_text()
+    reported.path.write_text(text.replace(f"[{found[1]}]\n", f"[{found[1]}]\n{line}"))
 
 
-def rename_section(_: Site, told: Told, found: re.Match[str]) -> None:
-    above = told.path.read_text().splitlines()[: told.number]
+def rename_section(_: Site, reported: Told, found: re.Match[str]) -> None:
+    above = reported.path.read_text().splitlines()[: reported.number]
     header = max(number for number, line in enumerate(above, start=1) if line.startswith("["))
-    change(told.path, header, lambda _: f"[{found[1]}]\n")
+    change(reported.path, header, lambda _: f"[{found[1]}]\n")
 
 
-def rename(_: Site, told: Told, found: re.Match[str]) -> None:
-    change(told.path, told.number, lambda line: line.replace(told.option, found[1]))
+def rename(_: Site, reported: Told, found: re.Match[str]) -> None:
+    change(reported.path, reported.number, lambda line: line.replace(reported.option, found[1]))
 
 
-def part(_: Site, told: Told, __: re.Match[str]) -> None:
-    change(told.path, told.number, lambda line: re.sub(r"(.*?) +(#.*)", r"\2\n\1", line))
+def part(_: Site, reported: Told, __: re.Match[str]) -> None:
+    change(reported.path, reported.number, lambda line: re.sub(r"(.*?) +(#.*)", r"\2\n\1", line))
 
 
 def shell(_: Site, __: Told, found: re.Match[str]) -> None:
@@ -290,11 +290,13 @@ def schedule(site: Site, _: Told, found: re.Match[str]) -> None:
     assert main(["schedule", found[1], "--root", str(site.root)]) == 0
 
 
-def name_authorities(site: Site, told: Told, found: re.Match[str]) -> None:
-    remove(site, told, found)
+def name_authorities(site: Site, reported: Told, found: re.Match[str]) -> None:
+    remove(site, reported, found)
     path = site.root / found[1].lstrip("/")
     path.write_text(
-        re.sub(r"(?m)^FEDCLOUD_CA_BUNDLE=.*", f"FEDCLOUD_CA_BUNDLE={told.value}", path.read_text())
+        re.sub(
+            r"(?m)^FEDCLOUD_CA_BUNDLE=.*", f"FEDCLOUD_CA_BUNDLE={reported.value}", path.read_text()
+        )
     )
 
 
@@ -318,7 +320,7 @@ REMEDIES: Mapping[str, Callable[[Site, Told, re.Match[str]], None]] = {
     r"appliance schedule (\w+)": schedule,
     r"; (?:nothing is executed here: )?write ([^\s,]+)": write,
 }
-"""What is told to be done, and how that is done; the first that fits."""
+"""Remedies in messages, and how each is carried out; the first that matches counts."""
 
 
 def carry_out(site: Site, line: str, value: str) -> None:

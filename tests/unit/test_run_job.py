@@ -1,7 +1,6 @@
 """One job, once: lock, key, time limit, signals, record, exit status.
 
-Below the lock runs a real program in docker-compose's place: it writes down how it was called and
-does as it is told.
+A real program stands in for docker-compose: it records its call, and behaves as the test chose.
 """
 
 from __future__ import annotations
@@ -79,11 +78,13 @@ class Site:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    def told(self, name: str) -> list[str]:
+    def reported(self, name: str) -> list[str]:
         return (self.place / name).read_text().splitlines()
 
     def volumes(self) -> list[str]:
-        return [value for flag, value in itertools.pairwise(self.told("arguments")) if flag == "-v"]
+        return [
+            value for flag, value in itertools.pairwise(self.reported("arguments")) if flag == "-v"
+        ]
 
     def record(self, job: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(
@@ -146,7 +147,11 @@ def test_a_first_extraction_does_not_read_the_usage_of_all_years(site: Site) -> 
     assert kept.read_text() == f"{first_of_this_month()}\n"
     kept.write_text("2026-03-01\n")
     assert site.run("caso").returncode == 0
-    assert site.told("arguments")[-3:] == ["caso-extract", "--since", "2026-03-01T00:00:00+00:00"]
+    assert site.reported("arguments")[-3:] == [
+        "caso-extract",
+        "--since",
+        "2026-03-01T00:00:00+00:00",
+    ]
 
 
 def test_a_start_runs_both_jobs_of_accounting_in_one_process(site: Site) -> None:
@@ -190,7 +195,7 @@ def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == "from the job\n"
     etc = site.root / "etc/fedcloud"
-    assert site.told("arguments") == [
+    assert site.reported("arguments") == [
         *(
             "-p",
             "fedcloud",
@@ -217,26 +222,26 @@ def test_of_the_caller_s_environment_nothing_reaches_docker_compose(
     monkeypatch.setenv("FEDCLOUD_VERSION", "9.9.9")
     monkeypatch.setenv("OS_PASSWORD", "geheim")
     assert site.run("caso").returncode == 0
-    told = set(site.told("environment"))
-    assert not any(line.startswith("OS_PASSWORD") for line in told)
-    assert [line for line in told if line.startswith("FEDCLOUD_VERSION")] == [
+    reported = set(site.reported("environment"))
+    assert not any(line.startswith("OS_PASSWORD") for line in reported)
+    assert [line for line in reported if line.startswith("FEDCLOUD_VERSION")] == [
         f"FEDCLOUD_VERSION={VERSION}"
     ]
-    assert {f"DOCKER_HOST=unix://{site.engine.socket}", f"FEDCLOUD_ROOT={site.root}"} <= told
+    assert {f"DOCKER_HOST=unix://{site.engine.socket}", f"FEDCLOUD_ROOT={site.root}"} <= reported
 
 
 def test_the_mapping_of_newer_releases_wins(site: Site) -> None:
     """R18: by a variable of the compose file, unless appliance.env names another one."""
     assert site.run("caso").returncode == 0
-    assert "FEDCLOUD_CASO_MAPPING=/etc/voms.json" in site.told("environment")
+    assert "FEDCLOUD_CASO_MAPPING=/etc/voms.json" in site.reported("environment")
     (site.root / "etc/caso").mkdir()
     (site.root / "etc/caso/voms.json").write_text("{}")
     assert site.run("caso").returncode == 0
-    assert "FEDCLOUD_CASO_MAPPING=/etc/caso/voms.json" in site.told("environment")
+    assert "FEDCLOUD_CASO_MAPPING=/etc/caso/voms.json" in site.reported("environment")
     with (site.root / "etc/fedcloud/appliance.env").open("a") as env:
         env.write("FEDCLOUD_CASO_MAPPING='/etc/mine.json'")
     assert site.run("caso").returncode == 0
-    assert "FEDCLOUD_CASO_MAPPING=/etc/mine.json" in site.told("environment")
+    assert "FEDCLOUD_CASO_MAPPING=/etc/mine.json" in site.reported("environment")
 
 
 @pytest.mark.parametrize("status", [1, 2, 3, 137])
@@ -352,7 +357,7 @@ def test_other_jobs_do_not_wait_for_it(site: Site) -> None:
 def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
     """R21: a copy with mode 0400 for fedcloud, removed afterwards; the key itself stays root's."""
     assert site.run("ssmsend").returncode == 0
-    assert site.told("keys") == ["400 1999 1999"]
+    assert site.reported("keys") == ["400 1999 1999"]
     grid = site.root / "etc/grid-security"
     assert site.volumes() == [
         f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
@@ -362,7 +367,7 @@ def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
     status = (grid / "hostkey.pem").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o400, os.getuid())
     assert site.run("caso").returncode == 0
-    assert site.told("keys") == []
+    assert site.reported("keys") == []
 
 
 def test_foreign_names_where_the_key_is_staged(site: Site) -> None:
@@ -471,7 +476,7 @@ def test_cloudkeeper_gets_the_key_only_with_authentication(site: Site) -> None:
                 "what the backend must prove to be"
             )
         assert site.run("cloudkeeper").returncode == 0
-        assert site.told("keys") == staged
+        assert site.reported("keys") == staged
     grid = site.root / "etc/grid-security"
     assert site.volumes() == [
         f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
@@ -607,9 +612,9 @@ def test_a_signal_before_the_job_begins_is_recorded(site: Site) -> None:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
     assert process.returncode == 3
-    told = site.record("ssmsend")
-    assert (told["status"], told["counts"]) == (3, {"job_exit_status": 3})
-    assert "interrupted" in told["failures"][0]
+    reported = site.record("ssmsend")
+    assert (reported["status"], reported["counts"]) == (3, {"job_exit_status": 3})
+    assert "interrupted" in reported["failures"][0]
     assert site.runs == []
 
 
@@ -661,7 +666,7 @@ def test_what_a_killed_run_left_goes_at_the_next_start(site: Site) -> None:
     site.engine.add("left", labels=labels)
     site.engine.add("other", labels=labels | {"eu.egi.fedcloud.job": "caso"})
     pid = int(site.runs[0].split()[1])
-    deadline = time.monotonic() + 10  # what ran for it has been told to stop
+    deadline = time.monotonic() + 10  # its container has got SIGTERM
     while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -168,9 +168,9 @@ def test_timers_that_cannot_be_enabled_leave_the_tables(
     in_the_way = root / "etc/systemd/system/timers.target.wants/fedcloud-job@ssmsend.timer"
     in_the_way.mkdir(parents=True)
     assert schedule(root, "systemd") == 3
-    told = capsys.readouterr().err
-    assert told.startswith("appliance: systemctl: cannot enable the timers: ")
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith("appliance: systemctl: cannot enable the timers: ")
+    assert reported.count("\n") == 1
     assert (tables(root), timers(root)) == (TABLES, [in_the_way.name])
     assert "15 * * * * root" in edited.read_text()
     in_the_way.rmdir()
@@ -203,9 +203,9 @@ def test_lines_that_end_in_cr_lf_are_reported(
     text = table.read_text()
     table.write_bytes(text.replace("2>&1\n", "2>&1\r\n").encode())
     assert schedule(root) == 1
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
+    reported = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     number = len(text.splitlines())
-    assert told == [
+    assert reported == [
         (
             f"! {table}:{number}: lines end in CR LF, and cron passes CR to the shell; sed -i "
             f"'s/\\r$//' {table}"
@@ -236,9 +236,11 @@ def test_what_cron_ignores_is_reported(root: Path, capsys: pytest.CaptureFixture
         "47 */6 * * * /usr/local/bin/appliance run fetch-crl --date=$(date +%F)\n"
     )
     assert schedule(root) == 1
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"! {root}")]
+    reported = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(f"! {root}")
+    ]
     last = len((directory / "ssmsend").read_text().splitlines())
-    assert told == [
+    assert reported == [
         (
             f"! {directory}/caso.cron: cron ignores it for its name; rename it to letters, digits, "
             "- and _ only"
@@ -386,7 +388,9 @@ def test_a_first_installation_starts_nothing(
     for name in TABLES:
         (root / "etc/cron.d" / name).rename(root / "etc/fedcloud/cron.d" / name)
     assert schedule(root) == 1
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
-    assert told == ["! no job is started yet: schedule them with appliance schedule cron|systemd"]
+    reported = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
+    assert reported == [
+        "! no job is started yet: schedule them with appliance schedule cron|systemd"
+    ]
     assert schedule(root, "cron") == 0
     assert tables(root) == TABLES

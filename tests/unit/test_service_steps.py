@@ -227,12 +227,12 @@ def test_the_unit_s_main_process_is_docker_compose(site: Site, unit: str) -> Non
         assert process.wait(timeout=30) == 42
     assert int((site.place / "pid").read_text()) == process.pid
     assert site.calls() == [f"up --no-build --no-color {' '.join(SERVICES[unit])}"]
-    told = (site.place / "environment").read_text().splitlines()
-    assert "HOME=/run/fedcloud" in told
-    assert f"DOCKER_HOST=unix://{site.engine.socket}" in told
-    assert "FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf" in told
-    assert not [line for line in told if line.startswith("COMPOSE_FILE")]
-    assert [line for line in told if line.startswith("FEDCLOUD_VERSION")] == [
+    reported = (site.place / "environment").read_text().splitlines()
+    assert "HOME=/run/fedcloud" in reported
+    assert f"DOCKER_HOST=unix://{site.engine.socket}" in reported
+    assert "FEDCLOUD_BACKEND_CONFIG=/etc/cloudkeeper/cloudkeeper-os.conf" in reported
+    assert not [line for line in reported if line.startswith("COMPOSE_FILE")]
+    assert [line for line in reported if line.startswith("FEDCLOUD_VERSION")] == [
         f"FEDCLOUD_VERSION={VERSION}"
     ]
 
@@ -250,7 +250,7 @@ def test_a_missing_docker_compose_is_one_line(
 def test_a_stop_leaves_alone_what_the_engine_has_started_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R38: systemd sets MAINPID while docker-compose is there to be told."""
+    """R38: systemd sets MAINPID only while docker-compose runs."""
     assert site.step("stop", "bdii") == 0
     assert site.calls() == []
     monkeypatch.setenv("MAINPID", "4711")
@@ -341,9 +341,9 @@ def test_a_start_with_a_bad_configuration_takes_the_copy_that_passed_last(
         "voms.json",
     ]
     assert all(volume["read_only"] for volume in volumes)
-    told = last_status(unit_status)
-    assert told.startswith("cloudkeeper-os: runs with the configuration that passed on 20")
-    assert words in told
+    reported = last_status(unit_status)
+    assert reported.startswith("cloudkeeper-os: runs with the configuration that passed on 20")
+    assert words in reported
     assert site.step("ready", "cloudkeeper-os") == 0  # the bad one is not kept
     assert (
         site.root / "var/lib/fedcloud/services/cloudkeeper-os/good/0"

@@ -78,11 +78,11 @@ def test_a_compose_that_is_too_old_is_reported(
     program = tmp_path / "docker-compose"
     compose_v5.install(program, version="1.25.0")
     assert status(tmp_path) == 1
-    told = (
+    reported = (
         f"  ! {program}: is Compose 1.25.0; 1.29 is the oldest that works; install "
         "Compose: apt-get install "
     )
-    assert told in capsys.readouterr().out
+    assert reported in capsys.readouterr().out
 
 
 def test_podman_s_socket_is_named_as_unsupported(
@@ -314,8 +314,8 @@ def test_who_can_connect_is_reported(
         in shown
     )
     assert status(tmp_path, "--json") == 0
-    told = json.loads(capsys.readouterr().out)["reach"]
-    assert (sorted(told), told["complaints"]) == (["clients", "complaints", "egress"], [])
+    reported = json.loads(capsys.readouterr().out)["reach"]
+    assert (sorted(reported), reported["complaints"]) == (["clients", "complaints", "egress"], [])
     environment.write_text("FEDCLOUD_BDII_LISTEN=127.0.0.1:2170\n")
     assert status(tmp_path) == 1
     assert (

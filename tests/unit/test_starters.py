@@ -234,10 +234,10 @@ def test_ours_alone_is_ever_removed(root: Path, capsys: pytest.CaptureFixture[st
     """F-R20: `schedule` refuses, and no file has changed."""
     paths = {put(root, place, text): text for place, text, _, _ in STARTERS.values()}
     assert main(["schedule", "cron", "--root", str(root)]) == 2
-    told = capsys.readouterr().err
-    assert all(str(path) in told for path in paths)
+    reported = capsys.readouterr().err
+    assert all(str(path) in reported for path in paths)
     assert all(path.read_text() == text for path, text in paths.items())
-    assert told.count("remove this line") == len(STARTERS)
+    assert reported.count("remove this line") == len(STARTERS)
 
 
 def refuses(root: Path, job: str) -> bool:
