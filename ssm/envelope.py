@@ -141,13 +141,15 @@ def decrypt(message: bytes, *, identity: Identity) -> bytes:
     if mime.parse_content_type(headers.get("content-type", "")).type not in mime.OPAQUE_TYPES:
         return message
     if not isinstance(identity.key, rsa.RSAPrivateKey):
-        raise Undecipherable("message", "it is encrypted, which needs an RSA key to open")
+        raise Undecipherable("message", "it is encrypted, and only an RSA key can decrypt it")
     try:
         return pkcs7.pkcs7_decrypt_der(
             base64.b64decode(body), identity.certificate, identity.key, []
         )
     except UnsupportedAlgorithm as error:
-        raise Undecipherable("message", f"encrypted by other means than AES-CBC: {error}") from None
+        raise Undecipherable(
+            "message", f"encrypted with another cipher than AES-CBC: {error}"
+        ) from None
     except (ValueError, TypeError) as error:
         raise Undecipherable(
             "message", f"not encrypted to this host's certificate: {error}"

@@ -58,7 +58,7 @@ def describe(
     alone = f"; {in_flight[0]} was sent alone" if len(in_flight) == 1 else ""
     remedy = "look into the broker's log"
     if alone:
-        remedy += "; if it takes others and never this one, the message is set aside then"
+        remedy += "; if it accepts others but never this one, the message will be set aside"
     if isinstance(end, Lost):
         return Unavailable(broker, f"connection broken: {end.cause}{alone}", remedy)
     if is_about_broker(end):

@@ -67,7 +67,7 @@ def load_recipient(
         raise LocalFailure.from_os(error) from None
     except ValueError:
         remedy = "install the receiver's certificate"
-        raise Malformed(path, "no certificate in PEM form", remedy) from None
+        raise Malformed(path, "is not a certificate in PEM form", remedy) from None
     envelope.check_recipient(recipient, subject=path)
     if at > recipient.not_valid_after_utc:
         cause = f"expired on {recipient.not_valid_after_utc:%Y-%m-%d}"
@@ -148,7 +148,7 @@ class Packer:
         limit = self.max_wire(message_id) if self.max_wire is not None else len(wire)
         if len(wire) > limit:
             is_known = split.take_apart(mime.with_newlines(text)) is not None
-            form = "a single record" if is_known else "of no form that can be split"
+            form = "a single record" if is_known else "in a form that cannot be split"
             cause = f"signed, it has {len(wire)} bytes, AMS takes at most {limit}, and it is {form}"
             raise envelope.Unsendable("message", cause, "put less into one record or message")
         return wire

@@ -153,7 +153,7 @@ class AMSClient:
             return [_read_message(entry) for entry in received]
         except (KeyError, TypeError, AttributeError):
             raise Unavailable(
-                self.service, "answers a pull with something that is no list of messages", LOOK
+                self.service, "answers a pull with something other than a list of messages", LOOK
             ) from None
 
     def acknowledge(self, subscription: str, ack_ids: Sequence[str]) -> None:
@@ -305,7 +305,7 @@ def _require_working(answer: HTTPAnswer, subject: object) -> None:
         cause = f"is out of order ({status}: {answer.detail})"
         raise Interrupted(subject, cause, LASTS, status=status)
     if status // 100 == 3:  # noqa: PLR2004  the class of redirections
-        raise Unavailable(subject, f"sends elsewhere ({status}): {answer.location}", LOOK)
+        raise Unavailable(subject, f"redirects ({status}): {answer.location}", LOOK)
 
 
 def _quote(name: str) -> str:

@@ -182,7 +182,7 @@ class KeptConnection:
             yield
         except (OSError, http.client.HTTPException) as error:
             if is_late.is_set() or isinstance(error, TimeoutError):
-                cause = f"gives no whole answer within {REQUEST_TIMEOUT.total_seconds():.0f} s"
+                cause = f"sends no complete answer within {REQUEST_TIMEOUT.total_seconds():.0f} s"
                 self.close()
                 raise Interrupted(self._address, cause, LASTS) from error
             raise

@@ -285,7 +285,7 @@ class _Transport(Transport):  # type: ignore[misc]  # stomp.py has no types
     def disconnect_socket(self) -> None:
         """End the stream. stomp.py calls this when heart-beats fail, `close` at the end."""
         self.running = False
-        self.cause = f"no sign of life for {1.5 * HEART_BEAT_MS / 1000:.0f} s"
+        self.cause = f"no heart-beat for {1.5 * HEART_BEAT_MS / 1000:.0f} s"
         open_socket = self.socket
         if open_socket is not None:
             with contextlib.suppress(OSError):

@@ -137,7 +137,7 @@ def test_a_slow_answer_is_an_answer(tmp_path: Path, trust: Trust) -> None:
         (Fault(Kind.ANSWER, body=b'{"messageIds": []}'), "confirms 0 of 1 published messages"),
         (
             Fault(Kind.REDIRECT),
-            "sends elsewhere (302): https://elsewhere.example.org; check [broker] host",
+            "redirects (302): https://elsewhere.example.org; check [broker] host",
         ),
         (
             Fault(Kind.STATUS, on="token", status=503, times=9),

@@ -118,7 +118,7 @@ def test_published_messages_are_pulled_until_acknowledged(service: AMS, trust: T
             Unavailable,
             "answers with more than 65536 bytes",
         ),
-        (Fault(Kind.REDIRECT), Unavailable, "sends elsewhere (302): https://elsewhere.example.org"),
+        (Fault(Kind.REDIRECT), Unavailable, "redirects (302): https://elsewhere.example.org"),
         (Fault(Kind.HALF), request.Interrupted, "breaks off in the middle of an answer"),
         (
             Fault(Kind.HALF_UNANNOUNCED),
@@ -165,7 +165,7 @@ def test_published_messages_are_pulled_until_acknowledged(service: AMS, trust: T
         (
             Fault(Kind.REDIRECT, on="token"),
             Unavailable,
-            "sends elsewhere (302): https://elsewhere.example.org",
+            "redirects (302): https://elsewhere.example.org",
         ),
     ],
 )
@@ -237,7 +237,7 @@ def test_there_is_a_time_for_the_whole_answer(
     client = client_of(service, trust)
     client.open()
     begin = time.monotonic()
-    with pytest.raises(request.Interrupted, match="gives no whole answer within 1 s"):
+    with pytest.raises(request.Interrupted, match="sends no complete answer within 1 s"):
         client.publish("topic", [MESSAGE] * 20)
     assert time.monotonic() - begin < 5
     client.close()
