@@ -29,6 +29,9 @@ from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
 
+SHORT = 0.6
+"""Seconds to wait for a receipt, of a broker that sends none; too short on a busy machine."""
+
 
 def sender_to(
     broker: FaultBroker | AMS,
@@ -39,6 +42,7 @@ def sender_to(
     seconds: float = 60,
     max_wire: bool = False,
     path_type: str = "dirq",
+    receipt_timeout: float = 10,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[Sender, list[str]]:
     credential = trust.host("sender")
@@ -79,7 +83,7 @@ def sender_to(
         record=RunRecord("ssmsend"),
         deadline=time.monotonic() + seconds,
         is_stopping=is_stopping,
-        receipt_timeout=timedelta(seconds=0.6),
+        receipt_timeout=timedelta(seconds=receipt_timeout),
     )
     return made, names
 
@@ -94,7 +98,7 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
 def test_messages_without_a_receipt_are_sent_again(tmp_path: Path, trust: Trust) -> None:
     faults = [Fault(Kind.NO_RECEIPT, after=2), Fault(Kind.WRONG_RECEIPT)]
     with FaultBroker(trust.host("broker"), trust.grid.certificate, faults) as broker:
-        sender, names = sender_to(broker, tmp_path, trust, 5)
+        sender, names = sender_to(broker, tmp_path, trust, 5, receipt_timeout=SHORT)
         assert sender.run() is ExitStatus.DONE
         assert broker.ids() == [*names, names[2], *names[2:]]
     assert QueueSimple(str(tmp_path / "spool")).count() == 0
@@ -105,11 +109,11 @@ def test_a_broker_that_never_confirms_is_given_up(tmp_path: Path, trust: Trust) 
     with FaultBroker(
         trust.host("broker"), trust.grid.certificate, [Fault(Kind.NO_RECEIPT)] * 3
     ) as broker:
-        sender, names = sender_to(broker, tmp_path, trust, 2)
+        sender, names = sender_to(broker, tmp_path, trust, 2, receipt_timeout=SHORT)
         with pytest.raises(Unavailable, match="no receipt for 1 s"):
             sender.run()
         assert broker.connections == 3
-        assert sender._silence == pytest.approx(1.5 * 0.6)
+        assert sender._silence == pytest.approx(1.5 * SHORT)
         assert timedelta(minutes=3) >= 1.5 * RECEIPT_TIMEOUT
     assert QueueSimple(str(tmp_path / "spool")).count() == 2
     assert list((tmp_path / "spool").glob("*/*.lck")) == []
@@ -120,7 +124,7 @@ def test_receipts_of_other_messages_are_no_sign_of_progress(tmp_path: Path, trus
     with FaultBroker(
         trust.host("broker"), trust.grid.certificate, [Fault(Kind.WRONG_RECEIPT)] * 3
     ) as broker:
-        sender, _ = sender_to(broker, tmp_path, trust, 1)
+        sender, _ = sender_to(broker, tmp_path, trust, 1, receipt_timeout=SHORT)
         with pytest.raises(Unavailable, match="no receipt for 1 s"):
             sender.run()
         assert broker.connections == 3
