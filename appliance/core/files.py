@@ -96,7 +96,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # NFS may have no locks
             fcntl.flock(directory, fcntl.LOCK_EX)
         try:
             write_new(temporary, data, mode=mode)
@@ -148,6 +148,7 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
 
     """
     require_regular(path, path.stat(follow_symlinks=follow))  # opening a device may act on it
+    # Without O_NONBLOCK, opening a pipe waits until another process opens it for writing.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     flags |= 0 if follow else os.O_NOFOLLOW
     descriptor = os.open(path, flags)

@@ -26,6 +26,7 @@ def read(path: Path) -> datetime | None:
 
     """
     try:
+        # A date of any cASO is ASCII; a longer file or another text is not a checkpoint.
         text = files.read_regular(path, limit=_LONGEST, follow=True).decode("ascii").strip()
     except FileNotFoundError:
         return None

@@ -113,7 +113,7 @@ def _line(name: str, value: str) -> str:
         line = f"{name}:: {base64.b64encode(value.encode('utf-8', 'surrogateescape')).decode()}"
     if len(line) <= WIDTH:
         return line + "\n"
-    rest = range(WIDTH, len(line), WIDTH - 1)
+    rest = range(WIDTH, len(line), WIDTH - 1)  # each further line begins with a blank
     return "\n ".join([line[:WIDTH], *(line[start : start + WIDTH - 1] for start in rest)]) + "\n"
 
 
@@ -162,6 +162,7 @@ def _unfolded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
     start = 0
     for number, raw in enumerate(lines, start=1):
         line = raw.removesuffix(b"\n").removesuffix(b"\r")
+        # A folded line continues the one before, but not an empty one, which ends a record.
         if line.startswith(b" ") and parts and parts != [b""]:
             parts.append(line[1:])
             continue
@@ -182,6 +183,7 @@ def _record(block: list[tuple[int, str]]) -> Iterator[Entry | MalformedRecord]:
             yield MalformedRecord(number, str(error))
             return
         folded = name.lower()
+        # "version: 1" may precede the first record without an empty line (RFC 2849).
         if folded == "version" and dn is None and len(spelling) == 0:
             continue
         if (folded == "dn") != (dn is None):
@@ -303,6 +305,7 @@ def normalise_dn(dn: str) -> str:
         LdifError: the text is not a name.
 
     """
+    # Nearly all names have no escapes, and need no parser.
     parts = dn.split(",")
     if all(map(_PLAIN_RDN.fullmatch, parts)):
         return ",".join(starmap(_normal_pair, (part.split("=", 1) for part in parts)))

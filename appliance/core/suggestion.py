@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Return the known name that is most like ``name``; empty if none is like it."""
+    # difflib's own cutoff of 0.6 finds one wrong letter in a word of four.
     found = difflib.get_close_matches(name, list(known), n=1)
     return found[0] if found else ""
 

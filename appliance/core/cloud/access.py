@@ -56,6 +56,7 @@ def read_options(
         if option.name in login.SCOPE or option.name == "auth_url":
             continue
         aliases = [(section, alias) for alias in option.aliases]
+        # Checked here, because keystoneauth's own error has neither file nor line.
         must = f"{auth_type} needs it" if option.is_required else ""
         value = settings.text(
             section,
@@ -96,6 +97,7 @@ def warn_of_open_files(settings: Settings, read: Document, section: str, auth_ty
 def _check_plugin(
     settings: Settings, section: str, auth_type: str, found: Mapping[str, str], *, is_complete: bool
 ) -> None:
+    # Name and domain are not required one by one: an id replaces both.
     if auth_type in ("v3password", "password"):
         domains = (
             "user_domain_id",

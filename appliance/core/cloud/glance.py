@@ -87,6 +87,7 @@ class Glance:
 
     def create(self, image: Image) -> None:
         """Create the record of an image, which has its ``id``: a repeat cannot create another."""
+        # 409 is the answer to a repeat, after the answer to the first request was lost.
         self._call("POST", "/v2/images", json=image, accept=(CONFLICT,))
 
     def upload(self, image_id: str, data: Data) -> None:
@@ -97,10 +98,11 @@ class Glance:
             data=data,
             headers={
                 "Content-Type": "application/octet-stream",
+                # Newer releases of Glance compare it with the data; older ones ignore it.
                 "x-openstack-image-size": str(len(data)),
             },
             timeout=(_BLOCK_PATIENCE.total_seconds(), _ANSWER_PATIENCE.total_seconds()),
-            log=False,
+            log=False,  # keystoneauth would log the body, all of the image
         )
 
     def change(self, image_id: str, patch: Patch) -> None:

@@ -183,6 +183,7 @@ def _refusal(access: Access, subject: str, status: int, answer: Any) -> LoginFai
         return LoginDenied(subject, cause, f"have its operators allow {who} to log in by {grant}")
     if code == "invalid_client" or status in (_UNAUTHORIZED, _FORBIDDEN):
         return LoginDenied(subject, cause, f"correct {access.place('client_id')} and client_secret")
+    # 405: a path of the issuer that does not take POST, so not its token endpoint.
     if status in (_NOT_FOUND, 405):
         cause = f"{ISSUER} answers {status} to a request for an access token"
         return LoginUnavailable(subject, cause, f"correct {_token_option(access)}")
@@ -298,6 +299,7 @@ def _json(response: requests.Response | None) -> Any:
 
 def _is_keystones(response: requests.Response | None) -> bool:
     """Check whether Keystone itself refused, and not the web server before it."""
+    # mod_auth_openidc answers with a Bearer challenge (RFC 6750, 3) before Keystone is reached.
     if response is None or "bearer" in response.headers.get("WWW-Authenticate", "").lower():
         return False
     answer = _json(response)

@@ -28,6 +28,7 @@ def projects(cloud: Cloud, *, tag: str = "") -> list[Project]:
     """
     with understood(cloud.host, "Keystone"):
         found = [Project.read(one) for one in _listing(cloud.unscoped, "/auth/projects")]
+    # In the account's own listing `has_role` is true, so it wins over the tagged ones.
     by_id = {project.id: project for project in found}
     if tag:
         for project in _tagged(cloud, tag):

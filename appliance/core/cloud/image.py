@@ -20,6 +20,7 @@ class ImageProperties:
     def get(self, image_id: str, scope: Scope) -> str | None:
         """Return the property; None if the image lacks it, was deleted, or is not visible."""
         with self._locks.of(image_id):
+            # A property is the same for all projects; an image is hidden from some only.
             if image_id not in self._found and (image_id, scope) not in self._hidden:
                 image = _image(image_id, scope)
                 if image is None:

@@ -54,13 +54,14 @@ def follow(
 
     """
     wanted = dict(query)
+    # Queries are compared, not links: a service may write one query in several ways.
     seen: set[frozenset[tuple[str, str]]] = set()
     while True:
         seen.add(frozenset(wanted.items()))
         response = fetch(f"{path}?{urlencode(wanted)}" if wanted else path)
         asked = response.url
         items, link = read(response, key=key, service=service)
-        del response
+        del response  # it holds the page once more, as bytes
         items.reverse()
         while items:  # a page leaves memory before the next one arrives
             yield items.pop()
@@ -73,6 +74,7 @@ def follow(
             raise Unavailable(host, words, _REMEDY)
         if name not in ("", hosts.name_of_url(asked)) and name not in catalog():
             raise Unavailable(host, f"{words} another host, {name!r}", _FOREIGN_REMEDY)
+        # The link has the filters of the first query, so nothing of that is added again.
         wanted = {**dict(parse_qsl(urlsplit(link).query)), **added}
         if frozenset(wanted.items()) in seen:
             raise Unavailable(host, f"{words} a page that was already read", _REMEDY)

@@ -26,7 +26,7 @@ class Project:
         return cls(
             id=described["id"],
             name=described["name"],
-            domain_id=described.get("domain_id") or "",
+            domain_id=described.get("domain_id") or "",  # null for a project that is a domain
             tags=frozenset(described.get("tags") or ()),
             properties={k: value for k, value in described.items() if isinstance(value, str)},
             is_enabled=described.get("enabled", True),

@@ -156,6 +156,7 @@ class Transport(session.Session):
             hops.note(url, None)
             raise
         hops.note(url, response)
+        # Tokens end by Keystone's clock, so only its answers count, not those of other hosts.
         if response.url.startswith(self._access.auth_url):
             self._note_clock(response)
         if response.status_code in _BUSY:
@@ -178,6 +179,7 @@ class Transport(session.Session):
             return
         offset = time_there - clock.now()
         with self._lock:
+            # The header is older than its arrival, so the smallest offset is the safe one.
             if self.keystone_offset is None or offset < self.keystone_offset:
                 self.keystone_offset = offset
 

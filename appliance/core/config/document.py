@@ -44,6 +44,7 @@ class Document:
         """Add the settings of another document, which win over those of this one."""
         self.paths += other.paths
         self.remarks += other.remarks
+        # Options are merged one by one: a later file may set a single option of a section.
         for section, options in other.sections.items():
             self.sections.setdefault(section, {}).update(options)
 
@@ -96,7 +97,7 @@ def read_text(path: Path) -> str:
             raise ConfigurationError(
                 [Problem(path, 0, "", "is larger than 1 MiB, which no configuration is")]
             )
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")  # editors on Windows write a byte order mark
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
         raise ConfigurationError([Problem(path, 0, "", f"cannot be read: {cause}")]) from error

@@ -113,7 +113,7 @@ class Settings:
         of ``placeholders``, or contains a longer one, is an error.
         """
         entry = self._find(section, option, aliases)
-        self._defaults[section, option] = default
+        self._defaults[section, option] = default  # other options may refer to it
         value = self._expand(entry.text, section) if entry else self._expand(default, section)
         self._observe(entry, section, option, value)
         if required and not value:
@@ -140,6 +140,7 @@ class Settings:
         """Return an option as a whole number within limits."""
 
         def convert(text: str) -> int:
+            # int() also accepts blanks, signs and underscores; oslo.config does the same.
             if not minimum <= int(text) <= maximum:
                 raise ValueError
             return int(text)
@@ -284,6 +285,7 @@ class Settings:
         self._warn_of_unknown()
         for (section, option), text in self._deprecated.items():
             self.deprecate(section, option, text)
+        # A set, because a program may read an option more than once.
         problems = sorted({*self._problems, *self._document.remarks})
         if any(problem.is_fatal for problem in problems):
             raise ConfigurationError(problems)
@@ -303,6 +305,7 @@ class Settings:
 
     def _observe(self, entry: Setting | None, section: str, option: str, text: str) -> None:
         if (section, option) in COMPARED:
+            # A default has no place; the last file is where it would be set.
             path = entry.path if entry else (self._document.paths or [Path()])[-1]
             _observed.append(Value(section, option, text, path, entry.line if entry else 0))
 
@@ -375,6 +378,7 @@ class Settings:
         for section, options in self._document.sections.items():
             if section not in self._known:
                 words = f"unknown section{_hint(section, self._known)}"
+                # One line for the section: its options are unknown for the same reason.
                 for entry in list(options.values())[:1]:
                     self._report(entry, section, "", words, is_fatal=False)
                 continue

@@ -57,6 +57,7 @@ class _Word:
     @property
     def name(self) -> str:
         """The variable that the word sets; empty if it is not an assignment."""
+        # In sh, "NAME"=value is a command, not an assignment: the name must be unquoted.
         name, equals, _ = self.text.partition("=")
         return name if equals and self.literal_length > len(name) and _NAME.fullmatch(name) else ""
 
@@ -97,6 +98,7 @@ def parse(path: Path, text: str) -> Document:
                 Setting(word.text.partition("=")[2], path, word.line),
                 document.get(SECTION, word.name),
             )
+            # An empty value above is a template, which a later line fills.
             if earlier and earlier.text not in ("", entry.text):
                 text = f"is set a second time; first in line {earlier.line}; remove one"
                 problems.append(Problem(path, word.line, word.name, text))

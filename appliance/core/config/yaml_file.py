@@ -43,6 +43,7 @@ def parse(path: Path, text: str) -> Tree:
     import yaml  # noqa: PLC0415  start-up is a cost
 
     try:
+        # compose() stops before values are made, so `1.10` and `010` keep their digits.
         root: Any = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

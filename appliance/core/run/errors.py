@@ -117,6 +117,7 @@ class Busy(ApplianceError):
     status = ExitStatus.PARTLY
 
 
+# What an administrator can do about an error of the kernel, whichever the file.
 _REMEDIES = {
     errno.EPERM: "check the owner of the file and of the directory that it is in",
     errno.EACCES: "check owner and mode of the file and of the directories above it",

@@ -22,6 +22,7 @@ class Layout:
 
     def path(self, absolute: str) -> Path:
         """Return the path that ``absolute``, a path on an appliance, has in this layout."""
+        # Joining an absolute path would discard the root.
         return self.root / absolute.lstrip("/")
 
     @property

@@ -65,6 +65,7 @@ def unseen(path: object) -> str:
 @functools.lru_cache(maxsize=2)
 def _pairs(places: str) -> Mapping[str, str]:
     pairs = (word.partition("=") for word in places.split())
+    # A relative path would be replaced in the middle of other words.
     return {
         inside: outside
         for inside, _, outside in pairs

@@ -124,7 +124,7 @@ def recorded(
     with watch:
         try:
             yield record
-        except Busy:
+        except Busy:  # the record in place belongs to the run that holds the lock
             raise
         except (Exception, KeyboardInterrupt) as error:
             known = LocalFailure.from_os(error) if isinstance(error, OSError) else error
@@ -269,6 +269,7 @@ def _metrics(record: RunRecord, *, seconds: float) -> bytes:
             record.last_success.timestamp(),
         )
     for name, value in sorted(record.counts.items()):
+        # One bad name would make node_exporter drop the whole file.
         if name in gauges or not _NAME.fullmatch(name):
             raise ValueError(f"not the name of a figure: {name!r}")
         gauges[name] = (f"{name.replace('_', ' ')} of the last run", float(value))

@@ -132,12 +132,13 @@ class CADirectory:
                 subject,
                 f"{len(untrusted)} certificates came with it, at most {_MAX_UNTRUSTED} are read",
             )
-        known = self._revocation
+        known = self._revocation  # another thread may replace it by `refresh`
         anchors = known.anchors
         chain = build(anchors, certificate, untrusted=untrusted, at=at)
         for link in chain:
             check_key(link, subject=subject)
         for child, issuer in itertools.pairwise(chain):
+            # Names, rights and dates of installed CAs were checked by OpenSSL all the same.
             if not anchors.holds(child):
                 check_signature_hash(child, subject=subject, allow_sha1=self._allow_sha1)
                 _check_policies(anchors, child, issuer=issuer, subject=subject)

@@ -50,6 +50,7 @@ class Identity:
                 certificate is not valid at ``at``.
 
         """
+        # Taken first: a file that is replaced while it is read then counts as changed.
         stamp = _stamp(certificate_path, key_path)
         certificate, *chain = _load_certificates(certificate_path)
         key = _load_key(key_path)
@@ -76,6 +77,7 @@ class Identity:
 
     def expiry_warning(self, *, at: datetime) -> str:
         """Return a warning if the certificate ends within `EXPIRY_WARNINGS`, else nothing."""
+        # The shortest period that applies comes first.
         for days in EXPIRY_WARNINGS:
             if self.expires_within(days, at=at):
                 ends = f"{self.certificate.not_valid_after_utc:%Y-%m-%d %H:%MZ}"

@@ -45,6 +45,7 @@ def build(
 
     """
     subject = subject_of(certificate)
+    # OpenSSL returns copies, which are mapped to our objects by their fingerprints.
     given = {one.fingerprint(SHA256()): one for one in (*untrusted, certificate)}
 
     def identify(found: crypto.X509) -> x509.Certificate:
@@ -121,6 +122,7 @@ def _refusal(
     subject: DN,
 ) -> Untrusted:
     code, _depth, words = error.errors
+    # 2, 18, 19, 20: no issuer, self-signed leaf, self-signed in the chain, no local issuer.
     if code in _NO_ISSUER:
         issuer = _issuer_of(culprit)
         missing = f"its issuer {issuer} is not among the trust anchors in {anchors.path}"

@@ -164,6 +164,7 @@ def _read_signed_data(
     if digest not in DIGESTS and not (digest == "sha1" and allow_sha1):
         cause = f"its digest is {digest[:40].upper()}"
         raise Untrusted("signature", cause, "sign with SHA-256 or better")
+    # SignedData: version, digests, content, [0] certificates, [1] CRLs, signers (RFC 5652, 5.1).
     [signer_info] = _elements(slices[-1])
     _version, sid, _digest, *rest = _elements(signer_info)
     bag = [found for one in slices[3:-1] if one.startswith(_CONTEXT_0) for found in _elements(one)]

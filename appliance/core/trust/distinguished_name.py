@@ -69,6 +69,7 @@ def canonical(name: x509.Name) -> CanonicalName:
 
     The encoding of a text, the case of ASCII letters and the number of blanks do not count.
     """
+    # The order of attributes within one RDN has no meaning: X.501 defines it as a set.
     rdns = ([(part.oid.dotted_string, _folded(part.value)) for part in rdn] for rdn in name.rdns)
     return tuple(map(frozenset, rdns))
 
@@ -76,6 +77,7 @@ def canonical(name: x509.Name) -> CanonicalName:
 def _folded(value: str | bytes) -> str | bytes:
     if isinstance(value, bytes):
         return value
+    # ASCII letters only, as OpenSSL does: str.lower() would also change others.
     return _BLANKS.sub(" ", value.strip("\t\n\v\f\r ")).translate(_LOWER)
 
 

@@ -97,6 +97,7 @@ def split_header(text: bytes) -> tuple[Mapping[str, str], bytes]:
     if not end:
         raise Malformed("message", NO_BLANK_LINE)
     fields: dict[str, str] = {}
+    # Latin-1 has a character for each byte, so no header can make the decoding fail.
     for line in _FOLD.sub(" ", head.decode("latin-1")).split("\n"):
         found = _FIELD.fullmatch(line)
         if found is None:
@@ -200,7 +201,7 @@ def decode_transfer(body: bytes, *, encoding: str) -> bytes:
     match encoding.lower():
         case "" | "7bit" | "8bit" | "binary":
             return body
-        case "quoted-printable":
+        case "quoted-printable":  # mail libraries choose it for texts beyond ASCII
             return binascii.a2b_qp(body)
         case "base64":
             return _decode_base64(body)
@@ -232,6 +233,7 @@ def _decode_signature(headers: Mapping[str, str], body: bytes) -> bytes:
 
 def _decode_base64(body: bytes) -> bytes:
     try:
+        # Without strict_mode, characters outside the alphabet are skipped: hidden content.
         return binascii.a2b_base64(body.translate(None, b" \t\n"), strict_mode=True)
     except ValueError:
         raise Malformed("message", "broken base64") from None

@@ -107,6 +107,7 @@ class Revocation:
         key = (bytes([len(chain)]), *prints)
         case = self._cases.get(key)
         if case is None:
+            # A limit for the memory of a receiver that runs for months.
             if len(self._cases) >= _MAX_CASES:
                 self._cases.clear()
             case = self._cases[key] = _Case(self, chain, helpers)
@@ -222,6 +223,7 @@ class _Case:
         for position, (link, issuer) in enumerate(pairs):
             error = self._verify(position, 0, at=at)
             if error is not None:
+                # With its clock on, OpenSSL reports a stale list before it looks for the serial.
                 timeless = self._verify(position, 0, at=None)
                 error = timeless if timeless and timeless.code == _Code.REVOKED else error
                 found.append(self._doubt(link, issuer, error, at=at))

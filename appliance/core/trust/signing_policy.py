@@ -86,6 +86,7 @@ def _read_line(line: str, *, entries: list[_AccessEntry]) -> None:
     match parsed["token"], parsed["authority"]:
         case "access_id_CA", "X509":
             entries.append(_AccessEntry(_normalise(value)))
+        # Rights and subjects belong to the last access_id_CA above them.
         case "pos_rights", "globus" if entries and value == "CA:sign":
             entries[-1].may_sign = True
         case "cond_subjects", "globus" if entries:
@@ -95,6 +96,7 @@ def _read_line(line: str, *, entries: list[_AccessEntry]) -> None:
 
 
 def _unquote(value: str) -> str:
+    # A list of subjects is quoted as a whole, and each subject in it once more.
     if value[0] in "'\"" and value.find(value[0], 1) == len(value) - 1:
         return value[1:-1]
     return value
@@ -114,6 +116,7 @@ def _patterns(value: str) -> list[re.Pattern[str]]:
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
+    # Only * and ? are special; all other characters stand for themselves.
     expression = re.escape(_normalise(glob)).replace(r"\*", ".*").replace(r"\?", ".")
     return re.compile(expression, re.DOTALL)
 

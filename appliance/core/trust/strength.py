@@ -38,7 +38,7 @@ def check_key(certificate: x509.Certificate, *, subject: DN) -> None:
     """
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm):  # such as DSA with odd parameters, or GOST
         key = None
     name = subject_of(certificate)
     match key:
