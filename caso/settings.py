@@ -366,7 +366,7 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.VOMapping, S
         except ConfigurationError as error:
             return vo_module.VOMapping(path), error.problems
         return mapping, mapping.warnings
-    if state not in ("does not exist", "is no file"):
+    if state not in ("does not exist", "is not a file"):
         settings.error("DEFAULT", "mapping_file", f"{path} {state}")
     elif settings.where("DEFAULT", "mapping_file", aliases=aliases):
         settings.warn(

@@ -185,7 +185,9 @@ def read(
         connection.search(base, filter_, search_scope=scope, attributes=list(attributes))
         result, response = connection.result, connection.response or []
     except errors.LDAPInvalidFilterError as error:
-        raise Refused(base, _PROTOCOL_ERROR, f"cannot be sent: {filter_!r} is no filter") from error
+        raise Refused(
+            base, _PROTOCOL_ERROR, f"cannot be sent: {filter_!r} is not a filter"
+        ) from error
     except (errors.LDAPException, OSError) as error:
         subject = hosts.join_port(host, port)
         raise Unavailable(subject, f"the directory does not answer: {error}") from error

@@ -105,7 +105,7 @@ def test_a_missing_entry_or_server_is_one_line(
     assert main(["bdii", "search", *place, "-b", "o=nowhere"]) == 3
     assert "o=nowhere: refused by the directory" in capsys.readouterr().err
     assert main(["bdii", "search", *place, "(a=b"]) == 3
-    assert "'(a=b' is no filter" in capsys.readouterr().err
+    assert "'(a=b' is not a filter" in capsys.readouterr().err
     assert main(["bdii", "search", "-h", "127.0.0.1", "-p", "1"]) == 3
     assert capsys.readouterr().err.startswith(
         "appliance: 127.0.0.1:1: the directory does not answer: "

@@ -423,7 +423,7 @@ def state_of(path: Path) -> str:
         return f"{_UNUSABLE}: {(error.strerror or str(error)).lower()}"
     if stat.S_ISREG(mode):
         return "" if os.access(path, os.R_OK) else _OUT_OF_REACH
-    return "is a directory" if stat.S_ISDIR(mode) else "is no file"
+    return "is a directory" if stat.S_ISDIR(mode) else "is not a file"
 
 
 def _lost(path: Path) -> str:
