@@ -249,7 +249,7 @@ def test_a_tagged_project_without_a_role_is_reported(site: CasoSite) -> None:
     assert {record["FQAN"] for record in site.records()} == ALL
 
 
-def test_a_project_without_a_vo_is_told_with_the_command(site: CasoSite) -> None:
+def test_a_project_without_a_vo_is_reported_with_the_command(site: CasoSite) -> None:
     with extra_project(site.testbed, tags=[], role=True) as project:
         site.default["projects"] = "extra"
         site.write()
@@ -267,7 +267,7 @@ def test_a_project_without_a_vo_is_told_with_the_command(site: CasoSite) -> None
         assert "'extra (extra) mapped to VO 'vo.x'\n" in shown.stdout
 
 
-def test_projects_of_one_name_are_told_apart_by_their_domain(site: CasoSite) -> None:
+def test_projects_of_one_name_are_distinguished_by_domain(site: CasoSite) -> None:
     seed = site.testbed.seed()
     ops, egi = seed.projects["vo-ops"].id, seed.projects["vo-biomed"].domain_id
     site.default |= {"projects": "vo-ops", "caso_tag": ""}
@@ -437,7 +437,7 @@ def test_a_spool_that_may_not_be_written(site: CasoSite) -> None:
     assert all("/proc/spool: No such file or directory" in line for line in reported)
 
 
-def test_an_empty_checkpoint_is_told_and_mended(site: CasoSite) -> None:
+def test_an_empty_checkpoint_is_reported_and_mended(site: CasoSite) -> None:
     site.run("caso-extract")
     ops = site.testbed.seed().projects["vo-ops"].id
     (site.state / f"lastrun.{ops}").write_bytes(b"")

@@ -62,7 +62,7 @@ def test_messages_go_in_order_signed_named_and_together(tmp_path: Path, trust: T
     assert token not in log
 
 
-def test_a_configured_token_is_used_and_told_nobody(tmp_path: Path, trust: Trust) -> None:
+def test_a_configured_token_is_used_and_never_shown(tmp_path: Path, trust: Trust) -> None:
     with ams_with(trust) as service:
         site = Site.at_ams(tmp_path, trust, service, messaging="token: geheim-0123")
         site.fill(texts(3))
@@ -242,7 +242,7 @@ def test_a_rogue_service_gets_nothing(tmp_path: Path, trust: Trust) -> None:
         assert site.waiting()[-1:] == names
 
 
-def test_the_system_s_cas_count_unless_told_otherwise(tmp_path: Path, trust: Trust) -> None:
+def test_the_system_s_cas_count_unless_disabled(tmp_path: Path, trust: Trust) -> None:
     """EGI's AMS has a certificate of a CA that is in no IGTF bundle, as browsers know it."""
     public = Trust(tmp_path / "public")
     with AMS(public.host("broker"), trust.grid.certificate) as service:

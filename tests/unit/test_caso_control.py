@@ -37,7 +37,7 @@ def shown(
     return status, capsys.readouterr().out.splitlines()
 
 
-def test_checkpoints_are_told_with_their_age(
+def test_checkpoints_are_reported_with_their_age(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "caso").mkdir()

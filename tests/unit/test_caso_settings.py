@@ -213,7 +213,7 @@ def test_the_default_extractors_of_the_peer_are_no_news_but_chosen_ones_are(tmp_
     assert [problem.text for problem in read.warnings] == ["cinder: not in this version, ignored"]
 
 
-def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
     reported = problems(
         tmp_path,
         """[DEFAULT]
@@ -429,7 +429,7 @@ def test_faults_that_the_plugin_does_not_check(tmp_path: Path) -> None:
     ]
 
 
-def test_a_broken_mapping_file_is_told_with_the_rest(tmp_path: Path) -> None:
+def test_a_broken_mapping_file_is_reported_with_the_rest(tmp_path: Path) -> None:
     (tmp_path / "etc/caso").mkdir(parents=True)
     (tmp_path / "etc/caso/voms.json").write_text('{"ops": {"tenant": null}}')
     reported = problems(tmp_path, f"[DEFAULT]\nmessengers = ssm\n{LOGIN}")
@@ -599,7 +599,7 @@ def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
     ]
 
 
-def test_paths_that_cannot_be_used_are_told_with_their_lines(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_used_are_reported_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     long = f"{tmp_path}/{'x' * 256}"
     text = (

@@ -62,7 +62,7 @@ def test_a_message_that_the_program_fails_on_holds_back_no_other(
     )
 
 
-def test_a_certificate_that_comes_near_its_end_is_told_while_running(
+def test_a_certificate_that_comes_near_its_end_is_reported_while_running(
     tmp_path: Path, trust: Trust, caplog: pytest.LogCaptureFixture
 ) -> None:
     soon = load(trust.grid.issue("soon.example.org", days=6))

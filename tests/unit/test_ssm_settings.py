@@ -186,7 +186,7 @@ def test_a_broker_must_be_named(directory: Path, change: tuple[str, str], expect
     )
 
 
-def test_paths_that_cannot_be_used_are_told_with_their_lines(directory: Path) -> None:
+def test_paths_that_cannot_be_used_are_reported_with_their_lines(directory: Path) -> None:
     long = directory / ("x" * 256)
     text = SENDER.format(directory).replace("[sender]", "[receiver]")
     text = text.replace(
