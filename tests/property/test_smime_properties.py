@@ -5,11 +5,14 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from appliance.core.trust import mime, smime
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
+from appliance.core.trust.chain import subject_of
 from appliance.core.trust.distinguished_name import DN
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
 from appliance.core.trust.signing_policy import SigningPolicy
@@ -132,6 +135,10 @@ def test_a_name_whose_value_is_a_bit_string(sample: Sample) -> None:
     assert text in sample.opaque
     with pytest.raises(Malformed, match="a name in its signer's certificate cannot be read"):
         sample.verify(sample.opaque.replace(text, b"\x03\x05Hosts"))
+    host = Authority.root().issue("/O=Hosts/CN=host.example.org").certificate
+    der = host.public_bytes(Encoding.DER).replace(text, b"\x03\x05Hosts")
+    with pytest.raises(Malformed, match="its subject cannot be read"):
+        subject_of(x509.load_der_x509_certificate(der))
 
 
 @settings(max_examples=100, deadline=None)

@@ -103,14 +103,14 @@ def subject_of(certificate: x509.Certificate) -> DN:
     """
     try:
         return slash_form(certificate.subject)
-    except ValueError:
+    except (TypeError, ValueError):  # as in smime: the first for a BIT STRING
         raise Malformed("certificate", "its subject cannot be read") from None
 
 
 def _issuer_of(certificate: x509.Certificate) -> DN:
     try:
         return slash_form(certificate.issuer)
-    except ValueError:
+    except (TypeError, ValueError):  # as in smime: the first for a BIT STRING
         raise Malformed("certificate", "its issuer's name cannot be read") from None
 
 
