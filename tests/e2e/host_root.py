@@ -10,6 +10,7 @@ unless the host has packages of its own (tests.e2e.packages).
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -99,6 +100,13 @@ class Host:
             self.stand_in(name, text)
         self.stand_in("docker-compose", COMPOSE)
         shutil.copy(TOP / "scripts/install", place / "install")
+
+    def copy(self, root: Path) -> Host:
+        """Return a host with copies of all files, below ``root``."""
+        subprocess.run(["cp", "-a", self.root, root], check=True)
+        copied = copy.copy(self)
+        copied.root = root
+        return copied
 
     def stand_in(self, name: str, text: str) -> None:
         """Put a program into /usr/bin in place of this machine's."""

@@ -31,10 +31,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
-def host(tmp_path: Path, made: Path) -> Host:
-    """Return a host that this version is installed on."""
-    root = tmp_path / "root"
+@pytest.fixture(scope="module")
+def template(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """Return a host that this version is installed on, to be copied."""
+    root = tmp_path_factory.mktemp("template") / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nadm:x:4:\n")
@@ -43,6 +43,12 @@ def host(tmp_path: Path, made: Path) -> Host:
     assert shown.returncode == 0, shown.stderr
     assert host.called() == [RELOAD, RESTART]
     return host
+
+
+@pytest.fixture
+def host(template: Host, tmp_path: Path) -> Host:
+    """Return a host that this version is installed on."""
+    return template.copy(tmp_path / "root")
 
 
 def first(made: Path) -> Path:
