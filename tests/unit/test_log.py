@@ -270,3 +270,12 @@ def test_a_pipe_that_nobody_reads_is_no_log_file(tmp_path: Path) -> None:
     assert b"WARNING - seen" in os.read(reader, 1000)
     os.close(reader)
     log.configure()
+
+
+def test_a_line_that_repeats_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    warn_once = log.Once(logging.getLogger("x"))
+    for line in ("50 % left", "50 % left", "another"):
+        warn_once(line)
+    warn_once("only to know", logging.DEBUG)
+    log.Once(logging.getLogger("x"))("another")
+    assert caplog.messages == ["50 % left", "another", "another"]

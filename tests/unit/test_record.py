@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 import os
@@ -283,3 +284,21 @@ def test_a_flood_of_failures_leaves_a_record_that_can_be_read(tmp_path: Path) ->
     assert isinstance(lines, list)
     assert (len(lines), lines[-1]) == (1001, "29000 more; see the log")
     assert 'fedcloud_run_failures{program="x"} 30000.0' in (tmp_path / "x.prom").read_text()
+
+
+@pytest.mark.parametrize(("failures", "status"), [([], 0), (["one image: left"], 1)])
+def test_the_failures_decide_the_status_of_a_run_that_sets_none(
+    tmp_path: Path, failures: list[str], status: int
+) -> None:
+    with record.recorded("x", tmp_path) as run:
+        run.failures += failures
+    assert json.loads((tmp_path / "x.json").read_text())["status"] == status
+
+
+def test_a_run_that_is_abandoned_writes_no_record(tmp_path: Path) -> None:
+    """A backend's run stays open from call to call, and may be dropped with the process."""
+    opened = record.recorded("x", tmp_path)
+    opened.__enter__()
+    del opened
+    gc.collect()
+    assert not list(tmp_path.iterdir())
