@@ -28,6 +28,11 @@ MOST_PAGES = 1000
 _LONGEST_LINK = 8192
 """Characters of a link: common web servers refuse longer request lines."""
 _NONE: Mapping[str, str] = MappingProxyType({})
+_REMEDY = "check its logs, and those of a proxy before it"
+_FOREIGN_REMEDY = (
+    "have the service name its own host: Nova's compute_link_prefix, Keystone's public_endpoint,"
+    " or the header Host that a proxy before it passes on"
+)
 
 
 def follow(
@@ -94,17 +99,11 @@ def read(response: requests.Response, *, key: str, service: str) -> tuple[list[I
         links.append({"rel": "next", "href": (body.get("links") or {}).get("next")})
         found = [link["href"] for link in links if link["rel"] == "next" and link["href"]]
         is_page = isinstance(items, list) and all(item["id"] for item in items)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    # RecursionError: JSON that is nested thousands of times.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         is_page = False
     if not is_page or not all(isinstance(link, str) for link in found):
         said = " ".join(response.text.split())[:120]
         words = f"{service} answers {response.status_code} to a listing of {key}: {said}"
         raise Unavailable(hosts.of_url(response.url), words)
     return items, found[0] if found else ""
-
-
-_REMEDY = "look into its logs, and those of a proxy before it"
-_FOREIGN_REMEDY = (
-    "have the service name its own host: Nova's compute_link_prefix, Keystone's public_endpoint,"
-    " or the header Host that a proxy before it passes on"
-)
