@@ -173,9 +173,9 @@ def swap_parts(message: bytes) -> bytes:
 
 FRAMES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "text after": (lambda m: m + b"unsigned\n", "unsigned text after the last part"),
-    "third part": (add_third_part, "not exactly two parts"),
+    "third part": (add_third_part, "does not have exactly two parts"),
     "parts swapped": (swap_parts, "not a signature"),
-    "no end": (lambda m: m[: m.rindex(b"--" + boundary(m))], "not exactly two parts"),
+    "no end": (lambda m: m[: m.rindex(b"--" + boundary(m))], "does not have exactly two parts"),
     "broken end": (lambda m: m[: m.rindex(b"--")], "unsigned text after the last part"),
     "mixed": (
         lambda m: m.replace(b"multipart/signed", b"multipart/mixed", 1),
@@ -202,14 +202,14 @@ FRAMES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda m: m.replace(b"Encoding: base64", b"Encoding: 7bit"),
         "its signature is not base64",
     ),
-    "base64": (lambda m: m.replace(b"MII", b"M!I", 1), "broken base64"),
+    "base64": (lambda m: m.replace(b"MII", b"M!I", 1), "its base64 is broken"),
     "delimiter inside": (
         lambda m: m.replace(b"VMUUID: two", b"--" + boundary(m) + b" two"),
-        "not exactly two",
+        "does not have exactly two parts",
     ),
     "delimiter goes on": (
         lambda m: m.replace(boundary(m) + b"\n", boundary(m) + b"x\n"),
-        "goes on otherwise",
+        "continues otherwise",
     ),
     "large signature": (
         lambda m: m.replace(b"MII", b"A" * 70_000 + b"MII", 1),
@@ -290,7 +290,7 @@ def test_accounting_comes_in_two_parts_only(shop: Workshop) -> None:
             "enveloped-data, not signed-data",
         ),
         (b"Transfer-Encoding: base64", b"Transfer-Encoding: binary", "its signature is not base64"),
-        (b"\n\nMI", b"\n\nM!", "broken base64"),
+        (b"\n\nMI", b"\n\nM!", "its base64 is broken"),
         (b"\n\nMI", b"\n\nMA", "structure cannot be read"),
     ],
 )
@@ -342,7 +342,7 @@ def test_pem_that_is_refused(shop: Workshop) -> None:
     cases = {
         "its PEM has no end": message[: message.index(b"-----END")],
         "unsigned text after its end": message + b"unsigned\n",
-        "broken base64": message.replace(b"\nMI", b"\nM!"),
+        "its base64 is broken": message.replace(b"\nMI", b"\nM!"),
         "No blank line": message.replace(b"PKCS7", b"CERTIFICATE"),
     }
     for cause, changed in cases.items():
@@ -471,9 +471,9 @@ STRUCTURES: list[tuple[Callable[[cms.ContentInfo], None], type[Exception], str]]
     (
         keep("content_type", "message_digest", "message_digest"),
         Malformed,
-        "message_digest is there twice",
+        "message_digest occurs twice",
     ),
-    (keep("content_type", "message_digest"), Tampered, "the signature does not fit"),
+    (keep("content_type", "message_digest"), Tampered, "the signature does not match the text"),
 ]
 
 

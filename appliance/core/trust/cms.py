@@ -83,7 +83,7 @@ class OneSignature:
                 )
             verify(key, self, text, algorithm)
         except InvalidSignature:
-            raise Tampered(subject, "the signature does not fit") from None
+            raise Tampered(subject, "the signature does not match the text") from None
         except (ValueError, OverflowError, UnsupportedAlgorithm):
             raise Untrusted(subject, "its key or signature is of an unsupported kind") from None
 
@@ -252,7 +252,7 @@ def _read_attributes(attributes: cms.CMSAttributes, slice_: bytes) -> tuple[byte
     for attribute in attributes:
         name = attribute["type"].native
         if name in found:
-            raise Malformed("signature", f"its attribute {name[:40]} is there twice")
+            raise Malformed("signature", f"its attribute {name[:40]} occurs twice")
         found[name] = list(attribute["values"])
     kinds, digests = found.get("content_type", []), found.get("message_digest", [])
     if [kind.native for kind in kinds] != ["data"]:

@@ -136,7 +136,7 @@ def split_signed(message: bytes) -> SignedParts:
     # The line end before the first delimiter may be the one of the empty line.
     pieces = (b"\n" + body).split(b"\n--" + boundary.encode("ascii"), 4)
     if len(pieces) != 4:  # noqa: PLR2004 - preamble, text, signature, epilogue
-        raise Malformed("message", "it has not exactly two parts")
+        raise Malformed("message", "it does not have exactly two parts")
     _preamble, content, signature, epilogue = pieces
     if not epilogue.startswith(b"--") or epilogue[2:].strip():
         raise Malformed("message", "unsigned text after the last part")
@@ -212,7 +212,7 @@ def decode_transfer(body: bytes, *, encoding: str) -> bytes:
 def _after_delimiter(piece: bytes) -> bytes:
     rest, newline, part = piece.partition(b"\n")
     if not newline or rest.strip(b" \t"):
-        raise Malformed("message", "a line begins like its boundary but goes on otherwise")
+        raise Malformed("message", "a line begins like its boundary but continues otherwise")
     return part
 
 
@@ -236,4 +236,4 @@ def _decode_base64(body: bytes) -> bytes:
         # Without strict_mode, characters outside the alphabet are skipped: hidden content.
         return binascii.a2b_base64(body.translate(None, b" \t\n"), strict_mode=True)
     except ValueError:
-        raise Malformed("message", "broken base64") from None
+        raise Malformed("message", "its base64 is broken") from None
