@@ -4,7 +4,7 @@
     stage       elements are durable beside their queue     discards them: the broker delivers again
     record      one row each in the journal, in a single    publishes them; a second delivery is
                 transaction                                 found to be a duplicate
-    publish     elements are in their queue                 has nothing to do; the same
+    publish     elements are in their queue                 has nothing to do
 
 The messages of a batch are acknowledged to the broker after all three steps.
 """
@@ -27,7 +27,7 @@ from ssm.receiving.judge import INCOMING, REJECT, Verdict
 logger = logging.getLogger("ssm.ssm2")
 
 _KEEP = timedelta(days=30)
-"""How long duplicates of a message are found: longer than brokers keep messages."""
+"""How long duplicates of a message are found."""
 
 
 class Inbox:
