@@ -13,7 +13,9 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cloudkeeper import formats
 from cloudkeeper.backend.errors import Failed
+from cloudkeeper.formats import Unusable
 from cloudkeeper.model import ImageData, TransferMode
 from cloudkeeper.wire.status import CallStatus
 
@@ -133,9 +135,28 @@ def open_image(
             raise _failure(data, "is not a regular file")
         if not status.st_size or (data.size and status.st_size != data.size):
             raise _failure(data, f"has {status.st_size} bytes, but the frontend sent {data.size}")
+        _inspect(descriptor, data)
         yield ImageFile(descriptor, data, size=status.st_size, is_wanted=is_wanted)
     finally:
         os.close(descriptor)
+
+
+def _inspect(descriptor: int, data: ImageData) -> None:
+    """Check the headers of the open file, as the frontend has done, or should have.
+
+    Raises:
+        Failed: the file has another format than the frontend says, or could name other files.
+
+    """
+    path = Path(f"/proc/self/fd/{descriptor}")
+    try:
+        found = formats.detect(path, declared=data.format)
+        if found is not data.format:
+            raise _failure(data, f"is {found}, but the frontend sent {data.format}")
+        formats.inspect(path, found)
+        formats.check_marks(path, found)
+    except Unusable as error:
+        raise _failure(data, error.cause, error.remedy) from error
 
 
 def _failure(data: ImageData, cause: str, remedy: str = "") -> Failed:

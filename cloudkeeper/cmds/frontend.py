@@ -102,6 +102,7 @@ def _synchronise(
     from cloudkeeper.frontend.backend_client import BackendClient, Encryption  # noqa: PLC0415
     from cloudkeeper.frontend.conversion import QemuImg  # noqa: PLC0415
     from cloudkeeper.frontend.download import Downloader  # noqa: PLC0415
+    from cloudkeeper.frontend.refused import RefusedImages  # noqa: PLC0415
     from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport  # noqa: PLC0415
     from cloudkeeper.frontend.transfer import Workshop  # noqa: PLC0415
 
@@ -121,8 +122,9 @@ def _synchronise(
         trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
         client = Downloader(trust)
         qemu = QemuImg(configured.qemu_img, configured.patience)
-        workshop = Workshop(configured.image_dir, configured.formats, qemu)
         state = cli.layout(arguments).path("/var/lib/fedcloud/cloudkeeper")
+        refused = RefusedImages(state / "refused.json", configured.formats)
+        workshop = Workshop(configured.image_dir, configured.formats, qemu, refused)
         made = build_sources.build(configured, client, trust, state=state)
         found = OfferSources(made, keeps=not arguments.dry_run)
         run = Synchronisation(

@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.download import BLOCK
-from cloudkeeper.frontend.formats import Unusable
 
 
 class _Reader(Protocol):

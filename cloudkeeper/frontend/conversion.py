@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.core.run.errors import LocalFailure
-from cloudkeeper.frontend.formats import Disk, Unusable, check_virtual_size
+from cloudkeeper.formats import Disk, Unusable, check_virtual_size
 from cloudkeeper.model import Format
 
 # Bytes of address space.

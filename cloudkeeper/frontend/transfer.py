@@ -29,11 +29,12 @@ from urllib.parse import urlsplit, urlunsplit
 from appliance.core import files, hosts
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Tampered
-from cloudkeeper.frontend import formats
+from cloudkeeper import formats
+from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.compression import decompress
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import BLOCK, Timeouts
-from cloudkeeper.frontend.formats import Unusable
+from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.model import Format, ImageData, ImageSource, Offer
 
@@ -62,6 +63,7 @@ class Workshop:
     directory: Path
     accepted: tuple[Format, ...]
     qemu: QemuImg
+    refused: RefusedImages
 
     def sweep(self) -> list[LocalFailure]:
         """Remove the files of a killed run; return a failure for each that cannot be removed."""
@@ -103,12 +105,16 @@ class Workshop:
                     path.unlink(missing_ok=True)
 
     def _prepare(self, offer: Offer, source: OfferSource, made: list[Path]) -> ImageData:
+        self.refused.check(offer)
         stem = self.directory / _file_name(offer)
         part = stem.with_name(f"{stem.name}.download{_PART}")
         made.append(part)
         size, sha512 = self._download(offer.source, source, part)
-        found = formats.detect(part, declared=offer.appliance.attributes.get("hv:format", ""))
-        disk = formats.inspect(part, found)
+        with self.refused.noting(offer):
+            declared = offer.appliance.attributes.get("hv:format", "")
+            found = formats.detect(part, declared=declared)
+            disk = formats.inspect(part, found)
+            formats.check_marks(part, found)
         self.qemu.virtual_size(disk)  # raises for a disk that qemu-img cannot open
         into = found if found in self.accepted else self._target(part)
         final = stem.with_name(f"{stem.name}.{into}")

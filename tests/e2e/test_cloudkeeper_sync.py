@@ -906,3 +906,22 @@ def test_killed_and_run_again(world: World) -> None:
 @pytest.mark.timeout(7200)
 def test_killed_at_every_system_call_and_run_again(world: World) -> None:
     killing(world).run(sample=None)
+
+
+def test_a_new_identifier_does_not_cost_the_image(world: World) -> None:
+    """F-M1: the list gives an image a new identifier, and its download fails at first."""
+    world.publish([world.image(1, "one.qcow2")])
+    assert world.sync().returncode == 0
+    renamed = world.image(2, "one.qcow2")
+    world.publish([renamed])
+    content = world.web.contents["/images/one.qcow2"]
+    world.web.put("/images/one.qcow2", image_server.Status(404))
+    done = world.sync()
+    assert done.returncode == 1
+    assert "an addition or update of its list failed, so nothing of it is removed" in done.stderr
+    assert list(world.cloud.appliances) == [key(1)]
+    world.web.put("/images/one.qcow2", content)
+    assert world.sync().returncode == 0
+    assert list(world.cloud.appliances) == [key(2)]
+    calls = [call.split()[0] for call in world.cloud.calls if "Appliance " in call]
+    assert calls[-2:] == ["AddAppliance", "RemoveAppliance"]

@@ -111,3 +111,29 @@ def test_an_empty_file_is_no_image(tmp_path: Path) -> None:
         open_image(data, directory=tmp_path, is_wanted=always),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("content", "stated", "words"),
+    [
+        (b"QFI\xfb" + bytes(3) + b"\2" + bytes(7) + b"\x68", Format.QCOW2, "has a backing file"),
+        (b"QFI\xfb" + bytes(3) + b"\2", Format.QCOW2, "its qcow2 header is truncated"),
+        (b"QFI\xfb" + bytes(100), Format.RAW, "is qcow2, but the frontend sent raw"),
+        (b"QED\0", Format.RAW, "has the mark of qed"),
+        (b"text without any mark", Format.QCOW2, "has none of the formats"),
+    ],
+)
+def test_the_backend_inspects_what_it_uploads(
+    tmp_path: Path, content: bytes, stated: Format, words: str
+) -> None:
+    """F-M4: whatever the frontend has checked, or has not."""
+    path = tmp_path / "image"
+    size = 12 if "truncated" in words else 4096
+    path.write_bytes(content.ljust(size, b"\0")[: max(size, len(content))])
+    checksum = hashlib.sha512(path.read_bytes()).hexdigest()
+    data = ImageData(str(path), stated, checksum, path.stat().st_size)
+    with (
+        pytest.raises(Failed, match=words),
+        open_image(data, directory=tmp_path, is_wanted=always),
+    ):
+        pytest.fail("it was opened")

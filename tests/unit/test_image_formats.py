@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from appliance.core.run.errors import LocalFailure
+from cloudkeeper.formats import Disk, Unusable, check_marks, detect, inspect
 from cloudkeeper.frontend.conversion import QemuImg
-from cloudkeeper.frontend.formats import Disk, Unusable, detect, inspect
 from cloudkeeper.model import Format
 
 pytestmark = pytest.mark.programs("qemu-img")
@@ -132,13 +132,20 @@ def test_forged_headers(
     ("old", "new", "words"),
     [
         (b'createType="monolithicSparse"', b'createType="custom"', "of type custom"),
-        (b'SPARSE "sparse.vmdk"', b'SPARSE "x"\nRW 1 FLAT "y"', "several extents"),
+        (b'SPARSE "sparse.vmdk"', b'SPARSE "x"\nRW 1 FLAT "y"', "has the line 'RW 1 FLAT"),
+        (b'SPARSE "sparse.vmdk"', b'SPARSE "x"\nRW 1 SPARSE "y"', "has 2 extents"),
+        (b'SPARSE "sparse.vmdk"', b'FLAT "/etc/passwd" 0', 'FLAT "/etc/passwd" 0'),
+        (b'SPARSE "sparse.vmdk"', b'SPARSE "x"\n RW 1 SPARSE "y"', "has the line ' RW 1 SPARSE"),
+        (b'SPARSE "sparse.vmdk"', b'SPARSE "x"\nrw 1 SPARSE "y"', "has the line 'rw 1 SPARSE"),
+        (b'SPARSE "sparse.vmdk"', b'SPARSE "../x.vmdk"', "has the line 'RW"),
+        (b'SPARSE "sparse.vmdk"', b'SPARSE "x"\nchangeTrackPath="/y"', "line 'changeTrackPath"),
         (b"parentCID=ffffffff", b"parentCID=0badcafe", "has a parent disk"),
     ],
 )
 def test_forged_descriptors(
     disks: Path, tmp_path: Path, old: bytes, new: bytes, words: str
 ) -> None:
+    """F-M6: only known lines, and one extent in the file itself."""
     text = (disks / "sparse.vmdk").read_bytes()
     assert old in text
     text = text.replace(old, new, 1) if len(new) > len(old) else in_descriptor(old, new)(text)
@@ -449,3 +456,53 @@ def test_an_archive_with_a_broken_header(tmp_path: Path) -> None:
     altered(path, path, (0, b"other name"))
     with pytest.raises(Unusable, match="its archive cannot be read"):
         inspect(path, Format.OVA)
+
+
+MARKS = {
+    "vdi": b"<<< Oracle VM VirtualBox Disk Image >>>\n" + bytes(24) + b"\x7f\x10\xda\xbe",
+    "vhdx": b"vhdxfile",
+    "luks": b"LUKS\xba\xbe\x00\x01",
+    "qed": b"QED\0",
+}
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_other_formats_are_not_raw(tmp_path: Path, name: str) -> None:
+    """F-M5: declared RAW, as the list says; the mark counts."""
+    path = tmp_path / "declared.raw"
+    path.write_bytes(MARKS[name].ljust(2**20, b"\0"))
+    assert detect(path, declared="RAW") is Format.RAW
+    with pytest.raises(Unusable, match=f"has the mark of {name}, but is said to be raw"):
+        check_marks(path, Format.RAW)
+
+
+@pytest.mark.parametrize("name", ["vhdx", "vpc", "vdi", "qed"])
+def test_disks_of_qemu_in_other_formats_are_not_raw(tmp_path: Path, name: str) -> None:
+    """F-M5: qemu-img makes them."""
+    path = tmp_path / "declared.raw"
+    subprocess.run(["qemu-img", "create", "-q", "-f", name, path, "8M"], check=True)
+    with pytest.raises(Unusable, match=r"but is said to be raw|is ambiguous"):
+        check_marks(path, Format.RAW)
+
+
+@pytest.mark.parametrize(("name", "found"), [("v3.qcow2", Format.QCOW2), ("disk.raw", Format.RAW)])
+def test_a_disk_that_is_also_an_iso_is_ambiguous(
+    disks: Path, tmp_path: Path, name: str, found: Format
+) -> None:
+    """F-M5: hybrids, which boot as either."""
+    content = bytearray((disks / name).read_bytes().ljust(2**20, b"\0"))
+    content[0x8000:0x8006] = b"\x01CD001"
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(Unusable, match=r"is ambiguous|has the mark of iso"):
+        check_marks(path, found)
+
+
+def test_the_formats_that_are_accepted_have_their_own_marks(disks: Path) -> None:
+    for path in sorted(disks.iterdir()):
+        try:
+            found = detect(path, declared="RAW" if path.suffix == ".raw" else "")
+            inspect(path, found)
+        except Unusable:
+            continue
+        check_marks(path, found)

@@ -16,11 +16,12 @@ from appliance.core import retry
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Tampered, Untrusted
+from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader, Timeouts
-from cloudkeeper.frontend.formats import Unusable
 from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.sources import SignedListSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import Appliance, ApplianceId, Format, ImageSource, ListId, Offer
@@ -65,9 +66,13 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def workshop(tmp_path: Path, web_lists: SignedListSource) -> Workshop:
-    made = Workshop(tmp_path / "images", (Format.RAW, Format.QCOW2), QemuImg())
+    made = Workshop(tmp_path / "images", (Format.RAW, Format.QCOW2), QemuImg(), refused(tmp_path))
     made.sweep()
     return made
+
+
+def refused(directory: Path) -> RefusedImages:
+    return RefusedImages(directory / "refused.json", (Format.RAW, Format.QCOW2))
 
 
 def offer(
@@ -247,7 +252,7 @@ def test_a_full_disk(web_lists: SignedListSource, web: ImageServer, workshop: Wo
     if mounted.returncode:
         pytest.fail("this test mounts a file system: run it as root")
     try:
-        roomy = _Roomy(workshop.directory, workshop.accepted, workshop.qemu)
+        roomy = _Roomy(workshop.directory, workshop.accepted, workshop.qemu, workshop.refused)
         with (
             pytest.raises(LocalFailure, match="No space left on device; free space"),
             roomy.prepare(offer(uri), web_lists),
@@ -419,3 +424,40 @@ def test_credentials_of_the_user_s_netrc_are_not_used(
     with contextlib.suppress(Unavailable):
         client.fetch(web.put("/x", b"x"), name="x", max_bytes=10)
     assert [headers.get("Authorization") for _, _, headers in web.requests] == [None]
+
+
+def test_a_file_that_cannot_be_used_is_fetched_once(
+    web_lists: SignedListSource, web: ImageServer, workshop: Workshop, tmp_path: Path
+) -> None:
+    """F-M2: VDI in this case. Another version or other formats of the cloud judge anew."""
+    content = b"<<< Oracle VM VirtualBox Disk Image >>>\n" + bytes(24) + b"\x7f\x10\xda\xbe"
+    content = content.ljust(4096, b"\0")
+    wanted = offer(web.put("/one.vdi", content), content, size=len(content), declared="RAW")
+    for number in (1, 2):
+        with (
+            pytest.raises(Unusable, match="has the mark of vdi, but is said to be raw"),
+            workshop.prepare(wanted, web_lists),
+        ):
+            pytest.fail("it was given out")
+        assert web.asked("/one.vdi") == 1, number
+    again = replace(workshop, refused=refused(tmp_path))
+    with (
+        pytest.raises(Unusable, match="found by an earlier run; the same file is not fetched"),
+        again.prepare(wanted, web_lists),
+    ):
+        pytest.fail("it was given out")
+    others = RefusedImages(tmp_path / "refused.json", (Format.QCOW2,))
+    with pytest.raises(Unusable), replace(workshop, refused=others).prepare(wanted, web_lists):
+        pytest.fail("it was given out")
+    assert web.asked("/one.vdi") == 2
+
+
+def test_a_failure_that_may_pass_is_not_remembered(
+    web_lists: SignedListSource, web: ImageServer, workshop: Workshop
+) -> None:
+    uri = web.put("/passing.raw", b"x" * len(RAW))
+    with pytest.raises(Tampered), workshop.prepare(offer(uri), web_lists):
+        pytest.fail("it was given out")
+    web.put("/passing.raw", RAW)
+    with workshop.prepare(offer(uri), web_lists) as data:
+        assert data.size == len(RAW)

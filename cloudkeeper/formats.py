@@ -3,7 +3,10 @@
 Some formats can name other files: a qcow2 its backing file or data file, a VMDK its extents or its
 parent. A program that opens such an image reads those files of this host into it. Therefore the
 headers are checked here, before any program that follows them opens the file, and such an image is
-refused.
+refused. So is one that carries the mark of a format that it is not said to have: another program,
+Glance or the hypervisor, could take it for that.
+
+Frontend and backend both check: the backend does not rely on a program that it does not know.
 
 Layouts: QEMU's docs/interop/qcow2.txt; VMware's "Virtual Disk Format 5.0"; POSIX ustar.
 """
@@ -40,8 +43,21 @@ _VMDK_HEADER = struct.Struct("<4sIIQQQQ")
 # other than the one that QEMU uses.
 _VMDK_DESCRIPTOR, _LEAST_DESCRIPTOR, _MAX_DESCRIPTOR = 1, 20, 40
 _VMDK_TYPES = {"monolithicSparse", "streamOptimized"}
-_VMDK_EXTENT = re.compile(r"^(?:RW|RDONLY|NOACCESS)\s", re.MULTILINE)
-_VMDK_FIELD = re.compile(r'^(createType|parentCID)\s*=\s*"?(\w*)"?\s*$', re.MULTILINE)
+# The only extent of a disk that is one file: sparse, writable, of a name without a directory.
+_VMDK_EXTENT = re.compile(r'RW \d{1,12} SPARSE "[^"/\\\\]+"')
+# The fields that such a disk may have; others, such as changeTrackPath, name files.
+_VMDK_FIELD = re.compile(
+    r'(version|encoding|CID|parentCID|isNativeSnapshot|createType|parentFileNameHint|ddb\.[\w.]+)\s*=\s*"?([^"]*)"?'
+)
+# By format, the names that oslo.utils has for what such a file may look like. A raw disk may have a
+# partition table, and an archive has no mark that it knows.
+_MARKS = {
+    Format.RAW: {"raw", "gpt"},
+    Format.OVA: {"raw"},
+    Format.QCOW2: {"qcow2"},
+    Format.VMDK: {"vmdk"},
+}
+_BLOCK = 2**20
 _TAR_MAGIC, _BOOT_MAGIC = (257, b"ustar"), (510, b"\x55\xaa")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -120,6 +136,32 @@ def inspect(path: Path, found: Format) -> Disk:
     return Disk(path, found)
 
 
+def check_marks(path: Path, found: Format) -> None:
+    """Refuse a file that has the mark of another format than ``found``, or of several.
+
+    The marks are those that Glance looks for. Some stand at the end of a file, so a file without
+    any is read as a whole.
+
+    Raises:
+        Unusable: the file has such a mark.
+
+    """
+    # Imported here: it takes a tenth of a second.
+    from oslo_utils.imageutils import format_inspector  # noqa: PLC0415
+
+    with path.open("rb") as file:
+        wrapper = format_inspector.InspectWrapper(file)
+        try:
+            while wrapper.format is None and wrapper.read(_BLOCK):
+                pass
+            wrapper.close()
+            mark = str(wrapper.format)
+        except format_inspector.ImageFormatError as error:
+            raise Unusable(path.name, f"is ambiguous: {error}") from None
+    if mark not in _MARKS[found]:
+        raise Unusable(path.name, f"has the mark of {mark}, but is said to be {found}")
+
+
 def _check_qcow2(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(_QCOW2_LENGTHS[_QCOW2_V3])
@@ -156,14 +198,33 @@ def _check_vmdk(path: Path, *, offset: int) -> None:
         descriptor = file.read(max(length, _LEAST_DESCRIPTOR) * _SECTOR)
     text = descriptor.split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
     check_virtual_size(path, capacity * _SECTOR)
-    fields = dict(_VMDK_FIELD.findall(text))
+    fields, extents = _read_descriptor(path, text)
     kind = fields.get("createType", "unknown")
     if kind not in _VMDK_TYPES:
         raise Unusable(path.name, f"is a VMDK of type {kind[:40]}, which has several files")
-    if fields.get("parentCID", "").lower() != "ffffffff" or "parentFileNameHint" in text:
+    if fields.get("parentCID", "").lower() != "ffffffff" or "parentFileNameHint" in fields:
         raise Unusable(path.name, "has a parent disk; an image must be complete")
-    if len(_VMDK_EXTENT.findall(text)) != 1:
-        raise Unusable(path.name, "has several extents; an image must be one file")
+    if extents != 1:
+        raise Unusable(path.name, f"has {extents} extents; an image must be one file")
+
+
+def _read_descriptor(path: Path, text: str) -> tuple[dict[str, str], int]:
+    """Return the fields of a VMDK descriptor and the number of its extents.
+
+    Only known lines are accepted: a program could read another line as an extent in another file.
+    """
+    fields: dict[str, str] = {}
+    extents = 0
+    for line in text.split("\n"):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if field := _VMDK_FIELD.fullmatch(line.strip()):
+            fields[field[1]] = field[2].strip()
+        elif _VMDK_EXTENT.fullmatch(line):
+            extents += 1
+        else:
+            raise Unusable(path.name, f"its VMDK descriptor has the line {line[:60]!r}")
+    return fields, extents
 
 
 def _find_disk(path: Path) -> Disk:
