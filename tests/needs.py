@@ -151,5 +151,5 @@ def pytest_terminal_summary(
     if config.getoption("quick"):
         terminalreporter.write_line(
             f"Left to scripts/test: {config.stash[_left]} tests of these folders, which need root, "
-            "a Debian package or more time, and all of tests/interop, tests/isolation and tests/e2e."
+            "a Debian package or more time, and tests/interop, tests/isolation and tests/e2e."
         )

@@ -52,7 +52,7 @@ def host(tmp_path: Path, made: Path) -> Host:
 
 
 def type_block(host: Host, page: str, name: str, **values: str) -> str:
-    """Type the commands of a block, values in place of the words in capitals; they must end well."""
+    """Type the commands of a block with values for the words in capitals; all must succeed."""
     block = documents.block(page, name)
     typed = "\n".join(block.filled({key.replace("_", "-"): text for key, text in values.items()}))
     done = subprocess.run(
@@ -107,7 +107,7 @@ def go_back(host: Host) -> None:
 
 
 def remove(host: Host, before: set[str]) -> None:
-    """Nothing of the installation is left but what the page says: anchors, and what is anybody's."""
+    """Only what the page names is left of the installation: anchors, and shared files."""
     tables = host.root / "etc/cron.d"
     tables.mkdir()
     for table in ("caso", "ssmsend"):

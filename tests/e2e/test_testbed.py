@@ -1,4 +1,4 @@
-"""The test bed is what it says: TLS that verifies, accounts that can only read, a broker that keeps its messages."""
+"""The test bed: TLS that verifies, accounts that only read, a broker that keeps messages."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ warnings.simplefilter("ignore")
 from caso.record import CloudRecord
 for told in json.load(sys.stdin):
     wall = told.pop("wall")
-    times = {k: told[k] and datetime.datetime.fromtimestamp(told[k]) for k in ("start_time", "end_time")}
+    names = ("start_time", "end_time")
+    times = {k: told[k] and datetime.datetime.fromtimestamp(told[k]) for k in names}
     record = CloudRecord(**{**told, **times})
     record.wall_duration = wall
     sys.stdout.write(record.ssm_message() + "\\n%%\\n")

@@ -169,7 +169,7 @@ def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Collected:
 
 
 def test_foreign_names_among_the_sources_stop_no_other(tmp_path: Path) -> None:
-    """F-H1: a pipe named like an LDIF file blocked all cycles; a looping link ended each of them."""
+    """F-H1: a pipe named like an LDIF file blocked all cycles; a looping link ended each one."""
     bdii = Bdii(tmp_path)
     gip = tmp_path / "gip"
     made = foreign.make(gip / "ldif", suffix=".ldif"), foreign.make(gip / "provider")

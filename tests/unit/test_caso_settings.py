@@ -290,8 +290,8 @@ x = 1
             "/v3",
             "/v2.0",
             (
-                "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 no longer exists; write "
-                "https://HOST"
+                "caso.conf:6: [keystone_auth] auth_url: Keystone's version 2 no longer exists; "
+                "write https://HOST"
             ),
         ),
         (

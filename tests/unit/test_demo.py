@@ -30,8 +30,8 @@ UNTIL = datetime(2026, 3, 10, 12, tzinfo=UTC)
 def database(path: Path, rows: list[tuple[str | None, ...]]) -> Path:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
-            "CREATE TABLE instances (uuid TEXT, project_id TEXT, created_at TEXT, launched_at TEXT, terminated_at TEXT,"
-            " deleted_at TEXT)"
+            "CREATE TABLE instances (uuid TEXT, project_id TEXT, created_at TEXT, "
+            "launched_at TEXT, terminated_at TEXT, deleted_at TEXT)"
         )
         connection.executemany("INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?)", rows)
     return path
@@ -119,8 +119,8 @@ def record(server: str, end: str, wall: int, status: str = "started") -> dict[st
     moment = int(datetime.fromisoformat(end).replace(tzinfo=UTC).timestamp())
     end_time = str(moment) if status == "completed" else "None"
     return {
-        "VMUUID": server, "LocalGroupId": "p", "Status": status, "StartTime": str(moment - wall), "EndTime": end_time,
-        "WallDuration": str(wall),
+        "VMUUID": server, "LocalGroupId": "p", "Status": status,
+        "StartTime": str(moment - wall), "EndTime": end_time, "WallDuration": str(wall),
     }  # fmt: skip
 
 
@@ -141,8 +141,8 @@ def test_the_last_record_of_a_month_wins_and_months_are_growths() -> None:
 
 SEED = Seed(
     projects={"p": Project("p", "p", "Default", "default", "vo.example.org", ())},
-    users={}, accounts={}, application_credential=ApplicationCredential("", "", "p"), flavors={}, images={}, networks={},
-    servers={}, floating_ips=(), volumes={},
+    users={}, accounts={}, application_credential=ApplicationCredential("", "", "p"),
+    flavors={}, images={}, networks={}, servers={}, floating_ips=(), volumes={},
 )  # fmt: skip
 
 
@@ -207,7 +207,8 @@ def test_frames_come_in_any_pieces() -> None:
 
 def test_a_row_is_equal_only_if_all_three_are() -> None:
     for done, delivered, counted, is_equal in (
-        ("1", "1", "1", True), ("1", "1", "2", False), ("1", "2", "1", False), ("2", "1", "1", False)
+        ("1", "1", "1", True), ("1", "1", "2", False),
+        ("1", "2", "1", False), ("2", "1", "1", False),
     ):  # fmt: skip
         row = report.Row("act", "flow", done, delivered, counted, "somebody")
         assert row.is_equal is is_equal
@@ -239,12 +240,18 @@ TEN = "0 1 2 3 4 5 6 7 8 9"
     ("script", "attempts", "counted"),
     [
         (
-            f'mkdir -p "$1/00000000"; for i in {TEN}; do echo >"$1/00000000/0000000000000$i"; sleep 0.05; done',
+            (
+                f'd=$1/00000000; mkdir -p "$d"; '
+                f'for i in {TEN}; do echo >"$d/0000000000000$i"; sleep 0.05; done'
+            ),
             1,
             "1",
         ),
         (
-            f'mkdir -p "$1/n"; for i in {TEN}; do echo >"$1/n/0000000000000$i"; done; mv -T "$1/n" "$1/00000000"',
+            (
+                f'd=$1/n; mkdir -p "$d"; for i in {TEN}; do echo >"$d/0000000000000$i"; done; '
+                'mv -T "$d" "$1/00000000"'
+            ),
             5,
             "0",
         ),

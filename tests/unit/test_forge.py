@@ -1,4 +1,4 @@
-"""Files for editors, git hooks and forges: they call what this repository has, and download nothing."""
+"""Files for editors, git hooks and forges: they call our scripts, and download nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tests/e2e/releases.txt and CHANGELOG.md name the same releases, each with a commit of this history."""
+"""tests/e2e/releases.txt and CHANGELOG.md name the same releases, with commits of this history."""
 
 from __future__ import annotations
 

@@ -100,7 +100,8 @@ isolated_environments
 
 
 def test_without_being_root_the_missing_packages_are_told(checkout: Path) -> None:
-    text = "id() { echo 1000; }\ndpkg-query() { [ \"$4\" = openssl ] && echo 'ii '; }\ndebian activemq openssl strace"
+    query = "dpkg-query() { [ \"$4\" = openssl ] && echo 'ii '; }"
+    text = f"id() {{ echo 1000; }}\n{query}\ndebian activemq openssl strace"
     shown = run(checkout, text)
     assert (shown.returncode, shown.stdout) == (2, "")
     assert (

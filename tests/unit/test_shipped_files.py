@@ -11,22 +11,25 @@ from ssm.settings import AMSAccess, Broker, SenderSettings, load_sender
 ETC = Path(__file__).parents[2] / "etc"
 
 CASO = {
-    1: r"\[DEFAULT\]", 3: "messengers = ", 12: "site_name =", 16: r"#service_name = \$site_name", 20: "projects =",
-    22: r"\[keystone_auth\]", 29: "auth_type = v3password", 32: "auth_url =", 35: "#project_name",
-    38: "#project_domain_name", 41: "#username", 44: "#user_domain_name", 47: "#password", 50: "#user_domain_id",
-    57: "#auth_section", 61: "#cafile", 64: "#certfile", 67: "#keyfile", 70: "#insecure = false", 73: "#timeout",
-    76: "#domain_id", 79: "#domain_name", 83: "#project_id", 86: "#project_domain_id", 89: "#trust_id",
-    94: "#default_domain_id", 99: "#default_domain_name", 102: "#user_id",
+    1: r"\[DEFAULT\]", 3: "messengers = ", 12: "site_name =", 16: r"#service_name = \$site_name",
+    20: "projects =", 22: r"\[keystone_auth\]", 29: "auth_type = v3password", 32: "auth_url =",
+    35: "#project_name", 38: "#project_domain_name", 41: "#username", 44: "#user_domain_name",
+    47: "#password", 50: "#user_domain_id", 57: "#auth_section", 61: "#cafile", 64: "#certfile",
+    67: "#keyfile", 70: "#insecure = false", 73: "#timeout", 76: "#domain_id", 79: "#domain_name",
+    83: "#project_id", 86: "#project_domain_id", 89: "#trust_id", 94: "#default_domain_id",
+    99: "#default_domain_name", 102: "#user_id",
 }  # fmt: skip
 
 CLOUDKEEPER_OS = {
-    1: r"\[DEFAULT\]", 10: "#grpc_port = 50051", 13: "#mapping_file = /etc/cloudkeeper-os/voms.json",
-    17: "#tempdir = /tmp", 26: "#debug", 32: "#verbose", 42: "#log_config_append", 47: "#log_date_format",
-    53: "#log_file", 58: "#log_dir", 65: "#watch_log_file", 70: "#use_syslog", 74: "#syslog_log_facility",
+    1: r"\[DEFAULT\]", 10: "#grpc_port = 50051",
+    13: "#mapping_file = /etc/cloudkeeper-os/voms.json", 17: "#tempdir = /tmp", 26: "#debug",
+    32: "#verbose", 42: "#log_config_append", 47: "#log_date_format", 53: "#log_file",
+    58: "#log_dir", 65: "#watch_log_file", 70: "#use_syslog", 74: "#syslog_log_facility",
     78: "#use_stderr", 81: "#logging_context_format_string", 85: "#logging_default_format_string",
-    89: "#logging_debug_format_suffix", 92: "#logging_exception_prefix", 96: "#logging_user_identity_format",
-    100: "#default_log_levels", 103: "#publish_errors", 107: "#instance_format", 111: "#instance_uuid_format",
-    114: "#fatal_deprecations", 117: r"\[keystone_authtoken\]", 124: "#username = cloudkeeper", 127: "#password",
+    89: "#logging_debug_format_suffix", 92: "#logging_exception_prefix",
+    96: "#logging_user_identity_format", 100: "#default_log_levels", 103: "#publish_errors",
+    107: "#instance_format", 111: "#instance_uuid_format", 114: "#fatal_deprecations",
+    117: r"\[keystone_authtoken\]", 124: "#username = cloudkeeper", 127: "#password",
     130: "#user_domain_name = default", 133: "#project_domain_name = default", 136: "#auth_url",
 }  # fmt: skip
 

@@ -17,8 +17,14 @@ from tests.testbed import processes
 from tests.testbed.patience import Patience
 from tests.testbed.processes import Records
 
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-PARENT = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('parent', flush=True); time.sleep(60)"
+DEAF = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "print('deaf', flush=True); time.sleep(60)"
+)
+PARENT = (
+    "import subprocess, time; subprocess.Popen(['sleep', '60']); "
+    "print('parent', flush=True); time.sleep(60)"
+)
 
 
 @pytest.fixture
@@ -111,7 +117,7 @@ def test_record_from_before_a_reboot_is_nobody(records: Records) -> None:
 def test_a_slow_start_is_waited_for_as_long_as_it_is_at_work(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F-H13: longer than anything may do nothing; a fixed limit lost the whole run on a loaded machine."""
+    """F-H13: for any time; a fixed limit lost the whole run on a loaded machine."""
     monkeypatch.setattr(processes, "_AT_WORK", 0.05)
     records.start(
         "it",
