@@ -96,11 +96,17 @@ class Servicer(pb_grpc.CommunicatorServicer):
         """Yield the appliances of a list, without their data."""
         with _reported(context):
             run = self._current_or_view()
-            if vo := dict(context.invocation_metadata()).get(VO):
-                run.images(str(vo))  # raises for a VO without a project
+            list_id = ListId(request.image_list_identifier)
+            vo = str(dict(context.invocation_metadata()).get(VO) or "")
+            images = run.images(vo) if vo else None  # raises for a VO without a project
+            known = set()
             for record in run.offered():
-                if record.key.list_id == request.image_list_identifier:
+                if record.key.list_id == list_id:
+                    known.add(record.key.identifier)
                     yield messages.to_message(properties.read(record))
+            for appliance in images.held_by_others(list_id, vo=vo) if images else ():
+                if appliance.identifier not in known:
+                    yield messages.to_message(appliance)
 
     def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Add an appliance; one that is there already is updated."""

@@ -22,7 +22,7 @@ from appliance.core import clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError, Unavailable
-from cloudkeeper.backend import properties
+from cloudkeeper.backend import others, properties
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
@@ -91,6 +91,13 @@ class ProjectImages:
             )
             return None
         return record
+
+    def held_by_others(self, list_id: ListId, *, vo: str) -> list[Appliance]:
+        """Return the appliances of a list that another manager keeps in this project."""
+        if "/" not in list_id:
+            return []  # a signed list, which no other manager reads
+        seen = [image for tag in others.TAGS for image in self.glance.listed({"tag": tag})]
+        return list(others.held(seen, list_id=list_id, vo=vo))
 
     def repair(self) -> None:
         """Repair the images of killed runs, and adopt those of 0.9.x."""

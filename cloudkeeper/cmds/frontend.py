@@ -156,6 +156,7 @@ def _record(report: SyncReport, record: RunRecord) -> None:
         record.add(f"images_{name}", report.done(kind))
     record.add("images_failed", sum(bool(outcome.failure) for outcome in report.outcomes))
     record.add("images_unchanged", report.unchanged)
+    record.add("images_held_by_others", report.held_by_others)
     record.add("removals_withheld", report.withheld)
     record.add("lists_accepted", report.lists)
     record.add("lists_refused", report.refused_lists)

@@ -19,6 +19,7 @@ from datetime import datetime
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.model import (
     DIGEST_KEYS,
+    HOLDER_KEY,
     IMAGE_KEYS,
     LAYER_KEY,
     Appliance,
@@ -42,7 +43,8 @@ def compare(
 ) -> Plan:
     """Return the changes that make the cloud equal to the offers of ``wanted`` at ``at``.
 
-    ``held`` are the appliances that the backend reports for this list. A backend that cannot update
+    ``held`` are the appliances that the backend reports for this list; those that another manager
+    keeps count as present, and nothing changes them. A backend that cannot update
     the metadata alone (``can_update_metadata``) gets the data again instead.
 
     Raises:
@@ -50,9 +52,15 @@ def compare(
 
     """
     # If a backend reports an identifier twice, the last one counts.
-    present = {appliance.identifier: appliance for appliance in held}
-    _check_owner(wanted, present.values())
-    offered = {offer.appliance.identifier: offer for offer in wanted.offers}
+    reported = {appliance.identifier: appliance for appliance in held}
+    _check_owner(wanted, reported.values())
+    others = {key for key, each in reported.items() if HOLDER_KEY in each.attributes}
+    present = {key: each for key, each in reported.items() if key not in others}
+    offered = {
+        offer.appliance.identifier: offer
+        for offer in wanted.offers
+        if offer.appliance.identifier not in others
+    }
     valid = {key: offer for key, offer in offered.items() if not offer.appliance.is_expired(at=at)}
     removals = _removals(wanted, present, valid=valid, offered=offered)
     creations = [Create(offer) for key, offer in valid.items() if key not in present]

@@ -27,6 +27,7 @@ from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachabl
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
+    HOLDER_KEY,
     Change,
     Create,
     ImageList,
@@ -64,6 +65,8 @@ class SyncReport:
     lists_left: int = 0
     """Configured lists whose changes have not all been attempted."""
     unchanged: int = 0
+    held_by_others: int = 0
+    """Images that another manager of the cloud keeps, and that are not uploaded again."""
     withheld: int = 0
     transferred_bytes: int = 0
     """Bytes of image files that the backend has accepted."""
@@ -218,11 +221,16 @@ class Synchronisation:
         # A list that is not known has no appliances; the call then checks its VO only.
         is_asked = wanted.identifier in known or self.backend.can_check_vo
         held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
+        others = [one for one in held if HOLDER_KEY in one.attributes]
+        for one in others:
+            holder = one.attributes[HOLDER_KEY]
+            logger.info("%s: VO %s: %s is held by %s", source, one.vo, one.identifier, holder)
+        report.held_by_others += len(others)
         full = plan.compare(
             wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata
         )
         proven = self._without_doubt(full, source, report)
-        guarded = plan.guard(proven, held=len(held), allowed=self.allowed)
+        guarded = plan.guard(proven, held=len(held) - len(others), allowed=self.allowed)
         if guarded.withheld:
             number = len(guarded.withheld)
             report.withheld += number

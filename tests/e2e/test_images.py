@@ -299,3 +299,64 @@ def test_a_registry_beside_a_signed_list(site: Site, tmp_path: Path) -> None:
             after = site.offered("ops")
             assert sha512(site.download("ops", after[reference])) == sha512(site.files["two.qcow2"])
             assert {key for key in after if after[key].id != before[key].id} == {reference}
+
+
+def test_an_image_of_the_catch_all_counts_as_present(site: Site, tmp_path: Path) -> None:
+    """It is in another project and shared, as atrope does it; later the catch-all gives it up."""
+    authority = Authority.open(tmp_path / "ca")
+    host, signer = authority.find("localhost"), authority.issue("tokens.example.org", key="rsa")
+    assert host is not None
+    for vo in PROJECTS:
+        site.publish(vo, [])
+    reference, content = "egi_vm_images/ubuntu:24.04", site.files["one.qcow2"]
+    with harbor.serve(host, signer=signer) as front:
+        login = TokenLogin(front.realm, authority.certificate)
+        with oci_registry.serve(
+            tmp_path / "registry", credential=host, authority=authority.certificate, login=login
+        ) as registry:
+            front.registry = registry
+            front.public.add("egi_vm_images")
+            repository, _, tag = reference.rpartition(":")
+            registry.headers = front.push_headers(repository)
+            digest = registry.push(repository, tag, content, annotations=described_as(tag))
+            (site.backend.root / "etc/cloudkeeper/sources.yaml").write_text(
+                f"egi:\n  type: harbor\n  registry_host: {front.host}\n"
+                "  project: egi_vm_images\n  vos: [ops, biomed]\n"
+            )
+            owner, member = (site.cloud.door(PROJECTS[vo]).session for vo in ("ops", "biomed"))
+            where = {"service_type": GLANCE, "interface": "public", "region_name": REGION}
+            theirs = owner.post(
+                "/v2/images",
+                endpoint_filter=where,
+                json={
+                    "name": f"{front.host} {reference}",
+                    "tags": ["atrope-catchall"],
+                    "visibility": "shared",
+                    "disk_format": "qcow2",
+                    "container_format": "bare",
+                    "appdb_id": f"{front.host}/{reference}-{digest}",
+                },
+            ).json()["id"]
+            owner.put(
+                f"/v2/images/{theirs}/file",
+                endpoint_filter=where,
+                data=content,
+                headers={"Content-Type": "application/octet-stream"},
+            )
+            biomed = site.cloud.projects[PROJECTS["biomed"]]
+            members = f"/v2/images/{theirs}/members"
+            owner.post(members, endpoint_filter=where, json={"member": biomed})
+            accepted = {"status": "accepted"}
+            member.put(f"{members}/{biomed}", endpoint_filter=where, json=accepted)
+
+            done = site.sync()
+            assert done.returncode == 0, done.stderr
+            assert site.offered("ops") == site.offered("biomed") == {}
+            assert front.asked("/blobs/") == 0
+            registry.push(repository, tag, site.files["two.qcow2"], annotations=described_as(tag))
+            assert site.sync().returncode == 0
+            assert site.offered("ops") == site.offered("biomed") == {}
+
+            owner.delete(f"/v2/images/{theirs}", endpoint_filter=where)
+            assert site.sync().returncode == 0
+            assert set(site.offered("ops")) == set(site.offered("biomed")) == {reference}

@@ -199,3 +199,13 @@ def test_removals_that_need_confirmation(
 def test_no_removal_is_confirmed_by_default() -> None:
     gone = tuple(Remove(image(str(number)), "gone") for number in range(4))
     assert guard(Plan(LIST, gone), held=4).withheld == gone
+
+
+def test_an_image_that_another_manager_keeps_is_left_alone() -> None:
+    """It is not added, updated or removed, whatever it says."""
+    kept = image("kept", hv_version="1")
+    held = Appliance(ApplianceId("kept"), LIST, vo="vo", attributes={"holder": "atrope"})
+    gone = Appliance(ApplianceId("gone"), LIST, vo="vo", attributes={"holder": "atrope"})
+    found = compare(listed(kept, image("new", hv_version="1")), [held, gone], at=NOW)
+    assert [change.appliance.identifier for change in found.changes] == ["new"]
+    assert isinstance(found.changes[0], Create)
