@@ -96,7 +96,8 @@ make_uv() {
 environment() {
   local name=$1 lock=$2 mark want; shift 2
   mark=$ENVS/$name/.made-from
-  want=$(cat "$lock" "$TOP/pyproject.toml" | sha256sum; printf '%s ' "$@")
+  # Settings of tools, at the end of pyproject.toml, change no environment.
+  want=$(sed '/^\[tool\./,$d' "$TOP/pyproject.toml" | cat "$lock" - | sha256sum; printf '%s ' "$@")
   is_made() { [ -f "$mark" ] && [ "$(cat "$mark")" = "$want" ]; }
   is_made || (
     flock 8  # another command may be making it just now
