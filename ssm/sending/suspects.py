@@ -29,7 +29,7 @@ from __future__ import annotations
 import enum
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +77,6 @@ class Suspects:
 
     def __contains__(self, name: object) -> bool:
         return name in self._known
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
 
     def __len__(self) -> int:
         return len(self._known)

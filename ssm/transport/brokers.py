@@ -59,8 +59,7 @@ class Brokers:
 def brokers_of(link: Link, *, trust: CADirectory) -> Brokers:
     """Return the brokers of a configuration, not yet connected to."""
     peers = _peers(link, trust)
-    connect = _connect_ams if link.ams is not None else _connect_stomp
-    return Brokers(link.brokers, connect=lambda broker: connect(broker, link, peers))
+    return Brokers(link.brokers, connect=lambda broker: _connect(broker, link, peers))
 
 
 def check_tls(link: Link) -> None:
@@ -68,18 +67,17 @@ def check_tls(link: Link) -> None:
     _tls(link, _peers(link, CADirectory(link.capath)))
 
 
-def _connect_ams(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
+def _connect(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
+    """Open a connection; the module of the other protocol is never loaded."""
+    tls = _tls(link, peers)
+    if link.ams is None:
+        from ssm.transport import stomp  # noqa: PLC0415  start-up is a cost
+
+        return stomp.STOMPConnection(broker, tls=tls)
     from ssm.transport import ams  # noqa: PLC0415  start-up is a cost
 
-    tls = _tls(link, peers)
-    assert link.ams is not None and tls is not None  # noqa: S101, PT018  AMS is always over TLS
+    assert tls is not None  # noqa: S101  AMS is always over TLS
     return ams.AMSConnection(broker, access=link.ams, tls=tls)
-
-
-def _connect_stomp(broker: Broker, link: Link, peers: PeerTrust) -> Connection:
-    from ssm.transport import stomp  # noqa: PLC0415  start-up is a cost
-
-    return stomp.STOMPConnection(broker, tls=_tls(link, peers))
 
 
 def _peers(link: Link, trust: CADirectory) -> PeerTrust:
