@@ -240,12 +240,14 @@ def _find_disk(path: Path) -> Disk:
             for number, member in enumerate(archive, start=1):
                 if number > _MAX_MEMBERS:
                     break
+                if member.isdir():
+                    continue
                 if not member.isreg() or member.issparse():
                     raise Unusable(path.name, "its archive holds members that are not plain files")
                 if member.offset_data + member.size > end:
                     raise Unusable(path.name, "its archive is truncated")
                 descriptions += member.name.lower().endswith(".ovf")
-                if member.name.lower().endswith(".vmdk"):
+                if _is_vmdk(path, member):
                     disks.append(Disk(path, Format.VMDK, member.offset_data, member.size))
     except (tarfile.TarError, ValueError, OverflowError, RecursionError):
         # Absurd numbers in a header raise all but the first.
@@ -255,6 +257,15 @@ def _find_disk(path: Path) -> Disk:
         raise Unusable(path.name, f"is not an OVA with one disk: its archive has {contents}")
     _check_vmdk(path, offset=disks[0].offset or 0)
     return disks[0]
+
+
+def _is_vmdk(path: Path, member: tarfile.TarInfo) -> bool:
+    """Check whether a member is a VMDK, by its name or, since names vary, by its mark."""
+    if member.name.lower().endswith(".vmdk"):
+        return True
+    with path.open("rb") as file:
+        file.seek(member.offset_data)
+        return file.read(len(_VMDK)) == _VMDK
 
 
 def check_virtual_size(path: Path, size: int) -> None:

@@ -13,6 +13,7 @@ All values are texts, numbers as well. Unknown keys are kept as attributes of th
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ from cloudkeeper.model import (
     SignedImageList,
     ram_in_bytes,
 )
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 16 * 2**20
 """Of a list with its signature; a thousand images are 1.5 MB."""
@@ -191,24 +194,24 @@ def _read_image(
     vo: str,
     endorser: Mapping[str, str],
 ) -> Offer:
-    attributes = {key: _text(image, key) for key in image if image[key] is not None}
+    attributes = _attributes(image)
     uri = _required(image, "hv:uri")
     if not _is_web_address(uri):
         raise Malformed(_LIST, "hv:uri is not an http or https URL")
     size = _figure(image, "hv:size", _MAX_FIGURE)
-    system = (_text(image, key) for key in ("sl:os", "sl:osname", "sl:osversion"))
+    system = (attributes.get(key, "") for key in ("sl:os", "sl:osname", "sl:osversion"))
     appliance = Appliance(
         identifier=identifier,
         list_id=list_id,
         vo=vo,
-        title=_text(image, "dc:title"),
-        description=_text(image, "dc:description"),
-        mpuri=_required(image, "ad:mpuri"),
-        group=_text(image, "ad:group"),
-        ram=ram_in_bytes(_figure(image, "hv:ram_minimum", _MAX_FIGURE) or 0),
-        cores=_figure(image, "hv:core_minimum", _MAX_CORES) or 0,
-        version=_text(image, "hv:version"),
-        architecture=_text(image, "sl:arch"),
+        title=attributes.get("dc:title", ""),
+        description=attributes.get("dc:description", ""),
+        mpuri=attributes.get("ad:mpuri", ""),
+        group=attributes.get("ad:group", ""),
+        ram=ram_in_bytes(_decorating_figure(image, "hv:ram_minimum", _MAX_FIGURE)),
+        cores=_decorating_figure(image, "hv:core_minimum", _MAX_CORES),
+        version=attributes.get("hv:version", ""),
+        architecture=attributes.get("sl:arch", ""),
         operating_system=" ".join(" ".join(system).split()),
         expires=_date(image, "dc:date:expires"),
         attributes=MappingProxyType({**attributes, **endorser}),
@@ -240,6 +243,31 @@ def _text(holder: Mapping[str, Any], key: str) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair, which only JSON can express
         raise Malformed(_LIST, f"{key[:80]!r} is not valid text") from None
     return text
+
+
+def _attributes(image: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of an image; an invalid one is left out and costs no image."""
+    found = {}
+    for key in image:
+        if image[key] is not None:
+            try:
+                found[key] = _text(image, key)
+            except Malformed as error:
+                _ignore(image, error)
+    return found
+
+
+def _ignore(image: Mapping[str, Any], error: Malformed) -> None:
+    logger.warning("image %s: %s; ignored", image.get("dc:identifier"), error.cause)
+
+
+def _decorating_figure(holder: Mapping[str, Any], key: str, maximum: int) -> int:
+    """Return a number that describes an image, 0 for none and for an invalid one."""
+    try:
+        return _figure(holder, key, maximum) or 0
+    except Malformed as error:
+        _ignore(holder, error)
+        return 0
 
 
 def _required(holder: Mapping[str, Any], key: str) -> str:

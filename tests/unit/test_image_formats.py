@@ -506,3 +506,20 @@ def test_the_formats_that_are_accepted_have_their_own_marks(disks: Path) -> None
         except Unusable:
             continue
         check_marks(path, found)
+
+
+def test_names_in_an_ova_are_decoration(disks: Path, tmp_path: Path) -> None:
+    """F-M9: a directory, as `tar c .` writes one, and a disk of another name."""
+    path = tmp_path / "a.ova"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as made:
+        folder = tarfile.TarInfo("./")
+        folder.type = tarfile.DIRTYPE
+        made.addfile(folder)
+        for name, content in (("./a.ovf", b"<Envelope/>"), ("./a.disk", disks / "stream.vmdk")):
+            text = content if isinstance(content, bytes) else content.read_bytes()
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            made.addfile(member, io.BytesIO(text))
+    disk = inspect(path, Format.OVA)
+    QemuImg().convert(disk, Format.RAW, tmp_path / "out.raw")
+    assert (tmp_path / "out.raw").read_bytes() == (disks / "disk.raw").read_bytes()
