@@ -267,7 +267,7 @@ def parse_dn(dn: str) -> tuple[Rdn, ...]:
         rdns.append(tuple(pairs))
         pairs = []
     if dn and (pairs or (dn.endswith(",") and not _is_escaped(dn, len(dn) - 1))):
-        raise LdifError(dn, "is not a distinguished name: ends in a separator")
+        raise LdifError(dn, "is not a distinguished name: it ends in a comma or a plus sign")
     return tuple(rdns)
 
 

@@ -82,7 +82,7 @@ def _refuse_two_vos(configuration: CasoConfiguration) -> None:
     for entry in mapping.entries:
         vos.setdefault((entry.project, entry.domain), []).append(entry.vo)
     problems = [
-        Problem(mapping.path, 0, project, f"has several VOs: {', '.join(found)}; leave one of them")
+        Problem(mapping.path, 0, project, f"has several VOs: {', '.join(found)}; keep one of them")
         for (project, _), found in vos.items()
         if len(set(found)) > 1
     ]

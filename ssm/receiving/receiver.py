@@ -163,7 +163,9 @@ class Receiver:
             except OSError as error:
                 if not is_paused:
                     logger.warning(
-                        "%s: %s; paused, nothing is lost", error.filename, error.strerror
+                        "%s: %s; free space there; tried again each second, nothing is lost",
+                        error.filename,
+                        error.strerror,
                     )
                 is_paused = True
                 if self._is_over():

@@ -414,8 +414,8 @@ def test_jobs_in_root_s_own_table_are_reported(made: Path, root: Path) -> None:
     shown = install(older(made), root)
     assert shown.returncode == 0, shown.stderr
     assert (
-        f"{crontab}:2: starts the job caso beside the appliance; remove this line"
-        in shown.stdout.splitlines()
+        f"{crontab}:2: starts the job caso beside the appliance; keep one starter: switch the flow"
+        " off, or remove this line" in shown.stdout.splitlines()
     )
 
 

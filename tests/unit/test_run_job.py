@@ -181,7 +181,10 @@ def test_a_job_that_somebody_else_starts_too_does_not_run(site: Site) -> None:
     table.parent.mkdir()
     table.write_text("# theirs\n14 * * * * root docker run egifedcloud/caso\n")
     shown = site.run("caso")
-    line = f"{table}:2: starts the job caso beside the appliance; remove this line"
+    line = (
+        f"{table}:2: starts the job caso beside the appliance; keep one starter: switch the flow"
+        " off, or remove this line"
+    )
     assert (shown.returncode, shown.stderr) == (2, f"appliance: {line}\n")
     assert not (site.place / "runs").exists()
     assert site.record("caso")["failures"] == [line]
@@ -594,7 +597,7 @@ def test_without_an_engine_a_signal_still_ends_the_job(site: Site) -> None:
     _, err = process.communicate(timeout=60)
     assert (process.returncode, site.runs[1:]) == (7, ["TERM"]), err
     assert "the Docker engine: shutting down\n" in err
-    assert "shutting down; the next run removes the container" in err
+    assert "shutting down; the next run removes it" in err
     assert site.record("caso")["counts"] == {"job_exit_status": 7}
 
 

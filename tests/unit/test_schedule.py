@@ -125,8 +125,8 @@ def test_what_would_start_a_job_twice_is_refused(
     (root / path).chmod(0o600)
     assert schedule(root, "systemd") == 2
     assert capsys.readouterr().err == (
-        f"appliance: {root}/{path}:{line}: starts the job {job} beside the appliance; remove "
-        "this line\n"
+        f"appliance: {root}/{path}:{line}: starts the job {job} beside the appliance; keep "
+        "one starter: switch the flow off, or remove this line\n"
     )
     assert (tables(root) != [], timers(root)) == (True, [])
     assert schedule(root) == 1

@@ -22,6 +22,7 @@ _HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _NUMBER = re.compile(r"\d{1,9}")
 _WORD = re.compile(r"\S+")
 _LAST_PRINTABLE = 32
+_NO_LISTS = "none"  # the images come from a registry, or are not wanted yet
 
 KEEP = " keep "
 """Stands for the password in the file; the blanks keep it from being typed."""
@@ -103,7 +104,8 @@ class Interview:
                 "memory", "Memory of all hypervisors together, in GB", _is(_NUMBER, "4096")
             )
         if Flow.IMAGES in flows:
-            lists = self._ask("lists", "URLs of image lists, blanks between", _urls)
+            question = "URLs of image lists, blanks between, or none"
+            lists = self._ask("lists", question, _urls)
         projects = dict(pair.split("=", 1) for pair in pairs)
         return Answers(
             flows=flows,
@@ -118,7 +120,7 @@ class Interview:
             email=email,
             cores=cores,
             memory=memory,
-            lists=tuple(lists.split()),
+            lists=() if lists == _NO_LISTS else tuple(lists.split()),
         )
 
     def _account(self, flow: Flow) -> CloudAccount:
@@ -183,6 +185,8 @@ def _url(text: str) -> str:
 
 
 def _urls(text: str) -> str:
+    if text == _NO_LISTS:
+        return ""
     return (
         ""
         if all(re.fullmatch(r"https?://\S+/\S+", url) for url in text.split())

@@ -199,7 +199,11 @@ class _JobRun:
         try:
             engine.remove_job(self._job.name, grace=timedelta(0))
         except Unavailable as error:
-            logger.warning("%s: %s; the next run removes the container", self._job.name, error)
+            logger.warning(
+                "%s: its container was not removed: %s; the next run removes it",
+                self._job.name,
+                error,
+            )
 
     def _signal(self, engine: Engine, signal_name: str) -> bool:
         """Send a signal to the container; return False if the child must get it instead."""

@@ -78,7 +78,12 @@ def complaints(layout: Layout, host: settings.Host | None = None) -> list[str]:
     With the settings of the ``host``, jobs whose flow is off are left out.
     """
     wanted = [one for one in starts(layout) if host is None or host.is_wanted(one.job.name)]
-    return [*_disagreements(wanted), *map(str, foreign(layout)), *map(str, ignored(layout))]
+    others = [
+        _problem(starter)
+        for starter in starters.others(layout)
+        if host is None or host.is_wanted(starter.job)
+    ]
+    return [*_disagreements(wanted), *map(str, others), *map(str, ignored(layout))]
 
 
 def _disagreements(found: Sequence[Starts]) -> list[str]:
@@ -107,7 +112,10 @@ def foreign(layout: Layout) -> Iterator[Problem]:
 
 
 def _problem(starter: starters.Starter) -> Problem:
-    cause = f"starts the job {starter.job} beside the appliance{starter.note}; remove this line"
+    cause = (
+        f"starts the job {starter.job} beside the appliance{starter.note};"
+        " keep one starter: switch the flow off, or remove this line"
+    )
     return Problem(starter.path, starter.line, "", cause)
 
 

@@ -82,7 +82,7 @@ class RunRecord:
         try:
             files.make_directory(directory, mode=0o755)
         except OSError as error:
-            logger.warning("run record not written: %s: %s", error.filename, error.strerror)
+            logger.warning("%s: the run record was not written: %s", error.filename, error.strerror)
             return
         _keep(directory / f"{self.program}.json", self._as_json)
         seconds = time.monotonic() - self._begin
@@ -250,9 +250,9 @@ def _keep(path: Path, content: Callable[[], bytes]) -> None:
             # node_exporter has an account of its own, whatever our umask; nothing here is secret.
             path.chmod(0o644)
     except OSError as error:
-        logger.warning("run record not written: %s: %s", error.filename, error.strerror)
+        logger.warning("%s: the run record was not written: %s", error.filename, error.strerror)
     except ValueError as error:  # a name that Prometheus does not accept
-        logger.warning("run record not written: %s: %s", path, error)
+        logger.warning("%s: the run record was not written: %s", path, error)
 
 
 def _metrics(record: RunRecord, *, seconds: float) -> bytes:
