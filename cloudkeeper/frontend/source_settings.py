@@ -27,7 +27,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from cloudkeeper.frontend import addresses
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.ignored import SOURCES_IGNORED
-from cloudkeeper.frontend.registry.login import RegistryAccount
+from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.registry.names import is_repository
 from cloudkeeper.model import Endorser
 

@@ -104,7 +104,7 @@ def test_faults_of_a_federation_at_a_real_keystone(
     try:
         [line] = lines(site.run("caso-extract", expect=3))
         assert line.startswith(
-            f"caso-extract: {host}: the mapping of the identity provider 'egi-test' fits no "
+            f"caso-extract: {host}: the mapping of the identity provider 'egi-test' matches no "
             "claim of this"
         )
     finally:

@@ -15,10 +15,11 @@ from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Malformed, Tampered
 from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.registry import artefact, listing, names
+from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.registry.artefact import Compression
 from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
-from cloudkeeper.frontend.registry.login import Login, RegistryAccount
+from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from tests.simulators import harbor

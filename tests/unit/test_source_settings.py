@@ -10,7 +10,7 @@ from appliance.core.config import yaml_file
 from appliance.core.run.errors import ConfigurationError, Problem
 from cloudkeeper.frontend import source_settings
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.registry.login import RegistryAccount
+from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.model import Endorser
 

@@ -10,7 +10,6 @@ until the registry rejects it; then one new token is requested.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from dataclasses import dataclass, field
@@ -20,27 +19,13 @@ from appliance.core.run import log
 from appliance.core.run.errors import AccessDenied
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend.download import Downloader, Question
+from cloudkeeper.frontend.registry.account import RegistryAccount
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
 _OK = 200
 _MAX_TOKEN = 64 * 1024
 """Bytes of a realm's answer. Tokens that list many scopes have some KiB."""
 _PARAMETER = re.compile(r'([A-Za-z]+)="([^"\\]*)"', re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryAccount:
-    """An account of a registry. ``origin`` is where its secret is configured."""
-
-    user: str
-    secret: str = field(repr=False)
-    origin: str = ""
-
-    @property
-    def basic(self) -> str:
-        """The value of the header ``Authorization``."""
-        pair = f"{self.user}:{self.secret}".encode()
-        return f"Basic {base64.b64encode(pair).decode('ascii')}"
 
 
 @dataclass(frozen=True, slots=True)
