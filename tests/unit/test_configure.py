@@ -124,6 +124,15 @@ def test_every_answer_is_in_all_files_that_need_it(
     )
 
 
+def test_a_site_without_image_lists_answers_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images come from a registry, which sources.yaml names."""
+    assert configure(root, monkeypatch, ANSWERS | {"lists": "none"}) == 0
+    lists = (root / "etc/cloudkeeper/image-lists.conf").read_text().splitlines()
+    assert [line for line in lists if not line.startswith("#")] == []
+
+
 def test_what_nobody_was_asked_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Comments, line numbers, owner and mode of every file stay."""
     before = {path: path.read_text() for path in (root / "etc").rglob("*") if path.is_file()}
