@@ -1,8 +1,8 @@
 """The first hour of a new administrator with a bare Debian 12, a cloud's credentials and README.md.
 
-    scripts/bench firsthour            both ways: building the bundle, and with the bundle that was
-    built scripts/bench firsthour built scripts/bench firsthour bundle     with the newest bundle in
-    dist/
+    scripts/bench firsthour            both ways: building the bundle, then with that bundle
+    scripts/bench firsthour built
+    scripts/bench firsthour bundle     with the newest bundle in dist/
 
 The machine boots with systemd and has what Debian's installer leaves, nothing else. All that is
 typed there are the commands of README.md and the answers to `appliance configure`. The cloud and
