@@ -308,7 +308,11 @@ def kept(directory: Path, asked: Iterable[bytes], make: Callable[[Path], None]) 
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             make(unfinished)
-            unfinished.rename(found)
+            try:
+                unfinished.rename(found)
+            except OSError:
+                if not found.exists():  # another process has made the same meanwhile
+                    raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import random
 import signal
 import socket
 import subprocess
@@ -22,10 +23,12 @@ SERVICE = "GLUE2ServiceID=https://cloud.example.org:5000/v3_cloud.compute,GLUE2G
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a free port that the system gives to no connection before the server binds it."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def parse(text: str) -> Entries:

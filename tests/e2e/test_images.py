@@ -190,7 +190,7 @@ def until_it_uploads(site: Site) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("victim", ["frontend", "backend"])
+@pytest.mark.parametrize("victim", ["frontend", pytest.param("backend", marks=pytest.mark.matrix)])
 def test_killed_in_mid_upload_and_run_again(site: Site, tmp_path: Path, victim: str) -> None:
     large = tmp_path / "large.raw"
     with large.open("wb") as file:

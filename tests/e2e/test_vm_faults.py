@@ -215,6 +215,7 @@ def test_a_container_that_an_earlier_release_left(appliance: Appliance) -> None:
     )
 
 
+@pytest.mark.matrix
 def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
     """R36: it goes on serving with the one that it has, does not start with a doubtful one, and
     starts with the one that is named.
@@ -255,6 +256,7 @@ def test_two_configurations_of_the_backend(appliance: Appliance) -> None:
         machine.shell("systemctl restart cloudkeeper-os")
 
 
+@pytest.mark.matrix
 def test_the_port_is_taken(appliance: Appliance) -> None:
     """The start fails with the reason, the backend runs, systemd retries until the port is free."""
     machine = appliance.machine
@@ -305,11 +307,12 @@ def _fails_to_start(appliance: Appliance, unit: str) -> str:
             "BDII_BREATHE_TIME=soon\n",
             r"/bdii\.conf:1: BDII_BREATHE_TIME: ",
         ),
-        (
+        pytest.param(
             "cloudkeeper-os",
             "/etc/cloudkeeper/cloudkeeper-os.conf",
             "[DEFAULT]\ngrpc_port = soon\n",
             r"/cloudkeeper-os\.conf:2: grpc_port: ",
+            marks=pytest.mark.matrix,
         ),
     ],
 )
@@ -425,6 +428,7 @@ def test_half_a_start(appliance: Appliance) -> None:
     appliance.start()
 
 
+@pytest.mark.matrix
 def test_the_network_of_the_containers_own(appliance: Appliance) -> None:
     """R11, R33: with the shipped bridge networks: starts, stops, and a port that is in use."""
     machine = appliance.machine

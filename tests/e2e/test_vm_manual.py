@@ -283,6 +283,7 @@ def day(appliance: Appliance) -> float:
     return time.monotonic()
 
 
+@pytest.mark.matrix
 def test_a_day_of_cron_in_a_minute(appliance: Appliance, day: float) -> None:
     """R12, R34, R39: 24 starts of caso, 4 of ssmsend, 6 of cloudkeeper."""
     time.sleep(max(0, day + 60 - time.monotonic()))
