@@ -144,25 +144,36 @@ class KillMatrix:
         return struck
 
     def run(self, *, sample: int | None, seed: int = 0) -> None:
-        """Go through ``sample`` points drawn by ``seed``, or through all of them.
+        """Kill at ``sample`` points drawn by ``seed``, or at all of them.
+
+        A point near the end is not in every run of a program with threads: in a sample the next one
+        drawn takes its place.
 
         Raises:
-            AssertionError: with all failures; also when fewer than nine tenths of the kills struck,
-                because then the test has tested nothing.
+            AssertionError: with all failures; also when a tenth of all points, or more points than
+                the sample has, were never reached, because then the test has tested too little.
 
         """
         points = self.points()
+        wanted, may_miss = len(points), len(points) // 10
         if sample is not None:
-            points = sorted(random.Random(seed).sample(points, min(sample, len(points))))
-        struck, failures = 0, []
+            points = random.Random(seed).sample(points, len(points))
+            wanted = may_miss = min(sample, wanted)
+        struck = 0
+        missed: list[Point] = []
+        failures: list[str] = []
         for point in points:
+            if struck + len(failures) == wanted or len(missed) > may_miss:
+                break
             try:
-                # one at the end is not in every run
-                struck += self.interrupt(point) or self.interrupt(point)
+                if self.interrupt(point) or self.interrupt(point):
+                    struck += 1
+                else:
+                    missed.append(point)
             except AssertionError as error:
                 failures.append(f"{point}: {error}")
         assert not failures, f"{len(failures)} of {len(points)} points:\n" + "\n".join(failures)
-        assert struck >= 0.9 * len(points), f"only {struck} of {len(points)} kills struck"
+        assert len(missed) <= may_miss, f"{struck} kills struck; never reached: {missed}"
 
     def _existing(self) -> str:
         return ",".join(f"?{syscall}" for syscall in self.syscalls)
