@@ -47,7 +47,8 @@ _VMDK_TYPES = {"monolithicSparse", "streamOptimized"}
 _VMDK_EXTENT = re.compile(r'RW \d{1,12} SPARSE "[^"/\\\\]+"')
 # The fields that such a disk may have; others, such as changeTrackPath, name files.
 _VMDK_FIELD = re.compile(
-    r'(version|encoding|CID|parentCID|isNativeSnapshot|createType|parentFileNameHint|ddb\.[\w.]+)\s*=\s*"?([^"]*)"?'
+    r"(version|encoding|CID|parentCID|isNativeSnapshot|createType|parentFileNameHint|ddb\.[\w.]+)"
+    r'\s*=\s*"?([^"]*)"?'
 )
 # By format, the names that oslo.utils has for what such a file may look like. A raw disk may have a
 # partition table, and an archive has no mark that it knows.

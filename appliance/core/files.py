@@ -69,7 +69,7 @@ def make_directory(path: Path, *, mode: int = 0o750) -> None:
 def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
     """Write a file and fsync it; the caller makes its name durable.
 
-    A file of this name is removed, not opened: a link that somebody planted is not followed, and
+    A file of this name is removed, not opened: a planted link is not followed, and
     ``mode`` applies. ``data`` may come in pieces, so that a large file need not fit in memory.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL

@@ -1,9 +1,9 @@
-"""One run of the frontend: fetch and verify all lists, compare them with the cloud, change it.
+"""One run of the frontend: read and verify all sources, compare them with the cloud, change it.
 
-    list: fetch ─ verify ─ compare with memory ─ plan ─ guard the removals
+    source: fetch ─ verify ─ compare with memory ─ plan for each list ─ guard the removals
         change: check the backend ─ download, verify, convert ─ call the backend ─ delete the file
 
-A failure affects its own subject only. A list that cannot be accepted keeps its images in the
+A failure affects its own subject only. A source that cannot be accepted keeps its images in the
 cloud, and an appliance that cannot be transferred does not stop the others; each is a line of the
 `SyncReport`. PreAction comes before the first download: if the backend refuses the run, nothing is
 downloaded in vain. PostAction ends every run that PreAction began, also one that failed.
@@ -230,11 +230,12 @@ class Synchronisation:
             wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata
         )
         proven = self._without_doubt(full, source, report)
-        guarded = plan.guard(proven, held=len(held) - len(others), allowed=self.allowed)
+        own = len(held) - len(others)
+        guarded = plan.guard(proven, held=own, allowed=self.allowed)
         if guarded.withheld:
             number = len(guarded.withheld)
             report.withheld += number
-            cause = f"{number} of {len(held)} images would be removed, so none is removed"
+            cause = f"{number} of {own} images would be removed, so none is removed"
             remedy = f"to confirm that, run once with --allow-remove {number}"
             report.fail(f"{source}: {cause}; {remedy}")
         report.unchanged += guarded.unchanged

@@ -1,10 +1,10 @@
 """The transfer of an image: from a URL of a source to a file that the backend may read.
 
     download NAME.download.part ─ size, digest ─ headers ─┬─────────────── rename to NAME.FORMAT
-                                                           └ convert to NAME.FORMAT.part ─┘
+                                                          └ convert to NAME.FORMAT.part ─┘
 
 The backend, perhaps another account of the same group, sees the directory. A file therefore ends in
-``.part`` until it is complete: size and checksum are those of the list, its headers name no other
+``.part`` until it is complete: size and digest are those of the source, its headers name no other
 file, and it has a format that the cloud accepts. The rename is atomic and comes last.
 
 A file lives only as long as the backend needs it. All names begin with `PREFIX`, by which the next

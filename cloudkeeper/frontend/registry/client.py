@@ -72,18 +72,9 @@ class RegistryClient:
             for block in answer.blocks:
                 content += block
                 if len(content) > MAX_BYTES:
-                    raise Malformed(f"{self.host}{path}", f"is larger than {MAX_BYTES >> 20} MiB")
+                    name = f"{self.host}{path.partition('?')[0]}"
+                    raise Malformed(name, f"is larger than {MAX_BYTES >> 20} MiB")
             return RegistryAnswer(answer.status, answer.headers, bytes(content))
-
-    def json(self, path: str, *, scope: str) -> Any:
-        """Return the JSON at a path, None for a path that does not exist.
-
-        Raises:
-            ApplianceError: as for `get`, or the answer is not JSON.
-
-        """
-        answer = self.get(path, scope=scope)
-        return None if answer.status == NOT_FOUND else self._parsed(answer, path)
 
     def pages(self, path: str, *, scope: str) -> Iterator[Any]:
         """Yield the JSON of a listing page by page, as its links lead.

@@ -5,8 +5,8 @@
 
 The project is read once for all its VOs. The identifier of an image is its reference
 (``PROJECT/REPOSITORY:TAG``), which a new version keeps; a list's identifier is the registry, the
-project and the VO. A tag that moves back to an artefact that it named before is held: somebody has
-to say that this is meant, because withdrawn images would come back.
+project and the VO. A tag that moves back to an artefact that it named before is held until the
+administrator confirms it, because withdrawn images would come back.
 """
 
 from __future__ import annotations
