@@ -54,7 +54,7 @@ class QemuImg:
             raise Unusable(disk.path.name, "has several extents; an image must be one file")
         size = int(found["virtual-size"])
         # A VMDK may have a second header at its end, and qemu-img uses that one.
-        check_virtual_size(disk.path, size)
+        check_virtual_size(disk.path.name, size)
         return size
 
     def needed_bytes(self, disk: Disk) -> int:

@@ -68,7 +68,7 @@ TARGETS = {
         ),
     ),
     "formats": Target(
-        ("cloudkeeper/formats.py",),
+        ("cloudkeeper/formats/*.py",),
         ("tests/unit/test_image_formats.py",),
     ),
 }

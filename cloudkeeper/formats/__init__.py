@@ -1,0 +1,15 @@
+"""The format of an image file, found in its bytes; its name and ``hv:format`` prove nothing.
+
+Some formats can name other files: a qcow2 its backing file or data file, a VMDK its extents or its
+parent. A program that opens such an image reads those files of this host into it. Therefore the
+headers are checked here, before any program that follows them opens the file, and such an image is
+refused. So is one that carries the mark of a format that it is not said to have: another program,
+Glance or the hypervisor, could take it for that.
+
+Frontend and backend both check: the backend does not rely on a program that it does not know.
+"""
+
+from cloudkeeper.formats.detection import check_marks, detect, inspect
+from cloudkeeper.formats.disk import Disk, Unusable, check_virtual_size
+
+__all__ = ["Disk", "Unusable", "check_marks", "check_virtual_size", "detect", "inspect"]

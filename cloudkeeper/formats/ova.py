@@ -1,0 +1,60 @@
+"""The disk of an OVA: a TAR archive (POSIX ustar) around a description and a VMDK."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+from cloudkeeper.formats import vmdk
+from cloudkeeper.formats.disk import Disk, Unusable
+from cloudkeeper.model import Format
+
+# Of a TAR archive; an OVA has a handful.
+_MAX_MEMBERS = 100
+
+
+def find_disk(path: Path) -> Disk:
+    """Return the only VMDK disk of an OVA.
+
+    Nothing is extracted: qemu-img reads the disk inside the archive, so that the names of members
+    cannot write a file.
+
+    Raises:
+        Unusable: the archive has no such disk, or several, or is not safe to open.
+
+    """
+    end = path.stat().st_size
+    disks, descriptions, number = [], 0, 0
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for number, member in enumerate(archive, start=1):
+                if number > _MAX_MEMBERS:
+                    break
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise Unusable(path.name, "its archive holds members that are not plain files")
+                if member.offset_data + member.size > end:
+                    raise Unusable(path.name, "its archive is truncated")
+                descriptions += member.name.lower().endswith(".ovf")
+                if _is_vmdk(path, member):
+                    disks.append(Disk(path, Format.VMDK, member.offset_data, member.size))
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError):
+        # Absurd numbers in a header raise all but the first.
+        raise Unusable(path.name, "its archive cannot be read") from None
+    if number > _MAX_MEMBERS or descriptions != 1 or len(disks) != 1:
+        contents = f"{descriptions} .ovf and {len(disks)} .vmdk files"
+        raise Unusable(path.name, f"is not an OVA with one disk: its archive has {contents}")
+    with path.open("rb") as file:
+        file.seek(disks[0].offset or 0)
+        vmdk.check_vmdk(file, path.name)
+    return disks[0]
+
+
+def _is_vmdk(path: Path, member: tarfile.TarInfo) -> bool:
+    """Check whether a member is a VMDK, by its name or, since names vary, by its mark."""
+    if member.name.lower().endswith(".vmdk"):
+        return True
+    with path.open("rb") as file:
+        file.seek(member.offset_data)
+        return file.read(len(vmdk.MAGIC)) == vmdk.MAGIC
