@@ -201,13 +201,12 @@ class ProjectImages:
             try:
                 self.glance.create(self._new_record(appliance, image_id, data))
                 image = self._fill(image_id, file)
-                self.glance.change(
-                    image_id, properties.activation(image, visibility=self.visibility)
-                )
+                patch = properties.activation(image, visibility=self.visibility)
+                offered = self.glance.change(image_id, patch, is_new=True)
             except BaseException:  # also when the program is interrupted
                 self._abandon(image_id)
                 raise
-        self._keep(image_id)
+        self._keep(image_id, offered)
         self.tally.count("uploaded_bytes", len(file))
         seconds = (clock.now() - started).total_seconds()
         logger.info(
@@ -241,7 +240,7 @@ class ProjectImages:
         except Unavailable as error:
             # Glance may have stored the data and only its answer was lost; it refuses the retry.
             failure = error
-        image = self.glance.get(image_id)
+        image = self._filled(image_id, failure)
         if failure and image.get("status") != "active":
             raise failure
         # Glance before Rocky has an MD5 checksum only.
@@ -257,6 +256,25 @@ class ProjectImages:
             )
         return image
 
+    def _filled(self, image_id: str, failure: Unavailable | None) -> Image:
+        """Return the record after an upload.
+
+        Raises:
+            Unavailable: ``failure``, if the upload failed and left no record.
+
+        """
+
+        def is_settled(image: Image) -> bool:
+            return image.get("status") == "active"
+
+        # 409 is the answer to a repeat, after the answer to the first request was lost.
+        if failure is None or getattr(failure, "code", None) == glance.CONFLICT:
+            return self.glance.settled(image_id, is_settled=is_settled)
+        try:
+            return self.glance.get(image_id)
+        except GlanceRefusal:
+            raise failure from None
+
     def _abandon(self, image_id: str) -> None:
         try:
             self.glance.delete(image_id)
@@ -271,8 +289,7 @@ class ProjectImages:
     def _describe(self, record: ImageRecord, appliance: Appliance) -> None:
         patch = properties.difference(record, appliance, backend_id=self.ownership.id)
         if patch:
-            self.glance.change(record.id, patch)
-            self._keep(record.id)
+            self._keep(record.id, self.glance.change(record.id, patch))
             self.tally.count("metadata_changed")
             logger.info(
                 "project %s: updated the metadata of %s, image %s", self.name, record.key, record.id
@@ -287,12 +304,12 @@ class ProjectImages:
             logger.warning(
                 "project %s: image %s is hidden, not deleted: %s", self.name, record.id, error.cause
             )
-            self.glance.change(record.id, properties.retirement())
-            self._keep(record.id)
+            self._keep(record.id, self.glance.change(record.id, properties.retirement()))
 
     def _collect(self, record: ImageRecord) -> None:
         """Delete an incomplete image, unless a call has completed it since it was listed."""
-        now = self._keep(record.id)  # the listing may be some minutes old
+        # The listing may be some minutes old.
+        now = self._keep(record.id, self.glance.get(record.id))
         if now and now.state is State.STAGING:
             self._delete(now)
             self.tally.count("orphans_collected")
@@ -300,8 +317,8 @@ class ProjectImages:
 
     def _adopt(self, record: ImageRecord) -> None:
         """Mark an image of 0.9.x as ours; without a mark, it looks like any copy of it."""
-        self.glance.change(record.id, properties.adoption(self.ownership.id, record.id))
-        self._keep(record.id)
+        patch = properties.adoption(self.ownership.id, record.id)
+        self._keep(record.id, self.glance.change(record.id, patch))
         logger.info("project %s: adopted image %s of cloudkeeper-os 0.9", self.name, record.id)
 
     def _report_copies(self, key: ApplianceKey, images: list[str], *, is_known: bool) -> None:
@@ -319,9 +336,9 @@ class ProjectImages:
         with self._lock:
             self._records.pop(record.id, None)
 
-    def _keep(self, image_id: str) -> ImageRecord | None:
-        """Read an image again and keep its record, if it is ours."""
-        record = properties.recognise(self.glance.get(image_id), owner=self.project_id)
+    def _keep(self, image_id: str, image: Image) -> ImageRecord | None:
+        """Keep the record of an image as Glance has just shown it, if it is ours."""
+        record = properties.recognise(image, owner=self.project_id)
         with self._lock:
             self._records.pop(image_id, None)
             if record:

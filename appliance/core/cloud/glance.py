@@ -4,20 +4,24 @@ Requests go through the adapter of glanceclient's session without glanceclient's
 turn each status into an exception, read schemas first and send data without a length. The
 transport may repeat any call, so each must have the same effect twice: the caller chooses ids,
 changes replace values, and data start from their first byte.
+
+A Glance with several nodes may answer from one that has not yet seen a change that another one has
+accepted. Requests about an image that was changed a moment ago are therefore retried on 404, and a
+record is read again until it shows the change.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from keystoneauth1 import exceptions
 from keystoneauth1.adapter import Adapter
 
-from appliance.core import hosts
+from appliance.core import hosts, retry
 from appliance.core.cloud import pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import AccessDenied, Unavailable
@@ -36,7 +40,20 @@ _BLOCK_PATIENCE = timedelta(minutes=2)
 """For connecting, and for each block of an upload to be accepted."""
 _ANSWER_PATIENCE = timedelta(minutes=30)
 """For the answer to an upload: some stores write only after the last byte has arrived."""
+_SETTLING_ATTEMPTS, _SETTLING_PAUSE = 5, 4.0
+"""Attempts at an image that was just changed, and the longest pause in seconds: 11 s at most."""
 _TAGS = re.compile(r"<(?:head|style|title).*?</(?:head|style|title)>|<[^>]*>", re.DOTALL)
+
+
+T = TypeVar("T")
+
+
+class _NotYet(Exception):
+    """The record of an image does not show a change that Glance has accepted."""
+
+    def __init__(self, image: Image) -> None:
+        super().__init__()
+        self.image = image
 
 
 class GlanceRefusal(Unavailable):
@@ -83,7 +100,24 @@ class Glance:
 
     def get(self, image_id: str) -> Image:
         """Return an image."""
-        return self._object(f"/v2/images/{image_id}")
+        return self._object("GET", f"/v2/images/{image_id}")
+
+    def settled(self, image_id: str, *, is_settled: Callable[[Image], bool]) -> Image:
+        """Return an image that was just changed, once its record ``is_settled``.
+
+        After some attempts, the record is returned as it is.
+        """
+
+        def read() -> Image:
+            image = self.get(image_id)
+            if not is_settled(image):
+                raise _NotYet(image)
+            return image
+
+        try:
+            return _settling(read)
+        except _NotYet as error:
+            return error.image
 
     def create(self, image: Image) -> None:
         """Create the record of an image, which has its ``id``: a repeat cannot create another."""
@@ -91,39 +125,47 @@ class Glance:
         self._call("POST", "/v2/images", json=image, accept=(CONFLICT,))
 
     def upload(self, image_id: str, data: Data) -> None:
-        """Upload the data of an image; Glance checks their length."""
-        self._call(
-            "PUT",
-            f"/v2/images/{image_id}/file",
-            data=data,
-            headers={
-                "Content-Type": "application/octet-stream",
-                # Newer releases of Glance compare it with the data; older ones ignore it.
-                "x-openstack-image-size": str(len(data)),
-            },
-            timeout=(_BLOCK_PATIENCE.total_seconds(), _ANSWER_PATIENCE.total_seconds()),
-            log=False,  # keystoneauth would log the body, all of the image
+        """Upload the data of an image that was just created; Glance checks their length."""
+        _settling(
+            lambda: self._call(
+                "PUT",
+                f"/v2/images/{image_id}/file",
+                data=data,
+                headers={
+                    "Content-Type": "application/octet-stream",
+                    # Newer releases of Glance compare it with the data; older ones ignore it.
+                    "x-openstack-image-size": str(len(data)),
+                },
+                timeout=(_BLOCK_PATIENCE.total_seconds(), _ANSWER_PATIENCE.total_seconds()),
+                log=False,  # keystoneauth would log the body, all of the image
+            )
         )
 
-    def change(self, image_id: str, patch: Patch) -> None:
-        """Change a record in one step: the whole patch or nothing."""
-        self._call(
-            "PATCH", f"/v2/images/{image_id}", json=patch, headers={"Content-Type": _PATCH_TYPE}
-        )
+    def change(self, image_id: str, patch: Patch, *, is_new: bool = False) -> Image:
+        """Change a record in one step, the whole patch or nothing, and return it.
+
+        ``is_new`` is for an image that was just created or filled.
+        """
+
+        def change() -> Image:
+            headers = {"Content-Type": _PATCH_TYPE}
+            return self._object("PATCH", f"/v2/images/{image_id}", json=patch, headers=headers)
+
+        return _settling(change) if is_new else change()
 
     def delete(self, image_id: str) -> None:
         """Delete an image with its data; one that does not exist counts as deleted."""
         self._call("DELETE", f"/v2/images/{image_id}", accept=(NOT_FOUND,))
 
-    def _object(self, path: str) -> Image:
+    def _object(self, method: str, path: str, **more: Any) -> Image:
         """Return the JSON object of an answer; a proxy may answer with something else."""
-        response = self._call("GET", path)
+        response = self._call(method, path, **more)
         try:
             found = response.json()
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            words = f"Glance answers GET {urlsplit(path).path} without a JSON object"
+            words = f"Glance answers {method} {urlsplit(path).path} without a JSON object"
             raise Unavailable(hosts.of_url(response.url), words)
         return found
 
@@ -155,3 +197,19 @@ _REMEDIES = {
     FORBIDDEN: "the account needs the role member in the project; Glance's policy may need more",
     413: "raise the quota for images, or free space in Glance's store",
 }
+
+
+def _settling(action: Callable[[], T]) -> T:
+    """Return the result of a request about an image that was just changed."""
+
+    def decide(error: Exception, pause: float) -> float | None:
+        is_missing = isinstance(error, GlanceRefusal) and error.code == NOT_FOUND
+        return pause if is_missing or isinstance(error, _NotYet) else None
+
+    return retry.call(
+        action,
+        on=(GlanceRefusal, _NotYet),
+        attempts=_SETTLING_ATTEMPTS,
+        longest=_SETTLING_PAUSE,
+        decide=decide,
+    )

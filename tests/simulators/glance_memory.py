@@ -1,0 +1,159 @@
+"""Keystone and a Glance that keeps images in memory, for faults that a real Glance has rarely.
+
+It answers as Glance 33 does, as far as `cloudkeeper-os` asks: list by owner and ``os_hidden`` or by
+tag, create, upload, read, JSON patch on the first level, delete. A fault looks at each request and
+may answer in Glance's stead; `stale` makes changes visible late, as a cloud of several nodes does.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.simulators import openstack
+from tests.simulators.openstack import Answer
+
+_IMAGE = re.compile(r"/image/v2/images/([^/]+)(/file)?")
+Fault = Callable[[str, str], Answer | None]
+"""Gets method and path below ``/image``; may answer in Glance's stead."""
+
+
+@dataclass(slots=True)
+class MemoryGlance:
+    """The images by id, the uploaded bytes, and the requests in their order."""
+
+    cloud: openstack.Cloud
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    fault: Fault = lambda *_: None
+    stale: dict[str, int] = field(default_factory=dict)
+    """How many more reads of an image see it as it was before its last change, by method."""
+    _before: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def shown(self, *, hidden: bool = False) -> list[str]:
+        """Return the names of the active images that a listing of users shows."""
+        return sorted(
+            image["name"]
+            for image in self.images.values()
+            if image["status"] == "active" and image["os_hidden"] is hidden
+        )
+
+    def answer(self, method: str, target: str, body: bytes, token: str) -> Answer:
+        path, query = urlsplit(target).path, parse_qs(urlsplit(target).query)
+        with self._lock:
+            self.requests.append(f"{method} {path.removeprefix('/image')}")
+            project = self.cloud.scope_of(token)
+            if project is None:
+                return Answer(401, {})
+            if found := self.fault(method, path.removeprefix("/image")):
+                return found
+            if path == "/image/v2/images":
+                return self._create(body, project) if method == "POST" else self._list(query)
+            named = _IMAGE.fullmatch(path)
+            if not named or named[1] not in self.images:
+                return Answer(404, "404 Not Found: No image found")
+            return self._one(method, named[1], body, is_file=bool(named[2]))
+
+    def _list(self, query: dict[str, list[str]]) -> Answer:
+        def is_wanted(image: dict[str, Any]) -> bool:
+            hidden = query.get("os_hidden", ["false"]) == ["true"]
+            tag = query.get("tag", [""])[0]
+            owner = query.get("owner", [image["owner"]])[0]
+            return (
+                image["os_hidden"] is hidden
+                and image["owner"] == owner
+                and (not tag or tag in image["tags"])
+            )
+
+        return Answer(body={"images": [one for one in self.images.values() if is_wanted(one)]})
+
+    def _create(self, body: bytes, project: str) -> Answer:
+        wanted = json.loads(body)
+        image = {
+            "owner": project,
+            "status": "queued",
+            "os_hidden": False,
+            "tags": [],
+            "created_at": f"2026-11-30T00:00:{len(self.images):02d}Z",
+            **wanted,
+        }
+        if image["id"] in self.images:
+            return Answer(409, {})
+        self._before[image["id"]] = None
+        self.images[image["id"]] = image
+        return Answer(201, image)
+
+    def _one(self, method: str, image_id: str, body: bytes, *, is_file: bool) -> Answer:
+        if (left := self.stale.get(method, 0)) > 0:
+            self.stale[method] = left - 1
+            before = self._before.get(image_id)
+            return Answer(body=before) if before and method == "GET" else Answer(404, {})
+        image = self.images[image_id]
+        if method == "GET":
+            return Answer(body=image)
+        if method == "DELETE":
+            del self.images[image_id]
+            self.files.pop(image_id, None)
+            return Answer(204)
+        self._before[image_id] = copy.deepcopy(image)
+        if is_file:
+            self.files[image_id] = body
+            digest = hashlib.sha512(body).hexdigest()
+            stored = {"os_hash_algo": "sha512", "os_hash_value": digest, "size": len(body)}
+            image |= {"status": "active", **stored}
+            return Answer(204)
+        for operation in json.loads(body):
+            name = operation["path"][1:].replace("~1", "/").replace("~0", "~")
+            if operation["op"] == "remove":
+                del image[name]
+            else:
+                image[name] = operation["value"]
+        return Answer(body=image)
+
+
+class _Handler(openstack._Handler):
+    glance: MemoryGlance
+
+    def _serve(self) -> None:
+        if not self.path.startswith("/image/"):
+            super()._serve()
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        token = self.headers.get("X-Auth-Token", "")
+        answer = self.glance.answer(self.command, self.path, body, token)
+        if answer.status == 204:
+            self.send_response(answer.status)
+            self.end_headers()
+        else:
+            self._send(answer)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  http.server's names
+
+
+@contextmanager
+def serving(*projects: str) -> Iterator[MemoryGlance]:
+    """Serve a cloud of these projects on a free port of loopback."""
+    cloud = openstack.Cloud(projects=projects)
+    glance = MemoryGlance(cloud)
+    handler = type("Handler", (_Handler,), {"cloud": cloud, "glance": glance})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        cloud.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield glance
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,75 @@
+"""The backend's calls where a real Glance cannot be made to misbehave at will.
+
+tests/e2e/test_backend.py has those on the test bed's Glance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.core import retry
+from tests.e2e.images_backend import Offer
+from tests.simulators.openstack import Answer
+from tests.unit import backend_site
+from tests.unit.backend_site import BackendSite
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackendSite]:
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
+    with backend_site.made(tmp_path) as made:
+        yield made
+
+
+def offer(site: BackendSite, name: str = "one") -> Offer:
+    return Offer.make(site.root / "images", f"{name}.qcow2")
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "PATCH"])
+def test_a_glance_that_sees_changes_late_is_asked_again(site: BackendSite, method: str) -> None:
+    """F-M10: 404, or the record as it was, right after an accepted change."""
+    with site.running() as client:
+        site.glance.stale[method] = 2
+        assert client.run(("AddAppliance", offer(site).message())) == [("SUCCESS", "")]
+    (image,) = site.glance.images.values()
+    assert (image["APPLIANCE_STATUS"], image["os_hidden"]) == ("ACTIVE", False)
+    assert site.glance.stale[method] == 0
+
+
+def test_an_accepted_upload_that_is_not_found_is_asked_for_again(site: BackendSite) -> None:
+    """F-M10 as it was found: GET answers 404 right after the upload."""
+    answers = iter([Answer(404, {}), Answer(404, {})])
+
+    def fault(method: str, path: str) -> Answer | None:
+        is_record = method == "GET" and path.startswith("/v2/images/")
+        return next(answers, None) if is_record else None
+
+    with site.running() as client:
+        site.glance.fault = fault
+        assert client.run(("AddAppliance", offer(site).message())) == [("SUCCESS", "")]
+    assert site.glance.shown() == ["Example image [Ubuntu/22.04/KVM]"]
+
+
+def test_a_glance_that_never_sees_the_upload_is_left_after_some_attempts(site: BackendSite) -> None:
+    with site.running() as client:
+        site.glance.stale["GET"] = 1000
+        ((status, message),) = client.run(("AddAppliance", offer(site).message()))
+    assert status == "ERROR_RESOURCE_STATE"
+    assert "Glance has queued" in message
+    reads = [line for line in site.glance.requests if line.startswith("GET /v2/images/")]
+    assert len(reads) == 5
+    assert site.glance.images == {}
+
+
+def test_a_deleted_image_is_not_waited_for(site: BackendSite) -> None:
+    """The refusals of F-M10: what was not just changed is asked for once."""
+    with site.running() as client:
+        client.run(("AddAppliance", offer(site).message()))
+        client.call("PreAction")
+        site.glance.images.clear()
+        status, _ = client.call("UpdateAppliance", offer(site).message(with_image=False, title="x"))
+    assert status == "ERROR_RESOURCE_NOT_FOUND"
+    assert sum(line.startswith("PATCH ") for line in site.glance.requests) == 2
