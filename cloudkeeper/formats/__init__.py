@@ -9,7 +9,20 @@ Glance or the hypervisor, could take it for that.
 Frontend and backend both check: the backend does not rely on a program that it does not know.
 """
 
-from cloudkeeper.formats.detection import check_marks, detect, inspect
+from cloudkeeper.formats.detection import detect, inspect
 from cloudkeeper.formats.disk import Disk, Unusable, check_virtual_size
+from cloudkeeper.formats.marks import Marks, check_marks
+from cloudkeeper.formats.start import START, STREAMED, inspect_start
 
-__all__ = ["Disk", "Unusable", "check_marks", "check_virtual_size", "detect", "inspect"]
+__all__ = [
+    "START",
+    "STREAMED",
+    "Disk",
+    "Marks",
+    "Unusable",
+    "check_marks",
+    "check_virtual_size",
+    "detect",
+    "inspect",
+    "inspect_start",
+]

@@ -12,15 +12,6 @@ from cloudkeeper.model import Format
 
 _SECTOR = 512
 _QCOW2, _VMDK, _VMDK_TEXT = b"QFI\xfb", b"KDMV", b"# Disk DescriptorFile"
-# By format, the names that oslo.utils has for what such a file may look like. A raw disk may have a
-# partition table, and an archive has no mark that it knows.
-_MARKS = {
-    Format.RAW: {"raw", "gpt"},
-    Format.OVA: {"raw"},
-    Format.QCOW2: {"qcow2"},
-    Format.VMDK: {"vmdk"},
-}
-_BLOCK = 2**20
 _TAR_MAGIC, _BOOT_MAGIC = (257, b"ustar"), (510, b"\x55\xaa")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -82,29 +73,3 @@ def inspect(path: Path, found: Format) -> Disk:
         case Format.RAW:
             pass
     return Disk(path, found)
-
-
-def check_marks(path: Path, found: Format) -> None:
-    """Refuse a file that has the mark of another format than ``found``, or of several.
-
-    The marks are those that Glance looks for. Some stand at the end of a file, so a file without
-    any is read as a whole.
-
-    Raises:
-        Unusable: the file has such a mark.
-
-    """
-    # Imported here: it takes a tenth of a second.
-    from oslo_utils.imageutils import format_inspector  # noqa: PLC0415
-
-    with path.open("rb") as file:
-        wrapper = format_inspector.InspectWrapper(file)
-        try:
-            while wrapper.format is None and wrapper.read(_BLOCK):
-                pass
-            wrapper.close()
-            mark = str(wrapper.format)
-        except format_inspector.ImageFormatError as error:
-            raise Unusable(path.name, f"is ambiguous: {error}") from None
-    if mark not in _MARKS[found]:
-        raise Unusable(path.name, f"has the mark of {mark}, but is said to be {found}")

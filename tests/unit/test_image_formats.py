@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from appliance.core.run.errors import LocalFailure
-from cloudkeeper.formats import Disk, Unusable, check_marks, detect, inspect
+from cloudkeeper.formats import (
+    START,
+    Disk,
+    Marks,
+    Unusable,
+    check_marks,
+    detect,
+    inspect,
+    inspect_start,
+)
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.model import Format
 
@@ -523,3 +532,51 @@ def test_names_in_an_ova_are_decoration(disks: Path, tmp_path: Path) -> None:
     disk = inspect(path, Format.OVA)
     QemuImg().convert(disk, Format.RAW, tmp_path / "out.raw")
     assert (tmp_path / "out.raw").read_bytes() == (disks / "disk.raw").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["v2.qcow2", "v3.qcow2", "zstd.qcow2", "disk.raw", "stream.vmdk"])
+def test_an_image_is_judged_by_its_first_bytes_and_as_it_passes(disks: Path, name: str) -> None:
+    content = (disks / name).read_bytes()
+    found = inspect_start(content[:START], name=name, declared="raw")
+    assert found is detect(disks / name, declared="raw")
+    marks = Marks(found, name=name)
+    for at in range(0, len(content), 65536):
+        marks.feed(memoryview(content)[at : at + 65536])
+    marks.finish()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("backed.qcow2", "has a backing file"),
+        ("outside.qcow2", "has its data in another file"),
+        ("child.vmdk", "has a parent disk"),
+        ("flat.vmdk", "is not a VMDK with its data in the same file"),
+    ],
+)
+def test_first_bytes_that_name_another_file_are_refused(disks: Path, name: str, words: str) -> None:
+    content = (disks / name).read_bytes()
+    with pytest.raises(Unusable, match=f"^the image: {words}"):
+        inspect_start(content[:START], name="the image")
+
+
+def test_an_archive_is_recognised_by_its_first_bytes(disks: Path, tmp_path: Path) -> None:
+    path = tmp_path / "one.ova"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.add(disks / "stream.vmdk", arcname="one.vmdk")
+    assert inspect_start(path.read_bytes()[:1024], name="x") is Format.OVA
+
+
+def test_a_mark_beyond_the_first_block_is_seen(disks: Path) -> None:
+    """The ISO's mark stands at 32 KiB; the blocks are smaller than that."""
+    content = bytearray((disks / "disk.raw").read_bytes())
+    content[0x8000:0x8006] = b"\x01CD001"
+    marks = Marks(Format.RAW, name="x")
+
+    def pass_by() -> None:
+        for at in range(0, len(content), 4096):
+            marks.feed(bytes(content[at : at + 4096]))
+        marks.finish()
+
+    with pytest.raises(Unusable, match="iso"):
+        pass_by()
