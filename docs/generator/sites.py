@@ -25,8 +25,8 @@ from caso.cmds import startup as caso_flags
 from cloud_info_provider import settings as provider
 from cloud_info_provider.cmds import service as provider_flags
 from cloudkeeper.backend import settings as backend
-from cloudkeeper.cmds import frontend as cloudkeeper_flags
 from cloudkeeper.frontend import settings as frontend
+from cloudkeeper.frontend.commands import sync as cloudkeeper_flags
 from ssm import settings as ssm
 
 TOP = Path(__file__).resolve().parents[2]

@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import errno
 import os
 import subprocess
@@ -18,6 +19,8 @@ from appliance.core.run.errors import (
     Unavailable,
 )
 from appliance.core.run.layout import Layout
+from appliance.core.version import __version__
+from cloudkeeper.cmds import frontend
 
 
 def program(run: Callable[[argparse.Namespace], ExitStatus]) -> cli.Program:
@@ -219,3 +222,79 @@ def test_the_root_moves_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_spellings_of_a_flag() -> None:
     assert cli.flags("extract-from") == ("--extract-from", "--extract_from")
     assert cli.flags("debug") == ("--debug",)
+
+
+def add_values(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--one")
+    parser.add_argument("--many", nargs="+")
+    parser.add_argument("--flag", action="store_true")
+
+
+@pytest.mark.parametrize(
+    ("words", "verb", "one"),
+    [
+        ("", "go", None),
+        ("--flag", "go", None),
+        ("go --one stop", "go", "stop"),
+        ("--one stop", "go", "stop"),
+        ("--one stop go", "go", "stop"),
+        ("--one=x stop --flag", "stop", "x"),
+        ("--flag --one x stop", "stop", "x"),
+        ("--many go stop --flag", "go", None),
+        ("--many go stop --flag stop", "stop", None),
+    ],
+)
+def test_a_default_verb(words: str, verb: str, one: str | None) -> None:
+    """Flags stand before or behind the verb; a word that is a flag's value is no verb."""
+    seen: list[tuple[str, str | None]] = []
+
+    def verb_of(name: str) -> cli.Program:
+        def run(arguments: argparse.Namespace) -> ExitStatus:
+            seen.append((name, arguments.one))
+            return ExitStatus.DONE
+
+        return cli.Program(name, "A verb.", add_values, run)
+
+    tool = cli.Program(
+        "tool",
+        "A tool.",
+        lambda _: None,
+        cli.dispatch,
+        verbs=(verb_of("go"), verb_of("stop")),
+        default_verb="go",
+    )
+    assert cli.main(tool, words.split()) == 0
+    assert seen == [(verb, one)]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--version", "cloudkeeper "),
+        ("--debug --version", "cloudkeeper "),
+        ("version", ""),
+        ("help", "usage: cloudkeeper "),
+        ("--help", "usage: cloudkeeper "),
+        ("help sync", "usage: cloudkeeper sync"),
+        ("--config x --help", "usage: cloudkeeper sync"),
+    ],
+)
+def test_the_verbs_of_cloudkeeper_1_7_1(
+    words: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert frontend.main(words.split()) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(line)
+    assert shown.err == ""
+    assert ("usage" in line) or shown.out.strip().endswith(__version__)
+
+
+@pytest.mark.parametrize("words", ["snyc", "help snyc", "version x", "--flag-of-none"])
+def test_a_verb_that_cloudkeeper_lacks(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status: object = frontend.main(words.split())
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -10,8 +10,8 @@ import pytest
 from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
-from cloudkeeper.cmds import frontend
 from cloudkeeper.frontend import settings
+from cloudkeeper.frontend.commands import sync
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.model import Format
 
@@ -58,7 +58,7 @@ cloudkeeper:
 
 
 def parse(*flags: str) -> argparse.Namespace:
-    program = cli.Program("cloudkeeper", "", frontend.add_arguments, frontend.run)
+    program = cli.Program("cloudkeeper", "", sync.add_arguments, sync.run)
     return cli.parser(program).parse_args([*flags])
 
 

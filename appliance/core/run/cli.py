@@ -40,6 +40,8 @@ class Program:
     version_flags: Sequence[str] = ("--version",)
     verbs: Sequence[Program] = ()
     """Commands of this command, each with its own flags; `dispatch` runs the one that is given."""
+    default_verb: str = ""
+    """The verb of a command line without one; flags before any verb are read as its flags, too."""
     takes_h: bool = False
     """Whether ``-h`` is a flag of the command; help is ``--help`` alone then."""
     has_rest: bool = False
@@ -48,15 +50,37 @@ class Program:
 
 class _Parser(argparse.ArgumentParser):
     has_rest = False
+    default: _Parser | None = None
+    """The parser of the default verb."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the words before ``--``; argparse loses the words after it behind flags."""
         words = sys.argv[1:] if args is None else list(args)
+        if self.default and words[:1] not in (["-h"], ["--help"]):
+            words = self.default.with_verb_first(words)
         end = words.index("--") if self.has_rest and "--" in words else len(words)
         found, left = super().parse_known_args(words[:end], namespace)
         if self.has_rest:
             found.rest = words[end + 1 :]
         return found, left
+
+    def with_verb_first(self, words: Sequence[str]) -> list[str]:
+        """Return the words of a command line with the verb before flags of this default verb."""
+        at = 0
+        while at < len(words) and words[at].startswith("-") and words[at] != "--":
+            flag, has_value, _ = words[at].partition("=")
+            if flag == "--version":
+                return [flag]
+            at += 1
+            action = self._option_string_actions.get(flag)
+            if action is None or has_value or action.nargs == 0:
+                continue
+            most = 1 if action.nargs is None else len(words)
+            while most and at < len(words) and not words[at].startswith("-"):
+                at, most = at + 1, most - 1
+        if at == len(words) or words[at] == "--":
+            return [self.prog.rpartition(" ")[2], *words]
+        return [words[at], *words[:at], *words[at + 1 :]]
 
     def error(self, message: str) -> NoReturn:
         self.exit(ExitStatus.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -75,13 +99,13 @@ def parser(program: Program) -> argparse.ArgumentParser:
     )
     program.add_arguments(made)
     if program.verbs:
-        _add_verbs(made, program.verbs)
+        _add_verbs(made, program.verbs, default=program.default_verb)
     else:
         _add_common(made)
     return made
 
 
-def _add_verbs(made: argparse.ArgumentParser, verbs: Sequence[Program]) -> None:
+def _add_verbs(made: _Parser, verbs: Sequence[Program], *, default: str = "") -> None:
     added = made.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=_Parser)
     for verb in verbs:
         conflicts = "resolve" if verb.takes_h else "error"
@@ -96,6 +120,8 @@ def _add_verbs(made: argparse.ArgumentParser, verbs: Sequence[Program]) -> None:
             child.has_rest = verb.has_rest
             child.set_defaults(verb=verb)
             _add_common(child)
+        if verb.name == default:
+            made.default = child
 
 
 def dispatch(arguments: argparse.Namespace) -> int:

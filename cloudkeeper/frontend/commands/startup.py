@@ -1,0 +1,89 @@
+"""What verbs of `cloudkeeper` do first: read the configuration, and set up the log."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.core import files
+from appliance.core.run import cli
+from appliance.core.run.errors import ConfigurationError, ExitStatus, LocalFailure
+from cloudkeeper.frontend import settings
+from cloudkeeper.frontend.settings import FrontendSettings
+
+if TYPE_CHECKING:  # start-up is a cost
+    from cloudkeeper.frontend.source_settings import RegistrySettings
+
+PROGRAM = "cloudkeeper"
+STATE = "/var/lib/fedcloud/cloudkeeper"
+"""Directory of what the frontend remembers."""
+logger = logging.getLogger(PROGRAM)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the configuration: our own, and those of cloudkeeper 1.7.1."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"configuration file (default: {settings.FILE})"
+    )
+    parser.add_argument(
+        "--no-debug", dest="debug", action="store_false", default=False, help="undo --debug"
+    )
+    settings.add_arguments(parser)
+
+
+def configure(arguments: argparse.Namespace) -> FrontendSettings:
+    """Return the settings; the log is set up by them.
+
+    Raises:
+        ConfigurationError: they are wrong.
+        LocalFailure: the log file cannot be opened.
+
+    """
+    configured = settings.load(arguments, cli.layout(arguments))
+    os.umask(0o027)  # the log and the image directory are for the account and its group
+    file = None if arguments.check_config else configured.log_file
+    if file is not None:
+        try:
+            files.make_directory(file.parent)
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=file.parent) from error
+    cli.configure_log(
+        arguments,
+        level=configured.log_level,
+        file=file,
+        console=True,
+        warnings=configured.warnings,
+        logger=logger,
+    )
+    return configured
+
+
+def report_check(configured: FrontendSettings) -> ExitStatus:
+    """Print the settings for ``--check-config``.
+
+    Raises:
+        ConfigurationError: lists are invalid.
+
+    """
+    is_socket = configured.endpoint.startswith("unix:")
+    protection = ", mutual TLS" if configured.certificates else ", without TLS"
+    rows = {
+        "lists": ", ".join(map(str, configured.lists)) or "none",
+        "registries": ", ".join(map(_shown, configured.registries)) or "none",
+        "trust anchors": f"{configured.ca_dir}, CRLs: {configured.crl_policy}",
+        "image files": f"{configured.image_dir}, accepted: {', '.join(configured.formats)}",
+        "backend": configured.endpoint + ("" if is_socket else protection),
+        "lock": str(configured.lock_file),
+    }
+    for name, value in rows.items():
+        print(f"{name + ':':15}{value}")
+    if configured.list_problems:
+        raise ConfigurationError(configured.list_problems)
+    return ExitStatus.DONE
+
+
+def _shown(registry: RegistrySettings) -> str:
+    return f"{registry} for {' '.join(registry.vos)}"
