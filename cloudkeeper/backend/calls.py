@@ -200,16 +200,19 @@ def _reported(context: grpc.ServicerContext, *, features: Iterable[str] = ()) ->
 
     Failures of a known kind are not logged here: whatever put them into the run's record has.
     """
-    status, message = CallStatus.SUCCESS, ""
+    status, message, is_final = CallStatus.SUCCESS, "", False
     try:
         yield
     except ApplianceError as error:
         status, message = status_of(error), log.redact(str(error))
+        is_final = isinstance(error, Failed) and error.is_final
     except Exception as error:  # a bug in one call must not end the server or the run
         status = CallStatus.ERROR
         message = log.redact(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
         logger.exception("%s", message)
-    context.set_trailing_metadata(to_metadata(status, message, features=features))
+    context.set_trailing_metadata(
+        to_metadata(status, message, features=features, is_final=is_final)
+    )
 
 
 def _allowance(context: grpc.ServicerContext) -> int:

@@ -19,14 +19,24 @@ _BY_CODE = {
 
 
 class Failed(ApplianceError):
-    """A call that failed, with the status that the frontend receives."""
+    """A call that failed, with the status that the frontend receives.
+
+    ``is_final`` says that the same image would be refused again.
+    """
 
     def __init__(
-        self, subject: object, cause: str, remedy: str = "", *, status: CallStatus
+        self,
+        subject: object,
+        cause: str,
+        remedy: str = "",
+        *,
+        status: CallStatus,
+        is_final: bool = False,
     ) -> None:
         super().__init__(subject, cause, remedy)
         # Not ``status``: that is the exit status of every ApplianceError.
         self.call_status = status
+        self.is_final = is_final
 
 
 def status_of(error: ApplianceError) -> CallStatus:

@@ -22,7 +22,7 @@ from appliance.core import clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError, Unavailable
-from cloudkeeper.backend import others, properties
+from cloudkeeper.backend import others, properties, verdicts
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
@@ -203,6 +203,9 @@ class ProjectImages:
                 image = self._fill(image_id, file)
                 patch = properties.activation(image, visibility=self.visibility)
                 offered = self.glance.change(image_id, patch, is_new=True)
+            except GlanceRefusal as error:
+                self._abandon(image_id)
+                raise verdicts.explain(error, data.format) from error
             except BaseException:  # also when the program is interrupted
                 self._abandon(image_id)
                 raise

@@ -3,6 +3,7 @@
 ApplianceError
 └── Unavailable
     └── BackendFailure           the call failed
+        ├── FinalRefusal         the cloud would refuse the same image again
         └── BackendUnreachable   no backend answers, so the next call would fail, too
 """
 
@@ -33,6 +34,7 @@ from cloudkeeper.wire.status import (
     CallStatus,
     features_of,
     from_metadata,
+    is_final,
 )
 
 _CHECK = (
@@ -51,6 +53,10 @@ _UNREACHABLE = grpc.StatusCode.UNAVAILABLE
 
 class BackendFailure(Unavailable):
     """The backend refused a call, failed in it or did not answer."""
+
+
+class FinalRefusal(BackendFailure):
+    """The cloud refused an image, and would refuse it again until the image or the site changes."""
 
 
 class BackendUnreachable(BackendFailure):
@@ -200,9 +206,11 @@ class BackendClient:
             raise BackendFailure(self._name, f"{method} failed: {code.name}: {details}") from error
 
     def _check_result(self, method: str, call: Any) -> None:
-        status, message = from_metadata(call.trailing_metadata())
+        metadata = call.trailing_metadata()
+        status, message = from_metadata(metadata)
         if status != CallStatus.SUCCESS:
-            raise BackendFailure(self._name, f"{method}: {message or 'no reason given'} ({status})")
+            kind = FinalRefusal if is_final(metadata) else BackendFailure
+            raise kind(self._name, f"{method}: {message or 'no reason given'} ({status})")
 
 
 def _connect(endpoint: str) -> socket.socket:

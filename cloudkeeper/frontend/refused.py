@@ -33,6 +33,11 @@ class RefusedImages:
         self._rules = f"{__version__} {' '.join(accepted)}"
         self._reasons = _read(path, self._rules)
 
+    @property
+    def retry(self) -> str:
+        """The words for how to have every file fetched again."""
+        return f"delete {self._path}"
+
     def check(self, offer: Offer) -> None:
         """Check whether an earlier run has found that an image cannot be used.
 

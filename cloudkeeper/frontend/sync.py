@@ -22,8 +22,9 @@ from datetime import datetime
 
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Untrusted
+from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend import plan
-from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable
+from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable, FinalRefusal
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
@@ -323,9 +324,13 @@ class Synchronisation:
 
     def _transfer(self, offer: Offer, source: OfferSource, *, is_new: bool) -> int:
         self.backend.check()  # before the download, which may take hours
-        with self.workshop.prepare(offer, source) as data:
+        with self.workshop.prepare(offer, source) as data, self.workshop.refused.noting(offer):
             appliance = replace(offer.appliance, data=data)
-            (self.backend.add if is_new else self.backend.update)(appliance)
+            try:
+                (self.backend.add if is_new else self.backend.update)(appliance)
+            except FinalRefusal as error:
+                remedy = f"after a change of Glance's configuration, {self.workshop.refused.retry}"
+                raise Unusable(str(error.subject), error.cause, remedy) from error
             return data.size
 
     def _end(self, report: SyncReport) -> None:

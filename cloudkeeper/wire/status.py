@@ -7,6 +7,9 @@ The key ``features`` is an addition of ours, which cloudkeeper 1.7.1 ignores: a 
 with the result of PreAction, as words separated by commas. cloudkeeper-os 0.9.x loses the image
 when an Update comes without one, so a frontend sends such an Update only to a backend that
 announces `METADATA_UPDATE`.
+
+The key ``verdict`` is ours, too: with the value ``final`` the cloud would refuse the same image
+again, so the frontend does not send it a second time.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ The frontend sends it when an administrator has confirmed the number.
 """
 
 _STATUS, _MESSAGE, _FEATURES = "status", "message", "features"
+_VERDICT, _FINAL = "verdict", "final"
 # Characters: gRPC refuses a call's metadata beyond 8 KiB altogether.
 _MAX_MESSAGE = 2000
 
@@ -51,7 +55,9 @@ class CallStatus(enum.StrEnum):
 Metadata = tuple[tuple[str, str], ...]
 
 
-def to_metadata(status: CallStatus, message: str = "", *, features: Iterable[str] = ()) -> Metadata:
+def to_metadata(
+    status: CallStatus, message: str = "", *, features: Iterable[str] = (), is_final: bool = False
+) -> Metadata:
     """Return the trailing metadata for a result; ``message`` becomes one line of printable ASCII.
 
     gRPC allows no other characters in the value of a text key.
@@ -62,6 +68,8 @@ def to_metadata(status: CallStatus, message: str = "", *, features: Iterable[str
         pairs.append((_MESSAGE, "".join(filter(str.isprintable, line))[:_MAX_MESSAGE]))
     if words := ",".join(features):
         pairs.append((_FEATURES, words))
+    if is_final:
+        pairs.append((_VERDICT, _FINAL))
     return tuple(pairs)
 
 
@@ -82,6 +90,11 @@ def features_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> frozenset
     Backends of 0.9.x announce none.
     """
     return frozenset(filter(None, _texts(metadata).get(_FEATURES, "").split(",")))
+
+
+def is_final(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    """Return whether the cloud would refuse the same image again."""
+    return _texts(metadata).get(_VERDICT) == _FINAL
 
 
 def _texts(metadata: Iterable[tuple[str, str | bytes]] | None) -> Mapping[str, str]:

@@ -148,6 +148,13 @@ class Client:
         )
         return _outcome(call)
 
+    def failure(self, method: str, request: object) -> tuple[str, dict[str, str]]:
+        """Return the message and the trailing metadata of a call that fails."""
+        _, call = getattr(self._stub, method).with_call(request, timeout=120)
+        found = dict(call.trailing_metadata())
+        assert found["status"] != "SUCCESS"
+        return found["message"], found
+
     def stream(self, method: str, request: object = None, **more: Any) -> tuple[list[Any], str]:
         call = getattr(self._stub, method)(
             Empty() if request is None else request, timeout=60, **more

@@ -14,6 +14,11 @@ from typing import Any
 
 import pytest
 
+from appliance.core.cloud import glance, session
+from appliance.core.run.layout import Layout
+from cloudkeeper.backend import settings, verdicts
+from cloudkeeper.backend.errors import Failed
+from cloudkeeper.model import Format
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from tests.e2e import images_cloud
 from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer, started
@@ -127,6 +132,50 @@ def test_a_refusal_affects_one_image_and_leaves_nothing(
     assert str(plan[1]) in first[1]
     assert cloud.rows("img-ops") == before
     assert cloud.files() == {row.id for row in cloud.rows()}
+
+
+class Blocks:
+    """Data as `Glance.upload` takes them."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.content
+
+
+@pytest.mark.parametrize(
+    ("disk_format", "is_safe", "words"),
+    [
+        ("qcow", True, "Glance does not accept the format qcow2 (Glance: 400 "),
+        ("qcow2", True, "Glance does not recognise the file as qcow2 (Glance: 415 "),
+        ("raw", False, "Glance takes the disk for unsafe (Glance: 415 "),
+    ],
+)
+def test_what_this_glance_refuses_for_good(
+    cloud: Cloud, backend: Backend, disk_format: str, is_safe: bool, words: str
+) -> None:
+    """F-M11: Glance's own texts are recognised; tests/unit/test_backend_calls.py has the others."""
+    access = settings.load(backend.config, layout=Layout(backend.root), overrides={}).access
+    door = glance.Glance(session.Cloud(access).project(cloud.projects["img-ops"]))
+    image_id = str(uuid.uuid4())
+    # A master boot record whose partition has a boot flag that no BIOS knows.
+    record = bytes(446) + bytes([0x33, 0, 2, 0, 0xEE, 0, 3, 1]) + bytes(56) + b"\x55\xaa"
+    content = bytes(2**16) if is_safe else record + bytes(2**16)
+
+    def store() -> None:
+        door.create({"id": image_id, "container_format": "bare", "disk_format": disk_format})
+        door.upload(image_id, Blocks(content))
+
+    with pytest.raises(glance.GlanceRefusal) as refused:
+        store()
+    said = verdicts.explain(refused.value, Format.QCOW2)
+    assert isinstance(said, Failed)
+    assert words in str(said)
+    assert said.is_final
 
 
 def _nonsense(_: bytes) -> bytes:

@@ -761,6 +761,26 @@ def test_harmful_and_altered_images_are_refused(world: World, tmp_path: Path) ->
     assert list(world.spool.iterdir()) == []
 
 
+def test_what_the_cloud_refuses_for_good_is_not_moved_again(world: World) -> None:
+    """F-M2, F-M11: remembered by digest until the formats, the program or the image change."""
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "two.qcow2")])
+    for number, status in ((1, "ERROR_RESOURCE_RETRIEVAL"), (2, "ERROR_RESOURCE_RETRIEVAL")):
+        world.cloud.misbehave("AddAppliance", image_id(number), how=status)
+    world.cloud.final.add(image_id(1))
+    path = world.root / "var/lib/fedcloud/cloudkeeper/refused.json"
+    first = world.sync()
+    assert first.returncode == 1
+    assert f"after a change of Glance's configuration, delete {path}" in first.stderr
+    second = world.sync()
+    assert "found by an earlier run; the same file is not fetched again" in second.stderr
+    # A failure that may pass, such as a quota, is tried in each run.
+    assert (world.web.asked("/images/one.qcow2"), world.web.asked("/images/two.qcow2")) == (1, 2)
+    world.cloud.faults.clear()
+    path.unlink()
+    assert world.sync().returncode == 0
+    assert set(world.cloud.received) == {key(1), key(2)}
+
+
 def test_a_failed_update_leaves_the_old_image_to_the_backend(offered: World) -> None:
     before = dict(offered.cloud.received)
     changed = offered.image(1, "two.qcow2", hv__version="2")

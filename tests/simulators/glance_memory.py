@@ -135,8 +135,18 @@ class _Handler(openstack._Handler):
         if answer.status == 204:
             self.send_response(answer.status)
             self.end_headers()
+        elif isinstance(answer.body, str):
+            self._send_page(answer.status, answer.body.encode())
         else:
             self._send(answer)
+
+    def _send_page(self, status: int, page: bytes) -> None:
+        """Answer with HTML, as WebOb and proxies render errors."""
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  http.server's names
 

@@ -35,6 +35,8 @@ class Cloud:
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
     metadata: list[tuple[str, str]] = field(default_factory=list)
     features: str = "metadata-update,vo-check"
+    final: set[str] = field(default_factory=set)
+    """Images whose faults carry our verdict that the same image would be refused again."""
     unmapped: set[str] = field(default_factory=set)
     """VOs that have no project."""
     endpoint: str = ""
@@ -58,8 +60,9 @@ class _Backend(stubs.CommunicatorServicer):
         if how is None:
             context.set_trailing_metadata(SUCCESS)
         elif how != "silence":
+            verdict = (("verdict", "final"),) if image in self.cloud.final else ()
             context.set_trailing_metadata(
-                (("status", how), ("message", f"{method} is made to fail"))
+                (("status", how), ("message", f"{method} is made to fail"), *verdict)
             )
         return how is None
 

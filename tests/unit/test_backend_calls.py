@@ -73,3 +73,71 @@ def test_a_deleted_image_is_not_waited_for(site: BackendSite) -> None:
         status, _ = client.call("UpdateAppliance", offer(site).message(with_image=False, title="x"))
     assert status == "ERROR_RESOURCE_NOT_FOUND"
     assert sum(line.startswith("PATCH ") for line in site.glance.requests) == 2
+
+
+def _page(title: str, text: str) -> str:
+    """Return an error as WebOb renders it."""
+    return f"<html><head><title>{title}</title></head><body><h1>{title}</h1>{text}<br /></body>"
+
+
+QUOTA = "Image exceeds the storage quota: The size of the data 5 will exceed the limit. 0 bytes"
+OVER = "Resource image_count_total is over limit of 1 due to current usage 1 and delta 1"
+SCHEMA = "Provided object does not match schema 'image': 'qcow2' is not one of [None, 'raw']"
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "text", "words", "remedy", "is_final"),
+    [
+        ("PUT", 415, "Image failed safety checks", "unsafe", "gpt_safety_checks_nonfatal", True),
+        (
+            "PUT",
+            415,
+            "Image disk_format qcow2 does not match stream data raw",
+            "does not recognise the file as qcow2",
+            "require_image_format_match = false in [image_format] of glance-api.conf",
+            True,
+        ),
+        (
+            "PUT",
+            413,
+            "The incoming image is too large: The provided image is too large.",
+            "Glance's limit for one image",
+            "raise image_size_cap",
+            True,
+        ),
+        ("PUT", 413, "Image storage media is full: x", "store is full", "free space", False),
+        ("PUT", 413, QUOTA, "quota for images is used up", "user_storage_quota", False),
+        ("POST", 413, OVER, "quota for images is used up", "image_count_total", False),
+        ("POST", 403, "Denying attempt: quota", "quota for images is used up", "Keystone", False),
+        ("PUT", 413, "nginx", "or a proxy before it", "client_max_body_size", False),
+        ("PUT", 409, "Image status transition", "changed or deleted", "the next run", False),
+        ("PUT", 410, "Image could not be found", "changed or deleted", "who else", False),
+        ("POST", 400, SCHEMA, "accept the format qcow2", "disk_formats in [image_format]", True),
+        (
+            "POST",
+            413,
+            "The limit has been exceeded on the number of allowed image properties.",
+            "more properties than",
+            "image_property_quota",
+            False,
+        ),
+    ],
+)
+def test_glances_refusals_in_our_words(
+    site: BackendSite, method: str, code: int, text: str, words: str, remedy: str, is_final: bool
+) -> None:
+    """F-M11; the texts are those of Glance 33's sources."""
+
+    def fault(asked: str, path: str) -> Answer | None:
+        is_struck = asked == method and (method == "PUT" or path == "/v2/images")
+        return Answer(code, _page(f"{code} Some Title", text)) if is_struck else None
+
+    with site.running() as client:
+        client.call("PreAction")
+        site.glance.fault = fault
+        message, call = client.failure("AddAppliance", offer(site).message())
+    assert words in message
+    assert remedy in message
+    assert f"(Glance: {code} {text}"[:60] in message
+    assert (call.get("verdict") == "final") is is_final
+    assert site.glance.images == {}

@@ -35,6 +35,7 @@ Patch = Sequence[Mapping[str, Any]]
 """Operations of a JSON patch: ``add``, ``replace`` and ``remove`` on the first level."""
 
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 400, 401, 403, 404, 409
+GONE, TOO_LARGE, UNSUPPORTED = 410, 413, 415
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
 _BLOCK_PATIENCE = timedelta(minutes=2)
 """For connecting, and for each block of an upload to be accepted."""
@@ -42,7 +43,9 @@ _ANSWER_PATIENCE = timedelta(minutes=30)
 """For the answer to an upload: some stores write only after the last byte has arrived."""
 _SETTLING_ATTEMPTS, _SETTLING_PAUSE = 5, 4.0
 """Attempts at an image that was just changed, and the longest pause in seconds: 11 s at most."""
-_TAGS = re.compile(r"<(?:head|style|title).*?</(?:head|style|title)>|<[^>]*>", re.DOTALL)
+# Characters of Glance's text in a message.
+_SHOWN = 200
+_TAGS = re.compile(r"<(head|style|title|h1)\b.*?</\1>|<[^>]*>", re.DOTALL)
 
 
 T = TypeVar("T")
@@ -57,11 +60,14 @@ class _NotYet(Exception):
 
 
 class GlanceRefusal(Unavailable):
-    """Glance refused a request. ``code`` is the HTTP status."""
+    """Glance refused a request: ``code`` is the HTTP status, ``text`` is Glance's own."""
 
-    def __init__(self, subject: object, cause: str, remedy: str = "", *, code: int) -> None:
-        super().__init__(subject, cause, remedy)
+    def __init__(self, where: object, request: str, *, code: int, text: str) -> None:
+        cause = f"Glance answers {code} to {request}: {text[:_SHOWN]}"
+        super().__init__(where, cause, _REMEDIES.get(code, ""))
+        self.method = request.partition(" ")[0]
         self.code = code
+        self.text = text
 
 
 class Data(Protocol):
@@ -181,13 +187,11 @@ class Glance:
         except exceptions.ClientException as error:
             raise Unavailable("Glance", f"{method} {urlsplit(path).path}: {error}") from error
         if not response.ok and response.status_code not in accept:
-            code = response.status_code
-            text = " ".join(_TAGS.sub(" ", response.text).split())[:200]
             raise GlanceRefusal(
                 hosts.of_url(response.url),
-                f"Glance answers {code} to {method} {urlsplit(path).path}: {text}",
-                _REMEDIES.get(code, ""),
-                code=code,
+                f"{method} {urlsplit(path).path}",
+                code=response.status_code,
+                text=" ".join(_TAGS.sub(" ", response.text).split()),
             )
         return response
 
@@ -195,7 +199,7 @@ class Glance:
 _REMEDIES = {
     UNAUTHORIZED: "check the account's password and roles",
     FORBIDDEN: "the account needs the role member in the project; Glance's policy may need more",
-    413: "raise the quota for images, or free space in Glance's store",
+    TOO_LARGE: "raise the quota for images, or free space in Glance's store",
 }
 
 
