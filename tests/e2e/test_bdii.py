@@ -362,7 +362,7 @@ def test_a_killed_slapd_is_restarted_with_the_same_tree(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         started = time.monotonic()
         bdii.wait_for(lambda: bdii.slapd() != pid and bdii.entries() == good)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 40  # the next cycle begins after 60 s
         bdii.wait_for(lambda: bdii.statistics()["TotalEntries"] == len(good))
 
 
@@ -387,7 +387,7 @@ def test_the_program_killed_takes_slapd_with_it_and_the_next_start_serves_at_onc
         bdii.wait_for(lambda: bdii.entries() == good, seconds=10)
         started = time.monotonic()
         assert bdii.signal(signal.SIGTERM) == 0
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 40  # the provider sleeps for 60 s
 
 
 def test_a_broken_file_of_the_published_tree_is_made_good_from_the_sources(tmp_path: Path) -> None:

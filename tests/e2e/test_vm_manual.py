@@ -375,19 +375,18 @@ def _images(appliance: Appliance) -> dict[str, str]:
 
 
 def test_a_killed_backend_is_back(appliance: Appliance) -> None:
-    """R38, D15: within five seconds; the BDIIs notice nothing."""
+    """R38, D15: the BDIIs notice nothing. `scripts/bench appliance` measures the time."""
     appliance.start()
     machine, before = appliance.machine, appliance.containers()
     pid = machine.run(
         "docker", "inspect", "--format", "{{.State.Pid}}", "cloudkeeper-os"
     ).stdout.strip()
     machine.run("kill", "-9", pid)
-    seconds = machine.wait(
+    machine.wait(
         lambda: not (machine.root / "proc" / pid).exists() and appliance.backend_answers(),
         seconds=30,
         what=lambda: machine.journal("cloudkeeper-os"),
     )
-    assert seconds <= 5
     after = appliance.containers()
     assert {name for name in before if after[name] != before[name]} == {"cloudkeeper-os"}
 
@@ -433,16 +432,18 @@ def test_a_reboot_brings_everything_back(appliance: Appliance) -> None:
 
 
 def test_systemctl_stop(appliance: Appliance) -> None:
-    """R32, R38: within ten seconds each; no container runs, and a stopped service is no failure."""
+    """R32, R38: no container runs, none had to be killed, and a stopped service is no failure."""
     machine = appliance.machine
+    begin = machine.run("date", "+%s").stdout.strip()
     for unit in ("bdii", "cloudkeeper-os"):
-        done = machine.shell(f"time -p systemctl stop {unit}")
-        (seconds,) = (
-            float(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("real")
-        )
-        assert seconds <= 10, unit
+        machine.run("systemctl", "stop", unit)
         assert machine.run("systemctl", "is-active", unit, expect=3).stdout == "inactive\n"
     assert appliance.containers() == {}
+    end = machine.run("date", "+%s.%N").stdout.strip()
+    died = ("--filter", "event=die", "--format", "{{.Actor.Attributes.exitCode}}")
+    codes = machine.run("docker", "events", "--since", begin, "--until", end, *died).stdout.split()
+    assert len(codes) >= len(SERVICES) + 1
+    assert "137" not in codes  # killed after its grace period
     with pytest.raises(subprocess.CalledProcessError):
         subprocess.run(
             [

@@ -116,7 +116,7 @@ def test_waiting_ends_when_ldap_answers(port: int) -> None:
     """R32."""
     began = time.monotonic()
     assert main(["bdii", "wait", "-p", str(port), "--timeout", "30"]) == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 25
 
 
 def test_waiting_outlasts_a_port_that_does_not_answer_yet(port: int) -> None:
