@@ -8,6 +8,7 @@ from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
 from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
@@ -19,9 +20,16 @@ from cloudkeeper.frontend.sources import OfferSource, SignedListSource
 
 
 def build(
-    configured: FrontendSettings, client: Downloader, trust: CADirectory, *, state: Path
+    configured: FrontendSettings,
+    client: Downloader,
+    trust: CADirectory,
+    *,
+    state: Path,
+    is_read_only: bool = False,
 ) -> list[OfferSource]:
     """Return the sources in the order of the configuration; ``state`` is their directory.
+
+    With ``is_read_only`` they write nothing into it while they read: a dry run.
 
     Raises:
         LocalFailure: the memory of an earlier run cannot be read.
@@ -31,14 +39,14 @@ def build(
     history = TagHistory(state / "tags.json")
     lists = [SignedListSource(each, client, trust, memory) for each in configured.lists]
     projects = [
-        _project(each, client, history, manifests=state / "manifests")
+        _project(each, client, history, KeptByDigest(state / "manifests", is_read_only))
         for each in configured.registries
     ]
     return [*projects, *lists]
 
 
 def _project(
-    configured: RegistrySettings, client: Downloader, history: TagHistory, *, manifests: Path
+    configured: RegistrySettings, client: Downloader, history: TagHistory, manifests: KeptByDigest
 ) -> RegistryProject:
     registry = RegistryClient(client, Login(client, configured.host, configured.account))
     listing = HarborListing if configured.has_harbor else DistributionListing

@@ -29,6 +29,7 @@ from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
     HOLDER_KEY,
+    ApplianceId,
     Change,
     Create,
     ImageList,
@@ -230,7 +231,8 @@ class Synchronisation:
         full = plan.compare(
             wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata
         )
-        proven = self._without_doubt(full, source, report)
+        offered = {offer.appliance.identifier for offer in wanted.offers}
+        proven = self._without_doubt(full, source, report, offered=offered)
         own = len(held) - len(others)
         guarded = plan.guard(proven, held=own, allowed=self.allowed)
         if guarded.withheld:
@@ -242,12 +244,22 @@ class Synchronisation:
         report.unchanged += guarded.unchanged
         return guarded
 
-    def _without_doubt(self, full: Plan, source: OfferSource, report: SyncReport) -> Plan:
-        """Return a plan without the removals of images that the source may still have."""
+    def _without_doubt(
+        self,
+        full: Plan,
+        source: OfferSource,
+        report: SyncReport,
+        *,
+        offered: Container[ApplianceId],
+    ) -> Plan:
+        """Return a plan without the removals of images that the source may still have.
+
+        An image that is ``offered`` and removed has expired, which needs no other evidence.
+        """
         kept: list[Change] = []
         for change in full.changes:
             doubt = ""
-            if isinstance(change, Remove):
+            if isinstance(change, Remove) and change.appliance.identifier not in offered:
                 try:
                     doubt = source.doubt(change.appliance)
                 except ApplianceError as error:

@@ -387,14 +387,33 @@ def test_a_private_project_by_the_account_of_its_host(world: World) -> None:
     assert world.cloud.received == {key: sha512(world.disks["one.qcow2"])}
 
 
+def files_of(directory: Path) -> dict[str, tuple[bytes, int]]:
+    """Return content and time of each file below a directory, by name."""
+    return {
+        str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
 def test_a_dry_run_changes_nothing(world: World) -> None:
+    """Neither the cloud nor a file: before the first run, and where a run has left its memory."""
     world.push(f"{PROJECT}/ubuntu:24.04")
     done = world.sync("--dry-run")
     assert done.returncode == 0
     host = world.harbor.host
     assert f'ops: would add {PROJECT}/ubuntu:24.04 "{host} {PROJECT}/ubuntu:24.04"' in done.stdout
-    assert not (world.root / STATE / "tags.json").exists()
+    assert files_of(world.root / STATE) == {}
     assert world.cloud.appliances == {}
+
+    gone = world.push(f"{PROJECT}/debian:12")
+    assert world.sync().returncode == 0
+    world.push(f"{PROJECT}/ubuntu:24.04", "two.qcow2")
+    world.delete(f"{PROJECT}/debian:12", gone)
+    before = files_of(world.root / STATE)
+    assert {name.partition("/")[0] for name in before} >= {"tags.json", "manifests"}
+    assert "would remove" in world.sync("--dry-run").stdout
+    assert files_of(world.root / STATE) == before
 
 
 def test_the_configuration_is_shown(world: World) -> None:

@@ -18,6 +18,7 @@ from cloudkeeper.frontend.registry import artefact, listing, names
 from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.registry.artefact import Compression
 from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
 from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
@@ -120,7 +121,7 @@ def test_a_public_project_is_read_without_an_account(
         f"{PROJECT}/ubuntu:24.04",
     ]
     reader = client(web, world.host)
-    content = Manifests(reader, tmp_path).get(found[1], at=NOW)
+    content = Manifests(reader, KeptByDigest(tmp_path)).get(found[1], at=NOW)
     assert names.digest_of(content) == found[1].digest
     image = artefact.read(content, subject="image")
     assert image is not None
@@ -279,7 +280,7 @@ def test_a_manifest_is_fetched_once_and_judged_by_its_digest(
 ) -> None:
     reader = client(web, world.host)
     (_, _, wanted) = listed(web, world, PROJECT)
-    manifests = Manifests(reader, tmp_path / "manifests")
+    manifests = Manifests(reader, KeptByDigest(tmp_path / "manifests"))
     content = manifests.get(wanted, at=NOW)
     before = len(world.paths)
     assert manifests.get(wanted, at=NOW) == content
@@ -379,7 +380,7 @@ def test_two_layers_are_refused_by_a_real_manifest(
     world.registry.push(repository, "1", CONTENT, annotations=described_as("1"), more_layers=1)
     (found,) = listed(web, world, "layers", ROBOT)
     reader = client(web, world.host, ROBOT)
-    content = Manifests(reader, tmp_path).get(found, at=NOW)
+    content = Manifests(reader, KeptByDigest(tmp_path)).get(found, at=NOW)
     with pytest.raises(Malformed, match="has 2 layers; an image has one"):
         artefact.read(content, subject=found.reference)
 

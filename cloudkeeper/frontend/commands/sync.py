@@ -71,10 +71,11 @@ def _synchronise(
         state = cli.layout(arguments).path(startup.STATE)
         refused = RefusedImages(state / "refused.json", configured.formats)
         workshop = Workshop(configured.image_dir, configured.formats, qemu, refused)
-        made = build_sources.build(configured, client, trust, state=state)
-        found = OfferSources(made, keeps=not arguments.dry_run)
+        is_dry: bool = arguments.dry_run
+        made = build_sources.build(configured, client, trust, state=state, is_read_only=is_dry)
+        found = OfferSources(made, keeps=not is_dry)
         run = Synchronisation(
-            found, backend, workshop, allowed=arguments.allow_remove, is_dry=arguments.dry_run
+            found, backend, workshop, allowed=arguments.allow_remove, is_dry=is_dry
         )
         try:
             run.run(report, at=clock.now())

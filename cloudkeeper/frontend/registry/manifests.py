@@ -1,34 +1,29 @@
 """Manifests by their digest, kept on disk: what a digest names never changes.
 
-A file of the cache is verified like an answer of the registry, so a damaged or foreign one is
-fetched again. Manifests that no tag has named for a month are removed.
+A kept file is verified like an answer of the registry, so a damaged or foreign one is fetched
+again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 
-from appliance.core import files
-from appliance.core.run.errors import LocalFailure, Unavailable
+from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Tampered
 from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.client import MAX_BYTES, NOT_FOUND, RegistryClient
+from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import ACCEPT
 from cloudkeeper.frontend.registry.names import TaggedArtefact
-
-_UNUSED = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """Manifests of a registry, and ``directory``, which keeps them between runs."""
+    """Manifests of a registry, and those of earlier runs."""
 
     client: RegistryClient
-    directory: Path
+    kept: KeptByDigest
 
     def get(self, wanted: TaggedArtefact, *, at: datetime) -> bytes:
         """Return the manifest that has the digest of a tag.
@@ -36,31 +31,23 @@ class Manifests:
         Raises:
             Unavailable: the registry does not have it any longer, or cannot be reached.
             Tampered: what the registry sends has another digest.
-            LocalFailure: the cache cannot be written.
+            LocalFailure: it cannot be kept.
 
         """
-        path = self.directory / wanted.digest.removeprefix("sha256:")
-        with contextlib.suppress(OSError):
-            content = files.read_regular(path, limit=MAX_BYTES)
-            if names.digest_of(content) == wanted.digest:
-                os.utime(path, (at.timestamp(), at.timestamp()))
-                return content
-        content = self._fetch(wanted)
-        try:
-            files.make_directory(self.directory)
-            files.write_atomic(path, content)
-        except OSError as error:
-            raise LocalFailure.from_os(error, subject=path) from error
+        content = self.kept.get(wanted.digest, limit=MAX_BYTES, at=at)
+        if content is None or names.digest_of(content) != wanted.digest:
+            content = self.fetch(wanted)
+            self.kept.put(wanted.digest, content)
         return content
 
-    def clean(self, *, at: datetime) -> None:
-        """Remove the manifests that no run has needed for a month."""
-        with contextlib.suppress(OSError):
-            for path in self.directory.iterdir():
-                if path.stat().st_mtime < (at - _UNUSED).timestamp():
-                    path.unlink()
+    def fetch(self, wanted: TaggedArtefact) -> bytes:
+        """Return a manifest from the registry.
 
-    def _fetch(self, wanted: TaggedArtefact) -> bytes:
+        Raises:
+            Unavailable: the registry does not have it any longer, or cannot be reached.
+            Tampered: what the registry sends has another digest.
+
+        """
         path = f"/v2/{wanted.repository}/manifests/{wanted.digest}"
         answer = self.client.get(path, scope=wanted.repository, headers=ACCEPT)
         subject = f"{self.client.host}/{wanted.reference}"

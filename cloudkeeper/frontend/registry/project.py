@@ -78,7 +78,7 @@ class RegistryProject:
     def accept(self, *, at: datetime) -> None:
         """Remember the digests of the tags; see `OfferSource`."""
         self.history.note(self.client.host, self._found)
-        self.manifests.clean(at=at)
+        self.manifests.kept.clean(at=at)
 
     def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
         """Open the layer of an artefact; see `OfferSource`."""
