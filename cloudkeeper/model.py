@@ -32,6 +32,8 @@ LAYER_KEY = "image_hash"
 """Attribute of an image of a registry: the digest of its layer, as atrope names the property."""
 REFERENCE_KEY = "eu.egi.cloud.image_ref"
 """Attribute of an image of a registry: ``PROJECT/REPOSITORY:TAG``, which EGI's probe looks for."""
+SBOM_KEY = "sbom"
+"""Attribute of an image of a registry: its CycloneDX SBOMs, ``HOST/REPOSITORY@DIGEST`` each."""
 HOLDER_KEY = "holder"
 """Attribute of an image in the cloud that another manager keeps: the manager's tag."""
 DIGEST_KEYS = frozenset({"sl:checksum:sha512", LAYER_KEY})

@@ -39,6 +39,7 @@ from cloudkeeper.wire import messages
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
     METADATA_UPDATE,
+    PROPERTIES,
     VO,
     VO_CHECK,
     CallStatus,
@@ -46,6 +47,8 @@ from cloudkeeper.wire.status import (
 )
 
 logger = logging.getLogger(__name__)
+
+_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES)
 
 
 class Servicer(pb_grpc.CommunicatorServicer):
@@ -63,7 +66,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
 
     def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         """Begin a run: log in, list the images of all projects, repair those of killed runs."""
-        with _reported(context, features=(METADATA_UPDATE, VO_CHECK)), self._lock:
+        with _reported(context, features=_FEATURES), self._lock:
             if self._run:
                 logger.warning("a run begins before the last one has ended: its frontend died")
                 self._run.abandon("the frontend did not end its run")

@@ -25,13 +25,20 @@ from typing import NamedTuple
 
 from appliance.core.cloud.glance import Image
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.model import LAYER_KEY, REFERENCE_KEY, Appliance, ApplianceId, ListId
+from cloudkeeper.model import LAYER_KEY, REFERENCE_KEY, SBOM_KEY, Appliance, ApplianceId, ListId
+from cloudkeeper.wire import own_properties
 
 _PREFIX = "APPLIANCE_"
 STATUS = _PREFIX + "STATUS"
 MARK = _PREFIX + "BACKEND"
 """The id of the backend that made the image, a space, and the id of the image itself."""
 _ATTRIBUTES = _PREFIX + "ATTRIBUTES"
+_SBOM = _PREFIX + "SBOM"
+_OWN = _PREFIX + "PROPERTIES"
+"""The names of the properties that the site sets on all images of the source, as a JSON list.
+
+Others that an administrator has set stay when these change.
+"""
 _SPLIT = ("ad:", "dc:", "hv:", "sl:")
 # Properties that Nova adds to the image of a server.
 _SNAPSHOT = ("base_image_ref", "instance_uuid", "block_device_mapping")
@@ -165,6 +172,7 @@ def describe(appliance: Appliance) -> dict[str, str]:
     else:
         described["vmcatcher_event_dc_identifier"] = _storable(appliance.identifier)
         described |= _for_nova(appliance)
+    described |= _own(appliance, described)
     for name, value in described.items():
         if len(value.encode()) > _MAX_VALUE:
             raise ApplianceError(
@@ -241,7 +249,8 @@ def difference(
         if image.get(name) != text:
             patch.append(_operation("add", name, text))
     kept = wanted.keys() | {STATUS}
-    ours = [name for name in sorted(image) if name.startswith((_PREFIX, *_SPLIT))]
+    own = _own_names(image)
+    ours = [name for name in sorted(image) if name.startswith((_PREFIX, *_SPLIT)) or name in own]
     patch += [_operation("remove", name) for name in ours if name not in kept]
     return patch
 
@@ -302,17 +311,41 @@ def _for_registry(appliance: Appliance) -> dict[str, str]:
     return {name: _storable(value) for name, value in found.items() if value}
 
 
+def _own(appliance: Appliance, described: Mapping[str, str]) -> dict[str, str]:
+    """Return the properties beside those that describe an image: SBOM, and the site's own."""
+    sbom = appliance.attributes.get(SBOM_KEY, "")
+    found = {_SBOM: _storable(sbom)} if sbom else {}
+    own = {
+        name: _storable(value)
+        for name, value in own_properties.of(appliance.attributes).items()
+        if name not in described
+    }
+    return {**own, **found, _OWN: json.dumps(list(own))} if own else found
+
+
+def _own_names(image: Image) -> list[str]:
+    """Return the names of the site's own properties; a list that users have spoilt holds none."""
+    try:
+        found = json.loads(image.get(_OWN) or "[]")
+    except (ValueError, TypeError, RecursionError):
+        return []
+    names = found if isinstance(found, list) else []
+    return [name for name in names if isinstance(name, str) and not own_properties.fault(name)]
+
+
 def _shown(attributes: Mapping[str, str]) -> dict[str, str]:
-    """Return the attributes for the JSON that others read; the layer's digest is a property."""
-    return {name: value for name, value in attributes.items() if name != LAYER_KEY}
+    """Return the attributes for the JSON that others read; those of our own are properties."""
+    shown = own_properties.plain(attributes)
+    return {name: value for name, value in shown.items() if name != LAYER_KEY}
 
 
 def _attributes(image: Image) -> Mapping[str, str]:
-    """Return the attributes, with the layer's digest of an image of a registry."""
-    found = _described_attributes(image)
+    """Return the attributes, with those that are properties of their own."""
+    found = dict(own_properties.plain(_described_attributes(image)))
     if REFERENCE_KEY in found and image.get(LAYER_KEY):
-        return {**found, LAYER_KEY: str(image[LAYER_KEY])}
-    return found
+        found[LAYER_KEY] = str(image[LAYER_KEY])
+    own = {name: str(image[name]) for name in _own_names(image) if name in image}
+    return own_properties.added(found, own, sbom=str(image.get(_SBOM) or ""))
 
 
 def _described_attributes(image: Image) -> Mapping[str, str]:

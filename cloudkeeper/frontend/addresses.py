@@ -48,6 +48,8 @@ class Address:
     """The only one who may sign the list; None: the one of the first list that came."""
     images: frozenset[str] = frozenset()
     """The identifiers of the images to take; none: all."""
+    properties: tuple[tuple[str, str], ...] = ()
+    """Names and values of the site's own properties of its images in Glance."""
 
     @property
     def place(self) -> str:

@@ -29,6 +29,7 @@ from cloudkeeper.wire.messages import from_message, to_message
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
     METADATA_UPDATE,
+    PROPERTIES,
     VO,
     VO_CHECK,
     CallStatus,
@@ -92,6 +93,8 @@ class BackendClient:
         """Whether an update without image keeps the data; known after `begin`."""
         self.can_check_vo = True
         """Whether `appliances` fails for a VO that has no project; known after `begin`."""
+        self.can_set_properties = True
+        """Whether SBOMs and the site's own properties reach Glance; known after `begin`."""
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +109,7 @@ class BackendClient:
         features = features_of(call.trailing_metadata())
         self.can_update_metadata = METADATA_UPDATE in features
         self.can_check_vo = VO_CHECK in features
+        self.can_set_properties = PROPERTIES in features
 
     def end(self) -> None:
         """End a run; the backend cleans up."""

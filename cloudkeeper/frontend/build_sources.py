@@ -57,4 +57,5 @@ def _project(
         listing(registry, configured.project, configured.tags, configured.repositories),
         Manifests(registry, manifests),
         history,
+        configured.properties,
     )

@@ -22,6 +22,7 @@ from cloudkeeper.model import (
     HOLDER_KEY,
     IMAGE_KEYS,
     LAYER_KEY,
+    SBOM_KEY,
     Appliance,
     ApplianceId,
     Change,
@@ -140,9 +141,11 @@ def _differing(wanted: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
     """Return the keys whose values differ.
 
     Only keys of a list's vocabulary count, which have a colon, and those of a registry, which have
-    dots: other programs add keys without.
+    dots: other programs add keys without. An SBOM counts when it is known: a registry may have
+    been unable to list it in this run.
     """
-    keys = (key for key in wanted.keys() | held.keys() if {":", "."} & set(key) or key == LAYER_KEY)
+    named = {LAYER_KEY, *({SBOM_KEY} & wanted.keys())}
+    keys = (key for key in wanted.keys() | held.keys() if {":", "."} & set(key) or key in named)
     return sorted(key for key in keys if not _is_same(key, wanted.get(key, ""), held.get(key, "")))
 
 

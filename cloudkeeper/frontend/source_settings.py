@@ -30,6 +30,7 @@ from cloudkeeper.frontend.ignored import SOURCES_IGNORED
 from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.registry.names import is_repository
 from cloudkeeper.model import Endorser
+from cloudkeeper.wire import own_properties
 
 TAGS = "[^-]*"
 """EGI's images have a short tag for the newest build, ``24.04``, and long ones for each build."""
@@ -52,6 +53,8 @@ class RegistrySettings:
     has_harbor: bool
     repositories: tuple[str, ...] = ()
     account: RegistryAccount | None = field(default=None, repr=False)
+    properties: tuple[tuple[str, str], ...] = ()
+    """Names and values of the site's own properties of its images in Glance."""
 
     def __str__(self) -> str:
         return f"{self.host}/{self.project}"
@@ -101,6 +104,15 @@ def hosts_fault(text: str) -> str:
     return "" if hosts.is_host(host) else "is not a host name"
 
 
+def _value_fault(text: str) -> str:
+    """Return why a text cannot be the value of a property, empty if it can."""
+    if not text:
+        return "has no value; write one, or remove the line"
+    if len(text) > own_properties.LONGEST or not text.isprintable() or max(text) > "\uffff":
+        return f"is longer than {own_properties.LONGEST} characters, or has unprintable ones"
+    return ""
+
+
 def _account(user: str, secret: str, origin: str) -> RegistryAccount:
     account = RegistryAccount(user, secret, origin)
     for hidden in (secret, account.basic.removeprefix("Basic ")):
@@ -113,6 +125,7 @@ class _SourcesReader:
 
     def __init__(self, tree: Tree, accounts: dict[str, RegistryAccount]) -> None:
         self.settings = Settings(tree)
+        self._tree = tree
         self.registries: list[RegistrySettings] = []
         self.lists: list[Address] = []
         self._accounts = accounts
@@ -154,6 +167,7 @@ class _SourcesReader:
         vos = self._vos(name)
         tags = self._tags(name)
         account = self._account_of(name, host)
+        properties = self._properties(name)
         if is_enabled:
             self.registries.append(
                 RegistrySettings(
@@ -164,6 +178,7 @@ class _SourcesReader:
                     kind == "harbor",
                     tuple(f"{project}/{each}" for each in repositories),
                     account,
+                    properties,
                 )
             )
 
@@ -215,6 +230,26 @@ class _SourcesReader:
             self.settings.error(name, option, f"is set without {other}; set both or none")
         return self._accounts.get(host)
 
+    def _properties(self, name: str, *, of_list: bool = False) -> tuple[tuple[str, str], ...]:
+        """Return the site's own properties of the images of a source."""
+        found, section = self.settings, f"{name}.properties"
+        if (entry := found.where(name, "properties")) and entry.text:
+            found.error(name, "properties", "is not a mapping; write one NAME: VALUE a line")
+        options = list(self._tree.sections.get(section, ()))
+        own = {option: found.text(section, option) for option in options}
+        if len(own) > own_properties.MOST:
+            words = f"has {len(own)} properties; an image can have {own_properties.MOST}"
+            found.error(name, "properties", words, entry=self._tree.children[name]["properties"])
+        for option, value in own.items():
+            if fault := own_properties.fault(option, of_list=of_list) or _value_fault(value):
+                found.error(section, option, fault)
+        for option in options:
+            if any(each != option and each.lower() == option.lower() for each in options):
+                found.error(section, option, "is set twice, in capital and small letters")
+        for child, line in self._tree.children.get(section, {}).items():
+            found.error(section, child, "is not a text; write NAME: VALUE", entry=line)
+        return tuple(sorted(own.items()))
+
     def _refuse_unsupported(self, name: str) -> None:
         found = self.settings
         if not found.boolean(name, "verify_ssl", default=True):
@@ -228,6 +263,7 @@ class _SourcesReader:
         found = self.settings
         url = found.text(name, "url", required="the URL of the image list")
         token = found.text(name, "token")
+        properties = self._properties(name, of_list=True)
         if found.where(name, "vos"):
             found.warn(name, "vos", "has no effect: a list names its VO itself")
         where = found.where(name, "url") or entry
@@ -242,6 +278,8 @@ class _SourcesReader:
             found.error(f"{name}.endorser", "dn" if dn else "ca", "must be set with the other one")
         endorser = Endorser(dn, ca) if dn and ca else None
         images = frozenset(found.words(name, "images"))
-        self.lists += [replace(each, endorser=endorser, images=images) for each in lists]
+        self.lists += [
+            replace(each, endorser=endorser, images=images, properties=properties) for each in lists
+        ]
         for problem in problems:
             found.error(name, "url", problem.text)

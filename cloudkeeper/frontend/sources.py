@@ -6,7 +6,7 @@ whether an image that it no longer lists has really been removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +18,7 @@ from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.model import Appliance, ImageList, ImageSource, SignedImageList
+from cloudkeeper.wire import own_properties
 
 Stream = AbstractContextManager[tuple[int | None, Iterator[bytes]]]
 """Size (None: not announced) and content of an image, as `Downloader.stream` yields them."""
@@ -89,10 +90,12 @@ class SignedListSource:
         return [self._subscribed(found)], warnings
 
     def _subscribed(self, found: SignedImageList) -> ImageList:
-        wanted = self.address.images
-        if not wanted:
-            return found
-        offers = tuple(one for one in found.offers if one.appliance.identifier in wanted)
+        wanted, own = self.address.images, dict(self.address.properties)
+        offers = tuple(
+            replace(one, appliance=_with_properties(one.appliance, own))
+            for one in found.offers
+            if not wanted or one.appliance.identifier in wanted
+        )
         return replace(found, offers=offers)
 
     def accept(self, *, at: datetime) -> None:
@@ -108,3 +111,7 @@ class SignedListSource:
         """Return nothing: a signed list is complete; see `OfferSource`."""
         del missing
         return ""
+
+
+def _with_properties(appliance: Appliance, own: Mapping[str, str]) -> Appliance:
+    return replace(appliance, attributes=own_properties.added(appliance.attributes, own))

@@ -40,6 +40,7 @@ from cloudkeeper.model import (
     Update,
     UpdateMetadata,
 )
+from cloudkeeper.wire import own_properties
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +229,9 @@ class Synchronisation:
             holder = one.attributes[HOLDER_KEY]
             logger.info("%s: VO %s: %s is held by %s", source, one.vo, one.identifier, holder)
         report.held_by_others += len(others)
+        settable = self._settable(wanted, source, report)
         full = plan.compare(
-            wanted, held, at=at, can_update_metadata=self.backend.can_update_metadata
+            settable, held, at=at, can_update_metadata=self.backend.can_update_metadata
         )
         offered = {offer.appliance.identifier for offer in wanted.offers}
         proven = self._without_doubt(full, source, report, offered=offered)
@@ -243,6 +245,26 @@ class Synchronisation:
             report.fail(f"{source}: {cause}; {remedy}")
         report.unchanged += guarded.unchanged
         return guarded
+
+    def _settable(self, wanted: ImageList, source: OfferSource, report: SyncReport) -> ImageList:
+        """Return a list without the properties that this backend cannot set."""
+        if self.backend.can_set_properties:
+            return wanted
+        if any(own_properties.of(offer.appliance.attributes) for offer in wanted.offers):
+            words = "the backend cannot set the properties of sources.yaml"
+            remedy = "use the cloudkeeper-os of this release, or remove them"
+            report.fail(f"{source}: VO {wanted.vo}: {words}; {remedy}")
+        offers = tuple(
+            replace(
+                offer,
+                appliance=replace(
+                    offer.appliance,
+                    attributes=own_properties.plain(offer.appliance.attributes),
+                ),
+            )
+            for offer in wanted.offers
+        )
+        return replace(wanted, offers=offers)
 
     def _without_doubt(
         self,

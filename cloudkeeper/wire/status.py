@@ -21,6 +21,8 @@ METADATA_UPDATE = "metadata-update"
 """Feature: an Update without image changes the metadata and keeps the data."""
 VO_CHECK = "vo-check"
 """Feature: ``Appliances`` fails when the VO in the call's metadata (`VO`) has no project."""
+PROPERTIES = "properties"
+"""Feature: the additions of `cloudkeeper.wire.own_properties` become properties of the image."""
 VO = "vo"
 """Key of the metadata of Appliances, ours: the VO of the list.
 

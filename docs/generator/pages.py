@@ -79,8 +79,9 @@ PAGES: Mapping[str, Page] = {
         {
             "cloudkeeper.yml": "`/etc/cloudkeeper/cloudkeeper.yml`. Read by `cloudkeeper`; a flag"
             " wins over the file.",
-            "sources.yaml": "`/etc/cloudkeeper/sources.yaml`. Read by `cloudkeeper`. REGISTRY and"
-            " LIST stand for names of your own; `harbor` has values that registries share.",
+            "sources.yaml": "`/etc/cloudkeeper/sources.yaml`. Read by `cloudkeeper`. REGISTRY,"
+            " LIST and PROPERTY stand for names of your own; `harbor` has values that registries"
+            " share.",
             "cloudkeeper-os.conf": "`/etc/cloudkeeper/cloudkeeper-os.conf` or"
             " `/etc/cloudkeeper-os/cloudkeeper-os.conf`, in the form of oslo.config:"
             " `option = value`. Read by `cloudkeeper-os`.",

@@ -152,8 +152,8 @@ def _load_images(layout: Layout) -> None:
     arguments = _parsed(cloudkeeper_flags.add_arguments)
     layout.path("/etc/cloudkeeper/sources.yaml").write_text(
         "harbor: {registry_host: HOST}\n"
-        "REGISTRY: {type: harbor, project: project, vos: [VO]}\n"
-        "LIST: {url: 'https://HOST/LIST'}\n"
+        "REGISTRY: {type: harbor, project: project, vos: [VO], properties: {PROPERTY: VALUE}}\n"
+        "LIST: {url: 'https://HOST/LIST', properties: {PROPERTY: VALUE}}\n"
     )
     _attempt(lambda: frontend.load(arguments, layout))
     _edited(

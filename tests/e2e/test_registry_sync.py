@@ -328,6 +328,49 @@ def test_a_layer_with_other_content_is_refused(world: World) -> None:
     assert list((world.root / "images").iterdir()) == []
 
 
+def test_own_properties_are_set_without_data(world: World) -> None:
+    """One update of metadata per image for a change of the file; nothing else removes them."""
+    reference = f"{PROJECT}/ubuntu:24.04"
+    forged: Any = {"property:hw_disk_bus": "of the artefact", "sbom": "of the artefact"}
+    world.push(reference, **forged)
+    own = ("  properties:", "    hw_disk_bus: scsi", "    os_require_quiesce: yes")
+    world.configure(*SOURCE, *own)
+    assert world.sync().returncode == 0
+
+    def held() -> dict[str, str]:
+        attributes = world.cloud.appliances[world.key(reference)].attributes
+        return {key: attributes[key] for key in attributes if ":" in key or key == "sbom"}
+
+    assert held() == {"property:hw_disk_bus": "scsi", "property:os_require_quiesce": "yes"}
+    world.cloud.calls.clear()
+    assert world.sync().returncode == 0
+    assert not [call for call in world.cloud.calls if "Update" in call]
+    world.configure(*SOURCE, *own[:2])
+    received = dict(world.cloud.received)
+    world.cloud.received.clear()
+    done = world.sync("--json")
+    assert {each["reason"] for each in json.loads(done.stdout)["changes"]} == {
+        "changed: property:os_require_quiesce"
+    }
+    assert held() == {"property:hw_disk_bus": "scsi"}
+    assert (world.cloud.received, len(received)) == ({}, 2)
+
+
+def test_a_backend_that_knows_no_own_properties_is_not_sent_any(world: World) -> None:
+    """As cloudkeeper-os 0.9.x: it keeps the attributes, and could not change them without data."""
+    reference = f"{PROJECT}/ubuntu:24.04"
+    world.push(reference)
+    assert world.sync().returncode == 0
+    world.cloud.features = ""
+    world.configure(*SOURCE, "  properties:", "    hw_disk_bus: scsi")
+    world.cloud.calls.clear()
+    done = world.sync()
+    assert done.returncode == 1
+    words = "VO ops: the backend cannot set the properties of sources.yaml; use the cloudkeeper-os"
+    assert f"{world.harbor.host}/{PROJECT}: {words} of this release, or remove them" in done.stderr
+    assert not [call for call in world.cloud.calls if "Update" in call]
+
+
 def compressed(kind: str, content: bytes) -> bytes:
     if kind == "gzip":
         return gzip.compress(content)

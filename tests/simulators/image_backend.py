@@ -34,7 +34,7 @@ class Cloud:
     calls: list[str] = field(default_factory=list)
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
     metadata: list[tuple[str, str]] = field(default_factory=list)
-    features: str = "metadata-update,vo-check"
+    features: str = "metadata-update,vo-check,properties"
     final: set[str] = field(default_factory=set)
     """Images whose faults carry our verdict that the same image would be refused again."""
     unmapped: set[str] = field(default_factory=set)

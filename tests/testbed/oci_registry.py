@@ -127,7 +127,7 @@ class OCIRegistry:
 
 
 def described_as(tag: str, **changes: str) -> dict[str, str]:
-    """Return annotations of one of EGI's images; ``changes`` by the ends of their names."""
+    """Return annotations of one of EGI's images; ``changes`` by the ends of names, or others."""
     found = {
         "org.openstack.glance.os_distro": "ubuntu",
         "org.openstack.glance.os_version": "24.04",
@@ -140,7 +140,7 @@ def described_as(tag: str, **changes: str) -> dict[str, str]:
         "eu.egi.cloud.description": f"Example image {tag}",
     }
     by_name = {name.rpartition(".")[2]: name for name in found}
-    return found | {by_name[name]: value for name, value in changes.items()}
+    return found | {by_name.get(name, name): value for name, value in changes.items()}
 
 
 @contextlib.contextmanager

@@ -146,6 +146,68 @@ def test_patches_escape_names_and_leave_others_alone() -> None:
     assert patch == [{"op": "remove", "path": "/ad:a~1b~0c"}]
 
 
+OWN = {"property:hw_disk_bus": "scsi", "property:hw_qemu_guest_agent": "yes"}
+
+
+def described(**more: str) -> dict[str, Any]:
+    """Return what Glance has of an image with the site's own properties, and ``more``."""
+    stated = appliance(attributes={"hv:version": "1", **OWN})
+    return {**properties.describe(stated), **properties.standard(stated), **more}
+
+
+def test_own_properties_are_written_and_read() -> None:
+    """The names that users know, beside the list of those that the site sets."""
+    written = described()
+    assert (written["hw_disk_bus"], written["hw_qemu_guest_agent"]) == ("scsi", "yes")
+    assert json.loads(written["APPLIANCE_PROPERTIES"]) == ["hw_disk_bus", "hw_qemu_guest_agent"]
+    assert json.loads(written["APPLIANCE_ATTRIBUTES"]) == {"hv:version": "1"}
+    assert properties.read(record(**written)).attributes == {"hv:version": "1", **OWN}
+
+
+def test_a_change_of_own_properties_is_one_patch_that_leaves_others_alone() -> None:
+    """hw_rng_model was set by hand and stays, hw_qemu_guest_agent has left the file."""
+    wanted = appliance(attributes={"hv:version": "1", "property:hw_disk_bus": "virtio"})
+    patch = properties.difference(
+        record(**described(hw_rng_model="virtio")), wanted, backend_id=HERE
+    )
+    assert patch == [
+        {"op": "add", "path": "/hw_disk_bus", "value": "virtio"},
+        {"op": "add", "path": "/APPLIANCE_PROPERTIES", "value": '["hw_disk_bus"]'},
+        {"op": "remove", "path": "/hw_qemu_guest_agent"},
+    ]
+    bare = appliance(attributes={"hv:version": "1"})
+    patch = properties.difference(record(**described(hw_rng_model="virtio")), bare, backend_id=HERE)
+    removed = ["APPLIANCE_PROPERTIES", "hw_disk_bus", "hw_qemu_guest_agent"]
+    assert patch == [{"op": "remove", "path": f"/{name}"} for name in removed]
+
+
+def test_another_update_removes_no_own_property() -> None:
+    wanted = appliance(title="Two", attributes={"hv:version": "1", **OWN})
+    patch = properties.difference(record(**described()), wanted, backend_id=HERE)
+    assert [each["path"] for each in patch] == ["/name", "/APPLIANCE_TITLE"]
+
+
+@pytest.mark.parametrize(
+    "name", ["owner", "appdb_id", "APPLIANCE_ID", "image_type", "os_glance_x", "a b", "Project"]
+)
+def test_the_backend_sets_no_property_of_a_forbidden_name(name: str) -> None:
+    """A frontend that is not ours, and a list of names that a user of the project has spoilt."""
+    plain = appliance()
+    spoilt = appliance(attributes={**plain.attributes, f"property:{name}": "x"})
+    assert properties.describe(spoilt) == properties.describe(plain)
+    held = record(**{**described(), "APPLIANCE_PROPERTIES": json.dumps([name, 7, "hw_disk_bus"])})
+    assert f"property:{name}" not in properties.read(held).attributes
+    patch = properties.difference(held, plain, backend_id=HERE)
+    removed = [each["path"] for each in patch if each["op"] == "remove"]
+    assert removed == ["/APPLIANCE_PROPERTIES", "/hw_disk_bus"]
+
+
+@pytest.mark.parametrize("text", ["{", "7", '{"a": 1}', "[" * 100_000])
+def test_a_list_of_own_properties_that_users_have_spoilt_holds_none(text: str) -> None:
+    held = record(**described(APPLIANCE_PROPERTIES=text))
+    assert properties.read(held).attributes == {"hv:version": "1"}
+
+
 def test_a_description_adopts_the_image_of_another_backend() -> None:
     stated = appliance()
     written = record(

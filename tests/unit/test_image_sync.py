@@ -64,8 +64,10 @@ class Backend:
 
 def plan(source: Source, held: Sequence[Appliance]) -> SyncReport:
     report = SyncReport()
-    parts: Any = (OfferSources([source], keeps=False), Backend(held), None)
-    Synchronisation(*parts, is_dry=True).run(report, at=NOW)
+    backend: Any = Backend(held)
+    workshop: Any = None
+    sources = OfferSources([source], keeps=False)
+    Synchronisation(sources, backend, workshop, is_dry=True).run(report, at=NOW)
     return report
 
 

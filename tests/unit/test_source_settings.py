@@ -151,6 +151,77 @@ def test_what_is_wrong_is_named_by_its_line(change: str, problem: str) -> None:
     assert f"{FILE}:{problem}" in str(caught.value)
 
 
+def test_properties_of_a_source() -> None:
+    """Texts stay as written: Nova reads ``yes``, and a version keeps its digits."""
+    registries, lists, warnings = read(
+        """\
+egi:
+  type: harbor
+  project: egi_vm_images
+  registry_host: registry.example.org
+  vos: [ops]
+  properties:
+    os_require_quiesce: yes
+    hw_disk_bus: scsi
+    os_type: linux
+    site:note: "1.10"
+site:
+  type: oci
+  project: site
+  registry_host: registry.example.org
+  vos: [ops]
+list:
+  url: https://lists.example.org/a
+  properties: {hw_disk_bus: virtio}
+"""
+    )
+    assert registries[0].properties == (
+        ("hw_disk_bus", "scsi"),
+        ("os_require_quiesce", "yes"),
+        ("os_type", "linux"),
+        ("site:note", "1.10"),
+    )
+    assert (registries[1].properties, lists[0].properties) == ((), (("hw_disk_bus", "virtio"),))
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("name: x", "name: is a field of Glance itself"),
+        ("Visibility: public", "Visibility: is a field of Glance itself"),
+        ("os_glance_x: y", "os_glance_x: is a field of Glance itself"),
+        ("appdb_id: x", "appdb_id: is set by cloudkeeper, as the image's source describes it"),
+        ("image_list: x", "image_list: is set by cloudkeeper, "),
+        ("APPLIANCE_ID: x", "APPLIANCE_ID: is set by cloudkeeper, "),
+        ("vmcatcher_event_ad_mpuri: x", "vmcatcher_event_ad_mpuri: is set by cloudkeeper, "),
+        ("dc:title: x", "dc:title: is set by cloudkeeper, "),
+        ("os_type: linux", "os_type: is set by cloudkeeper, "),
+        ("image_type: snapshot", "image_type: is a mark of Nova for snapshots of servers"),
+        ("a b: x", "a b: is not a name of letters, digits and _ . : -"),
+        ("hw_disk_bus:", "hw_disk_bus: has no value; write one, or remove the line"),
+        ("hw_disk_bus: {a: b}", "hw_disk_bus: is not a text; write NAME: VALUE"),
+        ('hw_disk_bus: "a\\u0007"', "hw_disk_bus: is longer than 1000 characters, or has "),
+        (f"hw_disk_bus: {'x' * 1001}", "hw_disk_bus: is longer than 1000 characters, or has "),
+    ],
+)
+def test_properties_that_a_site_may_not_set(line: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(f"list:\n  url: https://lists.example.org/a\n  properties:\n    {line}\n")
+    assert f"{FILE}:4: [list.properties] {problem}" in str(caught.value)
+
+
+def test_properties_in_another_form() -> None:
+    start = "list:\n  url: https://lists.example.org/a\n  properties:"
+    with pytest.raises(ConfigurationError, match=r"3: .list. properties: is not a mapping; write"):
+        read(f"{start} hw_disk_bus=scsi\n")
+    lines = "".join(f"    hw_{number}: x\n" for number in range(65))
+    with pytest.raises(ConfigurationError, match=r"3: .list. properties: has 65 properties; an im"):
+        read(f"{start}\n{lines}")
+    with pytest.raises(ConfigurationError, match=r"5: .*: is set twice, in capital and small"):
+        read(f"{start}\n    hw_a: x\n    HW_a: y\n")
+
+
 def test_an_endorser_needs_both_names() -> None:
     with pytest.raises(ConfigurationError, match="must be set with the other one"):
         read("list:\n  url: https://lists.example.org/a\n  endorser: {dn: /CN=one}\n")

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 
 from appliance.core import clock
 from appliance.core.run.errors import ApplianceError
@@ -38,6 +37,7 @@ from cloudkeeper.model import (
     Offer,
     Refusal,
 )
+from cloudkeeper.wire import own_properties
 
 _BLOBS = "/blobs/"
 _SYSTEM = ("os_type", "os_distro", "os_version")
@@ -53,6 +53,8 @@ class RegistryProject:
     listing: ProjectListing
     manifests: Manifests
     history: TagHistory
+    properties: tuple[tuple[str, str], ...] = ()
+    """Names and values of the site's own properties of its images in Glance."""
     _found: dict[str, Digest] = field(default_factory=dict)
     """Digests of the offers of this run, by reference."""
 
@@ -135,7 +137,7 @@ class RegistryProject:
             version=found.tag,
             architecture=notes.get(f"{GLANCE}architecture", ""),
             operating_system=system,
-            attributes=MappingProxyType(_attributes(tagged, found)),
+            attributes=own_properties.added(_attributes(tagged, found), dict(self.properties)),
         )
         uri = f"https://{host}/v2/{tagged.repository}{_BLOBS}{found.layer}"
         compression = found.compression.lstrip("+")
