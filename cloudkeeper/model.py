@@ -177,6 +177,8 @@ class SignedImageList(ImageList):
     created: datetime | None
     expires: datetime
     version: str
+    signer: Endorser | None = None
+    """The signer by its certificate; equal to ``endorser`` but for the spelling of its DN."""
 
     def is_expired(self, *, at: datetime) -> bool:
         """Check whether no image of this list may be offered at ``at``."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
-from cloudkeeper.frontend.commands import sync, version
+from cloudkeeper.frontend.commands import sync, verify, version
 
 _PEER_PARTLY = 12
 
@@ -46,6 +46,7 @@ PROGRAM = cli.Program(
     compatible_status=_peer_status,
     verbs=(
         sync.VERB,
+        verify.VERB,
         version.VERB,
         cli.Program(
             "help", "Print this help, or that of a verb.", _add_help_arguments, _print_help

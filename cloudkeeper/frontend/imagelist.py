@@ -17,6 +17,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -93,11 +94,11 @@ def verify(
         for one, other in ((endorser.dn, signer.dn), (endorser.ca, signer.ca))
     ):
         cause = f"signed by {signer.dn} of {signer.ca}, not by {endorser.dn} of {endorser.ca}"
-        raise Untrusted(_LIST, cause, "ask the endorser, or correct endorser in sources.yaml")
+        raise Untrusted(_LIST, cause, "ask the endorser, or correct the one that you allow")
     if found.is_expired(at=at):
         cause = f"it expired on {found.expires:%Y-%m-%d %H:%MZ}"
         raise Untrusted(_LIST, cause, "the endorser must renew it")
-    return found, verified.warnings
+    return replace(found, signer=signer), verified.warnings
 
 
 def parse(payload: bytes) -> SignedImageList:

@@ -1,0 +1,168 @@
+"""``cloudkeeper verify LIST``: check an image list, as ``sync`` would, without a configuration.
+
+The exit status is 0 only if every subscriber would accept the list: some refuse a list for one
+image that cannot be used, which costs ``sync`` this image only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.core import clock, files
+from appliance.core.run import cli
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, UsageError
+from cloudkeeper.frontend.addresses import SCHEMES
+from cloudkeeper.frontend.commands import output
+from cloudkeeper.model import Endorser
+
+if TYPE_CHECKING:  # start-up is a cost
+    from appliance.core.trust.ca_directory import CADirectory
+    from cloudkeeper.model import SignedImageList
+
+_CA_DIR = "/etc/grid-security/certificates"
+_NAME = "cloudkeeper"
+logger = logging.getLogger(_NAME)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.add_argument("list", metavar="LIST", help="file or URL of the list; - is standard input")
+    words = f"directory of CA certificates and CRLs (default: {_CA_DIR})"
+    parser.add_argument("--ca-dir", type=Path, default=Path(_CA_DIR), metavar="DIR", help=words)
+    parser.add_argument(
+        "--crls",
+        choices=("require", "warn", "off"),
+        default="warn",
+        help="use of CRLs: a missing or stale one is refused, is a warning, or all are ignored",
+    )
+    words = "accept only this subject of the signer's certificate, in slash form"
+    parser.add_argument("--endorser-dn", metavar="DN", help=words)
+    words = "accept only this issuer of the signer's certificate, in slash form"
+    parser.add_argument("--endorser-ca", metavar="DN", help=words)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Verify the list and print what it says, or why it is refused."""
+    endorser = endorser_of(arguments)
+    if arguments.check_config:  # there is none
+        return ExitStatus.DONE
+    # Imported here: these take long to import, and --help needs none.
+    from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
+    from appliance.core.trust.errors import Malformed, Untrusted  # noqa: PLC0415
+    from cloudkeeper.frontend import imagelist  # noqa: PLC0415
+
+    trust = CADirectory(arguments.ca_dir, crls=CRLPolicy(arguments.crls))
+    name, message = _read(arguments.list, trust)
+    try:
+        found, warnings = imagelist.verify(message, trust=trust, at=clock.now(), endorser=endorser)
+    except (Malformed, Untrusted) as error:
+        return _refuse(name, str(error).removeprefix("image list: "), as_json=arguments.json)
+    for warning in warnings:
+        logger.warning("%s: %s", name, warning)
+    if arguments.json:
+        output.document(_as_json(found, name, warnings))
+    else:
+        _print(found)
+    if found.refused:
+        number = len(found.refused)
+        images = f"{number} of {number + len(found.offers)} images"
+        words = f"{images} cannot be used, so strict subscribers refuse the list"
+        cli.report(_NAME, ApplianceError(name, words, "correct them"))
+        return ExitStatus.PARTLY
+    return ExitStatus.DONE
+
+
+def endorser_of(arguments: argparse.Namespace) -> Endorser | None:
+    """Return the endorser that the flags name.
+
+    Raises:
+        UsageError: one of the flags is missing.
+
+    """
+    dn, ca = arguments.endorser_dn, arguments.endorser_ca
+    if bool(dn) != bool(ca):
+        given, other = ("--endorser-dn", "--endorser-ca")[:: 1 if dn else -1]
+        raise UsageError(given, f"needs {other}, too", "give both or none")
+    return Endorser(dn, ca) if dn else None
+
+
+def _read(place: str, trust: CADirectory) -> tuple[str, bytes]:
+    """Return the name of a list for messages, and its content."""
+    from cloudkeeper.frontend import addresses, imagelist  # noqa: PLC0415
+    from cloudkeeper.frontend.download import Downloader  # noqa: PLC0415
+
+    most = imagelist.MAX_BYTES + 1  # so that the verification refuses a longer one
+    if place == "-":
+        return "standard input", sys.stdin.buffer.read(most)
+    if place.partition("://")[0] in SCHEMES:
+        found, problems = addresses.read([(place, 0)], path=Path())
+        if problems:
+            raise UsageError("LIST", problems[0].text)
+        (address,) = found
+        content = Downloader(trust).fetch(
+            address.url,
+            name=address.name,
+            max_bytes=most,
+            user=address.user,
+            password=address.password,
+        )
+        return address.name, content
+    path = Path(place)
+    try:
+        with files.named(path), path.open("rb") as file:
+            return files.shown(path), file.read(most)
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=files.shown(path)) from error
+
+
+def _refuse(name: str, reason: str, *, as_json: bool) -> ExitStatus:
+    if as_json:
+        output.document({"list": name, "accepted": False, "reason": reason})
+    cli.report(_NAME, ApplianceError(name, f"refused: {reason}"))
+    return ExitStatus.PARTLY
+
+
+def _print(found: SignedImageList) -> None:
+    expired = sum(offer.appliance.is_expired(at=clock.now()) for offer in found.offers)
+    images = f"{len(found.offers)}, {expired} of them expired" if expired else len(found.offers)
+    signer = found.signer or found.endorser
+    rows = [
+        ("identifier", found.identifier),
+        ("VO", found.vo),
+        ("endorser", found.endorser.dn),
+        ("", f"of {found.endorser.ca}"),
+        ("signer", signer.dn),
+        ("", f"of {signer.ca}"),
+        ("created", output.moment(found.created)),
+        ("expires", output.moment(found.expires)),
+        ("images", str(images)),
+        *(("refused", f"{each.identifier or '?'}: {each.reason}") for each in found.refused),
+    ]
+    output.table(rows)
+
+
+def _as_json(found: SignedImageList, name: str, warnings: tuple[str, ...]) -> dict[str, object]:
+    signer = found.signer or found.endorser
+    return {
+        "list": name,
+        "accepted": not found.refused,
+        "identifier": found.identifier,
+        "vo": found.vo,
+        "endorser": {"dn": found.endorser.dn, "ca": found.endorser.ca},
+        "signer": {"dn": signer.dn, "ca": signer.ca},
+        "created": found.created,
+        "expires": found.expires,
+        "images": [offer.appliance.identifier for offer in found.offers],
+        "refused": [{"image": each.identifier, "reason": each.reason} for each in found.refused],
+        "warnings": list(warnings),
+    }
+
+
+VERB = cli.Program(
+    "verify", "Check a signed image list, as sync would; no configuration.", add_arguments, run
+)
