@@ -47,4 +47,9 @@ def call(
     return action()
 
 
+def wait(seconds: float) -> None:
+    """Wait before an attempt that `call` does not make."""
+    _sleep(seconds)
+
+
 _sleep = time.sleep

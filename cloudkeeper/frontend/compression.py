@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from cloudkeeper.formats import Unusable
-from cloudkeeper.frontend.download import BLOCK
+from cloudkeeper.frontend.answers import BLOCK
 
 
 class _Reader(Protocol):

@@ -1,4 +1,4 @@
-"""A deadline for a whole download, where timeouts limit single waits only.
+"""A deadline for a whole download, and one for each wait, where timeouts limit single reads only.
 
 A server that sends a byte now and then never exceeds a timeout, be it in the TLS handshake, in the
 header or in the body; a run would hang for ever, and hold its lock. Therefore the connection is
@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import timedelta
@@ -20,14 +21,53 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+_NEVER = float("inf")
+
 
 class Deadline:
-    """Connections that are shut down when their time is over."""
+    """Connections that are shut down when ``total`` is over, or a single wait takes too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: timedelta) -> None:
         self.is_over = False
-        self._lock = threading.Lock()
+        """Whether the total time is over."""
+        self.is_stalled = False
+        """Whether the last wait took too long."""
+        self._ends = time.monotonic() + total.total_seconds()
+        self._wait_ends = _NEVER
+        self._wakes = _NEVER
+        self._is_closed = False
+        self._changed = threading.Condition()
         self._sockets: list[socket.socket] = []
+        # A daemon thread: it must not keep the process alive after an interrupt.
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @property
+    def remaining(self) -> float:
+        """The seconds until the total time is over."""
+        return max(self._ends - time.monotonic(), 0.0)
+
+    @contextlib.contextmanager
+    def registering(self) -> Iterator[None]:
+        """Add the connections that this thread uses in the block, through pools of `POOLS`."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    @contextlib.contextmanager
+    def waiting(self, longest: timedelta) -> Iterator[None]:
+        """Shut the connections down when the block takes longer; `is_stalled` then says so."""
+        with self._changed:
+            self.is_stalled = False
+            self._wait_ends = time.monotonic() + longest.total_seconds()
+            if self._wait_ends < self._wakes:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._wait_ends = _NEVER
 
     def add(self, connection: socket.socket) -> None:
         """Add a connection, by a descriptor of our own: TLS takes over the one that it is given.
@@ -36,46 +76,55 @@ class Deadline:
             TimeoutError: the time is over.
 
         """
-        with self._lock:
-            if self.is_over:
+        with self._changed:
+            if self.is_over or self.is_stalled:
                 raise TimeoutError("the time for the download is over")
             self._sockets.append(socket.socket(fileno=os.dup(connection.fileno())))
 
-    def end(self) -> None:
-        """Shut down all connections, because the time is over."""
-        with self._lock:
-            self.is_over = True
-            for connection in self._sockets:
-                with contextlib.suppress(OSError):  # the peer has closed it
-                    connection.shutdown(socket.SHUT_RD)
-
-    def close(self) -> None:
-        """Close our descriptors of the connections."""
-        with self._lock:
+    def forget(self) -> None:
+        """Close our descriptors of the connections, which others may use from now on."""
+        with self._changed:
             for connection in self._sockets:
                 connection.close()
             self._sockets.clear()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self.forget()
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._is_closed:
+                now = time.monotonic()
+                if now >= self._ends:
+                    self.is_over = True
+                    self._shut()
+                    return
+                if now >= self._wait_ends:
+                    self.is_stalled, self._wait_ends = True, _NEVER
+                    self._shut()
+                self._wakes = min(self._ends, self._wait_ends)
+                self._changed.wait(min(self._wakes - now, threading.TIMEOUT_MAX))
+
+    def _shut(self) -> None:
+        for connection in self._sockets:
+            with contextlib.suppress(OSError):  # the peer has closed it
+                connection.shutdown(socket.SHUT_RD)
 
 
 _current: ContextVar[Deadline | None] = ContextVar("_current", default=None)
 
 
 @contextlib.contextmanager
-def limit(time: timedelta) -> Iterator[Deadline]:
-    """Shut down the connections of the block when it lasts longer than ``time``.
-
-    Those are the connections through pools of `POOLS`, in this thread.
-    """
-    deadline = Deadline()
-    timer = threading.Timer(min(time.total_seconds(), threading.TIMEOUT_MAX), deadline.end)
-    timer.daemon = True
-    token = _current.set(deadline)
-    timer.start()
+def limit(total: timedelta) -> Iterator[Deadline]:
+    """Yield a deadline, which ends with the block."""
+    deadline = Deadline(total)
     try:
         yield deadline
     finally:
-        timer.cancel()
-        _current.reset(token)
         deadline.close()
 
 

@@ -1,10 +1,10 @@
 """Downloads over HTTP from servers that may be hostile: verified, and limited in size and time.
 
-Certificates of servers are verified against the authorities of the system and of the CA directory.
-Chains that end at a CA of the directory must also pass its CRLs, signing policies and rules for
-keys. Redirects are followed here and not by requests: at most five, never from https to http, and
+Redirects are followed here and not by requests: at most five, never from https to http, and
 credentials are sent to the first host only. Connection failures and the answers 429 and 5xx are
-retried with growing pauses.
+retried with growing pauses, not before the time that the server asks for (``Retry-After``). Bodies
+that break are resumed (`cloudkeeper.frontend.resume`). A server that sends header or body too
+slowly is given up (`cloudkeeper.frontend.pace`).
 """
 
 from __future__ import annotations
@@ -12,61 +12,49 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
-from appliance.core import proxy, retry
+from appliance.core import clock, proxy, retry
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
-from appliance.core.trust.errors import Untrusted
-from appliance.core.trust.tls import PeerRefused, PeerTrust
-from appliance.core.version import __version__
-from cloudkeeper.frontend import deadline
+from cloudkeeper.frontend import answers, connections, deadline, resume
 from cloudkeeper.frontend.addresses import SCHEMES
-from cloudkeeper.frontend.deadline import Deadline
+from cloudkeeper.frontend.answers import Answer
+from cloudkeeper.frontend.connections import Transient
+from cloudkeeper.frontend.pace import Pace
+from cloudkeeper.frontend.resume import Asking, Attempt, ResumedBody
 
-BLOCK = 2**20
-"""Bytes that are read at a time."""
 _LENGTH = re.compile("[0-9]{1,18}")
+_SECONDS = re.compile("[0-9]{1,9}")
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED = frozenset({401, 403})
 _RETRIED = frozenset({429, 500, 502, 503, 504})
-_OK = 200
+_ASKS_TO_WAIT = frozenset({429, 503})
+_OK, _NOT_MODIFIED = 200, 304
 # Seconds between two attempts.
 _LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits of a download: ``total`` covers all attempts, the others single waits."""
+    """Limits of a download: ``total`` covers all attempts, the others single waits.
+
+    In each ``window``, a body must bring `pace.LEAST` bytes.
+    """
 
     connect: timedelta = timedelta(seconds=20)
     read: timedelta = timedelta(seconds=60)
     total: timedelta = timedelta(minutes=5)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer of a server whose body is read block by block.
-
-    ``size`` is in bytes, None when the server does not announce it.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    """Names in any case."""
-    size: int | None
-    blocks: Iterator[bytes]
+    window: timedelta = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +72,25 @@ class Question:
     expected: frozenset[int] = frozenset({_OK})
 
 
-class Transient(Unavailable):
-    """A failure that a retry may overcome."""
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A whole file, and the version that its server gives it: ``ETag`` and ``Last-Modified``."""
+
+    content: bytes = field(repr=False)
+    etag: str = ""
+    modified: str = ""
 
 
 class Downloader:
-    """Downloads with the trust anchors of one CA directory, in up to ``attempts`` attempts."""
+    """Downloads with the trust anchors of one CA directory, in up to ``attempts`` attempts.
+
+    That is the number of attempts to get an answer. With one attempt, nothing is resumed either.
+    """
 
     def __init__(self, trust: CADirectory, *, attempts: int = 3) -> None:
         proxy.check()
         self._attempts = attempts
-        self._session = requests.Session()
-        self._session.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
-        # Checksum and size of an image are those of the file, not of a compressed answer.
-        self._session.headers["Accept-Encoding"] = "identity"
-        self._session.mount("http://", _Adapter())
-        self._session.mount(
-            "https://", _TrustingAdapter(PeerTrust(trust, with_system=True).context())
-        )
+        self._session = connections.session(trust)
 
     def fetch(
         self,
@@ -121,16 +110,44 @@ class Downloader:
             Untrusted: the server's certificate is not trusted.
 
         """
+        question = Question(url, name, _basic(user, password))
+        return self.fetch_again(question, None, max_bytes=max_bytes, timeouts=timeouts).content
+
+    def fetch_again(
+        self,
+        question: Question,
+        known: Fetched | None,
+        *,
+        max_bytes: int,
+        timeouts: Timeouts = Timeouts(),
+    ) -> Fetched:
+        """Return the file of a question; ``known`` itself if the server says that it is the same.
+
+        Raises:
+            ApplianceError: as for `fetch`.
+
+        """
+        conditions = _conditions(known) if known else {}
+        if conditions:
+            question = replace(
+                question,
+                headers={**question.headers, **conditions},
+                expected=question.expected | {_NOT_MODIFIED},
+            )
         content = bytearray()
-        credentials = {"user": user, "password": password}
-        with self.stream(url, name=name, timeouts=timeouts, **credentials) as (_, blocks):
-            for block in blocks:
+        asking = lambda attempt: self.ask(question, timeouts=timeouts, attempt=attempt)  # noqa: E731
+        with self.resumed(asking, name=question.name, timeouts=timeouts) as answer:
+            if answer.status == _NOT_MODIFIED and known is not None:
+                return known
+            for block in answer.blocks:
                 content += block
                 if len(content) > max_bytes:
                     raise Unavailable(
-                        name, f"is larger than {max_bytes} bytes, the limit for an image list"
+                        question.name,
+                        f"is larger than {max_bytes} bytes, the limit for an image list",
                     )
-        return bytes(content)
+            headers = answer.headers
+        return Fetched(bytes(content), headers.get("ETag", ""), headers.get("Last-Modified", ""))
 
     @contextlib.contextmanager
     def stream(
@@ -150,14 +167,39 @@ class Downloader:
             Untrusted: the server's certificate is not trusted.
 
         """
-        secret = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        authorization = f"Basic {secret}" if user or password else ""
-        with self.ask(Question(url, name, authorization), timeouts=timeouts) as answer:
+        question = Question(url, name, _basic(user, password))
+        asking = lambda attempt: self.ask(question, timeouts=timeouts, attempt=attempt)  # noqa: E731
+        with self.resumed(asking, name=name, timeouts=timeouts) as answer:
             yield answer.size, answer.blocks
 
     @contextlib.contextmanager
-    def ask(self, question: Question, *, timeouts: Timeouts = Timeouts()) -> Iterator[Answer]:
+    def resumed(self, ask: Asking, *, name: str, timeouts: Timeouts) -> Iterator[Answer]:
+        """Send a request and yield its answer, whose body is resumed where it breaks.
+
+        ``ask`` sends the request, at first and again; the second time it must expect the answers
+        of `resume.EXPECTED`, which `ask` of this class does by itself.
+
+        Raises:
+            ApplianceError: as for ``ask``; also from within the blocks.
+
+        """
+        with deadline.limit(timeouts.total) as limit, contextlib.ExitStack() as stack:
+            attempt = Attempt(limit, Pace(timeouts.window), self._attempts)
+            first = stack.enter_context(ask(attempt))
+            body = ResumedBody(first, ask, attempt, stack, name=name)
+            yield replace(first, blocks=iter(body))
+
+    @contextlib.contextmanager
+    def ask(
+        self,
+        question: Question,
+        *,
+        timeouts: Timeouts = Timeouts(),
+        attempt: Attempt | None = None,
+    ) -> Iterator[Answer]:
         """Send a request and yield the answer, which ends with the block.
+
+        ``attempt`` is a part of a longer download.
 
         Raises:
             Unavailable: the server cannot be reached or its answer is not one of those expected;
@@ -166,30 +208,59 @@ class Downloader:
             Untrusted: the server's certificate is not trusted.
 
         """
-        name = question.name
-        with deadline.limit(timeouts.total) as limit:
-            try:
-                response = retry.call(
-                    lambda: self._open(question, timeouts=timeouts),
-                    on=Transient,
-                    attempts=self._attempts,
-                    longest=_LONGEST_PAUSE,
-                    decide=lambda _, pause: None if limit.is_over else pause,
+        with contextlib.ExitStack() as stack:
+            if attempt is None:
+                limit = stack.enter_context(deadline.limit(timeouts.total))
+                attempt = Attempt(limit, Pace(timeouts.window), self._attempts)
+            elif attempt.headers:
+                question = replace(
+                    question,
+                    headers={**question.headers, **attempt.headers},
+                    expected=question.expected | resume.EXPECTED,
                 )
-            except ApplianceError as error:
-                if limit.is_over:  # the error is that of the shut connection
-                    seconds = int(timeouts.total.total_seconds())
-                    raise Unavailable(
-                        name, f"is too slow: the server sent no answer within {seconds} s"
-                    ) from error
-                raise
+            yield stack.enter_context(self._asked(question, attempt, timeouts=timeouts))
+
+    @contextlib.contextmanager
+    def _asked(
+        self, question: Question, attempt: Attempt, *, timeouts: Timeouts
+    ) -> Iterator[Answer]:
+        name, limit = question.name, attempt.limit
+        try:
+            response, place = retry.call(
+                lambda: self._open(question, attempt, timeouts=timeouts),
+                on=Transient,
+                attempts=attempt.tries,
+                longest=_LONGEST_PAUSE,
+                decide=attempt.pause,
+            )
+        except ApplianceError as error:
+            if limit.is_over:  # the error is that of the shut connection
+                seconds = int(timeouts.total.total_seconds())
+                raise Unavailable(
+                    name, f"is too slow: the server sent no answer within {seconds} s"
+                ) from error
+            raise
+        try:
             with response:
                 length = response.headers.get("Content-Length", "")
                 size = int(length) if _LENGTH.fullmatch(length) else None
-                blocks = _blocks(response, name=name, size=size, limit=limit)
-                yield Answer(response.status_code, response.headers, size, blocks)
+                rate, host = attempt.rate, _host(place)
+                if not attempt.headers:
+                    rate.restart()
+                blocks = answers.read(
+                    response, name=name, host=host, size=size, limit=limit, rate=rate
+                )
+                is_home = _origin(place) == _origin(urlsplit(question.url))
+                yield Answer(
+                    response.status_code, response.headers, size, blocks, host, is_home=is_home
+                )
+        finally:
+            limit.forget()
 
-    def _open(self, question: Question, *, timeouts: Timeouts) -> requests.Response:
+    def _open(
+        self, question: Question, attempt: Attempt, *, timeouts: Timeouts
+    ) -> tuple[requests.Response, SplitResult]:
+        """Follow redirects; return the answer and the URL that it is from."""
         url, name = question.url, question.name
         start = place = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):
@@ -197,10 +268,10 @@ class Downloader:
                 raise Unavailable(name, f"the server redirects from https to {place.scheme}")
             if place.scheme not in SCHEMES:
                 raise Unavailable(name, f"the server redirects to {place.scheme}")
-            is_home = (place.scheme, place.netloc) == (start.scheme, start.netloc)
-            response = self._get(url, question, is_home=is_home, timeouts=timeouts)
+            is_home = _origin(place) == _origin(start)
+            response = self._get(url, question, attempt, is_home=is_home, timeouts=timeouts)
             if response.status_code not in _REDIRECTS:
-                return _checked(response, question)
+                return _checked(response, question, place, is_home=is_home), place
             response.close()
             try:
                 url = urljoin(url, response.headers.get("Location", ""))
@@ -210,135 +281,86 @@ class Downloader:
         raise Unavailable(name, f"the server redirects more than {_MAX_REDIRECTS} times")
 
     def _get(
-        self, url: str, question: Question, *, is_home: bool, timeouts: Timeouts
+        self,
+        url: str,
+        question: Question,
+        attempt: Attempt,
+        *,
+        is_home: bool,
+        timeouts: Timeouts,
     ) -> requests.Response:
         headers = dict(question.headers)
         if question.authorization and is_home:
             headers["Authorization"] = question.authorization
+        limit, longest = attempt.limit, timeouts.connect + timeouts.read
+        host, seconds = _host(urlsplit(url)), longest.total_seconds()
+        words = f"is too slow: {host} did not send its whole header within {seconds:g} s"
         try:
-            return self._session.get(
-                url,
-                headers=headers,
-                auth=_anonymous,
-                stream=True,
-                allow_redirects=False,
-                timeout=(timeouts.connect.total_seconds(), timeouts.read.total_seconds()),
-            )
+            with limit.registering(), limit.waiting(longest):
+                response = self._session.get(
+                    url,
+                    headers=headers,
+                    auth=connections.anonymous,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=(timeouts.connect.total_seconds(), timeouts.read.total_seconds()),
+                )
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise _translated(error, url, question.name) from error
+            if limit.is_stalled:
+                raise Unavailable(question.name, words) from error
+            raise connections.translated(error, url, question.name) from error
+        if limit.is_stalled:  # the end of the connection looks like that of the header
+            response.close()
+            raise Unavailable(question.name, words)
+        return response
 
 
-class _Adapter(HTTPAdapter):
-    """Makes connections that end at their deadline."""
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = deadline.POOLS
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-        manager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = deadline.POOLS
-        return manager
-
-
-class _TrustingAdapter(_Adapter):
-    """Gives all connections one TLS context, instead of the authorities of requests."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-        return super().proxy_manager_for(*arguments, ssl_context=self._context, **options)
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Use a bundle that the environment names, but not the one that requests has built in."""
-        if isinstance(verify, str):
-            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
-
-
-def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Send no credentials: without ``auth``, requests would look for some in a .netrc file."""
-    return request
-
-
-def _checked(response: requests.Response, question: Question) -> requests.Response:
+def _checked(
+    response: requests.Response, question: Question, place: SplitResult, *, is_home: bool
+) -> requests.Response:
     status, name = response.status_code, question.name
-    if status in question.expected:
+    if status in question.expected and (is_home or status not in _DENIED):
         return response
     response.close()
-    answer = f"the server answers {status} {(response.reason or '')[:80]}".rstrip()
+    server = "the server" if is_home else f"{_host(place)}, to which the server redirects,"
+    answer = f"{server} answers {status} {(response.reason or '')[:80]}".rstrip()
     if status in _DENIED:
-        raise AccessDenied(name, answer, "check the access token in its URL")
-    raise (Transient if status in _RETRIED else Unavailable)(name, answer)
+        remedy = "check the access token in its URL" if is_home else ""
+        raise AccessDenied(name, answer, remedy)
+    if status not in _RETRIED:
+        raise Unavailable(name, answer)
+    after = _retry_after(response) if status in _ASKS_TO_WAIT else 0.0
+    if after > resume.LONGEST_ASKED:
+        answer += f" and asks to wait {after:.0f} s"
+    raise Transient(name, answer, after=after)
 
 
-def _blocks(
-    response: requests.Response, *, name: str, size: int | None, limit: Deadline
-) -> Iterator[bytes]:
-    received = 0
-
-    def too_slow() -> Unavailable:
-        return Unavailable(name, f"is too slow: only {received} bytes arrived in time")
-
+def _retry_after(response: requests.Response) -> float:
+    """Return the seconds that a server asks to wait, given as such or as a date; else 0."""
+    text = response.headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
     try:
-        while block := response.raw.read(BLOCK):
-            received += len(block)
-            if limit.is_over:
-                raise too_slow()
-            yield block
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        if limit.is_over:
-            raise too_slow() from error
-        raise Unavailable(
-            name, f"the connection broke after {received} bytes: {_cause(error)}"
-        ) from error
-    if limit.is_over:  # the deadline has closed the connection, not the server
-        raise too_slow()
-    if size is not None and received != size:
-        raise Unavailable(name, f"the connection ended after {received} of {size} bytes")
+        moment = parsedate_to_datetime(text)
+        return max((moment - clock.now()).total_seconds(), 0.0)
+    except (ValueError, TypeError, OverflowError):  # TypeError: a date without a zone
+        return 0.0
 
 
-def _translated(error: Exception, url: str, name: str) -> ApplianceError:
-    if isinstance(error, requests.exceptions.ProxyError):
-        cause, remedy = proxy.explain(url, error, _cause(error))
-        kind = Unavailable if proxy.is_refusal(error) else Transient
-        return kind(name, f"cannot be reached: {cause}", remedy)
-    if isinstance(error, requests.exceptions.SSLError):
-        refused = _innermost(error)
-        remedy = "install its CA, or ask its administrator"
-        if isinstance(refused, PeerRefused):
-            remedy = refused.remedy
-        return Untrusted(name, f"the server's certificate is not trusted: {_cause(error)}", remedy)
-    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
-        return Transient(name, f"cannot be reached: {_cause(error)}")
-    return Unavailable(name, f"cannot be fetched: {_cause(error)}")
+def _conditions(known: Fetched) -> dict[str, str]:
+    headers = {"If-None-Match": known.etag, "If-Modified-Since": known.modified}
+    return {name: value for name, value in headers.items() if value}
 
 
-def _cause(error: BaseException) -> str:
-    """Return the message of the innermost cause, without the object addresses of libraries."""
-    inner = _innermost(error)
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        return inner.verify_message.rstrip(".")
-    if isinstance(inner, TimeoutError | urllib3.exceptions.TimeoutError):
-        return "no answer in time"
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror.lower()
-    return type(inner).__name__
+def _basic(user: str, password: str) -> str:
+    secret = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+    return f"Basic {secret}" if user or password else ""
 
 
-def _innermost(error: BaseException) -> BaseException:
-    while not isinstance(error, PeerRefused) and isinstance(
-        following := _reason(error), BaseException
-    ):
-        error = following
-    return error
+def _origin(place: SplitResult) -> tuple[str, str]:
+    return place.scheme, place.netloc
 
 
-def _reason(error: BaseException) -> object:
-    """Return the cause of an exception; requests and urllib3 keep it in different places."""
-    reason = getattr(error, "reason", None) or error.__cause__ or error.__context__
-    return reason if isinstance(reason, BaseException) else next(iter(error.args), None)
+def _host(place: SplitResult) -> str:
+    """Return HOST or HOST:PORT of a URL, without an account."""
+    return place.netloc.rpartition("@")[2][:100]

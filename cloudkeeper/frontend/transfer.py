@@ -31,9 +31,10 @@ from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Tampered
 from cloudkeeper import formats
 from cloudkeeper.formats import Unusable
+from cloudkeeper.frontend.answers import BLOCK
 from cloudkeeper.frontend.compression import decompress
 from cloudkeeper.frontend.conversion import QemuImg
-from cloudkeeper.frontend.download import BLOCK, Timeouts
+from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.model import Format, ImageData, ImageSource, Offer

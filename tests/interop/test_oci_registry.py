@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core import retry
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Malformed, Tampered
@@ -23,8 +25,9 @@ from cloudkeeper.frontend.registry.listing import DistributionListing, HarborLis
 from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
-from tests.simulators import harbor
+from tests.simulators import harbor, image_server
 from tests.simulators.harbor import Harbor, Reply
+from tests.simulators.image_server import Status
 from tests.testbed import oci_registry
 from tests.testbed.oci_registry import (
     DISK,
@@ -87,6 +90,12 @@ def _no_faults(world: Harbor) -> Iterator[None]:
     yield
     world.faults.clear()
     world.page_size = 100
+    world.cut = None
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
 
 
 def push(
@@ -243,6 +252,103 @@ def test_an_expired_token_is_replaced(world: Harbor, web: Downloader) -> None:
     first = listing.resolve(reader, f"{PROJECT}/ubuntu", "24.04")
     reader.login._authorizations[f"{PROJECT}/ubuntu"] = "Bearer worn.out"
     assert listing.resolve(reader, f"{PROJECT}/ubuntu", "24.04") == first
+
+
+@pytest.fixture(scope="module")
+def patient(authority: Authority) -> Downloader:
+    """Return a client that resumes."""
+    return Downloader(CADirectory(authority.directory / "certificates"))
+
+
+@pytest.fixture(scope="module")
+def blob(world: Harbor) -> tuple[str, Digest, bytes]:
+    """Return repository, digest and content of a layer."""
+    content = hashlib.shake_256(b"a disk").digest(42_000)
+    world.public.add("large")
+    push(world, "large/disk", "1", content=content)
+    return "large/disk", names.digest_of(content), content
+
+
+def test_a_layer_with_twenty_cuts_comes_whole_with_tokens_that_end_in_between(
+    world: Harbor, patient: Downloader, blob: tuple[str, Digest, bytes]
+) -> None:
+    """F-M8, R10: the registry itself rejects the worn token, and answers each range."""
+    repository, digest, content = blob
+    world.cut = 2_000
+    reader = client(patient, world.host)
+    before, paths = world.asked("/service/token"), len(world.paths)
+    found = b""
+    with reader.layer(repository, digest, timeouts=Timeouts()) as (size, blocks):
+        assert size == len(content)
+        for number, block in enumerate(blocks):
+            found += block
+            if number in (3, 11):
+                reader.login._authorizations[repository] = "Bearer worn.out"
+    assert names.digest_of(found) == digest
+    assert world.asked("/service/token") - before == 3
+    blobs = [path for path in world.paths[paths:] if "/blobs/" in path]
+    assert len(blobs) == 21 + 3  # each token is asked for by an answer 401
+
+
+def test_a_layer_that_vanishes_while_it_is_resumed_is_one_line(
+    world: Harbor, patient: Downloader, blob: tuple[str, Digest, bytes]
+) -> None:
+    repository, digest, _ = blob
+    world.cut = 2_000
+    reader = client(patient, world.host)
+    with reader.layer(repository, digest, timeouts=Timeouts()) as (_, blocks):
+        next(blocks)
+        world.faults.append(lambda path: Reply(404) if "/blobs/" in path else None)
+        with pytest.raises(Unavailable, match="the registry does not have it any longer"):
+            list(blocks)
+
+
+def test_a_layer_that_is_sent_in_another_encoding_is_refused_by_name(
+    world: Harbor, patient: Downloader, blob: tuple[str, Digest, bytes]
+) -> None:
+    """R10."""
+    repository, digest, content = blob
+    encoded = Reply(200, content, (("Content-Encoding", "gzip"),))
+    world.faults.append(lambda path: encoded if "/blobs/" in path else None)
+    with (
+        pytest.raises(Malformed, match="is sent with the Content-Encoding 'gzip'"),
+        client(patient, world.host).layer(repository, digest, timeouts=Timeouts()),
+    ):
+        pytest.fail("it was given out")
+
+
+def test_a_page_that_breaks_is_asked_for_again(world: Harbor, patient: Downloader) -> None:
+    broken = [1, 1]
+
+    def fault(path: str) -> Reply | None:
+        if "/repositories?" in path and broken:
+            broken.pop()
+            return Reply(200, b"[", (("Content-Length", "7"),))
+        return None
+
+    world.faults.append(fault)
+    assert listed(patient, world, PROJECT)
+    broken[:] = [1] * 3
+    with pytest.raises(Unavailable, match=r"broke after 1 bytes"):
+        listed(patient, world, PROJECT)
+
+
+def test_a_store_that_denies_is_no_word_of_the_registry(
+    world: Harbor, patient: Downloader, host: Credential, blob: tuple[str, Digest, bytes]
+) -> None:
+    """R10: the account does not go to the store, and is not blamed for it."""
+    repository, digest, _ = blob
+    with image_server.serve(host) as store:
+        place = store.put("/blob", Status(403))
+        reply = Reply(307, b"", (("Location", place),))
+        world.faults.append(lambda path: reply if "/blobs/" in path else None)
+        reader = client(patient, world.host, ROBOT)
+        with (
+            pytest.raises(AccessDenied, match="to which the server redirects, answers 403"),
+            reader.layer(repository, digest, timeouts=Timeouts()),
+        ):
+            pytest.fail("it was given out")
+        assert [headers.get("Authorization") for _, _, headers in store.requests] == [None]
 
 
 @pytest.mark.parametrize(

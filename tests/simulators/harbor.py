@@ -30,6 +30,10 @@ from tests.testbed.pki import Credential
 
 _REPOSITORIES = re.compile(r"/api/v2\.0/projects/([^/]+)/repositories")
 _ARTEFACTS = re.compile(r"/api/v2\.0/projects/([^/]+)/repositories/([^/]+)/artifacts")
+_PASSED = (
+    *("Content-Type", "Content-Length", "Content-Range", "Docker-Content-Digest"),
+    *("ETag", "Link"),
+)
 _TOKEN_SECONDS = 300
 
 
@@ -54,6 +58,8 @@ class Harbor:
     faults: list[Callable[[str], Reply | None]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     session: requests.Session = field(default_factory=requests.Session)
+    cut: int | None = None
+    """Bytes of a blob after which the connection ends; None: all."""
     authorized: list[tuple[str, str]] = field(default_factory=list)
     """Path and header ``Authorization`` of each request that had one."""
 
@@ -143,7 +149,7 @@ class Harbor:
         passed = {
             name: value
             for name, value in headers.items()
-            if name.lower() in ("accept", "authorization", "if-none-match", "range")
+            if name.lower() in ("accept", "authorization", "if-none-match", "if-range", "range")
         }
         return self.session.request(
             method,
@@ -213,20 +219,27 @@ class _Responder(http.server.BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         with self.server.world.passed_on("GET", self.path, dict(self.headers)) as answer:
             self.send_response(answer.status_code)
-            for name in ("Content-Type", "Content-Length", "Docker-Content-Digest", "ETag", "Link"):
+            for name in _PASSED:
                 if name in answer.headers:
                     self.send_header(name, answer.headers[name])
             if "WWW-Authenticate" in answer.headers:
                 self.send_header("WWW-Authenticate", answer.headers["WWW-Authenticate"])
             self.end_headers()
-            for block in answer.iter_content(2**20):
+            cut = self.server.world.cut if "/blobs/" in self.path else None
+            for block in answer.iter_content(cut or 2**20):
                 self.wfile.write(block)
+                if cut is not None:
+                    self.close_connection = True
+                    return
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
         for name, value in reply.headers:
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(reply.content)))
+        if "Content-Length" in dict(reply.headers):  # a wrong one
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(reply.content)))
         self.end_headers()
         self.wfile.write(reply.content)
 

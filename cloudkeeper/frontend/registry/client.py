@@ -15,11 +15,15 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from appliance.core import retry
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Malformed
-from cloudkeeper.frontend.download import Answer, Downloader, Question, Timeouts
+from cloudkeeper.frontend import resume
+from cloudkeeper.frontend.answers import Answer, BrokenBody
+from cloudkeeper.frontend.download import Downloader, Question, Timeouts
 from cloudkeeper.frontend.registry.login import FORBIDDEN, UNAUTHORIZED, Login
 from cloudkeeper.frontend.registry.names import Digest
+from cloudkeeper.frontend.resume import Attempt
 
 OK, NOT_MODIFIED, NOT_FOUND = 200, 304, 404
 MAX_BYTES = 4 * 2**20
@@ -29,6 +33,8 @@ MOST_PAGES = 1000
 _NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?', re.ASCII)
 _DENIED = frozenset({UNAUTHORIZED, FORBIDDEN})
 _TIMEOUTS = Timeouts()
+# Attempts to read a page that breaks, and the longest pause between them in seconds.
+_TRIES, _LONGEST_PAUSE = 3, 5.0
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -66,14 +72,22 @@ class RegistryClient:
             Malformed: the answer is larger than `MAX_BYTES`.
 
         """
+        return retry.call(
+            lambda: self._get(path, scope=scope, headers=headers),
+            on=BrokenBody,
+            attempts=_TRIES,
+            longest=_LONGEST_PAUSE,
+            decide=lambda _, pause: pause,
+        )
+
+    def _get(self, path: str, *, scope: str, headers: Mapping[str, str]) -> RegistryAnswer:
         expected = frozenset({OK, NOT_MODIFIED, NOT_FOUND})
         with self._ask(path, scope=scope, headers=headers, expected=expected) as answer:
             content = bytearray()
             for block in answer.blocks:
                 content += block
                 if len(content) > MAX_BYTES:
-                    name = f"{self.host}{path.partition('?')[0]}"
-                    raise Malformed(name, f"is larger than {MAX_BYTES >> 20} MiB")
+                    raise Malformed(self._name(path), f"is larger than {MAX_BYTES >> 20} MiB")
             return RegistryAnswer(answer.status, answer.headers, bytes(content))
 
     def pages(self, path: str, *, scope: str) -> Iterator[Any]:
@@ -104,15 +118,26 @@ class RegistryClient:
     ) -> Iterator[tuple[int | None, Iterator[bytes]]]:
         """Yield size (None: not announced) and content of a layer.
 
+        The content is resumed where it breaks, with a new token if the registry asks for one.
+
         Raises:
             ApplianceError: as for `get`; also from within the blocks.
 
         """
         path = f"/v2/{repository}/blobs/{digest}"
-        expected = frozenset({OK})
-        with self._ask(
-            path, scope=repository, headers=_NOTHING, expected=expected, timeouts=timeouts
-        ) as answer:
+
+        def ask(attempt: Attempt) -> contextlib.AbstractContextManager[Answer]:
+            expected = frozenset({OK}) | (resume.EXPECTED if attempt.headers else frozenset())
+            return self._ask(
+                path, scope=repository, expected=expected, timeouts=timeouts, attempt=attempt
+            )
+
+        name = self._name(path)
+        with self.client.resumed(ask, name=name, timeouts=timeouts) as answer:
+            encoding = answer.headers.get("Content-Encoding", "identity")
+            if encoding.lower() != "identity":
+                words = f"is sent with the Content-Encoding {encoding[:40]!r}, which changes it"
+                raise Malformed(name, words, "ask the registry's administrators")
             yield answer.size, answer.blocks
 
     @contextlib.contextmanager
@@ -121,15 +146,16 @@ class RegistryClient:
         path: str,
         *,
         scope: str,
-        headers: Mapping[str, str],
         expected: frozenset[int],
+        headers: Mapping[str, str] = _NOTHING,
         timeouts: Timeouts = _TIMEOUTS,
+        attempt: Attempt | None = None,
     ) -> Iterator[Answer]:
         """Send a request, and once more when the registry wants to know who asks.
 
         Harbor may answer 404 for what only an account may see.
         """
-        name = f"{self.host}{path.partition('?')[0]}"
+        name = self._name(path)
         for is_last in (False, True):
             question = Question(
                 f"https://{self.host}{path}",
@@ -138,7 +164,7 @@ class RegistryClient:
                 headers,
                 expected | _DENIED | {NOT_FOUND},
             )
-            with self.client.ask(question, timeouts=timeouts) as answer:
+            with self.client.ask(question, timeouts=timeouts, attempt=attempt) as answer:
                 is_hidden = answer.status == NOT_FOUND and self.login.can_prove(scope)
                 if answer.status in expected and (is_last or not is_hidden):
                     yield answer
@@ -150,13 +176,16 @@ class RegistryClient:
                 challenge = answer.headers.get("WWW-Authenticate", "")
             self.login.answer(challenge, scope=scope)
 
+    def _name(self, path: str) -> str:
+        return f"{self.host}{path.partition('?')[0]}"
+
     def _parsed(self, answer: RegistryAnswer, path: str) -> Any:
         try:
             return json.loads(answer.content)
         except (ValueError, RecursionError):
             kind = answer.headers.get("Content-Type", "").partition(";")[0][:60]
             words = f"answers {kind or 'something'} that is not JSON"
-            raise Unavailable(f"{self.host}{path.partition('?')[0]}", words) from None
+            raise Unavailable(self._name(path), words) from None
 
     def _next(self, answer: RegistryAnswer, path: str, *, scope: str) -> str:
         found = _NEXT.search(answer.headers.get("Link", ""))
