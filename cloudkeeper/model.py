@@ -36,6 +36,8 @@ SBOM_KEY = "sbom"
 """Attribute of an image of a registry: its CycloneDX SBOMs, ``HOST/REPOSITORY@DIGEST`` each."""
 HOLDER_KEY = "holder"
 """Attribute of an image in the cloud that another manager keeps: the manager's tag."""
+UNMARKED_KEY = "unmarked"
+"""Attribute of an image in the cloud that the next run adopts: the program that made it."""
 DIGEST_KEYS = frozenset({"sl:checksum:sha512", LAYER_KEY})
 """Attributes that are digests of the image data: hexadecimal digits in any case."""
 

@@ -21,6 +21,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -32,7 +33,7 @@ from cloudkeeper.backend.errors import Failed, status_of
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.run import Run
 from cloudkeeper.backend.settings import BackendSettings
-from cloudkeeper.model import ListId
+from cloudkeeper.model import UNMARKED_KEY, Appliance, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
@@ -106,7 +107,10 @@ class Servicer(pb_grpc.CommunicatorServicer):
             for record in run.offered():
                 if record.key.list_id == list_id:
                     known.add(record.key.identifier)
-                    yield messages.to_message(properties.read(record))
+                    found = properties.read(record)
+                    if run.is_read_only and not record.backend_id:
+                        found = _unmarked(found)
+                    yield messages.to_message(found)
             for appliance in images.held_by_others(list_id, vo=vo) if images else ():
                 if appliance.identifier not in known:
                     yield messages.to_message(appliance)
@@ -195,6 +199,12 @@ class Servicer(pb_grpc.CommunicatorServicer):
             run, self._run = self._run, None
         if run:
             run.abandon("the backend was stopped before the frontend ended its run")
+
+
+def _unmarked(appliance: Appliance) -> Appliance:
+    """Return an appliance that says who made its image: the next run would adopt it."""
+    attributes = {**appliance.attributes, UNMARKED_KEY: "cloudkeeper-os 0.9"}
+    return replace(appliance, attributes=attributes)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class Run:
     ) -> None:
         self._settings = settings
         self._ownership = ownership
-        self._is_read_only = is_read_only
+        self.is_read_only = is_read_only
         self._by_vo: dict[str, ProjectImages | ApplianceError] = {}
         with contextlib.ExitStack() as stack:
             record = recorded("cloudkeeper-os", None if is_read_only else settings.runs)
@@ -196,7 +196,7 @@ class Run:
         )
         try:
             images.load()
-            if not self._is_read_only:
+            if not self.is_read_only:
                 images.repair()
         except ApplianceError as error:
             self.tally.fail(error)

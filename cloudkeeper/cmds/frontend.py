@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
-from cloudkeeper.frontend.commands import sync, verify, version
+from cloudkeeper.frontend.commands import plan, sync, verify, version
 
 _PEER_PARTLY = 12
 
@@ -46,6 +46,7 @@ PROGRAM = cli.Program(
     compatible_status=_peer_status,
     verbs=(
         sync.VERB,
+        plan.VERB,
         verify.VERB,
         version.VERB,
         cli.Program(

@@ -29,6 +29,7 @@ from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
     HOLDER_KEY,
+    Appliance,
     ApplianceId,
     Change,
     Create,
@@ -56,11 +57,22 @@ class ChangeOutcome:
     failure: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ComparedList:
+    """The plan for a list of a source, and the appliances in the cloud it was compared with."""
+
+    source: str
+    vo: str
+    plan: Plan
+    held: Sequence[Appliance]
+
+
 @dataclass(slots=True)
 class SyncReport:
     """The results of a run, and its failures."""
 
     outcomes: list[ChangeOutcome] = field(default_factory=list)
+    compared: list[ComparedList] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     lists: int = 0
     """Lists that were accepted."""
@@ -244,6 +256,7 @@ class Synchronisation:
             remedy = f"to confirm that, run once with --allow-remove {number}"
             report.fail(f"{source}: {cause}; {remedy}")
         report.unchanged += guarded.unchanged
+        report.compared.append(ComparedList(str(source), wanted.vo, guarded, held))
         return guarded
 
     def _settable(self, wanted: ImageList, source: OfferSource, report: SyncReport) -> ImageList:

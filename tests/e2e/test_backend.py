@@ -377,7 +377,8 @@ def test_a_frontend_that_only_asks_changes_nothing(
     cloud.put_image("img-ops", b"of 0.9", **of_0_9(offer, APPLIANCE_ID=TWO))
     before = cloud.rows()
     assert client.lists() == {LIST}
-    assert set(client.appliances()) == {ONE, TWO}
+    made_by = {key: one.attributes["unmarked"] for key, one in client.appliances().items()}
+    assert made_by == {ONE: "", TWO: "cloudkeeper-os 0.9"}
     assert cloud.rows() == before
     cloud.put_image(
         "img-ops", b"of another list", **of_0_9(offer, APPLIANCE_IMAGE_LIST_ID="another")

@@ -283,9 +283,11 @@ def test_a_dry_run_prints_and_changes_nothing(world: World) -> None:
     world.publish([world.image(1, "one.qcow2")])
     done = world.sync("--dry-run")
     assert done.returncode == 0
+    url, size = world.web.url("/ops/image.list"), f"{len(world.files['one.qcow2']) / 1024:.1f} KiB"
     assert done.stdout.splitlines() == [
-        f'ops: would add {image_id(1)} "Image 1 [Debian/12/KVM]"',
-        "1 changes, 0 images unchanged, nothing was done",
+        f"{url} for ops: 1 change, {size} to transfer, 0 images unchanged",
+        f'  add  {image_id(1)} "Image 1 [Debian/12/KVM]"  {size}  it is new in the list',
+        f"1 change, {size} to transfer, 0 images unchanged, nothing was done",
     ]
     assert world.cloud.calls == ["ImageLists", f"Appliances {LIST_ID}"]
     assert not (world.root / "var/lib").exists()
@@ -297,11 +299,8 @@ def test_a_dry_run_prints_and_changes_nothing(world: World) -> None:
 def test_texts_of_a_list_cannot_control_a_terminal(world: World) -> None:
     world.publish([world.image(1, "one.qcow2", dc__title="\x1b[2J\r\nops: would remove all")])
     done = world.sync("--dry-run")
-    assert (
-        done.stdout.splitlines()[0]
-        == f'ops: would add {image_id(1)} "\\x1b[2J\\r\\nops: would remove all"'
-    )
-    assert len(done.stdout.splitlines()) == 2
+    assert f'{image_id(1)} "\\x1b[2J\\r\\nops: would remove all"' in done.stdout.splitlines()[1]
+    assert len(done.stdout.splitlines()) == 3
 
 
 def test_a_vo_without_a_project_is_one_line_and_no_download(world: World) -> None:

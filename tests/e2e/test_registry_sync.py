@@ -445,7 +445,9 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
     done = world.sync("--dry-run")
     assert done.returncode == 0
     host = world.harbor.host
-    assert f'ops: would add {PROJECT}/ubuntu:24.04 "{host} {PROJECT}/ubuntu:24.04"' in done.stdout
+    size = f"{len(world.disks['one.qcow2']) / 1024:.1f} KiB"
+    row = f"  add  {host} {PROJECT}/ubuntu:24.04  {size}  it is new in the list\n"
+    assert done.stdout.count(row) == 2  # VOs
     assert files_of(world.root / STATE) == {}
     assert world.cloud.appliances == {}
 
@@ -455,7 +457,7 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
     world.delete(f"{PROJECT}/debian:12", gone)
     before = files_of(world.root / STATE)
     assert {name.partition("/")[0] for name in before} >= {"tags.json", "manifests"}
-    assert "would remove" in world.sync("--dry-run").stdout
+    assert "  remove  " in world.sync("--dry-run").stdout
     assert files_of(world.root / STATE) == before
 
 

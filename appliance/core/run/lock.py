@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,6 +19,8 @@ from appliance.core import clock, files
 from appliance.core.run.errors import Busy
 
 _POLL_SECONDS = 0.05
+# struct flock of Linux on machines of 64 bits: type, whence, start, length, process.
+_FLOCK = struct.Struct("@hhqqi4x")
 
 
 @contextlib.contextmanager
@@ -42,6 +45,24 @@ def hold(path: Path, *, wait: timedelta = timedelta(0)) -> Iterator[None]:
             yield
         finally:
             _note(descriptor, "")  # the next holder may be a program that writes no note
+    finally:
+        os.close(descriptor)
+
+
+def holder(path: Path) -> str:
+    """Return who holds the lock file at ``path``, "running since …"; empty if nobody does.
+
+    It writes nothing and takes no lock, so it cannot hinder a program that starts.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # nothing has run yet, or only others may look
+        return ""
+    try:
+        request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, request)
+        is_free = _FLOCK.unpack(answer)[0] == fcntl.F_UNLCK
+        return "" if is_free else _holder(descriptor)
     finally:
         os.close(descriptor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -15,6 +16,11 @@ _STEP = 1024
 def line(text: str = "") -> None:
     """Print a line; controls in it are escaped, and secrets masked."""
     print(log.one_line(log.redact(text)))
+
+
+def remark(text: str) -> None:
+    """Print a line to standard error, whatever the level of the log."""
+    print(log.one_line(log.redact(text)), file=sys.stderr)
 
 
 def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> None:

@@ -34,8 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings.add_arguments(parser)
 
 
-def configure(arguments: argparse.Namespace) -> FrontendSettings:
-    """Return the settings; the log is set up by them.
+def add_allowance(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that confirms removals."""
+    words = "allow each list to remove up to N images (default: half of its images, or 3)"
+    parser.add_argument("--allow-remove", type=_amount, default=0, metavar="N", help=words)
+
+
+def configure(arguments: argparse.Namespace, *, is_reading: bool = False) -> FrontendSettings:
+    """Return the settings; the log is set up by them, without a file for a verb that only reads.
 
     Raises:
         ConfigurationError: they are wrong.
@@ -44,7 +50,7 @@ def configure(arguments: argparse.Namespace) -> FrontendSettings:
     """
     configured = settings.load(arguments, cli.layout(arguments))
     os.umask(0o027)  # the log and the image directory are for the account and its group
-    file = None if arguments.check_config else configured.log_file
+    file = None if arguments.check_config or is_reading else configured.log_file
     if file is not None:
         try:
             files.make_directory(file.parent)
@@ -83,6 +89,12 @@ def report_check(configured: FrontendSettings) -> ExitStatus:
     if configured.list_problems:
         raise ConfigurationError(configured.list_problems)
     return ExitStatus.DONE
+
+
+def _amount(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images")
+    return int(text)
 
 
 def _shown(registry: RegistrySettings) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
-from appliance.core.run import log
 from appliance.core.run.record import RunRecord
-from cloudkeeper.frontend.sync import ChangeOutcome, SyncReport, describe
+from cloudkeeper.frontend.commands import output, plan
+from cloudkeeper.frontend.sync import SyncReport
 from cloudkeeper.model import Create, Remove, Update, UpdateMetadata
 
 
@@ -34,34 +32,17 @@ def record(report: SyncReport, into: RunRecord) -> None:
     into.add("transferred_bytes", report.transferred_bytes)
 
 
-def show(report: SyncReport, *, as_json: bool, is_dry: bool) -> None:
-    """Print the whole report as JSON, or the changes of a dry run as lines."""
-    if as_json:
-        document = {
-            "changes": [_as_json(outcome, is_dry=is_dry) for outcome in report.outcomes],
+def show(report: SyncReport) -> None:
+    """Print the whole report as JSON."""
+    outcomes = [
+        plan.as_json(outcome, state="failed" if outcome.failure else "done")
+        for outcome in report.outcomes
+    ]
+    output.document(
+        {
+            "changes": outcomes,
             "unchanged": report.unchanged,
             "withheld": report.withheld,
             "failures": report.failures,
         }
-        print(log.redact(json.dumps(document, indent=1)))
-    elif is_dry:
-        for outcome in report.outcomes:
-            print(log.one_line(log.redact(f"{outcome.vo}: would {describe(outcome.change)}")))
-        print(
-            f"{len(report.outcomes)} changes, {report.unchanged} images unchanged, nothing was done"
-        )
-
-
-def _as_json(outcome: ChangeOutcome, *, is_dry: bool) -> dict[str, object]:
-    appliance = outcome.change.appliance
-    state = "failed" if outcome.failure else "done"
-    return {
-        "action": type(outcome.change).__name__,
-        "vo": outcome.vo,
-        "list": appliance.list_id,
-        "image": appliance.identifier,
-        "title": appliance.title,
-        "reason": getattr(outcome.change, "reason", "it is new in the list"),
-        "state": "planned" if is_dry else state,
-        "failure": outcome.failure,
-    }
+    )

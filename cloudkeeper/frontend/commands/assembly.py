@@ -1,0 +1,74 @@
+"""The parts of a run, built from its settings; importing this module loads gRPC and requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from appliance.core.run.errors import ConfigurationError
+from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
+from cloudkeeper.frontend import build_sources
+from cloudkeeper.frontend.backend_client import BackendClient, Encryption
+from cloudkeeper.frontend.conversion import QemuImg
+from cloudkeeper.frontend.download import Downloader
+from cloudkeeper.frontend.refused import RefusedImages
+from cloudkeeper.frontend.settings import FrontendSettings
+from cloudkeeper.frontend.sources import OfferSource
+from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport
+from cloudkeeper.frontend.transfer import Workshop
+
+
+def report(configured: FrontendSettings) -> SyncReport:
+    """Return an empty report, which has the sources that are configured wrongly as failures.
+
+    Raises:
+        ConfigurationError: there is no source.
+
+    """
+    # Without any source nothing can be done, so this is an error and not a partial run.
+    number = len(configured.lists) + len(configured.registries)
+    if not number:
+        raise ConfigurationError(configured.list_problems)
+    made = SyncReport(lists_left=number + len(configured.list_problems))
+    for problem in configured.list_problems:
+        made.fail(str(problem))
+    return made
+
+
+def backend(configured: FrontendSettings) -> BackendClient:
+    """Return a connection to the backend."""
+    encryption = Encryption(*configured.certificates) if configured.certificates else None
+    return BackendClient(configured.endpoint, encryption=encryption)
+
+
+def sources(configured: FrontendSettings, *, state: Path, is_read_only: bool) -> list[OfferSource]:
+    """Return the configured sources.
+
+    Raises:
+        LocalFailure: the CA directory, or the memory of an earlier run, cannot be read.
+
+    """
+    trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
+    client = Downloader(trust)
+    return build_sources.build(configured, client, trust, state=state, is_read_only=is_read_only)
+
+
+def synchronisation(
+    configured: FrontendSettings,
+    backend: BackendClient,
+    *,
+    state: Path,
+    allowed: int,
+    is_dry: bool = False,
+) -> Synchronisation:
+    """Return a run; a dry one writes nothing.
+
+    Raises:
+        LocalFailure: the CA directory, or the memory of an earlier run, cannot be read.
+
+    """
+    qemu = QemuImg(configured.qemu_img, configured.patience)
+    refused = RefusedImages(state / "refused.json", configured.formats)
+    workshop = Workshop(configured.image_dir, configured.formats, qemu, refused)
+    made = sources(configured, state=state, is_read_only=is_dry)
+    found = OfferSources(made, keeps=not is_dry)
+    return Synchronisation(found, backend, workshop, allowed=allowed, is_dry=is_dry)
