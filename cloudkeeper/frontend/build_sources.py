@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from appliance.core.trust.ca_directory import CADirectory
+from cloudkeeper.frontend import imagelist
 from cloudkeeper.frontend.download import Downloader
+from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
@@ -37,7 +39,8 @@ def build(
     """
     memory = Memory(state / "lists.json")
     history = TagHistory(state / "tags.json")
-    lists = [SignedListSource(each, client, trust, memory) for each in configured.lists]
+    cache = ListCache(state / "lists", imagelist.MAX_BYTES)
+    lists = [SignedListSource(each, client, trust, memory, cache) for each in configured.lists]
     projects = [
         _project(each, client, history, KeptByDigest(state / "manifests", is_read_only))
         for each in configured.registries

@@ -110,7 +110,7 @@ class Downloader:
             Untrusted: the server's certificate is not trusted.
 
         """
-        question = Question(url, name, _basic(user, password))
+        question = Question(url, name, basic(user, password))
         return self.fetch_again(question, None, max_bytes=max_bytes, timeouts=timeouts).content
 
     def fetch_again(
@@ -167,7 +167,7 @@ class Downloader:
             Untrusted: the server's certificate is not trusted.
 
         """
-        question = Question(url, name, _basic(user, password))
+        question = Question(url, name, basic(user, password))
         asking = lambda attempt: self.ask(question, timeouts=timeouts, attempt=attempt)  # noqa: E731
         with self.resumed(asking, name=name, timeouts=timeouts) as answer:
             yield answer.size, answer.blocks
@@ -352,7 +352,8 @@ def _conditions(known: Fetched) -> dict[str, str]:
     return {name: value for name, value in headers.items() if value}
 
 
-def _basic(user: str, password: str) -> str:
+def basic(user: str, password: str) -> str:
+    """Return the value of the header ``Authorization`` for an account; empty without one."""
     secret = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
     return f"Basic {secret}" if user or password else ""
 

@@ -15,7 +15,8 @@ from typing import Protocol
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import imagelist
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.download import Downloader, Timeouts
+from cloudkeeper.frontend.download import Downloader, Fetched, Question, Timeouts, basic
+from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.model import Appliance, ImageList, ImageSource, SignedImageList
 from cloudkeeper.wire import own_properties
@@ -67,7 +68,9 @@ class SignedListSource:
     client: Downloader
     trust: CADirectory
     memory: Memory
+    cache: ListCache
     _fetched: SignedImageList | None = None
+    _message: Fetched | None = None
 
     def __str__(self) -> str:
         return str(self.address)
@@ -75,15 +78,13 @@ class SignedListSource:
     def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
         """Return the list, once it is verified; see `OfferSource`."""
         address = self.address
-        message = self.client.fetch(
-            address.url,
-            name=address.name,
+        self._message = self.client.fetch_again(
+            Question(address.url, address.name, basic(address.user, address.password)),
+            self.cache.get(address.place),
             max_bytes=imagelist.MAX_BYTES,
-            user=address.user,
-            password=address.password,
         )
         found, warnings = imagelist.verify(
-            message, trust=self.trust, at=at, endorser=address.endorser
+            self._message.content, trust=self.trust, at=at, endorser=address.endorser
         )
         self.memory.check(found, url=address.place)
         self._fetched = found
@@ -100,8 +101,12 @@ class SignedListSource:
 
     def accept(self, *, at: datetime) -> None:
         """Remember the list; see `OfferSource`."""
-        if self._fetched:
-            self.memory.note(self._fetched, url=self.address.place, at=at)
+        if self._fetched and self._message:
+            place = self.address.place
+            self.memory.note(self._fetched, url=place, at=at)
+            self.cache.keep(place, self._message, at=at)
+            self.cache.clean(at=at)
+            self._message = None  # it may be large
 
     def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
         """Open the URL that the list names; see `OfferSource`."""

@@ -21,10 +21,11 @@ from pathlib import Path
 import pytest
 
 from appliance.core.trust.ca_directory import CADirectory
-from cloudkeeper.frontend import addresses
+from cloudkeeper.frontend import addresses, imagelist
 from cloudkeeper.frontend.addresses import SCHEMES
 from cloudkeeper.frontend.deadline import POOLS
 from cloudkeeper.frontend.download import Downloader
+from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.sources import SignedListSource
 from cloudkeeper.frontend.sync import OfferSources, SyncReport
@@ -109,7 +110,9 @@ def accepted(trust: Trust, memory: Path, *urls: str) -> tuple[list[str], list[st
     client = Downloader(directory, attempts=1)
     report = SyncReport()
     known = Memory(memory)
-    sources = OfferSources([SignedListSource(one, client, directory, known) for one in found])
+    cache = ListCache(memory.parent / "lists", imagelist.MAX_BYTES)
+    made = [SignedListSource(one, client, directory, known, cache) for one in found]
+    sources = OfferSources(made)
     at = datetime.now(UTC)
     lists = [str(one.identifier) for _, lists in sources.accepted(report, at=at) for one in lists]
     assert len(lists) + report.refused_lists == len(urls)

@@ -20,6 +20,7 @@ from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader, Timeouts
+from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.sources import SignedListSource
@@ -55,8 +56,9 @@ def web_lists(
     authority: Authority, client: Downloader, tmp_path_factory: pytest.TempPathFactory
 ) -> SignedListSource:
     trust = CADirectory(authority.directory / "certificates")
-    memory = Memory(tmp_path_factory.mktemp("memory") / "lists.json")
-    return SignedListSource(Address("list", "", ""), client, trust, memory)
+    state = tmp_path_factory.mktemp("state")
+    memory, cache = Memory(state / "lists.json"), ListCache(state / "lists", 100)
+    return SignedListSource(Address("list", "", ""), client, trust, memory, cache)
 
 
 @pytest.fixture(autouse=True)
