@@ -38,6 +38,8 @@ HOLDER_KEY = "holder"
 """Attribute of an image in the cloud that another manager keeps: the manager's tag."""
 UNMARKED_KEY = "unmarked"
 """Attribute of an image in the cloud that the next run adopts: the program that made it."""
+HIDDEN_KEY = "hidden"
+"""Attribute of an image in the cloud that users do not see, because its list has ended."""
 DIGEST_KEYS = frozenset({"sl:checksum:sha512", LAYER_KEY})
 """Attributes that are digests of the image data: hexadecimal digits in any case."""
 
@@ -228,7 +230,15 @@ class Remove:
     reason: str
 
 
-Change = Create | Update | UpdateMetadata | Remove
+@dataclass(frozen=True, slots=True)
+class Hide:
+    """Hide an appliance from users and keep its data; ``reason`` says why."""
+
+    appliance: Appliance
+    reason: str
+
+
+Change = Create | Update | UpdateMetadata | Remove | Hide
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,13 +249,13 @@ class Plan:
     changes: tuple[Change, ...] = ()
     unchanged: int = 0
     """Number of appliances in the cloud that are up to date."""
-    withheld: tuple[Remove, ...] = ()
+    withheld: tuple[Remove | Hide, ...] = ()
     """Removals that are too many to be done without confirmation."""
 
     @property
-    def removals(self) -> tuple[Remove, ...]:
-        """The changes that remove an appliance."""
-        return tuple(change for change in self.changes if isinstance(change, Remove))
+    def removals(self) -> tuple[Remove | Hide, ...]:
+        """The changes that take an appliance away from users."""
+        return tuple(change for change in self.changes if isinstance(change, Remove | Hide))
 
 
 def ram_in_bytes(value: int) -> int:

@@ -39,6 +39,8 @@ from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
+    HIDE,
+    HIDING,
     METADATA_UPDATE,
     PROPERTIES,
     VO,
@@ -49,7 +51,8 @@ from cloudkeeper.wire.status import (
 
 logger = logging.getLogger(__name__)
 
-_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES)
+
+_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING)
 
 
 class Servicer(pb_grpc.CommunicatorServicer):
@@ -101,13 +104,15 @@ class Servicer(pb_grpc.CommunicatorServicer):
         with _reported(context):
             run = self._current_or_view()
             list_id = ListId(request.image_list_identifier)
-            vo = str(dict(context.invocation_metadata()).get(VO) or "")
+            metadata = dict(context.invocation_metadata())
+            vo, is_ours = str(metadata.get(VO) or ""), VO in metadata
+            read = properties.read_for_frontend if is_ours else properties.read
             images = run.images(vo) if vo else None  # raises for a VO without a project
             known = set()
             for record in run.offered():
                 if record.key.list_id == list_id:
                     known.add(record.key.identifier)
-                    found = properties.read(record)
+                    found = read(record)
                     if run.is_read_only and not record.backend_id:
                         found = _unmarked(found)
                     yield messages.to_message(found)
@@ -120,7 +125,12 @@ class Servicer(pb_grpc.CommunicatorServicer):
         return self._store(request, context, needs_image=True)
 
     def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
-        """Replace the data and metadata of an appliance; without an image, only the metadata."""
+        """Replace the data and metadata of an appliance; without an image, only the metadata.
+
+        With `HIDE` in the call's metadata, hide it instead.
+        """
+        if HIDE in dict(context.invocation_metadata()):
+            return self._withdraw(request, context, hides=True)
         return self._store(request, context, needs_image=False)
 
     def _store(
@@ -144,12 +154,16 @@ class Servicer(pb_grpc.CommunicatorServicer):
 
     def RemoveAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Remove an appliance."""
+        return self._withdraw(request, context, hides=False)
 
-        def remove(run: Run) -> None:
+    def _withdraw(
+        self, request: pb.Appliance, context: grpc.ServicerContext, *, hides: bool
+    ) -> Empty:
+        def withdraw(run: Run) -> None:
             key = properties.key_of(messages.from_message(request))
-            run.withdraw(key.list_id, key)
+            run.withdraw(key.list_id, key, hides=hides)
 
-        return self._change(context, remove, request.title)
+        return self._change(context, withdraw, request.title)
 
     def RemoveImageList(
         self, request: pb.ImageListIdentifier, context: grpc.ServicerContext

@@ -166,6 +166,15 @@ class ProjectImages:
                 self.tally.count("removed")
                 logger.info("project %s: removed %s, image %s", self.name, key, record.id)
 
+    def hide(self, key: ApplianceKey) -> None:
+        """Hide an appliance from users, and keep its data."""
+        with self.ownership.claim((self.project_id, key)):
+            for record in self._versions(key):
+                if not record.is_hidden:
+                    self._keep(record.id, self.glance.change(record.id, properties.hiding()))
+                    self.tally.count("hidden")
+                    logger.info("project %s: hid %s, image %s", self.name, key, record.id)
+
     def keys(self, list_id: ListId) -> list[ApplianceKey]:
         """Return the keys of a list's appliances that are offered, complete or not."""
         found = (record.key for record in self._all() if record.state is State.ACTIVE)

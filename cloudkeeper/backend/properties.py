@@ -18,20 +18,31 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import NamedTuple
 
 from appliance.core.cloud.glance import Image
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.model import LAYER_KEY, REFERENCE_KEY, SBOM_KEY, Appliance, ApplianceId, ListId
+from cloudkeeper.model import (
+    HIDDEN_KEY,
+    LAYER_KEY,
+    REFERENCE_KEY,
+    SBOM_KEY,
+    Appliance,
+    ApplianceId,
+    ListId,
+)
 from cloudkeeper.wire import own_properties
 
 _PREFIX = "APPLIANCE_"
 STATUS = _PREFIX + "STATUS"
 MARK = _PREFIX + "BACKEND"
 """The id of the backend that made the image, a space, and the id of the image itself."""
+HIDDEN = "cloudkeeper_hidden"
+"""The image is hidden because its list has ended; outside the prefix, of which 1.0.0 removes all
+names that it does not know, and would leave the image hidden for ever."""
 _ATTRIBUTES = _PREFIX + "ATTRIBUTES"
 _SBOM = _PREFIX + "SBOM"
 _OWN = _PREFIX + "PROPERTIES"
@@ -100,6 +111,11 @@ class ImageRecord:
     def created(self) -> datetime:
         """Time at which Glance created the record."""
         return datetime.fromisoformat(self.image["created_at"])
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether this backend has hidden the image, and nobody has shown it since."""
+        return HIDDEN in self.image and bool(self.image.get("os_hidden"))
 
     @property
     def has_data(self) -> bool:
@@ -222,6 +238,13 @@ def read(record: ImageRecord) -> Appliance:
     )
 
 
+def read_for_frontend(record: ImageRecord) -> Appliance:
+    """Return the appliance that a record describes, with the attributes of ours."""
+    found = read(record)
+    added = {HIDDEN_KEY: "yes"} if record.is_hidden else {}
+    return replace(found, attributes=MappingProxyType({**found.attributes, **added}))
+
+
 def mark(backend_id: str, image_id: str) -> dict[str, str]:
     """Return the property that distinguishes an image of this backend from copies of it."""
     return {MARK: f"{backend_id} {image_id}"}
@@ -238,7 +261,7 @@ def difference(
     """Return the patch that makes a record describe an appliance; it is empty if nothing differs.
 
     Properties that others have set stay. Of ours, those that the appliance no longer has are
-    removed. An image of another backend becomes one of this backend.
+    removed. An image of another backend becomes one of this backend, and a hidden one is shown.
     """
     image, patch = record.image, []
     for name, value in standard(appliance).items():
@@ -252,6 +275,10 @@ def difference(
     own = _own_names(image)
     ours = [name for name in sorted(image) if name.startswith((_PREFIX, *_SPLIT)) or name in own]
     patch += [_operation("remove", name) for name in ours if name not in kept]
+    if record.is_hidden:
+        patch.append(_operation("replace", "os_hidden", value=False))
+    if HIDDEN in image:
+        patch.append(_operation("remove", HIDDEN))
     return patch
 
 
@@ -265,6 +292,11 @@ def activation(image: Image, *, visibility: str) -> list[dict[str, object]]:
         *([_operation("replace", "min_disk", disk)] if disk else []),
         _operation("add", STATUS, State.ACTIVE.value),
     ]
+
+
+def hiding() -> list[dict[str, object]]:
+    """Return the patch that hides an image from users; `difference` shows it again."""
+    return [_operation("replace", "os_hidden", value=True), _operation("add", HIDDEN, "yes")]
 
 
 def retirement() -> list[dict[str, object]]:

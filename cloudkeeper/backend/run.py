@@ -100,8 +100,12 @@ class Run:
                 record for record in images.offered() if self._by_vo.get(record.key.vo) is images
             )
 
-    def withdraw(self, list_id: ListId, wanted: ApplianceKey | None = None) -> None:
+    def withdraw(
+        self, list_id: ListId, wanted: ApplianceKey | None = None, *, hides: bool = False
+    ) -> None:
         """Remove the images of a list from all projects, or only one of its appliances.
+
+        With ``hides``, they are hidden from users instead, which counts as their removal.
 
         Raises:
             ApplianceError: the run would remove too many images, or some could not be removed.
@@ -118,7 +122,7 @@ class Run:
         failures: list[ApplianceError] = []
         for images, key in found:
             try:
-                images.withdraw(key)
+                (images.hide if hides else images.withdraw)(key)
             except ApplianceError as error:  # the others are removed nevertheless
                 failures.append(error)
         for failure in failures[1:]:

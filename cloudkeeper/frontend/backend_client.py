@@ -28,6 +28,8 @@ from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
+    HIDE,
+    HIDING,
     METADATA_UPDATE,
     PROPERTIES,
     VO,
@@ -95,6 +97,8 @@ class BackendClient:
         """Whether `appliances` fails for a VO that has no project; known after `begin`."""
         self.can_set_properties = True
         """Whether SBOMs and the site's own properties reach Glance; known after `begin`."""
+        self.can_hide = True
+        """Whether `hide` hides an image; known after `begin`."""
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +114,7 @@ class BackendClient:
         self.can_update_metadata = METADATA_UPDATE in features
         self.can_check_vo = VO_CHECK in features
         self.can_set_properties = PROPERTIES in features
+        self.can_hide = HIDING in features
 
     def end(self) -> None:
         """End a run; the backend cleans up."""
@@ -122,7 +127,11 @@ class BackendClient:
         ]
 
     def appliances(self, list_id: ListId, *, vo: str) -> list[Appliance]:
-        """Return the appliances of one list, which is for ``vo``, in the cloud."""
+        """Return the appliances of one list in the cloud.
+
+        ``vo`` is the VO of the list; empty for a list that has ended, so that its VO needs no
+        project any longer.
+        """
         request = pb.ImageListIdentifier(image_list_identifier=list_id)
         found = self._stream("Appliances", request, metadata=[(VO, vo)])
         return [from_message(message) for message in found]
@@ -138,6 +147,10 @@ class BackendClient:
     def remove(self, appliance: Appliance) -> None:
         """Remove an appliance."""
         self._call("RemoveAppliance", to_message(appliance), _SHORT)
+
+    def hide(self, appliance: Appliance) -> None:
+        """Hide an appliance from users; the next `update` shows it again."""
+        self._call("UpdateAppliance", to_message(appliance), _SHORT, metadata=[(HIDE, "yes")])
 
     def check(self) -> None:
         """Check that a backend answers, so that no image is downloaded in vain.

@@ -7,6 +7,7 @@ from pathlib import Path
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import imagelist
 from cloudkeeper.frontend.download import Downloader
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.registry.client import RegistryClient
@@ -46,6 +47,23 @@ def build(
         for each in configured.registries
     ]
     return [*projects, *lists]
+
+
+def configured_lists(configured: FrontendSettings, *, state: Path) -> ConfiguredLists:
+    """Return what is known of the configured lists before any source is read.
+
+    Raises:
+        LocalFailure: the memory of an earlier run cannot be read.
+
+    """
+    known = ConfiguredLists(
+        EndedPolicy(configured.ended_lists),
+        former=Memory(state / "lists.json").all_lists(),
+        is_whole=configured.has_all_sources,
+    )
+    known.unknown += [str(problem) for problem in configured.list_problems]
+    known.unread += known.unknown
+    return known
 
 
 def _project(

@@ -60,6 +60,15 @@ _DATE = "%Y-%m-%dT%H:%M:%SZ"
 _EMAIL = re.compile(r"/(?:Email|E|EMAILADDRESS)=", re.IGNORECASE)
 
 
+class ListExpired(Untrusted):
+    """A list that its endorser has signed, and that has expired."""
+
+    def __init__(self, expired: SignedImageList) -> None:
+        cause = f"it expired on {expired.expires:%Y-%m-%d %H:%MZ}"
+        super().__init__(_LIST, cause, "the endorser must renew it")
+        self.expired = expired
+
+
 def verify(
     message: bytes, *, trust: CADirectory, at: datetime, endorser: Endorser | None = None
 ) -> tuple[SignedImageList, tuple[str, ...]]:
@@ -69,7 +78,8 @@ def verify(
 
     Raises:
         Malformed: the message is not signed, or is not an image list.
-        Untrusted: its endorser did not sign it, or it has expired.
+        Untrusted: its endorser did not sign it.
+        ListExpired: it has expired; nothing else is wrong with it.
 
     """
     verified = smime.verify(
@@ -96,8 +106,7 @@ def verify(
         cause = f"signed by {signer.dn} of {signer.ca}, not by {endorser.dn} of {endorser.ca}"
         raise Untrusted(_LIST, cause, "ask the endorser, or correct the one that you allow")
     if found.is_expired(at=at):
-        cause = f"it expired on {found.expires:%Y-%m-%d %H:%MZ}"
-        raise Untrusted(_LIST, cause, "the endorser must renew it")
+        raise ListExpired(found)
     return replace(found, signer=signer), verified.warnings
 
 

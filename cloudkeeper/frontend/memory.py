@@ -20,7 +20,7 @@ from pathlib import Path
 from appliance.core import files
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Untrusted
-from cloudkeeper.model import SignedImageList
+from cloudkeeper.model import ListId, SignedImageList
 
 _LARGEST = 2**26
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -64,6 +64,14 @@ class Memory:
                 )
             if entry.list_id == found.identifier:
                 self._compare(found, entry)
+
+    def lists_of(self, url: str) -> frozenset[ListId]:
+        """Return the identifiers of the lists that were accepted from a URL."""
+        return frozenset(ListId(entry.list_id) for entry in self._entries if entry.url == url)
+
+    def all_lists(self) -> frozenset[ListId]:
+        """Return the identifiers of all lists that were accepted."""
+        return frozenset(ListId(entry.list_id) for entry in self._entries)
 
     def note(self, found: SignedImageList, *, url: str, at: datetime) -> None:
         """Remember a list that is accepted at ``at``.

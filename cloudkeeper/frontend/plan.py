@@ -19,6 +19,7 @@ from datetime import datetime
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.model import (
     DIGEST_KEYS,
+    HIDDEN_KEY,
     HOLDER_KEY,
     IMAGE_KEYS,
     LAYER_KEY,
@@ -27,6 +28,7 @@ from cloudkeeper.model import (
     ApplianceId,
     Change,
     Create,
+    Hide,
     ImageList,
     Offer,
     Plan,
@@ -86,7 +88,7 @@ def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
     if len(removals) <= max(_FEW, allowed) or 2 * len(removals) <= held:
         return plan
     kept: tuple[Change, ...] = tuple(
-        change for change in plan.changes if not isinstance(change, Remove)
+        change for change in plan.changes if not isinstance(change, Remove | Hide)
     )
     return replace(plan, changes=kept, withheld=removals)
 
@@ -126,6 +128,8 @@ def _update(
     differing = _differing(wanted.attributes, held.attributes)
     if LAYER_KEY in wanted.attributes and wanted.mpuri != held.mpuri:
         differing.append("manifest")
+    if not differing and HIDDEN_KEY in held.attributes:
+        return UpdateMetadata(wanted, "shown again: its list is back")
     if not differing:
         return None
     of_image = _of_image(differing, wanted.attributes, held.attributes)

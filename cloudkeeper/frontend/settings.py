@@ -44,6 +44,9 @@ _LEVELS = {
 _SOCKET = re.compile(r"unix:(?://)?/[^/].*")
 _SOCKET_PATH = "/run/cloudkeeper/backend.sock"
 _POLICIES = ("warn", "require", "off")
+_ENDED = ("keep", "hide", "remove")
+# Flags that replace the configured sources, so that a run with one does not know them all.
+_SOURCES = ("image-lists", "image-lists-file", "sources-file")
 # Options with one value: the help of the flag, and the default.
 _VALUES = {
     "image-lists-file": (
@@ -60,6 +63,10 @@ _VALUES = {
     ),
     "ca-dir": ("directory of CA certificates and CRLs", "/etc/grid-security/certificates"),
     "crl-policy": (f"use of CRLs: {', '.join(_POLICIES)}", "warn"),
+    "ended-lists": (
+        f"images of lists that have expired or are no longer configured: {', '.join(_ENDED)}",
+        "keep",
+    ),
     "certificate": (
         "own certificate for mutual TLS, PEM",
         "/etc/grid-security/hostcert.pem",
@@ -109,6 +116,10 @@ class FrontendSettings:
     ca_dir: Path
     crl_policy: str
     """A word of `CRLPolicy`."""
+    ended_lists: str
+    """A word of `EndedPolicy`."""
+    has_all_sources: bool
+    """Whether the sources are those of the configuration, and none is of the command line."""
     image_dir: Path
     lock_file: Path
     formats: tuple[Format, ...]
@@ -167,7 +178,10 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
     backend = _backend_of(os.environ)
     if backend and not (_SOCKET.fullmatch(backend) and _names_tls_backend(read, texts)):
         texts.setdefault(_place("backend.endpoint"), backend)
-    return _FrontendReader(Settings(read, overrides=texts), layout).settings()
+    is_whole = not any(_place(option) in texts for option in _SOURCES)
+    return _FrontendReader(
+        Settings(read, overrides=texts), layout, has_all_sources=is_whole
+    ).settings()
 
 
 def _names_tls_backend(read: document.Document, texts: dict[tuple[str, str], str]) -> bool:
@@ -192,9 +206,10 @@ def _backend_of(environment: Mapping[str, str]) -> str:
 class _FrontendReader:
     """Reads all options, so that `Settings` can report all problems and unknown options at once."""
 
-    def __init__(self, settings: Settings, layout: Layout) -> None:
+    def __init__(self, settings: Settings, layout: Layout, *, has_all_sources: bool) -> None:
         self._settings = settings
         self._layout = layout
+        self._has_all_sources = has_all_sources
 
     def settings(self) -> FrontendSettings:
         found = self._settings
@@ -208,6 +223,8 @@ class _FrontendReader:
             registries=tuple(registries),
             list_problems=tuple(problems),
             ca_dir=self._path("ca-dir", is_directory=True),
+            ended_lists=found.choice(_TOP, "ended-lists", default="keep", allowed=_ENDED),
+            has_all_sources=self._has_all_sources,
             crl_policy=found.choice(_TOP, "crl-policy", default="warn", allowed=_POLICIES),
             image_dir=self._path("image-dir", is_directory=True),
             lock_file=self._path("lock-file"),

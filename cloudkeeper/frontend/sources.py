@@ -16,9 +16,10 @@ from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import imagelist
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.download import Downloader, Fetched, Question, Timeouts, basic
+from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
-from cloudkeeper.model import Appliance, ImageList, ImageSource, SignedImageList
+from cloudkeeper.model import Appliance, ImageList, ImageSource, ListId, SignedImageList
 from cloudkeeper.wire import own_properties
 
 Stream = AbstractContextManager[tuple[int | None, Iterator[bytes]]]
@@ -32,9 +33,14 @@ class OfferSource(Protocol):
         """Return what the source offers at ``at``, by VO, and warnings.
 
         Raises:
+            ListExpired: the source is trusted, but its only list has expired.
             ApplianceError: the source cannot be read as a whole, or is not trusted.
 
         """
+        ...
+
+    def list_ids(self) -> frozenset[ListId]:
+        """Return the identifiers of the source's lists, as known without reading it now."""
         ...
 
     def accept(self, *, at: datetime) -> None:
@@ -83,9 +89,13 @@ class SignedListSource:
             self.cache.get(address.place),
             max_bytes=imagelist.MAX_BYTES,
         )
-        found, warnings = imagelist.verify(
-            self._message.content, trust=self.trust, at=at, endorser=address.endorser
-        )
+        try:
+            found, warnings = imagelist.verify(
+                self._message.content, trust=self.trust, at=at, endorser=address.endorser
+            )
+        except ListExpired as error:
+            self.memory.check(error.expired, url=address.place)  # as for any other list
+            raise
         self.memory.check(found, url=address.place)
         self._fetched = found
         return [self._subscribed(found)], warnings
@@ -98,6 +108,10 @@ class SignedListSource:
             if not wanted or one.appliance.identifier in wanted
         )
         return replace(found, offers=offers)
+
+    def list_ids(self) -> frozenset[ListId]:
+        """Return the lists that were accepted from this URL; see `OfferSource`."""
+        return self.memory.lists_of(self.address.place)
 
     def accept(self, *, at: datetime) -> None:
         """Remember the list; see `OfferSource`."""

@@ -16,15 +16,17 @@ account, and checks again what the frontend sends (`cloudkeeper.backend.calls`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.formats import Unusable
-from cloudkeeper.frontend import plan
+from cloudkeeper.frontend import ended, plan
 from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable, FinalRefusal
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy
+from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
@@ -33,6 +35,7 @@ from cloudkeeper.model import (
     ApplianceId,
     Change,
     Create,
+    Hide,
     ImageList,
     ListId,
     Offer,
@@ -46,6 +49,8 @@ from cloudkeeper.wire import own_properties
 logger = logging.getLogger(__name__)
 
 _BUG = "bug in cloudkeeper"
+# Lists that one line names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class SyncReport:
     outcomes: list[ChangeOutcome] = field(default_factory=list)
     compared: list[ComparedList] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the administrator should know, and what is no failure."""
     lists: int = 0
     """Lists that were accepted."""
     refused_lists: int = 0
@@ -82,6 +89,8 @@ class SyncReport:
     unchanged: int = 0
     held_by_others: int = 0
     """Images that another manager of the cloud keeps, and that are not uploaded again."""
+    kept_of_ended: int = 0
+    """Images of lists that have ended, which the policy keeps."""
     withheld: int = 0
     transferred_bytes: int = 0
     """Bytes of image files that the backend has accepted."""
@@ -91,9 +100,14 @@ class SyncReport:
         self.failures.append(line)
         logger.error("%s", line)
 
-    def refuse_list(self, line: str) -> None:
-        """Record a list that is not accepted."""
-        self.fail(f"{line}; its images stay as they are")
+    def note(self, line: str) -> None:
+        """Record and log what the administrator should know."""
+        self.notes.append(line)
+        logger.info("%s", line)
+
+    def refuse_list(self, line: str, *, fate: str = "its images stay as they are") -> None:
+        """Record a list that is not accepted, and what becomes of its images."""
+        self.fail(f"{line}; {fate}")
         self.refused_lists += 1
 
     def done(self, kind: type[Change]) -> int:
@@ -108,7 +122,7 @@ class Suspect:
     """A change during which the backend became unreachable; either of the two may be the cause."""
 
     change: Change
-    source: OfferSource
+    source: OfferSource | EndedList
     vo: str
 
 
@@ -118,6 +132,8 @@ class OfferSources:
 
     sources: Sequence[OfferSource]
     keeps: bool = True
+    configured: ConfiguredLists = field(default_factory=ConfiguredLists)
+    """What the run learns of the lists that the sources have."""
 
     def accepted(
         self, report: SyncReport, *, at: datetime
@@ -125,21 +141,34 @@ class OfferSources:
         """Yield the sources that may be acted on with their lists; report the others."""
         seen: dict[ListId, OfferSource] = {}
         for source in self.sources:
+            self.configured.identifiers |= source.list_ids()
             try:
                 lists = self._fetch(source, seen, at=at)
+            except ListExpired as error:
+                self.configured.expired[error.expired.identifier] = error.cause
+                report.refuse_list(f"{source}: {error}", fate=self.configured.fate)
+                continue
             except ApplianceError as error:
                 is_named = error.subject == str(source)
                 report.refuse_list(str(error) if is_named else f"{source}: {error}")
+                self._note_unread(source)
                 continue
             except Exception as error:  # one source must not affect the others
                 logger.exception("%s: %s", source, _BUG)
                 report.refuse_list(f"{source}: {_BUG}: {type(error).__name__}: {error}")
+                self._note_unread(source)
                 continue
+            self.configured.identifiers |= {found.identifier for found in lists}
             report.lists += 1
             for refusal in dict.fromkeys(each for found in lists for each in found.refused):
                 name = refusal.identifier or "?"
                 report.fail(f"{source}: image {name} refused: {refusal.reason}")
             yield source, lists
+
+    def _note_unread(self, source: OfferSource) -> None:
+        self.configured.unread.append(str(source))
+        if not source.list_ids():
+            self.configured.unknown.append(str(source))
 
     def _fetch(
         self, source: OfferSource, seen: dict[ListId, OfferSource], *, at: datetime
@@ -182,15 +211,19 @@ class Synchronisation:
 
         """
         if self.is_dry:
-            for _, wanted_plan, vo in self._plans(report, at=at):
+            known = self.backend.list_ids()
+            for _, wanted_plan, vo in self._plans(known, report, at=at):
                 report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
+            for _, removals in self._ended(known, report):
+                report.outcomes += [ChangeOutcome(one, one.appliance.vo) for one in removals]
             return
         for line in self.workshop.sweep():
             report.fail(str(line))
         self.backend.begin(allowed=self.allowed)
         try:
             suspects: list[Suspect] = []
-            for source, wanted_plan, vo in self._plans(report, at=at):
+            known = self.backend.list_ids()
+            for source, wanted_plan, vo in self._plans(known, report, at=at):
                 suspects += self._carry_out(wanted_plan.changes, source, vo=vo, report=report)
             for suspect in suspects:  # after all others, which a second failure then cannot affect
                 self._carry_out(
@@ -200,14 +233,19 @@ class Synchronisation:
                     report=report,
                     is_last=True,
                 )
+            # After all additions: another list may offer the same images to the same VO.
+            for former, removals in self._ended(known, report):
+                for change in removals:
+                    vo = change.appliance.vo
+                    self._carry_out([change], former, vo=vo, report=report, is_last=True)
         finally:  # also after a failure: the backend writes the record of its run then
             self._end(report)
 
     def _plans(
-        self, report: SyncReport, *, at: datetime
+        self, in_cloud: Iterable[ListId], report: SyncReport, *, at: datetime
     ) -> Iterator[tuple[OfferSource, Plan, str]]:
         """Yield for each accepted list its source, its plan and its VO."""
-        known = frozenset(self.backend.list_ids())
+        known = frozenset(in_cloud)
         for source, lists in self.sources.accepted(report, at=at):
             for wanted in lists:
                 try:
@@ -247,17 +285,87 @@ class Synchronisation:
         )
         offered = {offer.appliance.identifier for offer in wanted.offers}
         proven = self._without_doubt(full, source, report, offered=offered)
-        own = len(held) - len(others)
-        guarded = plan.guard(proven, held=own, allowed=self.allowed)
-        if guarded.withheld:
-            number = len(guarded.withheld)
-            report.withheld += number
-            cause = f"{number} of {own} images would be removed, so none is removed"
-            remedy = f"to confirm that, run once with --allow-remove {number}"
-            report.fail(f"{source}: {cause}; {remedy}")
+        guarded = self._guarded(proven, source, report, held=len(held) - len(others))
         report.unchanged += guarded.unchanged
         report.compared.append(ComparedList(str(source), wanted.vo, guarded, held))
         return guarded
+
+    def _guarded(
+        self, full: Plan, source: OfferSource | EndedList, report: SyncReport, *, held: int
+    ) -> Plan:
+        """Return a plan without removals that are too many; ``held`` images are in the cloud."""
+        guarded = plan.guard(full, held=held, allowed=self.allowed)
+        if guarded.withheld:
+            number = len(guarded.withheld)
+            report.withheld += number
+            cause = f"{number} of {held} images would be removed, so none is removed"
+            remedy = f"to confirm that, run once with --allow-remove {number}"
+            report.fail(f"{source}: {cause}; {remedy}")
+        return guarded
+
+    def _ended(
+        self, in_cloud: Sequence[ListId], report: SyncReport
+    ) -> Iterator[tuple[EndedList, Sequence[Remove | Hide]]]:
+        """Yield the lists that have ended, with the removals that the policy asks for."""
+        configured = self.sources.configured
+        policy = configured.policy
+        if in_cloud and not configured.is_whole and policy is not EndedPolicy.KEEP:
+            report.note(f"ended-lists: {policy}: no effect when the command line names the sources")
+        if policy is EndedPolicy.HIDE and not self.backend.can_hide:
+            report.fail(
+                "ended-lists: hide: this backend cannot hide images, so they stay as they are; "
+                "use the cloudkeeper-os of this release, or set keep or remove"
+            )
+            policy = EndedPolicy.KEEP
+        kept: dict[EndedList, int] = {}
+        for found in configured.doubtful(in_cloud):
+            kept[found] = len(self._held(found, report))
+        for found in configured.ended(in_cloud):
+            held = self._held(found, report)
+            full, staying = ended.plan(found, held, policy)
+            vos = {change.appliance.vo for change in full.removals}
+            if full.removals and (reason := self._reason_to_wait(vos, report)):
+                report.fail(f"{found}: {len(full.removals)} images stay in this run: {reason}")
+                continue
+            kept[found] = len(staying)
+            guarded = self._guarded(full, found, report, held=len(held))
+            vo = held[0].vo if held else ""
+            report.compared.append(ComparedList(str(found), vo, guarded, held))
+            yield found, guarded.removals
+        self._note_kept(kept, report)
+
+    def _held(self, found: EndedList, report: SyncReport) -> list[Appliance]:
+        try:
+            return self.backend.appliances(found.identifier, vo="")
+        except ApplianceError as error:  # one list must not affect the others
+            report.fail(f"{found}: {error}; its images stay as they are")
+            return []
+
+    def _reason_to_wait(self, vos: Container[str], report: SyncReport) -> str:
+        """Return why the images of ended lists of VOs stay for now; empty if they need not.
+
+        Another source may offer the same images from now on. As long as it has not replaced them,
+        users need the present ones.
+        """
+        if unread := self.sources.configured.unread:
+            return f"{unread[0]} could not be read, and may replace them"
+        for outcome in report.outcomes:
+            is_addition = isinstance(outcome.change, Create | Update)
+            if outcome.failure and is_addition and outcome.vo in vos:
+                return f"an image for VO {outcome.vo} was not added, which may replace one of them"
+        return ""
+
+    def _note_kept(self, kept: Mapping[EndedList, int], report: SyncReport) -> None:
+        total = sum(kept.values())
+        report.kept_of_ended = total
+        if not total:
+            return
+        several = [f"{found} ({number}): {found.reason}" for found, number in kept.items()]
+        more = f"; and {len(several) - _SHOWN} more lists" if len(several) > _SHOWN else ""
+        report.note(
+            f"{total} images of lists that have ended stay in the cloud (ended-lists: "
+            f"{self.sources.configured.policy}): {'; '.join(several[:_SHOWN])}{more}"
+        )
 
     def _settable(self, wanted: ImageList, source: OfferSource, report: SyncReport) -> ImageList:
         """Return a list without the properties that this backend cannot set."""
@@ -308,7 +416,7 @@ class Synchronisation:
     def _carry_out(
         self,
         changes: Iterable[Change],
-        source: OfferSource,
+        source: OfferSource | EndedList,
         *,
         vo: str,
         report: SyncReport,
@@ -356,13 +464,14 @@ class Synchronisation:
             report.outcomes.append(ChangeOutcome(change, vo, failure))
         return suspects
 
-    def _apply(self, change: Change, source: OfferSource) -> int:
+    def _apply(self, change: Change, source: OfferSource | EndedList) -> int:
         """Make one change; return the bytes that the backend has accepted."""
         match change:
-            case Create(offer):
-                return self._transfer(offer, source, is_new=True)
-            case Update(offer, _):
-                return self._transfer(offer, source, is_new=False)
+            case Create(offer) | Update(offer, _):
+                assert not isinstance(source, EndedList)  # noqa: S101  it offers nothing
+                return self._transfer(offer, source, is_new=isinstance(change, Create))
+            case Hide(appliance, _):
+                self.backend.hide(appliance)
             case UpdateMetadata(appliance, _):
                 self.backend.update(appliance)
             case Remove(appliance, _):
@@ -399,3 +508,5 @@ def describe(change: Change) -> str:
             return f"update metadata of {name} ({reason})"
         case Remove(_, reason):
             return f"remove {name} ({reason})"
+        case Hide(_, reason):
+            return f"hide {name} ({reason})"

@@ -23,11 +23,16 @@ VO_CHECK = "vo-check"
 """Feature: ``Appliances`` fails when the VO in the call's metadata (`VO`) has no project."""
 PROPERTIES = "properties"
 """Feature: the additions of `cloudkeeper.wire.own_properties` become properties of the image."""
+HIDING = "hide"
+"""Feature: an Update with `HIDE` in its metadata hides the image from users and keeps it."""
 VO = "vo"
-"""Key of the metadata of Appliances, ours: the VO of the list.
+"""Key of the metadata of Appliances, ours: the VO of the list; empty for a list that has ended.
 
-With it a VO without a project costs one line of the log, not the download of its images.
+With it a VO without a project costs one line of the log, not the download of its images. A backend
+adds attributes of ours for the frontend that sends it, which 1.7.1 would take for changes.
 """
+HIDE = "hide"
+"""Key of the metadata of UpdateAppliance, ours: hide the image instead of updating it."""
 ALLOW_REMOVE = "allow-remove"
 """Key of the metadata of PreAction, ours: the number of a list's images that the run may remove.
 

@@ -173,10 +173,11 @@ class Client:
         assert status == "SUCCESS"
         return {item.image_list_identifier for item in found}
 
-    def appliances(self, list_id: str = LIST) -> dict[str, pb.Appliance]:
-        found, status = self.stream(
-            "Appliances", pb.ImageListIdentifier(image_list_identifier=list_id)
-        )
+    def appliances(self, list_id: str = LIST, *, vo: str | None = None) -> dict[str, pb.Appliance]:
+        """Return the appliances of a list, as our frontend asks for them if it sends a VO."""
+        request = pb.ImageListIdentifier(image_list_identifier=list_id)
+        metadata = [] if vo is None else [("vo", vo)]
+        found, status = self.stream("Appliances", request, metadata=metadata)
         assert status == "SUCCESS"
         return {item.identifier: item for item in found}
 

@@ -780,6 +780,123 @@ def test_what_the_cloud_refuses_for_good_is_not_moved_again(world: World) -> Non
     assert set(world.cloud.received) == {key(1), key(2)}
 
 
+OTHER_LIST = "7c1d2e3f-0000-4000-8000-0000000000ff"
+
+
+def _two_lists(world: World) -> None:
+    """Synchronise a list of two images and another one of five."""
+    both = (world.web.url("/ops/image.list"), world.web.url("/other/image.list"))
+    world.configure(*both)
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "two.qcow2")])
+    several = [world.image(number, "one.qcow2") for number in range(11, 16)]
+    world.publish(several, path="/other/image.list", dc__identifier=OTHER_LIST)
+    assert world.sync().returncode == 0
+    world.cloud.calls.clear()
+
+
+def _policy(world: World, word: str) -> None:
+    path = world.root / "cloudkeeper.yml"
+    lines = [line for line in path.read_text().splitlines() if "ended-lists" not in line]
+    path.write_text("\n".join([*lines, f"  ended-lists: {word}"]) + "\n")
+
+
+def _changes(world: World) -> list[str]:
+    asking = ("PreAction", "ImageLists", "Appliances", "PostAction")
+    made = [call for call in world.cloud.calls if not call.startswith(asking)]
+    world.cloud.calls.clear()
+    return made
+
+
+def test_images_of_a_list_that_left_the_configuration_are_kept_and_counted(world: World) -> None:
+    """F-M7: keep, the default, in one line with the number and the option."""
+    _two_lists(world)
+    world.configure()
+    for _ in range(2):
+        done = world.sync()
+        assert (done.returncode, _changes(world)) == (0, [])
+        assert done.stdout == (
+            "5 images of lists that have ended stay in the cloud (ended-lists: keep): "
+            f"image list {OTHER_LIST} (5): it is no longer configured\n"
+        )
+        assert world.record()["counts"]["images_of_ended_lists"] == 5
+
+
+def test_images_of_a_list_that_left_the_configuration_are_hidden_and_shown_again(
+    world: World,
+) -> None:
+    """F-M7: hide, within the guard of removals; nothing is transferred when the list is back."""
+    _two_lists(world)
+    _policy(world, "hide")
+    world.configure()
+    held = world.sync()
+    assert held.returncode == 1
+    words = f"image list {OTHER_LIST}: 5 of 5 images would be removed, so none is removed; to"
+    assert words in held.stderr
+    assert _changes(world) == []
+    assert world.sync("--allow-remove", "5").returncode == 0
+    assert _changes(world) == [f"HideAppliance {image_id(number)}" for number in range(11, 16)]
+    assert world.record()["counts"]["images_hidden"] == 5
+    again = world.sync()
+    assert (again.returncode, _changes(world)) == (0, [])
+    assert "5 images of lists that have ended stay in the cloud (ended-lists: hide)" in again.stdout
+    asked = world.web.asked("/images/one.qcow2")
+    world.configure(world.web.url("/ops/image.list"), world.web.url("/other/image.list"))
+    assert world.sync().returncode == 0
+    assert _changes(world) == [f"UpdateAppliance {image_id(number)}" for number in range(11, 16)]
+    assert world.web.asked("/images/one.qcow2") == asked
+    assert world.sync().returncode == 0
+    assert _changes(world) == []
+
+
+def test_images_of_an_expired_list_are_removed(world: World) -> None:
+    """F-M7: remove, for a list that is still configured."""
+    _two_lists(world)
+    _policy(world, "remove")
+    world.publish([world.image(1, "one.qcow2")], dc__date__expires=in_days(-1))
+    done = world.sync()
+    assert done.returncode == 1
+    assert "it expired on" in done.stderr
+    assert "ended-lists: remove applies to its images" in done.stderr
+    assert _changes(world) == [f"RemoveAppliance {image_id(number)}" for number in (1, 2)]
+
+
+@pytest.mark.parametrize("what", ["unread", "forged", "forgotten", "flag", "failed", "old backend"])
+def test_no_image_goes_unless_its_list_has_certainly_ended(world: World, what: str) -> None:
+    """The refusals of F-M7: each keeps all images, and says why."""
+    _two_lists(world)
+    _policy(world, "hide" if what == "old backend" else "remove")
+    world.configure()
+    flags = ["--allow-remove", "9"]
+    memory = world.root / "var/lib/fedcloud/cloudkeeper/lists.json"
+    if what == "unread":  # a source that is new, and cannot be read
+        world.configure(world.web.url("/ops/image.list"), world.web.url("/nowhere"))
+        words = "it may be the list of"
+    elif what == "forged":  # an expired list, by somebody else
+        world.configure(world.web.url("/ops/image.list"), world.web.url("/other/image.list"))
+        document = image_list([], dn=f"{HOST_DN}/CN=other.example.org", ca=AUTHORITY_DN)
+        document["hv:imagelist"]["dc:identifier"] = OTHER_LIST
+        document["hv:imagelist"]["dc:date:expires"] = in_days(-1)
+        world.web.put("/other/image.list", sign(document, world.strangers))
+        words = "its images stay as they are"
+    elif what == "forgotten":
+        memory.unlink()
+        words = "this frontend has never accepted it"
+    elif what == "flag":
+        flags += ["--image-lists-file", str(world.root / "image-lists.conf")]
+        words = "no effect when the command line names the sources"
+    elif what == "failed":  # a new image of the same VO may replace one
+        world.publish([world.image(number, "one.qcow2") for number in (1, 2, 3)])
+        world.cloud.misbehave("AddAppliance", image_id(3), how="ERROR")
+        words = "an image for VO ops was not added, which may replace one of them"
+    else:
+        world.cloud.features = "metadata-update,vo-check"
+        words = "this backend cannot hide images"
+    done = world.sync(*flags)
+    assert words in done.stdout + done.stderr
+    assert [call for call in _changes(world) if call.startswith(("Remove", "Hide"))] == []
+    assert sum(name == OTHER_LIST for name, _ in world.cloud.appliances) == 5
+
+
 def test_a_failed_update_leaves_the_old_image_to_the_backend(offered: World) -> None:
     before = dict(offered.cloud.received)
     changed = offered.image(1, "two.qcow2", hv__version="2")

@@ -34,7 +34,7 @@ class Cloud:
     calls: list[str] = field(default_factory=list)
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
     metadata: list[tuple[str, str]] = field(default_factory=list)
-    features: str = "metadata-update,vo-check,properties"
+    features: str = "metadata-update,vo-check,properties,hide"
     final: set[str] = field(default_factory=set)
     """Images whose faults carry our verdict that the same image would be refused again."""
     unmapped: set[str] = field(default_factory=set)
@@ -103,6 +103,11 @@ class _Backend(stubs.CommunicatorServicer):
         return Empty()
 
     def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
+        if "hide" in dict(context.invocation_metadata()):
+            if self._note("HideAppliance", request.identifier, context):
+                key = (request.image_list_identifier, request.identifier)
+                self.cloud.appliances[key].attributes["hidden"] = "yes"
+            return Empty()
         self._store("UpdateAppliance", request, context)
         return Empty()
 

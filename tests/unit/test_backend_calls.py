@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from appliance.core import retry
-from tests.e2e.images_backend import Offer
+from tests.e2e.images_backend import ONE, Offer
+from tests.e2e.images_cloud import sha512sum
 from tests.simulators.openstack import Answer
 from tests.unit import backend_site
 from tests.unit.backend_site import BackendSite
+
+HIDE = [("hide", "yes")]
 
 
 @pytest.fixture
@@ -141,3 +144,57 @@ def test_glances_refusals_in_our_words(
     assert f"(Glance: {code} {text}"[:60] in message
     assert (call.get("verdict") == "final") is is_final
     assert site.glance.images == {}
+
+
+def test_a_hidden_image_is_shown_again_without_a_transfer(site: BackendSite) -> None:
+    """F-M7."""
+    one = offer(site)
+    with site.running() as client:
+        client.run(("AddAppliance", one.message()))
+        client.call("PreAction")
+        hidden = client.call("UpdateAppliance", one.message(with_image=False), metadata=HIDE)
+        assert hidden == ("SUCCESS", "")
+        assert site.glance.shown() == []
+        assert client.appliances(vo="")[ONE].attributes["hidden"] == "yes"
+        # cloudkeeper 1.7.1 sends no VO, and would update an image for an attribute of ours.
+        assert "hidden" not in client.appliances()[ONE].attributes
+        client.call("PostAction")
+        client.run()
+        assert site.glance.shown() == []
+        client.run(("UpdateAppliance", one.message(with_image=False)))
+        assert "hidden" not in client.appliances(vo="")[ONE].attributes
+    assert site.glance.shown() == ["Example image [Ubuntu/22.04/KVM]"]
+    assert sum(line.startswith("PUT ") for line in site.glance.requests) == 1
+    (image,) = site.glance.images.values()
+    assert "cloudkeeper_hidden" not in image
+
+
+def test_hiding_counts_as_removing(site: BackendSite) -> None:
+    one = offer(site)
+    names = [f"image-{number}" for number in range(5)]
+    with site.running() as client:
+        client.run(*(("AddAppliance", one.message(identifier=name)) for name in names))
+        client.call("PreAction")
+        results = [
+            client.call(
+                "UpdateAppliance", one.message(with_image=False, identifier=name), metadata=HIDE
+            )[0]
+            for name in names
+        ]
+    assert results == ["SUCCESS"] * 3 + ["ERROR_RESOURCE_STATE"] * 2
+
+
+def test_a_new_version_of_a_hidden_image_is_visible(site: BackendSite) -> None:
+    one = offer(site)
+    with site.running() as client:
+        client.run(("AddAppliance", one.message()))
+        client.call("PreAction")
+        client.call("UpdateAppliance", one.message(with_image=False), metadata=HIDE)
+        newer = offer(site, "newer")
+        with newer.path.open("ab") as file:
+            file.write(bytes(65536))
+        newer.sha512 = sha512sum(newer.path)
+        assert client.call("UpdateAppliance", newer.message()) == ("SUCCESS", "")
+        client.call("PostAction")
+    assert site.glance.shown() == ["Example image [Ubuntu/22.04/KVM]"]
+    assert len(site.glance.images) == 1

@@ -36,6 +36,9 @@ class Source:
         del at
         return [ImageList(identifier=LIST, vo="vo", offers=self.offers)], ()
 
+    def list_ids(self) -> frozenset[ListId]:
+        return frozenset()
+
     def accept(self, *, at: datetime) -> None: ...
 
     def open(self, *_: object, **__: object) -> Any: ...

@@ -70,5 +70,6 @@ def synchronisation(
     refused = RefusedImages(state / "refused.json", configured.formats)
     workshop = Workshop(configured.image_dir, configured.formats, qemu, refused)
     made = sources(configured, state=state, is_read_only=is_dry)
-    found = OfferSources(made, keeps=not is_dry)
+    lists = build_sources.configured_lists(configured, state=state)
+    found = OfferSources(made, keeps=not is_dry, configured=lists)
     return Synchronisation(found, backend, workshop, allowed=allowed, is_dry=is_dry)

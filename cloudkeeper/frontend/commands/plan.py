@@ -103,6 +103,7 @@ def _as_json(report: SyncReport) -> dict[str, object]:
         "held": held,
         "unchanged": report.unchanged,
         "withheld": report.withheld,
+        "notes": report.notes,
         "failures": report.failures,
     }
 
@@ -123,6 +124,8 @@ def _print(report: SyncReport) -> None:
     compared = {found.plan.list_id: found for found in report.compared}
     for list_id in dict.fromkeys([*compared, *by_list]):
         _print_list(list_id, by_list.get(list_id, []), compared)
+    for line in report.notes:
+        output.line(line)
     total = _summary([outcome.change for outcome in report.outcomes])
     unchanged = output.count(report.unchanged, "image")
     output.line(f"{total}, {unchanged} unchanged, nothing was done")

@@ -9,7 +9,7 @@ from appliance.core import clock
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.record import RunRecord, recorded
-from cloudkeeper.frontend.commands import plan, startup
+from cloudkeeper.frontend.commands import output, plan, startup
 from cloudkeeper.frontend.settings import FrontendSettings
 
 
@@ -57,6 +57,9 @@ def _synchronise(
             sync_output.record(report, record)
     if arguments.json:
         sync_output.show(report)
+    else:
+        for line in report.notes:
+            output.line(line)
     return ExitStatus.PARTLY if report.failures else ExitStatus.DONE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from appliance.core.run.record import RunRecord
 from cloudkeeper.frontend.commands import output, plan
 from cloudkeeper.frontend.sync import SyncReport
-from cloudkeeper.model import Create, Remove, Update, UpdateMetadata
+from cloudkeeper.model import Create, Hide, Remove, Update, UpdateMetadata
 
 
 def record(report: SyncReport, into: RunRecord) -> None:
@@ -19,12 +19,14 @@ def record(report: SyncReport, into: RunRecord) -> None:
         "updated": Update,
         "metadata_updated": UpdateMetadata,
         "removed": Remove,
+        "hidden": Hide,
     }
     for name, kind in kinds.items():
         into.add(f"images_{name}", report.done(kind))
     into.add("images_failed", sum(bool(outcome.failure) for outcome in report.outcomes))
     into.add("images_unchanged", report.unchanged)
     into.add("images_held_by_others", report.held_by_others)
+    into.add("images_of_ended_lists", report.kept_of_ended)
     into.add("removals_withheld", report.withheld)
     into.add("lists_accepted", report.lists)
     into.add("lists_refused", report.refused_lists)
@@ -43,6 +45,7 @@ def show(report: SyncReport) -> None:
             "changes": outcomes,
             "unchanged": report.unchanged,
             "withheld": report.withheld,
+            "notes": report.notes,
             "failures": report.failures,
         }
     )

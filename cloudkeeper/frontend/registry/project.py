@@ -77,6 +77,13 @@ class RegistryProject:
                 self._found[tagged.reference] = tagged.digest
         return [self._list(vo, images, refused) for vo in self.vos], ()
 
+    def list_ids(self) -> frozenset[ListId]:
+        """Return the list of each VO, which the configuration names; see `OfferSource`."""
+        return frozenset(map(self._list_id, self.vos))
+
+    def _list_id(self, vo: str) -> ListId:
+        return ListId(f"{self.client.host}/{self.project}/{vo}")
+
     def accept(self, *, at: datetime) -> None:
         """Remember the digests of the tags; see `OfferSource`."""
         self.history.note(self.client.host, self._found)
@@ -116,7 +123,7 @@ class RegistryProject:
         images: Sequence[tuple[TaggedArtefact, DiskArtefact]],
         refused: Sequence[Refusal],
     ) -> ImageList:
-        identifier = ListId(f"{self.client.host}/{self.project}/{vo}")
+        identifier = self._list_id(vo)
         offers = tuple(self._offer(*image, vo=vo, list_id=identifier) for image in images)
         return ImageList(identifier=identifier, vo=vo, offers=offers, refused=tuple(refused))
 
