@@ -65,7 +65,12 @@ class Pace:
 
 def shown(rate: float) -> str:
     """Return a rate for a message, in the unit that fits."""
-    for size, unit in ((2**20, "MiB/s"), (2**10, "KiB/s")):
-        if rate >= size:
-            return f"{rate / size:.1f} {unit}"
-    return f"{rate:.0f} bytes/s"
+    return f"{amount(rate)}/s"
+
+
+def amount(number: float) -> str:
+    """Return a number of bytes for a message, in the unit that fits."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} bytes"

@@ -26,7 +26,15 @@ Stream = AbstractContextManager[tuple[int | None, Iterator[bytes]]]
 """Size (None: not announced) and content of an image, as `Downloader.stream` yields them."""
 
 
-class OfferSource(Protocol):
+class ImageOpener(Protocol):
+    """Opens the data of images."""
+
+    def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
+        """Open the data of an image; ``name`` stands for it in messages."""
+        ...
+
+
+class OfferSource(ImageOpener, Protocol):
     """A configured source of images; ``str()`` is its name in messages, without secrets."""
 
     def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
@@ -50,10 +58,6 @@ class OfferSource(Protocol):
             LocalFailure: the memory cannot be written.
 
         """
-        ...
-
-    def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
-        """Open the data of an image; ``name`` stands for it in messages."""
         ...
 
     def doubt(self, missing: Appliance) -> str:
@@ -123,7 +127,7 @@ class SignedListSource:
             self._message = None  # it may be large
 
     def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
-        """Open the URL that the list names; see `OfferSource`."""
+        """Open the URL that the list names; see `ImageOpener`."""
         return self.client.stream(source.uri, name=name, timeouts=timeouts)
 
     def doubt(self, missing: Appliance) -> str:

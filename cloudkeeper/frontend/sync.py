@@ -27,7 +27,8 @@ from cloudkeeper.frontend import ended, plan
 from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable, FinalRefusal
 from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy
 from cloudkeeper.frontend.imagelist import ListExpired
-from cloudkeeper.frontend.sources import OfferSource
+from cloudkeeper.frontend.progress import Progress
+from cloudkeeper.frontend.sources import ImageOpener, OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
     HOLDER_KEY,
@@ -200,6 +201,7 @@ class Synchronisation:
     workshop: Workshop
     allowed: int = 0
     is_dry: bool = False
+    progress: Progress = field(default_factory=Progress)
 
     def run(self, report: SyncReport, *, at: datetime) -> None:
         """Make the cloud equal to the lists as they are valid at ``at``, or only plan it.
@@ -469,7 +471,8 @@ class Synchronisation:
         match change:
             case Create(offer) | Update(offer, _):
                 assert not isinstance(source, EndedList)  # noqa: S101  it offers nothing
-                return self._transfer(offer, source, is_new=isinstance(change, Create))
+                followed = self.progress.followed(source, offer)
+                return self._transfer(offer, followed, is_new=isinstance(change, Create))
             case Hide(appliance, _):
                 self.backend.hide(appliance)
             case UpdateMetadata(appliance, _):
@@ -478,7 +481,7 @@ class Synchronisation:
                 self.backend.remove(appliance)
         return 0
 
-    def _transfer(self, offer: Offer, source: OfferSource, *, is_new: bool) -> int:
+    def _transfer(self, offer: Offer, source: ImageOpener, *, is_new: bool) -> int:
         self.backend.check()  # before the download, which may take hours
         with self.workshop.prepare(offer, source) as data, self.workshop.refused.noting(offer):
             appliance = replace(offer.appliance, data=data)

@@ -36,7 +36,7 @@ from cloudkeeper.frontend.compression import decompress
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.refused import RefusedImages
-from cloudkeeper.frontend.sources import OfferSource
+from cloudkeeper.frontend.sources import ImageOpener
 from cloudkeeper.model import Format, ImageData, ImageSource, Offer
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Workshop:
         return stuck
 
     @contextlib.contextmanager
-    def prepare(self, offer: Offer, source: OfferSource) -> Iterator[ImageData]:
+    def prepare(self, offer: Offer, source: ImageOpener) -> Iterator[ImageData]:
         """Fetch the data of an offer of a source into a file that exists during the block.
 
         Raises:
@@ -105,7 +105,7 @@ class Workshop:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
 
-    def _prepare(self, offer: Offer, source: OfferSource, made: list[Path]) -> ImageData:
+    def _prepare(self, offer: Offer, source: ImageOpener, made: list[Path]) -> ImageData:
         self.refused.check(offer)
         stem = self.directory / _file_name(offer)
         part = stem.with_name(f"{stem.name}.download{_PART}")
@@ -145,7 +145,7 @@ class Workshop:
             "in cloudkeeper.yml, add a disk format to formats",
         )
 
-    def _download(self, wanted: ImageSource, source: OfferSource, part: Path) -> tuple[int, str]:
+    def _download(self, wanted: ImageSource, source: ImageOpener, part: Path) -> tuple[int, str]:
         """Download and verify; return size and SHA-512 of the content."""
         name, size = _shown(wanted.uri), wanted.size or 0
         timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))

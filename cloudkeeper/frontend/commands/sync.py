@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 
 from appliance.core import clock
 from appliance.core.run import cli, lock
@@ -52,7 +53,8 @@ def _synchronise(
             configured, backend, state=state, allowed=arguments.allow_remove
         )
         try:
-            run.run(report, at=clock.now())
+            with run.progress.displayed(sys.stderr):
+                run.run(report, at=clock.now())
         finally:
             sync_output.record(report, record)
     if arguments.json:

@@ -90,7 +90,7 @@ class RegistryProject:
         self.manifests.kept.clean(at=at)
 
     def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
-        """Open the layer of an artefact; see `OfferSource`."""
+        """Open the layer of an artefact; see `ImageOpener`."""
         del name  # a registry's errors name the repository
         repository, _, digest = source.uri.partition("/v2/")[2].partition(_BLOBS)
         return self.client.layer(repository, Digest(digest), timeouts=timeouts)
