@@ -47,18 +47,38 @@ _MIB = 2**20
 
 
 class Format(enum.StrEnum):
-    """Format of an image file: the value is qemu-img's word, the name that of the gRPC protocol."""
+    """Format of an image file; the value is Glance's word, the name that of the gRPC protocol."""
 
     RAW = "raw"
     OVA = "ova"
     """A TAR archive around a VMDK disk."""
     QCOW2 = "qcow2"
     VMDK = "vmdk"
+    ISO = "iso"
+    """A CD or DVD, which Nova attaches as such: conversion would make a disk that does not boot."""
+    VDI = "vdi"
+    VHD = "vhd"
+    VHDX = "vhdx"
+
+    @property
+    def driver(self) -> str:
+        """The word of qemu-img for the format."""
+        return {Format.VHD: "vpc", Format.ISO: "raw"}.get(self, self.value)
 
     @property
     def is_disk(self) -> bool:
         """Whether a server can start from such a file; an archive must be converted first."""
         return self is not Format.OVA
+
+    @property
+    def is_target(self) -> bool:
+        """Whether images are converted into this format."""
+        return self in {Format.RAW, Format.QCOW2, Format.VMDK, Format.VDI}
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether a cloud can accept the format; the others are always converted."""
+        return self not in {Format.VHD, Format.VHDX}
 
 
 class TransferMode(enum.Enum):
@@ -131,7 +151,8 @@ class ImageSource:
     """The URL of an appliance's data, their digest, and their size in bytes if known.
 
     ``digest`` is ``ALGORITHM:HEX``, of the bytes as they are transferred: those of a compressed
-    layer (``compression`` is ``gzip``, otherwise empty) are decompressed afterwards.
+    layer (``compression`` is ``gzip`` or ``zstd``, otherwise empty) are decompressed afterwards,
+    and so are those of a file whose first bytes say that it is compressed.
     """
 
     uri: str

@@ -26,9 +26,9 @@ _NEEDY = frozenset({"broker", "cloud", "container", "matrix", "timed", "vm"})
 """Markers that keep a test out of the quick ones."""
 _DEBIAN_PROGRAMS = frozenset(
     {
-        "activemq", "docker", "docker-registry", "ip", "ldapmodify", "ldapsearch", "logrotate",
-        "mmdebstrap", "openssl", "qemu-img", "slapadd", "slapd", "strace", "systemd-analyze",
-        "systemd-tmpfiles",
+        "activemq", "bzip2", "docker", "docker-registry", "ip", "ldapmodify", "ldapsearch",
+        "logrotate", "mmdebstrap", "openssl", "qemu-img", "slapadd", "slapd", "strace",
+        "systemd-analyze", "systemd-tmpfiles", "xz", "zstd",
     }
 )  # fmt: skip
 """Programs of the packages that scripts/test installs."""

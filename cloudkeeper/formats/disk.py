@@ -30,11 +30,13 @@ class Disk:
 
 
 def check_virtual_size(name: str, size: int) -> None:
-    """Refuse a disk that is too large for a server.
+    """Refuse a disk that is empty, or too large for a server.
 
     Raises:
-        Unusable: the disk is larger than 2 TiB.
+        Unusable: the disk has no bytes, or more than 2 TiB.
 
     """
+    if not size:
+        raise Unusable(name, "its disk is empty")
     if size > _MAX_VIRTUAL:
         raise Unusable(name, f"its disk has {size} bytes, the limit is {_MAX_VIRTUAL}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from cloudkeeper.formats import vmdk
 from cloudkeeper.formats.disk import Disk, Unusable
@@ -11,6 +12,8 @@ from cloudkeeper.model import Format
 
 # Of a TAR archive; an OVA has a handful.
 _MAX_MEMBERS = 100
+# Bytes of a long name or of an extended header (pax).
+_MAX_HEADER = 2**20
 
 
 def find_disk(path: Path) -> Disk:
@@ -26,14 +29,15 @@ def find_disk(path: Path) -> Disk:
     end = path.stat().st_size
     disks, descriptions, number = [], 0, 0
     try:
-        with tarfile.open(path, "r:") as archive:
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=_Headers(file), mode="r:") as archive,  # type: ignore[call-overload]
+        ):
             for number, member in enumerate(archive, start=1):
                 if number > _MAX_MEMBERS:
                     break
-                if member.isdir():
+                if not _is_file(path, member):
                     continue
-                if not member.isreg() or member.issparse():
-                    raise Unusable(path.name, "its archive holds members that are not plain files")
                 if member.offset_data + member.size > end:
                     raise Unusable(path.name, "its archive is truncated")
                 descriptions += member.name.lower().endswith(".ovf")
@@ -44,11 +48,25 @@ def find_disk(path: Path) -> Disk:
         raise Unusable(path.name, "its archive cannot be read") from None
     if number > _MAX_MEMBERS or descriptions != 1 or len(disks) != 1:
         contents = f"{descriptions} .ovf and {len(disks)} .vmdk files"
+        if number > _MAX_MEMBERS:
+            contents = f"more than {_MAX_MEMBERS} members"
         raise Unusable(path.name, f"is not an OVA with one disk: its archive has {contents}")
     with path.open("rb") as file:
         file.seek(disks[0].offset or 0)
-        vmdk.check_vmdk(file, path.name)
+        vmdk.check_vmdk(file, path.name, size=disks[0].size or 0)
     return disks[0]
+
+
+def _is_file(path: Path, member: tarfile.TarInfo) -> bool:
+    """Check whether a member counts: no directory, and not the notes that macOS adds to files."""
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise Unusable(path.name, "its archive holds names that lead out of its directory")
+    if member.isdir():
+        return False
+    if not member.isreg() or member.issparse():
+        raise Unusable(path.name, "its archive holds members that are not plain files")
+    return not name.name.startswith("._")
 
 
 def _is_vmdk(path: Path, member: tarfile.TarInfo) -> bool:
@@ -58,3 +76,22 @@ def _is_vmdk(path: Path, member: tarfile.TarInfo) -> bool:
     with path.open("rb") as file:
         file.seek(member.offset_data)
         return file.read(len(vmdk.MAGIC)) == vmdk.MAGIC
+
+
+class _Headers:
+    """A file for tarfile, which reads a header of any length into memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int = -1) -> bytes:
+        """Read part of a header.
+
+        Raises:
+            tarfile.ReadError: it is too long.
+
+        """
+        if not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError
+        return self._file.read(size)

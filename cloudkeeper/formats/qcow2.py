@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from cloudkeeper.formats.disk import Unusable, check_virtual_size
 
+MAGIC = b"QFI\xfb"
 # Magic, version, backing file's offset and length, cluster bits, virtual size, encryption.
 _HEADER = struct.Struct(">4sIQIIQI")
 _FEATURES, _V3 = slice(72, 80), 3

@@ -9,9 +9,13 @@ from typing import BinaryIO
 from cloudkeeper.formats.disk import Unusable, check_virtual_size
 
 MAGIC = b"KDMV"
+FOOTER_FAULT = "its VMDK footer is missing or differs from its header"
 _SECTOR = 512
-# Magic, version, flags; in sectors: capacity, grain size, descriptor's offset and size.
-_HEADER = struct.Struct("<4sIIQQQQ")
+# Magic, version, flags; in sectors: capacity, grain size, descriptor's offset and size; entries of
+# a table; in sectors: offset of the second and of the first directory of tables.
+_HEADER = struct.Struct("<4sIIQQQQIQQ")
+# The offset that stands for "as the footer says", and where a footer is, in bytes from the end.
+_AT_END, _FOOTER = 2**64 - 1, 1024
 # Sectors: the offset of a descriptor, the size that QEMU reads, the size that is accepted here.
 #
 # QEMU does not take them from the header. A header with another offset would show us a descriptor
@@ -27,20 +31,32 @@ _FIELD = re.compile(
 )
 
 
-def check_vmdk(file: BinaryIO, name: str) -> None:
-    """Check a VMDK that begins at the position of ``file``.
+def check_vmdk(file: BinaryIO, name: str, *, size: int | None) -> None:
+    """Check a VMDK of ``size`` bytes that begins at the position of ``file``.
+
+    If ``size`` is None, only its beginning is there, and no footer is checked.
 
     Raises:
         Unusable: its header is invalid or names other files.
 
     """
+    start = file.tell()
     header = file.read(_SECTOR)
     if not header.startswith(MAGIC) or len(header) < _SECTOR:
         raise Unusable(name, "is not a VMDK with its data in the same file")
-    _, _, _, capacity, _, position, length = _HEADER.unpack_from(header)
+    _, _, _, capacity, _, position, length, _, _, directory = _HEADER.unpack_from(header)
     if not capacity or position != _DESCRIPTOR or not 0 < length <= _MAX_DESCRIPTOR:
         raise Unusable(name, "its VMDK header does not describe a complete disk")
     descriptor = file.read(max(length, _LEAST_DESCRIPTOR) * _SECTOR)
+    if directory == _AT_END and size is not None:
+        # QEMU then uses the footer in place of the header.
+        file.seek(start + max(0, size - _FOOTER))
+        footer = file.read(_HEADER.size)
+        if (
+            len(footer) < _HEADER.size
+            or _HEADER.unpack(footer)[:-1] != _HEADER.unpack_from(header)[:-1]
+        ):
+            raise Unusable(name, FOOTER_FAULT)
     text = descriptor.split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
     check_virtual_size(name, capacity * _SECTOR)
     fields, extents = _read_descriptor(name, text)
@@ -60,6 +76,8 @@ def _read_descriptor(name: str, text: str) -> tuple[dict[str, str], int]:
     """
     fields: dict[str, str] = {}
     extents = 0
+    if "\r" in text:
+        raise Unusable(name, "its VMDK descriptor has a carriage return within a line")
     for line in text.split("\n"):
         if not line.strip() or line.startswith("#"):
             continue

@@ -7,10 +7,12 @@ guess, and only the ``file`` driver, so that it opens no network connection.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +26,9 @@ from cloudkeeper.model import Format
 _MEMORY = 2 * 2**30
 # Bytes of disk a second: the slowest rate of a conversion, for the time beyond ``patience``.
 _SLOWEST = 10 * 2**20
+# Several requests at a time, written in any order: compressed clusters are read one by one.
+_PARALLEL = ("-W", "-m", "8")
+_FULL = os.strerror(errno.ENOSPC)
 # Bytes that a target may have beyond its disk, together with 2 % of the disk, for its tables.
 _OVERHEAD = 64 * 2**20
 
@@ -66,6 +71,7 @@ class QemuImg:
 
         Raises:
             Unusable: the conversion fails or does not end in time.
+            LocalFailure: the file system is full.
 
         """
         size = self.virtual_size(disk)
@@ -73,7 +79,7 @@ class QemuImg:
         limit = size + size // 50 + _OVERHEAD
         self._run(
             disk,
-            ["convert", "-O", str(into), *_source(disk), str(target)],
+            ["convert", *_PARALLEL, "-O", into.driver, *_source(disk), str(target)],
             patience=patience,
             largest_file=limit,
         )
@@ -120,6 +126,12 @@ class QemuImg:
                     ) from None
                 raise
         if process.returncode:
+            if _FULL in complaint:
+                raise LocalFailure(
+                    disk.path.parent,
+                    "the file system became full during a conversion",
+                    "free some space; the next run retries",
+                )
             words = " ".join(complaint.replace(str(disk.path), disk.path.name).split())[-300:]
             raise Unusable(
                 disk.path.name,
@@ -128,9 +140,45 @@ class QemuImg:
         return output
 
 
+def choose_target(
+    found: Format, accepted: Sequence[Format], *, name: str, is_refused: bool
+) -> Format | None:
+    """Return the format to convert a file to; None if it is uploaded as it is.
+
+    If Glance refuses the file as it is (``is_refused``), it is rewritten. The data of a raw disk
+    stay the same in a raw file, so that it needs another format; without one Glance decides.
+
+    Raises:
+        Unusable: no accepted format is one that the file can be converted to.
+
+    """
+    if found in accepted and not is_refused:
+        return None
+    if found is Format.ISO:
+        raise Unusable(
+            name,
+            "is an ISO image, which starts as a CD but not as a disk",
+            "in cloudkeeper.yml, add iso to formats to offer it as a CD",
+        )
+    targets = [each for each in accepted if each.is_target]
+    if is_refused and found is Format.RAW:
+        targets = [each for each in targets if each is not Format.RAW]
+    if found in targets:
+        return found
+    if targets:
+        return targets[0]
+    if found in accepted:
+        return None
+    raise Unusable(
+        name,
+        f"cannot be converted to {accepted[0]}, the only accepted format",
+        "in cloudkeeper.yml, add a disk format to formats",
+    )
+
+
 def _source(disk: Disk) -> list[str]:
     """Return the argument for a disk: one file in one format, without any guess of qemu-img."""
     file: dict[str, Any] = {"driver": "file", "filename": str(disk.path)}
     if disk.offset is not None:
         file = {"driver": "raw", "offset": disk.offset, "size": disk.size, "file": file}
-    return [f"json:{json.dumps({'driver': str(disk.format), 'file': file})}"]
+    return [f"json:{json.dumps({'driver': disk.format.driver, 'file': file})}"]

@@ -98,10 +98,12 @@ _SWITCHES = {
     "remote-mode": "serve images to the backend over HTTP: not supported (default: no)",
     "verify-image-list": "verify signatures: cannot be switched off (default: yes)",
 }
+# The others are input only: the protocol has no number for them.
+_FORMATS = [each for each in Format if each.is_accepted]
 _LISTS = {
     "image-lists": "URLs of image lists, instead of a file",
     "formats": "formats that the cloud accepts, the preferred one first: "
-    f"{', '.join(Format)} (default: qcow2)",
+    f"{', '.join(_FORMATS)} (default: qcow2)",
 }
 
 
@@ -288,12 +290,12 @@ class _FrontendReader:
 
     def _formats(self) -> tuple[Format, ...]:
         words = [word.lower() for word in self._settings.words(_TOP, "formats", default=["qcow2"])]
-        unknown = [repr(word) for word in words if word not in list(Format)]
+        unknown = [repr(word) for word in words if word not in _FORMATS]
         if unknown or not words:
             fault = f"{', '.join(unknown)} is not allowed" if unknown else "is empty"
-            advice = f"write one or more of {', '.join(Format)}"
+            advice = f"write one or more of {', '.join(_FORMATS)}"
             self._settings.error(_TOP, "formats", f"{fault}; {advice}")
-        return tuple(dict.fromkeys(Format(word) for word in words if word in list(Format)))
+        return tuple(dict.fromkeys(Format(word) for word in words if word in _FORMATS))
 
     def _endpoint(self) -> str:
         place = _place("backend.endpoint")

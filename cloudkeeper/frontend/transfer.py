@@ -32,12 +32,12 @@ from appliance.core.trust.errors import Tampered
 from cloudkeeper import formats
 from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.answers import BLOCK
-from cloudkeeper.frontend.compression import decompress
-from cloudkeeper.frontend.conversion import QemuImg
+from cloudkeeper.frontend.compression import Bounds, decompress, sniff
+from cloudkeeper.frontend.conversion import QemuImg, choose_target
 from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.sources import ImageOpener
-from cloudkeeper.model import Format, ImageData, ImageSource, Offer
+from cloudkeeper.model import Format, ImageData, Offer
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ _SLOWEST = 256 * 1024
 _USUAL = 32 * 2**30
 # Characters of a digest in a message: the algorithm and 64 bits.
 _SHOWN = len("sha512:") + 16
+_ZEROS = bytes(BLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +111,25 @@ class Workshop:
         stem = self.directory / _file_name(offer)
         part = stem.with_name(f"{stem.name}.download{_PART}")
         made.append(part)
-        size, sha512 = self._download(offer.source, source, part)
+        size, sha512 = self._download(offer, source, part)
         with self.refused.noting(offer):
             declared = offer.appliance.attributes.get("hv:format", "")
             found = formats.detect(part, declared=declared)
             disk = formats.inspect(part, found)
-            formats.check_marks(part, found)
+            objection = formats.check_marks(part, found)
+            into = choose_target(found, self.accepted, name=part.name, is_refused=bool(objection))
         self.qemu.virtual_size(disk)  # raises for a disk that qemu-img cannot open
-        into = found if found in self.accepted else self._target(part)
-        final = stem.with_name(f"{stem.name}.{into}")
+        final = stem.with_name(f"{stem.name}.{into or found}")
         made.append(final)
-        if into is found:
+        if into is None:
             _publish(part, final)
             return ImageData(str(final), found, sha512, size, uri=offer.source.uri)
         converted = stem.with_name(f"{stem.name}.{into}{_PART}")
         made.append(converted)
-        logger.info("%s: converting from %s to %s", offer.appliance.identifier, found, into)
+        reason = f", because Glance would refuse it as it is: {objection}" if objection else ""
+        logger.info(
+            "%s: converting from %s to %s%s", offer.appliance.identifier, found, into, reason
+        )
         self._check_room(self.qemu.needed_bytes(disk))
         self.qemu.convert(disk, into, converted)
         part.unlink()
@@ -134,19 +138,9 @@ class Workshop:
         size, sha512 = _hash(final)
         return ImageData(str(final), into, sha512, size, uri=offer.source.uri)
 
-    def _target(self, path: Path) -> Format:
-        """Return the format to convert to; qemu-img writes disks only."""
-        for wanted in self.accepted:
-            if wanted.is_disk:
-                return wanted
-        raise Unusable(
-            path.name,
-            f"cannot be converted to {self.accepted[0]}, the only accepted format",
-            "in cloudkeeper.yml, add a disk format to formats",
-        )
-
-    def _download(self, wanted: ImageSource, source: ImageOpener, part: Path) -> tuple[int, str]:
+    def _download(self, offer: Offer, source: ImageOpener, part: Path) -> tuple[int, str]:
         """Download and verify; return size and SHA-512 of the content."""
+        wanted, damage = offer.source, None
         name, size = _shown(wanted.uri), wanted.size or 0
         timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))
         self._check_room(size)
@@ -158,17 +152,31 @@ class Workshop:
             self._check_room(length or 0)
             limit = size or length or self._room()
             received = HashedBlocks(blocks, wanted.digest, name=name, limit=limit)
-            content: Iterable[bytes] = received
-            if wanted.compression:
-                kind, room = wanted.compression, self._room()
-                content = decompress(content, kind, name=name, limit=room)
-            written, sha512 = _write(content, part, known=received)
+            try:
+                written, sha512 = self._write(received, part, kind=wanted.compression, name=name)
+            except Unusable as error:
+                damage = error
+                for _ in received:  # the digest says whether the source itself is damaged
+                    pass
         if size and received.size != size:
             raise Tampered(name, f"the server sent {received.size} bytes, the source says {size}")
         if received.digest != wanted.digest:
             found, listed = received.digest[:_SHOWN], wanted.digest[:_SHOWN]
             raise Tampered(name, f"its digest is {found}…, the source says {listed}…")
+        if damage:
+            with self.refused.noting(offer):
+                raise damage
         return written, sha512
+
+    def _write(
+        self, received: HashedBlocks, part: Path, *, kind: str, name: str
+    ) -> tuple[int, str]:
+        """Write the content, decompressed; return its number of bytes and its SHA-512."""
+        found, content = sniff(received)
+        if kind or found:
+            bounds = Bounds(self._room())
+            return _write(decompress(content, kind or found, name=name, bounds=bounds), part)
+        return _write(content, part, known=received)
 
     def _room(self) -> int:
         return shutil.disk_usage(self.directory).free - _RESERVE
@@ -210,23 +218,31 @@ class HashedBlocks:
         return f"{self.algorithm}:{self._hash.hexdigest()}"
 
 
-def _write(content: Iterable[bytes], part: Path, *, known: HashedBlocks) -> tuple[int, str]:
-    """Write the content, made of ``known`` blocks; return its number of bytes and its SHA-512.
+def _write(
+    content: Iterable[bytes], part: Path, *, known: HashedBlocks | None = None
+) -> tuple[int, str]:
+    """Write the content, without its zeros; return its number of bytes and its SHA-512.
 
-    The SHA-512 is not computed twice: blocks that were not decompressed have it already.
+    The SHA-512 is not computed twice: ``known`` blocks, not decompressed ones, may have it already.
     """
-    written = 0
-    is_known = known.algorithm == "sha512" and content is known
+    is_known = known is not None and known.algorithm == "sha512"
     digest = hashlib.sha512()
     # "x": a name that exists was not made by this run, and a link could lead anywhere.
     with part.open("xb") as file:
         for block in content:
-            written += file.write(block)
+            if block == _ZEROS[: len(block)]:
+                file.seek(len(block), os.SEEK_CUR)
+            else:
+                file.write(block)
             if not is_known:
                 digest.update(block)
+        written = file.tell()
+        file.truncate(written)
         file.flush()
         os.fsync(file.fileno())
-    return written, known.digest.partition(":")[2] if is_known else digest.hexdigest()
+    if known is not None and is_known:
+        return written, known.digest.partition(":")[2]
+    return written, digest.hexdigest()
 
 
 def _hash(path: Path) -> tuple[int, str]:

@@ -69,10 +69,14 @@ class Image(_message.Message):
         OVA: _ClassVar[Image.Format]
         QCOW2: _ClassVar[Image.Format]
         VMDK: _ClassVar[Image.Format]
+        ISO: _ClassVar[Image.Format]
+        VDI: _ClassVar[Image.Format]
     RAW: Image.Format
     OVA: Image.Format
     QCOW2: Image.Format
     VMDK: Image.Format
+    ISO: Image.Format
+    VDI: Image.Format
     MODE_FIELD_NUMBER: _ClassVar[int]
     LOCATION_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]

@@ -24,7 +24,7 @@ from cloudkeeper.wire import communicator_1x_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # By name: if the protocol lacks a format or mode, importing this module fails.
-_FORMATS = {pb.Image.Format.Value(each.name): each for each in Format}
+_FORMATS = {pb.Image.Format.Value(each.name): each for each in Format if each.is_accepted}
 _MODES = {pb.Image.Mode.Value(each.name): each for each in TransferMode}
 
 

@@ -119,7 +119,7 @@ def test_an_empty_file_is_no_image(tmp_path: Path) -> None:
         (b"QFI\xfb" + bytes(3) + b"\2" + bytes(7) + b"\x68", Format.QCOW2, "has a backing file"),
         (b"QFI\xfb" + bytes(3) + b"\2", Format.QCOW2, "its qcow2 header is truncated"),
         (b"QFI\xfb" + bytes(100), Format.RAW, "is qcow2, but the frontend sent raw"),
-        (b"QED\0", Format.RAW, "has the mark of qed"),
+        (b"QED\0", Format.RAW, "is a QED disk"),
         (b"text without any mark", Format.QCOW2, "has none of the formats"),
     ],
 )

@@ -171,7 +171,7 @@ def test_all_errors_are_reported_with_their_lines(tmp_path: Path) -> None:
     text = (
         "cloudkeeper:\n"
         "  image-lists-file: /nowhere\n"
-        "  formats: [qcow2, vdi]\n"
+        "  formats: [qcow2, vhd]\n"
         "  backend:\n"
         "    endpoint: localhost\n"
         "  remote-mode: yes\n"
@@ -193,8 +193,8 @@ def test_all_errors_are_reported_with_their_lines(tmp_path: Path) -> None:
         f"cloudkeeper.yml: [cloudkeeper] key: file {grid}/hostkey.pem does not exist",
         "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: file /nowhere does not exist",
         (
-            "cloudkeeper.yml:3: [cloudkeeper] formats: 'vdi' is not allowed; write one or more "
-            "of raw, ova, qcow2, vmdk"
+            "cloudkeeper.yml:3: [cloudkeeper] formats: 'vhd' is not allowed; write one or more "
+            "of raw, ova, qcow2, vmdk, iso, vdi"
         ),
         (
             "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; "

@@ -30,6 +30,7 @@ from cloudkeeper.model import Format
 pytestmark = pytest.mark.programs("qemu-img")
 
 SIZE = 4 * 2**20
+NONE = "has none of the formats raw, ova, qcow2, vmdk, iso, vdi, vhd, vhdx"
 
 
 def qemu_img(*arguments: str | Path, cwd: Path | None = None) -> None:
@@ -220,7 +221,7 @@ def archive(path: Path, *members: tuple[str, bytes | str]) -> Path:
 
 @pytest.mark.parametrize(
     "order",
-    [("disk.ovf", "disk.vmdk"), ("disk.vmdk", "disk.ovf"), ("/x/../disk.ovf", "../../disk.vmdk")],
+    [("disk.ovf", "disk.vmdk"), ("disk.vmdk", "disk.ovf"), ("a/b/disk.ovf", "./disk.vmdk")],
 )
 @pytest.mark.parametrize("kind", ["sparse.vmdk", "stream.vmdk"])
 def test_the_disk_of_an_ova_is_read_where_it_lies(
@@ -247,7 +248,7 @@ def test_archives_that_are_not_an_ova(disks: Path, tmp_path: Path) -> None:
         ],
         "is not an OVA with one disk: its archive has 0 .ovf and 1 .vmdk": [("a.vmdk", vmdk)],
         "members that are not plain files": [("a.ovf", b""), ("a.vmdk", "/etc/shadow")],
-        "is not an OVA with one disk: its archive has 1 .ovf and 0 .vmdk": [
+        "is not an OVA with one disk: its archive has more than 100 members": [
             ("a.ovf", b""),
             *((f"{n}.txt", b"") for n in range(200)),
         ],
@@ -287,11 +288,11 @@ def test_archives_with_impossible_figures(tmp_path: Path, kind: bytes, size: byt
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (gzip.compress(b"x" * 999), "compressed with gzip"),
-        (bz2.compress(b"x" * 999), "compressed with bzip2"),
-        (b"\0" * 1024, "has none of the formats raw, ova, qcow2, vmdk; the list says 'QCOW2'"),
-        (b"", "has none of the formats raw, ova, qcow2, vmdk"),
-        (b"<html>not found</html>", "has none of the formats raw, ova, qcow2, vmdk"),
+        (gzip.compress(b"x" * 999), "contains gzip data; an image may be compressed only once"),
+        (bz2.compress(b"x" * 999), "contains bzip2 data; an image may be compressed only once"),
+        (b"\0" * 1024, f"{NONE}; the list says 'QCOW2'"),
+        (b"", NONE),
+        (b"<html>not found</html>", NONE),
     ],
     ids=["gzip", "bzip2", "zeros", "empty", "html"],
 )
@@ -299,12 +300,6 @@ def test_files_that_are_not_images(tmp_path: Path, content: bytes, words: str) -
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(Unusable, match=words):
         detect(tmp_path / "x", declared="QCOW2")
-
-
-@pytest.mark.parametrize("name", ["other.vdi", "other.vhdx"])
-def test_unknown_formats_are_not_taken_for_raw(disks: Path, name: str) -> None:
-    with pytest.raises(Unusable, match="has none of the formats raw, ova, qcow2, vmdk"):
-        detect(disks / name, declared=name.rpartition(".")[2])
 
 
 def test_the_list_decides_about_a_raw_disk_without_boot_sector(tmp_path: Path) -> None:
@@ -480,7 +475,8 @@ def test_other_formats_are_not_raw(tmp_path: Path, name: str) -> None:
     """F-M5: declared RAW, as the list says; the mark counts."""
     path = tmp_path / "declared.raw"
     path.write_bytes(MARKS[name].ljust(2**20, b"\0"))
-    assert detect(path, declared="RAW") is Format.RAW
+    with pytest.raises(Unusable, match=r"is a QED disk|is an encrypted LUKS|header|VDI version"):
+        inspect(path, detect(path, declared="RAW"))
     with pytest.raises(Unusable, match=f"has the mark of {name}, but is said to be raw"):
         check_marks(path, Format.RAW)
 

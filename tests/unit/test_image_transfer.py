@@ -30,7 +30,9 @@ from tests.simulators import image_server
 from tests.simulators.image_server import Broken, Dripping, ImageServer, Redirect, Slow, Status
 from tests.testbed.pki import Authority
 
-RAW = bytes(510) + b"\x55\xaa" + b"data of a disk.." * 4096
+# With a partition: Glance refuses a boot sector without any.
+RAW = bytes(446) + b"\x80\0\2\0\x83\0\3\0\1\0\0\0\x80\0\0\0" + bytes(48) + b"\x55\xaa"
+RAW += b"data of a disk.." * 4096
 
 
 @pytest.fixture(scope="module")
@@ -431,17 +433,16 @@ def test_credentials_of_the_user_s_netrc_are_not_used(
 def test_a_file_that_cannot_be_used_is_fetched_once(
     web_lists: SignedListSource, web: ImageServer, workshop: Workshop, tmp_path: Path
 ) -> None:
-    """F-M2: VDI in this case. Another version or other formats of the cloud judge anew."""
-    content = b"<<< Oracle VM VirtualBox Disk Image >>>\n" + bytes(24) + b"\x7f\x10\xda\xbe"
-    content = content.ljust(4096, b"\0")
-    wanted = offer(web.put("/one.vdi", content), content, size=len(content), declared="RAW")
+    """F-M2: QED in this case. Another version or other formats of the cloud judge it again."""
+    content = b"QED\0".ljust(4096, b"\0")
+    wanted = offer(web.put("/one.qed", content), content, size=len(content), declared="RAW")
     for number in (1, 2):
         with (
-            pytest.raises(Unusable, match="has the mark of vdi, but is said to be raw"),
+            pytest.raises(Unusable, match="is a QED disk, which is not supported"),
             workshop.prepare(wanted, web_lists),
         ):
             pytest.fail("it was given out")
-        assert web.asked("/one.vdi") == 1, number
+        assert web.asked("/one.qed") == 1, number
     again = replace(workshop, refused=refused(tmp_path))
     with (
         pytest.raises(Unusable, match="found by an earlier run; the same file is not fetched"),
@@ -451,7 +452,7 @@ def test_a_file_that_cannot_be_used_is_fetched_once(
     others = RefusedImages(tmp_path / "refused.json", (Format.QCOW2,))
     with pytest.raises(Unusable), replace(workshop, refused=others).prepare(wanted, web_lists):
         pytest.fail("it was given out")
-    assert web.asked("/one.vdi") == 2
+    assert web.asked("/one.qed") == 2
 
 
 def test_a_failure_that_may_pass_is_not_remembered(

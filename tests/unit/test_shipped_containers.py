@@ -75,6 +75,20 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
     assert "hostkey" not in (TOP / "docker-compose.yml").read_text()
 
 
+def test_images_are_converted_without_any_credential_of_the_cloud() -> None:
+    """Neither by a file, nor by a variable: the accounts of cloudkeeper-os, caso and cloud-info."""
+    frontend = SERVICES["cloudkeeper"]
+    seen = {mount["target"] for mount in frontend["volumes"]}
+    assert {target for target in seen if target.startswith("/etc/cloud")} == {
+        "/etc/cloudkeeper/cloudkeeper.yml",
+        "/etc/cloudkeeper/image-lists.conf",
+        "/etc/cloudkeeper/registry.auth",
+        "/etc/cloudkeeper/sources.yaml",
+    }
+    assert not {target for target in seen if target.startswith(("/etc/caso", "/etc/fedcloud"))}
+    assert not [name for name in frontend["environment"] if name.startswith("OS_")]
+
+
 def test_only_the_frontend_meets_the_backend() -> None:
     """F-H4: two containers mount the socket's directory, one read-only; no port is published."""
     meeting = {

@@ -87,6 +87,17 @@ def test_a_remote_image_keeps_its_credentials_out_of_sight() -> None:
     assert fields["password"] not in repr(data)
 
 
+@pytest.mark.parametrize(("number", "meant"), [(5, Format.ISO), (6, Format.VDI)])
+def test_formats_with_the_numbers_of_cloudkeeper_2(number: int, meant: Format) -> None:
+    """Field 14 of Appliance is the image, whose field 3 is its format."""
+    made = bytes([14 << 3 | 2, 2, 3 << 3, number])
+    data = from_message(pb.Appliance.FromString(made)).data
+    assert data is not None
+    assert data.format is meant
+    appliance = Appliance(ApplianceId(""), ListId(""), data=ImageData("", meant, "", 0))
+    assert to_message(appliance).image.format == number
+
+
 def test_no_image_and_an_empty_image_differ() -> None:
     assert from_message(pb.Appliance.FromString(frame("appliance-no-image"))).data is None
     extreme = from_message(pb.Appliance.FromString(frame("appliance-extremes")))
