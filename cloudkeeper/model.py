@@ -40,6 +40,10 @@ UNMARKED_KEY = "unmarked"
 """Attribute of an image in the cloud that the next run adopts: the program that made it."""
 HIDDEN_KEY = "hidden"
 """Attribute of an image in the cloud that users do not see, because its list has ended."""
+OWNER_KEY = "owner"
+"""Attribute of an image to take over or give back: the VO of its project, or that project."""
+HINDRANCE_KEY = "hindrance"
+"""Attribute of an image to take over or give back: why that is impossible; empty if it is not."""
 DIGEST_KEYS = frozenset({"sl:checksum:sha512", LAYER_KEY})
 """Attributes that are digests of the image data: hexadecimal digits in any case."""
 

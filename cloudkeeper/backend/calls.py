@@ -28,12 +28,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.backend import properties
+from cloudkeeper.backend import properties, takeover
 from cloudkeeper.backend.errors import Failed, status_of
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.run import Run
 from cloudkeeper.backend.settings import BackendSettings
-from cloudkeeper.model import UNMARKED_KEY, Appliance, ListId
+from cloudkeeper.model import UNMARKED_KEY, Appliance, ApplianceId, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
@@ -43,16 +43,17 @@ from cloudkeeper.wire.status import (
     HIDING,
     METADATA_UPDATE,
     PROPERTIES,
+    TAKE_OVER,
     VO,
     VO_CHECK,
     CallStatus,
+    Takeover,
     to_metadata,
 )
 
 logger = logging.getLogger(__name__)
 
-
-_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING)
+_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER)
 
 
 class Servicer(pb_grpc.CommunicatorServicer):
@@ -91,7 +92,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
     ) -> Iterator[pb.ImageListIdentifier]:
         """Yield the identifiers of the lists that have images in the cloud."""
         del request
-        with _reported(context):
+        with _reported(context, features=_FEATURES):
             run = self._current_or_view(refresh=True)
             # A dict removes duplicates and keeps the order, which a set does not.
             for list_id in dict.fromkeys(record.key.list_id for record in run.offered()):
@@ -104,11 +105,15 @@ class Servicer(pb_grpc.CommunicatorServicer):
         with _reported(context):
             run = self._current_or_view()
             list_id = ListId(request.image_list_identifier)
-            metadata = dict(context.invocation_metadata())
-            vo, is_ours = str(metadata.get(VO) or ""), VO in metadata
+            vo, is_ours = _metadata(context, VO), VO in dict(context.invocation_metadata())
+            if _metadata(context, TAKE_OVER):
+                wanted = _takeover(context)
+                for each in takeover.candidates(run, list_id, vo=vo, wanted=wanted):
+                    yield messages.to_message(each)
+                return
             read = properties.read_for_frontend if is_ours else properties.read
             images = run.images(vo) if vo else None  # raises for a VO without a project
-            known = set()
+            known: set[ApplianceId] = set()
             for record in run.offered():
                 if record.key.list_id == list_id:
                     known.add(record.key.identifier)
@@ -116,9 +121,8 @@ class Servicer(pb_grpc.CommunicatorServicer):
                     if run.is_read_only and not record.backend_id:
                         found = _unmarked(found)
                     yield messages.to_message(found)
-            for appliance in images.held_by_others(list_id, vo=vo) if images else ():
-                if appliance.identifier not in known:
-                    yield messages.to_message(appliance)
+            for held in run.held(images, list_id, vo=vo, known=known) if images else ():
+                yield messages.to_message(held.as_appliance(list_id, vo=vo))
 
     def AddAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Add an appliance; one that is there already is updated."""
@@ -127,11 +131,21 @@ class Servicer(pb_grpc.CommunicatorServicer):
     def UpdateAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
         """Replace the data and metadata of an appliance; without an image, only the metadata.
 
-        With `HIDE` in the call's metadata, hide it instead.
+        With `HIDE` in the call's metadata, hide it instead; with `TAKE_OVER`, take it over from
+        another manager, or give it back.
         """
         if HIDE in dict(context.invocation_metadata()):
             return self._withdraw(request, context, hides=True)
+        if _metadata(context, TAKE_OVER):
+            return self._hand_over(request, context)
         return self._store(request, context, needs_image=False)
+
+    def _hand_over(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
+        def hand_over(run: Run) -> None:
+            key = properties.key_of(messages.from_message(request))
+            takeover.change(run, key, _takeover(context))
+
+        return self._change(context, hand_over, request.title)
 
     def _store(
         self, request: pb.Appliance, context: grpc.ServicerContext, *, needs_image: bool
@@ -243,5 +257,18 @@ def _reported(context: grpc.ServicerContext, *, features: Iterable[str] = ()) ->
 
 
 def _allowance(context: grpc.ServicerContext) -> int:
-    text = dict(context.invocation_metadata()).get(ALLOW_REMOVE, "")
-    return int(text) if isinstance(text, str) and text.isdecimal() else 0
+    text = _metadata(context, ALLOW_REMOVE)
+    return int(text) if text.isdecimal() else 0
+
+
+def _takeover(context: grpc.ServicerContext) -> Takeover:
+    word = _metadata(context, TAKE_OVER)
+    try:
+        return Takeover(word)
+    except ValueError:
+        raise Failed(TAKE_OVER, f"{word!r} is unknown", status=CallStatus.ERROR) from None
+
+
+def _metadata(context: grpc.ServicerContext, key: str) -> str:
+    """Return a text of the call's metadata; empty if the frontend sent none."""
+    return str(dict(context.invocation_metadata()).get(key) or "")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,8 +22,9 @@ from appliance.core import clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError, Unavailable
-from cloudkeeper.backend import others, properties, verdicts
+from cloudkeeper.backend import handover, others, properties, sharing, verdicts
 from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.others import HeldImage, Holding
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
 from cloudkeeper.backend.tally import RunTally
@@ -56,19 +57,26 @@ class ProjectImages:
     tally: RunTally
     visibility: str
     directory: Path
+    doors: Mapping[str, Glance] = field(default_factory=dict)
+    """Glance as the project of each VO sees it, by the project's id."""
+    neighbours: list[Image] = field(default_factory=list)
+    """Images that this project sees, and that this backend does not keep in it."""
+    _names: dict[str, str] = field(default_factory=dict)
+    """The name and id of each image that this project sees and this backend does not keep."""
     _records: dict[str, ImageRecord] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self) -> None:
         """List the project's images; done once a run."""
         # Glance lists either the hidden images or the others, never both.
-        listed = [
-            image
-            for hidden in (False, True)
-            for image in self.glance.images(owner=self.project_id, hidden=hidden)
-        ]
+        seen = list(self.glance.visible(owner=self.project_id, tags=others.TAGS))
+        hidden = list(self.glance.images(owner=self.project_id, hidden=True))
+        listed = [image for image in (*seen, *hidden) if image.get("owner") == self.project_id]
         found = map(self._recognised, listed)
         self._records = {record.id: record for record in found if record}
+        strangers = [image for image in seen if image.get("id") not in self._records]
+        self._names = {str(image.get("name")): str(image.get("id")) for image in strangers}
+        self.neighbours = [image for image in strangers if others.is_relevant(image)]
         logger.info(
             "project %s: %d images, %d of them ours", self.name, len(listed), len(self._records)
         )
@@ -92,12 +100,41 @@ class ProjectImages:
             return None
         return record
 
-    def held_by_others(self, list_id: ListId, *, vo: str) -> list[Appliance]:
-        """Return the appliances of a list that another manager keeps in this project."""
-        if "/" not in list_id:
-            return []  # a signed list, which no other manager reads
-        seen = [image for tag in others.TAGS for image in self.glance.listed({"tag": tag})]
-        return list(others.held(seen, list_id=list_id, vo=vo))
+    def held(self, list_id: ListId, *, vo: str, owners: Mapping[str, str]) -> list[HeldImage]:
+        """Return the images of a list that this project sees and that are not the VO's own.
+
+        ``owners`` are the ids of the projects of all VOs.
+        """
+        ours = [record.image for record in self._all() if record.key.vo != vo]
+        return list(others.held([*self.neighbours, *ours], list_id=list_id, vo=vo, owners=owners))
+
+    def taken_over(self, list_id: ListId, *, vo: str) -> list[HeldImage]:
+        """Return the VO's own images of a list that were taken over from another manager."""
+        key = (vo, list_id)
+        records = [
+            record for record in self.offered() if (record.key.vo, record.key.list_id) == key
+        ]
+        return [
+            HeldImage(
+                record.key.identifier,
+                Holding.OTHER_VO,
+                " ".join(handover.recall(record.image)["tags"]),
+                record.image,
+            )
+            for record in records
+            if record.image.get(properties.TAKEN_OVER)
+        ]
+
+    def has(self, key: ApplianceKey) -> bool:
+        """Check whether an appliance is offered in this project."""
+        return bool(self._versions(key))
+
+    def note(self, image: Image) -> None:
+        """Keep an image as Glance now describes it: as one of ours, or as a neighbour."""
+        image_id = str(image["id"])
+        self.neighbours = [each for each in self.neighbours if each["id"] != image_id]
+        if not self._keep(image_id, image) and others.is_relevant(image):
+            self.neighbours.append(image)
 
     def repair(self) -> None:
         """Repair the images of killed runs, and adopt those of 0.9.x."""
@@ -137,7 +174,7 @@ class ProjectImages:
                 # Only the metadata may differ: a repeated call, or a list whose version alone rose.
                 self._describe(older.pop(0), appliance)
             else:
-                self._create(appliance, key, appliance.data, is_wanted)
+                self._create(appliance, appliance.data, older[0] if older else None, is_wanted)
                 self.tally.count("updated" if older else "added")
             for record in older:
                 self._attempt(self._retire, record)
@@ -197,20 +234,26 @@ class ProjectImages:
     def _create(
         self,
         appliance: Appliance,
-        key: ApplianceKey,
         data: ImageData,
+        older: ImageRecord | None,
         is_wanted: Callable[[], bool],
     ) -> None:
-        started = clock.now()
+        started, key = clock.now(), properties.key_of(appliance)
+        members = sharing.inherited(older, self.glance, self.doors) if older else {}
+        if not older:
+            self._report_namesake(appliance)
         # The file is opened first: a frontend's mistake leaves no record in Glance.
         with (
             open_image(data, directory=self.directory, is_wanted=is_wanted) as file,
             self.ownership.upload() as image_id,
         ):
             try:
-                self.glance.create(self._new_record(appliance, image_id, data))
+                inherited = handover.inherited(older.image) if older else {}
+                self.glance.create({**self._new_record(appliance, image_id, data), **inherited})
                 image = self._fill(image_id, file)
-                patch = properties.activation(image, visibility=self.visibility)
+                visibility = "shared" if members else self.visibility
+                sharing.share(self.glance, image_id, members)
+                patch = properties.activation(image, visibility=visibility)
                 offered = self.glance.change(image_id, patch, is_new=True)
             except GlanceRefusal as error:
                 self._abandon(image_id)
@@ -229,6 +272,19 @@ class ProjectImages:
             len(file),
             seconds,
         )
+
+    def _report_namesake(self, appliance: Appliance) -> None:
+        """Warn of another image with the name that a new one gets."""
+        name = str(properties.standard(appliance)["name"])
+        if other := self._names.get(name):
+            self.tally.count("names_used_twice")
+            logger.warning(
+                "project %s: image %s has the name %r, too: clients that select by name fail; "
+                "rename or delete it",
+                self.name,
+                other,
+                name,
+            )
 
     def _new_record(self, appliance: Appliance, image_id: str, data: ImageData) -> Image:
         # Private and hidden until the activation, whatever visibility is configured.

@@ -43,7 +43,15 @@ MARK = _PREFIX + "BACKEND"
 HIDDEN = "cloudkeeper_hidden"
 """The image is hidden because its list has ended; outside the prefix, of which 1.0.0 removes all
 names that it does not know, and would leave the image hidden for ever."""
-_ATTRIBUTES = _PREFIX + "ATTRIBUTES"
+VO, LIST, ID = _PREFIX + "VO", _PREFIX + "IMAGE_LIST_ID", _PREFIX + "ID"
+TITLE, MPURI = _PREFIX + "TITLE", _PREFIX + "MPURI"
+ATTRIBUTES = _PREFIX + "ATTRIBUTES"
+TAKEN_OVER = "cloudkeeper_taken_over"
+"""What `cloudkeeper.backend.handover` remembers of the manager that an image was taken over from.
+
+Outside the prefix, so that release 1.0.0, which removes all of the prefix that it does not know,
+keeps it.
+"""
 _SBOM = _PREFIX + "SBOM"
 _OWN = _PREFIX + "PROPERTIES"
 """The names of the properties that the site sets on all images of the source, as a JSON list.
@@ -252,7 +260,7 @@ def mark(backend_id: str, image_id: str) -> dict[str, str]:
 
 def adoption(backend_id: str, image_id: str) -> list[dict[str, object]]:
     """Return the patch that marks an image as one of this backend."""
-    return [_operation("add", name, value) for name, value in mark(backend_id, image_id).items()]
+    return [operation("add", name, value) for name, value in mark(backend_id, image_id).items()]
 
 
 def difference(
@@ -266,19 +274,19 @@ def difference(
     image, patch = record.image, []
     for name, value in standard(appliance).items():
         if image.get(name) != value:
-            patch.append(_operation("replace", name, value))
+            patch.append(operation("replace", name, value))
     wanted = describe(appliance) | mark(backend_id, record.id)
     for name, text in wanted.items():
         if image.get(name) != text:
-            patch.append(_operation("add", name, text))
+            patch.append(operation("add", name, text))
     kept = wanted.keys() | {STATUS}
-    own = _own_names(image)
+    own = own_names(image)
     ours = [name for name in sorted(image) if name.startswith((_PREFIX, *_SPLIT)) or name in own]
-    patch += [_operation("remove", name) for name in ours if name not in kept]
+    patch += [operation("remove", name) for name in ours if name not in kept]
     if record.is_hidden:
-        patch.append(_operation("replace", "os_hidden", value=False))
+        patch.append(operation("replace", "os_hidden", value=False))
     if HIDDEN in image:
-        patch.append(_operation("remove", HIDDEN))
+        patch.append(operation("remove", HIDDEN))
     return patch
 
 
@@ -287,28 +295,34 @@ def activation(image: Image, *, visibility: str) -> list[dict[str, object]]:
     disk = _rounded_up(int(image.get("virtual_size") or 0), _GIB)
     # One patch: a backend that is killed leaves no visible image with the status STAGING.
     return [
-        _operation("replace", "visibility", visibility),
-        _operation("replace", "os_hidden", value=False),
-        *([_operation("replace", "min_disk", disk)] if disk else []),
-        _operation("add", STATUS, State.ACTIVE.value),
+        operation("replace", "visibility", visibility),
+        operation("replace", "os_hidden", value=False),
+        *([operation("replace", "min_disk", disk)] if disk else []),
+        operation("add", STATUS, State.ACTIVE.value),
     ]
 
 
 def hiding() -> list[dict[str, object]]:
     """Return the patch that hides an image from users; `difference` shows it again."""
-    return [_operation("replace", "os_hidden", value=True), _operation("add", HIDDEN, "yes")]
+    return [operation("replace", "os_hidden", value=True), operation("add", HIDDEN, "yes")]
+
+
+def is_ours(name: str) -> bool:
+    """Check whether a property is one of our marks; ``APPLIANCE_ATTRIBUTES`` is atrope's, too."""
+    return name.startswith(_PREFIX) or name in (TAKEN_OVER, HIDDEN)
 
 
 def retirement() -> list[dict[str, object]]:
     """Return the patch that hides an image from users until it can be deleted."""
     return [
-        _operation("replace", "visibility", "private"),
-        _operation("replace", "os_hidden", value=True),
-        _operation("add", STATUS, State.EOL.value),
+        operation("replace", "visibility", "private"),
+        operation("replace", "os_hidden", value=True),
+        operation("add", STATUS, State.EOL.value),
     ]
 
 
-def _operation(kind: str, name: str, value: object = None) -> dict[str, object]:
+def operation(kind: str, name: str, value: object = None) -> dict[str, object]:
+    """Return one operation of a patch: ``add``, ``replace`` or ``remove``."""
     path = "/" + name.replace("~", "~0").replace("/", "~1")  # RFC 6901
     return {"op": kind, "path": path} | ({"value": value} if kind != "remove" else {})
 
@@ -355,7 +369,7 @@ def _own(appliance: Appliance, described: Mapping[str, str]) -> dict[str, str]:
     return {**own, **found, _OWN: json.dumps(list(own))} if own else found
 
 
-def _own_names(image: Image) -> list[str]:
+def own_names(image: Image) -> list[str]:
     """Return the names of the site's own properties; a list that users have spoilt holds none."""
     try:
         found = json.loads(image.get(_OWN) or "[]")
@@ -376,13 +390,13 @@ def _attributes(image: Image) -> Mapping[str, str]:
     found = dict(own_properties.plain(_described_attributes(image)))
     if REFERENCE_KEY in found and image.get(LAYER_KEY):
         found[LAYER_KEY] = str(image[LAYER_KEY])
-    own = {name: str(image[name]) for name in _own_names(image) if name in image}
+    own = {name: str(image[name]) for name in own_names(image) if name in image}
     return own_properties.added(found, own, sbom=str(image.get(_SBOM) or ""))
 
 
 def _described_attributes(image: Image) -> Mapping[str, str]:
     """Return the attributes in either form; JSON that users have made unreadable holds none."""
-    blob = image.get(_ATTRIBUTES)
+    blob = image.get(ATTRIBUTES)
     if blob:
         try:
             found = json.loads(blob)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.project import Project
@@ -19,11 +19,12 @@ from appliance.core.run.record import recorded
 from cloudkeeper.backend import projects
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
+from cloudkeeper.backend.others import HeldImage, Holding
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord
 from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.backend.tally import RunTally
-from cloudkeeper.model import ListId
+from cloudkeeper.model import ApplianceId, ListId
 from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Run:
         self._ownership = ownership
         self.is_read_only = is_read_only
         self._by_vo: dict[str, ProjectImages | ApplianceError] = {}
+        self._doors: dict[str, Glance] = {}
         with contextlib.ExitStack() as stack:
             record = recorded("cloudkeeper-os", None if is_read_only else settings.runs)
             self.tally = RunTally(stack.enter_context(record), allowance=allowance)
@@ -90,6 +92,19 @@ class Run:
                 seen.add(images.project_id)
                 yield images
 
+    def has(self, project_id: str) -> bool:
+        """Check whether a project is a VO's and can be reached."""
+        return project_id in self._doors
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """Return the id of each VO's project, as far as it can be reached."""
+        return {
+            vo: found.project_id
+            for vo, found in self._by_vo.items()
+            if isinstance(found, ProjectImages)
+        }
+
     def offered(self) -> Iterator[ImageRecord]:
         """Yield the images that are offered to each VO in the VO's own project.
 
@@ -99,6 +114,31 @@ class Run:
             yield from (
                 record for record in images.offered() if self._by_vo.get(record.key.vo) is images
             )
+
+    def held(
+        self, images: ProjectImages, list_id: ListId, *, vo: str, known: Iterable[ApplianceId]
+    ) -> Iterator[HeldImage]:
+        """Yield the images of a list that others keep, and that are therefore not uploaded.
+
+        The VO's own image goes before (``known``), and each is yielded once. An image whose holder
+        nobody knows is reported.
+        """
+        seen = set(known)
+        for held in images.held(list_id, vo=vo, owners=self.owners):
+            subject = f"project {images.name}: image {held.image['id']}"
+            if held.reference in seen:
+                words = "%s is a second one of %s: clients that select by name fail; delete one"
+                logger.warning(words, subject, held.reference)
+                continue
+            seen.add(held.reference)
+            if held.holding is Holding.NAMESAKE:
+                self.tally.fail(
+                    f"{subject}: has the name of {held.reference} and no tag of a manager, so "
+                    f"{held.reference} is not uploaded for VO {vo}: clients that select by name "
+                    "would fail; rename or delete it"
+                )
+            self.tally.note("images_held_by_others", f"VO {vo}: {held.reference}: {held.holder}")
+            yield held
 
     def withdraw(
         self, list_id: ListId, wanted: ApplianceKey | None = None, *, hides: bool = False
@@ -197,6 +237,7 @@ class Run:
             tally=self.tally,
             visibility=self._settings.visibility,
             directory=self._settings.image_directory,
+            doors=self._doors,
         )
         try:
             images.load()
@@ -209,4 +250,5 @@ class Run:
             logger.exception("project %s", project.name)
             return self._note_nonsense(project.name, error)
         self.tally.expect(record.key.list_id for record in images.offered())
+        self._doors[project.id] = images.glance
         return images

@@ -36,6 +36,12 @@ class RunTally:
         with self._lock:
             self._record.add(name, amount)
 
+    def note(self, name: str, line: str) -> None:
+        """Add 1 to a figure, with the line that says what was counted."""
+        logger.info("%s", line)
+        with self._lock:
+            self._record.note(name, line)
+
     def fail(self, failure: object) -> None:
         """Record and log something that was not done."""
         logger.error("%s", failure)

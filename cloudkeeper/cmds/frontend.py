@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
-from cloudkeeper.frontend.commands import plan, sync, verify, version
+from cloudkeeper.frontend.commands import import_images, plan, release, sync, verify, version
 
 _PEER_PARTLY = 12
 
@@ -48,6 +48,8 @@ PROGRAM = cli.Program(
         sync.VERB,
         plan.VERB,
         verify.VERB,
+        import_images.VERB,
+        release.VERB,
         version.VERB,
         cli.Program(
             "help", "Print this help, or that of a verb.", _add_help_arguments, _print_help

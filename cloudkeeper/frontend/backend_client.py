@@ -32,9 +32,11 @@ from cloudkeeper.wire.status import (
     HIDING,
     METADATA_UPDATE,
     PROPERTIES,
+    TAKE_OVER,
     VO,
     VO_CHECK,
     CallStatus,
+    Takeover,
     features_of,
     from_metadata,
     is_final,
@@ -99,6 +101,8 @@ class BackendClient:
         """Whether SBOMs and the site's own properties reach Glance; known after `begin`."""
         self.can_hide = True
         """Whether `hide` hides an image; known after `begin`."""
+        self.can_take_over = False
+        """Whether images can be taken over and given back; known after `list_ids`."""
 
     def __enter__(self) -> Self:
         return self
@@ -122,9 +126,9 @@ class BackendClient:
 
     def list_ids(self) -> list[ListId]:
         """Return the identifiers of the lists that have images in the cloud."""
-        return [
-            ListId(found.image_list_identifier) for found in self._stream("ImageLists", Empty())
-        ]
+        found, call = self._streamed("ImageLists", Empty())
+        self.can_take_over = TAKE_OVER in features_of(call.trailing_metadata())
+        return [ListId(each.image_list_identifier) for each in found]
 
     def appliances(self, list_id: ListId, *, vo: str) -> list[Appliance]:
         """Return the appliances of one list in the cloud.
@@ -135,6 +139,23 @@ class BackendClient:
         request = pb.ImageListIdentifier(image_list_identifier=list_id)
         found = self._stream("Appliances", request, metadata=[(VO, vo)])
         return [from_message(message) for message in found]
+
+    def to_hand_over(self, list_id: ListId, *, vo: str, wanted: Takeover) -> list[Appliance]:
+        """Return the images of a list that a takeover, or its end, would concern.
+
+        Raises:
+            BackendFailure: the backend has no such call.
+
+        """
+        request = pb.ImageListIdentifier(image_list_identifier=list_id)
+        metadata = [(VO, vo), (TAKE_OVER, wanted.value)]
+        found = self._stream("Appliances", request, metadata=metadata)
+        return [from_message(message) for message in found]
+
+    def hand_over(self, appliance: Appliance, *, wanted: Takeover) -> None:
+        """Take an image over from another manager of the cloud, or give it back."""
+        metadata = [(TAKE_OVER, wanted.value)]
+        self._call("UpdateAppliance", to_message(appliance), _SHORT, metadata=metadata)
 
     def add(self, appliance: Appliance) -> None:
         """Add an appliance, which must have ``data``."""
@@ -200,12 +221,18 @@ class BackendClient:
     def _stream(
         self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()
     ) -> list[Any]:
+        return self._streamed(method, request, metadata=metadata)[0]
+
+    def _streamed(
+        self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()
+    ) -> tuple[list[Any], Any]:
+        """Return the items of an answer, and the call, which has the trailing metadata."""
         start: Callable[..., Any] = getattr(self._stub, method)
         with self._translated(method):
             call = start(request, timeout=_LISTING.total_seconds(), metadata=metadata)
             found = list(call)
             self._check_result(method, call)
-            return found
+            return found, call
 
     @contextlib.contextmanager
     def _translated(self, method: str) -> Iterator[None]:

@@ -38,11 +38,27 @@ ALLOW_REMOVE = "allow-remove"
 
 The frontend sends it when an administrator has confirmed the number.
 """
+TAKE_OVER = "take-over"
+"""Feature; and key of the metadata of Appliances and UpdateAppliance, ours: a word of `Takeover`.
+
+Appliances then yields the images that the change would concern, with what hinders it, and
+UpdateAppliance without image changes one. A backend without the feature would read these calls
+otherwise.
+"""
 
 _STATUS, _MESSAGE, _FEATURES = "status", "message", "features"
 _VERDICT, _FINAL = "verdict", "final"
 # Characters: gRPC refuses a call's metadata beyond 8 KiB altogether.
 _MAX_MESSAGE = 2000
+
+
+class Takeover(enum.StrEnum):
+    """What becomes of an image that another manager of the cloud keeps, or kept."""
+
+    IMPORT = "import"
+    """It becomes one of this backend."""
+    RELEASE = "release"
+    """It becomes the other manager's again."""
 
 
 class CallStatus(enum.StrEnum):

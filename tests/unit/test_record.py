@@ -153,7 +153,17 @@ def test_a_clock_that_is_set_back_makes_no_negative_duration(
         0 <= float(metrics.split('fedcloud_run_duration_seconds{program="x"} ')[1].split()[0]) < 60
     )
     assert json.loads((tmp_path / "x.json").read_text()).keys() == {
-        *("program", "started", "ended", "status", "counts", "failures", "last_success", "version"),
+        *(
+            "program",
+            "started",
+            "ended",
+            "status",
+            "counts",
+            "failures",
+            "notes",
+            "last_success",
+            "version",
+        ),
     }
 
 

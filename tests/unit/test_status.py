@@ -41,6 +41,21 @@ def test_every_program_s_last_run_is_shown(
     assert "failed" in shown
 
 
+def test_the_lines_behind_a_figure_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunRecord("cloudkeeper-os")
+    for number in range(23):
+        run.note("images_held_by_others", f"VO ops: image {number}: atrope-catchall")
+    run.write(Layout(tmp_path).runs)
+    assert main(["status", "--root", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "cloudkeeper-os: images held by others 23" in shown
+    lines = [line for line in shown if line.startswith("  - ")]
+    assert lines[0] == "  - images held by others: VO ops: image 0: atrope-catchall"
+    assert (len(lines), lines[-1]) == (21, "  - 3 more; see appliance status --json")
+
+
 def test_as_json_the_records_are_what_the_files_hold(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,8 @@ from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, LocalFailure, Unavailable
 from appliance.core.run.layout import Layout
 
+_MOST_NOTES = 20
+"""Lines behind the figures of a program that are printed."""
 _WORDS = {
     ExitStatus.DONE: "done",
     ExitStatus.PARTLY: "partly",
@@ -41,6 +43,7 @@ class Last:
     status: ExitStatus | None
     last_success: datetime | None
     counts: Mapping[str, float]
+    notes: Sequence[str]
     failures: Sequence[str]
     is_off: bool = False
     """Whether its flow is off, so that the result of its last run does not matter."""
@@ -173,6 +176,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _last(program: str, tree: Mapping[str, object], *, is_off: bool) -> Last:
     counts, failures, status = tree.get("counts"), tree.get("failures"), tree.get("status")
+    notes = tree.get("notes")
     return Last(
         program=program,
         ended=_moment(tree.get("ended")),
@@ -182,8 +186,15 @@ def _last(program: str, tree: Mapping[str, object], *, is_off: bool) -> Last:
         last_success=_moment(tree.get("last_success")),
         counts=counts if isinstance(counts, dict) else {},
         failures=[str(line) for line in failures] if isinstance(failures, list) else [],
+        notes=list(_notes(notes)) if isinstance(notes, dict) else [],
         is_off=is_off,
     )
+
+
+def _notes(notes: Mapping[object, object]) -> Iterator[str]:
+    for name, lines in notes.items():
+        for line in lines if isinstance(lines, list) else []:
+            yield f"{str(name).replace('_', ' ')}: {line}"
 
 
 def _moment(text: object) -> datetime | None:
@@ -210,6 +221,9 @@ def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
             f"{name.replace('_', ' ')} {_figure(value)}" for name, value in last.counts.items()
         )
         lines.append(f"\n{last.program}: {figures or 'no figures'}")
+        lines += [f"  - {log.one_line(line)}" for line in last.notes[:_MOST_NOTES]]
+        if (more := len(last.notes) - _MOST_NOTES) > 0:
+            lines.append(f"  - {more} more; see appliance status --json")
         lines += [f"  ! {log.one_line(line)}" for line in last.failures]
     return "\n".join([*lines, f"\nRecords and metrics: {directory}"])
 

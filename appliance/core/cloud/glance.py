@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -93,6 +94,27 @@ class Glance:
         """Yield the images that a project owns, either the visible or the hidden ones."""
         return self.listed({"owner": owner, "os_hidden": str(hidden).lower()})
 
+    def visible(self, *, owner: str, tags: Sequence[str]) -> Iterator[Image]:
+        """Yield the images that users of a project find: its own, public ones, and accepted ones.
+
+        Glance shows an administrator the images of the whole cloud. For such an account, ``owner``
+        is the project, and of the shared images only those with one of ``tags`` are found.
+        """
+        if "admin" not in self._scope.roles:
+            yield from self.listed({"os_hidden": "false"})
+            return
+        yield from self.images(owner=owner, hidden=False)
+        queries = [
+            {"visibility": "public"},
+            *({"visibility": "shared", "tag": tag} for tag in tags),
+        ]
+        for query in queries:
+            for image in self.listed(query):
+                if image.get("owner") != owner and (
+                    image.get("visibility") == "public" or self._has_accepted(image, owner)
+                ):
+                    yield image
+
     def listed(self, query: Mapping[str, str]) -> Iterator[Image]:
         """Yield the images that match a query."""
         return pages.follow(
@@ -124,6 +146,33 @@ class Glance:
             return _settling(read)
         except _NotYet as error:
             return error.image
+
+    def dated(self, image_id: str) -> tuple[Image, datetime]:
+        """Return an image, and the time of the answer by Glance's own clock."""
+        path = f"/v2/images/{image_id}"
+        response = self._call("GET", path)
+        try:
+            at = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+        except (KeyError, ValueError):
+            words = f"Glance answers GET {path} without a valid Date"
+            raise Unavailable(hosts.of_url(response.url), words) from None
+        return _as_object(response, f"GET {path}"), at
+
+    def members(self, image_id: str) -> dict[str, str]:
+        """Return the projects that an image is shared with: the status of each by its id."""
+        path = f"/v2/images/{image_id}/members"
+        found = self._object("GET", path).get("members")
+        return {str(each["member_id"]): str(each["status"]) for each in found or ()}
+
+    def add_member(self, image_id: str, project_id: str) -> None:
+        """Share an image with a project, which must `accept` it; a second time has no effect."""
+        path = f"/v2/images/{image_id}/members"
+        self._call("POST", path, json={"member": project_id}, accept=(CONFLICT,))
+
+    def accept(self, image_id: str, project_id: str) -> None:
+        """Accept an image that is shared with this project: its users then find it."""
+        path = f"/v2/images/{image_id}/members/{project_id}"
+        self._call("PUT", path, json={"status": "accepted"})
 
     def create(self, image: Image) -> None:
         """Create the record of an image, which has its ``id``: a repeat cannot create another."""
@@ -164,16 +213,11 @@ class Glance:
         self._call("DELETE", f"/v2/images/{image_id}", accept=(NOT_FOUND,))
 
     def _object(self, method: str, path: str, **more: Any) -> Image:
-        """Return the JSON object of an answer; a proxy may answer with something else."""
-        response = self._call(method, path, **more)
-        try:
-            found = response.json()
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            words = f"Glance answers {method} {urlsplit(path).path} without a JSON object"
-            raise Unavailable(hosts.of_url(response.url), words)
-        return found
+        """Return the JSON object that Glance answers with."""
+        return _as_object(self._call(method, path, **more), f"{method} {path}")
+
+    def _has_accepted(self, image: Image, project_id: str) -> bool:
+        return self.members(str(image["id"])).get(project_id) == "accepted"
 
     def _call(
         self, method: str, path: str, *, accept: Sequence[int] = (), **more: Any
@@ -194,6 +238,24 @@ class Glance:
                 text=" ".join(_TAGS.sub(" ", response.text).split()),
             )
         return response
+
+
+def _as_object(response: requests.Response, request: str) -> dict[str, Any]:
+    """Return the JSON object of the answer to a request.
+
+    Raises:
+        Unavailable: it is none; a proxy may answer with something else.
+
+    """
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Unavailable(
+            hosts.of_url(response.url), f"Glance answers {request} without a JSON object"
+        )
+    return found
 
 
 _REMEDIES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -55,6 +55,11 @@ class Scope:
     def project_domain_name(self) -> str | None:
         """Return the name of the domain of the token's project."""
         return self._token.project_domain_name
+
+    @property
+    def roles(self) -> Sequence[str]:
+        """Return the names of the token's roles."""
+        return self._token.role_names or ()
 
     def catalog_hosts(self) -> set[str]:
         """Return the host names of all endpoints in the token's catalog."""

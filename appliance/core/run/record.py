@@ -19,7 +19,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -52,6 +52,8 @@ class RunRecord:
     status: ExitStatus | None = None
     counts: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    """The lines behind a figure, by its name."""
     last_success: datetime | None = None
     is_kept: bool = field(default=True, repr=False)
     """Whether the files are written at the end; those of a dry run are not."""
@@ -61,6 +63,11 @@ class RunRecord:
     def add(self, name: str, amount: float = 1) -> None:
         """Add to a figure."""
         self.counts[name] = self.counts.get(name, 0) + amount
+
+    def note(self, name: str, line: str) -> None:
+        """Add 1 to a figure, with the line that says what was counted."""
+        self.add(name)
+        self.notes.setdefault(name, []).append(log.redact(line))
 
     def fail(self, line: str) -> None:
         """Note work that was left undone, as one line for the administrator."""
@@ -91,14 +98,19 @@ class RunRecord:
     def _as_json(self) -> bytes:
         entry = asdict(self) | {"version": __version__, "status": self.status}
         del entry["_begin"], entry["is_kept"]
-        entry["failures"] = [line[:_LONGEST_FAILURE] for line in self.failures[:_MOST_FAILURES]]
-        if (more := len(self.failures) - _MOST_FAILURES) > 0:
-            entry["failures"].append(f"{more} more; see the log")
+        entry["failures"] = _bounded(self.failures)
+        entry["notes"] = {name: _bounded(lines) for name, lines in self.notes.items()}
         entry["counts"] = {
             name: value if math.isfinite(value) else None for name, value in self.counts.items()
         }
         text = json.dumps(entry, indent=1, default=_iso, ensure_ascii=False)
         return text.encode(errors="backslashreplace") + b"\n"
+
+
+def _bounded(lines: Sequence[str]) -> list[str]:
+    kept = [line[:_LONGEST_FAILURE] for line in lines[:_MOST_FAILURES]]
+    more = len(lines) - _MOST_FAILURES
+    return [*kept, f"{more} more; see the log"] if more > 0 else kept
 
 
 @contextlib.contextmanager
