@@ -12,6 +12,7 @@ The identifier of an appliance is unique within its list only: two lists may off
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,6 +49,8 @@ DIGEST_KEYS = frozenset({"sl:checksum:sha512", LAYER_KEY})
 """Attributes that are digests of the image data: hexadecimal digits in any case."""
 
 _MIB = 2**20
+# RFC 4514 has no name for this attribute, so programs write several.
+_EMAIL = re.compile(r"/(?:Email|E|EMAILADDRESS)=", re.IGNORECASE)
 
 
 class Format(enum.StrEnum):
@@ -148,6 +151,16 @@ class Endorser:
 
     dn: str
     ca: str
+
+
+def is_same_endorser(one: Endorser, other: Endorser) -> bool:
+    """Check whether two endorsers are one."""
+    return is_same_dn(one.dn, other.dn) and is_same_dn(one.ca, other.ca)
+
+
+def is_same_dn(one: str, other: str) -> bool:
+    """Check whether two DNs are one, however they spell the attribute for e-mail."""
+    return _EMAIL.sub("/emailAddress=", one) == _EMAIL.sub("/emailAddress=", other)
 
 
 @dataclass(frozen=True, slots=True)

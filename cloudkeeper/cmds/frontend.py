@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
-from cloudkeeper.frontend.commands import import_images, plan, release, sync, verify, version
+from cloudkeeper.frontend.commands import (
+    import_images,
+    plan,
+    release,
+    sync,
+    trust,
+    verify,
+    version,
+)
 
 _PEER_PARTLY = 12
 
@@ -48,6 +56,7 @@ PROGRAM = cli.Program(
         sync.VERB,
         plan.VERB,
         verify.VERB,
+        trust.VERB,
         import_images.VERB,
         release.VERB,
         version.VERB,

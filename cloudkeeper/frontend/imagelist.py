@@ -38,6 +38,8 @@ from cloudkeeper.model import (
     Offer,
     Refusal,
     SignedImageList,
+    is_same_dn,
+    is_same_endorser,
     ram_in_bytes,
 )
 
@@ -56,8 +58,6 @@ _VO = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}", re.ASCII)
 _SHA512 = re.compile(r"[0-9a-fA-F]{128}", re.ASCII)
 _FIGURE = re.compile(r"[0-9]{1,19}", re.ASCII)
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
-# RFC 4514 has no name for this attribute, so programs write several.
-_EMAIL = re.compile(r"/(?:Email|E|EMAILADDRESS)=", re.IGNORECASE)
 
 
 class ListExpired(Untrusted):
@@ -96,13 +96,10 @@ def verify(
         (found.endorser.dn, signer.dn, "signed by"),
         (found.endorser.ca, signer.ca, "its signer's certificate is issued by"),
     ):
-        if _spelled(claimed) != _spelled(actual):
+        if not is_same_dn(claimed, actual):
             cause = f"{relation} {actual}, but its endorser is {claimed}"
             raise Untrusted(_LIST, cause, "ask the endorser")
-    if endorser and any(
-        _spelled(one) != _spelled(other)
-        for one, other in ((endorser.dn, signer.dn), (endorser.ca, signer.ca))
-    ):
+    if endorser and not is_same_endorser(endorser, signer):
         cause = f"signed by {signer.dn} of {signer.ca}, not by {endorser.dn} of {endorser.ca}"
         raise Untrusted(_LIST, cause, "ask the endorser, or correct the one that you allow")
     if found.is_expired(at=at):
@@ -320,8 +317,3 @@ def _is_web_address(uri: str) -> bool:
         return parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         return False
-
-
-def _spelled(dn: str) -> str:
-    """Return a DN with its e-mail attribute in one of its spellings."""
-    return _EMAIL.sub("/emailAddress=", dn)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from appliance.core import files
 from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
 from cloudkeeper.formats import Unusable
+from cloudkeeper.frontend.remedies import command
 from cloudkeeper.model import Format, Offer
 
 _LARGEST = 2**24
@@ -34,9 +35,22 @@ class RefusedImages:
         self._reasons = _read(path, self._rules)
 
     @property
-    def retry(self) -> str:
-        """The words for how to have every file fetched again."""
-        return f"delete {self._path}"
+    def reasons(self) -> Mapping[str, str]:
+        """The reasons by digest; that of a list's image is followed by its declared format."""
+        return self._reasons
+
+    def retry(self, offer: Offer) -> str:
+        """Return the command after which the next run fetches the file of an offer again."""
+        return command("trust", "--forget", offer.source.digest)
+
+    def forget(self, *keys: str) -> None:
+        """Forget verdicts by the keys of `reasons`.
+
+        Raises:
+            LocalFailure: the file cannot be written.
+
+        """
+        self._write({key: reason for key, reason in self._reasons.items() if key not in keys})
 
     def check(self, offer: Offer) -> None:
         """Check whether an earlier run has found that an image cannot be used.
@@ -62,14 +76,20 @@ class RefusedImages:
         except Unusable as error:
             cause = f"{error.cause}; {error.remedy}" if error.remedy else error.cause
             kept = [*self._reasons.items(), (_key(offer), cause)][-_MOST:]
-            self._reasons = dict(kept)
-            text = json.dumps({"rules": self._rules, "reasons": self._reasons}, indent=1)
             try:
-                files.make_directory(self._path.parent)
-                files.write_atomic(self._path, f"{text}\n".encode())
-            except OSError as failure:
-                raise LocalFailure.from_os(failure, subject=self._path) from error
+                self._write(dict(kept))
+            except LocalFailure as failure:
+                raise failure from error
             raise
+
+    def _write(self, reasons: dict[str, str]) -> None:
+        self._reasons = reasons
+        text = json.dumps({"rules": self._rules, "reasons": reasons}, indent=1)
+        try:
+            files.make_directory(self._path.parent)
+            files.write_atomic(self._path, f"{text}\n".encode())
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=self._path) from error
 
 
 def _key(offer: Offer) -> str:

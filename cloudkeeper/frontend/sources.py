@@ -87,22 +87,31 @@ class SignedListSource:
 
     def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
         """Return the list, once it is verified; see `OfferSource`."""
+        try:
+            found, warnings = self.verified(at=at)
+        except ListExpired as error:
+            self.memory.check(error.expired, url=self.address.place)  # as for any other list
+            raise
+        self.memory.check(found, url=self.address.place)
+        self._fetched = found
+        return [self._subscribed(found)], warnings
+
+    def verified(self, *, at: datetime) -> tuple[SignedImageList, Sequence[str]]:
+        """Return the list as it is now, verified but not compared with earlier ones, and warnings.
+
+        Raises:
+            ApplianceError: it cannot be fetched, or is not trusted.
+
+        """
         address = self.address
         self._message = self.client.fetch_again(
             Question(address.url, address.name, basic(address.user, address.password)),
             self.cache.get(address.place),
             max_bytes=imagelist.MAX_BYTES,
         )
-        try:
-            found, warnings = imagelist.verify(
-                self._message.content, trust=self.trust, at=at, endorser=address.endorser
-            )
-        except ListExpired as error:
-            self.memory.check(error.expired, url=address.place)  # as for any other list
-            raise
-        self.memory.check(found, url=address.place)
-        self._fetched = found
-        return [self._subscribed(found)], warnings
+        return imagelist.verify(
+            self._message.content, trust=self.trust, at=at, endorser=address.endorser
+        )
 
     def _subscribed(self, found: SignedImageList) -> ImageList:
         wanted, own = self.address.images, dict(self.address.properties)

@@ -488,7 +488,8 @@ class Synchronisation:
             try:
                 (self.backend.add if is_new else self.backend.update)(appliance)
             except FinalRefusal as error:
-                remedy = f"after a change of Glance's configuration, {self.workshop.refused.retry}"
+                again = self.workshop.refused.retry(offer)
+                remedy = f"after a change of Glance's configuration: {again}"
                 raise Unusable(str(error.subject), error.cause, remedy) from error
             return data.size
 

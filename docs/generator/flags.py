@@ -6,13 +6,14 @@ import argparse
 import importlib
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 from appliance.core.run import cli
 from docs.generator.sites import TOP
 
 _SILENT = argparse.SUPPRESS
+_MANY = 10
 _REFUSED = "refused"
 """Where flags end that a program knows and refuses, by `dest`."""
 
@@ -37,6 +38,8 @@ class Command:
     """Flags of the upstream program that are accepted and have no effect."""
     refused: Sequence[str]
     """Flags of the upstream program that end the run with a usage error."""
+    like: str = ""
+    """The verb whose flags it has besides."""
 
 
 def commands() -> dict[str, list[Command]]:
@@ -45,7 +48,19 @@ def commands() -> dict[str, list[Command]]:
     found = {}
     for name, target in sorted(project["scripts"].items()):
         module, _, function = target.partition(":")
-        found[name] = list(_walk(name, _parser(module, function)))
+        found[name] = _shortened(list(_walk(name, _parser(module, function))))
+    return found
+
+
+def _shortened(verbs: list[Command]) -> list[Command]:
+    """Leave out flags that many verbs have in common with the first: it is enough to list them."""
+    first, *others = verbs
+    found = [first]
+    for verb in others:
+        own = [flag for flag in verb.flags if flag not in first.flags]
+        if len(verb.flags) - len(own) > _MANY:
+            verb = replace(verb, flags=own, ignored=(), like=first.name)  # noqa: PLW2901
+        found.append(verb)
     return found
 
 

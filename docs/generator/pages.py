@@ -252,6 +252,11 @@ def _command(command: Command, *, is_verb: bool) -> Iterator[str]:
     yield from ("", *_wrapped(command.description))
     if command.flags:
         yield from ("", *_flag_table(command.flags))
+    if command.like:
+        yield from (
+            "",
+            *_wrapped(f"It also takes the flags of `{command.like}` that override options."),
+        )
     for title, names in (
         ("Accepted, without effect", command.ignored),
         ("Refused", command.refused),

@@ -4,13 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from cloudkeeper.wire import communicator_1x_pb2 as pb
-from tests.e2e.images_frontend import Done, run
+from tests.e2e.images_frontend import PROGRAM, Done, run, sha512
+from tests.e2e.killpoints import Command, KillMatrix
 from tests.e2e.test_cloudkeeper_sync import (  # noqa: F401
     World,
     authority,
@@ -18,8 +27,9 @@ from tests.e2e.test_cloudkeeper_sync import (  # noqa: F401
     strangers,
     world,
 )
-from tests.simulators.image_lists import LIST_ID, image_id
+from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, sign
 from tests.simulators.image_server import Status
+from tests.testbed.pki import AUTHORITY_DN, Authority
 
 HOLDS = """
 import sys, time
@@ -54,6 +64,203 @@ def in_cloud(world: World, number: int, **attributes: str) -> None:
         title=f"Image {number} of others",
         attributes=attributes,
     )
+
+
+def carry_out(world: World, text: str, *flags: str) -> Done:
+    """Run the command of `cloudkeeper` that a text names at the end of a line."""
+    (found,) = set(re.findall(r"cloudkeeper (\w+ .*[^\s;])(?:;|$)", text, re.MULTILINE))
+    verb, *words = shlex.split(found)
+    return call(world, verb, *words, *flags)
+
+
+MEMORY = "var/lib/fedcloud/cloudkeeper/lists.json"
+OTHER = "/DC=EU/DC=EXAMPLE/C=ES/O=Hosts/O=Example Site/CN=other.example.org"
+
+
+def held(world: World) -> str:
+    """Return the line by which a sync refuses the list."""
+    done = world.sync()
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = [line for line in done.stderr.splitlines() if " - ERROR - " in line]
+    return line.removesuffix("; its images stay as they are")
+
+
+def endorsed_by_another(world: World, authority: Authority) -> None:
+    other = authority.find("other.example.org") or authority.issue("other.example.org", key="ec")
+    world.web.put(
+        "/ops/image.list",
+        sign(image_list([world.image(2, "two.qcow2")], dn=OTHER, ca=AUTHORITY_DN), other),
+    )
+
+
+CHANGES: dict[str, Callable[[World, Authority], object]] = {
+    "identifier": lambda world, _: world.publish([], identifier="another"),
+    "VO": lambda world, _: world.publish([], vo="dteam"),
+    "endorser": endorsed_by_another,
+    "created": lambda world, _: world.publish([], dc__date__created="2026-01-02T03:04:05Z"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_remedy_of_a_refused_list_accepts_it(
+    world: World, authority: Authority, kind: str
+) -> None:
+    """It shows the difference, asks for --yes where nobody can answer, and sync goes on then."""
+    world.publish([world.image(1, "one.qcow2")])
+    assert world.sync().returncode == 0
+    CHANGES[kind](world, authority)
+    line = held(world)
+    before = (world.root / MEMORY).read_bytes()
+    done = carry_out(world, line)
+    assert (done.returncode, done.stdout.count(f"  {kind} now ")) == (2, 1)
+    assert done.stderr == (
+        "cloudkeeper: standard input: is no terminal, so nobody can agree; add --yes\n"
+    )
+    assert (world.root / MEMORY).read_bytes() == before
+    done = carry_out(world, line, "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith("image.list: done; the next sync acts on it")
+    assert "refused" not in world.sync().stderr
+    assert carry_out(world, line, "--yes").stdout.endswith(
+        "nothing has changed that needs to be accepted\n"
+    )
+
+
+def test_a_question_on_a_terminal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only y accepts; an answer after the memory has changed accepts nothing."""
+    world.publish([world.image(1, "one.qcow2")])
+    assert world.sync().returncode == 0
+    world.publish([], vo="dteam")
+    before = (world.root / MEMORY).read_bytes()
+    url = world.web.url("/ops/image.list")
+
+    def answer(text: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+
+    for text in ("\n", "n\n", ""):
+        answer(text)
+        done = call(world, "trust", url)
+        assert (done.returncode, done.stdout.endswith("nothing was changed\n")) == (1, True)
+        assert (world.root / MEMORY).read_bytes() == before
+
+    def forget(_: str) -> str:
+        (world.root / MEMORY).write_text("[]")
+        return "y"
+
+    monkeypatch.setattr("builtins.input", forget)
+    done = call(world, "trust", url)
+    assert (done.returncode, (world.root / MEMORY).read_text()) == (3, "[]")
+    assert done.stderr.endswith("has changed since it was shown; run the command again\n")
+    monkeypatch.undo()
+    (world.root / MEMORY).write_bytes(before)
+    answer("y\n")
+    assert call(world, "trust", url).returncode == 0
+    assert json.loads((world.root / MEMORY).read_text())[0]["vo"] == "dteam"
+
+
+def test_what_is_pinned_is_shown(world: World) -> None:
+    assert call(world, "trust").stdout == (
+        "nothing is pinned yet: the first sync pins what it accepts\n"
+    )
+    message = world.publish([world.image(1, "one.qcow2")])
+    document = message[message.index(b"{") : message.rindex(b"}") + 1]
+    listed = json.loads(document)["hv:imagelist"]
+    assert world.sync().returncode == 0
+    shown = call(world, "trust").stdout
+    assert shown.splitlines()[0] == world.web.url("/ops/image.list")
+    for text in (LIST_ID, "ops", listed["hv:endorser"]["hv:x509"]["hv:dn"], AUTHORITY_DN):
+        assert text in shown
+    created = datetime.fromisoformat(listed["dc:date:created"])
+    (entry,) = json.loads(call(world, "trust", "--json").stdout)["lists"]
+    assert (entry["vo"], datetime.fromisoformat(entry["created"])) == ("ops", created)
+
+
+def test_an_endorser_is_pinned_before_the_first_list(world: World) -> None:
+    """A list of anybody else is refused, until the pin is forgotten."""
+    url = world.web.url("/ops/image.list")
+    pin = ("trust", url, "--endorser-dn", OTHER, "--endorser-ca", AUTHORITY_DN)
+    assert call(world, *pin).returncode == 2
+    assert not (world.root / MEMORY).exists()
+    assert call(world, *pin, "--yes").returncode == 0
+    assert "none yet; only the endorser is pinned" in call(world, "trust").stdout
+    world.publish([world.image(1, "one.qcow2")])
+    assert f"but was {OTHER} of {AUTHORITY_DN}" in held(world)
+    assert call(world, "trust", "--forget", url, "--yes").returncode == 0
+    assert world.sync().returncode == 0
+
+
+def test_a_refused_image_is_fetched_again_when_it_is_forgotten(world: World) -> None:
+    """The reason names no file to edit: F-M2."""
+    content = b"no disk at all" * 99
+    path = "/images/none.raw"
+    uri = world.web.put(path, content)
+    world.publish([image(1, uri=uri, content=content, hv__format="VMDK")])
+    assert world.sync().returncode == 1
+    assert world.sync().returncode == 1
+    assert world.web.asked(path) == 1
+    shown = call(world, "trust").stdout
+    assert f"sha512:{sha512(content)} VMDK: " in shown
+    done = carry_out(world, shown.partition("to fetch it again: ")[2], "--yes")
+    assert done.returncode == 0, done.stderr
+    assert world.sync().returncode == 1
+    assert world.web.asked(path) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["https://nowhere.example.org/list"], "is not configured; cloudkeeper.yml, "),
+        (["registry.example.org/project"], "is not configured; cloudkeeper.yml, "),
+        (["--forget", "https://nowhere.example.org/list"], "nothing is pinned for it; see "),
+        (["--forget", "registry.example.org/project"], "nothing is pinned for it; see "),
+        (["--forget", "sha256:00"], "no image of this digest was refused; see "),
+        (["--forget"], "--forget: needs a SOURCE; see cloudkeeper trust --help"),
+        (["--endorser-dn", "/CN=a", "x"], "--endorser-dn: needs --endorser-ca, too"),
+        (
+            ["--endorser-dn", "CN=a", "--endorser-ca", "/CN=b", "https://a.example.org/list"],
+            "--endorser-dn: 'CN=a' is no DN in slash form; write /DC=",
+        ),
+        (
+            ["--endorser-dn", "/CN=a", "--endorser-ca", "/CN=b", "registry.example.org/project"],
+            "is no URL, and only lists have endorsers",
+        ),
+    ],
+)
+def test_what_cannot_be_trusted_is_one_line(world: World, words: list[str], line: str) -> None:
+    done = call(world, "trust", "--yes", *words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert line in done.stderr
+
+
+def test_trust_waits_for_no_sync_and_changes_nothing_while_one_runs(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    lock_file = world.root / "lock"
+    with holding(lock_file):
+        done = call(
+            world, "trust", world.web.url("/ops/image.list"), "--yes", "--lock-file", str(lock_file)
+        )
+    assert (done.returncode, (world.root / MEMORY).exists()) == (1, False)
+    assert f"{lock_file}: running since " in done.stderr
+
+
+def test_trust_killed_and_run_again(world: World) -> None:
+    """What is remembered is the old list or the new one."""
+    url = world.web.url("/ops/image.list")
+
+    def prepare() -> Command:
+        (world.root / MEMORY).unlink(missing_ok=True)
+        world.publish([world.image(1, "one.qcow2")])
+        assert world.sync().returncode == 0
+        world.publish([], vo="dteam")
+        config = ["--root", str(world.root), "--config", str(world.root / "cloudkeeper.yml")]
+        return Command([str(PROGRAM), "trust", url, "--yes", *config])
+
+    def verify() -> None:
+        (entry,) = json.loads((world.root / MEMORY).read_text())
+        assert (entry["url"], entry["vo"]) == (url, "dteam")
+
+    KillMatrix(prepare, verify, syscalls=("fsync", "rename", "ftruncate")).run(sample=2, seed=5)
 
 
 def test_the_plan_says_what_would_change_and_writes_nothing(world: World) -> None:
@@ -146,17 +353,24 @@ def test_a_plan_of_one_source_that_answers_and_one_that_does_not(world: World) -
     assert "cannot be reached" in done.stderr
 
 
-def test_the_plan_while_a_sync_runs(world: World) -> None:
-    world.publish([world.image(1, "one.qcow2")])
-    lock_file = world.root / "lock"
+@contextlib.contextmanager
+def holding(lock_file: Path) -> Iterator[int]:
+    """Hold a lock as a sync does; yield the process."""
     command = [sys.executable, "-c", HOLDS, str(lock_file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        done = call(world, "plan", "--lock-file", str(lock_file))
+        yield other.pid
         assert other.poll() is None
         other.kill()
+
+
+def test_the_plan_while_a_sync_runs(world: World) -> None:
+    world.publish([world.image(1, "one.qcow2")])
+    lock_file = world.root / "lock"
+    with holding(lock_file) as pid:
+        done = call(world, "plan", "--lock-file", str(lock_file))
     assert done.returncode == 0
     assert "a sync is running since " in done.stderr
-    assert f"(pid {other.pid}); the plan changes until it ends" in done.stderr
+    assert f"(pid {pid}); the plan changes until it ends" in done.stderr
     assert "running" not in call(world, "plan", "--lock-file", str(lock_file)).stderr

@@ -76,8 +76,11 @@ class World:
         )
 
     def sync(self, *flags: str) -> Done:
+        return self.call("sync", *flags)
+
+    def call(self, verb: str, *flags: str) -> Done:
         config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
-        return run("sync", *config, "--backend-endpoint", self.cloud.endpoint, *flags)
+        return run(verb, *config, "--backend-endpoint", self.cloud.endpoint, *flags)
 
     def list_id(self, vo: str, project: str = PROJECT) -> str:
         return f"{self.harbor.host}/{project}/{vo}"
@@ -230,20 +233,33 @@ def test_a_tag_that_goes_back_waits_for_a_person(world: World) -> None:
     second = world.push(reference, "two.qcow2")
     assert world.sync().returncode == 0
     assert world.push(reference) == first
+    name = f"{world.harbor.host}/{reference}"
     for _ in range(2):
         done = world.sync()
         assert done.returncode == 1
-        history = world.root / STATE / "tags.json"
         assert (
-            f"{world.harbor.host}/{reference}: the tag went back to {first}, which {second} had"
-            f" replaced; ask who publishes it; if that is right, delete the tag from {history}"
+            f"{name}: the tag went back to {first}, which {second} had replaced; "
+            f"ask who publishes it; if that is right: cloudkeeper trust {name}\n"
         ) in done.stderr
         assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])
-    found = json.loads(history.read_text())
-    del found[world.harbor.host][reference]
-    history.write_text(json.dumps(found))
+    shown = world.call("trust").stdout
+    assert f"  {reference}  {second} since " in shown
+    assert f"held: it went back to {first}; to accept that: cloudkeeper trust {name}\n" in shown
+
+    done = world.call("trust", name)
+    assert (done.returncode, f"now   {first}" in done.stdout) == (2, True)
+    done = world.call("trust", f"{world.harbor.host}/{PROJECT}", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
     assert world.sync().returncode == 0
     assert world.cloud.received[world.key(reference)] == sha512(world.disks["one.qcow2"])
+    assert "held" not in world.call("trust").stdout
+    assert "no tag went back" in world.call("trust", name).stdout
+
+    world.push(reference, "two.qcow2")
+    assert world.sync().returncode == 1  # the second one was replaced by the first
+    assert world.call("trust", "--forget", name, "--yes").returncode == 0
+    assert world.sync().returncode == 0
+    assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])
 
 
 def test_an_image_is_removed_when_the_registry_says_that_it_is_gone(world: World) -> None:

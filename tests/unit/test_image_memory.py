@@ -62,7 +62,7 @@ def test_another_list_in_place_of_an_accepted_one_is_refused(
     with pytest.raises(Untrusted, match=words) as refused:
         Memory(path).check(replace(KNOWN, **changes), url=URL)
     assert str(refused.value).endswith(
-        f"ask the endorser; if the change is right, delete the list from {path}"
+        f"ask the endorser; if the change is right: cloudkeeper trust {URL}"
     )
     if "identifier" not in changes:  # nor does another URL change anything about it
         with pytest.raises(Untrusted, match=words):
@@ -91,6 +91,61 @@ def test_lists_do_not_mix(path: Path) -> None:
     Memory(path).check(other, url=f"{URL}.2")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"identifier": "list-b", "vo": "dteam"},
+        {"vo": "dteam"},
+        {"endorser": Endorser("/CN=two", "/CN=CA")},
+        {"created": NOW - 3 * HOUR},
+        {"created": None},
+    ],
+)
+def test_what_check_refuses_is_a_change_and_accepted_once_noted(
+    path: Path, changes: dict[str, Any]
+) -> None:
+    """Also for a list of the same identifier at another URL."""
+    found = replace(KNOWN, **changes)
+    memory = Memory(path)
+    shown = memory.changes(found, url=URL)
+    words = {"identifier": "identifier", "vo": "VO", "endorser": "endorser", "created": "created"}
+    assert [change.subject for change in shown] == [words[name] for name in changes]
+    memory.note(found, url=URL, at=NOW)
+    assert len(memory.entries) == 1
+    Memory(path).check(found, url=URL)
+    assert Memory(path).changes(found, url=URL) == []
+    if "created" not in changes:
+        with pytest.raises(Untrusted):
+            Memory(path).check(KNOWN, url=URL)
+
+
+def test_an_endorser_that_is_pinned_before_the_first_list(tmp_path: Path) -> None:
+    """Its e-mail may be spelled in two ways; an earlier release accepts no list of that URL."""
+    path = tmp_path / "lists.json"
+    Memory(path).pin(Endorser("/CN=one/Email=a@example.org", "/CN=CA"), url=URL)
+    with pytest.raises(Untrusted, match="its endorser is /CN=one of /CN=CA, but was /CN=one/Email"):
+        Memory(path).check(KNOWN, url=URL)
+    right = replace(KNOWN, endorser=Endorser("/CN=one/emailAddress=a@example.org", "/CN=CA"))
+    memory = Memory(path)
+    memory.check(right, url=URL)
+    memory.note(right, url=URL, at=NOW)
+    (entry,) = json.loads(path.read_text())
+    assert (entry["list_id"], entry["dn"]) == ("list-a", right.endorser.dn)
+    memory.pin(Endorser("/CN=two", "/CN=CA"), url=URL)
+    with pytest.raises(Untrusted, match="but was /CN=two"):
+        Memory(path).check(right, url=URL)
+    assert len(Memory(path).entries) == 1
+
+
+def test_what_is_forgotten_is_trusted_on_first_use(path: Path) -> None:
+    memory = Memory(path)
+    other = replace(KNOWN, identifier=ListId("list-b"))
+    memory.note(other, url=f"{URL}.2", at=NOW)
+    memory.forget(URL)
+    assert [entry.list_id for entry in Memory(path).entries] == ["list-b"]
+    Memory(path).check(replace(KNOWN, vo="dteam", created=None), url=URL)
+
+
 def test_a_list_may_move(path: Path) -> None:
     memory = Memory(path)
     memory.check(KNOWN, url=f"{URL}.2")
@@ -115,7 +170,7 @@ def test_nothing_is_written_when_nothing_is_new(path: Path) -> None:
 )
 def test_a_damaged_file_accepts_nothing(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(LocalFailure, match="has unreadable contents; restore it, or delete it"):
+    with pytest.raises(LocalFailure, match=r"has unreadable contents; restore it; or, .*: rm /"):
         Memory(path)
 
 

@@ -94,6 +94,7 @@ def environment(
         "PATH": f"{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "HOME": "/nonexistent",
+        "FEDCLOUD_NATIVE": "1",  # for the commands that messages name
         "PYTHONUNBUFFERED": "1",
         "REQUESTS_CA_BUNDLE": file,
         "SSL_CERT_FILE": file,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from cloudkeeper.frontend import build_sources
+from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.backend_client import BackendClient, Encryption
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.refused import RefusedImages
+from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.settings import FrontendSettings
-from cloudkeeper.frontend.sources import OfferSource
+from cloudkeeper.frontend.sources import OfferSource, SignedListSource
 from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport
 from cloudkeeper.frontend.transfer import Workshop
 
@@ -40,8 +43,10 @@ def backend(configured: FrontendSettings) -> BackendClient:
     return BackendClient(configured.endpoint, encryption=encryption)
 
 
-def sources(configured: FrontendSettings, *, state: Path, is_read_only: bool) -> list[OfferSource]:
-    """Return the configured sources.
+def sources(
+    configured: FrontendSettings, *, state: Path, is_read_only: bool = True
+) -> list[OfferSource]:
+    """Return the configured sources, which write nothing while they read, unless they may.
 
     Raises:
         LocalFailure: the CA directory, or the memory of an earlier run, cannot be read.
@@ -50,6 +55,20 @@ def sources(configured: FrontendSettings, *, state: Path, is_read_only: bool) ->
     trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
     client = Downloader(trust)
     return build_sources.build(configured, client, trust, state=state, is_read_only=is_read_only)
+
+
+def signed_list(address: Address, configured: FrontendSettings, *, state: Path) -> SignedListSource:
+    """Return the list at an address, whether or not it is configured."""
+    found = sources(replace(configured, lists=(address,), registries=()), state=state)
+    (one,) = found
+    assert isinstance(one, SignedListSource)  # noqa: S101
+    return one
+
+
+def projects(configured: FrontendSettings, *, state: Path) -> list[RegistryProject]:
+    """Return the configured projects of registries."""
+    found = sources(configured, state=state)
+    return [each for each in found if isinstance(each, RegistryProject)]
 
 
 def synchronisation(

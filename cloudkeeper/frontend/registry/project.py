@@ -57,6 +57,8 @@ class RegistryProject:
     """Names and values of the site's own properties of its images in Glance."""
     _found: dict[str, Digest] = field(default_factory=dict)
     """Digests of the offers of this run, by reference."""
+    went_back: dict[str, Digest] = field(default_factory=dict)
+    """Digests of the tags that went back, by reference; known after `fetch`."""
 
     def __str__(self) -> str:
         return f"{self.client.host}/{self.project}"
@@ -65,7 +67,7 @@ class RegistryProject:
         """Return the images of the project for each VO; see `OfferSource`."""
         images: list[tuple[TaggedArtefact, DiskArtefact]] = []
         refused: list[Refusal] = []
-        self._found = {}
+        self._found, self.went_back = {}, {}
         for tagged in self.listing.artefacts(self.history.latest(self.client.host)):
             try:
                 found = self._read(tagged, at=at)
@@ -86,7 +88,7 @@ class RegistryProject:
 
     def accept(self, *, at: datetime) -> None:
         """Remember the digests of the tags; see `OfferSource`."""
-        self.history.note(self.client.host, self._found)
+        self.history.note(self.client.host, self._found, at=at, held=self.went_back)
         self.manifests.kept.clean(at=at)
 
     def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
@@ -113,7 +115,8 @@ class RegistryProject:
     def _read(self, tagged: TaggedArtefact, *, at: datetime) -> DiskArtefact | None:
         subject = f"{self.client.host}/{tagged.reference}"
         found = artefact.read(self.manifests.get(tagged, at=at), subject=subject)
-        if found:
+        if found and self.history.has_gone_back(self.client.host, tagged):
+            self.went_back[tagged.reference] = tagged.digest
             self.history.check(self.client.host, tagged)
         return found
 
