@@ -9,7 +9,7 @@ all that it can check itself:
 - files: only below the image directory, with the size and checksum that the call states (`upload`)
 - VOs: only those of the backend's own mapping (`run`)
 - images: only those that this project owns and that carry our properties (`properties`)
-- removals: no more than the limit of a run (`tally`), or the number that an administrator confirmed
+- removals: no more than its configuration allows, within a day (`removals`)
 - texts: stored as they are, within the sizes of Glance
 """
 
@@ -31,6 +31,7 @@ from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend import properties, takeover
 from cloudkeeper.backend.errors import Failed, status_of
 from cloudkeeper.backend.ownership import Ownership
+from cloudkeeper.backend.removals import RemovalMemory, RemovalPolicy, RunRemovals
 from cloudkeeper.backend.run import Run
 from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.model import UNMARKED_KEY, Appliance, ApplianceId, ListId
@@ -57,11 +58,17 @@ _FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER)
 
 
 class Servicer(pb_grpc.CommunicatorServicer):
-    """The protocol's methods for one backend; calls may come from several threads."""
+    """The protocol's methods for one backend; calls may come from several threads.
+
+    Raises:
+        LocalFailure: the state directory cannot be read.
+
+    """
 
     def __init__(self, settings: BackendSettings, ownership: Ownership) -> None:
         self._settings = settings
         self._ownership = ownership
+        self._memory = RemovalMemory(settings.state / "removals.json")
         self._lock = threading.Lock()
         self._run: Run | None = None
         self._view: Run | None = None
@@ -76,7 +83,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
                 logger.warning("a run begins before the last one has ended: its frontend died")
                 self._run.abandon("the frontend did not end its run")
             self._run = self._view = None
-            self._run = Run(self._settings, self._ownership, allowance=_allowance(context))
+            self._run = self._begin(context)
         return request
 
     def PostAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
@@ -93,7 +100,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
         """Yield the identifiers of the lists that have images in the cloud."""
         del request
         with _reported(context, features=_FEATURES):
-            run = self._current_or_view(refresh=True)
+            run = self._current_or_view(context, refresh=True)
             # A dict removes duplicates and keeps the order, which a set does not.
             for list_id in dict.fromkeys(record.key.list_id for record in run.offered()):
                 yield pb.ImageListIdentifier(image_list_identifier=list_id)
@@ -103,7 +110,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
     ) -> Iterator[pb.Appliance]:
         """Yield the appliances of a list, without their data."""
         with _reported(context):
-            run = self._current_or_view()
+            run = self._current_or_view(context)
             list_id = ListId(request.image_list_identifier)
             vo, is_ours = _metadata(context, VO), VO in dict(context.invocation_metadata())
             if _metadata(context, TAKE_OVER):
@@ -187,7 +194,15 @@ class Servicer(pb_grpc.CommunicatorServicer):
             context, lambda run: run.withdraw(ListId(request.image_list_identifier))
         )
 
-    def _current_or_view(self, *, refresh: bool = False) -> Run:
+    def _begin(self, context: grpc.ServicerContext, *, is_read_only: bool = False) -> Run:
+        """Begin a run, whose removals are limited by the configuration and the way of the call."""
+        is_local = context.peer().startswith("unix:")
+        usual = RemovalPolicy.CONFIRMED if is_local else RemovalPolicy.LIMITED
+        policy = RemovalPolicy(self._settings.removals or usual)
+        removals = RunRemovals(self._memory, policy=policy, allowance=_allowance(context))
+        return Run(self._settings, self._ownership, removals, is_read_only=is_read_only)
+
+    def _current_or_view(self, context: grpc.ServicerContext, *, refresh: bool = False) -> Run:
         """Return the current run or, if the frontend began none, a read-only one.
 
         ``refresh`` reads the cloud again: ImageLists is the first call of a dry run.
@@ -196,13 +211,13 @@ class Servicer(pb_grpc.CommunicatorServicer):
             if self._run:
                 return self._run
             if refresh or self._view is None:
-                self._view = Run(self._settings, self._ownership, is_read_only=True)
+                self._view = self._begin(context, is_read_only=True)
             return self._view
 
-    def _current(self) -> Run:
+    def _current(self, context: grpc.ServicerContext) -> Run:
         with self._lock:
             if self._run is None:  # the frontend left out PreAction
-                self._run = Run(self._settings, self._ownership)
+                self._run = self._begin(context)
             return self._run
 
     def _change(
@@ -210,7 +225,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
     ) -> Empty:
         """Make a change; the run's record lists it if it fails."""
         with _reported(context):
-            run = self._current()
+            run = self._current(context)
             try:
                 change(run)
             except ApplianceError as error:

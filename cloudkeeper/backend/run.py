@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from appliance.core.cloud.glance import Glance
-from appliance.core.cloud.project import Project
 from appliance.core.cloud.session import Cloud, Scope
-from appliance.core.run.errors import ApplianceError, Unavailable
+from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.run.record import recorded
-from cloudkeeper.backend import projects
+from cloudkeeper.backend import misplaced, projects
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
+from cloudkeeper.backend.misplaced import FormerProjects, ProjectMemory
 from cloudkeeper.backend.others import HeldImage, Holding
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord
+from cloudkeeper.backend.removals import RunRemovals
 from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.model import ApplianceId, ListId
@@ -45,8 +46,8 @@ class Run:
         self,
         settings: BackendSettings,
         ownership: Ownership,
+        removals: RunRemovals,
         *,
-        allowance: int = 0,
         is_read_only: bool = False,
     ) -> None:
         self._settings = settings
@@ -54,9 +55,11 @@ class Run:
         self.is_read_only = is_read_only
         self._by_vo: dict[str, ProjectImages | ApplianceError] = {}
         self._doors: dict[str, Glance] = {}
+        self._former: list[ProjectImages] = []
+        self._removals = removals
         with contextlib.ExitStack() as stack:
             record = recorded("cloudkeeper-os", None if is_read_only else settings.runs)
-            self.tally = RunTally(stack.enter_context(record), allowance=allowance)
+            self.tally = RunTally(stack.enter_context(record))
             try:
                 self._open()
             except ApplianceError as error:  # the call that begins the run logs bugs only
@@ -85,9 +88,12 @@ class Run:
         return found
 
     def projects(self) -> Iterator[ProjectImages]:
-        """Yield the images of every project that can be reached, once each."""
+        """Yield the images of every project that can be reached, once each.
+
+        Those of projects that were a VO's earlier come last.
+        """
         seen = set()
-        for images in self._by_vo.values():
+        for images in (*self._by_vo.values(), *self._former):
             if isinstance(images, ProjectImages) and images.project_id not in seen:
                 seen.add(images.project_id)
                 yield images
@@ -158,7 +164,8 @@ class Run:
             for key in images.keys(list_id)
             if wanted in (None, key)
         ]
-        self.tally.allow_removal(list_id, len(found))
+        names = [f"{key.vo} {key.identifier}" for _, key in found]
+        self._removals.allow(list_id, names)
         failures: list[ApplianceError] = []
         for images, key in found:
             try:
@@ -172,6 +179,7 @@ class Run:
 
     def finish(self) -> None:
         """Clean up and write the record."""
+        self._settle_misplaced()
         for images in self.projects():
             try:
                 images.sweep()
@@ -209,9 +217,9 @@ class Run:
                 continue
             project, scope = found
             if project.id not in by_project:  # several VOs may share a project
-                by_project[project.id] = self._load(project, scope)
+                by_project[project.id] = self._load(project.id, project.name, scope)
             self._by_vo[vo] = by_project[project.id]
-        self._report_misplaced()
+        self._open_former(cloud, by_project)
         failures = [found for found in self._by_vo.values() if isinstance(found, ApplianceError)]
         if len(failures) == len(self._by_vo):
             raise Unavailable(
@@ -219,19 +227,51 @@ class Run:
                 f"none of the {len(failures)} projects can be used; the first: {failures[0]}",
             )
 
-    def _report_misplaced(self) -> None:
-        for images in self.projects():
-            for vo in sorted({record.key.vo for record in images.offered()}):
-                if self._by_vo.get(vo) is not images:
-                    self.tally.fail(
-                        f"project {images.name}: has images of VO {vo}, which is not mapped to it: "
-                        "they stay as they are; delete them, or correct the mapping"
-                    )
+    def _open_former(self, cloud: Cloud, mapped: Mapping[str, object]) -> None:
+        """Open the projects that are no VO's any more, as long as they have images of ours."""
+        memory = ProjectMemory(self._settings.state / "projects.json")
+        closed: list[str] = []
+        for project_id, name in memory.former(mapped).items():
+            found = self._load_former(project_id, name, cloud)
+            if isinstance(found, ProjectImages):
+                self._former.append(found)
+            elif isinstance(found, AccessDenied):  # reported once: nothing can be done about it
+                closed.append(project_id)
+        # A project that is mapped now may get images, and leave the mapping, before the next run.
+        holding = {
+            one.project_id: one.name
+            for one in self.projects()
+            if one not in self._former or one.offered()
+        }
+        empty = [one.project_id for one in self._former if not one.offered()]
+        if not self.is_read_only:
+            try:
+                memory.note(holding, without=[*closed, *empty])
+            except LocalFailure as error:
+                self.tally.fail(error)
 
-    def _load(self, project: Project, scope: Scope) -> ProjectImages | ApplianceError:
+    def _load_former(
+        self, project_id: str, name: str, cloud: Cloud
+    ) -> ProjectImages | ApplianceError:
+        try:
+            scope = cloud.project(project_id)
+        except ApplianceError as error:
+            self.tally.fail(f"project {name}, which was a VO's: {error}")
+            return error
+        found = self._load(project_id, name, scope)
+        self._doors.pop(project_id, None)  # it is no VO's
+        return found
+
+    def _settle_misplaced(self) -> None:
+        for found in misplaced.find(list(self.projects()), self._by_vo):
+            policy = FormerProjects(self._settings.former_projects)
+            if undone := misplaced.settle(found, policy, self._removals):
+                self.tally.fail(undone)
+
+    def _load(self, project_id: str, name: str, scope: Scope) -> ProjectImages | ApplianceError:
         images = ProjectImages(
-            name=project.name,
-            project_id=project.id,
+            name=name,
+            project_id=project_id,
             glance=Glance(scope),
             ownership=self._ownership,
             tally=self.tally,
@@ -247,8 +287,8 @@ class Run:
             self.tally.fail(error)
             return error
         except Exception as error:  # one project must not affect the others
-            logger.exception("project %s", project.name)
-            return self._note_nonsense(project.name, error)
-        self.tally.expect(record.key.list_id for record in images.offered())
-        self._doors[project.id] = images.glance
+            logger.exception("project %s", name)
+            return self._note_nonsense(name, error)
+        self._removals.expect(record.key.list_id for record in images.offered())
+        self._doors[project_id] = images.glance
         return images

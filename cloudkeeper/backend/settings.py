@@ -44,6 +44,10 @@ class BackendSettings:
     listening: Listening
     image_directory: Path
     visibility: str
+    removals: str
+    """A word of `RemovalPolicy`; empty for what the way of a call allows."""
+    former_projects: str
+    """A word of `FormerProjects`."""
     state: Path
     runs: Path
     log_file: Path | None
@@ -83,6 +87,10 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
             default="private",
             allowed=("public", "private", "shared", "community"),
         ),
+        "removals": _policy(settings),
+        "former_projects": settings.choice(
+            "DEFAULT", "former_projects", default="keep", allowed=("keep", "hide", "remove")
+        ),
         "log_file": oslo.log_file(settings, "cloudkeeper-os.log"),
         "is_debug": settings.boolean("DEFAULT", "debug", default=False),
     }
@@ -101,6 +109,12 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         path=path,
         warnings=tuple(problems),
     )
+
+
+def _policy(settings: Settings) -> str:
+    allowed = ("confirmed", "limited", "none")
+    word = settings.choice("DEFAULT", "removals", default="confirmed", allowed=allowed)
+    return word if settings.where("DEFAULT", "removals") else ""
 
 
 def _default_file(layout: Layout) -> Path:

@@ -51,7 +51,8 @@ class BackendSite:
         config.write_text(text)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Client]:
+    def running(self, *, tcp: bool = False) -> Iterator[Client]:
+        """Serve on a socket, or on a port of loopback."""
         path = self.root / "cloudkeeper-os.conf"
         configured = settings.load(path, layout=Layout(self.root), overrides={})
         servicer = Servicer(configured, Ownership(configured.state))
@@ -61,7 +62,8 @@ class BackendSite:
                 servicer, server
             )
             endpoint = f"unix://{short_directory()}/s"
-            server.add_insecure_port(endpoint)
+            port = server.add_insecure_port("127.0.0.1:0" if tcp else endpoint)
+            endpoint = f"127.0.0.1:{port}" if tcp else endpoint
             server.start()
             with grpc.insecure_channel(endpoint) as channel:
                 yield Client(channel)

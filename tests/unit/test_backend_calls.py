@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from appliance.core import retry
-from tests.e2e.images_backend import ONE, Offer
+from cloudkeeper.wire import communicator_1x_pb2 as pb
+from tests.e2e.images_backend import LIST, ONE, Client, Offer
 from tests.e2e.images_cloud import sha512sum
 from tests.simulators.openstack import Answer
 from tests.unit import backend_site
@@ -198,3 +199,116 @@ def test_a_new_version_of_a_hidden_image_is_visible(site: BackendSite) -> None:
         client.call("PostAction")
     assert site.glance.shown() == ["Example image [Ubuntu/22.04/KVM]"]
     assert len(site.glance.images) == 1
+
+
+def _add(client: Client, one: Offer, names: list[str]) -> None:
+    client.run(*(("AddAppliance", one.message(identifier=name)) for name in names))
+
+
+NAMES = [f"image-{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_local", "is_removed"),
+    [
+        ("", True, True),
+        ("", False, False),
+        ("removals = confirmed", False, True),
+        ("removals = limited", True, False),
+        ("removals = none", True, False),
+    ],
+)
+def test_a_frontend_lifts_the_limit_only_where_the_configuration_lets_it(
+    tmp_path: Path, options: str, *, is_local: bool, is_removed: bool
+) -> None:
+    """F-M4: over the socket of this host by default, over TCP not."""
+    request = pb.ImageListIdentifier(image_list_identifier=LIST)
+    with backend_site.made(tmp_path, options=options) as site, site.running(tcp=not is_local) as to:
+        _add(to, offer(site), NAMES)
+        to.call("PreAction", metadata=[("allow-remove", "6")])
+        status, message = to.call("RemoveImageList", request)
+        assert status == ("SUCCESS" if is_removed else "ERROR_RESOURCE_STATE"), message
+        assert len(site.glance.images) == (0 if is_removed else 6)
+
+
+def test_new_runs_and_restarts_do_not_reset_the_limit(site: BackendSite) -> None:
+    """F-M4: PreAction and RemoveAppliance in a loop."""
+    one = offer(site)
+    with site.running() as client:
+        _add(client, one, NAMES)
+    for name in NAMES:
+        with site.running() as client:
+            client.run(("RemoveAppliance", one.message(with_image=False, identifier=name)))
+    assert len(site.glance.images) == 3
+
+
+REMAPPED = {"ops": {"project": "two"}}
+
+
+def test_images_in_a_former_project_are_kept_and_counted(site: BackendSite) -> None:
+    """F-M7: a project that no VO has any more was not looked at."""
+    with site.running() as client:
+        _add(client, offer(site), NAMES[:2])
+    site.configure(mapping=REMAPPED)
+    for _ in range(2):
+        with site.running() as client:
+            client.run()
+        (line,) = site.record()["failures"]
+        assert line == (
+            "project one: 2 images of VO ops, whose project it was, stay as they are "
+            "(former_projects: keep); correct the mapping, or set hide or remove"
+        )
+    assert len(site.glance.images) == 2
+
+
+@pytest.mark.parametrize("policy", ["hide", "remove"])
+def test_images_in_a_former_project_go_after_the_new_one_has_them(
+    site: BackendSite, policy: str
+) -> None:
+    """F-M1, F-M7: additions in the new project come before removals in the old one."""
+    one = offer(site)
+    with site.running() as client:
+        _add(client, one, NAMES[:2])
+    old = set(site.glance.images)
+    site.configure(f"former_projects = {policy}", REMAPPED)
+    with site.running() as client:
+        client.run(("AddAppliance", one.message(identifier=NAMES[0])))
+        (line,) = site.record()["failures"]
+        assert line.endswith("whose project it was: 1 stay until the VO's new project has them")
+        assert len(site.glance.shown()) == 2
+        client.run(("AddAppliance", one.message(identifier=NAMES[1])))
+        assert site.record()["failures"] == []
+        assert len(site.glance.shown()) == 2
+        kept = old & set(site.glance.images)
+        assert len(kept) == (2 if policy == "hide" else 0)
+        client.run()
+        assert site.record()["failures"] == []
+
+
+def test_many_images_in_a_former_project_need_confirmation(site: BackendSite) -> None:
+    one = offer(site)
+    with site.running() as client:
+        _add(client, one, NAMES)
+    site.configure("former_projects = remove", {"biomed": {"project": "two"}})
+    with site.running() as client:
+        client.run()
+        (line,) = site.record()["failures"]
+        assert "6 of its 6 images would be removed within a day" in line
+        assert "--allow-remove 6" in line
+        assert len(site.glance.images) == 6
+        client.call("PreAction", metadata=[("allow-remove", "6")])
+        client.call("PostAction")
+    assert site.glance.images == {}
+
+
+def test_a_former_project_that_is_closed_is_reported_once(site: BackendSite) -> None:
+    with site.running() as client:
+        _add(client, offer(site), NAMES[:2])
+    site.configure(mapping=REMAPPED)
+    site.glance.cloud.closed = frozenset({"one"})
+    failures = []
+    for _ in range(2):
+        with site.running() as client:
+            client.run()
+        failures.append(len(site.record()["failures"]))
+    assert failures == [1, 0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.core.run.record import RunRecord, recorded
+from appliance.core.run.record import recorded
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.tally import RunTally
@@ -45,31 +45,6 @@ def test_only_one_may_work_on_something(tmp_path: Path) -> None:
             pass
     with made.claim("it"):
         pass
-
-
-@pytest.mark.parametrize(
-    ("there", "removed", "allowance", "is_allowed"),
-    [(3, 3, 0, True), (4, 4, 0, False), (6, 3, 0, True), (8, 4, 0, True), (8, 5, 0, False),
-     (9, 5, 0, False), (8, 5, 5, True), (8, 6, 5, False), (0, 0, 0, True)],
-)  # fmt: skip
-def test_no_more_than_half_and_no_more_than_three(
-    there: int, removed: int, allowance: int, *, is_allowed: bool
-) -> None:
-    at_once = RunTally(RunRecord("x"), allowance=allowance)
-    one_by_one = RunTally(RunRecord("x"), allowance=allowance)
-    for tally in (at_once, one_by_one):
-        tally.expect([LIST] * there + [ListId("other")] * 100)
-    if is_allowed:
-        at_once.allow_removal(LIST, removed)
-        for _ in range(removed):
-            one_by_one.allow_removal(LIST, 1)
-        return
-    with pytest.raises(Failed, match=f"{removed} of its {there} images would be removed"):
-        at_once.allow_removal(LIST, removed)
-    for _ in range(removed - 1):
-        one_by_one.allow_removal(LIST, 1)
-    with pytest.raises(Failed):
-        one_by_one.allow_removal(LIST, 1)
 
 
 @pytest.mark.parametrize(("failures", "status"), [([], 0), (["something"], 1)])

@@ -1,0 +1,146 @@
+"""Images in a project that is no longer their VO's: the mapping has changed.
+
+The VO's users do not see them, but those of the old project do. They stay until the administrator
+says otherwise (`FormerProjects`). Even then, an image in an old project goes only after the VO's
+new project offers the same one, and counts as a removal.
+
+A project that is mapped to no VO any more would not be looked at again, so the backend remembers
+the projects that have been a VO's (`ProjectMemory`), until they have no image of ours.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core import files
+from appliance.core.run.errors import ApplianceError, LocalFailure
+from cloudkeeper.backend.images import ProjectImages
+from cloudkeeper.backend.properties import ApplianceKey
+from cloudkeeper.backend.removals import RunRemovals
+from cloudkeeper.model import ListId
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 2**20
+
+
+class FormerProjects(enum.StrEnum):
+    """What becomes of images in a project that is no longer their VO's."""
+
+    KEEP = "keep"
+    HIDE = "hide"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class MisplacedImages:
+    """Images of one list in a project that is no longer that of their VO.
+
+    ``waiting`` is the number of others that the VO's new project does not offer yet.
+    """
+
+    images: ProjectImages
+    vo: str
+    list_id: ListId
+    keys: tuple[ApplianceKey, ...]
+    waiting: int
+
+    def __str__(self) -> str:
+        number = len(self.keys) + self.waiting
+        return f"project {self.images.name}: {number} images of VO {self.vo}, whose project it was"
+
+
+def find(
+    projects: Iterable[ProjectImages], by_vo: Mapping[str, ProjectImages | ApplianceError]
+) -> Iterator[MisplacedImages]:
+    """Yield the misplaced images of all projects; ``by_vo`` is the mapping."""
+    for images in projects:
+        lists: dict[tuple[str, ListId], list[ApplianceKey]] = {}
+        for record in images.offered():
+            key = record.key
+            if by_vo.get(key.vo) is not images:
+                lists.setdefault((key.vo, key.list_id), []).append(key)
+        for (vo, list_id), keys in lists.items():
+            ready = [key for key in keys if _is_replaced(key, by_vo.get(vo))]
+            yield MisplacedImages(images, vo, list_id, tuple(ready), len(keys) - len(ready))
+
+
+def _is_replaced(key: ApplianceKey, owner: ProjectImages | ApplianceError | None) -> bool:
+    """Check whether the VO has the image in its own project, or has no project any more."""
+    if owner is None:
+        return True
+    return isinstance(owner, ProjectImages) and any(one.key == key for one in owner.offered())
+
+
+def settle(found: MisplacedImages, policy: FormerProjects, removals: RunRemovals) -> str:
+    """Apply the policy to misplaced images; return what stays undone, empty if nothing does."""
+    if policy is FormerProjects.KEEP:
+        return (
+            f"{found}, stay as they are (former_projects: keep); correct the mapping, or set hide "
+            "or remove"
+        )
+    keys = found.keys
+    if policy is FormerProjects.HIDE:
+        hidden = {record.key for record in found.images.offered() if record.is_hidden}
+        keys = tuple(key for key in keys if key not in hidden)
+    try:
+        names = [f"{key.vo} {key.identifier} in {found.images.project_id}" for key in keys]
+        removals.allow(found.list_id, names)
+        for key in keys:
+            (found.images.withdraw if policy is FormerProjects.REMOVE else found.images.hide)(key)
+    except ApplianceError as error:
+        return f"{found}, stay: {error}"
+    if found.waiting:
+        return f"{found}: {found.waiting} stay until the VO's new project has them"
+    return ""
+
+
+class ProjectMemory:
+    """The names of the projects that may hold images of ours, by id, in the file at ``path``.
+
+    A file that cannot be read holds none: at worst a project without a VO is not looked at.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names = _read(path)
+
+    def former(self, mapped: Iterable[str]) -> dict[str, str]:
+        """Return the projects that are not among those of the mapping."""
+        known = set(mapped)
+        return {key: name for key, name in self._names.items() if key not in known}
+
+    def note(self, holding: Mapping[str, str], *, without: Iterable[str]) -> None:
+        """Remember projects that may hold images of ours; forget others, by their ids.
+
+        Raises:
+            LocalFailure: the file cannot be written.
+
+        """
+        forgotten = set(without)
+        kept = {key: name for key, name in self._names.items() if key not in forgotten}
+        names = kept | dict(holding)
+        if names == self._names:
+            return
+        try:
+            files.make_directory(self._path.parent)
+            files.write_atomic(self._path, json.dumps(names, indent=1).encode() + b"\n")
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=self._path) from error
+        self._names = names
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(files.read_regular(path, limit=_LARGEST))
+        return {str(key): str(name) for key, name in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        logger.warning("%s: cannot be read: %s; former projects are not looked at", path, error)
+        return {}
