@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from cloudkeeper.frontend.commands import (
+    gc,
     import_images,
+    list_offers,
     plan,
     release,
+    status,
     sync,
     trust,
     verify,
@@ -57,6 +60,9 @@ PROGRAM = cli.Program(
         plan.VERB,
         verify.VERB,
         trust.VERB,
+        list_offers.VERB,
+        status.VERB,
+        gc.VERB,
         import_images.VERB,
         release.VERB,
         version.VERB,

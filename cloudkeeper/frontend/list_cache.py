@@ -42,7 +42,7 @@ class ListCache:
     def get(self, place: str) -> Fetched | None:
         """Return the list that last came from a place, which has no secrets; None: none did."""
         try:
-            found = files.read_regular(self._path(place), limit=self.max_bytes + _LARGEST_LINE)
+            found = files.read_regular(self.path(place), limit=self.max_bytes + _LARGEST_LINE)
             line, _, content = found.partition(b"\n")
             known = json.loads(line)
             fetched = Fetched(content, str(known["etag"]), str(known["modified"]))
@@ -54,7 +54,7 @@ class ListCache:
 
     def keep(self, place: str, fetched: Fetched, *, at: datetime) -> None:
         """Keep a list that is accepted at ``at``; if that fails, log it: the list itself counts."""
-        path = self._path(place)
+        path = self.path(place)
         try:
             if self.get(place) != fetched:
                 self._write(path, place, fetched)
@@ -82,5 +82,6 @@ class ListCache:
         files.make_directory(self.directory)
         files.write_atomic(path, [f"{line}\n".encode(), fetched.content])
 
-    def _path(self, place: str) -> Path:
+    def path(self, place: str) -> Path:
+        """Return the file for the list of a place."""
         return self.directory / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.list"

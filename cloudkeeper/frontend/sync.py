@@ -19,11 +19,12 @@ import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.formats import Unusable
-from cloudkeeper.frontend import ended, plan
+from cloudkeeper.frontend import accepted_log, ended, plan
 from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable, FinalRefusal
 from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy
 from cloudkeeper.frontend.imagelist import ListExpired
@@ -135,12 +136,15 @@ class OfferSources:
     keeps: bool = True
     configured: ConfiguredLists = field(default_factory=ConfiguredLists)
     """What the run learns of the lists that the sources have."""
+    log: Path | None = None
+    """The file that keeps when each source was accepted; None: none does."""
 
     def accepted(
         self, report: SyncReport, *, at: datetime
     ) -> Iterator[tuple[OfferSource, Sequence[ImageList]]]:
         """Yield the sources that may be acted on with their lists; report the others."""
         seen: dict[ListId, OfferSource] = {}
+        good: list[str] = []
         for source in self.sources:
             self.configured.identifiers |= source.list_ids()
             try:
@@ -161,10 +165,13 @@ class OfferSources:
                 continue
             self.configured.identifiers |= {found.identifier for found in lists}
             report.lists += 1
+            good.append(str(source))
             for refusal in dict.fromkeys(each for found in lists for each in found.refused):
                 name = refusal.identifier or "?"
                 report.fail(f"{source}: image {name} refused: {refusal.reason}")
             yield source, lists
+        if self.log and self.keeps:
+            accepted_log.note(self.log, good, at=at)
 
     def _note_unread(self, source: OfferSource) -> None:
         self.configured.unread.append(str(source))

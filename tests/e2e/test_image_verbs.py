@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from tests.e2e.test_cloudkeeper_sync import (  # noqa: F401
     strangers,
     world,
 )
-from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, sign
+from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, in_days, sign
 from tests.simulators.image_server import Status
 from tests.testbed.pki import AUTHORITY_DN, Authority
 
@@ -374,3 +374,148 @@ def test_the_plan_while_a_sync_runs(world: World) -> None:
     assert "a sync is running since " in done.stderr
     assert f"(pid {pid}); the plan changes until it ends" in done.stderr
     assert "running" not in call(world, "plan", "--lock-file", str(lock_file)).stderr
+
+
+def test_the_images_that_the_sources_offer(world: World) -> None:
+    """Of the sources that answer, without a backend; what is only read is not remembered."""
+    soon = in_days(2)
+    world.publish(
+        [
+            world.image(1, "one.qcow2", dc__date__expires=soon),
+            world.image(2, "two.raw", dc__date__expires=in_days(-1)),
+            world.image(3, "one.raw", hv__uri="ftp://images.example.org/one.raw"),
+        ]
+    )
+    missing = world.web.put("/none", Status(404))
+    world.configure(world.web.url("/ops/image.list"), missing)
+    world.cloud.endpoint = f"unix://{world.root}/none.sock"
+    done = call(world, "list")
+    assert done.returncode == 1
+    head, _, first, second = done.stdout.splitlines()
+    assert head == f"{world.web.url('/ops/image.list')} for ops: 2 images"
+    digests = [f"sha512:{sha512(world.files[name])}" for name in ("one.qcow2", "two.raw")]
+    size = f"{len(world.files['one.qcow2']) / 1024:.1f} KiB"
+    start = [image_id(1), "2026.11.01", "qcow2", *size.split(), soon[:10], digests[0][:19]]
+    assert first.split()[: len(start)] == start
+    assert "(expired)" in second
+    assert f"image {image_id(3)} refused: hv:uri is not an http or https URL" in done.stderr
+    assert f"{missing}: the server answers 404" in done.stderr
+    found = json.loads(call(world, "list", "--json").stdout)
+    assert [(one["image"], one["digest"], one["size"]) for one in found["images"]] == [
+        (image_id(number), digest, len(world.files[name]))
+        for number, digest, name in zip((1, 2), digests, ("one.qcow2", "two.raw"), strict=True)
+    ]
+    assert len(found["failures"]) == 2
+    assert not (world.root / "var").exists()
+
+
+def test_the_status_of_a_site(world: World) -> None:
+    """Good, then held back with the command that helps; each holder; without a backend the rest."""
+    done = call(world, "status")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (
+        1,
+        "no sync has ended yet; to start one: cloudkeeper sync",
+    )
+    url = world.web.url("/ops/image.list")
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "two.qcow2")])
+    in_cloud(world, 2, holder="atrope-catchall")
+    assert world.sync().returncode == 0
+    ended = world.record()["ended"][:16].replace("T", " ")
+    done = call(world, "status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"last sync: {ended}Z: 1 added, 1 held by others",
+        f"{url}: accepted {ended}Z",
+        f"VO ops: {url}: 2 images",
+        "  Image 2 of others        -           atrope-catchall",
+        "  Image 1 [Debian/12/KVM]  2026.11.01  ours",
+    ]
+    found = json.loads(call(world, "status", "--json").stdout)
+    assert found["held_back"] == []
+    assert {one["image"]: one["holder"] for one in found["images"]} == {
+        image_id(1): "ours",
+        image_id(2): "atrope-catchall",
+    }
+
+    world.publish([], vo="dteam")
+    assert world.sync().returncode == 1
+    done = call(world, "status")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  held back: ")]
+    assert f"cloudkeeper trust {url}" in line
+    assert f"{url}: accepted {ended}Z" in done.stdout
+    world.cloud.endpoint = f"unix://{world.root}/none.sock"
+    done = call(world, "status")
+    assert (done.returncode, "  held back: " in done.stdout) == (3, True)
+    assert "none.sock: cannot be reached" in done.stderr
+
+
+def test_a_site_whose_last_complete_sync_is_too_long_ago(world: World) -> None:
+    world.publish([])
+    assert world.sync().returncode == 0
+    assert call(world, "status").returncode == 0
+    path = world.root / "var/lib/fedcloud/runs/cloudkeeper.json"
+    old = (datetime.now(UTC) - timedelta(hours=25)).isoformat()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"last_success": old, "ended": old}))
+    assert call(world, "status").returncode == 1
+
+
+def test_what_nobody_needs_is_removed(world: World) -> None:
+    """Part files and memory of sources that are gone; what a list in the cloud needs stays."""
+    other = {"identifier": "another", "path": "/other/image.list"}
+    urls = [world.web.url("/ops/image.list"), world.web.url("/other/image.list")]
+    world.publish([world.image(1, "one.qcow2")], path="/ops/image.list")
+    world.publish([world.image(2, "two.qcow2")], **other)
+    world.configure(*urls)
+    assert world.sync().returncode == 0
+    part = world.spool / "cloudkeeper-killed.download.part"
+    part.write_bytes(b"x" * 10_000)
+    foreign = world.spool / "of others"
+    foreign.touch()
+    manifest = world.root / "var/lib/fedcloud/cloudkeeper/manifests" / sha512(b"")[:64]
+    manifest.parent.mkdir()
+    manifest.write_bytes(b"{}")
+
+    def pinned() -> list[str]:
+        return [entry["url"] for entry in json.loads((world.root / MEMORY).read_text())]
+
+    world.configure(urls[0])
+    before = files_of(world.root)
+    done = call(world, "gc", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"would remove {part}: left by a killed sync (12.0 KiB)\n" in done.stdout
+    assert files_of(world.root) == before
+    done = call(world, "gc")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"removed {manifest}: about an artefact that no tag names (4.0 KiB)\n" in done.stdout
+    assert not {path for path in (part, manifest) if path.exists()}
+    assert foreign.exists()
+    assert pinned() == urls  # its image is in the cloud
+    assert list(world.cloud.appliances) == [(LIST_ID, image_id(1)), ("another", image_id(2))]
+
+    world.cloud.appliances.clear()
+    endpoint, world.cloud.endpoint = world.cloud.endpoint, f"unix://{world.root}/none.sock"
+    done = call(world, "gc")
+    assert (done.returncode, "all memory of sources is kept" in done.stderr) == (1, True)
+    assert pinned() == urls
+    world.cloud.endpoint = endpoint
+    found = json.loads(call(world, "gc", "--json").stdout)
+    assert [one["what"].partition(": ")[0] for one in found["removed"]] == [urls[1]]
+    assert pinned() == urls[:1]
+    assert call(world, "gc").stdout == "removed 0 things, 0 B\n"
+    world.configure(urls[0], "htps://typo.example.org/list")
+    done = call(world, "gc")
+    assert (done.returncode, "until then all memory is kept" in done.stderr) == (1, True)
+
+
+def test_nothing_is_removed_while_a_sync_runs(world: World) -> None:
+    lock_file = world.root / "lock"
+    part = world.spool / "cloudkeeper-running.download.part"
+    part.parent.mkdir(exist_ok=True)
+    part.touch()
+    with holding(lock_file):
+        done = call(world, "gc", "--lock-file", str(lock_file))
+        assert (done.returncode, done.stdout, part.exists()) == (1, "", True)
+        done = call(world, "gc", "--dry-run", "--lock-file", str(lock_file))
+        assert (done.returncode, str(part) in done.stdout) == (1, False)
+        assert "so part files are not looked for" in done.stderr

@@ -90,5 +90,5 @@ def synchronisation(
     workshop = Workshop(configured.image_dir, configured.formats, qemu, refused)
     made = sources(configured, state=state, is_read_only=is_dry)
     lists = build_sources.configured_lists(configured, state=state)
-    found = OfferSources(made, keeps=not is_dry, configured=lists)
+    found = OfferSources(made, not is_dry, lists, state / "accepted.json")
     return Synchronisation(found, backend, workshop, allowed=allowed, is_dry=is_dry)

@@ -1,0 +1,125 @@
+"""What earlier runs have left and no later one needs: part files, caches, memory of gone sources.
+
+Nothing of it would do harm. A list whose images are still in the cloud is not forgotten, because
+`cloudkeeper.frontend.ended` knows by that memory that the images are ours. An endorser that was
+pinned before the first list is not forgotten either: an administrator has named it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudkeeper.frontend import accepted_log
+from cloudkeeper.frontend.list_cache import ListCache
+from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.registry.tags import TagHistory
+from cloudkeeper.frontend.settings import FrontendSettings
+from cloudkeeper.frontend.transfer import PREFIX
+from cloudkeeper.model import ListId
+
+CACHES = ("manifests", "sboms", "signatures")
+"""Directories of the state whose files are named by digests of artefacts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something to remove: words for it, the bytes on disk, and how to remove it."""
+
+    words: str
+    size: int
+    remove: Callable[[], None]
+
+
+def part_files(directory: Path) -> Iterator[Leftover]:
+    """Yield the files of killed runs in the image directory; no run may be using it."""
+    for path in _files(directory):
+        if path.name.startswith(PREFIX):
+            yield _file(path, "left by a killed sync")
+
+
+def caches(configured: FrontendSettings, state: Path) -> Iterator[Leftover]:
+    """Yield the kept files about artefacts that no configured tag names, and lists of no source.
+
+    Raises:
+        LocalFailure: the history of the tags cannot be read.
+
+    """
+    history = TagHistory(state / "tags.json")
+    needed = {
+        digest.removeprefix("sha256:")
+        for registry in configured.registries
+        for reference, digests in history.hosts.get(registry.host, {}).items()
+        if reference.startswith(f"{registry.project}/")
+        for digest in (digests[-1], history.held(registry.host, reference) or "")
+    }
+    for name in CACHES:
+        for path in _files(state / name):
+            if path.name not in needed:
+                yield _file(path, "about an artefact that no tag names")
+    lists = ListCache(state / "lists", 0)
+    kept = {lists.path(address.place) for address in configured.lists}
+    for path in _files(lists.directory):
+        if path not in kept:
+            yield _file(path, "a list that is not configured")
+
+
+def memory(
+    configured: FrontendSettings, state: Path, *, in_cloud: Collection[ListId]
+) -> Iterator[Leftover]:
+    """Yield what is remembered of sources that are not configured; ``in_cloud`` are lists there.
+
+    Raises:
+        LocalFailure: it cannot be read.
+
+    """
+    lists = Memory(state / "lists.json")
+    places = {address.place for address in configured.lists}
+    for entry in lists.entries:
+        if entry.url not in places and entry.list_id and entry.list_id not in in_cloud:
+            words = f"{entry.url}: memory of list {entry.list_id}"
+            yield Leftover(words, 0, lambda url=entry.url: lists.forget(url))  # type: ignore[misc]
+    history = TagHistory(state / "tags.json")
+    for host, references in history.hosts.items():
+        projects = [each.project for each in configured.registries if each.host == host]
+        gone = [
+            reference
+            for reference in references
+            if not any(reference.startswith(f"{project}/") for project in projects)
+        ]
+        if gone:
+            words = f"{host}: memory of {len(gone)} tags, {gone[0]} and so on"
+
+            def forget(host: str = host, gone: list[str] = gone) -> None:
+                history.forget(host, gone)
+
+            yield Leftover(words, 0, forget)
+    log = state / "accepted.json"
+    known = {*map(str, configured.lists), *map(str, configured.registries)}
+    for name in accepted_log.read(log):
+        if name not in known:
+
+            def drop(name: str = name) -> None:
+                accepted_log.forget(log, [name])
+
+            yield Leftover(f"{name}: date of its last acceptance", 0, drop)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Yield the regular files of a directory; links and others are not ours."""
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+
+
+def _file(path: Path, words: str) -> Leftover:
+    found = path.lstat()
+    size = found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
+    return Leftover(f"{path}: {words}", size, lambda: path.unlink(missing_ok=True))
