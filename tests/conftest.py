@@ -16,12 +16,12 @@ from tests.testbed.broker import Broker
 
 _TOP = Path(__file__).resolve().parents[1]
 _KEYS = 16
-"""RSA keys of a process of tests; no test makes as many and compares them."""
+"""RSA keys of all tests of a checkout; no test makes as many and compares them."""
 
 
 def pytest_configure() -> None:
     """Make few RSA keys."""
-    testbed_pki.share_rsa_keys(_KEYS)
+    testbed_pki.share_rsa_keys(_KEYS, _TOP / ".cache/tests/keys")
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from oslo_config import cfg
 from appliance.core.config import document, ini, oslo
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError
+from tests.property.examples import examples
 
 PATH = Path("x.conf")
 OPTIONS = ("alpha", "beta", "gamma_delta")
@@ -25,6 +26,7 @@ words = st.text(
     | separators,
     max_size=12,
 )
+
 blanks = st.sampled_from(["", " ", "\t", "  "])
 values = st.lists(words, max_size=3).map(" ".join).map(str.strip)
 delimiters = st.tuples(blanks, st.sampled_from("=:"), blanks).map("".join)
@@ -38,7 +40,7 @@ def render(sections: list[tuple[str, list[str]]]) -> str:
     return "\n".join(line for name, body in sections for line in [f"[{name}]", *body]) + "\n"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(texts)
 def test_oslo_files_mean_what_oslo_config_reads(sections: list[tuple[str, list[str]]]) -> None:
     text = render(sections)
@@ -75,7 +77,7 @@ def _sets_an_option_twice(sections: list[tuple[str, list[str]]]) -> bool:
     return len(names) > len(set(names))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(texts)
 def test_ini_files_mean_what_configparser_reads(sections: list[tuple[str, list[str]]]) -> None:
     unique = {
@@ -135,7 +137,7 @@ references = st.lists(
 ).map("/".join)  # a name that no option has is an error there, and stays as it is here
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(references, st.sampled_from(["", "plain", "$ssm.beta"]))
 def test_references_resolve_as_in_oslo_config(value: str, alpha: str) -> None:
     text = f"[DEFAULT]\nbeta = >{value}<\nalpha = {alpha}\ngamma_delta = gd\n[ssm]\nbeta = two\n"
@@ -150,7 +152,7 @@ def test_references_resolve_as_in_oslo_config(value: str, alpha: str) -> None:
         assert read.text("DEFAULT", "beta") == conf.beta
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.text(max_size=80))
 def test_no_text_breaks_a_reader(text: str) -> None:
     for dialect in (ini.parse, oslo.parse):

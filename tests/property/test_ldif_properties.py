@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.core import ldif
+from tests.property.examples import examples
 
 SLAPD = """\
 include /etc/ldap/schema/core.schema
@@ -44,6 +45,7 @@ rdns = st.lists(
     max_size=2,
     unique_by=lambda pair: pair[0].lower(),
 )
+
 dns = st.lists(rdns, min_size=1, max_size=3)
 
 
@@ -66,7 +68,7 @@ def tool(slapd: Path, name: str, *arguments: str, data: bytes = b"") -> bytes:
 
 
 @pytest.mark.programs("slapadd")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     st.lists(
         st.tuples(names, st.lists(octets, min_size=1, max_size=3, unique=True), texts),
@@ -122,7 +124,7 @@ def test_written_entries_are_read_as_they_were(people: list[tuple[str, list[str]
 
 
 @pytest.mark.programs("slapadd")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.lists(dns, min_size=1, max_size=8))
 def test_names_are_equal_when_slapd_says_so(
     slapd: Path, listed: list[list[list[tuple[str, str]]]]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.core.config import shell
 from appliance.core.run.errors import ConfigurationError
+from tests.property.examples import examples
 
 PATH = Path("openstack.rc")
 NAMES = ("A", "B", "OS_X")
@@ -27,6 +28,7 @@ assignments = st.tuples(
 lines = assignments.map(lambda parts: f"{parts[0]}{parts[1]}={parts[2]}") | st.sampled_from(
     ["", "# A=no", "  #", "export A", "B=1;", " A=x # note"]
 )
+
 # Letters that spell no command, and everything that a shell cares about.
 anything = st.text(st.sampled_from("AB=ab \n\t'\"\\$`(){}&|;<>#~:*?!0-"), max_size=24)
 
@@ -66,7 +68,7 @@ def means_something_else(text: str) -> bool:
     return "~" in text or any(text.count(f"{name}=") > 1 for name in NAMES)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(lines, max_size=6).map("\n".join))
 def test_assignments_mean_what_sh_exports(text: str) -> None:
     ours = parsed(text)
@@ -76,7 +78,7 @@ def test_assignments_mean_what_sh_exports(text: str) -> None:
         assert ours == sourced(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(anything)
 @example("A=$(echo)")
 @example("A=`b`")

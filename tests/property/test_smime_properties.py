@@ -16,6 +16,7 @@ from appliance.core.trust.chain import subject_of
 from appliance.core.trust.distinguished_name import DN
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
 from appliance.core.trust.signing_policy import SigningPolicy
+from tests.property.examples import examples
 from tests.simulators.authority import NOW, Authority, ec_key, sign
 
 pytestmark = pytest.mark.programs("openssl")
@@ -60,7 +61,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     return Sample(tmp_path_factory.mktemp("trust"), request.param)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=2000))
 @example(b"Content-Type: multipart/signed\n\n")
 def test_any_bytes(sample: Sample, data: bytes) -> None:
@@ -88,7 +88,6 @@ def test_every_changed_byte_of_the_signed_part_is_noticed(sample: Sample) -> Non
                 sample.verify(changed)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_changed_byte_anywhere(sample: Sample, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(sample.message) - 1))
@@ -96,7 +95,6 @@ def test_a_changed_byte_anywhere(sample: Sample, data: st.DataObject) -> None:
     sample.judge(sample.message[:position] + value + sample.message[position + 1 :])
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_slices_moved_doubled_or_lost(sample: Sample, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(sample.message)), min_size=3, max_size=3)))
@@ -120,7 +118,7 @@ def with_signature(sample: Sample, der: bytes) -> bytes:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.data())
 def test_changed_bytes_of_the_signature(sample: Sample, data: st.DataObject) -> None:
     der = bytearray(base64.b64decode(sample.message[sample.signature_start : sample.signature_end]))
@@ -141,7 +139,7 @@ def test_a_name_whose_value_is_a_bit_string(sample: Sample) -> None:
         subject_of(x509.load_der_x509_certificate(der))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.data())
 def test_changed_bytes_of_an_opaque_message(sample: Sample, data: st.DataObject) -> None:
     der = bytearray(sample.opaque)
@@ -154,21 +152,18 @@ def test_changed_bytes_of_an_opaque_message(sample: Sample, data: st.DataObject)
     sample.judge(header + encoded)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_as_the_signature(sample: Sample, data: bytes) -> None:
     with pytest.raises((Malformed, Untrusted)):
         sample.verify(with_signature(sample, data))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_content_type(value: str) -> None:
     with contextlib.suppress(Malformed):
         assert "/" in mime.parse_content_type(value).type
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_signing_policy(text: str) -> None:
     with contextlib.suppress(Untrusted):
@@ -176,7 +171,6 @@ def test_any_signing_policy(text: str) -> None:
         assert not policy.permits(DN("/CN=host"), issuer=DN("/CN=A CA that no text names"))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_line_ends_go_and_come_back(text: bytes) -> None:
     plain = mime.with_newlines(text)

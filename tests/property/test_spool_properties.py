@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from appliance.core.spool import ElementName, Spool
+from tests.property.examples import examples
 
 
 class SharedSpool(RuleBasedStateMachine):
@@ -85,4 +86,4 @@ class SharedSpool(RuleBasedStateMachine):
 
 
 TestSharedSpool = SharedSpool.TestCase
-TestSharedSpool.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSharedSpool.settings = settings(max_examples=examples(60), stateful_step_count=30)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from tests.simulators.answering import answering
 from tests.testbed.pki import Credential
 
 _STATUS = {
@@ -127,6 +128,7 @@ class AMS:
     connections: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
     _servers: list[_Server] = field(default_factory=list)
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _counts: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -141,15 +143,11 @@ class AMS:
             )
             server.world = self
             self._servers.append(server)
-            threading.Thread(
-                target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-            ).start()
+            self._stack.enter_context(answering(server))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
+        self._stack.close()
 
     @property
     def port(self) -> int:
@@ -284,6 +282,7 @@ def _error(status: int, message: str) -> tuple[int, dict[str, Any]]:
 
 class _Responder(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer in two segments takes 40 ms with it
     server: _Server
 
     def setup(self) -> None:

@@ -16,12 +16,13 @@ import http.server
 import json
 import re
 import socketserver
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.simulators.answering import answering
 
 
 @dataclass(slots=True)
@@ -168,14 +169,6 @@ def serve(directory: Path) -> Iterator[Engine]:
     class Server(socketserver.ThreadingUnixStreamServer):
         daemon_threads = True
 
-    with Server(str(engine.socket), Handler) as server:
-        thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-        thread.start()
-        try:
-            yield engine
-        finally:
-            server.shutdown()
-            thread.join()
-            engine.socket.unlink(missing_ok=True)
+    with answering(Server(str(engine.socket), Handler)):
+        yield engine
+    engine.socket.unlink(missing_ok=True)

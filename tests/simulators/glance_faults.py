@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.simulators.answering import answering
+
 _HOP = {"connection", "keep-alive", "transfer-encoding", "host", "content-length"}
 _BLOCK = 64 * 1024
 
@@ -78,19 +80,16 @@ class GlanceFaults:
 
     @contextmanager
     def serving(self) -> Iterator[GlanceFaults]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.clear()
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
+        with answering(self._server):
+            try:
+                yield self
+            finally:
+                self.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer in two segments takes 40 ms with it
 
     def log_message(self, *_: object) -> None:
         pass

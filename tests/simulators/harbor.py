@@ -13,7 +13,6 @@ import http.server
 import json
 import re
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from tests.simulators.answering import answering
 from tests.testbed.oci_registry import MANIFEST, PASSWORD, USER, OCIRegistry
 from tests.testbed.pki import Credential
 
@@ -171,6 +171,7 @@ def _encoded(content: bytes) -> str:
 
 class _Responder(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer in two segments takes 40 ms with it
     server: _Server
 
     def do_GET(self) -> None:
@@ -267,14 +268,6 @@ def serve(
         server.socket, server_side=True, do_handshake_on_connect=False
     )
     server.world = Harbor(f"{host}:{server.server_address[1]}", signer)
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-    )
-    thread.start()
-    try:
+    with answering(server):
         yield server.world
         server.world.session.close()
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

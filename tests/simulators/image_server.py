@@ -22,12 +22,12 @@ import re
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.simulators.answering import answering
 from tests.testbed.pki import Credential
 
 
@@ -149,6 +149,7 @@ class ImageServer:
 
 class _Responder(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer in two segments takes 40 ms with it
     server: _Server
 
     def do_GET(self) -> None:
@@ -261,13 +262,5 @@ def serve(credential: Credential | None, *, host: str = "localhost") -> Iterator
         )
         scheme = "https"
     server.world = ImageServer(f"{scheme}://{host}:{server.server_address[1]}")
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-    )
-    thread.start()
-    try:
+    with answering(server):
         yield server.world
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -221,7 +221,9 @@ class Authority:
     @property
     def _key(self) -> PrivateKey:
         key = serialization.load_pem_private_key(
-            (self.directory / "ca.key").read_bytes(), password=None
+            (self.directory / "ca.key").read_bytes(),
+            password=None,
+            unsafe_skip_rsa_key_validation=True,  # it takes 40 ms, longer than a signature
         )
         assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
         return key
@@ -293,13 +295,29 @@ def slash_form(name: x509.Name) -> str:
 _shared: Iterator[rsa.RSAPrivateKey] | None = None
 
 
-def share_rsa_keys(count: int) -> None:
+def share_rsa_keys(count: int, directory: Path) -> None:
     """Take turns with ``count`` RSA keys in this process: making one takes a tenth of a second.
 
-    Any ``count`` keys that are made one after the other still differ.
+    They are kept in ``directory`` for other processes. Any ``count`` keys that are made one after
+    the other still differ.
     """
     global _shared  # noqa: PLW0603  # of the process, like the keys
-    _shared = itertools.cycle(_make_rsa_key() for _ in range(count))
+    directory.mkdir(parents=True, exist_ok=True)
+    _shared = itertools.cycle(_kept_rsa_key(directory / f"{n}.der") for n in range(count))
+
+
+def _kept_rsa_key(path: Path) -> rsa.RSAPrivateKey:
+    """Return the key of a file, which the first process makes that asks for it."""
+    if not path.exists():
+        made = _make_rsa_key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(made)
+        os.replace(temporary, path)
+    key = serialization.load_der_private_key(
+        path.read_bytes(), password=None, unsafe_skip_rsa_key_validation=True
+    )
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
 
 
 def _make_key(kind: KeyKind) -> PrivateKey:

@@ -18,6 +18,8 @@ from tests.simulators.openstack import Answer
 from tests.unit import backend_site
 from tests.unit.backend_site import BackendSite
 
+pytestmark = pytest.mark.programs("qemu-img")
+
 HIDE = [("hide", "yes")]
 
 

@@ -8,6 +8,7 @@ sh.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -466,14 +467,24 @@ def test_every_promise_and_every_fault_has_its_row_and_its_tests() -> None:
 LATER = {"R02", "R03", "R40"}
 
 
-def named_rows(path: Path, row: str = r"\b[RD]\d\d\b") -> set[str]:
-    """Return the rows that the docstrings of a file's tests name."""
+@functools.cache
+def docstrings(path: Path) -> tuple[str, str]:
+    """Return a file's own docstring, and those of its tests."""
+    module = ast.parse(path.read_text())
     tests = (
         node
-        for node in ast.parse(path.read_text()).body
+        for node in module.body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     )
-    return {found for test in tests for found in re.findall(row, ast.get_docstring(test) or "")}
+    return (
+        ast.get_docstring(module) or "",
+        "\n".join(ast.get_docstring(test) or "" for test in tests),
+    )
+
+
+def named_rows(path: Path) -> set[str]:
+    """Return the rows that the docstrings of a file's tests name."""
+    return set(re.findall(r"\b[RD]\d\d\b", docstrings(path)[1]))
 
 
 def test_every_row_is_named_by_a_test() -> None:
@@ -490,9 +501,7 @@ FINDINGS = {"H": 17, "T": 6, "S": 7, "L": 5}
 
 def named_findings(path: Path) -> set[str]:
     """Return the findings that the docstrings of a file's tests, or the file's own, name."""
-    row = r"\bF-[A-Z]\d+\b"
-    own = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return named_rows(path, row) | set(re.findall(row, own))
+    return set(re.findall(r"\bF-[A-Z]\d+\b", "\n".join(docstrings(path))))
 
 
 def test_every_finding_is_named_by_a_test() -> None:

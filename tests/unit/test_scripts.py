@@ -1,5 +1,6 @@
 """The shell functions that set everything up, with the commands that reach outside replaced."""
 
+import ensurepip
 import hashlib
 import os
 import pty
@@ -7,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sysconfig
 import time
 import zipfile
 from pathlib import Path
@@ -67,7 +69,13 @@ def test_an_environment_whose_making_failed_is_not_taken_for_made(
 def test_two_runs_at_once_make_an_environment_once(checkout: Path) -> None:
     text = """
 ensure_uv() { :; }
-make_environment() { sleep 1; mkdir -p "$ENVS/x"; echo made >>"$TOP/made"; }
+make_environment() {
+  until [ "$(ls "$TOP"/begun.* | wc -l)" = 2 ]; do sleep 0.02; done
+  sleep 0.2
+  mkdir -p "$ENVS/x"
+  echo made >>"$TOP/made"
+}
+touch "$TOP/begun.$$"
 environment x "$TOP/lock.txt"
 """
     both = [subprocess.Popen(script(checkout, text), stderr=subprocess.DEVNULL) for _ in range(2)]
@@ -206,6 +214,25 @@ def test_nothing_is_set_up_before_the_command_line_is_understood(
     assert list((top / ".cache").rglob("*")) == [top / ".cache/env"]
 
 
+# An environment with the pip that it would get, without the seconds in which that is installed.
+PYTHON_WITH_PIP = """
+python3() {
+  command python3 -m venv --without-pip "$3"
+  printf '#!/bin/sh\\nPYTHONPATH="%s" exec "%s/bin/python" -m pip "$@"\\n' "$pip" "$3" >"$3/bin/pip"
+  chmod +x "$3/bin/pip"
+}
+"""
+
+
+def unpacked_pip(directory: Path) -> Path:
+    """Unpack the pip that comes with Python, beside it or in a directory of the distribution."""
+    places = (sysconfig.get_config_var("WHEEL_PKG_DIR"), Path(ensurepip.__file__).parent)
+    wheel = next(found for place in places if place for found in Path(place).rglob("pip-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory / "pip")
+    return directory / "pip"
+
+
 def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path: Path) -> None:
     """F-H16: pip refuses a package of the right name and version whose content is another."""
     index = tmp_path / "index"
@@ -223,7 +250,10 @@ def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path
             "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr(f"uv-{version}.dist-info/RECORD", "")
-    make = f"export PIP_NO_INDEX=1 PIP_FIND_LINKS='{index}' PIP_NO_CACHE_DIR=1\nmake_uv"
+    make = (
+        f"export PIP_NO_INDEX=1 PIP_FIND_LINKS='{index}' PIP_NO_CACHE_DIR=1\n"
+        f"pip='{unpacked_pip(tmp_path)}'{PYTHON_WITH_PIP}make_uv"
+    )
     shown = run(checkout, make)
     assert shown.returncode != 0
     assert "DO NOT MATCH THE HASHES" in shown.stderr

@@ -76,7 +76,7 @@ def test_directories_are_filled_to_dirq_s_limit(tmp_path: Path) -> None:
     full = tmp_path / "incoming/00000004"
     full.mkdir(parents=True)
     for number in range(16_000):
-        (full / f"{number:014x}").touch()
+        os.mknod(full / f"{number:014x}")
     queue = DiskQueue(tmp_path / "incoming")
     name = queue.stage(FIELDS)
     queue.seal()
