@@ -42,12 +42,21 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         yield served
 
 
+def _compose(root: Path) -> Path:
+    """Return a docker-compose that knows its version only."""
+    program = root / "docker-compose"
+    program.write_text("#!/bin/sh\necho 1.29.2\n")
+    program.chmod(0o755)
+    return program
+
+
 def switch(root: Path, engine: Engine, **words: str) -> None:
     """Write the settings as an administrator edits the shipped file."""
     text = (
         (TOP / "etc/fedcloud/appliance.yaml")
         .read_text()
         .replace("/run/docker.sock", str(engine.socket))
+        .replace("  compose:\n", f"  compose: {_compose(root)}\n")
     )
     for flow, word in words.items():
         text = text.replace(f"  {flow}: on\n", f"  {flow}: {word}\n")
