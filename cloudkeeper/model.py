@@ -39,6 +39,8 @@ HOLDER_KEY = "holder"
 """Attribute of an image in the cloud that another manager keeps: the manager's tag."""
 UNMARKED_KEY = "unmarked"
 """Attribute of an image in the cloud that the next run adopts: the program that made it."""
+FORMAT_KEY = "disk_format"
+"""Attribute of an image in the cloud: the format in which Glance has it, in Glance's word."""
 HIDDEN_KEY = "hidden"
 """Attribute of an image in the cloud that users do not see, because its list has ended."""
 OWNER_KEY = "owner"
@@ -287,6 +289,8 @@ class Plan:
     changes: tuple[Change, ...] = ()
     unchanged: int = 0
     """Number of appliances in the cloud that are up to date."""
+    outdated: tuple[Appliance, ...] = ()
+    """Appliances that stay in a format that the configuration no longer accepts."""
     withheld: tuple[Remove | Hide, ...] = ()
     """Removals that are too many to be done without confirmation."""
 

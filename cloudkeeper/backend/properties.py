@@ -26,6 +26,7 @@ from typing import NamedTuple
 from appliance.core.cloud.glance import Image
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.model import (
+    FORMAT_KEY,
     HIDDEN_KEY,
     LAYER_KEY,
     REFERENCE_KEY,
@@ -249,7 +250,9 @@ def read(record: ImageRecord) -> Appliance:
 def read_for_frontend(record: ImageRecord) -> Appliance:
     """Return the appliance that a record describes, with the attributes of ours."""
     found = read(record)
-    added = {HIDDEN_KEY: "yes"} if record.is_hidden else {}
+    added = {FORMAT_KEY: str(record.image.get("disk_format") or "")}
+    if record.is_hidden:
+        added[HIDDEN_KEY] = "yes"
     return replace(found, attributes=MappingProxyType({**found.attributes, **added}))
 
 

@@ -13,12 +13,13 @@ whose identifier has changed is an addition and a removal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.model import (
     DIGEST_KEYS,
+    FORMAT_KEY,
     HIDDEN_KEY,
     HOLDER_KEY,
     IMAGE_KEYS,
@@ -41,8 +42,33 @@ from cloudkeeper.model import (
 _FEW = 3
 
 
+@dataclass(frozen=True, slots=True)
+class AcceptedFormats:
+    """The formats that the configuration accepts, in Glance's words; without any, all are.
+
+    With ``reconverts``, an image in another format is replaced, otherwise it stays. An accepted
+    format is as good as the preferred one: the order decides only about new conversions.
+    """
+
+    words: frozenset[str] = frozenset()
+    reconverts: bool = False
+
+    def refuse(self, held: Appliance) -> bool:
+        """Check whether an image in the cloud has a format that is not accepted."""
+        found = held.attributes.get(FORMAT_KEY)
+        return bool(self.words and found and found not in self.words)
+
+
+_ALL = AcceptedFormats()
+
+
 def compare(
-    wanted: ImageList, held: Iterable[Appliance], *, at: datetime, can_update_metadata: bool = True
+    wanted: ImageList,
+    held: Iterable[Appliance],
+    *,
+    at: datetime,
+    can_update_metadata: bool = True,
+    formats: AcceptedFormats = _ALL,
 ) -> Plan:
     """Return the changes that make the cloud equal to the offers of ``wanted`` at ``at``.
 
@@ -71,10 +97,20 @@ def compare(
         change
         for key, offer in valid.items()
         if key in present
-        and (change := _update(offer, present[key], can_update_metadata=can_update_metadata))
+        and (
+            change := _update(
+                offer, present[key], can_update_metadata=can_update_metadata, formats=formats
+            )
+        )
     ]
+    replaced = {change.appliance.identifier for change in updates if isinstance(change, Update)}
+    outdated = tuple(
+        present[key]
+        for key in valid
+        if key in present and key not in replaced and formats.refuse(present[key])
+    )
     unchanged = len(present) - len(removals) - len(updates)
-    return Plan(wanted.identifier, (*creations, *updates, *removals), unchanged)
+    return Plan(wanted.identifier, (*creations, *updates, *removals), unchanged, outdated)
 
 
 def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
@@ -122,9 +158,11 @@ def _removals(
 
 
 def _update(
-    offer: Offer, held: Appliance, *, can_update_metadata: bool
+    offer: Offer, held: Appliance, *, can_update_metadata: bool, formats: AcceptedFormats
 ) -> Update | UpdateMetadata | None:
     wanted = offer.appliance
+    if formats.reconverts and formats.refuse(held):
+        return Update(offer, f"its format {held.attributes[FORMAT_KEY]} is no longer accepted")
     differing = _differing(wanted.attributes, held.attributes)
     if LAYER_KEY in wanted.attributes and wanted.mpuri != held.mpuri:
         differing.append("manifest")

@@ -28,10 +28,12 @@ from cloudkeeper.frontend import accepted_log, ended, plan
 from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable, FinalRefusal
 from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy
 from cloudkeeper.frontend.imagelist import ListExpired
+from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.progress import Progress
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
+    FORMAT_KEY,
     HOLDER_KEY,
     Appliance,
     ApplianceId,
@@ -91,6 +93,8 @@ class SyncReport:
     unchanged: int = 0
     held_by_others: int = 0
     """Images that another manager of the cloud keeps, and that are not uploaded again."""
+    outdated: list[Appliance] = field(default_factory=list)
+    """Images in the cloud that stay in a format that the configuration no longer accepts."""
     kept_of_ended: int = 0
     """Images of lists that have ended, which the policy keeps."""
     withheld: int = 0
@@ -106,6 +110,15 @@ class SyncReport:
         """Record and log what the administrator should know."""
         self.notes.append(line)
         logger.info("%s", line)
+
+    def note_formats(self) -> None:
+        """Note how many images are in a format that the configuration no longer accepts."""
+        if self.outdated:
+            words = ", ".join(sorted({one.attributes[FORMAT_KEY] for one in self.outdated}))
+            self.note(
+                f"{len(self.outdated)} images are in a format that formats no longer accepts "
+                f"({words}); to convert them, run: cloudkeeper sync --reconvert"
+            )
 
     def refuse_list(self, line: str, *, fate: str = "its images stay as they are") -> None:
         """Record a list that is not accepted, and what becomes of its images."""
@@ -201,13 +214,17 @@ class OfferSources:
 
 @dataclass(frozen=True, slots=True)
 class Synchronisation:
-    """One run with one backend; ``allowed`` is the confirmed number of removals of a list."""
+    """One run with one backend; ``allowed`` is the confirmed number of removals of a list.
+
+    Images in the cloud whose format ``formats`` does not accept are counted or replaced.
+    """
 
     sources: OfferSources
     backend: BackendClient
     workshop: Workshop
     allowed: int = 0
     is_dry: bool = False
+    formats: AcceptedFormats = field(default_factory=AcceptedFormats)
     progress: Progress = field(default_factory=Progress)
 
     def run(self, report: SyncReport, *, at: datetime) -> None:
@@ -225,6 +242,7 @@ class Synchronisation:
                 report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
             for _, removals in self._ended(known, report):
                 report.outcomes += [ChangeOutcome(one, one.appliance.vo) for one in removals]
+            report.note_formats()
             return
         for line in self.workshop.sweep():
             report.fail(str(line))
@@ -242,6 +260,7 @@ class Synchronisation:
                     report=report,
                     is_last=True,
                 )
+            report.note_formats()
             # After all additions: another list may offer the same images to the same VO.
             for former, removals in self._ended(known, report):
                 for change in removals:
@@ -290,8 +309,13 @@ class Synchronisation:
         report.held_by_others += len(others)
         settable = self._settable(wanted, source, report)
         full = plan.compare(
-            settable, held, at=at, can_update_metadata=self.backend.can_update_metadata
+            settable,
+            held,
+            at=at,
+            can_update_metadata=self.backend.can_update_metadata,
+            formats=self.formats,
         )
+        report.outdated += full.outdated
         offered = {offer.appliance.identifier for offer in wanted.offers}
         proven = self._without_doubt(full, source, report, offered=offered)
         guarded = self._guarded(proven, source, report, held=len(held) - len(others))

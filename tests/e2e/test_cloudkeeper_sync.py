@@ -898,6 +898,27 @@ def test_no_image_goes_unless_its_list_has_certainly_ended(world: World, what: s
     assert sum(name == OTHER_LIST for name, _ in world.cloud.appliances) == 5
 
 
+def test_a_change_of_formats_is_reported_and_done_when_asked_for(world: World) -> None:
+    """F-M12: the site wants raw from now on; nothing is converted before --reconvert."""
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    assert world.sync().returncode == 0
+    path = world.root / "cloudkeeper.yml"
+    path.write_text(path.read_text().replace("    - qcow2\n", ""))
+    world.cloud.calls.clear()
+    for _ in range(2):
+        done = world.sync()
+        assert (done.returncode, _changes(world)) == (0, [])
+        assert done.stdout == (
+            "1 images are in a format that formats no longer accepts (qcow2); to convert them, "
+            "run: cloudkeeper sync --reconvert\n"
+        )
+    assert world.sync("--reconvert").returncode == 0
+    assert _changes(world) == [f"UpdateAppliance {image_id(1)}"]
+    assert world.cloud.formats == {key(1): "raw", key(2): "raw"}
+    done = world.sync("--reconvert")
+    assert (done.returncode, done.stdout, _changes(world)) == (0, "", [])
+
+
 def test_a_failed_update_leaves_the_old_image_to_the_backend(offered: World) -> None:
     before = dict(offered.cloud.received)
     changed = offered.image(1, "two.qcow2", hv__version="2")

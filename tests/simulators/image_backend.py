@@ -31,6 +31,8 @@ class Cloud:
 
     appliances: dict[tuple[str, str], pb.Appliance] = field(default_factory=dict)
     received: dict[tuple[str, str], str] = field(default_factory=dict)
+    formats: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The format of each image, which Appliances sends to a frontend of ours."""
     calls: list[str] = field(default_factory=list)
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
     metadata: list[tuple[str, str]] = field(default_factory=list)
@@ -90,7 +92,11 @@ class _Backend(stubs.CommunicatorServicer):
     ) -> Iterator[pb.Appliance]:
         for (list_id, _), appliance in list(self.cloud.appliances.items()):
             if list_id == request.image_list_identifier:
-                yield appliance
+                sent = pb.Appliance()
+                sent.CopyFrom(appliance)
+                if "vo" in dict(context.invocation_metadata()):
+                    sent.attributes["disk_format"] = self.cloud.formats[list_id, sent.identifier]
+                yield sent
         if self._note("Appliances", request.image_list_identifier, context):
             vo = str(dict(context.invocation_metadata()).get("vo", ""))
             if vo in self.cloud.unmapped:
@@ -121,6 +127,7 @@ class _Backend(stubs.CommunicatorServicer):
             return
         key = (request.image_list_identifier, request.identifier)
         if request.HasField("image"):
+            self.cloud.formats[key] = pb.Image.Format.Name(request.image.format).lower()
             self.cloud.received[key] = hashlib.sha512(
                 Path(request.image.location).read_bytes()
             ).hexdigest()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from appliance.core.trust.errors import Untrusted
-from cloudkeeper.frontend.plan import compare, guard
+from cloudkeeper.frontend.plan import AcceptedFormats, compare, guard
 from cloudkeeper.model import (
     Appliance,
     ApplianceId,
@@ -209,3 +209,23 @@ def test_an_image_that_another_manager_keeps_is_left_alone() -> None:
     found = compare(listed(kept, image("new", hv_version="1")), [held, gone], at=NOW)
     assert [change.appliance.identifier for change in found.changes] == ["new"]
     assert isinstance(found.changes[0], Create)
+
+
+@pytest.mark.parametrize(
+    ("held", "accepted", "is_outdated"),
+    [("vmdk", "qcow2 raw", True), ("raw", "qcow2 raw", False), ("", "qcow2", False)],
+)
+def test_an_image_in_a_format_no_longer_accepted(
+    held: str, accepted: str, *, is_outdated: bool
+) -> None:
+    """F-M12; an old backend does not say in which format Glance has an image."""
+    kept = {"disk_format": held} if held else {}
+    there = Appliance(ApplianceId("a"), LIST, attributes={"hv:version": "1", **kept})
+    words = frozenset(accepted.split())
+    wanted = listed(image("a", hv_version="1"))
+    reported = compare(wanted, [there], at=NOW, formats=AcceptedFormats(words))
+    assert (reported.changes, reported.outdated) == ((), (there,) * is_outdated)
+    formats = AcceptedFormats(words, reconverts=True)
+    replaced = compare(wanted, [there], at=NOW, formats=formats)
+    update = Update(wanted.offers[0], "its format vmdk is no longer accepted")
+    assert (replaced.changes, replaced.outdated) == ((update,) * is_outdated, ())

@@ -12,6 +12,7 @@ from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.backend_client import BackendClient, Encryption
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader
+from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.settings import FrontendSettings
@@ -77,6 +78,7 @@ def synchronisation(
     *,
     state: Path,
     allowed: int,
+    reconverts: bool = False,
     is_dry: bool = False,
 ) -> Synchronisation:
     """Return a run; a dry one writes nothing.
@@ -91,4 +93,7 @@ def synchronisation(
     made = sources(configured, state=state, is_read_only=is_dry)
     lists = build_sources.configured_lists(configured, state=state)
     found = OfferSources(made, not is_dry, lists, state / "accepted.json")
-    return Synchronisation(found, backend, workshop, allowed=allowed, is_dry=is_dry)
+    formats = AcceptedFormats(frozenset(configured.formats), reconverts=reconverts)
+    return Synchronisation(
+        found, backend, workshop, allowed=allowed, is_dry=is_dry, formats=formats
+    )

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags, and those of the configuration."""
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     startup.add_allowance(parser)
+    startup.add_reconversion(parser)
     startup.add_arguments(parser)
 
 
@@ -55,7 +56,12 @@ def show(configured: FrontendSettings, arguments: argparse.Namespace) -> ExitSta
     state = cli.layout(arguments).path(startup.STATE)
     with assembly.backend(configured) as backend:
         planned = assembly.synchronisation(
-            configured, backend, state=state, allowed=arguments.allow_remove, is_dry=True
+            configured,
+            backend,
+            state=state,
+            allowed=arguments.allow_remove,
+            reconverts=arguments.reconvert,
+            is_dry=True,
         )
         planned.run(report, at=clock.now())
     if arguments.json:

@@ -40,6 +40,12 @@ def add_allowance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-remove", type=_amount, default=0, metavar="N", help=words)
 
 
+def add_reconversion(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that replaces images in formats that are no longer accepted."""
+    words = "replace images in the cloud whose format is no longer one of formats (default: no)"
+    parser.add_argument("--reconvert", action="store_true", help=words)
+
+
 def configure(arguments: argparse.Namespace, *, is_reading: bool = False) -> FrontendSettings:
     """Return the settings; the log is set up by them, without a file for a verb that only reads.
 

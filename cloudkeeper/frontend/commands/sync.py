@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the changes as JSON")
     startup.add_allowance(parser)
+    startup.add_reconversion(parser)
     startup.add_arguments(parser)
 
 
@@ -50,7 +51,11 @@ def _synchronise(
     state = cli.layout(arguments).path(startup.STATE)
     with lock.hold(configured.lock_file), assembly.backend(configured) as backend:
         run = assembly.synchronisation(
-            configured, backend, state=state, allowed=arguments.allow_remove
+            configured,
+            backend,
+            state=state,
+            allowed=arguments.allow_remove,
+            reconverts=arguments.reconvert,
         )
         try:
             with run.progress.displayed(sys.stderr):

@@ -26,6 +26,7 @@ def record(report: SyncReport, into: RunRecord) -> None:
     into.add("images_failed", sum(bool(outcome.failure) for outcome in report.outcomes))
     into.add("images_unchanged", report.unchanged)
     into.add("images_held_by_others", report.held_by_others)
+    into.add("images_in_outdated_formats", len(report.outdated))
     into.add("images_of_ended_lists", report.kept_of_ended)
     into.add("removals_withheld", report.withheld)
     into.add("lists_accepted", report.lists)
