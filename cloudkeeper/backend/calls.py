@@ -6,7 +6,8 @@ failure of one call affects no other call.
 The frontend is another program, perhaps on another host and perhaps not ours. The backend checks
 all that it can check itself:
 
-- files: only below the image directory, with the size and checksum that the call states (`upload`)
+- data: only files and sockets below the image directory and configured hosts, with the size and
+  checksum that the call states (`upload`)
 - VOs: only those of the backend's own mapping (`run`)
 - images: only those that this project owns and that carry our properties (`properties`)
 - removals: no more than its configuration allows, within a day (`removals`)
@@ -20,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import grpc
@@ -42,6 +43,7 @@ from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
     HIDE,
     HIDING,
+    IMAGE_STREAM,
     METADATA_UPDATE,
     PROPERTIES,
     TAKE_OVER,
@@ -54,7 +56,7 @@ from cloudkeeper.wire.status import (
 
 logger = logging.getLogger(__name__)
 
-_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER)
+_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER, IMAGE_STREAM)
 
 
 class Servicer(pb_grpc.CommunicatorServicer):
@@ -160,16 +162,16 @@ class Servicer(pb_grpc.CommunicatorServicer):
         def is_wanted() -> bool:
             return context.is_active() and not self.stopping.is_set()
 
-        def store(run: Run) -> None:
+        def store(run: Run) -> Mapping[str, str]:
             appliance = messages.from_message(request)
             if appliance.data:
                 images = run.images(appliance.vo)
-                images.offer(appliance, is_wanted=is_wanted)
-            elif needs_image:
+                return images.offer(appliance, is_wanted=is_wanted)
+            if needs_image:
                 key = properties.key_of(appliance)
                 raise Failed(key, "has no image", status=CallStatus.ERROR)
-            else:
-                run.images(appliance.vo).describe(appliance)
+            run.images(appliance.vo).describe(appliance)
+            return {}
 
         return self._change(context, store, request.title)
 
@@ -221,13 +223,16 @@ class Servicer(pb_grpc.CommunicatorServicer):
             return self._run
 
     def _change(
-        self, context: grpc.ServicerContext, change: Callable[[Run], None], title: str = ""
+        self,
+        context: grpc.ServicerContext,
+        change: Callable[[Run], Mapping[str, str] | None],
+        title: str = "",
     ) -> Empty:
-        """Make a change; the run's record lists it if it fails."""
-        with _reported(context):
+        """Make a change, which may return digests; the run's record lists it if it fails."""
+        with _reported(context) as digests:
             run = self._current(context)
             try:
-                change(run)
+                digests.update(change(run) or {})
             except ApplianceError as error:
                 run.tally.fail(f"{error} ({title})" if title else error)
                 raise
@@ -251,23 +256,35 @@ def _unmarked(appliance: Appliance) -> Appliance:
 
 
 @contextlib.contextmanager
-def _reported(context: grpc.ServicerContext, *, features: Iterable[str] = ()) -> Iterator[None]:
-    """Report the result of the block to the frontend.
+def _reported(
+    context: grpc.ServicerContext, *, features: Iterable[str] = ()
+) -> Iterator[dict[str, str]]:
+    """Report the result of the block to the frontend; yield the digests to report with it.
 
     Failures of a known kind are not logged here: whatever put them into the run's record has.
     """
-    status, message, is_final = CallStatus.SUCCESS, "", False
+    status, message, is_final, wants_file = CallStatus.SUCCESS, "", False, False
+    digests: dict[str, str] = {}
     try:
-        yield
+        yield digests
     except ApplianceError as error:
         status, message = status_of(error), log.redact(str(error))
-        is_final = isinstance(error, Failed) and error.is_final
+        if isinstance(error, Failed):
+            is_final, wants_file = error.is_final, error.wants_file
+            digests.update(error.digests)
     except Exception as error:  # a bug in one call must not end the server or the run
         status = CallStatus.ERROR
         message = log.redact(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
         logger.exception("%s", message)
     context.set_trailing_metadata(
-        to_metadata(status, message, features=features, is_final=is_final)
+        to_metadata(
+            status,
+            message,
+            features=features,
+            digests=digests,
+            is_final=is_final,
+            wants_file=wants_file,
+        )
     )
 
 

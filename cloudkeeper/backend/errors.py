@@ -6,6 +6,8 @@ ApplianceError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from appliance.core.cloud import glance
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from cloudkeeper.wire.status import CallStatus
@@ -21,7 +23,8 @@ _BY_CODE = {
 class Failed(ApplianceError):
     """A call that failed, with the status that the frontend receives.
 
-    ``is_final`` says that the same image would be refused again.
+    ``is_final`` says that the same image would be refused again; ``wants_file``, that it may
+    succeed as a file, which can be sent again.
     """
 
     def __init__(
@@ -32,11 +35,15 @@ class Failed(ApplianceError):
         *,
         status: CallStatus,
         is_final: bool = False,
+        wants_file: bool = False,
     ) -> None:
         super().__init__(subject, cause, remedy)
         # Not ``status``: that is the exit status of every ApplianceError.
         self.call_status = status
         self.is_final = is_final
+        self.wants_file = wants_file
+        self.digests: Mapping[str, str] = {}
+        """Of the data that were read, by algorithm, if they are the reason."""
 
 
 def status_of(error: ApplianceError) -> CallStatus:

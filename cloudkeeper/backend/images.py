@@ -16,19 +16,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from appliance.core import clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError, Unavailable
 from cloudkeeper.backend import handover, others, properties, sharing, verdicts
-from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.errors import Failed, status_of
+from cloudkeeper.backend.image_data import DataPlaces, ImageBytes
 from cloudkeeper.backend.others import HeldImage, Holding
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
 from cloudkeeper.backend.tally import RunTally
-from cloudkeeper.backend.upload import ImageFile, open_image
+from cloudkeeper.backend.upload import open_image
 from cloudkeeper.model import Appliance, ImageData, ListId
 from cloudkeeper.wire import messages
 from cloudkeeper.wire.status import CallStatus
@@ -39,13 +39,17 @@ logger = logging.getLogger(__name__)
 _ABANDONED = timedelta(hours=24)
 # Answers to a deletion: the image is protected, or used by a server or a copy (Ceph, for one).
 _IN_USE = (glance.FORBIDDEN, glance.CONFLICT)
+# Refusals that another upload may overcome: of a token that has ended, and by a Glance that does
+# not see the new record yet or is busy. Without a code there was no answer, or none but 5xx.
+_PASSING = (glance.UNAUTHORIZED, glance.NOT_FOUND, 408, 429)
+_USUAL_ALGORITHM = "sha512"
 
 
 @dataclass(slots=True)
 class ProjectImages:
     """The images of one project.
 
-    ``name`` is the project's name, for messages. ``directory`` is the only place of image files.
+    ``name`` is the project's name, for messages. Image data come from ``places`` only.
     Calls from several threads share the records; `Ownership.claim` keeps two of them from one
     appliance.
     """
@@ -56,7 +60,7 @@ class ProjectImages:
     ownership: Ownership
     tally: RunTally
     visibility: str
-    directory: Path
+    places: DataPlaces
     doors: Mapping[str, Glance] = field(default_factory=dict)
     """Glance as the project of each VO sees it, by the project's id."""
     neighbours: list[Image] = field(default_factory=list)
@@ -159,8 +163,10 @@ class ProjectImages:
         newest = [in_order(certain(records))[:1] for records in by_key(self._all()).values()]
         return [record for found in newest for record in found if record.has_data]
 
-    def offer(self, appliance: Appliance, *, is_wanted: Callable[[], bool]) -> None:
-        """Offer an appliance with its data; data that the image has already are not sent again.
+    def offer(self, appliance: Appliance, *, is_wanted: Callable[[], bool]) -> Mapping[str, str]:
+        """Offer an appliance with its data; return their digests, by algorithm.
+
+        Data that the image has already are not sent again.
 
         Raises:
             ApplianceError: the appliance could not be added; an older version stays offered.
@@ -173,11 +179,15 @@ class ProjectImages:
             if older and _has_these_data(older[0], appliance.data):
                 # Only the metadata may differ: a repeated call, or a list whose version alone rose.
                 self._describe(older.pop(0), appliance)
+                digests: Mapping[str, str] = {"sha512": appliance.data.checksum.lower()}
             else:
-                self._create(appliance, appliance.data, older[0] if older else None, is_wanted)
+                digests = self._create(
+                    appliance, appliance.data, older[0] if older else None, is_wanted
+                )
                 self.tally.count("updated" if older else "added")
             for record in older:
                 self._attempt(self._retire, record)
+        return digests
 
     def describe(self, appliance: Appliance) -> None:
         """Replace the metadata of an appliance; its data stay.
@@ -237,14 +247,16 @@ class ProjectImages:
         data: ImageData,
         older: ImageRecord | None,
         is_wanted: Callable[[], bool],
-    ) -> None:
+    ) -> Mapping[str, str]:
         started, key = clock.now(), properties.key_of(appliance)
         members = sharing.inherited(older, self.glance, self.doors) if older else {}
         if not older:
             self._report_namesake(appliance)
         # The file is opened first: a frontend's mistake leaves no record in Glance.
         with (
-            open_image(data, directory=self.directory, is_wanted=is_wanted) as file,
+            open_image(
+                data, places=self.places, is_wanted=is_wanted, algorithm=self._algorithm()
+            ) as file,
             self.ownership.upload() as image_id,
         ):
             try:
@@ -272,6 +284,7 @@ class ProjectImages:
             len(file),
             seconds,
         )
+        return file.digests
 
     def _report_namesake(self, appliance: Appliance) -> None:
         """Warn of another image with the name that a new one gets."""
@@ -300,8 +313,16 @@ class ProjectImages:
             properties.STATUS: State.STAGING.value,
         }
 
-    def _fill(self, image_id: str, file: ImageFile) -> Image:
-        """Upload the file, and compare Glance's size and checksum with those of the sent bytes."""
+    def _algorithm(self) -> str:
+        """Return the algorithm by which this Glance verifies images, as its newest image shows."""
+        complete = [record for record in self._all() if record.has_data]
+        if not complete:
+            return _USUAL_ALGORITHM
+        newest = max(complete, key=lambda record: (record.created, record.id))
+        return _algorithm_of(newest.image)
+
+    def _fill(self, image_id: str, file: ImageBytes) -> Image:
+        """Upload the data, and compare Glance's size and checksum with those of the sent bytes."""
         failure = None
         try:
             self.glance.upload(image_id, file)
@@ -310,11 +331,10 @@ class ProjectImages:
             failure = error
         image = self._filled(image_id, failure)
         if failure and image.get("status") != "active":
-            raise failure
-        # Glance before Rocky has an MD5 checksum only.
-        algorithm = image.get("os_hash_algo") or "md5"
+            raise failure if file.is_repeatable else _with_file(failure)
+        algorithm = _algorithm_of(image)
         stored = image.get("os_hash_value") or image.get("checksum")
-        sent = (algorithm == "sha512" and file.sha512) or file.digest(algorithm)
+        sent = file.digest(algorithm)
         if image.get("status") != "active" or image.get("size") != len(file) or stored != sent:
             found = f"{image.get('status')}, {image.get('size')} bytes, {algorithm} {stored!s:.16}…"
             raise Failed(
@@ -432,6 +452,20 @@ class ProjectImages:
     def _all(self) -> list[ImageRecord]:
         with self._lock:
             return list(self._records.values())
+
+
+def _algorithm_of(image: Image) -> str:
+    # Glance before Rocky has an MD5 checksum only.
+    return str(image.get("os_hash_algo") or "md5")
+
+
+def _with_file(error: Unavailable) -> ApplianceError:
+    """Return the failure of a stream; it asks for a file unless Glance refuses the data."""
+    code = error.code if isinstance(error, GlanceRefusal) else 0
+    if code and code not in _PASSING:
+        return error
+    status = status_of(error)
+    return Failed(error.subject, error.cause, error.remedy, status=status, wants_file=True)
 
 
 def left_behind(

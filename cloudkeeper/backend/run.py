@@ -276,7 +276,7 @@ class Run:
             ownership=self._ownership,
             tally=self.tally,
             visibility=self._settings.visibility,
-            directory=self._settings.image_directory,
+            places=self._settings.places,
             doors=self._doors,
         )
         try:

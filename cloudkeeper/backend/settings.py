@@ -1,8 +1,8 @@
 """cloudkeeper-os.conf as cloudkeeper-os 0.9.x reads it, and the file that maps VOs to projects.
 
-Our own options are ``image_dir``, ``region_name`` and those of `cloudkeeper.backend.endpoint`; in
-``[keystone_authtoken]`` ``cafile``, ``auth_type`` and the options of its plugin. TLS is always
-verified: 0.9.x never verified it, and had no option for it.
+Our own options are ``image_dir``, ``remote_hosts``, ``region_name`` and those of
+`cloudkeeper.backend.endpoint`; in ``[keystone_authtoken]`` ``cafile``, ``auth_type`` and the
+options of its plugin. TLS is always verified: 0.9.x never verified it, and had no option for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.core import hosts
 from appliance.core.cloud import access, vo
 from appliance.core.cloud.login import Access
 from appliance.core.config import document, oslo
@@ -23,6 +24,7 @@ from appliance.core.run.layout import Layout
 from cloudkeeper.backend import endpoint
 from cloudkeeper.backend.endpoint import Listening
 from cloudkeeper.backend.ignored import IGNORED
+from cloudkeeper.backend.image_data import DataPlaces
 
 FILES = ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf")
 """Paths of the file: in the container and the newest releases; in the manual."""
@@ -42,7 +44,7 @@ class BackendSettings:
     """By VO."""
     mapping: Path
     listening: Listening
-    image_directory: Path
+    places: DataPlaces
     visibility: str
     removals: str
     """A word of `RemovalPolicy`; empty for what the way of a call allows."""
@@ -75,12 +77,11 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     settings.accept("DEFAULT", IGNORED)
     oslo.warn_of_ignored(settings)
     mapping, projects, problems = _projects(settings, layout)
+    reach = _access(settings, read)
     values = {
-        "access": _access(settings, read),
+        "access": reach,
         "listening": endpoint.read(settings, layout),
-        "image_directory": settings.path(
-            "DEFAULT", "image_dir", default=layout.path(_IMAGES), is_directory=True
-        ),
+        "places": _places(settings, layout, reach),
         "visibility": settings.choice(
             "DEFAULT",
             "image_visibility",
@@ -129,6 +130,29 @@ def _default_file(layout: Layout) -> Path:
             [Problem(found[0], 0, "", f"there is {found[1]}, too; remove one of them")]
         )
     return (found or candidates[-1:])[0]
+
+
+def _places(settings: Settings, layout: Layout, reach: Access) -> DataPlaces:
+    """Read where image data may come from."""
+    directory = settings.path(
+        "DEFAULT", "image_dir", default=layout.path(_IMAGES), is_directory=True
+    )
+    remote = frozenset(word.lower() for word in settings.words("DEFAULT", "remote_hosts"))
+    for word in sorted(remote):
+        if not _is_place(word):
+            cause = f"{word!r} is not HOST or HOST:PORT; write names without a scheme or path"
+            settings.error("DEFAULT", "remote_hosts", cause)
+    # The bundle that verifies the cloud verifies the frontend's web server, too.
+    bundle = Path(reach.verify) if isinstance(reach.verify, str) else None
+    return DataPlaces(directory, remote, bundle)
+
+
+def _is_place(text: str) -> bool:
+    try:
+        host, _ = hosts.split_port(text, default_port=hosts.MAX_PORT)
+    except ValueError:
+        return False
+    return hosts.is_host(host)
 
 
 def _access(settings: Settings, read: document.Document) -> Access:

@@ -1,6 +1,7 @@
-"""The image file that a frontend names, checked before and while Glance receives it.
+"""The image data that a frontend names, checked before and while Glance receives them.
 
-The path comes from another program. The file is opened first and checked through its descriptor, so
+They are a file in the image directory, or a stream (`cloudkeeper.backend.stream`). The path of a
+file comes from another program. The file is opened first and checked through its descriptor, so
 that nobody can exchange it between the check and the upload.
 """
 
@@ -10,57 +11,70 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cloudkeeper import formats
-from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.digests import Digests
+from cloudkeeper.backend.image_data import (
+    BLOCK,
+    DataPlaces,
+    ImageBytes,
+    algorithm_of,
+    check_digest,
+    stopping,
+    transfer_failure,
+    unusable,
+)
+from cloudkeeper.backend.stream import open_stream
 from cloudkeeper.formats import Unusable
 from cloudkeeper.model import ImageData, TransferMode
-from cloudkeeper.wire.status import CallStatus
 
-_BLOCK = 2**20
-# By the number of hexadecimal digits.
-_ALGORITHMS = {128: "sha512", 64: "sha256"}
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class ImageFile:
     """Image data in an open file; every iteration sends them from the beginning.
 
-    The last block is sent only after all bytes have been read and their checksum is right: Glance
-    discards an upload that is shorter than its Content-Length. ``is_wanted`` is asked before each
-    block.
+    ``is_wanted`` is asked before each block.
     """
 
+    is_repeatable = True
+
     def __init__(
-        self, descriptor: int, data: ImageData, *, size: int, is_wanted: Callable[[], bool]
+        self,
+        descriptor: int,
+        data: ImageData,
+        *,
+        size: int,
+        is_wanted: Callable[[], bool],
+        algorithm: str,
     ) -> None:
         self._descriptor = descriptor
         self._data = data
         self._size = size
         self._is_wanted = is_wanted
-        self.sha512 = ""
-        """Of the bytes that were sent; empty until all have been."""
+        self._algorithms = sorted({algorithm_of(data), algorithm})
+        self.digests: Mapping[str, str] = _NOTHING
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        wanted = self._data.checksum.lower()
-        digest, sha512 = hashlib.new(_ALGORITHMS[len(wanted)]), hashlib.sha512()
-        for block, is_last in self._blocks():
-            digest.update(block)
-            if digest.name != sha512.name:
-                sha512.update(block)
-            if is_last and digest.hexdigest() != wanted:
-                found = digest.hexdigest()[:16]
-                cause = f"its {digest.name} is {found}…, but the frontend sent {wanted[:16]}…"
-                raise _failure(self._data, f"{cause}; nothing was stored")
-            yield block
-        self.sha512 = (digest if digest.name == sha512.name else sha512).hexdigest()
+        with Digests(self._algorithms) as digests:
+            for block, is_last in self._blocks():
+                digests.update(block)
+                if is_last:
+                    found = digests.finish()
+                    check_digest(self._data, found)
+                yield block
+        self.digests = found
 
     def digest(self, algorithm: str) -> str:
         """Return the digest of the file by the algorithm that the cloud's Glance uses."""
+        if known := self.digests.get(algorithm):
+            return known
         digest = hashlib.new(algorithm)
         for block, _ in self._blocks():
             digest.update(block)
@@ -71,44 +85,61 @@ class ImageFile:
         at = 0
         while at < self._size:
             if not self._is_wanted():
-                raise _failure(
-                    self._data, "the frontend or the backend is stopping; nothing was stored"
-                )
+                raise stopping(self._data)
             try:
                 # With an offset of its own: a retry or `digest` does not move a shared position.
-                block = os.pread(self._descriptor, min(_BLOCK, self._size - at), at)
+                block = os.pread(self._descriptor, min(BLOCK, self._size - at), at)
             except OSError as error:
                 words = (error.strerror or str(error)).lower()
-                raise _failure(self._data, f"cannot be read: {words}") from error
+                raise transfer_failure(self._data, f"cannot be read: {words}") from error
             if not block:
-                raise _failure(self._data, f"has become shorter than its {self._size} bytes")
+                cause = f"has become shorter than its {self._size} bytes"
+                raise transfer_failure(self._data, cause)
             at += len(block)
             yield block, at == self._size
 
 
 @contextlib.contextmanager
 def open_image(
-    data: ImageData, *, directory: Path, is_wanted: Callable[[], bool]
-) -> Iterator[ImageFile]:
-    """Open the image file of an appliance.
+    data: ImageData,
+    *,
+    places: DataPlaces,
+    is_wanted: Callable[[], bool],
+    algorithm: str = "sha512",
+) -> Iterator[ImageBytes]:
+    """Open the image data of an appliance.
+
+    ``algorithm`` is that of the digest that Glance computes.
 
     Raises:
-        Failed: it is not a regular file below ``directory``, has another size than ``data`` states,
-            or cannot be read.
+        Failed: they are not at one of the ``places``, have another size than ``data`` states, or
+            cannot be read.
 
     """
-    if data.mode is not TransferMode.LOCAL:
-        raise _failure(
-            data, "images over HTTP are not supported", "in cloudkeeper.yml, set remote-mode: false"
+    algorithm_of(data)  # raises, before anything is opened
+    if data.mode is TransferMode.REMOTE:
+        with open_stream(data, places=places, is_wanted=is_wanted, algorithm=algorithm) as stream:
+            yield stream
+        return
+    descriptor = _open_file(data, places.directory)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise transfer_failure(data, "is not a regular file")
+        if not status.st_size or (data.size and status.st_size != data.size):
+            cause = f"has {status.st_size} bytes, but the frontend sent {data.size}"
+            raise transfer_failure(data, cause)
+        _inspect(descriptor, data)
+        yield ImageFile(
+            descriptor, data, size=status.st_size, is_wanted=is_wanted, algorithm=algorithm
         )
-    if not data.format.is_disk:
-        cause = f"{data.format} is an archive, not a disk format"
-        raise _failure(
-            data, cause, "in cloudkeeper.yml, set formats to disk formats, such as qcow2"
-        )
-    if len(data.checksum) not in _ALGORITHMS:
-        raise _failure(data, "has no SHA-512 or SHA-256, so it cannot be verified")
-    outside = _failure(
+    finally:
+        os.close(descriptor)
+
+
+def _open_file(data: ImageData, directory: Path) -> int:
+    """Return a descriptor of the file, which is below the directory."""
+    outside = transfer_failure(
         data,
         f"is not below the image directory {directory}",
         "set image_dir to the image-dir of the frontend",
@@ -121,24 +152,16 @@ def open_image(
         descriptor = os.open(data.location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
-        raise _failure(
+        raise transfer_failure(
             data,
             f"cannot be opened: {cause.lower()}",
             "check that frontend and backend share the image directory",
         ) from error
-    try:
-        # Again after it is opened: a link may have been exchanged in between.
-        if not Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(directory.resolve()):
-            raise outside
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _failure(data, "is not a regular file")
-        if not status.st_size or (data.size and status.st_size != data.size):
-            raise _failure(data, f"has {status.st_size} bytes, but the frontend sent {data.size}")
-        _inspect(descriptor, data)
-        yield ImageFile(descriptor, data, size=status.st_size, is_wanted=is_wanted)
-    finally:
+    # Again after it is opened: a link may have been exchanged in between.
+    if not Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(directory.resolve()):
         os.close(descriptor)
+        raise outside
+    return descriptor
 
 
 def _inspect(descriptor: int, data: ImageData) -> None:
@@ -152,12 +175,8 @@ def _inspect(descriptor: int, data: ImageData) -> None:
     try:
         found = formats.detect(path, declared=data.format)
         if found is not data.format:
-            raise _failure(data, f"is {found}, but the frontend sent {data.format}")
+            raise transfer_failure(data, f"is {found}, but the frontend sent {data.format}")
         formats.inspect(path, found)
         formats.check_marks(path, found)
     except Unusable as error:
-        raise _failure(data, error.cause, error.remedy) from error
-
-
-def _failure(data: ImageData, cause: str, remedy: str = "") -> Failed:
-    return Failed(data.location, cause, remedy, status=CallStatus.APPLIANCE_TRANSFER)
+        raise unusable(data, error) from error

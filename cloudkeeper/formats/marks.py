@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from cloudkeeper.formats import vhd
 from cloudkeeper.formats.disk import Unusable
 from cloudkeeper.formats.vmdk import FOOTER_FAULT
 from cloudkeeper.model import Format
@@ -50,7 +51,7 @@ class Marks:
         """Whether no later block can have another mark."""
         self.objection = ""
         """Why Glance refuses the image as it is, once the marks are known; empty if it does not."""
-        self._found, self._name = found, name
+        self._found, self._name, self._end = found, name, b""
         self._refused = (format_inspector.ImageFormatError, format_inspector.SafetyCheckFailed)
         self._given = io.BytesIO()
         self._wrapper = format_inspector.InspectWrapper(self._given)
@@ -62,6 +63,8 @@ class Marks:
             Unusable: the image has the mark of another format.
 
         """
+        tail = bytes(block[-vhd.SIZE :])
+        self._end = (self._end + tail)[-vhd.SIZE :]
         if self.are_known:
             return
         self._given.seek(0)
@@ -81,6 +84,8 @@ class Marks:
         if not self.are_known:
             self._wrapper.close()
             self._judge()
+        if self._found is Format.RAW and vhd.is_fixed(self._end):
+            raise Unusable(self._name, f"is {Format.VHD}, but is said to be {Format.RAW}")
 
     def _judge(self) -> None:
         inspectors: list[Any] | None = self._wrapper.formats

@@ -4,14 +4,16 @@ ApplianceError
 └── Unavailable
     └── BackendFailure           the call failed
         ├── FinalRefusal         the cloud would refuse the same image again
+        ├── FileWanted           a stream failed that may succeed as a file
         └── BackendUnreachable   no backend answers, so the next call would fail, too
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +24,8 @@ from google.protobuf.empty_pb2 import Empty
 
 from appliance.core import hosts
 from appliance.core.run.errors import LocalFailure, Unavailable
-from cloudkeeper.model import Appliance, ListId
+from cloudkeeper.frontend.stream import digest_differs, shown
+from cloudkeeper.model import Appliance, ImageData, ListId, TransferMode
 from cloudkeeper.wire import communicator_1x_pb2 as pb
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
@@ -30,6 +33,7 @@ from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
     HIDE,
     HIDING,
+    IMAGE_STREAM,
     METADATA_UPDATE,
     PROPERTIES,
     TAKE_OVER,
@@ -37,10 +41,14 @@ from cloudkeeper.wire.status import (
     VO_CHECK,
     CallStatus,
     Takeover,
+    digests_of,
     features_of,
     from_metadata,
     is_final,
+    wants_file,
 )
+
+logger = logging.getLogger(__name__)
 
 _CHECK = (
     "check that cloudkeeper-os is running and that backend: endpoint: is its address (on the same "
@@ -48,6 +56,10 @@ _CHECK = (
 )
 # Deadlines; the last one, for uploads, is that of the newest cloudkeeper.
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
+# Bytes a second: the slowest rate of a download, which a streamed image waits for.
+_SLOWEST = 256 * 1024
+# Hexadecimal digits.
+_SHA512 = 128
 _CONNECT = timedelta(seconds=10)
 # Time for an unreachable backend to return: its unit restarts it after some seconds.
 _RESTART = timedelta(seconds=60)
@@ -62,6 +74,10 @@ class BackendFailure(Unavailable):
 
 class FinalRefusal(BackendFailure):
     """The cloud refused an image, and would refuse it again until the image or the site changes."""
+
+
+class FileWanted(BackendFailure):
+    """An image failed as a stream; as a file, which is sent again if need be, it may succeed."""
 
 
 class BackendUnreachable(BackendFailure):
@@ -103,6 +119,8 @@ class BackendClient:
         """Whether `hide` hides an image; known after `begin`."""
         self.can_take_over = False
         """Whether images can be taken over and given back; known after `list_ids`."""
+        self.can_stream = False
+        """Whether the backend reads images from sockets of this host; known after `begin`."""
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +137,11 @@ class BackendClient:
         self.can_check_vo = VO_CHECK in features
         self.can_set_properties = PROPERTIES in features
         self.can_hide = HIDING in features
+        self.can_stream = IMAGE_STREAM in features and self._endpoint.startswith("unix:")
+        if not self.can_stream:
+            # Over TCP it may be on another host, which has our image directory and not our sockets.
+            words = "is reached over TCP" if IMAGE_STREAM in features else "reads no streams"
+            logger.info("%s %s: images are sent as files", self._name, words)
 
     def end(self) -> None:
         """End a run; the backend cleans up."""
@@ -159,11 +182,18 @@ class BackendClient:
 
     def add(self, appliance: Appliance) -> None:
         """Add an appliance, which must have ``data``."""
-        self._call("AddAppliance", to_message(appliance), _DATA)
+        self._send("AddAppliance", appliance)
 
     def update(self, appliance: Appliance) -> None:
         """Update the metadata of an appliance and, if it has ``data``, its data."""
-        self._call("UpdateAppliance", to_message(appliance), _DATA)
+        self._send("UpdateAppliance", appliance)
+
+    def _send(self, method: str, appliance: Appliance) -> None:
+        data, deadline = appliance.data, _DATA
+        is_stream = data is not None and data.mode is TransferMode.REMOTE
+        if data and is_stream:  # the call lasts as long as the download
+            deadline += timedelta(seconds=data.size // _SLOWEST)
+        self._call(method, to_message(appliance), deadline, stream=data if is_stream else None)
 
     def remove(self, appliance: Appliance) -> None:
         """Remove an appliance."""
@@ -209,13 +239,19 @@ class BackendClient:
         deadline: timedelta,
         *,
         metadata: Sequence[tuple[str, str]] = (),
+        stream: ImageData | None = None,
     ) -> Any:
         # with_call also returns the call, which has the trailing metadata.
         start: Callable[..., Any] = getattr(self._stub, method).with_call
         with self._translated(method):
             _, call = start(request, timeout=deadline.total_seconds(), metadata=metadata)
             self._is_given_up = False
+            found = digests_of(call.trailing_metadata())
+            if stream:
+                _check_digest(stream, found)
             self._check_result(method, call)
+            if stream and not found:
+                raise BackendFailure(self._name, f"{method}: it reports no digest of the image")
             return call
 
     def _stream(
@@ -254,7 +290,22 @@ class BackendClient:
         status, message = from_metadata(metadata)
         if status != CallStatus.SUCCESS:
             kind = FinalRefusal if is_final(metadata) else BackendFailure
+            if wants_file(metadata):
+                kind = FileWanted
             raise kind(self._name, f"{method}: {message or 'no reason given'} ({status})")
+
+
+def _check_digest(stream: ImageData, found: Mapping[str, str]) -> None:
+    """Compare the digest that the backend has computed, and reports, with the source's.
+
+    Raises:
+        Tampered: they differ.
+
+    """
+    name = "sha512" if len(stream.checksum) == _SHA512 else "sha256"
+    if found.get(name, stream.checksum) != stream.checksum:
+        wanted = f"{name}:{stream.checksum}"
+        raise digest_differs(shown(stream.uri), f"{name}:{found[name]}", wanted)
 
 
 def _connect(endpoint: str) -> socket.socket:

@@ -25,12 +25,18 @@ from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend import accepted_log, ended, plan
-from cloudkeeper.frontend.backend_client import BackendClient, BackendUnreachable, FinalRefusal
+from cloudkeeper.frontend.backend_client import (
+    BackendClient,
+    BackendUnreachable,
+    FileWanted,
+    FinalRefusal,
+)
 from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy
 from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.progress import Progress
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
+from cloudkeeper.frontend.stream import NeedsFile
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
     FORMAT_KEY,
@@ -45,6 +51,7 @@ from cloudkeeper.model import (
     Offer,
     Plan,
     Remove,
+    TransferMode,
     Update,
     UpdateMetadata,
 )
@@ -514,11 +521,34 @@ class Synchronisation:
 
     def _transfer(self, offer: Offer, source: ImageOpener, *, is_new: bool) -> int:
         self.backend.check()  # before the download, which may take hours
-        with self.workshop.prepare(offer, source) as data, self.workshop.refused.noting(offer):
+        if self.backend.can_stream:
+            try:
+                return self._send(offer, source, is_new=is_new, may_stream=True)
+            except (NeedsFile, FileWanted) as error:
+                name = offer.appliance.identifier
+                logger.warning("%s: %s; the image is sent again as a file", name, error)
+        return self._send(offer, source, is_new=is_new)
+
+    def _send(
+        self, offer: Offer, source: ImageOpener, *, is_new: bool, may_stream: bool = False
+    ) -> int:
+        """Send an image once, as a stream if possible; return its bytes.
+
+        Raises:
+            NeedsFile, FileWanted: a stream has failed, and a file may succeed.
+            ApplianceError: the image cannot be sent.
+
+        """
+        with (
+            self.workshop.prepare(offer, source, may_stream=may_stream) as data,
+            self.workshop.refused.noting(offer),
+        ):
             appliance = replace(offer.appliance, data=data)
             try:
                 (self.backend.add if is_new else self.backend.update)(appliance)
             except FinalRefusal as error:
+                if data.mode is TransferMode.REMOTE:  # only a verified file is refused for good
+                    raise NeedsFile(error.subject, error.cause, error.remedy) from error
                 again = self.workshop.refused.retry(offer)
                 remedy = f"after a change of Glance's configuration: {again}"
                 raise Unusable(str(error.subject), error.cause, remedy) from error

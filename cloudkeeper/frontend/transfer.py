@@ -1,7 +1,13 @@
-"""The transfer of an image: from a URL of a source to a file that the backend may read.
+"""The transfer of an image: from a URL of a source to a stream or a file that the backend reads.
 
-    download NAME.download.part ─ size, digest ─ headers ─┬─────────────── rename to NAME.FORMAT
-                                                          └ convert to NAME.FORMAT.part ─┘
+    first MiB ─┬ accepted as it is ─ NAME.sock (`cloudkeeper.frontend.stream`)
+               └ NAME.download.part ─ size, digest ─ headers ─┬──────────── rename to NAME.FORMAT
+                                                              └ convert to NAME.FORMAT.part ─┘
+
+A stream costs no disk, and each byte passes once. It needs a backend on this host that reads
+streams; an image in a format that the cloud accepts, not compressed; its size; and a digest that
+the backend verifies. All other images become files, and so do those whose first bytes are refused:
+only a verified digest lets a refusal be remembered.
 
 The backend, perhaps another account of the same group, sees the directory. A file therefore ends in
 ``.part`` until it is complete: size and digest are those of the source, its headers name no other
@@ -16,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -24,9 +31,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-from appliance.core import files, hosts
+from appliance.core import files
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Tampered
 from cloudkeeper import formats
@@ -37,7 +43,8 @@ from cloudkeeper.frontend.conversion import QemuImg, choose_target
 from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.sources import ImageOpener
-from cloudkeeper.model import Format, ImageData, Offer
+from cloudkeeper.frontend.stream import OfferedStream, Received, digest_differs, shown
+from cloudkeeper.model import Format, ImageData, ImageSource, Offer
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +52,15 @@ PREFIX = "cloudkeeper-"
 _PART = ".part"
 # Bytes of the file system to keep free for other programs.
 _RESERVE = 64 * 2**20
-# Bytes a second: the slowest rate of a download.
+# The time of a download of any size, and bytes a second: its slowest rate.
+_PATIENCE = timedelta(minutes=10)
 _SLOWEST = 256 * 1024
 # Bytes; limits the time of a download whose list gives no size.
 _USUAL = 32 * 2**30
-# Characters of a digest in a message: the algorithm and 64 bits.
-_SHOWN = len("sha512:") + 16
+# Algorithms that the backend verifies, and formats that need no look at the end of the file: of a
+# VMDK, qemu-img uses a second header there.
+_VERIFIED = frozenset({"sha512", "sha256"})
+_STREAMED = formats.STREAMED - {Format.VMDK}
 _ZEROS = bytes(BLOCK)
 
 
@@ -84,34 +94,72 @@ class Workshop:
         return stuck
 
     @contextlib.contextmanager
-    def prepare(self, offer: Offer, source: ImageOpener) -> Iterator[ImageData]:
+    def prepare(
+        self, offer: Offer, source: ImageOpener, *, may_stream: bool = False
+    ) -> Iterator[ImageData]:
         """Fetch the data of an offer of a source into a file that exists during the block.
+
+        With ``may_stream``, data that need no file are a stream instead; its download happens
+        during the block, which then also fails for the reasons of a download.
 
         Raises:
             Unavailable: the data cannot be fetched.
             Tampered: size or checksum are not those of the list.
             Unusable: the file has no known format, is harmful, or cannot be converted.
+            NeedsFile: the stream was refused in its middle, before its digest was verified.
             LocalFailure: the disk is full or not writable.
 
         """
+        self.refused.check(offer)
         made: list[Path] = []
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(_remove, made)
             try:
-                data = self._prepare(offer, source, made)
+                connection = stack.enter_context(contextlib.ExitStack())
+                if not may_stream:
+                    self._check_room(offer.source.size or 0)  # before the server is asked
+                start = formats.START if may_stream else 0
+                received = connection.enter_context(_receiving(offer.source, source, start))
+                stream = self._stream(offer, received) if may_stream else None
+                data = _entered(stack, stream) if stream else None
+                if data is None:
+                    data = self._file(offer, received, made, connection)
             except OSError as error:
                 raise LocalFailure.from_os(error) from error
             yield data
-        finally:
-            for path in made:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
 
-    def _prepare(self, offer: Offer, source: ImageOpener, made: list[Path]) -> ImageData:
-        self.refused.check(offer)
+    def _stream(
+        self, offer: Offer, received: Received
+    ) -> contextlib.AbstractContextManager[ImageData] | None:
+        """Return the stream of an image; None if it must become a file."""
+        algorithm, _, digits = offer.source.digest.partition(":")
+        if offer.source.compression or not received.size or algorithm not in _VERIFIED:
+            return None
+        declared = offer.appliance.attributes.get("hv:format", "")
+        try:
+            found = formats.inspect_start(received.start, name=received.name, declared=declared)
+            if found not in self.accepted or found not in _STREAMED:
+                return None
+            if found is Format.RAW:
+                formats.check_virtual_size(received.name, received.size)
+            stream = OfferedStream(received, found)
+        except Unusable:
+            return None
+        path = self.directory / f"{_file_name(offer)}.sock"
+        return stream.serving(path, checksum=digits.lower(), uri=offer.source.uri)
+
+    def _file(
+        self,
+        offer: Offer,
+        received: Received,
+        made: list[Path],
+        connection: contextlib.ExitStack,
+    ) -> ImageData:
         stem = self.directory / _file_name(offer)
         part = stem.with_name(f"{stem.name}.download{_PART}")
         made.append(part)
-        size, sha512 = self._download(offer, source, part)
+        size, sha512 = self._download(offer, received, part)
+        connection.close()
         with self.refused.noting(offer):
             declared = offer.appliance.attributes.get("hv:format", "")
             found = formats.detect(part, declared=declared)
@@ -138,31 +186,24 @@ class Workshop:
         size, sha512 = _hash(final)
         return ImageData(str(final), into, sha512, size, uri=offer.source.uri)
 
-    def _download(self, offer: Offer, source: ImageOpener, part: Path) -> tuple[int, str]:
+    def _download(self, offer: Offer, found: Received, part: Path) -> tuple[int, str]:
         """Download and verify; return size and SHA-512 of the content."""
         wanted, damage = offer.source, None
-        name, size = _shown(wanted.uri), wanted.size or 0
-        timeouts = Timeouts(total=timedelta(minutes=10, seconds=(size or _USUAL) // _SLOWEST))
-        self._check_room(size)
-        with source.open(wanted, name=name, timeouts=timeouts) as (length, blocks):
-            if wanted.size and length and length != wanted.size:
-                raise Tampered(
-                    name, f"the server has {length} bytes, the source says {wanted.size}"
-                )
-            self._check_room(length or 0)
-            limit = size or length or self._room()
-            received = HashedBlocks(blocks, wanted.digest, name=name, limit=limit)
-            try:
-                written, sha512 = self._write(received, part, kind=wanted.compression, name=name)
-            except Unusable as error:
-                damage = error
-                for _ in received:  # the digest says whether the source itself is damaged
-                    pass
+        name, size = found.name, wanted.size or 0
+        self._check_room(found.size or 0)
+        blocks = itertools.chain([found.start], found.rest) if found.start else found.rest
+        limit = found.size or self._room()
+        received = HashedBlocks(blocks, wanted.digest, name=name, limit=limit)
+        try:
+            written, sha512 = self._write(received, part, kind=wanted.compression, name=name)
+        except Unusable as error:
+            damage = error
+            for _ in received:  # the digest says whether the source itself is damaged
+                pass
         if size and received.size != size:
             raise Tampered(name, f"the server sent {received.size} bytes, the source says {size}")
         if received.digest != wanted.digest:
-            found, listed = received.digest[:_SHOWN], wanted.digest[:_SHOWN]
-            raise Tampered(name, f"its digest is {found}…, the source says {listed}…")
+            raise digest_differs(name, received.digest, wanted.digest)
         if damage:
             with self.refused.noting(offer):
                 raise damage
@@ -189,6 +230,37 @@ class Workshop:
                 f"{needed >> 20} MiB are needed, {max(room, 0) >> 20} MiB are free",
                 "free some space; the next run retries",
             )
+
+
+@contextlib.contextmanager
+def _receiving(wanted: ImageSource, source: ImageOpener, start_bytes: int) -> Iterator[Received]:
+    """Open the data of an image, and read so many of their first bytes."""
+    name, size = shown(wanted.uri), wanted.size
+    timeouts = Timeouts(total=_PATIENCE + timedelta(seconds=(size or _USUAL) // _SLOWEST))
+    with source.open(wanted, name=name, timeouts=timeouts) as (length, blocks):
+        if size and length and length != size:
+            raise Tampered(name, f"the server has {length} bytes, the source says {size}")
+        start = bytearray()
+        while len(start) < start_bytes and (block := next(blocks, b"")):
+            start += block
+        yield Received(name, size or length, bytes(start), blocks)
+
+
+def _entered(
+    stack: contextlib.ExitStack, stream: contextlib.AbstractContextManager[ImageData]
+) -> ImageData | None:
+    try:
+        return stack.enter_context(stream)
+    except OSError as error:
+        words = "no socket can be made in the image directory (%s); images are sent as files"
+        logger.info(words, error.strerror or error)
+        return None
+
+
+def _remove(made: Iterable[Path]) -> None:
+    for path in made:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 class HashedBlocks:
@@ -260,12 +332,6 @@ def _publish(part: Path, final: Path) -> None:
         os.fsync(file.fileno())
     os.replace(part, final)
     files.sync_directory(final.parent)
-
-
-def _shown(uri: str) -> str:
-    """Return a URL without the parts that may be secret: user name, password and query."""
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, hosts.of_url(uri), parts.path, "", ""))
 
 
 def _file_name(offer: Offer) -> str:

@@ -9,13 +9,16 @@ when an Update comes without one, so a frontend sends such an Update only to a b
 announces `METADATA_UPDATE`.
 
 The key ``verdict`` is ours, too: with the value ``final`` the cloud would refuse the same image
-again, so the frontend does not send it a second time.
+again, so the frontend does not send it a second time; with the value ``file`` a stream has failed
+that may succeed as a file, which can be sent again. ``digests`` are those of the data that a call
+has stored, for the frontend to compare.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 METADATA_UPDATE = "metadata-update"
 """Feature: an Update without image changes the metadata and keeps the data."""
@@ -25,6 +28,8 @@ PROPERTIES = "properties"
 """Feature: the additions of `cloudkeeper.wire.own_properties` become properties of the image."""
 HIDING = "hide"
 """Feature: an Update with `HIDE` in its metadata hides the image from users and keeps it."""
+IMAGE_STREAM = "image-stream"
+"""Feature: the backend reads images from sockets in the image directory (`wire.image_socket`)."""
 VO = "vo"
 """Key of the metadata of Appliances, ours: the VO of the list; empty for a list that has ended.
 
@@ -47,9 +52,10 @@ otherwise.
 """
 
 _STATUS, _MESSAGE, _FEATURES = "status", "message", "features"
-_VERDICT, _FINAL = "verdict", "final"
+_VERDICT, _FINAL, _FILE, _DIGESTS = "verdict", "final", "file", "digests"
 # Characters: gRPC refuses a call's metadata beyond 8 KiB altogether.
 _MAX_MESSAGE = 2000
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Takeover(enum.StrEnum):
@@ -79,7 +85,13 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def to_metadata(
-    status: CallStatus, message: str = "", *, features: Iterable[str] = (), is_final: bool = False
+    status: CallStatus,
+    message: str = "",
+    *,
+    features: Iterable[str] = (),
+    digests: Mapping[str, str] = _NOTHING,
+    is_final: bool = False,
+    wants_file: bool = False,
 ) -> Metadata:
     """Return the trailing metadata for a result; ``message`` becomes one line of printable ASCII.
 
@@ -91,8 +103,10 @@ def to_metadata(
         pairs.append((_MESSAGE, "".join(filter(str.isprintable, line))[:_MAX_MESSAGE]))
     if words := ",".join(features):
         pairs.append((_FEATURES, words))
-    if is_final:
-        pairs.append((_VERDICT, _FINAL))
+    if words := ",".join(f"{name}:{found}" for name, found in sorted(digests.items())):
+        pairs.append((_DIGESTS, words))
+    if is_final or wants_file:
+        pairs.append((_VERDICT, _FINAL if is_final else _FILE))
     return tuple(pairs)
 
 
@@ -118,6 +132,17 @@ def features_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> frozenset
 def is_final(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
     """Return whether the cloud would refuse the same image again."""
     return _texts(metadata).get(_VERDICT) == _FINAL
+
+
+def wants_file(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    """Return whether an image that was streamed may succeed as a file."""
+    return _texts(metadata).get(_VERDICT) == _FILE
+
+
+def digests_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> Mapping[str, str]:
+    """Return the digests of the data that a call has read, by algorithm; others send none."""
+    words = filter(None, _texts(metadata).get(_DIGESTS, "").split(","))
+    return {name: digits for name, _, digits in (word.partition(":") for word in words)}
 
 
 def _texts(metadata: Iterable[tuple[str, str | bytes]] | None) -> Mapping[str, str]:

@@ -137,6 +137,8 @@ def test_a_refusal_affects_one_image_and_leaves_nothing(
 class Blocks:
     """Data as `Glance.upload` takes them."""
 
+    is_repeatable = True
+
     def __init__(self, content: bytes) -> None:
         self.content = content
 

@@ -36,6 +36,8 @@ class MemoryGlance:
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     fault: Fault = lambda *_: None
+    reads: int | None = None
+    """Bytes of an upload after which its fault strikes, and the connection ends; None: all."""
     stale: dict[str, int] = field(default_factory=dict)
     """How many more reads of an image see it as it was before its last change, by method."""
     _before: dict[str, dict[str, Any] | None] = field(default_factory=dict)
@@ -129,9 +131,17 @@ class _Handler(openstack._Handler):
         if not self.path.startswith("/image/"):
             super()._serve()
             return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        is_file, read = self.path.endswith("/file"), self.glance.reads
+        is_early = is_file and read is not None and self.command == "PUT"
+        body = self.rfile.read(min(length, read) if is_early and read is not None else length)
+        if len(body) < length and not is_early:
+            self.close_connection = True  # Glance keeps nothing of an upload that is cut off
+            return
         token = self.headers.get("X-Auth-Token", "")
         answer = self.glance.answer(self.command, self.path, body, token)
+        if is_early:
+            self.close_connection = True
         if answer.status == 204:
             self.send_response(answer.status)
             self.end_headers()

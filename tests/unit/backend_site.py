@@ -41,6 +41,8 @@ class BackendSite:
     root: Path
     glance: MemoryGlance
     options: str = ""
+    endpoint: str = ""
+    """Of the running backend."""
 
     def configure(self, options: str = "", mapping: dict[str, Any] | None = None) -> None:
         (self.root / "images").mkdir(exist_ok=True)
@@ -61,11 +63,11 @@ class BackendSite:
             stubs.add_CommunicatorServicer_to_server(  # type: ignore[no-untyped-call]
                 servicer, server
             )
-            endpoint = f"unix://{short_directory()}/s"
-            port = server.add_insecure_port("127.0.0.1:0" if tcp else endpoint)
-            endpoint = f"127.0.0.1:{port}" if tcp else endpoint
+            self.endpoint = f"unix://{short_directory()}/s"
+            port = server.add_insecure_port("127.0.0.1:0" if tcp else self.endpoint)
+            self.endpoint = f"127.0.0.1:{port}" if tcp else self.endpoint
             server.start()
-            with grpc.insecure_channel(endpoint) as channel:
+            with grpc.insecure_channel(self.endpoint) as channel:
                 yield Client(channel)
             server.stop(None).wait()
             servicer.close()

@@ -56,7 +56,7 @@ def test_defaults_are_those_of_0_9(tmp_path: Path) -> None:
     assert found.warnings == ()
     assert found.listening == Listening(tmp_path / "run/cloudkeeper/backend.sock", None)
     assert (found.visibility, found.access.interface) == ("private", "public")
-    assert found.image_directory == tmp_path / "var/spool/cloudkeeper/images"
+    assert found.places.directory == tmp_path / "var/spool/cloudkeeper/images"
     assert dict(found.access.options) == {
         "username": "cloudkeeper",
         "password": "pass$word",
@@ -108,7 +108,10 @@ cafile = {tmp_path}/ca.pem
         "egi",
         "egi",
     )
-    assert (found.image_directory, found.log_file) == (tmp_path / "images", Path("/var/log/os.log"))
+    assert (found.places.directory, found.log_file) == (
+        tmp_path / "images",
+        Path("/var/log/os.log"),
+    )
     given = load(tmp_path, grpc_port="1234", listen_address="192.0.2.1").listening.port
     assert given is not None
     assert given.endpoint == "192.0.2.1:1234"

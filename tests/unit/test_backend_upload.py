@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.image_data import DataPlaces
 from cloudkeeper.backend.upload import open_image
 from cloudkeeper.model import Format, ImageData
 
@@ -30,37 +31,37 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("algorithm", ["sha512", "sha256"])
 def test_all_bytes_are_sent_as_often_as_needed(path: Path, algorithm: str) -> None:
     with open_image(
-        described(path, algorithm=algorithm), directory=path.parent, is_wanted=always
+        described(path, algorithm=algorithm), places=DataPlaces(path.parent), is_wanted=always
     ) as file:
         blocks = iter(file)
         next(blocks)
         assert b"".join(file) == DATA
         assert len(file) == len(DATA)
-        assert file.sha512 == hashlib.sha512(DATA).hexdigest()
+        assert file.digests["sha512"] == hashlib.sha512(DATA).hexdigest()
         assert file.digest("md5") == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
 
 
 def test_capital_letters_in_a_checksum(path: Path) -> None:
     data = ImageData(str(path), Format.RAW, hashlib.sha512(DATA).hexdigest().upper(), 0)
-    with open_image(data, directory=path.parent, is_wanted=always) as file:
+    with open_image(data, places=DataPlaces(path.parent), is_wanted=always) as file:
         assert b"".join(file) == DATA
 
 
 @pytest.mark.parametrize("at", [0, len(DATA) - 1])
 def test_the_last_block_is_held_back_when_the_checksum_is_wrong(path: Path, at: int) -> None:
     path.write_bytes(DATA[:at] + b"?" + DATA[at + 1 :])
-    sent: list[bytes] = []
-    with open_image(described(path), directory=path.parent, is_wanted=always) as file:
+    sent: list[bytes | memoryview] = []
+    with open_image(described(path), places=DataPlaces(path.parent), is_wanted=always) as file:
         with pytest.raises(
             Failed, match=r"its sha512 is [0-9a-f]{16}…, but the frontend sent [0-9a-f]{16}…"
         ):
             sent.extend(file)
-        assert file.sha512 == ""
+        assert file.digests == {}
     assert len(b"".join(sent)) < len(DATA)
 
 
 def test_a_file_that_is_truncated_while_it_is_sent(path: Path) -> None:
-    with open_image(described(path), directory=path.parent, is_wanted=always) as file:
+    with open_image(described(path), places=DataPlaces(path.parent), is_wanted=always) as file:
         blocks = iter(file)
         next(blocks)
         path.write_bytes(b"")
@@ -71,7 +72,9 @@ def test_a_file_that_is_truncated_while_it_is_sent(path: Path) -> None:
 def test_an_upload_ends_when_it_is_no_longer_wanted(path: Path) -> None:
     answers = iter([True, True, False])
     with (
-        open_image(described(path), directory=path.parent, is_wanted=lambda: next(answers)) as file,
+        open_image(
+            described(path), places=DataPlaces(path.parent), is_wanted=lambda: next(answers)
+        ) as file,
         pytest.raises(Failed, match="nothing was stored"),
     ):
         list(file)
@@ -84,11 +87,13 @@ def test_a_link_within_the_directory_is_followed_and_one_out_of_it_is_not(
     inner.mkdir()
     (tmp_path / "link").symlink_to(path)
     (inner / "link").symlink_to(path)
-    with open_image(described(tmp_path / "link"), directory=tmp_path, is_wanted=always) as file:
+    with open_image(
+        described(tmp_path / "link"), places=DataPlaces(tmp_path), is_wanted=always
+    ) as file:
         assert b"".join(file) == DATA
     with (
         pytest.raises(Failed, match="is not below the image directory"),
-        open_image(described(inner / "link"), directory=inner, is_wanted=always),
+        open_image(described(inner / "link"), places=DataPlaces(inner), is_wanted=always),
     ):
         pass
 
@@ -98,7 +103,7 @@ def test_a_sibling_whose_name_begins_alike_is_outside(path: Path, tmp_path: Path
     images.mkdir()
     with (
         pytest.raises(Failed, match="is not below"),
-        open_image(described(path), directory=images, is_wanted=always),
+        open_image(described(path), places=DataPlaces(images), is_wanted=always),
     ):
         pass
 
@@ -108,7 +113,7 @@ def test_an_empty_file_is_no_image(tmp_path: Path) -> None:
     data = ImageData(str(tmp_path / "empty"), Format.RAW, "0" * 128, 0)
     with (
         pytest.raises(Failed, match="has 0 bytes"),
-        open_image(data, directory=tmp_path, is_wanted=always),
+        open_image(data, places=DataPlaces(tmp_path), is_wanted=always),
     ):
         pass
 
@@ -134,6 +139,6 @@ def test_the_backend_inspects_what_it_uploads(
     data = ImageData(str(path), stated, checksum, path.stat().st_size)
     with (
         pytest.raises(Failed, match=words),
-        open_image(data, directory=tmp_path, is_wanted=always),
+        open_image(data, places=DataPlaces(tmp_path), is_wanted=always),
     ):
         pytest.fail("it was opened")

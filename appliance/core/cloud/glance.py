@@ -72,13 +72,16 @@ class GlanceRefusal(Unavailable):
 
 
 class Data(Protocol):
-    """Image data of a known length that can be read more than once."""
+    """Image data of a known length."""
+
+    is_repeatable: bool
+    """Whether they can be read more than once; if not, an upload is not retried."""
 
     def __len__(self) -> int:
         """Return the number of bytes."""
 
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield all bytes from the first one, in blocks."""
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Yield all bytes from the first one, in blocks that stay until the next one is taken."""
 
 
 class Glance:
@@ -181,19 +184,25 @@ class Glance:
 
     def upload(self, image_id: str, data: Data) -> None:
         """Upload the data of an image that was just created; Glance checks their length."""
-        _settling(
-            lambda: self._call(
-                "PUT",
-                f"/v2/images/{image_id}/file",
-                data=data,
-                headers={
-                    "Content-Type": "application/octet-stream",
-                    # Newer releases of Glance compare it with the data; older ones ignore it.
-                    "x-openstack-image-size": str(len(data)),
-                },
-                timeout=(_BLOCK_PATIENCE.total_seconds(), _ANSWER_PATIENCE.total_seconds()),
-                log=False,  # keystoneauth would log the body, all of the image
-            )
+        if data.is_repeatable:
+            _settling(lambda: self._put(image_id, data))
+        else:  # the record is waited for instead, and no token is renewed in mid-upload
+            _settling(lambda: self.get(image_id))
+            self._put(image_id, data, attempts=1, allow_reauth=False)
+
+    def _put(self, image_id: str, data: Data, **how: Any) -> None:
+        self._call(
+            "PUT",
+            f"/v2/images/{image_id}/file",
+            data=data,
+            headers={
+                "Content-Type": "application/octet-stream",
+                # Newer releases of Glance compare it with the data; older ones ignore it.
+                "x-openstack-image-size": str(len(data)),
+            },
+            timeout=(_BLOCK_PATIENCE.total_seconds(), _ANSWER_PATIENCE.total_seconds()),
+            log=False,  # keystoneauth would log the body, all of the image
+            **how,
         )
 
     def change(self, image_id: str, patch: Patch, *, is_new: bool = False) -> Image:

@@ -103,9 +103,14 @@ class Transport(session.Session):
 
     # keystoneauth's signature is long; only the arguments that matter here have names.
     def request(  # type: ignore[override]
-        self, url: str, method: str, raise_exc: bool = True, **kwargs: Any
+        self,
+        url: str,
+        method: str,
+        raise_exc: bool = True,
+        attempts: int = _ATTEMPTS,
+        **kwargs: Any,
     ) -> requests.Response:
-        """Send a request as keystoneauth does.
+        """Send a request as keystoneauth does, in up to ``attempts`` attempts.
 
         Raises:
             Unavailable: the service stays busy or cannot be reached.
@@ -118,7 +123,7 @@ class Transport(session.Session):
             response = retry.call(
                 lambda: self._send(url, method, **kwargs),
                 on=(_Busy, exceptions.ConnectionError),
-                attempts=_ATTEMPTS,
+                attempts=attempts,
                 longest=_LONGEST_PAUSE,
                 decide=_decide,
             )

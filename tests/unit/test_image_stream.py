@@ -1,0 +1,664 @@
+"""Images that go from their server to Glance in one pass: F-M15, without a file in between.
+
+Frontend and backend are the real ones, with gRPC and the stream's socket between them; server and
+cloud are simulators. Digests of what was stored are those of coreutils.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import logging
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.core import retry
+from appliance.core.run.errors import Unavailable
+from appliance.core.trust.ca_directory import CADirectory
+from appliance.core.trust.errors import Tampered
+from cloudkeeper import formats
+from cloudkeeper.backend import calls
+from cloudkeeper.backend import stream as fetched
+from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.image_data import DataPlaces
+from cloudkeeper.backend.upload import open_image
+from cloudkeeper.frontend import transfer
+from cloudkeeper.frontend.backend_client import BackendClient
+from cloudkeeper.frontend.conversion import QemuImg
+from cloudkeeper.frontend.download import Downloader, Timeouts
+from cloudkeeper.frontend.refused import RefusedImages
+from cloudkeeper.frontend.stream import NeedsFile, OfferedStream, Received
+from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport
+from cloudkeeper.frontend.transfer import Workshop
+from cloudkeeper.model import (
+    Appliance,
+    ApplianceId,
+    Format,
+    ImageData,
+    ImageList,
+    ImageSource,
+    ListId,
+    Offer,
+    TransferMode,
+)
+from cloudkeeper.wire import image_socket
+from tests.e2e.images_frontend import BOOT_SECTOR
+from tests.simulators import image_server
+from tests.simulators.image_server import Broken, Dripping, ImageServer
+from tests.simulators.openstack import Answer
+from tests.testbed.pki import Authority
+from tests.unit import backend_site
+from tests.unit.backend_site import BackendSite
+
+MIB = 2**20
+RAW = BOOT_SECTOR + b"block of a disk ".ljust(512, b".") * (5 * 2048)
+"""A boot sector and five MiB."""
+QCOW2 = struct.pack(">4sIQIIQ", b"QFI\xfb", 2, 0, 0, 16, MIB)
+LIST = ListId("7c1d2e3f-0000-4000-8000-00000000000a")
+
+
+@dataclass
+class Web:
+    """A source of images on a web server."""
+
+    client: Downloader
+    offers: list[Offer] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "list"
+
+    def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
+        del at
+        return [ImageList(identifier=LIST, vo="ops", offers=tuple(self.offers))], ()
+
+    def list_ids(self) -> frozenset[ListId]:
+        return frozenset({LIST})
+
+    def accept(self, *, at: datetime) -> None:
+        pass
+
+    def open(
+        self, source: ImageSource, *, name: str, timeouts: Timeouts
+    ) -> AbstractContextManager[tuple[int | None, Iterator[bytes]]]:
+        return self.client.stream(source.uri, name=name, timeouts=timeouts)
+
+    def doubt(self, missing: Appliance) -> str:
+        del missing
+        return ""
+
+
+@dataclass
+class Flow:
+    """Everything between a web server and Glance."""
+
+    site: BackendSite
+    web: ImageServer
+    source: Web
+    workshop: Workshop
+
+    def put(
+        self,
+        content: image_server.Content = RAW,
+        *,
+        digest: str = "",
+        size: int | None = len(RAW),
+        declared: str = "",
+    ) -> str:
+        """Offer one image; return its URL."""
+        uri = self.web.put("/one.img", content)
+        given = content if isinstance(content, bytes) else RAW
+        appliance = Appliance(
+            ApplianceId("5b4f1d2e-0000-4000-8000-000000000001"),
+            LIST,
+            vo="ops",
+            title="one",
+            attributes={"hv:format": declared, "hv:version": "1"},
+        )
+        wanted = digest or f"sha512:{hashlib.sha512(given).hexdigest()}"
+        self.source.offers = [Offer(appliance, ImageSource(uri, wanted, size))]
+        return uri
+
+    def run(self, *, over_tcp: bool = False) -> SyncReport:
+        report = SyncReport()
+        with (
+            self.site.running(tcp=over_tcp),
+            BackendClient(self.site.endpoint) as backend,
+        ):
+            run = Synchronisation(OfferSources([self.source]), backend, self.workshop)
+            run.run(report, at=datetime(2026, 11, 30, tzinfo=UTC))
+        assert list(self.workshop.directory.glob("cloudkeeper-*")) == []
+        return report
+
+    def failure(self) -> str:
+        """Run, which fails for one reason and stores nothing; return it."""
+        (line,) = self.run().failures
+        assert self.site.glance.images == {}
+        return line
+
+    def stored(self) -> str:
+        """Return the SHA-512 of the stored image, by coreutils."""
+        ((name, content),) = self.site.glance.files.items()
+        image = self.site.glance.images[name]
+        assert (image["status"], image["os_hidden"]) == ("active", False)
+        done = subprocess.run(["sha512sum"], input=content, capture_output=True, check=True)
+        return done.stdout.split()[0].decode()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[ImageServer]:
+    with image_server.serve(None) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Downloader:
+    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+    made.publish(made.directory / "certificates")
+    return Downloader(CADirectory(made.directory / "certificates"))
+
+
+@pytest.fixture
+def flow(
+    tmp_path: Path, web: ImageServer, client: Downloader, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Flow]:
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
+    web.requests.clear()
+    accepted = (Format.QCOW2, Format.RAW)
+    refused = RefusedImages(tmp_path / "refused.json", accepted)
+    with backend_site.made(tmp_path) as site:
+        workshop = Workshop(tmp_path / "images", accepted, QemuImg(), refused)
+        yield Flow(site, web, Web(client), workshop)
+
+
+def qcow2(path: Path) -> bytes:
+    (path / "one.raw").write_bytes(RAW)
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "one.raw", "one.qcow2"]
+    subprocess.run(command, check=True, cwd=path)
+    return (path / "one.qcow2").read_bytes()
+
+
+@pytest.mark.programs("qemu-img")
+@pytest.mark.parametrize("kind", ["large raw", "qcow2", "small raw"])
+@pytest.mark.parametrize("algorithm", ["sha512", "sha256"])
+def test_an_image_passes_without_a_file(
+    flow: Flow, tmp_path: Path, kind: str, algorithm: str
+) -> None:
+    # The large one passes through each buffer more than once.
+    kinds = {"large raw": RAW + RAW[:-7] + RAW, "small raw": RAW[:1024], "qcow2": b""}
+    content = kinds[kind] or qcow2(tmp_path)
+    done = subprocess.run([f"{algorithm}sum"], input=content, capture_output=True, check=True)
+    digits = done.stdout.split()[0].decode()
+    flow.put(content, digest=f"{algorithm}:{digits}", size=len(content))
+    seen: list[str] = []
+
+    def watch(method: str, path: str) -> Answer | None:
+        if (method, path[-5:]) == ("PUT", "/file"):
+            seen.extend(found.name for found in flow.workshop.directory.iterdir())
+        return None
+
+    flow.site.glance.fault = watch
+    report = flow.run()
+    assert report.failures == []
+    assert report.transferred_bytes == len(content)
+    assert flow.stored() == hashlib.sha512(content).hexdigest()
+    assert [Path(name).suffix for name in seen] == [".sock"]
+    assert flow.web.asked("/one.img") == 1
+    assert flow.site.record()["counts"]["uploaded_bytes"] == len(content)
+
+
+def test_data_that_glance_has_already_are_not_read(flow: Flow) -> None:
+    flow.put()
+    assert flow.run().failures == []
+    uploads = [line for line in flow.site.glance.requests if line.startswith("PUT")]
+    (offer,) = flow.source.offers
+    newer = Offer(
+        Appliance(
+            offer.appliance.identifier,
+            LIST,
+            vo="ops",
+            title="one",
+            attributes={"hv:format": "", "hv:version": "2"},
+        ),
+        offer.source,
+    )
+    flow.source.offers = [newer]
+    assert flow.run().failures == []
+    assert [line for line in flow.site.glance.requests if line.startswith("PUT")] == uploads
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "words"),
+    [
+        (RAW, {"digest": f"sha512:{'0' * 128}"}, "the source says sha512:0000000000000000…"),
+        (RAW, {"digest": f"sha256:{'0' * 64}"}, "the source says sha256:0000000000000000…"),
+        (RAW, {"size": len(RAW) + 1}, f"the server has {len(RAW)} bytes, the source says"),
+        (Broken(RAW[:-1], None), {}, f"sent {len(RAW) - 1} bytes, the source says {len(RAW)}"),
+        (Broken(RAW + b"x", None), {}, f"the server sent more than {len(RAW)} bytes"),
+        (Broken(RAW[: 3 * MIB], len(RAW)), {}, f"the connection broke after {3 * MIB} bytes"),
+    ],
+    ids=["sha512", "sha256", "listed size", "short", "long", "cut"],
+)
+def test_a_source_that_goes_wrong_is_reported_by_its_name(
+    flow: Flow, content: image_server.Content, changes: dict[str, str | int], words: str
+) -> None:
+    """The reason is the source's, not that the backend failed; nothing is stored."""
+    uri = flow.put(content, **changes)  # type: ignore[arg-type]
+    line = flow.failure()
+    assert f"{uri}: " in line
+    assert words in line
+    assert "backend" not in line
+
+
+@pytest.mark.timeout(30)
+def test_a_source_that_drips_is_left_at_its_deadline(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_PATIENCE", timedelta(seconds=0.5))
+    monkeypatch.setattr(transfer, "_SLOWEST", len(RAW))
+    begin = f"HTTP/1.1 200 OK\r\nContent-Length: {len(RAW)}\r\n\r\n".encode()
+    uri = flow.put(Dripping(begin + RAW[: 2 * MIB], b"x"))
+    line = flow.failure()
+    assert f"{uri}: is too slow: only {2 * MIB}"[:-3] in line
+
+
+@pytest.mark.parametrize("code", [409, 413, 415])
+def test_a_refusal_in_mid_upload_is_reported(flow: Flow, code: int) -> None:
+    """Glance answers before the end, and reads no more: its answer is the reason."""
+    flow.put()
+
+    def refuse(method: str, path: str) -> Answer | None:
+        is_upload = (method, path[-5:]) == ("PUT", "/file")
+        return Answer(code, f"<h1>{code}</h1>the reason") if is_upload else None
+
+    flow.site.glance.fault, flow.site.glance.reads = refuse, 2 * MIB
+    line = flow.failure()
+    assert f"Glance: {code} the reason" in line
+
+
+def test_a_broken_upload_is_sent_again_as_a_file(
+    flow: Flow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream cannot be rewound: the transport must not repeat the rest of it as the whole."""
+    flow.put()
+    answers = iter([Answer(500, "in the middle")])
+
+    def fail(method: str, path: str) -> Answer | None:
+        if (method, path[-5:]) != ("PUT", "/file"):
+            return None
+        flow.site.glance.reads = None
+        return next(answers, None)
+
+    flow.site.glance.fault, flow.site.glance.reads = fail, 2 * MIB
+    assert flow.run().failures == []
+    assert flow.stored() == hashlib.sha512(RAW).hexdigest()
+    assert "still answers 500" in caplog.text
+    assert "the image is sent again as a file" in caplog.text
+
+
+def test_a_final_refusal_is_remembered_for_a_verified_file_only(flow: Flow) -> None:
+    """F-M2: the second run moves no byte; the first proves that the file is the listed one."""
+    flow.put()
+
+    def refuse(method: str, path: str) -> Answer | None:
+        is_upload = (method, path[-5:]) == ("PUT", "/file")
+        return Answer(415, "Image failed safety checks") if is_upload else None
+
+    flow.site.glance.fault = refuse
+    assert "Glance takes the disk for unsafe" in flow.failure()
+    assert flow.web.asked("/one.img") == 2
+    assert "found by an earlier run" in flow.failure()
+    assert flow.web.asked("/one.img") == 2
+
+
+@pytest.mark.parametrize("start", [4096, MIB], ids=["in the middle", "at the beginning"])
+def test_a_mark_of_another_format_is_refused_and_remembered(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    """F-M5: a hybrid ISO, whose own mark is at 32 KiB; the last block is never sent."""
+    monkeypatch.setattr(formats, "START", start)
+    content = RAW[:0x8000] + b"\x01CD001" + RAW[0x8006:]
+    flow.put(content, declared="RAW")
+    assert "the mark of iso" in flow.failure()
+    assert flow.site.glance.files == {}
+    asked = flow.web.asked("/one.img")
+    assert "found by an earlier run" in flow.failure()
+    assert flow.web.asked("/one.img") == asked
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_other_backends_get_files(
+    flow: Flow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_old: bool
+) -> None:
+    """A backend of 0.9.x announces nothing; one over TCP may be on another host."""
+    caplog.set_level(logging.INFO)
+    if is_old:
+        monkeypatch.setattr(calls, "_FEATURES", ("metadata-update", "vo-check"))
+    flow.put()
+    assert flow.run(over_tcp=not is_old).failures == []
+    assert flow.stored() == hashlib.sha512(RAW).hexdigest()
+    words = "reads no streams" if is_old else "is reached over TCP"
+    assert f"{words}: images are sent as files" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------
+# the frontend's side alone
+
+
+@contextlib.contextmanager
+def offered(tmp_path: Path, blocks: Iterator[bytes]) -> Iterator[tuple[ImageData, OfferedStream]]:
+    received = Received("https://example.org/one", len(RAW), RAW[:MIB], blocks)
+    stream = OfferedStream(received, Format.RAW)
+    with stream.serving(tmp_path / "one.sock", checksum="0" * 128, uri="") as data:
+        yield data, stream
+
+
+def rest() -> Iterator[bytes]:
+    yield from (RAW[at : at + MIB] for at in range(MIB, len(RAW), MIB))
+
+
+def ask(path: Path, data: ImageData, *, password: str = "") -> tuple[int, bytes]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        connection = http.client.HTTPConnection("frontend")
+        connection.sock = sock
+        secret = base64.b64encode(f"{data.username}:{password or data.password}".encode())
+        connection.request("GET", "/", headers={"Authorization": f"Basic {secret.decode()}"})
+        answer = connection.getresponse()
+        try:
+            return answer.status, answer.read()
+        except http.client.IncompleteRead as error:
+            return answer.status, error.partial
+
+
+def test_one_request_with_the_token_gets_the_image(tmp_path: Path) -> None:
+    """Another client that says nothing keeps nobody waiting; a token counts once."""
+    with offered(tmp_path, rest()) as (data, _), socket.socket(socket.AF_UNIX) as silent:
+        path = image_socket.socket_of(data.location)
+        assert path == tmp_path / "one.sock"
+        assert path.stat().st_mode & 0o777 == 0o600
+        silent.connect(str(path))
+        assert ask(path, data, password="guess") == (403, b"")
+        assert ask(path, data) == (200, RAW)
+        assert ask(path, data) == (403, b"")
+    assert not path.exists()
+
+
+def test_the_last_block_waits_for_the_end_of_the_source(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield from rest()
+        raise Unavailable("https://example.org/one", "the connection broke")
+
+    class BackendError(Exception):
+        pass
+
+    def fail() -> None:
+        with offered(tmp_path, broken()) as (data, _):
+            path = image_socket.socket_of(data.location)
+            assert path
+            status, content = ask(path, data)
+            assert status == 200
+            assert len(content) < len(RAW)
+            raise BackendError
+
+    with pytest.raises(Unavailable, match="the connection broke"):
+        fail()
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_source(tmp_path: Path) -> None:
+    class BackendError(Exception):
+        pass
+
+    def fail() -> None:
+        with offered(tmp_path, rest()) as (data, _):
+            path = image_socket.socket_of(data.location)
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+            raise BackendError
+
+    with pytest.raises(BackendError):
+        fail()
+
+
+def test_a_late_mark_asks_for_a_file(tmp_path: Path) -> None:
+    content = b"\x00" * 0x7000
+    received = Received(
+        "name", 0x9000, content, iter([b"\0" * 0x1000 + b"\x01CD001".ljust(0x1000)])
+    )
+    stream = OfferedStream(received, Format.RAW)
+
+    def fail() -> None:
+        with stream.serving(tmp_path / "one.sock", checksum="", uri="") as data:
+            path = image_socket.socket_of(data.location)
+            assert path
+            assert len(ask(path, data)[1]) < 0x9000
+            raise Tampered("backend", "cut")
+
+    with pytest.raises(NeedsFile, match="has the mark of iso"):
+        fail()
+
+
+# ------------------------------------------------------------------------------------------------
+# the backend's side alone
+
+
+@dataclass
+class Peer:
+    """A frontend, or its web server, that sends what a test wants and then holds the connection."""
+
+    server: socket.socket
+    answer: bytes
+    holds: threading.Event = field(default_factory=threading.Event)
+    asked: list[bytes] = field(default_factory=list)
+
+    def serve(self) -> None:
+        connection, _ = self.server.accept()
+        with connection:
+            self.asked.append(connection.recv(65536))
+            with contextlib.suppress(OSError):
+                connection.sendall(self.answer)
+            self.holds.wait(20)
+
+
+@contextlib.contextmanager
+def peer(server: socket.socket, content: bytes, *, status: str = "200 OK") -> Iterator[Peer]:
+    header = f"HTTP/1.1 {status}\r\nContent-Length: {len(RAW)}\r\n\r\n".encode()
+    found = Peer(server, header + content)
+    thread = threading.Thread(target=found.serve)
+    thread.start()
+    try:
+        with server:
+            yield found
+    finally:
+        found.holds.set()
+        thread.join()
+
+
+def at_socket(path: Path) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen()
+    return server
+
+
+def described(location: str, **changes: object) -> ImageData:
+    data = ImageData(
+        location,
+        Format.RAW,
+        hashlib.sha512(RAW).hexdigest(),
+        len(RAW),
+        mode=TransferMode.REMOTE,
+        username="user",
+        password="s3cret",
+    )
+    return replace(data, **changes)  # type: ignore[arg-type]
+
+
+def fetch(data: ImageData, places: DataPlaces, sent: list[bytes]) -> Mapping[str, str]:
+    with open_image(data, places=places, is_wanted=lambda: True) as image:
+        assert len(image) == data.size
+        sent.extend(bytes(block) for block in image)
+        return image.digests
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "changes", "words"),
+    [
+        (RAW, "403 Forbidden", {}, "the frontend answers 403 Forbidden"),
+        (RAW, "200 OK", {"size": len(RAW) - 1}, f"has {len(RAW)} bytes, but the frontend sent"),
+        (RAW, "200 OK", {"format": Format.QCOW2}, "is raw, but the frontend sent qcow2"),
+        (RAW, "200 OK", {"checksum": "0" * 128}, "its sha512 is [0-9a-f]{16}…"),
+        (RAW, "200 OK", {"checksum": "0" * 64}, "its sha256 is [0-9a-f]{16}…"),
+        (
+            QCOW2.ljust(len(RAW), b"\0"),
+            "200 OK",
+            {},
+            "is qcow2, but the frontend sent raw",
+        ),
+        (RAW[:0x8000] + b"\x01CD001" + RAW[0x8006:], "200 OK", {}, "iso"),
+        (b"", "200 OK", {}, "ended after 0 of"),
+        (RAW[: 2 * MIB + 5], "200 OK", {}, f"ended after {2 * MIB + 5} of {len(RAW)} bytes"),
+        (RAW[:-1], "200 OK", {}, f"ended after {len(RAW) - 1} of {len(RAW)} bytes"),
+    ],
+)
+def test_a_stream_that_is_not_the_image_loses_its_last_block(
+    tmp_path: Path, content: bytes, status: str, changes: dict[str, object], words: str
+) -> None:
+    """F-M4 and images.md §7.4, whatever the frontend is."""
+    server = at_socket(tmp_path / "one.sock")
+    data = described(image_socket.to_location(tmp_path / "one.sock"), **changes)
+    sent: list[bytes] = []
+    with peer(server, content, status=status) as frontend:
+        frontend.holds.set()
+        with pytest.raises(Failed, match=f"^stream one: .*{words}"):
+            fetch(data, DataPlaces(tmp_path), sent)
+    assert len(b"".join(sent)) < len(RAW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": 0}, "has no size"),
+        ({"format": Format.OVA}, "is an archive"),
+        ({"checksum": ""}, "has no SHA-512 or SHA-256"),
+    ],
+)
+def test_a_stream_that_cannot_be_verified_is_not_asked_for(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    location = image_socket.to_location(tmp_path / "one.sock")
+    with at_socket(tmp_path / "one.sock") as server:
+        server.setblocking(False)
+        with pytest.raises(Failed, match=words):
+            fetch(described(location, **changes), DataPlaces(tmp_path), [])
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_frontend_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, its socket would close; stopped, it says nothing for ever."""
+    monkeypatch.setattr(fetched, "_SILENCE", timedelta(seconds=0.1))
+    monkeypatch.setattr(fetched, "_POLL", timedelta(seconds=0.05))
+    data = described(image_socket.to_location(tmp_path / "one.sock"))
+    with (
+        peer(at_socket(tmp_path / "one.sock"), RAW[: 2 * MIB]),
+        pytest.raises(Failed, match=f"ended after {2 * MIB} of .* nothing came"),
+    ):
+        fetch(data, DataPlaces(tmp_path), [])
+
+
+def test_an_upload_that_is_no_longer_wanted_ends_at_once(tmp_path: Path) -> None:
+    data = described(image_socket.to_location(tmp_path / "one.sock"))
+    answers = iter([True, True])
+    with (
+        peer(at_socket(tmp_path / "one.sock"), RAW),
+        open_image(
+            data, places=DataPlaces(tmp_path), is_wanted=lambda: next(answers, False)
+        ) as image,
+        pytest.raises(Failed, match="is stopping; nothing was stored"),
+    ):
+        list(image)
+
+
+def test_a_stream_is_sent_once(tmp_path: Path) -> None:
+    data = described(image_socket.to_location(tmp_path / "one.sock"))
+    with (
+        peer(at_socket(tmp_path / "one.sock"), RAW),
+        open_image(data, places=DataPlaces(tmp_path), is_wanted=lambda: True) as image,
+    ):
+        assert b"".join(map(bytes, image)) == RAW
+        assert image.digest("sha512") == data.checksum
+        for again in (lambda: list(image), lambda: image.digest("md5")):
+            with pytest.raises(Failed) as failure:
+                again()
+            assert failure.value.wants_file
+
+
+def test_a_socket_elsewhere_is_not_connected_to(tmp_path: Path) -> None:
+    """§7.8: the place is the word of the backend's own configuration."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/link").symlink_to(tmp_path)
+    with at_socket(tmp_path / "one.sock") as server:
+        server.setblocking(False)
+        for path in (tmp_path / "one.sock", tmp_path / "images/link/one.sock", Path("/dev/log")):
+            data = described(image_socket.to_location(path))
+            with pytest.raises(Failed, match="set image_dir to the image-dir of the frontend"):
+                fetch(data, DataPlaces(tmp_path / "images"), [])
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("http://localhost:1/x", "add it to remote_hosts in cloudkeeper-os.conf"),
+        ("https://user:s3cret@metadata.example.org/x", "from metadata.example.org are not allowed"),
+        ("http://127.0.0.1.example.org/x", "are not allowed"),
+        ("file:///etc/passwd", "is no URL of a web server"),
+        ("/etc/passwd", "is no URL of a web server"),
+        ("http://[/", "is no URL"),
+    ],
+)
+def test_other_hosts_need_the_configuration(tmp_path: Path, location: str, words: str) -> None:
+    places = DataPlaces(tmp_path, frozenset({"127.0.0.1", "localhost:2", "metadata"}))
+    with pytest.raises(Failed, match=words) as failure:
+        fetch(described(location), places, [])
+    assert "s3cret" not in str(failure.value)
+
+
+@pytest.mark.parametrize("allowed", ["127.0.0.1", "127.0.0.1:PORT"])
+def test_the_remote_mode_of_1_7_1(tmp_path: Path, allowed: str) -> None:
+    """An nginx on the frontend's host, with user name and password, that the backend allows."""
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    places = DataPlaces(tmp_path, frozenset({allowed.replace("PORT", str(port))}))
+    sent: list[bytes] = []
+    with peer(server, RAW) as nginx:
+        digests = fetch(described(f"http://127.0.0.1:{port}/one.raw"), places, sent)
+    assert b"".join(sent) == RAW
+    assert digests == {"sha512": hashlib.sha512(RAW).hexdigest()}
+    (request,) = nginx.asked
+    assert request.startswith(b"GET /one.raw HTTP/1.1\r\n")
+    secret = base64.b64encode(b"user:s3cret")
+    assert b"Authorization: Basic " + secret in request
+
+
+def test_redirections_are_not_followed(tmp_path: Path) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    data = described(f"http://127.0.0.1:{server.getsockname()[1]}/one.raw")
+    places = DataPlaces(tmp_path, frozenset({"127.0.0.1"}))
+    with (
+        peer(server, b"", status="302 Found\r\nLocation: http://127.0.0.1:1/"),
+        pytest.raises(Failed, match="the frontend answers 302 Found"),
+    ):
+        fetch(data, places, [])
