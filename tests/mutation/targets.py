@@ -69,6 +69,6 @@ TARGETS = {
     ),
     "formats": Target(
         ("cloudkeeper/formats/*.py",),
-        ("tests/unit/test_image_formats.py",),
+        ("tests/unit/test_image_formats.py", "tests/interop/test_image_matrix.py"),
     ),
 }

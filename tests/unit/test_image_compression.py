@@ -195,6 +195,14 @@ def test_memory_does_not_grow_with_a_bomb(kind: str, size: int) -> None:
     assert kib < 40 * 1024
 
 
+@pytest.mark.parametrize("kind", [0, 2, 3])
+def test_a_zstd_block_that_is_too_large_is_not_waited_for(kind: int) -> None:
+    """RFC 8878: 128 KiB at most; 2 MiB fit into the field, and 3 is no kind."""
+    head = (2**20 << 3 | kind << 1).to_bytes(3, "little")
+    with pytest.raises(Unusable, match="its zstd data are damaged"):
+        read(b"\x28\xb5\x2f\xfd\0\x38" + head)
+
+
 def with_dictionary(kind: str) -> bytes:
     """Return data whose header asks for 4 GiB of memory."""
     if kind == "zstd":

@@ -152,6 +152,18 @@ def test_what_glance_refuses_is_rewritten(images: DiskImages, tmp_path: Path) ->
         images.run("compare", "-f", "raw", "-F", "qcow2", "disk.raw", str(path))
 
 
+def test_what_glance_refuses_is_known_from_the_first_bytes(images: DiskImages) -> None:
+    extended, plain = images.read("extended.qcow2"), images.read("v3.qcow2")
+    assert formats.objection_to(extended, QCOW2, name="x") == "Unknown QCOW2 features found"
+    assert formats.objection_to(extended[: formats.START], QCOW2, name="x") != ""
+    assert formats.objection_to(plain, QCOW2, name="x") == ""
+    assert formats.objection_to(NO_PARTITIONS[: formats.START], RAW, name="x") != ""
+    assert formats.objection_to(NO_PARTITIONS[:600], RAW, name="x") != ""
+    assert formats.objection_to(CONTENT[:600], RAW, name="x") == ""
+    with pytest.raises(Unusable, match="has the mark of qcow2, but is said to be raw"):
+        formats.objection_to(plain[: formats.START], RAW, name="x")
+
+
 def test_what_glance_takes_is_uploaded_as_it_is(images: DiskImages, tmp_path: Path) -> None:
     """Glance 33 takes compression by zstd; QEMU reads it since 5.1."""
     for name in ("zstd.qcow2", "zlib.qcow2", "v2.qcow2", "snapshot.qcow2"):

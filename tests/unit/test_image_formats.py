@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -511,6 +512,22 @@ def test_the_formats_that_are_accepted_have_their_own_marks(disks: Path) -> None
         except Unusable:
             continue
         check_marks(path, found)
+
+
+def test_a_header_of_any_length_takes_no_memory(tmp_path: Path) -> None:
+    """tarfile reads an extended header as a whole, and a sparse file may be one."""
+    path = tmp_path / "a.ova"
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, 2**32
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(path, 2**33)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unusable, match="its archive cannot be read"):
+            inspect(path, Format.OVA)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_names_in_an_ova_are_decoration(disks: Path, tmp_path: Path) -> None:
