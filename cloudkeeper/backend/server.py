@@ -1,6 +1,7 @@
 """The gRPC server: it listens on a socket, a port or both until SIGTERM.
 
-The first signal lets running calls finish; a second one ends them at once.
+The first signal lets running calls finish; a second one ends them at once. gRPC's health service
+answers SERVING until then, to the same callers as all other calls.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import NoReturn
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from appliance.core import hosts
 from appliance.core.run.errors import LocalFailure
@@ -26,6 +29,7 @@ from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 logger = logging.getLogger(__name__)
 
 _THREADS = 8
+_SERVICE = "cloudkeeper_grpc.Communicator"
 # Calls, running ones included; gRPC refuses more, which bounds the memory.
 _QUEUE = 64
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -48,6 +52,7 @@ def serve(servicer: Servicer, listening: Listening) -> None:
         pb_grpc.add_CommunicatorServicer_to_server(  # type: ignore[no-untyped-call]
             servicer, server
         )
+        _add_health(server)
         _listen(server, listening)
         server.start()
         logger.info("listening on %s", listening)
@@ -72,6 +77,27 @@ def _server(pool: ThreadPoolExecutor, listening: Listening) -> grpc.Server:
         options=[("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=_QUEUE,
     )
+
+
+class ServerCondition(health.HealthServicer):
+    """gRPC's health service without streams.
+
+    An open one would hold up the end of the server like an upload; clients take UNIMPLEMENTED as
+    the answer of a healthy server.
+    """
+
+    def Watch(self, request: object, context: grpc.ServicerContext, *_: object) -> NoReturn:  # noqa: N802
+        """Refuse to stream."""
+        del request
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "use Check")
+
+
+def _add_health(server: grpc.Server) -> None:
+    """Add gRPC's health service, which knows the whole server and our service by name."""
+    condition = ServerCondition()
+    health_pb2_grpc.add_HealthServicer_to_server(condition, server)
+    for name in (health.OVERALL_HEALTH, _SERVICE):
+        condition.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 
 def _listen(server: grpc.Server, listening: Listening) -> None:

@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloudkeeper.frontend.backend_client import (
     BackendClient,
@@ -156,6 +158,29 @@ def test_a_directory_that_is_not_there_is_made(tmp_path: Path) -> None:
         assert stat.S_IMODE(server.socket.parent.stat().st_mode) == 0o700
 
 
+def _condition(channel: grpc.Channel, service: str = "") -> int:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service=service)
+    return int(stub.Check(request, timeout=10).status)
+
+
+def test_the_health_service(server: Server) -> None:
+    """The whole server and our service are SERVING (1); others are unknown, streams refused."""
+    server.start()
+    with grpc.insecure_channel(f"unix://{server.socket}") as channel:
+        assert [_condition(channel, name) for name in ("", "cloudkeeper_grpc.Communicator")] == [
+            1,
+            1,
+        ]
+        with pytest.raises(grpc.RpcError) as unknown:
+            _condition(channel, "other")
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.Watch(health_pb2.HealthCheckRequest(), timeout=10))
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_the_socket_of_a_killed_server_is_replaced_and_that_of_a_live_one_is_not(
     server: Server,
 ) -> None:
@@ -282,6 +307,12 @@ def test_mutual_tls_admits_the_frontend_only(tmp_path: Path, parties: Parties) -
             for call in (stranger.list_ids, stranger.begin):
                 with pytest.raises(BackendFailure, match="UNAUTHENTICATED"):
                     call()
+        keys = parties.backend.key.read_bytes(), parties.backend.certificate.read_bytes()
+        credentials = grpc.ssl_channel_credentials(ca.read_bytes(), *keys)
+        with grpc.secure_channel(endpoint, credentials) as channel:
+            with pytest.raises(grpc.RpcError) as unnamed:
+                _condition(channel)
+            assert unnamed.value.code() is grpc.StatusCode.UNAUTHENTICATED
         foreign = parties.other.issue("cloudkeeper", key="ec", hosts=("cloudkeeper",))
         for encryption in (None, Encryption(foreign.certificate, foreign.key, ca)):
             assert not is_answered(endpoint, encryption)
