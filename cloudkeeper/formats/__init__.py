@@ -13,7 +13,7 @@ from cloudkeeper.formats.compressed import compression_of
 from cloudkeeper.formats.detection import detect, inspect
 from cloudkeeper.formats.disk import Disk, Unusable, check_virtual_size
 from cloudkeeper.formats.marks import Marks, check_marks
-from cloudkeeper.formats.start import START, STREAMED, inspect_start, objection_to
+from cloudkeeper.formats.start import START, STREAMED, inspect_start
 
 __all__ = [
     "START",
@@ -27,5 +27,4 @@ __all__ = [
     "detect",
     "inspect",
     "inspect_start",
-    "objection_to",
 ]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from cloudkeeper.formats.detection import detect, inspect
 from cloudkeeper.formats.disk import Unusable
-from cloudkeeper.formats.marks import Marks
 from cloudkeeper.model import Format
 
 START = 2**20
@@ -42,19 +41,3 @@ def inspect_start(start: bytes, *, name: str, declared: str = "") -> Format:
     finally:
         os.close(descriptor)
     return found
-
-
-def objection_to(start: bytes, found: Format, *, name: str) -> str:
-    """Return why Glance refuses an image as it is, by its first `START` bytes.
-
-    The result is empty if it does not, or if that depends on later bytes.
-
-    Raises:
-        Unusable: the image has the mark of another format.
-
-    """
-    marks = Marks(found, name=name)
-    marks.feed(start)
-    if len(start) < START:
-        marks.finish()
-    return marks.objection
