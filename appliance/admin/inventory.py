@@ -6,7 +6,8 @@ It states which service runs each job, with which command, and how long the job 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -41,6 +42,23 @@ class Job:
     """The default time limit; ``timeouts`` in appliance.yaml overrides it."""
     is_scheduled: bool = True
     """Whether `appliance schedule` includes the job without ``--with``."""
+    verbs: frozenset[str] = frozenset()
+    """Verbs of the program that may take the place of the command's own, beside a run of it."""
+    base: str = ""
+    """The job whose verb this is; empty for a job of the schedule."""
+
+    def called(self, arguments: Sequence[str]) -> tuple[Job, Sequence[str]]:
+        """Return the job that the arguments call for, and those that are left for its program.
+
+        A verb is a job of its own: it has no schedule and no record, and its program itself keeps
+        it apart from a run of this job where that matters.
+        """
+        verb, *rest = arguments or ("",)
+        if verb in self.verbs:
+            program = (self.command[0], verb)
+            name = f"{self.name}-{verb}"
+            return replace(self, name=name, command=program, base=self.name), rest
+        return self, rest if verb and verb in self.command[1:] else arguments
 
 
 SERVICES = {"cloudbdii": "bdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
@@ -86,6 +104,9 @@ JOBS = {
             "cloudkeeper.log",
             "cloudkeeper",
             timedelta(days=1),
+            verbs=frozenset(
+                {"plan", "verify", "trust", "list", "status", "gc", "import", "release", "version"}
+            ),
         ),
         Job(
             "cloud-info",

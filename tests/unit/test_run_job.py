@@ -24,6 +24,8 @@ from typing import Any
 
 import pytest
 
+from appliance.admin import inventory
+from cloudkeeper.cmds import frontend
 from tests import run_records, warm
 from tests.simulators import docker_engine
 from tests.testbed import Authority
@@ -132,6 +134,54 @@ def site(tmp_path: Path, pki: Authority, appliance: Callable[..., warm.Started])
         site = Site(root, place, engine, appliance)
         site.behave("exit 0")
         yield site
+
+
+VERBS = [
+    ("plan", "--json"),
+    ("verify", "https://lists.example.org/ops.list"),
+    ("trust", "--yes", "x"),
+    ("list",),
+    ("status",),
+    ("gc",),
+    ("import",),
+    ("release",),
+    ("version",),
+]
+
+
+def test_the_verbs_are_those_of_the_program() -> None:
+    named = {verb.name for verb in frontend.PROGRAM.verbs} - {"sync", "help"}
+    assert inventory.JOBS["cloudkeeper"].verbs == named == {verb for verb, *_ in VERBS}
+
+
+def test_a_verb_runs_beside_the_job_and_leaves_no_record(site: Site) -> None:
+    """Also when the flow is off; the job's container and key are left alone."""
+    site.behave("sleep 60")
+    job = site.start("cloudkeeper")
+    site.until_started()
+    site.behave("exit 1")
+    done = site.run("cloudkeeper", "--", *VERBS[0])
+    assert done.returncode == 1
+    assert job.poll() is None
+    shown = site.reported("arguments")
+    assert shown[shown.index("cloudkeeper") :] == ["cloudkeeper", "cloudkeeper", *VERBS[0]]
+    assert "eu.egi.fedcloud.job=cloudkeeper-plan" in shown
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=60)
+    records = site.root / "var/lib/fedcloud/runs/jobs"
+    assert [path.name for path in records.glob("*.json")] == ["job-cloudkeeper.json"]
+
+    settings = site.root / "etc/fedcloud/appliance.yaml"
+    settings.write_text(settings.read_text() + "flows: {images: off}\n")
+    assert site.run("cloudkeeper").returncode == 0
+    assert site.run("cloudkeeper", "--", "status").returncode == 1
+    assert len(site.runs) == 3
+
+
+@pytest.mark.parametrize("words", [("sync", "--dry-run"), ("--dry-run",)])
+def test_sync_may_be_named(site: Site, words: tuple[str, ...]) -> None:
+    assert site.run("cloudkeeper", "--", *words).returncode == 0
+    assert site.reported("arguments")[-3:] == ["cloudkeeper", "sync", "--dry-run"]
 
 
 def first_of_this_month() -> str:

@@ -128,6 +128,13 @@ STARTERS = {
 }
 
 INNOCENT = {
+    "a verb": (
+        "etc/cron.d/watch",
+        (
+            "0 7 * * * root /usr/local/bin/appliance run cloudkeeper -- status\n"
+            "5 7 * * * root /usr/local/bin/cloudkeeper.sh plan --json\n"
+        ),
+    ),
     "a comment": ("etc/cron.d/comment", f"# 14 * * * * root {CASO}\n"),
     "a look at the log": (
         "etc/crontab",

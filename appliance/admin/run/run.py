@@ -4,6 +4,9 @@ If the job runs already, the command prints that and ends with status 0. Before 
 and the copy of the host key of a killed run are removed. The last run is recorded as ``job-NAME``,
 in a directory that no container can write to. A job whose flow is off is not started, which is not
 a failure.
+
+``appliance run JOB -- VERB`` runs a verb of the job's program for a person: beside a run of the
+job, whether or not the flow is on, and without a record.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ from appliance.core.run.layout import Layout
 logger = logging.getLogger(__name__)
 
 _STOP = timedelta(seconds=10)
+_PATIENCE = timedelta(minutes=10)
+"""Time for the same verb of another person to end."""
 _ROOM = 2**14  # bytes; enough for the messages of docker-compose itself
 
 
@@ -70,9 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the job, unless it runs already."""
-    job, layout = inventory.find(arguments.job), cli.layout(arguments)
+    layout = cli.layout(arguments)
+    job, arguments.rest = inventory.find(arguments.job).called(arguments.rest)
     with contextlib.ExitStack() as stack:
-        if os.geteuid() == 0 and not arguments.check_config:
+        if os.geteuid() == 0 and not arguments.check_config and not job.base:
             stack.enter_context(
                 record.recorded(f"job-{job.name}", inventory.records(layout), is_service=True)
             )
@@ -83,14 +89,23 @@ def run(arguments: argparse.Namespace) -> int:
         if job.service and not host.is_native:
             settings.require_files(host)
         return ExitStatus.DONE
-    if line := host.off(job.name):
+    if not job.base and (line := host.off(job.name)):
         print(line, flush=True)
         return ExitStatus.DONE
     if os.geteuid() != 0:
-        raise UsageError(job.name, "only root can start a job", f"sudo appliance run {job.name}")
+        words = "only root can start a job"
+        raise UsageError(job.name, words, f"sudo appliance run {arguments.job}")
     for number in supervise.FORWARDED:
         # Every signal raises KeyboardInterrupt, so that the copy of the host key is removed.
         signal.signal(number, signal.default_int_handler)
+    return _locked(job, layout, host, arguments)
+
+
+def _locked(job: Job, layout: Layout, host: settings.Host, arguments: argparse.Namespace) -> int:
+    """Run the job under its lock, or say that it runs already."""
+    if job.base:
+        with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=_PATIENCE):
+            return _JobRun(job, layout, host, arguments).recorded()
     # Before the lock: a run that ends in between must be recognised as the one waited for.
     earlier = record.read(f"job-{job.name}", inventory.records(layout))
     try:
@@ -128,15 +143,16 @@ class _JobRun:
     ) -> None:
         self._job, self._layout, self._host = job, layout, host
         self._arguments: Sequence[str] = arguments.rest
-        self._timeout: timedelta = arguments.timeout or host.timeouts[job.name]
+        self._timeout: timedelta = arguments.timeout or host.timeouts[job.base or job.name]
         self._is_logged: bool = arguments.log
 
     def recorded(self) -> int:
         """Run, and write the record, however the run ends."""
         program = f"job-{self._job.name}"
-        with record.recorded(program, inventory.records(self._layout)) as self._record:
+        records = None if self._job.base else inventory.records(self._layout)
+        with record.recorded(program, records) as self._record:
             try:
-                if not self._changes_nothing():
+                if not (self._job.base or self._changes_nothing()):
                     state.refuse_second(self._job, self._layout)
                 status = self._run()
             except (Exception, KeyboardInterrupt) as error:

@@ -366,9 +366,12 @@ def _started_by(words: Sequence[str]) -> tuple[str, bool] | None:
     for at, word in enumerate(words):
         name, rest = Path(word).name, words[at + 1 :]
         if name in _PROGRAMS:
+            if _is_verb(_PROGRAMS[name], rest[:1]):
+                return None
             return _PROGRAMS[name], name in _WRAPPERS and word == f"{_OURS}{name}"
         if name == "appliance" and rest[:1] == ["run"] and len(rest) > 1 and rest[1] in JOBS:
-            return rest[1], True
+            arguments = rest[rest.index("--") + 1 :] if "--" in rest else []
+            return None if _is_verb(rest[1], arguments[:1]) else (rest[1], True)
         # As an argument of another command the word may be a path, a user or an image.
         if name == "cloudkeeper" and (rest[:1] == ["sync"] or (at == 0 and not rest)):
             return "cloudkeeper", False
@@ -381,6 +384,11 @@ def _started_by(words: Sequence[str]) -> tuple[str, bool] | None:
         if name in _ENGINES and (job := _in_container(rest)):
             return job, False
     return None
+
+
+def _is_verb(job: str, words: Sequence[str]) -> bool:
+    """Check whether a line calls for a verb of the program, which is not the job."""
+    return any(word in JOBS[job].verbs for word in words)
 
 
 def _in_container(words: Sequence[str]) -> str:
