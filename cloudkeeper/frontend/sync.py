@@ -35,6 +35,7 @@ from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy
 from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.progress import Progress
+from cloudkeeper.frontend.remedies import command
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
 from cloudkeeper.frontend.stream import NeedsFile
 from cloudkeeper.frontend.transfer import Workshop
@@ -339,7 +340,8 @@ class Synchronisation:
             number = len(guarded.withheld)
             report.withheld += number
             cause = f"{number} of {held} images would be removed, so none is removed"
-            remedy = f"to confirm that, run once with --allow-remove {number}"
+            again = command("sync", "--allow-remove", str(number))
+            remedy = f"to confirm that, run once: {again}"
             report.fail(f"{source}: {cause}; {remedy}")
         return guarded
 

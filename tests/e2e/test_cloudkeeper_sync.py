@@ -268,8 +268,8 @@ def test_many_removals_need_confirmation(world: World) -> None:
     done = world.sync()
     assert done.returncode == 1
     assert (
-        "4 of 6 images would be removed, so none is removed; to confirm that, run once "
-        "with --allow-remove 4" in done.stderr
+        "4 of 6 images would be removed, so none is removed; to confirm that, "
+        "run once: cloudkeeper sync --allow-remove 4" in done.stderr
     )
     assert len(world.cloud.appliances) == 6
     assert world.sync("--allow-remove", "3").returncode == 1

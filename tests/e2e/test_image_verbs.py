@@ -57,6 +57,7 @@ def files_of(root: Path) -> dict[str, tuple[int, bytes]]:
 
 def in_cloud(world: World, number: int, **attributes: str) -> None:
     """Put an image into the cloud that another program has made."""
+    world.cloud.formats[LIST_ID, image_id(number)] = "qcow2"
     world.cloud.appliances[LIST_ID, image_id(number)] = pb.Appliance(
         identifier=image_id(number),
         image_list_identifier=LIST_ID,

@@ -2,6 +2,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -298,3 +299,17 @@ def test_a_verb_that_cloudkeeper_lacks(words: str, capsys: pytest.CaptureFixture
         status = ended.code
     assert status == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def commands_in_pages() -> list[str]:
+    """Return the command lines of `cloudkeeper` in the how-to pages."""
+    pages = Path(__file__).parents[2].joinpath("docs/how-to").glob("*.md")
+    text = "\n".join(page.read_text() for page in sorted(pages))
+    found = re.findall(r"^\s*appliance run cloudkeeper -- (.+)$", text, re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("line", commands_in_pages())
+def test_the_commands_of_the_pages_are_ones_that_cloudkeeper_has(line: str) -> None:
+    words = [f"/CN={word}" if word in ("DN", "CA") else word for word in line.split()]
+    cli.parser(frontend.PROGRAM).parse_args(words)
