@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.core.trust.ca_directory import CADirectory
@@ -16,6 +17,9 @@ from cloudkeeper.frontend.registry.listing import DistributionListing, HarborLis
 from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.project import RegistryProject
+from cloudkeeper.frontend.registry.referrers import Referrers
+from cloudkeeper.frontend.registry.sboms import SBOMs
+from cloudkeeper.frontend.registry.signature_check import SignatureCheck
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.frontend.source_settings import RegistrySettings
@@ -43,7 +47,7 @@ def build(
     cache = ListCache(state / "lists", imagelist.MAX_BYTES)
     lists = [SignedListSource(each, client, trust, memory, cache) for each in configured.lists]
     projects = [
-        _project(each, client, history, KeptByDigest(state / "manifests", is_read_only))
+        _project(each, client, history, _Memory(state, is_read_only))
         for each in configured.registries
     ]
     return [*projects, *lists]
@@ -66,17 +70,35 @@ def configured_lists(configured: FrontendSettings, *, state: Path) -> Configured
     return known
 
 
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """The state directory; see `KeptByDigest`."""
+
+    state: Path
+    is_read_only: bool
+
+    def of(self, name: str) -> KeptByDigest:
+        return KeptByDigest(self.state / name, self.is_read_only)
+
+
 def _project(
-    configured: RegistrySettings, client: Downloader, history: TagHistory, manifests: KeptByDigest
+    configured: RegistrySettings, client: Downloader, history: TagHistory, memory: _Memory
 ) -> RegistryProject:
     registry = RegistryClient(client, Login(client, configured.host, configured.account))
     listing = HarborListing if configured.has_harbor else DistributionListing
+    manifests = Manifests(registry, memory.of("manifests"))
+    referrers = Referrers(registry)
+    signatures = SignatureCheck(
+        registry, manifests, referrers, memory.of("signatures"), configured.signing_keys
+    )
     return RegistryProject(
         configured.project,
         configured.vos,
         registry,
         listing(registry, configured.project, configured.tags, configured.repositories),
-        Manifests(registry, manifests),
+        manifests,
         history,
+        SBOMs(referrers, memory.of("sboms")),
+        signatures if configured.signing_keys else None,
         configured.properties,
     )

@@ -16,14 +16,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from appliance.core import hosts
 from appliance.core.config.document import Setting, read_text
 from appliance.core.config.settings import Settings
 from appliance.core.config.yaml_file import Tree
-from appliance.core.run import log
-from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run import log, place
+from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem
 from cloudkeeper.frontend import addresses
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.ignored import SOURCES_IGNORED
@@ -31,6 +32,9 @@ from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.registry.names import is_repository
 from cloudkeeper.model import Endorser
 from cloudkeeper.wire import own_properties
+
+if TYPE_CHECKING:  # start-up is a cost
+    from cloudkeeper.frontend.registry.signing_key import SigningKey
 
 TAGS = "[^-]*"
 """EGI's images have a short tag for the newest build, ``24.04``, and long ones for each build."""
@@ -55,6 +59,8 @@ class RegistrySettings:
     account: RegistryAccount | None = field(default=None, repr=False)
     properties: tuple[tuple[str, str], ...] = ()
     """Names and values of the site's own properties of its images in Glance."""
+    signing_keys: tuple[SigningKey, ...] = ()
+    """The keys one of which must have signed each artefact; none: no signature is needed."""
 
     def __str__(self) -> str:
         return f"{self.host}/{self.project}"
@@ -149,12 +155,21 @@ class _SourcesReader:
 
     def _read_shared(self) -> None:
         """Take the shared values as known; each source reads those that it lacks."""
-        names = ("registry_host", "api_url", "auth_user", "auth_password", "tag_pattern")
+        names = (
+            "registry_host",
+            "api_url",
+            "auth_user",
+            "auth_password",
+            "tag_pattern",
+            "signing_key",
+        )
         self.settings.accept(_SHARED, names)
+        self.settings.hold_account(_SHARED)
         self._refuse_unsupported(_SHARED)
 
     def _read_registry(self, name: str, kind: str, *, is_enabled: bool) -> None:
         found = self.settings
+        found.hold_account(name)  # a misspelled signing_key must not mean that none is needed
         self._refuse_unsupported(name)
         host = self._host(name)
         project = found.text(name, "project", required="the project of the registry")
@@ -168,6 +183,7 @@ class _SourcesReader:
         tags = self._tags(name)
         account = self._account_of(name, host)
         properties = self._properties(name)
+        keys = self._signing_keys(name) if is_enabled else ()
         if is_enabled:
             self.registries.append(
                 RegistrySettings(
@@ -179,6 +195,7 @@ class _SourcesReader:
                     tuple(f"{project}/{each}" for each in repositories),
                     account,
                     properties,
+                    keys,
                 )
             )
 
@@ -230,6 +247,27 @@ class _SourcesReader:
             self.settings.error(name, option, f"is set without {other}; set both or none")
         return self._accounts.get(host)
 
+    def _signing_keys(self, name: str) -> tuple[SigningKey, ...]:
+        """Return the keys of a source, its own or the shared ones."""
+        from cloudkeeper.frontend.registry import signing_key  # noqa: PLC0415  start-up is a cost
+
+        found = self.settings
+        home = name if found.where(name, "signing_key") else _SHARED
+        files = found.words(home, "signing_key")
+        if not files and found.where(home, "signing_key"):
+            found.error(home, "signing_key", "is empty; write the file of a key, or remove it")
+        keys = []
+        for text in files:
+            path = Path(text)
+            if not path.is_absolute():
+                found.error(home, "signing_key", f"must be an absolute path, not {text!r}")
+                continue
+            try:
+                keys.append(signing_key.read(path))
+            except ApplianceError as error:
+                found.error(home, "signing_key", place.unseen(path) or str(error))
+        return tuple(keys)
+
     def _properties(self, name: str, *, of_list: bool = False) -> tuple[tuple[str, str], ...]:
         """Return the site's own properties of the images of a source."""
         found, section = self.settings, f"{name}.properties"
@@ -264,6 +302,9 @@ class _SourcesReader:
         url = found.text(name, "url", required="the URL of the image list")
         token = found.text(name, "token")
         properties = self._properties(name, of_list=True)
+        if found.where(name, "signing_key"):
+            words = "is for registries: a list is signed by its endorser; remove this line"
+            found.error(name, "signing_key", words)
         if found.where(name, "vos"):
             found.warn(name, "vos", "has no effect: a list names its VO itself")
         where = found.where(name, "url") or entry

@@ -17,10 +17,11 @@ from urllib.parse import urljoin, urlsplit
 
 from appliance.core import retry
 from appliance.core.run.errors import Unavailable
-from appliance.core.trust.errors import Malformed
+from appliance.core.trust.errors import Malformed, Tampered
 from cloudkeeper.frontend import resume
 from cloudkeeper.frontend.answers import Answer, BrokenBody
 from cloudkeeper.frontend.download import Downloader, Question, Timeouts
+from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.login import FORBIDDEN, UNAUTHORIZED, Login
 from cloudkeeper.frontend.registry.names import Digest
 from cloudkeeper.frontend.resume import Attempt
@@ -90,8 +91,10 @@ class RegistryClient:
                     raise Malformed(self._name(path), f"is larger than {MAX_BYTES >> 20} MiB")
             return RegistryAnswer(answer.status, answer.headers, bytes(content))
 
-    def pages(self, path: str, *, scope: str) -> Iterator[Any]:
+    def pages(self, path: str, *, scope: str, may_be_missing: bool = False) -> Iterator[Any]:
         """Yield the JSON of a listing page by page, as its links lead.
+
+        A listing that ``may_be_missing`` yields None when it does not exist.
 
         Raises:
             Unavailable: the listing does not exist, does not end, or leads to another host.
@@ -105,12 +108,34 @@ class RegistryClient:
                 raise Unavailable(f"{self.host}/{scope}", words)
             seen.add(path)
             answer = self.get(path, scope=scope)
+            if answer.status == NOT_FOUND and may_be_missing:
+                yield None
+                return
             if answer.status == NOT_FOUND:
                 words = "the registry has no such project or repository"
                 remedy = "check the name, and whether the account may see it"
                 raise Unavailable(f"{self.host}/{scope}", words, remedy)
             yield self._parsed(answer, path)
             path = self._next(answer, path, scope=scope)
+
+    def blob(self, repository: str, digest: Digest, *, limit: int) -> bytes:
+        """Return a blob of at most ``limit`` bytes.
+
+        Raises:
+            Tampered: what the registry sends has another digest.
+            Malformed: it is larger.
+            ApplianceError: as for `get`.
+
+        """
+        name, content = f"{self.host}/{repository}: blob {digest}", bytearray()
+        with self.layer(repository, digest, timeouts=_TIMEOUTS) as (_, blocks):
+            for block in blocks:
+                content += block
+                if len(content) > limit:
+                    raise Malformed(name, f"is larger than {limit} bytes")
+        if (found := names.digest_of(bytes(content))) != digest:
+            raise Tampered(name, f"what came has digest {found}")
+        return bytes(content)
 
     @contextlib.contextmanager
     def layer(

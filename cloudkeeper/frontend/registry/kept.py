@@ -14,9 +14,15 @@ from pathlib import Path
 
 from appliance.core import files
 from appliance.core.run.errors import LocalFailure
-from cloudkeeper.frontend.registry.names import Digest
+from cloudkeeper.frontend.registry import names
+from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 
 _UNUSED = timedelta(days=30)
+
+
+def key_of(host: str, tagged: TaggedArtefact) -> Digest:
+    """Return the key for what a registry says about an artefact, and another one may not say."""
+    return names.digest_of(f"{host}/{tagged.repository}@{tagged.digest}".encode())
 
 
 @dataclass(frozen=True, slots=True)

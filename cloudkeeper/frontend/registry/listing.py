@@ -87,7 +87,7 @@ class HarborListing:
                     text = tag.get("name")
                     if not isinstance(text, str) or not names.is_tag(text):
                         raise Malformed(self._subject, f"lists {str(text)[:80]!r} as a tag")
-                    if self.tags.fullmatch(text):
+                    if self.tags.fullmatch(text) and not names.is_attachment(text):
                         found = names.digest(item.get("digest"), subject=f"{repository}:{text}")
                         yield TaggedArtefact(repository, text, found)
 
@@ -129,7 +129,8 @@ class DistributionListing:
         path = f"/v2/{repository}/tags/list?n={PAGE_SIZE}"
         for page in self.client.pages(path, scope=repository):
             for tag in _texts(page, "tags", self._subject):
-                if names.is_tag(tag) and self.tags.fullmatch(tag):
+                is_wanted = names.is_tag(tag) and self.tags.fullmatch(tag)
+                if is_wanted and not names.is_attachment(tag):
                     yield tag
 
     @property

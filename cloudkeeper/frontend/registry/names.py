@@ -20,6 +20,7 @@ _REPOSITORY = re.compile(f"{_PART}(?:/{_PART})*", re.ASCII)
 _LONGEST_REPOSITORY = 255
 _TAG = re.compile("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 _DIGEST = re.compile("sha256:[0-9a-f]{64}", re.ASCII)
+_ATTACHED = re.compile("sha256-[0-9a-f]{64}([.][a-z]+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ def is_repository(text: str) -> bool:
 def is_tag(text: str) -> bool:
     """Check whether a text can be a tag."""
     return _TAG.fullmatch(text) is not None
+
+
+def is_attachment(tag: str) -> bool:
+    """Check whether a tag names what is attached to an artefact: referrers, or a signature."""
+    return _ATTACHED.fullmatch(tag) is not None
 
 
 def digest(text: object, *, subject: str) -> Digest:

@@ -1,9 +1,10 @@
 """A project of a registry as a source of images: for each VO a list of what its tags name.
 
-    list tags ─ resolve to digests ─ manifests by digest ─ annotations ─ offers ─┬ VO 1
-                                                                                 └ VO 2 …
+    list tags ─ resolve to digests ─ manifests by digest ─ signatures ─ annotations ─┬ VO 1
+                                                           (with a key)   and SBOMs  └ VO 2 …
 
-The project is read once for all its VOs. The identifier of an image is its reference
+The project is read once for all its VOs. An artefact without a signature that is wanted is refused,
+and its images in the cloud stay. The identifier of an image is its reference
 (``PROJECT/REPOSITORY:TAG``), which a new version keeps; a list's identifier is the registry, the
 project and the VO. A tag that moves back to an artefact that it named before is held until the
 administrator confirms it, because withdrawn images would come back.
@@ -24,6 +25,8 @@ from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.listing import ProjectListing
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
+from cloudkeeper.frontend.registry.sboms import SBOMs
+from cloudkeeper.frontend.registry.signature_check import SignatureCheck
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.sources import Stream
 from cloudkeeper.model import (
@@ -43,6 +46,15 @@ _BLOBS = "/blobs/"
 _SYSTEM = ("os_type", "os_distro", "os_version")
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadImage:
+    """An artefact that may be offered, with the references of its SBOMs."""
+
+    tagged: TaggedArtefact
+    disk: DiskArtefact
+    sboms: str
+
+
 @dataclass(slots=True)
 class RegistryProject:
     """A project, its listing, and the ``vos`` that get its images."""
@@ -53,6 +65,9 @@ class RegistryProject:
     listing: ProjectListing
     manifests: Manifests
     history: TagHistory
+    sboms: SBOMs
+    signatures: SignatureCheck | None = None
+    """None: artefacts need no signature."""
     properties: tuple[tuple[str, str], ...] = ()
     """Names and values of the site's own properties of its images in Glance."""
     _found: dict[str, Digest] = field(default_factory=dict)
@@ -65,7 +80,7 @@ class RegistryProject:
 
     def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
         """Return the images of the project for each VO; see `OfferSource`."""
-        images: list[tuple[TaggedArtefact, DiskArtefact]] = []
+        images: list[_ReadImage] = []
         refused: list[Refusal] = []
         self._found, self.went_back = {}, {}
         for tagged in self.listing.artefacts(self.history.latest(self.client.host)):
@@ -75,9 +90,9 @@ class RegistryProject:
                 refused.append(Refusal(ApplianceId(tagged.reference), str(error)))
                 continue
             if found:
-                images.append((tagged, found))
+                images.append(found)
                 self._found[tagged.reference] = tagged.digest
-        return [self._list(vo, images, refused) for vo in self.vos], ()
+        return [self._list(vo, images, refused) for vo in self.vos], self._warnings()
 
     def list_ids(self) -> frozenset[ListId]:
         """Return the list of each VO, which the configuration names; see `OfferSource`."""
@@ -89,7 +104,10 @@ class RegistryProject:
     def accept(self, *, at: datetime) -> None:
         """Remember the digests of the tags; see `OfferSource`."""
         self.history.note(self.client.host, self._found, at=at, held=self.went_back)
-        self.manifests.kept.clean(at=at)
+        for kept in (self.manifests.kept, self.sboms.kept):
+            kept.clean(at=at)
+        if self.signatures:
+            self.signatures.kept.clean(at=at)
 
     def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
         """Open the layer of an artefact; see `ImageOpener`."""
@@ -112,27 +130,35 @@ class RegistryProject:
             return ""
         return "the registry has it, but does not list it"
 
-    def _read(self, tagged: TaggedArtefact, *, at: datetime) -> DiskArtefact | None:
-        subject = f"{self.client.host}/{tagged.reference}"
-        found = artefact.read(self.manifests.get(tagged, at=at), subject=subject)
-        if found and self.history.has_gone_back(self.client.host, tagged):
+    def _read(self, tagged: TaggedArtefact, *, at: datetime) -> _ReadImage | None:
+        manifest = self.manifests.get(tagged, at=at)
+        found = artefact.read(manifest, subject=f"{self.client.host}/{tagged.reference}")
+        if found is None:
+            return None
+        if self.history.has_gone_back(self.client.host, tagged):
             self.went_back[tagged.reference] = tagged.digest
             self.history.check(self.client.host, tagged)
-        return found
+        if self.signatures:
+            self.signatures.check(tagged, manifest, at=at)
+        return _ReadImage(tagged, found, self.sboms.of(tagged, at=at))
+
+    def _warnings(self) -> list[str]:
+        origins = sorted(self.signatures.origins) if self.signatures else []
+        words = "signatures name {}: its images are taken for copies of that registry"
+        return [*filter(None, [self.sboms.warning]), *map(words.format, origins)]
 
     def _list(
         self,
         vo: str,
-        images: Sequence[tuple[TaggedArtefact, DiskArtefact]],
+        images: Sequence[_ReadImage],
         refused: Sequence[Refusal],
     ) -> ImageList:
         identifier = self._list_id(vo)
-        offers = tuple(self._offer(*image, vo=vo, list_id=identifier) for image in images)
+        offers = tuple(self._offer(image, vo=vo, list_id=identifier) for image in images)
         return ImageList(identifier=identifier, vo=vo, offers=offers, refused=tuple(refused))
 
-    def _offer(
-        self, tagged: TaggedArtefact, found: DiskArtefact, *, vo: str, list_id: ListId
-    ) -> Offer:
+    def _offer(self, image: _ReadImage, *, vo: str, list_id: ListId) -> Offer:
+        tagged, found = image.tagged, image.disk
         notes = found.annotations
         system = " ".join(filter(None, (notes.get(GLANCE + name) for name in _SYSTEM)))
         host = self.client.host
@@ -147,7 +173,9 @@ class RegistryProject:
             version=found.tag,
             architecture=notes.get(f"{GLANCE}architecture", ""),
             operating_system=system,
-            attributes=own_properties.added(_attributes(tagged, found), dict(self.properties)),
+            attributes=own_properties.added(
+                _attributes(tagged, found), dict(self.properties), sbom=image.sboms
+            ),
         )
         uri = f"https://{host}/v2/{tagged.repository}{_BLOBS}{found.layer}"
         compression = found.compression.lstrip("+")
