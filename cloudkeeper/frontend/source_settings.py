@@ -252,8 +252,9 @@ class _SourcesReader:
         from cloudkeeper.frontend.registry import signing_key  # noqa: PLC0415  start-up is a cost
 
         found = self.settings
+        by_home = {each: found.words(each, "signing_key") for each in (name, _SHARED)}
         home = name if found.where(name, "signing_key") else _SHARED
-        files = found.words(home, "signing_key")
+        files = by_home[home]
         if not files and found.where(home, "signing_key"):
             found.error(home, "signing_key", "is empty; write the file of a key, or remove it")
         keys = []

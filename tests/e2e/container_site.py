@@ -32,7 +32,7 @@ _STATE = (
     *("var/lib/fedcloud/bdii/site", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
     *("var/lib/fedcloud/runs/" + name for name in contents.IMAGES),
     *("image_data", "var/lock/cloudkeeper", "var/spool/apel", "var/spool/apel/outgoing"),
-    *("run/cloudkeeper", "etc/fedcloud/tls/cloudkeeper-os"),
+    *("run/cloudkeeper", "etc/fedcloud/tls/cloudkeeper-os", "etc/cloudkeeper/keys"),
 )
 
 

@@ -1,7 +1,4 @@
-"""`cloudkeeper sync` with projects of a registry: docker-registry behind Harbor's API.
-
-The backend of the real protocol keeps what it is given; sha512sum and the pushed digests judge it.
-"""
+"""`cloudkeeper sync` with projects of a registry: docker-registry behind Harbor's API."""
 
 from __future__ import annotations
 
@@ -9,100 +6,17 @@ import gzip
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.images_frontend import Done, make_disks, run, sha512
-from tests.simulators import harbor, image_backend
+from tests.e2e import registry_site
+from tests.e2e.images_frontend import make_disks, sha512
+from tests.e2e.registry_site import PROJECT, SOURCE, STATE, World
 from tests.simulators.harbor import Harbor, Reply
-from tests.simulators.image_backend import Cloud
-from tests.testbed import oci_registry
-from tests.testbed.oci_registry import DISK, PASSWORD, USER, TokenLogin, described_as
+from tests.testbed.oci_registry import DISK, PASSWORD, USER, described_as
 from tests.testbed.pki import Authority
-
-PROJECT = "egi_vm_images"
-STATE = "var/lib/fedcloud/cloudkeeper"
-
-
-@dataclass
-class World:
-    """One site, the registry that it reads, and its cloud."""
-
-    root: Path
-    harbor: Harbor
-    cloud: Cloud
-    disks: dict[str, bytes]
-
-    def push(
-        self,
-        reference: str,
-        disk: str = "one.qcow2",
-        *,
-        content: bytes | None = None,
-        media_type: str = DISK,
-        more_tags: tuple[str, ...] = (),
-        **changes: str,
-    ) -> str:
-        """Push an image under ``REPOSITORY:TAG``; return the digest of its manifest."""
-        repository, _, tag = reference.rpartition(":")
-        registry = self.harbor.registry
-        assert registry is not None
-        registry.headers = self.harbor.push_headers(repository)
-        for name in (tag, *more_tags):
-            digest = registry.push(
-                repository,
-                name,
-                self.disks[disk] if content is None else content,
-                annotations=described_as(tag, **changes),
-                media_type=media_type,
-            )
-        return digest
-
-    def delete(self, reference: str, digest: str) -> None:
-        repository = reference.rpartition(":")[0]
-        registry = self.harbor.registry
-        assert registry is not None
-        registry.headers = self.harbor.push_headers(repository)
-        registry.delete(repository, digest)
-
-    def configure(self, *lines: str, accounts: str = "") -> None:
-        text = "\n".join(line.format(host=self.harbor.host) for line in lines)
-        (self.root / "etc/cloudkeeper/sources.yaml").write_text(f"{text}\n")
-        (self.root / "etc/cloudkeeper/registry.auth").write_text(
-            accounts.format(host=self.harbor.host)
-        )
-
-    def sync(self, *flags: str) -> Done:
-        return self.call("sync", *flags)
-
-    def call(self, verb: str, *flags: str) -> Done:
-        config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
-        return run(verb, *config, "--backend-endpoint", self.cloud.endpoint, *flags)
-
-    def list_id(self, vo: str, project: str = PROJECT) -> str:
-        return f"{self.harbor.host}/{project}/{vo}"
-
-    def key(self, reference: str, vo: str = "ops") -> tuple[str, str]:
-        return (self.list_id(vo, reference.partition("/")[0]), reference)
-
-    def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
-            (self.root / "var/lib/fedcloud/runs/cloudkeeper.json").read_text()
-        )
-        return found
-
-
-SOURCE = (
-    "harbor:",
-    "  registry_host: {host}",
-    "egi:",
-    "  type: harbor",
-    f"  project: {PROJECT}",
-    "  vos: [ops, vo.example.org]",
-)
 
 
 @pytest.fixture(scope="module")
@@ -111,50 +25,16 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
-    made.issue("localhost", key="ec")
-    made.issue("tokens.example.org", key="rsa")
-    return made
-
-
-@pytest.fixture(scope="module")
-def front(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harbor]:
-    host, signer = authority.find("localhost"), authority.find("tokens.example.org")
-    assert host is not None
-    assert signer is not None
-    directory = tmp_path_factory.mktemp("registry")
-    with harbor.serve(host, signer=signer) as made:
-        login = TokenLogin(made.realm, authority.certificate)
-        with oci_registry.serve(
-            directory, credential=host, authority=authority.certificate, login=login
-        ) as registry:
-            made.registry = registry
-            yield made
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Authority, Harbor]]:
+    with registry_site.serve(tmp_path_factory.mktemp("served")) as found:
+        yield found
 
 
 @pytest.fixture
 def world(
-    tmp_path: Path, authority: Authority, front: Harbor, disks: dict[str, bytes]
+    tmp_path: Path, served: tuple[Authority, Harbor], disks: dict[str, bytes]
 ) -> Iterator[World]:
-    authority.publish(tmp_path / "certificates")
-    assert front.registry is not None
-    front.registry.clear()
-    front.faults.clear()
-    front.paths.clear()
-    front.public = {PROJECT}
-    root = tmp_path / "site"
-    (root / "etc/cloudkeeper").mkdir(parents=True)
-    (root / "cloudkeeper.yml").write_text(
-        "cloudkeeper:\n"
-        f"  ca-dir: {tmp_path}/certificates\n"
-        f"  image-dir: {root}/images\n"
-        "  formats: [qcow2, raw]\n"
-        "  logging: {level: INFO}\n"
-    )
-    with image_backend.serve() as cloud:
-        made = World(root, front, cloud, disks)
-        made.configure(*SOURCE)
+    with registry_site.site(tmp_path, *served, disks) as made:
         yield made
 
 

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.simulators.answering import answering
-from tests.testbed.oci_registry import MANIFEST, PASSWORD, USER, OCIRegistry
+from tests.testbed.oci_registry import INDEX, MANIFEST, PASSWORD, USER, OCIRegistry
 from tests.testbed.pki import Credential
 
 _REPOSITORIES = re.compile(r"/api/v2\.0/projects/([^/]+)/repositories")
@@ -34,6 +34,7 @@ _PASSED = (
     *("Content-Type", "Content-Length", "Content-Range", "Docker-Content-Digest"),
     *("ETag", "Link"),
 )
+_REFERRERS = re.compile(r"/v2/([^/]+)/.+/referrers/(sha256:[0-9a-f]{64})")
 _TOKEN_SECONDS = 300
 
 
@@ -60,6 +61,8 @@ class Harbor:
     session: requests.Session = field(default_factory=requests.Session)
     cut: int | None = None
     """Bytes of a blob after which the connection ends; None: all."""
+    referrers: dict[str, list[dict[str, Any]]] | None = None
+    """Descriptors of what refers to an artefact, by its digest; None: no API for them."""
     authorized: list[tuple[str, str]] = field(default_factory=list)
     """Path and header ``Authorization`` of each request that had one."""
 
@@ -134,7 +137,10 @@ class Harbor:
         assert self.registry is not None
         path = f"/v2/{repository}/manifests/{tag}"
         access = [{"type": "repository", "name": repository, "actions": ["pull"]}]
-        headers = {"Authorization": f"Bearer {self._signed(access)}", "Accept": MANIFEST}
+        headers = {
+            "Authorization": f"Bearer {self._signed(access)}",
+            "Accept": f"{MANIFEST}, {INDEX}",
+        }
         return self.registry.request("HEAD", path, headers=headers).headers["Docker-Content-Digest"]
 
     def _ask(self, path: str, kind: str, name: str, action: str) -> Any:
@@ -195,6 +201,8 @@ class _Responder(http.server.BaseHTTPRequestHandler):
             project = unquote(found[1])
             names = lambda: [{"name": each} for each in world.repositories(project)]  # noqa: E731
             self._list(project, account, names)
+        elif world.referrers is not None and (found := _REFERRERS.fullmatch(parts.path)):
+            self._refer(found[1], world.referrers.get(found[2], []), account)
         else:
             self._pass_on()
 
@@ -216,6 +224,16 @@ class _Responder(http.server.BaseHTTPRequestHandler):
             self._send(Reply(404, b'{"errors":[{"code":"NOT_FOUND"}]}'))
             return
         self._send(Reply(200, json.dumps(chosen).encode(), headers))
+
+    def _refer(self, project: str, found: list[dict[str, Any]], account: str) -> None:
+        """Answer as the distribution specification has it: an index, empty for none."""
+        world = self.server.world
+        if project not in world.public and not account.startswith("Bearer "):
+            challenge = f'Bearer realm="{world.realm}",service="registry"'
+            self._send(Reply(401, b"", (("WWW-Authenticate", challenge),)))
+            return
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": found}
+        self._send(Reply(200, json.dumps(index).encode(), (("Content-Type", INDEX),)))
 
     def _pass_on(self) -> None:
         with self.server.world.passed_on("GET", self.path, dict(self.headers)) as answer:

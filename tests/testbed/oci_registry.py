@@ -29,6 +29,7 @@ USER, PASSWORD = "robot$site", "swordfish"
 DISK = "application/x-qemu-disk"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
+SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 _CONFIG = "application/vnd.oci.empty.v1+json"
 _SECONDS = 30
 
@@ -92,6 +93,64 @@ class OCIRegistry:
         headers = {"Content-Type": media_type}
         self.request("PUT", f"/v2/{repository}/manifests/{tag}", data=content, headers=headers)
         return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+    def attach(
+        self, repository: str, subject: str, content: bytes, *, artefact_type: str
+    ) -> dict[str, Any]:
+        """Store an artefact that refers to another one by digest, as oras does it.
+
+        Return its descriptor, which a registry without an API for referrers knows nothing of.
+        """
+        layer = {"mediaType": artefact_type, **self.push_blob(repository, content)}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": artefact_type,
+            "config": {"mediaType": _CONFIG, **self.push_blob(repository, b"{}")},
+            "layers": [layer],
+            "subject": {"mediaType": MANIFEST, "digest": subject, "size": 1},
+        }
+        text = json.dumps(manifest).encode()
+        digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        self.push_manifest(repository, digest, text)
+        return {
+            "mediaType": MANIFEST,
+            "digest": digest,
+            "size": len(text),
+            "artifactType": artefact_type,
+        }
+
+    def push_referrers(self, repository: str, subject: str, found: list[dict[str, Any]]) -> None:
+        """Store an index of referrers under the tag for registries without an API for them."""
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": found}
+        tag = subject.replace(":", "-")
+        self.push_manifest(repository, tag, index, media_type=INDEX)
+
+    def push_signature(
+        self,
+        repository: str,
+        subject: str,
+        signatures: list[tuple[bytes, str]],
+        *,
+        media_type: str = SIMPLE_SIGNING,
+    ) -> None:
+        """Store payloads with their signatures under the tag of cosign 2."""
+        layers = [
+            {
+                "mediaType": media_type,
+                **self.push_blob(repository, payload),
+                "annotations": {"dev.cosignproject.cosign/signature": value},
+            }
+            for payload, value in signatures
+        ]
+        config = {"mediaType": "application/vnd.oci.image.config.v1+json"}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {**config, **self.push_blob(repository, b'{"rootfs": {}}')},
+            "layers": layers,
+        }
+        self.push_manifest(repository, f"{subject.replace(':', '-')}.sig", manifest)
 
     def push(
         self,

@@ -22,6 +22,8 @@ from cloudkeeper.frontend.registry.signatures import (
 from cloudkeeper.frontend.registry.signing_key import SigningKey
 from tests.cosign import KeyPair, bundle, encoded, envelope, message_signature, payload, statement
 
+pytestmark = pytest.mark.programs("openssl")
+
 HOST, REPOSITORY = "registry.example.org:5000", "egi_vm_images/ubuntu"
 MANIFEST = b'{"schemaVersion": 2, "layers": []}'
 DIGEST = names.digest_of(MANIFEST)
@@ -344,7 +346,7 @@ def test_a_bundle_in_which_a_key_occurs_twice(key: KeyPair, trusted: SigningKey)
     [
         ("EC", ("-pkeyopt", "ec_paramgen_curve:P-384"), "holds a key on the curve secp384r1; use"),
         ("EC", ("-pkeyopt", "ec_paramgen_curve:secp256k1"), "holds a key on the curve secp256k1"),
-        ("RSA", ("-pkeyopt", "rsa_keygen_bits:2048"), "holds a key that is not ECDSA; use a key"),
+        ("RSA", ("-pkeyopt", "rsa_keygen_bits:1024"), "holds a key that is not ECDSA; use a key"),
         ("ED25519", ("-outform", "PEM"), "holds a key that is not ECDSA; use a key of ECDSA P-256"),
     ],
     ids=["P-384", "secp256k1", "RSA", "Ed25519"],

@@ -222,6 +222,65 @@ def test_properties_in_another_form() -> None:
         read(f"{start}\n    hw_a: x\n    HW_a: y\n")
 
 
+PUBLIC = """\
+-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt
+6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==
+-----END PUBLIC KEY-----
+"""
+"""The generator of P-256 as a key."""
+GENERATOR = 0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296
+
+
+def signed(*lines: str) -> list[RegistrySettings]:
+    """Read a source of the type ``oci`` with more lines."""
+    start = "site:\n  type: oci\n  project: site\n  registry_host: r.example.org\n  vos: [ops]\n"
+    registries, _, warnings = read(start + "".join(f"{line}\n" for line in lines))
+    assert warnings == ()
+    return registries
+
+
+def test_signing_keys_of_a_source_or_of_all(tmp_path: Path) -> None:
+    files = [tmp_path / "one.pub", tmp_path / "two.pub"]
+    for path in files:
+        path.write_text(PUBLIC)
+    both = ", ".join(map(str, files))
+    (found,) = signed(f"  signing_key: [{both}]")
+    assert [key.origin for key in found.signing_keys] == files
+    assert found.signing_keys[0].key.public_numbers().x == GENERATOR
+    (found,) = signed("harbor:", f"  signing_key: {files[1]}")
+    assert [key.origin for key in found.signing_keys] == files[1:]
+    (found,) = signed(f"  signing_key: {files[0]}", "harbor:", f"  signing_key: {files[1]}")
+    assert [key.origin for key in found.signing_keys] == files[:1]
+    (found,) = signed()
+    assert found.signing_keys == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("  signing_key: FILE", "[site] signing_key: FILE: holds no public key in PEM; write the"),
+        ("  signing_key: FILE.no", "[site] signing_key: FILE.no: "),
+        ("  signing_key: keys/a.pub", "[site] signing_key: must be an absolute path, not 'keys/a"),
+        ("  signing_key:", "[site] signing_key: is empty; write the file of a key, or remove it"),
+        ("  singing_key: FILE", "[site] singing_key: unknown option, ignored; did you mean signing_key?"),
+        ("  signing_keys: FILE", "[site] signing_keys: unknown option, ignored; did you mean signing_key?"),
+    ],
+)
+def test_signing_keys_that_cannot_be_used(tmp_path: Path, line: str, problem: str) -> None:
+    """A misspelled option is an error too: without it, unsigned images would be taken."""
+    file = tmp_path / "key.pub"
+    file.write_text("no key")
+    with pytest.raises(ConfigurationError) as caught:
+        signed(line.replace("FILE", str(file)))
+    assert f"{FILE}:6: {problem.replace('FILE', str(file))}" in str(caught.value)
+
+
+def test_a_signing_key_is_not_for_lists() -> None:
+    with pytest.raises(ConfigurationError, match="signing_key: is for registries: a list is sign"):
+        read("list:\n  url: https://lists.example.org/a\n  signing_key: /k.pub\n")
+
+
 def test_an_endorser_needs_both_names() -> None:
     with pytest.raises(ConfigurationError, match="must be set with the other one"):
         read("list:\n  url: https://lists.example.org/a\n  endorser: {dn: /CN=one}\n")

@@ -13,6 +13,7 @@ from cloudkeeper.frontend.commands import output, startup
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.model import (
     HOLDER_KEY,
+    SBOM_KEY,
     UNMARKED_KEY,
     Appliance,
     Change,
@@ -85,6 +86,7 @@ def as_json(outcome: ChangeOutcome, *, state: str) -> dict[str, object]:
         "list": change.appliance.list_id,
         "image": change.appliance.identifier,
         "title": change.appliance.title,
+        "sboms": change.appliance.attributes.get(SBOM_KEY, "").split(),
         "reason": getattr(change, "reason", _NEW),
         "bytes": transfer_size(change),
         "state": state,

@@ -104,4 +104,5 @@ def _amount(text: str) -> int:
 
 
 def _shown(registry: RegistrySettings) -> str:
-    return f"{registry} for {' '.join(registry.vos)}"
+    by = ", signed by " + " or ".join(map(str, registry.signing_keys))
+    return f"{registry} for {' '.join(registry.vos)}{by if registry.signing_keys else ''}"
