@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from keystoneauth1 import session
 
+from tests import golden_properties
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import Cloud, Row
 from tests.e2e.images_frontend import BOOT_SECTOR, PROGRAM, Done, make_disks, qemu_img, run, sha512
@@ -250,7 +251,14 @@ def test_a_registry_beside_a_signed_list(site: Site, tmp_path: Path) -> None:
             (site.backend.root / "etc/cloudkeeper/sources.yaml").write_text(
                 f"egi:\n  type: harbor\n  registry_host: {front.host}\n"
                 "  project: egi_vm_images\n  vos: [ops, biomed]\n"
+                f"  properties: {json.dumps(golden_properties.OWN)}\n"
             )
+            repository, subject = "egi_vm_images/ubuntu", digests["ubuntu:24.04"]
+            registry.headers = front.push_headers(repository)
+            sbom = registry.attach(
+                repository, subject, b"{}", artefact_type="application/vnd.cyclonedx+json"
+            )
+            registry.push_referrers(repository, subject, [sbom])
             done = site.sync()
             assert done.returncode == 0, done.stderr
             for vo, listed in (
@@ -263,29 +271,23 @@ def test_a_registry_beside_a_signed_list(site: Site, tmp_path: Path) -> None:
             reference = "egi_vm_images/ubuntu:24.04"
             row = site.offered("biomed")[reference]
             assert sha512(site.download("biomed", row)) == sha512(site.files["one.qcow2"])
-            assert row.name == f"{front.host} {reference}"
-            identity = f"{front.host}/{reference}-{digests['ubuntu:24.04']}"
             layer = subprocess.run(
                 ["sha256sum"], input=site.files["one.qcow2"], capture_output=True, check=True
             ).stdout.split()[0]
-            others = {
-                name: value
-                for name, value in row.properties.items()
-                if not name.startswith("APPLIANCE_")
-            }
-            assert others == {
-                "appdb_id": identity,
-                "vmcatcher_event_ad_mpuri": identity,
-                "image_hash": f"sha256:{layer.decode()}",
-                "image_list": "egi_vm_images",
-                "project": "egi_vm_images",
-                "os_distro": "ubuntu",
-                "os_version": "24.04",
-                "architecture": "x86_64",
-                "vmcatcher_event_dc_description": "Example image 24.04",
-            }
-            attributes = json.loads(row.properties["APPLIANCE_ATTRIBUTES"])
-            assert attributes["eu.egi.cloud.image_ref"] == reference
+            row = site.offered("ops")[reference]
+            backend_id, _, marked = row.properties["APPLIANCE_BACKEND"].partition(" ")
+            assert (bool(backend_id), marked) == (True, row.id)
+            name, wanted, annotations = golden_properties.expected(
+                host=front.host,
+                manifest=subject,
+                layer=f"sha256:{layer.decode()}",
+                sbom=sbom["digest"],
+                backend=row.properties["APPLIANCE_BACKEND"],
+            )
+            assert row.name == name
+            held = dict(row.properties)
+            assert json.loads(held.pop("APPLIANCE_ATTRIBUTES")) == annotations
+            assert held == wanted
 
             registry.headers = front.push_headers("egi_vm_images/ubuntu")
             registry.push(
@@ -299,6 +301,30 @@ def test_a_registry_beside_a_signed_list(site: Site, tmp_path: Path) -> None:
             after = site.offered("ops")
             assert sha512(site.download("ops", after[reference])) == sha512(site.files["two.qcow2"])
             assert {key for key in after if after[key].id != before[key].id} == {reference}
+            check_own_properties(site, reference)
+
+
+def check_own_properties(site: Site, reference: str) -> None:
+    """Change the file: each image is patched, none is moved; what a person has set stays."""
+    before = site.offered("ops")
+    by_hand: dict[str, object] = {"op": "add", "path": "/hw_rng_model", "value": "virtio"}
+    site.cloud.patch(before[reference].id, [by_hand])
+    sources = site.backend.root / "etc/cloudkeeper/sources.yaml"
+    sources.write_text(
+        sources.read_text().replace(
+            json.dumps(golden_properties.OWN), "{hw_disk_bus: virtio, hw_vif_model: virtio}"
+        )
+    )
+    assert site.sync().returncode == 0
+    after = site.offered("ops")
+    assert {row.id for row in after.values()} == {row.id for row in before.values()}
+    found = after[reference].properties
+    assert {name: value for name, value in found.items() if name.startswith("hw_")} == {
+        "hw_disk_bus": "virtio",
+        "hw_vif_model": "virtio",
+        "hw_rng_model": "virtio",
+    }
+    assert found["appdb_id"] == before[reference].properties["appdb_id"]
 
 
 def test_an_image_of_the_catch_all_counts_as_present(site: Site, tmp_path: Path) -> None:

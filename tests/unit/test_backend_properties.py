@@ -3,7 +3,9 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,7 +13,19 @@ from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend import properties
 from cloudkeeper.backend.images import left_behind, outdated
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
+from cloudkeeper.frontend.registry import kept, names
+from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry.kept import KeptByDigest
+from cloudkeeper.frontend.registry.login import Login
+from cloudkeeper.frontend.registry.manifests import Manifests
+from cloudkeeper.frontend.registry.names import TaggedArtefact
+from cloudkeeper.frontend.registry.project import RegistryProject
+from cloudkeeper.frontend.registry.referrers import Referrers
+from cloudkeeper.frontend.registry.sboms import SBOMs
+from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.model import Appliance, ApplianceId, ListId
+from tests import golden_properties
+from tests.testbed.oci_registry import described_as
 
 OWNER = "0123456789abcdef0123456789abcdef"
 HERE = "1d7e3f4a-0000-4000-8000-000000000001"
@@ -287,6 +301,54 @@ def image_of_a_registry() -> Appliance:
             "image_hash": LAYER,
         },
     )
+
+
+def test_the_complete_set_of_properties_of_an_image_of_a_registry(tmp_path: Path) -> None:
+    """From manifest and configuration to what Glance is given; a real Glance: test_images.py."""
+    manifest = json.dumps(
+        {
+            "layers": [
+                {
+                    "mediaType": "application/x-qemu-disk",
+                    "digest": LAYER,
+                    "size": 7,
+                    "annotations": described_as("24.04"),
+                }
+            ],
+            "annotations": {"org.opencontainers.image.source": "https://git.example.org/images"},
+        }
+    ).encode()
+    digest, sbom = names.digest_of(manifest), f"sha256:{'3' * 64}"
+    tagged = TaggedArtefact("egi_vm_images/ubuntu", "24.04", digest)
+    nothing: Any = None
+    client = RegistryClient(nothing, Login(nothing, "registry.egi.eu"))
+    manifests, sboms = KeptByDigest(tmp_path / "manifests"), KeptByDigest(tmp_path / "sboms")
+    manifests.put(digest, manifest)
+    known = json.dumps({"sboms": [sbom], "times": [0, 0]}).encode()
+    sboms.put(kept.key_of("registry.egi.eu", tagged), known)
+    listing: Any = Mock(artefacts=lambda _: [tagged])
+    project = RegistryProject(
+        "egi_vm_images",
+        ("ops",),
+        client,
+        listing,
+        Manifests(client, manifests),
+        TagHistory(tmp_path / "tags.json"),
+        SBOMs(Referrers(client), sboms),
+        properties=tuple(golden_properties.OWN.items()),
+    )
+    (found,), warnings = project.fetch(at=NOW)
+    (offer,) = found.offers
+    written = properties.describe(offer.appliance)
+    name, wanted, annotations = golden_properties.expected(
+        host="registry.egi.eu", manifest=digest, layer=LAYER, sbom=sbom, backend="x"
+    )
+    assert json.loads(written.pop("APPLIANCE_ATTRIBUTES")) == annotations
+    when_offered = {"APPLIANCE_STATUS", "APPLIANCE_BACKEND"}
+    assert written == {key: wanted[key] for key in wanted.keys() - when_offered}
+    assert (properties.standard(offer.appliance)["name"], warnings) == (name, [])
+    held = properties.read(record(**written, APPLIANCE_ATTRIBUTES=json.dumps(annotations)))
+    assert held.attributes == offer.appliance.attributes
 
 
 def test_an_image_of_a_registry_has_atrope_s_properties() -> None:

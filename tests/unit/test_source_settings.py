@@ -263,8 +263,14 @@ def test_signing_keys_of_a_source_or_of_all(tmp_path: Path) -> None:
         ("  signing_key: FILE.no", "[site] signing_key: FILE.no: "),
         ("  signing_key: keys/a.pub", "[site] signing_key: must be an absolute path, not 'keys/a"),
         ("  signing_key:", "[site] signing_key: is empty; write the file of a key, or remove it"),
-        ("  singing_key: FILE", "[site] singing_key: unknown option, ignored; did you mean signing_key?"),
-        ("  signing_keys: FILE", "[site] signing_keys: unknown option, ignored; did you mean signing_key?"),
+        (
+            "  singing_key: FILE",
+            "[site] singing_key: unknown option, ignored; did you mean signing_key?",
+        ),
+        (
+            "  signing_keys: FILE",
+            "[site] signing_keys: unknown option, ignored; did you mean signing_key?",
+        ),
     ],
 )
 def test_signing_keys_that_cannot_be_used(tmp_path: Path, line: str, problem: str) -> None:
