@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.frontend.download import Answer, Question
+from cloudkeeper.frontend import deadline
+from cloudkeeper.frontend.answers import Answer
+from cloudkeeper.frontend.download import Question, Timeouts
+from cloudkeeper.frontend.pace import Pace
 from cloudkeeper.frontend.registry import names, signing_key
 from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
@@ -24,6 +27,7 @@ from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.signature_check import SignatureCheck
+from cloudkeeper.frontend.resume import Asking, Attempt
 from tests.cosign import (
     BUNDLE_TYPE,
     SIMPLE_TYPE,
@@ -55,14 +59,21 @@ class Registry:
     asked: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def ask(self, question: Question, *, timeouts: object = None) -> Iterator[Answer]:
-        del timeouts
+    def ask(self, question: Question, **_: object) -> Iterator[Answer]:
         path = question.url.removeprefix(f"https://{HOST}/v2/{REPOSITORY}/")
         self.asked.append(path)
         status, content = self.answers.get(path, (404, b""))
         if status not in question.expected:
             raise ApplianceError(question.name, f"the server answers {status}")
         yield Answer(status, {}, len(content), iter([content]))
+
+    @contextlib.contextmanager
+    def resumed(self, ask: Asking, *, timeouts: Timeouts, **_: object) -> Iterator[Answer]:
+        with (
+            deadline.limit(timeouts.total) as limit,
+            ask(Attempt(limit, Pace(timeouts.window), 1)) as answer,
+        ):
+            yield answer
 
     def blob(self, content: bytes) -> dict[str, Any]:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
