@@ -23,6 +23,7 @@ from appliance.core.run.errors import LocalFailure
 from cloudkeeper.formats import Unusable, check_virtual_size, compression_of
 from cloudkeeper.frontend.answers import BLOCK
 
+_ZEROS = bytes(BLOCK)
 # Bytes of compressed data that a library gets at once, at most.
 _PIECE = 64 * 1024
 # Bytes of a dictionary or window: the most that xz -9 and zstd --ultra --long use by default.
@@ -35,7 +36,7 @@ _MARK = 10
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of decompressed content: ``room`` bytes are free.
+    """Limits of decompressed content: ``room`` bytes are free for what is not zeros.
 
     Content of more than ``small`` bytes may be ``ratio`` times as large as the compressed data.
     """
@@ -44,8 +45,8 @@ class Bounds:
     small: int = 2**30
     ratio: int = 1000
 
-    def check(self, size: int, consumed: int, name: str) -> None:
-        """Check ``size`` bytes of content that came from ``consumed`` bytes.
+    def check(self, size: int, stored: int, consumed: int, name: str) -> None:
+        """Check ``size`` bytes of content, ``stored`` without zeros, from ``consumed`` bytes.
 
         Raises:
             Unusable: they are more than a disk may have, or than the ratio allows.
@@ -57,7 +58,7 @@ class Bounds:
             raise Unusable(
                 name, f"expands to more than {self.ratio} times its size, as no disk image does"
             )
-        if size > self.room:
+        if stored > self.room:
             words = f"its content needs more than the {self.room >> 20} MiB that are free"
             raise LocalFailure(name, words, "free some space; the next run retries")
 
@@ -81,7 +82,8 @@ def decompress(blocks: Iterable[bytes], kind: str, *, name: str, bounds: Bounds)
         LocalFailure: they become larger than what is free.
 
     """
-    source, size, members = _Source(blocks), 0, 0
+    source, members = _Source(blocks), 0
+    size = stored = 0
     try:
         while not members or not source.is_finished():
             if compression_of(source.peek(_MARK)) != kind:
@@ -91,7 +93,8 @@ def decompress(blocks: Iterable[bytes], kind: str, *, name: str, bounds: Bounds)
                 raise Unusable(name, fault)
             for content in _MEMBERS[kind](source):
                 size += len(content)
-                bounds.check(size, source.consumed, name)
+                stored += len(content) if content != _ZEROS[: len(content)] else 0
+                bounds.check(size, stored, source.consumed, name)
                 yield content
             members += 1
     except _EndsEarlyError:

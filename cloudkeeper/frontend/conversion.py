@@ -24,6 +24,12 @@ from cloudkeeper.model import Format
 
 # Bytes of address space.
 _MEMORY = 2 * 2**30
+# Without the last, each of its threads reserves address space of its own.
+_ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C",
+    "MALLOC_ARENA_MAX": "2",
+}
 # Bytes of disk a second: the slowest rate of a conversion, for the time beyond ``patience``.
 _SLOWEST = 10 * 2**20
 # Several requests at a time, written in any order: compressed clusters are read one by one.
@@ -109,7 +115,7 @@ class QemuImg:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+            env=_ENVIRONMENT,
             text=True,
             errors="replace",
             start_new_session=True,
