@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -52,4 +52,10 @@ def wait(seconds: float) -> None:
     _sleep(seconds)
 
 
-_sleep = time.sleep
+def interrupt() -> None:
+    """End the pauses of all threads, and all later ones: the process is about to stop."""
+    _interrupted.set()
+
+
+_interrupted = threading.Event()
+_sleep: Callable[[float], object] = _interrupted.wait

@@ -45,6 +45,7 @@ from cloudkeeper.wire.status import (
     HIDING,
     IMAGE_STREAM,
     METADATA_UPDATE,
+    PARALLEL,
     PROPERTIES,
     TAKE_OVER,
     VO,
@@ -56,7 +57,10 @@ from cloudkeeper.wire.status import (
 
 logger = logging.getLogger(__name__)
 
-_FEATURES = (METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER, IMAGE_STREAM)
+_FEATURES = (
+    *(METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER),
+    *(IMAGE_STREAM, PARALLEL),
+)
 
 
 class Servicer(pb_grpc.CommunicatorServicer):

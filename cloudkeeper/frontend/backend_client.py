@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,7 @@ from cloudkeeper.wire.status import (
     HIDING,
     IMAGE_STREAM,
     METADATA_UPDATE,
+    PARALLEL,
     PROPERTIES,
     TAKE_OVER,
     VO,
@@ -108,9 +110,13 @@ class BackendClient:
         else:
             self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
         self._is_given_up = False
+        self._lock = threading.Lock()
+        self._calls: list[Any] = []
         self._stub: Any = stubs.CommunicatorStub(self._channel)  # type: ignore[no-untyped-call]
         self.can_update_metadata = True
         """Whether an update without image keeps the data; known after `begin`."""
+        self.can_work_in_parallel = False
+        """Whether calls for several images may run at the same time; known after `begin`."""
         self.can_check_vo = True
         """Whether `appliances` fails for a VO that has no project; known after `begin`."""
         self.can_set_properties = True
@@ -134,6 +140,7 @@ class BackendClient:
         call = self._call("PreAction", Empty(), _SHORT, metadata=metadata)
         features = features_of(call.trailing_metadata())
         self.can_update_metadata = METADATA_UPDATE in features
+        self.can_work_in_parallel = PARALLEL in features
         self.can_check_vo = VO_CHECK in features
         self.can_set_properties = PROPERTIES in features
         self.can_hide = HIDING in features
@@ -232,6 +239,13 @@ class BackendClient:
             return False
         return True
 
+    def cancel(self) -> None:
+        """Cancel the calls of other threads; they fail as `BackendFailure`."""
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+
     def _call(
         self,
         method: str,
@@ -241,10 +255,12 @@ class BackendClient:
         metadata: Sequence[tuple[str, str]] = (),
         stream: ImageData | None = None,
     ) -> Any:
-        # with_call also returns the call, which has the trailing metadata.
-        start: Callable[..., Any] = getattr(self._stub, method).with_call
+        # As a future, a call can be cancelled; it also has the trailing metadata.
+        start: Callable[..., Any] = getattr(self._stub, method).future
         with self._translated(method):
-            _, call = start(request, timeout=deadline.total_seconds(), metadata=metadata)
+            call = start(request, timeout=deadline.total_seconds(), metadata=metadata)
+            with self._running(call):
+                call.result()
             self._is_given_up = False
             found = digests_of(call.trailing_metadata())
             if stream:
@@ -271,9 +287,25 @@ class BackendClient:
             return found, call
 
     @contextlib.contextmanager
+    def _running(self, call: Any) -> Iterator[None]:
+        """Keep a call where `cancel` finds it; an interrupt of the block cancels it."""
+        with self._lock:
+            self._calls.append(call)
+        try:
+            yield
+        except BaseException:
+            call.cancel()
+            raise
+        finally:
+            with self._lock:
+                self._calls.remove(call)
+
+    @contextlib.contextmanager
     def _translated(self, method: str) -> Iterator[None]:
         try:
             yield
+        except grpc.FutureCancelledError as error:
+            raise BackendFailure(self._name, f"{method} was interrupted") from error
         except grpc.RpcError as error:
             call: Any = error  # the exception is a grpc.Call, too, which its type does not show
             code, details = call.code(), " ".join((call.details() or "").split())[:300]

@@ -120,6 +120,7 @@ class QemuImg:
             errors="replace",
             start_new_session=True,
         ) as process:
+            _running.add(process.pid)
             try:
                 output, complaint = process.communicate(timeout=seconds)
             except BaseException as error:
@@ -131,6 +132,8 @@ class QemuImg:
                         disk.path.name, f"qemu-img did not end within {seconds} s"
                     ) from None
                 raise
+            finally:
+                _running.discard(process.pid)
         if process.returncode:
             if _FULL in complaint:
                 raise LocalFailure(
@@ -180,6 +183,16 @@ def choose_target(
         f"cannot be converted to {accepted[0]}, the only accepted format",
         "in cloudkeeper.yml, add a disk format to formats",
     )
+
+
+_running: set[int] = set()
+
+
+def end_all() -> None:
+    """Kill the programs of all threads: the process is about to stop."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
 
 
 def _source(disk: Disk) -> list[str]:

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import timedelta
@@ -38,6 +39,7 @@ class Deadline:
         self._is_closed = False
         self._changed = threading.Condition()
         self._sockets: list[socket.socket] = []
+        _all.add(self)
         # A daemon thread: it must not keep the process alive after an interrupt.
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -88,6 +90,12 @@ class Deadline:
                 connection.close()
             self._sockets.clear()
 
+    def end(self) -> None:
+        """End the download now, as if its time were over."""
+        with self._changed:
+            self._ends = 0.0
+            self._changed.notify()
+
     def close(self) -> None:
         """Watch no longer."""
         self.forget()
@@ -113,6 +121,15 @@ class Deadline:
         for connection in self._sockets:
             with contextlib.suppress(OSError):  # the peer has closed it
                 connection.shutdown(socket.SHUT_RD)
+
+
+_all: weakref.WeakSet[Deadline] = weakref.WeakSet()
+
+
+def end_all() -> None:
+    """End the downloads of all threads: the process is about to stop."""
+    for deadline in list(_all):
+        deadline.end()
 
 
 _current: ContextVar[Deadline | None] = ContextVar("_current", default=None)

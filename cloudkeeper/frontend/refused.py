@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -26,13 +27,15 @@ _MOST = 1000
 class RefusedImages:
     """The verdicts in the file at ``path``, for a cloud that accepts some formats.
 
-    A file that cannot be read holds none: at worst an image is fetched once more.
+    A file that cannot be read holds none: at worst an image is fetched once more. Several transfers
+    at a time may use one object.
     """
 
     def __init__(self, path: Path, accepted: Iterable[Format]) -> None:
         self._path = path
         self._rules = f"{__version__} {' '.join(accepted)}"
         self._reasons = _read(path, self._rules)
+        self._lock = threading.Lock()
 
     @property
     def reasons(self) -> Mapping[str, str]:
@@ -75,9 +78,10 @@ class RefusedImages:
             yield
         except Unusable as error:
             cause = f"{error.cause}; {error.remedy}" if error.remedy else error.cause
-            kept = [*self._reasons.items(), (_key(offer), cause)][-_MOST:]
             try:
-                self._write(dict(kept))
+                with self._lock:
+                    kept = [*self._reasons.items(), (_key(offer), cause)][-_MOST:]
+                    self._write(dict(kept))
             except LocalFailure as failure:
                 raise failure from error
             raise

@@ -76,6 +76,7 @@ _VALUES = {
         "directory for images, shared with the backend",
         "/var/spool/cloudkeeper/images",
     ),
+    "parallel-transfers": ("images to transfer at the same time; 1: one after the other", "2"),
     "lock-file": ("lock against a second run", "/var/lock/cloudkeeper/cloudkeeper.lock"),
     "external-tools.binaries.qemu-img": ("path of qemu-img", "/usr/bin/qemu-img"),
     "external-tools.execution-timeout": ("limit of a call of qemu-img, in seconds", "600"),
@@ -123,6 +124,8 @@ class FrontendSettings:
     has_all_sources: bool
     """Whether the sources are those of the configuration, and none is of the command line."""
     image_dir: Path
+    parallel: int
+    """Images that are transferred at the same time."""
     lock_file: Path
     formats: tuple[Format, ...]
     qemu_img: Path
@@ -229,6 +232,7 @@ class _FrontendReader:
             has_all_sources=self._has_all_sources,
             crl_policy=found.choice(_TOP, "crl-policy", default="warn", allowed=_POLICIES),
             image_dir=self._path("image-dir", is_directory=True),
+            parallel=found.integer(_TOP, "parallel-transfers", default=2, minimum=1, maximum=16),
             lock_file=self._path("lock-file"),
             formats=self._formats(),
             # A program of the host, wherever the site's files are.

@@ -15,16 +15,19 @@ account, and checks again what the frontend sends (`cloudkeeper.backend.calls`).
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from appliance.core import retry
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.formats import Unusable
-from cloudkeeper.frontend import accepted_log, ended, plan
+from cloudkeeper.frontend import accepted_log, conversion, deadline, ended, plan
 from cloudkeeper.frontend.backend_client import (
     BackendClient,
     BackendUnreachable,
@@ -36,6 +39,7 @@ from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.progress import Progress
 from cloudkeeper.frontend.remedies import command
+from cloudkeeper.frontend.slots import Slots
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
 from cloudkeeper.frontend.stream import NeedsFile
 from cloudkeeper.frontend.transfer import Workshop
@@ -150,6 +154,22 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempted:
+    """What came of a change: the reason of its failure, or the bytes that the backend accepted."""
+
+    failure: str = ""
+    transferred: int = 0
+    is_unreachable: bool = False
+    """Whether it failed because the backend became unreachable."""
+    is_suspect: bool = False
+    """Whether the backend then returned, so that the change may be retried."""
+
+
+_Begun = tuple[Change, Callable[[], Attempted]]
+"""A change, and the function that makes it or waits for its transfer."""
+
+
+@dataclass(frozen=True, slots=True)
 class OfferSources:
     """The configured sources; ``keeps`` is False for a run that remembers nothing."""
 
@@ -225,6 +245,7 @@ class Synchronisation:
     """One run with one backend; ``allowed`` is the confirmed number of removals of a list.
 
     Images in the cloud whose format ``formats`` does not accept are counted or replaced.
+    Up to ``parallel`` images are transferred at the same time, if the backend allows that.
     """
 
     sources: OfferSources
@@ -233,6 +254,7 @@ class Synchronisation:
     allowed: int = 0
     is_dry: bool = False
     formats: AcceptedFormats = field(default_factory=AcceptedFormats)
+    parallel: int = 1
     progress: Progress = field(default_factory=Progress)
 
     def run(self, report: SyncReport, *, at: datetime) -> None:
@@ -246,8 +268,10 @@ class Synchronisation:
         """
         if self.is_dry:
             known = self.backend.list_ids()
-            for _, wanted_plan, vo in self._plans(known, report, at=at):
-                report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
+            for _, plans in self._plans(known, report, at=at):
+                for wanted_plan, vo in plans:
+                    report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
+                report.lists_left -= 1
             for _, removals in self._ended(known, report):
                 report.outcomes += [ChangeOutcome(one, one.appliance.vo) for one in removals]
             report.note_formats()
@@ -256,33 +280,31 @@ class Synchronisation:
             report.fail(str(line))
         self.backend.begin(allowed=self.allowed)
         try:
-            suspects: list[Suspect] = []
             known = self.backend.list_ids()
-            for source, wanted_plan, vo in self._plans(known, report, at=at):
-                suspects += self._carry_out(wanted_plan.changes, source, vo=vo, report=report)
+            with self._slots() as slots:
+                begun = [
+                    (source, [(self._begun(each, source, slots), vo) for each, vo in plans])
+                    for source, plans in self._plans(known, report, at=at)
+                ]
+                suspects = self._finish(begun, report)
             for suspect in suspects:  # after all others, which a second failure then cannot affect
-                self._carry_out(
-                    [suspect.change],
-                    suspect.source,
-                    vo=suspect.vo,
-                    report=report,
-                    is_last=True,
-                )
+                self._carry_out_last(suspect.change, suspect.source, vo=suspect.vo, report=report)
             report.note_formats()
             # After all additions: another list may offer the same images to the same VO.
             for former, removals in self._ended(known, report):
                 for change in removals:
                     vo = change.appliance.vo
-                    self._carry_out([change], former, vo=vo, report=report, is_last=True)
+                    self._carry_out_last(change, former, vo=vo, report=report)
         finally:  # also after a failure: the backend writes the record of its run then
             self._end(report)
 
     def _plans(
         self, in_cloud: Iterable[ListId], report: SyncReport, *, at: datetime
-    ) -> Iterator[tuple[OfferSource, Plan, str]]:
-        """Yield for each accepted list its source, its plan and its VO."""
+    ) -> Iterator[tuple[OfferSource, Sequence[tuple[Plan, str]]]]:
+        """Yield each accepted source with the plans for its lists, and their VOs."""
         known = frozenset(in_cloud)
         for source, lists in self.sources.accepted(report, at=at):
+            plans: list[tuple[Plan, str]] = []
             for wanted in lists:
                 try:
                     found = self._plan(source, wanted, known, report, at=at)
@@ -294,8 +316,8 @@ class Synchronisation:
                     words = f"{_BUG}: {type(error).__name__}: {error}"
                     report.fail(f"{source}: {words}; its images stay as they are")
                     continue
-                yield source, found, wanted.vo
-            report.lists_left -= 1
+                plans.append((found, wanted.vo))
+            yield source, plans
 
     def _plan(
         self,
@@ -455,56 +477,110 @@ class Synchronisation:
                 kept.append(change)
         return replace(full, changes=tuple(kept))
 
-    def _carry_out(
-        self,
-        changes: Iterable[Change],
-        source: OfferSource | EndedList,
-        *,
-        vo: str,
-        report: SyncReport,
-        is_last: bool = False,
-    ) -> list[Suspect]:
-        """Make changes one by one; return those to retry after all others.
+    def _slots(self) -> Slots:
+        is_parallel = self.parallel > 1 and self.backend.can_work_in_parallel
+        return Slots(
+            self.parallel if is_parallel else 0, free=self.workshop.room, abort=self._abort
+        )
 
-        Those are the changes during which the backend became unreachable and then returned. With
-        ``is_last``, such a change is not retried again: it probably crashes the backend.
+    def _abort(self) -> None:
+        """Make the transfers of all threads fail, after an interrupt."""
+        retry.interrupt()
+        deadline.end_all()
+        conversion.end_all()
+        self.backend.cancel()
+
+    def _begun(self, wanted: Plan, source: OfferSource, slots: Slots) -> list[_Begun]:
+        """Begin the transfers of a plan; return all its changes, with how each is finished."""
+        begun: list[_Begun] = []
+        for change in wanted.changes:
+            attempt: Callable[[], Attempted] = functools.partial(self._attempt, change, source)
+            if isinstance(change, Create | Update):
+                data = change.offer.source
+                host = urlsplit(data.uri).netloc
+                attempt = slots.submit(attempt, host=host, size=data.size or 0)
+            begun.append((change, attempt))
+        return begun
+
+    def _finish(
+        self,
+        begun: Iterable[tuple[OfferSource, Sequence[tuple[Sequence[_Begun], str]]]],
+        report: SyncReport,
+    ) -> list[Suspect]:
+        """Finish the changes of all sources; return those to retry after all others."""
+        suspects: list[Suspect] = []
+        for source, lists in begun:
+            for changes, vo in lists:
+                suspects += self._carry_out(changes, source, vo=vo, report=report)
+            report.lists_left -= 1
+        return suspects
+
+    def _carry_out(
+        self, changes: Iterable[_Begun], source: OfferSource, *, vo: str, report: SyncReport
+    ) -> list[Suspect]:
+        """Finish the changes of a list in their order; return those to retry after all others.
+
+        Those are the changes during which the backend became unreachable and then returned.
         """
         suspects: list[Suspect] = []
         is_whole = True
-        for change in changes:
+        for change, attempt in changes:
             if isinstance(change, Remove) and not is_whole:
                 words = "an addition or update of its list failed, so nothing of it is removed"
                 report.fail(f"{source}: {describe(change)}: {words}")
                 report.outcomes.append(ChangeOutcome(change, vo, words))
                 continue
-            failure = ""
-            try:
-                report.transferred_bytes += self._apply(change, source)
-            except BackendUnreachable as error:
-                if self.backend.wait() and not is_last:
-                    words = f"{source}: {describe(change)}: {error}"
-                    logger.warning("%s; retried after all others", words)
-                    suspects.append(Suspect(change, source, vo))
-                    is_whole = False
-                    continue
-                failure = str(error)
-                if is_last:
-                    failure = (
-                        "the backend became unreachable twice at this image, which is skipped: "
-                        f"{error}"
-                    )
-            except ApplianceError as error:
-                failure = str(error)
-            except Exception as error:  # one image must not affect the others
-                failure = f"{_BUG}: {type(error).__name__}: {error}"
-                logger.exception("%s: %s", source, _BUG)
-            if failure:
-                is_whole = is_whole and isinstance(change, Remove)
-                report.fail(f"{source}: {describe(change)}: {failure}")
-            else:
-                logger.info("%s: %s: done", source, describe(change))
-            report.outcomes.append(ChangeOutcome(change, vo, failure))
+            done = attempt()
+            if done.is_suspect:
+                words = f"{source}: {describe(change)}: {done.failure}"
+                logger.warning("%s; retried after all others", words)
+                suspects.append(Suspect(change, source, vo))
+                is_whole = False
+                continue
+            is_whole = is_whole and (not done.failure or isinstance(change, Remove))
+            self._note(change, done, source, vo=vo, report=report)
         return suspects
+
+    def _carry_out_last(
+        self, change: Change, source: OfferSource | EndedList, *, vo: str, report: SyncReport
+    ) -> None:
+        """Make a change alone, after all others.
+
+        If the backend becomes unreachable, the change is not retried again: it probably crashes it.
+        """
+        done = self._attempt(change, source)
+        if done.is_unreachable:
+            words = "the backend became unreachable twice at this image, which is skipped"
+            done = replace(done, failure=f"{words}: {done.failure}")
+        self._note(change, done, source, vo=vo, report=report)
+
+    def _note(
+        self,
+        change: Change,
+        done: Attempted,
+        source: OfferSource | EndedList,
+        *,
+        vo: str,
+        report: SyncReport,
+    ) -> None:
+        report.transferred_bytes += done.transferred
+        if done.failure:
+            report.fail(f"{source}: {describe(change)}: {done.failure}")
+        else:
+            logger.info("%s: %s: done", source, describe(change))
+        report.outcomes.append(ChangeOutcome(change, vo, done.failure))
+
+    def _attempt(self, change: Change, source: OfferSource | EndedList) -> Attempted:
+        """Make a change; several threads may do so at the same time."""
+        try:
+            return Attempted(transferred=self._apply(change, source))
+        except BackendUnreachable as error:
+            return Attempted(str(error), is_unreachable=True, is_suspect=self.backend.wait())
+        except ApplianceError as error:
+            return Attempted(str(error))
+        except Exception as error:  # one image must not affect the others
+            logger.exception("%s: %s", source, _BUG)
+            return Attempted(f"{_BUG}: {type(error).__name__}: {error}")
 
     def _apply(self, change: Change, source: OfferSource | EndedList) -> int:
         """Make one change; return the bytes that the backend has accepted."""

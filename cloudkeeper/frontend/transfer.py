@@ -192,7 +192,7 @@ class Workshop:
         name, size = found.name, wanted.size or 0
         self._check_room(found.size or 0)
         blocks = itertools.chain([found.start], found.rest) if found.start else found.rest
-        limit = found.size or self._room()
+        limit = found.size or self.room()
         received = HashedBlocks(blocks, wanted.digest, name=name, limit=limit)
         try:
             written, sha512 = self._write(received, part, kind=wanted.compression, name=name)
@@ -215,15 +215,16 @@ class Workshop:
         """Write the content, decompressed; return its number of bytes and its SHA-512."""
         found, content = sniff(received)
         if kind or found:
-            bounds = Bounds(self._room())
+            bounds = Bounds(self.room())
             return _write(decompress(content, kind or found, name=name, bounds=bounds), part)
         return _write(content, part, known=received)
 
-    def _room(self) -> int:
+    def room(self) -> int:
+        """Return the bytes of free space that files may use."""
         return shutil.disk_usage(self.directory).free - _RESERVE
 
     def _check_room(self, needed: int) -> None:
-        room = self._room()
+        room = self.room()
         if needed > room:
             raise LocalFailure(
                 self.directory,

@@ -30,6 +30,8 @@ HIDING = "hide"
 """Feature: an Update with `HIDE` in its metadata hides the image from users and keeps it."""
 IMAGE_STREAM = "image-stream"
 """Feature: the backend reads images from sockets in the image directory (`wire.image_socket`)."""
+PARALLEL = "parallel"
+"""Feature: calls for several images may run at the same time; 0.9.x was never asked to do that."""
 VO = "vo"
 """Key of the metadata of Appliances, ours: the VO of the list; empty for a list that has ended.
 

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +34,7 @@ from tests.simulators.image_lists import (
     openssl_accepts,
     sign,
 )
-from tests.simulators.image_server import Broken, ImageServer, Redirect, Slow
+from tests.simulators.image_server import Broken, ImageServer, Ranged, Ranges, Redirect, Slow
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
 ENDORSER = f"{HOST_DN}/CN=lists.example.org"
@@ -805,7 +806,7 @@ def _changes(world: World) -> list[str]:
     asking = ("PreAction", "ImageLists", "Appliances", "PostAction")
     made = [call for call in world.cloud.calls if not call.startswith(asking)]
     world.cloud.calls.clear()
-    return made
+    return sorted(made)  # images are transferred side by side
 
 
 def test_images_of_a_list_that_left_the_configuration_are_kept_and_counted(world: World) -> None:
@@ -997,16 +998,17 @@ def test_configuration_is_checked_without_doing_anything(world: World) -> None:
     assert (world.web.requests, world.cloud.calls) == ([], [])
 
 
-def test_a_stopped_run_cleans_up(world: World) -> None:
-    """SIGTERM during a download: no file stays, and the run ends with PostAction."""
-    world.publish([world.image(1, "one.qcow2")])
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_stopped_run_cleans_up(world: World, parallel: int) -> None:
+    """SIGTERM during downloads: no file stays, and the run ends with PostAction."""
+    world.publish([world.image(number, "one.qcow2") for number in (1, 2, 3)])
     world.web.put("/images/one.qcow2", Slow(world.files["one.qcow2"], 1))
-    command = [str(PROGRAM), *world.command()]
+    command = [str(PROGRAM), *world.command("--parallel-transfers", str(parallel))]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         deadline = time.monotonic() + 60
-        while not (world.spool.exists() and list(world.spool.iterdir())):
+        while world.web.asked("/images/one.qcow2") < parallel:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         running.terminate()
@@ -1014,9 +1016,123 @@ def test_a_stopped_run_cleans_up(world: World) -> None:
     assert running.returncode == 3
     assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again to continue"
     assert list(world.spool.iterdir()) == []
+    assert world.web.asked("/images/one.qcow2") == parallel
     assert world.cloud.calls[-1] == "PostAction"
+    assert not any(call.startswith("AddAppliance") for call in world.cloud.calls)
     assert world.record()["failures"] == ["interrupted"]
     assert world.record()["status"] == 3
+
+
+def test_images_are_transferred_side_by_side(world: World) -> None:
+    """Each of two servers waits until the other one is asked, too."""
+    both = threading.Barrier(2, timeout=30)
+
+    def together(name: str) -> Callable[[int], bytes]:
+        def content(_: int) -> bytes:
+            both.wait()
+            return world.files[name]
+
+        return content
+
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    for name in ("one.qcow2", "one.raw"):
+        world.web.put(f"/images/{name}", together(name))
+    done = world.sync()
+    assert done.returncode == 0, done.stderr
+    assert world.cloud.received == {
+        key(1): sha512(world.files["one.qcow2"]),
+        key(2): sha512(world.files["one.raw"]),
+    }
+
+
+def test_a_backend_that_does_not_announce_it_gets_one_image_at_a_time(world: World) -> None:
+    """cloudkeeper-os 0.9.x."""
+    world.cloud.features = ""
+    both = threading.Barrier(2)
+
+    def alone(_: int) -> bytes:
+        with pytest.raises(threading.BrokenBarrierError):
+            both.wait(timeout=0.3)
+        both.reset()
+        return world.files["one.raw"]
+
+    world.publish([world.image(1, "one.raw"), world.image(2, "one.raw")])
+    world.web.put("/images/one.raw", alone)
+    assert world.sync("--parallel-transfers", "4").returncode == 0
+    assert len(world.cloud.appliances) == 2
+
+
+def test_a_failed_addition_keeps_what_its_list_removes_also_side_by_side(world: World) -> None:
+    """F-M1. The other list is not affected."""
+    world.publish([world.image(1, "one.raw")])
+    other = [world.image(7, "one.raw")]
+    world.publish(other, path="/dteam.list", identifier="list-d", vo="dteam")
+    world.configure(world.web.url("/ops/image.list"), world.web.url("/dteam.list"))
+    assert world.sync().returncode == 0
+    world.publish([world.image(2, "one.qcow2"), world.image(3, "two.qcow2")])
+    world.web.put("/images/two.qcow2", Broken(b"short", None))
+    other = [world.image(8, "one.raw")]
+    world.publish(other, path="/dteam.list", identifier="list-d", vo="dteam")
+    assert world.sync("--parallel-transfers", "3").returncode == 1
+    assert set(world.cloud.appliances) == {key(1), key(2), ("list-d", image_id(8))}
+
+
+def _converting(world: World) -> None:
+    slow = world.root / "qemu-img"
+    wait = f"{{ touch {world.root}/converting; sleep 300; }}"
+    slow.write_text(f'#!/bin/sh\n[ "$1" != convert ] || {wait}\nexec /usr/bin/qemu-img "$@"\n')
+    slow.chmod(0o755)
+    configuration = world.root / "cloudkeeper.yml"
+    text = configuration.read_text() + f"  external-tools: {{binaries: {{qemu-img: {slow}}}}}\n"
+    configuration.write_text(text)
+
+
+def _uploading(world: World) -> None:
+    world.cloud.misbehave("AddAppliance", how="hang")
+
+
+def _pausing(world: World) -> None:
+    def wait(answer: Ranges, _: int) -> None:
+        answer.status, answer.body = 503, b""
+        answer.headers["Retry-After"] = "100"
+
+    world.web.put("/images/one.vmdk", Ranged(b"", twist=wait))
+
+
+@pytest.mark.parametrize(
+    ("hold", "name", "holds"),
+    [
+        (_converting, "one.vmdk", lambda world: (world.root / "converting").exists()),
+        (_uploading, "one.qcow2", lambda world: any("Add" in call for call in world.cloud.calls)),
+        (_pausing, "one.vmdk", lambda world: world.web.asked("/images/one.vmdk")),
+    ],
+    ids=["conversion", "upload", "pause"],
+)
+def test_a_run_is_stopped_in_each_step_of_a_transfer(
+    world: World,
+    hold: Callable[[World], None],
+    name: str,
+    holds: Callable[[World], object],
+) -> None:
+    """SIGTERM reaches the threads: the run ends at once, and leaves no program and no file."""
+    world.publish([world.image(1, name)])
+    hold(world)
+    command = [str(PROGRAM), *world.command()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 30
+        while not holds(world) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        running.terminate()
+        began = time.monotonic()
+        _, errors = running.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert holds(world)
+    assert running.returncode == 3, errors
+    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again to continue"
+    assert list(world.spool.iterdir()) == []
+    assert world.cloud.calls[-1] == "PostAction"
+    found = subprocess.run(["pgrep", "-f", str(world.spool)], capture_output=True, check=False)
+    assert found.stdout == b""
 
 
 def test_exit_codes_of_the_peer(world: World) -> None:

@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class Cloud:
     calls: list[str] = field(default_factory=list)
     faults: dict[tuple[str, str], str] = field(default_factory=dict)
     metadata: list[tuple[str, str]] = field(default_factory=list)
-    features: str = "metadata-update,vo-check,properties,hide"
+    features: str = "metadata-update,vo-check,properties,hide,parallel"
     final: set[str] = field(default_factory=set)
     """Images whose faults carry our verdict that the same image would be refused again."""
     unmapped: set[str] = field(default_factory=set)
@@ -46,7 +47,10 @@ class Cloud:
     """For TLS; without them there is a unix socket."""
 
     def misbehave(self, method: str, image: str = "", *, how: str) -> None:
-        """Let ``method`` fail with a status of 1.x, or by "exception" or "silence" (no status)."""
+        """Let ``method`` fail with a status of 1.x, or by "exception" or "silence" (no status).
+
+        By "hang" it lasts until the client cancels the call.
+        """
         self.faults[method, image] = how
 
 
@@ -59,6 +63,8 @@ class _Backend(stubs.CommunicatorServicer):
         how = self.cloud.faults.get((method, image)) or self.cloud.faults.get((method, ""))
         if how == "exception":
             raise RuntimeError("unexpected")
+        while how == "hang" and context.is_active():
+            time.sleep(0.02)
         if how is None:
             context.set_trailing_metadata(SUCCESS)
         elif how != "silence":

@@ -6,6 +6,7 @@ tests/e2e/test_backend.py has those on the test bed's Glance.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,33 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackendSit
 
 def offer(site: BackendSite, name: str = "one") -> Offer:
     return Offer.make(site.root / "images", f"{name}.qcow2")
+
+
+def test_calls_for_several_images_run_side_by_side(site: BackendSite) -> None:
+    """The feature "parallel": into one project and into two, with updates among them."""
+    names = [f"{ONE[:-2]}{number:02d}" for number in range(12)]
+    offers = {name: offer(site, name) for name in names}
+
+    def message(name: str, version: str) -> pb.Appliance:
+        vo = "ops" if int(name[-2:]) % 2 else "biomed"
+        return offers[name].message(identifier=name, title=name, vo=vo, version=version)
+
+    with site.running() as client, ThreadPoolExecutor(4) as pool:
+        assert client.call("PreAction")[0] == "SUCCESS"
+        for version in ("1", "2"):
+            if version == "2":
+                offers |= {name: offer(site, f"{name}-second") for name in names[:6]}
+            method = "AddAppliance" if version == "1" else "UpdateAppliance"
+            calls = [pool.submit(client.call, method, message(name, version)) for name in names]
+            assert [call.result() for call in calls] == [("SUCCESS", "")] * len(names)
+        assert client.call("PostAction")[0] == "SUCCESS"
+        listed = client.appliances()
+    assert site.glance.shown() == sorted(names)
+    assert {name: listed[name].version for name in names} == dict.fromkeys(names, "2")
+    stored = {image["name"]: image["os_hash_value"] for image in site.glance.images.values()}
+    assert stored == {name: sha512sum(offers[name].path) for name in names}
+    counts = site.record()["counts"]
+    assert (counts["added"], counts["updated"]) == (12, 6)
 
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "PATCH"])

@@ -275,7 +275,7 @@ def test_a_full_disk(web_lists: SignedListSource, web: ImageServer, workshop: Wo
 class _Roomy(Workshop):
     __slots__ = ()
 
-    def _room(self) -> int:
+    def room(self) -> int:
         return 2**40
 
 

@@ -95,5 +95,11 @@ def synchronisation(
     found = OfferSources(made, not is_dry, lists, state / "accepted.json")
     formats = AcceptedFormats(frozenset(configured.formats), reconverts=reconverts)
     return Synchronisation(
-        found, backend, workshop, allowed=allowed, is_dry=is_dry, formats=formats
+        found,
+        backend,
+        workshop,
+        allowed=allowed,
+        is_dry=is_dry,
+        formats=formats,
+        parallel=configured.parallel,
     )
