@@ -162,12 +162,14 @@ class _Handler(openstack._Handler):
 
 
 @contextmanager
-def serving(*projects: str) -> Iterator[MemoryGlance]:
+def serving(
+    *projects: str, handler: type[openstack._Handler] | None = None
+) -> Iterator[MemoryGlance]:
     """Serve a cloud of these projects on a free port of loopback."""
     cloud = openstack.Cloud(projects=projects)
     glance = MemoryGlance(cloud)
-    handler = type("Handler", (_Handler,), {"cloud": cloud, "glance": glance})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    made = type("Handler", (handler or _Handler,), {"cloud": cloud, "glance": glance})
+    with ThreadingHTTPServer(("127.0.0.1", 0), made) as server:
         server.daemon_threads = True
         cloud.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
