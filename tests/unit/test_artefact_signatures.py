@@ -112,6 +112,8 @@ def test_each_form_counts_for_its_artefact_and_key(
         (f"{HOST}/{REPOSITORY.upper()}", "another artefact"),
         ("", "another artefact"),
         ("ubuntu", "another artefact"),
+        (f"/{REPOSITORY}", "another artefact"),
+        (f"a b\n/{REPOSITORY}", "another artefact"),
     ],
 )
 @pytest.mark.parametrize("form", ["payload", "statement"])

@@ -229,3 +229,25 @@ def test_an_image_in_a_format_no_longer_accepted(
     replaced = compare(wanted, [there], at=NOW, formats=formats)
     update = Update(wanted.offers[0], "its format vmdk is no longer accepted")
     assert (replaced.changes, replaced.outdated) == ((update,) * is_outdated, ())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held", "reason"),
+    [
+        ({"sbom": "a"}, {}, "changed: sbom"),
+        ({"sbom": "b"}, {"sbom": "a"}, "changed: sbom"),
+        ({"sbom": "a"}, {"sbom": "a"}, ""),
+        ({}, {"sbom": "a"}, ""),
+        ({"property:hw_disk_bus": "scsi"}, {}, "changed: property:hw_disk_bus"),
+        ({}, {"property:hw_disk_bus": "scsi"}, "changed: property:hw_disk_bus"),
+    ],
+)
+def test_sboms_and_own_properties_change_no_data(
+    wanted: dict[str, str], held: dict[str, str], reason: str
+) -> None:
+    """An SBOM that is not known in this run is no difference; F-M9: decoration."""
+    version = {"hv:version": "1"}
+    offered = Appliance(ApplianceId("a"), LIST, vo="vo", attributes=version | wanted)
+    there = Appliance(ApplianceId("a"), LIST, vo="vo", attributes=version | held)
+    found = compare(listed(offered), [there], at=NOW)
+    assert found.changes == ((UpdateMetadata(offered, reason),) if reason else ())

@@ -50,7 +50,9 @@ class _KnownSBOMs:
             found = json.loads(content or b"")
             first, asked = (datetime.fromtimestamp(each, UTC) for each in found["times"])
             sboms = tuple(names.digest(each, subject="SBOM") for each in found["sboms"])
-        except (ValueError, LookupError, TypeError, OverflowError, OSError, ApplianceError):
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+        except (OverflowError, OSError, ApplianceError):  # of times and digests
             return None
         return cls(sboms, first, asked)
 

@@ -192,5 +192,5 @@ def _read(content: bytes | None) -> ArtefactSignature | None:
         found = json.loads(content or b"")
         form, value = SignatureForm(found["form"]), str(found["value"])
         return ArtefactSignature(form, base64.b64decode(found["content"], validate=True), value)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -18,6 +18,7 @@ import base64
 import binascii
 import enum
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ _SIGN = "https://sigstore.dev/cosign/sign/v1"
 _LONGEST = 256
 """Characters of a signature in base64; one of P-256 has about 96."""
 _MOST_SUBJECTS = 100
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?", re.ASCII)
 _T = TypeVar("_T")
 
 
@@ -197,11 +199,13 @@ def _host_of(reference: str, artefact: SignedArtefact) -> str:
     directory, slash, last = path.rpartition("/")
     last, _, tag = last.partition(":")
     repository, ours = f"{directory}{slash}{last}", artefact.tagged.repository
-    is_copy = host != artefact.host and slash and ours.endswith(f"/{repository}")
+    is_elsewhere = host != artefact.host and _HOST.fullmatch(host)
+    is_copy = is_elsewhere and slash and ours.endswith(f"/{repository}")
     is_other = (tag or artefact.tagged.tag) != artefact.tagged.tag or (
         (digest or artefact.tagged.digest) != artefact.tagged.digest
     )
-    if (repository != ours and not is_copy) or is_other:
+    is_ours = repository == ours and (host == artefact.host or is_elsewhere)
+    if not (is_ours or is_copy) or is_other:
         raise Untrusted("signature", f"names {reference[:120]!r}, another artefact")
     return "" if host == artefact.host else host
 
