@@ -77,7 +77,7 @@ def read(
             broken = "no answer in time"
         received += len(block)
         if limit.is_over:
-            raise Unavailable(name, f"is too slow: only {received} bytes arrived in time")
+            raise over(name, received, limit, rate)
         if block:
             if (found := rate.add(len(block))) is not None:
                 raise _slow(name, host, found, rate)
@@ -91,6 +91,15 @@ def read(
         raise BrokenBody(name, f"the connection broke after {received} bytes: {broken}")
     if size is not None and received != size:
         raise BrokenBody(name, f"the connection ended after {received} of {size} bytes")
+
+
+def over(name: str, received: int, limit: Deadline, rate: Pace) -> Unavailable:
+    """Return the failure of a download whose total time is over, and whose fault that is."""
+    taken = rate.excluded
+    if taken < limit.elapsed / 2:
+        return Unavailable(name, f"is too slow: only {received} bytes arrived in time")
+    words = f"took too long: of {limit.elapsed:.0f} s, {taken:.0f} s went into passing it on"
+    return Unavailable(name, words, "look at the disk, the backend and Glance, which are too slow")
 
 
 def _partial(error: BaseException) -> bytes:

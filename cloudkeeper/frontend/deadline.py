@@ -33,7 +33,8 @@ class Deadline:
         """Whether the total time is over."""
         self.is_stalled = False
         """Whether the last wait took too long."""
-        self._ends = time.monotonic() + total.total_seconds()
+        self._began = time.monotonic()
+        self._ends = self._began + total.total_seconds()
         self._wait_ends = _NEVER
         self._wakes = _NEVER
         self._is_closed = False
@@ -47,6 +48,11 @@ class Deadline:
     def remaining(self) -> float:
         """The seconds until the total time is over."""
         return max(self._ends - time.monotonic(), 0.0)
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since the beginning."""
+        return time.monotonic() - self._began
 
     @contextlib.contextmanager
     def registering(self) -> Iterator[None]:

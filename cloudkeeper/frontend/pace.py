@@ -24,6 +24,8 @@ class Pace:
         self._since = self._last = time.monotonic()
         self._grace = _GRACE
         self._bytes = 0
+        self.excluded = 0.0
+        """The seconds that the consumer has taken."""
 
     def restart(self) -> None:
         """Begin a window now."""
@@ -31,9 +33,10 @@ class Pace:
         self._bytes = 0
 
     def exclude(self, since: float) -> None:
-        """Leave out the time from a moment of ``time.monotonic()`` until now."""
+        """Leave out the time of the consumer, from a moment of ``time.monotonic()`` until now."""
         self._last = time.monotonic()
         self._since += self._last - since
+        self.excluded += self._last - since
 
     def forgive(self) -> None:
         """Leave out an outage, which began after the last bytes and ends now."""

@@ -26,7 +26,7 @@ from types import MappingProxyType
 
 from appliance.core import retry
 from appliance.core.run.errors import Unavailable
-from cloudkeeper.frontend.answers import Answer, BrokenBody
+from cloudkeeper.frontend.answers import Answer, BrokenBody, over
 from cloudkeeper.frontend.connections import Transient
 from cloudkeeper.frontend.deadline import Deadline
 from cloudkeeper.frontend.pace import Pace
@@ -120,8 +120,8 @@ class ResumedBody:
             )
         except Transient as error:
             if self._attempt.limit.is_over:
-                words = f"is too slow: only {self._received} bytes arrived in time"
-                raise Unavailable(self._name, words) from error
+                limit, rate = self._attempt.limit, self._attempt.rate
+                raise over(self._name, self._received, limit, rate) from error
             total = "" if self._total is None else f" of {self._total}"
             words = f"broke after {self._received}{total} bytes and cannot be resumed"
             raise Unavailable(self._name, f"{words}: {error.cause}", _AGAIN) from error

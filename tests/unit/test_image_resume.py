@@ -15,7 +15,7 @@ import pytest
 from appliance.core import retry
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
-from cloudkeeper.frontend import pace
+from cloudkeeper.frontend import answers, deadline, pace
 from cloudkeeper.frontend.download import Downloader, Timeouts
 from tests.simulators import image_server
 from tests.simulators.image_server import (
@@ -71,6 +71,19 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr(retry, "_sleep", seconds.append)
     return seconds
+
+
+class Clock:
+    """A clock of ``time.monotonic`` that a test sets."""
+
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: made.now)
+    return made
 
 
 USUAL = Timeouts()
@@ -389,6 +402,31 @@ def test_a_server_is_not_asked_again_when_the_time_is_over(
     assert web.asked("/endless") <= 3
 
 
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [
+        (49, "disk: is too slow: only 7 bytes arrived in time"),
+        (
+            51,
+            (
+                "disk: took too long: of 100 s, 51 s went into passing it on; look at the disk, the"
+                " backend and Glance, which are too slow"
+            ),
+        ),
+    ],
+)
+def test_a_consumer_that_is_too_slow_is_not_the_server_s_fault(
+    clock: Clock, taken: int, words: str
+) -> None:
+    rate = pace.Pace(timedelta(seconds=60))
+    with deadline.limit(timedelta(hours=1)) as limit:
+        began = clock.now
+        clock.now += taken
+        rate.exclude(since=began)
+        clock.now += 100 - taken
+        assert str(answers.over("disk", 7, limit, rate)) == words
+
+
 WINDOW = Timeouts(
     timedelta(seconds=0.2), timedelta(seconds=0.2), timedelta(minutes=5), timedelta(seconds=0.3)
 )
@@ -430,19 +468,6 @@ def test_a_header_that_drips_ends_after_a_window(web: ImageServer, client: Downl
         f"disk: is too slow: {host} did not send its whole header within 0.4 s"
     )
     assert web.asked("/slow-header") == 1
-
-
-class Clock:
-    """A clock of ``time.monotonic`` that a test sets."""
-
-    now = 1000.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(time, "monotonic", lambda: made.now)
-    return made
 
 
 def rate_of(clock: Clock, *steps: tuple[float, int]) -> float | None:

@@ -55,7 +55,7 @@ from cloudkeeper.model import (
 from cloudkeeper.wire import image_socket
 from tests.e2e.images_frontend import BOOT_SECTOR
 from tests.simulators import image_server
-from tests.simulators.image_server import Broken, Dripping, ImageServer
+from tests.simulators.image_server import Broken, Dripping, ImageServer, Ranged
 from tests.simulators.openstack import Answer
 from tests.testbed.pki import Authority
 from tests.unit import backend_site
@@ -129,13 +129,14 @@ class Flow:
         self.source.offers = [Offer(appliance, ImageSource(uri, wanted, size))]
         return uri
 
-    def run(self, *, over_tcp: bool = False) -> SyncReport:
+    def run(self, *, over_tcp: bool = False, parallel: int = 1) -> SyncReport:
         report = SyncReport()
         with (
             self.site.running(tcp=over_tcp),
             BackendClient(self.site.endpoint) as backend,
         ):
-            run = Synchronisation(OfferSources([self.source]), backend, self.workshop)
+            found = OfferSources([self.source])
+            run = Synchronisation(found, backend, self.workshop, parallel=parallel)
             run.run(report, at=datetime(2026, 11, 30, tzinfo=UTC))
         assert list(self.workshop.directory.glob("cloudkeeper-*")) == []
         return report
@@ -186,6 +187,48 @@ def qcow2(path: Path) -> bytes:
     command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "one.raw", "one.qcow2"]
     subprocess.run(command, check=True, cwd=path)
     return (path / "one.qcow2").read_bytes()
+
+
+def test_a_stream_with_twenty_cuts_is_stored_whole(flow: Flow) -> None:
+    """F-M8, in one pass: hash and upload go on over all connections."""
+    flow.put(Ranged(RAW, cut=260_000))
+    report = flow.run()
+    assert report.failures == []
+    assert flow.web.asked("/one.img") == 21
+    assert flow.stored() == hashlib.sha512(RAW).hexdigest()
+
+
+def test_a_stream_of_a_file_that_changes_is_not_stored(flow: Flow) -> None:
+    """F-M8: the server has another file of the same size when it is asked again."""
+    versions = [Ranged(RAW, cut=3_000_000), Ranged(RAW[::-1], etag='"v2"')]
+    uri = flow.put()
+    flow.web.put("/one.img", lambda number: versions[min(number, 1)])
+    words = 'has another file now: its ETag is "v2", and was "v1"; the next run starts again'
+    line = flow.failure()
+    assert words in line
+    assert uri in line
+
+
+def test_streams_run_side_by_side(flow: Flow) -> None:
+    """Each download waits until the other one has begun."""
+    both = threading.Barrier(2, timeout=30)
+
+    def together(_: int) -> bytes:
+        both.wait()
+        return RAW
+
+    flow.put()
+    (one,) = flow.source.offers
+    uri = flow.web.put("/two.img", together)
+    flow.web.put("/one.img", together)
+    appliance = replace(
+        one.appliance, identifier=ApplianceId("5b4f1d2e-0000-4000-8000-000000000002"), title="two"
+    )
+    flow.source.offers = [one, Offer(appliance, replace(one.source, uri=uri))]
+    report = flow.run(parallel=2)
+    assert report.failures == []
+    assert flow.site.glance.shown() == ["one", "two"]
+    assert set(flow.site.glance.files.values()) == {RAW}
 
 
 @pytest.mark.programs("qemu-img")
