@@ -27,6 +27,7 @@ from dataclasses import replace
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from appliance.core import clock
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend import properties, takeover
@@ -207,6 +208,19 @@ class Servicer(pb_grpc.CommunicatorServicer):
         policy = RemovalPolicy(self._settings.removals or usual)
         removals = RunRemovals(self._memory, policy=policy, allowance=_allowance(context))
         return Run(self._settings, self._ownership, removals, is_read_only=is_read_only)
+
+    def RemoveExpiredAppliances(self, request: Empty, context: grpc.ServicerContext) -> Empty:
+        """Remove the appliances whose date has passed; only cloudkeeper 2.0 calls this."""
+        del request
+        return self._change(context, lambda run: run.withdraw_expired(at=clock.now()))
+
+    def refuse(self, failure: ApplianceError, context: grpc.ServicerContext) -> None:
+        """Report a call of a frontend that is not served."""
+
+        def fail(_: Run) -> None:
+            raise failure
+
+        self._change(context, fail)
 
     def _current_or_view(self, context: grpc.ServicerContext, *, refresh: bool = False) -> Run:
         """Return the current run or, if the frontend began none, a read-only one.

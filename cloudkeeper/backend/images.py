@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from appliance.core import clock
@@ -30,7 +30,7 @@ from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.backend.upload import open_image
 from cloudkeeper.model import Appliance, ImageData, ListId
-from cloudkeeper.wire import messages
+from cloudkeeper.wire import messages, second_numbering
 from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,9 @@ class ProjectImages:
                 raise Failed(
                     key, f"is not in project {self.name}", status=CallStatus.APPLIANCE_NOT_FOUND
                 )
-            self._describe(found[0], appliance)
+            old = properties.read(found[0]).attributes
+            kept = second_numbering.inherit(appliance.attributes, old)
+            self._describe(found[0], replace(appliance, attributes=kept))
 
     def withdraw(self, key: ApplianceKey) -> None:
         """Remove an appliance; nothing happens if it is not offered."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 
 from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.run.record import recorded
-from cloudkeeper.backend import misplaced, projects
+from cloudkeeper.backend import misplaced, projects, properties
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
 from cloudkeeper.backend.misplaced import FormerProjects, ProjectMemory
@@ -172,6 +173,25 @@ class Run:
                 (images.hide if hides else images.withdraw)(key)
             except ApplianceError as error:  # the others are removed nevertheless
                 failures.append(error)
+        for failure in failures[1:]:
+            self.tally.fail(failure)
+        if failures:
+            raise failures[0]
+
+    def withdraw_expired(self, *, at: datetime) -> None:
+        """Remove the appliances that have expired, within the limit of removals.
+
+        Raises:
+            ApplianceError: some could not be removed.
+
+        """
+        failures: list[ApplianceError] = []
+        for record in list(self.offered()):
+            if properties.read(record).is_expired(at=at):
+                try:
+                    self.withdraw(record.key.list_id, record.key)
+                except ApplianceError as error:  # the others are removed nevertheless
+                    failures.append(error)
         for failure in failures[1:]:
             self.tally.fail(failure)
         if failures:

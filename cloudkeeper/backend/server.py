@@ -24,12 +24,11 @@ from appliance.core.run.errors import LocalFailure
 from cloudkeeper.backend import mutual_tls, unix_socket
 from cloudkeeper.backend.calls import Servicer
 from cloudkeeper.backend.endpoint import Listening
-from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
+from cloudkeeper.backend.protocol import SERVICE, NumberedService, Numbering
 
 logger = logging.getLogger(__name__)
 
 _THREADS = 8
-_SERVICE = "cloudkeeper_grpc.Communicator"
 # Calls, running ones included; gRPC refuses more, which bounds the memory.
 _QUEUE = 64
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -38,7 +37,7 @@ _DRAIN = timedelta(seconds=60)
 _REMEDY = "stop the program that has it, or set grpc_socket, or listen_address and grpc_port"
 
 
-def serve(servicer: Servicer, listening: Listening) -> None:
+def serve(servicer: Servicer, listening: Listening, numbering: Numbering) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -49,9 +48,7 @@ def serve(servicer: Servicer, listening: Listening) -> None:
         if listening.socket:
             stack.enter_context(unix_socket.held(listening.socket))
         server = _server(pool, listening)
-        pb_grpc.add_CommunicatorServicer_to_server(  # type: ignore[no-untyped-call]
-            servicer, server
-        )
+        NumberedService(servicer, numbering).add_to(server)
         _add_health(server)
         _listen(server, listening)
         server.start()
@@ -96,7 +93,7 @@ def _add_health(server: grpc.Server) -> None:
     """Add gRPC's health service, which knows the whole server and our service by name."""
     condition = ServerCondition()
     health_pb2_grpc.add_HealthServicer_to_server(condition, server)
-    for name in (health.OVERALL_HEALTH, _SERVICE):
+    for name in (health.OVERALL_HEALTH, SERVICE):
         condition.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 

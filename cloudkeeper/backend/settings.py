@@ -48,6 +48,8 @@ class BackendSettings:
     visibility: str
     removals: str
     """A word of `RemovalPolicy`; empty for what the way of a call allows."""
+    protocol: str
+    """A word of `Numbering`."""
     former_projects: str
     """A word of `FormerProjects`."""
     state: Path
@@ -89,6 +91,9 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
             allowed=("public", "private", "shared", "community"),
         ),
         "removals": _policy(settings),
+        "protocol": settings.choice(
+            "DEFAULT", "protocol", default="auto", allowed=("auto", "1", "2")
+        ),
         "former_projects": settings.choice(
             "DEFAULT", "former_projects", default="keep", allowed=("keep", "hide", "remove")
         ),

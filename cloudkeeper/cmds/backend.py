@@ -66,11 +66,12 @@ def _serve(arguments: argparse.Namespace) -> ExitStatus:
     from cloudkeeper.backend import server  # noqa: PLC0415  loads gRPC
     from cloudkeeper.backend.calls import Servicer  # noqa: PLC0415  loads the OpenStack clients
     from cloudkeeper.backend.ownership import Ownership  # noqa: PLC0415
+    from cloudkeeper.backend.protocol import Numbering  # noqa: PLC0415
 
     with lock.hold(configured.state / "lock"):
         servicer = Servicer(configured, Ownership(configured.state))
         try:
-            server.serve(servicer, configured.listening)
+            server.serve(servicer, configured.listening, Numbering(configured.protocol))
         finally:
             servicer.close()
     return ExitStatus.DONE

@@ -16,7 +16,7 @@ from appliance.core.run.layout import Layout
 from cloudkeeper.backend import settings
 from cloudkeeper.backend.calls import Servicer
 from cloudkeeper.backend.ownership import Ownership
-from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
+from cloudkeeper.backend.protocol import NumberedService, Numbering
 from tests.e2e.images_backend import Client, short_directory
 from tests.simulators import glance_memory
 from tests.simulators.glance_memory import MemoryGlance
@@ -60,9 +60,7 @@ class BackendSite:
         servicer = Servicer(configured, Ownership(configured.state))
         with ThreadPoolExecutor(4) as pool:
             server = grpc.server(pool)
-            stubs.add_CommunicatorServicer_to_server(  # type: ignore[no-untyped-call]
-                servicer, server
-            )
+            NumberedService(servicer, Numbering(configured.protocol)).add_to(server)
             self.endpoint = f"unix://{short_directory()}/s"
             port = server.add_insecure_port("127.0.0.1:0" if tcp else self.endpoint)
             self.endpoint = f"127.0.0.1:{port}" if tcp else self.endpoint

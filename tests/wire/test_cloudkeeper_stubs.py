@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[2]
-PROTO = "cloudkeeper/wire/communicator_1x.proto"
+PROTO, SECOND = (f"cloudkeeper/wire/communicator_{number}x.proto" for number in (1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,23 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         cwd=TOP,
     )
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", "-I", str(TOP), *outputs[:2], SECOND],
+        check=True,
+        cwd=TOP,
+    )
     return into / "cloudkeeper" / "wire"
 
 
 @pytest.mark.parametrize(
-    "name", ["communicator_1x_pb2.py", "communicator_1x_pb2.pyi", "communicator_1x_pb2_grpc.py"]
+    "name",
+    [
+        "communicator_1x_pb2.py",
+        "communicator_1x_pb2.pyi",
+        "communicator_1x_pb2_grpc.py",
+        "communicator_2x_pb2.py",
+        "communicator_2x_pb2.pyi",
+    ],
 )
 def test_generated_code_is_committed_as_generated(generated: Path, name: str) -> None:
     committed = (TOP / "cloudkeeper" / "wire" / name).read_text()
