@@ -17,8 +17,12 @@ Action = Callable[[Path], object]
 _actions: list[tuple[str, Action]] = []
 
 
-def _tell(event: str, arguments: tuple[object, ...]) -> None:
-    for wanted, action in tuple(_actions):
+def _tell(
+    event: str,
+    arguments: tuple[object, ...],
+    actions: list[tuple[str, Action]] = _actions,  # the module's names are gone at the very end
+) -> None:
+    for wanted, action in tuple(actions):
         if event == wanted and isinstance(arguments[0], str | os.PathLike):
             action(Path(arguments[0]))
 
