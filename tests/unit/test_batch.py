@@ -142,6 +142,7 @@ def test_a_broken_manifest_is_one_line(site: Site) -> None:
     assert site.checkpoints.find(["p2"]).moment == MOMENT
 
 
+@pytest.mark.root
 def test_foreign_names_hold_back_their_own_project_at_most(site: Site) -> None:
     """F-H1: committed batches are handed over, other things are reported."""
     site.commit(project="p2")
@@ -189,6 +190,7 @@ def test_a_batch_with_foreign_files_is_handed_over_all_the_same(site: Site) -> N
     assert site.staging.hand_over(site.commit()) == 3
 
 
+@pytest.mark.root
 def test_a_directory_of_root_stops_one_project(site: Site) -> None:
     """F-H1: 0700 and root's, in the place of a batch, seen by the account of the containers."""
     with foreign.open_to_all() as root:

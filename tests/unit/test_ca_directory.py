@@ -496,6 +496,7 @@ def test_nothing_in_the_directory_blocks(
     assert all(line.endswith("; replace or remove it") for line in lines)
 
 
+@pytest.mark.root
 def test_files_that_may_not_be_read(root: Authority) -> None:
     with foreign.open_to_all() as path:
         directory = path / "certificates"

@@ -166,6 +166,7 @@ def _umask() -> int:
 # ---------------------------------------------------------------------------------- foreign names
 
 
+@pytest.mark.root
 def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> None:
     """F-H1: whatever lies in a directory, what we can use is found, without waiting."""
     with foreign.open_to_all() as root:
@@ -195,12 +196,17 @@ def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> No
         assert not os.path.lexists(root / "\udcff\n'x")
 
 
-@pytest.mark.parametrize("name", [name for name in foreign.NAMES if name != "locked"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.root if name == "device" else ())
+        for name in foreign.NAMES
+        if name != "locked"
+    ],
+)
 def test_no_foreign_name_is_opened(tmp_path: Path, name: str) -> None:
     """F-H1: a pipe without a writer would hold up its reader for ever."""
     foreign.make(tmp_path)
-    if not os.path.lexists(tmp_path / name):
-        pytest.skip("only root makes devices")
     for follow in (False, True):
         with pytest.raises(OSError, match=r"^\[Errno") as error:
             files.read_regular(tmp_path / name, limit=100, follow=follow)

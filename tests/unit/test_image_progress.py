@@ -92,6 +92,7 @@ def test_a_transfer_is_one_line_with_bytes_rate_and_time_left(
 
 def test_a_log_is_printed_above_the_lines(terminal: Terminal) -> None:
     handler = logging.StreamHandler(terminal.out)
+    handler.setLevel(logging.ERROR)  # the level of all loggers is that of the test before
     logging.getLogger().addHandler(handler)
     try:
         shown = Progress()

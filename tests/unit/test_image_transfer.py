@@ -99,6 +99,7 @@ def left(workshop: Workshop) -> list[str]:
     return sorted(path.name for path in workshop.directory.iterdir())
 
 
+@pytest.mark.programs("qemu-img")
 @pytest.mark.parametrize("size", [len(RAW), None], ids=["with size", "without size"])
 @pytest.mark.parametrize("announced", [True, False])
 def test_an_accepted_format_is_passed_untouched(
@@ -122,6 +123,7 @@ def test_an_accepted_format_is_passed_untouched(
     assert left(workshop) == []
 
 
+@pytest.mark.programs("qemu-img")
 def test_a_converted_file_has_its_own_checksum(
     web_lists: SignedListSource, web: ImageServer, workshop: Workshop
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_download_that_goes_wrong(
     assert left(workshop) == []
 
 
+@pytest.mark.programs("qemu-img")
 def test_secrets_in_an_image_s_url_are_not_told(
     web_lists: SignedListSource, web: ImageServer, workshop: Workshop
 ) -> None:
@@ -247,6 +250,7 @@ def test_an_image_that_points_at_other_files_is_refused(
     assert left(workshop) == []
 
 
+@pytest.mark.root
 def test_a_full_disk(web_lists: SignedListSource, web: ImageServer, workshop: Workshop) -> None:
     """R10: the check beforehand sees that there is room; then somebody else takes it."""
     uri = web.put("/one.raw", RAW)
@@ -288,6 +292,7 @@ def test_what_a_killed_run_left_is_swept_and_nothing_else(workshop: Workshop) ->
     assert left(workshop) == ["image-of-somebody.qcow2"]
 
 
+@pytest.mark.programs("qemu-img")
 def test_a_link_that_somebody_planted_leads_nowhere(
     web_lists: SignedListSource, web: ImageServer, workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -455,6 +460,7 @@ def test_a_file_that_cannot_be_used_is_fetched_once(
     assert web.asked("/one.qed") == 2
 
 
+@pytest.mark.programs("qemu-img")
 def test_a_failure_that_may_pass_is_not_remembered(
     web_lists: SignedListSource, web: ImageServer, workshop: Workshop
 ) -> None:

@@ -23,6 +23,8 @@ from tests.simulators.image_lists import image, image_list, in_days, openssl_acc
 from tests.simulators.image_server import Content, ImageServer, Ranged, Ranges, Status
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
+pytestmark = pytest.mark.programs("openssl")
+
 ENDORSER = f"{HOST_DN}/CN=lists.example.org"
 DATE = "Mon, 30 Nov 2026 06:00:00 GMT"
 PLACE = "https://lists.example.org/ops"

@@ -236,6 +236,7 @@ def test_one_file_that_cannot_be_written_does_not_cost_the_other(
     assert "the run record was not written" in caplog.text
 
 
+@pytest.mark.root
 def test_a_full_disk_shows_the_run_that_failed(tmp_path: Path) -> None:
     """F-S2: where there is no room for a new file, the old ones are overwritten."""
     with small_disk(tmp_path, size="64k") as disk:

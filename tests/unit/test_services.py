@@ -283,6 +283,8 @@ def test_a_name_of_bridges_that_the_kernel_would_not_take(
     assert "write at most 10 lower-case letters and digits" in capsys.readouterr().err
 
 
+@pytest.mark.root
+@pytest.mark.programs("iptables")
 def test_who_can_connect_is_reported(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -419,6 +419,7 @@ def test_leftovers_that_cannot_be_removed_are_named_and_keep_no_other() -> None:
             assert list(spool.skipped) == [directory / f"{'a' * 14}.lck"]
 
 
+@pytest.mark.root
 def test_a_spool_that_is_no_directory_or_closed_says_what_helps(tmp_path: Path) -> None:
     """F-H1: this is no foreign thing beside others, without it nothing can be sent."""
     (tmp_path / "file").touch()

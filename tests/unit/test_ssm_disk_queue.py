@@ -171,6 +171,7 @@ def nobody(code: str) -> str:
     return foreign.as_nobody(code, modules="json, ssm.disk_queue, ssm.sending.claims")
 
 
+@pytest.mark.root
 def test_foreign_names_in_a_queue_are_skipped_and_reported() -> None:
     """F-H1: the newest directory and staged elements are root's, dirq's directories are files."""
     with foreign.open_to_all() as root:
@@ -215,6 +216,7 @@ def test_foreign_names_in_a_queue_are_skipped_and_reported() -> None:
         assert {element["body"] for element in read(queue)} == {"good"}
 
 
+@pytest.mark.root
 def test_a_queue_that_cannot_be_used_at_all_says_what_helps() -> None:
     """F-H1."""
     with foreign.open_to_all() as root:

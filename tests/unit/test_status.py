@@ -140,6 +140,7 @@ def test_foreign_files_among_the_records_hide_none(
     assert len(json.loads(capsys.readouterr().out)["unusable"]) == len(made) + 1
 
 
+@pytest.mark.root
 def test_what_does_not_start_the_jobs_is_reported_as_by_schedule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
