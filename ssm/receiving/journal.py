@@ -66,10 +66,15 @@ class Journal:
         with self._guarded():
             # Without isolation level sqlite3 begins no transactions of its own.
             self._connection = sqlite3.connect(path, isolation_level=None)
-            # A commit is one fsync of the write-ahead log; with FULL it is durable when it returns.
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA)
+            try:
+                # A commit is one fsync of the write-ahead log; with FULL it is durable when it
+                # returns.
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.executescript(_SCHEMA)
+            except sqlite3.Error:
+                self._connection.close()
+                raise
 
     def knows(self, key: MessageKey) -> bool:
         """Check whether a message has a row."""

@@ -80,7 +80,9 @@ def test_reader_sees_all_servers_of_its_project_deleted_ones_too(
     shown = door(testbed, "accounting", project="vo-fedcloud").get(
         NOVA, f"/servers/detail?changes-since={EPOCH}"
     )
-    with sqlite3.connect(f"file:{testbed.nova_database}?mode=ro", uri=True) as database:
+    with contextlib.closing(
+        sqlite3.connect(f"file:{testbed.nova_database}?mode=ro", uri=True)
+    ) as database:
         rows = database.execute(
             "SELECT uuid, deleted FROM instances WHERE project_id = ?",
             [seed.projects["vo-fedcloud"].id],

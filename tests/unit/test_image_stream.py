@@ -315,7 +315,9 @@ def test_a_source_that_drips_is_left_at_its_deadline(
     assert f"{uri}: is too slow: only {2 * MIB}"[:-3] in line
 
 
-@pytest.mark.parametrize("code", [409, 413, 415])
+@pytest.mark.parametrize(
+    "code", [409, 413, pytest.param(415, marks=pytest.mark.programs("qemu-img"))]
+)
 def test_a_refusal_in_mid_upload_is_reported(flow: Flow, code: int) -> None:
     """Glance answers before the end, and reads no more: its answer is the reason."""
     flow.put()
@@ -329,6 +331,7 @@ def test_a_refusal_in_mid_upload_is_reported(flow: Flow, code: int) -> None:
     assert f"Glance: {code} the reason" in line
 
 
+@pytest.mark.programs("qemu-img")
 def test_a_broken_upload_is_sent_again_as_a_file(
     flow: Flow, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -349,6 +352,7 @@ def test_a_broken_upload_is_sent_again_as_a_file(
     assert "the image is sent again as a file" in caplog.text
 
 
+@pytest.mark.programs("qemu-img")
 def test_a_final_refusal_is_remembered_for_a_verified_file_only(flow: Flow) -> None:
     """F-M2: the second run moves no byte; the first proves that the file is the listed one."""
     flow.put()
@@ -379,6 +383,7 @@ def test_a_mark_of_another_format_is_refused_and_remembered(
     assert flow.web.asked("/one.img") == asked
 
 
+@pytest.mark.programs("qemu-img")
 @pytest.mark.parametrize("is_old", [True, False])
 def test_other_backends_get_files(
     flow: Flow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_old: bool
