@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.core import clock, files
+from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.model import ListId
@@ -162,7 +163,7 @@ class RunRemovals:
                     list_id,
                     f"{total} of its {recent.there} images would be removed within a day: more "
                     f"than half, and more than {_ALWAYS}",
-                    f"run: cloudkeeper sync --allow-remove {len(asked)}",
+                    f"run: {_confirmation(len(asked))}",
                 )
             self._memory.note(list_id, recent, images)
 
@@ -175,6 +176,12 @@ class RunRemovals:
         else:
             remedy = f"to have images removed, {needed}"
         return Failed(f"image list {list_id}", cause, remedy, status=CallStatus.RESOURCE_STATE)
+
+
+def _confirmation(number: int) -> str:
+    """Return the command of the frontend, which a container's administrator starts as a job."""
+    program = "appliance run cloudkeeper --" if place.is_container() else "cloudkeeper"
+    return f"{program} sync --allow-remove {number}"
 
 
 def _read(path: Path) -> dict[ListId, RecentRemovals]:

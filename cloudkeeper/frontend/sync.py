@@ -129,7 +129,7 @@ class SyncReport:
             words = ", ".join(sorted({one.attributes[FORMAT_KEY] for one in self.outdated}))
             self.note(
                 f"{len(self.outdated)} images are in a format that formats no longer accepts "
-                f"({words}); to convert them, run: cloudkeeper sync --reconvert"
+                f"({words}); to convert them, run: {command('sync', '--reconvert')}"
             )
 
     def refuse_list(self, line: str, *, fate: str = "its images stay as they are") -> None:
