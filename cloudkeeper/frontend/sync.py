@@ -496,9 +496,9 @@ class Synchronisation:
         for change in wanted.changes:
             attempt: Callable[[], Attempted] = functools.partial(self._attempt, change, source)
             if isinstance(change, Create | Update):
-                data = change.offer.source
-                host = urlsplit(data.uri).netloc
-                attempt = slots.submit(attempt, host=host, size=data.size or 0)
+                host = urlsplit(change.offer.source.uri).netloc
+                size = self.workshop.disk_bytes(change.offer, may_stream=self.backend.can_stream)
+                attempt = slots.submit(attempt, host=host, size=size)
             begun.append((change, attempt))
         return begun
 

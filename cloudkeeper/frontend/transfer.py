@@ -60,6 +60,8 @@ _USUAL = 32 * 2**30
 # Algorithms that the backend verifies, and formats that need no look at the end of the file: of a
 # VMDK, qemu-img uses a second header there.
 _VERIFIED = frozenset({"sha512", "sha256"})
+# Attributes of lists and of registries that say which format an image has.
+_DECLARED = ("hv:format", "org.openstack.glance.disk_format")
 _STREAMED = formats.STREAMED - {Format.VMDK}
 _ZEROS = bytes(BLOCK)
 
@@ -127,6 +129,13 @@ class Workshop:
             except OSError as error:
                 raise LocalFailure.from_os(error) from error
             yield data
+
+    def disk_bytes(self, offer: Offer, *, may_stream: bool) -> int:
+        """Return the bytes of a file that an image will become; 0 if it is probably a stream."""
+        size = offer.source.size or 0
+        declared = {offer.appliance.attributes.get(name, "").lower() for name in _DECLARED}
+        is_stream = may_stream and size and not offer.source.compression
+        return 0 if is_stream and declared & _STREAMED & set(self.accepted) else size
 
     def _stream(
         self, offer: Offer, received: Received

@@ -470,3 +470,25 @@ def test_a_failure_that_may_pass_is_not_remembered(
     web.put("/passing.raw", RAW)
     with workshop.prepare(offer(uri), web_lists) as data:
         assert data.size == len(RAW)
+
+
+@pytest.mark.parametrize(
+    ("declared", "compression", "may_stream", "expected"),
+    [
+        ("RAW", "", True, 0),
+        ("qcow2", "", True, 0),
+        ("RAW", "", False, len(RAW)),
+        ("RAW", "gzip", True, len(RAW)),
+        ("VMDK", "", True, len(RAW)),
+        ("VHD", "", True, len(RAW)),
+        ("", "", True, len(RAW)),
+    ],
+)
+def test_only_an_image_that_becomes_a_file_needs_room(
+    workshop: Workshop, declared: str, compression: str, may_stream: bool, expected: int
+) -> None:
+    made = offer("https://x/one.raw", declared=declared)
+    wanted = replace(made, source=replace(made.source, compression=compression))
+    assert workshop.disk_bytes(wanted, may_stream=may_stream) == expected
+    unknown = replace(made, source=replace(made.source, size=None))
+    assert workshop.disk_bytes(unknown, may_stream=may_stream) == 0
