@@ -283,7 +283,7 @@ class Synchronisation:
             known = self.backend.list_ids()
             with self._slots() as slots:
                 begun = [
-                    (source, [(self._begun(each, source, slots), vo) for each, vo in plans])
+                    (source, self._begun_lists(plans, source, slots))
                     for source, plans in self._plans(known, report, at=at)
                 ]
                 suspects = self._finish(begun, report)
@@ -296,6 +296,7 @@ class Synchronisation:
                     vo = change.appliance.vo
                     self._carry_out_last(change, former, vo=vo, report=report)
         finally:  # also after a failure: the backend writes the record of its run then
+            self.workshop.shared.clear()
             self._end(report)
 
     def _plans(
@@ -489,6 +490,16 @@ class Synchronisation:
         deadline.end_all()
         conversion.end_all()
         self.backend.cancel()
+
+    def _begun_lists(
+        self, plans: Sequence[tuple[Plan, str]], source: OfferSource, slots: Slots
+    ) -> list[tuple[list[_Begun], str]]:
+        """Begin the transfers of a source; an image for several VOs is fetched once."""
+        changes = [change for wanted, _ in plans for change in wanted.changes]
+        self.workshop.shared.expect(
+            change.offer for change in changes if isinstance(change, Create | Update)
+        )
+        return [(self._begun(each, source, slots), vo) for each, vo in plans]
 
     def _begun(self, wanted: Plan, source: OfferSource, slots: Slots) -> list[_Begun]:
         """Begin the transfers of a plan; return all its changes, with how each is finished."""

@@ -28,7 +28,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from cloudkeeper.frontend.compression import Bounds, decompress, sniff
 from cloudkeeper.frontend.conversion import QemuImg, choose_target
 from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.refused import RefusedImages
+from cloudkeeper.frontend.shared_files import SharedFiles
 from cloudkeeper.frontend.sources import ImageOpener
 from cloudkeeper.frontend.stream import OfferedStream, Received, digest_differs, shown
 from cloudkeeper.model import Format, ImageData, ImageSource, Offer
@@ -78,6 +79,8 @@ class Workshop:
     accepted: tuple[Format, ...]
     qemu: QemuImg
     refused: RefusedImages
+    shared: SharedFiles = field(default_factory=SharedFiles)
+    """Files of images that the run needs more than once; they are not streamed."""
 
     def sweep(self) -> list[LocalFailure]:
         """Remove the files of a killed run; return a failure for each that cannot be removed."""
@@ -102,7 +105,8 @@ class Workshop:
         """Fetch the data of an offer of a source into a file that exists during the block.
 
         With ``may_stream``, data that need no file are a stream instead; its download happens
-        during the block, which then also fails for the reasons of a download.
+        during the block, which then also fails for the reasons of a download. A file that several
+        changes need is made by the first of them.
 
         Raises:
             Unavailable: the data cannot be fetched.
@@ -112,6 +116,19 @@ class Workshop:
             LocalFailure: the disk is full or not writable.
 
         """
+        if not self.shared.is_wanted(offer):
+            data = self._prepared(offer, source, may_stream=may_stream)
+        elif may_stream and (offer.source.size or 0) > self.room():
+            data = self._prepared(offer, source, may_stream=True)
+        else:
+            data = self.shared.file(offer, lambda: self._prepared(offer, source))
+        with data as found:
+            yield found
+
+    @contextlib.contextmanager
+    def _prepared(
+        self, offer: Offer, source: ImageOpener, *, may_stream: bool = False
+    ) -> Iterator[ImageData]:
         self.refused.check(offer)
         made: list[Path] = []
         with contextlib.ExitStack() as stack:

@@ -74,13 +74,16 @@ class Web:
 
     client: Downloader
     offers: list[Offer] = field(default_factory=list)
+    lists: list[ImageList] = field(default_factory=list)
+    """In place of one list of the offers."""
 
     def __str__(self) -> str:
         return "list"
 
     def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
         del at
-        return [ImageList(identifier=LIST, vo="ops", offers=tuple(self.offers))], ()
+        one = ImageList(identifier=LIST, vo="ops", offers=tuple(self.offers))
+        return self.lists or [one], ()
 
     def list_ids(self) -> frozenset[ListId]:
         return frozenset({LIST})
@@ -213,22 +216,25 @@ def test_streams_run_side_by_side(flow: Flow) -> None:
     """Each download waits until the other one has begun."""
     both = threading.Barrier(2, timeout=30)
 
-    def together(_: int) -> bytes:
+    other = RAW[:-1] + b"!"  # the same image would be fetched once
+
+    def together(content: bytes) -> bytes:
         both.wait()
-        return RAW
+        return content
 
     flow.put()
     (one,) = flow.source.offers
-    uri = flow.web.put("/two.img", together)
-    flow.web.put("/one.img", together)
+    uri = flow.web.put("/two.img", lambda _: together(other))
+    flow.web.put("/one.img", lambda _: together(RAW))
     appliance = replace(
         one.appliance, identifier=ApplianceId("5b4f1d2e-0000-4000-8000-000000000002"), title="two"
     )
-    flow.source.offers = [one, Offer(appliance, replace(one.source, uri=uri))]
+    digest = f"sha512:{hashlib.sha512(other).hexdigest()}"
+    flow.source.offers = [one, Offer(appliance, replace(one.source, uri=uri, digest=digest))]
     report = flow.run(parallel=2)
     assert report.failures == []
     assert flow.site.glance.shown() == ["one", "two"]
-    assert set(flow.site.glance.files.values()) == {RAW}
+    assert set(flow.site.glance.files.values()) == {RAW, other}
 
 
 @pytest.mark.programs("qemu-img")
@@ -710,3 +716,54 @@ def test_redirections_are_not_followed(tmp_path: Path) -> None:
         pytest.raises(Failed, match="the frontend answers 302 Found"),
     ):
         fetch(data, places, [])
+
+
+# ------------------------------------------------------------------------------------------------
+# one image for several VOs
+
+
+def for_vos(flow: Flow) -> None:
+    """Offer the image to two VOs, in a list each, as a project of a registry does."""
+    (offer,) = flow.source.offers
+    flow.source.lists = [
+        ImageList(
+            identifier=ListId(f"{LIST}/{vo}"),
+            vo=vo,
+            offers=(
+                replace(
+                    offer,
+                    appliance=replace(offer.appliance, vo=vo, list_id=ListId(f"{LIST}/{vo}")),
+                ),
+            ),
+        )
+        for vo in ("ops", "biomed")
+    ]
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_an_image_for_two_vos_is_fetched_once(flow: Flow, parallel: int) -> None:
+    """F-M13."""
+    flow.put()
+    for_vos(flow)
+    assert flow.run(parallel=parallel).failures == []
+    assert flow.web.asked("/one.img") == 1
+    found = [hashlib.sha512(each).hexdigest() for each in flow.site.glance.files.values()]
+    assert found == [hashlib.sha512(RAW).hexdigest()] * 2
+
+
+def test_a_failed_download_for_two_vos_fails_for_both(flow: Flow) -> None:
+    flow.put(digest=f"sha512:{'0' * 128}")
+    for_vos(flow)
+    failures = flow.run().failures
+    assert [line.count("the source says sha512:0000") for line in failures] == [1, 1]
+    assert flow.site.glance.images == {}
+
+
+def test_two_vos_without_room_for_a_file_get_streams(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workshop, "room", lambda _: 0)
+    flow.put()
+    for_vos(flow)
+    assert flow.run().failures == []
+    assert flow.web.asked("/one.img") == 2
