@@ -22,6 +22,9 @@ from appliance.core.trust.tls import PeerRefused, PeerTrust
 from appliance.core.version import __version__
 from cloudkeeper.frontend import deadline
 
+# Connections to a host that are kept, as many as there can be transfers; urllib3 warns beyond.
+_CONNECTIONS = 16
+
 
 class Transient(Unavailable):
     """A failure that a retry may overcome, not before ``after`` seconds."""
@@ -39,7 +42,7 @@ def session(trust: CADirectory) -> requests.Session:
     made.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
     # Checksum and size of an image are those of the file, not of a compressed answer.
     made.headers["Accept-Encoding"] = "identity"
-    made.mount("http://", _Adapter())
+    made.mount("http://", _Adapter(pool_maxsize=_CONNECTIONS))
     made.mount("https://", _TrustingAdapter(PeerTrust(trust, with_system=True).context()))
     return made
 
@@ -96,7 +99,7 @@ class _TrustingAdapter(_Adapter):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        super().__init__()
+        super().__init__(pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, ssl_context=self._context, **options)

@@ -40,7 +40,8 @@ class Deadline:
         self._is_closed = False
         self._changed = threading.Condition()
         self._sockets: list[socket.socket] = []
-        _all.add(self)
+        with _all_lock:
+            _all.add(self)
         # A daemon thread: it must not keep the process alive after an interrupt.
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -130,11 +131,14 @@ class Deadline:
 
 
 _all: weakref.WeakSet[Deadline] = weakref.WeakSet()
+_all_lock = threading.Lock()
 
 
 def end_all() -> None:
     """End the downloads of all threads: the process is about to stop."""
-    for deadline in list(_all):
+    with _all_lock:
+        found = list(_all)
+    for deadline in found:
         deadline.end()
 
 

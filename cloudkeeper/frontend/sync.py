@@ -21,9 +21,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from appliance.core import retry
+from appliance.core import hosts, retry
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.formats import Unusable
@@ -507,7 +506,7 @@ class Synchronisation:
         for change in wanted.changes:
             attempt: Callable[[], Attempted] = functools.partial(self._attempt, change, source)
             if isinstance(change, Create | Update):
-                host = urlsplit(change.offer.source.uri).netloc
+                host = hosts.of_url(change.offer.source.uri)
                 size = self.workshop.disk_bytes(change.offer, may_stream=self.backend.can_stream)
                 attempt = slots.submit(attempt, host=host, size=size)
             begun.append((change, attempt))

@@ -290,6 +290,16 @@ def test_a_layer_with_twenty_cuts_comes_whole_with_tokens_that_end_in_between(
     assert len(blobs) == 21 + 3  # each token is asked for by an answer 401
 
 
+def test_transfers_of_one_registry_share_a_login(web: Downloader) -> None:
+    """A challenge to a request without the account is no rejection of it, whoever was faster."""
+    login = Login(web, "registry.example.org", ROBOT)
+    login.answer('Basic realm="x"', scope="egi/ubuntu", sent="")  # one thread
+    login.answer('Basic realm="x"', scope="egi/ubuntu", sent="")  # another, asked before that
+    assert login.authorization("egi/ubuntu") == ROBOT.basic
+    with pytest.raises(AccessDenied, match="denies access to account"):
+        login.answer('Basic realm="x"', scope="egi/ubuntu", sent=ROBOT.basic)
+
+
 def test_a_layer_that_vanishes_while_it_is_resumed_is_one_line(
     world: Harbor, patient: Downloader, blob: tuple[str, Digest, bytes]
 ) -> None:

@@ -182,15 +182,16 @@ class RegistryClient:
         """
         name = self._name(path)
         for is_last in (False, True):
+            sent = self.login.authorization(scope)
             question = Question(
                 f"https://{self.host}{path}",
                 name,
-                self.login.authorization(scope),
+                sent,
                 headers,
                 expected | _DENIED | {NOT_FOUND},
             )
             with self.client.ask(question, timeouts=timeouts, attempt=attempt) as answer:
-                is_hidden = answer.status == NOT_FOUND and self.login.can_prove(scope)
+                is_hidden = answer.status == NOT_FOUND and self.login.can_prove(sent)
                 if answer.status in expected and (is_last or not is_hidden):
                     yield answer
                     return
@@ -199,7 +200,7 @@ class RegistryClient:
                 if is_last:
                     raise self.login.denied(scope)
                 challenge = answer.headers.get("WWW-Authenticate", "")
-            self.login.answer(challenge, scope=scope)
+            self.login.answer(challenge, scope=scope, sent=sent)
 
     def _name(self, path: str) -> str:
         return f"{self.host}{path.partition('?')[0]}"

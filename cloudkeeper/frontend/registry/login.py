@@ -45,7 +45,10 @@ def read_challenge(header: str) -> Challenge:
 
 @dataclass(slots=True)
 class Login:
-    """The ways into one registry at ``host``; ``account`` is None for anonymous access."""
+    """The ways into one registry at ``host``; ``account`` is None for anonymous access.
+
+    Several threads may use it.
+    """
 
     client: Downloader
     host: str
@@ -56,22 +59,27 @@ class Login:
         """Return the latest header for a scope; empty before the first challenge."""
         return self._authorizations.get(scope, "")
 
-    def can_prove(self, scope: str) -> bool:
-        """Check whether there is an account that was not used for a scope yet."""
-        return self.account is not None and not self.authorization(scope)
+    def can_prove(self, sent: str) -> bool:
+        """Check whether there is an account, and a request had nothing of it."""
+        return self.account is not None and not sent
 
-    def answer(self, header: str, *, scope: str) -> None:
-        """Answer a challenge, so that `authorization` has what the registry asks for.
+    def answer(self, header: str, *, scope: str, sent: str) -> None:
+        """Answer a challenge to a request, so that `authorization` has what the registry asks for.
+
+        ``sent`` is the authorization that the request had. If another thread has got a new one
+        meanwhile, that is the answer.
 
         Raises:
             AccessDenied: there is no account, or it is rejected.
             Malformed: the challenge cannot be answered.
 
         """
+        if self.authorization(scope) not in ("", sent):
+            return
         challenge = read_challenge(header)
         if challenge.scheme == "bearer":
             self._authorizations[scope] = f"Bearer {self._token(challenge, scope)}"
-        elif self.account is None or self.authorization(scope) == self.account.basic:
+        elif self.account is None or sent == self.account.basic:
             raise self.denied(scope)
         else:
             self._authorizations[scope] = self.account.basic
