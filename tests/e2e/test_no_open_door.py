@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud, neighbour
 from tests.e2e.container_site import ContainerSite, wait
+from tests.e2e.images_frontend import BOOT_SECTOR
 
 pytestmark = pytest.mark.container
 
@@ -47,6 +49,35 @@ for place in sys.argv[1:]:
             print(place, "OPEN")
 """
 """Tries each unix socket, and port 50051 of each address; prints what came of it."""
+_OFFER = """
+import sys, time
+from pathlib import Path
+from cloudkeeper.frontend.stream import OfferedStream, Received
+from cloudkeeper.model import Format
+content = bytes.fromhex(sys.argv[2])
+stream = OfferedStream(Received("one", len(content), content, iter(())), Format.RAW)
+directory = Path(sys.argv[1]).parent
+with stream.serving(Path(sys.argv[1]), checksum="", uri="") as data:
+    (directory / "token").write_text(data.password)
+    end = time.monotonic() + 60
+    while not (directory / "end").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+print("offered")
+"""
+"""A frontend's stream, until there is a file ``end`` beside it."""
+_FETCH = """
+import base64, http.client, pathlib, socket, sys
+token = pathlib.Path(sys.argv[1]).with_name("token").read_text()
+for password in ("guess", token, token):
+    connection = http.client.HTTPConnection("frontend")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(sys.argv[1])
+    secret = base64.b64encode(f"backend:{password}".encode()).decode()
+    connection.request("GET", "/", headers={"Authorization": f"Basic {secret}"})
+    answer = connection.getresponse()
+    print(answer.status, answer.read().hex())
+"""
+_STREAM = "/var/spool/cloudkeeper/images/cloudkeeper-one.sock"
 _SOCKET = "/run/cloudkeeper/backend.sock"
 _REFUSED = {"ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "timed out"}
 
@@ -154,6 +185,39 @@ def test_no_user_of_the_host_gets_one(site: ContainerSite) -> None:
         "1999:1999": "OPEN",
     }
     assert Path(place).parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_stream_of_the_frontend_is_for_the_backend_only(site: ContainerSite) -> None:
+    """ADR 40: in the image directory, which no other container has; one request with the token."""
+    images = site.root / "image_data"
+    with ThreadPoolExecutor(1) as pool:
+        offered = pool.submit(
+            site.job, "cloudkeeper", "python", "-c", _OFFER, _STREAM, BOOT_SECTOR.hex()
+        )
+        try:
+            wait((images / "token").exists, seconds=60, what=lambda: "no stream was offered")
+            for service in ("sitebdii", "cloudbdii"):
+                found = tried(site.inside(service, "python3", "-c", _TRY, _STREAM))
+                assert found == {_STREAM: "ENOENT"}, service
+            for user, expected in (("65534:65534", "EACCES"), ("1998:1999", "EACCES")):
+                uid, gid = user.split(":")
+                account = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+                bound = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /mnt && exec "$@"']
+                script = ["/usr/bin/python3", "-IS", "-c", _TRY, f"/mnt/{Path(_STREAM).name}"]
+                done = subprocess.run(
+                    [*bound, str(images), *account, *script],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                assert set(tried(done.stdout).values()) == {expected}, user
+            said = site.inside("cloudkeeper-os", "python3", "-c", _FETCH, _STREAM)
+            assert said.split() == ["403", "200", BOOT_SECTOR.hex(), "403"]
+        finally:
+            (images / "end").touch()
+            assert "offered" in offered.result()
+            for name in ("end", "token"):
+                (images / name).unlink(missing_ok=True)
 
 
 def test_the_backend_listens_on_no_port(site: ContainerSite) -> None:

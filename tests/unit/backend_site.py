@@ -43,6 +43,7 @@ class BackendSite:
     options: str = ""
     endpoint: str = ""
     """Of the running backend."""
+    server: grpc.Server | None = None
 
     def configure(self, options: str = "", mapping: dict[str, Any] | None = None) -> None:
         (self.root / "images").mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ class BackendSite:
         configured = settings.load(path, layout=Layout(self.root), overrides={})
         servicer = Servicer(configured, Ownership(configured.state))
         with ThreadPoolExecutor(4) as pool:
-            server = grpc.server(pool)
+            self.server = server = grpc.server(pool)
             NumberedService(servicer, Numbering(configured.protocol)).add_to(server)
             self.endpoint = f"unix://{short_directory()}/s"
             port = server.add_insecure_port("127.0.0.1:0" if tcp else self.endpoint)

@@ -15,11 +15,13 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ from cloudkeeper.backend import stream as fetched
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.image_data import DataPlaces
 from cloudkeeper.backend.upload import open_image
-from cloudkeeper.frontend import transfer
+from cloudkeeper.frontend import backend_client, transfer
 from cloudkeeper.frontend.backend_client import BackendClient
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader, Timeouts
@@ -338,6 +340,31 @@ def test_a_refusal_in_mid_upload_is_reported(flow: Flow, code: int) -> None:
 
 
 @pytest.mark.programs("qemu-img")
+def test_a_backend_that_ends_in_mid_stream(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the backend's then, and nothing is left of stream and image."""
+    monkeypatch.setattr(backend_client, "_RESTART", timedelta(seconds=0.1))
+    flow.put()
+
+    stream = flow.source.client.stream
+
+    @contextlib.contextmanager
+    def ends(url: str, **more: Any) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+        def blocks(given: Iterator[bytes]) -> Iterator[bytes]:
+            for number, block in enumerate(given):
+                if number == 3:
+                    assert flow.site.server
+                    flow.site.server.stop(0).wait()
+                yield block
+
+        with stream(url, **more) as (size, given):
+            yield size, blocks(given)
+
+    monkeypatch.setattr(flow.source.client, "stream", ends)
+    failures = flow.run().failures
+    assert f"backend {flow.site.endpoint}: cannot be reached" in failures[0]
+    assert flow.site.glance.shown() == []
+
+
 def test_a_broken_upload_is_sent_again_as_a_file(
     flow: Flow, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -482,6 +509,32 @@ def test_a_client_that_leaves_is_no_failure_of_the_source(tmp_path: Path) -> Non
 
     with pytest.raises(BackendError):
         fail()
+
+
+def test_an_interrupt_waits_for_no_server(tmp_path: Path) -> None:
+    """SIGTERM in the middle: the socket goes, and nobody waits for the download."""
+    silent, begun = threading.Event(), threading.Event()
+
+    def stuck() -> Iterator[bytes]:
+        begun.set()
+        silent.wait(20)
+        yield b""
+
+    def interrupt() -> None:
+        with offered(tmp_path, stuck()) as (data, _):
+            path = image_socket.socket_of(data.location)
+            assert path
+            thread = threading.Thread(target=ask, args=(path, data))
+            thread.start()
+            assert begun.wait(20)
+            raise KeyboardInterrupt
+
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert time.monotonic() - before < 10
+    assert list(tmp_path.iterdir()) == []
+    silent.set()
 
 
 def test_a_late_mark_asks_for_a_file(tmp_path: Path) -> None:

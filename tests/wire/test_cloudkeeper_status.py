@@ -4,19 +4,24 @@
 
 import concurrent.futures
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
+from cloudkeeper.wire import image_socket
 from cloudkeeper.wire.status import (
     METADATA_UPDATE,
     CallStatus,
     Metadata,
+    digests_of,
     features_of,
     from_metadata,
+    is_final,
     to_metadata,
+    wants_file,
 )
 
 SENT: list[Metadata] = []
@@ -72,6 +77,27 @@ def test_a_word_of_a_newer_peer_is_kept(stub: stubs.CommunicatorStub) -> None:
         "ERROR_NEW",
         "why",
     )
+
+
+def test_digests_and_the_wish_for_a_file(stub: stubs.CommunicatorStub) -> None:
+    digests = {"sha512": "ab" * 64, "sha256": "cd" * 32}
+    found = ask(stub, to_metadata(CallStatus.SUCCESS, digests=digests))
+    assert (digests_of(found), wants_file(found), is_final(found)) == (digests, False, False)
+    found = ask(stub, to_metadata(CallStatus.APPLIANCE_TRANSFER, "cut", wants_file=True))
+    assert (digests_of(found), wants_file(found), is_final(found)) == ({}, True, False)
+    assert digests_of(None) == {}
+
+
+@pytest.mark.parametrize("path", ["/var/spool/cloudkeeper/images/one.sock", "/a b/%2F/ñ.sock"])
+def test_the_location_of_a_socket(path: str) -> None:
+    location = image_socket.to_location(Path(path))
+    assert location.isascii()
+    assert image_socket.socket_of(location) == Path(path)
+
+
+@pytest.mark.parametrize("location", ["/one.qcow2", "http://host/one", "http+unix:///one", "[", ""])
+def test_locations_without_a_socket(location: str) -> None:
+    assert image_socket.socket_of(location) is None
 
 
 def test_features(stub: stubs.CommunicatorStub) -> None:
