@@ -41,7 +41,8 @@ class FormerProjects(enum.StrEnum):
 class MisplacedImages:
     """Images of one list in a project that is no longer that of their VO.
 
-    ``waiting`` is the number of others that the VO's new project does not offer yet.
+    ``waiting`` is the number of others that the VO's new project does not offer yet. Those of
+    another backend (``is_foreign``), whose mapping may be right, are reported only.
     """
 
     images: ProjectImages
@@ -49,6 +50,7 @@ class MisplacedImages:
     list_id: ListId
     keys: tuple[ApplianceKey, ...]
     waiting: int
+    is_foreign: bool
 
     def __str__(self) -> str:
         number = len(self.keys) + self.waiting
@@ -60,14 +62,15 @@ def find(
 ) -> Iterator[MisplacedImages]:
     """Yield the misplaced images of all projects; ``by_vo`` is the mapping."""
     for images in projects:
-        lists: dict[tuple[str, ListId], list[ApplianceKey]] = {}
+        lists: dict[tuple[str, ListId, bool], list[ApplianceKey]] = {}
         for record in images.offered():
-            key = record.key
+            key, is_foreign = record.key, record.backend_id != images.ownership.id
             if by_vo.get(key.vo) is not images:
-                lists.setdefault((key.vo, key.list_id), []).append(key)
-        for (vo, list_id), keys in lists.items():
+                lists.setdefault((key.vo, key.list_id, is_foreign), []).append(key)
+        for (vo, list_id, is_foreign), keys in lists.items():
             ready = [key for key in keys if _is_replaced(key, by_vo.get(vo))]
-            yield MisplacedImages(images, vo, list_id, tuple(ready), len(keys) - len(ready))
+            waiting = len(keys) - len(ready)
+            yield MisplacedImages(images, vo, list_id, tuple(ready), waiting, is_foreign)
 
 
 def _is_replaced(key: ApplianceKey, owner: ProjectImages | ApplianceError | None) -> bool:
@@ -79,6 +82,8 @@ def _is_replaced(key: ApplianceKey, owner: ProjectImages | ApplianceError | None
 
 def settle(found: MisplacedImages, policy: FormerProjects, removals: RunRemovals) -> str:
     """Apply the policy to misplaced images; return what stays undone, empty if nothing does."""
+    if found.is_foreign:
+        return f"{found}, are of another backend and stay as they are; ask who runs it"
     if policy is FormerProjects.KEEP:
         return (
             f"{found}, stay as they are (former_projects: keep); correct the mapping, or set hide "

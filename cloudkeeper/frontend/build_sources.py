@@ -8,7 +8,7 @@ from pathlib import Path
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import imagelist
 from cloudkeeper.frontend.download import Downloader
-from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, FormerLists
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.registry.client import RegistryClient
@@ -62,7 +62,9 @@ def configured_lists(configured: FrontendSettings, *, state: Path) -> Configured
     """
     known = ConfiguredLists(
         EndedPolicy(configured.ended_lists),
-        former=Memory(state / "lists.json").all_lists(),
+        FormerLists(
+            Memory(state / "lists.json").all_lists(), TagHistory(state / "tags.json").hosts
+        ),
         is_whole=configured.has_all_sources,
     )
     known.unknown += [str(problem) for problem in configured.list_problems]

@@ -3,8 +3,9 @@
 Their images stay in the cloud, because nothing else changes them. The administrator chooses what
 becomes of them (`EndedPolicy`); the default keeps them and reports their number in each run.
 
-Only a list that is certainly ours, and certainly ended, is acted on. A source that cannot be read
-in a run has not ended. Its list is known by what earlier runs have accepted from its URL
+Only a list that is certainly ours, and certainly ended, is acted on. It is ours if an earlier run
+of this frontend has accepted it: another one may use the same backend. A source that cannot be read
+in a run has not ended. Its list is known by what was accepted from its URL
 (`cloudkeeper.frontend.memory`), and the list of a registry names registry, project and VO itself.
 If a source is neither read nor known, any signed list may be its own.
 """
@@ -12,10 +13,31 @@ If a source is neither read nor known, any signed list may be its own.
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cloudkeeper.model import HIDDEN_KEY, Appliance, Hide, ListId, Plan, Remove
+
+
+def project_of(list_id: ListId) -> tuple[str, str]:
+    """Return host and project of a registry's list; the host is empty for a signed list."""
+    host, slash, rest = list_id.partition("/")
+    return (host, rest.rpartition("/")[0]) if slash else ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class FormerLists:
+    """The lists that earlier runs have accepted: signed ones, and of registries what tags name."""
+
+    signed: Container[ListId] = frozenset()
+    tags: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """References of images (``PROJECT/REPOSITORY:TAG``) by the host of their registry."""
+
+    def __contains__(self, list_id: object) -> bool:
+        host, project = project_of(ListId(str(list_id)))
+        if not host:
+            return list_id in self.signed
+        return any(one.startswith(f"{project}/") for one in self.tags.get(host, ()))
 
 
 class EndedPolicy(enum.StrEnum):
@@ -82,9 +104,8 @@ class ConfiguredLists:
 
     def doubt(self, identifier: ListId) -> str:
         """Return why a list that no source offers may still be one of ours; empty if it cannot."""
-        if "/" in identifier:
-            return ""  # a registry's, which says whose it is
-        if self.unknown and identifier not in self.expired:
+        is_signed = not project_of(identifier)[0]
+        if self.unknown and is_signed and identifier not in self.expired:
             return f"it may be the list of {self.unknown[0]}, which could not be read"
         return "" if identifier in self.former else "this frontend has never accepted it"
 

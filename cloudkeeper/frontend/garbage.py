@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudkeeper.frontend import accepted_log
+from cloudkeeper.frontend.ended import project_of
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.registry.tags import TagHistory
@@ -85,6 +86,7 @@ def memory(
     history = TagHistory(state / "tags.json")
     for host, references in history.hosts.items():
         projects = [each.project for each in configured.registries if each.host == host]
+        projects += [found[1] for each in in_cloud if (found := project_of(each))[0] == host]
         gone = [
             reference
             for reference in references

@@ -153,6 +153,23 @@ def test_an_image_is_removed_when_the_registry_says_that_it_is_gone(world: World
     assert world.harbor.asked("/debian/manifests/12") > 0
 
 
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_images_for_a_vo_that_a_project_no_longer_names(world: World, *, is_readable: bool) -> None:
+    """F-M7: removed by the policy, and only in a run that has read all sources."""
+    world.push(f"{PROJECT}/ubuntu:24.04")
+    assert world.sync().returncode == 0
+    path = world.root / "cloudkeeper.yml"
+    path.write_text(f"{path.read_text()}  ended-lists: remove\n")
+    world.configure(*SOURCE[:-1], "  vos: [ops]")
+    if not is_readable:
+        world.harbor.faults.append(lambda path: Reply(500) if "/repositories" in path else None)
+    done = world.sync()
+    assert (done.returncode == 0) is is_readable
+    vos = {found.vo for found in world.cloud.appliances.values()}
+    assert vos == ({"ops"} if is_readable else {"ops", "vo.example.org"})
+    assert ("could not be read, and may replace them" in done.stderr) is not is_readable
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

@@ -343,3 +343,17 @@ def test_a_former_project_that_is_closed_is_reported_once(site: BackendSite) -> 
             client.run()
         failures.append(len(site.record()["failures"]))
     assert failures == [1, 0]
+
+
+def test_images_of_another_backend_in_a_shared_project_stay(site: BackendSite) -> None:
+    """Two backends, each with the mapping of its own VOs, on one project."""
+    with site.running() as client:
+        _add(client, offer(site), NAMES[:2])
+    (site.root / "var/lib/fedcloud/cloudkeeper-os/id").unlink()
+    shared = {"biomed": {"project": "one"}, "other": {"project": "two"}}
+    site.configure("former_projects = remove", shared)
+    with site.running() as client:
+        client.run()
+    (line,) = site.record()["failures"]
+    assert "2 images of VO ops, whose project it was, are of another backend" in line
+    assert len(site.glance.images) == 2

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, plan
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, FormerLists, plan
 from cloudkeeper.model import Appliance, ApplianceId, Hide, ListId, Remove
 
 SIGNED, REGISTRY = ListId("uuid-1"), ListId("registry.example.org/images/ops")
 
 
+FORMER = FormerLists({SIGNED}, {"registry.example.org": ["images/debian:12", "other/x:1"]})
+
+
 def lists(**more: object) -> ConfiguredLists:
-    return ConfiguredLists(former={SIGNED}, **more)  # type: ignore[arg-type]
+    return ConfiguredLists(former=FORMER, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -24,8 +27,13 @@ def lists(**more: object) -> ConfiguredLists:
         (lists(unknown=["a"], unread=["a"]), [REGISTRY], [SIGNED]),
         (lists(unknown=["a"], expired={SIGNED: "it expired"}), [SIGNED, REGISTRY], []),
         # Another frontend's, perhaps.
-        (ConfiguredLists(), [REGISTRY], [SIGNED]),
-        (ConfiguredLists(expired={SIGNED: "it expired"}), [REGISTRY], [SIGNED]),
+        (ConfiguredLists(), [], [SIGNED, REGISTRY]),
+        (ConfiguredLists(expired={SIGNED: "it expired"}), [], [SIGNED, REGISTRY]),
+        (
+            ConfiguredLists(former=FormerLists({SIGNED}, {"registry.example.org": ["image/a:1"]})),
+            [SIGNED],
+            [REGISTRY],
+        ),
         (lists(is_whole=False), [], []),
     ],
 )
