@@ -2,7 +2,7 @@
 
 Both have one name of the service, so a server cannot tell them apart by it. A frontend of 2.0 calls
 RemoveExpiredAppliances at the beginning of each run, which 1.x does not have: from then on, until
-the next PreAction, the run is one of 2.0. Each message is checked against the numbering of its run
+its end, the run is one of 2.0. Each message is checked against the numbering of its run
 (`cloudkeeper.wire.second_numbering`), so a wrong guess stores nothing.
 
 2.0 reports results by gRPC's status codes. Its own codes (101 to 105) cannot be sent by this
@@ -78,7 +78,7 @@ class NumberedService:
         removal = self._decoded(is_removal=True)
         unary = {
             "PreAction": self._unary(self._begin, Empty.FromString),
-            "PostAction": self._unary(own.PostAction, Empty.FromString),
+            "PostAction": self._unary(self._end, Empty.FromString),
             "RemoveExpiredAppliances": self._unary(self._remove_expired, Empty.FromString),
             "RemoveImageList": self._unary(own.RemoveImageList, pb.ImageListIdentifier.FromString),
             "AddAppliance": self._unary(appliance(own.AddAppliance, self._decoded())),
@@ -102,6 +102,10 @@ class NumberedService:
     def _begin(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         self._is_run_of_2 = False
         return self._servicer.PreAction(request, context)
+
+    def _end(self, request: Empty, context: grpc.ServicerContext) -> Empty:
+        self._is_run_of_2 = False  # a dry run of 1.x begins without PreAction
+        return self._servicer.PostAction(request, context)
 
     def _remove_expired(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         if self._numbering is Numbering.FIRST:
@@ -151,8 +155,9 @@ class NumberedService:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Empty:
             noted: Any = _NotedContext(context)
+            was_second = self._is_second  # until PostAction, and from RemoveExpiredAppliances on
             answer = method(request, noted)
-            if self._is_second:
+            if was_second or self._is_second:
                 noted.abort_if_failed()
             return answer
 

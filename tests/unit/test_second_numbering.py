@@ -95,7 +95,7 @@ def test_a_frontend_of_2_0_is_served(site: BackendSite, options: str) -> None:
 
 
 def test_expired_images_go_at_the_beginning_of_a_run(site: BackendSite) -> None:
-    with running(site) as (_, newer):
+    with running(site) as (older, newer):
         newer.begin()
         for name, expires in ((ONE, 1000000000), (TWO, 1924991999)):
             one = message(offer(site), identifier=name, expiration_date=expires)
@@ -103,6 +103,8 @@ def test_expired_images_go_at_the_beginning_of_a_run(site: BackendSite) -> None:
         newer.call("PostAction")
         assert newer.begin() == [OK, OK]
         assert [found[1] for found in newer.appliances(LIST)] == [TWO.encode()]
+        newer.call("PostAction")
+        assert set(older.appliances()) == {TWO}  # a dry run of 1.x, which has no PreAction
 
 
 def test_failures_are_status_codes(site: BackendSite) -> None:
