@@ -156,7 +156,7 @@ def test_the_verbs_are_those_of_the_program() -> None:
 
 def test_a_verb_runs_beside_the_job_and_leaves_no_record(site: Site) -> None:
     """Also when the flow is off; the job's container and key are left alone."""
-    site.behave("sleep 60")
+    site.behave("exec sleep 60")
     job = site.start("cloudkeeper")
     site.until_started()
     site.behave("exit 1")

@@ -16,6 +16,8 @@ from tests.simulators.second_frontend import FORMATS, SecondFrontend, appliance
 from tests.unit import backend_site
 from tests.unit.backend_site import BackendSite
 
+pytestmark = pytest.mark.programs("qemu-img")
+
 OK = (grpc.StatusCode.OK, "")
 TITLE = "Example image [Ubuntu/22.04/KVM]"
 
